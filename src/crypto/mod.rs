@@ -1,0 +1,42 @@
+//! Keys and sealing: the only code that touches secrets.
+//!
+//! [`keys`] holds a person's RSA keys, [`seal`] the one way in which bytes are
+//! sealed, and [`backend`] the two implementations that give the same bytes.
+
+pub mod backend;
+pub mod keys;
+pub mod seal;
+
+use rsa::rand_core::TryCryptoRng;
+
+/// Where randomness comes from: [`SysRng`] everywhere but in the test vectors.
+pub type Random<'a> = dyn TryCryptoRng<Error = getrandom::Error> + 'a;
+
+pub use getrandom::SysRng;
+
+/// What can go wrong with a key or with sealed bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum CryptoError {
+    /// The text is no RSA key in PEM, or one that must not be used.
+    #[error("no usable RSA key: {0}")]
+    Key(String),
+    /// The modulus is too short to be safe or too long to be served.
+    #[error("the RSA key has {0} bits, must have 2048 to 4096")]
+    KeySize(usize),
+    /// Sealed bytes were changed, cut, or sealed under another key.
+    #[error("the sealed bytes were changed on the way or are meant for another key")]
+    Open,
+    /// A signature does not belong to the key and the bytes.
+    #[error("the signature does not match")]
+    Signature,
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no randomness: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Fills an array with bytes from the operating system.
+pub fn random<const N: usize>() -> Result<[u8; N], CryptoError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,333 @@
+//! The `.meta` document: what a sender says of a file, and what became of it.
+//!
+//! The same JSON object travels sealed and lies in the folder. On the way it also
+//! carries `filekey` ([`Wire`]), which never reaches a disk.
+
+use std::{fmt, str::FromStr};
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use zeroize::Zeroizing;
+
+use crate::json::{self, JsonError, Map, Value};
+
+/// The largest `.meta` file that is read, in bytes.
+pub const MAX_LEN: u64 = 65_536;
+
+/// The longest text that a field of the protocol may hold, in bytes.
+pub const MAX_TEXT: usize = 4_096;
+
+/// How `datetime` is written: `30-12-2018_23-59-59`, in UTC.
+const DATETIME: &str = "%d-%m-%Y_%H-%M-%S";
+
+/// Fields that belong to the protocol; every other one is kept as it is.
+pub const FIXED: [&str; 10] = [
+    "from", "to", "folder", "filename", "datetime", "filesize", "filekey", "fileCRC", "metaCRC",
+    "id",
+];
+
+/// Fields of a reply that the wire owns and no file keeps.
+const REPLY: [&str; 2] = ["resumeOffset", "errorCode"];
+
+/// Why a document is no meta.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetaError {
+    /// Not JSON as m2y takes it.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// A field is not there.
+    #[error("the field {0:?} is missing")]
+    Missing(&'static str),
+    /// A field holds something else.
+    #[error("the field {field:?} must be {must}")]
+    Field {
+        /// Which field.
+        field: &'static str,
+        /// What it must hold.
+        must: &'static str,
+    },
+    /// The checksum does not match the document.
+    #[error("metaCRC is {claimed}, the document has {computed}")]
+    Checksum {
+        /// What the document says.
+        claimed: u32,
+        /// What it has.
+        computed: u32,
+    },
+}
+
+/// The id of a transfer: 16 random bytes, the same for every attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TransferId(pub [u8; 16]);
+
+impl fmt::Display for TransferId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for TransferId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for TransferId {
+    type Err = MetaError;
+
+    fn from_str(text: &str) -> Result<Self, MetaError> {
+        let wrong = MetaError::Field {
+            field: "id",
+            must: "32 lower-case hexadecimal digits",
+        };
+        let mut id = [0; 16];
+        if text.bytes().any(|b| b.is_ascii_uppercase())
+            || hex::decode_to_slice(text, &mut id).is_err()
+        {
+            return Err(wrong);
+        }
+        Ok(Self(id))
+    }
+}
+
+/// The key that a receiver makes for one attempt to send one file; wiped on drop.
+#[derive(Clone)]
+pub struct FileKey(pub Zeroizing<[u8; 32]>);
+
+/// What a sender says of a file.
+///
+/// `from`, `to`, `folder` and `filename` are text as the other side wrote it;
+/// whoever makes a path of one checks it first
+/// ([`crate::root::name::Name`]), and of `filename` nobody makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Who sends.
+    pub from: String,
+    /// Who receives.
+    pub to: String,
+    /// The receiver's m2y-folder.
+    pub folder: String,
+    /// The name of the file at the sender's.
+    pub filename: String,
+    /// When it was sent, `30-12-2018_23-59-59`, UTC; empty until it is sent.
+    pub datetime: String,
+    /// Bytes of the file, if known.
+    pub filesize: Option<u64>,
+    /// CRC-32 of the file, if known.
+    pub file_crc: Option<u32>,
+    /// Empty, or why the file was refused or could not be sent.
+    pub error: String,
+    /// The id of the transfer, once it has one.
+    pub id: Option<TransferId>,
+    /// Every further field.
+    pub extra: Map<String, Value>,
+}
+
+impl Meta {
+    /// Reads a `.meta` file. `metaCRC` is not checked: people edit these files.
+    pub fn from_file(text: &[u8]) -> Result<Self, MetaError> {
+        let mut document = json::parse(text)?;
+        document.remove("filekey");
+        document.remove("metaCRC");
+        Self::from_document(document)
+    }
+
+    /// Writes the `.meta` file: every field, for people to read, `filekey` empty.
+    pub fn to_file(&self) -> Vec<u8> {
+        json::pretty(&self.document("")).into_bytes()
+    }
+
+    fn from_document(mut document: Map<String, Value>) -> Result<Self, MetaError> {
+        let required = |document: &mut Map<_, _>, field| {
+            text(document, field)?.ok_or(MetaError::Missing(field))
+        };
+        Ok(Self {
+            from: required(&mut document, "from")?,
+            to: required(&mut document, "to")?,
+            folder: required(&mut document, "folder")?,
+            filename: required(&mut document, "filename")?,
+            datetime: match text(&mut document, "datetime")?.unwrap_or_default() {
+                empty if empty.is_empty() => empty,
+                datetime => check_datetime(datetime)?,
+            },
+            filesize: number(&mut document, "filesize")?,
+            file_crc: checksum(&mut document, "fileCRC")?,
+            error: text(&mut document, "error")?.unwrap_or_default(),
+            id: match text(&mut document, "id")? {
+                Some(id) if !id.is_empty() => Some(id.parse()?),
+                _ => None,
+            },
+            extra: document,
+        })
+    }
+
+    /// The document with its checksum.
+    fn document(&self, filekey: &str) -> Map<String, Value> {
+        let mut document = self.extra.clone();
+        let known = |n: Option<u64>| n.map_or(Value::from(""), Value::from);
+        for (field, value) in [
+            ("from", self.from.as_str().into()),
+            ("to", self.to.as_str().into()),
+            ("folder", self.folder.as_str().into()),
+            ("filename", self.filename.as_str().into()),
+            ("datetime", self.datetime.as_str().into()),
+            ("filesize", known(self.filesize)),
+            ("fileCRC", known(self.file_crc.map(u64::from))),
+            ("error", self.error.as_str().into()),
+            ("id", self.id.map(|id| id.to_string()).unwrap_or_default().into()),
+            ("filekey", filekey.into()),
+            ("metaCRC", "".into()),
+        ] {
+            document.insert(field.to_owned(), value);
+        }
+        let crc = crc32fast::hash(json::canonical(&document).as_bytes());
+        document.insert("metaCRC".to_owned(), crc.into());
+        document
+    }
+}
+
+/// A meta on its way, sealed.
+#[derive(Clone)]
+pub struct Wire {
+    /// The document without what only the wire has.
+    pub meta: Meta,
+    /// The key that the receiver made for this attempt.
+    pub filekey: Option<FileKey>,
+    /// In a reply: bytes that are already safe at the receiver's.
+    pub offset: u64,
+    /// In a reply with an `error`: what kind of error, for programs.
+    pub code: String,
+}
+
+impl Wire {
+    /// A meta on its way to the receiver.
+    pub fn request(meta: Meta) -> Self {
+        Self {
+            meta,
+            filekey: None,
+            offset: 0,
+            code: String::new(),
+        }
+    }
+
+    /// The canonical JSON.
+    pub fn to_json(&self) -> Zeroizing<String> {
+        let key = Zeroizing::new(match &self.filekey {
+            Some(key) => hex::encode(*key.0),
+            None => String::new(),
+        });
+        let mut meta = self.meta.clone();
+        if self.offset > 0 || self.filekey.is_some() {
+            meta.extra.insert("resumeOffset".to_owned(), self.offset.into());
+        }
+        if !self.code.is_empty() {
+            meta.extra.insert("errorCode".to_owned(), self.code.as_str().into());
+        }
+        Zeroizing::new(json::canonical(&meta.document(&key)))
+    }
+
+    /// Reads a meta off the wire and checks its `metaCRC`.
+    pub fn from_json(canonical: &[u8]) -> Result<Self, MetaError> {
+        let mut document = json::parse(canonical)?;
+        let claimed =
+            checksum(&mut document, "metaCRC")?.ok_or(MetaError::Missing("metaCRC"))?;
+        document.insert("metaCRC".to_owned(), "".into());
+        let computed = crc32fast::hash(json::canonical(&document).as_bytes());
+        if claimed != computed {
+            return Err(MetaError::Checksum { claimed, computed });
+        }
+        document.remove("metaCRC");
+        let filekey = match text(&mut document, "filekey")?.map(Zeroizing::new) {
+            Some(key) if !key.is_empty() => {
+                let mut bytes = Zeroizing::new([0; 32]);
+                hex::decode_to_slice(key.as_str(), &mut *bytes).map_err(|_| {
+                    MetaError::Field {
+                        field: "filekey",
+                        must: "64 hexadecimal digits",
+                    }
+                })?;
+                Some(FileKey(bytes))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            filekey,
+            offset: number(&mut document, "resumeOffset")?.unwrap_or_default(),
+            code: text(&mut document, "errorCode")?.unwrap_or_default(),
+            meta: Meta::from_document(document)?,
+        })
+    }
+}
+
+/// The present moment as `datetime` has it.
+pub fn datetime_now() -> String {
+    TimeZone::UTC
+        .to_datetime(Timestamp::now())
+        .strftime(DATETIME)
+        .to_string()
+}
+
+/// Whether a further field may have this name: not one of the protocol's.
+pub fn is_extra(field: &str) -> bool {
+    field != "error" && !FIXED.contains(&field) && !REPLY.contains(&field)
+}
+
+/// `datetime` becomes part of a file name, so only its exact form passes.
+fn check_datetime(text: String) -> Result<String, MetaError> {
+    match DateTime::strptime(DATETIME, &text) {
+        Ok(parsed) if parsed.strftime(DATETIME).to_string() == text => Ok(text),
+        _ => Err(MetaError::Field {
+            field: "datetime",
+            must: "a moment in UTC, like 30-12-2018_23-59-59",
+        }),
+    }
+}
+
+fn text(
+    document: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<String>, MetaError> {
+    match document.remove(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.len() <= MAX_TEXT => Ok(Some(text)),
+        Some(_) => Err(MetaError::Field {
+            field,
+            must: "text of at most 4096 bytes",
+        }),
+    }
+}
+
+fn number(
+    document: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<u64>, MetaError> {
+    let value = document.remove(field);
+    let number = match &value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) if text.is_empty() => return Ok(None),
+        // The seed leaves open whether numbers are quoted, so both are read.
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(Value::Number(number)) => number.as_u64(),
+        Some(_) => None,
+    };
+    match number {
+        Some(number) if i64::try_from(number).is_ok() => Ok(Some(number)),
+        _ => Err(MetaError::Field {
+            field,
+            must: "a whole number from 0 to 9223372036854775807",
+        }),
+    }
+}
+
+fn checksum(
+    document: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<u32>, MetaError> {
+    number(document, field)?
+        .map(|n| {
+            u32::try_from(n).map_err(|_| MetaError::Field {
+                field,
+                must: "a CRC-32, a whole number from 0 to 4294967295",
+            })
+        })
+        .transpose()
+}

@@ -1,0 +1,249 @@
+//! `m2y.config`: which scripts run at which event of a folder, and their settings.
+
+use ini::{Ini, ParseOption};
+
+/// The largest m2y.config, in bytes.
+pub const MAX_LEN: u64 = 65_536;
+
+/// The sections that name scripts.
+pub const EVENT_SECTIONS: [&str; 6] = [
+    "OnMeta",
+    "OnStartup",
+    "OnReceived",
+    "OnNew",
+    "OnChanged",
+    "OnDeleted",
+];
+
+/// Why a text is no m2y.config.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct ConfigError {
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+/// The sections of an INI file in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    sections: Vec<Section>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Section {
+    name: String,
+    lines: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Reads an m2y.config.
+    ///
+    /// A section that begins with `On` and is no event is an error: a check that
+    /// stands under a mistyped heading would otherwise never run.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config = Self::parse_ini(text)?;
+        for (number, heading) in headings(text) {
+            let is_event = heading.get(..2).is_some_and(|on| on.eq_ignore_ascii_case("on"))
+                && heading.chars().nth(2).is_some_and(char::is_alphabetic);
+            if is_event && !EVENT_SECTIONS.contains(&heading) {
+                return Err(ConfigError {
+                    line: number,
+                    reason: format!(
+                        "there is no event [{heading}]: the events are {}",
+                        EVENT_SECTIONS.join(", ")
+                    ),
+                });
+            }
+        }
+        Ok(config)
+    }
+
+    /// Reads any INI file whose lines need no `=`.
+    ///
+    /// `rust-ini` takes everything up to the next `=` or `:` for one key, so
+    /// each line goes to it under a number of its own, and gets its key back
+    /// afterwards.
+    pub fn parse_ini(text: &str) -> Result<Self, ConfigError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut keys = Vec::new();
+        let mut numbered = String::with_capacity(text.len());
+        for (index, line) in text.lines().enumerate() {
+            let fail = |reason: &str| ConfigError {
+                line: index + 1,
+                reason: reason.to_owned(),
+            };
+            let line = line.trim();
+            if line.contains(|c: char| c.is_control() && c != '\t') {
+                return Err(fail("it holds a control character"));
+            }
+            if line.is_empty() || line.starts_with(['#', ';']) {
+                numbered.push('\n');
+            } else if let Some(heading) = line.strip_prefix('[') {
+                let name = heading
+                    .strip_suffix(']')
+                    .ok_or_else(|| fail("a section must end with ']'"))?
+                    .trim();
+                if name.is_empty() || name.contains(['[', ']']) {
+                    return Err(fail("a section must be a name between '[' and ']'"));
+                }
+                numbered.push_str(&format!("[{name}]\n"));
+            } else {
+                let (key, value) = line.split_once('=').unwrap_or((line, ""));
+                if key.trim().is_empty() {
+                    return Err(fail("a name must stand before '='"));
+                }
+                numbered.push_str(&format!("{}={}\n", keys.len(), value.trim()));
+                keys.push(key.trim().to_owned());
+            }
+        }
+        let options = ParseOption {
+            enabled_quote: false,
+            enabled_escape: false,
+            ..ParseOption::default()
+        };
+        let ini = Ini::load_from_str_opt(&numbered, options).map_err(|e| ConfigError {
+            line: e.line,
+            reason: e.msg.to_string(),
+        })?;
+        let mut config = Self::default();
+        for (name, lines) in &ini {
+            if name.is_none() && lines.is_empty() {
+                continue;
+            }
+            let section = config.entry(name.unwrap_or_default());
+            for (number, value) in lines.iter() {
+                let key = number.parse().ok().and_then(|n: usize| keys.get(n));
+                if let Some(key) = key {
+                    section.lines.push((key.clone(), unquoted(value).to_owned()));
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// The section of that name, made if it is not there; a doubled one goes on.
+    fn entry(&mut self, name: &str) -> &mut Section {
+        let index = match self.sections.iter().position(|s| s.name == name) {
+            Some(index) => index,
+            None => {
+                self.sections.push(Section {
+                    name: name.to_owned(),
+                    lines: Vec::new(),
+                });
+                self.sections.len() - 1
+            }
+        };
+        // The index is of an element that was found or pushed just now.
+        #[allow(clippy::indexing_slicing)]
+        &mut self.sections[index]
+    }
+
+    /// The value of a key; empty for a line without `=`. Of doubled keys the last.
+    pub fn get(&self, section: &str, key: &str) -> Option<&str> {
+        self.section(section)
+            .filter(|(k, _)| *k == key)
+            .last()
+            .map(|(_, value)| value)
+    }
+
+    /// Whether there is such a section.
+    pub fn has(&self, section: &str) -> bool {
+        self.sections.iter().any(|s| s.name == section)
+    }
+
+    /// The lines of a section in their order, as key and value.
+    pub fn section(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+        self.sections
+            .iter()
+            .filter(move |s| s.name == name)
+            .flat_map(|s| &s.lines)
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The names of the sections in their order.
+    pub fn sections(&self) -> impl Iterator<Item = &str> {
+        self.sections.iter().map(|s| s.name.as_str())
+    }
+
+    /// The scripts that a section names, in their order.
+    pub fn scripts(&self, section: &str) -> Vec<String> {
+        self.section(section).map(|(key, _)| key.to_owned()).collect()
+    }
+}
+
+fn headings(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().filter_map(|(index, line)| {
+        let name = line
+            .trim_start_matches('\u{feff}')
+            .trim()
+            .strip_prefix('[')?
+            .strip_suffix(']')?;
+        Some((index + 1, name.trim()))
+    })
+}
+
+fn unquoted(value: &str) -> &str {
+    ['"', '\'']
+        .into_iter()
+        .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
+        .unwrap_or(value)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const SEED: &str = "[OnMeta]\nm2yCheckPermission.py \n[OnStartup]\nm2yResetAllFiles.py\n\
+        [OnReceived]\nm2yNotifyUser.py\n[OnNew]\n[OnChanged]\n[OnDeleted]\n[permission]\n\n\
+        roland-frei\t= allways\npeter-norton\t= no\n";
+
+    #[test]
+    fn the_config_of_the_seed_is_read_to_the_letter() {
+        let config = Config::parse(SEED).unwrap();
+        assert_eq!(config.scripts("OnMeta"), ["m2yCheckPermission.py"]);
+        assert_eq!(config.scripts("OnStartup"), ["m2yResetAllFiles.py"]);
+        assert_eq!(config.scripts("OnReceived"), ["m2yNotifyUser.py"]);
+        assert!(config.has("OnNew") && config.scripts("OnNew").is_empty());
+        assert_eq!(config.get("permission", "roland-frei"), Some("allways"));
+        assert_eq!(config.get("permission", "peter-norton"), Some("no"));
+        assert_eq!(config.get("permission", "somebody"), None);
+        assert_eq!(config.sections().count(), 7);
+    }
+
+    #[test]
+    fn windows_lines_marks_and_comments_do_not_matter() {
+        let text = "\u{feff}# first\r\n[OnMeta]\r\n; a comment\r\n  a.rhai\r\n\r\nb.rhai\r\n";
+        assert_eq!(Config::parse(text).unwrap().scripts("OnMeta"), ["a.rhai", "b.rhai"]);
+    }
+
+    #[test]
+    fn colons_quotes_and_backslashes_stay_in_keys_and_values() {
+        let text = "[x]\nhttp://a:1 = C:\\dir\n*/10 * * * * = d.rhai\nq = \"a = b\"\nu = \"open\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.get("x", "http://a:1"), Some("C:\\dir"));
+        assert_eq!(config.get("x", "*/10 * * * *"), Some("d.rhai"));
+        assert_eq!(config.get("x", "q"), Some("a = b"));
+        assert_eq!(config.get("x", "u"), Some("\"open"));
+    }
+
+    #[test]
+    fn a_mistyped_event_is_an_error_with_its_line() {
+        for heading in ["OnMetta", "onmeta", "OnReceive"] {
+            let error = Config::parse(&format!("\n[{heading}]\nx.rhai")).unwrap_err();
+            assert_eq!(error.line, 2);
+            assert!(error.reason.contains("OnMeta"), "{error}");
+        }
+        assert!(Config::parse("[online]\n[on]\n").is_err_and(|e| e.line == 1));
+        assert!(Config::parse("[permission]\n").is_ok());
+    }
+
+    #[test]
+    fn broken_lines_are_errors_with_their_line() {
+        for (text, line) in [("[a]\n[b", 2), ("= x", 1), ("[]", 1), ("a\n\0", 2)] {
+            assert_eq!(Config::parse(text).unwrap_err().line, line, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Files that are whole or not there: written beside, flushed, then renamed.
+
+use std::{
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
+use rustix::fs::RenameFlags;
+
+/// What a file under way ends with; always hidden by a leading dot.
+pub const TEMPORARY: &str = ".tmp";
+
+/// Reads a file of at most `limit` bytes.
+pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = dir.open(name)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ));
+    }
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is larger than {limit} bytes"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// [`read`], as UTF-8.
+pub fn read_text(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<String> {
+    String::from_utf8(read(dir, name, limit)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
+/// Writes a new file; fails with `AlreadyExists` if the name is taken.
+pub fn create(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let temporary = write_beside(dir, mode, bytes)?;
+    publish(dir, &temporary, name).inspect_err(|_| {
+        let _ = dir.remove_file(&temporary);
+    })
+}
+
+/// Writes a file in place of the one that is there, if any.
+pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let temporary = write_beside(dir, mode, bytes)?;
+    dir.rename(&temporary, dir, name).inspect_err(|_| {
+        let _ = dir.remove_file(&temporary);
+    })?;
+    sync(dir)
+}
+
+/// Renames a finished file to its name, which must be free, and makes that durable.
+pub fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
+    match rustix::fs::renameat_with(dir, temporary, dir, name, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        // File systems that cannot rename that way can link instead.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            dir.hard_link(temporary, dir, name)?;
+            dir.remove_file(temporary)?;
+        }
+        Err(e) => return Err(e.into()),
+    }
+    sync(dir)
+}
+
+/// Makes the names in a directory durable.
+pub fn sync(dir: &Dir) -> io::Result<()> {
+    dir.try_clone()?.into_std_file().sync_all()
+}
+
+/// Creates an empty file that only its owner reads; the name must be free.
+pub fn create_empty(dir: &Dir, name: &str, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(mode);
+    dir.open_with(name, &options)
+}
+
+fn write_beside(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<String> {
+    let mut unique = [0; 8];
+    getrandom::fill(&mut unique).map_err(io::Error::other)?;
+    let temporary = format!(".{}{TEMPORARY}", hex::encode(unique));
+    let mut file = create_empty(dir, &temporary, mode)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    match written {
+        Ok(()) => Ok(temporary),
+        Err(e) => {
+            let _ = dir.remove_file(&temporary);
+            Err(e)
+        }
+    }
+}

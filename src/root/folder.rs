@@ -1,0 +1,143 @@
+//! An m2y-folder: a directory with an m2y.config, where files arrive.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cap_std::fs::Dir;
+
+use super::{
+    RootError,
+    config::{self, Config},
+    file,
+    name::Name,
+    user::User,
+};
+
+/// The file that makes a directory an m2y-folder.
+pub const CONFIG: &str = "m2y.config";
+
+/// An open m2y-folder.
+#[derive(Clone)]
+pub struct Folder {
+    user: User,
+    name: Name,
+    dir: Arc<Dir>,
+    path: Arc<Path>,
+}
+
+impl Folder {
+    pub(super) fn open(user: &User, name: &Name) -> Result<Self, RootError> {
+        let at = user.at(name.as_str());
+        let dir = match user.dir().open_dir(name.as_str()) {
+            Ok(dir) => dir,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Err(RootError::NoFolder);
+            }
+            Err(e) => return Err(RootError::io("open", at)(e)),
+        };
+        match dir.metadata(CONFIG) {
+            Ok(config) if config.is_file() => {}
+            Ok(_) => return Err(RootError::NoFolder),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(RootError::NoFolder),
+            Err(e) => return Err(RootError::io("open", format!("{at}/{CONFIG}"))(e)),
+        }
+        Ok(Self {
+            path: user.root().path().join(at).into(),
+            dir: Arc::new(dir),
+            user: user.clone(),
+            name: name.clone(),
+        })
+    }
+
+    pub(super) fn create(user: &User, name: &Name) -> Result<Self, RootError> {
+        let at = user.at(name.as_str());
+        let dir = user
+            .dir()
+            .open_dir(name.as_str())
+            .map_err(RootError::io("open", at.clone()))?;
+        let text = template(user.name(), name);
+        match file::create(&dir, CONFIG, 0o644, text.as_bytes()) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(RootError::io("write", format!("{at}/{CONFIG}"))(e))
+            }
+            _ => Self::open(user, name),
+        }
+    }
+
+    /// Whose folder it is.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The directory handle.
+    pub fn dir(&self) -> &Arc<Dir> {
+        &self.dir
+    }
+
+    /// Where it is, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a file of the folder is, as an absolute path.
+    pub fn path_of(&self, file: &str) -> PathBuf {
+        self.path.join(file)
+    }
+
+    /// Reads m2y.config as it is now.
+    pub fn config(&self) -> Result<Config, RootError> {
+        let path = self.user.at(&format!("{}/{CONFIG}", self.name));
+        let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
+            .map_err(RootError::io("open", path.clone()))?;
+        Config::parse(&text).map_err(|e| RootError::config(path, e))
+    }
+}
+
+fn template(user: &Name, folder: &Name) -> String {
+    format!(
+        "\
+# m2y.config of {user}'s folder {folder}
+#
+# A line under an event names a script. It is looked for in this folder, then in
+# ROOT/scripts/, then among those that come with m2y. Names that end with .rhai run
+# inside m2y; anything else is started as a program. Several run in their order,
+# and the first one that refuses stops.
+
+# before a byte of a file is taken: here a script may refuse
+[OnMeta]
+checkPermission.rhai
+
+# when the server starts
+[OnStartup]
+resetAllFiles.rhai
+
+# when a file is stored safely, before the sender hears of it
+[OnReceived]
+notifyUser.rhai
+
+# when a file of this folder appears, changes, goes
+[OnNew]
+[OnChanged]
+[OnDeleted]
+
+# what checkPermission.rhai reads: who may send into this folder
+# (only `always` lets in; nobody may send until a line below says so)
+[permission]
+# zhenqiang = always
+# peter-norton = no
+"
+    )
+}

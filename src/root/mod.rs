@@ -1,0 +1,314 @@
+//! The tree on disk: users, keys, contacts, folders and their settings.
+//!
+//! ```text
+//! ROOT/
+//!   m2y.ini                            settings of the server
+//!   hash2user/<16 hex digits>.txt      SHA-256(username)[..8] -> username
+//!   scripts/                           scripts for all folders
+//!   user/NAME/
+//!     user.json                        the profile
+//!     privateKey/NAME.data             PEM PKCS#8, mode 0600
+//!     pubKey/NAME.data                 PEM SPKI: the own key, and each contact's
+//!     contacts.ini                     [CONTACT] address = host:port
+//!     FOLDER/m2y.config                what makes a directory an m2y-folder
+//! ```
+//!
+//! Everything below the root is reached through a directory handle that no name
+//! and no symbolic link leads out of (`cap-std`).
+
+pub mod config;
+pub mod contact;
+pub mod file;
+pub mod folder;
+pub mod name;
+pub mod settings;
+pub mod user;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+
+use crate::{crypto::CryptoError, json::JsonError};
+use config::ConfigError;
+use folder::Folder;
+use name::{Name, NameError, NameHash};
+use settings::Settings;
+use user::User;
+
+/// Scripts that come with m2y, as `init` writes them to `ROOT/scripts/`.
+pub type BundledScripts<'a> = &'a [(&'a str, &'a str)];
+
+/// What can be wrong with the tree.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// A word that is no name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried: `open`, `create`, `write`.
+        action: &'static str,
+        /// Below the root, or the root itself.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A private key that others could read.
+    #[error("cannot open {path}: mode is {mode:04o}, must be 0600 (chmod 600 {full})")]
+    Mode {
+        /// Below the root.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+        /// For the command that mends it.
+        full: String,
+    },
+    /// A key file that holds no key.
+    #[error("cannot use {path}: {source}")]
+    Key {
+        /// Below the root, or as the person named it.
+        path: String,
+        /// What is wrong with it.
+        source: CryptoError,
+    },
+    /// A document that cannot be read.
+    #[error("cannot read {path}: {reason}")]
+    Document {
+        /// Below the root, or as the person named it.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody of that name.
+    #[error(
+        "there is no user {0} in this root: make one with `m2y user create`, or name another root with --root"
+    )]
+    NoUser(Name),
+    /// No key of that name in `pubKey/`.
+    #[error("{user} has no contact {contact}: add the key with `m2y contact add`")]
+    NoContact {
+        /// Whose contact is missing.
+        user: Name,
+        /// Who it is.
+        contact: Name,
+    },
+    /// No such directory, or one without m2y.config.
+    #[error("no such folder")]
+    NoFolder,
+    /// Another key is there under this name.
+    #[error(
+        "{name} already has another key, {old}; compare the new one, {new}, with {name} in person, then repeat with --replace"
+    )]
+    OtherKey {
+        /// Whose key.
+        name: Name,
+        /// What is there.
+        old: String,
+        /// What was to be written.
+        new: String,
+    },
+    /// Two names, one hash: no server could tell them apart.
+    #[error("the user name {new} has the same hash as {old}: choose another name")]
+    HashTaken {
+        /// Whose hash it is.
+        old: String,
+        /// Who cannot have it.
+        new: Name,
+    },
+}
+
+impl RootError {
+    fn io(action: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    fn document(path: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Document {
+            path: path.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn config(path: impl Into<String>, error: ConfigError) -> Self {
+        Self::document(path, error)
+    }
+
+    fn json(path: impl Into<String>, error: JsonError) -> Self {
+        Self::document(path, error)
+    }
+}
+
+/// An open root directory.
+#[derive(Clone)]
+pub struct Root {
+    dir: Arc<Dir>,
+    path: Arc<Path>,
+}
+
+impl Root {
+    /// Opens a root that exists.
+    pub fn open(path: &Path) -> Result<Self, RootError> {
+        let fail = |source| RootError::Io {
+            action: "open the root",
+            path: format!("{} (make it with `m2y init --root ...`)", path.display()),
+            source,
+        };
+        let full = path.canonicalize().map_err(fail)?;
+        let dir = Dir::open_ambient_dir(&full, ambient_authority()).map_err(fail)?;
+        Ok(Self {
+            dir: Arc::new(dir),
+            path: full.into(),
+        })
+    }
+
+    /// Makes a root, or what is missing in one; overwrites nothing.
+    ///
+    /// Returns the files that were written, below the root.
+    pub fn init(
+        path: &Path,
+        scripts: BundledScripts<'_>,
+    ) -> Result<(Self, Vec<String>), RootError> {
+        std::fs::create_dir_all(path)
+            .map_err(RootError::io("create", path.display().to_string()))?;
+        let root = Self::open(path)?;
+        let mut written = Vec::new();
+        for dir in ["hash2user", "scripts", "user"] {
+            root.dir
+                .create_dir_all(dir)
+                .map_err(RootError::io("create", dir))?;
+        }
+        let in_scripts = root
+            .dir
+            .open_dir("scripts")
+            .map_err(RootError::io("open", "scripts"))?;
+        let mut offer = |dir: &Dir, name: &str, at: String, text: &str| {
+            match file::create(dir, name, 0o644, text.as_bytes()) {
+                Ok(()) => written.push(at),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(RootError::io("write", at)(e)),
+            }
+            Ok(())
+        };
+        offer(&root.dir, "m2y.ini", "m2y.ini".to_owned(), SETTINGS_TEMPLATE)?;
+        for (name, text) in scripts {
+            offer(&in_scripts, name, format!("scripts/{name}"), text)?;
+        }
+        Ok((root, written))
+    }
+
+    /// Where it is, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory handle.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Reads m2y.ini; a missing one gives the defaults.
+    pub fn settings(&self) -> Result<Settings, RootError> {
+        match file::read_text(&self.dir, "m2y.ini", settings::MAX_LEN) {
+            Ok(text) => {
+                Settings::parse(&text).map_err(|reason| RootError::document("m2y.ini", reason))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
+            Err(e) => Err(RootError::io("open", "m2y.ini")(e)),
+        }
+    }
+
+    /// Opens the directory of a user.
+    pub fn user(&self, name: &Name) -> Result<User, RootError> {
+        User::open(self, name)
+    }
+
+    /// Every user, sorted by name.
+    pub fn users(&self) -> Result<Vec<User>, RootError> {
+        let mut names: Vec<Name> = self
+            .dir
+            .read_dir("user")
+            .map_err(RootError::io("open", "user"))?
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                Name::user(name.to_str()?).ok()
+            })
+            .collect();
+        names.sort();
+        names.iter().map(|name| self.user(name)).collect()
+    }
+
+    /// Finds a user name by the hash in a header; `None` where there is none.
+    pub fn name_of(&self, hash: &NameHash) -> Option<Name> {
+        let path = hash_path(hash);
+        let text = file::read_text(&self.dir, path, name::MAX_LEN as u64 + 2).ok()?;
+        let name = Name::user(text.trim_end()).ok()?;
+        (name.hash() == *hash).then_some(name)
+    }
+
+    /// Enters a name under its hash, once.
+    fn remember_name(&self, name: &Name) -> Result<(), RootError> {
+        let path = hash_path(&name.hash());
+        match file::read_text(&self.dir, &path, 1024) {
+            Ok(old) if old.trim_end() == name.as_str() => return Ok(()),
+            Ok(old) => {
+                return Err(RootError::HashTaken {
+                    old: old.trim_end().to_owned(),
+                    new: name.clone(),
+                });
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(RootError::io("open", path)(e)),
+        }
+        let dir = self
+            .dir
+            .open_dir("hash2user")
+            .map_err(RootError::io("open", "hash2user"))?;
+        let entry = format!("{}.txt", hex::encode(name.hash()));
+        file::replace(&dir, &entry, 0o644, format!("{name}\n").as_bytes())
+            .map_err(RootError::io("write", path))
+    }
+
+    /// Opens an m2y-folder of a user.
+    pub fn folder(&self, user: &Name, folder: &Name) -> Result<Folder, RootError> {
+        self.user(user)?.folder(folder)
+    }
+
+    /// Finds the root, user and folder that a path like
+    /// `ROOT/user/NAME/FOLDER/x.meta` lies in.
+    pub fn around(path: &Path) -> Option<PathBuf> {
+        let full = path.canonicalize().ok()?;
+        let folder = full.parent()?;
+        let user = folder.parent()?;
+        let users = user.parent()?;
+        (users.file_name()? == "user").then(|| users.parent().map(Path::to_path_buf))?
+    }
+}
+
+fn hash_path(hash: &NameHash) -> String {
+    format!("hash2user/{}.txt", hex::encode(hash))
+}
+
+const SETTINGS_TEMPLATE: &str = "\
+# Settings of the m2y server. Each line shows its default; take away the '#' to change one.
+[server]
+# listen = 127.0.0.1:5000
+# max_connections = 4096
+# max_connections_per_address = 256
+# opening_deadline = 10s
+# idle_deadline = 60s
+# shutdown_deadline = 20s
+# max_filesize = 20G          (as large as the disk, unless it is set)
+[hooks]
+# script_deadline = 500ms
+# executable_deadline = 30s
+";

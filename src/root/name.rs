@@ -1,0 +1,125 @@
+//! The names of users and folders: the only words from outside that become paths.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// The longest name, in bytes.
+pub const MAX_LEN: usize = 64;
+
+/// First 8 bytes of SHA-256 over a user's name: where a peer's header points.
+pub type NameHash = [u8; 8];
+
+/// Directories of a user that hold keys and so can be no m2y-folders.
+const RESERVED: [&str; 2] = ["privateKey", "pubKey"];
+
+/// A checked name: ASCII letters, digits, `.`, `_`, `-`; 1 to 64 of them, no
+/// leading dot. Such a name is one path component on every system.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Box<str>);
+
+/// Why a text is no name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing, too much, a leading dot, or a character outside the set.
+    #[error(
+        "{0:?} is no name: it must be 1 to {MAX_LEN} letters, digits, '.', '_' or '-', and not begin with '.'"
+    )]
+    Form(String),
+    /// A directory that m2y itself uses.
+    #[error("a folder cannot be called {0:?}: that directory holds keys")]
+    Reserved(String),
+}
+
+impl Name {
+    /// Checks the name of a user.
+    pub fn user(text: &str) -> Result<Self, NameError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty()
+            || text.len() > MAX_LEN
+            || text.starts_with('.')
+            || !text.chars().all(fits)
+        {
+            let shown: String = text.chars().take(MAX_LEN).collect();
+            return Err(NameError::Form(shown));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Checks the name of an m2y-folder.
+    pub fn folder(text: &str) -> Result<Self, NameError> {
+        let name = Self::user(text)?;
+        if RESERVED.iter().any(|r| r.eq_ignore_ascii_case(text)) {
+            return Err(NameError::Reserved(text.to_owned()));
+        }
+        Ok(name)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The hash that stands for this user in a header.
+    pub fn hash(&self) -> NameHash {
+        let digest = Sha256::digest(self.0.as_bytes());
+        let mut hash = NameHash::default();
+        for (to, from) in hash.iter_mut().zip(digest) {
+            *to = from;
+        }
+        hash
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_seed_are_names() {
+        for text in ["zhenqiang", "roland-frei", "a", "A.b_c-9", &"x".repeat(64)] {
+            assert_eq!(Name::user(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn what_could_leave_a_directory_is_no_name() {
+        let long = "x".repeat(300);
+        for text in [
+            "", ".", "..", ".ssh", "a/b", "/", "a\\b", "a\0b", "a\nb", "a b", "é", "a:b",
+            "~root", "-\u{202e}x", &long,
+        ] {
+            assert!(Name::user(text).is_err(), "{text:?}");
+            assert!(Name::folder(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn key_directories_are_no_folders() {
+        for text in ["privateKey", "pubKey", "PUBKEY"] {
+            assert!(Name::folder(text).is_err());
+        }
+    }
+
+    #[test]
+    fn the_hash_is_the_head_of_sha256() {
+        // printf roland-frei | sha256sum
+        let hash = hex::encode(Name::user("roland-frei").unwrap().hash());
+        assert_eq!(hash, SHA256_OF_ROLAND_FREI);
+    }
+
+    const SHA256_OF_ROLAND_FREI: &str = "f52fe1060363e796";
+}

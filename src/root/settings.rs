@@ -1,0 +1,160 @@
+//! `m2y.ini`: settings of the whole server. Every key has a default.
+
+use std::time::Duration;
+
+use super::config::Config;
+
+/// The largest m2y.ini, in bytes.
+pub const MAX_LEN: u64 = 65_536;
+
+/// What an administrator may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `[server] listen`: host and port; port 0 takes any free one.
+    pub listen: String,
+    /// `[server] max_connections`: connections in all.
+    pub max_connections: usize,
+    /// `[server] max_connections_per_address`: connections from one address.
+    pub max_per_address: usize,
+    /// `[server] opening_deadline`: time for a whole opening to arrive.
+    pub opening_deadline: Duration,
+    /// `[server] idle_deadline`: time in which a peer must move a byte.
+    pub idle_deadline: Duration,
+    /// `[server] shutdown_deadline`: time for what is under way to finish.
+    pub shutdown_deadline: Duration,
+    /// `[server] max_filesize`: bytes of the largest file that is taken.
+    pub max_filesize: u64,
+    /// `[hooks] script_deadline`: time that one script may run.
+    pub script_deadline: Duration,
+    /// `[hooks] executable_deadline`: time that one executable may run.
+    pub executable_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:5000".to_owned(),
+            max_connections: 4096,
+            max_per_address: 256,
+            opening_deadline: Duration::from_secs(10),
+            idle_deadline: Duration::from_secs(60),
+            shutdown_deadline: Duration::from_secs(20),
+            max_filesize: i64::MAX as u64,
+            script_deadline: Duration::from_millis(500),
+            executable_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads m2y.ini. A key that is not known is an error: it would be ignored.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config = Config::parse_ini(text).map_err(|e| e.to_string())?;
+        let mut settings = Self::default();
+        for section in config.sections() {
+            for (key, value) in config.section(section) {
+                settings
+                    .set(section, key, value)
+                    .map_err(|must| format!("[{section}] {key} = {value}: {must}"))?;
+            }
+        }
+        Ok(settings)
+    }
+
+    fn set(&mut self, section: &str, key: &str, value: &str) -> Result<(), &'static str> {
+        match (section, key) {
+            ("server", "listen") => self.listen = value.to_owned(),
+            ("server", "max_connections") => self.max_connections = count(value)?,
+            ("server", "max_connections_per_address") => self.max_per_address = count(value)?,
+            ("server", "opening_deadline") => self.opening_deadline = duration(value)?,
+            ("server", "idle_deadline") => self.idle_deadline = duration(value)?,
+            ("server", "shutdown_deadline") => self.shutdown_deadline = duration(value)?,
+            ("server", "max_filesize") => self.max_filesize = bytes(value)?,
+            ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
+            ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
+            _ => return Err("there is no such setting"),
+        }
+        Ok(())
+    }
+}
+
+fn count(text: &str) -> Result<usize, &'static str> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("it must be a whole number above 0"),
+    }
+}
+
+/// Reads `500ms`, `10s`, `5m`, or a plain number of seconds.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    const MUST: &str = "it must be a time like 500ms, 10s or 5m, above 0 and at most a day";
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| MUST)?;
+    let scale = match unit.trim() {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        _ => return Err(MUST),
+    };
+    let time = Duration::from_millis(number.saturating_mul(scale));
+    if time.is_zero() || time > Duration::from_secs(86_400) {
+        return Err(MUST);
+    }
+    Ok(time)
+}
+
+/// Reads a plain number, or one with `K`, `M`, `G` or `T` (powers of 1024).
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    const MUST: &str = "it must be a number of bytes like 500M or 20G";
+    let (number, shift) = match text.char_indices().last() {
+        Some((at, unit)) if unit.is_ascii_alphabetic() => {
+            let shift = match unit.to_ascii_uppercase() {
+                'K' => 10,
+                'M' => 20,
+                'G' => 30,
+                'T' => 40,
+                _ => return Err(MUST),
+            };
+            (text.get(..at).unwrap_or_default(), shift)
+        }
+        _ => (text, 0),
+    };
+    let number: u64 = number.trim().parse().map_err(|_| MUST)?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|n| i64::try_from(*n).is_ok())
+        .ok_or(MUST)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn units_are_read() {
+        let text = "[server]\nopening_deadline = 500ms\nidle_deadline = 2m\nmax_filesize=20G\n";
+        let settings = Settings::parse(text).unwrap();
+        assert_eq!(settings.opening_deadline, Duration::from_millis(500));
+        assert_eq!(settings.idle_deadline, Duration::from_secs(120));
+        assert_eq!(settings.max_filesize, 20 << 30);
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_an_error() {
+        for text in [
+            "[server]\nlissten = x",
+            "[server]\nmax_connections = 0",
+            "[hooks]\nscript_deadline = soon",
+            "[server]\nmax_filesize = 99999999999T",
+        ] {
+            assert!(Settings::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! A user: the profile, the own keys, the contacts, the folders.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt};
+use zeroize::Zeroizing;
+
+use super::{
+    Root, RootError,
+    contact::{self, Contact},
+    file,
+    folder::Folder,
+    name::Name,
+};
+use crate::{
+    crypto::keys::{PrivateKey, PublicKey},
+    json::{self, Map, Value},
+};
+
+/// The fields of the seed; others are kept too.
+pub const FIELDS: [&str; 7] = [
+    "username",
+    "realname",
+    "email",
+    "mobile phone",
+    "street",
+    "city",
+    "zip",
+];
+
+/// The largest profile or key file, in bytes.
+const MAX_LEN: u64 = 65_536;
+
+/// A user whose directory is open.
+#[derive(Clone)]
+pub struct User {
+    root: Root,
+    name: Name,
+    dir: Arc<Dir>,
+}
+
+/// What `create` did.
+pub struct Created {
+    /// The user.
+    pub user: User,
+    /// Whether keys were made, or were there already.
+    pub new_keys: bool,
+}
+
+impl User {
+    /// Makes a user from a profile: directories, keys where there are none yet,
+    /// the `hash2user` entry. Run again, it takes the new profile and keeps the keys.
+    ///
+    /// `path` is where the profile came from, for messages.
+    pub fn create(
+        root: &Root,
+        path: &str,
+        profile: &[u8],
+        bits: usize,
+    ) -> Result<Created, RootError> {
+        let profile = json::parse(profile).map_err(|e| RootError::json(path, e))?;
+        let name = match profile.get("username") {
+            Some(Value::String(name)) => Name::user(name)?,
+            _ => {
+                return Err(RootError::document(path, "the field \"username\" is missing"));
+            }
+        };
+        for field in FIELDS {
+            if !matches!(profile.get(field), None | Some(Value::Null | Value::String(_))) {
+                let reason = format!("the field {field:?} must be text");
+                return Err(RootError::document(path, reason));
+            }
+        }
+        root.remember_name(&name)?;
+        let at = format!("user/{name}");
+        make_dir(&root.dir, &at, 0o755)?;
+        make_dir(&root.dir, &format!("{at}/pubKey"), 0o755)?;
+        make_dir(&root.dir, &format!("{at}/privateKey"), 0o700)?;
+        let user = Self::open(root, &name)?;
+        let new_keys = user.make_keys(bits)?;
+        file::replace(&user.dir, "user.json", 0o644, json::pretty(&profile).as_bytes())
+            .map_err(RootError::io("write", format!("{at}/user.json")))?;
+        Ok(Created { user, new_keys })
+    }
+
+    /// Opens the directory of a user.
+    pub fn open(root: &Root, name: &Name) -> Result<Self, RootError> {
+        let at = format!("user/{name}");
+        match root.dir.open_dir(&at) {
+            Ok(dir) => Ok(Self {
+                root: root.clone(),
+                name: name.clone(),
+                dir: Arc::new(dir),
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(RootError::NoUser(name.clone()))
+            }
+            Err(e) => Err(RootError::io("open", at)(e)),
+        }
+    }
+
+    /// Makes what is missing of the key pair; true if the private key is new.
+    fn make_keys(&self, bits: usize) -> Result<bool, RootError> {
+        let private_path = self.at(&self.private_key_file());
+        let new = match self.dir.symlink_metadata(self.private_key_file()) {
+            Ok(_) => false,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let (pem, _) = PrivateKey::generate(bits).map_err(|source| RootError::Key {
+                    path: private_path.clone(),
+                    source,
+                })?;
+                let dir = self
+                    .dir
+                    .open_dir("privateKey")
+                    .map_err(RootError::io("open", self.at("privateKey")))?;
+                file::create(&dir, &self.key_file(), 0o600, pem.as_bytes())
+                    .map_err(RootError::io("create", private_path.clone()))?;
+                true
+            }
+            Err(e) => return Err(RootError::io("open", private_path)(e)),
+        };
+        let public = self.private_key()?.public().clone();
+        if self.contact(&self.name).is_ok_and(|own| own.key == public) {
+            return Ok(new);
+        }
+        self.write_public_key(&self.name, &public)?;
+        Ok(new)
+    }
+
+    /// The name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The root that the user belongs to.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The directory handle.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Where the directory is.
+    pub fn path(&self) -> PathBuf {
+        self.root.path().join(self.at(""))
+    }
+
+    /// The profile, as `user create` took it.
+    pub fn profile(&self) -> Result<Map<String, Value>, RootError> {
+        let path = self.at("user.json");
+        let text = file::read(&self.dir, "user.json", MAX_LEN)
+            .map_err(RootError::io("open", path.clone()))?;
+        json::parse(&text).map_err(|e| RootError::json(path, e))
+    }
+
+    /// Opens the private key, which nobody else may be able to read.
+    pub fn private_key(&self) -> Result<PrivateKey, RootError> {
+        let name = self.private_key_file();
+        let path = self.at(&name);
+        let io = |action| RootError::io(action, path.clone());
+        let mode = self.dir.metadata(&name).map_err(io("open"))?.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(RootError::Mode {
+                full: self.root.path().join(&path).display().to_string(),
+                path,
+                mode,
+            });
+        }
+        let pem = file::read(&self.dir, &name, MAX_LEN)
+            .map(Zeroizing::new)
+            .map_err(io("open"))?;
+        std::str::from_utf8(&pem)
+            .map_err(|_| crate::crypto::CryptoError::Key("it is not text".to_owned()))
+            .and_then(PrivateKey::from_pem)
+            .map_err(|source| RootError::Key { path, source })
+    }
+
+    /// A contact: whoever has a key file in `pubKey/`.
+    pub fn contact(&self, name: &Name) -> Result<Contact, RootError> {
+        let file = format!("pubKey/{name}.data");
+        let path = self.at(&file);
+        let pem = match file::read_text(&self.dir, &file, MAX_LEN) {
+            Ok(pem) => pem,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(RootError::NoContact {
+                    user: self.name.clone(),
+                    contact: name.clone(),
+                });
+            }
+            Err(e) => return Err(RootError::io("open", path)(e)),
+        };
+        let key = PublicKey::from_pem(&pem).map_err(|source| RootError::Key { path, source })?;
+        Ok(Contact {
+            name: name.clone(),
+            key,
+        })
+    }
+
+    /// Finds a contact by the hash in a header; `None` where there is none.
+    ///
+    /// A key file that a person put there has no `hash2user` entry, so the
+    /// names in `pubKey/` are tried too.
+    pub fn contact_of(&self, hash: &[u8; 8]) -> Option<Contact> {
+        let known = self.root.name_of(hash);
+        if let Some(contact) = known.and_then(|name| self.contact(&name).ok()) {
+            return Some(contact);
+        }
+        let entries = self.dir.read_dir("pubKey").ok()?;
+        let name = entries.filter_map(Result::ok).find_map(|entry| {
+            let file = entry.file_name();
+            let name = Name::user(file.to_str()?.strip_suffix(".data")?).ok()?;
+            (name.hash() == *hash).then_some(name)
+        })?;
+        self.contact(&name).ok()
+    }
+
+    /// Stores the key of a contact. A different key that is there already stays,
+    /// unless `replace` says otherwise.
+    pub fn add_contact(
+        &self,
+        name: &Name,
+        key: &PublicKey,
+        replace: bool,
+    ) -> Result<(), RootError> {
+        match self.contact(name) {
+            Ok(old) if old.key == *key => {}
+            Ok(old) if *name == self.name || !replace => {
+                return Err(RootError::OtherKey {
+                    name: name.clone(),
+                    old: old.key.fingerprint().to_string(),
+                    new: key.fingerprint().to_string(),
+                });
+            }
+            // A file that holds no key must be replaced knowingly too.
+            Err(e @ RootError::Key { .. }) if !replace => return Err(e),
+            Ok(_) | Err(RootError::NoContact { .. } | RootError::Key { .. }) => {
+                self.write_public_key(name, key)?;
+            }
+            Err(e) => return Err(e),
+        }
+        self.root.remember_name(name)
+    }
+
+    fn write_public_key(&self, name: &Name, key: &PublicKey) -> Result<(), RootError> {
+        let path = self.at(&format!("pubKey/{name}.data"));
+        let pem = key.to_pem().map_err(|source| RootError::Key {
+            path: path.clone(),
+            source,
+        })?;
+        let dir = self
+            .dir
+            .open_dir("pubKey")
+            .map_err(RootError::io("open", self.at("pubKey")))?;
+        file::replace(&dir, &format!("{name}.data"), 0o644, pem.as_bytes())
+            .map_err(RootError::io("write", path))
+    }
+
+    /// Where a contact's server listens, if known.
+    pub fn address_of(&self, contact: &Name) -> Result<Option<String>, RootError> {
+        let text = self.contacts_ini()?;
+        contact::address(&text, contact)
+            .map_err(|e| RootError::config(self.at("contacts.ini"), e))
+    }
+
+    /// Writes down where a contact's server listens.
+    pub fn set_address(&self, contact: &Name, address: &str) -> Result<(), RootError> {
+        let text = contact::with_address(&self.contacts_ini()?, contact, address);
+        file::replace(&self.dir, "contacts.ini", 0o644, text.as_bytes())
+            .map_err(RootError::io("write", self.at("contacts.ini")))
+    }
+
+    fn contacts_ini(&self) -> Result<String, RootError> {
+        match file::read_text(&self.dir, "contacts.ini", MAX_LEN * 16) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(RootError::io("open", self.at("contacts.ini"))),
+        }
+    }
+
+    /// Opens an m2y-folder: a directory with an m2y.config in it.
+    pub fn folder(&self, name: &Name) -> Result<Folder, RootError> {
+        Folder::open(self, name)
+    }
+
+    /// Makes an m2y-folder, with a commented m2y.config unless there is one.
+    pub fn create_folder(&self, name: &Name) -> Result<Folder, RootError> {
+        make_dir(&self.dir, name.as_str(), 0o755)?;
+        Folder::create(self, name)
+    }
+
+    /// Every m2y-folder of the user, sorted by name.
+    pub fn folders(&self) -> Result<Vec<Folder>, RootError> {
+        let mut names: Vec<Name> = self
+            .dir
+            .entries()
+            .map_err(RootError::io("open", self.at("")))?
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                Name::folder(name.to_str()?).ok()
+            })
+            .collect();
+        names.sort();
+        let mut folders = Vec::new();
+        for name in names {
+            match self.folder(&name) {
+                Ok(folder) => folders.push(folder),
+                Err(RootError::NoFolder) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(folders)
+    }
+
+    /// A path of this user's as it stands below the root.
+    pub(super) fn at(&self, file: &str) -> String {
+        format!("user/{}/{file}", self.name)
+    }
+
+    fn key_file(&self) -> String {
+        format!("{}.data", self.name)
+    }
+
+    fn private_key_file(&self) -> String {
+        format!("privateKey/{}.data", self.name)
+    }
+}
+
+fn make_dir(dir: &Dir, path: &str, mode: u32) -> Result<(), RootError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(mode);
+    dir.create_dir_with(path, &builder)
+        .map_err(RootError::io("create", path))
+}

@@ -15,7 +15,7 @@ pub type Random<'a> = dyn TryCryptoRng<Error = getrandom::Error> + 'a;
 pub use getrandom::SysRng;
 
 /// What can go wrong with a key or with sealed bytes.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CryptoError {
     /// The text is no RSA key in PEM, or one that must not be used.
     #[error("no usable RSA key: {0}")]

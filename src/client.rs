@@ -1,0 +1,326 @@
+//! The client: opens a session with a contact's server and sends a file in it.
+
+use std::{path::Path, time::Duration};
+
+use tokio::{
+    net::TcpStream,
+    task,
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    crypto::{SysRng, keys::PrivateKey},
+    error::{Code, Error, printable},
+    meta::{Meta, Wire, is_extra},
+    root::{
+        Root, RootError,
+        contact::Contact,
+        name::Name,
+        settings::Settings,
+        user::User,
+    },
+    server::now,
+    transfer::{
+        Observer,
+        channel::{Reader, Writer},
+        outgoing::Outgoing,
+        send::{self, Attempt, Session},
+    },
+    wire::{
+        WireError,
+        envelope::{self, Contents, Opened, Part, SECRET_LEN},
+        header::{AnswerHeader, Header, Turned},
+        record::{Kind, Stream},
+        session::{self, SessionKeys, Share},
+    },
+};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// How long the receiver's hooks may think before the answer.
+const ANSWER: Duration = Duration::from_secs(300);
+
+/// Who sends to whom, and where.
+pub struct Route {
+    user: User,
+    contact: Contact,
+    address: String,
+    idle: Duration,
+}
+
+impl From<RootError> for Error {
+    fn from(error: RootError) -> Self {
+        let code = match &error {
+            RootError::NoUser(_) | RootError::NoFolder => Code::NotFound,
+            RootError::NoContact { .. }
+            | RootError::Mode { .. }
+            | RootError::Key { .. }
+            | RootError::OtherKey { .. } => Code::Identity,
+            _ => Code::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl Route {
+    /// Finds user, contact and address for a `.meta`: in `root`, or in the root
+    /// that the `.meta` lies in.
+    pub fn find(root: Option<&Path>, server: Option<&str>, out: &Outgoing) -> Result<Self, Error> {
+        let path = match root {
+            Some(path) => path.to_owned(),
+            None => Root::around(out.path()).ok_or_else(|| {
+                let path = out.path().display();
+                let sentence = format!("{path} does not lie in a root: name one with --root");
+                Error::new(Code::Usage, sentence)
+            })?,
+        };
+        let root = Root::open(&path)?;
+        let settings: Settings = root.settings()?;
+        let name = |text: &str| Name::user(text).map_err(RootError::from);
+        let user = root.user(&name(&out.meta().from)?)?;
+        let contact = user.contact(&name(&out.meta().to)?)?;
+        let address = match server {
+            Some(server) => server.to_owned(),
+            None => user.address_of(&contact.name)?.ok_or_else(|| {
+                Error::new(
+                    Code::Usage,
+                    format!(
+                        "no address is known for {to}: use --server HOST:PORT, or write it down with `m2y contact add --address`",
+                        to = contact.name
+                    ),
+                )
+            })?,
+        };
+        Ok(Self {
+            user,
+            contact,
+            address,
+            idle: settings.idle_deadline,
+        })
+    }
+
+    /// Where the receiver's server listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// Sends one file, all fifteen steps; returns the meta as it was delivered.
+pub async fn deliver(
+    route: &Route,
+    out: &Outgoing,
+    observer: &dyn Observer,
+) -> Result<Meta, Error> {
+    let meta = out.request()?;
+    observer.step(1, format_args!("read {}", out.path().display()));
+    let private = {
+        let user = route.user.clone();
+        task::spawn_blocking(move || user.private_key())
+            .await
+            .map_err(|_| Error::new(Code::Failed, "the private key could not be read"))??
+    };
+    let stream = connect(&route.address).await?;
+    let _ = stream.set_nodelay(true);
+    let (read, write) = stream.into_split();
+    let mut reader = Reader::new(read, ANSWER);
+    let mut writer = Writer::new(write, route.idle);
+
+    let share = Share::new(&mut SysRng).map_err(WireError::from)?;
+    let opening = Opening::seal(route, &private, meta.clone(), &share)?;
+    observer.step(
+        2,
+        format_args!("sealed the meta for {}, signed it", route.contact.name),
+    );
+    observer.step(3, format_args!("send the header, 24 bytes"));
+    observer.step(4, format_args!("send {} bytes of sealed meta", opening.len()));
+    let sent = async {
+        writer.bytes(&opening.header).await?;
+        writer.bytes(&opening.envelope).await
+    };
+    let sent = sent.await;
+    // A server that is full may answer and hang up before it has read everything.
+    let head = match (reader.exact().await, sent) {
+        (Ok(head), _) => AnswerHeader::decode(&head)?,
+        (Err(error), Ok(())) | (Err(_), Err(error)) => {
+            return Err(Error::from(error).within("no answer came"));
+        }
+    };
+    let len = match head {
+        AnswerHeader::Envelope(len) => len,
+        AnswerHeader::Turned(turned) => return Err(turned_away(turned, &route.contact.name)),
+    };
+    let answer = reader
+        .bytes(len)
+        .await
+        .map_err(|e| Error::from(e).within("no answer came"))?;
+    let digest = session::opening_digest(&opening.header, &opening.envelope);
+    let opened = open_answer(&answer, &digest, head, &private, &route.contact)?;
+    let reply = Wire::from_json(&opened.contents.json)
+        .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
+    observer.step(12, format_args!("opened the answer with the own key"));
+    let Some(filekey) = granted(&reply, &meta)? else {
+        return Err(Error::new(Code::Failed, "the answer has no filekey"));
+    };
+    let transcript = session::transcript(&digest, &[&head.encode(), &answer]);
+    let keys = SessionKeys::derive(
+        share,
+        &opened.contents.share,
+        &opening.secret,
+        &opened.secret,
+        &transcript,
+    )?;
+    let id = meta
+        .id
+        .ok_or_else(|| Error::new(Code::Failed, "the .meta has no id"))?;
+    reader.set_idle(route.idle);
+    let mut session = Session {
+        reader,
+        writer,
+        incoming: Stream::new(&keys.server)?,
+        outgoing: Stream::new(&keys.client)?,
+    };
+    let (file, version) = out
+        .source()
+        .map_err(|e| Error::new(Code::Failed, format!("cannot read the file: {e}")))?;
+    let attempt = Attempt {
+        transfer: 0,
+        file,
+        version,
+        blocks: Stream::new(&keys.file_key(filekey, &id))?,
+        claimed_crc: meta.file_crc,
+    };
+    let crc = send::send(&mut session, attempt, observer).await?;
+    observer.step(15, format_args!("got ACK"));
+    let _ = session
+        .writer
+        .record(&mut session.outgoing, Kind::Close, 0, &[])
+        .await;
+    session.writer.finish().await;
+    Ok(delivered(meta, reply.meta, crc))
+}
+
+async fn connect(address: &str) -> Result<TcpStream, Error> {
+    let failed = |why: String| {
+        Error::new(Code::Later, format!("cannot connect to {address}: {why}"))
+    };
+    match timeout(CONNECT, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("no answer within {CONNECT:?}"))),
+    }
+}
+
+/// The first message of a session.
+struct Opening {
+    header: [u8; crate::wire::header::LEN],
+    envelope: Vec<u8>,
+    secret: Zeroizing<[u8; SECRET_LEN]>,
+}
+
+impl Opening {
+    fn seal(
+        route: &Route,
+        private: &PrivateKey,
+        meta: Meta,
+        share: &Share,
+    ) -> Result<Self, WireError> {
+        let contact = &route.contact;
+        let json = Wire::request(meta).to_json();
+        let header = Header {
+            envelope_len: envelope::sealed_len(json.len(), private.public(), &contact.key)?,
+            from: route.user.name().hash(),
+            to: contact.name.hash(),
+        }
+        .encode();
+        let contents = Contents {
+            time: now(),
+            share: share.public,
+            json: Zeroizing::new(json.as_bytes().to_vec()),
+        };
+        let sealed = envelope::seal(
+            Part::Opening,
+            &header,
+            &contents,
+            private,
+            &contact.key,
+            &mut SysRng,
+        )?;
+        Ok(Self {
+            header,
+            envelope: sealed.bytes,
+            secret: sealed.secret,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.envelope.len()
+    }
+}
+
+fn open_answer(
+    answer: &[u8],
+    digest: &[u8; 32],
+    head: AnswerHeader,
+    private: &PrivateKey,
+    contact: &Contact,
+) -> Result<Opened, Error> {
+    let bound = [digest.as_slice(), &head.encode()].concat();
+    envelope::verify(Part::Answer, &bound, answer, &contact.key)
+        .and_then(|verified| verified.open(private))
+        .map_err(|e| {
+            Error::new(
+                Code::Identity,
+                format!("the answer does not come from {}: {e}", contact.name),
+            )
+        })
+}
+
+fn turned_away(turned: Turned, to: &Name) -> Error {
+    match turned {
+        Turned::Stranger => Error::new(
+            Code::Identity,
+            format!(
+                "the server turned the opening away: it has no user {to}, or {to} does not have your key (compare fingerprints with `m2y contact export`)"
+            ),
+        ),
+        Turned::Busy => Error::new(Code::Later, "the server is busy, try later"),
+        Turned::Unreadable => Error::new(
+            Code::Failed,
+            "the server speaks another version of the protocol",
+        ),
+    }
+}
+
+/// The key for the blocks, or the receiver's reason to refuse.
+fn granted<'a>(reply: &'a Wire, sent: &Meta) -> Result<Option<&'a crate::meta::FileKey>, Error> {
+    if !reply.meta.error.is_empty() {
+        let sentence = printable(&reply.meta.error, crate::meta::MAX_TEXT);
+        return Err(Error::new(Code::from_word(&reply.code), sentence));
+    }
+    if reply.meta.id != sent.id || reply.meta.filesize != sent.filesize {
+        return Err(Error::new(
+            Code::Failed,
+            "the answer speaks of another transfer",
+        ));
+    }
+    if reply.offset != 0 {
+        return Err(Error::new(
+            Code::Failed,
+            "the receiver wants to resume, which was not offered",
+        ));
+    }
+    Ok(reply.filekey.as_ref())
+}
+
+/// What was sent, with what the receiver's hooks wrote into it.
+fn delivered(mut meta: Meta, reply: Meta, crc: u32) -> Meta {
+    for (field, value) in reply.extra {
+        if is_extra(&field) {
+            meta.extra.insert(field, value);
+        }
+    }
+    meta.file_crc = Some(crc);
+    meta
+}

@@ -1,0 +1,51 @@
+//! `folder`: the m2y-folder that the event is about.
+
+use std::time::{Duration, SystemTime};
+
+use rhai::{Engine, EvalAltResult};
+
+use super::fail;
+use crate::{root::folder::Folder, store::local};
+
+/// `folder` in a script.
+#[derive(Clone)]
+pub struct Handle(Folder);
+
+impl Handle {
+    pub(super) fn new(folder: &Folder) -> Self {
+        Self(folder.clone())
+    }
+
+    fn reset(&mut self) -> Result<i64, Box<EvalAltResult>> {
+        let own = self.0.user().name().as_str();
+        local::reset_failed(self.0.dir(), own)
+            .map(count)
+            .map_err(|e| fail(format!("folder.reset(): {e}")))
+    }
+
+    fn sweep(&mut self, days: i64) -> Result<i64, Box<EvalAltResult>> {
+        let days = u64::try_from(days)
+            .ok()
+            .filter(|days| *days > 0)
+            .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
+        let age = Duration::from_secs(days.saturating_mul(86_400));
+        let before = SystemTime::now().checked_sub(age);
+        local::sweep_partials(self.0.dir(), before.unwrap_or(SystemTime::UNIX_EPOCH))
+            .map(count)
+            .map_err(|e| fail(format!("folder.sweep(): {e}")))
+    }
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+pub(super) fn register(engine: &mut Engine) {
+    engine
+        .register_type_with_name::<Handle>("Folder")
+        // folder.reset(): every .failed of the user's own becomes .meta again, its
+        // error cleared; how many
+        .register_fn("reset", Handle::reset)
+        // folder.sweep(days): removes partial files untouched for so long; how many
+        .register_fn("sweep", Handle::sweep);
+}

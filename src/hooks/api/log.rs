@@ -1,0 +1,73 @@
+//! `log`: lines in the log of the server.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use rhai::Engine;
+use tracing::{error, info, warn};
+
+use crate::{error::printable, event::Event};
+
+/// Lines that one call of a script may write.
+const MAX_LINES: u32 = 100;
+
+/// Characters of a line.
+const MAX_LINE: usize = 500;
+
+/// `log` in a script; `print` and `debug` write here too.
+#[derive(Clone)]
+pub struct Log {
+    from: Arc<str>,
+    left: Arc<AtomicU32>,
+}
+
+impl Log {
+    /// The log of one call.
+    pub fn new(event: &Event, script: &str) -> Self {
+        let folder = &event.folder;
+        let from = format!("{}/{}/{script}", folder.user().name(), folder.name());
+        Self {
+            from: printable(&from, 200).into(),
+            left: Arc::new(AtomicU32::new(MAX_LINES)),
+        }
+    }
+
+    /// One line.
+    pub fn info(&self, text: &str) {
+        if let Some(line) = self.line(text) {
+            info!(script = %self.from, "{line}");
+        }
+    }
+
+    fn line(&self, text: &str) -> Option<String> {
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        match left {
+            Ok(1) => Some("(further lines of this call are left out)".to_owned()),
+            Ok(_) => Some(printable(text, MAX_LINE)),
+            Err(_) => None,
+        }
+    }
+}
+
+pub(super) fn register(engine: &mut Engine) {
+    engine
+        .register_type_with_name::<Log>("Log")
+        // log.info(text)
+        .register_fn("info", |log: &mut Log, text: &str| log.info(text))
+        // log.warn(text)
+        .register_fn("warn", |log: &mut Log, text: &str| {
+            if let Some(line) = log.line(text) {
+                warn!(script = %log.from, "{line}");
+            }
+        })
+        // log.error(text)
+        .register_fn("error", |log: &mut Log, text: &str| {
+            if let Some(line) = log.line(text) {
+                error!(script = %log.from, "{line}");
+            }
+        });
+}

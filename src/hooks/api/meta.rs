@@ -1,0 +1,94 @@
+//! `meta`: the document of the file that the event is about.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rhai::{Dynamic, Engine, EvalAltResult};
+
+use super::{fail, from_dynamic, to_dynamic};
+use crate::meta::{MAX_TEXT, Meta, is_extra};
+
+/// Bytes of all further fields together that a script may leave.
+const MAX_EXTRA: usize = 32_768;
+
+/// `meta` in a script. Copies of it are the same document.
+#[derive(Clone)]
+pub struct Handle(Arc<Mutex<Meta>>);
+
+impl Handle {
+    pub(super) fn new(meta: &Meta) -> Self {
+        Self(Arc::new(Mutex::new(meta.clone())))
+    }
+
+    /// The document as it is now.
+    pub fn get(&self) -> Meta {
+        self.lock().clone()
+    }
+
+    // Never held while a script runs: only inside the functions below.
+    fn lock(&self) -> MutexGuard<'_, Meta> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn field(&mut self, field: &str) -> Dynamic {
+        let meta = self.lock();
+        let number = |n: Option<u64>| match n.and_then(|n| i64::try_from(n).ok()) {
+            Some(n) => n.into(),
+            None => Dynamic::UNIT,
+        };
+        match field {
+            "from" => meta.from.as_str().into(),
+            "to" => meta.to.as_str().into(),
+            "folder" => meta.folder.as_str().into(),
+            "filename" => meta.filename.as_str().into(),
+            "datetime" => meta.datetime.as_str().into(),
+            "error" => meta.error.as_str().into(),
+            "filesize" => number(meta.filesize),
+            "fileCRC" => number(meta.file_crc.map(u64::from)),
+            "id" => meta.id.map_or(Dynamic::UNIT, |id| id.to_string().into()),
+            _ => meta.extra.get(field).map_or(Dynamic::UNIT, to_dynamic),
+        }
+    }
+
+    fn set(&mut self, field: &str, value: Dynamic) -> Result<(), Box<EvalAltResult>> {
+        let mut meta = self.lock();
+        if field == "error" {
+            meta.error = match value.into_string() {
+                Ok(text) if text.len() <= MAX_TEXT => text,
+                _ => return Err(fail("meta.error must be text of at most 4096 bytes")),
+            };
+            return Ok(());
+        }
+        if !is_extra(field) {
+            return Err(fail(format!("meta.{field} cannot be changed by a hook")));
+        }
+        if value.is_unit() {
+            meta.extra.remove(field);
+            return Ok(());
+        }
+        let value = from_dynamic(&value).map_err(|e| fail(format!("meta.{field}: {e}")))?;
+        meta.extra.insert(field.to_owned(), value);
+        let len: usize = meta
+            .extra
+            .iter()
+            .map(|(field, value)| field.len() + value.to_string().len())
+            .sum();
+        if len > MAX_EXTRA {
+            meta.extra.remove(field);
+            return Err(fail(format!(
+                "meta.{field}: all further fields together may have {MAX_EXTRA} bytes"
+            )));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn register(engine: &mut Engine) {
+    engine
+        .register_type_with_name::<Handle>("Meta")
+        // meta.field and meta["field"]: the value, or () where there is none
+        .register_indexer_get(|meta: &mut Handle, field: &str| meta.field(field))
+        // meta.error = "no", meta.album = "holiday", meta.album = () takes it out
+        .register_indexer_set(|meta: &mut Handle, field: &str, value: Dynamic| {
+            meta.set(field, value)
+        });
+}

@@ -1,0 +1,41 @@
+//! `notify`: tells the user something.
+
+use std::io::Write;
+
+use cap_std::fs::OpenOptions;
+use rhai::{Engine, EvalAltResult};
+
+use super::fail;
+use crate::{error::printable, meta::datetime_now, root::user::User};
+
+/// The file in the user's directory that notices go to.
+pub const INBOX: &str = "inbox.log";
+
+/// `notify` in a script.
+#[derive(Clone)]
+pub struct Handle(User);
+
+impl Handle {
+    pub(super) fn new(user: &User) -> Self {
+        Self(user.clone())
+    }
+
+    fn inbox(&mut self, text: &str) -> Result<(), Box<EvalAltResult>> {
+        let line = format!("{} {}\n", datetime_now(), printable(text, 1_000));
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        // One write call of one line: appends of two hooks do not mix.
+        self.0
+            .dir()
+            .open_with(INBOX, &options)
+            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .map_err(|e| fail(format!("notify.inbox(): cannot write {INBOX}: {e}")))
+    }
+}
+
+pub(super) fn register(engine: &mut Engine) {
+    engine
+        .register_type_with_name::<Handle>("Notify")
+        // notify.inbox(text): a line with the time in the user's inbox.log
+        .register_fn("inbox", Handle::inbox);
+}

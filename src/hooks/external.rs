@@ -1,0 +1,248 @@
+//! Executables as hooks: the fallback for what no script can do.
+//!
+//! A program gets the path of the `.meta` file as its only argument, facts in
+//! `M2Y_*` variables, the folder as working directory, nothing on its standard
+//! input, and a process group of its own, which is killed at the deadline and when
+//! the program has ended. Then the `.meta` is read again.
+
+use std::{
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::report::HookError;
+use crate::{
+    error::printable,
+    event::{Event, Subject},
+    meta::{self, Meta},
+    root::file,
+};
+
+/// The end of a program's output that is kept for the log, in bytes.
+const KEPT_OUTPUT: usize = 2_048;
+
+/// Variables of the server that a program sees; it sees no other one.
+const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"];
+
+/// Runs executables.
+#[derive(Clone, Copy)]
+pub struct Host {
+    deadline: Duration,
+}
+
+impl Host {
+    /// A host that lets a program run for at most `deadline`.
+    pub fn new(deadline: Duration) -> Self {
+        Self { deadline }
+    }
+
+    /// Runs a program for an event and returns the meta as the program left it.
+    pub async fn run(&self, program: &Path, event: &Event) -> Result<Option<Meta>, HookError> {
+        let script = program
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let until = Instant::now() + self.deadline;
+        let mut child = start(program, event)
+            .await
+            .map_err(|source| HookError::Start {
+                script: script.clone(),
+                source,
+            })?;
+        let group = Group::of(&child);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut said = Tail::default();
+        let status = {
+            let output = said.read(stdout, stderr);
+            let ended = async {
+                let wait = child.wait();
+                tokio::pin!(output, wait);
+                tokio::select! {
+                    status = &mut wait => status,
+                    // Closing its output does not end a program.
+                    () = &mut output => wait.await,
+                }
+            };
+            timeout_at(until, ended).await
+        };
+        // Whatever the program left running goes with it.
+        drop(group);
+        let status = match status {
+            Ok(status) => status.map_err(|source| HookError::Start {
+                script: script.clone(),
+                source,
+            })?,
+            Err(_) => {
+                let _ = child.wait().await;
+                return Err(HookError::Deadline {
+                    script,
+                    deadline: self.deadline,
+                });
+            }
+        };
+        let meta = match &event.subject {
+            Some(subject) => Some(read_again(&script, event, subject).await?),
+            None => None,
+        };
+        // A program that wrote an error refuses in its own words, whatever its status.
+        let spoke = meta.as_ref().is_some_and(|meta| !meta.error.is_empty());
+        if !status.success() && !spoke {
+            return Err(HookError::Exit {
+                script,
+                status: describe(status),
+                said: printable(&String::from_utf8_lossy(&said.0), 400),
+            });
+        }
+        Ok(meta)
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no status".to_owned(),
+    }
+}
+
+async fn start(program: &Path, event: &Event) -> io::Result<Child> {
+    let folder = &event.folder;
+    let mut command = Command::new(program);
+    command
+        .current_dir(folder.path())
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    for name in PASSED_ON {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+        .env("M2Y_EVENT", event.kind.section())
+        .env("M2Y_ROOT", folder.user().root().path())
+        .env("M2Y_USER", folder.user().name().as_str())
+        .env("M2Y_FOLDER", folder.name().as_str());
+    if let Some(subject) = &event.subject {
+        let meta = &subject.meta;
+        // A variable cannot hold NUL, and a sender's text may.
+        let text = |text: &str| text.replace('\0', "\u{fffd}");
+        command
+            .arg(folder.path_of(&subject.meta_file()))
+            .env("M2Y_META", folder.path_of(&subject.meta_file()))
+            .env("M2Y_DATA", folder.path_of(&subject.data_file()))
+            .env("M2Y_FROM", text(&meta.from))
+            .env("M2Y_TO", text(&meta.to))
+            .env("M2Y_FILENAME", text(&meta.filename))
+            .env("M2Y_FILESIZE", meta.filesize.unwrap_or_default().to_string())
+            .env("M2Y_ID", meta.id.map(|id| id.to_string()).unwrap_or_default());
+    }
+    // A program that was saved a moment ago may still be open for writing in a
+    // process that is just being started beside this one.
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && tries < 10 => {
+                tries += 1;
+                sleep(Duration::from_millis(20)).await;
+            }
+            spawned => return spawned,
+        }
+    }
+}
+
+async fn read_again(
+    script: &str,
+    event: &Event,
+    subject: &Subject,
+) -> Result<Meta, HookError> {
+    let unreadable = |source: io::Error| HookError::Unreadable {
+        script: subject.meta_file(),
+        source,
+    };
+    let (dir, name) = (event.folder.dir().clone(), subject.meta_file());
+    let text = tokio::task::spawn_blocking(move || file::read(&dir, name, meta::MAX_LEN))
+        .await
+        .map_err(|_| HookError::Panic)?
+        .map_err(unreadable)?;
+    let left = Meta::from_file(&text).map_err(|source| HookError::Meta {
+        script: script.to_owned(),
+        source,
+    })?;
+    // A program may write `error` and further fields; the rest is the sender's.
+    let mut meta = subject.meta.clone();
+    meta.error = left.error;
+    meta.extra = left.extra;
+    Ok(meta)
+}
+
+/// A process group that is killed when this is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(pid.and_then(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may be gone already.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// The last bytes of what a program wrote.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    async fn read(
+        &mut self,
+        stdout: Option<impl AsyncRead + Unpin>,
+        stderr: Option<impl AsyncRead + Unpin>,
+    ) {
+        let (mut stdout, mut stderr) = (stdout, stderr);
+        let (mut a, mut b) = ([0; 4_096], [0; 4_096]);
+        while stdout.is_some() || stderr.is_some() {
+            tokio::select! {
+                read = next(&mut stdout, &mut a) => self.keep(&a, read, &mut stdout),
+                read = next(&mut stderr, &mut b) => self.keep(&b, read, &mut stderr),
+            }
+        }
+    }
+
+    fn keep<R>(&mut self, buffer: &[u8], read: io::Result<usize>, from: &mut Option<R>) {
+        match read {
+            Ok(n) if n > 0 => {
+                self.0.extend(buffer.iter().take(n));
+                let over = self.0.len().saturating_sub(KEPT_OUTPUT);
+                self.0.drain(..over);
+            }
+            _ => *from = None,
+        }
+    }
+}
+
+async fn next(from: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> io::Result<usize> {
+    match from {
+        Some(from) => from.read(buffer).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,198 @@
+//! Which openings a user has had from each contact, so that none works twice.
+//!
+//! For each contact there is a file `user/NAME/.openings/CONTACT` of 24-byte
+//! entries: the time that the opening names, in milliseconds, and the first 16
+//! bytes of its digest. The newest [`KEPT`] are kept; an opening that is older
+//! than all that were forgotten is refused too. Times are only compared with
+//! times of the same contact, so clocks need not agree.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, Write},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
+
+use crate::root::{file, name::Name, user::User};
+
+/// Openings of one contact that are remembered.
+pub const KEPT: usize = 16_384;
+
+const ENTRY: usize = 24;
+const DIR: &str = ".openings";
+
+/// What the memory says of an opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// It was not there before; now it is.
+    New,
+    /// It was.
+    Seen,
+    /// It is older than what is remembered, so nobody can say.
+    Old,
+}
+
+/// The openings of every user of a root.
+#[derive(Default)]
+pub struct Openings {
+    // One lock for each pair of user and contact; the outer one is held only to find it.
+    pairs: Mutex<HashMap<(Name, Name), Arc<Mutex<Option<Memory>>>>>,
+}
+
+struct Memory {
+    file: File,
+    digests: HashSet<[u8; 16]>,
+    entries: Vec<(u64, [u8; 16])>,
+    /// Times up to here may have been forgotten.
+    floor: u64,
+}
+
+impl Openings {
+    /// Whether this opening was had before.
+    pub fn has(&self, user: &User, contact: &Name, digest: &[u8; 32]) -> io::Result<bool> {
+        self.with(user, contact, |memory| Ok(memory.digests.contains(&head(digest))))
+    }
+
+    /// Remembers an opening; when this returns [`Opening::New`], a loss of power
+    /// does not make it new again.
+    pub fn remember(
+        &self,
+        user: &User,
+        contact: &Name,
+        digest: &[u8; 32],
+        time: u64,
+    ) -> io::Result<Opening> {
+        self.with(user, contact, |memory| {
+            let digest = head(digest);
+            if memory.digests.contains(&digest) {
+                return Ok(Opening::Seen);
+            }
+            if time <= memory.floor {
+                return Ok(Opening::Old);
+            }
+            if memory.entries.len() >= KEPT * 2 {
+                memory.forget(&open_dir(user)?, contact)?;
+            }
+            memory.file.write_all(&entry(time, &digest))?;
+            memory.file.sync_data()?;
+            memory.digests.insert(digest);
+            memory.entries.push((time, digest));
+            Ok(Opening::New)
+        })
+    }
+
+    fn with<T>(
+        &self,
+        user: &User,
+        contact: &Name,
+        act: impl FnOnce(&mut Memory) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let pair = self
+            .pairs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((user.name().clone(), contact.clone()))
+            .or_default()
+            .clone();
+        let mut slot = pair.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = match slot.take() {
+            Some(memory) => memory,
+            None => Memory::load(&open_dir(user)?, contact)?,
+        };
+        // After an error the file is read again: what was written is not certain.
+        let result = act(&mut memory)?;
+        *slot = Some(memory);
+        Ok(result)
+    }
+}
+
+impl Memory {
+    fn load(dir: &Dir, contact: &Name) -> io::Result<Self> {
+        let limit = (KEPT * 4 * ENTRY) as u64;
+        let bytes = match file::read(dir, contact.as_str(), limit) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                file::create(dir, contact.as_str(), 0o600, &[])?;
+                Vec::new()
+            }
+            Err(e) => return Err(e),
+        };
+        let mut memory = Self {
+            file: append(dir, contact)?,
+            digests: HashSet::new(),
+            entries: Vec::new(),
+            floor: 0,
+        };
+        let chunks = bytes.chunks_exact(ENTRY);
+        let torn = !chunks.remainder().is_empty();
+        for chunk in chunks {
+            let Some((time, digest)) = chunk.split_first_chunk() else {
+                continue;
+            };
+            let time = u64::from_be_bytes(*time);
+            match digest.try_into() {
+                // The digest of nothing stands for the floor.
+                Ok(digest) if digest == [0; 16] => memory.floor = memory.floor.max(time),
+                Ok(digest) => {
+                    memory.digests.insert(digest);
+                    memory.entries.push((time, digest));
+                }
+                Err(_) => {}
+            }
+        }
+        if torn {
+            // An entry that a crash cut off would shift all that follow.
+            memory.rewrite(dir, contact)?;
+        }
+        Ok(memory)
+    }
+
+    fn forget(&mut self, dir: &Dir, contact: &Name) -> io::Result<()> {
+        self.entries.sort_unstable();
+        let over = self.entries.len().saturating_sub(KEPT);
+        for (time, digest) in self.entries.drain(..over) {
+            self.floor = self.floor.max(time);
+            self.digests.remove(&digest);
+        }
+        self.rewrite(dir, contact)
+    }
+
+    fn rewrite(&mut self, dir: &Dir, contact: &Name) -> io::Result<()> {
+        let mut bytes = entry(self.floor, &[0; 16]).to_vec();
+        for (time, digest) in &self.entries {
+            bytes.extend(entry(*time, digest));
+        }
+        file::replace(dir, contact.as_str(), 0o600, &bytes)?;
+        self.file = append(dir, contact)?;
+        Ok(())
+    }
+}
+
+fn open_dir(user: &User) -> io::Result<Dir> {
+    user.dir().create_dir_all(DIR)?;
+    user.dir().open_dir(DIR)
+}
+
+fn append(dir: &Dir, contact: &Name) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).mode(0o600);
+    dir.open_with(contact.as_str(), &options)
+}
+
+fn head(digest: &[u8; 32]) -> [u8; 16] {
+    let mut head = [0; 16];
+    for (to, from) in head.iter_mut().zip(digest) {
+        *to = *from;
+    }
+    head
+}
+
+fn entry(time: u64, digest: &[u8; 16]) -> [u8; ENTRY] {
+    let mut entry = [0; ENTRY];
+    let bytes = time.to_be_bytes().into_iter().chain(*digest);
+    for (to, from) in entry.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    entry
+}

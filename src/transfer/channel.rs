@@ -1,0 +1,256 @@
+//! The two directions of a connection: records in, records out, each with a deadline.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
+
+use crate::{
+    error::{Code, Error},
+    wire::{
+        WireError,
+        record::{self, HEAD_LEN, Head, Kind, MAX_RECORD, Stream},
+    },
+};
+
+/// Bytes of the buffer of a connection that moves no file.
+const IDLE_BUFFER: usize = 2_048;
+
+/// What can go wrong with a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The peer closed it, or the network did.
+    #[error("the connection was closed")]
+    Closed,
+    /// The network failed.
+    #[error("the connection failed: {0}")]
+    Io(io::Error),
+    /// Nothing moved for too long.
+    #[error("nothing moved for {0:?}")]
+    Idle(Duration),
+    /// Bytes that are no record of this session.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl From<io::Error> for ChannelError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<ChannelError> for Error {
+    fn from(error: ChannelError) -> Self {
+        match error {
+            ChannelError::Wire(error) => error.into(),
+            other => Self::new(Code::Later, other.to_string()),
+        }
+    }
+}
+
+/// The incoming half of a connection.
+pub struct Reader {
+    half: Box<dyn AsyncRead + Send + Unpin>,
+    idle: Duration,
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+/// Some whole records, as they came.
+pub struct Batch {
+    bytes: Vec<u8>,
+    whole: usize,
+}
+
+impl Batch {
+    /// The records, one behind the other.
+    pub fn records(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(..self.whole).unwrap_or_default()
+    }
+
+    /// The buffer, to be used again.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl Reader {
+    /// A reader that waits for at most `idle` for the next byte.
+    pub fn new(half: impl AsyncRead + Send + Unpin + 'static, idle: Duration) -> Self {
+        Self {
+            half: Box::new(half),
+            idle,
+            buffer: Vec::new(),
+            filled: 0,
+        }
+    }
+
+    /// From now on waits for at most `idle` for the next byte.
+    pub fn set_idle(&mut self, idle: Duration) {
+        self.idle = idle;
+    }
+
+    /// Reads exactly so many bytes, before there are records.
+    pub async fn exact<const N: usize>(&mut self) -> Result<[u8; N], ChannelError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    /// Reads so many bytes, which the caller has found to be few enough.
+    pub async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, ChannelError> {
+        let mut bytes = vec![0; len];
+        self.fill(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ChannelError> {
+        match timeout(self.idle, self.half.read_exact(bytes)).await {
+            Ok(read) => read.map(|_| ()).map_err(ChannelError::from),
+            Err(_) => Err(ChannelError::Idle(self.idle)),
+        }
+    }
+
+    /// Waits until at least one whole record is there and returns all that are,
+    /// in the buffer that they were read into. `spare` is read into from then on.
+    ///
+    /// Nothing is lost if the future is dropped, but for `spare`.
+    pub async fn batch(&mut self, mut spare: Vec<u8>) -> Result<Batch, ChannelError> {
+        loop {
+            let filled = self.buffer.get(..self.filled).unwrap_or_default();
+            let whole = whole(filled)?;
+            if whole > 0 {
+                let tail = filled.get(whole..).unwrap_or_default();
+                let need = tail.len().max(IDLE_BUFFER);
+                if spare.len() < need {
+                    spare.resize(need, 0);
+                }
+                if let Some(to) = spare.get_mut(..tail.len()) {
+                    to.copy_from_slice(tail);
+                }
+                self.filled = tail.len();
+                let bytes = std::mem::replace(&mut self.buffer, spare);
+                return Ok(Batch { bytes, whole });
+            }
+            if self.filled == self.buffer.len() {
+                let larger = if self.buffer.is_empty() {
+                    IDLE_BUFFER
+                } else {
+                    MAX_RECORD
+                };
+                self.buffer.resize(larger.max(self.buffer.len()), 0);
+            }
+            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+            match timeout(self.idle, self.half.read(room)).await {
+                Ok(Ok(0)) => return Err(ChannelError::Closed),
+                Ok(read) => self.filled += read?,
+                Err(_) => return Err(ChannelError::Idle(self.idle)),
+            }
+        }
+    }
+
+    /// Puts records back that were taken too many, in front of what is there.
+    pub fn put_back(&mut self, records: &[u8]) {
+        let rest = self.buffer.get(..self.filled).unwrap_or_default();
+        let bytes = [records, rest].concat();
+        self.filled = bytes.len();
+        self.buffer = bytes;
+    }
+
+    /// Waits for one record and opens it.
+    pub async fn record(&mut self, stream: &mut Stream) -> Result<(Head, Vec<u8>), ChannelError> {
+        let mut batch = self.batch(Vec::new()).await?;
+        let Some((head, sealed)) = record::split(batch.records())? else {
+            return Err(WireError::Record.into());
+        };
+        let len = head.record_len();
+        let body = stream.open(head, sealed)?.to_vec();
+        let rest = batch.records().get(len..).unwrap_or_default();
+        if !rest.is_empty() {
+            self.put_back(rest);
+        }
+        Ok((head, body))
+    }
+
+    /// Gives a large buffer back when no file moves.
+    pub fn rest(&mut self) {
+        self.buffer.truncate(self.filled);
+        self.buffer.shrink_to_fit();
+    }
+
+    /// Reads and throws away, so that a peer that is still sending hears what was
+    /// said to it before the connection closes.
+    pub async fn drain(&mut self, time: Duration) {
+        let mut sink = vec![0; 65_536];
+        let _ = timeout(time, async {
+            while !matches!(self.half.read(&mut sink).await, Ok(0) | Err(_)) {}
+        })
+        .await;
+    }
+}
+
+/// Bytes of the whole records at the front.
+fn whole(bytes: &[u8]) -> Result<usize, WireError> {
+    let mut at = 0;
+    while let Some(head) = bytes.get(at..).and_then(<[u8]>::first_chunk::<HEAD_LEN>) {
+        let end = at + Head::decode(head)?.record_len();
+        if end > bytes.len() {
+            break;
+        }
+        at = end;
+    }
+    Ok(at)
+}
+
+/// The outgoing half of a connection.
+pub struct Writer {
+    half: Box<dyn AsyncWrite + Send + Unpin>,
+    idle: Duration,
+}
+
+impl Writer {
+    /// A writer that waits for at most `idle` until a byte more is taken.
+    pub fn new(half: impl AsyncWrite + Send + Unpin + 'static, idle: Duration) -> Self {
+        Self {
+            half: Box::new(half),
+            idle,
+        }
+    }
+
+    /// Writes bytes that are sealed already, or need no seal.
+    pub async fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), ChannelError> {
+        while !bytes.is_empty() {
+            match timeout(self.idle, self.half.write(bytes)).await {
+                Ok(Ok(0)) => return Err(ChannelError::Closed),
+                Ok(written) => bytes = bytes.get(written?..).unwrap_or_default(),
+                Err(_) => return Err(ChannelError::Idle(self.idle)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals and writes one record.
+    pub async fn record(
+        &mut self,
+        stream: &mut Stream,
+        kind: Kind,
+        transfer: u32,
+        body: &[u8],
+    ) -> Result<(), ChannelError> {
+        let record = stream.record(kind, transfer, body)?;
+        self.bytes(&record).await
+    }
+
+    /// Says that nothing more will come.
+    pub async fn finish(&mut self) {
+        let _ = timeout(self.idle, self.half.shutdown()).await;
+    }
+}

@@ -1,0 +1,40 @@
+//! The way of one file: the only place that knows wire, hooks and store together.
+//!
+//! [`send`] and [`receive`] mirror each other. Each has two stages: one moves
+//! bytes between the socket and buffers, the other, on a thread of its own, seals
+//! or opens the buffers and reads or writes the file. A few buffers go round
+//! between them, so memory does not depend on the length of a file.
+
+pub mod channel;
+pub mod outgoing;
+pub mod partial;
+pub mod receive;
+pub mod send;
+
+use std::fmt;
+
+use crate::{event::Run, wire::record::MAX_RECORD};
+
+/// Buffers between the two stages. With one being filled and one being emptied,
+/// two more keep a stage busy while the other is late.
+const DEPTH: usize = 4;
+
+/// Bytes of a buffer: four records, so that a system call moves about 256 KiB.
+const BUFFER: usize = 4 * MAX_RECORD;
+
+/// Somebody who watches a transfer: a progress bar, the demo.
+pub trait Observer: Send + Sync {
+    /// One of the fifteen steps begins, or is done.
+    fn step(&self, _number: u8, _what: fmt::Arguments<'_>) {}
+
+    /// So many more bytes of the file have moved.
+    fn moved(&self, _bytes: u64) {}
+
+    /// A hook has run.
+    fn hook(&self, _run: &Run) {}
+}
+
+/// Nobody watches.
+pub struct Unobserved;
+
+impl Observer for Unobserved {}

@@ -1,0 +1,278 @@
+//! A `.meta` on the sender's side: what is to be sent, and what became of it.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+
+use crate::{
+    crypto::random,
+    error::{Code, Error},
+    json::Value,
+    meta::{self, Meta, TransferId, datetime_now},
+    root::file,
+};
+
+/// A field of a sender's `.meta` that names a file which does not lie beside it.
+/// It never leaves the machine.
+pub const SOURCE_PATH: &str = "sourcePath";
+
+/// Something to be sent: a `.meta` with the file that it describes.
+pub struct Outgoing {
+    dir: Dir,
+    stem: String,
+    path: PathBuf,
+    meta: Meta,
+    file: File,
+    version: Version,
+}
+
+/// By which a change of a file is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    len: u64,
+    device: u64,
+    inode: u64,
+    modified: (i64, i64),
+}
+
+impl Version {
+    /// The version that an open file has now.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let about = file.metadata()?;
+        Ok(Self {
+            len: about.len(),
+            device: about.dev(),
+            inode: about.ino(),
+            modified: (about.mtime(), about.mtime_nsec()),
+        })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Outgoing {
+    /// Reads a `.meta` and opens its file. What is missing of `id` and `datetime`
+    /// is put in and written down first, so that every attempt is the same transfer.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(stem) = name.and_then(|name| name.strip_suffix(".meta")) else {
+            return Err(Error::new(
+                Code::Usage,
+                format!("{} is no .meta file: its name must end with .meta", path.display()),
+            ));
+        };
+        let at = |e: io::Error| cannot("open", path, &e);
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let dir = Dir::open_ambient_dir(parent, ambient_authority()).map_err(at)?;
+        let text = file::read(&dir, format!("{stem}.meta"), meta::MAX_LEN).map_err(at)?;
+        let mut meta = Meta::from_file(&text).map_err(|e| {
+            Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
+        })?;
+        let before = meta.clone();
+        if meta.id.is_none() {
+            let id = random().map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+            meta.id = Some(TransferId(id));
+        }
+        if meta.datetime.is_empty() {
+            meta.datetime = datetime_now();
+        }
+        meta.error.clear();
+        if meta != before {
+            file::replace(&dir, &format!("{stem}.meta"), 0o644, &meta.to_file())
+                .map_err(|e| cannot("write", path, &e))?;
+        }
+        let source = source(parent, &meta)?;
+        let (file, version) = open_source(&source)?;
+        Ok(Self {
+            dir,
+            stem: stem.to_owned(),
+            path: path.to_owned(),
+            meta,
+            file,
+            version,
+        })
+    }
+
+    /// Where the `.meta` is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The document, as it is in the `.meta`.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.version.len
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.version.len == 0
+    }
+
+    /// The document as the receiver gets it. Fails if it says another size.
+    pub fn request(&self) -> Result<Meta, Error> {
+        let mut meta = self.meta.clone();
+        if meta.filesize.is_some_and(|claimed| claimed != self.version.len) {
+            return Err(Error::new(
+                Code::Integrity,
+                format!(
+                    "filesize is {}, but the file has {} bytes: mend the .meta, or leave filesize out",
+                    meta.filesize.unwrap_or_default(),
+                    self.version.len
+                ),
+            ));
+        }
+        meta.filesize = Some(self.version.len);
+        meta.extra.remove(SOURCE_PATH);
+        Ok(meta)
+    }
+
+    /// The open file, to read from its beginning, and the version to be sent.
+    pub fn source(&self) -> io::Result<(File, Version)> {
+        use std::io::Seek;
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        Ok((file, self.version))
+    }
+
+    /// Makes the `.meta` a `.done`, with what the receiver made of the document.
+    pub fn done(&self, delivered: &Meta) -> Result<PathBuf, Error> {
+        let mut meta = delivered.clone();
+        if let Some(path) = self.meta.extra.get(SOURCE_PATH) {
+            meta.extra.insert(SOURCE_PATH.to_owned(), path.clone());
+        }
+        self.become_("done", &meta)
+    }
+
+    /// Makes the `.meta` a `.failed`, with the reason in it.
+    pub fn failed(&self, reason: &Error) -> Result<PathBuf, Error> {
+        let mut meta = self.meta.clone();
+        meta.error.clone_from(&reason.sentence);
+        self.become_("failed", &meta)
+    }
+
+    fn become_(&self, ending: &str, meta: &Meta) -> Result<PathBuf, Error> {
+        let path = self.path.with_file_name(format!("{}.{ending}", self.stem));
+        file::replace(
+            &self.dir,
+            &format!("{}.{ending}", self.stem),
+            0o644,
+            &meta.to_file(),
+        )
+        .and_then(|()| self.dir.remove_file(format!("{}.meta", self.stem)))
+        .map_err(|e| cannot("write", &path, &e))?;
+        Ok(path)
+    }
+}
+
+/// Writes a `.meta` for `file` into `folder`, under a name that is free there.
+pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Error> {
+    let full = file
+        .canonicalize()
+        .map_err(|e| cannot("open", file, &e))?;
+    let name = full
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| {
+            let sentence = format!("cannot send {}: its name is not UTF-8", file.display());
+            Error::new(Code::Failed, sentence)
+        })?;
+    name.clone_into(&mut meta.filename);
+    let at = |e: io::Error| cannot("write into", folder, &e);
+    let beside = folder.canonicalize().map_err(at)?.join(name) == full;
+    if !beside {
+        let path = full.to_str().ok_or_else(|| {
+            let sentence = format!("cannot send {}: its path is not UTF-8", file.display());
+            Error::new(Code::Failed, sentence)
+        })?;
+        meta.extra.insert(SOURCE_PATH.to_owned(), Value::from(path));
+    }
+    // Asked now, so that a wrong path leaves no .meta behind.
+    open_source(&full)?;
+    let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(at)?;
+    // A file name may fill what the system allows; the ending needs room.
+    let stem: String = match name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => name,
+    }
+    .chars()
+    .take(60)
+    .collect();
+    for clash in 1_u32.. {
+        let stem = match clash {
+            1 => stem.clone(),
+            n => format!("{stem}_{n}"),
+        };
+        let taken = ["done", "failed"]
+            .iter()
+            .any(|ending| dir.exists(format!("{stem}.{ending}")));
+        if taken {
+            continue;
+        }
+        match file::create(&dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
+            Ok(()) => return Ok(folder.join(format!("{stem}.meta"))),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(at(e)),
+        }
+    }
+    Err(at(io::ErrorKind::AlreadyExists.into()))
+}
+
+fn source(folder: &Path, meta: &Meta) -> Result<PathBuf, Error> {
+    match meta.extra.get(SOURCE_PATH) {
+        Some(Value::String(path)) => return Ok(path.into()),
+        Some(_) => {
+            let sentence = format!("the field {SOURCE_PATH:?} must be text");
+            return Err(Error::new(Code::Failed, sentence));
+        }
+        None => {}
+    }
+    let name = meta.filename.as_str();
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return Err(Error::new(
+            Code::Failed,
+            format!("filename is {name:?}, must be the name of a file beside the .meta"),
+        ));
+    }
+    Ok(folder.join(name))
+}
+
+fn open_source(path: &Path) -> Result<(File, Version), Error> {
+    let at = |e: io::Error| cannot("open", path, &e);
+    // Asked before it is opened: to open a pipe would wait for its other end.
+    if !std::fs::metadata(path).map_err(at)?.is_file() {
+        let sentence = format!("cannot send {}: it is not a regular file", path.display());
+        return Err(Error::new(Code::Failed, sentence));
+    }
+    let file = File::open(path).map_err(at)?;
+    let version = Version::of(&file).map_err(at)?;
+    Ok((file, version))
+}
+
+fn cannot(action: &str, path: &Path, error: &io::Error) -> Error {
+    let code = match error.kind() {
+        io::ErrorKind::NotFound => Code::NotFound,
+        _ => Code::Failed,
+    };
+    Error::new(code, format!("cannot {action} {}: {error}", path.display()))
+}

@@ -1,0 +1,199 @@
+//! A sealed meta: readable by one key, signed by another.
+
+use zeroize::Zeroizing;
+
+use super::{WireError, header::MAX_ENVELOPE};
+use crate::crypto::{
+    CryptoError, Random,
+    keys::{Fingerprint, PrivateKey, PublicKey},
+    seal::{Key, Seal, TAG_LEN, derive},
+};
+
+/// RSA-OAEP-SHA256, RSA-PSS-SHA256, HKDF-SHA256, AES-128-GCM.
+const SUITE: u8 = 1;
+
+/// Bytes of the secret that an envelope wraps.
+pub const SECRET_LEN: usize = 32;
+
+/// Bytes before the JSON in what is sealed: the time and the X25519 share.
+const FIXED_LEN: usize = 8 + 32;
+
+/// Which of the two envelopes of a session it is. One never passes for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first, from who sends.
+    Opening,
+    /// The second, from who receives.
+    Answer,
+}
+
+impl Part {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::Opening => b"m2y/1 opening",
+            Self::Answer => b"m2y/1 answer",
+        }
+    }
+}
+
+/// What an envelope carries.
+#[derive(Clone)]
+pub struct Contents {
+    /// The writer's clock, milliseconds since 1970 in UTC.
+    pub time: u64,
+    /// The writer's X25519 public key, fresh for this session.
+    pub share: [u8; 32],
+    /// The meta.
+    pub json: Zeroizing<Vec<u8>>,
+}
+
+/// An envelope and the secret that it wraps, which goes into the session keys.
+pub struct Sealed {
+    /// The bytes for the wire.
+    pub bytes: Vec<u8>,
+    /// The secret.
+    pub secret: Zeroizing<[u8; SECRET_LEN]>,
+}
+
+/// Bytes of an envelope around so many bytes of JSON.
+pub fn sealed_len(
+    json_len: usize,
+    sender: &PublicKey,
+    receiver: &PublicKey,
+) -> Result<usize, WireError> {
+    let around = 1 + receiver.size() + FIXED_LEN + TAG_LEN + sender.size();
+    let len = json_len.saturating_add(around);
+    if len > MAX_ENVELOPE {
+        return Err(WireError::TooMuchMeta {
+            len: json_len,
+            max: MAX_ENVELOPE.saturating_sub(around),
+        });
+    }
+    Ok(len)
+}
+
+/// Seals `contents`. `bound` is what stands before the envelope (see
+/// [the protocol](super)); the envelope cannot be moved behind anything else.
+pub fn seal(
+    part: Part,
+    bound: &[u8],
+    contents: &Contents,
+    sender: &PrivateKey,
+    receiver: &PublicKey,
+    random: &mut Random<'_>,
+) -> Result<Sealed, WireError> {
+    let len = sealed_len(contents.json.len(), sender.public(), receiver)?;
+    let mut secret = Zeroizing::new([0; SECRET_LEN]);
+    random
+        .try_fill_bytes(&mut *secret)
+        .map_err(CryptoError::from)?;
+    let mut bytes = Vec::with_capacity(len);
+    bytes.push(SUITE);
+    bytes.extend(receiver.wrap(&*secret, part.label(), random)?);
+
+    let mut plain = Zeroizing::new(Vec::with_capacity(FIXED_LEN + contents.json.len()));
+    plain.extend(contents.time.to_be_bytes());
+    plain.extend(contents.share);
+    plain.extend(contents.json.iter());
+    let key = key(part, bound, &secret, sender.public(), receiver.fingerprint());
+    let tag = Seal::new(&key)?.seal(0, true, &[], &mut plain)?;
+    bytes.extend(plain.iter());
+    bytes.extend(tag);
+
+    let signature = sender.sign(&signed(part, bound, &bytes), random)?;
+    bytes.extend(signature);
+    Ok(Sealed { bytes, secret })
+}
+
+/// An envelope whose signature was checked. Only such a one can be opened, so no
+/// private key works for a stranger.
+pub struct Verified<'a> {
+    part: Part,
+    bound: &'a [u8],
+    sender: &'a PublicKey,
+    unsigned: &'a [u8],
+}
+
+/// Checks that `sender` signed the envelope.
+pub fn verify<'a>(
+    part: Part,
+    bound: &'a [u8],
+    envelope: &'a [u8],
+    sender: &'a PublicKey,
+) -> Result<Verified<'a>, WireError> {
+    let (unsigned, signature) = envelope
+        .len()
+        .checked_sub(sender.size())
+        .and_then(|at| envelope.split_at_checked(at))
+        .ok_or(CryptoError::Signature)?;
+    sender.verify(&signed(part, bound, unsigned), signature)?;
+    Ok(Verified {
+        part,
+        bound,
+        sender,
+        unsigned,
+    })
+}
+
+/// What was in an envelope.
+pub struct Opened {
+    /// Time, share and meta.
+    pub contents: Contents,
+    /// The wrapped secret.
+    pub secret: Zeroizing<[u8; SECRET_LEN]>,
+}
+
+impl Verified<'_> {
+    /// Opens the envelope with the receiver's private key.
+    pub fn open(self, receiver: &PrivateKey) -> Result<Opened, WireError> {
+        let (&suite, rest) = self.unsigned.split_first().ok_or(WireError::Envelope)?;
+        if suite != SUITE {
+            return Err(WireError::Suite(suite));
+        }
+        let public = receiver.public();
+        let (wrapped, sealed) = rest
+            .split_at_checked(public.size())
+            .ok_or(WireError::Envelope)?;
+        let (plain, tag) = sealed.split_last_chunk().ok_or(WireError::Envelope)?;
+        if plain.len() < FIXED_LEN {
+            return Err(WireError::Envelope);
+        }
+        let unwrapped = receiver.unwrap(wrapped, self.part.label())?;
+        let secret: [u8; SECRET_LEN] =
+            unwrapped.as_slice().try_into().map_err(|_| CryptoError::Open)?;
+        let secret = Zeroizing::new(secret);
+        let key = key(self.part, self.bound, &secret, self.sender, public.fingerprint());
+        let mut plain = Zeroizing::new(plain.to_vec());
+        Seal::new(&key)?.open(0, true, &[], &mut plain, tag)?;
+        let (time, rest) = plain.split_first_chunk().ok_or(WireError::Envelope)?;
+        let (share, json) = rest.split_first_chunk().ok_or(WireError::Envelope)?;
+        Ok(Opened {
+            contents: Contents {
+                time: u64::from_be_bytes(*time),
+                share: *share,
+                json: Zeroizing::new(json.to_vec()),
+            },
+            secret,
+        })
+    }
+}
+
+fn key(
+    part: Part,
+    bound: &[u8],
+    secret: &[u8; SECRET_LEN],
+    sender: &PublicKey,
+    receiver: Fingerprint,
+) -> Key {
+    let info = [
+        bound,
+        sender.fingerprint().as_bytes(),
+        receiver.as_bytes(),
+    ]
+    .concat();
+    Key::new(derive(part.label(), secret, &info))
+}
+
+fn signed(part: Part, bound: &[u8], unsigned: &[u8]) -> Vec<u8> {
+    [part.label(), bound, unsigned].concat()
+}

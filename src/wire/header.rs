@@ -1,0 +1,176 @@
+//! The fixed heads: 24 bytes before an opening, 8 before its answer.
+
+use super::WireError;
+use crate::root::name::NameHash;
+
+/// The version of the protocol.
+pub const VERSION: u16 = 1;
+
+/// Bytes of the head of an opening.
+pub const LEN: usize = 24;
+
+/// Bytes of the head of an answer.
+pub const ANSWER_LEN: usize = 8;
+
+/// The longest envelope, in bytes.
+pub const MAX_ENVELOPE: usize = 65_536;
+
+/// The head of an opening. The hashes only tell where to look for keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the envelope that follows, 1 to [`MAX_ENVELOPE`].
+    pub envelope_len: usize,
+    /// Who sends.
+    pub from: NameHash,
+    /// Who receives.
+    pub to: NameHash,
+}
+
+impl Header {
+    /// The 24 bytes.
+    pub fn encode(&self) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        let parts = first_word(0, self.envelope_len)
+            .into_iter()
+            .chain(self.from)
+            .chain(self.to);
+        for (to, from) in bytes.iter_mut().zip(parts) {
+            *to = from;
+        }
+        bytes
+    }
+
+    /// Reads the 24 bytes.
+    pub fn decode(bytes: &[u8; LEN]) -> Result<Self, WireError> {
+        let (first, hashes) = bytes.split_first_chunk().ok_or(WireError::Header)?;
+        let (from, to) = hashes.split_first_chunk().ok_or(WireError::Header)?;
+        match decode_first_word(first)? {
+            (0, envelope_len) => Ok(Self {
+                envelope_len: check_len(envelope_len)?,
+                from: *from,
+                to: to.try_into().map_err(|_| WireError::Header)?,
+            }),
+            _ => Err(WireError::Header),
+        }
+    }
+}
+
+/// Why a server turns a connection away without an envelope. Nobody vouches for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turned {
+    /// Unknown sender, unknown receiver, or a signature that does not match:
+    /// the server does not say which.
+    Stranger,
+    /// Too many connections, or going down.
+    Busy,
+    /// The head cannot be read: another version, or not m2y at all.
+    Unreadable,
+}
+
+/// The head of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerHeader {
+    /// An envelope of so many bytes follows.
+    Envelope(usize),
+    /// Nothing follows.
+    Turned(Turned),
+}
+
+impl AnswerHeader {
+    /// The 8 bytes.
+    pub fn encode(&self) -> [u8; ANSWER_LEN] {
+        match self {
+            Self::Envelope(len) => first_word(0, *len),
+            Self::Turned(Turned::Stranger) => first_word(1, 0),
+            Self::Turned(Turned::Busy) => first_word(2, 0),
+            Self::Turned(Turned::Unreadable) => first_word(3, 0),
+        }
+    }
+
+    /// Reads the 8 bytes.
+    pub fn decode(bytes: &[u8; ANSWER_LEN]) -> Result<Self, WireError> {
+        Ok(match decode_first_word(bytes)? {
+            (0, len) => Self::Envelope(check_len(len)?),
+            (1, 0) => Self::Turned(Turned::Stranger),
+            (2, 0) => Self::Turned(Turned::Busy),
+            (3, 0) => Self::Turned(Turned::Unreadable),
+            _ => return Err(WireError::Header),
+        })
+    }
+}
+
+/// Version in the top 16 bits, status in the next 16, length in the low 32.
+fn first_word(status: u16, len: usize) -> [u8; 8] {
+    // A length that does not fit is refused before it comes here; should one
+    // ever come, the largest one is refused by every reader.
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
+    (u64::from(VERSION) << 48 | u64::from(status) << 32 | u64::from(len)).to_be_bytes()
+}
+
+fn decode_first_word(bytes: &[u8; 8]) -> Result<(u16, u32), WireError> {
+    let word = u64::from_be_bytes(*bytes);
+    let version = (word >> 48) as u16;
+    if version != VERSION {
+        return Err(WireError::Version(version));
+    }
+    Ok(((word >> 32) as u16, word as u32))
+}
+
+fn check_len(len: u32) -> Result<usize, WireError> {
+    match usize::try_from(len) {
+        Ok(len) if (1..=MAX_ENVELOPE).contains(&len) => Ok(len),
+        _ => Err(WireError::EnvelopeLength(len)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn with_first_word(word: u64) -> [u8; LEN] {
+        let mut bytes = [7; LEN];
+        bytes[..8].copy_from_slice(&word.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_header_comes_back_as_it_went() {
+        let header = Header {
+            envelope_len: 65_536,
+            from: *b"zhenqian",
+            to: *b"roland-f",
+        };
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
+    }
+
+    #[test]
+    fn lengths_outside_1_to_65536_are_refused() {
+        for len in [0, 65_537, u64::from(u32::MAX)] {
+            let error = Header::decode(&with_first_word(1 << 48 | len)).unwrap_err();
+            assert_eq!(error, WireError::EnvelopeLength(len as u32));
+        }
+    }
+
+    #[test]
+    fn other_versions_and_negative_lengths_are_refused() {
+        for word in [0, 1 << 63, u64::MAX, 2 << 48 | 100, 500] {
+            let error = Header::decode(&with_first_word(word)).unwrap_err();
+            assert!(matches!(error, WireError::Version(_)), "{word:x}");
+        }
+        let error = Header::decode(&with_first_word(1 << 48 | 1 << 32 | 5)).unwrap_err();
+        assert_eq!(error, WireError::Header);
+    }
+
+    #[test]
+    fn answers_come_back_as_they_went() {
+        for answer in [
+            AnswerHeader::Envelope(1),
+            AnswerHeader::Turned(Turned::Stranger),
+            AnswerHeader::Turned(Turned::Busy),
+            AnswerHeader::Turned(Turned::Unreadable),
+        ] {
+            assert_eq!(AnswerHeader::decode(&answer.encode()), Ok(answer));
+        }
+    }
+}

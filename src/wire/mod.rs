@@ -1,0 +1,59 @@
+#![doc = include_str!("protocol.md")]
+
+pub mod envelope;
+pub mod header;
+pub mod record;
+pub mod session;
+
+use crate::{
+    crypto::CryptoError,
+    error::{Code, Error},
+};
+
+/// What can be wrong with bytes from a peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Another version, or not m2y at all.
+    #[error("the peer speaks version {0} of the protocol, must be {version}", version = header::VERSION)]
+    Version(u16),
+    /// A length that no envelope has.
+    #[error("an envelope of {0} bytes was announced, must be 1 to {max}", max = header::MAX_ENVELOPE)]
+    EnvelopeLength(u32),
+    /// A head that means nothing.
+    #[error("the header cannot be read")]
+    Header,
+    /// Other algorithms than this version has.
+    #[error("the envelope has suite {0}, must be 1")]
+    Suite(u8),
+    /// Too short to be an envelope.
+    #[error("the envelope cannot be read")]
+    Envelope,
+    /// The meta does not fit into an envelope.
+    #[error("the metadata has {len} bytes, must have at most {max}: shorten its fields")]
+    TooMuchMeta {
+        /// Bytes of the JSON.
+        len: usize,
+        /// Bytes that fit.
+        max: usize,
+    },
+    /// A share of X25519 that gives no secret.
+    #[error("the key exchange gave no secret")]
+    Share,
+    /// A record that means nothing, or not here.
+    #[error("the record cannot be read")]
+    Record,
+    /// A key, a seal or a signature.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+}
+
+impl From<WireError> for Error {
+    fn from(error: WireError) -> Self {
+        let code = match &error {
+            WireError::Crypto(CryptoError::Signature) => Code::Identity,
+            WireError::Crypto(CryptoError::Open) | WireError::Share => Code::Integrity,
+            _ => Code::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}

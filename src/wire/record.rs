@@ -1,0 +1,240 @@
+//! Records: what travels after both envelopes, each sealed with its head bound in.
+
+use super::WireError;
+use crate::{
+    crypto::seal::{Key, Seal, TAG_LEN},
+    error::{Code, Error},
+    json::{self, Map},
+};
+
+/// Bytes of the head of a record.
+pub const HEAD_LEN: usize = 12;
+
+/// The longest body of a record before it is sealed, and the length of every
+/// block of a file but the last.
+pub const MAX_BODY: usize = 65_536;
+
+/// The longest record on the wire.
+pub const MAX_RECORD: usize = HEAD_LEN + MAX_BODY + TAG_LEN;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A further meta: the sender asks to send another file.
+    Meta,
+    /// The answer to a further meta.
+    Answer,
+    /// A piece of a file.
+    Block,
+    /// The CRC-32 of a file.
+    Trailer,
+    /// The file is safe.
+    Ack,
+    /// The transfer is over, and why.
+    Error,
+    /// The session is over.
+    Close,
+    /// Still at it.
+    Working,
+    /// One that this version does not know.
+    Other(u8),
+}
+
+impl Kind {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Meta => 1,
+            Self::Answer => 2,
+            Self::Block => 3,
+            Self::Trailer => 4,
+            Self::Ack => 5,
+            Self::Error => 6,
+            Self::Close => 7,
+            Self::Working => 8,
+            Self::Other(byte) => byte,
+        }
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Meta,
+            2 => Self::Answer,
+            3 => Self::Block,
+            4 => Self::Trailer,
+            5 => Self::Ack,
+            6 => Self::Error,
+            7 => Self::Close,
+            8 => Self::Working,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// The head of a record, in the clear but bound into its seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What it is.
+    pub kind: Kind,
+    /// Whether it is the last of its stream: true but for blocks.
+    pub last: bool,
+    /// Which transfer of the session it belongs to; the opening's is 0.
+    pub transfer: u32,
+    /// Bytes of the body before it was sealed, at most [`MAX_BODY`].
+    pub len: usize,
+}
+
+impl Head {
+    /// The 12 bytes.
+    pub fn encode(&self) -> [u8; HEAD_LEN] {
+        let [t0, t1, t2, t3] = self.transfer.to_be_bytes();
+        let [l0, l1, l2, l3] = u32::try_from(self.len).unwrap_or(u32::MAX).to_be_bytes();
+        [
+            self.kind.byte(),
+            u8::from(self.last),
+            0,
+            0,
+            t0,
+            t1,
+            t2,
+            t3,
+            l0,
+            l1,
+            l2,
+            l3,
+        ]
+    }
+
+    /// Reads the 12 bytes.
+    pub fn decode(bytes: &[u8; HEAD_LEN]) -> Result<Self, WireError> {
+        let [kind, last, 0, 0, t0, t1, t2, t3, l0, l1, l2, l3] = *bytes else {
+            return Err(WireError::Record);
+        };
+        let len = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+        if last > 1 || len > MAX_BODY {
+            return Err(WireError::Record);
+        }
+        Ok(Self {
+            kind: Kind::from_byte(kind),
+            last: last == 1,
+            transfer: u32::from_be_bytes([t0, t1, t2, t3]),
+            len,
+        })
+    }
+
+    /// Bytes of the whole record on the wire.
+    pub fn record_len(&self) -> usize {
+        HEAD_LEN + self.len + TAG_LEN
+    }
+}
+
+/// Splits what begins with a record into head, sealed body and the rest.
+///
+/// `None` if more bytes have to arrive first.
+pub fn split(bytes: &mut [u8]) -> Result<Option<(Head, &mut [u8])>, WireError> {
+    let Some(head) = bytes.first_chunk() else {
+        return Ok(None);
+    };
+    let head = Head::decode(head)?;
+    Ok(bytes
+        .get_mut(HEAD_LEN..head.record_len())
+        .map(|sealed| (head, sealed)))
+}
+
+/// One key with the number of what it seals next: a direction of a session, or
+/// the blocks of one attempt to send one file.
+pub struct Stream {
+    seal: Seal,
+    next: u64,
+}
+
+impl Stream {
+    /// A stream from its beginning.
+    pub fn new(key: &Key) -> Result<Self, WireError> {
+        Ok(Self {
+            seal: Seal::new(key)?,
+            next: 0,
+        })
+    }
+
+    /// Seals a record in place: `record` holds room for the head, the body, room
+    /// for the tag, and nothing else.
+    pub fn seal(&mut self, head: Head, record: &mut [u8]) -> Result<(), WireError> {
+        debug_assert_eq!(record.len(), head.record_len());
+        let bytes = head.encode();
+        let (to, rest) = record
+            .split_first_chunk_mut()
+            .ok_or(WireError::Record)?;
+        let (body, tag) = rest.split_last_chunk_mut().ok_or(WireError::Record)?;
+        *to = bytes;
+        *tag = self.seal.seal(self.next, head.last, &bytes, body)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Opens the sealed body of a record in place and returns the body.
+    pub fn open<'a>(&mut self, head: Head, sealed: &'a mut [u8]) -> Result<&'a mut [u8], WireError> {
+        let (body, tag) = sealed.split_last_chunk_mut().ok_or(WireError::Record)?;
+        self.seal
+            .open(self.next, head.last, &head.encode(), body, tag)?;
+        self.next += 1;
+        Ok(body)
+    }
+
+    /// Seals a whole record from its body.
+    pub fn record(
+        &mut self,
+        kind: Kind,
+        transfer: u32,
+        body: &[u8],
+    ) -> Result<Vec<u8>, WireError> {
+        let head = Head {
+            kind,
+            last: true,
+            transfer,
+            len: body.len(),
+        };
+        if body.len() > MAX_BODY {
+            return Err(WireError::Record);
+        }
+        let mut record = Vec::with_capacity(head.record_len());
+        record.extend([0; HEAD_LEN]);
+        record.extend(body);
+        record.extend([0; TAG_LEN]);
+        self.seal(head, &mut record)?;
+        Ok(record)
+    }
+}
+
+/// The body of [`Kind::Ack`].
+pub const ACK: &[u8] = b"ACK";
+
+/// The body of [`Kind::Trailer`]: the CRC-32 as an int64.
+pub fn encode_trailer(crc: u32) -> [u8; 8] {
+    u64::from(crc).to_be_bytes()
+}
+
+/// Reads the body of [`Kind::Trailer`].
+pub fn decode_trailer(body: &[u8]) -> Result<u32, WireError> {
+    body.try_into()
+        .ok()
+        .and_then(|bytes| u32::try_from(u64::from_be_bytes(bytes)).ok())
+        .ok_or(WireError::Record)
+}
+
+/// The body of [`Kind::Error`].
+pub fn encode_error(error: &Error) -> Vec<u8> {
+    let mut document = Map::new();
+    document.insert("code".to_owned(), error.code.word().into());
+    document.insert("error".to_owned(), error.sentence.as_str().into());
+    json::canonical(&document).into_bytes()
+}
+
+/// Reads the body of [`Kind::Error`].
+pub fn decode_error(body: &[u8]) -> Result<Error, WireError> {
+    let document = json::parse(body).map_err(|_| WireError::Record)?;
+    let text = |field| document.get(field).and_then(json::Value::as_str);
+    match (text("code"), text("error")) {
+        (Some(code), Some(sentence)) => Ok(Error::new(Code::from_word(code), sentence)),
+        _ => Err(WireError::Record),
+    }
+}

@@ -1,0 +1,97 @@
+//! The keys of a session: from an X25519 exchange and both envelopes.
+
+use sha2::{Digest, Sha256};
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+use super::{WireError, envelope::SECRET_LEN};
+use crate::{
+    crypto::{
+        CryptoError, Random,
+        seal::{Key, derive},
+    },
+    meta::{FileKey, TransferId},
+};
+
+/// One side's half of the X25519 exchange (RFC 7748), used once.
+pub struct Share {
+    secret: StaticSecret,
+    /// What goes into the envelope.
+    pub public: [u8; 32],
+}
+
+impl Share {
+    /// A fresh one.
+    pub fn new(random: &mut Random<'_>) -> Result<Self, CryptoError> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        random.try_fill_bytes(&mut *bytes)?;
+        let secret = StaticSecret::from(*bytes);
+        Ok(Self {
+            public: PublicKey::from(&secret).to_bytes(),
+            secret,
+        })
+    }
+}
+
+/// SHA-256 over the whole opening, header included: what the answer is bound to,
+/// and by which an opening is known again.
+pub fn opening_digest(header: &[u8], envelope: &[u8]) -> [u8; 32] {
+    digest(&[header, envelope])
+}
+
+/// SHA-256 over both messages as they went over the wire.
+pub fn transcript(opening_digest: &[u8; 32], answer: &[&[u8]]) -> [u8; 32] {
+    let mut parts: Vec<&[u8]> = vec![opening_digest];
+    parts.extend(answer);
+    digest(&parts)
+}
+
+fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// The keys of a session, the same on both sides.
+pub struct SessionKeys {
+    /// Seals the records of who sent the opening.
+    pub client: Key,
+    /// Seals the records of who answered.
+    pub server: Key,
+    files: Zeroizing<[u8; 32]>,
+}
+
+impl SessionKeys {
+    /// Derives the keys.
+    ///
+    /// Fails on a share that gives an all-zero secret (RFC 7748, section 6.1):
+    /// such a peer did not take part in the exchange.
+    pub fn derive(
+        own: Share,
+        peer: &[u8; 32],
+        opening_secret: &[u8; SECRET_LEN],
+        answer_secret: &[u8; SECRET_LEN],
+        transcript: &[u8; 32],
+    ) -> Result<Self, WireError> {
+        let shared = own.secret.diffie_hellman(&PublicKey::from(*peer));
+        if !shared.was_contributory() {
+            return Err(WireError::Share);
+        }
+        let secret = Zeroizing::new(
+            [shared.as_bytes().as_slice(), opening_secret, answer_secret].concat(),
+        );
+        Ok(Self {
+            client: Key::new(derive(transcript, &secret, b"m2y/1 client records")),
+            server: Key::new(derive(transcript, &secret, b"m2y/1 server records")),
+            files: Zeroizing::new(derive(transcript, &secret, b"m2y/1 files")),
+        })
+    }
+
+    /// The key for the blocks of one attempt to send one file.
+    pub fn file_key(&self, filekey: &FileKey, id: &TransferId) -> Key {
+        let info = [b"m2y/1 blocks".as_slice(), &id.0].concat();
+        Key::new(derive(&*self.files, &*filekey.0, &info))
+    }
+}

@@ -20,9 +20,8 @@ use crate::{
         settings::Settings,
         user::User,
     },
-    server::now,
     transfer::{
-        Observer,
+        Observer, clock,
         channel::{Reader, Writer},
         outgoing::Outgoing,
         send::{self, Attempt, Session},
@@ -48,20 +47,6 @@ pub struct Route {
     contact: Contact,
     address: String,
     idle: Duration,
-}
-
-impl From<RootError> for Error {
-    fn from(error: RootError) -> Self {
-        let code = match &error {
-            RootError::NoUser(_) | RootError::NoFolder => Code::NotFound,
-            RootError::NoContact { .. }
-            | RootError::Mode { .. }
-            | RootError::Key { .. }
-            | RootError::OtherKey { .. } => Code::Identity,
-            _ => Code::Failed,
-        };
-        Self::new(code, error.to_string())
-    }
 }
 
 impl Route {
@@ -235,7 +220,7 @@ impl Opening {
         }
         .encode();
         let contents = Contents {
-            time: now(),
+            time: clock(),
             share: share.public,
             json: Zeroizing::new(json.as_bytes().to_vec()),
         };

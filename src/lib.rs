@@ -1,4 +1,5 @@
 //! m2y
+pub mod cli;
 pub mod client;
 pub mod server;
 pub mod transfer;

@@ -9,7 +9,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -35,7 +35,7 @@ use crate::{
         openings::{Opening, Openings},
     },
     transfer::{
-        Observer, Unobserved,
+        Observer, Unobserved, clock,
         channel::{ChannelError, Reader, Writer},
         partial::UnderWay,
         receive::{Decision, Receiver, Session, StoreOf, refused, stopped},
@@ -554,7 +554,7 @@ fn seal_answer(
     let len = envelope::sealed_len(json.len(), private.public(), &contact.key)?;
     let head = AnswerHeader::Envelope(len).encode();
     let contents = Contents {
-        time: now(),
+        time: clock(),
         share: share.public,
         json: Zeroizing::new(json.as_bytes().to_vec()),
     };
@@ -591,12 +591,4 @@ fn empty_meta(user: &User, contact: &Contact) -> Meta {
         id: None,
         extra: crate::json::Map::new(),
     }
-}
-
-/// Milliseconds since 1970, as envelopes have it.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

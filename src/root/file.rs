@@ -70,7 +70,8 @@ pub fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
 
 /// Makes the names in a directory durable.
 pub fn sync(dir: &Dir) -> io::Result<()> {
-    dir.try_clone()?.into_std_file().sync_all()
+    // The handle itself may be one that only leads to names (O_PATH).
+    dir.open(".")?.sync_all()
 }
 
 /// Creates an empty file that only its owner reads; the name must be free.

@@ -32,7 +32,11 @@ use std::{
 
 use cap_std::{ambient_authority, fs::Dir};
 
-use crate::{crypto::CryptoError, json::JsonError};
+use crate::{
+    crypto::CryptoError,
+    error::{Code, Error},
+    json::JsonError,
+};
 use config::ConfigError;
 use folder::Folder;
 use name::{Name, NameError, NameHash};
@@ -145,6 +149,20 @@ impl RootError {
 
     fn json(path: impl Into<String>, error: JsonError) -> Self {
         Self::document(path, error)
+    }
+}
+
+impl From<RootError> for Error {
+    fn from(error: RootError) -> Self {
+        let code = match &error {
+            RootError::NoUser(_) | RootError::NoFolder => Code::NotFound,
+            RootError::NoContact { .. }
+            | RootError::Mode { .. }
+            | RootError::Key { .. }
+            | RootError::OtherKey { .. } => Code::Identity,
+            _ => Code::Failed,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -289,6 +289,13 @@ impl User {
         Folder::create(self, name)
     }
 
+    /// The directory that this user's own `.meta` for a folder go into, made if it
+    /// is not there. It need not be an m2y-folder.
+    pub fn outbox(&self, folder: &Name) -> Result<PathBuf, RootError> {
+        make_dir(&self.dir, folder.as_str(), 0o755)?;
+        Ok(self.root.path().join(self.at(folder.as_str())))
+    }
+
     /// Every m2y-folder of the user, sorted by name.
     pub fn folders(&self) -> Result<Vec<Folder>, RootError> {
         let mut names: Vec<Name> = self

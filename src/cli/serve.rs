@@ -1,0 +1,114 @@
+use std::{fs::File, io, path::Path};
+
+use clap::Args;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use tracing::info;
+
+use super::{RootArg, output};
+use crate::{
+    crypto::backend::ACTIVE,
+    error::{Code, Error},
+    server::{self, Server},
+};
+
+/// Receive files for every user of the root, and run the hooks of their folders
+///
+/// The first line on standard output is the address that it listens on. Ctrl-C or
+/// SIGTERM lets what is under way finish (shutdown_deadline in m2y.ini); a second
+/// one leaves at once.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    root: RootArg,
+    /// Where to listen; port 0 takes any free one [default: listen in m2y.ini, else 127.0.0.1:5000]
+    #[arg(long, env = "M2Y_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
+}
+
+impl Serve {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        let root = self.root.open()?;
+        let mut settings = root.settings()?;
+        if let Some(listen) = self.listen {
+            settings.listen = listen;
+        }
+        let _lock = lock(root.path())?;
+        let signals = Signals::new()?;
+        let server = Server::new(&root, &settings)?;
+        server.start_folders().await?;
+        let cannot = |e: io::Error| {
+            let sentence = format!("cannot listen on {}: {e}", settings.listen);
+            Error::new(Code::Failed, sentence)
+        };
+        let listener = TcpListener::bind(&settings.listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?.to_string();
+        info!(%address, root = %root.path().display(), crypto = ACTIVE.name(), "serving");
+        if json {
+            output::object(&[
+                ("status", "listening".into()),
+                ("address", address.into()),
+            ]);
+        } else {
+            output::line(format_args!("listening on {address}"));
+        }
+        let (shutdown, going_down) = watch::channel(false);
+        let serving = server::run(listener, server, going_down);
+        tokio::pin!(serving);
+        let mut signals = signals;
+        tokio::select! {
+            () = &mut serving => return Ok(()),
+            () = signals.next() => {}
+        }
+        let _ = shutdown.send(true);
+        tokio::select! {
+            () = serving => Ok(()),
+            () = signals.next() => Err(Error::new(Code::Interrupted, "stopped at once")),
+        }
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        let on = |kind| {
+            signal(kind)
+                .map_err(|e| Error::new(Code::Failed, format!("cannot wait for signals: {e}")))
+        };
+        Ok(Self {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// One server for a root: two would not know of each other's transfers.
+fn lock(root: &Path) -> Result<File, Error> {
+    let path = root.join(".serve.lock");
+    let failed = |why: String| {
+        let sentence = format!("cannot serve {}: {why}", root.display());
+        Error::new(Code::Failed, sentence)
+    };
+    let file = File::create(&path).map_err(|e| failed(e.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(failed("another `m2y serve` does so already".to_owned()))
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(failed(e.to_string())),
+    }
+}

@@ -428,6 +428,7 @@ impl Connection {
             Decision::Refused(reply) => (reply, None),
         };
         let filekey = reply.filekey.clone();
+        let caller_name = contact.name.clone();
         let (keys, answer) = {
             let sealing = move || seal_answer(&reply, &private, &contact, opened, &digest);
             task::spawn_blocking(sealing)
@@ -436,7 +437,14 @@ impl Connection {
         };
         receiver
             .observer
-            .step(10, format_args!("send {} bytes of sealed meta", answer.len()));
+            .step(9, format_args!("sealed the meta for {}, signed it", caller_name));
+        let len = answer.len() - header::ANSWER_LEN;
+        receiver
+            .observer
+            .step(10, format_args!("send the size of the sealed meta, {len}"));
+        receiver
+            .observer
+            .step(11, format_args!("send the sealed meta"));
         writer.bytes(&answer).await?;
         let (Some(mut arrival), Some(filekey), Some(id)) = (arrival, filekey, id) else {
             return Ok(());

@@ -122,8 +122,9 @@ impl Server {
         .unwrap_or_else(|_| Ok(Vec::new()))?;
         let mut runs = Vec::new();
         for folder in folders {
-            let config = match folder.config() {
-                Ok(config) => Arc::new(config),
+            let opened = folder.and_then(|folder| Ok((Arc::new(folder.config()?), folder)));
+            let (config, folder) = match opened {
+                Ok(opened) => opened,
                 Err(error) => {
                     // Traffic to it is refused for the same reason; others run.
                     error!("{error}");

@@ -296,8 +296,9 @@ impl User {
         Ok(self.root.path().join(self.at(folder.as_str())))
     }
 
-    /// Every m2y-folder of the user, sorted by name.
-    pub fn folders(&self) -> Result<Vec<Folder>, RootError> {
+    /// Every m2y-folder of the user, sorted by name; an error for one that looks
+    /// like a folder and cannot be opened.
+    pub fn folders(&self) -> Result<Vec<Result<Folder, RootError>>, RootError> {
         let mut names: Vec<Name> = self
             .dir
             .entries()
@@ -308,15 +309,11 @@ impl User {
             })
             .collect();
         names.sort();
-        let mut folders = Vec::new();
-        for name in names {
-            match self.folder(&name) {
-                Ok(folder) => folders.push(folder),
-                Err(RootError::NoFolder) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(folders)
+        Ok(names
+            .iter()
+            .map(|name| self.folder(name))
+            .filter(|folder| !matches!(folder, Err(RootError::NoFolder)))
+            .collect())
     }
 
     /// A path of this user's as it stands below the root.

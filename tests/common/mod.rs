@@ -1,0 +1,366 @@
+//! What the tests share: people with fixed keys, roots in temporary folders, real
+//! servers on free ports.
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use m2y::{
+    client::{self, Route},
+    error::Error,
+    event::Run,
+    meta::Meta,
+    root::{Root, folder::Folder, name::Name, user::User},
+    server::{self, Server},
+    transfer::{
+        Observer, Unobserved,
+        outgoing::{self, Outgoing},
+    },
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");
+
+pub const ZHENQIANG: &str = "zhenqiang";
+pub const ROLAND: &str = "roland-frei";
+pub const PETER: &str = "peter-norton";
+
+/// The private key of a fixed person, for tests only.
+pub fn key(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/keys/{name}.pem"));
+    fs::read_to_string(path).unwrap()
+}
+
+pub fn name(text: &str) -> Name {
+    Name::user(text).unwrap()
+}
+
+/// Makes a user whose private key is there already.
+pub fn person(root: &Root, who: &str) -> User {
+    person_with_key(root, who, &key(who))
+}
+
+pub fn person_with_key(root: &Root, who: &str, pem: &str) -> User {
+    let dir = root.path().join(format!("user/{who}/privateKey"));
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join(format!("{who}.data"));
+    fs::write(&path, pem).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let profile = format!(r#"{{"username": "{who}", "email": "{who}@example.org"}}"#);
+    let created = User::create(root, who, profile.as_bytes(), 2048).unwrap();
+    assert!(!created.new_keys);
+    created.user
+}
+
+/// Lets two people know each other.
+pub fn introduce(a: &User, b: &User) {
+    for (user, other) in [(a, b), (b, a)] {
+        let key = other.contact(other.name()).unwrap().key;
+        user.add_contact(other.name(), &key, false).unwrap();
+    }
+}
+
+/// Two people on two machines: each has a root of his own.
+pub struct World {
+    pub dir: TempDir,
+    pub here: Root,
+    pub there: Root,
+    pub sender: User,
+    pub receiver: User,
+}
+
+pub const OPEN: &str = "[OnMeta]\n[OnReceived]\n";
+
+impl World {
+    /// zhenqiang here, roland-frei there, and roland's folder `photo`.
+    pub fn new(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, _) = Root::init(&dir.path().join("here"), &[]).unwrap();
+        let (there, _) = Root::init(&dir.path().join("there"), &[]).unwrap();
+        let sender = person(&here, ZHENQIANG);
+        let receiver = person(&there, ROLAND);
+        introduce(&sender, &receiver);
+        let world = Self {
+            dir,
+            here,
+            there,
+            sender,
+            receiver,
+        };
+        world.folder("photo", config);
+        world
+    }
+
+    /// One more folder of the receiver's.
+    pub fn folder(&self, folder: &str, config: &str) -> Folder {
+        let folder = self.receiver.create_folder(&name(folder)).unwrap();
+        fs::write(folder.path_of("m2y.config"), config).unwrap();
+        folder
+    }
+
+    /// Where the receiver's folder is.
+    pub fn photo(&self) -> PathBuf {
+        self.receiver.path().join("photo")
+    }
+
+    /// Puts a script or a program into the receiver's folder.
+    pub fn script(&self, file: &str, text: &str) {
+        let path = self.photo().join(file);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A file at the sender's.
+    pub fn file(&self, file: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(file);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// A `.meta` for a file, in the sender's outbox.
+    pub fn meta(&self, folder: &str, file: &Path) -> PathBuf {
+        let dir = self.sender.outbox(&name("photo")).unwrap();
+        outgoing::write(&dir, file, document(ZHENQIANG, ROLAND, folder)).unwrap()
+    }
+
+    /// Sends a file with the program.
+    pub fn send(&self, address: &str, folder: &str, file: &Path) -> Output {
+        Command::new(M2Y)
+            .args(["send", "--json", "--from", ZHENQIANG, "--to", ROLAND])
+            .args(["--folder", folder, "--server", address, "--root"])
+            .arg(self.here.path())
+            .arg(file)
+            .output()
+            .unwrap()
+    }
+
+    /// Sends a file within this process.
+    pub async fn deliver(&self, address: &str, file: &Path) -> Result<Meta, Error> {
+        deliver(&self.meta("photo", file), address).await
+    }
+
+    /// The names in the receiver's folder that end so, sorted.
+    pub fn arrived(&self, ending: &str) -> Vec<String> {
+        names(&self.photo(), ending)
+    }
+
+    /// The `.failed` of the sender, read.
+    pub fn failed(&self) -> Vec<Meta> {
+        read_metas(&self.sender.path().join("photo"), ".failed")
+    }
+
+    /// The `.done` of the sender, read.
+    pub fn done(&self) -> Vec<Meta> {
+        read_metas(&self.sender.path().join("photo"), ".done")
+    }
+}
+
+pub fn names(dir: &Path, ending: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(ending))
+        .collect();
+    names.sort();
+    names
+}
+
+pub fn read_metas(dir: &Path, ending: &str) -> Vec<Meta> {
+    names(dir, ending)
+        .iter()
+        .map(|name| read_meta(&dir.join(name)))
+        .collect()
+}
+
+pub fn read_meta(path: &Path) -> Meta {
+    Meta::from_file(&fs::read(path).unwrap()).unwrap()
+}
+
+pub fn document(from: &str, to: &str, folder: &str) -> Meta {
+    Meta {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        folder: folder.to_owned(),
+        filename: String::new(),
+        datetime: String::new(),
+        filesize: None,
+        file_crc: None,
+        error: String::new(),
+        id: None,
+        extra: m2y::json::Map::new(),
+    }
+}
+
+/// Sends what a `.meta` says, and makes it `.done` or `.failed`, as `m2y send` does.
+pub async fn deliver(meta: &Path, address: &str) -> Result<Meta, Error> {
+    let out = Outgoing::open(meta)?;
+    let route = Route::find(None, Some(address), &out)?;
+    let result = client::deliver(&route, &out, &Unobserved).await;
+    match &result {
+        Ok(meta) => out.done(meta)?,
+        Err(error) => out.failed(error)?,
+    };
+    result
+}
+
+/// Bytes that look random and are the same each time.
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// A server as a process of its own, killed when this is dropped.
+pub struct Process {
+    pub child: Child,
+    pub address: String,
+}
+
+impl Process {
+    pub fn serve(root: &Root) -> Self {
+        let mut child = Command::new(M2Y)
+            .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+            .arg(root.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("the server said {line:?}"))
+            .to_owned();
+        Self { child, address }
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Asks it to go, and waits until it has gone.
+    pub fn stop(mut self) -> Option<i32> {
+        terminate(&self.child);
+        self.child.wait().unwrap().code()
+    }
+}
+
+pub fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Counts what a server does.
+#[derive(Default)]
+pub struct Counter {
+    pub hooks: AtomicU64,
+    pub bytes: AtomicU64,
+    pub runs: Mutex<Vec<Run>>,
+}
+
+impl Counter {
+    pub fn hooks(&self) -> u64 {
+        self.hooks.load(Ordering::SeqCst)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::SeqCst)
+    }
+}
+
+impl Observer for Counter {
+    fn moved(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    fn hook(&self, run: &Run) {
+        self.hooks.fetch_add(1, Ordering::SeqCst);
+        self.runs.lock().unwrap().push(run.clone());
+    }
+}
+
+/// A server in this process.
+pub struct Local {
+    pub address: String,
+    pub counter: Arc<Counter>,
+    pub shutdown: watch::Sender<bool>,
+    pub serving: JoinHandle<()>,
+}
+
+impl Local {
+    pub async fn serve(root: &Root) -> Self {
+        Self::with(root, |server| server).await
+    }
+
+    pub async fn with(root: &Root, change: impl FnOnce(Server) -> Server) -> Self {
+        let counter = Arc::new(Counter::default());
+        let server = Server::new(root, &root.settings().unwrap())
+            .unwrap()
+            .observed(counter.clone());
+        let server = change(server);
+        server.start_folders().await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (shutdown, going_down) = watch::channel(false);
+        Self {
+            serving: tokio::spawn(server::run(listener, server, going_down)),
+            address,
+            counter,
+            shutdown,
+        }
+    }
+
+    /// Waits until every connection has ended.
+    pub async fn stop(self) -> Arc<Counter> {
+        let _ = self.shutdown.send(true);
+        self.serving.await.unwrap();
+        self.counter
+    }
+}
+
+/// What a program printed, for messages of assertions.
+pub fn said(output: &Output) -> String {
+    format!(
+        "{:?}\n{}{}",
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}

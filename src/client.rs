@@ -1,6 +1,6 @@
 //! The client: opens a session with a contact's server and sends a file in it.
 
-use std::{path::Path, time::Duration};
+use std::{fs::File, path::Path, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
-    meta::{Meta, Wire, is_extra},
+    meta::{MAX_TEXT, Meta, Wire, is_extra},
     root::{
         Root, RootError,
         contact::Contact,
@@ -23,13 +23,13 @@ use crate::{
     transfer::{
         Observer, clock,
         channel::{Reader, Writer},
-        outgoing::Outgoing,
-        send::{self, Attempt, Session},
+        outgoing::{Outgoing, Version},
+        send::{self, Attempt, Channel},
     },
     wire::{
         WireError,
         envelope::{self, Contents, Opened, Part, SECRET_LEN},
-        header::{AnswerHeader, Header, Turned},
+        header::{self, AnswerHeader, Header, Turned},
         record::{Kind, Stream},
         session::{self, SessionKeys, Share},
     },
@@ -100,90 +100,126 @@ pub async fn deliver(
 ) -> Result<Meta, Error> {
     let meta = out.request()?;
     observer.step(1, format_args!("read {}", out.path().display()));
-    let private = {
-        let user = route.user.clone();
-        task::spawn_blocking(move || user.private_key())
-            .await
-            .map_err(|_| Error::new(Code::Failed, "the private key could not be read"))??
-    };
-    let stream = connect(&route.address).await?;
-    let _ = stream.set_nodelay(true);
-    let (read, write) = stream.into_split();
-    let mut reader = Reader::new(read, ANSWER);
-    let mut writer = Writer::new(write, route.idle);
-
-    let share = Share::new(&mut SysRng).map_err(WireError::from)?;
-    let opening = Opening::seal(route, &private, meta.clone(), &share)?;
-    observer.step(
-        2,
-        format_args!("sealed the meta for {}, signed it", route.contact.name),
-    );
-    observer.step(3, format_args!("send the header, 24 bytes"));
-    observer.step(4, format_args!("send {} bytes of sealed meta", opening.len()));
-    let sent = async {
-        writer.bytes(&opening.header).await?;
-        writer.bytes(&opening.envelope).await
-    };
-    let sent = sent.await;
-    // A server that is full may answer and hang up before it has read everything.
-    let head = match (reader.exact().await, sent) {
-        (Ok(head), _) => AnswerHeader::decode(&head)?,
-        (Err(error), Ok(())) | (Err(_), Err(error)) => {
-            return Err(Error::from(error).within("no answer came"));
-        }
-    };
-    let len = match head {
-        AnswerHeader::Envelope(len) => len,
-        AnswerHeader::Turned(turned) => return Err(turned_away(turned, &route.contact.name)),
-    };
-    let answer = reader
-        .bytes(len)
-        .await
-        .map_err(|e| Error::from(e).within("no answer came"))?;
-    let digest = session::opening_digest(&opening.header, &opening.envelope);
-    let opened = open_answer(&answer, &digest, head, &private, &route.contact)?;
-    let reply = Wire::from_json(&opened.contents.json)
-        .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
-    observer.step(12, format_args!("opened the answer with the own key"));
-    let Some(filekey) = granted(&reply, &meta)? else {
-        return Err(Error::new(Code::Failed, "the answer has no filekey"));
-    };
-    let transcript = session::transcript(&digest, &[&head.encode(), &answer]);
-    let keys = SessionKeys::derive(
-        share,
-        &opened.contents.share,
-        &opening.secret,
-        &opened.secret,
-        &transcript,
-    )?;
-    let id = meta
-        .id
-        .ok_or_else(|| Error::new(Code::Failed, "the .meta has no id"))?;
-    reader.set_idle(route.idle);
-    let mut session = Session {
-        reader,
-        writer,
-        incoming: Stream::new(&keys.server)?,
-        outgoing: Stream::new(&keys.client)?,
-    };
     let (file, version) = out
         .source()
         .map_err(|e| Error::new(Code::Failed, format!("cannot read the file: {e}")))?;
-    let attempt = Attempt {
-        transfer: 0,
-        file,
-        version,
-        blocks: Stream::new(&keys.file_key(filekey, &id))?,
-        claimed_crc: meta.file_crc,
-    };
-    let crc = send::send(&mut session, attempt, observer).await?;
-    observer.step(15, format_args!("got ACK"));
-    let _ = session
-        .writer
-        .record(&mut session.outgoing, Kind::Close, 0, &[])
-        .await;
-    session.writer.finish().await;
-    Ok(delivered(meta, reply.meta, crc))
+    let mut session = Session::open(route, meta, observer).await?;
+    let meta = session.send(file, version, observer).await?;
+    session.close().await;
+    Ok(meta)
+}
+
+/// An open session whose first file was granted.
+pub struct Session {
+    /// The connection.
+    pub channel: Channel,
+    keys: SessionKeys,
+    meta: Meta,
+    reply: Wire,
+}
+
+impl Session {
+    /// Steps 2 to 12: asks for leave to send what `meta` describes.
+    pub async fn open(route: &Route, meta: Meta, observer: &dyn Observer) -> Result<Self, Error> {
+        let private = {
+            let user = route.user.clone();
+            task::spawn_blocking(move || user.private_key())
+                .await
+                .map_err(|_| Error::new(Code::Failed, "the private key could not be read"))??
+        };
+        let stream = connect(&route.address).await?;
+        let _ = stream.set_nodelay(true);
+        let (read, write) = stream.into_split();
+        let mut reader = Reader::new(read, ANSWER);
+        let mut writer = Writer::new(write, route.idle);
+
+        let share = Share::new(&mut SysRng).map_err(WireError::from)?;
+        let opening = Opening::seal(route, &private, &meta, &share)?;
+        let to = &route.contact.name;
+        observer.step(2, format_args!("sealed the meta for {to}, signed it"));
+        observer.step(3, format_args!("send the header, 24 bytes"));
+        let len = opening.envelope.len();
+        observer.step(4, format_args!("send the sealed meta, {len} bytes"));
+        let sent = async {
+            writer.bytes(&opening.header).await?;
+            writer.bytes(&opening.envelope).await
+        };
+        let sent = sent.await;
+        // A server that is full may answer and hang up before it has read everything.
+        let head = match (reader.exact().await, sent) {
+            (Ok(head), _) => AnswerHeader::decode(&head)?,
+            (Err(error), Ok(())) | (Err(_), Err(error)) => {
+                return Err(Error::from(error).within("no answer came"));
+            }
+        };
+        let len = match head {
+            AnswerHeader::Envelope(len) => len,
+            AnswerHeader::Turned(turned) => return Err(turned_away(turned, to)),
+        };
+        let answer = reader
+            .bytes(len)
+            .await
+            .map_err(|e| Error::from(e).within("no answer came"))?;
+        let digest = session::opening_digest(&opening.header, &opening.envelope);
+        let opened = open_answer(&answer, &digest, head, &private, &route.contact)?;
+        let reply = Wire::from_json(&opened.contents.json)
+            .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
+        observer.step(12, format_args!("opened the answer with the own key"));
+        granted(&reply, &meta)?;
+        let transcript = session::transcript(&digest, &[&head.encode(), &answer]);
+        let keys = SessionKeys::derive(
+            share,
+            &opened.contents.share,
+            &opening.secret,
+            &opened.secret,
+            &transcript,
+        )?;
+        reader.set_idle(route.idle);
+        Ok(Self {
+            channel: Channel {
+                reader,
+                writer,
+                incoming: Stream::new(&keys.server)?,
+                outgoing: Stream::new(&keys.client)?,
+            },
+            keys,
+            meta,
+            reply,
+        })
+    }
+
+    /// Steps 13 to 15: sends the file and waits for its ACK; returns the meta as it
+    /// was delivered. `version` is the one that the meta speaks of.
+    pub async fn send(
+        &mut self,
+        file: File,
+        version: Version,
+        observer: &dyn Observer,
+    ) -> Result<Meta, Error> {
+        let (Some(filekey), Some(id)) = (&self.reply.filekey, &self.meta.id) else {
+            return Err(Error::new(Code::Failed, "the answer has no filekey"));
+        };
+        let attempt = Attempt {
+            transfer: 0,
+            file,
+            version,
+            blocks: Stream::new(&self.keys.file_key(filekey, id))?,
+            claimed_crc: self.meta.file_crc,
+        };
+        let crc = send::send(&mut self.channel, attempt, observer).await?;
+        observer.step(15, format_args!("got ACK"));
+        Ok(delivered(&self.meta, &self.reply.meta, crc))
+    }
+
+    /// Ends the session in good order.
+    pub async fn close(mut self) {
+        let channel = &mut self.channel;
+        let _ = channel
+            .writer
+            .record(&mut channel.outgoing, Kind::Close, 0, &[])
+            .await;
+        channel.writer.finish().await;
+    }
 }
 
 async fn connect(address: &str) -> Result<TcpStream, Error> {
@@ -199,7 +235,7 @@ async fn connect(address: &str) -> Result<TcpStream, Error> {
 
 /// The first message of a session.
 struct Opening {
-    header: [u8; crate::wire::header::LEN],
+    header: [u8; header::LEN],
     envelope: Vec<u8>,
     secret: Zeroizing<[u8; SECRET_LEN]>,
 }
@@ -208,11 +244,11 @@ impl Opening {
     fn seal(
         route: &Route,
         private: &PrivateKey,
-        meta: Meta,
+        meta: &Meta,
         share: &Share,
     ) -> Result<Self, WireError> {
         let contact = &route.contact;
-        let json = Wire::request(meta).to_json();
+        let json = Wire::request(meta.clone()).to_json();
         let header = Header {
             envelope_len: envelope::sealed_len(json.len(), private.public(), &contact.key)?,
             from: route.user.name().hash(),
@@ -237,10 +273,6 @@ impl Opening {
             envelope: sealed.bytes,
             secret: sealed.secret,
         })
-    }
-
-    fn len(&self) -> usize {
-        self.envelope.len()
     }
 }
 
@@ -278,32 +310,29 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
     }
 }
 
-/// The key for the blocks, or the receiver's reason to refuse.
-fn granted<'a>(reply: &'a Wire, sent: &Meta) -> Result<Option<&'a crate::meta::FileKey>, Error> {
+/// Whether the file may come, or the receiver's reason to refuse.
+fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
     if !reply.meta.error.is_empty() {
-        let sentence = printable(&reply.meta.error, crate::meta::MAX_TEXT);
+        let sentence = printable(&reply.meta.error, MAX_TEXT);
         return Err(Error::new(Code::from_word(&reply.code), sentence));
     }
     if reply.meta.id != sent.id || reply.meta.filesize != sent.filesize {
-        return Err(Error::new(
-            Code::Failed,
-            "the answer speaks of another transfer",
-        ));
+        let sentence = "the answer speaks of another transfer";
+        return Err(Error::new(Code::Failed, sentence));
     }
     if reply.offset != 0 {
-        return Err(Error::new(
-            Code::Failed,
-            "the receiver wants to resume, which was not offered",
-        ));
+        let sentence = "the receiver wants to resume, which was not offered";
+        return Err(Error::new(Code::Failed, sentence));
     }
-    Ok(reply.filekey.as_ref())
+    Ok(())
 }
 
 /// What was sent, with what the receiver's hooks wrote into it.
-fn delivered(mut meta: Meta, reply: Meta, crc: u32) -> Meta {
-    for (field, value) in reply.extra {
-        if is_extra(&field) {
-            meta.extra.insert(field, value);
+fn delivered(sent: &Meta, reply: &Meta, crc: u32) -> Meta {
+    let mut meta = sent.clone();
+    for (field, value) in &reply.extra {
+        if is_extra(field) {
+            meta.extra.insert(field.clone(), value.clone());
         }
     }
     meta.file_crc = Some(crc);

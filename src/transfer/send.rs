@@ -21,8 +21,8 @@ use crate::{
     crypto::seal::TAG_LEN,
 };
 
-/// A session, from the sender's side.
-pub struct Session {
+/// A connection, from the sender's side.
+pub struct Channel {
     /// Records from the receiver.
     pub reader: Reader,
     /// Records to the receiver.
@@ -35,7 +35,7 @@ pub struct Session {
 
 /// What is to be sent in one attempt.
 pub struct Attempt {
-    /// The number of the transfer in its session.
+    /// The number of the transfer in its channel.
     pub transfer: u32,
     /// The file, at its beginning.
     pub file: File,
@@ -49,7 +49,7 @@ pub struct Attempt {
 
 /// Sends a file and waits for its ACK; returns the CRC-32 of the file.
 pub async fn send(
-    session: &mut Session,
+    channel: &mut Channel,
     attempt: Attempt,
     observer: &dyn Observer,
 ) -> Result<u32, Error> {
@@ -58,28 +58,28 @@ pub async fn send(
         13,
         format_args!("send {} bytes in sealed blocks", attempt.version.len()),
     );
-    let crc = match blocks(session, attempt, observer).await {
+    let crc = match blocks(channel, attempt, observer).await {
         Ok(crc) => crc,
-        Err(SendError::Channel(error)) => return Err(last_words(session, error).await),
+        Err(SendError::Channel(error)) => return Err(last_words(channel, error).await),
         Err(SendError::Peer(error)) => return Err(error),
-        Err(SendError::Source(error)) => return Err(give_up(session, transfer, error).await),
+        Err(SendError::Source(error)) => return Err(give_up(channel, transfer, error).await),
     };
     if let Some(claimed) = claimed.filter(|claimed| *claimed != crc) {
         let sentence = format!("fileCRC is {claimed}, but the file has {crc}");
         let error = Error::new(Code::Integrity, sentence);
-        return Err(give_up(session, transfer, error).await);
+        return Err(give_up(channel, transfer, error).await);
     }
     observer.step(14, format_args!("send the CRC-32 of the file, {crc}"));
     let trailer = record::encode_trailer(crc);
-    let sent = session
+    let sent = channel
         .writer
-        .record(&mut session.outgoing, Kind::Trailer, transfer, &trailer)
+        .record(&mut channel.outgoing, Kind::Trailer, transfer, &trailer)
         .await;
     if let Err(error) = sent {
-        return Err(last_words(session, error).await);
+        return Err(last_words(channel, error).await);
     }
     loop {
-        match answer(&mut session.reader, &mut session.incoming).await? {
+        match answer(&mut channel.reader, &mut channel.incoming).await? {
             Answer::Working => {}
             Answer::Ack(of) if of == transfer => return Ok(crc),
             Answer::Error(error) => return Err(error),
@@ -98,7 +98,7 @@ enum SendError {
 
 /// Moves the blocks: buffers come sealed from the other stage and go back empty.
 async fn blocks(
-    session: &mut Session,
+    channel: &mut Channel,
     attempt: Attempt,
     observer: &dyn Observer,
 ) -> Result<u32, SendError> {
@@ -108,12 +108,12 @@ async fn blocks(
         let _ = spare_in.try_send(vec![0; BUFFER]);
     }
     let sealing = task::spawn_blocking(move || seal_all(attempt, spare_out, &full_in));
-    let Session {
+    let Channel {
         reader,
         writer,
         incoming,
         ..
-    } = session;
+    } = channel;
     // A receiver that speaks now has something against the file.
     let early = async {
         loop {
@@ -266,20 +266,20 @@ async fn answer(reader: &mut Reader, incoming: &mut Stream) -> Result<Answer, Re
 }
 
 /// Tells the receiver that the file will not come, and why.
-async fn give_up(session: &mut Session, transfer: u32, error: Error) -> Error {
+async fn give_up(channel: &mut Channel, transfer: u32, error: Error) -> Error {
     let body = record::encode_error(&error);
-    let _ = session
+    let _ = channel
         .writer
-        .record(&mut session.outgoing, Kind::Error, transfer, &body)
+        .record(&mut channel.outgoing, Kind::Error, transfer, &body)
         .await;
     error
 }
 
 /// Looks for what the receiver said before the connection failed.
-async fn last_words(session: &mut Session, failed: ChannelError) -> Error {
+async fn last_words(channel: &mut Channel, failed: ChannelError) -> Error {
     let heard = tokio::time::timeout(
         LAST_WORDS,
-        answer(&mut session.reader, &mut session.incoming),
+        answer(&mut channel.reader, &mut channel.incoming),
     )
     .await;
     match heard {

@@ -112,13 +112,19 @@ impl Host {
             let compiled = self.compiled(source)?;
             let mut scope = Scope::new();
             handles.enter(&mut scope);
-            CALL.set(Some(Call {
-                until: Instant::now() + self.deadline,
-                log,
-            }));
+            let until = Instant::now() + self.deadline;
+            CALL.set(Some(Call { until, log }));
             let result = self.engine.run_ast_with_scope(&mut scope, &compiled.ast);
             CALL.set(None);
-            result.map_err(|e| run_error(&name, &compiled.text, self.deadline, e))
+            result.map_err(|e| run_error(&name, &compiled.text, self.deadline, e))?;
+            // The last step of a script meets no further step that would notice.
+            if Instant::now() > until {
+                return Err(HookError::Deadline {
+                    script: name.clone(),
+                    deadline: self.deadline,
+                });
+            }
+            Ok(())
         }))
         .unwrap_or_else(|_| {
             CALL.set(None);

@@ -1,0 +1,544 @@
+//! Scripts decide, and no script harms the server.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use common::{Local, Process, ROLAND, World, ZHENQIANG, read_meta, said};
+use m2y::{
+    error::{Code, Error},
+    event::Outcome,
+    meta::Meta,
+};
+
+/// The m2y.config of the seed, to the letter but for the names of the scripts.
+const SEED: &str = "[OnMeta]\ncheckPermission.rhai \n[OnStartup]\nresetAllFiles.rhai\n\
+    [OnReceived]\nnotifyUser.rhai\n[OnNew]\n[OnChanged]\n[OnDeleted]\n[permission]\n\n";
+
+/// Sends a small file to a server whose folder has this config and these scripts.
+async fn sent(config: &str, scripts: &[(&str, &str)]) -> (World, Result<Meta, Error>, u64) {
+    let world = World::new(config);
+    for (name, text) in scripts {
+        world.script(name, text);
+    }
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f.png", b"\x89PNG and so on");
+    let result = world.deliver(&server.address, &file).await;
+    let bytes = server.stop().await.bytes();
+    (world, result, bytes)
+}
+
+/// One OnMeta script.
+async fn on_meta(text: &str) -> (World, Result<Meta, Error>, u64) {
+    sent("[OnMeta]\nhook.rhai\n", &[("hook.rhai", text)]).await
+}
+
+fn refused(result: &Result<Meta, Error>, words: &str) {
+    let error = result.as_ref().expect_err("it was let in");
+    assert_eq!(error.code, Code::Refused, "{error}");
+    assert!(error.sentence.contains(words), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_listed_with_always_may_send() {
+    for word in ["always", "allways"] {
+        let config = format!("{SEED}{ZHENQIANG}\t= {word}\npeter-norton\t= no\n");
+        let (world, result, _) = sent(&config, &[]).await;
+        result.unwrap();
+        assert_eq!(world.arrived(".data").len(), 1);
+        let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+        assert_eq!(inbox.lines().count(), 1);
+        assert!(inbox.contains("zhenqiang sent f.png (14 bytes) to photo"), "{inbox}");
+    }
+}
+
+#[test]
+fn who_is_not_listed_or_listed_with_no_is_refused_before_a_byte_is_read() {
+    for line in ["", "zhenqiang = no\n", "zhenqiang = Always\n", "zhenqiang\n", "roland-frei = always\n"] {
+        let world = World::new(&format!("{SEED}{line}"));
+        let server = Process::serve(&world.there);
+        let output = world.send(&server.address, "photo", &world.file("f", &common::noise(1 << 20)));
+        assert_eq!(output.status.code(), Some(10), "{line:?}: {}", said(&output));
+        assert_eq!(world.failed()[0].error, "no permission");
+        assert!(world.arrived(".data").is_empty());
+        assert!(world.arrived(".partial").is_empty());
+        // The owner sees who was refused, and why.
+        let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+        assert_eq!((meta.from.as_str(), meta.error.as_str()), (ZHENQIANG, "no permission"));
+        assert!(!world.receiver.path().join("inbox.log").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_file_is_not_read() {
+    let (world, result, bytes) = sent(SEED, &[]).await;
+    refused(&result, "no permission");
+    assert_eq!(bytes, 0);
+    // Sent again and again it takes the place of the record that is there.
+    let server = Local::serve(&world.there).await;
+    let outbox = world.sender.path().join("photo");
+    for _ in 0..3 {
+        fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
+        common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap_err();
+    }
+    server.stop().await;
+    assert_eq!(world.arrived(".meta").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_run_in_their_order_and_the_first_refusal_stops() {
+    let note = |n: u8| format!("notify.inbox(\"{n}\");");
+    let (world, result, _) = sent(
+        "[OnMeta]\na.rhai\nb.rhai\nc.rhai\nd.rhai\n",
+        &[
+            ("a.rhai", &note(1)),
+            ("b.rhai", &note(2)),
+            ("c.rhai", &format!("{} meta.error = \"enough\";", note(3))),
+            ("d.rhai", &note(4)),
+        ],
+    )
+    .await;
+    refused(&result, "enough");
+    let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+    let order: Vec<_> = inbox.lines().map(|l| l.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(order, ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_sees_what_it_needs() {
+    let script = r#"
+        let seen = [
+            meta.from, meta.to, meta.folder, meta.filename, meta.filesize, meta.error,
+            meta.no_such_field, meta["filename"], event.name, event.folder, event.user,
+            user.email, user.username, user["mobile phone"],
+            config.get("album", "holiday"), config.get("album", "none"), config.has("album"),
+            config.has("album", "holiday"), config.has("none"), config.section("album").len(),
+            meta.id == event.id, event.meta_file.ends_with(".meta"),
+        ];
+        throw `${seen}`;
+    "#;
+    let config = "[OnMeta]\nhook.rhai\n[album]\nholiday = sea side\nwork\n";
+    let (_, result, _) = sent(config, &[("hook.rhai", script)]).await;
+    let expected = "[\"zhenqiang\", \"roland-frei\", \"photo\", \"f.png\", 14, \"\", (), \"f.png\", \
+        \"OnMeta\", \"photo\", \"roland-frei\", \"roland-frei@example.org\", \"roland-frei\", (), \
+        \"sea side\", (), true, true, false, 2, true, true]";
+    refused(&result, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_that_a_script_writes_are_kept_and_come_back_to_the_sender() {
+    let script = r#"
+        meta.album = "holiday";
+        meta.tags = ["a", #{ b: 1, c: () }];
+        let other = meta;
+        other.note = "the same document";
+        meta.camera = ();
+    "#;
+    let (world, result, _) = on_meta(script).await;
+    let sent = result.unwrap();
+    let stored = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+    for meta in [&sent, &stored, &world.done()[0]] {
+        assert_eq!(meta.extra["album"], "holiday");
+        assert_eq!(meta.extra["tags"][1]["b"], 1);
+        assert_eq!(meta.extra["note"], "the same document");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_the_sender_cannot_be_changed_by_a_script() {
+    for line in [
+        "meta.from = \"peter\";",
+        "meta.filesize = 1;",
+        "meta.id = \"\";",
+        "meta.filekey = \"x\";",
+        "meta[\"metaCRC\"] = 1;",
+        "meta.resumeOffset = 1;",
+        "meta.error = 5;",
+        "meta.x = 1.5;",
+        "meta.x = [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]];",
+    ] {
+        let (_, result, _) = on_meta(line).await;
+        refused(&result, Outcome::FAILED);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thrown_text_refuses_in_the_words_of_the_script() {
+    let (_, result, _) = on_meta("fn no() { throw \"not on Sundays\"; }\nno();").await;
+    refused(&result, "not on Sundays");
+}
+
+/// Scripts that try to end the process, hold it up, or eat its memory.
+const HOSTILE: &[(&str, &str)] = &[
+    ("endless loop", "loop { }"),
+    ("endless while", "while true { let x = 1; }"),
+    ("endless for", "let n = 0; for i in 0..9223372036854775807 { n += 1; }"),
+    ("deep recursion", "fn f(n) { f(n + 1) } f(0);"),
+    ("mutual recursion", "fn a(n) { b(n) } fn b(n) { a(n) } a(1);"),
+    ("closure chain", "let f = || 1; for i in 0..10000 { let g = f; f = || g.call(); } f.call();"),
+    ("pointer chain", "fn f(p) { p.call(p) } let p = Fn(\"f\"); p.call(p);"),
+    ("recursion through map", "fn f(a) { a.map(|x| f([1])) } f([1]);"),
+    ("recursion through reduce", "fn f(x) { [1].reduce(|s, v| f(v), 0) } f(1);"),
+    ("recursion through sort", "fn f() { let a = [2, 1]; a.sort(|x, y| { f(); 0 }); } f(); loop { f(); }"),
+    ("giant string", "let s = \"x\"; loop { s += s; }"),
+    ("giant string by interpolation", "let s = \"x\"; loop { s = `${s}${s}`; }"),
+    ("giant string by padding", "let s = \"\"; s.pad(1000000000, \"x\");"),
+    ("replace that grows", "let s = \"x\"; s.pad(4000, 'x'); let t = s; for i in 0..100 { t.replace(\"x\", s); }"),
+    ("replace of nothing", "let s = \"x\"; s.pad(4000, 'x'); s.replace(\"\", s); s.replace(\"\", s);"),
+    ("giant array", "let a = []; loop { a.push(1); }"),
+    ("giant array by padding", "let a = []; a.pad(1000000000, 1);"),
+    ("arrays in arrays", "let a = [1]; loop { a = [a, a]; }"),
+    ("maps in maps", "let m = #{}; loop { m = #{ a: m, b: m }; }"),
+    ("map by index", "let m = #{}; let i = 0; loop { m[`k${i}`] = m; i += 1; }"),
+    ("map by small index", "let m = #{}; let i = 0; loop { m[`k${i}`] = i; i += 1; }"),
+    ("curry", "let f = Fn(\"x\"); loop { f = f.curry(1); }"),
+    ("eval", "eval(\"loop { }\");"),
+    ("sleep", "sleep(3600);"),
+    ("sleep of a fraction", "sleep(3600.5);"),
+    ("sleep for ever", "loop { sleep(1); }"),
+    ("division by zero", "let x = 1 / 0;"),
+    ("remainder by zero", "let x = 1 % 0;"),
+    ("overflow", "let x = 9223372036854775807 + 1;"),
+    ("overflow by power", "let x = 10 ** 1000;"),
+    ("smallest number", "let x = -9223372036854775808; x = -x; x / -1;"),
+    ("out of bounds", "let a = [1]; a[99];"),
+    ("sub_string out of bounds then loop", "let s = \"ü\".sub_string(-5, 99); loop { s = s.sub_string(0); }"),
+    ("unknown function", "launch();"),
+    ("unknown variable", "x + 1"),
+    ("unknown module", "import \"std\" as s;"),
+    ("file", "open_file(\"/etc/passwd\");"),
+    ("many variables", "let a = 1; loop { let a = a; }"),
+    ("expression depth", "let x = ((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))));"),
+    ("syntax error", "if {"),
+    ("not a script", "\u{7f}ELF\u{1}\u{0}\u{0}"),
+    ("throw of a map", "throw #{ a: 1 };"),
+    ("throw in a loop", "loop { try { throw 1; } catch { } }"),
+    ("caught limits", "fn f() { try { f(); } catch { f(); } } f();"),
+    ("caught loop", "loop { try { loop { } } catch { } }"),
+    ("slow search", "let s = \"\"; s.pad(4000, 'a'); loop { s.index_of(\"aaaaaaaaaaaaaaaaaaaaaaaaaaaab\"); }"),
+    ("slow split", "let s = \"\"; s.pad(4000, ' '); loop { s.split(' '); }"),
+    ("slow sort", "let a = []; for i in 0..1000 { a.push(1000 - i); } loop { a.sort(); }"),
+    ("parse_json", "let s = \"\"; s.pad(4000, '['); loop { parse_json(s); }"),
+    ("large range", "let a = []; for x in range(0, 1000000000, 1) { a += x; }"),
+    ("log flood", "loop { log.info(\"x\"); print(\"y\"); }"),
+    ("large field", "let s = \"\"; s.pad(4000, 'x'); let i = 0; loop { meta[`k${i}`] = s; i += 1; }"),
+    ("call by name", "call(\"loop\");"),
+];
+
+#[test]
+fn a_hostile_script_refuses_in_under_a_second_and_harms_nobody() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    world.folder("other", "[OnMeta]\n[OnReceived]\n");
+    let mut server = Process::serve(&world.there);
+    let peak = || -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let before = peak();
+    let beside = world.file("beside", &common::noise(300_000));
+    for (what, script) in HOSTILE {
+        world.script("hook.rhai", script);
+        let file = world.file("f", b"x");
+        let begun = Instant::now();
+        let (output, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| world.send(&server.address, "other", &beside));
+            (world.send(&server.address, "photo", &file), other.join().unwrap())
+        });
+        let took = begun.elapsed();
+        assert_eq!(output.status.code(), Some(10), "{what}: {}", said(&output));
+        assert!(other.status.success(), "beside {what}: {}", said(&other));
+        assert!(took < Duration::from_secs(2), "{what} took {took:?}");
+        // The sender sees one sentence, and nothing of how the folder is made.
+        let error = &world.failed()[0].error;
+        assert!(!error.contains("hook.rhai") && !error.contains('/'), "{what}: {error}");
+    }
+    assert!(peak() - before < 128 << 10, "{} KiB", peak() - before);
+    assert!(server.is_alive());
+    assert!(world.arrived(".data").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_hostile_script_is_within_its_deadline() {
+    for (what, script) in HOSTILE {
+        let world = World::new("[OnMeta]\nhook.rhai\n");
+        world.script("hook.rhai", script);
+        let server = Local::serve(&world.there).await;
+        let file = world.file("f", b"x");
+        let result = world.deliver(&server.address, &file).await;
+        assert!(result.is_err(), "{what} was let in");
+        let counter = server.stop().await;
+        let runs = counter.runs.lock().unwrap();
+        assert_eq!(runs.len(), 1);
+        assert!(runs[0].took < Duration::from_secs(1), "{what}: {:?}", runs[0].took);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_is_missing_refuses() {
+    for name in ["nowhere.rhai", "nowhere.sh", "../../../../bin/true", "/bin/true", "a b.rhai"] {
+        let (_, result, _) = sent(&format!("[OnMeta]\n{name}\n"), &[]).await;
+        refused(&result, Outcome::FAILED);
+    }
+}
+
+#[test]
+fn the_log_has_script_line_column_and_the_line_with_a_caret() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    let mut child = Command::new(common::M2Y)
+        .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+        .arg(world.there.path())
+        .env("NO_COLOR", "1")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    use std::io::{BufRead, BufReader, Read};
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on ").unwrap();
+    for script in [
+        "// check\nfn share(n) {\n    100 / n\n}\nshare(0);\n",
+        "let x = 1;\nlet y = ;\n",
+    ] {
+        world.script("hook.rhai", script);
+        let output = world.send(address, "photo", &world.file("f", b"x"));
+        assert_eq!(output.status.code(), Some(10));
+        assert!(said(&output).contains("a hook of the folder failed"), "{}", said(&output));
+    }
+    common::terminate(&child);
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    child.wait().unwrap();
+    assert!(log.contains("hook.rhai:3:"), "{log}");
+    assert!(log.contains("\n 3 |     100 / n\n   |         ^"), "{log}");
+    assert!(log.contains("hook.rhai:2:9: "), "{log}");
+    assert!(log.contains("\n 2 | let y = ;\n   |         ^"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_script_is_the_one_that_runs_next() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", b"x");
+    for word in ["one", "two", "six"] {
+        world.script("hook.rhai", &format!("throw \"{word}\";"));
+        refused(&world.deliver(&server.address, &file).await, word);
+    }
+    fs::write(world.photo().join("m2y.config"), "[OnMeta]\n").unwrap();
+    world.deliver(&server.address, &file).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_the_folder_goes_before_one_of_the_root_and_a_bundled_one() {
+    let world = World::new("[OnMeta]\ncheckPermission.rhai\n");
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", b"x");
+    refused(&world.deliver(&server.address, &file).await, "no permission");
+    let shared = world.there.path().join("scripts/checkPermission.rhai");
+    fs::write(&shared, "throw \"from the root\";").unwrap();
+    refused(&world.deliver(&server.address, &file).await, "from the root");
+    world.script("checkPermission.rhai", "throw \"from the folder\";");
+    refused(&world.deliver(&server.address, &file).await, "from the folder");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_fails_after_the_file_is_safe_leaves_it_safe_and_marked() {
+    for script in ["throw \"no\";", "meta.error = \"no\";", "loop { }", "1 / 0", "if {"] {
+        let (world, result, _) =
+            sent("[OnMeta]\n[OnReceived]\nhook.rhai\n", &[("hook.rhai", script)]).await;
+        result.unwrap_or_else(|e| panic!("{script}: {e}"));
+        assert_eq!(world.arrived(".data").len(), 1);
+        let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+        assert_eq!(meta.extra["pendingHook"], "OnReceived");
+        assert_eq!(meta.error, "");
+        assert!(!world.done()[0].extra.contains_key("pendingHook"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_sees_the_finished_file_before_the_sender_knows() {
+    let check = "#!/bin/sh\nset -e\n[ \"$1\" = \"$M2Y_META\" ]\n[ -s \"$M2Y_DATA\" ]\n\
+        [ \"$(pwd)\" = \"$(cd \"$(dirname \"$1\")\" && pwd)\" ]\n\
+        [ \"$M2Y_EVENT $M2Y_FROM $M2Y_TO $M2Y_FOLDER $M2Y_FILENAME $M2Y_FILESIZE\" = \
+        'OnReceived zhenqiang roland-frei photo f.png 14' ]\n\
+        [ -z \"$SECRET_OF_THE_SERVER\" ]\n\
+        cp \"$M2Y_DATA\" ../seen\n";
+    let (world, result, _) =
+        sent("[OnMeta]\n[OnReceived]\ncheck.sh\n", &[("check.sh", check)]).await;
+    result.unwrap();
+    let seen = fs::read(world.receiver.path().join("seen")).unwrap();
+    assert_eq!(seen, b"\x89PNG and so on");
+    let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+    assert!(!meta.extra.contains_key("pendingHook"));
+}
+
+/// The seed's own way: a program is given the path of the .meta and writes into it.
+const SH: &str = r#"#!/bin/sh
+sed 's/"error": ""/"error": "no permission, says sh"/' "$1" > .new && mv .new "$1"
+"#;
+
+const PYTHON: &str = r#"#!/usr/bin/env python3
+import json, sys
+meta = json.load(open(sys.argv[1]))
+meta["error"] = "no permission, says " + meta["to"]
+meta["checked"] = True
+meta["from"] = "somebody else"
+json.dump(meta, open(sys.argv[1], "w"))
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_script_that_writes_error_into_the_meta_refuses() {
+    let (world, result, bytes) = sent("[OnMeta]\ncheck.sh\n", &[("check.sh", SH)]).await;
+    refused(&result, "no permission, says sh");
+    assert_eq!(bytes, 0);
+    assert_eq!(world.failed()[0].error, "no permission, says sh");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_script_that_writes_error_into_the_meta_refuses() {
+    let has_python = Command::new("python3").arg("-V").output().is_ok_and(|o| o.status.success());
+    if !has_python {
+        eprintln!("there is no python3 here: this test does nothing");
+        return;
+    }
+    let (world, result, _) = sent("[OnMeta]\ncheck.py\n", &[("check.py", PYTHON)]).await;
+    refused(&result, "no permission, says roland-frei");
+    let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+    assert_eq!(meta.extra["checked"], true);
+    assert_eq!(meta.from, ZHENQIANG, "a program changed a field of the sender");
+}
+
+fn with_deadline(world: &World) {
+    let ini = "[hooks]\nexecutable_deadline = 500ms\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+}
+
+/// Whether a process that wrote its id into a file is gone.
+fn is_gone(file: &Path) -> bool {
+    let id = fs::read_to_string(file).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", id.trim()));
+    // One that nobody waits for any more is gone too.
+    status.map_or(true, |s| s.contains("State:\tZ") || s.contains("State:\tX"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_fails_or_hangs_refuses_within_its_deadline_and_leaves_no_orphan() {
+    let cases = [
+        ("exits 1", "#!/bin/sh\necho why not >&2\nexit 1\n"),
+        ("kills itself", "#!/bin/sh\nkill -9 $$\n"),
+        ("hangs", "#!/bin/sh\necho $$ > ../pid\nexec sleep 600\n"),
+        (
+            "ignores signals",
+            "#!/bin/sh\necho $$ > ../pid\ntrap '' TERM INT HUP\nwhile :; do sleep 1; done\n",
+        ),
+        (
+            "hangs with a child",
+            "#!/bin/sh\nsleep 600 &\necho $! > ../pid\nwait\n",
+        ),
+        (
+            "leaves a child that keeps the pipe open, and fails",
+            "#!/bin/sh\nsleep 600 &\necho $! > ../pid\nexit 1\n",
+        ),
+        ("floods its output", "#!/bin/sh\nexec yes\n"),
+        ("breaks the meta", "#!/bin/sh\necho '{' > \"$1\"\n"),
+        ("removes the meta", "#!/bin/sh\nrm \"$1\"\n"),
+        ("makes the meta huge", "#!/bin/sh\nhead -c 1000000 /dev/zero > \"$1\"\n"),
+        ("has no interpreter", "#!/no/such/program\n"),
+        ("is no program", "just text\n"),
+    ];
+    for (what, script) in cases {
+        let world = World::new("[OnMeta]\nhook\n");
+        world.script("hook", script);
+        with_deadline(&world);
+        let server = Local::serve(&world.there).await;
+        let begun = Instant::now();
+        let file = world.file("f", b"x");
+        let result = world.deliver(&server.address, &file).await;
+        refused(&result, Outcome::FAILED);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{what} took {:?}", begun.elapsed());
+        let pid = world.receiver.path().join("pid");
+        if pid.exists() {
+            while !is_gone(&pid) {
+                assert!(begun.elapsed() < Duration::from_secs(10), "{what} left an orphan");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        server.stop().await;
+        assert!(world.arrived(".data").is_empty(), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_leaves_a_child_and_succeeds_lets_in_and_the_child_goes() {
+    let script = "#!/bin/sh\nsleep 600 &\necho $! > ../pid\nexit 0\n";
+    let (world, result, _) = sent("[OnMeta]\nhook.sh\n", &[("hook.sh", script)]).await;
+    result.unwrap();
+    let begun = Instant::now();
+    while !is_gone(&world.receiver.path().join("pid")) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "an orphan was left");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_without_run_bit_refuses() {
+    let world = World::new("[OnMeta]\nhook.sh\n");
+    world.script("hook.sh", "#!/bin/sh\nexit 0\n");
+    fs::set_permissions(world.photo().join("hook.sh"), fs::Permissions::from_mode(0o644)).unwrap();
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", b"x");
+    refused(&world.deliver(&server.address, &file).await, Outcome::FAILED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_cannot_be_read_refuses_and_other_folders_run() {
+    let world = World::new("[OnMetta]\ncheckPermission.rhai\n");
+    world.folder("other", common::OPEN);
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", b"x");
+    let error = world.deliver(&server.address, &file).await.unwrap_err();
+    assert_eq!(error.code, Code::Later);
+    assert!(!error.sentence.contains("OnMetta"), "the sender sees the config: {error}");
+    let other = world.meta("other", &file);
+    common::deliver(&other, &server.address).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_start_what_failed_is_made_ready_again_and_old_partials_go() {
+    let world = World::new(SEED);
+    let photo = world.photo();
+    let meta = |from: &str, error: &str| {
+        let mut meta = common::document(from, ZHENQIANG, "x");
+        meta.filename = "f".to_owned();
+        meta.error = error.to_owned();
+        meta.to_file()
+    };
+    fs::write(photo.join("mine.failed"), meta(ROLAND, "no connection")).unwrap();
+    fs::write(photo.join("both.failed"), meta(ROLAND, "old")).unwrap();
+    fs::write(photo.join("both.meta"), meta(ROLAND, "")).unwrap();
+    fs::write(photo.join("foreign.failed"), meta(ZHENQIANG, "x")).unwrap();
+    fs::write(photo.join("broken.failed"), "{").unwrap();
+    for (name, days) in [(".old.partial", 8), (".new.partial", 6), (".old.tmp", 8)] {
+        let file = fs::File::create(photo.join(name)).unwrap();
+        let when = std::time::SystemTime::now() - Duration::from_secs(days * 86_400);
+        file.set_modified(when).unwrap();
+    }
+    let old = fs::File::create(photo.join("old.data")).unwrap();
+    old.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let server = Local::serve(&world.there).await;
+    assert_eq!(server.stop().await.hooks(), 1);
+    assert_eq!(
+        world.arrived(""),
+        [".new.partial", "both.failed", "both.meta", "broken.failed", "foreign.failed", "m2y.config",
+         "mine.meta", "old.data"]
+    );
+    assert_eq!(read_meta(&photo.join("mine.meta")).error, "");
+}

@@ -196,6 +196,11 @@ impl Session {
         version: Version,
         observer: &dyn Observer,
     ) -> Result<Meta, Error> {
+        if self.reply.delivered {
+            observer.step(15, format_args!("the file was delivered before"));
+            let crc = self.reply.meta.file_crc.unwrap_or_default();
+            return Ok(delivered(&self.meta, &self.reply.meta, crc));
+        }
         let (Some(filekey), Some(id)) = (&self.reply.filekey, &self.meta.id) else {
             return Err(Error::new(Code::Failed, "the answer has no filekey"));
         };
@@ -302,6 +307,10 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
                 "the server turned the opening away: it has no user {to}, or {to} does not have your key (compare fingerprints with `m2y contact export`)"
             ),
         ),
+        Turned::Stale => Error::new(
+            Code::Later,
+            format!("{to} has had openings from you with a later time: is your clock behind?"),
+        ),
         Turned::Busy => Error::new(Code::Later, "the server is busy, try later"),
         Turned::Unreadable => Error::new(
             Code::Failed,
@@ -316,7 +325,8 @@ fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
         let sentence = printable(&reply.meta.error, MAX_TEXT);
         return Err(Error::new(Code::from_word(&reply.code), sentence));
     }
-    if reply.meta.id != sent.id || reply.meta.filesize != sent.filesize {
+    let about = |meta: &Meta| (meta.id, meta.filesize, meta.from.clone(), meta.to.clone());
+    if about(&reply.meta) != about(sent) {
         let sentence = "the answer speaks of another transfer";
         return Err(Error::new(Code::Failed, sentence));
     }

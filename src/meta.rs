@@ -25,8 +25,21 @@ pub const FIXED: [&str; 10] = [
     "id",
 ];
 
-/// Fields of a reply that the wire owns and no file keeps.
-const REPLY: [&str; 2] = ["resumeOffset", "errorCode"];
+/// Fields of a reply that the wire owns and no file keeps; the last is for features
+/// of later versions.
+const REPLY: [&str; 4] = ["resumeOffset", "errorCode", "delivered", "wireFeatures"];
+
+/// In a sender's `.meta`: the file, if it does not lie beside it.
+pub const SOURCE_PATH: &str = "sourcePath";
+
+/// In a sender's `.meta`: which version of the file the `id` stands for.
+pub const SOURCE_VERSION: &str = "sourceVersion";
+
+/// In a receiver's `.meta`: the event whose hooks have to run, or run again.
+pub const PENDING_HOOK: &str = "pendingHook";
+
+/// Fields that never leave the machine.
+const LOCAL: [&str; 3] = [SOURCE_PATH, SOURCE_VERSION, PENDING_HOOK];
 
 /// Why a document is no meta.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -196,6 +209,8 @@ pub struct Wire {
     pub offset: u64,
     /// In a reply with an `error`: what kind of error, for programs.
     pub code: String,
+    /// In a reply: the file is safe already, from an earlier attempt.
+    pub delivered: bool,
 }
 
 impl Wire {
@@ -206,6 +221,7 @@ impl Wire {
             filekey: None,
             offset: 0,
             code: String::new(),
+            delivered: false,
         }
     }
 
@@ -218,6 +234,9 @@ impl Wire {
         let mut meta = self.meta.clone();
         if self.offset > 0 || self.filekey.is_some() {
             meta.extra.insert("resumeOffset".to_owned(), self.offset.into());
+        }
+        if self.delivered {
+            meta.extra.insert("delivered".to_owned(), true.into());
         }
         if !self.code.is_empty() {
             meta.extra.insert("errorCode".to_owned(), self.code.as_str().into());
@@ -249,8 +268,10 @@ impl Wire {
             }
             _ => None,
         };
+        document.remove("wireFeatures");
         Ok(Self {
             filekey,
+            delivered: document.remove("delivered") == Some(Value::Bool(true)),
             offset: number(&mut document, "resumeOffset")?.unwrap_or_default(),
             code: text(&mut document, "errorCode")?.unwrap_or_default(),
             meta: Meta::from_document(document)?,
@@ -266,9 +287,10 @@ pub fn datetime_now() -> String {
         .to_string()
 }
 
-/// Whether a further field may have this name: not one of the protocol's.
+/// Whether a further field may have this name: not one of the protocol's, and not
+/// one that stays on the machine.
 pub fn is_extra(field: &str) -> bool {
-    field != "error" && !FIXED.contains(&field) && !REPLY.contains(&field)
+    field != "error" && ![&FIXED[..], &REPLY, &LOCAL].concat().contains(&field)
 }
 
 /// `datetime` becomes part of a file name, so only its exact form passes.

@@ -286,6 +286,8 @@ enum Unknown {
     Signature(WireError),
     #[error("the opening was had before")]
     Replay,
+    #[error("the opening is older than those that were forgotten")]
+    Stale,
     #[error("the opening cannot be opened: {0}")]
     Envelope(WireError),
     #[error("{0}")]
@@ -305,6 +307,7 @@ impl Unknown {
             | Self::Signature(_)
             | Self::Replay
             | Self::Envelope(_) => Turned::Stranger,
+            Self::Stale => Turned::Stale,
             Self::Root(_) | Self::Memory(_) | Self::Failed => Turned::Busy,
         }
     }
@@ -421,12 +424,12 @@ impl Connection {
             Ok(request) => receiver.decide(&user, &contact, request).await,
             Err(error) => {
                 info!(from = %contact.name, to = %user.name(), "refused: {error}");
-                Decision::Refused(refused(empty_meta(&user, &contact), &error))
+                Decision::Answered(refused(empty_meta(&user, &contact), &error))
             }
         };
         let (reply, arrival) = match decision {
             Decision::Taken(arrival) => (arrival.reply.clone(), Some(arrival)),
-            Decision::Refused(reply) => (reply, None),
+            Decision::Answered(reply) => (reply, None),
         };
         let filekey = reply.filekey.clone();
         let caller_name = contact.name.clone();
@@ -513,27 +516,20 @@ fn identify(
     let verified = envelope::verify(Part::Opening, header, envelope, &contact.key)
         .map_err(Unknown::Signature)?;
     let digest = session::opening_digest(header, envelope);
-    if openings
-        .has(&user, &contact.name, &digest)
-        .map_err(Unknown::Memory)?
-    {
-        return Err(Unknown::Replay);
-    }
+    let time = verified.time();
+    let is_new = |found: io::Result<Opening>| match found.map_err(Unknown::Memory)? {
+        Opening::New => Ok(()),
+        Opening::Seen => Err(Unknown::Replay),
+        Opening::Old => Err(Unknown::Stale),
+    };
+    is_new(openings.look(&user, &contact.name, &digest, time))?;
     let private = user.private_key().map_err(Unknown::Root)?;
     let opened = verified.open(&private).map_err(Unknown::Envelope)?;
-    let remembered = openings
-        .remember(&user, &contact.name, &digest, opened.contents.time)
-        .map_err(Unknown::Memory)?;
-    let request = match remembered {
-        Opening::Seen => return Err(Unknown::Replay),
-        Opening::Old => Err(Error::new(
-            Code::Later,
-            "the opening is older than others from you: is your clock behind?",
-        )),
-        Opening::New => Wire::from_json(&opened.contents.json).map_err(|e: MetaError| {
-            Error::new(Code::Failed, format!("the metadata cannot be read: {e}"))
-        }),
-    };
+    // Asked again, and remembered: of two that came at once one is new.
+    is_new(openings.remember(&user, &contact.name, &digest, time))?;
+    let request = Wire::from_json(&opened.contents.json).map_err(|e: MetaError| {
+        Error::new(Code::Failed, format!("the metadata cannot be read: {e}"))
+    });
     Ok(Caller {
         user,
         contact,

@@ -532,6 +532,45 @@ async fn an_opening_that_was_recorded_and_is_sent_again_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_ack_was_lost_is_delivered_once_and_its_hooks_run_once() {
+    let world = world();
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", SMALL);
+    let (_, down) = lengths().await;
+    // The ACK is cut in its middle.
+    let cut = Attack::CutDown(down - 20 - ACK_RECORD / 2);
+    let (result, _) = attacked(&world, &server.address, cut, &file).await;
+    result.unwrap_err();
+    let outbox = world.sender.path().join("photo");
+    for _ in 0..3 {
+        fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
+        common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap();
+        fs::rename(outbox.join("f.done"), outbox.join("f.failed")).unwrap();
+    }
+    assert_eq!(world.arrived(".data").len(), 1);
+    let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+    assert_eq!(meta.file_crc, Some(crc32fast::hash(SMALL)));
+    assert_eq!(read_meta(&outbox.join("f.failed")).file_crc, meta.file_crc);
+    assert_eq!(server.counter.hooks(), 2, "OnMeta and OnReceived, each once");
+
+    // Had the server ended before OnReceived, a retry makes up for it.
+    let path = world.photo().join(&world.arrived(".meta")[0]);
+    let mut pending = meta.clone();
+    pending.extra.insert("pendingHook".to_owned(), "OnReceived".into());
+    fs::write(&path, pending.to_file()).unwrap();
+    fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
+    common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap();
+    assert_eq!(server.counter.hooks(), 3);
+    assert_eq!(read_meta(&path), meta);
+
+    // A file that changed since is another transfer.
+    fs::rename(outbox.join("f.done"), outbox.join("f.meta")).unwrap();
+    fs::write(&file, b"a new version").unwrap();
+    common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap();
+    assert_eq!(world.arrived(".data").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_opening_that_comes_twice_at_once_works_once() {
     let world = world();
     let server = Local::serve(&world.there).await;
@@ -572,6 +611,10 @@ async fn an_opening_older_than_all_that_is_remembered_is_refused() {
     for n in 1..=many + 1 {
         assert_eq!(remember(&openings, n), Opening::New);
     }
+    // To look does not remember.
+    let look = |n| openings.look(&world.receiver, &contact, &digest(n), n).unwrap();
+    assert_eq!([look(1), look(many), look(many + 9), look(many + 9)],
+        [Opening::Old, Opening::Seen, Opening::New, Opening::New]);
     // The oldest are forgotten, and so is every opening of their time.
     assert_eq!(remember(&openings, 1), Opening::Old);
     assert_eq!(remember(&openings, many), Opening::Seen);

@@ -186,6 +186,7 @@ async fn read_again(
     let mut meta = subject.meta.clone();
     meta.error = left.error;
     meta.extra = left.extra;
+    meta.extra.retain(|field, _| meta::is_extra(field));
     Ok(meta)
 }
 

@@ -15,6 +15,9 @@ pub const EVENT_SECTIONS: [&str; 6] = [
     "OnDeleted",
 ];
 
+/// Marks the end of a value; a control character, which no line may hold.
+const END: char = '\u{1f}';
+
 /// Why a text is no m2y.config.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
@@ -64,7 +67,8 @@ impl Config {
     ///
     /// `rust-ini` takes everything up to the next `=` or `:` for one key, so
     /// each line goes to it under a number of its own, and gets its key back
-    /// afterwards.
+    /// afterwards; and it takes a `\` at the end of a line for a sign that the line
+    /// goes on, so none stands at an end.
     pub fn parse_ini(text: &str) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut keys = Vec::new();
@@ -94,7 +98,7 @@ impl Config {
                 if key.trim().is_empty() {
                     return Err(fail("a name must stand before '='"));
                 }
-                numbered.push_str(&format!("{}={}\n", keys.len(), value.trim()));
+                numbered.push_str(&format!("{}={}{END}\n", keys.len(), value.trim()));
                 keys.push(key.trim().to_owned());
             }
         }
@@ -116,7 +120,8 @@ impl Config {
             for (number, value) in lines.iter() {
                 let key = number.parse().ok().and_then(|n: usize| keys.get(n));
                 if let Some(key) = key {
-                    section.lines.push((key.clone(), unquoted(value).to_owned()));
+                    let value = unquoted(value.trim_end_matches(END).trim_end());
+                    section.lines.push((key.clone(), value.to_owned()));
                 }
             }
         }
@@ -221,8 +226,9 @@ mod tests {
 
     #[test]
     fn colons_quotes_and_backslashes_stay_in_keys_and_values() {
-        let text = "[x]\nhttp://a:1 = C:\\dir\n*/10 * * * * = d.rhai\nq = \"a = b\"\nu = \"open\n";
+        let text = "[x]\ndir = a\\\nhttp://a:1 = C:\\dir\n*/10 * * * * = d.rhai\nq = \"a = b\"\nu = \"open\n";
         let config = Config::parse(text).unwrap();
+        assert_eq!(config.get("x", "dir"), Some("a\\"));
         assert_eq!(config.get("x", "http://a:1"), Some("C:\\dir"));
         assert_eq!(config.get("x", "*/10 * * * *"), Some("d.rhai"));
         assert_eq!(config.get("x", "q"), Some("a = b"));

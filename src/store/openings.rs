@@ -49,13 +49,19 @@ struct Memory {
 }
 
 impl Openings {
-    /// Whether this opening was had before.
-    pub fn has(&self, user: &User, contact: &Name, digest: &[u8; 32]) -> io::Result<bool> {
-        self.with(user, contact, |memory| Ok(memory.digests.contains(&head(digest))))
+    /// What the memory says of an opening, without remembering it.
+    pub fn look(
+        &self,
+        user: &User,
+        contact: &Name,
+        digest: &[u8; 32],
+        time: u64,
+    ) -> io::Result<Opening> {
+        self.with(user, contact, |memory| Ok(memory.look(&head(digest), time)))
     }
 
-    /// Remembers an opening; when this returns [`Opening::New`], a loss of power
-    /// does not make it new again.
+    /// Remembers an opening if it is new; when this returns [`Opening::New`], a loss
+    /// of power does not make it new again.
     pub fn remember(
         &self,
         user: &User,
@@ -65,11 +71,9 @@ impl Openings {
     ) -> io::Result<Opening> {
         self.with(user, contact, |memory| {
             let digest = head(digest);
-            if memory.digests.contains(&digest) {
-                return Ok(Opening::Seen);
-            }
-            if time <= memory.floor {
-                return Ok(Opening::Old);
+            let found = memory.look(&digest, time);
+            if found != Opening::New {
+                return Ok(found);
             }
             if memory.entries.len() >= KEPT * 2 {
                 memory.forget(&open_dir(user)?, contact)?;
@@ -146,6 +150,16 @@ impl Memory {
             memory.rewrite(dir, contact)?;
         }
         Ok(memory)
+    }
+
+    fn look(&self, digest: &[u8; 16], time: u64) -> Opening {
+        if self.digests.contains(digest) {
+            Opening::Seen
+        } else if time <= self.floor {
+            Opening::Old
+        } else {
+            Opening::New
+        }
     }
 
     fn forget(&mut self, dir: &Dir, contact: &Name) -> io::Result<()> {

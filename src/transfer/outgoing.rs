@@ -13,13 +13,9 @@ use crate::{
     crypto::random,
     error::{Code, Error},
     json::Value,
-    meta::{self, Meta, TransferId, datetime_now},
+    meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now, is_extra},
     root::file,
 };
-
-/// A field of a sender's `.meta` that names a file which does not lie beside it.
-/// It never leaves the machine.
-pub const SOURCE_PATH: &str = "sourcePath";
 
 /// Something to be sent: a `.meta` with the file that it describes.
 pub struct Outgoing {
@@ -61,11 +57,18 @@ impl Version {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// As it stands in a `.meta`.
+    fn to_text(self) -> String {
+        let (seconds, nanos) = self.modified;
+        format!("{} bytes, {seconds}.{nanos:09}", self.len)
+    }
 }
 
 impl Outgoing {
     /// Reads a `.meta` and opens its file. What is missing of `id` and `datetime`
-    /// is put in and written down first, so that every attempt is the same transfer.
+    /// is put in and written down first, so that every attempt is the same transfer;
+    /// a file that changed since is another transfer.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
         let Some(stem) = name.and_then(|name| name.strip_suffix(".meta")) else {
@@ -84,7 +87,16 @@ impl Outgoing {
         let mut meta = Meta::from_file(&text).map_err(|e| {
             Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
         })?;
+        let source = source(parent, &meta)?;
+        let (file, version) = open_source(&source)?;
         let before = meta.clone();
+        let text = Value::from(version.to_text());
+        let had = meta.extra.insert(SOURCE_VERSION.to_owned(), text.clone());
+        if had.is_some_and(|had| had != text) {
+            // What the document says of the file is of the version before.
+            (meta.id, meta.filesize, meta.file_crc) = (None, None, None);
+            meta.datetime.clear();
+        }
         if meta.id.is_none() {
             let id = random().map_err(|e| Error::new(Code::Failed, e.to_string()))?;
             meta.id = Some(TransferId(id));
@@ -97,8 +109,6 @@ impl Outgoing {
             file::replace(&dir, &format!("{stem}.meta"), 0o644, &meta.to_file())
                 .map_err(|e| cannot("write", path, &e))?;
         }
-        let source = source(parent, &meta)?;
-        let (file, version) = open_source(&source)?;
         Ok(Self {
             dir,
             stem: stem.to_owned(),
@@ -143,7 +153,7 @@ impl Outgoing {
             ));
         }
         meta.filesize = Some(self.version.len);
-        meta.extra.remove(SOURCE_PATH);
+        meta.extra.retain(|field, _| is_extra(field));
         Ok(meta)
     }
 
@@ -158,8 +168,10 @@ impl Outgoing {
     /// Makes the `.meta` a `.done`, with what the receiver made of the document.
     pub fn done(&self, delivered: &Meta) -> Result<PathBuf, Error> {
         let mut meta = delivered.clone();
-        if let Some(path) = self.meta.extra.get(SOURCE_PATH) {
-            meta.extra.insert(SOURCE_PATH.to_owned(), path.clone());
+        for field in [SOURCE_PATH, SOURCE_VERSION] {
+            if let Some(value) = self.meta.extra.get(field) {
+                meta.extra.insert(field.to_owned(), value.clone());
+            }
         }
         self.become_("done", &meta)
     }

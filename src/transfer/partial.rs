@@ -67,6 +67,14 @@ impl Drop for Claim {
     }
 }
 
+/// What a transfer finds in the folder.
+pub enum Reserved {
+    /// A name for a file that has to come.
+    New(Partial),
+    /// The file, from an earlier attempt whose ACK was lost.
+    Delivered(Partial),
+}
+
 /// A file on its way in. Dropped before it is whole, it leaves nothing behind.
 pub struct Partial {
     folder: Folder,
@@ -88,8 +96,17 @@ impl Partial {
         meta: Meta,
         from: &Name,
         claim: Claim,
-    ) -> io::Result<Self> {
+    ) -> io::Result<Reserved> {
         let text = meta.to_file();
+        let id = claim.transfer.id;
+        let partial = |meta, stem, keep| Self {
+            folder: folder.clone(),
+            store: store.clone(),
+            subject: Subject { meta, stem },
+            hidden: format!(".{from}-{id}{PARTIAL}"),
+            keep,
+            _claim: claim,
+        };
         for clash in 1..=MAX_CLASHES {
             let stem = match clash {
                 1 => format!("{from}_{}", meta.datetime),
@@ -97,27 +114,22 @@ impl Partial {
             };
             let name = format!("{stem}.meta");
             if store.holds(&format!("{stem}.data"))? {
-                continue;
+                match same_transfer(folder, &name, &meta) {
+                    Some(there) => return Ok(Reserved::Delivered(partial(there, stem, true))),
+                    None => continue,
+                }
             }
             match file::create(folder.dir(), &name, 0o644, &text) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    if !same_transfer(folder, &name, &meta) {
+                    if same_transfer(folder, &name, &meta).is_none() {
                         continue;
                     }
                     file::replace(folder.dir(), &name, 0o644, &text)?;
                 }
                 Err(e) => return Err(e),
             }
-            let id = claim.transfer.id;
-            return Ok(Self {
-                folder: folder.clone(),
-                store,
-                subject: Subject { meta, stem },
-                hidden: format!(".{from}-{id}{PARTIAL}"),
-                keep: false,
-                _claim: claim,
-            });
+            return Ok(Reserved::New(partial(meta, stem, false)));
         }
         Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
@@ -152,13 +164,11 @@ impl Partial {
         self.store.begin(&self.hidden)
     }
 
-    /// Gives the finished file its name. When this returns, file and `.meta`
-    /// survive a loss of power.
-    pub fn commit(&mut self, mut sink: Box<dyn Sink>, file_crc: u32) -> io::Result<()> {
+    /// Gives the finished file its name, with `meta`. When this returns, file and
+    /// `.meta` survive a loss of power.
+    pub fn commit(&mut self, mut sink: Box<dyn Sink>, meta: Meta) -> io::Result<()> {
         sink.settle()?;
         drop(sink);
-        let mut meta = self.subject.meta.clone();
-        meta.file_crc = Some(file_crc);
         self.update(meta)?;
         self.store
             .publish(&self.hidden, &self.subject.data_file())?;
@@ -176,9 +186,10 @@ impl Drop for Partial {
     }
 }
 
-fn same_transfer(folder: &Folder, name: &str, meta: &Meta) -> bool {
+/// The `.meta` that is there, if it is of the same transfer.
+fn same_transfer(folder: &Folder, name: &str, meta: &Meta) -> Option<Meta> {
     file::read(folder.dir(), name, meta::MAX_LEN)
         .ok()
         .and_then(|text| Meta::from_file(&text).ok())
-        .is_some_and(|there| there.id.is_some() && there.id == meta.id && there.from == meta.from)
+        .filter(|there| there.id.is_some() && there.id == meta.id && there.from == meta.from)
 }

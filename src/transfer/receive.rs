@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{
     BUFFER, DEPTH, Observer,
     channel::{Batch, ChannelError, Reader, Writer},
-    partial::{Partial, UnderWay},
+    partial::{Partial, Reserved, UnderWay},
 };
 use crate::{
     crypto::random,
@@ -21,7 +21,7 @@ use crate::{
     event::{Event, Kind as EventKind, Outcome, Verdict},
     hooks::Hooks,
     json::Value,
-    meta::{FileKey, Meta, Wire, is_extra},
+    meta::{FileKey, Meta, PENDING_HOOK, Wire, is_extra},
     root::{
         RootError,
         config::Config,
@@ -40,9 +40,6 @@ use crate::{
 
 /// How often a receiver that is busy tells its sender so.
 const WORKING: Duration = Duration::from_secs(5);
-
-/// The field that marks a file whose `[OnReceived]` has to run again.
-pub const PENDING: &str = "pendingHook";
 
 /// Makes the store of a folder.
 pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
@@ -66,8 +63,8 @@ pub struct Receiver {
 pub enum Decision {
     /// The file may come.
     Taken(Box<Arrival>),
-    /// It may not; the reply says why.
-    Refused(Wire),
+    /// It need not, or may not; the reply says so.
+    Answered(Wire),
 }
 
 /// A file that may come.
@@ -122,9 +119,13 @@ impl ReceiveError {
     /// What the sender may know of it; `None` if there is nobody to tell.
     fn for_sender(&self) -> Option<Error> {
         let (code, sentence) = match self {
-            Self::Channel(ChannelError::Wire(_)) => {
+            Self::Channel(ChannelError::Wire(WireError::Crypto(_))) => {
                 (Code::Integrity, "the bytes were changed on the way".to_owned())
             }
+            Self::Channel(ChannelError::Wire(_)) => (
+                Code::Integrity,
+                "a record came that does not belong there".to_owned(),
+            ),
             Self::Channel(ChannelError::Idle(_)) => (Code::Later, self.to_string()),
             Self::Channel(_) | Self::Sender(_) => return None,
             Self::Size | Self::Checksum { .. } => (Code::Integrity, self.to_string()),
@@ -164,7 +165,7 @@ impl Receiver {
     pub async fn decide(&self, user: &User, contact: &Contact, request: Wire) -> Decision {
         let meta = request.meta;
         match self.consider(user, contact, meta.clone()).await {
-            Ok(arrival) => Decision::Taken(Box::new(arrival)),
+            Ok(decision) => decision,
             Err(refusal) => {
                 info!(
                     from = %contact.name, to = %user.name(),
@@ -172,7 +173,7 @@ impl Receiver {
                     id = meta.id.map(tracing::field::display),
                     "refused: {}", printable(&refusal.sentence, 200)
                 );
-                Decision::Refused(refused(meta, &refusal))
+                Decision::Answered(refused(meta, &refusal))
             }
         }
     }
@@ -182,7 +183,7 @@ impl Receiver {
         user: &User,
         contact: &Contact,
         mut meta: Meta,
-    ) -> Result<Arrival, Error> {
+    ) -> Result<Decision, Error> {
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
         if meta.from != contact.name.as_str() || meta.to != user.name().as_str() {
             return Err(refuse("from and to must be the names that the header stands for"));
@@ -197,11 +198,11 @@ impl Receiver {
             return Err(refuse(&format!("the file is too large, the receiver takes {most} bytes")));
         }
         meta.error.clear();
-        meta.extra.retain(|field, _| is_extra(field) && field != PENDING);
+        meta.extra.retain(|field, _| is_extra(field));
 
         let (user, from) = (user.clone(), contact.name.clone());
         let (store_of, under_way) = (self.store_of.clone(), self.under_way.clone());
-        let (mut partial, folder, config) = on_disk(move || {
+        let (reserved, folder, config) = on_disk(move || {
             let folder = Name::folder(&meta.folder)
                 .map_err(RootError::from)
                 .and_then(|name| user.folder(&name))
@@ -216,11 +217,17 @@ impl Receiver {
             if store.room().is_ok_and(|room| room < size) {
                 return Err(store_error(&io::ErrorKind::StorageFull.into()));
             }
-            let partial = Partial::reserve(&folder, store, meta, &from, claim)
+            let reserved = Partial::reserve(&folder, store, meta, &from, claim)
                 .map_err(|e| logged(&e))?;
-            Ok((partial, folder, Arc::new(config)))
+            Ok((reserved, folder, Arc::new(config)))
         })
         .await?;
+        let mut partial = match reserved {
+            Reserved::New(partial) => partial,
+            Reserved::Delivered(partial) => {
+                return self.again(partial, size, &folder, &config).await;
+            }
+        };
         self.observer.step(
             6,
             format_args!("checked metaCRC, stored {}", partial.subject().meta_file()),
@@ -249,14 +256,46 @@ impl Receiver {
         .await?;
         self.observer
             .step(8, format_args!("made a fresh filekey for this attempt"));
-        Ok(Arrival {
+        Ok(Decision::Taken(Box::new(Arrival {
             reply,
             partial,
             sink,
             folder,
             config,
             expected: size,
-        })
+        })))
+    }
+
+    /// Answers for a file that is safe already: its ACK was lost.
+    async fn again(
+        &self,
+        partial: Partial,
+        size: u64,
+        folder: &Folder,
+        config: &Arc<Config>,
+    ) -> Result<Decision, Error> {
+        let meta = &partial.subject().meta;
+        if meta.filesize != Some(size) {
+            return Err(Error::new(
+                Code::Refused,
+                "this transfer was delivered with another size: take the field id out of the .meta to send the file as a new one",
+            ));
+        }
+        info!(
+            from = %meta.from, to = %meta.to, folder = %meta.folder,
+            stem = %partial.subject().stem,
+            id = meta.id.map(tracing::field::display),
+            "was delivered before"
+        );
+        // The server may have gone down between the file and its hooks.
+        let meta = match meta.extra.contains_key(PENDING_HOOK) {
+            true => self.received(partial, folder, config).await,
+            false => meta.clone(),
+        };
+        let mut reply = Wire::request(meta);
+        reply.meta.extra.retain(|field, _| is_extra(field));
+        reply.delivered = true;
+        Ok(Decision::Answered(reply))
     }
 
     async fn fire(
@@ -354,6 +393,7 @@ impl Receiver {
             transfer,
             expected: arrival.expected,
             received: 0,
+            complete: false,
             crc: crc32fast::Hasher::new(),
             arrival,
             observer: self.observer.clone(),
@@ -411,36 +451,48 @@ impl Receiver {
             config,
             ..
         } = arrival;
-        let mut partial = task::spawn_blocking(move || {
-            partial.commit(sink, crc).map(|()| partial)
-        })
-        .await
-        .map_err(|_| ReceiveError::Failed)?
-        .map_err(ReceiveError::Store)?;
+        let mut meta = partial.subject().meta.clone();
+        meta.file_crc = Some(crc);
+        if !config.scripts(EventKind::Received.section()).is_empty() {
+            // Should the server end before its hooks have run, this is still there.
+            let pending = Value::from(EventKind::Received.section());
+            meta.extra.insert(PENDING_HOOK.to_owned(), pending);
+        }
+        let committed = move || partial.commit(sink, meta).map(|()| partial);
+        let partial = task::spawn_blocking(committed)
+            .await
+            .map_err(|_| ReceiveError::Failed)?
+            .map_err(ReceiveError::Store)?;
         self.observer.step(
             15,
             format_args!("CRC-32 matches, stored {}", partial.subject().data_file()),
         );
+        self.received(partial, &folder, &config).await;
+        Ok(crc)
+    }
+
+    /// Runs `[OnReceived]` for a file that is safe, and stores what it wrote; where
+    /// it objects, the file stays, marked so that its hooks run again.
+    async fn received(&self, mut partial: Partial, folder: &Folder, config: &Arc<Config>) -> Meta {
         let verdict = self
-            .fire(EventKind::Received, &folder, &config, &partial)
+            .fire(EventKind::Received, folder, config, &partial)
             .await;
         let mut meta = verdict
             .meta
             .unwrap_or_else(|| partial.subject().meta.clone());
+        meta.error.clear();
+        meta.extra.remove(PENDING_HOOK);
         if verdict.outcome != Outcome::Accepted {
-            // The file is safe and stays so; its hooks have to run again.
-            meta.error.clear();
-            meta.extra.insert(
-                PENDING.to_owned(),
-                Value::from(EventKind::Received.section()),
-            );
+            let pending = Value::from(EventKind::Received.section());
+            meta.extra.insert(PENDING_HOOK.to_owned(), pending);
         }
-        let updated = task::spawn_blocking(move || partial.update(meta)).await;
+        let stored = meta.clone();
+        let updated = task::spawn_blocking(move || partial.update(stored)).await;
         if !matches!(updated, Ok(Ok(()))) {
             // The file is delivered all the same.
             error!("cannot store what [OnReceived] wrote into a .meta: {updated:?}");
         }
-        Ok(crc)
+        meta
     }
 }
 
@@ -457,6 +509,8 @@ struct Opening {
     transfer: u32,
     expected: u64,
     received: u64,
+    /// Whether the last block was there.
+    complete: bool,
     crc: crc32fast::Hasher,
     arrival: Arrival,
     observer: Arc<dyn Observer>,
@@ -520,12 +574,13 @@ impl Opening {
             if head.kind == Kind::Block {
                 let after = self.received + head.len as u64;
                 let whole = head.last || head.len == MAX_BODY;
-                if !whole || head.last != (after == self.expected) || after > self.expected {
+                if self.complete || !whole || head.last != (after == self.expected) || after > self.expected {
                     return Err(ReceiveError::Size);
                 }
                 let body = self.blocks.open(head, sealed)?;
                 self.crc.update(body);
                 self.received = after;
+                self.complete = head.last;
                 pieces.push(body);
                 continue;
             }
@@ -535,7 +590,7 @@ impl Opening {
                 Kind::Error => {
                     return Err(ReceiveError::Sender(record::decode_error(body)?));
                 }
-                Kind::Trailer if self.received == self.expected => {
+                Kind::Trailer if self.complete => {
                     end = Some(record::decode_trailer(body)?);
                     break;
                 }

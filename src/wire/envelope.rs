@@ -15,8 +15,11 @@ const SUITE: u8 = 1;
 /// Bytes of the secret that an envelope wraps.
 pub const SECRET_LEN: usize = 32;
 
-/// Bytes before the JSON in what is sealed: the time and the X25519 share.
-const FIXED_LEN: usize = 8 + 32;
+/// Bytes of the X25519 share, which stands before the JSON in what is sealed.
+const SHARE_LEN: usize = 32;
+
+/// Bytes in the clear at the front: suite and time.
+const FRONT_LEN: usize = 1 + 8;
 
 /// Which of the two envelopes of a session it is. One never passes for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +42,8 @@ impl Part {
 /// What an envelope carries.
 #[derive(Clone)]
 pub struct Contents {
-    /// The writer's clock, milliseconds since 1970 in UTC.
+    /// The writer's clock, milliseconds since 1970 in UTC. It is signed but not
+    /// sealed, so that an old opening is known before a private key works.
     pub time: u64,
     /// The writer's X25519 public key, fresh for this session.
     pub share: [u8; 32],
@@ -61,7 +65,7 @@ pub fn sealed_len(
     sender: &PublicKey,
     receiver: &PublicKey,
 ) -> Result<usize, WireError> {
-    let around = 1 + receiver.size() + FIXED_LEN + TAG_LEN + sender.size();
+    let around = FRONT_LEN + receiver.size() + SHARE_LEN + TAG_LEN + sender.size();
     let len = json_len.saturating_add(around);
     if len > MAX_ENVELOPE {
         return Err(WireError::TooMuchMeta {
@@ -89,10 +93,10 @@ pub fn seal(
         .map_err(CryptoError::from)?;
     let mut bytes = Vec::with_capacity(len);
     bytes.push(SUITE);
+    bytes.extend(contents.time.to_be_bytes());
     bytes.extend(receiver.wrap(&*secret, part.label(), random)?);
 
-    let mut plain = Zeroizing::new(Vec::with_capacity(FIXED_LEN + contents.json.len()));
-    plain.extend(contents.time.to_be_bytes());
+    let mut plain = Zeroizing::new(Vec::with_capacity(SHARE_LEN + contents.json.len()));
     plain.extend(contents.share);
     plain.extend(contents.json.iter());
     let key = key(part, bound, &secret, sender.public(), receiver.fingerprint());
@@ -111,7 +115,9 @@ pub struct Verified<'a> {
     part: Part,
     bound: &'a [u8],
     sender: &'a PublicKey,
-    unsigned: &'a [u8],
+    time: u64,
+    /// What follows the suite and the time.
+    rest: &'a [u8],
 }
 
 /// Checks that `sender` signed the envelope.
@@ -127,11 +133,17 @@ pub fn verify<'a>(
         .and_then(|at| envelope.split_at_checked(at))
         .ok_or(CryptoError::Signature)?;
     sender.verify(&signed(part, bound, unsigned), signature)?;
+    let (&suite, rest) = unsigned.split_first().ok_or(WireError::Envelope)?;
+    if suite != SUITE {
+        return Err(WireError::Suite(suite));
+    }
+    let (time, rest) = rest.split_first_chunk().ok_or(WireError::Envelope)?;
     Ok(Verified {
         part,
         bound,
         sender,
-        unsigned,
+        time: u64::from_be_bytes(*time),
+        rest,
     })
 }
 
@@ -144,18 +156,20 @@ pub struct Opened {
 }
 
 impl Verified<'_> {
+    /// The writer's clock when it was written.
+    pub fn time(&self) -> u64 {
+        self.time
+    }
+
     /// Opens the envelope with the receiver's private key.
     pub fn open(self, receiver: &PrivateKey) -> Result<Opened, WireError> {
-        let (&suite, rest) = self.unsigned.split_first().ok_or(WireError::Envelope)?;
-        if suite != SUITE {
-            return Err(WireError::Suite(suite));
-        }
         let public = receiver.public();
-        let (wrapped, sealed) = rest
+        let (wrapped, sealed) = self
+            .rest
             .split_at_checked(public.size())
             .ok_or(WireError::Envelope)?;
         let (plain, tag) = sealed.split_last_chunk().ok_or(WireError::Envelope)?;
-        if plain.len() < FIXED_LEN {
+        if plain.len() < SHARE_LEN {
             return Err(WireError::Envelope);
         }
         let unwrapped = receiver.unwrap(wrapped, self.part.label())?;
@@ -165,11 +179,10 @@ impl Verified<'_> {
         let key = key(self.part, self.bound, &secret, self.sender, public.fingerprint());
         let mut plain = Zeroizing::new(plain.to_vec());
         Seal::new(&key)?.open(0, true, &[], &mut plain, tag)?;
-        let (time, rest) = plain.split_first_chunk().ok_or(WireError::Envelope)?;
-        let (share, json) = rest.split_first_chunk().ok_or(WireError::Envelope)?;
+        let (share, json) = plain.split_first_chunk().ok_or(WireError::Envelope)?;
         Ok(Opened {
             contents: Contents {
-                time: u64::from_be_bytes(*time),
+                time: self.time,
                 share: *share,
                 json: Zeroizing::new(json.to_vec()),
             },

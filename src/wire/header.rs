@@ -65,6 +65,22 @@ pub enum Turned {
     Busy,
     /// The head cannot be read: another version, or not m2y at all.
     Unreadable,
+    /// The opening is genuine, and older than those of its sender that the server
+    /// has forgotten: a recording, or a clock that went back.
+    Stale,
+}
+
+impl Turned {
+    const ALL: [Self; 4] = [Self::Stranger, Self::Busy, Self::Unreadable, Self::Stale];
+
+    fn status(self) -> u16 {
+        match self {
+            Self::Stranger => 1,
+            Self::Busy => 2,
+            Self::Unreadable => 3,
+            Self::Stale => 4,
+        }
+    }
 }
 
 /// The head of an answer.
@@ -81,21 +97,21 @@ impl AnswerHeader {
     pub fn encode(&self) -> [u8; ANSWER_LEN] {
         match self {
             Self::Envelope(len) => first_word(0, *len),
-            Self::Turned(Turned::Stranger) => first_word(1, 0),
-            Self::Turned(Turned::Busy) => first_word(2, 0),
-            Self::Turned(Turned::Unreadable) => first_word(3, 0),
+            Self::Turned(turned) => first_word(turned.status(), 0),
         }
     }
 
     /// Reads the 8 bytes.
     pub fn decode(bytes: &[u8; ANSWER_LEN]) -> Result<Self, WireError> {
-        Ok(match decode_first_word(bytes)? {
-            (0, len) => Self::Envelope(check_len(len)?),
-            (1, 0) => Self::Turned(Turned::Stranger),
-            (2, 0) => Self::Turned(Turned::Busy),
-            (3, 0) => Self::Turned(Turned::Unreadable),
-            _ => return Err(WireError::Header),
-        })
+        match decode_first_word(bytes)? {
+            (0, len) => Ok(Self::Envelope(check_len(len)?)),
+            (status, 0) => Turned::ALL
+                .into_iter()
+                .find(|turned| turned.status() == status)
+                .map(Self::Turned)
+                .ok_or(WireError::Header),
+            _ => Err(WireError::Header),
+        }
     }
 }
 
@@ -167,8 +183,7 @@ mod tests {
         for answer in [
             AnswerHeader::Envelope(1),
             AnswerHeader::Turned(Turned::Stranger),
-            AnswerHeader::Turned(Turned::Busy),
-            AnswerHeader::Turned(Turned::Unreadable),
+            AnswerHeader::Turned(Turned::Stale),
         ] {
             assert_eq!(AnswerHeader::decode(&answer.encode()), Ok(answer));
         }

@@ -110,11 +110,13 @@ impl Head {
             return Err(WireError::Record);
         };
         let len = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-        if last > 1 || len > MAX_BODY {
+        let kind = Kind::from_byte(kind);
+        // Only blocks are streams of more than one piece.
+        if last > 1 || len > MAX_BODY || (last == 0 && kind != Kind::Block) {
             return Err(WireError::Record);
         }
         Ok(Self {
-            kind: Kind::from_byte(kind),
+            kind,
             last: last == 1,
             transfer: u32::from_be_bytes([t0, t1, t2, t3]),
             len,

@@ -1,0 +1,359 @@
+//! The vectors of `tests/vectors/`: fixed keys and randomness in, bytes out; and
+//! both back ends read each other.
+//!
+//! `M2Y_WRITE_VECTORS=1 cargo test --test vectors` writes the files anew.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use std::{fs, path::Path};
+
+use common::{ROLAND, ZHENQIANG, key};
+use m2y::{
+    crypto::{
+        Random, SysRng,
+        backend::{ALL, Backend, rust_crypto::RustCrypto},
+        keys::PrivateKey,
+        seal::{Key, Seal},
+    },
+    meta::{FileKey, Meta, TransferId, Wire},
+    wire::{
+        envelope::{self, Contents, Part},
+        header::{AnswerHeader, Header},
+        record::{self, Head, Kind, Stream},
+        session::{self, SessionKeys, Share},
+    },
+};
+use rsa::rand_core::{TryCryptoRng, TryRng};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+/// Gives the bytes that it was made with, then those of the system: what comes last
+/// is the blinding of RSA, which does not show.
+struct Fixed(Vec<u8>);
+
+impl Fixed {
+    fn new(parts: &[&[u8]]) -> Self {
+        Self(parts.concat())
+    }
+}
+
+impl TryRng for Fixed {
+    type Error = getrandom::Error;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        let fixed = bytes.len().min(self.0.len());
+        bytes[..fixed].copy_from_slice(&self.0[..fixed]);
+        self.0.drain(..fixed);
+        SysRng.try_fill_bytes(&mut bytes[fixed..])
+    }
+}
+
+impl TryCryptoRng for Fixed {}
+
+/// Signs with the pure back end, whose salt can be given.
+fn signer(name: &str) -> PrivateKey {
+    PrivateKey::with_backend(&RustCrypto, &key(name)).unwrap()
+}
+
+fn seal_vectors() -> Value {
+    let key = Key::new(*b"sixteen byte key");
+    let cases: Vec<Value> = [
+        (0_u64, true, &b""[..], &b""[..]),
+        (0, false, b"head", b"hello"),
+        (1, true, b"", &[7; 16]),
+        (u64::MAX, false, b"12 byte head", &[0; 100]),
+    ]
+    .into_iter()
+    .map(|(number, last, ad, plain)| {
+        let mut sealed = plain.to_vec();
+        let tag = Seal::with_backend(&RustCrypto, &key)
+            .unwrap()
+            .seal(number, last, ad, &mut sealed)
+            .unwrap();
+        sealed.extend(tag);
+        json!({ "key": hex::encode(key.as_bytes()), "number": number, "last": last,
+            "ad": hex::encode(ad), "plain": hex::encode(plain), "sealed": hex::encode(sealed) })
+    })
+    .collect();
+    json!({ "what": "seal(key, number, last, ad, plain)", "cases": cases })
+}
+
+fn meta() -> Meta {
+    let mut meta = common::document(ZHENQIANG, ROLAND, "photo");
+    meta.filename = "Zürich \"Nacht\"\u{1}.jpg".to_owned();
+    meta.datetime = "30-12-2018_23-59-59".to_owned();
+    meta.filesize = Some(12);
+    meta.id = Some(TransferId(*b"0123456789abcdef"));
+    meta.extra.insert("album".to_owned(), json!({ "ß": [1, -2, true, null], "a": "\n" }));
+    meta
+}
+
+/// A whole session, byte for byte.
+fn session_vectors() -> Value {
+    let (client, server) = (signer(ZHENQIANG), signer(ROLAND));
+    let random = |name: u8| [name; 32];
+    let (opening_secret, opening_seed, opening_salt) = (random(1), random(2), random(3));
+    let (answer_secret, answer_seed, answer_salt) = (random(4), random(5), random(6));
+    let (client_x, server_x, filekey) = (random(7), random(8), random(9));
+    let file = b"hello, world";
+
+    let share = |secret: [u8; 32]| Share::new(&mut Fixed::new(&[&secret])).unwrap();
+    let request = Wire::request(meta());
+    let request_json = request.to_json();
+    let header = Header {
+        envelope_len: envelope::sealed_len(request_json.len(), client.public(), server.public())
+            .unwrap(),
+        from: common::name(ZHENQIANG).hash(),
+        to: common::name(ROLAND).hash(),
+    }
+    .encode();
+    let (client_share, server_share) = (share(client_x), share(server_x));
+    let contents = |share: &Share, time, json: &str| Contents {
+        time,
+        share: share.public,
+        json: Zeroizing::new(json.as_bytes().to_vec()),
+    };
+    let opening = envelope::seal(
+        Part::Opening,
+        &header,
+        &contents(&client_share, 1_546_214_399_000, &request_json),
+        &client,
+        server.public(),
+        &mut Fixed::new(&[&opening_secret, &opening_seed, &opening_salt]),
+    )
+    .unwrap();
+
+    let digest = session::opening_digest(&header, &opening.bytes);
+    let reply = Wire {
+        filekey: Some(FileKey(Zeroizing::new(filekey))),
+        ..Wire::request(meta())
+    };
+    let reply_json = reply.to_json();
+    let answer_len =
+        envelope::sealed_len(reply_json.len(), server.public(), client.public()).unwrap();
+    let head = AnswerHeader::Envelope(answer_len).encode();
+    let bound = [digest.as_slice(), &head].concat();
+    let answer = envelope::seal(
+        Part::Answer,
+        &bound,
+        &contents(&server_share, 1_546_214_400_000, &reply_json),
+        &server,
+        client.public(),
+        &mut Fixed::new(&[&answer_secret, &answer_seed, &answer_salt]),
+    )
+    .unwrap();
+
+    let transcript = session::transcript(&digest, &[&head, &answer.bytes]);
+    let (client_public, server_public) = (client_share.public, server_share.public);
+    let keys = SessionKeys::derive(
+        client_share,
+        &server_public,
+        &opening.secret,
+        &answer.secret,
+        &transcript,
+    )
+    .unwrap();
+    let same = SessionKeys::derive(
+        server_share,
+        &client_public,
+        &opening.secret,
+        &answer.secret,
+        &transcript,
+    )
+    .unwrap();
+    assert_eq!(keys.client.as_bytes(), same.client.as_bytes());
+    let block_key = keys.file_key(reply.filekey.as_ref().unwrap(), &meta().id.unwrap());
+
+    let mut blocks = Stream::new(&block_key).unwrap();
+    let block_head = Head { kind: Kind::Block, last: true, transfer: 0, len: file.len() };
+    let mut block = [&[0; 12], file.as_slice(), &[0; 16]].concat();
+    blocks.seal(block_head, &mut block).unwrap();
+    let mut from_client = Stream::new(&keys.client).unwrap();
+    let mut from_server = Stream::new(&keys.server).unwrap();
+    let crc = crc32fast::hash(file);
+    let trailer = from_client
+        .record(Kind::Trailer, 0, &record::encode_trailer(crc))
+        .unwrap();
+    let close = from_client.record(Kind::Close, 0, &[]).unwrap();
+    let working = from_server.record(Kind::Working, 0, &[]).unwrap();
+    let ack = from_server.record(Kind::Ack, 0, record::ACK).unwrap();
+
+    json!({
+        "what": "a whole session: zhenqiang is the client, roland-frei the server",
+        "client_private_key": key(ZHENQIANG),
+        "server_private_key": key(ROLAND),
+        "client_fingerprint": hex::encode(client.public().fingerprint().as_bytes()),
+        "server_fingerprint": hex::encode(server.public().fingerprint().as_bytes()),
+        "opening": {
+            "secret": hex::encode(opening_secret), "oaep_seed": hex::encode(opening_seed),
+            "pss_salt": hex::encode(opening_salt), "time": 1_546_214_399_000_u64,
+            "x25519_private": hex::encode(client_x), "share": hex::encode(client_public),
+            "json": request_json.as_str(), "header": hex::encode(header),
+            "envelope": hex::encode(&opening.bytes), "digest": hex::encode(digest),
+        },
+        "answer": {
+            "secret": hex::encode(answer_secret), "oaep_seed": hex::encode(answer_seed),
+            "pss_salt": hex::encode(answer_salt), "time": 1_546_214_400_000_u64,
+            "x25519_private": hex::encode(server_x), "share": hex::encode(server_public),
+            "json": reply_json.as_str(), "head": hex::encode(head),
+            "envelope": hex::encode(&answer.bytes),
+        },
+        "transcript": hex::encode(transcript),
+        "client_key": hex::encode(keys.client.as_bytes()),
+        "server_key": hex::encode(keys.server.as_bytes()),
+        "filekey": hex::encode(filekey),
+        "block_key": hex::encode(block_key.as_bytes()),
+        "file": hex::encode(file), "crc": crc,
+        "client_records": [
+            { "kind": "block", "bytes": hex::encode(block) },
+            { "kind": "trailer", "bytes": hex::encode(trailer) },
+            { "kind": "close", "bytes": hex::encode(close) },
+        ],
+        "server_records": [
+            { "kind": "working", "bytes": hex::encode(working) },
+            { "kind": "ack", "bytes": hex::encode(ack) },
+        ],
+    })
+}
+
+fn compare(name: &str, computed: &Value) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
+    if std::env::var_os("M2Y_WRITE_VECTORS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = serde_json::to_string_pretty(computed).unwrap();
+        fs::write(&path, text + "\n").unwrap();
+    }
+    let stored: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(&stored, computed);
+    stored
+}
+
+#[test]
+fn sealed_bytes_are_those_of_the_vectors() {
+    let vectors = compare("seal.json", &seal_vectors());
+    for case in vectors["cases"].as_array().unwrap() {
+        let bytes = |field: &str| hex::decode(case[field].as_str().unwrap()).unwrap();
+        let key = Key::new(bytes("key").try_into().unwrap());
+        let sealed = bytes("sealed");
+        let (body, tag) = sealed.split_last_chunk().unwrap();
+        for backend in ALL {
+            let seal = Seal::with_backend(*backend, &key).unwrap();
+            let (number, last) = (case["number"].as_u64().unwrap(), case["last"] == true);
+            let mut data = body.to_vec();
+            seal.open(number, last, &bytes("ad"), &mut data, tag).unwrap();
+            assert_eq!(data, bytes("plain"), "{}", backend.name());
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_a_session_are_those_of_the_vectors() {
+    let vectors = compare("session.json", &session_vectors());
+    // Every back end reads them.
+    let bytes = |part: &str, field: &str| hex::decode(vectors[part][field].as_str().unwrap()).unwrap();
+    for backend in ALL {
+        let server = PrivateKey::with_backend(*backend, &key(ROLAND)).unwrap();
+        let client = PrivateKey::with_backend(*backend, &key(ZHENQIANG)).unwrap();
+        let (header, opening) = (bytes("opening", "header"), bytes("opening", "envelope"));
+        let opened = envelope::verify(Part::Opening, &header, &opening, client.public())
+            .unwrap()
+            .open(&server)
+            .unwrap();
+        assert_eq!(*opened.secret, [1; 32]);
+        assert_eq!(Wire::from_json(&opened.contents.json).unwrap().meta, meta());
+        let bound = [bytes("opening", "digest"), bytes("answer", "head")].concat();
+        let answer = bytes("answer", "envelope");
+        let opened = envelope::verify(Part::Answer, &bound, &answer, server.public())
+            .unwrap()
+            .open(&client)
+            .unwrap();
+        let reply = Wire::from_json(&opened.contents.json).unwrap();
+        assert_eq!(*reply.filekey.unwrap().0, [9; 32]);
+    }
+}
+
+#[test]
+fn every_back_end_opens_what_every_other_seals() {
+    let pairs = ALL.iter().flat_map(|a| ALL.iter().map(move |b| (*a, *b)));
+    for (writer, reader) in pairs {
+        let random: &mut Random<'_> = &mut SysRng;
+        for len in [0, 1, 15, 16, 17, 1000, 65_536] {
+            let key = || Key::new([len as u8; 16]);
+            let plain = common::noise(len);
+            let mut data = plain.clone();
+            let tag = with(writer, &key()).seal(5, len % 2 == 0, b"ad", &mut data).unwrap();
+            with(reader, &key()).open(5, len % 2 == 0, b"ad", &mut data, &tag).unwrap();
+            assert_eq!(data, plain);
+            // Another number, another end, another head, another byte: nothing opens.
+            let mut data = plain.clone();
+            let tag = with(writer, &key()).seal(5, true, b"ad", &mut data).unwrap();
+            let open = |number, last, ad: &[u8], data: &[u8], tag| {
+                with(reader, &key()).open(number, last, ad, &mut data.to_vec(), tag)
+            };
+            assert!(open(6, true, b"ad", &data, &tag).is_err());
+            assert!(open(5, false, b"ad", &data, &tag).is_err());
+            assert!(open(5, true, b"ae", &data, &tag).is_err());
+            let mut other = tag;
+            other[0] ^= 1;
+            assert!(open(5, true, b"ad", &data, &other).is_err());
+            if let Some(byte) = data.first_mut() {
+                *byte ^= 1;
+                assert!(open(5, true, b"ad", &data, &tag).is_err());
+            }
+        }
+        let (a, b) = (
+            PrivateKey::with_backend(writer, &key(ZHENQIANG)).unwrap(),
+            PrivateKey::with_backend(reader, &key(ZHENQIANG)).unwrap(),
+        );
+        let signature = a.sign(b"message", random).unwrap();
+        b.public().verify(b"message", &signature).unwrap();
+        assert!(b.public().verify(b"massage", &signature).is_err());
+        let wrapped = a.public().wrap(b"secret", b"label", random).unwrap();
+        assert_eq!(*b.unwrap(&wrapped, b"label").unwrap(), b"secret");
+        assert!(b.unwrap(&wrapped, b"lapel").is_err());
+    }
+}
+
+fn with(backend: &dyn Backend, key: &Key) -> Seal {
+    Seal::with_backend(backend, key).unwrap()
+}
+
+/// NIST SP 800-38D, test case 3 of the GCM specification by McGrew and Viega, with
+/// its nonce: `Seal` builds nonces of its own, so this goes below it.
+#[test]
+fn gcm_is_that_of_the_standard() {
+    let hex = |text: &str| hex::decode(text).unwrap();
+    let key = Key::new(hex("feffe9928665731c6d6a8f9467308308").try_into().unwrap());
+    let nonce = hex("cafebabefacedbaddecaf888").try_into().unwrap();
+    let ad = hex("feedfacedeadbeeffeedfacedeadbeefabaddad2");
+    let plain = hex(
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+         1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+    );
+    for backend in ALL {
+        let aead = backend.aead(&key).unwrap();
+        let mut data = plain.clone();
+        let tag = aead.seal(&nonce, &ad, &mut data).unwrap();
+        assert_eq!(
+            data,
+            hex(
+                "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e\
+                 21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091"
+            )
+        );
+        assert_eq!(tag.to_vec(), hex("5bc94fbc3221a5db94fae95ae7121a47"), "{}", backend.name());
+    }
+}

@@ -2,27 +2,18 @@
 
 use std::{fs::File, path::Path, time::Duration};
 
-use tokio::{
-    net::TcpStream,
-    task,
-    time::timeout,
-};
+use tokio::{net::TcpStream, task, time::timeout};
 use zeroize::Zeroizing;
 
 use crate::{
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
     meta::{MAX_TEXT, Meta, Wire, is_extra},
-    root::{
-        Root, RootError,
-        contact::Contact,
-        name::Name,
-        settings::Settings,
-        user::User,
-    },
+    root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
     transfer::{
-        Observer, clock,
+        Observer,
         channel::{Reader, Writer},
+        clock,
         outgoing::{Outgoing, Version},
         send::{self, Attempt, Channel},
     },
@@ -228,9 +219,8 @@ impl Session {
 }
 
 async fn connect(address: &str) -> Result<TcpStream, Error> {
-    let failed = |why: String| {
-        Error::new(Code::Later, format!("cannot connect to {address}: {why}"))
-    };
+    let failed =
+        |why: String| Error::new(Code::Later, format!("cannot connect to {address}: {why}"));
     match timeout(CONNECT, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(error.to_string())),

@@ -61,10 +61,16 @@ impl Code {
 
     /// Reads a peer's word; one that is not known is a plain failure.
     pub fn from_word(word: &str) -> Self {
-        [Self::NotFound, Self::Later, Self::Refused, Self::Identity, Self::Integrity]
-            .into_iter()
-            .find(|code| code.word() == word)
-            .unwrap_or(Self::Failed)
+        [
+            Self::NotFound,
+            Self::Later,
+            Self::Refused,
+            Self::Identity,
+            Self::Integrity,
+        ]
+        .into_iter()
+        .find(|code| code.word() == word)
+        .unwrap_or(Self::Failed)
     }
 }
 
@@ -131,7 +137,10 @@ mod tests {
 
     #[test]
     fn a_peer_cannot_steer_the_terminal() {
-        assert_eq!(printable("no\u{1b}[2J\n\u{202e}x", 80), "no\\u{1b}[2J\\n\\u{202e}x");
+        assert_eq!(
+            printable("no\u{1b}[2J\n\u{202e}x", 80),
+            "no\\u{1b}[2J\\n\\u{202e}x"
+        );
         assert_eq!(printable("abcdef", 3), "abc…");
     }
 

@@ -163,7 +163,12 @@ mod tests {
     #[test]
     fn deep_nesting_is_refused_without_deep_recursion() {
         let text = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
-        assert!(parse(text.as_bytes()).unwrap_err().to_string().contains("deep"));
+        assert!(
+            parse(text.as_bytes())
+                .unwrap_err()
+                .to_string()
+                .contains("deep")
+        );
     }
 
     #[test]

@@ -186,7 +186,10 @@ impl Meta {
             ("filesize", known(self.filesize)),
             ("fileCRC", known(self.file_crc.map(u64::from))),
             ("error", self.error.as_str().into()),
-            ("id", self.id.map(|id| id.to_string()).unwrap_or_default().into()),
+            (
+                "id",
+                self.id.map(|id| id.to_string()).unwrap_or_default().into(),
+            ),
             ("filekey", filekey.into()),
             ("metaCRC", "".into()),
         ] {
@@ -233,13 +236,15 @@ impl Wire {
         });
         let mut meta = self.meta.clone();
         if self.offset > 0 || self.filekey.is_some() {
-            meta.extra.insert("resumeOffset".to_owned(), self.offset.into());
+            meta.extra
+                .insert("resumeOffset".to_owned(), self.offset.into());
         }
         if self.delivered {
             meta.extra.insert("delivered".to_owned(), true.into());
         }
         if !self.code.is_empty() {
-            meta.extra.insert("errorCode".to_owned(), self.code.as_str().into());
+            meta.extra
+                .insert("errorCode".to_owned(), self.code.as_str().into());
         }
         Zeroizing::new(json::canonical(&meta.document(&key)))
     }
@@ -247,8 +252,7 @@ impl Wire {
     /// Reads a meta off the wire and checks its `metaCRC`.
     pub fn from_json(canonical: &[u8]) -> Result<Self, MetaError> {
         let mut document = json::parse(canonical)?;
-        let claimed =
-            checksum(&mut document, "metaCRC")?.ok_or(MetaError::Missing("metaCRC"))?;
+        let claimed = checksum(&mut document, "metaCRC")?.ok_or(MetaError::Missing("metaCRC"))?;
         document.insert("metaCRC".to_owned(), "".into());
         let computed = crc32fast::hash(json::canonical(&document).as_bytes());
         if claimed != computed {
@@ -258,11 +262,9 @@ impl Wire {
         let filekey = match text(&mut document, "filekey")?.map(Zeroizing::new) {
             Some(key) if !key.is_empty() => {
                 let mut bytes = Zeroizing::new([0; 32]);
-                hex::decode_to_slice(key.as_str(), &mut *bytes).map_err(|_| {
-                    MetaError::Field {
-                        field: "filekey",
-                        must: "64 hexadecimal digits",
-                    }
+                hex::decode_to_slice(key.as_str(), &mut *bytes).map_err(|_| MetaError::Field {
+                    field: "filekey",
+                    must: "64 hexadecimal digits",
                 })?;
                 Some(FileKey(bytes))
             }

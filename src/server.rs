@@ -35,8 +35,9 @@ use crate::{
         openings::{Opening, Openings},
     },
     transfer::{
-        Observer, Unobserved, clock,
+        Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
+        clock,
         partial::UnderWay,
         receive::{Decision, Receiver, Session, StoreOf, refused, stopped},
     },
@@ -192,7 +193,10 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     if timeout_at(deadline, rest).await.is_ok() {
         return;
     }
-    warn!(connections = connections.len(), "telling the rest to try later");
+    warn!(
+        connections = connections.len(),
+        "telling the rest to try later"
+    );
     let _ = stop.send(true);
     let rest = async { while connections.join_next().await.is_some() {} };
     let _ = timeout(LINGER + Duration::from_secs(2), rest).await;
@@ -424,12 +428,13 @@ impl Connection {
             Ok(request) => receiver.decide(&user, &contact, request).await,
             Err(error) => {
                 info!(from = %contact.name, to = %user.name(), "refused: {error}");
-                Decision::Answered(refused(empty_meta(&user, &contact), &error))
+                let reply = refused(empty_meta(&user, &contact), &error);
+                Decision::Answered(Box::new(reply))
             }
         };
         let (reply, arrival) = match decision {
             Decision::Taken(arrival) => (arrival.reply.clone(), Some(arrival)),
-            Decision::Answered(reply) => (reply, None),
+            Decision::Answered(reply) => (*reply, None),
         };
         let filekey = reply.filekey.clone();
         let caller_name = contact.name.clone();
@@ -439,9 +444,10 @@ impl Connection {
                 .await
                 .map_err(|_| ChannelError::Closed)??
         };
-        receiver
-            .observer
-            .step(9, format_args!("sealed the meta for {}, signed it", caller_name));
+        receiver.observer.step(
+            9,
+            format_args!("sealed the meta for {}, signed it", caller_name),
+        );
         let len = answer.len() - header::ANSWER_LEN;
         receiver
             .observer
@@ -489,8 +495,7 @@ impl Connection {
                 Kind::Close => return Ok(()),
                 Kind::Working => {}
                 _ => {
-                    let answer =
-                        Error::new(Code::Failed, "this server does not know that request");
+                    let answer = Error::new(Code::Failed, "this server does not know that request");
                     let body = record::encode_error(&answer);
                     session
                         .writer

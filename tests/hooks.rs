@@ -1,5 +1,10 @@
 //! Scripts decide, and no script harms the server.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
@@ -55,23 +60,44 @@ async fn who_is_listed_with_always_may_send() {
         assert_eq!(world.arrived(".data").len(), 1);
         let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
         assert_eq!(inbox.lines().count(), 1);
-        assert!(inbox.contains("zhenqiang sent f.png (14 bytes) to photo"), "{inbox}");
+        assert!(
+            inbox.contains("zhenqiang sent f.png (14 bytes) to photo"),
+            "{inbox}"
+        );
     }
 }
 
 #[test]
 fn who_is_not_listed_or_listed_with_no_is_refused_before_a_byte_is_read() {
-    for line in ["", "zhenqiang = no\n", "zhenqiang = Always\n", "zhenqiang\n", "roland-frei = always\n"] {
+    for line in [
+        "",
+        "zhenqiang = no\n",
+        "zhenqiang = Always\n",
+        "zhenqiang\n",
+        "roland-frei = always\n",
+    ] {
         let world = World::new(&format!("{SEED}{line}"));
         let server = Process::serve(&world.there);
-        let output = world.send(&server.address, "photo", &world.file("f", &common::noise(1 << 20)));
-        assert_eq!(output.status.code(), Some(10), "{line:?}: {}", said(&output));
+        let output = world.send(
+            &server.address,
+            "photo",
+            &world.file("f", &common::noise(1 << 20)),
+        );
+        assert_eq!(
+            output.status.code(),
+            Some(10),
+            "{line:?}: {}",
+            said(&output)
+        );
         assert_eq!(world.failed()[0].error, "no permission");
         assert!(world.arrived(".data").is_empty());
         assert!(world.arrived(".partial").is_empty());
         // The owner sees who was refused, and why.
         let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
-        assert_eq!((meta.from.as_str(), meta.error.as_str()), (ZHENQIANG, "no permission"));
+        assert_eq!(
+            (meta.from.as_str(), meta.error.as_str()),
+            (ZHENQIANG, "no permission")
+        );
         assert!(!world.receiver.path().join("inbox.log").exists());
     }
 }
@@ -86,7 +112,9 @@ async fn a_refused_file_is_not_read() {
     let outbox = world.sender.path().join("photo");
     for _ in 0..3 {
         fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
-        common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap_err();
+        common::deliver(&outbox.join("f.meta"), &server.address)
+            .await
+            .unwrap_err();
     }
     server.stop().await;
     assert_eq!(world.arrived(".meta").len(), 1);
@@ -107,7 +135,10 @@ async fn scripts_run_in_their_order_and_the_first_refusal_stops() {
     .await;
     refused(&result, "enough");
     let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
-    let order: Vec<_> = inbox.lines().map(|l| l.rsplit(' ').next().unwrap()).collect();
+    let order: Vec<_> = inbox
+        .lines()
+        .map(|l| l.rsplit(' ').next().unwrap())
+        .collect();
     assert_eq!(order, ["1", "2", "3"]);
 }
 
@@ -179,25 +210,67 @@ async fn a_thrown_text_refuses_in_the_words_of_the_script() {
 const HOSTILE: &[(&str, &str)] = &[
     ("endless loop", "loop { }"),
     ("endless while", "while true { let x = 1; }"),
-    ("endless for", "let n = 0; for i in 0..9223372036854775807 { n += 1; }"),
+    (
+        "endless for",
+        "let n = 0; for i in 0..9223372036854775807 { n += 1; }",
+    ),
     ("deep recursion", "fn f(n) { f(n + 1) } f(0);"),
-    ("mutual recursion", "fn a(n) { b(n) } fn b(n) { a(n) } a(1);"),
-    ("closure chain", "let f = || 1; for i in 0..10000 { let g = f; f = || g.call(); } f.call();"),
-    ("pointer chain", "fn f(p) { p.call(p) } let p = Fn(\"f\"); p.call(p);"),
-    ("recursion through map", "fn f(a) { a.map(|x| f([1])) } f([1]);"),
-    ("recursion through reduce", "fn f(x) { [1].reduce(|s, v| f(v), 0) } f(1);"),
-    ("recursion through sort", "fn f() { let a = [2, 1]; a.sort(|x, y| { f(); 0 }); } f(); loop { f(); }"),
+    (
+        "mutual recursion",
+        "fn a(n) { b(n) } fn b(n) { a(n) } a(1);",
+    ),
+    (
+        "closure chain",
+        "let f = || 1; for i in 0..10000 { let g = f; f = || g.call(); } f.call();",
+    ),
+    (
+        "pointer chain",
+        "fn f(p) { p.call(p) } let p = Fn(\"f\"); p.call(p);",
+    ),
+    (
+        "recursion through map",
+        "fn f(a) { a.map(|x| f([1])) } f([1]);",
+    ),
+    (
+        "recursion through reduce",
+        "fn f(x) { [1].reduce(|s, v| f(v), 0) } f(1);",
+    ),
+    (
+        "recursion through sort",
+        "fn f() { let a = [2, 1]; a.sort(|x, y| { f(); 0 }); } f(); loop { f(); }",
+    ),
     ("giant string", "let s = \"x\"; loop { s += s; }"),
-    ("giant string by interpolation", "let s = \"x\"; loop { s = `${s}${s}`; }"),
-    ("giant string by padding", "let s = \"\"; s.pad(1000000000, \"x\");"),
-    ("replace that grows", "let s = \"x\"; s.pad(4000, 'x'); let t = s; for i in 0..100 { t.replace(\"x\", s); }"),
-    ("replace of nothing", "let s = \"x\"; s.pad(4000, 'x'); s.replace(\"\", s); s.replace(\"\", s);"),
+    (
+        "giant string by interpolation",
+        "let s = \"x\"; loop { s = `${s}${s}`; }",
+    ),
+    (
+        "giant string by padding",
+        "let s = \"\"; s.pad(1000000000, \"x\");",
+    ),
+    (
+        "replace that grows",
+        "let s = \"x\"; s.pad(4000, 'x'); let t = s; for i in 0..100 { t.replace(\"x\", s); }",
+    ),
+    (
+        "replace of nothing",
+        "let s = \"x\"; s.pad(4000, 'x'); s.replace(\"\", s); s.replace(\"\", s);",
+    ),
     ("giant array", "let a = []; loop { a.push(1); }"),
-    ("giant array by padding", "let a = []; a.pad(1000000000, 1);"),
+    (
+        "giant array by padding",
+        "let a = []; a.pad(1000000000, 1);",
+    ),
     ("arrays in arrays", "let a = [1]; loop { a = [a, a]; }"),
     ("maps in maps", "let m = #{}; loop { m = #{ a: m, b: m }; }"),
-    ("map by index", "let m = #{}; let i = 0; loop { m[`k${i}`] = m; i += 1; }"),
-    ("map by small index", "let m = #{}; let i = 0; loop { m[`k${i}`] = i; i += 1; }"),
+    (
+        "map by index",
+        "let m = #{}; let i = 0; loop { m[`k${i}`] = m; i += 1; }",
+    ),
+    (
+        "map by small index",
+        "let m = #{}; let i = 0; loop { m[`k${i}`] = i; i += 1; }",
+    ),
     ("curry", "let f = Fn(\"x\"); loop { f = f.curry(1); }"),
     ("eval", "eval(\"loop { }\");"),
     ("sleep", "sleep(3600);"),
@@ -207,28 +280,58 @@ const HOSTILE: &[(&str, &str)] = &[
     ("remainder by zero", "let x = 1 % 0;"),
     ("overflow", "let x = 9223372036854775807 + 1;"),
     ("overflow by power", "let x = 10 ** 1000;"),
-    ("smallest number", "let x = -9223372036854775808; x = -x; x / -1;"),
+    (
+        "smallest number",
+        "let x = -9223372036854775808; x = -x; x / -1;",
+    ),
     ("out of bounds", "let a = [1]; a[99];"),
-    ("sub_string out of bounds then loop", "let s = \"ü\".sub_string(-5, 99); loop { s = s.sub_string(0); }"),
+    (
+        "sub_string out of bounds then loop",
+        "let s = \"ü\".sub_string(-5, 99); loop { s = s.sub_string(0); }",
+    ),
     ("unknown function", "launch();"),
     ("unknown variable", "x + 1"),
     ("unknown module", "import \"std\" as s;"),
     ("file", "open_file(\"/etc/passwd\");"),
     ("many variables", "let a = 1; loop { let a = a; }"),
-    ("expression depth", "let x = ((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))));"),
+    (
+        "expression depth",
+        "let x = ((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))))));",
+    ),
     ("syntax error", "if {"),
     ("not a script", "\u{7f}ELF\u{1}\u{0}\u{0}"),
     ("throw of a map", "throw #{ a: 1 };"),
     ("throw in a loop", "loop { try { throw 1; } catch { } }"),
-    ("caught limits", "fn f() { try { f(); } catch { f(); } } f();"),
+    (
+        "caught limits",
+        "fn f() { try { f(); } catch { f(); } } f();",
+    ),
     ("caught loop", "loop { try { loop { } } catch { } }"),
-    ("slow search", "let s = \"\"; s.pad(4000, 'a'); loop { s.index_of(\"aaaaaaaaaaaaaaaaaaaaaaaaaaaab\"); }"),
-    ("slow split", "let s = \"\"; s.pad(4000, ' '); loop { s.split(' '); }"),
-    ("slow sort", "let a = []; for i in 0..1000 { a.push(1000 - i); } loop { a.sort(); }"),
-    ("parse_json", "let s = \"\"; s.pad(4000, '['); loop { parse_json(s); }"),
-    ("large range", "let a = []; for x in range(0, 1000000000, 1) { a += x; }"),
+    (
+        "slow search",
+        "let s = \"\"; s.pad(4000, 'a'); loop { s.index_of(\"aaaaaaaaaaaaaaaaaaaaaaaaaaaab\"); }",
+    ),
+    (
+        "slow split",
+        "let s = \"\"; s.pad(4000, ' '); loop { s.split(' '); }",
+    ),
+    (
+        "slow sort",
+        "let a = []; for i in 0..1000 { a.push(1000 - i); } loop { a.sort(); }",
+    ),
+    (
+        "parse_json",
+        "let s = \"\"; s.pad(4000, '['); loop { parse_json(s); }",
+    ),
+    (
+        "large range",
+        "let a = []; for x in range(0, 1000000000, 1) { a += x; }",
+    ),
     ("log flood", "loop { log.info(\"x\"); print(\"y\"); }"),
-    ("large field", "let s = \"\"; s.pad(4000, 'x'); let i = 0; loop { meta[`k${i}`] = s; i += 1; }"),
+    (
+        "large field",
+        "let s = \"\"; s.pad(4000, 'x'); let i = 0; loop { meta[`k${i}`] = s; i += 1; }",
+    ),
     ("call by name", "call(\"loop\");"),
 ];
 
@@ -250,7 +353,10 @@ fn a_hostile_script_refuses_in_under_a_second_and_harms_nobody() {
         let begun = Instant::now();
         let (output, other) = std::thread::scope(|scope| {
             let other = scope.spawn(|| world.send(&server.address, "other", &beside));
-            (world.send(&server.address, "photo", &file), other.join().unwrap())
+            (
+                world.send(&server.address, "photo", &file),
+                other.join().unwrap(),
+            )
         });
         let took = begun.elapsed();
         assert_eq!(output.status.code(), Some(10), "{what}: {}", said(&output));
@@ -258,7 +364,10 @@ fn a_hostile_script_refuses_in_under_a_second_and_harms_nobody() {
         assert!(took < Duration::from_secs(2), "{what} took {took:?}");
         // The sender sees one sentence, and nothing of how the folder is made.
         let error = &world.failed()[0].error;
-        assert!(!error.contains("hook.rhai") && !error.contains('/'), "{what}: {error}");
+        assert!(
+            !error.contains("hook.rhai") && !error.contains('/'),
+            "{what}: {error}"
+        );
     }
     assert!(peak() - before < 128 << 10, "{} KiB", peak() - before);
     assert!(server.is_alive());
@@ -277,13 +386,23 @@ async fn the_time_of_a_hostile_script_is_within_its_deadline() {
         let counter = server.stop().await;
         let runs = counter.runs.lock().unwrap();
         assert_eq!(runs.len(), 1);
-        assert!(runs[0].took < Duration::from_secs(1), "{what}: {:?}", runs[0].took);
+        assert!(
+            runs[0].took < Duration::from_secs(1),
+            "{what}: {:?}",
+            runs[0].took
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_is_missing_refuses() {
-    for name in ["nowhere.rhai", "nowhere.sh", "../../../../bin/true", "/bin/true", "a b.rhai"] {
+    for name in [
+        "nowhere.rhai",
+        "nowhere.sh",
+        "../../../../bin/true",
+        "/bin/true",
+        "a b.rhai",
+    ] {
         let (_, result, _) = sent(&format!("[OnMeta]\n{name}\n"), &[]).await;
         refused(&result, Outcome::FAILED);
     }
@@ -302,7 +421,9 @@ fn the_log_has_script_line_column_and_the_line_with_a_caret() {
         .unwrap();
     let mut line = String::new();
     use std::io::{BufRead, BufReader, Read};
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     let address = line.trim().strip_prefix("listening on ").unwrap();
     for script in [
         "// check\nfn share(n) {\n    100 / n\n}\nshare(0);\n",
@@ -311,11 +432,20 @@ fn the_log_has_script_line_column_and_the_line_with_a_caret() {
         world.script("hook.rhai", script);
         let output = world.send(address, "photo", &world.file("f", b"x"));
         assert_eq!(output.status.code(), Some(10));
-        assert!(said(&output).contains("a hook of the folder failed"), "{}", said(&output));
+        assert!(
+            said(&output).contains("a hook of the folder failed"),
+            "{}",
+            said(&output)
+        );
     }
     common::terminate(&child);
     let mut log = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
     child.wait().unwrap();
     assert!(log.contains("hook.rhai:3:"), "{log}");
     assert!(log.contains("\n 3 |     100 / n\n   |         ^"), "{log}");
@@ -341,19 +471,37 @@ async fn a_script_of_the_folder_goes_before_one_of_the_root_and_a_bundled_one() 
     let world = World::new("[OnMeta]\ncheckPermission.rhai\n");
     let server = Local::serve(&world.there).await;
     let file = world.file("f", b"x");
-    refused(&world.deliver(&server.address, &file).await, "no permission");
+    refused(
+        &world.deliver(&server.address, &file).await,
+        "no permission",
+    );
     let shared = world.there.path().join("scripts/checkPermission.rhai");
     fs::write(&shared, "throw \"from the root\";").unwrap();
-    refused(&world.deliver(&server.address, &file).await, "from the root");
+    refused(
+        &world.deliver(&server.address, &file).await,
+        "from the root",
+    );
     world.script("checkPermission.rhai", "throw \"from the folder\";");
-    refused(&world.deliver(&server.address, &file).await, "from the folder");
+    refused(
+        &world.deliver(&server.address, &file).await,
+        "from the folder",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_fails_after_the_file_is_safe_leaves_it_safe_and_marked() {
-    for script in ["throw \"no\";", "meta.error = \"no\";", "loop { }", "1 / 0", "if {"] {
-        let (world, result, _) =
-            sent("[OnMeta]\n[OnReceived]\nhook.rhai\n", &[("hook.rhai", script)]).await;
+    for script in [
+        "throw \"no\";",
+        "meta.error = \"no\";",
+        "loop { }",
+        "1 / 0",
+        "if {",
+    ] {
+        let (world, result, _) = sent(
+            "[OnMeta]\n[OnReceived]\nhook.rhai\n",
+            &[("hook.rhai", script)],
+        )
+        .await;
         result.unwrap_or_else(|e| panic!("{script}: {e}"));
         assert_eq!(world.arrived(".data").len(), 1);
         let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
@@ -404,7 +552,10 @@ async fn a_shell_script_that_writes_error_into_the_meta_refuses() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_script_that_writes_error_into_the_meta_refuses() {
-    let has_python = Command::new("python3").arg("-V").output().is_ok_and(|o| o.status.success());
+    let has_python = Command::new("python3")
+        .arg("-V")
+        .output()
+        .is_ok_and(|o| o.status.success());
     if !has_python {
         eprintln!("there is no python3 here: this test does nothing");
         return;
@@ -413,7 +564,10 @@ async fn a_python_script_that_writes_error_into_the_meta_refuses() {
     refused(&result, "no permission, says roland-frei");
     let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
     assert_eq!(meta.extra["checked"], true);
-    assert_eq!(meta.from, ZHENQIANG, "a program changed a field of the sender");
+    assert_eq!(
+        meta.from, ZHENQIANG,
+        "a program changed a field of the sender"
+    );
 }
 
 fn with_deadline(world: &World) {
@@ -450,7 +604,10 @@ async fn a_program_that_fails_or_hangs_refuses_within_its_deadline_and_leaves_no
         ("floods its output", "#!/bin/sh\nexec yes\n"),
         ("breaks the meta", "#!/bin/sh\necho '{' > \"$1\"\n"),
         ("removes the meta", "#!/bin/sh\nrm \"$1\"\n"),
-        ("makes the meta huge", "#!/bin/sh\nhead -c 1000000 /dev/zero > \"$1\"\n"),
+        (
+            "makes the meta huge",
+            "#!/bin/sh\nhead -c 1000000 /dev/zero > \"$1\"\n",
+        ),
         ("has no interpreter", "#!/no/such/program\n"),
         ("is no program", "just text\n"),
     ];
@@ -463,11 +620,18 @@ async fn a_program_that_fails_or_hangs_refuses_within_its_deadline_and_leaves_no
         let file = world.file("f", b"x");
         let result = world.deliver(&server.address, &file).await;
         refused(&result, Outcome::FAILED);
-        assert!(begun.elapsed() < Duration::from_secs(3), "{what} took {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{what} took {:?}",
+            begun.elapsed()
+        );
         let pid = world.receiver.path().join("pid");
         if pid.exists() {
             while !is_gone(&pid) {
-                assert!(begun.elapsed() < Duration::from_secs(10), "{what} left an orphan");
+                assert!(
+                    begun.elapsed() < Duration::from_secs(10),
+                    "{what} left an orphan"
+                );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -483,7 +647,10 @@ async fn a_program_that_leaves_a_child_and_succeeds_lets_in_and_the_child_goes()
     result.unwrap();
     let begun = Instant::now();
     while !is_gone(&world.receiver.path().join("pid")) {
-        assert!(begun.elapsed() < Duration::from_secs(10), "an orphan was left");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "an orphan was left"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -492,10 +659,17 @@ async fn a_program_that_leaves_a_child_and_succeeds_lets_in_and_the_child_goes()
 async fn a_program_without_run_bit_refuses() {
     let world = World::new("[OnMeta]\nhook.sh\n");
     world.script("hook.sh", "#!/bin/sh\nexit 0\n");
-    fs::set_permissions(world.photo().join("hook.sh"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(
+        world.photo().join("hook.sh"),
+        fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
     let server = Local::serve(&world.there).await;
     let file = world.file("f", b"x");
-    refused(&world.deliver(&server.address, &file).await, Outcome::FAILED);
+    refused(
+        &world.deliver(&server.address, &file).await,
+        Outcome::FAILED,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -506,7 +680,10 @@ async fn a_config_that_cannot_be_read_refuses_and_other_folders_run() {
     let file = world.file("f", b"x");
     let error = world.deliver(&server.address, &file).await.unwrap_err();
     assert_eq!(error.code, Code::Later);
-    assert!(!error.sentence.contains("OnMetta"), "the sender sees the config: {error}");
+    assert!(
+        !error.sentence.contains("OnMetta"),
+        "the sender sees the config: {error}"
+    );
     let other = world.meta("other", &file);
     common::deliver(&other, &server.address).await.unwrap();
 }
@@ -537,8 +714,16 @@ async fn at_start_what_failed_is_made_ready_again_and_old_partials_go() {
     assert_eq!(server.stop().await.hooks(), 1);
     assert_eq!(
         world.arrived(""),
-        [".new.partial", "both.failed", "both.meta", "broken.failed", "foreign.failed", "m2y.config",
-         "mine.meta", "old.data"]
+        [
+            ".new.partial",
+            "both.failed",
+            "both.meta",
+            "broken.failed",
+            "foreign.failed",
+            "m2y.config",
+            "mine.meta",
+            "old.data"
+        ]
     );
     assert_eq!(read_meta(&photo.join("mine.meta")).error, "");
 }

@@ -1,14 +1,25 @@
 //! Nothing unauthenticated is acted on: strangers, tampering, replays, cuts.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use common::{Local, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, document, key, name, person_with_key, read_meta};
+use common::{
+    Local, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, document, key, name, person_with_key,
+    read_meta,
+};
 use m2y::{
     client::{Route, Session},
-    crypto::{SysRng, keys::{PrivateKey, PublicKey}},
+    crypto::{
+        SysRng,
+        keys::{PrivateKey, PublicKey},
+    },
     error::{Code, Error},
     meta::{Meta, TransferId, Wire},
     transfer::{Unobserved, outgoing::Outgoing},
@@ -40,7 +51,10 @@ fn world() -> World {
 
 fn nothing_happened(world: &World) {
     assert_eq!(world.arrived(""), ["m2y.config", "note.rhai"]);
-    assert!(!world.receiver.path().join("inbox.log").exists(), "a hook ran");
+    assert!(
+        !world.receiver.path().join("inbox.log").exists(),
+        "a hook ran"
+    );
 }
 
 fn meta() -> Meta {
@@ -53,7 +67,13 @@ fn meta() -> Meta {
 }
 
 /// The bytes of an opening with whatever JSON.
-fn opening(from: &str, to: &str, signer: &PrivateKey, receiver: &PublicKey, json: &[u8]) -> Vec<u8> {
+fn opening(
+    from: &str,
+    to: &str,
+    signer: &PrivateKey,
+    receiver: &PublicKey,
+    json: &[u8],
+) -> Vec<u8> {
     let share = Share::new(&mut SysRng).unwrap();
     let header = Header {
         envelope_len: envelope::sealed_len(json.len(), signer.public(), receiver).unwrap(),
@@ -66,8 +86,15 @@ fn opening(from: &str, to: &str, signer: &PrivateKey, receiver: &PublicKey, json
         share: share.public,
         json: Zeroizing::new(json.to_vec()),
     };
-    let sealed =
-        envelope::seal(Part::Opening, &header, &contents, signer, receiver, &mut SysRng).unwrap();
+    let sealed = envelope::seal(
+        Part::Opening,
+        &header,
+        &contents,
+        signer,
+        receiver,
+        &mut SysRng,
+    )
+    .unwrap();
     [header.as_slice(), &sealed.bytes].concat()
 }
 
@@ -78,7 +105,9 @@ async fn answer(address: &str, bytes: &[u8]) -> Vec<u8> {
     let _ = stream.shutdown().await;
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
-    let _ = tokio::time::timeout(Duration::from_secs(10), read).await.unwrap();
+    let _ = tokio::time::timeout(Duration::from_secs(10), read)
+        .await
+        .unwrap();
     answer
 }
 
@@ -116,7 +145,11 @@ async fn strangers_get_one_and_the_same_answer_and_nothing_happens() {
         .concat(),
     ];
     for (case, bytes) in cases.iter().enumerate() {
-        assert_eq!(answer(&server.address, bytes).await, STRANGER.encode(), "case {case}");
+        assert_eq!(
+            answer(&server.address, bytes).await,
+            STRANGER.encode(),
+            "case {case}"
+        );
     }
     assert_eq!(server.stop().await.hooks(), 0);
     nothing_happened(&world);
@@ -142,7 +175,9 @@ async fn a_receiver_with_another_key_gets_no_byte_of_the_file() {
     let (false_root, _) = m2y::root::Root::init(&world.dir.path().join("false"), &[]).unwrap();
     let impostor = person_with_key(&false_root, ROLAND, &key("stranger"));
     let zhenqiang = world.sender.contact(world.sender.name()).unwrap().key;
-    impostor.add_contact(&name(ZHENQIANG), &zhenqiang, false).unwrap();
+    impostor
+        .add_contact(&name(ZHENQIANG), &zhenqiang, false)
+        .unwrap();
     let server = Local::serve(&false_root).await;
     let file = world.file("f", b"x");
     let error = world.deliver(&server.address, &file).await.unwrap_err();
@@ -212,7 +247,10 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
         (deep, "nested more than"),
         (good.replacen('{', "{\"from\":\"x\",", 1), "stands twice"),
         (good.replace("\"filesize\":1", "\"filesize\":-1"), "metaCRC"),
-        (good.replace("\"filesize\":1", "\"filesize\":1.5"), "not whole"),
+        (
+            good.replace("\"filesize\":1", "\"filesize\":1.5"),
+            "not whole",
+        ),
         (good.replace("photo", "phota"), "metaCRC"),
         (good[..good.len() - 1].to_owned(), "not a JSON"),
         ("{\"metaCRC\":1}".to_owned(), "metaCRC"),
@@ -222,13 +260,25 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
         (changed(&|m| m.id = None), "id is missing"),
         (changed(&|m| m.datetime.clear()), "datetime is missing"),
         (changed(&|m| m.datetime = "../../x".to_owned()), "datetime"),
-        (changed(&|m| m.datetime = "31-02-2018_23-59-59".to_owned()), "datetime"),
-        (changed(&|m| m.datetime = "1-2-2018_3-5-9".to_owned()), "datetime"),
+        (
+            changed(&|m| m.datetime = "31-02-2018_23-59-59".to_owned()),
+            "datetime",
+        ),
+        (
+            changed(&|m| m.datetime = "1-2-2018_3-5-9".to_owned()),
+            "datetime",
+        ),
         (changed(&|m| m.filesize = Some(1 << 63)), "filesize"),
         (changed(&|m| m.filename = "x".repeat(5_000)), "filename"),
     ];
     for (json, expected) in cases {
-        let bytes = opening(ZHENQIANG, ROLAND, &zhenqiang, roland.public(), json.as_bytes());
+        let bytes = opening(
+            ZHENQIANG,
+            ROLAND,
+            &zhenqiang,
+            roland.public(),
+            json.as_bytes(),
+        );
         let reply = opened_answer(&server.address, &bytes).await;
         assert!(reply.filekey.is_none());
         let (error, head) = (&reply.meta.error, &json[..json.len().min(80)]);
@@ -243,7 +293,14 @@ async fn a_filesize_that_lies_is_found_out() {
     let world = world();
     let server = Local::serve(&world.there).await;
     // A sender whose program says another size than it sends.
-    for (says, has) in [(5_u64, 4), (5, 6), (0, 1), (1, 0), (65_536, 65_537), (1 << 50, 10)] {
+    for (says, has) in [
+        (5_u64, 4),
+        (5, 6),
+        (0, 1),
+        (1, 0),
+        (65_536, 65_537),
+        (1 << 50, 10),
+    ] {
         let file = world.file("f", &common::noise(has));
         let path = world.meta("photo", &file);
         let out = Outgoing::open(&path).unwrap();
@@ -259,7 +316,10 @@ async fn a_filesize_that_lies_is_found_out() {
         };
         let error = sent.unwrap_err();
         let sentence = &error.sentence;
-        assert!(sentence.contains("another size") || sentence.contains("no room"), "{says} {has}: {error}");
+        assert!(
+            sentence.contains("another size") || sentence.contains("no room"),
+            "{says} {has}: {error}"
+        );
         fs::remove_file(path).unwrap();
     }
     server.stop().await;
@@ -289,7 +349,12 @@ struct Seen {
 }
 
 /// Lets one session through a proxy that attacks it.
-async fn attacked(world: &World, server: &str, attack: Attack, file: &Path) -> (Result<Meta, Error>, Seen) {
+async fn attacked(
+    world: &World,
+    server: &str,
+    attack: Attack,
+    file: &Path,
+) -> (Result<Meta, Error>, Seen) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = server.to_owned();
@@ -308,7 +373,13 @@ async fn attacked(world: &World, server: &str, attack: Attack, file: &Path) -> (
         let (mut up, mut down) = (Vec::new(), Vec::new());
         {
             let up = pass(&mut from_client, &mut to_server, flip_up, cut_up, &mut up);
-            let down = pass(&mut from_server, &mut to_client, flip_down, cut_down, &mut down);
+            let down = pass(
+                &mut from_server,
+                &mut to_client,
+                flip_down,
+                cut_down,
+                &mut down,
+            );
             tokio::pin!(up, down);
             // A cut closes both directions at once; an end lets the other one end too.
             tokio::select! {
@@ -385,7 +456,13 @@ async fn attack_each(attacks: Vec<Attack>, check: impl Fn(&Attacked)) {
                 let file = world.file("f", SMALL);
                 let (result, seen) = attacked(&world, &server.address, attack, &file).await;
                 let hooks = server.stop().await.hooks();
-                let attacked = Attacked { attack, world, result, seen, hooks };
+                let attacked = Attacked {
+                    attack,
+                    world,
+                    result,
+                    seen,
+                    hooks,
+                };
                 if results.send(attacked).await.is_err() {
                     return;
                 }
@@ -422,11 +499,16 @@ async fn a_flipped_bit_anywhere_in_what_the_client_says_stores_nothing() {
     let (up, _) = lengths().await;
     let noticed = std::cell::Cell::new(0);
     attack_each((0..up).map(Attack::FlipUp).collect(), |attacked| {
-        let Attack::FlipUp(at) = attacked.attack else { return };
+        let Attack::FlipUp(at) = attacked.attack else {
+            return;
+        };
         let world = &attacked.world;
         if attacked.result.is_ok() {
             // What the client says after the ACK changes nothing any more.
-            assert!(at >= attacked.seen.up.len() - CLOSE_RECORD, "{at} was not noticed");
+            assert!(
+                at >= attacked.seen.up.len() - CLOSE_RECORD,
+                "{at} was not noticed"
+            );
             return;
         }
         noticed.set(noticed.get() + 1);
@@ -448,7 +530,9 @@ async fn a_flipped_bit_anywhere_in_what_the_server_says_is_noticed() {
     let (_, down) = lengths().await;
     let noticed = std::cell::Cell::new(0);
     attack_each((0..down).map(Attack::FlipDown).collect(), |attacked| {
-        let Attack::FlipDown(at) = attacked.attack else { return };
+        let Attack::FlipDown(at) = attacked.attack else {
+            return;
+        };
         let (world, len) = (&attacked.world, attacked.seen.down.len());
         if attacked.result.is_ok() {
             assert!(at >= len, "{at} was not noticed");
@@ -470,7 +554,9 @@ async fn a_flipped_bit_anywhere_in_what_the_server_says_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_cut_anywhere_stores_nothing() {
     let (up, down) = lengths().await;
-    let attacks = (0..up).map(Attack::CutUp).chain((0..down).map(Attack::CutDown));
+    let attacks = (0..up)
+        .map(Attack::CutUp)
+        .chain((0..down).map(Attack::CutDown));
     let noticed = std::cell::Cell::new(0);
     attack_each(attacks.collect(), |attacked| {
         let (world, attack) = (&attacked.world, attacked.attack);
@@ -544,29 +630,41 @@ async fn a_file_whose_ack_was_lost_is_delivered_once_and_its_hooks_run_once() {
     let outbox = world.sender.path().join("photo");
     for _ in 0..3 {
         fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
-        common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap();
+        common::deliver(&outbox.join("f.meta"), &server.address)
+            .await
+            .unwrap();
         fs::rename(outbox.join("f.done"), outbox.join("f.failed")).unwrap();
     }
     assert_eq!(world.arrived(".data").len(), 1);
     let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
     assert_eq!(meta.file_crc, Some(crc32fast::hash(SMALL)));
     assert_eq!(read_meta(&outbox.join("f.failed")).file_crc, meta.file_crc);
-    assert_eq!(server.counter.hooks(), 2, "OnMeta and OnReceived, each once");
+    assert_eq!(
+        server.counter.hooks(),
+        2,
+        "OnMeta and OnReceived, each once"
+    );
 
     // Had the server ended before OnReceived, a retry makes up for it.
     let path = world.photo().join(&world.arrived(".meta")[0]);
     let mut pending = meta.clone();
-    pending.extra.insert("pendingHook".to_owned(), "OnReceived".into());
+    pending
+        .extra
+        .insert("pendingHook".to_owned(), "OnReceived".into());
     fs::write(&path, pending.to_file()).unwrap();
     fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
-    common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap();
+    common::deliver(&outbox.join("f.meta"), &server.address)
+        .await
+        .unwrap();
     assert_eq!(server.counter.hooks(), 3);
     assert_eq!(read_meta(&path), meta);
 
     // A file that changed since is another transfer.
     fs::rename(outbox.join("f.done"), outbox.join("f.meta")).unwrap();
     fs::write(&file, b"a new version").unwrap();
-    common::deliver(&outbox.join("f.meta"), &server.address).await.unwrap();
+    common::deliver(&outbox.join("f.meta"), &server.address)
+        .await
+        .unwrap();
     assert_eq!(world.arrived(".data").len(), 2);
 }
 
@@ -577,7 +675,13 @@ async fn an_opening_that_comes_twice_at_once_works_once() {
     let zhenqiang = PrivateKey::from_pem(&key(ZHENQIANG)).unwrap();
     let roland = PrivateKey::from_pem(&key(ROLAND)).unwrap();
     let json = Wire::request(meta()).to_json();
-    let bytes = opening(ZHENQIANG, ROLAND, &zhenqiang, roland.public(), json.as_bytes());
+    let bytes = opening(
+        ZHENQIANG,
+        ROLAND,
+        &zhenqiang,
+        roland.public(),
+        json.as_bytes(),
+    );
     let mut racers = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let (address, bytes) = (server.address.clone(), bytes.clone());
@@ -612,9 +716,15 @@ async fn an_opening_older_than_all_that_is_remembered_is_refused() {
         assert_eq!(remember(&openings, n), Opening::New);
     }
     // To look does not remember.
-    let look = |n| openings.look(&world.receiver, &contact, &digest(n), n).unwrap();
-    assert_eq!([look(1), look(many), look(many + 9), look(many + 9)],
-        [Opening::Old, Opening::Seen, Opening::New, Opening::New]);
+    let look = |n| {
+        openings
+            .look(&world.receiver, &contact, &digest(n), n)
+            .unwrap()
+    };
+    assert_eq!(
+        [look(1), look(many), look(many + 9), look(many + 9)],
+        [Opening::Old, Opening::Seen, Opening::New, Opening::New]
+    );
     // The oldest are forgotten, and so is every opening of their time.
     assert_eq!(remember(&openings, 1), Opening::Old);
     assert_eq!(remember(&openings, many), Opening::Seen);
@@ -652,7 +762,11 @@ async fn a_request_that_the_server_does_not_know_is_answered_and_the_session_goe
     let channel = &mut session.channel;
     for (transfer, kind) in [(1, Kind::Meta), (2, Kind::Other(200))] {
         let outgoing: &mut Stream = &mut channel.outgoing;
-        channel.writer.record(outgoing, kind, transfer, b"{}").await.unwrap();
+        channel
+            .writer
+            .record(outgoing, kind, transfer, b"{}")
+            .await
+            .unwrap();
         let (head, body) = channel.reader.record(&mut channel.incoming).await.unwrap();
         assert_eq!((head.kind, head.transfer), (Kind::Error, transfer));
         assert_eq!(record::decode_error(&body).unwrap().code, Code::Failed);

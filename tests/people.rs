@@ -1,5 +1,10 @@
 //! People, keys, folders, contacts, by the program as a person uses it.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
@@ -51,7 +56,12 @@ impl Home {
 
     fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.m2y(args);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", said(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            said(&output)
+        );
         String::from_utf8(output.stderr).unwrap()
     }
 
@@ -87,7 +97,10 @@ fn a_user_is_made_from_the_profile_of_the_seed_and_keeps_keys_the_second_time() 
     assert!(first.contains("made new keys"), "{first}");
     let user = home.root().join("user/roland-frei");
     let private = user.join("privateKey/roland-frei.data");
-    assert_eq!(fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&private).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let pem = fs::read_to_string(&private).unwrap();
     let public = fs::read_to_string(user.join("pubKey/roland-frei.data")).unwrap();
     let key = PrivateKey::from_pem(&pem).unwrap();
@@ -112,7 +125,10 @@ fn a_user_is_made_from_the_profile_of_the_seed_and_keeps_keys_the_second_time() 
     // A public key that was lost is made again from the private one.
     fs::remove_file(user.join("pubKey/roland-frei.data")).unwrap();
     home.ok(&["user", "create", "roland-frei.json"]);
-    assert_eq!(fs::read_to_string(user.join("pubKey/roland-frei.data")).unwrap(), public);
+    assert_eq!(
+        fs::read_to_string(user.join("pubKey/roland-frei.data")).unwrap(),
+        public
+    );
 }
 
 #[test]
@@ -131,7 +147,10 @@ fn a_profile_that_cannot_be_makes_no_user() {
         ("{\"username\": \"\"}", "is no name"),
         (&long, "is no name"),
         ("{\"username\": \"a\", \"username\": \"b\"}", "stands twice"),
-        ("{\"username\": \"a\", \"email\": 5}", "\"email\" must be text"),
+        (
+            "{\"username\": \"a\", \"email\": 5}",
+            "\"email\" must be text",
+        ),
     ] {
         home.write("p.json", profile);
         let said = home.fails(1, &["user", "create", "p.json"]);
@@ -171,7 +190,9 @@ fn openssl_reads_the_keys() {
 fn a_private_key_that_others_can_read_stops_the_server_and_says_how_to_mend_it() {
     let home = Home::new();
     home.person(ROLAND);
-    let path = home.root().join("user/roland-frei/privateKey/roland-frei.data");
+    let path = home
+        .root()
+        .join("user/roland-frei/privateKey/roland-frei.data");
     for mode in [0o644, 0o640, 0o604, 0o666, 0o610] {
         chmod(&path, mode);
         let said = home.fails(12, &["serve", "--listen", "127.0.0.1:0"]);
@@ -187,36 +208,85 @@ fn contacts_are_exchanged_by_cards() {
     let home = Home::new();
     home.person(ROLAND);
     home.person(ZHENQIANG);
-    let card = home.ok(&["contact", "export", ZHENQIANG, "--address", "example.org:5000"]);
+    let card = home.ok(&[
+        "contact",
+        "export",
+        ZHENQIANG,
+        "--address",
+        "example.org:5000",
+    ]);
     home.write("zhenqiang.json", &card);
     let card: serde_json::Value = serde_json::from_str(&card).unwrap();
     let fingerprint = card["fingerprint"].as_str().unwrap();
     let said = home.ok(&["contact", "add", "--user", ROLAND, "zhenqiang.json"]);
     assert!(said.contains(fingerprint), "{said}");
-    let roland = Root::open(&home.root()).unwrap().user(&common::name(ROLAND)).unwrap();
+    let roland = Root::open(&home.root())
+        .unwrap()
+        .user(&common::name(ROLAND))
+        .unwrap();
     let zhenqiang = common::name(ZHENQIANG);
-    assert_eq!(roland.address_of(&zhenqiang).unwrap().as_deref(), Some("example.org:5000"));
+    assert_eq!(
+        roland.address_of(&zhenqiang).unwrap().as_deref(),
+        Some("example.org:5000")
+    );
     let stored = home.root().join("user/roland-frei/pubKey/zhenqiang.data");
-    assert_eq!(fs::read_to_string(&stored).unwrap(), card["publicKey"].as_str().unwrap());
+    assert_eq!(
+        fs::read_to_string(&stored).unwrap(),
+        card["publicKey"].as_str().unwrap()
+    );
 
     // Again, with another address, is no matter.
-    home.ok(&["contact", "add", "--user", ROLAND, "zhenqiang.json", "--address", "[::1]:1"]);
-    assert_eq!(roland.address_of(&zhenqiang).unwrap().as_deref(), Some("[::1]:1"));
+    home.ok(&[
+        "contact",
+        "add",
+        "--user",
+        ROLAND,
+        "zhenqiang.json",
+        "--address",
+        "[::1]:1",
+    ]);
+    assert_eq!(
+        roland.address_of(&zhenqiang).unwrap().as_deref(),
+        Some("[::1]:1")
+    );
 
     // Another key under the same name is.
     home.person(PETER);
-    let forged = home.ok(&["contact", "export", PETER]).replace(PETER, ZHENQIANG);
+    let forged = home
+        .ok(&["contact", "export", PETER])
+        .replace(PETER, ZHENQIANG);
     home.write("forged.json", &forged);
     let said = home.fails(12, &["contact", "add", "--user", ROLAND, "forged.json"]);
-    assert!(said.contains("already has another key") && said.contains("--replace"), "{said}");
-    assert_eq!(fs::read_to_string(&stored).unwrap(), card["publicKey"].as_str().unwrap());
-    home.ok(&["contact", "add", "--user", ROLAND, "forged.json", "--replace"]);
-    assert_ne!(fs::read_to_string(&stored).unwrap(), card["publicKey"].as_str().unwrap());
+    assert!(
+        said.contains("already has another key") && said.contains("--replace"),
+        "{said}"
+    );
+    assert_eq!(
+        fs::read_to_string(&stored).unwrap(),
+        card["publicKey"].as_str().unwrap()
+    );
+    home.ok(&[
+        "contact",
+        "add",
+        "--user",
+        ROLAND,
+        "forged.json",
+        "--replace",
+    ]);
+    assert_ne!(
+        fs::read_to_string(&stored).unwrap(),
+        card["publicKey"].as_str().unwrap()
+    );
 
     // Nobody replaces the own key by a contact of the same name.
-    let own = home.ok(&["contact", "export", PETER]).replace(PETER, ROLAND);
+    let own = home
+        .ok(&["contact", "export", PETER])
+        .replace(PETER, ROLAND);
     home.write("own.json", &own);
-    home.fails(12, &["contact", "add", "--user", ROLAND, "own.json", "--replace"]);
+    home.fails(
+        12,
+        &["contact", "add", "--user", ROLAND, "own.json", "--replace"],
+    );
 }
 
 #[test]
@@ -248,7 +318,11 @@ impl Home {
         let code = output.status.code().unwrap();
         assert!([1, 12].contains(&code), "{args:?}: {}", said(&output));
         let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(text.trim().lines().count(), 1, "more than a sentence: {text}");
+        assert_eq!(
+            text.trim().lines().count(),
+            1,
+            "more than a sentence: {text}"
+        );
     }
 }
 
@@ -264,7 +338,11 @@ fn a_folder_is_made_with_a_config_that_names_the_bundled_scripts_and_lets_nobody
     assert_eq!(config.scripts("OnStartup"), ["resetAllFiles.rhai"]);
     assert_eq!(config.scripts("OnReceived"), ["notifyUser.rhai"]);
     assert_eq!(config.section("permission").count(), 0);
-    for script in ["checkPermission.rhai", "resetAllFiles.rhai", "notifyUser.rhai"] {
+    for script in [
+        "checkPermission.rhai",
+        "resetAllFiles.rhai",
+        "notifyUser.rhai",
+    ] {
         assert!(home.root().join("scripts").join(script).exists());
     }
     // Again, it leaves what the owner wrote.
@@ -272,9 +350,27 @@ fn a_folder_is_made_with_a_config_that_names_the_bundled_scripts_and_lets_nobody
     home.ok(&["folder", "create", "--user", ROLAND, "photo"]);
     assert_eq!(fs::read_to_string(&path).unwrap(), "[permission]\n");
 
-    for bad in ["..", "a/b", ".ssh", "", "privateKey", "pubKey", &"x".repeat(300), "a\nb"] {
+    for bad in [
+        "..",
+        "a/b",
+        ".ssh",
+        "",
+        "privateKey",
+        "pubKey",
+        &"x".repeat(300),
+        "a\nb",
+    ] {
         home.fails(1, &["folder", "create", "--user", ROLAND, bad]);
-        home.fails(1, &["folder", "create", "--user", bad, "photo"].map(|a| if a == "privateKey" || a == "pubKey" { ".." } else { a }));
+        home.fails(
+            1,
+            &["folder", "create", "--user", bad, "photo"].map(|a| {
+                if a == "privateKey" || a == "pubKey" {
+                    ".."
+                } else {
+                    a
+                }
+            }),
+        );
     }
     home.fails(4, &["folder", "create", "--user", "nobody", "photo"]);
 }
@@ -288,7 +384,10 @@ fn init_overwrites_nothing() {
     assert_eq!(fs::read_to_string(script).unwrap(), "// mine");
     // The file that init writes is one that serve reads.
     let root = Root::open(&home.root()).unwrap();
-    assert_eq!(root.settings().unwrap(), m2y::root::settings::Settings::default());
+    assert_eq!(
+        root.settings().unwrap(),
+        m2y::root::settings::Settings::default()
+    );
 }
 
 #[test]
@@ -334,18 +433,35 @@ fn the_demo_shows_it_all() {
     let text = said(&output);
     assert!(output.status.success(), "{text}");
     for step in 1..=15 {
-        assert!(text.contains(&format!("\n  {step:>2}. ")), "step {step} is missing: {text}");
+        assert!(
+            text.contains(&format!("\n  {step:>2}. ")),
+            "step {step} is missing: {text}"
+        );
     }
-    for part in ["checkPermission.rhai accepted", "album.rhai accepted", "notifyUser.rhai accepted",
-        "refused: no permission", "67.1 MB in", "byte for byte"] {
+    for part in [
+        "checkPermission.rhai accepted",
+        "album.rhai accepted",
+        "notifyUser.rhai accepted",
+        "refused: no permission",
+        "67.1 MB in",
+        "byte for byte",
+    ] {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
-    let root = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let root = fs::read_dir(dir.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let photo = root.join("user/roland-frei/photo");
     let data = common::names(&photo, ".data");
     let picture = fs::read(photo.join(&data[0])).unwrap();
     assert!(picture.starts_with(b"\x89PNG"));
-    assert_eq!(common::names(&root.join("user/zhenqiang/diary"), ".failed").len(), 1);
+    assert_eq!(
+        common::names(&root.join("user/zhenqiang/diary"), ".failed").len(),
+        1
+    );
 }
 
 #[test]

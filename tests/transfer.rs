@@ -1,5 +1,10 @@
 //! Files arrive: real processes, real sockets, real keys.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
@@ -96,7 +101,11 @@ fn three_gibibytes_arrive_in_constant_memory() {
     let output = world.send(&server.address, "photo", &file);
     assert!(output.status.success(), "{}", said(&output));
     let arrived = world.photo().join(&world.arrived(".data")[0]);
-    let same = Command::new("cmp").arg(&file).arg(arrived).status().unwrap();
+    let same = Command::new("cmp")
+        .arg(&file)
+        .arg(arrived)
+        .status()
+        .unwrap();
     assert!(same.success());
     let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
     let peak = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
@@ -242,7 +251,10 @@ fn file_names_of_any_kind_are_only_text() {
             .unwrap();
         assert!(output.status.success(), "{filename:?}: {}", said(&output));
     }
-    assert_eq!(fs::read_to_string(world.photo().join("m2y.config")).unwrap(), OPEN);
+    assert_eq!(
+        fs::read_to_string(world.photo().join("m2y.config")).unwrap(),
+        OPEN
+    );
     let new: Vec<_> = tree(world.dir.path())
         .into_iter()
         .filter(|path| !before.contains(path))
@@ -259,7 +271,10 @@ fn file_names_of_any_kind_are_only_text() {
     }
     for meta in world.arrived(".meta") {
         let meta = read_meta(&world.photo().join(meta));
-        assert!(!meta.extra.contains_key("sourcePath"), "a path left the machine");
+        assert!(
+            !meta.extra.contains_key("sourcePath"),
+            "a path left the machine"
+        );
     }
 }
 
@@ -283,11 +298,22 @@ fn a_folder_that_is_none_is_refused() {
     let file = world.file("f", b"x");
     let long = "x".repeat(300);
     for folder in [
-        "nowhere", "plain", "privateKey", "pubKey", "..", "a/b", ".ssh", "", &long, "a\0b", "a\nb",
+        "nowhere",
+        "plain",
+        "privateKey",
+        "pubKey",
+        "..",
+        "a/b",
+        ".ssh",
+        "",
+        &long,
+        "a\0b",
+        "a\nb",
     ] {
         let mut meta = document(ZHENQIANG, ROLAND, folder);
         meta.filename = "f".to_owned();
-        meta.extra.insert("sourcePath".into(), file.to_str().unwrap().into());
+        meta.extra
+            .insert("sourcePath".into(), file.to_str().unwrap().into());
         let outbox = world.sender.outbox(&name("photo")).unwrap();
         fs::write(outbox.join("x.meta"), meta.to_file()).unwrap();
         let output = Command::new(M2Y)
@@ -295,7 +321,12 @@ fn a_folder_that_is_none_is_refused() {
             .arg(outbox.join("x.meta"))
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(10), "{folder:?}: {}", said(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(10),
+            "{folder:?}: {}",
+            said(&output)
+        );
         assert_eq!(world.failed()[0].error, "no such folder", "{folder:?}");
     }
     assert!(world.arrived(".meta").is_empty());
@@ -311,7 +342,11 @@ fn a_folder_that_leads_out_of_the_root_is_no_folder() {
     let server = Process::serve(&world.there);
     let output = world.send(&server.address, "link", &world.file("f", b"x"));
     assert!(!output.status.success());
-    assert_eq!(common::names(&outside, "").len(), 1, "something was written outside");
+    assert_eq!(
+        common::names(&outside, "").len(),
+        1,
+        "something was written outside"
+    );
 }
 
 #[test]
@@ -339,10 +374,15 @@ fn names_of_users_are_checked_before_they_become_paths() {
 fn a_missing_file_a_missing_contact_and_a_missing_server_have_codes_of_their_own() {
     let world = World::new(OPEN);
     let missing = world.dir.path().join("missing");
-    assert_eq!(world.send("127.0.0.1:1", "photo", &missing).status.code(), Some(4));
+    assert_eq!(
+        world.send("127.0.0.1:1", "photo", &missing).status.code(),
+        Some(4)
+    );
     let file = world.file("f", b"x");
     let output = Command::new(M2Y)
-        .args(["send", "--from", ZHENQIANG, "--to", PETER, "--folder", "photo"])
+        .args([
+            "send", "--from", ZHENQIANG, "--to", PETER, "--folder", "photo",
+        ])
         .args(["--server", "127.0.0.1:1", "--root"])
         .arg(world.here.path())
         .arg(&file)
@@ -377,7 +417,10 @@ fn some_of_several_is_a_code_of_its_own() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let statuses: Vec<_> = lines.iter().map(|l| l["status"].as_str().unwrap()).collect();
+    let statuses: Vec<_> = lines
+        .iter()
+        .map(|l| l["status"].as_str().unwrap())
+        .collect();
     assert_eq!(statuses, ["sent", "failed", "summary", "error"]);
     assert_eq!(lines[2]["sent"], 1);
 }
@@ -488,7 +531,11 @@ async fn a_full_disk_is_an_error_that_the_sender_sees() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_larger_than_the_disk_or_the_limit_is_refused_at_once() {
     let world = World::new(OPEN);
-    fs::write(world.there.path().join("m2y.ini"), "[server]\nmax_filesize = 1M\n").unwrap();
+    fs::write(
+        world.there.path().join("m2y.ini"),
+        "[server]\nmax_filesize = 1M\n",
+    )
+    .unwrap();
     let server = Local::serve(&world.there).await;
     let large = world.file("large", &noise((1 << 20) + 1));
     let error = world.deliver(&server.address, &large).await.unwrap_err();
@@ -508,11 +555,7 @@ async fn a_file_larger_than_the_disk_or_the_limit_is_refused_at_once() {
 }
 
 /// A proxy that runs `act` once so many bytes of the client have gone through.
-async fn after_bytes(
-    server: String,
-    count: usize,
-    act: impl FnOnce() + Send + 'static,
-) -> String {
+async fn after_bytes(server: String, count: usize, act: impl FnOnce() + Send + 'static) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -561,7 +604,10 @@ async fn a_file_that_changes_while_it_is_sent_fails_clearly() {
         .await;
         let error = world.deliver(&proxy, &file).await.unwrap_err();
         assert_eq!(error.code, Code::Failed, "{change}: {error}");
-        assert!(error.sentence.contains("changed while"), "{change}: {error}");
+        assert!(
+            error.sentence.contains("changed while"),
+            "{change}: {error}"
+        );
         assert!(world.failed()[0].error.contains("changed while"));
         server.stop().await;
         assert_eq!(world.arrived(""), ["m2y.config"], "{change}");
@@ -625,7 +671,11 @@ fn a_second_signal_ends_the_server_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_must_go_tells_the_rest_to_try_later() {
     let world = World::new(OPEN);
-    fs::write(world.there.path().join("m2y.ini"), "[server]\nshutdown_deadline = 1ms\n").unwrap();
+    fs::write(
+        world.there.path().join("m2y.ini"),
+        "[server]\nshutdown_deadline = 1ms\n",
+    )
+    .unwrap();
     let server = Local::serve(&world.there).await;
     let file = world.file("f", &noise(64 << 20));
     let shutdown = server.shutdown.clone();
@@ -656,7 +706,11 @@ async fn connections_above_the_cap_are_told_to_try_later() {
     let server = Local::serve(&world.there).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(tokio::net::TcpStream::connect(&server.address).await.unwrap());
+        held.push(
+            tokio::net::TcpStream::connect(&server.address)
+                .await
+                .unwrap(),
+        );
     }
     let file = world.file("f", b"x");
     // The server takes connections in their order, so the fourth finds three.
@@ -680,7 +734,9 @@ async fn who_says_nothing_is_let_go_within_the_deadline() {
     let ini = "[server]\nopening_deadline = 200ms\n";
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
     let server = Local::serve(&world.there).await;
-    let mut silent = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+    let mut silent = tokio::net::TcpStream::connect(&server.address)
+        .await
+        .unwrap();
     let mut bytes = Vec::new();
     let read = silent.read_to_end(&mut bytes);
     let read = tokio::time::timeout(Duration::from_secs(5), read).await;
@@ -704,9 +760,18 @@ fn a_root_is_served_once() {
 fn what_arrives_belongs_to_the_folder_alone() {
     let world = World::new(OPEN);
     let server = Process::serve(&world.there);
-    assert!(world.send(&server.address, "photo", &world.file("f", b"x")).status.success());
+    assert!(
+        world
+            .send(&server.address, "photo", &world.file("f", b"x"))
+            .status
+            .success()
+    );
     let data = world.photo().join(&world.arrived(".data")[0]);
-    assert_eq!(fs::metadata(data).unwrap().mode() & 0o133, 0, "neither run nor written by others");
+    assert_eq!(
+        fs::metadata(data).unwrap().mode() & 0o133,
+        0,
+        "neither run nor written by others"
+    );
     let root = Root::open(world.there.path()).unwrap();
     assert_eq!(root.users().unwrap().len(), 1);
 }

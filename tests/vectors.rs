@@ -2,7 +2,13 @@
 //! both back ends read each other.
 //!
 //! `M2Y_WRITE_VECTORS=1 cargo test --test vectors` writes the files anew.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod common;
 
@@ -97,7 +103,10 @@ fn meta() -> Meta {
     meta.datetime = "30-12-2018_23-59-59".to_owned();
     meta.filesize = Some(12);
     meta.id = Some(TransferId(*b"0123456789abcdef"));
-    meta.extra.insert("album".to_owned(), json!({ "ß": [1, -2, true, null], "a": "\n" }));
+    meta.extra.insert(
+        "album".to_owned(),
+        json!({ "ß": [1, -2, true, null], "a": "\n" }),
+    );
     meta
 }
 
@@ -178,7 +187,12 @@ fn session_vectors() -> Value {
     let block_key = keys.file_key(reply.filekey.as_ref().unwrap(), &meta().id.unwrap());
 
     let mut blocks = Stream::new(&block_key).unwrap();
-    let block_head = Head { kind: Kind::Block, last: true, transfer: 0, len: file.len() };
+    let block_head = Head {
+        kind: Kind::Block,
+        last: true,
+        transfer: 0,
+        len: file.len(),
+    };
     let mut block = [&[0; 12], file.as_slice(), &[0; 16]].concat();
     blocks.seal(block_head, &mut block).unwrap();
     let mut from_client = Stream::new(&keys.client).unwrap();
@@ -230,7 +244,9 @@ fn session_vectors() -> Value {
 }
 
 fn compare(name: &str, computed: &Value) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors")
+        .join(name);
     if std::env::var_os("M2Y_WRITE_VECTORS").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let text = serde_json::to_string_pretty(computed).unwrap();
@@ -253,7 +269,8 @@ fn sealed_bytes_are_those_of_the_vectors() {
             let seal = Seal::with_backend(*backend, &key).unwrap();
             let (number, last) = (case["number"].as_u64().unwrap(), case["last"] == true);
             let mut data = body.to_vec();
-            seal.open(number, last, &bytes("ad"), &mut data, tag).unwrap();
+            seal.open(number, last, &bytes("ad"), &mut data, tag)
+                .unwrap();
             assert_eq!(data, bytes("plain"), "{}", backend.name());
         }
     }
@@ -263,7 +280,8 @@ fn sealed_bytes_are_those_of_the_vectors() {
 fn the_bytes_of_a_session_are_those_of_the_vectors() {
     let vectors = compare("session.json", &session_vectors());
     // Every back end reads them.
-    let bytes = |part: &str, field: &str| hex::decode(vectors[part][field].as_str().unwrap()).unwrap();
+    let bytes =
+        |part: &str, field: &str| hex::decode(vectors[part][field].as_str().unwrap()).unwrap();
     for backend in ALL {
         let server = PrivateKey::with_backend(*backend, &key(ROLAND)).unwrap();
         let client = PrivateKey::with_backend(*backend, &key(ZHENQIANG)).unwrap();
@@ -294,12 +312,18 @@ fn every_back_end_opens_what_every_other_seals() {
             let key = || Key::new([len as u8; 16]);
             let plain = common::noise(len);
             let mut data = plain.clone();
-            let tag = with(writer, &key()).seal(5, len % 2 == 0, b"ad", &mut data).unwrap();
-            with(reader, &key()).open(5, len % 2 == 0, b"ad", &mut data, &tag).unwrap();
+            let tag = with(writer, &key())
+                .seal(5, len % 2 == 0, b"ad", &mut data)
+                .unwrap();
+            with(reader, &key())
+                .open(5, len % 2 == 0, b"ad", &mut data, &tag)
+                .unwrap();
             assert_eq!(data, plain);
             // Another number, another end, another head, another byte: nothing opens.
             let mut data = plain.clone();
-            let tag = with(writer, &key()).seal(5, true, b"ad", &mut data).unwrap();
+            let tag = with(writer, &key())
+                .seal(5, true, b"ad", &mut data)
+                .unwrap();
             let open = |number, last, ad: &[u8], data: &[u8], tag| {
                 with(reader, &key()).open(number, last, ad, &mut data.to_vec(), tag)
             };
@@ -354,6 +378,11 @@ fn gcm_is_that_of_the_standard() {
                  21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091"
             )
         );
-        assert_eq!(tag.to_vec(), hex("5bc94fbc3221a5db94fae95ae7121a47"), "{}", backend.name());
+        assert_eq!(
+            tag.to_vec(),
+            hex("5bc94fbc3221a5db94fae95ae7121a47"),
+            "{}",
+            backend.name()
+        );
     }
 }

@@ -23,7 +23,10 @@ use crate::{
     meta::Meta,
     root::{Root, RootError, contact::Card, name::Name, user::User},
     server::{self, Server},
-    transfer::{Observer, outgoing::{self, Outgoing}},
+    transfer::{
+        Observer,
+        outgoing::{self, Outgoing},
+    },
 };
 
 /// Show it all: two people, a server, real files, every step, every hook
@@ -91,8 +94,8 @@ impl Demo {
 
         let (shutdown, going_down) = watch::channel(false);
         let show = Arc::new(Show::default());
-        let server = Server::new(&root, &root.settings()?)?
-            .observed(Arc::new(Side("server", show.clone())));
+        let server =
+            Server::new(&root, &root.settings()?)?.observed(Arc::new(Side("server", show.clone())));
         server.start_folders().await?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -119,8 +122,12 @@ impl Demo {
             begun.elapsed().as_secs_f64()
         ));
         let root = path.display();
-        output::line(format_args!("  {root}/user/{RECEIVER}/photo/       what arrived, and m2y.config"));
-        output::line(format_args!("  {root}/user/{RECEIVER}/inbox.log    what notifyUser.rhai wrote"));
+        output::line(format_args!(
+            "  {root}/user/{RECEIVER}/photo/       what arrived, and m2y.config"
+        ));
+        output::line(format_args!(
+            "  {root}/user/{RECEIVER}/inbox.log    what notifyUser.rhai wrote"
+        ));
         output::line("Next, in two terminals (edit album.rhai or m2y.config in between):");
         output::line(format_args!("  m2y serve --root {root}"));
         output::line(format_args!(
@@ -201,7 +208,10 @@ impl Scene<'_> {
         self.title("Into a folder whose [permission] says: zhenqiang = no");
         self.show.steps.store(true, Ordering::Relaxed);
         match self.send("diary", &picture).await? {
-            Ok(_) => Err(Error::new(Code::Failed, "it was not refused, and should be")),
+            Ok(_) => Err(Error::new(
+                Code::Failed,
+                "it was not refused, and should be",
+            )),
             Err(error) if error.code == Code::Refused => {
                 output::line(format_args!(
                     "  refused before a byte of it was taken: {error}; its .meta is .failed now"
@@ -336,7 +346,10 @@ fn same(a: &Path, b: &Path) -> Result<(), Error> {
     if read(a)? == read(b)? {
         Ok(())
     } else {
-        Err(Error::new(Code::Integrity, "what arrived is not what was sent"))
+        Err(Error::new(
+            Code::Integrity,
+            "what arrived is not what was sent",
+        ))
     }
 }
 

@@ -88,7 +88,10 @@ pub fn run(cli: Cli) -> ExitCode {
             runtime.shutdown_background();
             result
         }
-        Err(e) => Err(Error::new(Code::Failed, format!("cannot start threads: {e}"))),
+        Err(e) => Err(Error::new(
+            Code::Failed,
+            format!("cannot start threads: {e}"),
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

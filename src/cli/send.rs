@@ -95,9 +95,9 @@ impl Send {
             None => Ok(()),
             Some(error) if !several => Err(error),
             // Where all failed for one kind of reason, that reason is the result.
-            Some(error) if sent == 0 && errors.iter().all(|e| e.code == error.code) => {
-                Err(Error::new(error.code, format!("none of {failed} files was sent")))
-            }
+            Some(error) if sent == 0 && errors.iter().all(|e| e.code == error.code) => Err(
+                Error::new(error.code, format!("none of {failed} files was sent")),
+            ),
             Some(_) => Err(Error::new(
                 Code::Partly,
                 format!("{failed} of {} files were not sent", sent + failed),

@@ -48,10 +48,7 @@ impl Serve {
         let address = listener.local_addr().map_err(cannot)?.to_string();
         info!(%address, root = %root.path().display(), crypto = ACTIVE.name(), "serving");
         if json {
-            output::object(&[
-                ("status", "listening".into()),
-                ("address", address.into()),
-            ]);
+            output::object(&[("status", "listening".into()), ("address", address.into())]);
         } else {
             output::line(format_args!("listening on {address}"));
         }

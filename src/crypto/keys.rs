@@ -5,8 +5,8 @@ use std::fmt;
 use rsa::{
     Oaep, Pss, RsaPrivateKey, RsaPublicKey,
     pkcs8::{
-        DecodePrivateKey, DecodePublicKey, Document, EncodePrivateKey, EncodePublicKey,
-        LineEnding, SecretDocument,
+        DecodePrivateKey, DecodePublicKey, Document, EncodePrivateKey, EncodePublicKey, LineEnding,
+        SecretDocument,
     },
     rand_core::UnwrapErr,
     traits::{PaddingScheme, PublicKeyParts, SignatureScheme},
@@ -137,8 +137,7 @@ impl PrivateKey {
     /// Reads PEM PKCS#8 for a chosen back end.
     pub fn with_backend(backend: &dyn Backend, pem: &str) -> Result<Self, CryptoError> {
         let bad = |e: &dyn fmt::Display| CryptoError::Key(e.to_string());
-        let (label, der) =
-            SecretDocument::from_pem(pem.trim_start()).map_err(|e| bad(&e))?;
+        let (label, der) = SecretDocument::from_pem(pem.trim_start()).map_err(|e| bad(&e))?;
         if label != "PRIVATE KEY" {
             return Err(CryptoError::Key(format!(
                 "the PEM holds \"{label}\", must hold \"PRIVATE KEY\" (PKCS#8, without a password)"
@@ -171,11 +170,7 @@ impl PrivateKey {
     }
 
     /// Opens what [`PublicKey::wrap`] wrapped.
-    pub fn unwrap(
-        &self,
-        wrapped: &[u8],
-        label: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    pub fn unwrap(&self, wrapped: &[u8], label: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
         self.operations.unwrap(wrapped, label).map(Zeroizing::new)
     }
 

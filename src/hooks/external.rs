@@ -147,8 +147,14 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
             .env("M2Y_FROM", text(&meta.from))
             .env("M2Y_TO", text(&meta.to))
             .env("M2Y_FILENAME", text(&meta.filename))
-            .env("M2Y_FILESIZE", meta.filesize.unwrap_or_default().to_string())
-            .env("M2Y_ID", meta.id.map(|id| id.to_string()).unwrap_or_default());
+            .env(
+                "M2Y_FILESIZE",
+                meta.filesize.unwrap_or_default().to_string(),
+            )
+            .env(
+                "M2Y_ID",
+                meta.id.map(|id| id.to_string()).unwrap_or_default(),
+            );
     }
     // A program that was saved a moment ago may still be open for writing in a
     // process that is just being started beside this one.
@@ -164,11 +170,7 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
     }
 }
 
-async fn read_again(
-    script: &str,
-    event: &Event,
-    subject: &Subject,
-) -> Result<Meta, HookError> {
+async fn read_again(script: &str, event: &Event, subject: &Subject) -> Result<Meta, HookError> {
     let unreadable = |source: io::Error| HookError::Unreadable {
         script: subject.meta_file(),
         source,

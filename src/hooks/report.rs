@@ -38,7 +38,9 @@ pub enum HookError {
         deadline: Duration,
     },
     /// The program cannot be started.
-    #[error("cannot start {script}: {source} (is it executable, and does its first line name a program?)")]
+    #[error(
+        "cannot start {script}: {source} (is it executable, and does its first line name a program?)"
+    )]
     Start {
         /// Its name in m2y.config.
         script: String,
@@ -107,17 +109,17 @@ pub fn run_error(
     script: &str,
     text: &str,
     deadline: Duration,
-    mut error: Box<EvalAltResult>,
+    mut error: EvalAltResult,
 ) -> HookError {
     let mut at = error.position();
-    while let EvalAltResult::ErrorInFunctionCall(_, _, inner, _) = *error {
-        error = inner;
+    while let EvalAltResult::ErrorInFunctionCall(_, _, inner, _) = error {
+        error = *inner;
         // The innermost place is where the author has to look.
         if !error.position().is_none() {
             at = error.position();
         }
     }
-    match *error {
+    match error {
         EvalAltResult::ErrorTerminated(..) => HookError::Deadline {
             script: script.to_owned(),
             deadline,

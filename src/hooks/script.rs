@@ -116,7 +116,7 @@ impl Host {
             CALL.set(Some(Call { until, log }));
             let result = self.engine.run_ast_with_scope(&mut scope, &compiled.ast);
             CALL.set(None);
-            result.map_err(|e| run_error(&name, &compiled.text, self.deadline, e))?;
+            result.map_err(|e| run_error(&name, &compiled.text, self.deadline, *e))?;
             // The last step of a script meets no further step that would notice.
             if Instant::now() > until {
                 return Err(HookError::Deadline {
@@ -199,11 +199,12 @@ fn engine() -> Engine {
         .disable_symbol("curry")
         .on_progress(|_| {
             let over = CALL.with_borrow(|call| {
-                call.as_ref().is_some_and(|call| Instant::now() > call.until)
+                call.as_ref()
+                    .is_some_and(|call| Instant::now() > call.until)
             });
             over.then(|| Dynamic::from("deadline"))
         })
-        .on_print(|text| log_line(text))
+        .on_print(log_line)
         .on_debug(|text, _, _| log_line(text));
     replace_unchecked(&mut engine);
     api::register(&mut engine);

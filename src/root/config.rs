@@ -48,7 +48,9 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse_ini(text)?;
         for (number, heading) in headings(text) {
-            let is_event = heading.get(..2).is_some_and(|on| on.eq_ignore_ascii_case("on"))
+            let is_event = heading
+                .get(..2)
+                .is_some_and(|on| on.eq_ignore_ascii_case("on"))
                 && heading.chars().nth(2).is_some_and(char::is_alphabetic);
             if is_event && !EVENT_SECTIONS.contains(&heading) {
                 return Err(ConfigError {
@@ -174,7 +176,9 @@ impl Config {
 
     /// The scripts that a section names, in their order.
     pub fn scripts(&self, section: &str) -> Vec<String> {
-        self.section(section).map(|(key, _)| key.to_owned()).collect()
+        self.section(section)
+            .map(|(key, _)| key.to_owned())
+            .collect()
     }
 }
 
@@ -221,7 +225,10 @@ mod tests {
     #[test]
     fn windows_lines_marks_and_comments_do_not_matter() {
         let text = "\u{feff}# first\r\n[OnMeta]\r\n; a comment\r\n  a.rhai\r\n\r\nb.rhai\r\n";
-        assert_eq!(Config::parse(text).unwrap().scripts("OnMeta"), ["a.rhai", "b.rhai"]);
+        assert_eq!(
+            Config::parse(text).unwrap().scripts("OnMeta"),
+            ["a.rhai", "b.rhai"]
+        );
     }
 
     #[test]

@@ -47,16 +47,14 @@ impl Card {
         let card = json::parse(text).map_err(|e| RootError::json(path, e))?;
         let field = |field: &str| card.get(field).and_then(Value::as_str);
         let needed = |name: &str| {
-            field(name).ok_or_else(|| {
-                RootError::document(path, format!("the field {name:?} is missing"))
-            })
+            field(name)
+                .ok_or_else(|| RootError::document(path, format!("the field {name:?} is missing")))
         };
         let name = Name::user(needed("username")?)?;
-        let key =
-            PublicKey::from_pem(needed("publicKey")?).map_err(|source| RootError::Key {
-                path: path.to_owned(),
-                source,
-            })?;
+        let key = PublicKey::from_pem(needed("publicKey")?).map_err(|source| RootError::Key {
+            path: path.to_owned(),
+            source,
+        })?;
         if let Some(claimed) = field("fingerprint") {
             let computed = key.fingerprint().to_string();
             if claimed != computed {
@@ -66,7 +64,9 @@ impl Card {
                 ));
             }
         }
-        let address = field("address").filter(|a| !a.is_empty()).map(str::to_owned);
+        let address = field("address")
+            .filter(|a| !a.is_empty())
+            .map(str::to_owned);
         if let Some(address) = &address {
             check_address(address).map_err(|reason| RootError::document(path, reason))?;
         }

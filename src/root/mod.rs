@@ -217,7 +217,12 @@ impl Root {
             }
             Ok(())
         };
-        offer(&root.dir, "m2y.ini", "m2y.ini".to_owned(), SETTINGS_TEMPLATE)?;
+        offer(
+            &root.dir,
+            "m2y.ini",
+            "m2y.ini".to_owned(),
+            SETTINGS_TEMPLATE,
+        )?;
         for (name, text) in scripts {
             offer(&in_scripts, name, format!("scripts/{name}"), text)?;
         }

@@ -99,8 +99,21 @@ mod tests {
     fn what_could_leave_a_directory_is_no_name() {
         let long = "x".repeat(300);
         for text in [
-            "", ".", "..", ".ssh", "a/b", "/", "a\\b", "a\0b", "a\nb", "a b", "é", "a:b",
-            "~root", "-\u{202e}x", &long,
+            "",
+            ".",
+            "..",
+            ".ssh",
+            "a/b",
+            "/",
+            "a\\b",
+            "a\0b",
+            "a\nb",
+            "a b",
+            "é",
+            "a:b",
+            "~root",
+            "-\u{202e}x",
+            &long,
         ] {
             assert!(Name::user(text).is_err(), "{text:?}");
             assert!(Name::folder(text).is_err(), "{text:?}");

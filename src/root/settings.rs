@@ -88,7 +88,9 @@ fn count(text: &str) -> Result<usize, &'static str> {
 /// Reads `500ms`, `10s`, `5m`, or a plain number of seconds.
 fn duration(text: &str) -> Result<Duration, &'static str> {
     const MUST: &str = "it must be a time like 500ms, 10s or 5m, above 0 and at most a day";
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().map_err(|_| MUST)?;
     let scale = match unit.trim() {

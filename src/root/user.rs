@@ -62,11 +62,17 @@ impl User {
         let name = match profile.get("username") {
             Some(Value::String(name)) => Name::user(name)?,
             _ => {
-                return Err(RootError::document(path, "the field \"username\" is missing"));
+                return Err(RootError::document(
+                    path,
+                    "the field \"username\" is missing",
+                ));
             }
         };
         for field in FIELDS {
-            if !matches!(profile.get(field), None | Some(Value::Null | Value::String(_))) {
+            if !matches!(
+                profile.get(field),
+                None | Some(Value::Null | Value::String(_))
+            ) {
                 let reason = format!("the field {field:?} must be text");
                 return Err(RootError::document(path, reason));
             }
@@ -78,8 +84,13 @@ impl User {
         make_dir(&root.dir, &format!("{at}/privateKey"), 0o700)?;
         let user = Self::open(root, &name)?;
         let new_keys = user.make_keys(bits)?;
-        file::replace(&user.dir, "user.json", 0o644, json::pretty(&profile).as_bytes())
-            .map_err(RootError::io("write", format!("{at}/user.json")))?;
+        file::replace(
+            &user.dir,
+            "user.json",
+            0o644,
+            json::pretty(&profile).as_bytes(),
+        )
+        .map_err(RootError::io("write", format!("{at}/user.json")))?;
         Ok(Created { user, new_keys })
     }
 
@@ -92,9 +103,7 @@ impl User {
                 name: name.clone(),
                 dir: Arc::new(dir),
             }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(RootError::NoUser(name.clone()))
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(RootError::NoUser(name.clone())),
             Err(e) => Err(RootError::io("open", at)(e)),
         }
     }
@@ -260,8 +269,7 @@ impl User {
     /// Where a contact's server listens, if known.
     pub fn address_of(&self, contact: &Name) -> Result<Option<String>, RootError> {
         let text = self.contacts_ini()?;
-        contact::address(&text, contact)
-            .map_err(|e| RootError::config(self.at("contacts.ini"), e))
+        contact::address(&text, contact).map_err(|e| RootError::config(self.at("contacts.ini"), e))
     }
 
     /// Writes down where a contact's server listens.

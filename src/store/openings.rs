@@ -36,9 +36,12 @@ pub enum Opening {
 /// The openings of every user of a root.
 #[derive(Default)]
 pub struct Openings {
-    // One lock for each pair of user and contact; the outer one is held only to find it.
-    pairs: Mutex<HashMap<(Name, Name), Arc<Mutex<Option<Memory>>>>>,
+    // The outer lock is held only to find the inner one.
+    pairs: Mutex<HashMap<(Name, Name), Pair>>,
 }
+
+/// What is remembered of one contact of one user, once it was read.
+type Pair = Arc<Mutex<Option<Memory>>>;
 
 struct Memory {
     file: File,

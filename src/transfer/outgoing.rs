@@ -74,7 +74,10 @@ impl Outgoing {
         let Some(stem) = name.and_then(|name| name.strip_suffix(".meta")) else {
             return Err(Error::new(
                 Code::Usage,
-                format!("{} is no .meta file: its name must end with .meta", path.display()),
+                format!(
+                    "{} is no .meta file: its name must end with .meta",
+                    path.display()
+                ),
             ));
         };
         let at = |e: io::Error| cannot("open", path, &e);
@@ -142,7 +145,10 @@ impl Outgoing {
     /// The document as the receiver gets it. Fails if it says another size.
     pub fn request(&self) -> Result<Meta, Error> {
         let mut meta = self.meta.clone();
-        if meta.filesize.is_some_and(|claimed| claimed != self.version.len) {
+        if meta
+            .filesize
+            .is_some_and(|claimed| claimed != self.version.len)
+        {
             return Err(Error::new(
                 Code::Integrity,
                 format!(
@@ -199,9 +205,7 @@ impl Outgoing {
 
 /// Writes a `.meta` for `file` into `folder`, under a name that is free there.
 pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Error> {
-    let full = file
-        .canonicalize()
-        .map_err(|e| cannot("open", file, &e))?;
+    let full = file.canonicalize().map_err(|e| cannot("open", file, &e))?;
     let name = full
         .file_name()
         .and_then(|name| name.to_str())

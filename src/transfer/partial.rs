@@ -9,11 +9,7 @@ use std::{
 use crate::{
     event::Subject,
     meta::{self, Meta, TransferId},
-    root::{
-        file,
-        folder::Folder,
-        name::Name,
-    },
+    root::{file, folder::Folder, name::Name},
     store::{Sink, Store, local::PARTIAL},
 };
 

@@ -23,13 +23,8 @@ use crate::{
     json::Value,
     meta::{FileKey, Meta, PENDING_HOOK, Wire, is_extra},
     root::{
-        RootError,
-        config::Config,
-        contact::Contact,
-        folder::Folder,
-        name::Name,
-        settings::Settings,
-        user::User,
+        RootError, config::Config, contact::Contact, folder::Folder, name::Name,
+        settings::Settings, user::User,
     },
     store::{Sink, Store},
     wire::{
@@ -64,7 +59,7 @@ pub enum Decision {
     /// The file may come.
     Taken(Box<Arrival>),
     /// It need not, or may not; the reply says so.
-    Answered(Wire),
+    Answered(Box<Wire>),
 }
 
 /// A file that may come.
@@ -119,9 +114,10 @@ impl ReceiveError {
     /// What the sender may know of it; `None` if there is nobody to tell.
     fn for_sender(&self) -> Option<Error> {
         let (code, sentence) = match self {
-            Self::Channel(ChannelError::Wire(WireError::Crypto(_))) => {
-                (Code::Integrity, "the bytes were changed on the way".to_owned())
-            }
+            Self::Channel(ChannelError::Wire(WireError::Crypto(_))) => (
+                Code::Integrity,
+                "the bytes were changed on the way".to_owned(),
+            ),
             Self::Channel(ChannelError::Wire(_)) => (
                 Code::Integrity,
                 "a record came that does not belong there".to_owned(),
@@ -130,7 +126,10 @@ impl ReceiveError {
             Self::Channel(_) | Self::Sender(_) => return None,
             Self::Size | Self::Checksum { .. } => (Code::Integrity, self.to_string()),
             Self::Store(error) => return Some(store_error(error)),
-            Self::GoingDown => (Code::Later, "the server is going down, try later".to_owned()),
+            Self::GoingDown => (
+                Code::Later,
+                "the server is going down, try later".to_owned(),
+            ),
             Self::Failed => (Code::Failed, self.to_string()),
         };
         Some(Error::new(code, sentence))
@@ -139,10 +138,14 @@ impl ReceiveError {
 
 fn store_error(error: &io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::new(Code::Later, "the receiver has no room for the file, try later")
-        }
-        _ => Error::new(Code::Later, "the receiver cannot store the file now, try later"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
+            Code::Later,
+            "the receiver has no room for the file, try later",
+        ),
+        _ => Error::new(
+            Code::Later,
+            "the receiver cannot store the file now, try later",
+        ),
     }
 }
 
@@ -173,7 +176,7 @@ impl Receiver {
                     id = meta.id.map(tracing::field::display),
                     "refused: {}", printable(&refusal.sentence, 200)
                 );
-                Decision::Answered(refused(meta, &refusal))
+                Decision::Answered(Box::new(refused(meta, &refusal)))
             }
         }
     }
@@ -186,7 +189,9 @@ impl Receiver {
     ) -> Result<Decision, Error> {
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
         if meta.from != contact.name.as_str() || meta.to != user.name().as_str() {
-            return Err(refuse("from and to must be the names that the header stands for"));
+            return Err(refuse(
+                "from and to must be the names that the header stands for",
+            ));
         }
         let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
         let id = meta.id.ok_or_else(|| refuse("id is missing"))?;
@@ -195,7 +200,9 @@ impl Receiver {
         }
         if size > self.settings.max_filesize {
             let most = self.settings.max_filesize;
-            return Err(refuse(&format!("the file is too large, the receiver takes {most} bytes")));
+            return Err(refuse(&format!(
+                "the file is too large, the receiver takes {most} bytes"
+            )));
         }
         meta.error.clear();
         meta.extra.retain(|field, _| is_extra(field));
@@ -217,8 +224,8 @@ impl Receiver {
             if store.room().is_ok_and(|room| room < size) {
                 return Err(store_error(&io::ErrorKind::StorageFull.into()));
             }
-            let reserved = Partial::reserve(&folder, store, meta, &from, claim)
-                .map_err(|e| logged(&e))?;
+            let reserved =
+                Partial::reserve(&folder, store, meta, &from, claim).map_err(|e| logged(&e))?;
             Ok((reserved, folder, Arc::new(config)))
         })
         .await?;
@@ -234,10 +241,10 @@ impl Receiver {
         );
 
         self.observer.step(7, format_args!("run [OnMeta]"));
-        let verdict = self
-            .fire(EventKind::Meta, &folder, &config, &partial)
-            .await;
-        let meta = verdict.meta.unwrap_or_else(|| partial.subject().meta.clone());
+        let verdict = self.fire(EventKind::Meta, &folder, &config, &partial).await;
+        let meta = verdict
+            .meta
+            .unwrap_or_else(|| partial.subject().meta.clone());
         if let Some(words) = verdict.outcome.objection() {
             let words = Error::new(Code::Refused, words);
             on_disk(move || partial.refuse(meta).map_err(|e| logged(&e))).await?;
@@ -295,7 +302,7 @@ impl Receiver {
         let mut reply = Wire::request(meta);
         reply.meta.extra.retain(|field, _| is_extra(field));
         reply.delivered = true;
-        Ok(Decision::Answered(reply))
+        Ok(Decision::Answered(Box::new(reply)))
     }
 
     async fn fire(
@@ -351,7 +358,8 @@ impl Receiver {
                     id = meta.id.map(tracing::field::display),
                     "received"
                 );
-                self.observer.step(15, format_args!("the file is safe, answer ACK"));
+                self.observer
+                    .step(15, format_args!("the file is safe, answer ACK"));
                 session
                     .writer
                     .record(&mut session.outgoing, Kind::Ack, transfer, record::ACK)
@@ -574,7 +582,11 @@ impl Opening {
             if head.kind == Kind::Block {
                 let after = self.received + head.len as u64;
                 let whole = head.last || head.len == MAX_BODY;
-                if self.complete || !whole || head.last != (after == self.expected) || after > self.expected {
+                if self.complete
+                    || !whole
+                    || head.last != (after == self.expected)
+                    || after > self.expected
+                {
                     return Err(ReceiveError::Size);
                 }
                 let body = self.blocks.open(head, sealed)?;

@@ -13,12 +13,12 @@ use super::{
     outgoing::Version,
 };
 use crate::{
+    crypto::seal::TAG_LEN,
     error::{Code, Error, printable},
     wire::{
         WireError,
         record::{self, HEAD_LEN, Head, Kind, MAX_BODY, Stream},
     },
-    crypto::seal::TAG_LEN,
 };
 
 /// A connection, from the sender's side.
@@ -225,7 +225,11 @@ fn seal_all(
 fn unchanged(file: &mut File, version: Version) -> Result<(), Error> {
     let now = Version::of(file)
         .map_err(|e| Error::new(Code::Failed, format!("cannot read the file: {e}")))?;
-    if now == version { Ok(()) } else { Err(changed()) }
+    if now == version {
+        Ok(())
+    } else {
+        Err(changed())
+    }
 }
 
 fn changed() -> Error {

@@ -99,7 +99,13 @@ pub fn seal(
     let mut plain = Zeroizing::new(Vec::with_capacity(SHARE_LEN + contents.json.len()));
     plain.extend(contents.share);
     plain.extend(contents.json.iter());
-    let key = key(part, bound, &secret, sender.public(), receiver.fingerprint());
+    let key = key(
+        part,
+        bound,
+        &secret,
+        sender.public(),
+        receiver.fingerprint(),
+    );
     let tag = Seal::new(&key)?.seal(0, true, &[], &mut plain)?;
     bytes.extend(plain.iter());
     bytes.extend(tag);
@@ -173,10 +179,18 @@ impl Verified<'_> {
             return Err(WireError::Envelope);
         }
         let unwrapped = receiver.unwrap(wrapped, self.part.label())?;
-        let secret: [u8; SECRET_LEN] =
-            unwrapped.as_slice().try_into().map_err(|_| CryptoError::Open)?;
+        let secret: [u8; SECRET_LEN] = unwrapped
+            .as_slice()
+            .try_into()
+            .map_err(|_| CryptoError::Open)?;
         let secret = Zeroizing::new(secret);
-        let key = key(self.part, self.bound, &secret, self.sender, public.fingerprint());
+        let key = key(
+            self.part,
+            self.bound,
+            &secret,
+            self.sender,
+            public.fingerprint(),
+        );
         let mut plain = Zeroizing::new(plain.to_vec());
         Seal::new(&key)?.open(0, true, &[], &mut plain, tag)?;
         let (share, json) = plain.split_first_chunk().ok_or(WireError::Envelope)?;
@@ -198,12 +212,7 @@ fn key(
     sender: &PublicKey,
     receiver: Fingerprint,
 ) -> Key {
-    let info = [
-        bound,
-        sender.fingerprint().as_bytes(),
-        receiver.as_bytes(),
-    ]
-    .concat();
+    let info = [bound, sender.fingerprint().as_bytes(), receiver.as_bytes()].concat();
     Key::new(derive(part.label(), secret, &info))
 }
 

@@ -163,9 +163,7 @@ impl Stream {
     pub fn seal(&mut self, head: Head, record: &mut [u8]) -> Result<(), WireError> {
         debug_assert_eq!(record.len(), head.record_len());
         let bytes = head.encode();
-        let (to, rest) = record
-            .split_first_chunk_mut()
-            .ok_or(WireError::Record)?;
+        let (to, rest) = record.split_first_chunk_mut().ok_or(WireError::Record)?;
         let (body, tag) = rest.split_last_chunk_mut().ok_or(WireError::Record)?;
         *to = bytes;
         *tag = self.seal.seal(self.next, head.last, &bytes, body)?;
@@ -174,7 +172,11 @@ impl Stream {
     }
 
     /// Opens the sealed body of a record in place and returns the body.
-    pub fn open<'a>(&mut self, head: Head, sealed: &'a mut [u8]) -> Result<&'a mut [u8], WireError> {
+    pub fn open<'a>(
+        &mut self,
+        head: Head,
+        sealed: &'a mut [u8],
+    ) -> Result<&'a mut [u8], WireError> {
         let (body, tag) = sealed.split_last_chunk_mut().ok_or(WireError::Record)?;
         self.seal
             .open(self.next, head.last, &head.encode(), body, tag)?;
@@ -183,12 +185,7 @@ impl Stream {
     }
 
     /// Seals a whole record from its body.
-    pub fn record(
-        &mut self,
-        kind: Kind,
-        transfer: u32,
-        body: &[u8],
-    ) -> Result<Vec<u8>, WireError> {
+    pub fn record(&mut self, kind: Kind, transfer: u32, body: &[u8]) -> Result<Vec<u8>, WireError> {
         let head = Head {
             kind,
             last: true,

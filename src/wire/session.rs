@@ -79,9 +79,8 @@ impl SessionKeys {
         if !shared.was_contributory() {
             return Err(WireError::Share);
         }
-        let secret = Zeroizing::new(
-            [shared.as_bytes().as_slice(), opening_secret, answer_secret].concat(),
-        );
+        let secret =
+            Zeroizing::new([shared.as_bytes().as_slice(), opening_secret, answer_secret].concat());
         Ok(Self {
             client: Key::new(derive(transcript, &secret, b"m2y/1 client records")),
             server: Key::new(derive(transcript, &secret, b"m2y/1 server records")),

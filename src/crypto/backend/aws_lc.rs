@@ -19,8 +19,7 @@ impl Backend for AwsLc {
     }
 
     fn aead(&self, key: &Key) -> Result<Box<dyn Aead>, CryptoError> {
-        let key =
-            UnboundKey::new(&AES_128_GCM, key.as_bytes()).map_err(|_| CryptoError::Open)?;
+        let key = UnboundKey::new(&AES_128_GCM, key.as_bytes()).map_err(|_| CryptoError::Open)?;
         Ok(Box::new(Gcm(LessSafeKey::new(key))))
     }
 
@@ -42,11 +41,7 @@ impl Aead for Gcm {
     fn seal(&self, nonce: &Nonce, ad: &[u8], data: &mut [u8]) -> Result<Tag, CryptoError> {
         let tag = self
             .0
-            .seal_in_place_separate_tag(
-                LcNonce::assume_unique_for_key(*nonce),
-                Aad::from(ad),
-                data,
-            )
+            .seal_in_place_separate_tag(LcNonce::assume_unique_for_key(*nonce), Aad::from(ad), data)
             .map_err(|_| CryptoError::Open)?;
         Tag::try_from(tag.as_ref()).map_err(|_| CryptoError::Open)
     }
@@ -91,7 +86,12 @@ impl PrivateOperations for Private {
     fn sign(&self, message: &[u8], _: &mut Random<'_>) -> Result<Vec<u8>, CryptoError> {
         let mut signature = vec![0; self.sign.public_modulus_len()];
         self.sign
-            .sign(&RSA_PSS_SHA256, &SystemRandom::new(), message, &mut signature)
+            .sign(
+                &RSA_PSS_SHA256,
+                &SystemRandom::new(),
+                message,
+                &mut signature,
+            )
             .map_err(|_| CryptoError::Signature)?;
         Ok(signature)
     }

@@ -28,13 +28,8 @@ pub trait Aead: Send + Sync {
     /// Checks the tag, then decrypts `data` in place.
     ///
     /// After an error `data` holds nothing that may be used.
-    fn open(
-        &self,
-        nonce: &Nonce,
-        ad: &[u8],
-        data: &mut [u8],
-        tag: &Tag,
-    ) -> Result<(), CryptoError>;
+    fn open(&self, nonce: &Nonce, ad: &[u8], data: &mut [u8], tag: &Tag)
+    -> Result<(), CryptoError>;
 }
 
 /// The two private operations of the protocol, both blinded.

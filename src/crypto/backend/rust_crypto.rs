@@ -53,8 +53,7 @@ impl Gcm {
         for (to, from) in counter.iter_mut().zip(nonce.iter().chain(&[0, 0, 0, 1])) {
             *to = *from;
         }
-        let mut stream =
-            Keystream::from_core(CtrCore::inner_iv_init(&self.cipher, &counter));
+        let mut stream = Keystream::from_core(CtrCore::inner_iv_init(&self.cipher, &counter));
         let mut mask = [0; 16];
         stream.apply_keystream(&mut mask);
         (stream, mask)

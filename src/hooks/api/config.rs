@@ -20,12 +20,13 @@ pub(super) fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<Handle>("Config")
         // config.get(section, key): the value, or () where there is none
-        .register_fn("get", |config: &mut Handle, section: &str, key: &str| {
-            match config.0.get(section, key) {
+        .register_fn(
+            "get",
+            |config: &mut Handle, section: &str, key: &str| match config.0.get(section, key) {
                 Some(value) => value.to_owned().into(),
                 None => Dynamic::UNIT,
-            }
-        })
+            },
+        )
         // config.has(section)
         .register_fn("has", |config: &mut Handle, section: &str| {
             config.0.has(section)

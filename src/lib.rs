@@ -1,14 +1,67 @@
-//! m2y
+//! m2y moves files between people, end-to-end encrypted, and lets the owner of each
+//! folder decide in a small Rhai script what happens at every event.
+//!
+//! # The way of a file through this crate
+//!
+//! A person types `m2y send photo.meta`. [`cli`] parses that and calls [`client`],
+//! which reads keys and contact from the [`root`], seals the [`meta`] into an
+//! opening and sends it. On the other side [`server`] has taken the connection and
+//! left it to a task of its own. The task reads the opening, and with [`wire`] it
+//! checks the signature before any private key works and before anything is written.
+//!
+//! From there on [`transfer`] leads. It stores the meta, makes an [`event`] of it and
+//! fires it at the [`hooks`] of the folder, which answer with a verdict. If none
+//! objects, the receiver sends back a fresh key for the file. Then sender and receiver
+//! run two stages each: one seals or opens blocks and reads or writes the file, one
+//! moves bytes through the socket; a few buffers go round between them. The
+//! contents go to a [`store`], hidden until they are whole and durable. Then the file
+//! gets its name, `[OnReceived]` runs, and the ACK goes back: nothing that was
+//! acknowledged is ever lost, and nothing unauthenticated is ever acted on.
+//!
+//! # The map
+//!
+//! The modules stand in the order in which data flows. Each knows those below it and
+//! none above; only `transfer` knows wire, hooks and store together.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`cli`] | the commands, their help, what they print |
+//! | [`client`] | a session, from who opens it |
+//! | [`server`] | connections, who speaks, a session from who answers |
+//! | [`transfer`] | the way of one file, on both sides |
+//! | [`hooks`] | scripts and programs, their limits, what they can call |
+//! | [`event`] | what happened, what was decided: plain data |
+//! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there |
+//! | [`store`] | where contents rest, which openings were seen |
+//! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
+//! | [`meta`] | the `.meta` document |
+//! | [`json`] | JSON as strict as a checksum over it needs |
+//! | [`crypto`] | keys, sealing, and the two back ends that do it |
+//! | [`error`] | what people and peers may see of an error |
+
+// In the order of the data; an empty line keeps each where it stands.
 pub mod cli;
+
 pub mod client;
-pub mod crypto;
-pub mod error;
-pub mod event;
-pub mod hooks;
-pub mod json;
-pub mod meta;
-pub mod root;
+
 pub mod server;
-pub mod store;
+
 pub mod transfer;
+
+pub mod hooks;
+
+pub mod event;
+
 pub mod wire;
+
+pub mod store;
+
+pub mod root;
+
+pub mod meta;
+
+pub mod json;
+
+pub mod crypto;
+
+pub mod error;

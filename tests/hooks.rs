@@ -727,3 +727,48 @@ async fn at_start_what_failed_is_made_ready_again_and_old_partials_go() {
     );
     assert_eq!(read_meta(&photo.join("mine.meta")).error, "");
 }
+
+/// The first code block of a language in the README.
+fn from_readme(language: &str) -> String {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, rest) = readme.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hook_of_the_readme_does_what_it_says() {
+    let world = World::new(&from_readme("ini"));
+    world.script("onlyPictures.rhai", &from_readme("rust"));
+    let server = Local::serve(&world.there).await;
+    let deliver = async |name: &str, len: usize| {
+        let file = world.file(name, &common::noise(len));
+        world.deliver(&server.address, &file).await
+    };
+    refused(&deliver("a.txt", 1).await, "only pictures, please");
+    refused(&deliver("b.jpg", 20_000_001).await, "too large");
+    let meta = deliver("c.jpg", 20_000_000).await.unwrap();
+    assert_eq!(meta.extra["album"], "from zhenqiang");
+    assert!(world.receiver.path().join("inbox.log").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_the_albums_does_what_it_says() {
+    let example = |file: &str| {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hooks/album");
+        fs::read_to_string(Path::new(dir).join(file)).unwrap()
+    };
+    let world = World::new(&example("m2y.config"));
+    world.script("album.rhai", &example("album.rhai"));
+    let server = Local::serve(&world.there).await;
+    let picture = world.file("a.png", b"x");
+    let meta = world.deliver(&server.address, &picture).await.unwrap();
+    assert_eq!(
+        meta.extra["album"],
+        format!("album {}", &meta.datetime[6..10])
+    );
+    let text = world.file("a.txt", b"x");
+    refused(
+        &world.deliver(&server.address, &text).await,
+        "only pictures",
+    );
+}

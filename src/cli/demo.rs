@@ -39,24 +39,9 @@ pub struct Demo {}
 const SENDER: &str = "zhenqiang";
 const RECEIVER: &str = "roland-frei";
 
-/// A hook of the demo's own: it writes a field into the meta.
-const ALBUM: &str = "\
-// Puts a picture into the album of its year, so that later hooks can sort by it.
-if meta.filename.ends_with(\".png\") {
-    meta.album = \"album \" + meta.datetime.sub_string(6, 4);
-    log.info(`${meta.filename} goes into ${meta.album}`);
-}
-";
-
-const PHOTO: &str = "\
-[OnMeta]
-checkPermission.rhai
-album.rhai
-[OnReceived]
-notifyUser.rhai
-[permission]
-zhenqiang = always
-";
+/// The folder of the examples that the demo sends a picture into.
+const PHOTO: &str = include_str!("../../examples/hooks/album/m2y.config");
+const ALBUM: &str = include_str!("../../examples/hooks/album/album.rhai");
 
 const BACKUP: &str = "\
 [OnMeta]

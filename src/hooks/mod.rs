@@ -64,11 +64,13 @@ impl Hooks {
                 }
                 Err(HookError::Thrown(words)) => Outcome::Refused(words),
                 Err(error) => {
+                    // Not as fields: those would stand behind the caret.
+                    let folder = &event.folder;
                     warn!(
-                        event = %event.kind,
-                        user = %event.folder.user().name(),
-                        folder = %event.folder.name(),
-                        "hook failed: {error}"
+                        "{}/{} [{}] {error}",
+                        folder.user().name(),
+                        folder.name(),
+                        event.kind
                     );
                     Outcome::Failed
                 }

@@ -4,13 +4,10 @@
 //! its own, which reads the opening, checks the signature before any private key
 //! works, and then hands the meta to [`crate::transfer::receive`].
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+mod admission;
+mod caller;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
@@ -20,35 +17,26 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{debug, error, info, warn};
-use zeroize::Zeroizing;
 
 use crate::{
-    crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error},
     event::{Event, Kind as EventKind, Run},
     hooks::Hooks,
-    meta::{Meta, MetaError, Wire},
-    root::{Root, RootError, contact::Contact, folder::Folder, settings::Settings, user::User},
-    store::{
-        Store,
-        local::LocalStore,
-        openings::{Opening, Openings},
-    },
+    root::{Root, RootError, folder::Folder, settings::Settings},
+    store::{Store, local::LocalStore, openings::Openings},
     transfer::{
         Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
-        clock,
         partial::UnderWay,
-        receive::{Decision, Receiver, Session, StoreOf, refused, stopped},
+        receive::{Channel, Decision, Receiver, StoreOf, refused, stopped},
     },
     wire::{
-        WireError,
-        envelope::{self, Contents, Opened, Part},
         header::{self, AnswerHeader, Header, Turned},
         record::{self, Kind, Stream},
-        session::{self, SessionKeys, Share},
     },
 };
+use admission::Admission;
+use caller::{Caller, Unknown, identify};
 
 /// When strangers are answered, counted from their last byte: whatever was found
 /// out about them took less, so the time does not tell what it was.
@@ -202,119 +190,12 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let _ = timeout(LINGER + Duration::from_secs(2), rest).await;
 }
 
-/// Counts connections, in all and for one address.
-struct Admission {
-    all: Arc<Semaphore>,
-    each: usize,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-impl Admission {
-    fn new(settings: &Settings) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(
-                settings.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
-            each: settings.max_per_address,
-            addresses: Arc::default(),
-        }
-    }
-
-    fn admit(&self, address: IpAddr) -> Option<Admitted> {
-        let permit = self.all.clone().try_acquire_owned().ok()?;
-        let mut addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = addresses.entry(address).or_default();
-        if *count >= self.each {
-            return None;
-        }
-        *count += 1;
-        Some(Admitted {
-            address,
-            addresses: self.addresses.clone(),
-            _permit: permit,
-        })
-    }
-}
-
-struct Admitted {
-    address: IpAddr,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let mut addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = addresses.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// One connection in its task.
 struct Connection {
     server: Server,
     peer: SocketAddr,
     shutdown: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
-}
-
-/// Who opened the session, certain by signature.
-struct Caller {
-    user: User,
-    contact: Contact,
-    private: PrivateKey,
-    opened: Opened,
-    digest: [u8; 32],
-    /// The meta, or what is wrong with it.
-    request: Result<Wire, Error>,
-}
-
-/// Why somebody is turned away without an envelope.
-#[derive(Debug, thiserror::Error)]
-enum Unknown {
-    #[error("there is no such receiver here")]
-    Receiver,
-    #[error("the receiver has no such contact")]
-    Sender,
-    #[error("{0}")]
-    Signature(WireError),
-    #[error("the opening was had before")]
-    Replay,
-    #[error("the opening is older than those that were forgotten")]
-    Stale,
-    #[error("the opening cannot be opened: {0}")]
-    Envelope(WireError),
-    #[error("{0}")]
-    Root(RootError),
-    #[error("cannot remember openings: {0}")]
-    Memory(io::Error),
-    #[error("the server failed")]
-    Failed,
-}
-
-impl Unknown {
-    /// One answer for whoever is not known; another where the server is at fault.
-    fn answer(&self) -> Turned {
-        match self {
-            Self::Receiver
-            | Self::Sender
-            | Self::Signature(_)
-            | Self::Replay
-            | Self::Envelope(_) => Turned::Stranger,
-            Self::Stale => Turned::Stale,
-            Self::Root(_) | Self::Memory(_) | Self::Failed => Turned::Busy,
-        }
-    }
 }
 
 impl Connection {
@@ -406,48 +287,35 @@ impl Connection {
         reader: &mut Reader,
         writer: &mut Writer,
     ) -> Result<(), ChannelError> {
-        let Caller {
-            user,
-            contact,
-            private,
-            opened,
-            digest,
-            request,
-        } = caller;
         let receiver = &self.server.receiver;
+        let (from, to) = (&caller.contact.name, caller.user.name());
         receiver.observer.step(
             5,
-            format_args!(
-                "signature of {} is good, opened the meta with the key of {}",
-                contact.name,
-                user.name()
-            ),
+            format_args!("signature of {from} is good, opened the meta with the key of {to}"),
         );
-        let id = request.as_ref().ok().and_then(|r| r.meta.id);
-        let decision = match request {
-            Ok(request) => receiver.decide(&user, &contact, request).await,
+        let decision = match &caller.request {
+            Ok(request) => {
+                let (user, contact) = (&caller.user, &caller.contact);
+                receiver.decide(user, contact, request.meta.clone()).await
+            }
             Err(error) => {
-                info!(from = %contact.name, to = %user.name(), "refused: {error}");
-                let reply = refused(empty_meta(&user, &contact), &error);
-                Decision::Answered(Box::new(reply))
+                info!(%from, %to, "refused: {error}");
+                Decision::Answered(Box::new(refused(caller.empty_meta(), error)))
             }
         };
-        let (reply, arrival) = match decision {
-            Decision::Taken(arrival) => (arrival.reply.clone(), Some(arrival)),
-            Decision::Answered(reply) => (*reply, None),
+        receiver
+            .observer
+            .step(9, format_args!("seal the meta for {from}, sign it"));
+        let sealing = move || {
+            let reply = match &decision {
+                Decision::Taken(arrival) => &arrival.reply,
+                Decision::Answered(reply) => reply,
+            };
+            caller.seal_answer(reply).map(|sealed| (sealed, decision))
         };
-        let filekey = reply.filekey.clone();
-        let caller_name = contact.name.clone();
-        let (keys, answer) = {
-            let sealing = move || seal_answer(&reply, &private, &contact, opened, &digest);
-            task::spawn_blocking(sealing)
-                .await
-                .map_err(|_| ChannelError::Closed)??
-        };
-        receiver.observer.step(
-            9,
-            format_args!("sealed the meta for {}, signed it", caller_name),
-        );
+        let ((keys, answer), decision) = task::spawn_blocking(sealing)
+            .await
+            .map_err(|_| ChannelError::Closed)??;
         let len = answer.len() - header::ANSWER_LEN;
         receiver
             .observer
@@ -456,37 +324,30 @@ impl Connection {
             .observer
             .step(11, format_args!("send the sealed meta"));
         writer.bytes(&answer).await?;
-        let (Some(mut arrival), Some(filekey), Some(id)) = (arrival, filekey, id) else {
+        let Decision::Taken(arrival) = decision else {
             return Ok(());
         };
-        // What follows needs both halves; they go back to the caller at the end.
-        let mut session = Session {
-            reader: std::mem::replace(reader, Reader::new(tokio::io::empty(), Duration::ZERO)),
-            writer: std::mem::replace(writer, Writer::new(tokio::io::sink(), Duration::ZERO)),
+        let mut channel = Channel {
+            reader,
+            writer,
             incoming: Some(Stream::new(&keys.client)?),
             outgoing: Stream::new(&keys.server)?,
             stop: self.stop.clone(),
         };
-        arrival.reply.filekey = None;
-        let blocks = Stream::new(&keys.file_key(&filekey, &id))?;
-        let received = receiver.receive(&mut session, 0, blocks, *arrival).await;
-        let ended = match received {
-            Ok(()) => self.further(&mut session).await,
+        match receiver.receive(&mut channel, 0, &keys, *arrival).await {
+            Ok(()) => self.further(&mut channel).await,
             Err(_) => Ok(()),
-        };
-        *reader = session.reader;
-        *writer = session.writer;
-        ended
+        }
     }
 
     /// What comes after the first file. This version of the program knows only
     /// that a session ends; all else is answered, so that a peer can go on.
-    async fn further(&mut self, session: &mut Session) -> Result<(), ChannelError> {
-        let Some(incoming) = session.incoming.as_mut() else {
+    async fn further(&mut self, channel: &mut Channel<'_>) -> Result<(), ChannelError> {
+        let Some(incoming) = channel.incoming.as_mut() else {
             return Ok(());
         };
         loop {
-            let next = session.reader.record(incoming);
+            let next = channel.reader.record(incoming);
             let (head, _) = tokio::select! {
                 next = next => next?,
                 () = stopped(&mut self.shutdown) => return Ok(()),
@@ -497,108 +358,12 @@ impl Connection {
                 _ => {
                     let answer = Error::new(Code::Failed, "this server does not know that request");
                     let body = record::encode_error(&answer);
-                    session
+                    channel
                         .writer
-                        .record(&mut session.outgoing, Kind::Error, head.transfer, &body)
+                        .record(&mut channel.outgoing, Kind::Error, head.transfer, &body)
                         .await?;
                 }
             }
         }
-    }
-}
-
-/// Finds out who speaks: both keys by the hashes, the signature, then the seal.
-fn identify(
-    root: &Root,
-    openings: &Openings,
-    head: Header,
-    header: &[u8; header::LEN],
-    envelope: &[u8],
-) -> Result<Caller, Unknown> {
-    let name = root.name_of(&head.to).ok_or(Unknown::Receiver)?;
-    let user = root.user(&name).map_err(|_| Unknown::Receiver)?;
-    let contact = user.contact_of(&head.from).ok_or(Unknown::Sender)?;
-    let verified = envelope::verify(Part::Opening, header, envelope, &contact.key)
-        .map_err(Unknown::Signature)?;
-    let digest = session::opening_digest(header, envelope);
-    let time = verified.time();
-    let is_new = |found: io::Result<Opening>| match found.map_err(Unknown::Memory)? {
-        Opening::New => Ok(()),
-        Opening::Seen => Err(Unknown::Replay),
-        Opening::Old => Err(Unknown::Stale),
-    };
-    is_new(openings.look(&user, &contact.name, &digest, time))?;
-    let private = user.private_key().map_err(Unknown::Root)?;
-    let opened = verified.open(&private).map_err(Unknown::Envelope)?;
-    // Asked again, and remembered: of two that came at once one is new.
-    is_new(openings.remember(&user, &contact.name, &digest, time))?;
-    let request = Wire::from_json(&opened.contents.json).map_err(|e: MetaError| {
-        Error::new(Code::Failed, format!("the metadata cannot be read: {e}"))
-    });
-    Ok(Caller {
-        user,
-        contact,
-        private,
-        opened,
-        digest,
-        request,
-    })
-}
-
-/// Steps 9 to 11: seals the answer and derives the keys of the session.
-fn seal_answer(
-    reply: &Wire,
-    private: &PrivateKey,
-    contact: &Contact,
-    opened: Opened,
-    digest: &[u8; 32],
-) -> Result<(SessionKeys, Vec<u8>), WireError> {
-    let share = Share::new(&mut SysRng)?;
-    let mut json = reply.to_json();
-    if envelope::sealed_len(json.len(), private.public(), &contact.key).is_err() {
-        // What hooks added does not fit; the sender can do without.
-        let mut reply = reply.clone();
-        reply.meta.extra.clear();
-        json = reply.to_json();
-    }
-    let len = envelope::sealed_len(json.len(), private.public(), &contact.key)?;
-    let head = AnswerHeader::Envelope(len).encode();
-    let contents = Contents {
-        time: clock(),
-        share: share.public,
-        json: Zeroizing::new(json.as_bytes().to_vec()),
-    };
-    let bound = [digest.as_slice(), &head].concat();
-    let sealed = envelope::seal(
-        Part::Answer,
-        &bound,
-        &contents,
-        private,
-        &contact.key,
-        &mut SysRng,
-    )?;
-    let transcript = session::transcript(digest, &[&head, &sealed.bytes]);
-    let keys = SessionKeys::derive(
-        share,
-        &opened.contents.share,
-        &opened.secret,
-        &sealed.secret,
-        &transcript,
-    )?;
-    Ok((keys, [head.as_slice(), &sealed.bytes].concat()))
-}
-
-fn empty_meta(user: &User, contact: &Contact) -> Meta {
-    Meta {
-        from: contact.name.to_string(),
-        to: user.name().to_string(),
-        folder: String::new(),
-        filename: String::new(),
-        datetime: String::new(),
-        filesize: None,
-        file_crc: None,
-        error: String::new(),
-        id: None,
-        extra: crate::json::Map::new(),
     }
 }

@@ -8,6 +8,7 @@ pub mod keys;
 pub mod seal;
 
 use rsa::rand_core::TryCryptoRng;
+use zeroize::Zeroizing;
 
 /// Where randomness comes from: [`SysRng`] everywhere but in the test vectors.
 pub type Random<'a> = dyn TryCryptoRng<Error = getrandom::Error> + 'a;
@@ -39,4 +40,22 @@ pub fn random<const N: usize>() -> Result<[u8; N], CryptoError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Bytes in a cipher key.
+pub const KEY_LEN: usize = 16;
+
+/// A key for AES-128, wiped when it is dropped.
+pub struct Key(Zeroizing<[u8; KEY_LEN]>);
+
+impl Key {
+    /// A key from its bytes.
+    pub fn new(bytes: [u8; KEY_LEN]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes of the key.
+    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
 }

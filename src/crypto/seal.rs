@@ -9,31 +9,15 @@
 
 use hkdf::Hkdf;
 use sha2::Sha256;
-use zeroize::Zeroizing;
 
-pub use super::backend::{TAG_LEN, Tag};
 use super::{
     CryptoError,
     backend::{ACTIVE, Aead, Backend, Nonce},
 };
-
-/// Bytes in a cipher key.
-pub const KEY_LEN: usize = 16;
-
-/// A key for AES-128, wiped when it is dropped.
-pub struct Key(Zeroizing<[u8; KEY_LEN]>);
-
-impl Key {
-    /// A key from its bytes.
-    pub fn new(bytes: [u8; KEY_LEN]) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
-    /// The bytes of the key.
-    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
-    }
-}
+pub use super::{
+    Key,
+    backend::{TAG_LEN, Tag},
+};
 
 /// Derives `N` bytes by HKDF-SHA256 (RFC 5869).
 pub fn derive<const N: usize>(salt: &[u8], secret: &[u8], info: &[u8]) -> [u8; N] {

@@ -10,6 +10,7 @@ pub mod outgoing;
 pub mod partial;
 pub mod receive;
 pub mod send;
+mod unseal;
 
 use std::{
     fmt,

@@ -14,6 +14,7 @@ use super::{
     BUFFER, DEPTH, Observer,
     channel::{Batch, ChannelError, Reader, Writer},
     partial::{Partial, Reserved, UnderWay},
+    unseal::{Received, Unsealing},
 };
 use crate::{
     crypto::random,
@@ -29,7 +30,8 @@ use crate::{
     store::{Sink, Store},
     wire::{
         WireError,
-        record::{self, HEAD_LEN, Kind, MAX_BODY, Stream},
+        record::{self, Kind, Stream},
+        session::SessionKeys,
     },
 };
 
@@ -66,11 +68,11 @@ pub enum Decision {
 pub struct Arrival {
     /// The meta for the sender, with the key for this attempt.
     pub reply: Wire,
-    partial: Partial,
-    sink: Box<dyn Sink>,
+    pub(super) partial: Partial,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) expected: u64,
     folder: Folder,
     config: Arc<Config>,
-    expected: u64,
 }
 
 /// Why a file did not arrive.
@@ -149,12 +151,12 @@ fn store_error(error: &io::Error) -> Error {
     }
 }
 
-/// A session, from the receiver's side.
-pub struct Session {
+/// A connection, from the receiver's side.
+pub struct Channel<'a> {
     /// Records from the sender.
-    pub reader: Reader,
+    pub reader: &'a mut Reader,
     /// Records to the sender.
-    pub writer: Writer,
+    pub writer: &'a mut Writer,
     /// Opens records; away while a file arrives.
     pub incoming: Option<Stream>,
     /// Seals records.
@@ -165,8 +167,7 @@ pub struct Session {
 
 impl Receiver {
     /// Decides about a meta whose sender is certain: stores it, runs `[OnMeta]`.
-    pub async fn decide(&self, user: &User, contact: &Contact, request: Wire) -> Decision {
-        let meta = request.meta;
+    pub async fn decide(&self, user: &User, contact: &Contact, meta: Meta) -> Decision {
         match self.consider(user, contact, meta.clone()).await {
             Ok(decision) => decision,
             Err(refusal) => {
@@ -333,18 +334,18 @@ impl Receiver {
     /// no further use.
     pub async fn receive(
         &self,
-        session: &mut Session,
+        channel: &mut Channel<'_>,
         transfer: u32,
-        blocks: Stream,
+        keys: &SessionKeys,
         arrival: Arrival,
     ) -> Result<(), ReceiveError> {
         let begun = std::time::Instant::now();
         let (subject, size) = (arrival.partial.subject().clone(), arrival.expected);
-        let received = self.blocks(session, transfer, blocks, arrival).await;
+        let received = self.blocks(channel, transfer, keys, arrival).await;
         let result = match received {
             Ok(done) => {
                 let stored = self.store(done);
-                while_working(session, transfer, stored).await
+                while_working(channel, transfer, stored).await
             }
             Err(e) => Err(e),
         };
@@ -360,9 +361,9 @@ impl Receiver {
                 );
                 self.observer
                     .step(15, format_args!("the file is safe, answer ACK"));
-                session
+                channel
                     .writer
-                    .record(&mut session.outgoing, Kind::Ack, transfer, record::ACK)
+                    .record(&mut channel.outgoing, Kind::Ack, transfer, record::ACK)
                     .await?;
                 Ok(())
             }
@@ -375,9 +376,9 @@ impl Receiver {
                 );
                 if let Some(told) = error.for_sender() {
                     let body = record::encode_error(&told);
-                    let _ = session
+                    let _ = channel
                         .writer
-                        .record(&mut session.outgoing, Kind::Error, transfer, &body)
+                        .record(&mut channel.outgoing, Kind::Error, transfer, &body)
                         .await;
                 }
                 Err(error)
@@ -388,26 +389,22 @@ impl Receiver {
     /// Moves the blocks: buffers go full to the other stage and come back empty.
     async fn blocks(
         &self,
-        session: &mut Session,
+        channel: &mut Channel<'_>,
         transfer: u32,
-        blocks: Stream,
+        keys: &SessionKeys,
         arrival: Arrival,
     ) -> Result<Received, ReceiveError> {
+        let meta = &arrival.partial.subject().meta;
+        let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
+            return Err(ReceiveError::Failed);
+        };
+        let blocks = Stream::new(&keys.file_key(filekey, id))?;
         let (full_in, full_out) = mpsc::channel::<Batch>(DEPTH);
         let (spare_in, mut spare_out) = mpsc::channel::<Vec<u8>>(DEPTH + 2);
-        let opening = Opening {
-            incoming: session.incoming.take().ok_or(ReceiveError::Failed)?,
-            blocks,
-            transfer,
-            expected: arrival.expected,
-            received: 0,
-            complete: false,
-            crc: crc32fast::Hasher::new(),
-            arrival,
-            observer: self.observer.clone(),
-        };
-        let opener = task::spawn_blocking(move || opening.run(full_out, &spare_in));
-        let reader = &mut session.reader;
+        let incoming = channel.incoming.take().ok_or(ReceiveError::Failed)?;
+        let stage = Unsealing::new(incoming, blocks, transfer, arrival, &self.observer);
+        let unsealing = task::spawn_blocking(move || stage.run(full_out, &spare_in));
+        let reader = &mut *channel.reader;
         let moving = async {
             let mut too_many = Vec::new();
             loop {
@@ -430,11 +427,11 @@ impl Receiver {
         };
         let moved = tokio::select! {
             moved = moving => moved.map_err(ReceiveError::from),
-            () = stopped(&mut session.stop) => Err(ReceiveError::GoingDown),
+            () = stopped(&mut channel.stop) => Err(ReceiveError::GoingDown),
         };
         drop(full_in);
-        let (opened, incoming, mut rest) = opener.await.map_err(|_| ReceiveError::Failed)?;
-        session.incoming = Some(incoming);
+        let (opened, incoming, mut rest) = unsealing.await.map_err(|_| ReceiveError::Failed)?;
+        channel.incoming = Some(incoming);
         // What the other stage found comes first: it read what came before.
         let received = match opened {
             Err(None) => return Err(moved.err().unwrap_or(ChannelError::Closed.into())),
@@ -444,8 +441,8 @@ impl Receiver {
         if let Ok(too_many) = moved {
             rest.extend(too_many);
         }
-        session.reader.put_back(&rest);
-        session.reader.rest();
+        channel.reader.put_back(&rest);
+        channel.reader.rest();
         Ok(received)
     }
 
@@ -504,134 +501,9 @@ impl Receiver {
     }
 }
 
-/// A file that is complete in its hidden place.
-struct Received {
-    arrival: Arrival,
-    crc: u32,
-}
-
-/// The second stage: opens blocks and appends them to the hidden file.
-struct Opening {
-    incoming: Stream,
-    blocks: Stream,
-    transfer: u32,
-    expected: u64,
-    received: u64,
-    /// Whether the last block was there.
-    complete: bool,
-    crc: crc32fast::Hasher,
-    arrival: Arrival,
-    observer: Arc<dyn Observer>,
-}
-
-/// What came of it: an error, or `Err(None)` if the other stage fell silent.
-type Opened = Result<Received, Option<ReceiveError>>;
-
-impl Opening {
-    /// Works until the trailer; returns what came of it, the stream of records,
-    /// and records that came behind the trailer.
-    fn run(
-        mut self,
-        mut full: mpsc::Receiver<Batch>,
-        spare: &mpsc::Sender<Vec<u8>>,
-    ) -> (Opened, Stream, Vec<u8>) {
-        let mut rest = Vec::new();
-        let result = loop {
-            let Some(mut batch) = full.blocking_recv() else {
-                break Err(None);
-            };
-            match self.batch(batch.records()) {
-                Ok(None) => {
-                    let _ = spare.try_send(batch.into_buffer());
-                }
-                Ok(Some((crc, behind))) => {
-                    rest.extend_from_slice(behind);
-                    break Ok(crc);
-                }
-                Err(error) => break Err(Some(error)),
-            }
-        };
-        full.close();
-        while let Ok(mut batch) = full.try_recv() {
-            rest.extend_from_slice(batch.records());
-        }
-        let received = result.map(|crc| Received {
-            arrival: self.arrival,
-            crc,
-        });
-        (received, self.incoming, rest)
-    }
-
-    /// Takes the records of one buffer; with the trailer, the checked CRC-32 and
-    /// what stands behind it.
-    fn batch<'a>(
-        &mut self,
-        mut records: &'a mut [u8],
-    ) -> Result<Option<(u32, &'a [u8])>, ReceiveError> {
-        let mut pieces: Vec<&[u8]> = Vec::with_capacity(BUFFER / MAX_BODY + 1);
-        let mut end = None;
-        while let Some((head, _)) = record::split(records)? {
-            let (record, behind) = std::mem::take(&mut records)
-                .split_at_mut_checked(head.record_len())
-                .ok_or(WireError::Record)?;
-            records = behind;
-            let sealed = record.get_mut(HEAD_LEN..).unwrap_or_default();
-            if head.transfer != self.transfer {
-                return Err(WireError::Record.into());
-            }
-            if head.kind == Kind::Block {
-                let after = self.received + head.len as u64;
-                let whole = head.last || head.len == MAX_BODY;
-                if self.complete
-                    || !whole
-                    || head.last != (after == self.expected)
-                    || after > self.expected
-                {
-                    return Err(ReceiveError::Size);
-                }
-                let body = self.blocks.open(head, sealed)?;
-                self.crc.update(body);
-                self.received = after;
-                self.complete = head.last;
-                pieces.push(body);
-                continue;
-            }
-            let body = self.incoming.open(head, sealed)?;
-            match head.kind {
-                Kind::Working => {}
-                Kind::Error => {
-                    return Err(ReceiveError::Sender(record::decode_error(body)?));
-                }
-                Kind::Trailer if self.complete => {
-                    end = Some(record::decode_trailer(body)?);
-                    break;
-                }
-                _ => return Err(WireError::Record.into()),
-            }
-        }
-        let bytes = pieces.iter().map(|p| p.len() as u64).sum();
-        self.arrival
-            .sink
-            .append(&pieces)
-            .map_err(ReceiveError::Store)?;
-        self.observer.moved(bytes);
-        let Some(claimed) = end else {
-            return Ok(None);
-        };
-        let computed = self.crc.clone().finalize();
-        let said = self.arrival.partial.subject().meta.file_crc;
-        for claimed in [Some(claimed), said].into_iter().flatten() {
-            if claimed != computed {
-                return Err(ReceiveError::Checksum { claimed, computed });
-            }
-        }
-        Ok(Some((computed, records)))
-    }
-}
-
 /// Waits for `work`, and lets the sender know now and then that it goes on.
 async fn while_working<T>(
-    session: &mut Session,
+    channel: &mut Channel<'_>,
     transfer: u32,
     work: impl Future<Output = T>,
 ) -> T {
@@ -644,9 +516,9 @@ async fn while_working<T>(
             done = &mut work => return done,
             _ = tick.tick() => {
                 // A sender that is gone finds its file delivered when it tries again.
-                let _ = session
+                let _ = channel
                     .writer
-                    .record(&mut session.outgoing, Kind::Working, transfer, &[])
+                    .record(&mut channel.outgoing, Kind::Working, transfer, &[])
                     .await;
             }
         }

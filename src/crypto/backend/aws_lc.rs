@@ -8,7 +8,7 @@ use aws_lc_rs::{
 };
 
 use super::{Aead, Backend, Nonce, PrivateOperations, Tag};
-use crate::crypto::{CryptoError, Random, seal::Key};
+use crate::crypto::{CryptoError, Key, Random};
 
 /// AWS-LC.
 pub struct AwsLc;

@@ -9,7 +9,7 @@
 pub mod aws_lc;
 pub mod rust_crypto;
 
-use super::{CryptoError, Random, seal::Key};
+use super::{CryptoError, Key, Random};
 
 /// Bytes that GCM adds to what it seals.
 pub const TAG_LEN: usize = 16;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{Aead, Backend, Nonce, PrivateOperations, Tag};
-use crate::crypto::{CryptoError, Random, SysRng, seal::Key};
+use crate::crypto::{CryptoError, Key, Random, SysRng};
 
 /// The RustCrypto crates.
 pub struct RustCrypto;

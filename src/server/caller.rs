@@ -1,0 +1,172 @@
+//! Who speaks: nothing is acted on before this is certain.
+
+use std::io;
+
+use zeroize::Zeroizing;
+
+use crate::{
+    crypto::{SysRng, keys::PrivateKey},
+    error::{Code, Error},
+    json::Map,
+    meta::{Meta, MetaError, Wire},
+    root::{Root, RootError, contact::Contact, user::User},
+    store::openings::{Opening, Openings},
+    transfer::clock,
+    wire::{
+        WireError,
+        envelope::{self, Contents, Opened, Part},
+        header::{self, AnswerHeader, Header, Turned},
+        session::{self, SessionKeys, Share},
+    },
+};
+
+/// Who opened the session, certain by signature.
+pub struct Caller {
+    /// Who receives.
+    pub user: User,
+    /// Who sends.
+    pub contact: Contact,
+    private: PrivateKey,
+    opened: Opened,
+    digest: [u8; 32],
+    /// The meta, or what is wrong with it.
+    pub request: Result<Wire, Error>,
+}
+
+/// Why somebody is turned away without an envelope.
+#[derive(Debug, thiserror::Error)]
+pub enum Unknown {
+    #[error("there is no such receiver here")]
+    Receiver,
+    #[error("the receiver has no such contact")]
+    Sender,
+    #[error("{0}")]
+    Signature(WireError),
+    #[error("the opening was had before")]
+    Replay,
+    #[error("the opening is older than those that were forgotten")]
+    Stale,
+    #[error("the opening cannot be opened: {0}")]
+    Envelope(WireError),
+    #[error("{0}")]
+    Root(RootError),
+    #[error("cannot remember openings: {0}")]
+    Memory(io::Error),
+    #[error("the server failed")]
+    Failed,
+}
+
+impl Unknown {
+    /// One answer for whoever is not known; another where the server is at fault.
+    pub fn answer(&self) -> Turned {
+        match self {
+            Self::Receiver
+            | Self::Sender
+            | Self::Signature(_)
+            | Self::Replay
+            | Self::Envelope(_) => Turned::Stranger,
+            Self::Stale => Turned::Stale,
+            Self::Root(_) | Self::Memory(_) | Self::Failed => Turned::Busy,
+        }
+    }
+}
+
+/// Finds out who speaks: both keys by the hashes, the signature, then the seal.
+pub fn identify(
+    root: &Root,
+    openings: &Openings,
+    head: Header,
+    header: &[u8; header::LEN],
+    envelope: &[u8],
+) -> Result<Caller, Unknown> {
+    let name = root.name_of(&head.to).ok_or(Unknown::Receiver)?;
+    let user = root.user(&name).map_err(|_| Unknown::Receiver)?;
+    let contact = user.contact_of(&head.from).ok_or(Unknown::Sender)?;
+    let verified = envelope::verify(Part::Opening, header, envelope, &contact.key)
+        .map_err(Unknown::Signature)?;
+    let digest = session::opening_digest(header, envelope);
+    let time = verified.time();
+    let is_new = |found: io::Result<Opening>| match found.map_err(Unknown::Memory)? {
+        Opening::New => Ok(()),
+        Opening::Seen => Err(Unknown::Replay),
+        Opening::Old => Err(Unknown::Stale),
+    };
+    is_new(openings.look(&user, &contact.name, &digest, time))?;
+    let private = user.private_key().map_err(Unknown::Root)?;
+    let opened = verified.open(&private).map_err(Unknown::Envelope)?;
+    // Asked again, and remembered: of two that came at once one is new.
+    is_new(openings.remember(&user, &contact.name, &digest, time))?;
+    let request = Wire::from_json(&opened.contents.json).map_err(|e: MetaError| {
+        Error::new(Code::Failed, format!("the metadata cannot be read: {e}"))
+    });
+    Ok(Caller {
+        user,
+        contact,
+        private,
+        opened,
+        digest,
+        request,
+    })
+}
+
+impl Caller {
+    /// Steps 9 to 11: seals the answer and derives the keys of the session.
+    pub fn seal_answer(&self, reply: &Wire) -> Result<(SessionKeys, Vec<u8>), WireError> {
+        let Self {
+            private,
+            contact,
+            opened,
+            digest,
+            ..
+        } = self;
+        let share = Share::new(&mut SysRng)?;
+        let mut json = reply.to_json();
+        if envelope::sealed_len(json.len(), private.public(), &contact.key).is_err() {
+            // What hooks added does not fit; the sender can do without.
+            let mut reply = reply.clone();
+            reply.meta.extra.clear();
+            json = reply.to_json();
+        }
+        let len = envelope::sealed_len(json.len(), private.public(), &contact.key)?;
+        let head = AnswerHeader::Envelope(len).encode();
+        let contents = Contents {
+            time: clock(),
+            share: share.public,
+            json: Zeroizing::new(json.as_bytes().to_vec()),
+        };
+        let bound = [digest.as_slice(), &head].concat();
+        let sealed = envelope::seal(
+            Part::Answer,
+            &bound,
+            &contents,
+            private,
+            &contact.key,
+            &mut SysRng,
+        )?;
+        let transcript = session::transcript(digest, &[&head, &sealed.bytes]);
+        let keys = SessionKeys::derive(
+            share,
+            &opened.contents.share,
+            &opened.secret,
+            &sealed.secret,
+            &transcript,
+        )?;
+        Ok((keys, [head.as_slice(), &sealed.bytes].concat()))
+    }
+
+    /// A meta to answer with where none could be read.
+    pub fn empty_meta(&self) -> Meta {
+        Meta {
+            from: self.contact.name.to_string(),
+            to: self.user.name().to_string(),
+            folder: String::new(),
+            filename: String::new(),
+            datetime: String::new(),
+            filesize: None,
+            file_crc: None,
+            error: String::new(),
+            id: None,
+            extra: Map::new(),
+        }
+    }
+}

@@ -136,6 +136,22 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// A document that says who sends what to whom, and nothing else yet.
+    pub fn new(from: &str, to: &str, folder: &str, filename: &str) -> Self {
+        Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            folder: folder.to_owned(),
+            filename: filename.to_owned(),
+            datetime: String::new(),
+            filesize: None,
+            file_crc: None,
+            error: String::new(),
+            id: None,
+            extra: Map::new(),
+        }
+    }
+
     /// Reads a `.meta` file. `metaCRC` is not checked: people edit these files.
     pub fn from_file(text: &[u8]) -> Result<Self, MetaError> {
         let mut document = json::parse(text)?;

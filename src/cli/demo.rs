@@ -215,18 +215,7 @@ impl Scene<'_> {
     /// Sends a file; the inner result is the receiver's.
     async fn send(&self, folder: &str, file: &Path) -> Result<Result<Meta, Error>, Error> {
         let dir = self.root.path().join(format!("user/{SENDER}/{folder}"));
-        let meta = Meta {
-            from: SENDER.to_owned(),
-            to: RECEIVER.to_owned(),
-            folder: folder.to_owned(),
-            filename: String::new(),
-            datetime: String::new(),
-            filesize: None,
-            file_crc: None,
-            error: String::new(),
-            id: None,
-            extra: crate::json::Map::new(),
-        };
+        let meta = Meta::new(SENDER, RECEIVER, folder, "");
         let path: PathBuf = outgoing::write(&dir, file, meta)?;
         let out = Outgoing::open(&path)?;
         let route = Route::find(Some(self.root.path()), Some(self.address), &out)?;

@@ -9,7 +9,7 @@ use super::output;
 use crate::{
     client::{self, Route},
     error::{Code, Error, printable},
-    json::{Map, Value},
+    json::Value,
     meta::Meta,
     root::{Root, RootError, contact::check_address, name::Name},
     transfer::outgoing::{self, Outgoing},
@@ -167,18 +167,7 @@ impl Send {
         let user = Root::open(&path)?.user(&sender)?;
         user.contact(&receiver)?;
         let dir = user.outbox(&in_folder)?;
-        let meta = Meta {
-            from: sender.to_string(),
-            to: receiver.to_string(),
-            folder: in_folder.to_string(),
-            filename: String::new(),
-            datetime: String::new(),
-            filesize: None,
-            file_crc: None,
-            error: String::new(),
-            id: None,
-            extra: Map::new(),
-        };
+        let meta = Meta::new(from, to, folder, "");
         outgoing::write(&dir, file, meta)
     }
 }

@@ -7,7 +7,6 @@ use zeroize::Zeroizing;
 use crate::{
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error},
-    json::Map,
     meta::{Meta, MetaError, Wire},
     root::{Root, RootError, contact::Contact, user::User},
     store::openings::{Opening, Openings},
@@ -156,17 +155,11 @@ impl Caller {
 
     /// A meta to answer with where none could be read.
     pub fn empty_meta(&self) -> Meta {
-        Meta {
-            from: self.contact.name.to_string(),
-            to: self.user.name().to_string(),
-            folder: String::new(),
-            filename: String::new(),
-            datetime: String::new(),
-            filesize: None,
-            file_crc: None,
-            error: String::new(),
-            id: None,
-            extra: Map::new(),
-        }
+        Meta::new(
+            self.contact.name.as_str(),
+            self.user.name().as_str(),
+            "",
+            "",
+        )
     }
 }

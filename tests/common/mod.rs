@@ -196,18 +196,7 @@ pub fn read_meta(path: &Path) -> Meta {
 }
 
 pub fn document(from: &str, to: &str, folder: &str) -> Meta {
-    Meta {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        folder: folder.to_owned(),
-        filename: String::new(),
-        datetime: String::new(),
-        filesize: None,
-        file_crc: None,
-        error: String::new(),
-        id: None,
-        extra: m2y::json::Map::new(),
-    }
+    Meta::new(from, to, folder, "")
 }
 
 /// Sends what a `.meta` says, and makes it `.done` or `.failed`, as `m2y send` does.

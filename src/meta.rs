@@ -10,8 +10,12 @@ use zeroize::Zeroizing;
 
 use crate::json::{self, JsonError, Map, Value};
 
-/// The largest `.meta` file that is read, in bytes.
-pub const MAX_LEN: u64 = 65_536;
+/// The largest `.meta` file that is read, in bytes: what fits into an envelope, what
+/// hooks may add, and every character of `error` escaped.
+pub const MAX_LEN: u64 = 262_144;
+
+/// Up to here a `.meta` is written for people; a larger one without white space.
+const MAX_PRETTY: usize = 65_536;
 
 /// The longest text that a field of the protocol may hold, in bytes.
 pub const MAX_TEXT: usize = 4_096;
@@ -162,7 +166,13 @@ impl Meta {
 
     /// Writes the `.meta` file: every field, for people to read, `filekey` empty.
     pub fn to_file(&self) -> Vec<u8> {
-        json::pretty(&self.document("")).into_bytes()
+        let document = self.document("");
+        let pretty = json::pretty(&document);
+        match pretty.len() {
+            0..=MAX_PRETTY => pretty,
+            _ => json::canonical(&document),
+        }
+        .into_bytes()
     }
 
     fn from_document(mut document: Map<String, Value>) -> Result<Self, MetaError> {

@@ -232,7 +232,10 @@ impl Connection {
         let caller = match self.identify(head, header, envelope).await {
             Ok(caller) => caller,
             Err(unknown) => {
-                info!(peer = %self.peer, "turned away: {unknown}");
+                match unknown.answer() {
+                    Turned::Busy => error!(peer = %self.peer, "turned away: {unknown}"),
+                    _ => info!(peer = %self.peer, "turned away: {unknown}"),
+                }
                 sleep_until(answer_at).await;
                 let answer = AnswerHeader::Turned(unknown.answer());
                 return writer.bytes(&answer.encode()).await;

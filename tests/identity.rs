@@ -289,6 +289,30 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_meta_as_large_as_an_envelope_is_stored_and_read_back() {
+    let world = World::new("[OnMeta]\nhook.rhai\ntrue.sh\n[OnReceived]\n");
+    world.script("hook.rhai", "meta.more = \"x\";");
+    world.script("true.sh", "#!/bin/sh\ntouch ../ran\n");
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", b"x");
+    let path = world.meta("photo", &file);
+    let mut meta = read_meta(&path);
+    meta.extra.insert("many".to_owned(), vec![1; 30_000].into());
+    fs::write(&path, meta.to_file()).unwrap();
+    common::deliver(&path, &server.address).await.unwrap();
+    assert!(world.receiver.path().join("ran").exists());
+    let stored = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+    assert_eq!(stored.extra["many"], meta.extra["many"]);
+    assert_eq!(stored.extra["more"], "x");
+    // One that does not fit is said so, by the sender's own program.
+    let path = world.meta("photo", &file);
+    meta.extra.insert("many".to_owned(), vec![1; 40_000].into());
+    fs::write(&path, meta.to_file()).unwrap();
+    let error = common::deliver(&path, &server.address).await.unwrap_err();
+    assert!(error.sentence.contains("must have at most"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_filesize_that_lies_is_found_out() {
     let world = world();
     let server = Local::serve(&world.there).await;

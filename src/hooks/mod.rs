@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     error::printable,
-    event::{Event, Outcome, Run, Verdict},
+    event::{Event, Outcome, Run, Subject, Verdict},
     meta::Meta,
     root::{Root, file, name::Name, settings::Settings},
 };
@@ -48,9 +48,11 @@ impl Hooks {
     pub async fn fire(&self, mut event: Event) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
+        // What a program finds in the .meta; scripts may be ahead of it.
+        let mut on_disk = event.subject.as_ref().map(|subject| subject.meta.clone());
         for name in event.config.scripts(event.kind.section()) {
             let begun = Instant::now();
-            let result = self.run(&name, &event).await;
+            let result = self.run(&name, &event, &mut on_disk).await;
             outcome = match result {
                 Ok(meta) => {
                     let words = meta.as_ref().map(|m| m.error.clone()).unwrap_or_default();
@@ -102,7 +104,12 @@ impl Hooks {
     }
 
     /// Runs one script and returns the meta as the script left it.
-    async fn run(&self, name: &str, event: &Event) -> Result<Option<Meta>, HookError> {
+    async fn run(
+        &self,
+        name: &str,
+        event: &Event,
+        on_disk: &mut Option<Meta>,
+    ) -> Result<Option<Meta>, HookError> {
         let found = {
             let (name, event, root) = (name.to_owned(), event.clone(), self.root.clone());
             blocking(move || find(&root, &event, &name)).await?
@@ -112,7 +119,18 @@ impl Hooks {
                 let (host, event) = (self.scripts.clone(), event.clone());
                 blocking(move || host.run(source, &event)).await
             }
-            Found::Executable(path) => self.executables.run(&path, event).await,
+            Found::Executable(path) => {
+                let event = event.clone();
+                if let Some(subject) = event.subject.clone()
+                    && on_disk.as_ref() != Some(&subject.meta)
+                {
+                    let dir = event.folder.dir().clone();
+                    blocking(move || write_meta(&dir, &subject)).await?;
+                }
+                let meta = self.executables.run(&path, &event).await?;
+                on_disk.clone_from(&meta);
+                Ok(meta)
+            }
         }
     }
 }
@@ -125,6 +143,17 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(_) => Err(HookError::Panic),
     }
+}
+
+/// Writes down what scripts made of a meta, for a program that comes after them.
+fn write_meta(dir: &Dir, subject: &Subject) -> Result<(), HookError> {
+    let name = subject.meta_file();
+    file::replace(dir, &name, 0o644, &subject.meta.to_file()).map_err(|source| {
+        HookError::Unreadable {
+            script: name,
+            source,
+        }
+    })
 }
 
 fn log_run(event: &Event, run: &Run) {

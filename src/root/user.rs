@@ -79,7 +79,8 @@ impl User {
         }
         root.remember_name(&name)?;
         let at = format!("user/{name}");
-        make_dir(&root.dir, &at, 0o755)?;
+        // What arrives here is for its receiver, not for everybody on the machine.
+        make_dir(&root.dir, &at, 0o700)?;
         make_dir(&root.dir, &format!("{at}/pubKey"), 0o755)?;
         make_dir(&root.dir, &format!("{at}/privateKey"), 0o700)?;
         let user = Self::open(root, &name)?;

@@ -7,8 +7,9 @@ use rhai::{Dynamic, Engine, EvalAltResult};
 use super::{fail, from_dynamic, to_dynamic};
 use crate::meta::{MAX_TEXT, Meta, is_extra};
 
-/// Bytes of all further fields together that a script may leave.
-const MAX_EXTRA: usize = 32_768;
+/// Bytes of all further fields together that a script may leave: more than a sender
+/// can send, so that no sender can make a script fail by it.
+const MAX_EXTRA: usize = 98_304;
 
 /// `meta` in a script. Copies of it are the same document.
 #[derive(Clone)]

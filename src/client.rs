@@ -96,7 +96,8 @@ pub async fn deliver(
         .map_err(|e| Error::new(Code::Failed, format!("cannot read the file: {e}")))?;
     let mut session = Session::open(route, meta, observer).await?;
     let meta = session.send(file, version, observer).await?;
-    session.close().await;
+    // The file is delivered; that the session ends well is nobody's concern any more.
+    tokio::spawn(session.close());
     Ok(meta)
 }
 
@@ -189,7 +190,7 @@ impl Session {
     ) -> Result<Meta, Error> {
         if self.reply.delivered {
             observer.step(15, format_args!("the file was delivered before"));
-            let crc = self.reply.meta.file_crc.unwrap_or_default();
+            let crc = self.reply.meta.file_crc;
             return Ok(delivered(&self.meta, &self.reply.meta, crc));
         }
         let (Some(filekey), Some(id)) = (&self.reply.filekey, &self.meta.id) else {
@@ -204,7 +205,7 @@ impl Session {
         };
         let crc = send::send(&mut self.channel, attempt, observer).await?;
         observer.step(15, format_args!("got ACK"));
-        Ok(delivered(&self.meta, &self.reply.meta, crc))
+        Ok(delivered(&self.meta, &self.reply.meta, Some(crc)))
     }
 
     /// Ends the session in good order.
@@ -328,13 +329,13 @@ fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
 }
 
 /// What was sent, with what the receiver's hooks wrote into it.
-fn delivered(sent: &Meta, reply: &Meta, crc: u32) -> Meta {
+fn delivered(sent: &Meta, reply: &Meta, crc: Option<u32>) -> Meta {
     let mut meta = sent.clone();
     for (field, value) in &reply.extra {
         if is_extra(field) {
             meta.extra.insert(field.clone(), value.clone());
         }
     }
-    meta.file_crc = Some(crc);
+    meta.file_crc = crc;
     meta
 }

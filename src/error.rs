@@ -61,16 +61,10 @@ impl Code {
 
     /// Reads a peer's word; one that is not known is a plain failure.
     pub fn from_word(word: &str) -> Self {
-        [
-            Self::NotFound,
-            Self::Later,
-            Self::Refused,
-            Self::Identity,
-            Self::Integrity,
-        ]
-        .into_iter()
-        .find(|code| code.word() == word)
-        .unwrap_or(Self::Failed)
+        [Self::Later, Self::Refused, Self::Integrity]
+            .into_iter()
+            .find(|code| code.word() == word)
+            .unwrap_or(Self::Failed)
     }
 }
 

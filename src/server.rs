@@ -97,7 +97,8 @@ impl Server {
         self
     }
 
-    /// Runs `[OnStartup]` of every folder; returns what ran.
+    /// Runs `[OnStartup]` of every folder, then the hooks of files that are waiting
+    /// for them; returns what ran at start.
     pub async fn start_folders(&self) -> Result<Vec<Run>, RootError> {
         let root = self.root.clone();
         let folders = task::spawn_blocking(move || {
@@ -122,8 +123,8 @@ impl Server {
             };
             let event = Event {
                 kind: EventKind::Startup,
-                folder,
-                config,
+                folder: folder.clone(),
+                config: config.clone(),
                 subject: None,
             };
             let verdict = self.receiver.hooks.fire(event).await;
@@ -131,6 +132,9 @@ impl Server {
                 self.receiver.observer.hook(run);
             }
             runs.extend(verdict.runs);
+            if let Err(error) = self.receiver.catch_up(&folder, &config).await {
+                error!("{}/{}: {error}", folder.user().name(), folder.name());
+            }
         }
         Ok(runs)
     }

@@ -512,6 +512,43 @@ async fn a_hook_that_fails_after_the_file_is_safe_leaves_it_safe_and_marked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_failed_runs_again_when_the_server_starts() {
+    let config = "[OnMeta]\n[OnReceived]\nhook.rhai\n";
+    let (world, result, _) = sent(config, &[("hook.rhai", "launch();")]).await;
+    result.unwrap();
+    world.script(
+        "hook.rhai",
+        "notify.inbox(meta.filename); meta.seen = true;",
+    );
+    for _ in 0..2 {
+        Local::serve(&world.there).await.stop().await;
+    }
+    let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+    assert!(!meta.extra.contains_key("pendingHook"));
+    assert_eq!(meta.extra["seen"], true);
+    let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+    assert_eq!(inbox.lines().count(), 1, "it ran once, and not again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_breaks_the_meta_after_the_file_is_safe_does_not_lose_it() {
+    for script in ["#!/bin/sh\necho '{' > \"$1\"\n", "#!/bin/sh\nrm \"$1\"\n"] {
+        let (world, result, _) =
+            sent("[OnMeta]\n[OnReceived]\nhook.sh\n", &[("hook.sh", script)]).await;
+        let sent = result.unwrap();
+        let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+        assert_eq!(meta.extra["pendingHook"], "OnReceived");
+        assert_eq!((meta.id, meta.file_crc), (sent.id, sent.file_crc));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_word_refuses_too() {
+    let (_, result, _) = on_meta("throw \"\";").await;
+    refused(&result, Outcome::FAILED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hook_sees_the_finished_file_before_the_sender_knows() {
     let check = "#!/bin/sh\nset -e\n[ \"$1\" = \"$M2Y_META\" ]\n[ -s \"$M2Y_DATA\" ]\n\
         [ \"$(pwd)\" = \"$(cd \"$(dirname \"$1\")\" && pwd)\" ]\n\

@@ -411,6 +411,7 @@ fn users_are_listed_for_people_and_for_programs() {
     let home = Home::new();
     home.person(ZHENQIANG);
     home.person(ROLAND);
+    fs::write(home.root().join("user/README"), "not a user").unwrap();
     let text = home.ok(&["user", "list"]);
     assert!(text.starts_with("roland-frei"), "{text}");
     let lines = home.ok(&["user", "list", "--json"]);

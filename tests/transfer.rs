@@ -775,3 +775,110 @@ fn what_arrives_belongs_to_the_folder_alone() {
     let root = Root::open(world.there.path()).unwrap();
     assert_eq!(root.users().unwrap().len(), 1);
 }
+
+/// A proxy that passes so many bytes of the client, says so, and then passes nothing.
+async fn stalling(server: String, count: usize) -> (String, tokio::sync::oneshot::Receiver<()>) {
+    use tokio::io::AsyncReadExt;
+    let (reached, wait) = tokio::sync::oneshot::channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut upstream = tokio::net::TcpStream::connect(server).await.unwrap();
+        let (from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = upstream.split();
+        let mut some = from_client.take(count as u64);
+        tokio::select! {
+            up = tokio::io::copy(&mut some, &mut to_server) => { up.unwrap(); }
+            _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+        }
+        let _ = reached.send(());
+        std::future::pending::<()>().await;
+    });
+    (address, wait)
+}
+
+/// A runtime whose threads for waiting are few, as if many were taken.
+#[test]
+fn senders_that_stall_in_the_middle_of_a_file_hold_nobody_up() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = Arc::new(World::new(OPEN));
+        let server = Local::serve(&world.there).await;
+        let large = world.file("large", &noise(8 << 20));
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            // Half a megabyte passes, and then nothing.
+            let (proxy, reached) = stalling(server.address.clone(), 500_000).await;
+            // A sender in a process of its own: it holds no thread here.
+            let meta = world.meta("photo", &large);
+            let mut sender = Command::new(M2Y);
+            sender.args(["send", "--server", &proxy]).arg(meta);
+            stalled.push(sender.stderr(std::process::Stdio::null()).spawn().unwrap());
+            reached.await.unwrap();
+        }
+        let small = world.file("small", b"x");
+        let sent = tokio::time::timeout(
+            Duration::from_secs(10),
+            world.deliver(&server.address, &small),
+        )
+        .await;
+        sent.expect("the server was held up").unwrap();
+        for mut sender in stalled {
+            sender.kill().unwrap();
+            sender.wait().unwrap();
+        }
+    });
+    runtime.shutdown_background();
+}
+
+#[test]
+fn a_meta_is_sent_by_one_at_a_time() {
+    let world = World::new("[OnMeta]\nslow.sh\n");
+    world.script(
+        "slow.sh",
+        "#!/bin/sh\ntouch ../running\nwhile [ ! -e ../go ]; do sleep 0.02; done\n",
+    );
+    let server = Process::serve(&world.there);
+    let meta = world.meta("photo", &world.file("f", b"x"));
+    let send = || {
+        let mut command = Command::new(M2Y);
+        command
+            .args(["send", "--server", &server.address])
+            .arg(&meta);
+        command
+    };
+    let first = send().spawn().unwrap();
+    while !world.receiver.path().join("running").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = send().output().unwrap();
+    assert_eq!(second.status.code(), Some(5), "{}", said(&second));
+    assert!(
+        said(&second).contains("by another m2y"),
+        "{}",
+        said(&second)
+    );
+    fs::write(world.receiver.path().join("go"), "").unwrap();
+    let first = first.wait_with_output().unwrap();
+    assert!(first.status.success(), "{}", said(&first));
+    assert_eq!(world.done().len(), 1);
+    assert!(world.failed().is_empty());
+}
+
+#[test]
+fn a_wrong_root_leaves_the_meta_as_it_is() {
+    let world = World::new(OPEN);
+    let meta = world.meta("photo", &world.file("f", b"x"));
+    let output = Command::new(M2Y)
+        .args(["send", "--server", "127.0.0.1:1", "--root", "/no/such/root"])
+        .arg(&meta)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(meta.exists() && world.failed().is_empty());
+}

@@ -4,6 +4,7 @@ use std::{
 };
 
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output;
 use crate::{
@@ -61,10 +62,12 @@ impl Send {
         if let Some(server) = &self.server {
             check_address(server).map_err(|e| Error::new(Code::Usage, e))?;
         }
+        let mut interrupt = signal(SignalKind::interrupt())
+            .map_err(|e| Error::new(Code::Failed, format!("cannot wait for signals: {e}")))?;
         let several = self.files.len() > 1;
         let mut errors = Vec::new();
         for file in &self.files {
-            match self.one(file, json).await {
+            match self.one(file, json, &mut interrupt).await {
                 Ok(()) => {}
                 Err(error) if error.code == Code::Interrupted => return Err(error),
                 Err(error) => {
@@ -105,7 +108,7 @@ impl Send {
         }
     }
 
-    async fn one(&self, file: &Path, json: bool) -> Result<(), Error> {
+    async fn one(&self, file: &Path, json: bool, interrupt: &mut Signal) -> Result<(), Error> {
         let path = match (&self.from, &self.to, &self.folder) {
             (Some(from), Some(to), Some(folder)) => self.write_meta(file, from, to, folder)?,
             _ => file.to_owned(),
@@ -127,13 +130,11 @@ impl Send {
             !json && !self.no_progress,
         );
         let begun = Instant::now();
-        let delivered = async {
-            let route = Route::find(self.root.as_deref(), self.server.as_deref(), &out)?;
-            client::deliver(&route, &out, &bar).await
-        };
+        // A wrong --root or an unknown contact is no attempt: the .meta stays as it is.
+        let route = Route::find(self.root.as_deref(), self.server.as_deref(), &out)?;
         let result = tokio::select! {
-            result = delivered => result,
-            _ = tokio::signal::ctrl_c() => Err(Error::new(Code::Interrupted, "interrupted")),
+            result = client::deliver(&route, &out, &bar) => result,
+            _ = interrupt.recv() => Err(Error::new(Code::Interrupted, "interrupted")),
         };
         bar.finish();
         match result {
@@ -143,7 +144,9 @@ impl Send {
                 Ok(())
             }
             Err(error) => {
-                let failed = out.failed(&error)?;
+                let failed = out
+                    .failed(&error)
+                    .map_err(|e| error.clone().within(format!("{} ({e})", path.display())))?;
                 let who = match error.code {
                     Code::Refused => format!("{}: refused by {}", failed.display(), out.meta().to),
                     _ => failed.display().to_string(),

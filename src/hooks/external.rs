@@ -187,8 +187,10 @@ async fn read_again(script: &str, event: &Event, subject: &Subject) -> Result<Me
     // A program may write `error` and further fields; the rest is the sender's.
     let mut meta = subject.meta.clone();
     meta.error = left.error;
-    meta.extra = left.extra;
-    meta.extra.retain(|field, _| meta::is_extra(field));
+    meta.extra.retain(|field, _| !meta::is_extra(field));
+    let further = left.extra.into_iter();
+    meta.extra
+        .extend(further.filter(|(field, _)| meta::is_extra(field)));
     Ok(meta)
 }
 

@@ -64,7 +64,7 @@ impl Hooks {
                         false => Outcome::Refused(words),
                     }
                 }
-                Err(HookError::Thrown(words)) => Outcome::Refused(words),
+                Err(HookError::Thrown(words)) if !words.is_empty() => Outcome::Refused(words),
                 Err(error) => {
                     // Not as fields: those would stand behind the caret.
                     let folder = &event.folder;

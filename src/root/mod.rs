@@ -262,8 +262,10 @@ impl Root {
             .read_dir("user")
             .map_err(RootError::io("open", "user"))?
             .filter_map(|entry| {
-                let name = entry.ok()?.file_name();
-                Name::user(name.to_str()?).ok()
+                let entry = entry.ok()?;
+                let name = Name::user(entry.file_name().to_str()?).ok()?;
+                let about = self.dir.metadata(format!("user/{name}")).ok()?;
+                about.is_dir().then_some(name)
             })
             .collect();
         names.sort();
@@ -322,7 +324,8 @@ fn hash_path(hash: &NameHash) -> String {
 }
 
 const SETTINGS_TEMPLATE: &str = "\
-# Settings of the m2y server. Each line shows its default; take away the '#' to change one.
+# Settings of the m2y server. Take away a '#' to change one; where nothing else is
+# said, the line shows the default.
 [server]
 # listen = 127.0.0.1:5000
 # max_connections = 4096
@@ -330,7 +333,8 @@ const SETTINGS_TEMPLATE: &str = "\
 # opening_deadline = 10s
 # idle_deadline = 60s
 # shutdown_deadline = 20s
-# max_filesize = 20G          (as large as the disk, unless it is set)
+# Bytes of the largest file that is taken; as large as the disk, unless it is set.
+# max_filesize = 20G
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s

@@ -31,6 +31,7 @@ impl Admission {
 
     /// Counts a connection; `None` if there are too many.
     pub fn admit(&self, address: IpAddr) -> Option<Admitted> {
+        let address = network(address);
         let permit = self.all.clone().try_acquire_owned().ok()?;
         let mut addresses = self
             .addresses
@@ -68,5 +69,13 @@ impl Drop for Admitted {
                 addresses.remove(&self.address);
             }
         }
+    }
+}
+
+/// What counts as one address: with IPv6 a host has a whole /64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
     }
 }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     crypto::{SysRng, keys::PrivateKey},
-    error::{Code, Error},
+    error::{Code, Error, printable},
     meta::{Meta, MetaError, Wire},
     root::{Root, RootError, contact::Contact, user::User},
     store::openings::{Opening, Openings},
@@ -96,7 +96,8 @@ pub fn identify(
     // Asked again, and remembered: of two that came at once one is new.
     is_new(openings.remember(&user, &contact.name, &digest, time))?;
     let request = Wire::from_json(&opened.contents.json).map_err(|e: MetaError| {
-        Error::new(Code::Failed, format!("the metadata cannot be read: {e}"))
+        let why = printable(&e.to_string(), 300);
+        Error::new(Code::Failed, format!("the metadata cannot be read: {why}"))
     });
     Ok(Caller {
         user,

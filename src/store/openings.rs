@@ -187,8 +187,14 @@ impl Memory {
 }
 
 fn open_dir(user: &User) -> io::Result<Dir> {
-    user.dir().create_dir_all(DIR)?;
-    user.dir().open_dir(DIR)
+    match user.dir().open_dir(DIR) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            user.dir().create_dir_all(DIR)?;
+            file::sync(user.dir())?;
+            user.dir().open_dir(DIR)
+        }
+        opened => opened,
+    }
 }
 
 fn append(dir: &Dir, contact: &Name) -> io::Result<File> {

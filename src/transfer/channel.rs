@@ -62,6 +62,8 @@ pub struct Reader {
     idle: Duration,
     buffer: Vec<u8>,
     filled: usize,
+    /// What is read into next.
+    spare: Vec<u8>,
 }
 
 /// Some whole records, as they came.
@@ -76,9 +78,14 @@ impl Batch {
         self.bytes.get_mut(..self.whole).unwrap_or_default()
     }
 
-    /// The buffer, to be used again.
-    pub fn into_buffer(self) -> Vec<u8> {
-        self.bytes
+    /// Bytes of the records.
+    pub fn len(&self) -> usize {
+        self.whole
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.whole == 0
     }
 }
 
@@ -90,6 +97,7 @@ impl Reader {
             idle,
             buffer: Vec::new(),
             filled: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -119,40 +127,72 @@ impl Reader {
         }
     }
 
-    /// Waits until at least one whole record is there and returns all that are,
-    /// in the buffer that they were read into. `spare` is read into from then on.
-    ///
-    /// Nothing is lost if the future is dropped, but for `spare`.
-    pub async fn batch(&mut self, mut spare: Vec<u8>) -> Result<Batch, ChannelError> {
+    /// Waits until at least one whole record is there and takes all that are.
+    pub async fn batch(&mut self) -> Result<Batch, ChannelError> {
         loop {
-            let filled = self.buffer.get(..self.filled).unwrap_or_default();
-            let whole = whole(filled)?;
-            if whole > 0 {
-                let tail = filled.get(whole..).unwrap_or_default();
-                let need = tail.len().max(IDLE_BUFFER);
-                if spare.len() < need {
-                    spare.resize(need, 0);
-                }
-                if let Some(to) = spare.get_mut(..tail.len()) {
-                    to.copy_from_slice(tail);
-                }
-                self.filled = tail.len();
-                let bytes = std::mem::replace(&mut self.buffer, spare);
-                return Ok(Batch { bytes, whole });
+            if let Some(batch) = self.take()? {
+                return Ok(batch);
             }
-            if self.filled == self.buffer.len() {
-                let larger = if self.buffer.is_empty() {
-                    IDLE_BUFFER
-                } else {
-                    MAX_RECORD
-                };
-                self.buffer.resize(larger.max(self.buffer.len()), 0);
+            self.more().await?;
+        }
+    }
+
+    /// Takes the whole records that are there, in the buffer that they were read into.
+    pub fn take(&mut self) -> Result<Option<Batch>, ChannelError> {
+        let filled = self.buffer.get(..self.filled).unwrap_or_default();
+        let whole = whole(filled)?;
+        if whole == 0 {
+            return Ok(None);
+        }
+        let tail = filled.get(whole..).unwrap_or_default();
+        let mut next = std::mem::take(&mut self.spare);
+        if next.len() < tail.len() {
+            next.resize(tail.len(), 0);
+        }
+        if let Some(to) = next.get_mut(..tail.len()) {
+            to.copy_from_slice(tail);
+        }
+        self.filled = tail.len();
+        let bytes = std::mem::replace(&mut self.buffer, next);
+        Ok(Some(Batch { bytes, whole }))
+    }
+
+    /// Whether more can be read before something is taken.
+    pub fn has_room(&self) -> bool {
+        self.filled < self.buffer.len().max(MAX_RECORD)
+    }
+
+    /// Waits for more bytes. Nothing is lost if the future is dropped.
+    pub async fn more(&mut self) -> Result<(), ChannelError> {
+        if self.filled == self.buffer.len() {
+            let larger = if self.buffer.is_empty() {
+                IDLE_BUFFER
+            } else {
+                MAX_RECORD
+            };
+            self.buffer.resize(larger.max(self.buffer.len()), 0);
+        }
+        let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+        match timeout(self.idle, self.half.read(room)).await {
+            Ok(Ok(0)) => Err(ChannelError::Closed),
+            Ok(read) => {
+                self.filled += read?;
+                Ok(())
             }
-            let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
-            match timeout(self.idle, self.half.read(room)).await {
-                Ok(Ok(0)) => return Err(ChannelError::Closed),
-                Ok(read) => self.filled += read?,
-                Err(_) => return Err(ChannelError::Idle(self.idle)),
+            Err(_) => Err(ChannelError::Idle(self.idle)),
+        }
+    }
+
+    /// Takes the buffer of a batch back, to read into.
+    pub fn recycle(&mut self, batch: Batch) {
+        self.spare = batch.bytes;
+    }
+
+    /// From now on reads so many bytes at once: a file comes.
+    pub fn widen(&mut self, len: usize) {
+        for buffer in [&mut self.buffer, &mut self.spare] {
+            if buffer.len() < len {
+                buffer.resize(len, 0);
             }
         }
     }
@@ -167,7 +207,7 @@ impl Reader {
 
     /// Waits for one record and opens it.
     pub async fn record(&mut self, stream: &mut Stream) -> Result<(Head, Vec<u8>), ChannelError> {
-        let mut batch = self.batch(Vec::new()).await?;
+        let mut batch = self.batch().await?;
         let Some((head, sealed)) = record::split(batch.records())? else {
             return Err(WireError::Record.into());
         };
@@ -180,10 +220,11 @@ impl Reader {
         Ok((head, body))
     }
 
-    /// Gives a large buffer back when no file moves.
-    pub fn rest(&mut self) {
+    /// Gives large buffers back when no file moves.
+    pub fn narrow(&mut self) {
         self.buffer.truncate(self.filled);
         self.buffer.shrink_to_fit();
+        self.spare = Vec::new();
     }
 
     /// Reads and throws away, so that a peer that is still sending hears what was

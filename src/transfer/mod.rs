@@ -1,8 +1,8 @@
 //! The way of one file: the only place that knows wire, hooks and store together.
 //!
 //! [`send`] and [`receive`] mirror each other. Each has two stages: one moves
-//! bytes between the socket and buffers, the other, on a thread of its own, seals
-//! or opens the buffers and reads or writes the file. A few buffers go round
+//! bytes between the socket and buffers, the other, on a thread that may wait for a
+//! disk, seals or opens the buffers and reads or writes the file. A few buffers go round
 //! between them, so memory does not depend on the length of a file.
 
 pub mod channel;
@@ -19,12 +19,16 @@ use std::{
 
 use crate::{event::Run, wire::record::MAX_RECORD};
 
-/// Buffers between the two stages. With one being filled and one being emptied,
-/// two more keep a stage busy while the other is late.
+/// Buffers that go round between the two stages of a sender. With one being filled
+/// and one being emptied, two more keep a stage busy while the other is late.
 const DEPTH: usize = 4;
 
 /// Bytes of a buffer: four records, so that a system call moves about 256 KiB.
 const BUFFER: usize = 4 * MAX_RECORD;
+
+/// Bytes of each of the two buffers of a receiver: while one is worked on, the other
+/// takes in what comes meanwhile, so it holds what the network brings in that time.
+const RECEIVE_BUFFER: usize = 16 * MAX_RECORD;
 
 /// Somebody who watches a transfer: a progress bar, the demo.
 pub trait Observer: Send + Sync {

@@ -1,7 +1,7 @@
 //! A `.meta` on the sender's side: what is to be sent, and what became of it.
 
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -25,6 +25,8 @@ pub struct Outgoing {
     meta: Meta,
     file: File,
     version: Version,
+    /// Keeps the `.meta` locked, so that nobody else sends it at the same time.
+    _lock: File,
 }
 
 /// By which a change of a file is noticed.
@@ -61,7 +63,8 @@ impl Version {
     /// As it stands in a `.meta`.
     fn to_text(self) -> String {
         let (seconds, nanos) = self.modified;
-        format!("{} bytes, {seconds}.{nanos:09}", self.len)
+        let Self { len, inode, .. } = self;
+        format!("{len} bytes, {seconds}.{nanos:09}, inode {inode}")
     }
 }
 
@@ -86,6 +89,8 @@ impl Outgoing {
             _ => Path::new("."),
         };
         let dir = Dir::open_ambient_dir(parent, ambient_authority()).map_err(at)?;
+        let lock = || lock(&dir, stem, path);
+        let mut locked = lock()?;
         let text = file::read(&dir, format!("{stem}.meta"), meta::MAX_LEN).map_err(at)?;
         let mut meta = Meta::from_file(&text).map_err(|e| {
             Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
@@ -111,8 +116,11 @@ impl Outgoing {
         if meta != before {
             file::replace(&dir, &format!("{stem}.meta"), 0o644, &meta.to_file())
                 .map_err(|e| cannot("write", path, &e))?;
+            // It is another file now, under the same name.
+            locked = lock()?;
         }
         Ok(Self {
+            _lock: locked,
             dir,
             stem: stem.to_owned(),
             path: path.to_owned(),
@@ -252,6 +260,22 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
         }
     }
     Err(at(io::ErrorKind::AlreadyExists.into()))
+}
+
+fn lock(dir: &Dir, stem: &str, path: &Path) -> Result<File, Error> {
+    let file = dir
+        .open(format!("{stem}.meta"))
+        .map_err(|e| cannot("open", path, &e))?
+        .into_std();
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            Code::Later,
+            format!("{} is being sent by another m2y", path.display()),
+        )),
+        // Some file systems have no locks; the receiver takes one attempt at a time.
+        Err(TryLockError::Error(_)) => Ok(file),
+    }
 }
 
 fn source(folder: &Path, meta: &Meta) -> Result<PathBuf, Error> {

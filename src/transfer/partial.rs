@@ -8,13 +8,13 @@ use std::{
 
 use crate::{
     event::Subject,
-    meta::{self, Meta, TransferId},
+    meta::{self, Meta, PENDING_HOOK, TransferId},
     root::{file, folder::Folder, name::Name},
     store::{Sink, Store, local::PARTIAL},
 };
 
 /// How many files with one sender and one second a folder may hold.
-const MAX_CLASHES: u32 = 100_000;
+const MAX_CLASHES: u32 = 10_000;
 
 /// Transfers that are under way in this process.
 #[derive(Clone, Default)]
@@ -115,14 +115,17 @@ impl Partial {
                     None => continue,
                 }
             }
+            // To look is cheap, to create is not: a folder may hold many that clash.
+            if folder.dir().symlink_metadata(&name).is_ok() {
+                if same_transfer(folder, &name, &meta).is_none() {
+                    continue;
+                }
+                file::replace(folder.dir(), &name, 0o644, &text)?;
+                return Ok(Reserved::New(partial(meta, stem, false)));
+            }
             match file::create(folder.dir(), &name, 0o644, &text) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    if same_transfer(folder, &name, &meta).is_none() {
-                        continue;
-                    }
-                    file::replace(folder.dir(), &name, 0o644, &text)?;
-                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
             }
             return Ok(Reserved::New(partial(meta, stem, false)));
@@ -138,15 +141,65 @@ impl Partial {
         &self.subject
     }
 
-    /// Takes over what hooks wrote into the meta, and stores it.
+    /// The files of a folder whose hooks have still to run.
+    pub fn pending(
+        folder: &Folder,
+        store: &Arc<dyn Store>,
+        under_way: &UnderWay,
+    ) -> io::Result<Vec<Self>> {
+        let mut pending = Vec::new();
+        for entry in folder.dir().entries()? {
+            let name = entry?.file_name();
+            let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".meta")) else {
+                continue;
+            };
+            let meta = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN)
+                .ok()
+                .and_then(|text| Meta::from_file(&text).ok())
+                .filter(|meta| meta.extra.contains_key(PENDING_HOOK));
+            let Some((meta, id, from)) = meta.and_then(|meta| {
+                let (id, from) = (meta.id?, Name::user(&meta.from).ok()?);
+                Some((meta, id, from))
+            }) else {
+                continue;
+            };
+            if !store.holds(&format!("{stem}.data"))? {
+                continue;
+            }
+            if let Some(claim) = under_way.claim(folder, &from, id) {
+                pending.push(Self {
+                    folder: folder.clone(),
+                    store: store.clone(),
+                    subject: Subject {
+                        meta,
+                        stem: stem.to_owned(),
+                    },
+                    hidden: String::new(),
+                    keep: true,
+                    _claim: claim,
+                });
+            }
+        }
+        Ok(pending)
+    }
+
+    /// Bytes that fit, once what an abandoned attempt left is gone.
+    pub fn room(&self) -> io::Result<u64> {
+        self.store.discard(&self.hidden);
+        self.store.room()
+    }
+
+    /// Takes over what hooks wrote into the meta, and stores it: compared with what
+    /// is in the file, because programs write there too.
     pub fn update(&mut self, meta: Meta) -> io::Result<()> {
         let text = meta.to_file();
-        let changed = meta != self.subject.meta;
         self.subject.meta = meta;
-        if changed {
-            file::replace(self.folder.dir(), &self.subject.meta_file(), 0o644, &text)?;
+        let name = self.subject.meta_file();
+        let there = file::read(self.folder.dir(), &name, meta::MAX_LEN);
+        if there.is_ok_and(|there| there == text) {
+            return Ok(());
         }
-        Ok(())
+        file::replace(self.folder.dir(), &name, 0o644, &text)
     }
 
     /// Leaves the `.meta` in the folder, as a record of what was refused.
@@ -166,10 +219,11 @@ impl Partial {
         sink.settle()?;
         drop(sink);
         self.update(meta)?;
-        self.store
-            .publish(&self.hidden, &self.subject.data_file())?;
-        self.keep = true;
-        Ok(())
+        let published = self.store.publish(&self.hidden, &self.subject.data_file());
+        // Renamed, but perhaps not durably: the file has its name, so the .meta stays,
+        // and a retry finds the transfer delivered.
+        self.keep = published.is_ok() || !self.store.holds(&self.hidden).unwrap_or(true);
+        published
     }
 }
 

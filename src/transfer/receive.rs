@@ -3,16 +3,16 @@
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::{
-    BUFFER, DEPTH, Observer,
-    channel::{Batch, ChannelError, Reader, Writer},
+    Observer, RECEIVE_BUFFER,
+    channel::{ChannelError, Reader, Writer},
     partial::{Partial, Reserved, UnderWay},
     unseal::{Received, Unsealing},
 };
@@ -171,12 +171,7 @@ impl Receiver {
         match self.consider(user, contact, meta.clone()).await {
             Ok(decision) => decision,
             Err(refusal) => {
-                info!(
-                    from = %contact.name, to = %user.name(),
-                    folder = %printable(&meta.folder, 64),
-                    id = meta.id.map(tracing::field::display),
-                    "refused: {}", printable(&refusal.sentence, 200)
-                );
+                log_refusal(contact, user.name(), &meta, &refusal);
                 Decision::Answered(Box::new(refused(meta, &refusal)))
             }
         }
@@ -208,32 +203,35 @@ impl Receiver {
         meta.error.clear();
         meta.extra.retain(|field, _| is_extra(field));
 
-        let (user, from) = (user.clone(), contact.name.clone());
+        let asked = meta.clone();
+        let (owner, from) = (user.clone(), contact.name.clone());
         let (store_of, under_way) = (self.store_of.clone(), self.under_way.clone());
         let (reserved, folder, config) = on_disk(move || {
             let folder = Name::folder(&meta.folder)
                 .map_err(RootError::from)
-                .and_then(|name| user.folder(&name))
-                .map_err(|e| folder_error(&user, &meta.folder, &e))?;
+                .and_then(|name| owner.folder(&name))
+                .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
             let config = folder
                 .config()
-                .map_err(|e| folder_error(&user, &meta.folder, &e))?;
+                .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
             let claim = under_way.claim(&folder, &from, id).ok_or_else(|| {
                 Error::new(Code::Later, "this transfer is under way already, try later")
             })?;
             let store = store_of(&folder);
-            if store.room().is_ok_and(|room| room < size) {
-                return Err(store_error(&io::ErrorKind::StorageFull.into()));
-            }
             let reserved =
                 Partial::reserve(&folder, store, meta, &from, claim).map_err(|e| logged(&e))?;
+            if let Reserved::New(partial) = &reserved
+                && partial.room().is_ok_and(|room| room < size)
+            {
+                return Err(store_error(&io::ErrorKind::StorageFull.into()));
+            }
             Ok((reserved, folder, Arc::new(config)))
         })
         .await?;
         let mut partial = match reserved {
             Reserved::New(partial) => partial,
             Reserved::Delivered(partial) => {
-                return self.again(partial, size, &folder, &config).await;
+                return self.again(partial, &asked, &folder, &config).await;
             }
         };
         self.observer.step(
@@ -248,8 +246,10 @@ impl Receiver {
             .unwrap_or_else(|| partial.subject().meta.clone());
         if let Some(words) = verdict.outcome.objection() {
             let words = Error::new(Code::Refused, words);
+            log_refusal(contact, user.name(), &meta, &words);
+            let reply = refused(meta.clone(), &words);
             on_disk(move || partial.refuse(meta).map_err(|e| logged(&e))).await?;
-            return Err(words);
+            return Ok(Decision::Answered(Box::new(reply)));
         }
         let (partial, sink, reply) = on_disk(move || {
             partial.update(meta).map_err(|e| logged(&e))?;
@@ -278,15 +278,16 @@ impl Receiver {
     async fn again(
         &self,
         partial: Partial,
-        size: u64,
+        asked: &Meta,
         folder: &Folder,
         config: &Arc<Config>,
     ) -> Result<Decision, Error> {
         let meta = &partial.subject().meta;
-        if meta.filesize != Some(size) {
+        let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
+        if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {
             return Err(Error::new(
                 Code::Refused,
-                "this transfer was delivered with another size: take the field id out of the .meta to send the file as a new one",
+                "another file was delivered under this id: take the field id out of the .meta to send this one",
             ));
         }
         info!(
@@ -302,8 +303,23 @@ impl Receiver {
         };
         let mut reply = Wire::request(meta);
         reply.meta.extra.retain(|field, _| is_extra(field));
+        reply.meta.error.clear();
         reply.delivered = true;
         Ok(Decision::Answered(Box::new(reply)))
+    }
+
+    /// Runs `[OnReceived]` for every file of a folder whose hooks have still to run:
+    /// the server ended before them, or they failed.
+    pub async fn catch_up(&self, folder: &Folder, config: &Arc<Config>) -> Result<(), Error> {
+        let (place, store) = (folder.clone(), (self.store_of)(folder));
+        let under_way = self.under_way.clone();
+        let pending =
+            on_disk(move || Partial::pending(&place, &store, &under_way).map_err(|e| logged(&e)))
+                .await?;
+        for partial in pending {
+            self.received(partial, folder, config).await;
+        }
+        Ok(())
     }
 
     async fn fire(
@@ -386,7 +402,9 @@ impl Receiver {
         }
     }
 
-    /// Moves the blocks: buffers go full to the other stage and come back empty.
+    /// Moves the blocks: while one buffer is read into, the other stage works on the
+    /// one before. A thread is taken for as long as a buffer takes, not for as long as
+    /// a file does, so that slow senders hold none.
     async fn blocks(
         &self,
         channel: &mut Channel<'_>,
@@ -399,51 +417,69 @@ impl Receiver {
             return Err(ReceiveError::Failed);
         };
         let blocks = Stream::new(&keys.file_key(filekey, id))?;
-        let (full_in, full_out) = mpsc::channel::<Batch>(DEPTH);
-        let (spare_in, mut spare_out) = mpsc::channel::<Vec<u8>>(DEPTH + 2);
         let incoming = channel.incoming.take().ok_or(ReceiveError::Failed)?;
-        let stage = Unsealing::new(incoming, blocks, transfer, arrival, &self.observer);
-        let unsealing = task::spawn_blocking(move || stage.run(full_out, &spare_in));
-        let reader = &mut *channel.reader;
-        let moving = async {
-            let mut too_many = Vec::new();
-            loop {
-                let spare = match spare_out.try_recv() {
-                    Ok(buffer) => buffer,
-                    Err(_) => vec![0; BUFFER],
-                };
-                tokio::select! {
-                    batch = reader.batch(spare) => match full_in.send(batch?).await {
-                        Ok(()) => {}
-                        Err(mpsc::error::SendError(mut batch)) => {
-                            too_many.extend_from_slice(batch.records());
-                            break;
-                        }
-                    },
-                    () = full_in.closed() => break,
+        let mut stage = Some(Unsealing::new(
+            incoming,
+            blocks,
+            transfer,
+            arrival,
+            &self.observer,
+        ));
+        let mut work = None;
+        // Why nothing more is read; what has come is looked at all the same.
+        let mut ended = None;
+        let mut tick = ticks();
+        channel.reader.widen(RECEIVE_BUFFER);
+        let (stage, error) = loop {
+            if let Some(mut idle) = stage.take() {
+                match (channel.reader.take(), ended.take()) {
+                    (Ok(Some(mut batch)), reason) => {
+                        ended = reason;
+                        work = Some(task::spawn_blocking(move || {
+                            let result = idle.batch(&mut batch);
+                            (idle, batch, result)
+                        }));
+                    }
+                    (Ok(None), None) => stage = Some(idle),
+                    (Ok(None), Some(reason)) => break (idle, reason),
+                    (Err(error), _) => break (idle, error.into()),
                 }
             }
-            Ok::<_, ChannelError>(too_many)
+            tokio::select! {
+                read = channel.reader.more(), if ended.is_none() && channel.reader.has_room() => {
+                    ended = read.err().map(ReceiveError::from);
+                }
+                done = join(&mut work) => {
+                    work = None;
+                    let (back, mut batch, result) = done.ok_or(ReceiveError::Failed)?;
+                    let (crc, behind) = match result {
+                        Ok(Some(end)) => end,
+                        Ok(None) => {
+                            stage = Some(back);
+                            channel.reader.recycle(batch);
+                            continue;
+                        }
+                        Err(error) => break (back, error),
+                    };
+                    // What came behind the trailer is for whoever reads next.
+                    let from = batch.len().saturating_sub(behind);
+                    let rest = batch.records().get(from..).unwrap_or_default();
+                    channel.reader.put_back(rest);
+                    channel.reader.narrow();
+                    let (received, incoming) = back.finish(crc);
+                    channel.incoming = Some(incoming);
+                    return Ok(received);
+                }
+                // A sender whose last bytes are still on a slow way hears from us.
+                _ = tick.tick(), if ended.is_none() => working(channel, transfer).await,
+                () = stopped(&mut channel.stop), if ended.is_none() => {
+                    ended = Some(ReceiveError::GoingDown);
+                }
+            }
         };
-        let moved = tokio::select! {
-            moved = moving => moved.map_err(ReceiveError::from),
-            () = stopped(&mut channel.stop) => Err(ReceiveError::GoingDown),
-        };
-        drop(full_in);
-        let (opened, incoming, mut rest) = unsealing.await.map_err(|_| ReceiveError::Failed)?;
-        channel.incoming = Some(incoming);
-        // What the other stage found comes first: it read what came before.
-        let received = match opened {
-            Err(None) => return Err(moved.err().unwrap_or(ChannelError::Closed.into())),
-            Err(Some(error)) => return Err(error),
-            Ok(received) => received,
-        };
-        if let Ok(too_many) = moved {
-            rest.extend(too_many);
-        }
-        channel.reader.put_back(&rest);
-        channel.reader.rest();
-        Ok(received)
+        // The hidden file goes before the sender hears of it, and may be large.
+        let _ = task::spawn_blocking(move || drop(stage)).await;
+        Err(error)
     }
 
     /// Makes the file durable, gives it its name, runs `[OnReceived]`.
@@ -501,26 +537,41 @@ impl Receiver {
     }
 }
 
+/// Waits for the other stage; for ever if it does nothing.
+async fn join<T>(work: &mut Option<task::JoinHandle<T>>) -> Option<T> {
+    match work {
+        Some(work) => work.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// When to tell a sender that its receiver goes on.
+fn ticks() -> Interval {
+    let mut tick = interval_at(Instant::now() + WORKING, WORKING);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+async fn working(channel: &mut Channel<'_>, transfer: u32) {
+    // A sender that is gone finds its file delivered when it tries again.
+    let _ = channel
+        .writer
+        .record(&mut channel.outgoing, Kind::Working, transfer, &[])
+        .await;
+}
+
 /// Waits for `work`, and lets the sender know now and then that it goes on.
 async fn while_working<T>(
     channel: &mut Channel<'_>,
     transfer: u32,
     work: impl Future<Output = T>,
 ) -> T {
-    let mut tick = interval(WORKING);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tick.tick().await;
+    let mut tick = ticks();
     tokio::pin!(work);
     loop {
         tokio::select! {
             done = &mut work => return done,
-            _ = tick.tick() => {
-                // A sender that is gone finds its file delivered when it tries again.
-                let _ = channel
-                    .writer
-                    .record(&mut channel.outgoing, Kind::Working, transfer, &[])
-                    .await;
-            }
+            _ = tick.tick() => working(channel, transfer).await,
         }
     }
 }
@@ -532,8 +583,18 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
+fn log_refusal(from: &Contact, to: &Name, meta: &Meta, why: &Error) {
+    info!(
+        from = %from.name, %to,
+        folder = %printable(&meta.folder, 64),
+        id = meta.id.map(tracing::field::display),
+        "refused: {}", printable(&why.sentence, 200)
+    );
+}
+
 /// The meta for a sender whose file is not taken.
 pub fn refused(mut meta: Meta, why: &Error) -> Wire {
+    meta.extra.retain(|field, _| is_extra(field));
     meta.error.clone_from(&why.sentence);
     Wire {
         code: why.code.word().to_owned(),

@@ -3,9 +3,10 @@
 use std::{
     fs::File,
     io::{self, Read},
+    time::Duration,
 };
 
-use tokio::{sync::mpsc, task};
+use tokio::{sync::mpsc, task, time::timeout};
 
 use super::{
     BUFFER, DEPTH, Observer,
@@ -102,6 +103,7 @@ async fn blocks(
     attempt: Attempt,
     observer: &dyn Observer,
 ) -> Result<u32, SendError> {
+    let transfer = attempt.transfer;
     let (spare_in, spare_out) = mpsc::channel::<Vec<u8>>(DEPTH);
     let (full_in, mut full_out) = mpsc::channel::<Sealed>(DEPTH);
     for _ in 0..DEPTH {
@@ -112,7 +114,7 @@ async fn blocks(
         reader,
         writer,
         incoming,
-        ..
+        outgoing,
     } = channel;
     // A receiver that speaks now has something against the file.
     let early = async {
@@ -128,14 +130,27 @@ async fn blocks(
         }
     };
     let moving = async {
-        while let Some(Sealed { buffer, used, body }) = full_out.recv().await {
+        loop {
+            let next = match timeout(WORKING, full_out.recv()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    // The disk lets us wait; the receiver should know that we are there.
+                    writer
+                        .record(outgoing, Kind::Working, transfer, &[])
+                        .await
+                        .map_err(SendError::Channel)?;
+                    continue;
+                }
+            };
+            let Some(Sealed { buffer, used, body }) = next else {
+                return Ok(());
+            };
             let bytes = buffer.get(..used).unwrap_or_default();
             writer.bytes(bytes).await.map_err(SendError::Channel)?;
             observer.moved(body);
             // The other stage may be through with the file already.
             let _ = spare_in.try_send(buffer);
         }
-        Ok(())
     };
     tokio::pin!(early, moving);
     tokio::select! {
@@ -143,7 +158,7 @@ async fn blocks(
             Ok(()) => {}
             Err(error) => {
                 // The network often fails because the receiver hung up after a word.
-                let word = tokio::time::timeout(LAST_WORDS, early).await;
+                let word = timeout(LAST_WORDS, early).await;
                 return Err(match word {
                     Ok(SendError::Peer(word)) => SendError::Peer(word),
                     _ => error,
@@ -161,8 +176,11 @@ async fn blocks(
     }
 }
 
+/// How long a sender is silent before it says that it goes on.
+const WORKING: Duration = Duration::from_secs(15);
+
 /// How long a sender listens for a reason when its connection breaks.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A buffer full of sealed records.
 struct Sealed {
@@ -281,7 +299,7 @@ async fn give_up(channel: &mut Channel, transfer: u32, error: Error) -> Error {
 
 /// Looks for what the receiver said before the connection failed.
 async fn last_words(channel: &mut Channel, failed: ChannelError) -> Error {
-    let heard = tokio::time::timeout(
+    let heard = timeout(
         LAST_WORDS,
         answer(&mut channel.reader, &mut channel.incoming),
     )

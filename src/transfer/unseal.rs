@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::{
     BUFFER, Observer,
     channel::Batch,
@@ -36,9 +34,6 @@ pub struct Unsealing {
     observer: Arc<dyn Observer>,
 }
 
-/// What came of it: an error, or `Err(None)` if the other stage fell silent.
-pub type Unsealed = Result<Received, Option<ReceiveError>>;
-
 impl Unsealing {
     /// A stage at the beginning of a file.
     pub fn new(
@@ -61,46 +56,19 @@ impl Unsealing {
         }
     }
 
-    /// Works until the trailer; returns what came of it, the stream of records,
-    /// and records that came behind the trailer.
-    pub fn run(
-        mut self,
-        mut full: mpsc::Receiver<Batch>,
-        spare: &mpsc::Sender<Vec<u8>>,
-    ) -> (Unsealed, Stream, Vec<u8>) {
-        let mut rest = Vec::new();
-        let result = loop {
-            let Some(mut batch) = full.blocking_recv() else {
-                break Err(None);
-            };
-            match self.batch(batch.records()) {
-                Ok(None) => {
-                    let _ = spare.try_send(batch.into_buffer());
-                }
-                Ok(Some((crc, behind))) => {
-                    rest.extend_from_slice(behind);
-                    break Ok(crc);
-                }
-                Err(error) => break Err(Some(error)),
-            }
-        };
-        full.close();
-        while let Ok(mut batch) = full.try_recv() {
-            rest.extend_from_slice(batch.records());
-        }
-        let received = result.map(|crc| Received {
+    /// What was received, and the stream of records, when the trailer was there.
+    pub fn finish(self, crc: u32) -> (Received, Stream) {
+        let received = Received {
             arrival: self.arrival,
             crc,
-        });
-        (received, self.incoming, rest)
+        };
+        (received, self.incoming)
     }
 
-    /// Takes the records of one buffer; with the trailer, the checked CRC-32 and
-    /// what stands behind it.
-    fn batch<'a>(
-        &mut self,
-        mut records: &'a mut [u8],
-    ) -> Result<Option<(u32, &'a [u8])>, ReceiveError> {
+    /// Takes the records of one buffer; with the trailer, the checked CRC-32 and how
+    /// many bytes of records stand behind it.
+    pub fn batch(&mut self, batch: &mut Batch) -> Result<Option<(u32, usize)>, ReceiveError> {
+        let mut records = batch.records();
         let mut pieces: Vec<&[u8]> = Vec::with_capacity(BUFFER / MAX_BODY + 1);
         let mut end = None;
         while let Some((head, _)) = record::split(records)? {
@@ -158,6 +126,6 @@ impl Unsealing {
                 return Err(ReceiveError::Checksum { claimed, computed });
             }
         }
-        Ok(Some((computed, records)))
+        Ok(Some((computed, records.len())))
     }
 }

@@ -669,6 +669,31 @@ async fn a_file_whose_ack_was_lost_is_delivered_once_and_its_hooks_run_once() {
         "OnMeta and OnReceived, each once"
     );
 
+    // Wherever the file has gone since.
+    let stem = world.arrived(".data")[0].replace(".data", "");
+    let moved = world.dir.path().join("moved");
+    for ending in ["data", "meta"] {
+        fs::rename(
+            world.photo().join(format!("{stem}.{ending}")),
+            moved.with_extension(ending),
+        )
+        .unwrap();
+        fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
+        common::deliver(&outbox.join("f.meta"), &server.address)
+            .await
+            .unwrap();
+        fs::rename(outbox.join("f.done"), outbox.join("f.failed")).unwrap();
+        assert!(world.arrived(".data").is_empty());
+    }
+    assert_eq!(server.counter.hooks(), 2);
+    for ending in ["data", "meta"] {
+        fs::rename(
+            moved.with_extension(ending),
+            world.photo().join(format!("{stem}.{ending}")),
+        )
+        .unwrap();
+    }
+
     // Had the server ended before OnReceived, a retry makes up for it.
     let path = world.photo().join(&world.arrived(".meta")[0]);
     let mut pending = meta.clone();

@@ -4,6 +4,7 @@
 //! once and whole. What a transfer asks of a store is all that there is here, so
 //! that a store for objects or stripes, or one that fails on purpose, is a few lines.
 
+pub mod delivered;
 pub mod local;
 pub mod openings;
 

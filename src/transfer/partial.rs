@@ -10,7 +10,7 @@ use crate::{
     event::Subject,
     meta::{self, Meta, PENDING_HOOK, TransferId},
     root::{file, folder::Folder, name::Name},
-    store::{Sink, Store, local::PARTIAL},
+    store::{Sink, Store, delivered, local::PARTIAL},
 };
 
 /// How many files with one sender and one second a folder may hold.
@@ -79,7 +79,7 @@ pub struct Partial {
     hidden: String,
     /// Whether the `.meta` stays when this is dropped.
     keep: bool,
-    _claim: Claim,
+    claim: Claim,
 }
 
 impl Partial {
@@ -95,14 +95,21 @@ impl Partial {
     ) -> io::Result<Reserved> {
         let text = meta.to_file();
         let id = claim.transfer.id;
+        let before = delivered::find(folder.dir(), from, id)?;
         let partial = |meta, stem, keep| Self {
             folder: folder.clone(),
             store: store.clone(),
             subject: Subject { meta, stem },
             hidden: format!(".{from}-{id}{PARTIAL}"),
             keep,
-            _claim: claim,
+            claim: claim,
         };
+        if let Some((stem, meta)) = before {
+            // The .meta knows whether hooks have still to run, if it is still there.
+            let there = same_transfer(folder, &format!("{stem}.meta"), &meta);
+            let meta = there.unwrap_or(meta);
+            return Ok(Reserved::Delivered(partial(meta, stem, true)));
+        }
         for clash in 1..=MAX_CLASHES {
             let stem = match clash {
                 1 => format!("{from}_{}", meta.datetime),
@@ -176,7 +183,7 @@ impl Partial {
                     },
                     hidden: String::new(),
                     keep: true,
-                    _claim: claim,
+                    claim: claim,
                 });
             }
         }
@@ -223,7 +230,15 @@ impl Partial {
         // Renamed, but perhaps not durably: the file has its name, so the .meta stays,
         // and a retry finds the transfer delivered.
         self.keep = published.is_ok() || !self.store.holds(&self.hidden).unwrap_or(true);
-        published
+        published?;
+        let (subject, claim) = (&self.subject, &self.claim.transfer);
+        delivered::note(
+            self.folder.dir(),
+            &claim.from,
+            claim.id,
+            &subject.stem,
+            &subject.meta,
+        )
     }
 }
 

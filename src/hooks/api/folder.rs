@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 use rhai::{Engine, EvalAltResult};
 
 use super::fail;
-use crate::{root::folder::Folder, store::local};
+use crate::{
+    root::folder::Folder,
+    store::{delivered, local},
+};
 
 /// `folder` in a script.
 #[derive(Clone)]
@@ -30,6 +33,7 @@ impl Handle {
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
         let before = SystemTime::now().checked_sub(age);
+        delivered::forget(self.0.dir()).map_err(|e| fail(format!("folder.sweep(): {e}")))?;
         local::sweep_partials(self.0.dir(), before.unwrap_or(SystemTime::UNIX_EPOCH))
             .map(count)
             .map_err(|e| fail(format!("folder.sweep(): {e}")))

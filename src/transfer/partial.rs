@@ -102,7 +102,7 @@ impl Partial {
             subject: Subject { meta, stem },
             hidden: format!(".{from}-{id}{PARTIAL}"),
             keep,
-            claim: claim,
+            claim,
         };
         if let Some((stem, meta)) = before {
             // The .meta knows whether hooks have still to run, if it is still there.
@@ -183,7 +183,7 @@ impl Partial {
                     },
                     hidden: String::new(),
                     keep: true,
-                    claim: claim,
+                    claim,
                 });
             }
         }

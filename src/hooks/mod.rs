@@ -64,7 +64,10 @@ impl Hooks {
                         false => Outcome::Refused(words),
                     }
                 }
-                Err(HookError::Thrown(words)) if !words.is_empty() => Outcome::Refused(words),
+                Err(HookError::Thrown(words)) if !words.is_empty() => {
+                    // What fits into a field of a meta, whatever the characters.
+                    Outcome::Refused(words.chars().take(1_000).collect())
+                }
                 Err(error) => {
                     // Not as fields: those would stand behind the caret.
                     let folder = &event.folder;
@@ -184,18 +187,13 @@ fn find(root: &Root, event: &Event, name: &str) -> Result<Found, HookError> {
     // The rules for names keep a line of m2y.config from pointing elsewhere.
     let file = Name::user(name).map_err(|_| missing())?;
     let is_script = name.ends_with(".rhai");
-    let folder = event.folder.dir();
     let shared = root.dir().open_dir("scripts");
-    let places: [(&Dir, std::path::PathBuf); 2] = match &shared {
-        Ok(shared) => [
-            (folder, event.folder.path_of(file.as_str())),
-            (shared, root.path().join("scripts").join(file.as_str())),
-        ],
-        Err(_) => {
-            let path = event.folder.path_of(file.as_str());
-            [(folder, path.clone()), (folder, path)]
-        }
-    };
+    let in_folder = (&**event.folder.dir(), event.folder.path_of(file.as_str()));
+    let in_shared = shared
+        .as_ref()
+        .ok()
+        .map(|dir| (dir, root.path().join("scripts").join(file.as_str())));
+    let places = [Some(in_folder), in_shared].into_iter().flatten();
     for (dir, path) in places {
         let about = match dir.metadata(file.as_str()) {
             Ok(about) if about.is_file() => about,

@@ -10,7 +10,9 @@
 //!     privateKey/NAME.data             PEM PKCS#8, mode 0600
 //!     pubKey/NAME.data                 PEM SPKI: the own key, and each contact's
 //!     contacts.ini                     [CONTACT] address = host:port
+//!     .openings/CONTACT                by which a recorded opening is known again
 //!     FOLDER/m2y.config                what makes a directory an m2y-folder
+//!     FOLDER/.delivered/CONTACT-ID     by which a retry is known again
 //! ```
 //!
 //! Everything below the root is reached through a directory handle that no name

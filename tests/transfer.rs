@@ -883,3 +883,78 @@ fn a_wrong_root_leaves_the_meta_as_it_is() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(meta.exists() && world.failed().is_empty());
 }
+
+/// Both sides lose patience after a second without a byte.
+fn impatient(world: &World) {
+    for root in [&world.here, &world.there] {
+        fs::write(
+            root.path().join("m2y.ini"),
+            "[server]\nidle_deadline = 1s\n",
+        )
+        .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_falls_silent_is_let_go_and_may_come_again() {
+    let world = World::new(OPEN);
+    impatient(&world);
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", &noise(8 << 20));
+    let (proxy, _reached) = stalling(server.address.clone(), 500_000).await;
+    let error = tokio::time::timeout(Duration::from_secs(10), world.deliver(&proxy, &file))
+        .await
+        .expect("nobody lost patience")
+        .unwrap_err();
+    assert_eq!(error.code, Code::Later, "{error}");
+    let outbox = world.sender.path().join("photo");
+    fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
+    let again = async {
+        // The server lets go a moment after the sender did.
+        while deliver(&outbox.join("f.meta"), &server.address)
+            .await
+            .is_err()
+        {
+            fs::rename(outbox.join("f.failed"), outbox.join("f.meta")).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), again)
+        .await
+        .expect("the transfer was held on to");
+    server.stop().await;
+    assert_eq!(world.arrived(".data").len(), 1);
+    assert!(world.arrived(".partial").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_that_is_slower_than_patience_is_long_still_leads_there() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new(OPEN);
+    impatient(&world);
+    let server = Local::serve(&world.there).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = listener.local_addr().unwrap().to_string();
+    let upstream = server.address.clone();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut upstream = tokio::net::TcpStream::connect(upstream).await.unwrap();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = upstream.split();
+        let slow = async {
+            // All of the file waits here while it trickles on: 1 MB in three seconds.
+            let mut taken = tokio::io::BufReader::with_capacity(4 << 20, &mut from_client);
+            let mut piece = vec![0; 16_384];
+            while let Ok(read @ 1..) = taken.read(&mut piece).await {
+                to_server.write_all(&piece[..read]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::join!(slow, tokio::io::copy(&mut from_server, &mut to_client))
+            .1
+            .unwrap();
+    });
+    let file = world.file("f", &noise(1 << 20));
+    world.deliver(&proxy, &file).await.unwrap();
+    assert_eq!(world.arrived(".data").len(), 1);
+}

@@ -1,7 +1,7 @@
 //! The script host: Rhai, fenced in.
 //!
 //! Rhai's own limits are no wall by themselves, so every one of them is set in one
-//! place ([`engine`]), what they miss is taken out of the language, and a deadline
+//! place (`engine`), what they miss is taken out of the language, and a deadline
 //! on the clock stops whatever is left. A script compiles once and runs in a fresh
 //! scope each time; calls run in parallel without a lock.
 

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -64,6 +64,9 @@ pub struct Reader {
     filled: usize,
     /// What is read into next.
     spare: Vec<u8>,
+    /// Since when the peer is silent. Kept here, because whoever waits may stop
+    /// waiting and begin again.
+    silent_since: Instant,
 }
 
 /// Some whole records, as they came.
@@ -98,6 +101,7 @@ impl Reader {
             buffer: Vec::new(),
             filled: 0,
             spare: Vec::new(),
+            silent_since: Instant::now(),
         }
     }
 
@@ -173,10 +177,12 @@ impl Reader {
             self.buffer.resize(larger.max(self.buffer.len()), 0);
         }
         let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
-        match timeout(self.idle, self.half.read(room)).await {
+        let until = self.silent_since + self.idle;
+        match timeout_at(until, self.half.read(room)).await {
             Ok(Ok(0)) => Err(ChannelError::Closed),
             Ok(read) => {
                 self.filled += read?;
+                self.silent_since = Instant::now();
                 Ok(())
             }
             Err(_) => Err(ChannelError::Idle(self.idle)),
@@ -185,11 +191,14 @@ impl Reader {
 
     /// Takes the buffer of a batch back, to read into.
     pub fn recycle(&mut self, batch: Batch) {
+        // While we were busy, the peer could not be heard.
+        self.silent_since = Instant::now();
         self.spare = batch.bytes;
     }
 
     /// From now on reads so many bytes at once: a file comes.
     pub fn widen(&mut self, len: usize) {
+        self.silent_since = Instant::now();
         for buffer in [&mut self.buffer, &mut self.spare] {
             if buffer.len() < len {
                 buffer.resize(len, 0);
@@ -207,6 +216,7 @@ impl Reader {
 
     /// Waits for one record and opens it.
     pub async fn record(&mut self, stream: &mut Stream) -> Result<(Head, Vec<u8>), ChannelError> {
+        self.silent_since = Instant::now();
         let mut batch = self.batch().await?;
         let Some((head, sealed)) = record::split(batch.records())? else {
             return Err(WireError::Record.into());

@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// How often a receiver that is busy tells its sender so.
+/// How often a sender hears that its receiver is still there, at least.
 const WORKING: Duration = Duration::from_secs(5);
 
 /// Makes the store of a folder.
@@ -361,7 +361,7 @@ impl Receiver {
         let result = match received {
             Ok(done) => {
                 let stored = self.store(done);
-                while_working(channel, transfer, stored).await
+                while_working(channel, transfer, ticks(&self.settings), stored).await
             }
             Err(e) => Err(e),
         };
@@ -428,7 +428,7 @@ impl Receiver {
         let mut work = None;
         // Why nothing more is read; what has come is looked at all the same.
         let mut ended = None;
-        let mut tick = ticks();
+        let mut tick = ticks(&self.settings);
         channel.reader.widen(RECEIVE_BUFFER);
         let (stage, error) = loop {
             if let Some(mut idle) = stage.take() {
@@ -545,9 +545,11 @@ async fn join<T>(work: &mut Option<task::JoinHandle<T>>) -> Option<T> {
     }
 }
 
-/// When to tell a sender that its receiver goes on.
-fn ticks() -> Interval {
-    let mut tick = interval_at(Instant::now() + WORKING, WORKING);
+/// When to tell a sender that its receiver goes on: well within its patience, which
+/// is taken to be like the own.
+fn ticks(settings: &Settings) -> Interval {
+    let every = WORKING.min(settings.idle_deadline / 3);
+    let mut tick = interval_at(Instant::now() + every, every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick
 }
@@ -564,9 +566,9 @@ async fn working(channel: &mut Channel<'_>, transfer: u32) {
 async fn while_working<T>(
     channel: &mut Channel<'_>,
     transfer: u32,
+    mut tick: Interval,
     work: impl Future<Output = T>,
 ) -> T {
-    let mut tick = ticks();
     tokio::pin!(work);
     loop {
         tokio::select! {

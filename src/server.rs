@@ -22,7 +22,7 @@ use crate::{
     error::{Code, Error},
     event::{Event, Kind as EventKind, Run},
     hooks::Hooks,
-    root::{Root, RootError, folder::Folder, settings::Settings},
+    root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
         Observer, Unobserved,
@@ -97,9 +97,40 @@ impl Server {
         self
     }
 
-    /// Runs `[OnStartup]` of every folder, then the hooks of files that are waiting
-    /// for them; returns what ran at start.
+    /// Runs `[OnStartup]` of every folder; returns what ran.
     pub async fn start_folders(&self) -> Result<Vec<Run>, RootError> {
+        let mut runs = Vec::new();
+        for (folder, config) in self.folders().await? {
+            let event = Event {
+                kind: EventKind::Startup,
+                folder,
+                config,
+                subject: None,
+            };
+            let verdict = self.receiver.hooks.fire(event).await;
+            for run in &verdict.runs {
+                self.receiver.observer.hook(run);
+            }
+            runs.extend(verdict.runs);
+        }
+        Ok(runs)
+    }
+
+    /// Runs the hooks of files that are waiting for them since an earlier run.
+    async fn catch_up(self) {
+        let folders = match self.folders().await {
+            Ok(folders) => folders,
+            Err(error) => return error!("{error}"),
+        };
+        for (folder, config) in folders {
+            if let Err(error) = self.receiver.catch_up(&folder, &config).await {
+                error!("{}/{}: {error}", folder.user().name(), folder.name());
+            }
+        }
+    }
+
+    /// Every folder that can be used, with its m2y.config.
+    async fn folders(&self) -> Result<Vec<(Folder, Arc<Config>)>, RootError> {
         let root = self.root.clone();
         let folders = task::spawn_blocking(move || {
             let mut folders = Vec::new();
@@ -110,33 +141,15 @@ impl Server {
         })
         .await
         .unwrap_or_else(|_| Ok(Vec::new()))?;
-        let mut runs = Vec::new();
-        for folder in folders {
-            let opened = folder.and_then(|folder| Ok((Arc::new(folder.config()?), folder)));
-            let (config, folder) = match opened {
-                Ok(opened) => opened,
-                Err(error) => {
-                    // Traffic to it is refused for the same reason; others run.
-                    error!("{error}");
-                    continue;
-                }
-            };
-            let event = Event {
-                kind: EventKind::Startup,
-                folder: folder.clone(),
-                config: config.clone(),
-                subject: None,
-            };
-            let verdict = self.receiver.hooks.fire(event).await;
-            for run in &verdict.runs {
-                self.receiver.observer.hook(run);
-            }
-            runs.extend(verdict.runs);
-            if let Err(error) = self.receiver.catch_up(&folder, &config).await {
-                error!("{}/{}: {error}", folder.user().name(), folder.name());
-            }
-        }
-        Ok(runs)
+        let opened = folders.into_iter().filter_map(|folder| {
+            folder
+                .and_then(|folder| Ok((folder.config()?, folder)))
+                .map(|(config, folder)| (folder, Arc::new(config)))
+                // Traffic to it is refused for the same reason; others run.
+                .inspect_err(|error| error!("{error}"))
+                .ok()
+        });
+        Ok(opened.collect())
     }
 }
 
@@ -146,6 +159,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let admission = Admission::new(&server.settings);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
+    connections.spawn(server.clone().catch_up());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -647,7 +647,10 @@ fn a_server_that_is_told_to_go_finishes_what_is_under_way() {
 #[test]
 fn a_second_signal_ends_the_server_at_once() {
     let world = World::new("[OnMeta]\nslow.sh\n");
-    world.script("slow.sh", "#!/bin/sh\ntouch ../running\nexec sleep 600\n");
+    world.script(
+        "slow.sh",
+        "#!/bin/sh\necho $$ > ../pid\nmv ../pid ../running\nexec sleep 600\n",
+    );
     let mut server = Process::serve(&world.there);
     let meta = world.meta("photo", &world.file("f", b"x"));
     let mut sending = Command::new(M2Y)
@@ -666,6 +669,20 @@ fn a_second_signal_ends_the_server_at_once() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(server.child.wait().unwrap().code(), Some(130));
+    // The program that it had started as a hook does not stay behind.
+    let pid = fs::read_to_string(world.receiver.path().join("running")).unwrap();
+    let gone = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim()));
+        status.map_or(true, |s| s.contains("State:\tZ") || s.contains("State:\tX"))
+    };
+    let begun = std::time::Instant::now();
+    while !gone() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "an orphan was left"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert_ne!(sending.wait().unwrap().code(), Some(0));
 }
 

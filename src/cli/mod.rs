@@ -13,6 +13,7 @@ mod user;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -83,9 +84,9 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(execute(cli));
-            // A program that was started as a hook, or a disk that hangs, does not
-            // hold up the end.
-            runtime.shutdown_background();
+            // Tasks end here, and with them the programs that they started as hooks;
+            // a thread that waits for a disk does not hold up the end.
+            runtime.shutdown_timeout(Duration::from_millis(200));
             result
         }
         Err(e) => Err(Error::new(

@@ -37,9 +37,12 @@ impl Serve {
             settings.listen = listen;
         }
         let _lock = lock(root.path())?;
-        let signals = Signals::new()?;
+        let mut signals = Signals::new()?;
         let server = Server::new(&root, &settings)?;
-        server.start_folders().await?;
+        tokio::select! {
+            started = server.start_folders() => { started?; }
+            () = signals.next() => return Ok(()),
+        }
         let cannot = |e: io::Error| {
             let sentence = format!("cannot listen on {}: {e}", settings.listen);
             Error::new(Code::Failed, sentence)
@@ -55,7 +58,6 @@ impl Serve {
         let (shutdown, going_down) = watch::channel(false);
         let serving = server::run(listener, server, going_down);
         tokio::pin!(serving);
-        let mut signals = signals;
         tokio::select! {
             () = &mut serving => return Ok(()),
             () = signals.next() => {}

@@ -640,6 +640,10 @@ async fn a_program_that_fails_or_hangs_refuses_within_its_deadline_and_leaves_no
         ),
         ("floods its output", "#!/bin/sh\nexec yes\n"),
         ("breaks the meta", "#!/bin/sh\necho '{' > \"$1\"\n"),
+        (
+            "makes the meta a pipe",
+            "#!/bin/sh\nrm \"$1\"; mkfifo \"$1\"\n",
+        ),
         ("removes the meta", "#!/bin/sh\nrm \"$1\"\n"),
         (
             "makes the meta huge",

@@ -14,7 +14,13 @@ pub const TEMPORARY: &str = ".tmp";
 /// Reads a file of at most `limit` bytes.
 pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = dir.open(name)?;
+    // To open a pipe would otherwise wait for its other end; a regular file does not
+    // know the flag.
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let file = dir.open_with(name, &options)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

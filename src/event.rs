@@ -99,11 +99,17 @@ pub enum Outcome {
     /// The hook is missing, broken, or ran out of its limits. What went wrong is
     /// in the log; the peer is told [`Outcome::FAILED`].
     Failed,
+    /// There was no time or no room to run the hook; the peer is told
+    /// [`Outcome::LATER`].
+    Later,
 }
 
 impl Outcome {
     /// What a peer hears of a hook that failed.
     pub const FAILED: &str = "a hook of the folder failed";
+
+    /// What a peer hears where hooks found no time.
+    pub const LATER: &str = "a hook of the folder ran out of time, try later";
 
     /// Why not, for the peer.
     pub fn objection(&self) -> Option<&str> {
@@ -111,6 +117,7 @@ impl Outcome {
             Self::Accepted => None,
             Self::Refused(words) => Some(words),
             Self::Failed => Some(Self::FAILED),
+            Self::Later => Some(Self::LATER),
         }
     }
 }

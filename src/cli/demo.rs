@@ -261,6 +261,7 @@ impl Observer for Side {
         let verdict = match &run.outcome {
             Outcome::Accepted => "accepted".to_owned(),
             Outcome::Refused(words) => format!("refused: {}", printable(words, 80)),
+            Outcome::Later => "put off".to_owned(),
             Outcome::Failed => "failed".to_owned(),
         };
         output::line(format_args!(

@@ -1,4 +1,7 @@
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::{File, TryLockError},
+    io,
+};
 
 use clap::Args;
 use tokio::{
@@ -12,6 +15,7 @@ use super::{RootArg, output};
 use crate::{
     crypto::backend::ACTIVE,
     error::{Code, Error},
+    root::{Root, file},
     server::{self, Server},
 };
 
@@ -36,19 +40,20 @@ impl Serve {
         if let Some(listen) = self.listen {
             settings.listen = listen;
         }
-        let _lock = lock(root.path())?;
+        let _lock = lock(&root)?;
         let mut signals = Signals::new()?;
         let server = Server::new(&root, &settings)?;
-        tokio::select! {
-            started = server.start_folders() => { started?; }
-            () = signals.next() => return Ok(()),
-        }
         let cannot = |e: io::Error| {
             let sentence = format!("cannot listen on {}: {e}", settings.listen);
             Error::new(Code::Failed, sentence)
         };
         let listener = TcpListener::bind(&settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?.to_string();
+        // Whoever connects meanwhile waits; a port that is taken has no hook run in vain.
+        tokio::select! {
+            started = server.start_folders() => { started?; }
+            () = signals.next() => return Ok(()),
+        }
         info!(%address, root = %root.path().display(), crypto = ACTIVE.name(), "serving");
         if json {
             output::object(&[("status", "listening".into()), ("address", address.into())]);
@@ -96,18 +101,19 @@ impl Signals {
 }
 
 /// One server for a root: two would not know of each other's transfers.
-fn lock(root: &Path) -> Result<File, Error> {
-    let path = root.join(".serve.lock");
+fn lock(root: &Root) -> Result<File, Error> {
     let failed = |why: String| {
-        let sentence = format!("cannot serve {}: {why}", root.display());
+        let sentence = format!("cannot serve {}: {why}", root.path().display());
         Error::new(Code::Failed, sentence)
     };
-    let file = File::create(&path).map_err(|e| failed(e.to_string()))?;
+    let file = file::append(root.dir(), ".serve.lock")
+        .map_err(|e| failed(format!("cannot lock .serve.lock: {e}")))?
+        .into_std();
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
+        Err(TryLockError::WouldBlock) => {
             Err(failed("another `m2y serve` does so already".to_owned()))
         }
-        Err(std::fs::TryLockError::Error(e)) => Err(failed(e.to_string())),
+        Err(TryLockError::Error(e)) => Err(failed(e.to_string())),
     }
 }

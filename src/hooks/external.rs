@@ -3,7 +3,8 @@
 //! A program gets the path of the `.meta` file as its only argument, facts in
 //! `M2Y_*` variables, the folder as working directory, nothing on its standard
 //! input, and a process group of its own, which is killed at the deadline and when
-//! the program has ended. Then the `.meta` is read again.
+//! the program has ended. Then the `.meta` is read again. A program that makes a session
+//! of its own (`setsid`) leaves that group, and what it leaves running so stays.
 
 use std::{
     io,
@@ -29,6 +30,9 @@ use crate::{
 
 /// The end of a program's output that is kept for the log, in bytes.
 const KEPT_OUTPUT: usize = 2_048;
+
+/// The time to read a .meta in, where the program has used up its own.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// Variables of the server that a program sees; it sees no other one.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"];
@@ -83,14 +87,22 @@ impl Host {
             })?,
             Err(_) => {
                 let _ = child.wait().await;
-                return Err(HookError::Deadline {
+                return Err(HookError::Hung {
                     script,
                     deadline: self.deadline,
                 });
             }
         };
         let meta = match &event.subject {
-            Some(subject) => Some(read_again(&script, event, subject).await?),
+            Some(subject) => {
+                // The program may have put anything in the place of the .meta.
+                let read = read_again(&script, event, subject);
+                let read = timeout_at(until.max(Instant::now() + SHORT), read).await;
+                Some(read.unwrap_or(Err(HookError::Hung {
+                    script: script.clone(),
+                    deadline: self.deadline,
+                }))?)
+            }
             None => None,
         };
         // A program that wrote an error refuses in its own words, whatever its status.
@@ -171,15 +183,16 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
 }
 
 async fn read_again(script: &str, event: &Event, subject: &Subject) -> Result<Meta, HookError> {
-    let unreadable = |source: io::Error| HookError::Unreadable {
-        script: subject.meta_file(),
+    let gone = |source: io::Error| HookError::Gone {
+        script: script.to_owned(),
+        file: subject.meta_file(),
         source,
     };
     let (dir, name) = (event.folder.dir().clone(), subject.meta_file());
     let text = tokio::task::spawn_blocking(move || file::read(&dir, name, meta::MAX_LEN))
         .await
         .map_err(|_| HookError::Panic)?
-        .map_err(unreadable)?;
+        .map_err(gone)?;
     let left = Meta::from_file(&text).map_err(|source| HookError::Meta {
         script: script.to_owned(),
         source,

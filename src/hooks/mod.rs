@@ -8,10 +8,18 @@
 mod api;
 pub mod bundled;
 pub mod external;
+mod limits;
 pub mod report;
 pub mod script;
+mod slots;
+mod workers;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use cap_std::fs::{Dir, MetadataExt};
 use tokio::task;
@@ -20,11 +28,14 @@ use tracing::{info, warn};
 use crate::{
     error::printable,
     event::{Event, Outcome, Run, Subject, Verdict},
+    json::{Map, Value},
     meta::Meta,
     root::{Root, file, name::Name, settings::Settings},
 };
 use report::HookError;
 use script::{Source, Stamp};
+use slots::Slots;
+use workers::Workers;
 
 /// Runs the hooks of every folder of a root.
 #[derive(Clone)]
@@ -32,15 +43,20 @@ pub struct Hooks {
     root: Root,
     scripts: Arc<script::Host>,
     executables: external::Host,
+    slots: Slots,
+    workers: Workers,
 }
 
 impl Hooks {
     /// A host with the limits of `settings`.
     pub fn new(root: &Root, settings: &Settings) -> Self {
+        let slots = Slots::default();
         Self {
             root: root.clone(),
+            workers: Workers::new(slots.scripts.count()),
             scripts: Arc::new(script::Host::new(settings.script_deadline)),
             executables: external::Host::new(settings.executable_deadline),
+            slots,
         }
     }
 
@@ -48,11 +64,12 @@ impl Hooks {
     pub async fn fire(&self, mut event: Event) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
+        let profile = Profile::default();
         // What a program finds in the .meta; scripts may be ahead of it.
         let mut on_disk = event.subject.as_ref().map(|subject| subject.meta.clone());
         for name in event.config.scripts(event.kind.section()) {
             let begun = Instant::now();
-            let result = self.run(&name, &event, &mut on_disk).await;
+            let result = self.run(&name, &event, &profile, &mut on_disk).await;
             outcome = match result {
                 Ok(meta) => {
                     let words = meta.as_ref().map(|m| m.error.clone()).unwrap_or_default();
@@ -64,20 +81,18 @@ impl Hooks {
                         false => Outcome::Refused(words),
                     }
                 }
-                Err(HookError::Thrown(words)) if !words.is_empty() => {
-                    // What fits into a field of a meta, whatever the characters.
-                    Outcome::Refused(words.chars().take(1_000).collect())
-                }
                 Err(error) => {
-                    // Not as fields: those would stand behind the caret.
-                    let folder = &event.folder;
-                    warn!(
-                        "{}/{} [{}] {error}",
-                        folder.user().name(),
-                        folder.name(),
-                        event.kind
-                    );
-                    Outcome::Failed
+                    if !matches!(error, HookError::Thrown(_)) {
+                        // Not as fields: those would stand behind the caret.
+                        let folder = &event.folder;
+                        warn!(
+                            "{}/{} [{}] {error}",
+                            folder.user().name(),
+                            folder.name(),
+                            event.kind
+                        );
+                    }
+                    error.outcome()
                 }
             };
             let run = Run {
@@ -111,31 +126,67 @@ impl Hooks {
         &self,
         name: &str,
         event: &Event,
+        profile: &Profile,
         on_disk: &mut Option<Meta>,
     ) -> Result<Option<Meta>, HookError> {
-        let found = {
-            let (name, event, root) = (name.to_owned(), event.clone(), self.root.clone());
-            blocking(move || find(&root, &event, &name)).await?
+        let user = event.folder.user().name();
+        let busy = || HookError::Busy {
+            script: name.to_owned(),
         };
-        match found {
-            Found::Script(source) => {
-                let (host, event) = (self.scripts.clone(), event.clone());
-                blocking(move || host.run(source, &event)).await
-            }
-            Found::Executable(path) => {
-                let event = event.clone();
-                if let Some(subject) = event.subject.clone()
-                    && on_disk.as_ref() != Some(&subject.meta)
-                {
-                    let dir = event.folder.dir().clone();
-                    blocking(move || write_meta(&dir, &subject)).await?;
-                }
-                let meta = self.executables.run(&path, &event).await?;
-                on_disk.clone_from(&meta);
-                Ok(meta)
-            }
+        let slot = self.slots.scripts.take(user).await.ok_or_else(busy)?;
+        let step = {
+            let (this, name, event, profile) = (
+                self.clone(),
+                name.to_owned(),
+                event.clone(),
+                profile.clone(),
+            );
+            let work = move || {
+                let step = match find(&this.root, &event, &name)? {
+                    Found::Script(source) => {
+                        let profile = profile.get_or_init(|| profile_of(&event));
+                        Step::Done(this.scripts.run(source, &event, profile)?)
+                    }
+                    Found::Executable(path) => Step::Start(path),
+                };
+                drop(slot);
+                Ok(step)
+            };
+            self.workers.run(work).await.ok_or(HookError::Panic)??
+        };
+        let program = match step {
+            Step::Done(meta) => return Ok(meta),
+            Step::Start(program) => program,
+        };
+        let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
+        if let Some(subject) = event.subject.clone()
+            && on_disk.as_ref() != Some(&subject.meta)
+        {
+            let (dir, name) = (event.folder.dir().clone(), name.to_owned());
+            blocking(move || write_meta(&dir, &name, &subject)).await?;
         }
+        let meta = self.executables.run(&program, event).await?;
+        on_disk.clone_from(&meta);
+        Ok(meta)
     }
+}
+
+/// The profile of a folder's user, read once for all scripts of an event.
+type Profile = Arc<OnceLock<Map<String, Value>>>;
+
+fn profile_of(event: &Event) -> Map<String, Value> {
+    let user = event.folder.user();
+    // A hook that needs none is not held up by a profile that cannot be read.
+    user.profile().unwrap_or_else(|error| {
+        warn!(user = %user.name(), "{error}");
+        Map::new()
+    })
+}
+
+/// How far a thread of the disk gets with a hook.
+enum Step {
+    Done(Option<Meta>),
+    Start(PathBuf),
 }
 
 /// Leaves the threads of the network to the network. A panic ends the task only.
@@ -149,11 +200,12 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Writes down what scripts made of a meta, for a program that comes after them.
-fn write_meta(dir: &Dir, subject: &Subject) -> Result<(), HookError> {
-    let name = subject.meta_file();
-    file::replace(dir, &name, 0o644, &subject.meta.to_file()).map_err(|source| {
-        HookError::Unreadable {
-            script: name,
+fn write_meta(dir: &Dir, script: &str, subject: &Subject) -> Result<(), HookError> {
+    let file = subject.meta_file();
+    file::replace(dir, &file, 0o644, &subject.meta.to_file()).map_err(|source| {
+        HookError::Unwritable {
+            script: script.to_owned(),
+            file,
             source,
         }
     })
@@ -164,6 +216,7 @@ fn log_run(event: &Event, run: &Run) {
         Outcome::Accepted => "accepted".to_owned(),
         Outcome::Refused(words) => format!("refused: {}", printable(words, 200)),
         Outcome::Failed => "failed".to_owned(),
+        Outcome::Later => "put off".to_owned(),
     };
     let id = event.subject.as_ref().and_then(|s| s.meta.id);
     info!(
@@ -179,59 +232,64 @@ fn log_run(event: &Event, run: &Run) {
 
 enum Found {
     Script(Source),
-    Executable(std::path::PathBuf),
+    Executable(PathBuf),
 }
 
-fn find(root: &Root, event: &Event, name: &str) -> Result<Found, HookError> {
-    let missing = || HookError::Missing(printable(name, 80));
-    // The rules for names keep a line of m2y.config from pointing elsewhere.
-    let file = Name::user(name).map_err(|_| missing())?;
-    let is_script = name.ends_with(".rhai");
-    let shared = root.dir().open_dir("scripts");
-    let in_folder = (&**event.folder.dir(), event.folder.path_of(file.as_str()));
-    let in_shared = shared
-        .as_ref()
-        .ok()
-        .map(|dir| (dir, root.path().join("scripts").join(file.as_str())));
-    let places = [Some(in_folder), in_shared].into_iter().flatten();
-    for (dir, path) in places {
-        let about = match dir.metadata(file.as_str()) {
-            Ok(about) if about.is_file() => about,
-            Ok(_) => continue,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => {
-                return Err(HookError::Unreadable {
-                    script: name.to_owned(),
-                    source,
-                });
-            }
-        };
-        if !is_script {
-            return Ok(Found::Executable(path));
-        }
-        let stamp = Stamp::File {
-            inode: about.ino(),
-            len: about.len(),
-            changed: (about.ctime(), about.ctime_nsec()),
-        };
-        let dir = dir.try_clone().map_err(|source| HookError::Unreadable {
-            script: name.to_owned(),
-            source,
-        })?;
-        let file = file.clone();
-        let read = move || file::read_text(&dir, file.as_str(), script::MAX_SOURCE);
-        return Ok(Found::Script(Source {
-            name: name.to_owned(),
-            key: path,
-            stamp,
-            read: Box::new(read),
-        }));
+/// Finds what a line of m2y.config names. Only where there is nothing of that name the
+/// search goes on: what is there and cannot be read must not make way for another one.
+fn find(root: &Root, event: &Event, line: &str) -> Result<Found, HookError> {
+    let name = Name::script(line).map_err(|source| HookError::Name {
+        line: printable(line, 80),
+        source,
+    })?;
+    let unreadable = |source: io::Error| HookError::Unreadable {
+        script: name.to_string(),
+        source,
+    };
+    let folder = &event.folder;
+    let path = folder.path_of(name.as_str());
+    if let Some(found) = look(folder.dir(), path, &name).map_err(unreadable)? {
+        return Ok(found);
     }
-    let (name, text) = bundled::find(name).ok_or_else(missing)?;
+    match root.dir().open_dir("scripts") {
+        Ok(shared) => {
+            let path = root.path().join("scripts").join(name.as_str());
+            if let Some(found) = look(&Arc::new(shared), path, &name).map_err(unreadable)? {
+                return Ok(found);
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(unreadable(e)),
+    }
+    let (name, text) =
+        bundled::find(name.as_str()).ok_or_else(|| HookError::Missing(name.to_string()))?;
     Ok(Found::Script(Source {
         name: name.to_owned(),
         key: name.into(),
         stamp: Stamp::Bundled,
         read: Box::new(|| Ok(text.to_owned())),
     }))
+}
+
+fn look(dir: &Arc<Dir>, path: PathBuf, name: &Name) -> io::Result<Option<Found>> {
+    let about = match dir.metadata(name.as_str()) {
+        Ok(about) if about.is_file() => about,
+        Ok(_) => return Err(io::Error::other("it is not a regular file")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if !name.as_str().ends_with(".rhai") {
+        return Ok(Some(Found::Executable(path)));
+    }
+    let (dir, file) = (dir.clone(), name.clone());
+    Ok(Some(Found::Script(Source {
+        name: name.to_string(),
+        key: path,
+        stamp: Stamp::File {
+            inode: about.ino(),
+            len: about.len(),
+            changed: (about.ctime(), about.ctime_nsec()),
+        },
+        read: Box::new(move || file::read_text(&dir, file.as_str(), limits::MAX_SOURCE)),
+    })))
 }

@@ -4,7 +4,8 @@ use std::{io, time::Duration};
 
 use rhai::{EvalAltResult, ParseError, Position};
 
-use crate::{error::printable, meta::MetaError};
+use super::{api::Failure, limits::Stop};
+use crate::{error::printable, event::Outcome, meta::MetaError, root::name::NameError};
 
 /// What can go wrong with a hook. All of it is for the log; a peer hears only
 /// [`HookError::Thrown`].
@@ -18,6 +19,16 @@ pub enum HookError {
         "there is no script {0:?}: put it into the folder or into ROOT/scripts/, or take its line out of m2y.config"
     )]
     Missing(String),
+    /// Its name cannot be the name of a script.
+    #[error(
+        "there can be no script {line:?}: {source} (a comment in m2y.config needs a line of its own)"
+    )]
+    Name {
+        /// The line of m2y.config.
+        line: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
     /// The file is there and cannot be read.
     #[error("cannot read {script}: {source}")]
     Unreadable {
@@ -29,9 +40,17 @@ pub enum HookError {
     /// A script that does not compile, or stopped at an error.
     #[error("{0}")]
     Script(Box<Place>),
-    /// A script or a program took longer than it may.
+    /// A script took longer than it may.
     #[error("{script}: stopped after {deadline:?}, its time was over")]
     Deadline {
+        /// Its name in m2y.config.
+        script: String,
+        /// The time that it had.
+        deadline: Duration,
+    },
+    /// A program took longer than it may.
+    #[error("{script}: killed after {deadline:?}, with all that it had started")]
+    Hung {
         /// Its name in m2y.config.
         script: String,
         /// The time that it had.
@@ -57,6 +76,56 @@ pub enum HookError {
         /// The end of its output.
         said: String,
     },
+    /// A script came to its end with a value that looks like a decision.
+    #[error(
+        "{script}: ended with {value:?}, which decides nothing: to refuse, throw a text or set meta.error"
+    )]
+    Undecided {
+        /// Its name in m2y.config.
+        script: String,
+        /// What it ended with.
+        value: String,
+    },
+    /// A script put something else into a variable of the host's.
+    #[error("{script}: the variable {variable} holds something else now: give yours another name")]
+    Shadowed {
+        /// Its name in m2y.config.
+        script: String,
+        /// Which one.
+        variable: &'static str,
+    },
+    /// The server's memory grew too much while the script ran.
+    #[error("{script}: stopped, the memory of the server grew too much while it ran")]
+    Memory {
+        /// Its name in m2y.config.
+        script: String,
+    },
+    /// Too many hooks were waiting to run.
+    #[error("{script}: not run, other hooks left it no time")]
+    Busy {
+        /// Its name in m2y.config.
+        script: String,
+    },
+    /// What scripts made of a meta cannot be written down for a program.
+    #[error("{script}: not run, cannot write {file} for it: {source}")]
+    Unwritable {
+        /// Its name in m2y.config.
+        script: String,
+        /// The .meta.
+        file: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The .meta that a program left cannot be opened.
+    #[error("{script}: cannot open {file}, which it left: {source}")]
+    Gone {
+        /// Its name in m2y.config.
+        script: String,
+        /// The .meta.
+        file: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// The program left a .meta that cannot be read.
     #[error("{script}: the .meta that it left cannot be read: {source}")]
     Meta {
@@ -70,6 +139,21 @@ pub enum HookError {
     Panic,
 }
 
+impl HookError {
+    /// What the hook decided by failing: nothing is let in, but where the trouble may
+    /// be over in a while the peer is told so.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            // What fits into a field of a meta, whatever the characters.
+            Self::Thrown(words) if !words.is_empty() => {
+                Outcome::Refused(words.chars().take(1_000).collect())
+            }
+            Self::Deadline { .. } | Self::Memory { .. } | Self::Busy { .. } => Outcome::Later,
+            _ => Outcome::Failed,
+        }
+    }
+}
+
 /// An error with its place in a script.
 #[derive(Debug)]
 pub struct Place {
@@ -77,6 +161,8 @@ pub struct Place {
     message: String,
     line: usize,
     column: usize,
+    /// Under which character of `source` the caret stands, counted from 1.
+    caret: usize,
     source: String,
 }
 
@@ -87,13 +173,14 @@ impl std::fmt::Display for Place {
             message,
             line,
             column,
+            caret,
             source,
         } = self;
         if *line == 0 {
             return write!(f, "{script}: {message}");
         }
         write!(f, "{script}:{line}:{column}: {message}")?;
-        let caret = " ".repeat(column.saturating_sub(1));
+        let caret = " ".repeat(caret.saturating_sub(1));
         let margin = " ".repeat(line.to_string().len());
         write!(f, "\n {line} | {source}\n {margin} | {caret}^")
     }
@@ -101,7 +188,12 @@ impl std::fmt::Display for Place {
 
 /// The error of a script that does not compile.
 pub fn compile_error(script: &str, text: &str, error: &ParseError) -> HookError {
-    place(script, text, error.err_type().to_string(), error.position())
+    place(
+        script,
+        text,
+        &error.err_type().to_string(),
+        error.position(),
+    )
 }
 
 /// The error of a script that stopped.
@@ -119,30 +211,47 @@ pub fn run_error(
             at = error.position();
         }
     }
+    let script = script.to_owned();
     match error {
-        EvalAltResult::ErrorTerminated(..) => HookError::Deadline {
-            script: script.to_owned(),
-            deadline,
+        EvalAltResult::ErrorTerminated(why, _) => match why.try_cast::<Stop>() {
+            Some(Stop::Memory) => HookError::Memory { script },
+            _ => HookError::Deadline { script, deadline },
         },
         EvalAltResult::ErrorRuntime(thrown, _) if thrown.is_string() => {
             HookError::Thrown(thrown.into_string().unwrap_or_default())
         }
+        EvalAltResult::ErrorRuntime(thrown, _) if thrown.is::<Failure>() => {
+            place(&script, text, &thrown.cast::<Failure>().to_string(), at)
+        }
+        // Its place is one in the text that the script had parsed.
+        EvalAltResult::ErrorParsing(error, _) => {
+            place(&script, text, &error.to_string(), Position::NONE)
+        }
         mut error => {
             error.clear_position();
-            place(script, text, error.to_string(), at)
+            place(&script, text, &error.to_string(), at)
         }
     }
 }
 
-fn place(script: &str, text: &str, message: String, at: Position) -> HookError {
+/// Characters of a line of a script that are shown.
+const SHOWN: usize = 160;
+
+/// A message with its place in a script.
+pub fn place(script: &str, text: &str, message: &str, at: Position) -> HookError {
     let line = at.line().unwrap_or_default();
     let column = at.position().unwrap_or_default();
     let source = line.checked_sub(1).and_then(|n| text.lines().nth(n));
+    // Of a long line the part around the place, so that the caret stands below it.
+    let skipped = column.saturating_sub(SHOWN / 2);
+    let source = source.unwrap_or_default().chars().skip(skipped);
+    let one_wide = |c: char| if c.is_control() { ' ' } else { c };
     HookError::Script(Box::new(Place {
         script: script.to_owned(),
-        message: printable(&message, 400),
+        message: printable(message, 400),
         line,
         column,
-        source: printable(source.unwrap_or_default(), 200),
+        caret: column.saturating_sub(skipped),
+        source: source.take(SHOWN).map(one_wide).collect(),
     }))
 }

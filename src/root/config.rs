@@ -5,6 +5,9 @@ use ini::{Ini, ParseOption};
 /// The largest m2y.config, in bytes.
 pub const MAX_LEN: u64 = 65_536;
 
+/// Scripts of one event, so that the time they take together has an end.
+const MAX_SCRIPTS: usize = 32;
+
 /// The sections that name scripts.
 pub const EVENT_SECTIONS: [&str; 6] = [
     "OnMeta",
@@ -48,6 +51,14 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse_ini(text)?;
         for (number, heading) in headings(text) {
+            if EVENT_SECTIONS.contains(&heading)
+                && config.section(heading).nth(MAX_SCRIPTS).is_some()
+            {
+                return Err(ConfigError {
+                    line: number,
+                    reason: format!("an event can have {MAX_SCRIPTS} scripts"),
+                });
+            }
             let is_event = heading
                 .get(..2)
                 .is_some_and(|on| on.eq_ignore_ascii_case("on"))
@@ -251,6 +262,19 @@ mod tests {
         }
         assert!(Config::parse("[online]\n[on]\n").is_err_and(|e| e.line == 1));
         assert!(Config::parse("[permission]\n").is_ok());
+    }
+
+    #[test]
+    fn an_event_has_at_most_so_many_scripts() {
+        let lines = |n| format!("[x]\n[OnMeta]\n{}", "a.rhai\n".repeat(n));
+        assert_eq!(
+            Config::parse(&lines(MAX_SCRIPTS))
+                .unwrap()
+                .scripts("OnMeta")
+                .len(),
+            32
+        );
+        assert_eq!(Config::parse(&lines(MAX_SCRIPTS + 1)).unwrap_err().line, 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
-use rustix::fs::RenameFlags;
+use rustix::fs::{OFlags, RenameFlags};
 
 /// What a file under way ends with; always hidden by a leading dot.
 pub const TEMPORARY: &str = ".tmp";
@@ -19,14 +19,8 @@ pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>
     let mut options = OpenOptions::new();
     options
         .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
-    let file = dir.open_with(name, &options)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
-    }
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = regular(dir.open_with(name, &options)?)?;
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(
@@ -41,6 +35,27 @@ pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>
 pub fn read_text(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<String> {
     String::from_utf8(read(dir, name, limit)?)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
+/// Opens a file to write at its end, and makes it if it is not there. A link there is
+/// an error, and so is anything but a file: a script writes what a person put there.
+pub fn append(dir: &Dir, name: &str) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .append(true)
+        .create(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed());
+    regular(dir.open_with(name, &options)?)
+}
+
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "it is not a regular file",
+    ))
 }
 
 /// Writes a new file; fails with `AlreadyExists` if the name is taken.

@@ -99,10 +99,28 @@ impl Folder {
 
     /// Reads m2y.config as it is now.
     pub fn config(&self) -> Result<Config, RootError> {
-        let path = self.user.at(&format!("{}/{CONFIG}", self.name));
         let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
-            .map_err(RootError::io("open", path.clone()))?;
-        Config::parse(&text).map_err(|e| RootError::config(path, e))
+            .map_err(RootError::io("open", self.config_path()))?;
+        Config::parse(&text).map_err(|e| RootError::config(self.config_path(), e))
+    }
+
+    /// [`Folder::config`] of a folder that files are to arrive in.
+    ///
+    /// Without an `[OnMeta]` nobody said who may send: the file may have been cut off
+    /// while it was written.
+    pub fn config_to_receive(&self) -> Result<Config, RootError> {
+        let config = self.config()?;
+        match config.has("OnMeta") {
+            true => Ok(config),
+            false => Err(RootError::document(
+                self.config_path(),
+                "there is no [OnMeta]: write one, and leave it empty if every contact may send",
+            )),
+        }
+    }
+
+    fn config_path(&self) -> String {
+        self.user.at(&format!("{}/{CONFIG}", self.name))
     }
 }
 

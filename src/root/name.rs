@@ -55,6 +55,12 @@ impl Name {
         Ok(name)
     }
 
+    /// Checks the name of a script: the same rules keep a line of m2y.config from
+    /// pointing elsewhere.
+    pub fn script(text: &str) -> Result<Self, NameError> {
+        Self::user(text)
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -160,32 +160,37 @@ impl Partial {
             let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".meta")) else {
                 continue;
             };
-            let meta = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN)
-                .ok()
-                .and_then(|text| Meta::from_file(&text).ok())
-                .filter(|meta| meta.extra.contains_key(PENDING_HOOK));
-            let Some((meta, id, from)) = meta.and_then(|meta| {
+            let waiting = || {
+                let text = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
+                let meta = Meta::from_file(&text).ok()?;
                 let (id, from) = (meta.id?, Name::user(&meta.from).ok()?);
-                Some((meta, id, from))
-            }) else {
+                let waits = meta.extra.contains_key(PENDING_HOOK);
+                waits.then_some((meta, id, from))
+            };
+            let Some((_, id, from)) = waiting() else {
+                continue;
+            };
+            let Some(claim) = under_way.claim(folder, &from, id) else {
+                continue;
+            };
+            // Before the claim another hand may have run the hooks.
+            let Some((meta, ..)) = waiting().filter(|(_, now, _)| *now == id) else {
                 continue;
             };
             if !store.holds(&format!("{stem}.data"))? {
                 continue;
             }
-            if let Some(claim) = under_way.claim(folder, &from, id) {
-                pending.push(Self {
-                    folder: folder.clone(),
-                    store: store.clone(),
-                    subject: Subject {
-                        meta,
-                        stem: stem.to_owned(),
-                    },
-                    hidden: String::new(),
-                    keep: true,
-                    claim,
-                });
-            }
+            pending.push(Self {
+                folder: folder.clone(),
+                store: store.clone(),
+                subject: Subject {
+                    meta,
+                    stem: stem.to_owned(),
+                },
+                hidden: String::new(),
+                keep: true,
+                claim,
+            });
         }
         Ok(pending)
     }

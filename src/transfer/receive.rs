@@ -212,7 +212,7 @@ impl Receiver {
                 .and_then(|name| owner.folder(&name))
                 .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
             let config = folder
-                .config()
+                .config_to_receive()
                 .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
             let claim = under_way.claim(&folder, &from, id).ok_or_else(|| {
                 Error::new(Code::Later, "this transfer is under way already, try later")
@@ -244,6 +244,15 @@ impl Receiver {
         let meta = verdict
             .meta
             .unwrap_or_else(|| partial.subject().meta.clone());
+        if verdict.outcome == Outcome::Later {
+            // It was not looked at: nothing stays, and the sender tries again.
+            on_disk(move || {
+                drop(partial);
+                Ok(())
+            })
+            .await?;
+            return Err(Error::new(Code::Later, Outcome::LATER));
+        }
         if let Some(words) = verdict.outcome.objection() {
             let words = Error::new(Code::Refused, words);
             log_refusal(contact, user.name(), &meta, &words);

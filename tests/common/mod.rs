@@ -233,11 +233,21 @@ pub struct Process {
 
 impl Process {
     pub fn serve(root: &Root) -> Self {
+        Self::start(root, Stdio::null())
+    }
+
+    /// A server whose log goes to a file.
+    pub fn serve_with_log(root: &Root, log: &Path) -> Self {
+        Self::start(root, fs::File::create(log).unwrap().into())
+    }
+
+    fn start(root: &Root, log: Stdio) -> Self {
         let mut child = Command::new(M2Y)
             .args(["serve", "--listen", "127.0.0.1:0", "--root"])
             .arg(root.path())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .env("NO_COLOR", "1")
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();

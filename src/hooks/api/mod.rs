@@ -6,7 +6,9 @@ pub mod log;
 pub mod meta;
 pub mod notify;
 
-use rhai::{Dynamic, Engine, EvalAltResult, Map, Scope};
+use std::{fmt, sync::Arc};
+
+use rhai::{Dynamic, Engine, EvalAltResult, Map, Position, Scope};
 
 use super::report::HookError;
 use crate::{
@@ -17,6 +19,10 @@ use crate::{
 
 /// Registers every function of every subject.
 pub fn register(engine: &mut Engine) {
+    engine
+        .register_type_with_name::<Failure>("Failure")
+        .register_fn("to_string", |failure: &mut Failure| failure.to_string())
+        .register_fn("to_debug", |failure: &mut Failure| failure.to_string());
     config::register(engine);
     folder::register(engine);
     log::register(engine);
@@ -36,8 +42,8 @@ pub struct Handles {
 }
 
 impl Handles {
-    /// The values for an event.
-    pub fn new(event: &Event, log: &log::Log) -> Self {
+    /// The values for an event; `profile` is that of the folder's user.
+    pub fn new(event: &Event, profile: &json::Map<String, Value>, log: &log::Log) -> Self {
         let mut facts = Map::new();
         facts.insert("name".into(), event.kind.section().into());
         facts.insert("folder".into(), event.folder.name().as_str().into());
@@ -49,7 +55,6 @@ impl Handles {
                 facts.insert("id".into(), id.to_string().into());
             }
         }
-        let profile = event.folder.user().profile().unwrap_or_default();
         Self {
             meta: event.subject.as_ref().map(|s| meta::Handle::new(&s.meta)),
             config: config::Handle::new(&event.config),
@@ -79,16 +84,38 @@ impl Handles {
             .push("user", self.user.clone());
     }
 
-    /// The meta as the script left it.
-    pub fn meta(&self) -> Result<Option<Meta>, HookError> {
-        Ok(self.meta.as_ref().map(meta::Handle::get))
+    /// The meta as the script left it in `scope`.
+    pub fn left(&self, script: &str, scope: &Scope<'_>) -> Result<Option<Meta>, HookError> {
+        let Some(meta) = &self.meta else {
+            return Ok(None);
+        };
+        // What is said to another value that bears the name would be lost.
+        let there = scope.get("meta").map(|value| value.is::<meta::Handle>());
+        if there != Some(true) {
+            return Err(HookError::Shadowed {
+                script: script.to_owned(),
+                variable: "meta",
+            });
+        }
+        Ok(Some(meta.get()))
     }
 }
 
-/// An error of a function, with the place in the script put in by the caller.
-fn fail(sentence: impl Into<String>) -> Box<EvalAltResult> {
-    let sentence: String = sentence.into();
-    Box::new(EvalAltResult::ErrorSystem(String::new(), sentence.into()))
+/// An error of a function of ours: the script may catch it; the caller puts in its
+/// place.
+#[derive(Clone, Debug)]
+pub struct Failure(Arc<str>);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// [`Failure`], as a function returns it.
+pub fn fail(sentence: impl Into<Arc<str>>) -> Box<EvalAltResult> {
+    let failure = Dynamic::from(Failure(sentence.into()));
+    Box::new(EvalAltResult::ErrorRuntime(failure, Position::NONE))
 }
 
 fn to_dynamic(value: &Value) -> Dynamic {

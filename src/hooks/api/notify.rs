@@ -2,11 +2,14 @@
 
 use std::io::Write;
 
-use cap_std::fs::OpenOptions;
 use rhai::{Engine, EvalAltResult};
 
 use super::fail;
-use crate::{error::printable, meta::datetime_now, root::user::User};
+use crate::{
+    error::printable,
+    meta::datetime_now,
+    root::{file, user::User},
+};
 
 /// The file in the user's directory that notices go to.
 pub const INBOX: &str = "inbox.log";
@@ -22,12 +25,8 @@ impl Handle {
 
     fn inbox(&mut self, text: &str) -> Result<(), Box<EvalAltResult>> {
         let line = format!("{} {}\n", datetime_now(), printable(text, 1_000));
-        let mut options = OpenOptions::new();
-        options.append(true).create(true);
         // One write call of one line: appends of two hooks do not mix.
-        self.0
-            .dir()
-            .open_with(INBOX, &options)
+        file::append(self.0.dir(), INBOX)
             .and_then(|mut file| file.write_all(line.as_bytes()))
             .map_err(|e| fail(format!("notify.inbox(): cannot write {INBOX}: {e}")))
     }

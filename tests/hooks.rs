@@ -1078,8 +1078,30 @@ async fn at_start_what_failed_is_made_ready_again_and_old_partials_go() {
     fs::write(photo.join("both.meta"), meta(ROLAND, "")).unwrap();
     fs::write(photo.join("foreign.failed"), meta(ZHENQIANG, "x")).unwrap();
     fs::write(photo.join("broken.failed"), "{").unwrap();
-    for (name, days) in [(".old.partial", 8), (".new.partial", 6), (".old.tmp", 8)] {
-        let file = fs::File::create(photo.join(name)).unwrap();
+    for name in ["refused", "new", "kept"] {
+        fs::write(
+            photo.join(name).with_extension("meta"),
+            meta(ZHENQIANG, "no"),
+        )
+        .unwrap();
+    }
+    fs::write(photo.join("asked.meta"), meta(ZHENQIANG, "")).unwrap();
+    fs::write(photo.join("kept.data"), "").unwrap();
+    for (name, days) in [
+        (".old.partial", 8),
+        (".new.partial", 6),
+        (".old.tmp", 8),
+        ("refused.meta", 8),
+        ("kept.meta", 8),
+        ("asked.meta", 8),
+        ("both.meta", 8),
+    ] {
+        let path = photo.join(name);
+        let file = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
         let when = std::time::SystemTime::now() - Duration::from_secs(days * 86_400);
         file.set_modified(when).unwrap();
     }
@@ -1091,16 +1113,58 @@ async fn at_start_what_failed_is_made_ready_again_and_old_partials_go() {
         world.arrived(""),
         [
             ".new.partial",
+            "asked.meta",
             "both.failed",
             "both.meta",
             "broken.failed",
             "foreign.failed",
+            "kept.data",
+            "kept.meta",
             "m2y.config",
             "mine.meta",
+            "new.meta",
             "old.data"
         ]
     );
     assert_eq!(read_meta(&photo.join("mine.meta")).error, "");
+}
+
+#[test]
+fn no_hook_runs_where_the_server_cannot_listen() {
+    let world = World::new(SEED);
+    let failed = world.photo().join("mine.failed");
+    let meta = common::document(ROLAND, ZHENQIANG, "x");
+    fs::write(&failed, meta.to_file()).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = Command::new(common::M2Y)
+        .args([
+            "serve",
+            "--listen",
+            &taken.local_addr().unwrap().to_string(),
+            "--root",
+        ])
+        .arg(world.there.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(failed.exists());
+}
+
+#[test]
+fn what_stands_in_the_place_of_the_lock_is_not_written_to() {
+    let world = World::new(SEED);
+    let key = world.receiver.path().join("privateKey/roland-frei.data");
+    let before = fs::read(&key).unwrap();
+    let lock = world.there.path().join(".serve.lock");
+    std::os::unix::fs::symlink("user/roland-frei/privateKey/roland-frei.data", lock).unwrap();
+    let output = Command::new(common::M2Y)
+        .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+        .arg(world.there.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains(".serve.lock"), "{}", said(&output));
+    assert_eq!(fs::read(&key).unwrap(), before);
 }
 
 /// The first code block of a language in the README.

@@ -138,3 +138,30 @@ pub fn sweep_partials(dir: &Dir, before: SystemTime) -> io::Result<usize> {
     }
     Ok(swept)
 }
+
+/// Removes what is left of files that were refused before `before`: each a `.meta` from
+/// somebody else with an `error`, and no `.data`; returns how many.
+pub fn sweep_refused(dir: &Dir, user: &str, before: SystemTime) -> io::Result<usize> {
+    let mut swept = 0;
+    for entry in dir.entries()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".meta")) else {
+            continue;
+        };
+        let about = entry.metadata()?;
+        let old = about.is_file() && about.modified()?.into_std() < before;
+        if !old || dir.symlink_metadata(format!("{stem}.data")).is_ok() {
+            continue;
+        }
+        let refused = file::read(dir, &name, meta::MAX_LEN)
+            .ok()
+            .and_then(|text| Meta::from_file(&text).ok())
+            .is_some_and(|meta| meta.from != user && !meta.error.is_empty());
+        if refused {
+            entry.remove_file()?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}

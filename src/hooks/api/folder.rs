@@ -1,6 +1,9 @@
 //! `folder`: the m2y-folder that the event is about.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
 use rhai::{Engine, EvalAltResult};
 
@@ -32,11 +35,17 @@ impl Handle {
             .filter(|days| *days > 0)
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
-        let before = SystemTime::now().checked_sub(age);
-        delivered::forget(self.0.dir()).map_err(|e| fail(format!("folder.sweep(): {e}")))?;
-        local::sweep_partials(self.0.dir(), before.unwrap_or(SystemTime::UNIX_EPOCH))
+        let before = SystemTime::now()
+            .checked_sub(age)
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let (dir, own) = (self.0.dir(), self.0.user().name().as_str());
+        let swept = || {
+            delivered::forget(dir)?;
+            Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?)
+        };
+        swept()
             .map(count)
-            .map_err(|e| fail(format!("folder.sweep(): {e}")))
+            .map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))
     }
 }
 
@@ -50,6 +59,8 @@ pub(super) fn register(engine: &mut Engine) {
         // folder.reset(): every .failed of the user's own becomes .meta again, its
         // error cleared; how many
         .register_fn("reset", Handle::reset)
-        // folder.sweep(days): removes partial files untouched for so long; how many
+        // folder.sweep(days): removes partial files untouched for so long, and the .meta
+        // of files that were refused that long ago; how many. What was delivered more
+        // than 90 days ago is forgotten too: no sender tries again for so long.
         .register_fn("sweep", Handle::sweep);
 }

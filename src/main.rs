@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use m2y::cli::{Cli, log};
+use m2y::cli::{log, parse};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    log::start(&cli);
-    m2y::cli::run(cli)
+    match parse() {
+        Ok(cli) => {
+            log::start(&cli);
+            m2y::cli::run(cli)
+        }
+        Err(code) => code,
+    }
 }

@@ -20,6 +20,10 @@ const MAX_PRETTY: usize = 65_536;
 /// The longest text that a field of the protocol may hold, in bytes.
 pub const MAX_TEXT: usize = 4_096;
 
+/// [`MAX_TEXT`] in words.
+pub const TEXT: &str = "text of at most 4096 bytes";
+const _: () = assert!(MAX_TEXT == 4_096, "TEXT says another number");
+
 /// How `datetime` is written: `30-12-2018_23-59-59`, in UTC.
 const DATETIME: &str = "%d-%m-%Y_%H-%M-%S";
 
@@ -318,7 +322,8 @@ pub fn datetime_now() -> String {
 /// Whether a further field may have this name: not one of the protocol's, and not
 /// one that stays on the machine.
 pub fn is_extra(field: &str) -> bool {
-    field != "error" && ![&FIXED[..], &REPLY, &LOCAL].concat().contains(&field)
+    let taken = [FIXED.as_slice(), &REPLY, &LOCAL];
+    field != "error" && !taken.iter().any(|fields| fields.contains(&field))
 }
 
 /// `datetime` becomes part of a file name, so only its exact form passes.
@@ -339,10 +344,7 @@ fn text(
     match document.remove(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.len() <= MAX_TEXT => Ok(Some(text)),
-        Some(_) => Err(MetaError::Field {
-            field,
-            must: "text of at most 4096 bytes",
-        }),
+        Some(_) => Err(MetaError::Field { field, must: TEXT }),
     }
 }
 

@@ -3,16 +3,20 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::indexing_slicing
 )]
 
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs,
-    os::unix::fs::PermissionsExt,
+    io::{BufRead, BufReader},
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use common::{M2Y, PETER, ROLAND, ZHENQIANG, key, said};
@@ -79,6 +83,15 @@ impl Home {
         self.write("p.json", &format!("{{\"username\": \"{name}\"}}"));
         self.ok(&["user", "create", "p.json"]);
     }
+}
+
+/// What a program printed for programs: an object on every line.
+fn objects(output: &Output) -> Vec<serde_json::Value> {
+    let text = std::str::from_utf8(&output.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .inspect(|value: &serde_json::Value| assert!(value.is_object(), "{value}"))
+        .collect()
 }
 
 fn chmod(path: &Path, mode: u32) {
@@ -201,6 +214,148 @@ fn a_private_key_that_others_can_read_stops_the_server_and_says_how_to_mend_it()
         );
         assert!(said.contains(&expected), "{said}");
     }
+}
+
+#[test]
+fn the_mode_that_counts_is_the_one_of_the_key_that_is_read() {
+    let home = Home::new();
+    home.person(ROLAND);
+    let keys = home.root().join("user/roland-frei/privateKey");
+    let path = keys.join("roland-frei.data");
+    // Two files take turns under the name; the wide one must never be looked into.
+    let (narrow, wide) = (keys.join("narrow"), keys.join("wide"));
+    fs::write(&narrow, b"\xff").unwrap();
+    chmod(&narrow, 0o600);
+    fs::write(&wide, b"wide").unwrap();
+    chmod(&wide, 0o644);
+    let user = Root::open(&home.root())
+        .unwrap()
+        .user(&common::name(ROLAND))
+        .unwrap();
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let beside = keys.join("beside");
+            while !enough.load(Ordering::Relaxed) {
+                for file in [&narrow, &wide] {
+                    fs::hard_link(file, &beside).unwrap();
+                    fs::rename(&beside, &path).unwrap();
+                }
+            }
+        });
+        let mut seen = BTreeSet::new();
+        for _ in 0..20_000 {
+            let Err(error) = user.private_key() else {
+                continue;
+            };
+            seen.insert(error.to_string());
+        }
+        enough.store(true, Ordering::Relaxed);
+        // The wide one is told by its mode, the narrow one by what is in it.
+        for error in &seen {
+            assert!(
+                error.contains("mode is 0644") || error.ends_with("it is not text"),
+                "{seen:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_directory_that_is_no_user_stops_nothing_and_is_in_the_log() {
+    let home = Home::new();
+    home.person(ROLAND);
+    let users = home.root().join("user");
+    fs::create_dir(users.join("empty")).unwrap();
+    fs::create_dir_all(users.join("unfinished/privateKey")).unwrap();
+    fs::create_dir(home.dir.path().join("outside")).unwrap();
+    symlink(home.dir.path().join("outside"), users.join("link")).unwrap();
+    symlink("nowhere", users.join("dangling")).unwrap();
+    let listed = home.m2y(&["user", "list", "--json"]);
+    assert!(listed.status.success(), "{}", said(&listed));
+    assert_eq!(objects(&listed).len(), 1);
+    assert_eq!(objects(&listed)[0]["username"], ROLAND);
+
+    let mut serving = Command::new(M2Y)
+        .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+        .arg(home.root())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(serving.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    common::terminate(&serving);
+    let served = serving.wait_with_output().unwrap();
+    assert!(line.starts_with("listening on"), "{}", said(&served));
+    assert!(served.status.success(), "{}", said(&served));
+
+    for output in [listed, served] {
+        let log = String::from_utf8(output.stderr).unwrap();
+        for (name, why) in [
+            ("empty", "has no user.json"),
+            ("unfinished", "has no user.json"),
+            ("link", "a symbolic link leads out of the root"),
+            ("dangling", "No such file"),
+        ] {
+            let about: Vec<_> = log
+                .lines()
+                .filter(|line| line.contains(&format!("user/{name}")))
+                .collect();
+            assert_eq!(about.len(), 1, "{name}: {log}");
+            assert!(about[0].contains("WARN") && about[0].contains(why), "{log}");
+        }
+    }
+}
+
+#[test]
+fn a_user_without_a_private_key_stops_the_server() {
+    let home = Home::new();
+    home.person(ROLAND);
+    fs::remove_file(
+        home.root()
+            .join("user/roland-frei/privateKey/roland-frei.data"),
+    )
+    .unwrap();
+    let said = home.fails(1, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("privateKey/roland-frei.data"), "{said}");
+}
+
+#[test]
+fn a_link_that_leads_out_of_the_root_is_called_that() {
+    let home = Home::new();
+    home.person(ROLAND);
+    let key = home
+        .root()
+        .join("user/roland-frei/privateKey/roland-frei.data");
+    let outside = home.dir.path().join("key");
+    fs::rename(&key, &outside).unwrap();
+    symlink(&outside, &key).unwrap();
+    let said = home.fails(1, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(
+        said.contains("roland-frei.data: a symbolic link leads out of the root"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_broken_profile_is_said_and_the_list_goes_on() {
+    let home = Home::new();
+    home.person(ROLAND);
+    home.person(ZHENQIANG);
+    fs::write(home.root().join("user/roland-frei/user.json"), "{").unwrap();
+    let output = home.m2y(&["user", "list", "--json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let users = objects(&output);
+    assert_eq!(users.len(), 2);
+    assert_eq!(users[0]["realname"], "");
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        log.contains("WARN") && log.contains("user/roland-frei/user.json"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -360,9 +515,9 @@ fn a_folder_is_made_with_a_config_that_names_the_bundled_scripts_and_lets_nobody
         &"x".repeat(300),
         "a\nb",
     ] {
-        home.fails(1, &["folder", "create", "--user", ROLAND, bad]);
+        home.fails(2, &["folder", "create", "--user", ROLAND, bad]);
         home.fails(
-            1,
+            2,
             &["folder", "create", "--user", bad, "photo"].map(|a| {
                 if a == "privateKey" || a == "pubKey" {
                     ".."
@@ -414,6 +569,9 @@ fn users_are_listed_for_people_and_for_programs() {
     fs::write(home.root().join("user/README"), "not a user").unwrap();
     let text = home.ok(&["user", "list"]);
     assert!(text.starts_with("roland-frei"), "{text}");
+    for line in text.lines() {
+        assert_eq!(line, line.trim_end());
+    }
     let lines = home.ok(&["user", "list", "--json"]);
     let names: Vec<_> = lines
         .lines()
@@ -466,6 +624,152 @@ fn the_demo_shows_it_all() {
 }
 
 #[test]
+fn the_demo_speaks_to_programs_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(M2Y)
+        .args(["demo", "--json"])
+        .env("TMPDIR", dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let objects = objects(&output);
+    let with = |status: &str| objects.iter().filter(|o| o["status"] == status).count();
+    assert_eq!(with("sent"), 2);
+    assert_eq!(with("failed"), 1);
+    assert_eq!(with("root"), 1);
+    assert_eq!(with("listening"), 1);
+    assert!(objects.last().unwrap()["status"] == "done", "{objects:?}");
+    for step in 1..=15 {
+        assert!(
+            objects
+                .iter()
+                .any(|o| o["status"] == "step" && o["number"] == step),
+            "step {step} is missing: {objects:?}"
+        );
+    }
+    let refused = objects
+        .iter()
+        .find(|o| o["status"] == "hook" && o["verdict"] == "refused")
+        .unwrap();
+    assert_eq!(refused["words"], "no permission");
+}
+
+#[test]
+fn programs_read_one_object_a_line_from_every_command() {
+    let home = Home::new();
+    home.person(ROLAND);
+    home.person(ZHENQIANG);
+    let one = |args: &[&str]| {
+        let output = home.m2y(&[args, &["--json"]].concat());
+        let objects = objects(&output);
+        assert_eq!(objects.len(), 1, "{args:?}: {}", said(&output));
+        (output.status.code().unwrap(), objects[0].clone())
+    };
+    assert_eq!(one(&["init"]).1["status"], "done");
+    let (_, created) = one(&["user", "create", "p.json"]);
+    assert_eq!(created["username"], ZHENQIANG);
+    let (_, folder) = one(&["folder", "create", "--user", ROLAND, "photo"]);
+    assert_eq!(
+        (&folder["user"], &folder["folder"]),
+        (&ROLAND.into(), &"photo".into())
+    );
+    let (_, card) = one(&["contact", "export", ZHENQIANG, "--address", "h:1"]);
+    assert_eq!(card["username"], ZHENQIANG);
+    home.write("card.json", &card.to_string());
+    let (_, added) = one(&["contact", "add", "--user", ROLAND, "card.json"]);
+    assert_eq!(
+        (&added["user"], &added["contact"]),
+        (&ROLAND.into(), &ZHENQIANG.into())
+    );
+    let (code, error) = one(&["contact", "export", "nobody"]);
+    assert_eq!((code, &error["code"]), (4, &"not-found".into()));
+}
+
+#[test]
+fn what_is_written_wrong_is_an_object_too() {
+    let home = Home::new();
+    for (args, part) in [
+        (vec!["launch"], "unrecognized subcommand 'launch'"),
+        (vec!["send"], "<FILE>..."),
+        (vec!["send", "--from", "a", "x"], "--to <USER>"),
+        (vec![], "requires a subcommand"),
+        (vec!["folder"], "m2y --help"),
+        (
+            vec!["folder", "create", "--user", "../x", "f"],
+            "is no name",
+        ),
+    ] {
+        let output = home.m2y(&[&["--json"], &args[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        let objects = objects(&output);
+        assert_eq!(objects.len(), 1, "{}", said(&output));
+        assert_eq!(objects[0]["status"], "error");
+        assert_eq!(objects[0]["code"], "usage");
+        let error = objects[0]["error"].as_str().unwrap();
+        assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        assert!(!error.starts_with("error:"), "{error}");
+        assert!(!output.stderr.is_empty());
+    }
+    // Who does not ask for objects gets none.
+    let output = home.m2y(&["send", "--", "--json"]);
+    assert!(output.stdout.is_empty(), "{}", said(&output));
+    let output = home.m2y(&["launch"]);
+    assert!(output.stdout.is_empty(), "{}", said(&output));
+}
+
+#[test]
+fn bad_names_on_the_command_line_are_usage_errors() {
+    let home = Home::new();
+    home.write("card.json", "{}");
+    for args in [
+        vec!["folder", "create", "--user", "../x", "f"],
+        vec!["folder", "create", "--user", "x", "a/b"],
+        vec!["folder", "create", "--user", "x", "pubKey"],
+        vec!["contact", "export", "a/b"],
+        vec!["contact", "add", "--user", "..", "card.json"],
+        vec!["send", "--from=..", "--to=b", "--folder=f", "card.json"],
+        vec!["send", "--from=a", "--to=..", "--folder=f", "card.json"],
+        vec!["send", "--from=a", "--to=b", "--folder=..", "card.json"],
+    ] {
+        home.fails(2, &args);
+    }
+    // One in a file is no matter of how the command was written.
+    home.write("p.json", "{\"username\": \"../x\"}");
+    home.fails(1, &["user", "create", "p.json"]);
+}
+
+#[test]
+fn a_log_level_that_is_none_is_warned_of() {
+    let home = Home::new();
+    home.person(ROLAND);
+    fs::write(home.root().join("user/roland-frei/user.json"), "{").unwrap();
+    let log = |level: &str| {
+        let output = Command::new(M2Y)
+            .args(["user", "list"])
+            .env("M2Y_ROOT", home.root())
+            .env("M2Y_LOG", level)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for wrong in ["debgu", "m2y=debgu", "warn,loud", "7"] {
+        let log = log(wrong);
+        assert!(
+            log.contains("M2Y_LOG is") && log.contains("must be off, error"),
+            "{wrong}: {log}"
+        );
+        assert!(log.contains("user.json"), "the default holds: {log}");
+    }
+    for right in ["", "debug", "WARN", "m2y=warn", "m2y", "off,m2y=info"] {
+        let log = log(right);
+        assert!(!log.contains("M2Y_LOG"), "{right}: {log}");
+        assert!(log.contains("user.json"), "{right}: {log}");
+    }
+    assert_eq!(log("off"), "");
+}
+
+#[test]
 fn usage_errors_have_their_code_and_help_teaches() {
     let home = Home::new();
     home.fails(2, &["launch"]);
@@ -475,7 +779,17 @@ fn usage_errors_have_their_code_and_help_teaches() {
     home.fails(2, &["send", "--server", "nowhere", "x.meta"]);
     for (args, part) in [
         (vec!["--help"], "m2y demo"),
-        (vec!["send", "--help"], "Exit codes"),
+        (vec!["--help"], "M2Y_ROOT"),
+        (vec!["--help"], "M2Y_SERVER"),
+        (vec!["--help"], "M2Y_LISTEN"),
+        (vec!["--help"], "M2Y_LOG"),
+        (vec!["--help"], "NO_COLOR"),
+        (vec!["send", "--help"], "0 sent, 1 error, 2 usage, 3 some"),
+        (vec!["send", "--help"], "130 interrupted"),
+        (
+            vec!["send", "--help"],
+            "the one that the .meta lies in; with --from, /m2y",
+        ),
         (vec!["serve", "--help"], "SIGTERM"),
         (vec!["user", "create", "--help"], "mobile phone"),
         (vec!["contact", "add", "--help"], "--replace"),

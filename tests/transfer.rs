@@ -12,7 +12,7 @@ use std::{
     fs,
     io::{self, Write},
     os::unix::fs::MetadataExt,
-    process::Command,
+    process::{Command, Output},
     sync::Arc,
     time::Duration,
 };
@@ -390,11 +390,7 @@ fn a_missing_file_a_missing_contact_and_a_missing_server_have_codes_of_their_own
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(12), "{}", said(&output));
-    // Nobody listens on a port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = port.local_addr().unwrap().to_string();
-    drop(port);
-    let output = world.send(&address, "photo", &file);
+    let output = world.send(&nobody(), "photo", &file);
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
     assert!(world.failed()[0].error.contains("cannot connect"));
 }
@@ -424,6 +420,167 @@ fn some_of_several_is_a_code_of_its_own() {
         .collect();
     assert_eq!(statuses, ["sent", "failed", "summary", "error"]);
     assert_eq!(lines[2]["sent"], 1);
+}
+
+/// An address on which nobody listens: it was free a moment ago.
+fn nobody() -> String {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    port.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_file_that_is_not_sent_is_one_object_with_its_reason() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let file = world.file("f", b"x");
+    for (address, folder, code, word) in [
+        (nobody(), "photo", 5, "later"),
+        (server.address.clone(), "nowhere", 10, "refused"),
+    ] {
+        let output = world.send(&address, folder, &file);
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        // More than one would not be a document.
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(object["status"], "failed");
+        assert_eq!(object["file"], file.to_str().unwrap());
+        assert_eq!(object["code"], word);
+    }
+}
+
+#[test]
+fn what_was_sent_is_told_with_its_receiver_and_a_rate_only_where_it_means_something() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    for (len, start, rate) in [
+        (14, "sent f.bin to roland-frei: 14 bytes in ", false),
+        (2_000_000, "sent f.bin to roland-frei: 2.0 MB in ", true),
+    ] {
+        let meta = world.meta("photo", &world.file("f.bin", &noise(len)));
+        let output = send_meta(&world, &server.address, &meta);
+        assert!(output.status.success(), "{}", said(&output));
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert!(line.starts_with(start), "{line}");
+        assert_eq!(line.contains("/s)"), rate, "{line}");
+    }
+}
+
+/// Sends a `.meta` or a `.failed` with the program, as people do.
+fn send_meta(world: &World, address: &str, path: &std::path::Path) -> Output {
+    Command::new(M2Y)
+        .args(["send", "--server", address])
+        .arg(path)
+        .env_remove("M2Y_ROOT")
+        .env_remove("M2Y_SERVER")
+        .current_dir(world.dir.path())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_failed_one_is_sent_again_by_its_name_as_the_error_says() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let meta = world.meta("photo", &world.file("my f.bin", b"hello"));
+    let failed = meta.with_extension("failed");
+    let address = nobody();
+    let output = send_meta(&world, &address, &meta);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let hint = format!(
+        "; send it again with: m2y send '{}' --server {address}\n",
+        failed.display()
+    );
+    assert!(
+        text.starts_with("m2y: cannot connect to ") && text.ends_with(&hint),
+        "{text}"
+    );
+    let id = read_meta(&failed).id;
+
+    // Still nobody there: it is a .failed again, of the same transfer.
+    let output = send_meta(&world, &address, &failed);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert!(!meta.exists());
+    assert_eq!(read_meta(&failed).id, id);
+
+    let output = send_meta(&world, &server.address, &failed);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!meta.exists() && !failed.exists());
+    let done = &world.done()[0];
+    assert_eq!((done.error.as_str(), done.id), ("", id));
+    assert_eq!(world.arrived(".data").len(), 1);
+}
+
+#[test]
+fn a_failed_one_that_cannot_be_tried_stays_as_it_is() {
+    let world = World::new(OPEN);
+    let file = world.file("f.bin", b"hello");
+    let meta = world.meta("photo", &file);
+    let failed = meta.with_extension("failed");
+    let address = nobody();
+    send_meta(&world, &address, &meta);
+
+    // A .meta that is there is not overwritten.
+    fs::write(&meta, "mine").unwrap();
+    let output = send_meta(&world, &address, &failed);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(
+        said(&output).contains("f.meta is there beside f.failed"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(fs::read(&meta).unwrap(), b"mine");
+    fs::remove_file(&meta).unwrap();
+
+    // Nor is anything begun with a wrong root, or without the file.
+    let output = Command::new(M2Y)
+        .args(["send", "--server", &address, "--root", "/no/such/root"])
+        .arg(&failed)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(failed.exists() && !meta.exists());
+    fs::remove_file(&file).unwrap();
+    let output = send_meta(&world, &address, &failed);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(failed.exists() && !meta.exists());
+}
+
+#[test]
+fn a_refusal_says_the_reason_before_the_path() {
+    let world = World::new("[OnMeta]\nno.rhai\n");
+    world.script("no.rhai", "throw \"not today\";");
+    let server = Process::serve(&world.there);
+    let meta = world.meta("photo", &world.file("f.bin", b"hello"));
+    let output = send_meta(&world, &server.address, &meta);
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!(
+            "m2y: refused by roland-frei: not today ({})\n",
+            meta.with_extension("failed").display()
+        )
+    );
+}
+
+#[test]
+fn a_pipe_or_a_link_in_the_place_of_a_meta_is_no_meta() {
+    let world = World::new(OPEN);
+    let outbox = world.sender.outbox(&name("photo")).unwrap();
+    let made = Command::new("mkfifo")
+        .arg(outbox.join("pipe.meta"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let file = world.file("elsewhere.meta", b"{}");
+    std::os::unix::fs::symlink(&file, outbox.join("link.meta")).unwrap();
+    for (meta, why) in [
+        ("pipe.meta", "it is not a regular file"),
+        ("link.meta", "it is a symbolic link that leads out"),
+    ] {
+        let output = send_meta(&world, "127.0.0.1:1", &outbox.join(meta));
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(why), "{}", said(&output));
+    }
 }
 
 #[test]

@@ -2,14 +2,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{RootArg, output, read_file};
+use super::{RootArg, output, read_file, user_name};
 use crate::{
     error::{Code, Error},
-    root::{
-        RootError,
-        contact::{Card, check_address},
-        name::Name,
-    },
+    json::{canonical, pretty},
+    root::contact::{Card, check_address},
 };
 
 /// Exchange keys with other people
@@ -58,7 +55,7 @@ pub struct Add {
 impl Contact {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
         match self {
-            Self::Export(export) => export.run(),
+            Self::Export(export) => export.run(json),
             Self::Add(add) => add.run(json),
         }
     }
@@ -72,18 +69,23 @@ fn checked(address: Option<String>) -> Result<Option<String>, Error> {
 }
 
 impl Export {
-    fn run(self) -> Result<(), Error> {
-        let name = Name::user(&self.name).map_err(RootError::from)?;
+    fn run(self, json: bool) -> Result<(), Error> {
+        let name = user_name(&self.name)?;
+        let address = checked(self.address)?;
         let user = self.root.open()?.user(&name)?;
-        let card = Card::of(&user, checked(self.address)?)?.to_json()?;
-        output::line(card.trim_end());
+        let card = Card::of(&user, address)?.to_document()?;
+        if json {
+            output::line(canonical(&card));
+        } else {
+            output::line(pretty(&card).trim_end());
+        }
         Ok(())
     }
 }
 
 impl Add {
     fn run(self, json: bool) -> Result<(), Error> {
-        let name = Name::user(&self.user).map_err(RootError::from)?;
+        let name = user_name(&self.user)?;
         let address = checked(self.address)?;
         let user = self.root.open()?.user(&name)?;
         let path = self.card.display().to_string();
@@ -97,6 +99,7 @@ impl Add {
         if json {
             output::object(&[
                 ("status", "done".into()),
+                ("user", name.as_str().into()),
                 ("contact", card.name.as_str().into()),
                 ("fingerprint", fingerprint.into()),
                 ("address", address.unwrap_or_default().into()),

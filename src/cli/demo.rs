@@ -20,6 +20,7 @@ use crate::{
     error::{Code, Error, printable},
     event::{Outcome, Run},
     hooks::bundled,
+    json::Value,
     meta::Meta,
     root::{Root, RootError, contact::Card, name::Name, user::User},
     server::{self, Server},
@@ -35,6 +36,30 @@ use crate::{
 /// free port of the loopback interface, and leaves everything there to look at.
 #[derive(Debug, Args)]
 pub struct Demo {}
+
+/// Prints for people or for programs.
+#[derive(Clone, Copy)]
+struct Voice {
+    json: bool,
+}
+
+impl Voice {
+    /// A line for people; programs read objects.
+    fn line(self, text: impl fmt::Display) {
+        if !self.json {
+            output::line(text);
+        }
+    }
+
+    /// An object for programs, what it says in words for people.
+    fn say(self, words: impl fmt::Display, fields: &[(&str, Value)]) {
+        if self.json {
+            output::object(fields);
+        } else {
+            output::line(words);
+        }
+    }
+}
 
 const SENDER: &str = "zhenqiang";
 const RECEIVER: &str = "roland-frei";
@@ -58,27 +83,35 @@ zhenqiang = no
 ";
 
 impl Demo {
-    pub(super) async fn run(self) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        let voice = Voice { json };
         let begun = Instant::now();
         let path = tempfile::Builder::new()
             .prefix("m2y-demo-")
             .tempdir()
             .map_err(|e| cannot("make a temporary directory", &e))?
             .keep();
-        output::line(format_args!("A root in {}", path.display()));
+        let at = path.display().to_string();
+        voice.say(
+            format_args!("A root in {at}"),
+            &[("status", "root".into()), ("root", at.as_str().into())],
+        );
         let root = {
             let path = path.clone();
             task::spawn_blocking(move || people(&path))
                 .await
                 .map_err(|_| Error::new(Code::Failed, "the demo failed"))??
         };
-        output::line(format_args!(
+        voice.line(format_args!(
             "Two people, {SENDER} and {RECEIVER}, who have each other's public key ({:.1} s)",
             begun.elapsed().as_secs_f64()
         ));
 
         let (shutdown, going_down) = watch::channel(false);
-        let show = Arc::new(Show::default());
+        let show = Arc::new(Show {
+            voice,
+            steps: AtomicBool::new(false),
+        });
         let server =
             Server::new(&root, &root.settings()?)?.observed(Arc::new(Side("server", show.clone())));
         server.start_folders().await?;
@@ -89,7 +122,13 @@ impl Demo {
             .local_addr()
             .map_err(|e| cannot("listen", &e))?
             .to_string();
-        output::line(format_args!("A server on {address}"));
+        voice.say(
+            format_args!("A server on {address}"),
+            &[
+                ("status", "listening".into()),
+                ("address", address.as_str().into()),
+            ],
+        );
         let serving = tokio::spawn(server::run(listener, server, going_down));
 
         let scene = Scene {
@@ -101,23 +140,23 @@ impl Demo {
 
         let _ = shutdown.send(true);
         let _ = serving.await;
-        output::line("");
-        output::line(format_args!(
-            "All of it took {:.1} s. It is still there to look at and to play with:",
-            begun.elapsed().as_secs_f64()
-        ));
-        let root = path.display();
-        output::line(format_args!(
-            "  {root}/user/{RECEIVER}/photo/       what arrived, and m2y.config"
-        ));
-        output::line(format_args!(
-            "  {root}/user/{RECEIVER}/inbox.log    what notifyUser.rhai wrote"
-        ));
-        output::line("Next, in two terminals (edit album.rhai or m2y.config in between):");
-        output::line(format_args!("  m2y serve --root {root}"));
-        output::line(format_args!(
-            "  m2y send --root {root} --server 127.0.0.1:5000 --from {SENDER} --to {RECEIVER} --folder photo FILE"
-        ));
+        let seconds = begun.elapsed().as_secs_f64();
+        voice.say(
+            format_args!(
+                "
+All of it took {seconds:.1} s. It is still there to look at and to play with:
+  {at}/user/{RECEIVER}/photo/       what arrived, and m2y.config
+  {at}/user/{RECEIVER}/inbox.log    what notifyUser.rhai wrote
+Next, in two terminals (edit album.rhai or m2y.config in between):
+  m2y serve --root {at}
+  m2y send --root {at} --server 127.0.0.1:5000 --from {SENDER} --to {RECEIVER} --folder photo FILE"
+            ),
+            &[
+                ("status", "done".into()),
+                ("root", at.as_str().into()),
+                ("seconds", seconds.into()),
+            ],
+        );
         Ok(())
     }
 }
@@ -176,7 +215,7 @@ impl Scene<'_> {
             .join(format!("user/{RECEIVER}/photo/{stem}.data"));
         same(&picture, &arrived)?;
         let album = meta.extra.get("album").and_then(|a| a.as_str());
-        output::line(format_args!(
+        self.show.voice.line(format_args!(
             "  arrived byte for byte as photo/{stem}.data; album.rhai wrote album = {:?}",
             album.unwrap_or_default()
         ));
@@ -198,7 +237,7 @@ impl Scene<'_> {
                 "it was not refused, and should be",
             )),
             Err(error) if error.code == Code::Refused => {
-                output::line(format_args!(
+                self.show.voice.line(format_args!(
                     "  refused before a byte of it was taken: {error}; its .meta is .failed now"
                 ));
                 Ok(())
@@ -208,8 +247,7 @@ impl Scene<'_> {
     }
 
     fn title(&self, text: &str) {
-        output::line("");
-        output::line(text);
+        self.show.voice.line(format_args!("\n{text}"));
     }
 
     /// Sends a file; the inner result is the receiver's.
@@ -224,17 +262,18 @@ impl Scene<'_> {
         match client::deliver(&route, &out, &side).await {
             Ok(meta) => {
                 let took = begun.elapsed();
-                out.done(&meta)?;
-                output::line(format_args!(
-                    "  {} in {:.3} s: {}",
-                    output::bytes(out.len()),
-                    took.as_secs_f64(),
-                    output::rate(out.len(), took)
-                ));
+                let done = out.done(&meta)?;
+                self.show.voice.say(
+                    format_args!("  {}", output::speed(out.len(), took)),
+                    &output::sent(&done, &meta, out.len(), took),
+                );
                 Ok(Ok(meta))
             }
             Err(error) => {
-                out.failed(&error)?;
+                let failed = out.failed(&error)?;
+                if self.show.voice.json {
+                    output::object(&output::failed(&failed, &error));
+                }
                 Ok(Err(error))
             }
         }
@@ -242,8 +281,9 @@ impl Scene<'_> {
 }
 
 /// What is shown at the moment.
-#[derive(Default)]
 struct Show {
+    voice: Voice,
+    /// Whether people see every step; programs always do.
     steps: AtomicBool,
 }
 
@@ -252,24 +292,45 @@ struct Side(&'static str, Arc<Show>);
 
 impl Observer for Side {
     fn step(&self, number: u8, what: fmt::Arguments<'_>) {
-        if self.1.steps.load(Ordering::Relaxed) {
-            output::line(format_args!("  {:>2}. {:6}  {what}", number, self.0));
+        let Self(side, show) = self;
+        if show.voice.json || show.steps.load(Ordering::Relaxed) {
+            show.voice.say(
+                format_args!("  {number:>2}. {side:6}  {what}"),
+                &[
+                    ("status", "step".into()),
+                    ("number", number.into()),
+                    ("side", (*side).into()),
+                    ("what", what.to_string().into()),
+                ],
+            );
         }
     }
 
     fn hook(&self, run: &Run) {
-        let verdict = match &run.outcome {
-            Outcome::Accepted => "accepted".to_owned(),
-            Outcome::Refused(words) => format!("refused: {}", printable(words, 80)),
-            Outcome::Later => "put off".to_owned(),
-            Outcome::Failed => "failed".to_owned(),
+        let (verdict, words) = match &run.outcome {
+            Outcome::Accepted => ("accepted", ""),
+            Outcome::Refused(words) => ("refused", words.as_str()),
+            Outcome::Failed => ("failed", ""),
+            Outcome::Later => ("put off", ""),
         };
-        output::line(format_args!(
-            "      hook    [{}] {} {verdict}, {} µs",
-            run.event,
-            run.script,
-            run.took.as_micros()
-        ));
+        let colon = if words.is_empty() { "" } else { ": " };
+        let micros = u64::try_from(run.took.as_micros()).unwrap_or(u64::MAX);
+        self.1.voice.say(
+            format_args!(
+                "      hook    [{}] {} {verdict}{colon}{}, {micros} µs",
+                run.event,
+                run.script,
+                printable(words, 80),
+            ),
+            &[
+                ("status", "hook".into()),
+                ("event", run.event.to_string().into()),
+                ("script", run.script.to_string().into()),
+                ("verdict", verdict.into()),
+                ("words", words.into()),
+                ("microseconds", micros.into()),
+            ],
+        );
     }
 }
 

@@ -1,10 +1,7 @@
 use clap::{Args, Subcommand};
 
-use super::{RootArg, output};
-use crate::{
-    error::Error,
-    root::{RootError, name::Name},
-};
+use super::{RootArg, folder_name, output, user_name};
+use crate::error::Error;
 
 /// Make m2y-folders
 #[derive(Debug, Subcommand)]
@@ -31,13 +28,14 @@ pub struct Create {
 impl Folder {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
         let Self::Create(create) = self;
-        let user = Name::user(&create.user).map_err(RootError::from)?;
-        let name = Name::folder(&create.name).map_err(RootError::from)?;
+        let user = user_name(&create.user)?;
+        let name = folder_name(&create.name)?;
         let folder = create.root.open()?.user(&user)?.create_folder(&name)?;
         let config = folder.path_of("m2y.config").display().to_string();
         if json {
             output::object(&[
                 ("status", "done".into()),
+                ("user", user.as_str().into()),
                 ("folder", name.as_str().into()),
                 ("config", config.into()),
             ]);

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 
+use tracing::{level_filters::LevelFilter, warn};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::Cli;
@@ -10,7 +11,14 @@ use super::Cli;
 /// `m2y=debug`; a server logs at `info` otherwise, other commands at `warn`.
 pub fn start(cli: &Cli) {
     let default = if cli.is_server() { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_env("M2Y_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let wanted = std::env::var_os("M2Y_LOG").filter(|wanted| !wanted.is_empty());
+    let (filter, wrong) = match wanted {
+        None => (EnvFilter::new(default), None),
+        Some(wanted) => match wanted.to_str().and_then(filter) {
+            Some(filter) => (filter, None),
+            None => (EnvFilter::new(default), Some(wanted)),
+        },
+    };
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // It fails only if logging was started before, and then that one is meant.
     let _ = fmt()
@@ -19,4 +27,19 @@ pub fn start(cli: &Cli) {
         .with_ansi(colour)
         .with_target(false)
         .try_init();
+    if let Some(wrong) = wrong {
+        warn!(
+            "M2Y_LOG is {wrong:?}, must be off, error, warn, info, debug or trace, or a filter like m2y=debug; logging at {default}"
+        );
+    }
+}
+
+/// The filter for a value of `M2Y_LOG`; `None` for one that says nothing.
+fn filter(text: &str) -> Option<EnvFilter> {
+    // A word alone is a level or a module. Only m2y's modules log here, so any other
+    // word is a level that was mistyped, and to obey it would be silence.
+    let known = text.split(',').map(str::trim).all(|part| {
+        part.contains(['=', '[']) || part.starts_with("m2y") || part.parse::<LevelFilter>().is_ok()
+    });
+    known.then(|| EnvFilter::try_new(text).ok()).flatten()
 }

@@ -16,9 +16,12 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
 
-use crate::error::{Code, Error, printable};
+use crate::{
+    error::{Code, Error, printable},
+    root::name::Name,
+};
 
 /// Files that arrive, and something happens.
 ///
@@ -28,7 +31,7 @@ use crate::error::{Code, Error, printable};
 ///
 /// Try `m2y demo` first: it needs nothing.
 #[derive(Debug, Parser)]
-#[command(name = "m2y", version, max_term_width = 100)]
+#[command(name = "m2y", version, max_term_width = 100, after_long_help = VARIABLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +40,15 @@ pub struct Cli {
     #[arg(long, global = true)]
     json: bool,
 }
+
+const VARIABLES: &str = "\
+Environment variables; a flag goes before:
+  M2Y_ROOT    The root directory, like --root
+  M2Y_SERVER  The receiver's server, like --server of `m2y send`
+  M2Y_LISTEN  Where to listen, like --listen of `m2y serve`
+  M2Y_LOG     What is logged on standard error: off, error, warn, info, debug or trace,
+              or a filter like m2y=debug [default: info for `m2y serve`, else warn]
+  NO_COLOR    No colours, if it is set";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -74,6 +86,67 @@ impl RootArg {
 /// that their limits allow needs a part of this.
 const STACK: usize = 8 << 20;
 
+/// Reads the command line. Help, and what is written wrong, are printed here; then
+/// all that is left to do is to end with a code.
+pub fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| {
+        let _ = error.print();
+        let helped = matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        );
+        if helped {
+            return ExitCode::SUCCESS;
+        }
+        // The words after `--` are no flags.
+        let json = std::env::args_os()
+            .take_while(|word| word != "--")
+            .any(|word| word == "--json");
+        if json {
+            error_object(&Error::new(Code::Usage, sentence(&error)));
+        }
+        ExitCode::from(Code::Usage.exit_code())
+    })
+}
+
+/// What `clap` says, without the usage and the hints that follow.
+fn sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing: see `m2y --help`".to_owned();
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).take_while(|l| !l.is_empty());
+    let first = lines.collect::<Vec<_>>().join(" ");
+    first.strip_prefix("error: ").unwrap_or(&first).to_owned()
+}
+
+/// An error that ends the program.
+struct Failure {
+    error: Error,
+    /// Whether an object on standard output has said it already.
+    told: bool,
+}
+
+impl Failure {
+    fn told(error: Error) -> Self {
+        Self { error, told: true }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, told: false }
+    }
+}
+
+fn error_object(error: &Error) {
+    output::object(&[
+        ("status", "error".into()),
+        ("code", error.code.word().into()),
+        ("error", error.sentence.as_str().into()),
+    ]);
+}
+
 /// Runs the command and reports what went wrong.
 pub fn run(cli: Cli) -> ExitCode {
     let json = cli.json;
@@ -89,20 +162,13 @@ pub fn run(cli: Cli) -> ExitCode {
             runtime.shutdown_timeout(Duration::from_millis(200));
             result
         }
-        Err(e) => Err(Error::new(
-            Code::Failed,
-            format!("cannot start threads: {e}"),
-        )),
+        Err(e) => Err(Error::new(Code::Failed, format!("cannot start threads: {e}")).into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if json {
-                output::object(&[
-                    ("status", "error".into()),
-                    ("code", error.code.word().into()),
-                    ("error", error.sentence.as_str().into()),
-                ]);
+        Err(Failure { error, told }) => {
+            if json && !told {
+                error_object(&error);
             }
             eprintln!("m2y: {}", printable(&error.sentence, 8_192));
             ExitCode::from(error.code.exit_code())
@@ -110,17 +176,18 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn execute(cli: Cli) -> Result<(), Error> {
+async fn execute(cli: Cli) -> Result<(), Failure> {
     let json = cli.json;
     match cli.command {
-        Command::Demo(demo) => demo.run().await,
-        Command::Init(init) => init.run(json),
-        Command::User(user) => user.run(json),
-        Command::Folder(folder) => folder.run(json),
-        Command::Contact(contact) => contact.run(json),
-        Command::Serve(serve) => serve.run(json).await,
-        Command::Send(send) => send.run(json).await,
+        Command::Demo(demo) => demo.run(json).await?,
+        Command::Init(init) => init.run(json)?,
+        Command::User(user) => user.run(json)?,
+        Command::Folder(folder) => folder.run(json)?,
+        Command::Contact(contact) => contact.run(json)?,
+        Command::Serve(serve) => serve.run(json).await?,
+        Command::Send(send) => send.run(json).await?,
     }
+    Ok(())
 }
 
 impl Cli {
@@ -128,6 +195,16 @@ impl Cli {
     fn is_server(&self) -> bool {
         matches!(self.command, Command::Serve(_))
     }
+}
+
+/// The name of a user, from the command line.
+fn user_name(text: &str) -> Result<Name, Error> {
+    Name::user(text).map_err(|e| Error::new(Code::Usage, e.to_string()))
+}
+
+/// The name of a folder, from the command line.
+fn folder_name(text: &str) -> Result<Name, Error> {
+    Name::folder(text).map_err(|e| Error::new(Code::Usage, e.to_string()))
 }
 
 /// Reads a file that a person named.

@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use tracing::warn;
 
 use super::{RootArg, output, read_file};
 use crate::{
     crypto::keys::{BITS, DEFAULT_BITS},
-    error::{Code, Error},
-    json::Value,
+    error::{Code, Error, printable},
+    json::{Map, Value},
     root::user::User as RootUser,
 };
 
@@ -85,7 +86,10 @@ impl Create {
 impl List {
     fn run(self, json: bool) -> Result<(), Error> {
         for user in self.root.open()?.users()? {
-            let profile = user.profile().unwrap_or_default();
+            let profile = user.profile().unwrap_or_else(|error| {
+                warn!("{error}");
+                Map::new()
+            });
             let text = |field| profile.get(field).and_then(Value::as_str).unwrap_or("");
             let fingerprint = fingerprint(&user)?;
             if json {
@@ -96,7 +100,8 @@ impl List {
                     ("fingerprint", fingerprint.into()),
                 ]);
             } else {
-                output::line(format_args!("{}  {}", user.name(), text("realname")));
+                let line = format!("{}  {}", user.name(), printable(text("realname"), 200));
+                output::line(line.trim_end());
                 output::line(format_args!("  fingerprint {fingerprint}"));
             }
         }

@@ -73,8 +73,8 @@ impl Card {
         Ok(Self { name, key, address })
     }
 
-    /// Writes the card.
-    pub fn to_json(&self) -> Result<String, RootError> {
+    /// The card as a JSON document.
+    pub fn to_document(&self) -> Result<Map<String, Value>, RootError> {
         let pem = self.key.to_pem().map_err(|source| RootError::Key {
             path: self.name.to_string(),
             source,
@@ -89,7 +89,7 @@ impl Card {
         if let Some(address) = &self.address {
             card.insert("address".to_owned(), address.as_str().into());
         }
-        Ok(json::pretty(&card))
+        Ok(card)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, File, Metadata, OpenOptions, OpenOptionsExt};
 use rustix::fs::{OFlags, RenameFlags};
 
 /// What a file under way ends with; always hidden by a leading dot.
@@ -13,14 +13,25 @@ pub const TEMPORARY: &str = ".tmp";
 
 /// Reads a file of at most `limit` bytes.
 pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let (file, _) = open(dir, name)?;
+    read_open(file, limit)
+}
+
+/// Opens a regular file to read it, with what is known of the one that was opened:
+/// the name may stand for another one by now.
+pub fn open(dir: &Dir, name: impl AsRef<Path>) -> io::Result<(File, Metadata)> {
     // To open a pipe would otherwise wait for its other end; a regular file does not
     // know the flag.
     let mut options = OpenOptions::new();
     options
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-    let file = regular(dir.open_with(name, &options)?)?;
+    regular(dir.open_with(name, &options)?)
+}
+
+/// Reads what is left of an open file, at most `limit` bytes.
+pub fn read_open(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(
@@ -29,6 +40,13 @@ pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>
         ));
     }
     Ok(bytes)
+}
+
+/// Whether it failed because a symbolic link leads out of the directory handle.
+/// The error itself speaks of a filesystem, which tells nobody what to mend.
+pub fn led_out(error: &io::Error) -> bool {
+    // The system's own refusals have a number; `cap-std` makes this one without.
+    error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
 /// [`read`], as UTF-8.
@@ -45,12 +63,13 @@ pub fn append(dir: &Dir, name: &str) -> io::Result<File> {
         .append(true)
         .create(true)
         .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed());
-    regular(dir.open_with(name, &options)?)
+    regular(dir.open_with(name, &options)?).map(|(file, _)| file)
 }
 
-fn regular(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() {
-        return Ok(file);
+fn regular(file: File) -> io::Result<(File, Metadata)> {
+    let about = file.metadata()?;
+    if about.is_file() {
+        return Ok((file, about));
     }
     Err(io::Error::new(
         io::ErrorKind::InvalidInput,

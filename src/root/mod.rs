@@ -29,10 +29,14 @@ pub mod user;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cap_std::{ambient_authority, fs::Dir};
+use tracing::warn;
 
 use crate::{
     crypto::CryptoError,
@@ -55,7 +59,7 @@ pub enum RootError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// The operating system refused.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {}", why(.source))]
     Io {
         /// What was tried: `open`, `create`, `write`.
         action: &'static str,
@@ -95,6 +99,11 @@ pub enum RootError {
         "there is no user {0} in this root: make one with `m2y user create`, or name another root with --root"
     )]
     NoUser(Name),
+    /// A directory among the users that is empty, or that `user create` did not finish.
+    #[error(
+        "{0} has no user.json and so is no user: make it one with `m2y user create`, or take it away"
+    )]
+    Unfinished(String),
     /// No key of that name in `pubKey/`.
     #[error("{user} has no contact {contact}: add the key with `m2y contact add`")]
     NoContact {
@@ -126,6 +135,15 @@ pub enum RootError {
         /// Who cannot have it.
         new: Name,
     },
+}
+
+/// Why the operating system refused, in words that say what to mend.
+fn why(source: &io::Error) -> String {
+    if file::led_out(source) {
+        "a symbolic link leads out of the root, or of the user's directory, and must not".to_owned()
+    } else {
+        source.to_string()
+    }
 }
 
 impl RootError {
@@ -173,6 +191,9 @@ impl From<RootError> for Error {
 pub struct Root {
     dir: Arc<Dir>,
     path: Arc<Path>,
+    /// Whether the log was told what in `user/` is no user: a server lists its users
+    /// more than once.
+    told: Arc<AtomicBool>,
 }
 
 impl Root {
@@ -188,6 +209,7 @@ impl Root {
         Ok(Self {
             dir: Arc::new(dir),
             path: full.into(),
+            told: Arc::default(),
         })
     }
 
@@ -257,21 +279,47 @@ impl Root {
         User::open(self, name)
     }
 
-    /// Every user, sorted by name.
+    /// Every user, sorted by name: directories with a user.json. What else looks like
+    /// one stops nobody; the log is told, once for this root.
     pub fn users(&self) -> Result<Vec<User>, RootError> {
         let mut names: Vec<Name> = self
             .dir
             .read_dir("user")
             .map_err(RootError::io("open", "user"))?
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let name = Name::user(entry.file_name().to_str()?).ok()?;
-                let about = self.dir.metadata(format!("user/{name}")).ok()?;
-                about.is_dir().then_some(name)
-            })
+            .filter_map(|entry| Name::user(entry.ok()?.file_name().to_str()?).ok())
             .collect();
         names.sort();
-        names.iter().map(|name| self.user(name)).collect()
+        let told = self.told.swap(true, Ordering::Relaxed);
+        let user = |name| match self.finished(name) {
+            Ok(user) => user,
+            Err(reason) => {
+                if !told {
+                    warn!("{reason}: passed over");
+                }
+                None
+            }
+        };
+        Ok(names.iter().filter_map(user).collect())
+    }
+
+    /// Opens the user of an entry in `user/`; `None` for a file that lies there. An
+    /// error for what looks like a user and is none.
+    fn finished(&self, name: &Name) -> Result<Option<User>, RootError> {
+        let at = format!("user/{name}");
+        let about = self
+            .dir
+            .metadata(&at)
+            .map_err(RootError::io("open", at.clone()))?;
+        if !about.is_dir() {
+            return Ok(None);
+        }
+        let user = self.user(name)?;
+        // It is written last. One that is there and cannot be read still belongs to
+        // somebody whose keys must be in order.
+        match user.dir().symlink_metadata("user.json") {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(RootError::Unfinished(at)),
+            _ => Ok(Some(user)),
+        }
     }
 
     /// Finds a user name by the hash in a header; `None` where there is none.

@@ -170,7 +170,9 @@ impl User {
         let name = self.private_key_file();
         let path = self.at(&name);
         let io = |action| RootError::io(action, path.clone());
-        let mode = self.dir.metadata(&name).map_err(io("open"))?.mode() & 0o7777;
+        // Of the file that is read, not of the one that has the name by then.
+        let (file, about) = file::open(&self.dir, &name).map_err(io("open"))?;
+        let mode = about.mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(RootError::Mode {
                 full: self.root.path().join(&path).display().to_string(),
@@ -178,9 +180,9 @@ impl User {
                 mode,
             });
         }
-        let pem = file::read(&self.dir, &name, MAX_LEN)
+        let pem = file::read_open(file, MAX_LEN)
             .map(Zeroizing::new)
-            .map_err(io("open"))?;
+            .map_err(io("read"))?;
         std::str::from_utf8(&pem)
             .map_err(|_| crate::crypto::CryptoError::Key("it is not text".to_owned()))
             .and_then(PrivateKey::from_pem)

@@ -68,30 +68,39 @@ impl Version {
     }
 }
 
+/// What the name of a document to be sent ends with, and that of one that could not
+/// be sent.
+const ENDINGS: [&str; 2] = [".meta", ".failed"];
+
 impl Outgoing {
     /// Reads a `.meta` and opens its file. What is missing of `id` and `datetime`
     /// is put in and written down first, so that every attempt is the same transfer;
     /// a file that changed since is another transfer.
+    ///
+    /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
-        let Some(stem) = name.and_then(|name| name.strip_suffix(".meta")) else {
+        let Some((name, stem)) = name.and_then(|name| {
+            let stem = ENDINGS.iter().find_map(|end| name.strip_suffix(end));
+            Some((name, stem?))
+        }) else {
             return Err(Error::new(
                 Code::Usage,
                 format!(
-                    "{} is no .meta file: its name must end with .meta",
+                    "{} is no .meta file: its name must end with .meta, or .failed to send it again",
                     path.display()
                 ),
             ));
         };
+        let again = name.ends_with(".failed");
         let at = |e: io::Error| cannot("open", path, &e);
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let dir = Dir::open_ambient_dir(parent, ambient_authority()).map_err(at)?;
-        let lock = || lock(&dir, stem, path);
-        let mut locked = lock()?;
-        let text = file::read(&dir, format!("{stem}.meta"), meta::MAX_LEN).map_err(at)?;
+        let mut locked = lock(&dir, name, path)?;
+        let text = file::read(&dir, name, meta::MAX_LEN).map_err(at)?;
         let mut meta = Meta::from_file(&text).map_err(|e| {
             Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
         })?;
@@ -113,17 +122,23 @@ impl Outgoing {
             meta.datetime = datetime_now();
         }
         meta.error.clear();
-        if meta != before {
-            file::replace(&dir, &format!("{stem}.meta"), 0o644, &meta.to_file())
-                .map_err(|e| cannot("write", path, &e))?;
-            // It is another file now, under the same name.
-            locked = lock()?;
+        let path = path.with_file_name(format!("{stem}.meta"));
+        let name = format!("{stem}.meta");
+        if again {
+            revive(&dir, stem, &path, &meta)?;
+        } else if meta != before {
+            file::replace(&dir, &name, 0o644, &meta.to_file())
+                .map_err(|e| cannot("write", &path, &e))?;
+        }
+        if again || meta != before {
+            // It is another file now.
+            locked = lock(&dir, &name, &path)?;
         }
         Ok(Self {
             _lock: locked,
             dir,
             stem: stem.to_owned(),
-            path: path.to_owned(),
+            path,
             meta,
             file,
             version,
@@ -262,11 +277,27 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
     Err(at(io::ErrorKind::AlreadyExists.into()))
 }
 
-fn lock(dir: &Dir, stem: &str, path: &Path) -> Result<File, Error> {
-    let file = dir
-        .open(format!("{stem}.meta"))
-        .map_err(|e| cannot("open", path, &e))?
-        .into_std();
+/// Makes a `.failed` the `.meta` at `path`, unless there is one.
+fn revive(dir: &Dir, stem: &str, path: &Path, meta: &Meta) -> Result<(), Error> {
+    match file::create(dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let sentence = format!(
+                "{} is there beside {stem}.failed: send that one, or take it away first",
+                path.display()
+            );
+            return Err(Error::new(Code::Failed, sentence));
+        }
+        Err(e) => return Err(cannot("write", path, &e)),
+    }
+    let failed = format!("{stem}.failed");
+    dir.remove_file(&failed)
+        .map_err(|e| cannot("remove", &path.with_file_name(&failed), &e))
+}
+
+fn lock(dir: &Dir, name: &str, path: &Path) -> Result<File, Error> {
+    let (file, _) = file::open(dir, name).map_err(|e| cannot("open", path, &e))?;
+    let file = file.into_std();
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::new(
@@ -314,5 +345,10 @@ fn cannot(action: &str, path: &Path, error: &io::Error) -> Error {
         io::ErrorKind::NotFound => Code::NotFound,
         _ => Code::Failed,
     };
-    Error::new(code, format!("cannot {action} {}: {error}", path.display()))
+    let why = if file::led_out(error) {
+        "it is a symbolic link that leads out of its directory, and must not".to_owned()
+    } else {
+        error.to_string()
+    };
+    Error::new(code, format!("cannot {action} {}: {why}", path.display()))
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rhai::{Dynamic, Engine, EvalAltResult};
 
 use super::{fail, from_dynamic, to_dynamic};
-use crate::meta::{MAX_TEXT, Meta, is_extra};
+use crate::meta::{MAX_TEXT, Meta, TEXT, is_extra};
 
 /// Bytes of all further fields together that a script may leave: more than a sender
 /// can send, so that no sender can make a script fail by it.
@@ -55,7 +55,7 @@ impl Handle {
         if field == "error" {
             meta.error = match value.into_string() {
                 Ok(text) if text.len() <= MAX_TEXT => text,
-                _ => return Err(fail("meta.error must be text of at most 4096 bytes")),
+                _ => return Err(fail(format!("meta.error must be {TEXT}"))),
             };
             return Ok(());
         }

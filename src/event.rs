@@ -3,7 +3,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    meta::Meta,
+    crypto::{CryptoError, random},
+    json::{Map, Value},
+    meta::{Meta, TransferId},
     root::{config::Config, folder::Folder},
 };
 
@@ -22,9 +24,27 @@ pub enum Kind {
     Changed,
     /// A file went.
     Deleted,
+    /// A time of `[OnSchedule]` has come.
+    Schedule,
 }
 
 impl Kind {
+    /// Every event, in the order in which they stand in an m2y.config.
+    pub const ALL: [Self; 7] = [
+        Self::Meta,
+        Self::Startup,
+        Self::Received,
+        Self::New,
+        Self::Changed,
+        Self::Deleted,
+        Self::Schedule,
+    ];
+
+    /// The event of that section.
+    pub fn of_section(section: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.section() == section)
+    }
+
     /// The section of m2y.config that names its scripts.
     pub fn section(self) -> &'static str {
         match self {
@@ -34,6 +54,7 @@ impl Kind {
             Self::New => "OnNew",
             Self::Changed => "OnChanged",
             Self::Deleted => "OnDeleted",
+            Self::Schedule => "OnSchedule",
         }
     }
 }
@@ -44,16 +65,45 @@ impl fmt::Display for Kind {
     }
 }
 
+/// By which an event is known again: the same for every attempt to run its hooks, so
+/// that a hook can tell whether it has done its work before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventId(pub [u8; 16]);
+
+impl EventId {
+    /// A new one.
+    pub fn new() -> Result<Self, CryptoError> {
+        random().map(Self)
+    }
+}
+
+impl From<TransferId> for EventId {
+    /// An event of a transfer has the transfer's id; its kind tells it from others.
+    fn from(id: TransferId) -> Self {
+        Self(id.0)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
 /// One event.
 #[derive(Clone)]
 pub struct Event {
+    /// By which it is known again.
+    pub id: EventId,
     /// Which.
     pub kind: Kind,
     /// Where.
     pub folder: Folder,
     /// The folder's m2y.config, as it was when the transfer began.
     pub config: Arc<Config>,
-    /// Which file, but for [`Kind::Startup`].
+    /// The name of the file in the folder, where it is about one that is there or was.
+    pub file: Option<String>,
+    /// What is known of the file, where it came from somebody.
     pub subject: Option<Subject>,
 }
 
@@ -87,6 +137,60 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// Which scripts ran, in their order.
     pub runs: Vec<Run>,
+    /// What they asked for, to be done now that they have decided.
+    pub effects: Vec<Effect>,
+}
+
+/// Something that a hook asks for and that is done after its verdict: no dead mail server
+/// delays a transfer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// An e-mail.
+    Email {
+        /// The address.
+        to: String,
+        /// The subject, one line.
+        subject: String,
+        /// The text.
+        text: String,
+    },
+    /// A JSON document for a web server.
+    Webhook {
+        /// `http` or `https`.
+        url: String,
+        /// What is posted.
+        body: Map<String, Value>,
+    },
+    /// A file of the folder for another person.
+    Send {
+        /// The contact.
+        to: String,
+        /// The contact's folder.
+        folder: String,
+        /// The name of the file in the folder of the event.
+        file: String,
+    },
+}
+
+impl fmt::Display for Effect {
+    /// As the call would stand in a script.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Email { to, subject, text } => {
+                write!(f, "notify.email({to:?}, {subject:?}, {text:?})")
+            }
+            Self::Webhook { url, body } => {
+                let body = crate::json::canonical(body);
+                write!(f, "notify.webhook({url:?}, #{body})")
+            }
+            Self::Send { to, folder, file } => {
+                write!(
+                    f,
+                    "send(#{{to: {to:?}, folder: {folder:?}, file: {file:?}}})"
+                )
+            }
+        }
+    }
 }
 
 /// What a hook, or all of them, decided.
@@ -96,6 +200,8 @@ pub enum Outcome {
     Accepted,
     /// Refused, in the hook's own words.
     Refused(String),
+    /// The file may come and is kept, but out of sight until somebody releases it; why.
+    Quarantined(String),
     /// The hook is missing, broken, or ran out of its limits. What went wrong is
     /// in the log; the peer is told [`Outcome::FAILED`].
     Failed,
@@ -114,7 +220,7 @@ impl Outcome {
     /// Why not, for the peer.
     pub fn objection(&self) -> Option<&str> {
         match self {
-            Self::Accepted => None,
+            Self::Accepted | Self::Quarantined(_) => None,
             Self::Refused(words) => Some(words),
             Self::Failed => Some(Self::FAILED),
             Self::Later => Some(Self::LATER),

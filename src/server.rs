@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     error::{Code, Error},
-    event::{Event, Kind as EventKind, Run},
+    event::{Event, EventId, Kind as EventKind, Run},
     hooks::Hooks,
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
@@ -98,13 +98,15 @@ impl Server {
     }
 
     /// Runs `[OnStartup]` of every folder; returns what ran.
-    pub async fn start_folders(&self) -> Result<Vec<Run>, RootError> {
+    pub async fn start_folders(&self) -> Result<Vec<Run>, Error> {
         let mut runs = Vec::new();
         for (folder, config) in self.folders().await? {
             let event = Event {
+                id: EventId::new().map_err(|e| Error::new(Code::Failed, e.to_string()))?,
                 kind: EventKind::Startup,
                 folder,
                 config,
+                file: None,
                 subject: None,
             };
             let verdict = self.receiver.hooks.fire(event).await;

@@ -20,7 +20,7 @@ use std::{
 use common::{Local, Process, ROLAND, World, ZHENQIANG, read_meta, said};
 use m2y::{
     error::{Code, Error},
-    event::{Event, Kind, Outcome, Subject},
+    event::{Event, EventId, Kind, Outcome, Subject},
     hooks::Hooks,
     meta::Meta,
     root::folder::Folder,
@@ -776,9 +776,11 @@ async fn a_notice_does_not_follow_what_stands_in_the_place_of_the_inbox() {
 /// An event of one of the receiver's folders.
 fn event(folder: &Folder) -> Event {
     Event {
+        id: EventId::new().unwrap(),
         kind: Kind::Meta,
         folder: folder.clone(),
         config: Arc::new(folder.config().unwrap()),
+        file: Some("x.data".to_owned()),
         subject: Some(Subject {
             meta: common::document(ZHENQIANG, ROLAND, "photo"),
             stem: "x".to_owned(),

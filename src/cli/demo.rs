@@ -310,6 +310,7 @@ impl Observer for Side {
         let (verdict, words) = match &run.outcome {
             Outcome::Accepted => ("accepted", ""),
             Outcome::Refused(words) => ("refused", words.as_str()),
+            Outcome::Quarantined(words) => ("quarantined", words.as_str()),
             Outcome::Failed => ("failed", ""),
             Outcome::Later => ("put off", ""),
         };

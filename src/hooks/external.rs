@@ -145,9 +145,13 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
     }
     command
         .env("M2Y_EVENT", event.kind.section())
+        .env("M2Y_EVENT_ID", event.id.to_string())
         .env("M2Y_ROOT", folder.user().root().path())
         .env("M2Y_USER", folder.user().name().as_str())
         .env("M2Y_FOLDER", folder.name().as_str());
+    if let Some(file) = &event.file {
+        command.env("M2Y_FILE", folder.path_of(file));
+    }
     if let Some(subject) = &event.subject {
         let meta = &subject.meta;
         // A variable cannot hold NUL, and a sender's text may.

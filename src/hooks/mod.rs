@@ -32,8 +32,9 @@ use crate::{
     meta::Meta,
     root::{Root, file, name::Name, settings::Settings},
 };
+use api::decision::Decision;
 use report::HookError;
-use script::{Source, Stamp};
+use script::{Ran, Source, Stamp};
 use slots::Slots;
 use workers::Workers;
 
@@ -67,18 +68,26 @@ impl Hooks {
         let profile = Profile::default();
         // What a program finds in the .meta; scripts may be ahead of it.
         let mut on_disk = event.subject.as_ref().map(|subject| subject.meta.clone());
+        let mut effects = Vec::new();
+        let mut quarantine = None;
         for name in event.config.scripts(event.kind.section()) {
             let begun = Instant::now();
             let result = self.run(&name, &event, &profile, &mut on_disk).await;
             outcome = match result {
-                Ok(meta) => {
-                    let words = meta.as_ref().map(|m| m.error.clone()).unwrap_or_default();
-                    if let (Some(subject), Some(meta)) = (&mut event.subject, meta) {
+                Ok(ran) => {
+                    effects.extend(ran.effects);
+                    let words = ran.meta.as_ref().map(|m| m.error.clone());
+                    if let (Some(subject), Some(meta)) = (&mut event.subject, ran.meta) {
                         subject.meta = meta;
                     }
-                    match words.is_empty() {
-                        true => Outcome::Accepted,
-                        false => Outcome::Refused(words),
+                    match (ran.decision, words.unwrap_or_default()) {
+                        (Decision::Reject(reason), _) => Outcome::Refused(reason),
+                        (_, words) if !words.is_empty() => Outcome::Refused(words),
+                        (Decision::Quarantine(reason), _) => {
+                            quarantine = Some(reason.clone());
+                            Outcome::Quarantined(reason)
+                        }
+                        (Decision::Accept, _) => Outcome::Accepted,
                     }
                 }
                 Err(error) => {
@@ -103,9 +112,12 @@ impl Hooks {
             };
             log_run(&event, &run);
             runs.push(run);
-            if outcome != Outcome::Accepted {
+            if outcome.objection().is_some() {
                 break;
             }
+        }
+        if let (Outcome::Accepted, Some(reason)) = (&outcome, quarantine) {
+            outcome = Outcome::Quarantined(reason);
         }
         let meta = event.subject.map(|subject| {
             let mut meta = subject.meta;
@@ -118,17 +130,18 @@ impl Hooks {
             meta,
             outcome,
             runs,
+            effects,
         }
     }
 
-    /// Runs one script and returns the meta as the script left it.
+    /// Runs one script.
     async fn run(
         &self,
         name: &str,
         event: &Event,
         profile: &Profile,
         on_disk: &mut Option<Meta>,
-    ) -> Result<Option<Meta>, HookError> {
+    ) -> Result<Ran, HookError> {
         let user = event.folder.user().name();
         let busy = || HookError::Busy {
             script: name.to_owned(),
@@ -145,7 +158,7 @@ impl Hooks {
                 let step = match find(&this.root, &event, &name)? {
                     Found::Script(source) => {
                         let profile = profile.get_or_init(|| profile_of(&event));
-                        Step::Done(this.scripts.run(source, &event, profile)?)
+                        Step::Done(this.scripts.run(source, &event, profile, true)?)
                     }
                     Found::Executable(path) => Step::Start(path),
                 };
@@ -155,7 +168,7 @@ impl Hooks {
             self.workers.run(work).await.ok_or(HookError::Panic)??
         };
         let program = match step {
-            Step::Done(meta) => return Ok(meta),
+            Step::Done(ran) => return Ok(ran),
             Step::Start(program) => program,
         };
         let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
@@ -167,7 +180,12 @@ impl Hooks {
         }
         let meta = self.executables.run(&program, event).await?;
         on_disk.clone_from(&meta);
-        Ok(meta)
+        Ok(Ran {
+            meta,
+            decision: Decision::Accept,
+            effects: Vec::new(),
+            spared: Vec::new(),
+        })
     }
 }
 
@@ -185,7 +203,7 @@ fn profile_of(event: &Event) -> Map<String, Value> {
 
 /// How far a thread of the disk gets with a hook.
 enum Step {
-    Done(Option<Meta>),
+    Done(Ran),
     Start(PathBuf),
 }
 
@@ -215,6 +233,7 @@ fn log_run(event: &Event, run: &Run) {
     let verdict = match &run.outcome {
         Outcome::Accepted => "accepted".to_owned(),
         Outcome::Refused(words) => format!("refused: {}", printable(words, 200)),
+        Outcome::Quarantined(reason) => format!("quarantined: {}", printable(reason, 200)),
         Outcome::Failed => "failed".to_owned(),
         Outcome::Later => "put off".to_owned(),
     };

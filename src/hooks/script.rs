@@ -15,18 +15,30 @@ use std::{
 use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
-    api::{Handles, log::Log},
+    api::{Handles, decision::Decision, deeds::Deeds, log::Log},
     limits::{self, Call},
     report::{HookError, compile_error, place, run_error},
 };
 use crate::{
-    event::{Event, Kind},
+    event::{Effect, Event, Kind},
     json::{Map, Value},
     meta::Meta,
 };
 
 /// Compiled scripts that are kept; beyond, the cache starts anew.
 const MAX_CACHED: usize = 4_096;
+
+/// What a script did.
+pub struct Ran {
+    /// The meta as the script left it.
+    pub meta: Option<Meta>,
+    /// What it decided by the function that it ended with.
+    pub decision: Decision,
+    /// What is to be done after the verdict.
+    pub effects: Vec<Effect>,
+    /// Where the run was not live: what it would have done.
+    pub spared: Vec<String>,
+}
 
 /// A script as it was found.
 pub struct Source {
@@ -79,7 +91,8 @@ impl Host {
         }
     }
 
-    /// Runs a script for an event and returns the meta as the script left it.
+    /// Runs a script for an event; where it is not `live`, without doing anything but
+    /// deciding.
     ///
     /// Blocks for as long as the script runs, so it belongs on a thread that may
     /// block, with a stack of at least 2 MiB.
@@ -88,13 +101,15 @@ impl Host {
         source: Source,
         event: &Event,
         profile: &Map<String, Value>,
-    ) -> Result<Option<Meta>, HookError> {
+        live: bool,
+    ) -> Result<Ran, HookError> {
         let name = source.name.clone();
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let compiled = self.compiled(source)?;
             let log = Log::new(event, &name);
-            let handles = Handles::new(event, profile, &log);
+            let deeds = Deeds::new(live);
+            let handles = Handles::new(event, profile, &log, &deeds);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
@@ -110,10 +125,15 @@ impl Host {
                     deadline: self.deadline,
                 });
             }
-            if event.kind == Kind::Meta {
-                decided(&name, &value)?;
-            }
-            handles.left(&name, &scope)
+            let decision = decided(&name, event.kind, value)?;
+            let meta = handles.left(&name, &scope)?;
+            let (effects, spared) = deeds.take();
+            Ok(Ran {
+                meta,
+                decision,
+                effects,
+                spared,
+            })
         }))
         .unwrap_or(Err(HookError::Panic))
     }
@@ -156,13 +176,17 @@ impl Host {
     }
 }
 
-/// A script that ends with `false` or a text means to refuse, and would not.
-fn decided(script: &str, value: &Dynamic) -> Result<(), HookError> {
-    if value.is_string() || value.as_bool() == Ok(false) {
+/// What the value says that a script ended with. `false` or a text means to refuse, and
+/// would not.
+fn decided(script: &str, kind: Kind, value: Dynamic) -> Result<Decision, HookError> {
+    if value.is::<Decision>() {
+        return Ok(value.cast());
+    }
+    if kind == Kind::Meta && (value.is_string() || value.as_bool() == Ok(false)) {
         return Err(HookError::Undecided {
             script: script.to_owned(),
             value: value.to_string(),
         });
     }
-    Ok(())
+    Ok(Decision::Accept)
 }

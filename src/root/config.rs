@@ -9,13 +9,14 @@ pub const MAX_LEN: u64 = 65_536;
 const MAX_SCRIPTS: usize = 32;
 
 /// The sections that name scripts.
-pub const EVENT_SECTIONS: [&str; 6] = [
+pub const EVENT_SECTIONS: [&str; 7] = [
     "OnMeta",
     "OnStartup",
     "OnReceived",
     "OnNew",
     "OnChanged",
     "OnDeleted",
+    "OnSchedule",
 ];
 
 /// Marks the end of a value; a control character, which no line may hold.

@@ -143,6 +143,11 @@ impl Partial {
         ))
     }
 
+    /// The id of the transfer.
+    pub fn id(&self) -> TransferId {
+        self.claim.transfer.id
+    }
+
     /// What hooks are told of the file.
     pub fn subject(&self) -> &Subject {
         &self.subject

@@ -341,9 +341,11 @@ impl Receiver {
         let verdict = self
             .hooks
             .fire(Event {
+                id: partial.id().into(),
                 kind,
                 folder: folder.clone(),
                 config: config.clone(),
+                file: Some(partial.subject().data_file()),
                 subject: Some(partial.subject().clone()),
             })
             .await;

@@ -7,7 +7,7 @@ use std::{
 
 use rhai::{Engine, EvalAltResult};
 
-use super::fail;
+use super::{deeds::Deeds, fail};
 use crate::{
     root::folder::Folder,
     store::{delivered, local},
@@ -15,16 +15,27 @@ use crate::{
 
 /// `folder` in a script.
 #[derive(Clone)]
-pub struct Handle(Folder);
+pub struct Handle {
+    folder: Folder,
+    deeds: Deeds,
+}
 
 impl Handle {
-    pub(super) fn new(folder: &Folder) -> Self {
-        Self(folder.clone())
+    pub(super) fn new(folder: &Folder, deeds: &Deeds) -> Self {
+        Self {
+            folder: folder.clone(),
+            deeds: deeds.clone(),
+        }
     }
 
     fn reset(&mut self) -> Result<i64, Box<EvalAltResult>> {
-        let own = self.0.user().name().as_str();
-        local::reset_failed(self.0.dir(), own)
+        let own = self.folder.user().name().as_str();
+        self.deeds
+            .act(
+                || "folder.reset()".to_owned(),
+                0,
+                || local::reset_failed(self.folder.dir(), own),
+            )
             .map(count)
             .map_err(|e| fail(format!("folder.reset(): {e}")))
     }
@@ -38,12 +49,13 @@ impl Handle {
         let before = SystemTime::now()
             .checked_sub(age)
             .unwrap_or(SystemTime::UNIX_EPOCH);
-        let (dir, own) = (self.0.dir(), self.0.user().name().as_str());
+        let (dir, own) = (self.folder.dir(), self.folder.user().name().as_str());
         let swept = || {
             delivered::forget(dir)?;
             Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?)
         };
-        swept()
+        self.deeds
+            .act(|| format!("folder.sweep({days})"), 0, swept)
             .map(count)
             .map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))
     }

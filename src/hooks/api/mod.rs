@@ -1,6 +1,8 @@
 //! What is in scope of a script, one file for each subject.
 
 pub mod config;
+pub mod decision;
+pub mod deeds;
 pub mod folder;
 pub mod log;
 pub mod meta;
@@ -9,6 +11,8 @@ pub mod notify;
 use std::{fmt, sync::Arc};
 
 use rhai::{Dynamic, Engine, EvalAltResult, Map, Position, Scope};
+
+use deeds::Deeds;
 
 use super::report::HookError;
 use crate::{
@@ -24,6 +28,7 @@ pub fn register(engine: &mut Engine) {
         .register_fn("to_string", |failure: &mut Failure| failure.to_string())
         .register_fn("to_debug", |failure: &mut Failure| failure.to_string());
     config::register(engine);
+    decision::register(engine);
     folder::register(engine);
     log::register(engine);
     meta::register(engine);
@@ -43,23 +48,29 @@ pub struct Handles {
 
 impl Handles {
     /// The values for an event; `profile` is that of the folder's user.
-    pub fn new(event: &Event, profile: &json::Map<String, Value>, log: &log::Log) -> Self {
+    pub fn new(
+        event: &Event,
+        profile: &json::Map<String, Value>,
+        log: &log::Log,
+        deeds: &Deeds,
+    ) -> Self {
         let mut facts = Map::new();
         facts.insert("name".into(), event.kind.section().into());
         facts.insert("folder".into(), event.folder.name().as_str().into());
         facts.insert("user".into(), event.folder.user().name().as_str().into());
+        facts.insert("id".into(), event.id.to_string().into());
+        if let Some(file) = &event.file {
+            facts.insert("file".into(), file.as_str().into());
+        }
         if let Some(subject) = &event.subject {
             facts.insert("meta_file".into(), subject.meta_file().into());
             facts.insert("data_file".into(), subject.data_file().into());
-            if let Some(id) = subject.meta.id {
-                facts.insert("id".into(), id.to_string().into());
-            }
         }
         Self {
             meta: event.subject.as_ref().map(|s| meta::Handle::new(&s.meta)),
             config: config::Handle::new(&event.config),
-            folder: folder::Handle::new(&event.folder),
-            notify: notify::Handle::new(event.folder.user()),
+            folder: folder::Handle::new(&event.folder, deeds),
+            notify: notify::Handle::new(event.folder.user(), deeds),
             log: log.clone(),
             event: facts,
             user: profile

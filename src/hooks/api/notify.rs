@@ -4,7 +4,7 @@ use std::io::Write;
 
 use rhai::{Engine, EvalAltResult};
 
-use super::fail;
+use super::{deeds::Deeds, fail};
 use crate::{
     error::printable,
     meta::datetime_now,
@@ -16,18 +16,25 @@ pub const INBOX: &str = "inbox.log";
 
 /// `notify` in a script.
 #[derive(Clone)]
-pub struct Handle(User);
+pub struct Handle {
+    user: User,
+    deeds: Deeds,
+}
 
 impl Handle {
-    pub(super) fn new(user: &User) -> Self {
-        Self(user.clone())
+    pub(super) fn new(user: &User, deeds: &Deeds) -> Self {
+        Self {
+            user: user.clone(),
+            deeds: deeds.clone(),
+        }
     }
 
     fn inbox(&mut self, text: &str) -> Result<(), Box<EvalAltResult>> {
         let line = format!("{} {}\n", datetime_now(), printable(text, 1_000));
         // One write call of one line: appends of two hooks do not mix.
-        file::append(self.0.dir(), INBOX)
-            .and_then(|mut file| file.write_all(line.as_bytes()))
+        let write = || file::append(self.user.dir(), INBOX)?.write_all(line.as_bytes());
+        self.deeds
+            .act(|| format!("notify.inbox({text:?})"), (), write)
             .map_err(|e| fail(format!("notify.inbox(): cannot write {INBOX}: {e}")))
     }
 }

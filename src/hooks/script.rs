@@ -1,7 +1,7 @@
 //! The script host: compiles Rhai, keeps what it compiled, runs it.
 //!
 //! A script compiles once and runs in a fresh scope each time, inside the fence of
-//! [`limits`]; calls run in parallel without a lock.
+//! `limits.rs`; calls run in parallel without a lock.
 
 use std::{
     collections::HashMap,

@@ -75,6 +75,13 @@ impl EventId {
     pub fn new() -> Result<Self, CryptoError> {
         random().map(Self)
     }
+
+    /// Reads what `Display` wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; 16];
+        hex::decode_to_slice(text, &mut id).ok()?;
+        Some(Self(id))
+    }
 }
 
 impl From<TransferId> for EventId {
@@ -172,6 +179,62 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// The word for its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Email { .. } => "email",
+            Self::Webhook { .. } => "webhook",
+            Self::Send { .. } => "send",
+        }
+    }
+
+    /// Its facts, as a document.
+    pub fn to_document(&self) -> Map<String, Value> {
+        let mut document = Map::new();
+        let mut put = |field: &str, value: Value| document.insert(field.to_owned(), value);
+        match self {
+            Self::Email { to, subject, text } => {
+                put("to", to.as_str().into());
+                put("subject", subject.as_str().into());
+                put("text", text.as_str().into());
+            }
+            Self::Webhook { url, body } => {
+                put("url", url.as_str().into());
+                put("body", Value::Object(body.clone()));
+            }
+            Self::Send { to, folder, file } => {
+                put("to", to.as_str().into());
+                put("folder", folder.as_str().into());
+                put("file", file.as_str().into());
+            }
+        }
+        document
+    }
+
+    /// Reads what [`Effect::kind`] and [`Effect::to_document`] wrote.
+    pub fn from_document(kind: &str, document: &Map<String, Value>) -> Option<Self> {
+        let text = |field| Some(document.get(field)?.as_str()?.to_owned());
+        match kind {
+            "email" => Some(Self::Email {
+                to: text("to")?,
+                subject: text("subject")?,
+                text: text("text")?,
+            }),
+            "webhook" => Some(Self::Webhook {
+                url: text("url")?,
+                body: document.get("body")?.as_object()?.clone(),
+            }),
+            "send" => Some(Self::Send {
+                to: text("to")?,
+                folder: text("folder")?,
+                file: text("file")?,
+            }),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Effect {
     /// As the call would stand in a script.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -214,6 +277,17 @@ impl Outcome {
     /// What a peer hears of a hook that failed.
     pub const FAILED: &str = "a hook of the folder failed";
 
+    /// The word for it, and the hook's own words.
+    pub fn words(&self) -> (&'static str, &str) {
+        match self {
+            Self::Accepted => ("accepted", ""),
+            Self::Refused(words) => ("refused", words),
+            Self::Quarantined(words) => ("quarantined", words),
+            Self::Failed => ("failed", ""),
+            Self::Later => ("put off", ""),
+        }
+    }
+
     /// What a peer hears where hooks found no time.
     pub const LATER: &str = "a hook of the folder ran out of time, try later";
 
@@ -239,4 +313,6 @@ pub struct Run {
     pub took: Duration,
     /// What it decided.
     pub outcome: Outcome,
+    /// Why it failed, with the place in the script: for the owner, not for a peer.
+    pub error: Option<String>,
 }

@@ -21,14 +21,14 @@ use tracing::{debug, error, info, warn};
 use crate::{
     error::{Code, Error},
     event::{Event, EventId, Kind as EventKind, Run},
-    hooks::Hooks,
+    hooks::dispatch::{Dispatcher, stopped},
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
         Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
         partial::UnderWay,
-        receive::{Channel, Decision, Receiver, StoreOf, refused, stopped},
+        receive::{Channel, Decision, Receiver, StoreOf, refused},
     },
     wire::{
         header::{self, AnswerHeader, Header, Turned},
@@ -61,10 +61,12 @@ pub struct Server {
 impl Server {
     /// A server for a root. Fails if a private key could be read by others, or
     /// cannot be read at all.
-    pub fn new(root: &Root, settings: &Settings) -> Result<Self, RootError> {
+    pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
         for user in root.users()? {
             user.private_key()?;
         }
+        let hooks =
+            Dispatcher::new(root, settings).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let store_of: StoreOf =
             Arc::new(|folder: &Folder| Arc::new(LocalStore::new(folder.dir())) as Arc<dyn Store>);
@@ -72,7 +74,7 @@ impl Server {
             root: root.clone(),
             settings: settings.clone(),
             receiver: Receiver {
-                hooks: Hooks::new(root, settings),
+                hooks,
                 settings: settings.clone(),
                 observer: Arc::new(Unobserved),
                 store_of,
@@ -118,19 +120,6 @@ impl Server {
         Ok(runs)
     }
 
-    /// Runs the hooks of files that are waiting for them since an earlier run.
-    async fn catch_up(self) {
-        let folders = match self.folders().await {
-            Ok(folders) => folders,
-            Err(error) => return error!("{error}"),
-        };
-        for (folder, config) in folders {
-            if let Err(error) = self.receiver.catch_up(&folder, &config).await {
-                error!("{}/{}: {error}", folder.user().name(), folder.name());
-            }
-        }
-    }
-
     /// Every folder that can be used, with its m2y.config.
     async fn folders(&self) -> Result<Vec<(Folder, Arc<Config>)>, RootError> {
         let root = self.root.clone();
@@ -161,7 +150,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let admission = Admission::new(&server.settings);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
-    connections.spawn(server.clone().catch_up());
+    let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -197,7 +186,10 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     drop(listener);
     info!(connections = connections.len(), "going down");
     let deadline = Instant::now() + server.settings.shutdown_deadline;
-    let rest = async { while connections.join_next().await.is_some() {} };
+    let rest = async {
+        while connections.join_next().await.is_some() {}
+        let _ = dispatching.await;
+    };
     if timeout_at(deadline, rest).await.is_ok() {
         return;
     }

@@ -24,6 +24,10 @@ use m2y::{
     hooks::Hooks,
     meta::Meta,
     root::folder::Folder,
+    store::{
+        journal::{self, Journal},
+        quarantine,
+    },
 };
 
 /// The m2y.config of the seed, to the letter but for the names of the scripts.
@@ -256,7 +260,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "recursion through sort",
         "fn f() { let a = [2, 1]; a.sort(|x, y| { f(); 0 }); } f(); loop { f(); }",
-        "Too many operations",
+        "hook.rhai",
     ),
     (
         "giant string",
@@ -850,20 +854,112 @@ async fn a_hook_that_fails_after_the_file_is_safe_leaves_it_safe_and_marked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_failed_runs_again_when_the_server_starts() {
     let config = "[OnMeta]\n[OnReceived]\nhook.rhai\n";
-    let (world, result, _) = sent(config, &[("hook.rhai", "launch();")]).await;
-    result.unwrap();
+    let world = World::new(config);
+    patient(&world, "1h");
+    world.script("hook.rhai", "launch();");
+    let server = Local::serve(&world.there).await;
+    world
+        .deliver(&server.address, &world.file("f.png", b"x"))
+        .await
+        .unwrap();
+    server.stop().await;
     world.script(
         "hook.rhai",
         "notify.inbox(meta.filename); meta.seen = true;",
     );
+    // What is not due waits; a person does not have to.
+    let journal = Journal::open(&world.there).unwrap();
     for _ in 0..2 {
-        Local::serve(&world.there).await.stop().await;
+        let server = Local::serve(&world.there).await;
+        journal
+            .write(true, |db| db.execute("UPDATE task SET due = 0", []))
+            .committed()
+            .await
+            .unwrap();
+        nothing_waits(&journal).await;
+        server.stop().await;
     }
     let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
     assert!(!meta.extra.contains_key("pendingHook"));
     assert_eq!(meta.extra["seen"], true);
     let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
     assert_eq!(inbox.lines().count(), 1, "it ran once, and not again");
+}
+
+/// Sets the first pause before a hook is tried again.
+fn patient(world: &World, delay: &str) {
+    let ini = format!("[hooks]\nretry_delay = {delay}\nretry_limit = 3\n");
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+}
+
+/// Waits until the journal has nothing that is to be tried.
+async fn nothing_waits(journal: &Journal) {
+    let db = journal.reader().unwrap();
+    let begun = Instant::now();
+    loop {
+        let waiting = journal::list(&db, None, 100).unwrap();
+        if waiting.iter().all(|entry| entry.dead) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{waiting:?}");
+        // Another process would look as often.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_failed_is_tried_again_until_it_succeeds_or_is_given_up() {
+    for (script, runs, dead) in [
+        // Twice it fails, then not.
+        (
+            "notify.inbox(\"x\"); if folder_has_two() { return; } throw \"no\";\n\
+             fn folder_has_two() { false }",
+            3,
+            true,
+        ),
+        ("notify.inbox(\"x\");", 1, false),
+    ] {
+        let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
+        patient(&world, "5ms");
+        world.script("hook.rhai", script);
+        let server = Local::serve(&world.there).await;
+        let file = world.file("f.png", b"x");
+        world.deliver(&server.address, &file).await.unwrap();
+        let journal = Journal::open(&world.there).unwrap();
+        nothing_waits(&journal).await;
+        server.stop().await;
+        let left = journal::list(&journal.reader().unwrap(), None, 10).unwrap();
+        assert_eq!(left.len(), usize::from(dead), "{left:?}");
+        let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+        assert_eq!(inbox.lines().count(), runs);
+        if let Some(entry) = left.first() {
+            assert_eq!((entry.attempts, entry.error.as_str()), (3, "no"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_quarantine_is_safe_and_out_of_sight_until_it_is_released() {
+    for config in [
+        "[OnMeta]\nhook.rhai\n",
+        "[OnMeta]\n[OnReceived]\nhook.rhai\n",
+    ] {
+        let (world, result, _) = sent(config, &[("hook.rhai", "quarantine(\"looks odd\");")]).await;
+        assert!(!result.unwrap().extra.contains_key("quarantine"));
+        assert!(world.arrived(".data").is_empty() && world.arrived(".meta").is_empty());
+        let folder = world.receiver.folder(&common::name("photo")).unwrap();
+        let stems = quarantine::list(folder.dir()).unwrap();
+        assert_eq!(stems.len(), 1);
+        quarantine::release(folder.dir(), &stems[0]).unwrap();
+        let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+        assert_eq!(meta.extra["quarantine"], "looks odd");
+        assert_eq!(
+            fs::read(world.photo().join(&world.arrived(".data")[0]))
+                .unwrap()
+                .len(),
+            14
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,21 +7,22 @@
 
 mod api;
 pub mod bundled;
+pub mod dispatch;
 pub mod external;
 mod limits;
+mod lookup;
 pub mod report;
 pub mod script;
 mod slots;
 mod workers;
 
 use std::{
-    io,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Instant,
 };
 
-use cap_std::fs::{Dir, MetadataExt};
+use cap_std::fs::Dir;
 use tokio::task;
 use tracing::{info, warn};
 
@@ -30,11 +31,12 @@ use crate::{
     event::{Event, Outcome, Run, Subject, Verdict},
     json::{Map, Value},
     meta::Meta,
-    root::{Root, file, name::Name, settings::Settings},
+    root::{Root, file, settings::Settings},
 };
 use api::decision::Decision;
+use lookup::{Found, find};
 use report::HookError;
-use script::{Ran, Source, Stamp};
+use script::Ran;
 use slots::Slots;
 use workers::Workers;
 
@@ -73,6 +75,7 @@ impl Hooks {
         for name in event.config.scripts(event.kind.section()) {
             let begun = Instant::now();
             let result = self.run(&name, &event, &profile, &mut on_disk).await;
+            let why = result.as_ref().err().map(ToString::to_string);
             outcome = match result {
                 Ok(ran) => {
                     effects.extend(ran.effects);
@@ -109,6 +112,7 @@ impl Hooks {
                 script: name,
                 took: begun.elapsed(),
                 outcome: outcome.clone(),
+                error: why,
             };
             log_run(&event, &run);
             runs.push(run);
@@ -155,7 +159,7 @@ impl Hooks {
                 profile.clone(),
             );
             let work = move || {
-                let step = match find(&this.root, &event, &name)? {
+                let step = match find(&this.root, &event.folder, &name)? {
                     Found::Script(source) => {
                         let profile = profile.get_or_init(|| profile_of(&event));
                         Step::Done(this.scripts.run(source, &event, profile, true)?)
@@ -230,13 +234,8 @@ fn write_meta(dir: &Dir, script: &str, subject: &Subject) -> Result<(), HookErro
 }
 
 fn log_run(event: &Event, run: &Run) {
-    let verdict = match &run.outcome {
-        Outcome::Accepted => "accepted".to_owned(),
-        Outcome::Refused(words) => format!("refused: {}", printable(words, 200)),
-        Outcome::Quarantined(reason) => format!("quarantined: {}", printable(reason, 200)),
-        Outcome::Failed => "failed".to_owned(),
-        Outcome::Later => "put off".to_owned(),
-    };
+    let (verdict, words) = run.outcome.words();
+    let colon = if words.is_empty() { "" } else { ": " };
     let id = event.subject.as_ref().and_then(|s| s.meta.id);
     info!(
         event = %run.event,
@@ -245,70 +244,6 @@ fn log_run(event: &Event, run: &Run) {
         script = %printable(&run.script, 80),
         micros = run.took.as_micros() as u64,
         id = id.map(tracing::field::display),
-        "hook {verdict}"
+        "hook {verdict}{colon}{}", printable(words, 200)
     );
-}
-
-enum Found {
-    Script(Source),
-    Executable(PathBuf),
-}
-
-/// Finds what a line of m2y.config names. Only where there is nothing of that name the
-/// search goes on: what is there and cannot be read must not make way for another one.
-fn find(root: &Root, event: &Event, line: &str) -> Result<Found, HookError> {
-    let name = Name::script(line).map_err(|source| HookError::Name {
-        line: printable(line, 80),
-        source,
-    })?;
-    let unreadable = |source: io::Error| HookError::Unreadable {
-        script: name.to_string(),
-        source,
-    };
-    let folder = &event.folder;
-    let path = folder.path_of(name.as_str());
-    if let Some(found) = look(folder.dir(), path, &name).map_err(unreadable)? {
-        return Ok(found);
-    }
-    match root.dir().open_dir("scripts") {
-        Ok(shared) => {
-            let path = root.path().join("scripts").join(name.as_str());
-            if let Some(found) = look(&Arc::new(shared), path, &name).map_err(unreadable)? {
-                return Ok(found);
-            }
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(unreadable(e)),
-    }
-    let (name, text) =
-        bundled::find(name.as_str()).ok_or_else(|| HookError::Missing(name.to_string()))?;
-    Ok(Found::Script(Source {
-        name: name.to_owned(),
-        key: name.into(),
-        stamp: Stamp::Bundled,
-        read: Box::new(|| Ok(text.to_owned())),
-    }))
-}
-
-fn look(dir: &Arc<Dir>, path: PathBuf, name: &Name) -> io::Result<Option<Found>> {
-    let about = match dir.metadata(name.as_str()) {
-        Ok(about) if about.is_file() => about,
-        Ok(_) => return Err(io::Error::other("it is not a regular file")),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    if !name.as_str().ends_with(".rhai") {
-        return Ok(Some(Found::Executable(path)));
-    }
-    let (dir, file) = (dir.clone(), name.clone());
-    Ok(Some(Found::Script(Source {
-        name: name.to_string(),
-        key: path,
-        stamp: Stamp::File {
-            inode: about.ino(),
-            len: about.len(),
-            changed: (about.ctime(), about.ctime_nsec()),
-        },
-        read: Box::new(move || file::read_text(&dir, file.as_str(), limits::MAX_SOURCE)),
-    })))
 }

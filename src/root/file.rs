@@ -96,16 +96,22 @@ pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
 
 /// Renames a finished file to its name, which must be free, and makes that durable.
 pub fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
-    match rustix::fs::renameat_with(dir, temporary, dir, name, RenameFlags::NOREPLACE) {
-        Ok(()) => {}
+    rename(dir, temporary, dir, name)?;
+    sync(dir)
+}
+
+/// Renames a file to a name that must be free, perhaps in another directory of the same
+/// file system.
+pub fn rename(from: &Dir, old: &str, to: &Dir, new: &str) -> io::Result<()> {
+    match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
         // File systems that cannot rename that way can link instead.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            dir.hard_link(temporary, dir, name)?;
-            dir.remove_file(temporary)?;
+            from.hard_link(old, to, new)?;
+            from.remove_file(old)
         }
-        Err(e) => return Err(e.into()),
+        Err(e) => Err(e.into()),
     }
-    sync(dir)
 }
 
 /// Makes the names in a directory durable.

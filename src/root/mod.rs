@@ -388,4 +388,8 @@ const SETTINGS_TEMPLATE: &str = "\
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s
+# A hook that failed after a file was safe, an e-mail, a webhook: tried again after this
+# time, then after four times as long, and so on (at most an hour), so many times in all.
+# retry_delay = 5s
+# retry_limit = 12
 ";

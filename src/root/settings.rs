@@ -28,6 +28,11 @@ pub struct Settings {
     pub script_deadline: Duration,
     /// `[hooks] executable_deadline`: time that one executable may run.
     pub executable_deadline: Duration,
+    /// `[hooks] retry_delay`: pause after the first attempt that failed; four times as
+    /// long after each further one, at most an hour.
+    pub retry_delay: Duration,
+    /// `[hooks] retry_limit`: attempts until a task is given up.
+    pub retry_limit: u32,
 }
 
 impl Default for Settings {
@@ -42,6 +47,8 @@ impl Default for Settings {
             max_filesize: i64::MAX as u64,
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
+            retry_delay: Duration::from_secs(5),
+            retry_limit: 12,
         }
     }
 }
@@ -72,6 +79,10 @@ impl Settings {
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
+            ("hooks", "retry_delay") => self.retry_delay = duration(value)?,
+            ("hooks", "retry_limit") => {
+                self.retry_limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
+            }
             _ => return Err("there is no such setting"),
         }
         Ok(())
@@ -85,9 +96,9 @@ fn count(text: &str) -> Result<usize, &'static str> {
     }
 }
 
-/// Reads `500ms`, `10s`, `5m`, or a plain number of seconds.
+/// Reads `500ms`, `10s`, `5m`, `1h`, or a plain number of seconds.
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    const MUST: &str = "it must be a time like 500ms, 10s or 5m, above 0 and at most a day";
+    const MUST: &str = "it must be a time like 500ms, 10s, 5m or 1h, above 0 and at most a day";
     let split = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -97,6 +108,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
         "ms" => 1,
         "" | "s" => 1000,
         "m" => 60_000,
+        "h" => 3_600_000,
         _ => return Err(MUST),
     };
     let time = Duration::from_millis(number.saturating_mul(scale));

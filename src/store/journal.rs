@@ -254,7 +254,10 @@ pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>
              AND f.file = t.file AND f.seq < t.seq AND f.dead = 0 AND f.part = 0))
          ORDER BY seq LIMIT :limit",
     )?
-    .query_map(named_params! { ":now": signed(now), ":limit": limit }, entry)?
+    .query_map(
+        named_params! { ":now": signed(now), ":limit": limit },
+        entry,
+    )?
     .collect()
 }
 

@@ -8,6 +8,8 @@ pub mod delivered;
 pub mod journal;
 pub mod local;
 pub mod openings;
+pub mod outbox;
+pub mod quarantine;
 
 use std::io;
 

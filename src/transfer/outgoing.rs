@@ -93,7 +93,7 @@ impl Outgoing {
             ));
         };
         let again = name.ends_with(".failed");
-        let at = |e: io::Error| cannot("open", path, &e);
+        let at = |e: io::Error| Error::io("open", path, &e);
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -128,7 +128,7 @@ impl Outgoing {
             revive(&dir, stem, &path, &meta)?;
         } else if meta != before {
             file::replace(&dir, &name, 0o644, &meta.to_file())
-                .map_err(|e| cannot("write", &path, &e))?;
+                .map_err(|e| Error::io("write", &path, &e))?;
         }
         if again || meta != before {
             // It is another file now.
@@ -221,60 +221,9 @@ impl Outgoing {
             &meta.to_file(),
         )
         .and_then(|()| self.dir.remove_file(format!("{}.meta", self.stem)))
-        .map_err(|e| cannot("write", &path, &e))?;
+        .map_err(|e| Error::io("write", &path, &e))?;
         Ok(path)
     }
-}
-
-/// Writes a `.meta` for `file` into `folder`, under a name that is free there.
-pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Error> {
-    let full = file.canonicalize().map_err(|e| cannot("open", file, &e))?;
-    let name = full
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(|| {
-            let sentence = format!("cannot send {}: its name is not UTF-8", file.display());
-            Error::new(Code::Failed, sentence)
-        })?;
-    name.clone_into(&mut meta.filename);
-    let at = |e: io::Error| cannot("write into", folder, &e);
-    let beside = folder.canonicalize().map_err(at)?.join(name) == full;
-    if !beside {
-        let path = full.to_str().ok_or_else(|| {
-            let sentence = format!("cannot send {}: its path is not UTF-8", file.display());
-            Error::new(Code::Failed, sentence)
-        })?;
-        meta.extra.insert(SOURCE_PATH.to_owned(), Value::from(path));
-    }
-    // Asked now, so that a wrong path leaves no .meta behind.
-    open_source(&full)?;
-    let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(at)?;
-    // A file name may fill what the system allows; the ending needs room.
-    let stem: String = match name.rsplit_once('.') {
-        Some((stem, _)) if !stem.is_empty() => stem,
-        _ => name,
-    }
-    .chars()
-    .take(60)
-    .collect();
-    for clash in 1_u32.. {
-        let stem = match clash {
-            1 => stem.clone(),
-            n => format!("{stem}_{n}"),
-        };
-        let taken = ["done", "failed"]
-            .iter()
-            .any(|ending| dir.exists(format!("{stem}.{ending}")));
-        if taken {
-            continue;
-        }
-        match file::create(&dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
-            Ok(()) => return Ok(folder.join(format!("{stem}.meta"))),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(at(e)),
-        }
-    }
-    Err(at(io::ErrorKind::AlreadyExists.into()))
 }
 
 /// Makes a `.failed` the `.meta` at `path`, unless there is one.
@@ -288,15 +237,15 @@ fn revive(dir: &Dir, stem: &str, path: &Path, meta: &Meta) -> Result<(), Error> 
             );
             return Err(Error::new(Code::Failed, sentence));
         }
-        Err(e) => return Err(cannot("write", path, &e)),
+        Err(e) => return Err(Error::io("write", path, &e)),
     }
     let failed = format!("{stem}.failed");
     dir.remove_file(&failed)
-        .map_err(|e| cannot("remove", &path.with_file_name(&failed), &e))
+        .map_err(|e| Error::io("remove", &path.with_file_name(&failed), &e))
 }
 
 fn lock(dir: &Dir, name: &str, path: &Path) -> Result<File, Error> {
-    let (file, _) = file::open(dir, name).map_err(|e| cannot("open", path, &e))?;
+    let (file, _) = file::open(dir, name).map_err(|e| Error::io("open", path, &e))?;
     let file = file.into_std();
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -329,7 +278,7 @@ fn source(folder: &Path, meta: &Meta) -> Result<PathBuf, Error> {
 }
 
 fn open_source(path: &Path) -> Result<(File, Version), Error> {
-    let at = |e: io::Error| cannot("open", path, &e);
+    let at = |e: io::Error| Error::io("open", path, &e);
     // Asked before it is opened: to open a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(at)?.is_file() {
         let sentence = format!("cannot send {}: it is not a regular file", path.display());
@@ -338,17 +287,4 @@ fn open_source(path: &Path) -> Result<(File, Version), Error> {
     let file = File::open(path).map_err(at)?;
     let version = Version::of(&file).map_err(at)?;
     Ok((file, version))
-}
-
-fn cannot(action: &str, path: &Path, error: &io::Error) -> Error {
-    let code = match error.kind() {
-        io::ErrorKind::NotFound => Code::NotFound,
-        _ => Code::Failed,
-    };
-    let why = if file::led_out(error) {
-        "it is a symbolic link that leads out of its directory, and must not".to_owned()
-    } else {
-        error.to_string()
-    };
-    Error::new(code, format!("cannot {action} {}: {why}", path.display()))
 }

@@ -21,7 +21,10 @@ use tracing::{debug, error, info, warn};
 use crate::{
     error::{Code, Error},
     event::{Event, EventId, Kind as EventKind, Run},
-    hooks::dispatch::{Dispatcher, stopped},
+    hooks::{
+        Pinned,
+        dispatch::{Dispatcher, stopped},
+    },
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
@@ -111,7 +114,7 @@ impl Server {
                 file: None,
                 subject: None,
             };
-            let verdict = self.receiver.hooks.fire(event).await;
+            let verdict = self.receiver.hooks.fire(event, &Pinned::default()).await;
             for run in &verdict.runs {
                 self.receiver.observer.hook(run);
             }
@@ -135,7 +138,7 @@ impl Server {
         let opened = folders.into_iter().filter_map(|folder| {
             folder
                 .and_then(|folder| Ok((folder.config()?, folder)))
-                .map(|(config, folder)| (folder, Arc::new(config)))
+                .map(|(config, folder)| (folder, config))
                 // Traffic to it is refused for the same reason; others run.
                 .inspect_err(|error| error!("{error}"))
                 .ok()

@@ -125,7 +125,7 @@ fn killed(kills: u32) {
         "hook.sh",
         "#!/bin/sh\nsleep 0.05\necho \"ran $M2Y_EVENT_ID $M2Y_ID\" >> ../runs.log\n",
     );
-    let ini = "[hooks]\nretry_delay = 10ms\nretry_limit = 1000\n";
+    let ini = "[hooks]\nexecutables = all\nretry_delay = 10ms\nretry_limit = 1000\n";
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
     let mut acknowledged = HashSet::new();
     let outbox = world.sender.path().join("photo");

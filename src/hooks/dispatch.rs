@@ -23,13 +23,13 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::Hooks;
+use super::{Hooks, Pinned};
 use crate::{
     error::printable,
     event::{Effect, Event, EventId, Kind, Outcome, Run, Subject, Verdict},
     json::{Map, Value},
     meta::{self, Meta, PENDING_HOOK, QUARANTINE, TransferId},
-    root::{Root, RootError, file, folder::Folder, name::Name, settings::Settings},
+    root::{Root, RootError, config::Config, file, folder::Folder, name::Name, settings::Settings},
     store::{
         journal::{self, Entry, Journal, JournalError, Pending, Task},
         outbox, quarantine,
@@ -91,6 +91,7 @@ impl Drop for Hand {
 /// An event that is in the journal, and in this hand.
 pub struct Kept {
     event: Event,
+    pinned: Pinned,
     task: Task,
     attempts: u32,
     _hand: Hand,
@@ -129,11 +130,18 @@ impl Dispatcher {
         &self.journal
     }
 
+    /// The scripts of a folder as they are now, for a transfer that begins.
+    ///
+    /// Reads files, so it belongs on a thread that may block.
+    pub fn pin(&self, folder: &Folder, config: &Config) -> Pinned {
+        self.hooks.pin(folder, config)
+    }
+
     /// Fires an event that decides about something which is not there yet; whoever asked
     /// asks again if it fails.
-    pub async fn fire(&self, event: Event) -> Verdict {
+    pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
         let task = task_of(&event);
-        let verdict = self.hooks.fire(event).await;
+        let verdict = self.hooks.fire(event, pinned).await;
         self.note_runs(&task, &verdict.runs);
         if verdict.outcome.objection().is_none() && !verdict.effects.is_empty() {
             let effects = effects_of(&task, &verdict.effects);
@@ -147,7 +155,7 @@ impl Dispatcher {
     /// Writes an event down before it happens; `None` if no hook waits for it, or if
     /// somebody has it in hand already. The event happens by [`Self::settle`], or when
     /// the server starts again.
-    pub fn keep(&self, event: Event) -> Option<(Kept, Pending<()>)> {
+    pub fn keep(&self, event: Event, pinned: Pinned) -> Option<(Kept, Pending<()>)> {
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;
         }
@@ -156,6 +164,7 @@ impl Dispatcher {
         let written = self.journal.add(true, vec![task.clone()]);
         let kept = Kept {
             event,
+            pinned,
             task,
             attempts: 0,
             _hand: hand,
@@ -186,12 +195,13 @@ impl Dispatcher {
     pub async fn settle(&self, kept: Kept) -> Verdict {
         let Kept {
             event,
+            pinned,
             task,
             attempts,
             _hand,
         } = kept;
         let folder = event.folder.clone();
-        let mut verdict = self.hooks.fire(event).await;
+        let mut verdict = self.hooks.fire(event, &pinned).await;
         self.note_runs(&task, &verdict.runs);
         if task.kind == Kind::Received.section() {
             let stored = store_meta(&folder, &task, &mut verdict).await;
@@ -289,6 +299,7 @@ impl Dispatcher {
                 Ok(event) => {
                     let kept = Kept {
                         event,
+                        pinned: Pinned::default(),
                         task,
                         attempts,
                         _hand: hand,
@@ -476,7 +487,7 @@ fn revive(root: &Root, task: &Task) -> Result<Event, Gone> {
         id,
         kind,
         folder,
-        config: Arc::new(config),
+        config,
         file,
         subject,
     })

@@ -3,16 +3,22 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use cap_std::fs::{Dir, MetadataExt};
+use cap_std::fs::Dir;
 
 use super::{
     bundled, limits,
     report::HookError,
-    script::{Source, Stamp},
+    script::{Part, Source},
 };
 use crate::{
     error::printable,
-    root::{Root, file, folder::Folder, name::Name},
+    root::{
+        Root,
+        file::{self, Stamp},
+        folder::Folder,
+        name::Name,
+        settings::Programs,
+    },
 };
 
 /// What was found.
@@ -23,9 +29,17 @@ pub enum Found {
     Executable(PathBuf),
 }
 
+/// Functions for the scripts beside them; those of `ROOT/scripts/` are for all.
+const SHARED: &str = "lib.rhai";
+
 /// Finds what a line of m2y.config names. Only where there is nothing of that name the
 /// search goes on: what is there and cannot be read must not make way for another one.
-pub fn find(root: &Root, folder: &Folder, line: &str) -> Result<Found, HookError> {
+pub fn find(
+    root: &Root,
+    folder: &Folder,
+    programs: &Programs,
+    line: &str,
+) -> Result<Found, HookError> {
     let name = Name::script(line).map_err(|source| HookError::Name {
         line: printable(line, 80),
         source,
@@ -34,49 +48,86 @@ pub fn find(root: &Root, folder: &Folder, line: &str) -> Result<Found, HookError
         script: name.to_string(),
         source,
     };
-    let path = folder.path_of(name.as_str());
-    if let Some(found) = look(folder.dir(), path, &name).map_err(unreadable)? {
-        return Ok(found);
-    }
-    match root.dir().open_dir("scripts") {
-        Ok(shared) => {
-            let path = root.path().join("scripts").join(name.as_str());
-            if let Some(found) = look(&Arc::new(shared), path, &name).map_err(unreadable)? {
-                return Ok(found);
-            }
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+    let forbidden = || HookError::Forbidden {
+        script: name.to_string(),
+    };
+    let is_script = line.ends_with(".rhai");
+    let shared = match root.dir().open_dir("scripts") {
+        Ok(dir) => Some(Arc::new(dir)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(unreadable(e)),
+    };
+    let scripts = root.path().join("scripts");
+    let in_folder = Stamp::of(folder.dir(), line).map_err(unreadable)?;
+    let in_shared = match &shared {
+        Some(dir) if in_folder.is_none() => Stamp::of(dir, line).map_err(unreadable)?,
+        _ => None,
+    };
+    let (key, own) = match (in_folder, in_shared, &shared) {
+        (Some(stamp), ..) => {
+            let path = folder.path_of(line);
+            if !is_script {
+                let allowed = programs.in_folder_of(folder.user().name());
+                return allowed
+                    .then_some(Found::Executable(path))
+                    .ok_or_else(forbidden);
+            }
+            (path, part(line, line, stamp, folder.dir()))
+        }
+        (None, Some(stamp), Some(dir)) => {
+            let path = scripts.join(line);
+            if !is_script {
+                let allowed = *programs != Programs::None;
+                return allowed
+                    .then_some(Found::Executable(path))
+                    .ok_or_else(forbidden);
+            }
+            (path, part(line, line, stamp, dir))
+        }
+        _ => {
+            let (name, text) =
+                bundled::find(line).ok_or_else(|| HookError::Missing(name.to_string()))?;
+            let part = Part {
+                name: name.to_owned(),
+                stamp: None,
+                read: Box::new(|| Ok(text.to_owned())),
+            };
+            return Ok(Found::Script(Source {
+                name: name.to_owned(),
+                key: name.into(),
+                parts: vec![part],
+            }));
+        }
+    };
+    let mut parts = Vec::with_capacity(3);
+    if let Some(dir) = &shared
+        && let Some(stamp) = Stamp::of(dir, SHARED).map_err(unreadable)?
+    {
+        parts.push(part("scripts/lib.rhai", SHARED, stamp, dir));
     }
-    let (name, text) =
-        bundled::find(name.as_str()).ok_or_else(|| HookError::Missing(name.to_string()))?;
+    if let Some(stamp) = Stamp::of(folder.dir(), SHARED).map_err(unreadable)? {
+        parts.push(part(SHARED, SHARED, stamp, folder.dir()));
+    }
+    parts.push(own);
+    // A script of the root means something else beside another lib.rhai.
+    let key = match parts.len() {
+        1 => key,
+        _ => folder
+            .path()
+            .join(key.strip_prefix(root.path()).unwrap_or(&key)),
+    };
     Ok(Found::Script(Source {
-        name: name.to_owned(),
-        key: name.into(),
-        stamp: Stamp::Bundled,
-        read: Box::new(|| Ok(text.to_owned())),
+        name: line.to_owned(),
+        key,
+        parts,
     }))
 }
 
-fn look(dir: &Arc<Dir>, path: PathBuf, name: &Name) -> io::Result<Option<Found>> {
-    let about = match dir.metadata(name.as_str()) {
-        Ok(about) if about.is_file() => about,
-        Ok(_) => return Err(io::Error::other("it is not a regular file")),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    if !name.as_str().ends_with(".rhai") {
-        return Ok(Some(Found::Executable(path)));
+fn part(name: &str, file: &str, stamp: Stamp, dir: &Arc<Dir>) -> Part {
+    let (dir, file) = (dir.clone(), file.to_owned());
+    Part {
+        name: name.to_owned(),
+        stamp: Some(stamp),
+        read: Box::new(move || file::read_text(&dir, file, limits::MAX_SOURCE)),
     }
-    let (dir, file) = (dir.clone(), name.clone());
-    Ok(Some(Found::Script(Source {
-        name: name.to_string(),
-        key: path,
-        stamp: Stamp::File {
-            inode: about.ino(),
-            len: about.len(),
-            changed: (about.ctime(), about.ctime_nsec()),
-        },
-        read: Box::new(move || file::read_text(&dir, file.as_str(), limits::MAX_SOURCE)),
-    })))
 }

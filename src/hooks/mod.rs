@@ -17,6 +17,7 @@ mod slots;
 mod workers;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -28,15 +29,21 @@ use tracing::{info, warn};
 
 use crate::{
     error::printable,
-    event::{Event, Outcome, Run, Subject, Verdict},
+    event::{Event, Kind, Outcome, Run, Subject, Verdict},
     json::{Map, Value},
     meta::Meta,
-    root::{Root, file, settings::Settings},
+    root::{
+        Root,
+        config::Config,
+        file,
+        folder::Folder,
+        settings::{Programs, Settings},
+    },
 };
 use api::decision::Decision;
 use lookup::{Found, find};
 use report::HookError;
-use script::Ran;
+use script::{Compiled, Ran};
 use slots::Slots;
 use workers::Workers;
 
@@ -46,9 +53,14 @@ pub struct Hooks {
     root: Root,
     scripts: Arc<script::Host>,
     executables: external::Host,
+    programs: Arc<Programs>,
     slots: Slots,
     workers: Workers,
 }
+
+/// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
+#[derive(Clone, Default)]
+pub struct Pinned(Arc<HashMap<String, Arc<Compiled>>>);
 
 impl Hooks {
     /// A host with the limits of `settings`.
@@ -59,12 +71,27 @@ impl Hooks {
             workers: Workers::new(slots.scripts.count()),
             scripts: Arc::new(script::Host::new(settings.script_deadline)),
             executables: external::Host::new(settings.executable_deadline),
+            programs: Arc::new(settings.executables.clone()),
             slots,
         }
     }
 
+    /// The scripts of a folder as they are now. What cannot be read or does not compile
+    /// is left out: it is looked for again when its turn comes.
+    pub fn pin(&self, folder: &Folder, config: &Config) -> Pinned {
+        let sections = [Kind::Meta, Kind::Received].map(Kind::section);
+        let names = sections.iter().flat_map(|section| config.scripts(section));
+        let compiled = names.filter_map(|name| {
+            match find(&self.root, folder, &self.programs, &name).ok()? {
+                Found::Script(source) => Some((name, self.scripts.compiled(source).ok()?)),
+                Found::Executable(_) => None,
+            }
+        });
+        Pinned(Arc::new(compiled.collect()))
+    }
+
     /// Runs the scripts of an event in their order, until one objects.
-    pub async fn fire(&self, mut event: Event) -> Verdict {
+    pub async fn fire(&self, mut event: Event, pinned: &Pinned) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
         let profile = Profile::default();
@@ -74,7 +101,9 @@ impl Hooks {
         let mut quarantine = None;
         for name in event.config.scripts(event.kind.section()) {
             let begun = Instant::now();
-            let result = self.run(&name, &event, &profile, &mut on_disk).await;
+            let result = self
+                .run(&name, &event, pinned, &profile, &mut on_disk)
+                .await;
             let why = result.as_ref().err().map(ToString::to_string);
             outcome = match result {
                 Ok(ran) => {
@@ -143,6 +172,7 @@ impl Hooks {
         &self,
         name: &str,
         event: &Event,
+        pinned: &Pinned,
         profile: &Profile,
         on_disk: &mut Option<Meta>,
     ) -> Result<Ran, HookError> {
@@ -152,19 +182,23 @@ impl Hooks {
         };
         let slot = self.slots.scripts.take(user).await.ok_or_else(busy)?;
         let step = {
-            let (this, name, event, profile) = (
-                self.clone(),
-                name.to_owned(),
-                event.clone(),
-                profile.clone(),
-            );
+            let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
+            let (profile, pinned) = (profile.clone(), pinned.0.get(&name).cloned());
             let work = move || {
-                let step = match find(&this.root, &event.folder, &name)? {
-                    Found::Script(source) => {
+                let compiled = match pinned {
+                    Some(compiled) => Ok(compiled),
+                    None => match find(&this.root, &event.folder, &this.programs, &name)? {
+                        Found::Script(source) => Ok(this.scripts.compiled(source)?),
+                        Found::Executable(path) => Err(path),
+                    },
+                };
+                let step = match compiled {
+                    Ok(compiled) => {
                         let profile = profile.get_or_init(|| profile_of(&event));
-                        Step::Done(this.scripts.run(source, &event, profile, true)?)
+                        let ran = this.scripts.run(&name, &compiled, &event, profile, true);
+                        Step::Done(ran?)
                     }
-                    Found::Executable(path) => Step::Start(path),
+                    Err(path) => Step::Start(path),
                 };
                 drop(slot);
                 Ok(step)

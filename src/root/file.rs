@@ -5,11 +5,41 @@ use std::{
     path::Path,
 };
 
-use cap_std::fs::{Dir, File, Metadata, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{OFlags, RenameFlags};
 
 /// What a file under way ends with; always hidden by a leading dot.
 pub const TEMPORARY: &str = ".tmp";
+
+/// By which a change of a file is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which file it is: editors write a new one and rename it.
+    inode: u64,
+    len: u64,
+    /// When it changed last, in seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of a regular file; `None` where there is nothing of that name.
+    pub fn of(dir: &Dir, name: impl AsRef<Path>) -> io::Result<Option<Self>> {
+        match dir.metadata(name) {
+            Ok(about) if about.is_file() => Ok(Some(Self {
+                inode: about.ino(),
+                len: about.len(),
+                changed: (about.ctime(), about.ctime_nsec()),
+            })),
+            Ok(_) => Err(not_regular()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
+}
 
 /// Reads a file of at most `limit` bytes.
 pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
@@ -71,10 +101,7 @@ fn regular(file: File) -> io::Result<(File, Metadata)> {
     if about.is_file() {
         return Ok((file, about));
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "it is not a regular file",
-    ))
+    Err(not_regular())
 }
 
 /// Writes a new file; fails with `AlreadyExists` if the name is taken.

@@ -27,10 +27,11 @@ pub mod settings;
 pub mod user;
 
 use std::{
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -43,7 +44,8 @@ use crate::{
     error::{Code, Error},
     json::JsonError,
 };
-use config::ConfigError;
+use config::{Config, ConfigError};
+use file::Stamp;
 use folder::Folder;
 use name::{Name, NameError, NameHash};
 use settings::Settings;
@@ -186,6 +188,19 @@ impl From<RootError> for Error {
     }
 }
 
+/// What each m2y.config says.
+type Configs = Mutex<HashMap<(Name, Name), ReadConfig>>;
+
+/// An m2y.config that was read.
+#[derive(Clone)]
+struct ReadConfig {
+    /// The version that it was read from.
+    stamp: Stamp,
+    config: Arc<Config>,
+    /// A later version that cannot be read, and of which somebody was told.
+    broken: Option<Stamp>,
+}
+
 /// An open root directory.
 #[derive(Clone)]
 pub struct Root {
@@ -194,6 +209,8 @@ pub struct Root {
     /// Whether the log was told what in `user/` is no user: a server lists its users
     /// more than once.
     told: Arc<AtomicBool>,
+    /// The m2y.config of each folder, as it was when it could be read last.
+    configs: Arc<Configs>,
 }
 
 impl Root {
@@ -210,6 +227,7 @@ impl Root {
             dir: Arc::new(dir),
             path: full.into(),
             told: Arc::default(),
+            configs: Arc::default(),
         })
     }
 
@@ -388,6 +406,9 @@ const SETTINGS_TEMPLATE: &str = "\
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s
+# Programs as hooks: none, shared (only in ROOT/scripts/), all, or names of users with
+# commas between, in whose folders they may be too. A program does what it wants.
+# executables = shared
 # A hook that failed after a file was safe, an e-mail, a webhook: tried again after this
 # time, then after four times as long, and so on (at most an hour), so many times in all.
 # retry_delay = 5s

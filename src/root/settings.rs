@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::config::Config;
+use super::{config::Config, name::Name};
 
 /// The largest m2y.ini, in bytes.
 pub const MAX_LEN: u64 = 65_536;
@@ -28,11 +28,37 @@ pub struct Settings {
     pub script_deadline: Duration,
     /// `[hooks] executable_deadline`: time that one executable may run.
     pub executable_deadline: Duration,
+    /// `[hooks] executables`: where programs may be that run as hooks.
+    pub executables: Programs,
     /// `[hooks] retry_delay`: pause after the first attempt that failed; four times as
     /// long after each further one, at most an hour.
     pub retry_delay: Duration,
     /// `[hooks] retry_limit`: attempts until a task is given up.
     pub retry_limit: u32,
+}
+
+/// Where programs may be that run as hooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// Nowhere.
+    None,
+    /// In `ROOT/scripts/`, which belongs to the administrator.
+    Shared,
+    /// There, and in the folders of these users.
+    SharedAnd(Vec<Name>),
+    /// There, and in every folder.
+    All,
+}
+
+impl Programs {
+    /// Whether one in a folder of this user may run.
+    pub fn in_folder_of(&self, user: &Name) -> bool {
+        match self {
+            Self::None | Self::Shared => false,
+            Self::SharedAnd(users) => users.contains(user),
+            Self::All => true,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -47,6 +73,7 @@ impl Default for Settings {
             max_filesize: i64::MAX as u64,
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
+            executables: Programs::Shared,
             retry_delay: Duration::from_secs(5),
             retry_limit: 12,
         }
@@ -79,6 +106,7 @@ impl Settings {
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
+            ("hooks", "executables") => self.executables = programs(value)?,
             ("hooks", "retry_delay") => self.retry_delay = duration(value)?,
             ("hooks", "retry_limit") => {
                 self.retry_limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
@@ -86,6 +114,21 @@ impl Settings {
             _ => return Err("there is no such setting"),
         }
         Ok(())
+    }
+}
+
+/// Reads `none`, `shared`, `all`, or names of users.
+fn programs(text: &str) -> Result<Programs, &'static str> {
+    match text.trim() {
+        "none" => Ok(Programs::None),
+        "shared" => Ok(Programs::Shared),
+        "all" => Ok(Programs::All),
+        users => users
+            .split(',')
+            .map(|user| Name::user(user.trim()))
+            .collect::<Result<_, _>>()
+            .map(Programs::SharedAnd)
+            .map_err(|_| "it must be none, shared, all, or names of users with commas between"),
     }
 }
 

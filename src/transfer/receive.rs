@@ -20,7 +20,10 @@ use crate::{
     crypto::random,
     error::{Code, Error, printable},
     event::{Event, Kind as EventKind, Outcome, Verdict},
-    hooks::dispatch::{Dispatcher, Kept, stopped},
+    hooks::{
+        Pinned,
+        dispatch::{Dispatcher, Kept, stopped},
+    },
     json::Value,
     meta::{FileKey, Meta, QUARANTINE, Wire, is_extra},
     root::{
@@ -73,6 +76,8 @@ pub struct Arrival {
     pub(super) expected: u64,
     folder: Folder,
     config: Arc<Config>,
+    /// The scripts that the transfer began with.
+    pinned: Pinned,
 }
 
 /// Why a file did not arrive.
@@ -206,7 +211,8 @@ impl Receiver {
         let asked = meta.clone();
         let (owner, from) = (user.clone(), contact.name.clone());
         let (store_of, under_way) = (self.store_of.clone(), self.under_way.clone());
-        let (reserved, folder, config) = on_disk(move || {
+        let hooks = self.hooks.clone();
+        let (reserved, folder, config, pinned) = on_disk(move || {
             let folder = Name::folder(&meta.folder)
                 .map_err(RootError::from)
                 .and_then(|name| owner.folder(&name))
@@ -225,7 +231,8 @@ impl Receiver {
             {
                 return Err(store_error(&io::ErrorKind::StorageFull.into()));
             }
-            Ok((reserved, folder, Arc::new(config)))
+            let pinned = hooks.pin(&folder, &config);
+            Ok((reserved, folder, config, pinned))
         })
         .await?;
         let mut partial = match reserved {
@@ -240,7 +247,9 @@ impl Receiver {
         );
 
         self.observer.step(7, format_args!("run [OnMeta]"));
-        let verdict = self.fire(EventKind::Meta, &folder, &config, &partial).await;
+        let asks = event(EventKind::Meta, &folder, &config, &partial);
+        let verdict = self.hooks.fire(asks, &pinned).await;
+        self.observe(&verdict);
         let mut meta = verdict
             .meta
             .unwrap_or_else(|| partial.subject().meta.clone());
@@ -283,6 +292,7 @@ impl Receiver {
             sink,
             folder,
             config,
+            pinned,
             expected: size,
         })))
     }
@@ -309,19 +319,6 @@ impl Receiver {
         reply.meta.error.clear();
         reply.delivered = true;
         Ok(Decision::Answered(Box::new(reply)))
-    }
-
-    async fn fire(
-        &self,
-        kind: EventKind,
-        folder: &Folder,
-        config: &Arc<Config>,
-        partial: &Partial,
-    ) -> Verdict {
-        let event = event(kind, folder, config, partial);
-        let verdict = self.hooks.fire(event).await;
-        self.observe(&verdict);
-        verdict
     }
 
     fn observe(&self, verdict: &Verdict) {
@@ -476,6 +473,7 @@ impl Receiver {
             sink,
             folder,
             config,
+            pinned,
             ..
         } = arrival;
         let mut meta = partial.subject().meta.clone();
@@ -483,7 +481,7 @@ impl Receiver {
         // Written down while the disk takes the file: should the server end before the
         // hooks have run, they run when it starts again.
         let received = event(EventKind::Received, &folder, &config, &partial);
-        let (kept, written) = self.hooks.keep(received).unzip();
+        let (kept, written) = self.hooks.keep(received, pinned).unzip();
         let committed = move || {
             let result = partial
                 .settle(sink, written)

@@ -95,6 +95,7 @@ impl World {
         let sender = person(&here, ZHENQIANG);
         let receiver = person(&there, ROLAND);
         introduce(&sender, &receiver);
+        fs::write(there.path().join("m2y.ini"), "[hooks]\nexecutables = all\n").unwrap();
         let world = Self {
             dir,
             here,

@@ -20,10 +20,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     error::{Code, Error},
-    event::{Event, EventId, Kind as EventKind, Run},
+    event::Run,
     hooks::{
-        Pinned,
         dispatch::{Dispatcher, stopped},
+        startup::Startup,
     },
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
@@ -77,6 +77,7 @@ impl Server {
             root: root.clone(),
             settings: settings.clone(),
             receiver: Receiver {
+                startup: Startup::new(&hooks),
                 hooks,
                 settings: settings.clone(),
                 observer: Arc::new(Unobserved),
@@ -102,19 +103,12 @@ impl Server {
         self
     }
 
-    /// Runs `[OnStartup]` of every folder; returns what ran.
+    /// Runs `[OnStartup]` of every folder; returns what ran. A folder that objects takes
+    /// no files, others do.
     pub async fn start_folders(&self) -> Result<Vec<Run>, Error> {
         let mut runs = Vec::new();
         for (folder, config) in self.folders().await? {
-            let event = Event {
-                id: EventId::new().map_err(|e| Error::new(Code::Failed, e.to_string()))?,
-                kind: EventKind::Startup,
-                folder,
-                config,
-                file: None,
-                subject: None,
-            };
-            let verdict = self.receiver.hooks.fire(event, &Pinned::default()).await;
+            let verdict = self.receiver.startup.start(&folder, &config).await?;
             for run in &verdict.runs {
                 self.receiver.observer.hook(run);
             }

@@ -807,6 +807,31 @@ async fn programs_run_only_where_the_settings_allow_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_whose_startup_fails_takes_nothing_and_others_run() {
+    for (script, words) in [
+        ("throw \"no disk\";", "no disk"),
+        ("launch();", Outcome::FAILED),
+    ] {
+        let world = World::new("[OnStartup]\nhook.rhai\n[OnMeta]\n");
+        world.script("hook.rhai", script);
+        world.folder("other", common::OPEN);
+        let server = Local::serve(&world.there).await;
+        let file = world.file("f", b"x");
+        let error = world.deliver(&server.address, &file).await.unwrap_err();
+        assert_eq!(error.code, Code::Later);
+        assert!(error.sentence.contains(words), "{error}");
+        assert!(world.arrived(".meta").is_empty());
+        common::deliver(&world.meta("other", &file), &server.address)
+            .await
+            .unwrap();
+        server.stop().await;
+        world.script("hook.rhai", "");
+        let server = Local::serve(&world.there).await;
+        world.deliver(&server.address, &file).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_of_the_folder_goes_before_one_of_the_root_and_a_bundled_one() {
     let world = World::new("[OnMeta]\ncheckPermission.rhai\n");
     let server = Local::serve(&world.there).await;

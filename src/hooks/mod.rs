@@ -14,6 +14,7 @@ mod lookup;
 pub mod report;
 pub mod script;
 mod slots;
+pub mod startup;
 mod workers;
 
 use std::{

@@ -23,6 +23,7 @@ use crate::{
     hooks::{
         Pinned,
         dispatch::{Dispatcher, Kept, stopped},
+        startup::Startup,
     },
     json::Value,
     meta::{FileKey, Meta, QUARANTINE, Wire, is_extra},
@@ -49,6 +50,8 @@ pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
 pub struct Receiver {
     /// Fires events.
     pub hooks: Dispatcher,
+    /// Knows which folders are closed.
+    pub startup: Startup,
     /// Limits.
     pub settings: Settings,
     /// Who watches.
@@ -241,6 +244,10 @@ impl Receiver {
                 return Self::again(&partial, &asked);
             }
         };
+        if let Err(closed) = self.startup.check(&folder, &config).await {
+            abandon(partial).await;
+            return Err(closed);
+        }
         self.observer.step(
             6,
             format_args!("checked metaCRC, stored {}", partial.subject().meta_file()),
@@ -259,11 +266,7 @@ impl Receiver {
         }
         if verdict.outcome == Outcome::Later {
             // It was not looked at: nothing stays, and the sender tries again.
-            on_disk(move || {
-                drop(partial);
-                Ok(())
-            })
-            .await?;
+            abandon(partial).await;
             return Err(Error::new(Code::Later, Outcome::LATER));
         }
         if let Some(words) = verdict.outcome.objection() {
@@ -519,6 +522,11 @@ impl Receiver {
             }
         }
     }
+}
+
+/// Removes what an attempt left; it may be large, so on a thread of the disk.
+async fn abandon(partial: Partial) {
+    let _ = task::spawn_blocking(move || drop(partial)).await;
 }
 
 fn event(kind: EventKind, folder: &Folder, config: &Arc<Config>, partial: &Partial) -> Event {

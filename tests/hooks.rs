@@ -1097,7 +1097,7 @@ async fn a_file_in_quarantine_is_safe_and_out_of_sight_until_it_is_released() {
         let folder = world.receiver.folder(&common::name("photo")).unwrap();
         let stems = quarantine::list(folder.dir()).unwrap();
         assert_eq!(stems.len(), 1);
-        quarantine::release(folder.dir(), &stems[0]).unwrap();
+        quarantine::release(folder.dir(), &stems[0].0).unwrap();
         let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
         assert_eq!(meta.extra["quarantine"], "looks odd");
         assert_eq!(

@@ -12,6 +12,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     path::Path,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -114,6 +115,119 @@ fn the_journal_is_for_its_owner_only() {
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}", path.display());
     }
+}
+
+fn events(world: &World, args: &[&str]) -> Output {
+    Command::new(common::M2Y)
+        .args(["events", "--json"])
+        .args(args)
+        .arg("--root")
+        .arg(world.there.path())
+        .output()
+        .unwrap()
+}
+
+fn objects(output: &Output) -> Vec<m2y::json::Map<String, m2y::json::Value>> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines()
+        .map(|line| m2y::json::parse(line.as_bytes()).unwrap())
+        .collect()
+}
+
+#[test]
+fn what_was_given_up_is_listed_shown_tried_again_and_dropped_beside_a_running_server() {
+    let world = World::new(CONFIG);
+    world.script("hook.sh", "#!/bin/sh\necho the disk is full >&2\nexit 1\n");
+    let ini = "[hooks]\nexecutables = all\nretry_delay = 10ms\nretry_limit = 2\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    let server = Process::serve(&world.there);
+    let wait_for = |wanted: &[&str]| {
+        let begun = Instant::now();
+        loop {
+            let listed = objects(&events(&world, &["list"]));
+            let states: Vec<_> = listed
+                .iter()
+                .map(|e| e["state"].as_str().unwrap())
+                .collect();
+            if states == wanted {
+                return listed;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{listed:?}");
+        }
+    };
+    for name in ["a", "b"] {
+        let output = world.send(&server.address, "photo", &world.file(name, b"x"));
+        assert!(output.status.success(), "{}", common::said(&output));
+    }
+    let listed = wait_for(&["given up", "given up"]);
+    assert_eq!(listed[0]["kind"], "OnReceived");
+    assert_eq!(listed[0]["attempts"], 2);
+    let error = listed[0]["error"].as_str().unwrap();
+    assert!(
+        error.contains("exit code 1; it said: the disk is full"),
+        "{error}"
+    );
+    let numbers: Vec<_> = listed.iter().map(|e| e["number"].to_string()).collect();
+    let shown = objects(&events(&world, &["show", &numbers[0]]));
+    assert_eq!(
+        shown[0]["file"].as_str().unwrap(),
+        world.arrived(".data")[0]
+    );
+
+    // Mended, it is tried again by the server that runs, and no other event is.
+    world.script("hook.sh", "#!/bin/sh\nexit 0\n");
+    assert!(events(&world, &["replay", &numbers[0]]).status.success());
+    wait_for(&["given up"]);
+    assert!(events(&world, &["drop", &numbers[1]]).status.success());
+    wait_for(&[]);
+    assert_eq!(
+        events(&world, &["show", &numbers[0]]).status.code(),
+        Some(4)
+    );
+    assert_eq!(
+        events(&world, &["drop", &numbers[0]]).status.code(),
+        Some(4)
+    );
+    let metas = common::read_metas(&world.photo(), ".meta");
+    let marked = metas
+        .iter()
+        .filter(|meta| meta.extra.contains_key("pendingHook"));
+    assert_eq!(
+        marked.count(),
+        1,
+        "the file stays marked whose event was dropped"
+    );
+}
+
+#[test]
+fn the_owner_sees_and_releases_what_is_in_quarantine() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    world.script("hook.rhai", "quarantine(`odd name ${meta.filename}`);");
+    let server = Process::serve(&world.there);
+    for name in ["a", "b"] {
+        world.send(&server.address, "photo", &world.file(name, b"x"));
+    }
+    let folder = |args: &[&str]| {
+        Command::new(common::M2Y)
+            .args(["folder", "--json"])
+            .args([&args[..1], &["--user", "roland-frei", "photo"], &args[1..]].concat())
+            .arg("--root")
+            .arg(world.there.path())
+            .output()
+            .unwrap()
+    };
+    let held = objects(&folder(&["quarantine"]));
+    assert_eq!(held.len(), 2, "{held:?}");
+    let reasons: Vec<_> = held.iter().map(|h| h["reason"].as_str().unwrap()).collect();
+    assert!(reasons.contains(&"odd name a") && reasons.contains(&"odd name b"));
+    assert!(world.arrived(".data").is_empty());
+    let file = |n: usize| held[n]["file"].as_str().unwrap();
+    assert!(folder(&["release", file(0)]).status.success());
+    assert_eq!(world.arrived(".data"), [format!("{}.data", file(0))]);
+    assert!(folder(&["drop", file(1)]).status.success());
+    assert!(objects(&folder(&["quarantine"])).is_empty());
+    assert_eq!(folder(&["release", file(1)]).status.code(), Some(4));
+    assert_eq!(folder(&["drop", "../m2y"]).status.code(), Some(2));
 }
 
 /// Sends files while the server is killed again and again, at another moment each time.

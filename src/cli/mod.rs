@@ -2,6 +2,7 @@
 
 mod contact;
 mod demo;
+mod events;
 mod folder;
 mod init;
 pub mod log;
@@ -60,6 +61,8 @@ enum Command {
     Folder(folder::Folder),
     #[command(subcommand)]
     Contact(contact::Contact),
+    #[command(subcommand)]
+    Events(events::Events),
     Serve(serve::Serve),
     Send(send::Send),
 }
@@ -184,6 +187,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::User(user) => user.run(json)?,
         Command::Folder(folder) => folder.run(json)?,
         Command::Contact(contact) => contact.run(json)?,
+        Command::Events(events) => events.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
     }

@@ -1,8 +1,16 @@
 //! `m2y.ini`: settings of the whole server. Every key has a default.
 
+mod smtp;
+mod webhook;
+
 use std::time::Duration;
 
 use super::config::Config;
+pub use smtp::{Security, Smtp};
+pub use webhook::{AllowedHost, Webhook};
+
+/// What is said of a key that would be ignored.
+const UNKNOWN: &str = "there is no such setting";
 
 /// The largest m2y.ini, in bytes.
 pub const MAX_LEN: u64 = 65_536;
@@ -28,6 +36,10 @@ pub struct Settings {
     pub script_deadline: Duration,
     /// `[hooks] executable_deadline`: time that one executable may run.
     pub executable_deadline: Duration,
+    /// `[smtp]`: how e-mails go out; without it none do.
+    pub smtp: Option<Smtp>,
+    /// `[webhook]`: what may be posted where.
+    pub webhook: Webhook,
 }
 
 impl Default for Settings {
@@ -42,6 +54,8 @@ impl Default for Settings {
             max_filesize: i64::MAX as u64,
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
+            smtp: None,
+            webhook: Webhook::default(),
         }
     }
 }
@@ -53,10 +67,18 @@ impl Settings {
         let mut settings = Self::default();
         for section in config.sections() {
             for (key, value) in config.section(section) {
-                settings
-                    .set(section, key, value)
-                    .map_err(|must| format!("[{section}] {key} = {value}: {must}"))?;
+                settings.set(section, key, value).map_err(|must| {
+                    // Errors are read by others than those who may know a password.
+                    if key.contains("password") {
+                        format!("[{section}] {key}: {must}")
+                    } else {
+                        format!("[{section}] {key} = {value}: {must}")
+                    }
+                })?;
             }
+        }
+        if let Some(smtp) = &settings.smtp {
+            smtp.check().map_err(|must| format!("[smtp] {must}"))?;
         }
         Ok(settings)
     }
@@ -72,7 +94,9 @@ impl Settings {
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
-            _ => return Err("there is no such setting"),
+            ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
+            ("webhook", key) => self.webhook.set(key, value)?,
+            _ => return Err(UNKNOWN),
         }
         Ok(())
     }
@@ -155,6 +179,8 @@ mod tests {
             "[server]\nmax_connections = 0",
             "[hooks]\nscript_deadline = soon",
             "[server]\nmax_filesize = 99999999999T",
+            "[smtp]\nserver = x",
+            "[webhook]\nallowed = x",
         ] {
             assert!(Settings::parse(text).is_err(), "{text}");
         }

@@ -5,13 +5,18 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use lettre::transport::smtp::client::AsyncTokioStream;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf},
     net::{TcpStream, lookup_host},
+    time::timeout,
 };
+
+/// The time for one address, so that a dead one leaves some for the next.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connects to the first address of a host that answers; with `only_here` to one of
 /// this machine, whatever the name leads to.
@@ -19,9 +24,10 @@ pub(super) async fn connect(host: &str, port: u16, only_here: bool) -> io::Resul
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name leads to no address");
     let addresses = lookup_host((host, port)).await?;
     for address in addresses.filter(|a| !only_here || a.ip().is_loopback()) {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(e) => last = e,
+        match timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(e)) => last = e,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)

@@ -164,6 +164,22 @@ mod tests {
     }
 
     #[test]
+    fn every_line_of_the_template_is_a_setting() {
+        let template = crate::root::SETTINGS_TEMPLATE;
+        assert_eq!(Settings::parse(template).unwrap(), Settings::default());
+        let lines: Vec<_> = template
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") => rest,
+                _ => line,
+            })
+            .collect();
+        let settings = Settings::parse(&lines.join("\n")).unwrap();
+        assert_eq!(settings.smtp.unwrap().host, "mail.example.org");
+        assert_eq!(settings.webhook.allow.len(), 3);
+    }
+
+    #[test]
     fn units_are_read() {
         let text = "[server]\nopening_deadline = 500ms\nidle_deadline = 2m\nmax_filesize=20G\n";
         let settings = Settings::parse(text).unwrap();

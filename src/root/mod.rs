@@ -413,4 +413,27 @@ const SETTINGS_TEMPLATE: &str = "\
 # time, then after four times as long, and so on (at most an hour), so many times in all.
 # retry_delay = 5s
 # retry_limit = 12
+# The mail server for notify.email(). Without a host no e-mail goes out; host, from,
+# username, password_file and ca_file are examples.
+[smtp]
+# host = mail.example.org
+# from = m2y@example.org
+# It is starttls, tls or none; none only for a mail server on this machine itself.
+# security = starttls
+# With tls it is 465, with none 25.
+# port = 587
+# username = m2y
+# A file with mode 0600, below the root unless it begins with /. The variable
+# M2Y_SMTP_PASSWORD beats it.
+# password_file = smtp-password
+# Certificates (PEM) of an authority of your own, trusted beside the system's.
+# ca_file = ca.pem
+# deadline = 30s
+# Where notify.webhook() may post: nowhere, unless it is set. A host without a port has
+# 80 and 443; *.example.net is every host below example.net, but not itself. allow and
+# ca_file are examples.
+[webhook]
+# allow = hooks.example.org, intranet:8080, *.example.net
+# ca_file = ca.pem
+# deadline = 10s
 ";

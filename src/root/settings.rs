@@ -1,8 +1,16 @@
 //! `m2y.ini`: settings of the whole server. Every key has a default.
 
+mod smtp;
+mod webhook;
+
 use std::time::Duration;
 
 use super::{config::Config, name::Name};
+pub use smtp::{Security, Smtp};
+pub use webhook::{AllowedHost, Webhook};
+
+/// What is said of a key that would be ignored.
+const UNKNOWN: &str = "there is no such setting";
 
 /// The largest m2y.ini, in bytes.
 pub const MAX_LEN: u64 = 65_536;
@@ -35,6 +43,10 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// `[hooks] retry_limit`: attempts until a task is given up.
     pub retry_limit: u32,
+    /// `[smtp]`: how e-mails go out; without it none do.
+    pub smtp: Option<Smtp>,
+    /// `[webhook]`: what may be posted where.
+    pub webhook: Webhook,
 }
 
 /// Where programs may be that run as hooks.
@@ -76,6 +88,8 @@ impl Default for Settings {
             executables: Programs::Shared,
             retry_delay: Duration::from_secs(5),
             retry_limit: 12,
+            smtp: None,
+            webhook: Webhook::default(),
         }
     }
 }
@@ -87,10 +101,18 @@ impl Settings {
         let mut settings = Self::default();
         for section in config.sections() {
             for (key, value) in config.section(section) {
-                settings
-                    .set(section, key, value)
-                    .map_err(|must| format!("[{section}] {key} = {value}: {must}"))?;
+                settings.set(section, key, value).map_err(|must| {
+                    // Errors are read by others than those who may know a password.
+                    if key.contains("password") {
+                        format!("[{section}] {key}: {must}")
+                    } else {
+                        format!("[{section}] {key} = {value}: {must}")
+                    }
+                })?;
             }
+        }
+        if let Some(smtp) = &settings.smtp {
+            smtp.check().map_err(|must| format!("[smtp] {must}"))?;
         }
         Ok(settings)
     }
@@ -111,7 +133,9 @@ impl Settings {
             ("hooks", "retry_limit") => {
                 self.retry_limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
             }
-            _ => return Err("there is no such setting"),
+            ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
+            ("webhook", key) => self.webhook.set(key, value)?,
+            _ => return Err(UNKNOWN),
         }
         Ok(())
     }
@@ -195,6 +219,22 @@ mod tests {
     }
 
     #[test]
+    fn every_line_of_the_template_is_a_setting() {
+        let template = crate::root::SETTINGS_TEMPLATE;
+        assert_eq!(Settings::parse(template).unwrap(), Settings::default());
+        let lines: Vec<_> = template
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") => rest,
+                _ => line,
+            })
+            .collect();
+        let settings = Settings::parse(&lines.join("\n")).unwrap();
+        assert_eq!(settings.smtp.unwrap().host, "mail.example.org");
+        assert_eq!(settings.webhook.allow.len(), 3);
+    }
+
+    #[test]
     fn units_are_read() {
         let text = "[server]\nopening_deadline = 500ms\nidle_deadline = 2m\nmax_filesize=20G\n";
         let settings = Settings::parse(text).unwrap();
@@ -210,6 +250,8 @@ mod tests {
             "[server]\nmax_connections = 0",
             "[hooks]\nscript_deadline = soon",
             "[server]\nmax_filesize = 99999999999T",
+            "[smtp]\nserver = x",
+            "[webhook]\nallowed = x",
         ] {
             assert!(Settings::parse(text).is_err(), "{text}");
         }

@@ -5,7 +5,7 @@
 //! ([`script`]); anything else is a program ([`external`]). No lock is held while
 //! one runs, and none can end the process or hold up another transfer.
 
-mod api;
+pub mod api;
 pub mod bundled;
 pub mod external;
 mod limits;
@@ -32,7 +32,7 @@ use crate::{
     meta::Meta,
     root::{Root, file, name::Name, settings::Settings},
 };
-use api::decision::Decision;
+use api::{decision::Decision, state::MemoryState};
 use report::HookError;
 use script::{Ran, Source, Stamp};
 use slots::Slots;
@@ -55,7 +55,10 @@ impl Hooks {
         Self {
             root: root.clone(),
             workers: Workers::new(slots.scripts.count()),
-            scripts: Arc::new(script::Host::new(settings.script_deadline)),
+            scripts: Arc::new(script::Host::new(
+                settings.script_deadline,
+                Arc::new(MemoryState::default()),
+            )),
             executables: external::Host::new(settings.executable_deadline),
             slots,
         }
@@ -185,6 +188,7 @@ impl Hooks {
             decision: Decision::Accept,
             effects: Vec::new(),
             spared: Vec::new(),
+            touched: Vec::new(),
         })
     }
 }

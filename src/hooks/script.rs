@@ -15,7 +15,13 @@ use std::{
 use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
-    api::{Handles, decision::Decision, deeds::Deeds, log::Log},
+    api::{
+        Handles, assert,
+        decision::Decision,
+        deeds::{Deeds, Touched},
+        log::Log,
+        state::State,
+    },
     limits::{self, Call},
     report::{HookError, compile_error, place, run_error},
 };
@@ -38,6 +44,8 @@ pub struct Ran {
     pub effects: Vec<Effect>,
     /// Where the run was not live: what it would have done.
     pub spared: Vec<String>,
+    /// The files that it changed.
+    pub touched: Vec<Touched>,
 }
 
 /// A script as it was found.
@@ -78,15 +86,29 @@ struct Compiled {
 pub struct Host {
     engine: Engine,
     deadline: Duration,
+    state: Arc<dyn State>,
     compiled: RwLock<HashMap<PathBuf, Arc<Compiled>>>,
 }
 
 impl Host {
-    /// A host that lets a script run for at most `deadline`.
-    pub fn new(deadline: Duration) -> Self {
+    /// A host that lets a script run for at most `deadline` and keeps its values in
+    /// `state`.
+    pub fn new(deadline: Duration, state: Arc<dyn State>) -> Self {
+        Self::with_engine(limits::engine(), deadline, state)
+    }
+
+    /// [`Host::new`] for scripts that test others: they can `assert` too.
+    pub fn for_tests(deadline: Duration, state: Arc<dyn State>) -> Self {
+        let mut engine = limits::engine();
+        assert::register(&mut engine);
+        Self::with_engine(engine, deadline, state)
+    }
+
+    fn with_engine(engine: Engine, deadline: Duration, state: Arc<dyn State>) -> Self {
         Self {
-            engine: limits::engine(),
+            engine,
             deadline,
+            state,
             compiled: RwLock::default(),
         }
     }
@@ -109,13 +131,15 @@ impl Host {
             let compiled = self.compiled(source)?;
             let log = Log::new(event, &name);
             let deeds = Deeds::new(live);
-            let handles = Handles::new(event, profile, &log, &deeds);
+            let handles = Handles::new(event, profile, &log, &deeds, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
             let result = Call::watch(until, log, || {
-                self.engine
-                    .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
+                handles.during(|| {
+                    self.engine
+                        .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
+                })
             });
             let value = result.map_err(|e| run_error(&name, &compiled.text, self.deadline, *e))?;
             // The last step of a script meets no further step that would notice.
@@ -133,6 +157,7 @@ impl Host {
                 decision,
                 effects,
                 spared,
+                touched: deeds.take_touched(),
             })
         }))
         .unwrap_or(Err(HookError::Panic))

@@ -490,10 +490,10 @@ fn a_list_is_sorted_and_holds_only_what_a_person_sees() {
     let desk = Desk::new();
     fs::write(desk.path(".hidden"), "").unwrap();
     desk.run(&format!(
-        "assert_eq(folder.list(), [\"abc.txt\", \"m2y.config\", \"myfoto.jpg\", \"myfoto.meta\", \
+        "assert_eq(folder.list().to_array(), [\"abc.txt\", \"m2y.config\", \"myfoto.jpg\", \"myfoto.meta\", \
          \"{STEM}.data\", \"{STEM}.meta\"]);"
     ));
-    desk.run("assert_eq(folder.list(\"*.?p?\"), [\"myfoto.jpg\"]);");
+    desk.run("assert_eq(folder.list(\"*.?p?\").to_array(), [\"myfoto.jpg\"]);");
 }
 
 #[test]
@@ -504,6 +504,13 @@ fn a_list_of_5000_files_says_how_many_and_a_pattern_helps() {
     }
     desk.fails("folder.list();", "there are 5006 files, more than 1000");
     desk.run("assert_eq(folder.list(\"0*.x\").len(), 1000);");
+    desk.run(
+        "let n = 0; for name in folder.list(\"0*.x\") { n += name.len(); } assert_eq(n, 6000);",
+    );
+    desk.run("let l = folder.list(\"0*.x\"); assert(\"0007.x\" in l && l[7] == \"0007.x\");");
+    desk.fails("folder.list(\"0*.x\")[1000];", "there are 1000");
+    desk.fails("folder.list(\"0*.x\")[-1];", "from 0 on");
+    desk.fails("folder.list(\"0*.x\").to_array();", "too large");
     desk.run("assert(folder.bytes() > 0);");
 }
 
@@ -588,7 +595,7 @@ fn what_is_to_be_sent_is_checked_and_waits_for_the_verdict() {
         ("notify.webhook(\"http://me:pw@a/\", #{});", "password"),
         ("notify.webhook(\"http://a/\", #{x: 1.5});", "not whole"),
         (
-            "let x = \"\"; x.pad(4000, \"x\"); notify.webhook(\"http://a/\", #{a: x, b: x, c: x, d: x, e: x});",
+            "let x = \"\"; x.pad(4000, \"\\x01\"); notify.webhook(\"http://a/\", #{a: x});",
             "16384",
         ),
         (
@@ -650,10 +657,6 @@ fn a_run_has_one_moment_however_long_it_takes() {
             "let f = \"\"; f.pad(65, \"x\"); time.format(0, f);",
             "may have 64 bytes",
         ),
-        (
-            "time.format(0, \"%0255d%0255d%0255d%0255d%0255d\");",
-            "time.format(): ",
-        ),
         ("time.parse(\"2018-12-30\");", "is no moment"),
         ("time.parse(\"31-02-2018_00-00-00\");", "is no moment"),
         ("time.parse(\"\");", "is no moment"),
@@ -661,6 +664,7 @@ fn a_run_has_one_moment_however_long_it_takes() {
         desk.fails(script, words);
     }
     desk.run("assert_eq(time.format(-1, \"%Y\"), \"1969\");");
+    desk.run("let f = \"%255d%255d%255d%255d%255d%255d\"; assert(time.format(0, f).len() < 2000);");
 }
 
 #[test]

@@ -10,12 +10,14 @@ use std::{
 };
 
 use cap_std::fs::{DirEntry, File, Metadata};
-use rhai::{Array, Dynamic, Engine, EvalAltResult};
+use rhai::{Array, Engine, EvalAltResult};
 
 use super::{
     Function, Made,
     deeds::{Deeds, Touch, Touched},
-    fail, shown, text,
+    fail,
+    names::Names,
+    shown, text,
 };
 use crate::{
     event::{Event, Kind},
@@ -55,7 +57,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "folder",
         "folder.list()",
-        "The names of the files that are not hidden, sorted; at most 1,000.",
+        "The names of the files that are not hidden, sorted; at most 1,000. For what they can do, see names.",
         r#"
 for name in folder.list() {
     if text.extension(name) == "tmp" { folder.remove(name); }
@@ -67,7 +69,7 @@ for name in folder.list() {
         "folder.list(pattern)",
         "The names that are as the pattern says, sorted; at most 1,000. * stands for any characters or none, ? for one.",
         r#"
-assert_eq(folder.list("my*.jpg"), ["myfoto.jpg"]);
+assert_eq(folder.list("my*.jpg").to_array(), ["myfoto.jpg"]);
 "#,
     ),
     Function::new(
@@ -263,11 +265,11 @@ impl Handle {
         Ok(())
     }
 
-    fn list(&mut self) -> Made<Array> {
+    fn list(&mut self) -> Made<Names> {
         self.list_like("*")
     }
 
-    fn list_like(&mut self, pattern: &str) -> Made<Array> {
+    fn list_like(&mut self, pattern: &str) -> Made<Names> {
         let call = "folder.list()";
         if pattern.len() > file::MAX_NAME {
             return Err(refuse(call, pattern, "is longer than any name"));
@@ -277,7 +279,7 @@ impl Handle {
             if text::matches(name, pattern) {
                 count += 1;
                 if count <= MAX_LIST {
-                    names.push(name.to_owned());
+                    names.push(name.into());
                 }
             }
             Ok(())
@@ -288,7 +290,7 @@ impl Handle {
             )));
         }
         names.sort_unstable();
-        Ok(names.into_iter().map(Dynamic::from).collect())
+        Ok(Names::new(names))
     }
 
     fn exists(&mut self, name: &str) -> Made<bool> {

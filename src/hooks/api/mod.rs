@@ -8,6 +8,7 @@ pub mod folder;
 pub mod hash;
 pub mod log;
 pub mod meta;
+pub mod names;
 pub mod notify;
 pub mod send;
 pub mod state;
@@ -73,6 +74,7 @@ pub fn functions() -> impl Iterator<Item = &'static Function> {
         meta::FUNCTIONS,
         decision::FUNCTIONS,
         folder::FUNCTIONS,
+        names::FUNCTIONS,
         hash::FUNCTIONS,
         log::FUNCTIONS,
         notify::FUNCTIONS,
@@ -101,6 +103,7 @@ pub fn register(engine: &mut Engine) {
     hash::register(engine);
     log::register(engine);
     meta::register(engine);
+    names::register(engine);
     notify::register(engine);
     send::register(engine);
     state::register(engine);
@@ -292,7 +295,7 @@ mod tests {
             .map(|function| {
                 let signature = function.signature;
                 let Some((name, arguments)) = signature.split_once('(') else {
-                    // `meta.field` and `meta.field = value`
+                    // `meta.field`, `meta.field = value`, `names[index]`
                     return match signature.contains('=') {
                         true => call(function.subject, "index$set$", 2),
                         false => call(function.subject, "index$get$", 1),

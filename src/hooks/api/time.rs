@@ -6,11 +6,8 @@ use rhai::Engine;
 use super::{Function, Made, fail, shown};
 use crate::meta::DATETIME;
 
-/// The longest format, in bytes. Each of its parts can stand for 255.
+/// The longest format, in bytes; a part of it stands for 255 at most.
 const MAX_FORMAT: usize = 64;
-
-/// The longest text that a format may make, in bytes.
-const MAX_FORMATTED: usize = 1_024;
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
@@ -90,13 +87,7 @@ fn format(seconds: i64, format: &str) -> Made<String> {
     let moment = Timestamp::from_second(seconds)
         .map_err(wrong)?
         .to_zoned(TimeZone::UTC);
-    let text = strtime::format(format, &moment).map_err(wrong)?;
-    if text.len() > MAX_FORMATTED {
-        return Err(fail(format!(
-            "{call}: the text may have {MAX_FORMATTED} bytes"
-        )));
-    }
-    Ok(text)
+    strtime::format(format, &moment).map_err(wrong)
 }
 
 fn parse(text: &str) -> Made<i64> {

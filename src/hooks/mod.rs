@@ -161,7 +161,7 @@ impl Hooks {
                 let step = match find(&this.root, &event, &name)? {
                     Found::Script(source) => {
                         let profile = profile.get_or_init(|| profile_of(&event));
-                        Step::Done(this.scripts.run(source, &event, profile, true)?)
+                        Step::Done(Box::new(this.scripts.run(source, &event, profile, true)?))
                     }
                     Found::Executable(path) => Step::Start(path),
                 };
@@ -171,7 +171,7 @@ impl Hooks {
             self.workers.run(work).await.ok_or(HookError::Panic)??
         };
         let program = match step {
-            Step::Done(ran) => return Ok(ran),
+            Step::Done(ran) => return Ok(*ran),
             Step::Start(program) => program,
         };
         let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
@@ -207,7 +207,7 @@ fn profile_of(event: &Event) -> Map<String, Value> {
 
 /// How far a thread of the disk gets with a hook.
 enum Step {
-    Done(Ran),
+    Done(Box<Ran>),
     Start(PathBuf),
 }
 

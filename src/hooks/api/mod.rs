@@ -277,7 +277,7 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{any::TypeId, collections::BTreeSet};
 
     use super::*;
     use crate::hooks::limits;
@@ -322,24 +322,30 @@ mod tests {
     fn registered() -> BTreeSet<Call> {
         let mut engine = limits::engine();
         assert::register(&mut engine);
-        let subjects: Vec<_> = functions().map(|function| function.subject).collect();
-        engine
-            .gen_fn_signatures(false)
-            .iter()
-            .map(|signature| {
-                let (name, rest) = signature.split_once('(').unwrap();
-                let (arguments, _) = rest.split_once(')').unwrap();
-                let types: Vec<_> = arguments
-                    .split(',')
-                    .filter_map(|argument| Some(argument.split_once(':')?.1.trim()))
-                    .map(|of| of.trim_start_matches("&mut ").to_lowercase())
-                    .collect();
-                let first = types.first().cloned().unwrap_or_default();
-                match subjects.contains(&first.as_str()) {
-                    true => call(&first, name, types.len() - 1),
-                    false => call("", name, types.len()),
-                }
+        let subjects = [
+            (TypeId::of::<config::Handle>(), "config"),
+            (TypeId::of::<folder::Handle>(), "folder"),
+            (TypeId::of::<hash::Handle>(), "hash"),
+            (TypeId::of::<log::Log>(), "log"),
+            (TypeId::of::<meta::Handle>(), "meta"),
+            (TypeId::of::<names::Names>(), "names"),
+            (TypeId::of::<notify::Handle>(), "notify"),
+            (TypeId::of::<state::Handle>(), "state"),
+            (TypeId::of::<text::Handle>(), "text"),
+            (TypeId::of::<time::Handle>(), "time"),
+        ];
+        let of = |function: rhai::FuncInfo<'_>| {
+            let about = function.metadata;
+            let first = about.param_types.first();
+            let subject = subjects.iter().find(|(of, _)| first == Some(of));
+            Some(match subject {
+                Some((_, subject)) => call(subject, &about.name, about.num_params - 1),
+                None => call("", &about.name, about.num_params),
             })
+        };
+        engine
+            .collect_fn_metadata(None, of, false)
+            .into_iter()
             .collect()
     }
 

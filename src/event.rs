@@ -136,10 +136,14 @@ impl Subject {
 }
 
 /// What the hooks of a folder said to an event.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Verdict {
     /// The subject's meta, with what the hooks wrote into it.
     pub meta: Option<Meta>,
+    /// The stem of its names, which a hook may have changed.
+    pub stem: Option<String>,
+    /// Where it is, to which a hook may have moved it.
+    pub folder: Folder,
     /// What they decided.
     pub outcome: Outcome,
     /// Which scripts ran, in their order.

@@ -29,8 +29,8 @@
 //! | [`client`] | a session, from who opens it |
 //! | [`server`] | connections, who speaks, a session from who answers |
 //! | [`transfer`] | the way of one file, on both sides |
-//! | [`notify`] | e-mails and webhooks: one attempt, and whether another makes sense |
 //! | [`hooks`] | scripts and programs, their limits, what they can call |
+//! | [`notify`] | e-mails and webhooks: one attempt, and whether another makes sense |
 //! | [`event`] | what happened, what was decided: plain data |
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there |
 //! | [`store`] | where contents rest, which openings were seen |
@@ -49,9 +49,9 @@ pub mod server;
 
 pub mod transfer;
 
-pub mod notify;
-
 pub mod hooks;
+
+pub mod notify;
 
 pub mod event;
 

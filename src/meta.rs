@@ -25,7 +25,7 @@ pub const TEXT: &str = "text of at most 4096 bytes";
 const _: () = assert!(MAX_TEXT == 4_096, "TEXT says another number");
 
 /// How `datetime` is written: `30-12-2018_23-59-59`, in UTC.
-const DATETIME: &str = "%d-%m-%Y_%H-%M-%S";
+pub const DATETIME: &str = "%d-%m-%Y_%H-%M-%S";
 
 /// Fields that belong to the protocol; every other one is kept as it is.
 pub const FIXED: [&str; 10] = [

@@ -68,8 +68,7 @@ impl Server {
         for user in root.users()? {
             user.private_key()?;
         }
-        let hooks =
-            Dispatcher::new(root, settings).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+        let hooks = Dispatcher::new(root, settings)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let store_of: StoreOf =
             Arc::new(|folder: &Folder| Arc::new(LocalStore::new(folder.dir())) as Arc<dyn Store>);

@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use common::{Local, Process, ROLAND, World, ZHENQIANG, read_meta, said};
 use m2y::{
     error::{Code, Error},
     event::{Event, EventId, Kind, Outcome, Subject},
-    hooks::{Hooks, Pinned},
+    hooks::{Hooks, Pinned, api::state::MemoryState},
     meta::Meta,
     root::folder::Folder,
     store::{
@@ -953,7 +954,11 @@ async fn scripts_that_work_to_their_deadline_leave_other_users_their_turn() {
         "[OnMeta]\ncheckPermission.rhai\n",
     )
     .unwrap();
-    let hooks = Hooks::new(&world.there, &world.there.settings().unwrap());
+    let hooks = Hooks::new(
+        &world.there,
+        &world.there.settings().unwrap(),
+        Arc::new(MemoryState::default()),
+    );
     let busy = event(&world.receiver.folder(&common::name("photo")).unwrap());
     let mut stuck = tokio::task::JoinSet::new();
     for _ in 0..64 {

@@ -23,12 +23,13 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Hooks, Pinned};
+use super::{Hooks, Pinned, kept::KeptState};
 use crate::{
-    error::printable,
+    error::{Code, Error, printable},
     event::{Effect, Event, EventId, Kind, Outcome, Run, Subject, Verdict},
     json::{Map, Value},
     meta::{self, Meta, PENDING_HOOK, QUARANTINE, TransferId},
+    notify::{DeliveryError, DeliveryId, Mailer, Webhook},
     root::{Root, RootError, config::Config, file, folder::Folder, name::Name, settings::Settings},
     store::{
         journal::{self, Entry, Journal, JournalError, Pending, Task},
@@ -51,6 +52,8 @@ pub struct Dispatcher {
     hooks: Hooks,
     root: Root,
     journal: Journal,
+    mailer: Option<Mailer>,
+    webhook: Webhook,
     retry_delay: Duration,
     retry_limit: u32,
     in_hand: InHand,
@@ -114,11 +117,21 @@ enum Gone {
 
 impl Dispatcher {
     /// A dispatcher for a root.
-    pub fn new(root: &Root, settings: &Settings) -> Result<Self, JournalError> {
+    pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
+        let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
+        let journal = Journal::open(root).map_err(unusable)?;
+        let state = Arc::new(KeptState::new(&journal).map_err(unusable)?);
+        let mailer = settings
+            .smtp
+            .as_ref()
+            .map(|smtp| Mailer::new(smtp, root.path()))
+            .transpose()?;
         Ok(Self {
-            hooks: Hooks::new(root, settings),
+            hooks: Hooks::new(root, settings, state),
             root: root.clone(),
-            journal: Journal::open(root)?,
+            journal,
+            mailer,
+            webhook: Webhook::new(&settings.webhook, root.path())?,
             retry_delay: settings.retry_delay,
             retry_limit: settings.retry_limit,
             in_hand: InHand::default(),
@@ -200,11 +213,10 @@ impl Dispatcher {
             attempts,
             _hand,
         } = kept;
-        let folder = event.folder.clone();
         let mut verdict = self.hooks.fire(event, &pinned).await;
         self.note_runs(&task, &verdict.runs);
         if task.kind == Kind::Received.section() {
-            let stored = store_meta(&folder, &task, &mut verdict).await;
+            let stored = store_meta(&task, &mut verdict).await;
             if let Err(error) = stored {
                 // The file is delivered all the same.
                 error!(
@@ -220,7 +232,8 @@ impl Dispatcher {
             }
             Some(words) => {
                 let why = verdict.runs.last().and_then(|run| run.error.clone());
-                self.fail(&task, attempts, why.unwrap_or_else(|| words.to_owned()))
+                let why = why.unwrap_or_else(|| words.to_owned());
+                self.fail(&task, attempts, why, None)
             }
         };
         if let Err(error) = written.committed().await {
@@ -289,8 +302,8 @@ impl Dispatcher {
         let written = if task.part > 0 {
             match self.carry_out(&task).await {
                 Ok(()) => self.journal.done(&task, Vec::new()),
-                Err(failure) if failure.permanent => self.fail(&task, u32::MAX, failure.sentence),
-                Err(failure) => self.fail(&task, attempts, failure.sentence),
+                Err(failure) if failure.permanent => self.give_up(&task, failure.sentence),
+                Err(failure) => self.fail(&task, attempts, failure.sentence, failure.pause),
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());
@@ -311,7 +324,7 @@ impl Dispatcher {
                     info!(id = %task.id, event = %task.kind, "forgotten: {why}");
                     self.journal.done(&task, Vec::new())
                 }
-                Err(Gone::Later(why)) => self.fail(&task, attempts, why),
+                Err(Gone::Later(why)) => self.fail(&task, attempts, why, None),
             }
         };
         if let Err(error) = written.committed().await {
@@ -320,24 +333,41 @@ impl Dispatcher {
         drop(hand);
     }
 
-    /// Writes down that an attempt failed, and when the next one is.
-    fn fail(&self, task: &Task, attempts: u32, why: String) -> Pending<()> {
-        let due = (attempts.saturating_add(1) < self.retry_limit).then(|| {
-            let factor = 4_u32.saturating_pow(attempts.min(16));
-            let pause = self.retry_delay.saturating_mul(factor).min(MAX_PAUSE);
-            let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            journal::now().saturating_add(pause)
-        });
-        let (user, folder) = (&task.user, &task.folder);
-        match due {
-            Some(_) => info!(id = %task.id, "{user}/{folder} [{}]: tried again later", task.kind),
-            None => warn!(
-                id = %task.id,
-                "{user}/{folder} [{}]: given up after {attempts} attempts, see m2y events: {}",
-                task.kind, printable(&why, 400)
-            ),
+    /// Writes down that an attempt failed, and when the next one is: not before
+    /// `at_least` is over.
+    fn fail(
+        &self,
+        task: &Task,
+        attempts: u32,
+        why: String,
+        at_least: Option<Duration>,
+    ) -> Pending<()> {
+        if attempts.saturating_add(1) >= self.retry_limit {
+            return self.give_up(task, why);
         }
-        self.journal.failed(task, why, due)
+        let factor = 4_u32.saturating_pow(attempts.min(16));
+        let pause = self.retry_delay.saturating_mul(factor).min(MAX_PAUSE);
+        let pause = pause.max(at_least.unwrap_or_default());
+        let (user, folder) = (&task.user, &task.folder);
+        info!(
+            id = %task.id,
+            "{user}/{folder} [{}]: tried again in {pause:?}: {}",
+            task.kind, printable(&why, 400)
+        );
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let due = journal::now().saturating_add(pause);
+        self.journal.failed(task, why, Some(due))
+    }
+
+    /// Writes down that no further attempt makes sense until a person says so.
+    fn give_up(&self, task: &Task, why: String) -> Pending<()> {
+        let (user, folder) = (&task.user, &task.folder);
+        warn!(
+            id = %task.id,
+            "{user}/{folder} [{}]: given up, see m2y events: {}",
+            task.kind, printable(&why, 400)
+        );
+        self.journal.failed(task, why, None)
     }
 
     async fn carry_out(&self, task: &Task) -> Result<(), Failure> {
@@ -350,8 +380,14 @@ impl Dispatcher {
                     .await
                     .unwrap_or_else(|_| Err(Failure::passing("the server failed")))
             }
-            Effect::Email { .. } | Effect::Webhook { .. } => {
-                Err(Failure::permanent("there is no mail yet"))
+            Effect::Email { to, subject, text } => match &self.mailer {
+                Some(mailer) => Ok(mailer.send(&to, &subject, &text, delivery_id(task)).await?),
+                None => Err(Failure::passing(
+                    "there is no mail server: set host and from under [smtp] in m2y.ini",
+                )),
+            },
+            Effect::Webhook { url, body } => {
+                Ok(self.webhook.post(&url, &body, delivery_id(task)).await?)
             }
         }
     }
@@ -408,6 +444,32 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
 struct Failure {
     permanent: bool,
     sentence: String,
+    /// The pause that the other side asks for.
+    pause: Option<Duration>,
+}
+
+impl From<DeliveryError> for Failure {
+    fn from(error: DeliveryError) -> Self {
+        Self {
+            permanent: error.permanent,
+            sentence: error.sentence,
+            pause: error.retry_after,
+        }
+    }
+}
+
+/// The same for every attempt, and another one for all else that hooks ask for.
+fn delivery_id(task: &Task) -> DeliveryId {
+    DeliveryId::new(digest(&task.id), task.part)
+}
+
+/// The first 16 bytes of SHA-256.
+fn digest(text: &str) -> [u8; 16] {
+    let mut head = [0; 16];
+    for (to, from) in head.iter_mut().zip(Sha256::digest(text)) {
+        *to = from;
+    }
+    head
 }
 
 impl Failure {
@@ -415,6 +477,7 @@ impl Failure {
         Self {
             permanent: true,
             sentence: sentence.into(),
+            pause: None,
         }
     }
 
@@ -422,6 +485,7 @@ impl Failure {
         Self {
             permanent: false,
             sentence: sentence.into(),
+            pause: None,
         }
     }
 }
@@ -514,11 +578,8 @@ fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
 
 /// Stores what hooks wrote into the `.meta` of a file that was received: where they
 /// object, with a mark that they have to run again.
-async fn store_meta(folder: &Folder, task: &Task, verdict: &mut Verdict) -> io::Result<()> {
-    let (Some(meta), Some(stem)) = (
-        &mut verdict.meta,
-        task.body.get("stem").and_then(Value::as_str),
-    ) else {
+async fn store_meta(task: &Task, verdict: &mut Verdict) -> io::Result<()> {
+    let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
         return Ok(());
     };
     meta.error.clear();
@@ -532,12 +593,12 @@ async fn store_meta(folder: &Folder, task: &Task, verdict: &mut Verdict) -> io::
         meta.extra.insert(QUARANTINE.to_owned(), reason);
     }
     let hide = verdict.outcome.objection().is_none() && meta.extra.contains_key(QUARANTINE);
-    let (dir, stem, text) = (folder.dir().clone(), stem.to_owned(), meta.to_file());
+    let (dir, text) = (verdict.folder.dir().clone(), meta.to_file());
     let work = move || {
         let name = format!("{stem}.meta");
         match file::read(&dir, &name, meta::MAX_LEN) {
             Ok(there) if there == text => {}
-            // A hook has put the file somewhere else, and its .meta with it.
+            // A hook has taken the file away, and its .meta with it.
             Err(e)
                 if e.kind() == io::ErrorKind::NotFound
                     && !exists(&dir, &format!("{stem}.data"))? =>
@@ -574,11 +635,7 @@ fn hand_on(root: &Root, task: &Task, to: &str, to_folder: &str, file: &str) -> R
         meta.filename = known.filename;
     }
     // The same for every attempt: a second .meta of it is delivered already.
-    let mut id = [0; 16];
-    let digest = Sha256::digest(format!("{} {}", task.id, task.part));
-    for (to, from) in id.iter_mut().zip(digest) {
-        *to = from;
-    }
+    let id = digest(&format!("{} {}", task.id, task.part));
     meta.id = Some(TransferId(id));
     outbox::write(folder.path(), &folder.path_of(file), meta)
         .map(drop)

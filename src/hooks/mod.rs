@@ -5,10 +5,11 @@
 //! ([`script`]); anything else is a program ([`external`]). No lock is held while
 //! one runs, and none can end the process or hold up another transfer.
 
-mod api;
+pub mod api;
 pub mod bundled;
 pub mod dispatch;
 pub mod external;
+mod kept;
 mod limits;
 mod lookup;
 pub mod report;
@@ -41,7 +42,11 @@ use crate::{
         settings::{Programs, Settings},
     },
 };
-use api::decision::Decision;
+use api::{
+    decision::Decision,
+    deeds::{Touch, Touched},
+    state::State,
+};
 use lookup::{Found, find};
 use report::HookError;
 use script::{Compiled, Ran};
@@ -65,12 +70,12 @@ pub struct Pinned(Arc<HashMap<String, Arc<Compiled>>>);
 
 impl Hooks {
     /// A host with the limits of `settings`.
-    pub fn new(root: &Root, settings: &Settings) -> Self {
+    pub fn new(root: &Root, settings: &Settings, state: Arc<dyn State>) -> Self {
         let slots = Slots::default();
         Self {
             root: root.clone(),
             workers: Workers::new(slots.scripts.count()),
-            scripts: Arc::new(script::Host::new(settings.script_deadline)),
+            scripts: Arc::new(script::Host::new(settings.script_deadline, state)),
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
             slots,
@@ -109,6 +114,9 @@ impl Hooks {
             outcome = match result {
                 Ok(ran) => {
                     effects.extend(ran.effects);
+                    for touched in &ran.touched {
+                        follow(&mut event, touched);
+                    }
                     let words = ran.meta.as_ref().map(|m| m.error.clone());
                     if let (Some(subject), Some(meta)) = (&mut event.subject, ran.meta) {
                         subject.meta = meta;
@@ -153,15 +161,20 @@ impl Hooks {
         if let (Outcome::Accepted, Some(reason)) = (&outcome, quarantine) {
             outcome = Outcome::Quarantined(reason);
         }
-        let meta = event.subject.map(|subject| {
-            let mut meta = subject.meta;
-            if let Some(words) = outcome.objection() {
-                meta.error = words.to_owned();
-            }
-            meta
-        });
+        let (meta, stem) = event
+            .subject
+            .map(|subject| {
+                let mut meta = subject.meta;
+                if let Some(words) = outcome.objection() {
+                    meta.error = words.to_owned();
+                }
+                (meta, subject.stem)
+            })
+            .unzip();
         Verdict {
             meta,
+            stem,
+            folder: event.folder,
             outcome,
             runs,
             effects,
@@ -197,7 +210,7 @@ impl Hooks {
                     Ok(compiled) => {
                         let profile = profile.get_or_init(|| profile_of(&event));
                         let ran = this.scripts.run(&name, &compiled, &event, profile, true);
-                        Step::Done(ran?)
+                        Step::Done(Box::new(ran?))
                     }
                     Err(path) => Step::Start(path),
                 };
@@ -207,7 +220,7 @@ impl Hooks {
             self.workers.run(work).await.ok_or(HookError::Panic)??
         };
         let program = match step {
-            Step::Done(ran) => return Ok(ran),
+            Step::Done(ran) => return Ok(*ran),
             Step::Start(program) => program,
         };
         let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
@@ -224,8 +237,30 @@ impl Hooks {
             decision: Decision::Accept,
             effects: Vec::new(),
             spared: Vec::new(),
+            touched: Vec::new(),
         })
     }
+}
+
+/// Keeps an event with its file where a script gave that another name or folder.
+fn follow(event: &mut Event, touched: &Touched) {
+    let is_ours =
+        event.file.as_ref() == Some(&touched.name) && *event.folder.name() == touched.folder;
+    let Touch::Renamed { folder, name } = &touched.how else {
+        return;
+    };
+    if !is_ours {
+        return;
+    }
+    if let Ok(folder) = event.folder.user().folder(folder) {
+        event.folder = folder;
+    }
+    if let Some(subject) = &mut event.subject {
+        let stem = name.strip_suffix(".data");
+        let stem = stem.or_else(|| name.rsplit_once('.').map(|(stem, _)| stem));
+        subject.stem = stem.unwrap_or(name).to_owned();
+    }
+    event.file = Some(name.clone());
 }
 
 /// The profile of a folder's user, read once for all scripts of an event.
@@ -242,7 +277,7 @@ fn profile_of(event: &Event) -> Map<String, Value> {
 
 /// How far a thread of the disk gets with a hook.
 enum Step {
-    Done(Ran),
+    Done(Box<Ran>),
     Start(PathBuf),
 }
 

@@ -15,7 +15,13 @@ use std::{
 use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
-    api::{Handles, decision::Decision, deeds::Deeds, log::Log},
+    api::{
+        Handles, assert,
+        decision::Decision,
+        deeds::{Deeds, Touched},
+        log::Log,
+        state::State,
+    },
     limits::{self, Call},
     report::{HookError, compile_error, place, run_error},
 };
@@ -41,6 +47,8 @@ pub struct Ran {
     pub effects: Vec<Effect>,
     /// Where the run was not live: what it would have done.
     pub spared: Vec<String>,
+    /// The files that it changed.
+    pub touched: Vec<Touched>,
 }
 
 /// A script as it was found, with the functions that it shares with others.
@@ -88,15 +96,29 @@ struct Cached {
 pub struct Host {
     engine: Engine,
     deadline: Duration,
+    state: Arc<dyn State>,
     compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
 
 impl Host {
-    /// A host that lets a script run for at most `deadline`.
-    pub fn new(deadline: Duration) -> Self {
+    /// A host that lets a script run for at most `deadline` and keeps its values in
+    /// `state`.
+    pub fn new(deadline: Duration, state: Arc<dyn State>) -> Self {
+        Self::with_engine(limits::engine(), deadline, state)
+    }
+
+    /// [`Host::new`] for scripts that test others: they can `assert` too.
+    pub fn for_tests(deadline: Duration, state: Arc<dyn State>) -> Self {
+        let mut engine = limits::engine();
+        assert::register(&mut engine);
+        Self::with_engine(engine, deadline, state)
+    }
+
+    fn with_engine(engine: Engine, deadline: Duration, state: Arc<dyn State>) -> Self {
         Self {
-            engine: limits::engine(),
+            engine,
             deadline,
+            state,
             compiled: RwLock::default(),
         }
     }
@@ -119,13 +141,15 @@ impl Host {
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name);
             let deeds = Deeds::new(live);
-            let handles = Handles::new(event, profile, &log, &deeds);
+            let handles = Handles::new(event, profile, &log, &deeds, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
             let result = Call::watch(until, log, || {
-                self.engine
-                    .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
+                handles.during(|| {
+                    self.engine
+                        .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
+                })
             });
             let value = result.map_err(|e| {
                 run_error(
@@ -150,6 +174,7 @@ impl Host {
                 decision,
                 effects,
                 spared,
+                touched: deeds.take_touched(),
             })
         }))
         .unwrap_or(Err(HookError::Panic))

@@ -41,6 +41,24 @@ fn not_regular() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
 }
 
+/// The longest name of a file, in bytes.
+pub const MAX_NAME: usize = 255;
+
+/// Says whether a text can be the name of a file that a person sees in a folder; why
+/// not, if it cannot. Such a name is one path component and leads nowhere else.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err("is no name of a file: it must have 1 to 255 bytes");
+    }
+    if name.contains(['/', '\0']) {
+        return Err("is no name of a file: a script names files of its folder, without a path");
+    }
+    if name.starts_with('.') {
+        return Err("is hidden: names that begin with '.' are m2y's own");
+    }
+    Ok(())
+}
+
 /// Reads a file of at most `limit` bytes.
 pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
     let (file, _) = open(dir, name)?;
@@ -56,6 +74,15 @@ pub fn open(dir: &Dir, name: impl AsRef<Path>) -> io::Result<(File, Metadata)> {
     options
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    regular(dir.open_with(name, &options)?)
+}
+
+/// [`open`] for a name that must not stand for another file: a link there is an error.
+pub fn open_itself(dir: &Dir, name: &str) -> io::Result<(File, Metadata)> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed());
     regular(dir.open_with(name, &options)?)
 }
 
@@ -123,19 +150,19 @@ pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
 
 /// Renames a finished file to its name, which must be free, and makes that durable.
 pub fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
-    rename(dir, temporary, dir, name)?;
+    rename_to_free(dir, temporary, dir, name)?;
     sync(dir)
 }
 
-/// Renames a file to a name that must be free, perhaps in another directory of the same
-/// file system.
-pub fn rename(from: &Dir, old: &str, to: &Dir, new: &str) -> io::Result<()> {
-    match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
+/// Renames a file, into another directory perhaps; fails with `AlreadyExists` if the
+/// name is taken. It is durable once both directories are ([`sync`]).
+pub fn rename_to_free(from: &Dir, name: &str, to: &Dir, new: &str) -> io::Result<()> {
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         // File systems that cannot rename that way can link instead.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            from.hard_link(old, to, new)?;
-            from.remove_file(old)
+            from.hard_link(name, to, new)?;
+            from.remove_file(name)
         }
         Err(e) => Err(e.into()),
     }

@@ -73,14 +73,14 @@ fn carry(from: &Dir, to: &Dir, stem: &str) -> io::Result<String> {
         if to.symlink_metadata(&meta).is_ok() {
             continue;
         }
-        match file::rename(from, &format!("{stem}.data"), to, &data) {
+        match file::rename_to_free(from, &format!("{stem}.data"), to, &data) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             // An earlier attempt may have got so far, and no further.
             Err(e) if e.kind() == io::ErrorKind::NotFound && to.symlink_metadata(&data).is_ok() => {
             }
             renamed => renamed?,
         }
-        file::rename(from, &format!("{stem}.meta"), to, &meta)?;
+        file::rename_to_free(from, &format!("{stem}.meta"), to, &meta)?;
         file::sync(to)?;
         file::sync(from)?;
         return Ok(there);

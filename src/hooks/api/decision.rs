@@ -2,8 +2,45 @@
 
 use rhai::{Dynamic, Engine, EvalAltResult, Position};
 
-use super::fail;
-use crate::meta::{MAX_TEXT, TEXT};
+use super::{Function, fail};
+use crate::{
+    event::Kind,
+    meta::{MAX_TEXT, TEXT},
+};
+
+pub(super) const FUNCTIONS: &[Function] = &[
+    Function::new(
+        "decision",
+        "accept()",
+        "Nothing against the file. The script ends here, and the next one runs.",
+        r#"
+if meta.from == "zhenqiang" { accept(); }
+reject("only from zhenqiang");
+"#,
+    )
+    .only_at(DECIDING),
+    Function::new(
+        "decision",
+        "reject(reason)",
+        "Refuses the file; the sender reads the reason, at most 4,096 bytes. The script ends here, and no further one runs.",
+        r#"
+if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
+"#,
+    )
+    .only_at(DECIDING),
+    Function::new(
+        "decision",
+        "quarantine(reason)",
+        "Takes the file and keeps it hidden until somebody releases it. The script ends here, and the next one runs.",
+        r#"
+if text.extension(meta.filename) == "exe" { quarantine("a program"); }
+"#,
+    )
+    .only_at(DECIDING),
+];
+
+/// Where there is something to decide.
+const DECIDING: &[Kind] = &[Kind::Meta, Kind::Received];
 
 /// What a script decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,13 +74,10 @@ fn with_reason(function: &str, reason: &str, decision: fn(String) -> Decision) -
 
 pub(super) fn register(engine: &mut Engine) {
     engine
-        // accept(): nothing against it; the script ends here, the next one runs
         .register_fn("accept", || end(Decision::Accept))
-        // reject(reason): the file may not come; the sender reads the reason
         .register_fn("reject", |reason: &str| {
             with_reason("reject", reason, Decision::Reject)
         })
-        // quarantine(reason): the file may come, and stays hidden until it is released
         .register_fn("quarantine", |reason: &str| {
             with_reason("quarantine", reason, Decision::Quarantine)
         });

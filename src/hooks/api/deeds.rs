@@ -1,17 +1,44 @@
 //! What a script does besides deciding: at once, or after the verdict.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rhai::EvalAltResult;
 
 use super::fail;
-use crate::event::Effect;
+use crate::{event::Effect, root::name::Name};
 
 /// Effects that one run of a script may ask for.
 const MAX_EFFECTS: usize = 32;
+
+/// Files that one run of a script may change.
+const MAX_TOUCHED: usize = 1_024;
+
+/// A file that a script changed: what m2y does itself is no event of the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// The folder of the file, one of the user's.
+    pub folder: Name,
+    /// The name of the file.
+    pub name: String,
+    /// What was done to it.
+    pub how: Touch,
+}
+
+/// What a script did to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// It is new, or has new contents.
+    Written,
+    /// It is gone.
+    Removed,
+    /// It has another name, or is in another folder, from now on.
+    Renamed {
+        /// The folder where it is now.
+        folder: Name,
+        /// The name that it has now.
+        name: String,
+    },
+}
 
 /// The deeds of one run of a script. Copies of it are the same list.
 #[derive(Clone)]
@@ -19,6 +46,7 @@ pub struct Deeds {
     live: bool,
     queued: Arc<Mutex<Vec<Effect>>>,
     spared: Arc<Mutex<Vec<String>>>,
+    touched: Arc<Mutex<Vec<Touched>>>,
 }
 
 impl Deeds {
@@ -29,7 +57,13 @@ impl Deeds {
             live,
             queued: Arc::default(),
             spared: Arc::default(),
+            touched: Arc::default(),
         }
+    }
+
+    /// Whether what changes something is done, or only written down.
+    pub fn is_live(&self) -> bool {
+        self.live
     }
 
     /// Asks for something that is done after the verdict.
@@ -45,12 +79,12 @@ impl Deeds {
 
     /// Does something at once; where the run is not live, returns `otherwise` and writes
     /// down `what`, a call as it would stand in a script.
-    pub fn act<T>(
+    pub fn act<T, E>(
         &self,
         what: impl FnOnce() -> String,
         otherwise: T,
-        act: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
+        act: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         if self.live {
             return act();
         }
@@ -59,6 +93,29 @@ impl Deeds {
             spared.push(what());
         }
         Ok(otherwise)
+    }
+
+    /// Whether one more file may be changed; asked before it is.
+    pub fn may_touch(&self) -> Result<(), Box<EvalAltResult>> {
+        if self.touched().len() < MAX_TOUCHED {
+            return Ok(());
+        }
+        let sentence = format!("a script can change at most {MAX_TOUCHED} files in one run");
+        Err(fail(sentence))
+    }
+
+    /// Remembers a file that was changed.
+    pub fn touch(&self, touched: Touched) {
+        self.touched().push(touched);
+    }
+
+    /// Takes the list of the files that were changed, in the order of the changes.
+    pub fn take_touched(&self) -> Vec<Touched> {
+        std::mem::take(&mut *self.touched())
+    }
+
+    fn touched(&self) -> MutexGuard<'_, Vec<Touched>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was asked for, and what would have been done.

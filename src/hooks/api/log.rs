@@ -8,6 +8,7 @@ use std::sync::{
 use rhai::Engine;
 use tracing::{error, info, warn};
 
+use super::Function;
 use crate::{error::printable, event::Event};
 
 /// Lines that one call of a script may write.
@@ -15,6 +16,33 @@ const MAX_LINES: u32 = 100;
 
 /// Characters of a line.
 const MAX_LINE: usize = 500;
+
+pub(super) const FUNCTIONS: &[Function] = &[
+    Function::new(
+        "log",
+        "log.info(text)",
+        "A line in the log of the server, with the script's name; a script writes at most 100 in a run. print(text) does the same.",
+        r#"
+log.info(`${meta.filename} has come`);
+"#,
+    ),
+    Function::new(
+        "log",
+        "log.warn(text)",
+        "A warning in the log of the server.",
+        r#"
+if meta.filesize == 0 { log.warn("an empty file"); }
+"#,
+    ),
+    Function::new(
+        "log",
+        "log.error(text)",
+        "An error in the log of the server. It decides nothing.",
+        r#"
+try { folder.size("nothing.txt"); } catch (problem) { log.error(`${problem}`); }
+"#,
+    ),
+];
 
 /// `log` in a script; `print` and `debug` write here too.
 #[derive(Clone)]
@@ -56,15 +84,12 @@ impl Log {
 pub(super) fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<Log>("Log")
-        // log.info(text)
         .register_fn("info", |log: &mut Log, text: &str| log.info(text))
-        // log.warn(text)
         .register_fn("warn", |log: &mut Log, text: &str| {
             if let Some(line) = log.line(text) {
                 warn!(script = %log.from, "{line}");
             }
         })
-        // log.error(text)
         .register_fn("error", |log: &mut Log, text: &str| {
             if let Some(line) = log.line(text) {
                 error!(script = %log.from, "{line}");

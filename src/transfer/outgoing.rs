@@ -14,7 +14,7 @@ use crate::{
     error::{Code, Error},
     json::Value,
     meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now, is_extra},
-    root::file,
+    root::{file, name::Name, user::User},
 };
 
 /// Something to be sent: a `.meta` with the file that it describes.
@@ -79,6 +79,19 @@ impl Outgoing {
     ///
     /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_by(path, open_source)
+    }
+
+    /// [`Self::open`] for what nobody looks at before it is sent: only files that lie
+    /// in a folder of this user.
+    pub fn open_of(user: &User, path: &Path) -> Result<Self, Error> {
+        Self::open_by(path, |source| open_of(user, source))
+    }
+
+    fn open_by(
+        path: &Path,
+        open_source: impl FnOnce(&Path) -> Result<(File, Version), Error>,
+    ) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
         let Some((name, stem)) = name.and_then(|name| {
             let stem = ENDINGS.iter().find_map(|end| name.strip_suffix(end));
@@ -275,6 +288,33 @@ fn source(folder: &Path, meta: &Meta) -> Result<PathBuf, Error> {
         ));
     }
     Ok(folder.join(name))
+}
+
+/// Opens a file that lies in a folder of the user, through handles that no link leads out
+/// of: a `.meta` may name any file, and the server may be able to read it.
+fn open_of(user: &User, path: &Path) -> Result<(File, Version), Error> {
+    let at = |e: io::Error| Error::io("open", path, &e);
+    let outside = || {
+        let sentence = format!(
+            "cannot send {}: an outbox sends only files in the folders of its user",
+            path.display()
+        );
+        Error::new(Code::Refused, sentence)
+    };
+    let home = user.path().canonicalize().map_err(at)?;
+    let parent = path.parent().ok_or_else(outside)?;
+    let parent = parent.canonicalize().map_err(at)?;
+    let folder = parent.strip_prefix(home).map_err(|_| outside())?;
+    let folder = folder
+        .to_str()
+        .and_then(|folder| Name::folder(folder).ok())
+        .ok_or_else(outside)?;
+    let name = path.file_name().ok_or_else(outside)?;
+    let dir = user.dir().open_dir(folder.as_str()).map_err(at)?;
+    let (file, _) = file::open(&dir, name).map_err(at)?;
+    let file = file.into_std();
+    let version = Version::of(&file).map_err(at)?;
+    Ok((file, version))
 }
 
 fn open_source(path: &Path) -> Result<(File, Version), Error> {

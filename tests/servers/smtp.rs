@@ -52,7 +52,10 @@ pub struct Smtp {
 
 impl Smtp {
     pub fn start(ways: Ways) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::start_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), ways)
+    }
+
+    pub fn start_on(listener: TcpListener, ways: Ways) -> Self {
         let address = listener.local_addr().unwrap();
         let arrived = Arc::<Mutex<Vec<Mail>>>::default();
         let shelf = Arc::clone(&arrived);

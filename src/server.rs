@@ -21,7 +21,10 @@ use tracing::{debug, error, info, warn};
 use crate::{
     error::{Code, Error},
     event::{Event, EventId, Kind as EventKind, Run},
-    hooks::dispatch::{Dispatcher, stopped},
+    hooks::{
+        dispatch::{Dispatcher, stopped},
+        watch as files,
+    },
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
@@ -151,6 +154,12 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
+    let watching = tokio::spawn(files::run(
+        server.receiver.hooks.clone(),
+        server.root.clone(),
+        server.settings.clone(),
+        shutdown.clone(),
+    ));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -189,6 +198,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let rest = async {
         while connections.join_next().await.is_some() {}
         let _ = dispatching.await;
+        let _ = watching.await;
     };
     if timeout_at(deadline, rest).await.is_ok() {
         return;

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::Hooks;
+use super::{Hooks, own::Own};
 use crate::{
     error::printable,
     event::{Effect, Event, EventId, Kind, Outcome, Run, Subject, Verdict},
@@ -124,6 +124,11 @@ impl Dispatcher {
         })
     }
 
+    /// What hooks themselves do to the files of their folders.
+    pub fn own(&self) -> &Own {
+        self.hooks.own()
+    }
+
     /// The journal.
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -148,6 +153,9 @@ impl Dispatcher {
     /// somebody has it in hand already. The event happens by [`Self::settle`], or when
     /// the server starts again.
     pub fn keep(&self, event: Event) -> Option<(Kept, Pending<()>)> {
+        if let (Kind::Received, Some(file)) = (event.kind, &event.file) {
+            self.own().arrives(&event.folder, file);
+        }
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;
         }
@@ -168,8 +176,8 @@ impl Dispatcher {
         if !subject.meta.extra.contains_key(QUARANTINE) {
             return;
         }
-        let (dir, stem) = (folder.dir().clone(), subject.stem.clone());
-        let hidden = task::spawn_blocking(move || quarantine::hide(&dir, &stem)).await;
+        let (own, folder, stem) = (self.own().clone(), folder.clone(), subject.stem.clone());
+        let hidden = task::spawn_blocking(move || put_away(&own, &folder, &stem)).await;
         if !matches!(hidden, Ok(Ok(()))) {
             error!("cannot put a file into quarantine: {hidden:?}");
         }
@@ -194,7 +202,7 @@ impl Dispatcher {
         let mut verdict = self.hooks.fire(event).await;
         self.note_runs(&task, &verdict.runs);
         if task.kind == Kind::Received.section() {
-            let stored = store_meta(&folder, &task, &mut verdict).await;
+            let stored = store_meta(self.own(), &folder, &task, &mut verdict).await;
             if let Err(error) = stored {
                 // The file is delivered all the same.
                 error!(
@@ -503,7 +511,12 @@ fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
 
 /// Stores what hooks wrote into the `.meta` of a file that was received: where they
 /// object, with a mark that they have to run again.
-async fn store_meta(folder: &Folder, task: &Task, verdict: &mut Verdict) -> io::Result<()> {
+async fn store_meta(
+    own: &Own,
+    folder: &Folder,
+    task: &Task,
+    verdict: &mut Verdict,
+) -> io::Result<()> {
     let (Some(meta), Some(stem)) = (
         &mut verdict.meta,
         task.body.get("stem").and_then(Value::as_str),
@@ -521,28 +534,37 @@ async fn store_meta(folder: &Folder, task: &Task, verdict: &mut Verdict) -> io::
         meta.extra.insert(QUARANTINE.to_owned(), reason);
     }
     let hide = verdict.outcome.objection().is_none() && meta.extra.contains_key(QUARANTINE);
-    let (dir, stem, text) = (folder.dir().clone(), stem.to_owned(), meta.to_file());
+    let (own, folder) = (own.clone(), folder.clone());
+    let (stem, text) = (stem.to_owned(), meta.to_file());
     let work = move || {
+        let dir = folder.dir();
         let name = format!("{stem}.meta");
-        match file::read(&dir, &name, meta::MAX_LEN) {
+        match file::read(dir, &name, meta::MAX_LEN) {
             Ok(there) if there == text => {}
             // A hook has put the file somewhere else, and its .meta with it.
             Err(e)
                 if e.kind() == io::ErrorKind::NotFound
-                    && !exists(&dir, &format!("{stem}.data"))? =>
+                    && !exists(dir, &format!("{stem}.data"))? =>
             {
                 return Ok(());
             }
-            _ => file::replace(&dir, &name, 0o644, &text)?,
+            _ => file::replace(dir, &name, 0o644, &text)?,
         }
         match hide {
-            true => quarantine::hide(&dir, &stem),
+            true => put_away(&own, &folder, &stem),
             false => Ok(()),
         }
     };
     task::spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(io::Error::other(e)))
+}
+
+/// Puts a file out of sight, which is no deed of a person.
+fn put_away(own: &Own, folder: &Folder, stem: &str) -> io::Result<()> {
+    let hidden = quarantine::hide(folder.dir(), stem);
+    own.note(folder, &format!("{stem}.data"));
+    hidden
 }
 
 /// Writes the `.meta` that hands a file on.

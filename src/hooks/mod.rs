@@ -11,9 +11,11 @@ pub mod dispatch;
 pub mod external;
 mod limits;
 mod lookup;
+pub mod own;
 pub mod report;
 pub mod script;
 mod slots;
+pub mod watch;
 mod workers;
 
 use std::{
@@ -35,6 +37,7 @@ use crate::{
 };
 use api::decision::Decision;
 use lookup::{Found, find};
+use own::Own;
 use report::HookError;
 use script::Ran;
 use slots::Slots;
@@ -48,6 +51,7 @@ pub struct Hooks {
     executables: external::Host,
     slots: Slots,
     workers: Workers,
+    own: Own,
 }
 
 impl Hooks {
@@ -60,7 +64,13 @@ impl Hooks {
             scripts: Arc::new(script::Host::new(settings.script_deadline)),
             executables: external::Host::new(settings.executable_deadline),
             slots,
+            own: Own::new(settings.settle),
         }
+    }
+
+    /// What the hooks themselves do to the files of their folders.
+    pub fn own(&self) -> &Own {
+        &self.own
     }
 
     /// Runs the scripts of an event in their order, until one objects.
@@ -182,6 +192,7 @@ impl Hooks {
             let (dir, name) = (event.folder.dir().clone(), name.to_owned());
             blocking(move || write_meta(&dir, &name, &subject)).await?;
         }
+        let _own = self.own.program(&event.folder);
         let meta = self.executables.run(&program, event).await?;
         on_disk.clone_from(&meta);
         Ok(Ran {

@@ -392,4 +392,8 @@ const SETTINGS_TEMPLATE: &str = "\
 # time, then after four times as long, and so on (at most an hour), so many times in all.
 # retry_delay = 5s
 # retry_limit = 12
+[watch]
+# A file that appeared or changed is an event when it has been closed and then rested so
+# long; one that is never closed, when it has rested 60 times as long.
+# settle = 500ms
 ";

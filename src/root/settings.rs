@@ -33,6 +33,8 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// `[hooks] retry_limit`: attempts until a task is given up.
     pub retry_limit: u32,
+    /// `[watch] settle`: how long a file has to rest until its change is an event.
+    pub settle: Duration,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             executable_deadline: Duration::from_secs(30),
             retry_delay: Duration::from_secs(5),
             retry_limit: 12,
+            settle: Duration::from_millis(500),
         }
     }
 }
@@ -83,6 +86,7 @@ impl Settings {
             ("hooks", "retry_limit") => {
                 self.retry_limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
             }
+            ("watch", "settle") => self.settle = duration(value)?,
             _ => return Err("there is no such setting"),
         }
         Ok(())

@@ -23,7 +23,7 @@ use crate::{
     event::{Event, EventId, Kind as EventKind, Run},
     hooks::{
         dispatch::{Dispatcher, stopped},
-        watch as files,
+        schedule, watch as files,
     },
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
@@ -160,6 +160,12 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
         server.settings.clone(),
         shutdown.clone(),
     ));
+    let scheduling = tokio::spawn(schedule::run(
+        server.receiver.hooks.clone(),
+        server.root.clone(),
+        schedule::clock(),
+        shutdown.clone(),
+    ));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -199,6 +205,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
         while connections.join_next().await.is_some() {}
         let _ = dispatching.await;
         let _ = watching.await;
+        let _ = scheduling.await;
     };
     if timeout_at(deadline, rest).await.is_ok() {
         return;

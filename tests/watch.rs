@@ -16,9 +16,17 @@ use std::{
 };
 
 use common::{Local, Process, World};
-use m2y::store::{
-    journal::{self, Journal},
-    known,
+use m2y::{
+    hooks::{dispatch::Dispatcher, schedule},
+    root::config::Config,
+    store::{
+        journal::{self, Journal},
+        known,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
 };
 
 /// How long a file rests in these tests.
@@ -272,10 +280,10 @@ async fn what_changed_while_no_server_ran_fires_and_nothing_else() {
     fs::remove_file(photo.join("gone")).unwrap();
     fs::rename(photo.join("renamed"), photo.join("afterwards")).unwrap();
     let server = Process::serve(&world.there);
-    let mut told = told_in_all(&world, 8).await.split_off(4);
-    told.sort();
+    let mut meanwhile = told_in_all(&world, 8).await.split_off(4);
+    meanwhile.sort();
     assert_eq!(
-        told,
+        meanwhile,
         [
             "OnChanged|photo|changed",
             "OnDeleted|photo|gone",
@@ -403,4 +411,126 @@ async fn the_index_is_kept_without_scripts_and_a_script_that_comes_later_hears_o
     fs::write(world.photo().join("after"), "x").unwrap();
     assert_eq!(told_in_all(&world, 1).await, ["OnNew|photo|after"]);
     server.stop().await;
+}
+
+/// A schedule that is told the minutes by the test.
+struct Scheduled {
+    minutes: mpsc::Sender<u64>,
+    shutdown: watch::Sender<bool>,
+    running: JoinHandle<()>,
+}
+
+impl Scheduled {
+    fn start(world: &World) -> Self {
+        let settings = world.there.settings().unwrap();
+        let dispatcher = Dispatcher::new(&world.there, &settings).unwrap();
+        let (minutes, clock) = mpsc::channel(1);
+        let (shutdown, stop) = watch::channel(false);
+        let running = schedule::run(dispatcher, world.there.clone(), clock, stop);
+        Self {
+            minutes,
+            shutdown,
+            running: tokio::spawn(running),
+        }
+    }
+
+    async fn minute(&self, minute: u64) {
+        self.minutes.send(minute).await.unwrap();
+    }
+
+    /// Waits until all that was fired has ended.
+    async fn stop(self) {
+        // The last minute was taken when there is room for another one.
+        drop(self.minutes.reserve().await.unwrap());
+        self.shutdown.send(true).unwrap();
+        self.running.await.unwrap();
+    }
+}
+
+/// A minute since 1970 at which an hour begins.
+const HOUR: u64 = 60 * 500_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_fires_once_in_its_minute() {
+    let world = watched(
+        "[OnMeta]\n[OnSchedule]\n*/10 * * * * = say.rhai\n5 * * * * = no.rhai say.rhai\n7 * * * * = say.rhai\n",
+    );
+    world.script("say.rhai", "notify.inbox(`|${event.name}`);");
+    world.script("no.rhai", "notify.inbox(\"|no\"); throw \"enough\";");
+    let schedule = Scheduled::start(&world);
+    let inbox = |count| {
+        let world = &world;
+        async move { wait("the schedule fires", || told(world).len() >= count).await }
+    };
+    // The minute in which the server starts is not its own.
+    schedule.minute(HOUR).await;
+    schedule.minute(HOUR).await;
+    schedule.minute(HOUR + 5).await;
+    inbox(1).await;
+    schedule.minute(HOUR + 10).await;
+    inbox(3).await;
+    schedule.minute(HOUR + 10).await;
+    schedule.minute(HOUR + 9).await;
+    schedule.minute(HOUR + 11).await;
+    // What a machine slept through is not made up for.
+    schedule.minute(HOUR + 55).await;
+    // An edit counts at the next minute.
+    let config = "[OnMeta]\n[OnSchedule]\n* * * * * = other.rhai\n";
+    world.script("other.rhai", "notify.inbox(\"|other\");");
+    fs::write(world.photo().join("m2y.config"), config).unwrap();
+    schedule.minute(HOUR + 56).await;
+    inbox(4).await;
+    schedule.stop().await;
+    assert_eq!(told(&world), ["no", "OnSchedule", "OnSchedule", "other"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_still_runs_is_passed_over_and_others_are_not() {
+    let config = "[OnMeta]\n[OnSchedule]\n* * * * * = slow.sh\n*/2 * * * * = quick.rhai\n";
+    let world = watched(config);
+    // Until the test lets it go.
+    world.script(
+        "slow.sh",
+        "#!/bin/sh\necho x >> runs\nuntil [ -e go ]; do sleep 0.02; done\n",
+    );
+    world.script("quick.rhai", "notify.inbox(\"|quick\");");
+    let schedule = Scheduled::start(&world);
+    let runs = || fs::read_to_string(world.photo().join("runs")).unwrap_or_default();
+    schedule.minute(HOUR).await;
+    schedule.minute(HOUR + 1).await;
+    wait("the slow one runs", || runs().lines().count() == 1).await;
+    for minute in 2..=8 {
+        schedule.minute(HOUR + minute).await;
+        let quick = usize::try_from(minute / 2).unwrap();
+        wait("the quick one ran", || told(&world).len() == quick).await;
+    }
+    assert_eq!(runs().lines().count(), 1);
+    fs::write(world.photo().join("go"), "").unwrap();
+    // It ends at some time; from then on it fires again.
+    let mut minute = 9;
+    while runs().lines().count() == 1 {
+        assert!(minute < 3_000, "it never ran again");
+        schedule.minute(HOUR + minute).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        minute += 1;
+    }
+    schedule.stop().await;
+}
+
+#[test]
+fn a_line_is_due_between_two_minutes_once() {
+    let config = Config::parse("[OnSchedule]\n* * * * * = a\n0 * * * * = b\n").unwrap();
+    let due = |from, to| {
+        let lines = schedule::due_between(&config, from, to);
+        lines
+            .iter()
+            .map(|line| line.scripts.join(" "))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(due(HOUR, HOUR), [""; 0]);
+    assert_eq!(due(HOUR - 1, HOUR), ["a", "b"]);
+    assert_eq!(due(HOUR - 3, HOUR + 1), ["a", "b"]);
+    assert_eq!(due(HOUR, HOUR + 1), ["a"]);
+    assert_eq!(due(0, HOUR + 59), ["a"]);
+    assert_eq!(due(HOUR, HOUR - 1), [""; 0]);
 }

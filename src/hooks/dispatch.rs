@@ -137,8 +137,14 @@ impl Dispatcher {
     /// Fires an event that decides about something which is not there yet; whoever asked
     /// asks again if it fails.
     pub async fn fire(&self, event: Event) -> Verdict {
+        let scripts = event.config.scripts(event.kind.section());
+        self.fire_scripts(event, scripts).await
+    }
+
+    /// [`Self::fire`] with only these scripts.
+    pub async fn fire_scripts(&self, event: Event, scripts: Vec<String>) -> Verdict {
         let task = task_of(&event);
-        let verdict = self.hooks.fire(event).await;
+        let verdict = self.hooks.fire_scripts(event, scripts).await;
         self.note_runs(&task, &verdict.runs);
         if verdict.outcome.objection().is_none() && !verdict.effects.is_empty() {
             let effects = effects_of(&task, &verdict.effects);

@@ -13,6 +13,7 @@ mod limits;
 mod lookup;
 pub mod own;
 pub mod report;
+pub mod schedule;
 pub mod script;
 mod slots;
 pub mod watch;
@@ -74,7 +75,13 @@ impl Hooks {
     }
 
     /// Runs the scripts of an event in their order, until one objects.
-    pub async fn fire(&self, mut event: Event) -> Verdict {
+    pub async fn fire(&self, event: Event) -> Verdict {
+        let scripts = event.config.scripts(event.kind.section());
+        self.fire_scripts(event, scripts).await
+    }
+
+    /// [`Hooks::fire`] with only these scripts: of `[OnSchedule]` not all are due.
+    pub async fn fire_scripts(&self, mut event: Event, scripts: Vec<String>) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
         let profile = Profile::default();
@@ -82,7 +89,7 @@ impl Hooks {
         let mut on_disk = event.subject.as_ref().map(|subject| subject.meta.clone());
         let mut effects = Vec::new();
         let mut quarantine = None;
-        for name in event.config.scripts(event.kind.section()) {
+        for name in scripts {
             let begun = Instant::now();
             let result = self.run(&name, &event, &profile, &mut on_disk).await;
             let why = result.as_ref().err().map(ToString::to_string);

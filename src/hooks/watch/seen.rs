@@ -417,3 +417,92 @@ impl Files {
         rested.into_iter().map(|(_, rested)| rested).collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use notify::event::{CreateKind, Flag};
+
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_millis(20);
+
+    fn seen() -> Seen {
+        let seen = Seen::new(SETTLE);
+        seen.insert(Path::new("/f"), Place::Folder(Files::default()));
+        seen
+    }
+
+    fn tell(seen: &Seen, kind: EventKind, file: &str) {
+        seen.take(Ok(Event::new(kind).add_path(Path::new("/f").join(file))));
+    }
+
+    /// The files that rest next, and whether the folder is to be read.
+    fn look(seen: &Seen) -> (Vec<String>, bool) {
+        match seen.wait(Instant::now() + Duration::from_secs(60)) {
+            Todo::Look(folders) => {
+                let (_, rested, scan) = folders.into_iter().next().unwrap();
+                (rested.into_iter().map(|rested| rested.file).collect(), scan)
+            }
+            Todo::List(_) => look(seen),
+            Todo::Stop => (Vec::new(), false),
+        }
+    }
+
+    const CREATED: EventKind = EventKind::Create(CreateKind::File);
+    const OPENED: EventKind = EventKind::Access(AccessKind::Open(AccessMode::Any));
+    const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
+    #[test]
+    fn files_rest_in_the_order_of_their_last_events() {
+        let seen = seen();
+        for file in ["b", "a", "c", "b"] {
+            tell(&seen, CLOSED, file);
+        }
+        assert_eq!(look(&seen).0, ["a", "c", "b"]);
+    }
+
+    #[test]
+    fn a_file_rests_when_who_made_it_has_closed_it() {
+        let seen = seen();
+        tell(&seen, CREATED, "open");
+        tell(&seen, OPENED, "open");
+        tell(&seen, CREATED, "linked");
+        assert_eq!(look(&seen).0, ["linked"]);
+        assert!(seen.waits(Path::new("/f"), "open"));
+        tell(&seen, CLOSED, "open");
+        assert_eq!(look(&seen).0, ["open"]);
+    }
+
+    #[test]
+    fn a_file_that_is_never_closed_rests_in_the_end() {
+        let seen = seen();
+        let begun = Instant::now();
+        tell(&seen, CREATED, "open");
+        tell(&seen, OPENED, "open");
+        assert_eq!(look(&seen).0, ["open"]);
+        assert!(begun.elapsed() >= SETTLE * PATIENCE);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_the_rest_is_found_by_reading_the_folder() {
+        let seen = seen();
+        for n in 0..=MAX_PENDING {
+            tell(&seen, CREATED, &n.to_string());
+            tell(&seen, OPENED, &n.to_string());
+        }
+        assert_eq!(look(&seen), (Vec::new(), true));
+        let state = seen.lock();
+        assert!(matches!(&state.places[Path::new("/f")],
+            Place::Folder(files) if files.pending.len() == MAX_PENDING));
+    }
+
+    #[test]
+    fn when_events_are_lost_the_folder_is_read_and_nobody_is_waited_for() {
+        let seen = seen();
+        tell(&seen, CREATED, "open");
+        tell(&seen, OPENED, "open");
+        seen.take(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        assert_eq!(look(&seen), (vec!["open".to_owned()], true));
+    }
+}

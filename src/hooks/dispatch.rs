@@ -7,7 +7,7 @@
 //! nothing which is down delays a transfer.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -240,12 +240,16 @@ impl Dispatcher {
             Err(error) => return error!("nothing is tried again: {error}"),
         };
         let mut tasks = JoinSet::new();
+        let (mut entries, mut pause) = (VecDeque::new(), LOOK);
         loop {
-            let (entries, pause) = self.look(&reader).await;
-            for entry in entries {
-                if tasks.len() >= AT_ONCE {
-                    break;
-                }
+            // Not for each task that ends: while some are left, nothing else gets its turn.
+            if entries.is_empty() {
+                let looked = self.look(&reader).await;
+                (entries, pause) = (looked.0.into(), looked.1);
+            }
+            while tasks.len() < AT_ONCE
+                && let Some(entry) = entries.pop_front()
+            {
                 if let Some(hand) = self.in_hand.take(&entry.task) {
                     let (this, reader) = (self.clone(), reader.clone());
                     tasks.spawn(async move {

@@ -23,7 +23,9 @@ use crate::{
     event::Run,
     hooks::{
         dispatch::{Dispatcher, stopped},
+        schedule,
         startup::Startup,
+        watch as files,
     },
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
@@ -147,6 +149,18 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
+    let watching = tokio::spawn(files::run(
+        server.receiver.hooks.clone(),
+        server.root.clone(),
+        server.settings.clone(),
+        shutdown.clone(),
+    ));
+    let scheduling = tokio::spawn(schedule::run(
+        server.receiver.hooks.clone(),
+        server.root.clone(),
+        schedule::clock(),
+        shutdown.clone(),
+    ));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -185,6 +199,8 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let rest = async {
         while connections.join_next().await.is_some() {}
         let _ = dispatching.await;
+        let _ = watching.await;
+        let _ = scheduling.await;
     };
     if timeout_at(deadline, rest).await.is_ok() {
         return;

@@ -7,7 +7,7 @@
 //! nothing which is down delays a transfer.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Hooks, Pinned, kept::KeptState};
+use super::{Hooks, Pinned, kept::KeptState, own::Own};
 use crate::{
     error::{Code, Error, printable},
     event::{Effect, Event, EventId, Kind, Outcome, Run, Subject, Verdict},
@@ -138,6 +138,11 @@ impl Dispatcher {
         })
     }
 
+    /// What hooks themselves do to the files of their folders.
+    pub fn own(&self) -> &Own {
+        self.hooks.own()
+    }
+
     /// The journal.
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -153,8 +158,19 @@ impl Dispatcher {
     /// Fires an event that decides about something which is not there yet; whoever asked
     /// asks again if it fails.
     pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
+        let scripts = event.config.scripts(event.kind.section());
+        self.fire_scripts(event, scripts, pinned).await
+    }
+
+    /// [`Self::fire`] with only these scripts.
+    pub async fn fire_scripts(
+        &self,
+        event: Event,
+        scripts: Vec<String>,
+        pinned: &Pinned,
+    ) -> Verdict {
         let task = task_of(&event);
-        let verdict = self.hooks.fire(event, pinned).await;
+        let verdict = self.hooks.fire_scripts(event, scripts, pinned).await;
         self.note_runs(&task, &verdict.runs);
         if verdict.outcome.objection().is_none() && !verdict.effects.is_empty() {
             let effects = effects_of(&task, &verdict.effects);
@@ -169,6 +185,9 @@ impl Dispatcher {
     /// somebody has it in hand already. The event happens by [`Self::settle`], or when
     /// the server starts again.
     pub fn keep(&self, event: Event, pinned: Pinned) -> Option<(Kept, Pending<()>)> {
+        if let (Kind::Received, Some(file)) = (event.kind, &event.file) {
+            self.own().arrives(&event.folder, file);
+        }
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;
         }
@@ -190,8 +209,8 @@ impl Dispatcher {
         if !subject.meta.extra.contains_key(QUARANTINE) {
             return;
         }
-        let (dir, stem) = (folder.dir().clone(), subject.stem.clone());
-        let hidden = task::spawn_blocking(move || quarantine::hide(&dir, &stem)).await;
+        let (own, folder, stem) = (self.own().clone(), folder.clone(), subject.stem.clone());
+        let hidden = task::spawn_blocking(move || put_away(&own, &folder, &stem)).await;
         if !matches!(hidden, Ok(Ok(()))) {
             error!("cannot put a file into quarantine: {hidden:?}");
         }
@@ -216,7 +235,7 @@ impl Dispatcher {
         let mut verdict = self.hooks.fire(event, &pinned).await;
         self.note_runs(&task, &verdict.runs);
         if task.kind == Kind::Received.section() {
-            let stored = store_meta(&task, &mut verdict).await;
+            let stored = store_meta(self.own(), &task, &mut verdict).await;
             if let Err(error) = stored {
                 // The file is delivered all the same.
                 error!(
@@ -249,12 +268,16 @@ impl Dispatcher {
             Err(error) => return error!("nothing is tried again: {error}"),
         };
         let mut tasks = JoinSet::new();
+        let (mut entries, mut pause) = (VecDeque::new(), LOOK);
         loop {
-            let (entries, pause) = self.look(&reader).await;
-            for entry in entries {
-                if tasks.len() >= AT_ONCE {
-                    break;
-                }
+            // Not for each task that ends: while some are left, nothing else gets its turn.
+            if entries.is_empty() {
+                let looked = self.look(&reader).await;
+                (entries, pause) = (looked.0.into(), looked.1);
+            }
+            while tasks.len() < AT_ONCE
+                && let Some(entry) = entries.pop_front()
+            {
                 if let Some(hand) = self.in_hand.take(&entry.task) {
                     let (this, reader) = (self.clone(), reader.clone());
                     tasks.spawn(async move {
@@ -578,7 +601,7 @@ fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
 
 /// Stores what hooks wrote into the `.meta` of a file that was received: where they
 /// object, with a mark that they have to run again.
-async fn store_meta(task: &Task, verdict: &mut Verdict) -> io::Result<()> {
+async fn store_meta(own: &Own, task: &Task, verdict: &mut Verdict) -> io::Result<()> {
     let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
         return Ok(());
     };
@@ -593,28 +616,36 @@ async fn store_meta(task: &Task, verdict: &mut Verdict) -> io::Result<()> {
         meta.extra.insert(QUARANTINE.to_owned(), reason);
     }
     let hide = verdict.outcome.objection().is_none() && meta.extra.contains_key(QUARANTINE);
-    let (dir, text) = (verdict.folder.dir().clone(), meta.to_file());
+    let (own, folder, text) = (own.clone(), verdict.folder.clone(), meta.to_file());
     let work = move || {
+        let dir = folder.dir();
         let name = format!("{stem}.meta");
-        match file::read(&dir, &name, meta::MAX_LEN) {
+        match file::read(dir, &name, meta::MAX_LEN) {
             Ok(there) if there == text => {}
             // A hook has taken the file away, and its .meta with it.
             Err(e)
                 if e.kind() == io::ErrorKind::NotFound
-                    && !exists(&dir, &format!("{stem}.data"))? =>
+                    && !exists(dir, &format!("{stem}.data"))? =>
             {
                 return Ok(());
             }
-            _ => file::replace(&dir, &name, 0o644, &text)?,
+            _ => file::replace(dir, &name, 0o644, &text)?,
         }
         match hide {
-            true => quarantine::hide(&dir, &stem),
+            true => put_away(&own, &folder, &stem),
             false => Ok(()),
         }
     };
     task::spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(io::Error::other(e)))
+}
+
+/// Puts a file out of sight, which is no deed of a person.
+fn put_away(own: &Own, folder: &Folder, stem: &str) -> io::Result<()> {
+    let hidden = quarantine::hide(folder.dir(), stem);
+    own.note(folder, &format!("{stem}.data"));
+    hidden
 }
 
 /// Writes the `.meta` that hands a file on.

@@ -12,10 +12,13 @@ pub mod external;
 mod kept;
 mod limits;
 mod lookup;
+pub mod own;
 pub mod report;
+pub mod schedule;
 pub mod script;
 mod slots;
 pub mod startup;
+pub mod watch;
 mod workers;
 
 use std::{
@@ -39,6 +42,7 @@ use crate::{
         config::Config,
         file,
         folder::Folder,
+        name::Name,
         settings::{Programs, Settings},
     },
 };
@@ -48,6 +52,7 @@ use api::{
     state::State,
 };
 use lookup::{Found, find};
+use own::Own;
 use report::HookError;
 use script::{Compiled, Ran};
 use slots::Slots;
@@ -62,6 +67,7 @@ pub struct Hooks {
     programs: Arc<Programs>,
     slots: Slots,
     workers: Workers,
+    own: Own,
 }
 
 /// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
@@ -79,6 +85,7 @@ impl Hooks {
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
             slots,
+            own: Own::new(settings.settle),
         }
     }
 
@@ -96,8 +103,24 @@ impl Hooks {
         Pinned(Arc::new(compiled.collect()))
     }
 
+    /// What the hooks themselves do to the files of their folders.
+    pub fn own(&self) -> &Own {
+        &self.own
+    }
+
     /// Runs the scripts of an event in their order, until one objects.
-    pub async fn fire(&self, mut event: Event, pinned: &Pinned) -> Verdict {
+    pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
+        let scripts = event.config.scripts(event.kind.section());
+        self.fire_scripts(event, scripts, pinned).await
+    }
+
+    /// [`Hooks::fire`] with only these scripts: of `[OnSchedule]` not all are due.
+    pub async fn fire_scripts(
+        &self,
+        mut event: Event,
+        scripts: Vec<String>,
+        pinned: &Pinned,
+    ) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
         let profile = Profile::default();
@@ -105,7 +128,7 @@ impl Hooks {
         let mut on_disk = event.subject.as_ref().map(|subject| subject.meta.clone());
         let mut effects = Vec::new();
         let mut quarantine = None;
-        for name in event.config.scripts(event.kind.section()) {
+        for name in scripts {
             let begun = Instant::now();
             let result = self
                 .run(&name, &event, pinned, &profile, &mut on_disk)
@@ -210,7 +233,11 @@ impl Hooks {
                     Ok(compiled) => {
                         let profile = profile.get_or_init(|| profile_of(&event));
                         let ran = this.scripts.run(&name, &compiled, &event, profile, true);
-                        Step::Done(Box::new(ran?))
+                        let ran = ran?;
+                        for touched in &ran.touched {
+                            note(&this.own, &event.folder, touched);
+                        }
+                        Step::Done(Box::new(ran))
                     }
                     Err(path) => Step::Start(path),
                 };
@@ -230,6 +257,7 @@ impl Hooks {
             let (dir, name) = (event.folder.dir().clone(), name.to_owned());
             blocking(move || write_meta(&dir, &name, &subject)).await?;
         }
+        let _own = self.own.program(&event.folder);
         let meta = self.executables.run(&program, event).await?;
         on_disk.clone_from(&meta);
         Ok(Ran {
@@ -239,6 +267,21 @@ impl Hooks {
             spared: Vec::new(),
             touched: Vec::new(),
         })
+    }
+}
+
+/// Takes what a script did to a file as no news.
+fn note(own: &Own, folder: &Folder, touched: &Touched) {
+    let noted = |name: &Name, file: &str| {
+        if name == folder.name() {
+            own.note(folder, file);
+        } else if let Ok(folder) = folder.user().folder(name) {
+            own.note(&folder, file);
+        }
+    };
+    noted(&touched.folder, &touched.name);
+    if let Touch::Renamed { folder, name } = &touched.how {
+        noted(folder, name);
     }
 }
 

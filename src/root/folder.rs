@@ -194,6 +194,10 @@ notifyUser.rhai
 [OnChanged]
 [OnDeleted]
 
+# at times, as cron has them, in UTC: minute, hour, day, month, day of the week
+[OnSchedule]
+# */10 * * * * = digest.rhai
+
 # what checkPermission.rhai reads: who may send into this folder
 # (only `always` lets in; nobody may send until a line below says so)
 [permission]

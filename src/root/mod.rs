@@ -436,4 +436,8 @@ const SETTINGS_TEMPLATE: &str = "\
 # allow = hooks.example.org, intranet:8080, *.example.net
 # ca_file = ca.pem
 # deadline = 10s
+[watch]
+# A file that appeared or changed is an event when it has been closed and then rested so
+# long; one that is never closed, when it has rested 60 times as long.
+# settle = 500ms
 ";

@@ -47,6 +47,8 @@ pub struct Settings {
     pub smtp: Option<Smtp>,
     /// `[webhook]`: what may be posted where.
     pub webhook: Webhook,
+    /// `[watch] settle`: how long a file has to rest until its change is an event.
+    pub settle: Duration,
 }
 
 /// Where programs may be that run as hooks.
@@ -90,6 +92,7 @@ impl Default for Settings {
             retry_limit: 12,
             smtp: None,
             webhook: Webhook::default(),
+            settle: Duration::from_millis(500),
         }
     }
 }
@@ -133,6 +136,7 @@ impl Settings {
             ("hooks", "retry_limit") => {
                 self.retry_limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
             }
+            ("watch", "settle") => self.settle = duration(value)?,
             ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
             ("webhook", key) => self.webhook.set(key, value)?,
             _ => return Err(UNKNOWN),

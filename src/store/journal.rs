@@ -246,12 +246,18 @@ impl<T> Pending<T> {
     }
 }
 
-/// Tasks that are due and have none of their file in front of them, in their order.
+/// Tasks that are due and have none of their file in front of them, nor one of the same
+/// id, in their order: a file that was renamed goes, then it comes.
 pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>> {
+    // A '+' keeps SQLite from an index: in the order of `seq` it can stop at the limit, where
+    // it would sort ten thousand tasks for each that is done; of one id there are two or
+    // three, and of those that are not dead all.
     db.prepare_cached(
-        "SELECT * FROM task t WHERE dead = 0 AND due <= :now AND (part > 0 OR NOT EXISTS (
+        "SELECT * FROM task t WHERE +dead = 0 AND +due <= :now AND (part > 0 OR (NOT EXISTS (
              SELECT 1 FROM task f WHERE f.user = t.user AND f.folder = t.folder
-             AND f.file = t.file AND f.seq < t.seq AND f.dead = 0 AND f.part = 0))
+             AND f.file = t.file AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
+         AND NOT EXISTS (SELECT 1 FROM task f WHERE f.id = t.id
+             AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)))
          ORDER BY seq LIMIT :limit",
     )?
     .query_map(
@@ -283,7 +289,7 @@ pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
 }
 
 /// Puts tasks in; one that is there already stays as it is.
-fn insert(db: &Connection, tasks: &[Task]) -> rusqlite::Result<()> {
+pub fn insert(db: &Connection, tasks: &[Task]) -> rusqlite::Result<()> {
     let now = signed(now());
     for task in tasks {
         db.prepare_cached(

@@ -6,6 +6,7 @@
 
 pub mod delivered;
 pub mod journal;
+pub mod known;
 pub mod local;
 pub mod openings;
 pub mod outbox;

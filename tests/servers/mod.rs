@@ -1,6 +1,7 @@
 //! Real servers on free ports of this machine, for the tests of e-mails and webhooks:
 //! an SMTP server (mailin), an HTTP server (hyper), both with and without TLS.
 #![allow(
+    dead_code,
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,

@@ -38,7 +38,10 @@ const ALL: &str = "[OnMeta]\n[OnNew]\nsay.rhai\n[OnChanged]\nsay.rhai\n[OnDelete
 /// second folder, by which it is known that all else was seen.
 fn watched(config: &str) -> World {
     let world = World::new(config);
-    let ini = format!("[watch]\nsettle = {}ms\n", SETTLE.as_millis());
+    let ini = format!(
+        "[watch]\nsettle = {}ms\n[hooks]\nexecutables = all\n",
+        SETTLE.as_millis()
+    );
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
     world.script("say.rhai", SAY);
     world.folder("sentinel", "[OnMeta]\n");
@@ -390,9 +393,10 @@ async fn folders_that_come_while_the_server_runs_are_watched_and_those_that_go_a
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_under_a_broken_config_fires_when_it_is_mended() {
     let world = watched(ALL);
+    // Broken from the start: there is no version before that would hold.
+    fs::write(world.photo().join("m2y.config"), "[OnNeww]\n").unwrap();
     let server = Local::serve(&world.there).await;
     sentinel(&world).await;
-    fs::write(world.photo().join("m2y.config"), "[OnNeww]\n").unwrap();
     fs::write(world.photo().join("a"), "x").unwrap();
     sentinel(&world).await;
     assert!(told(&world).is_empty());

@@ -119,7 +119,7 @@ impl Desk {
         let mut profile = Map::new();
         profile.insert("email".to_owned(), "roland@example.org".into());
         self.host
-            .run("hook.rhai", &compiled, &self.event(), &profile, live)
+            .run("hook.rhai", &compiled, &self.event(), &profile, live, || {})
     }
 
     #[track_caller]

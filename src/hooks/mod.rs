@@ -22,8 +22,10 @@ pub mod watch;
 mod workers;
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     path::PathBuf,
+    rc::Rc,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -55,8 +57,8 @@ use lookup::{Found, find};
 use own::Own;
 use report::HookError;
 use script::{Compiled, Ran};
-use slots::Slots;
-use workers::Workers;
+use slots::{Slot, Slots};
+use workers::{Thread, Workers};
 
 /// Runs the hooks of every folder of a root.
 #[derive(Clone)]
@@ -80,7 +82,7 @@ impl Hooks {
         let slots = Slots::default();
         Self {
             root: root.clone(),
-            workers: Workers::new(slots.scripts.count()),
+            workers: Workers::default(),
             scripts: Arc::new(script::Host::new(settings.script_deadline, state)),
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
@@ -204,6 +206,49 @@ impl Hooks {
         }
     }
 
+    /// Finds what a line names, and runs it if it is a script: on a thread of its own.
+    fn step(
+        &self,
+        name: &str,
+        event: &Event,
+        pinned: Option<Arc<Compiled>>,
+        profile: &Profile,
+        slot: Slot,
+        thread: &Rc<Cell<Thread>>,
+    ) -> Result<Step, HookError> {
+        let compiled = match pinned {
+            Some(compiled) => compiled,
+            None => match find(&self.root, &event.folder, &self.programs, name)? {
+                Found::Script(source) => self.scripts.compiled(source)?,
+                Found::Executable(path) => return Ok(Step::Start(path)),
+            },
+        };
+        // Held until the script ends; one that works for long changes it for another.
+        let slot = Rc::new(Cell::new(Some(slot)));
+        let lengthen = {
+            let (slot, thread, long) = (slot.clone(), thread.clone(), self.slots.long.clone());
+            let user = event.folder.user().name().clone();
+            move || {
+                if let Some(other) = long.try_take(&user) {
+                    slot.set(Some(other));
+                    thread.set(workers::lower_priority());
+                }
+            }
+        };
+        let none = Map::new();
+        let profile = match compiled.mentions("user") {
+            true => profile.get_or_init(|| profile_of(event)),
+            false => &none,
+        };
+        let ran = self
+            .scripts
+            .run(name, &compiled, event, profile, true, lengthen)?;
+        for touched in &ran.touched {
+            note(&self.own, &event.folder, touched);
+        }
+        Ok(Step::Done(Box::new(ran)))
+    }
+
     /// Runs one script.
     async fn run(
         &self,
@@ -222,27 +267,9 @@ impl Hooks {
             let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
             let (profile, pinned) = (profile.clone(), pinned.0.get(&name).cloned());
             let work = move || {
-                let compiled = match pinned {
-                    Some(compiled) => Ok(compiled),
-                    None => match find(&this.root, &event.folder, &this.programs, &name)? {
-                        Found::Script(source) => Ok(this.scripts.compiled(source)?),
-                        Found::Executable(path) => Err(path),
-                    },
-                };
-                let step = match compiled {
-                    Ok(compiled) => {
-                        let profile = profile.get_or_init(|| profile_of(&event));
-                        let ran = this.scripts.run(&name, &compiled, &event, profile, true);
-                        let ran = ran?;
-                        for touched in &ran.touched {
-                            note(&this.own, &event.folder, touched);
-                        }
-                        Step::Done(Box::new(ran))
-                    }
-                    Err(path) => Step::Start(path),
-                };
-                drop(slot);
-                Ok(step)
+                let thread = Rc::new(Cell::new(Thread::Fresh));
+                let step = this.step(&name, &event, pinned, &profile, slot, &thread);
+                (step, thread.get())
             };
             self.workers.run(work).await.ok_or(HookError::Panic)??
         };

@@ -135,6 +135,7 @@ impl Host {
         event: &Event,
         profile: &Map<String, Value>,
         live: bool,
+        lengthen: impl FnOnce() + 'static,
     ) -> Result<Ran, HookError> {
         let name = name.to_owned();
         // Whatever panics below only loses this call's own values.
@@ -145,7 +146,7 @@ impl Host {
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
-            let result = Call::watch(until, log, || {
+            let result = Call::watch(until, log, Box::new(lengthen), || {
                 handles.during(|| {
                     self.engine
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
@@ -258,6 +259,11 @@ impl Host {
 }
 
 impl Compiled {
+    /// Whether a word is anywhere in it.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.texts.iter().any(|text| text.text.contains(word))
+    }
+
     /// The text that has a function, or else the script itself.
     fn text_of(&self, function: Option<&str>) -> (&str, &str) {
         let with = |text: &&Text| function.is_some_and(|f| text.functions.contains(f));

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Hooks, Pinned, kept::KeptState, own::Own};
+use super::{Hooks, Pinned, kept::KeptState, notes::Mode, own::Own};
 use crate::{
     error::{Code, Error, printable},
     event::{Effect, Event, EventId, Kind, Outcome, Run, Subject, Verdict},
@@ -170,14 +170,27 @@ impl Dispatcher {
         pinned: &Pinned,
     ) -> Verdict {
         let task = task_of(&event);
-        let verdict = self.hooks.fire_scripts(event, scripts, pinned).await;
+        let verdict = self
+            .hooks
+            .fire_scripts(event, scripts, pinned, &Mode::LIVE)
+            .await;
         self.note_runs(&task, &verdict.runs);
-        if verdict.outcome.objection().is_none() && !verdict.effects.is_empty() {
-            let effects = effects_of(&task, &verdict.effects);
-            if let Err(error) = self.journal.add(true, effects).committed().await {
-                error!("what a hook asked for is lost: {error}");
-            }
+        self.note_effects(&task, &verdict).await;
+        verdict
+    }
+
+    /// Fires an event because a person asks for it, outside of any transfer: once, and
+    /// nothing is tried again but what its hooks ask for.
+    pub async fn fire_by_hand(&self, event: Event, mode: &Mode) -> Verdict {
+        let task = task_of(&event);
+        let mut verdict = self.hooks.fire_as(event, &Pinned::default(), mode).await;
+        self.note_runs(&task, &verdict.runs);
+        if task.kind == Kind::Received.section()
+            && let Err(error) = store_meta(self.own(), &task, &mut verdict).await
+        {
+            error!("cannot store what hooks wrote into a .meta: {error}");
         }
+        self.note_effects(&task, &verdict).await;
         verdict
     }
 
@@ -415,6 +428,17 @@ impl Dispatcher {
         }
     }
 
+    /// Writes down what hooks asked for that did not object.
+    async fn note_effects(&self, task: &Task, verdict: &Verdict) {
+        if verdict.outcome.objection().is_some() || verdict.effects.is_empty() {
+            return;
+        }
+        let effects = effects_of(task, &verdict.effects);
+        if let Err(error) = self.journal.add(true, effects).committed().await {
+            error!("what a hook asked for is lost: {error}");
+        }
+    }
+
     /// Remembers for `m2y hook list` how each script ended last.
     fn note_runs(&self, task: &Task, runs: &[Run]) {
         if runs.is_empty() {
@@ -601,7 +625,7 @@ fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
 
 /// Stores what hooks wrote into the `.meta` of a file that was received: where they
 /// object, with a mark that they have to run again.
-async fn store_meta(own: &Own, task: &Task, verdict: &mut Verdict) -> io::Result<()> {
+pub(super) async fn store_meta(own: &Own, task: &Task, verdict: &mut Verdict) -> io::Result<()> {
     let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
         return Ok(());
     };

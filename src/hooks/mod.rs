@@ -9,15 +9,17 @@ pub mod api;
 pub mod bundled;
 pub mod dispatch;
 pub mod external;
-mod kept;
+pub mod kept;
 mod limits;
 mod lookup;
+pub mod notes;
 pub mod own;
 pub mod report;
 pub mod schedule;
 pub mod script;
 mod slots;
 pub mod startup;
+pub mod trial;
 pub mod watch;
 mod workers;
 
@@ -54,6 +56,7 @@ use api::{
     state::State,
 };
 use lookup::{Found, find};
+use notes::Mode;
 use own::Own;
 use report::HookError;
 use script::{Compiled, Ran};
@@ -112,16 +115,22 @@ impl Hooks {
 
     /// Runs the scripts of an event in their order, until one objects.
     pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
-        let scripts = event.config.scripts(event.kind.section());
-        self.fire_scripts(event, scripts, pinned).await
+        self.fire_as(event, pinned, &Mode::LIVE).await
     }
 
-    /// [`Hooks::fire`] with only these scripts: of `[OnSchedule]` not all are due.
+    /// [`Hooks::fire`], in the given mode.
+    pub async fn fire_as(&self, event: Event, pinned: &Pinned, mode: &Mode) -> Verdict {
+        let scripts = event.config.scripts(event.kind.section());
+        self.fire_scripts(event, scripts, pinned, mode).await
+    }
+
+    /// [`Hooks::fire_as`] with only these scripts: of `[OnSchedule]` not all are due.
     pub async fn fire_scripts(
         &self,
         mut event: Event,
         scripts: Vec<String>,
         pinned: &Pinned,
+        mode: &Mode,
     ) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
@@ -133,7 +142,7 @@ impl Hooks {
         for name in scripts {
             let begun = Instant::now();
             let result = self
-                .run(&name, &event, pinned, &profile, &mut on_disk)
+                .run(&name, &event, pinned, &profile, &mut on_disk, mode)
                 .await;
             let why = result.as_ref().err().map(ToString::to_string);
             outcome = match result {
@@ -157,7 +166,7 @@ impl Hooks {
                     }
                 }
                 Err(error) => {
-                    if !matches!(error, HookError::Thrown(_)) {
+                    if !matches!(error, HookError::Thrown(_)) && mode.notes.is_none() {
                         // Not as fields: those would stand behind the caret.
                         let folder = &event.folder;
                         warn!(
@@ -177,7 +186,9 @@ impl Hooks {
                 outcome: outcome.clone(),
                 error: why,
             };
-            log_run(&event, &run);
+            if mode.notes.is_none() {
+                log_run(&event, &run);
+            }
             runs.push(run);
             if outcome.objection().is_some() {
                 break;
@@ -214,15 +225,22 @@ impl Hooks {
         pinned: Option<Arc<Compiled>>,
         profile: &Profile,
         slot: Slot,
-        thread: &Rc<Cell<Thread>>,
-    ) -> Result<Step, HookError> {
-        let compiled = match pinned {
-            Some(compiled) => compiled,
-            None => match find(&self.root, &event.folder, &self.programs, name)? {
-                Found::Script(source) => self.scripts.compiled(source)?,
-                Found::Executable(path) => return Ok(Step::Start(path)),
+        mode: &Mode,
+    ) -> (Result<Step, HookError>, Thread) {
+        let found = match pinned {
+            Some(compiled) => Ok(Ok(compiled)),
+            None => match find(&self.root, &event.folder, &self.programs, name) {
+                Ok(Found::Script(source)) => self.scripts.compiled(source).map(Ok),
+                Ok(Found::Executable(path)) => Ok(Err(path)),
+                Err(error) => Err(error),
             },
         };
+        let compiled = match found {
+            Ok(Ok(compiled)) => compiled,
+            Ok(Err(program)) => return (Ok(Step::Start(program)), Thread::Fresh),
+            Err(error) => return (Err(error), Thread::Fresh),
+        };
+        let thread = Rc::new(Cell::new(Thread::Fresh));
         // Held until the script ends; one that works for long changes it for another.
         let slot = Rc::new(Cell::new(Some(slot)));
         let lengthen = {
@@ -242,11 +260,14 @@ impl Hooks {
         };
         let ran = self
             .scripts
-            .run(name, &compiled, event, profile, true, lengthen)?;
-        for touched in &ran.touched {
-            note(&self.own, &event.folder, touched);
-        }
-        Ok(Step::Done(Box::new(ran)))
+            .run_as(name, &compiled, event, profile, mode, lengthen);
+        let step = ran.map(|ran| {
+            for touched in &ran.touched {
+                note(&self.own, &event.folder, touched);
+            }
+            Step::Done(Box::new(ran))
+        });
+        (step, thread.get())
     }
 
     /// Runs one script.
@@ -257,6 +278,7 @@ impl Hooks {
         pinned: &Pinned,
         profile: &Profile,
         on_disk: &mut Option<Meta>,
+        mode: &Mode,
     ) -> Result<Ran, HookError> {
         let user = event.folder.user().name();
         let busy = || HookError::Busy {
@@ -266,17 +288,22 @@ impl Hooks {
         let step = {
             let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
             let (profile, pinned) = (profile.clone(), pinned.0.get(&name).cloned());
-            let work = move || {
-                let thread = Rc::new(Cell::new(Thread::Fresh));
-                let step = this.step(&name, &event, pinned, &profile, slot, &thread);
-                (step, thread.get())
-            };
+            let mode = mode.clone();
+            let work = move || this.step(&name, &event, pinned, &profile, slot, &mode);
             self.workers.run(work).await.ok_or(HookError::Panic)??
         };
         let program = match step {
             Step::Done(ran) => return Ok(*ran),
             Step::Start(program) => program,
         };
+        if !mode.programs {
+            if let Some(notes) = &mode.notes {
+                notes.line("INFO", &format!("{name}: a program, not started"));
+            }
+            return Ok(Ran::accepted(
+                event.subject.as_ref().map(|s| s.meta.clone()),
+            ));
+        }
         let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
         if let Some(subject) = event.subject.clone()
             && on_disk.as_ref() != Some(&subject.meta)
@@ -287,13 +314,7 @@ impl Hooks {
         let _own = self.own.program(&event.folder);
         let meta = self.executables.run(&program, event).await?;
         on_disk.clone_from(&meta);
-        Ok(Ran {
-            meta,
-            decision: Decision::Accept,
-            effects: Vec::new(),
-            spared: Vec::new(),
-            touched: Vec::new(),
-        })
+        Ok(Ran::accepted(meta))
     }
 }
 

@@ -100,4 +100,14 @@ impl State for KeptState {
             Ok(Ok(removed > 0))
         })
     }
+
+    fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError> {
+        let db = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = || -> rusqlite::Result<Vec<String>> {
+            db.prepare_cached("SELECT key FROM state WHERE user = ?1 AND folder = ?2 ORDER BY key")?
+                .query_map([user.as_str(), folder.as_str()], |row| row.get(0))?
+                .collect()
+        };
+        keys().map_err(unreachable)
+    }
 }

@@ -105,7 +105,9 @@ fn fields(what: &rhai::Map) -> Made<Map<String, Value>> {
     };
     if let Some(field) = fields.keys().find(|field| !is_extra(field)) {
         let field = shown(field);
-        return Err(fail(format!("send(): fields: {field} is a field of m2y's own")));
+        return Err(fail(format!(
+            "send(): fields: {field} is a field of m2y's own"
+        )));
     }
     if json::canonical(&fields).len() > MAX_FIELDS {
         return Err(fail(format!(

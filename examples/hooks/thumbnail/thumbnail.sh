@@ -18,7 +18,7 @@ command -v magick > /dev/null && tool=magick
 # A name that begins with a dot is hidden.
 new=.thumb-$M2Y_EVENT_ID
 if timeout 20 "$tool" -limit memory 256MiB -limit map 256MiB -limit disk 0 \
-    "$kind:$M2Y_DATA[0]" -auto-orient -thumbnail 256x256 -strip "jpeg:$new"; then
+    "$kind:${M2Y_DATA}[0]" -auto-orient -thumbnail 256x256 -strip "jpeg:$new"; then
     mv "$new" "${M2Y_DATA%.data}.thumb.jpg"
 fi
 rm -f "$new"

@@ -4,6 +4,7 @@ mod contact;
 mod demo;
 mod events;
 mod folder;
+mod hook;
 mod init;
 pub mod log;
 mod output;
@@ -63,6 +64,8 @@ enum Command {
     Contact(contact::Contact),
     #[command(subcommand)]
     Events(events::Events),
+    #[command(subcommand)]
+    Hook(hook::Hook),
     Serve(serve::Serve),
     Send(send::Send),
 }
@@ -188,6 +191,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Folder(folder) => folder.run(json)?,
         Command::Contact(contact) => contact.run(json)?,
         Command::Events(events) => events.run(json).await?,
+        Command::Hook(hook) => hook.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
     }

@@ -587,7 +587,7 @@ fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
 
 /// Stores what hooks wrote into the `.meta` of a file that was received: where they
 /// object, with a mark that they have to run again.
-async fn store_meta(task: &Task, verdict: &mut Verdict) -> io::Result<()> {
+pub(super) async fn store_meta(task: &Task, verdict: &mut Verdict) -> io::Result<()> {
     let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
         return Ok(());
     };

@@ -30,7 +30,7 @@ pub enum Found {
 }
 
 /// Functions for the scripts beside them; those of `ROOT/scripts/` are for all.
-const SHARED: &str = "lib.rhai";
+pub const SHARED: &str = "lib.rhai";
 
 /// Finds what a line of m2y.config names. Only where there is nothing of that name the
 /// search goes on: what is there and cannot be read must not make way for another one.

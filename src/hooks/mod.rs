@@ -12,10 +12,12 @@ pub mod external;
 mod kept;
 mod limits;
 mod lookup;
+pub mod notes;
 pub mod report;
 pub mod script;
 mod slots;
 pub mod startup;
+pub mod trial;
 mod workers;
 
 use std::{
@@ -48,6 +50,7 @@ use api::{
     state::State,
 };
 use lookup::{Found, find};
+use notes::Mode;
 use report::HookError;
 use script::{Compiled, Ran};
 use slots::Slots;
@@ -97,7 +100,12 @@ impl Hooks {
     }
 
     /// Runs the scripts of an event in their order, until one objects.
-    pub async fn fire(&self, mut event: Event, pinned: &Pinned) -> Verdict {
+    pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
+        self.fire_as(event, pinned, &Mode::LIVE).await
+    }
+
+    /// [`Hooks::fire`], in the given mode.
+    pub async fn fire_as(&self, mut event: Event, pinned: &Pinned, mode: &Mode) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
         let profile = Profile::default();
@@ -108,7 +116,7 @@ impl Hooks {
         for name in event.config.scripts(event.kind.section()) {
             let begun = Instant::now();
             let result = self
-                .run(&name, &event, pinned, &profile, &mut on_disk)
+                .run(&name, &event, pinned, &profile, &mut on_disk, mode)
                 .await;
             let why = result.as_ref().err().map(ToString::to_string);
             outcome = match result {
@@ -132,7 +140,7 @@ impl Hooks {
                     }
                 }
                 Err(error) => {
-                    if !matches!(error, HookError::Thrown(_)) {
+                    if !matches!(error, HookError::Thrown(_)) && mode.notes.is_none() {
                         // Not as fields: those would stand behind the caret.
                         let folder = &event.folder;
                         warn!(
@@ -152,7 +160,9 @@ impl Hooks {
                 outcome: outcome.clone(),
                 error: why,
             };
-            log_run(&event, &run);
+            if mode.notes.is_none() {
+                log_run(&event, &run);
+            }
             runs.push(run);
             if outcome.objection().is_some() {
                 break;
@@ -189,6 +199,7 @@ impl Hooks {
         pinned: &Pinned,
         profile: &Profile,
         on_disk: &mut Option<Meta>,
+        mode: &Mode,
     ) -> Result<Ran, HookError> {
         let user = event.folder.user().name();
         let busy = || HookError::Busy {
@@ -198,6 +209,7 @@ impl Hooks {
         let step = {
             let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
             let (profile, pinned) = (profile.clone(), pinned.0.get(&name).cloned());
+            let mode = mode.clone();
             let work = move || {
                 let compiled = match pinned {
                     Some(compiled) => Ok(compiled),
@@ -209,7 +221,9 @@ impl Hooks {
                 let step = match compiled {
                     Ok(compiled) => {
                         let profile = profile.get_or_init(|| profile_of(&event));
-                        let ran = this.scripts.run(&name, &compiled, &event, profile, true);
+                        let ran = this
+                            .scripts
+                            .run_as(&name, &compiled, &event, profile, &mode);
                         Step::Done(Box::new(ran?))
                     }
                     Err(path) => Step::Start(path),
@@ -223,6 +237,14 @@ impl Hooks {
             Step::Done(ran) => return Ok(*ran),
             Step::Start(program) => program,
         };
+        if !mode.programs {
+            if let Some(notes) = &mode.notes {
+                notes.line("INFO", &format!("{name}: a program, not started"));
+            }
+            return Ok(Ran::accepted(
+                event.subject.as_ref().map(|s| s.meta.clone()),
+            ));
+        }
         let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
         if let Some(subject) = event.subject.clone()
             && on_disk.as_ref() != Some(&subject.meta)
@@ -232,13 +254,7 @@ impl Hooks {
         }
         let meta = self.executables.run(&program, event).await?;
         on_disk.clone_from(&meta);
-        Ok(Ran {
-            meta,
-            decision: Decision::Accept,
-            effects: Vec::new(),
-            spared: Vec::new(),
-            touched: Vec::new(),
-        })
+        Ok(Ran::accepted(meta))
     }
 }
 

@@ -4,7 +4,10 @@ use std::{io, time::Duration};
 
 use rhai::{EvalAltResult, ParseError, Position};
 
-use super::{api::Failure, limits::Stop};
+use super::{
+    api::{self, Failure},
+    limits::Stop,
+};
 use crate::{error::printable, event::Outcome, meta::MetaError, root::name::NameError};
 
 /// What can go wrong with a hook. All of it is for the log; a peer hears only
@@ -174,6 +177,13 @@ pub struct Place {
     source: String,
 }
 
+impl Place {
+    /// The script, what is wrong there, line and column; line 0 where it has no place.
+    pub fn parts(&self) -> (&str, &str, usize, usize) {
+        (&self.script, &self.message, self.line, self.column)
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -243,6 +253,21 @@ pub fn run_error<'a>(
             place(file, text, &error.to_string(), at)
         }
     }
+}
+
+/// A text that a script threw, as an error with a place: in a test it decides nothing.
+pub fn with_place(mut error: EvalAltResult) -> EvalAltResult {
+    let mut inner = &mut error;
+    while let EvalAltResult::ErrorInFunctionCall(.., next, _) = inner {
+        inner = next;
+    }
+    if let EvalAltResult::ErrorRuntime(thrown, _) = inner
+        && thrown.is_string()
+    {
+        let words = format!("thrown: {thrown}");
+        *thrown = api::failure(words);
+    }
+    error
 }
 
 /// Characters of a line of a script that are shown.

@@ -23,6 +23,7 @@ use super::{
         state::State,
     },
     limits::{self, Call},
+    notes::Mode,
     report::{HookError, compile_error, place, run_error},
 };
 use tracing::warn;
@@ -49,6 +50,19 @@ pub struct Ran {
     pub spared: Vec<String>,
     /// The files that it changed.
     pub touched: Vec<Touched>,
+}
+
+impl Ran {
+    /// Nothing against it, and nothing done.
+    pub fn accepted(meta: Option<Meta>) -> Self {
+        Self {
+            meta,
+            decision: Decision::Accept,
+            effects: Vec::new(),
+            spared: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
 }
 
 /// A script as it was found, with the functions that it shares with others.
@@ -114,7 +128,8 @@ impl Host {
         Self::with_engine(engine, deadline, state)
     }
 
-    fn with_engine(engine: Engine, deadline: Duration, state: Arc<dyn State>) -> Self {
+    /// [`Host::new`] with an engine that has more than that of hooks.
+    pub(super) fn with_engine(engine: Engine, deadline: Duration, state: Arc<dyn State>) -> Self {
         Self {
             engine,
             deadline,
@@ -136,11 +151,24 @@ impl Host {
         profile: &Map<String, Value>,
         live: bool,
     ) -> Result<Ran, HookError> {
+        let mode = Mode { live, ..Mode::LIVE };
+        self.run_as(name, compiled, event, profile, &mode)
+    }
+
+    /// [`Host::run`], in the given mode.
+    pub fn run_as(
+        &self,
+        name: &str,
+        compiled: &Compiled,
+        event: &Event,
+        profile: &Map<String, Value>,
+        mode: &Mode,
+    ) -> Result<Ran, HookError> {
         let name = name.to_owned();
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
-            let log = Log::new(event, &name);
-            let deeds = Deeds::new(live);
+            let log = Log::new(event, &name, mode.notes.clone());
+            let deeds = Deeds::new(mode.live);
             let handles = Handles::new(event, profile, &log, &deeds, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
@@ -151,6 +179,11 @@ impl Host {
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
                 })
             });
+            let (effects, spared) = deeds.take();
+            // Told even of a script that failed.
+            if let Some(notes) = &mode.notes {
+                notes.spared(&spared);
+            }
             let value = result.map_err(|e| {
                 run_error(
                     &name,
@@ -168,7 +201,6 @@ impl Host {
             }
             let decision = decided(&name, event.kind, value)?;
             let meta = handles.left(&name, &scope)?;
-            let (effects, spared) = deeds.take();
             Ok(Ran {
                 meta,
                 decision,
@@ -226,7 +258,8 @@ impl Host {
         }
     }
 
-    fn compile(&self, source: Source) -> Result<Arc<Compiled>, HookError> {
+    /// Compiles a script anew.
+    pub(super) fn compile(&self, source: Source) -> Result<Arc<Compiled>, HookError> {
         let mut texts = Vec::new();
         let mut whole = AST::empty();
         let shared = source.parts.len().saturating_sub(1);
@@ -258,8 +291,13 @@ impl Host {
 }
 
 impl Compiled {
+    /// What it was compiled to.
+    pub(super) fn ast(&self) -> &AST {
+        &self.ast
+    }
+
     /// The text that has a function, or else the script itself.
-    fn text_of(&self, function: Option<&str>) -> (&str, &str) {
+    pub(super) fn text_of(&self, function: Option<&str>) -> (&str, &str) {
         let with = |text: &&Text| function.is_some_and(|f| text.functions.contains(f));
         // A function of the script goes before one of the same name that is shared.
         let text = self.texts.iter().rev().find(with).or(self.texts.last());

@@ -1,5 +1,7 @@
 //! `m2y.config`: which scripts run at which event of a folder, and their settings.
 
+use std::fmt;
+
 use ini::{Ini, ParseOption};
 
 /// The largest m2y.config, in bytes.
@@ -191,6 +193,44 @@ impl Config {
         self.section(section)
             .map(|(key, _)| key.to_owned())
             .collect()
+    }
+}
+
+impl Config {
+    /// Sets a value, or adds the line.
+    pub fn set(&mut self, section: &str, key: &str, value: &str) {
+        let lines = &mut self.entry(section).lines;
+        match lines.iter_mut().rev().find(|(known, _)| known == key) {
+            Some((_, known)) => value.clone_into(known),
+            None => lines.push((key.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Leaves one line in a section.
+    pub fn only(&mut self, section: &str, key: &str) {
+        self.entry(section).lines = vec![(key.to_owned(), String::new())];
+    }
+}
+
+impl fmt::Display for Config {
+    /// As an m2y.config that says the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for section in &self.sections {
+            if !section.name.is_empty() {
+                writeln!(f, "[{}]", section.name)?;
+            }
+            for (key, value) in &section.lines {
+                match value.as_str() {
+                    "" => writeln!(f, "{key}")?,
+                    // Else the marks would be taken for those around a value.
+                    value if value.starts_with(['"', '\'']) || value.trim() != value => {
+                        writeln!(f, "{key} = \"{value}\"")?;
+                    }
+                    value => writeln!(f, "{key} = {value}")?,
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ pub mod names;
 pub mod notify;
 pub mod send;
 pub mod state;
+pub mod test;
 pub mod text;
 pub mod time;
 
@@ -83,13 +84,14 @@ pub fn functions() -> impl Iterator<Item = &'static Function> {
         text::FUNCTIONS,
         time::FUNCTIONS,
         assert::FUNCTIONS,
+        test::FUNCTIONS,
     ]
     .into_iter()
     .flatten()
 }
 
 /// What a function of ours returns.
-type Made<T> = Result<T, Box<EvalAltResult>>;
+pub(super) type Made<T> = Result<T, Box<EvalAltResult>>;
 
 /// Registers every function of every subject, but for what only tests of scripts have.
 pub fn register(engine: &mut Engine) {
@@ -185,6 +187,17 @@ impl Handles {
             .push("user", self.user.clone());
     }
 
+    /// Puts the values that a test of hooks works with into a fresh scope.
+    pub(super) fn enter_test(&self, scope: &mut Scope<'_>) {
+        scope
+            .push("folder", self.folder.clone())
+            .push("hash", self.hash.clone())
+            .push("state", self.state.clone())
+            .push("text", text::Handle)
+            .push("time", self.time.clone())
+            .push("log", self.log.clone());
+    }
+
     /// Runs a script that can call the functions which stand alone, like `send`.
     pub fn during<T>(&self, run: impl FnOnce() -> T) -> T {
         self.send.during(run)
@@ -220,11 +233,18 @@ impl fmt::Display for Failure {
 
 /// [`Failure`], as a function returns it.
 pub fn fail(sentence: impl Into<Arc<str>>) -> Box<EvalAltResult> {
-    let failure = Dynamic::from(Failure(sentence.into()));
-    Box::new(EvalAltResult::ErrorRuntime(failure, Position::NONE))
+    Box::new(EvalAltResult::ErrorRuntime(
+        failure(sentence),
+        Position::NONE,
+    ))
 }
 
-fn to_dynamic(value: &Value) -> Dynamic {
+/// [`Failure`] as a value.
+pub fn failure(sentence: impl Into<Arc<str>>) -> Dynamic {
+    Dynamic::from(Failure(sentence.into()))
+}
+
+pub(super) fn to_dynamic(value: &Value) -> Dynamic {
     match value {
         Value::Null => Dynamic::UNIT,
         Value::Bool(b) => (*b).into(),
@@ -242,7 +262,7 @@ fn to_dynamic(value: &Value) -> Dynamic {
     }
 }
 
-fn from_dynamic(value: &Dynamic) -> Result<Value, JsonError> {
+pub(super) fn from_dynamic(value: &Dynamic) -> Result<Value, JsonError> {
     fn convert(value: &Dynamic, depth: usize) -> Value {
         if let Ok(b) = value.as_bool() {
             b.into()
@@ -322,6 +342,7 @@ mod tests {
     fn registered() -> BTreeSet<Call> {
         let mut engine = limits::engine();
         assert::register(&mut engine);
+        test::register(&mut engine, &test::Stage::default());
         let subjects = [
             (TypeId::of::<config::Handle>(), "config"),
             (TypeId::of::<folder::Handle>(), "folder"),

@@ -553,7 +553,6 @@ fn every_example_says_in_a_few_lines_what_it_does() {
 }
 
 #[test]
-#[ignore = "m2y hook test is not there yet"]
 fn the_tests_of_every_example_succeed() {
     for entry in fs::read_dir(examples()).unwrap() {
         let path = entry.unwrap().path();

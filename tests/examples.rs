@@ -463,7 +463,7 @@ async fn daily_digest_sends_one_email_about_all_files() {
     let text = String::from_utf8_lossy(&mail.data).into_owned();
     assert!(mail.to[0].contains("roland-frei@example.org"), "{mail:?}");
     assert!(text.contains("2 files have come to photo"), "{text}");
-    assert!(text.contains("zhenqiang: 2 files, 7 bytes"), "{text}");
+    assert!(text.contains("zhenqiang: 2 files, 7 bytes\r\n"), "{text}");
     // On a day without a file there is none.
     let verdict = fire(&world, Kind::Schedule, None).await;
     assert!(verdict.effects.is_empty());

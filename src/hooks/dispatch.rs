@@ -23,7 +23,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Hooks, Pinned, kept::KeptState};
+use super::{Hooks, Pinned, kept::KeptState, notes::Mode};
 use crate::{
     error::{Code, Error, printable},
     event::{Effect, Event, EventId, Kind, Outcome, Run, Subject, Verdict},
@@ -156,6 +156,26 @@ impl Dispatcher {
         let task = task_of(&event);
         let verdict = self.hooks.fire(event, pinned).await;
         self.note_runs(&task, &verdict.runs);
+        if verdict.outcome.objection().is_none() && !verdict.effects.is_empty() {
+            let effects = effects_of(&task, &verdict.effects);
+            if let Err(error) = self.journal.add(true, effects).committed().await {
+                error!("what a hook asked for is lost: {error}");
+            }
+        }
+        verdict
+    }
+
+    /// Fires an event because a person asks for it, outside of any transfer: once, and
+    /// nothing is tried again but what its hooks ask for.
+    pub async fn fire_by_hand(&self, event: Event, mode: &Mode) -> Verdict {
+        let task = task_of(&event);
+        let mut verdict = self.hooks.fire_as(event, &Pinned::default(), mode).await;
+        self.note_runs(&task, &verdict.runs);
+        if task.kind == Kind::Received.section()
+            && let Err(error) = store_meta(&task, &mut verdict).await
+        {
+            error!("cannot store what hooks wrote into a .meta: {error}");
+        }
         if verdict.outcome.objection().is_none() && !verdict.effects.is_empty() {
             let effects = effects_of(&task, &verdict.effects);
             if let Err(error) = self.journal.add(true, effects).committed().await {

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::api::state::{MAX_KEYS, State, StateError, sum};
 use crate::{
     json::Value,
-    root::name::Name,
-    store::journal::{Journal, JournalError},
+    root::{Root, name::Name},
+    store::journal::{self, Journal, JournalError},
 };
 
 /// Values that outlive the process, and a loss of power.
@@ -33,6 +33,44 @@ impl KeptState {
     ) -> Result<T, StateError> {
         let written = self.journal.write(true, work).wait();
         written.unwrap_or_else(|e| Err(unreachable(e)))
+    }
+}
+
+/// Values to look at only, for runs that change nothing.
+pub struct SeenState(Option<Mutex<Connection>>);
+
+impl SeenState {
+    /// The values of a root, if it has any.
+    pub fn new(root: &Root) -> Result<Self, JournalError> {
+        Ok(Self(journal::look(root)?.map(Mutex::new)))
+    }
+}
+
+/// What is said to whoever wants to change a value all the same.
+fn only_seen<T>() -> Result<T, StateError> {
+    let sentence = "this run changes nothing".to_owned();
+    Err(StateError::Unreachable(sentence))
+}
+
+impl State for SeenState {
+    fn get(&self, user: &Name, folder: &Name, key: &str) -> Result<Option<Value>, StateError> {
+        let Some(db) = &self.0 else {
+            return Ok(None);
+        };
+        let db = db.lock().unwrap_or_else(PoisonError::into_inner);
+        read(&db, user.as_str(), folder.as_str(), key).map_err(unreachable)
+    }
+
+    fn set(&self, _: &Name, _: &Name, _: &str, _: Value) -> Result<(), StateError> {
+        only_seen()
+    }
+
+    fn add(&self, _: &Name, _: &Name, _: &str, _: i64) -> Result<i64, StateError> {
+        only_seen()
+    }
+
+    fn remove(&self, _: &Name, _: &Name, _: &str) -> Result<bool, StateError> {
+        only_seen()
     }
 }
 

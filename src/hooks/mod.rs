@@ -9,7 +9,7 @@ pub mod api;
 pub mod bundled;
 pub mod dispatch;
 pub mod external;
-mod kept;
+pub mod kept;
 mod limits;
 mod lookup;
 pub mod notes;

@@ -339,6 +339,72 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// Opens the journal of a root only to look into it; `None` where there is none. It makes
+/// no file, and where no other process has the journal open it changes none.
+pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
+    let path = root.path().join(FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let log = root.path().join(format!("{FILE}-wal"));
+    let db = if log.exists() {
+        Connection::open_with_flags(&path, flags)?
+    } else {
+        // Even a reader would make a log else, and leave it there.
+        let mut uri = "file:".to_owned();
+        for byte in path.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'%' | b'?' | b'#' | 0..=b' ' | 127.. => uri.push_str(&format!("%{byte:02x}")),
+                byte => uri.push(char::from(*byte)),
+            }
+        }
+        uri.push_str("?immutable=1");
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    db.busy_timeout(BUSY)?;
+    Ok(Some(db))
+}
+
+/// How a script ended last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastRun {
+    /// When, in milliseconds since 1970.
+    pub time: u64,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+    /// What it decided.
+    pub verdict: String,
+    /// Its words, or why it failed.
+    pub words: String,
+}
+
+/// How a script of a folder ended last, if it ever ran.
+pub fn last_run(
+    db: &Connection,
+    user: &str,
+    folder: &str,
+    event: &str,
+    script: &str,
+) -> rusqlite::Result<Option<LastRun>> {
+    db.prepare_cached(
+        "SELECT time, micros, verdict, words FROM run
+         WHERE user = ?1 AND folder = ?2 AND event = ?3 AND script = ?4",
+    )?
+    .query_row([user, folder, event, script], |row| {
+        let number = |at| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)?.max(0).unsigned_abs());
+        Ok(LastRun {
+            time: number(0)?,
+            micros: number(1)?,
+            verdict: row.get(2)?,
+            words: row.get(3)?,
+        })
+    })
+    .optional()
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX

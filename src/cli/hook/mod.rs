@@ -1,3 +1,4 @@
+mod run;
 mod test;
 
 use clap::{Args, Subcommand};
@@ -16,6 +17,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Hook {
     Test(test::Test),
+    Run(run::Run),
 }
 
 /// Which folders.
@@ -33,6 +35,7 @@ impl Hook {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         match self {
             Self::Test(test) => test.run(json).await,
+            Self::Run(run) => run.run(json).await,
         }
     }
 }

@@ -180,6 +180,8 @@ pub enum Effect {
         folder: String,
         /// The name of the file in the folder of the event.
         file: String,
+        /// Further fields of the `.meta` that goes with it.
+        fields: Map<String, Value>,
     },
 }
 
@@ -207,10 +209,18 @@ impl Effect {
                 put("url", url.as_str().into());
                 put("body", Value::Object(body.clone()));
             }
-            Self::Send { to, folder, file } => {
+            Self::Send {
+                to,
+                folder,
+                file,
+                fields,
+            } => {
                 put("to", to.as_str().into());
                 put("folder", folder.as_str().into());
                 put("file", file.as_str().into());
+                if !fields.is_empty() {
+                    put("fields", Value::Object(fields.clone()));
+                }
             }
         }
         document
@@ -233,6 +243,10 @@ impl Effect {
                 to: text("to")?,
                 folder: text("folder")?,
                 file: text("file")?,
+                fields: match document.get("fields") {
+                    Some(fields) => fields.as_object()?.clone(),
+                    None => Map::new(),
+                },
             }),
             _ => None,
         }
@@ -250,11 +264,17 @@ impl fmt::Display for Effect {
                 let body = crate::json::canonical(body);
                 write!(f, "notify.webhook({url:?}, #{body})")
             }
-            Self::Send { to, folder, file } => {
-                write!(
-                    f,
-                    "send(#{{to: {to:?}, folder: {folder:?}, file: {file:?}}})"
-                )
+            Self::Send {
+                to,
+                folder,
+                file,
+                fields,
+            } => {
+                write!(f, "send(#{{to: {to:?}, folder: {folder:?}, file: {file:?}")?;
+                if !fields.is_empty() {
+                    write!(f, ", fields: #{}", crate::json::canonical(fields))?;
+                }
+                f.write_str("})")
             }
         }
     }

@@ -14,7 +14,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use common::{OPEN, ROLAND, World, ZHENQIANG};
@@ -522,6 +522,83 @@ fn a_list_of_5000_files_says_how_many_and_a_pattern_helps() {
 }
 
 #[test]
+fn old_files_are_listed_by_a_pattern_a_thousand_at_a_time() {
+    let desk = Desk::new();
+    let old = SystemTime::now() - Duration::from_secs(3 * 86_400);
+    for n in 0..1_200 {
+        let file = File::create(desk.path(&format!("{n}.tmp"))).unwrap();
+        file.set_modified(old).unwrap();
+    }
+    File::create(desk.path("young.tmp")).unwrap();
+    desk.run(
+        r#"
+        let day = 86_400;
+        assert_eq(folder.older("*.tmp", 4 * day).len(), 0);
+        assert_eq(folder.older("11?.tmp", 2 * day).len(), 10);
+        let old = folder.older("*.tmp", 2 * day);
+        assert_eq(old.len(), 1000);
+        assert(!("young.tmp" in old));
+        for name in old { assert(name in old); }
+        "#,
+    );
+    desk.fails("folder.older(\"*\", -1);", "must not be below 0");
+    // Longer ago than there is time.
+    desk.run("assert_eq(folder.older(\"*\", 9_223_372_036_854_775_807).len(), 0);");
+}
+
+#[test]
+fn a_number_of_m2y_config_is_one_or_the_script_fails_in_words() {
+    let desk = Desk::new();
+    let config = "[OnMeta]\n[n]\na = 20\nb = 2K\nc = many\nd\ne = -3\n";
+    fs::write(desk.path("m2y.config"), config).unwrap();
+    desk.run(
+        r#"
+        assert_eq(config.number("n", "a", 1), 20);
+        assert_eq(config.number("n", "b", 1), 2048);
+        assert_eq(config.number("n", "e", 1), -3);
+        assert_eq(config.number("n", "nothing", 1), 1);
+        assert_eq(config.get("n", "nothing", "x"), "x");
+        assert_eq(config.get("n", "c", "x"), "many");
+        "#,
+    );
+    for key in ["c", "d"] {
+        let words = format!("see {key} under [n] in m2y.config");
+        desk.fails(&format!("config.number(\"n\", \"{key}\", 1);"), &words);
+    }
+}
+
+#[test]
+fn keys_are_listed_by_a_pattern() {
+    let desk = Desk::new();
+    desk.run(
+        r#"
+        assert(state.keys("*").is_empty());
+        for key in ["b 2", "b 1", "a 1"] { state.set(key, 1); }
+        assert_eq(state.keys("b *").to_array(), ["b 1", "b 2"]);
+        assert("a 1" in state.keys("* 1"));
+        for key in state.keys("*") { state.remove(key); }
+        assert(state.keys("*").is_empty());
+        "#,
+    );
+    desk.fails("let x = \"\"; x.pad(129, '*'); state.keys(x);", "longer");
+}
+
+#[test]
+fn fields_go_along_with_what_is_sent() {
+    let desk = Desk::new();
+    let ran = desk.run(
+        "send(#{to: \"zhenqiang\", folder: \"photo\", file: \"abc.txt\", fields: #{via: [\"x\"]}});",
+    );
+    let effect = &ran.effects[0];
+    let again = Effect::from_document(effect.kind(), &effect.to_document());
+    assert_eq!(again.as_ref(), Some(effect));
+    assert!(
+        effect.to_string().contains("fields: #{\"via\":[\"x\"]}"),
+        "{effect}"
+    );
+}
+
+#[test]
 fn a_sender_of_too_many_files_is_counted_no_more() {
     let desk = Desk::new();
     desk.run("assert_eq(folder.bytes_from(\"zhenqiang\"), 13);");
@@ -628,6 +705,19 @@ fn what_is_to_be_sent_is_checked_and_waits_for_the_verdict() {
         (
             "send(#{to: \"zhenqiang\", folder: \"photo\", file: \"abc.txt\", x: 1});",
             "\"x\" is none",
+        ),
+        (
+            "send(#{to: \"zhenqiang\", folder: \"photo\", file: \"abc.txt\", fields: 1});",
+            "must be a map",
+        ),
+        (
+            "send(#{to: \"zhenqiang\", folder: \"photo\", file: \"abc.txt\", fields: #{from: 1}});",
+            "\"from\" is a field of m2y's own",
+        ),
+        (
+            "let x = \"\"; x.pad(1000, \"\\x01\"); send(#{to: \"zhenqiang\", folder: \"photo\", \
+             file: \"abc.txt\", fields: #{x: x}});",
+            "4096 bytes",
         ),
         (
             "for n in 0..33 { notify.email(\"a@b\", \"s\", \"t\"); }",

@@ -1439,25 +1439,3 @@ async fn the_hook_of_the_readme_does_what_it_says() {
     assert_eq!(meta.extra["album"], "from zhenqiang");
     assert!(world.receiver.path().join("inbox.log").exists());
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_example_of_the_albums_does_what_it_says() {
-    let example = |file: &str| {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hooks/album");
-        fs::read_to_string(Path::new(dir).join(file)).unwrap()
-    };
-    let world = World::new(&example("m2y.config"));
-    world.script("album.rhai", &example("album.rhai"));
-    let server = Local::serve(&world.there).await;
-    let picture = world.file("a.png", b"x");
-    let meta = world.deliver(&server.address, &picture).await.unwrap();
-    assert_eq!(
-        meta.extra["album"],
-        format!("album {}", &meta.datetime[6..10])
-    );
-    let text = world.file("a.txt", b"x");
-    refused(
-        &world.deliver(&server.address, &text).await,
-        "only pictures",
-    );
-}

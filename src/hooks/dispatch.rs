@@ -410,9 +410,18 @@ impl Dispatcher {
         let effect = Effect::from_document(&task.kind, &task.body)
             .ok_or_else(|| Failure::permanent("the journal has a task that m2y does not know"))?;
         match effect {
-            Effect::Send { to, folder, file } => {
+            Effect::Send {
+                to,
+                folder,
+                file,
+                fields,
+            } => {
                 let (root, task) = (self.root.clone(), task.clone());
-                task::spawn_blocking(move || hand_on(&root, &task, &to, &folder, &file))
+                let meta = Meta {
+                    extra: fields,
+                    ..Meta::new(&task.user, &to, &folder, &file)
+                };
+                task::spawn_blocking(move || hand_on(&root, &task, meta, &file))
                     .await
                     .unwrap_or_else(|_| Err(Failure::passing("the server failed")))
             }
@@ -673,14 +682,12 @@ fn put_away(own: &Own, folder: &Folder, stem: &str) -> io::Result<()> {
 }
 
 /// Writes the `.meta` that hands a file on.
-fn hand_on(root: &Root, task: &Task, to: &str, to_folder: &str, file: &str) -> Result<(), Failure> {
+fn hand_on(root: &Root, task: &Task, mut meta: Meta, file: &str) -> Result<(), Failure> {
     let folder = match folder_of(root, task) {
         Ok(folder) => folder,
         Err(Gone::Forget(why)) => return Err(Failure::permanent(why)),
         Err(Gone::Later(why)) => return Err(Failure::passing(why)),
     };
-    let from = folder.user().name().as_str();
-    let mut meta = Meta::new(from, to, to_folder, file);
     // What was received goes on under the name that its sender gave it.
     let known = file.strip_suffix(".data").and_then(|stem| {
         let text = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;

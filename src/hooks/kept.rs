@@ -72,6 +72,14 @@ impl State for SeenState {
     fn remove(&self, _: &Name, _: &Name, _: &str) -> Result<bool, StateError> {
         only_seen()
     }
+
+    fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError> {
+        let Some(db) = &self.0 else {
+            return Ok(Vec::new());
+        };
+        let db = db.lock().unwrap_or_else(PoisonError::into_inner);
+        read_keys(&db, user.as_str(), folder.as_str()).map_err(unreachable)
+    }
 }
 
 fn unreachable(error: impl Into<JournalError>) -> StateError {
@@ -84,6 +92,12 @@ fn read(db: &Connection, user: &str, folder: &str, key: &str) -> rusqlite::Resul
         .query_row([user, folder, key], |row| row.get(0))
         .optional()?;
     Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+fn read_keys(db: &Connection, user: &str, folder: &str) -> rusqlite::Result<Vec<String>> {
+    db.prepare_cached("SELECT key FROM state WHERE user = ?1 AND folder = ?2 ORDER BY key")?
+        .query_map([user, folder], |row| row.get(0))?
+        .collect()
 }
 
 fn put(
@@ -137,5 +151,10 @@ impl State for KeptState {
                 .execute([user, folder, key])?;
             Ok(Ok(removed > 0))
         })
+    }
+
+    fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError> {
+        let db = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        read_keys(&db, user.as_str(), folder.as_str()).map_err(unreachable)
     }
 }

@@ -190,7 +190,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Reads a plain number, or one with `K`, `M`, `G` or `T` (powers of 1024).
-fn bytes(text: &str) -> Result<u64, &'static str> {
+pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
     const MUST: &str = "it must be a number of bytes like 500M or 20G";
     let (number, shift) = match text.char_indices().last() {
         Some((at, unit)) if unit.is_ascii_alphabetic() => {

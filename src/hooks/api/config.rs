@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, Engine, Map};
 
-use super::Function;
-use crate::root::config::Config;
+use super::{Function, Made, fail, shown};
+use crate::root::{config::Config, settings};
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
@@ -15,6 +15,23 @@ pub(super) const FUNCTIONS: &[Function] = &[
         r#"
 assert_eq(config.get("permission", "zhenqiang"), "always");
 assert_eq(config.get("permission", "nobody"), ());
+"#,
+    ),
+    Function::new(
+        "config",
+        "config.get(section, key, default)",
+        "A value of the folder's m2y.config as text, or the default where there is none.",
+        r#"
+assert_eq(config.get("album", "prefix", "album"), "album");
+"#,
+    ),
+    Function::new(
+        "config",
+        "config.number(section, key, default)",
+        "A value of the folder's m2y.config as a whole number, or the default where there is none. K, M, G and T behind it count bytes, as in 500M. Anything else fails, and says where it stands.",
+        r#"
+if meta.filesize > config.number("album", "most", 500_000_000) { reject("too large"); }
+assert_eq(config.number("album", "most", 20), 20);
 "#,
     ),
     Function::new(
@@ -53,6 +70,21 @@ impl Handle {
     }
 }
 
+fn number(config: &mut Handle, section: &str, key: &str, default: i64) -> Made<i64> {
+    let Some(value) = config.0.get(section, key) else {
+        return Ok(default);
+    };
+    // With a minus no unit makes sense.
+    let plain = value.parse().ok();
+    let number = plain.or_else(|| i64::try_from(settings::bytes(value).ok()?).ok());
+    number.ok_or_else(|| {
+        let value = shown(value);
+        fail(format!(
+            "config.number(): {value} is no whole number like 20 or 500M: see {key} under [{section}] in m2y.config"
+        ))
+    })
+}
+
 pub(super) fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<Handle>("Config")
@@ -63,6 +95,17 @@ pub(super) fn register(engine: &mut Engine) {
                 None => Dynamic::UNIT,
             },
         )
+        .register_fn(
+            "get",
+            |config: &mut Handle, section: &str, key: &str, default: Dynamic| match config
+                .0
+                .get(section, key)
+            {
+                Some(value) => value.to_owned().into(),
+                None => default,
+            },
+        )
+        .register_fn("number", number)
         .register_fn("has", |config: &mut Handle, section: &str| {
             config.0.has(section)
         })

@@ -74,6 +74,15 @@ assert_eq(folder.list("my*.jpg").to_array(), ["myfoto.jpg"]);
     ),
     Function::new(
         "folder",
+        "folder.older(pattern, seconds)",
+        "The names that are as the pattern says, of files that were written last more than so many seconds ago, sorted. Of more than 1,000 it gives 1,000, so who takes those away gets others the next time.",
+        r#"
+for name in folder.older("*.tmp", 7 * 86_400) { folder.remove(name); }
+assert_eq(folder.older("*", 3600).len(), 0);
+"#,
+    ),
+    Function::new(
+        "folder",
         "folder.exists(name)",
         "Whether there is a file of that name.",
         r#"
@@ -289,6 +298,29 @@ impl Handle {
                 "{call}: there are {count} files, more than {MAX_LIST}: ask for fewer with a pattern"
             )));
         }
+        names.sort_unstable();
+        Ok(Names::new(names))
+    }
+
+    fn older(&mut self, pattern: &str, seconds: i64) -> Made<Names> {
+        let call = "folder.older()";
+        if pattern.len() > file::MAX_NAME {
+            return Err(refuse(call, pattern, "is longer than any name"));
+        }
+        let age = u64::try_from(seconds)
+            .map_err(|_| fail(format!("{call}: seconds must not be below 0")))?;
+        let before = SystemTime::now()
+            .checked_sub(Duration::from_secs(age))
+            .unwrap_or(UNIX_EPOCH);
+        let mut names = Vec::new();
+        self.each(call, |entry, name| {
+            // One that has gone meanwhile is not old.
+            let is_old = || Some(entry.metadata().ok()?.modified().ok()?.into_std() < before);
+            if names.len() < MAX_LIST && text::matches(name, pattern) && is_old() == Some(true) {
+                names.push(name.into());
+            }
+            Ok(())
+        })?;
         names.sort_unstable();
         Ok(Names::new(names))
     }
@@ -659,6 +691,7 @@ pub(super) fn register(engine: &mut Engine) {
         .register_type_with_name::<Handle>("Folder")
         .register_fn("list", Handle::list)
         .register_fn("list", Handle::list_like)
+        .register_fn("older", Handle::older)
         .register_fn("exists", Handle::exists)
         .register_fn("size", Handle::size)
         .register_fn("modified", Handle::modified)

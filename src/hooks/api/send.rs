@@ -2,17 +2,26 @@
 
 use std::cell::RefCell;
 
-use rhai::{Engine, Map};
+use rhai::Engine;
 
-use super::{Function, Made, deeds::Deeds, fail, folder, shown};
-use crate::{event::Effect, root::name::Name};
+use super::{Function, Made, deeds::Deeds, fail, folder, from_dynamic, shown};
+use crate::{
+    event::Effect,
+    json::{self, Map, Value},
+    meta::is_extra,
+    root::name::Name,
+};
+
+/// Bytes of the further fields of one file, as JSON.
+const MAX_FIELDS: usize = 4_096;
 
 pub(super) const FUNCTIONS: &[Function] = &[Function::new(
     "send",
-    "send(#{to, folder, file})",
-    "Sends a file of the folder to a contact, into the contact's folder, once the hooks of the event have decided.",
+    "send(#{to, folder, file, fields})",
+    "Sends a file of the folder to a contact, into the contact's folder, once the hooks of the event have decided. The fields, at most 4 KiB as JSON, stand in the .meta that the contact gets; they may be left out.",
     r#"
 send(#{ to: "zhenqiang", folder: "photo", file: event.data_file });
+send(#{ to: "zhenqiang", folder: "photo", file: "abc.txt", fields: #{ place: "Uetliberg" } });
 "#,
 )];
 
@@ -50,14 +59,14 @@ impl Handle {
         run()
     }
 
-    fn send(&self, what: &Map) -> Made<()> {
+    fn send(&self, what: &rhai::Map) -> Made<()> {
         if let Some(other) = what
             .keys()
-            .find(|key| !["to", "folder", "file"].contains(&key.as_str()))
+            .find(|key| !["to", "folder", "file", "fields"].contains(&key.as_str()))
         {
             let other = shown(other);
             return Err(fail(format!(
-                "send(): {other} is none of its fields: it takes to, folder and file"
+                "send(): {other} is none of its fields: it takes to, folder, file and fields"
             )));
         }
         let text = |field: &str| {
@@ -75,16 +84,41 @@ impl Handle {
         let user = self.folder.folder().user();
         user.contact(&to).map_err(|e| wrong(&e))?;
         self.folder.about("send()", &file)?;
+        let fields = fields(what)?;
         self.deeds.queue(Effect::Send {
             to: to.to_string(),
             folder: folder.to_string(),
             file,
+            fields,
         })
     }
 }
 
+/// The further fields that a script asks for.
+fn fields(what: &rhai::Map) -> Made<Map<String, Value>> {
+    let Some(fields) = what.get("fields") else {
+        return Ok(Map::new());
+    };
+    let fields = from_dynamic(fields).map_err(|e| fail(format!("send(): fields: {e}")))?;
+    let Value::Object(fields) = fields else {
+        return Err(fail("send(): fields must be a map"));
+    };
+    if let Some(field) = fields.keys().find(|field| !is_extra(field)) {
+        let field = shown(field);
+        return Err(fail(format!(
+            "send(): fields: {field} is a field of m2y's own"
+        )));
+    }
+    if json::canonical(&fields).len() > MAX_FIELDS {
+        return Err(fail(format!(
+            "send(): the fields may have {MAX_FIELDS} bytes as JSON"
+        )));
+    }
+    Ok(fields)
+}
+
 pub(super) fn register(engine: &mut Engine) {
-    engine.register_fn("send", |what: Map| {
+    engine.register_fn("send", |what: rhai::Map| {
         let current = CURRENT.with_borrow(Clone::clone);
         current
             .ok_or_else(|| fail("send(): there is no event, call it in a hook"))?

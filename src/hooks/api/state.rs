@@ -7,7 +7,7 @@ use std::{
 
 use rhai::{Dynamic, Engine};
 
-use super::{Function, Made, deeds::Deeds, fail, from_dynamic, to_dynamic};
+use super::{Function, Made, deeds::Deeds, fail, from_dynamic, names::Names, text, to_dynamic};
 use crate::{
     json::Value,
     root::{folder::Folder, name::Name},
@@ -56,6 +56,9 @@ pub trait State: Send + Sync {
 
     /// Takes a value away; whether there was one.
     fn remove(&self, user: &Name, folder: &Name, key: &str) -> Result<bool, StateError>;
+
+    /// Every key that has a value, sorted.
+    fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError>;
 }
 
 /// What `add` makes of the value that is there.
@@ -113,6 +116,12 @@ impl State for MemoryState {
         let removed = self.lock().get_mut(&of).and_then(|v| v.remove(key));
         Ok(removed.is_some())
     }
+
+    fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError> {
+        let of = (user.clone(), folder.clone());
+        let keys = self.lock().get(&of).map(|v| v.keys().cloned().collect());
+        Ok(keys.unwrap_or_default())
+    }
 }
 
 pub(super) const FUNCTIONS: &[Function] = &[
@@ -161,6 +170,17 @@ assert_eq(files_today, 1);
 state.set("album", "holiday");
 assert(state.remove("album"));
 assert(!state.remove("album"));
+"#,
+    ),
+    Function::new(
+        "state",
+        "state.keys(pattern)",
+        "The keys that are as the pattern says, sorted. * stands for any characters or none, ? for one. For what they can do, see names.",
+        r#"
+let this_month = time.format(time.now(), "%Y-%m");
+for key in state.keys("files ????-??") {
+    if key != "files " + this_month { state.remove(key); }
+}
 "#,
     ),
 ];
@@ -247,6 +267,17 @@ impl Handle {
         self.take("state.remove()", key)
     }
 
+    fn keys(&mut self, pattern: &str) -> Made<Names> {
+        let call = "state.keys()";
+        if pattern.len() > MAX_KEY {
+            return Err(fail(format!("{call}: the pattern is longer than any key")));
+        }
+        let (user, folder) = self.names();
+        let keys = self.state.keys(user, folder).map_err(failed(call))?;
+        let like = keys.into_iter().filter(|key| text::matches(key, pattern));
+        Ok(Names::new(like.map(Into::into).collect()))
+    }
+
     fn take(&self, call: &str, key: &str) -> Made<bool> {
         checked(call, key)?;
         let (user, folder) = self.names();
@@ -286,5 +317,6 @@ pub(super) fn register(engine: &mut Engine) {
         .register_fn("get", Handle::get_or)
         .register_fn("set", Handle::set)
         .register_fn("add", Handle::add)
-        .register_fn("remove", Handle::remove);
+        .register_fn("remove", Handle::remove)
+        .register_fn("keys", Handle::keys);
 }

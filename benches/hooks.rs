@@ -2,7 +2,12 @@
 //!
 //! Every figure is printed with what it is compared with, taken in the same run; nothing
 //! here passes or fails.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -101,6 +101,7 @@ impl Home {
     }
 
     #[track_caller]
+    #[allow(dead_code)]
     fn objects(&self, code: i32, args: &[&str]) -> Vec<Value> {
         let root = self.root();
         let mut args = self.args(text(&root), args);

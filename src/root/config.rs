@@ -294,7 +294,12 @@ impl Config {
 
     /// Leaves one line in a section.
     pub fn only(&mut self, section: &str, key: &str) {
-        self.entry(section).lines = vec![(key.to_owned(), String::new())];
+        // A script of the schedule stands behind its time.
+        let line = match section {
+            SCHEDULE => ("* * * * *", key),
+            _ => (key, ""),
+        };
+        self.entry(section).lines = vec![(line.0.to_owned(), line.1.to_owned())];
     }
 }
 

@@ -84,8 +84,8 @@ impl Run {
             let dispatcher = Dispatcher::new(&root, &settings)?;
             dispatcher.fire_by_hand(event, &mode).await
         } else {
-            let state = SeenState::new(&root)
-                .map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+            let state =
+                SeenState::new(&root).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
             let hooks = Hooks::new(&root, &settings, Arc::new(state));
             hooks.fire_as(event, &Pinned::default(), &mode).await
         };
@@ -147,7 +147,9 @@ impl Run {
                 )));
             }
             (Kind::New | Kind::Changed | Kind::Deleted, None, None) => {
-                return Err(usage(format!("{kind} is about a file: name it with --file")));
+                return Err(usage(format!(
+                    "{kind} is about a file: name it with --file"
+                )));
             }
             _ => {}
         }
@@ -239,7 +241,11 @@ impl Report {
         for deed in &self.written.spared {
             output::line(format_args!("would do {}", printable(deed, 1_000)));
         }
-        let queued = if self.live { "in the journal" } else { "would do" };
+        let queued = if self.live {
+            "in the journal"
+        } else {
+            "would do"
+        };
         for effect in self.effects() {
             output::line(format_args!("{queued} {}", printable(&effect, 1_000)));
         }
@@ -249,7 +255,10 @@ impl Report {
     fn object(&self) {
         let (word, words) = self.verdict.outcome.words();
         let texts = |lines: &[String]| -> Value {
-            lines.iter().map(|line| Value::from(line.as_str())).collect()
+            lines
+                .iter()
+                .map(|line| Value::from(line.as_str()))
+                .collect()
         };
         let runs = self.verdict.runs.iter().map(|run| {
             let mut object = Map::new();

@@ -495,7 +495,9 @@ impl Receiver {
             .await
             .map_err(|_| ReceiveError::Failed)?;
         if let Err(error) = result {
-            kept.map(|kept| self.hooks.forget(kept));
+            if let Some(kept) = kept {
+                self.hooks.forget(kept);
+            }
             return Err(ReceiveError::Store(error));
         }
         self.observer.step(

@@ -32,6 +32,27 @@ pub enum Found {
 /// Functions for the scripts beside them; those of `ROOT/scripts/` are for all.
 pub const SHARED: &str = "lib.rhai";
 
+/// Where the script of a line lies, in a word for people; `None` where it is missing.
+pub fn place(root: &Root, folder: &Folder, line: &str) -> Option<&'static str> {
+    let is_script = line.ends_with(".rhai");
+    Name::script(line).ok()?;
+    if folder.path_of(line).is_file() {
+        return Some(if is_script {
+            "folder"
+        } else {
+            "folder, a program"
+        });
+    }
+    if root.path().join("scripts").join(line).is_file() {
+        return Some(if is_script {
+            "scripts/"
+        } else {
+            "scripts/, a program"
+        });
+    }
+    bundled::find(line).map(|_| "bundled")
+}
+
 /// Finds what a line of m2y.config names. Only where there is nothing of that name the
 /// search goes on: what is there and cannot be read must not make way for another one.
 pub fn find(

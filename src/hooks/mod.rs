@@ -7,11 +7,12 @@
 
 pub mod api;
 pub mod bundled;
+pub mod check;
 pub mod dispatch;
 pub mod external;
 pub mod kept;
 mod limits;
-mod lookup;
+pub mod lookup;
 pub mod notes;
 pub mod own;
 pub mod report;

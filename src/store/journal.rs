@@ -346,7 +346,8 @@ fn signed(n: u64) -> i64 {
 }
 
 /// Opens the journal of a root only to look into it; `None` where there is none. It makes
-/// no file, and where no other process has the journal open it changes none.
+/// no file, and changes none but the index that all readers share (`-shm`), where another
+/// process has the journal open or left it in a hurry.
 pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
     let path = root.path().join(FILE);
     if !path.is_file() {

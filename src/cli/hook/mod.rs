@@ -1,3 +1,7 @@
+mod api;
+mod check;
+mod list;
+mod new;
 mod run;
 mod test;
 
@@ -18,6 +22,10 @@ use crate::{
 pub enum Hook {
     Test(test::Test),
     Run(run::Run),
+    Check(check::Check),
+    List(list::List),
+    New(new::New),
+    Api(api::Api),
 }
 
 /// Which folders.
@@ -36,6 +44,10 @@ impl Hook {
         match self {
             Self::Test(test) => test.run(json).await,
             Self::Run(run) => run.run(json).await,
+            Self::Check(check) => check.run(json),
+            Self::List(list) => list.run(json),
+            Self::New(new) => new.run(json),
+            Self::Api(api) => api.run(json),
         }
     }
 }

@@ -92,7 +92,17 @@ impl Error {
             io::ErrorKind::NotFound => Code::NotFound,
             _ => Code::Failed,
         };
-        Self::new(code, format!("cannot {action} {}: {error}", path.display()))
+        // A directory handle refuses so; the error itself speaks of a filesystem, which
+        // tells nobody what to mend.
+        let led_out =
+            error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
+        let why = match led_out {
+            true => {
+                "it is a symbolic link that leads out of its directory, and must not".to_owned()
+            }
+            false => error.to_string(),
+        };
+        Self::new(code, format!("cannot {action} {}: {why}", path.display()))
     }
 
     /// Puts what was being done in front of the sentence.

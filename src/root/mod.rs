@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/
 //!   m2y.ini                            settings of the server
+//!   journal.sqlite                     what still has to happen, what scripts keep
 //!   hash2user/<16 hex digits>.txt      SHA-256(username)[..8] -> username
 //!   scripts/                           scripts for all folders
 //!   user/NAME/
@@ -13,6 +14,7 @@
 //!     .openings/CONTACT                by which a recorded opening is known again
 //!     FOLDER/m2y.config                what makes a directory an m2y-folder
 //!     FOLDER/.delivered/CONTACT-ID     by which a retry is known again
+//!     FOLDER/.quarantine/              files that a hook put out of sight
 //! ```
 //!
 //! Everything below the root is reached through a directory handle that no name

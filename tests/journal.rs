@@ -329,7 +329,7 @@ fn a_server_that_is_killed_loses_no_event() {
 }
 
 #[test]
-#[ignore = "takes a minute; .ci/run does it"]
+#[ignore = "takes a minute"]
 fn a_server_that_is_killed_two_hundred_times_loses_no_event() {
     killed(200);
 }

@@ -1,5 +1,7 @@
 //! The client: opens a session with a contact's server and sends a file in it.
 
+pub mod outbox;
+
 use std::{fs::File, path::Path, time::Duration};
 
 use tokio::{net::TcpStream, task, time::timeout};
@@ -53,10 +55,19 @@ impl Route {
             })?,
         };
         let root = Root::open(&path)?;
-        let settings: Settings = root.settings()?;
-        let name = |text: &str| Name::user(text).map_err(RootError::from);
-        let user = root.user(&name(&out.meta().from)?)?;
-        let contact = user.contact(&name(&out.meta().to)?)?;
+        let name = Name::user(&out.meta().from).map_err(RootError::from)?;
+        Self::with(&root.user(&name)?, server, out)
+    }
+
+    /// The route of a `.meta` of this user, to the address that is known of the contact.
+    pub fn of(user: &User, out: &Outgoing) -> Result<Self, Error> {
+        Self::with(user, None, out)
+    }
+
+    fn with(user: &User, server: Option<&str>, out: &Outgoing) -> Result<Self, Error> {
+        let settings: Settings = user.root().settings()?;
+        let to = Name::user(&out.meta().to).map_err(RootError::from)?;
+        let contact = user.contact(&to)?;
         let address = match server {
             Some(server) => server.to_owned(),
             None => user.address_of(&contact.name)?.ok_or_else(|| {
@@ -70,7 +81,7 @@ impl Route {
             })?,
         };
         Ok(Self {
-            user,
+            user: user.clone(),
             contact,
             address,
             idle: settings.idle_deadline,

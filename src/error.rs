@@ -3,7 +3,7 @@
 //! Each layer has errors of its own, with all that the log wants to know. At the
 //! edge they become an [`Error`], for a person at a terminal or for the peer.
 
-use std::fmt;
+use std::{fmt, io, path::Path};
 
 /// What kind of trouble it is: the exit code of the program, a word on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,25 @@ impl Error {
             code,
             sentence: sentence.into(),
         }
+    }
+
+    /// What the system said to something that was tried (`open`, `write`) on a path.
+    pub fn io(action: &str, path: &Path, error: &io::Error) -> Self {
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => Code::NotFound,
+            _ => Code::Failed,
+        };
+        // A directory handle refuses so; the error itself speaks of a filesystem, which
+        // tells nobody what to mend.
+        let led_out =
+            error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
+        let why = match led_out {
+            true => {
+                "it is a symbolic link that leads out of its directory, and must not".to_owned()
+            }
+            false => error.to_string(),
+        };
+        Self::new(code, format!("cannot {action} {}: {why}", path.display()))
     }
 
     /// Puts what was being done in front of the sentence.

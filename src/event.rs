@@ -3,7 +3,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    meta::Meta,
+    crypto::{CryptoError, random},
+    json::{Map, Value},
+    meta::{Meta, TransferId},
     root::{config::Config, folder::Folder},
 };
 
@@ -22,9 +24,27 @@ pub enum Kind {
     Changed,
     /// A file went.
     Deleted,
+    /// A time of `[OnSchedule]` has come.
+    Schedule,
 }
 
 impl Kind {
+    /// Every event, in the order in which they stand in an m2y.config.
+    pub const ALL: [Self; 7] = [
+        Self::Meta,
+        Self::Startup,
+        Self::Received,
+        Self::New,
+        Self::Changed,
+        Self::Deleted,
+        Self::Schedule,
+    ];
+
+    /// The event of that section.
+    pub fn of_section(section: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.section() == section)
+    }
+
     /// The section of m2y.config that names its scripts.
     pub fn section(self) -> &'static str {
         match self {
@@ -34,6 +54,7 @@ impl Kind {
             Self::New => "OnNew",
             Self::Changed => "OnChanged",
             Self::Deleted => "OnDeleted",
+            Self::Schedule => "OnSchedule",
         }
     }
 }
@@ -44,16 +65,52 @@ impl fmt::Display for Kind {
     }
 }
 
+/// By which an event is known again: the same for every attempt to run its hooks, so
+/// that a hook can tell whether it has done its work before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventId(pub [u8; 16]);
+
+impl EventId {
+    /// A new one.
+    pub fn new() -> Result<Self, CryptoError> {
+        random().map(Self)
+    }
+
+    /// Reads what `Display` wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; 16];
+        hex::decode_to_slice(text, &mut id).ok()?;
+        Some(Self(id))
+    }
+}
+
+impl From<TransferId> for EventId {
+    /// An event of a transfer has the transfer's id; its kind tells it from others.
+    fn from(id: TransferId) -> Self {
+        Self(id.0)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
 /// One event.
 #[derive(Clone)]
 pub struct Event {
+    /// By which it is known again.
+    pub id: EventId,
     /// Which.
     pub kind: Kind,
     /// Where.
     pub folder: Folder,
     /// The folder's m2y.config, as it was when the transfer began.
     pub config: Arc<Config>,
-    /// Which file, but for [`Kind::Startup`].
+    /// The name of the file in the folder, where it is about one that is there or was.
+    pub file: Option<String>,
+    /// What is known of the file, where it came from somebody.
     pub subject: Option<Subject>,
 }
 
@@ -79,14 +136,148 @@ impl Subject {
 }
 
 /// What the hooks of a folder said to an event.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Verdict {
     /// The subject's meta, with what the hooks wrote into it.
     pub meta: Option<Meta>,
+    /// The stem of its names, which a hook may have changed.
+    pub stem: Option<String>,
+    /// Where it is, to which a hook may have moved it.
+    pub folder: Folder,
     /// What they decided.
     pub outcome: Outcome,
     /// Which scripts ran, in their order.
     pub runs: Vec<Run>,
+    /// What they asked for, to be done now that they have decided.
+    pub effects: Vec<Effect>,
+}
+
+/// Something that a hook asks for and that is done after its verdict: no dead mail server
+/// delays a transfer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// An e-mail.
+    Email {
+        /// The address.
+        to: String,
+        /// The subject, one line.
+        subject: String,
+        /// The text.
+        text: String,
+    },
+    /// A JSON document for a web server.
+    Webhook {
+        /// `http` or `https`.
+        url: String,
+        /// What is posted.
+        body: Map<String, Value>,
+    },
+    /// A file of the folder for another person.
+    Send {
+        /// The contact.
+        to: String,
+        /// The contact's folder.
+        folder: String,
+        /// The name of the file in the folder of the event.
+        file: String,
+        /// Further fields of the `.meta` that goes with it.
+        fields: Map<String, Value>,
+    },
+}
+
+impl Effect {
+    /// The word for its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Email { .. } => "email",
+            Self::Webhook { .. } => "webhook",
+            Self::Send { .. } => "send",
+        }
+    }
+
+    /// Its facts, as a document.
+    pub fn to_document(&self) -> Map<String, Value> {
+        let mut document = Map::new();
+        let mut put = |field: &str, value: Value| document.insert(field.to_owned(), value);
+        match self {
+            Self::Email { to, subject, text } => {
+                put("to", to.as_str().into());
+                put("subject", subject.as_str().into());
+                put("text", text.as_str().into());
+            }
+            Self::Webhook { url, body } => {
+                put("url", url.as_str().into());
+                put("body", Value::Object(body.clone()));
+            }
+            Self::Send {
+                to,
+                folder,
+                file,
+                fields,
+            } => {
+                put("to", to.as_str().into());
+                put("folder", folder.as_str().into());
+                put("file", file.as_str().into());
+                if !fields.is_empty() {
+                    put("fields", Value::Object(fields.clone()));
+                }
+            }
+        }
+        document
+    }
+
+    /// Reads what [`Effect::kind`] and [`Effect::to_document`] wrote.
+    pub fn from_document(kind: &str, document: &Map<String, Value>) -> Option<Self> {
+        let text = |field| Some(document.get(field)?.as_str()?.to_owned());
+        match kind {
+            "email" => Some(Self::Email {
+                to: text("to")?,
+                subject: text("subject")?,
+                text: text("text")?,
+            }),
+            "webhook" => Some(Self::Webhook {
+                url: text("url")?,
+                body: document.get("body")?.as_object()?.clone(),
+            }),
+            "send" => Some(Self::Send {
+                to: text("to")?,
+                folder: text("folder")?,
+                file: text("file")?,
+                fields: match document.get("fields") {
+                    Some(fields) => fields.as_object()?.clone(),
+                    None => Map::new(),
+                },
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Effect {
+    /// As the call would stand in a script.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Email { to, subject, text } => {
+                write!(f, "notify.email({to:?}, {subject:?}, {text:?})")
+            }
+            Self::Webhook { url, body } => {
+                let body = crate::json::canonical(body);
+                write!(f, "notify.webhook({url:?}, #{body})")
+            }
+            Self::Send {
+                to,
+                folder,
+                file,
+                fields,
+            } => {
+                write!(f, "send(#{{to: {to:?}, folder: {folder:?}, file: {file:?}")?;
+                if !fields.is_empty() {
+                    write!(f, ", fields: #{}", crate::json::canonical(fields))?;
+                }
+                f.write_str("})")
+            }
+        }
+    }
 }
 
 /// What a hook, or all of them, decided.
@@ -96,6 +287,8 @@ pub enum Outcome {
     Accepted,
     /// Refused, in the hook's own words.
     Refused(String),
+    /// The file may come and is kept, but out of sight until somebody releases it; why.
+    Quarantined(String),
     /// The hook is missing, broken, or ran out of its limits. What went wrong is
     /// in the log; the peer is told [`Outcome::FAILED`].
     Failed,
@@ -108,13 +301,24 @@ impl Outcome {
     /// What a peer hears of a hook that failed.
     pub const FAILED: &str = "a hook of the folder failed";
 
+    /// The word for it, and the hook's own words.
+    pub fn words(&self) -> (&'static str, &str) {
+        match self {
+            Self::Accepted => ("accepted", ""),
+            Self::Refused(words) => ("refused", words),
+            Self::Quarantined(words) => ("quarantined", words),
+            Self::Failed => ("failed", ""),
+            Self::Later => ("put off", ""),
+        }
+    }
+
     /// What a peer hears where hooks found no time.
     pub const LATER: &str = "a hook of the folder ran out of time, try later";
 
     /// Why not, for the peer.
     pub fn objection(&self) -> Option<&str> {
         match self {
-            Self::Accepted => None,
+            Self::Accepted | Self::Quarantined(_) => None,
             Self::Refused(words) => Some(words),
             Self::Failed => Some(Self::FAILED),
             Self::Later => Some(Self::LATER),
@@ -133,4 +337,6 @@ pub struct Run {
     pub took: Duration,
     /// What it decided.
     pub outcome: Outcome,
+    /// Why it failed, with the place in the script: for the owner, not for a peer.
+    pub error: Option<String>,
 }

@@ -18,6 +18,13 @@
 //! gets its name, `[OnReceived]` runs, and the ACK goes back: nothing that was
 //! acknowledged is ever lost, and nothing unauthenticated is ever acted on.
 //!
+//! Beside the connections a server has three more things to do. It watches the folders
+//! and fires an event for every file that appears, changes or goes, and for the times of
+//! a schedule. A dispatcher keeps what has to happen in a journal until it has happened:
+//! the hooks of files that are safe, and the e-mails, webhooks and files for others that
+//! hooks ask for, which [`notify`] delivers. And the outbox of the [`client`] sends what
+//! waits in folders that send by themselves.
+//!
 //! # The map
 //!
 //! The modules stand in the order in which data flows. Each knows those below it and
@@ -26,13 +33,14 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
-//! | [`client`] | a session, from who opens it |
+//! | [`client`] | a session, from who opens it; the outbox |
 //! | [`server`] | connections, who speaks, a session from who answers |
 //! | [`transfer`] | the way of one file, on both sides |
-//! | [`hooks`] | scripts and programs, their limits, what they can call |
+//! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |
+//! | [`notify`] | e-mails and webhooks: one attempt, and whether another makes sense |
 //! | [`event`] | what happened, what was decided: plain data |
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there |
-//! | [`store`] | where contents rest, which openings were seen |
+//! | [`store`] | where contents rest, which openings were seen, the journal |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it needs |
@@ -49,6 +57,8 @@ pub mod server;
 pub mod transfer;
 
 pub mod hooks;
+
+pub mod notify;
 
 pub mod event;
 

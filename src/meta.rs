@@ -25,7 +25,7 @@ pub const TEXT: &str = "text of at most 4096 bytes";
 const _: () = assert!(MAX_TEXT == 4_096, "TEXT says another number");
 
 /// How `datetime` is written: `30-12-2018_23-59-59`, in UTC.
-const DATETIME: &str = "%d-%m-%Y_%H-%M-%S";
+pub const DATETIME: &str = "%d-%m-%Y_%H-%M-%S";
 
 /// Fields that belong to the protocol; every other one is kept as it is.
 pub const FIXED: [&str; 10] = [
@@ -46,8 +46,11 @@ pub const SOURCE_VERSION: &str = "sourceVersion";
 /// In a receiver's `.meta`: the event whose hooks have to run, or run again.
 pub const PENDING_HOOK: &str = "pendingHook";
 
+/// In a receiver's `.meta`: why a hook wants the file out of sight.
+pub const QUARANTINE: &str = "quarantine";
+
 /// Fields that never leave the machine.
-const LOCAL: [&str; 3] = [SOURCE_PATH, SOURCE_VERSION, PENDING_HOOK];
+const LOCAL: [&str; 4] = [SOURCE_PATH, SOURCE_VERSION, PENDING_HOOK, QUARANTINE];
 
 /// Why a document is no meta.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -20,15 +20,20 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     error::{Code, Error},
-    event::{Event, Kind as EventKind, Run},
-    hooks::Hooks,
+    event::Run,
+    hooks::{
+        dispatch::{Dispatcher, stopped},
+        schedule,
+        startup::Startup,
+        watch as files,
+    },
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
         Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
         partial::UnderWay,
-        receive::{Channel, Decision, Receiver, StoreOf, refused, stopped},
+        receive::{Channel, Decision, Receiver, StoreOf, refused},
     },
     wire::{
         header::{self, AnswerHeader, Header, Turned},
@@ -61,10 +66,11 @@ pub struct Server {
 impl Server {
     /// A server for a root. Fails if a private key could be read by others, or
     /// cannot be read at all.
-    pub fn new(root: &Root, settings: &Settings) -> Result<Self, RootError> {
+    pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
         for user in root.users()? {
             user.private_key()?;
         }
+        let hooks = Dispatcher::new(root, settings)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let store_of: StoreOf =
             Arc::new(|folder: &Folder| Arc::new(LocalStore::new(folder.dir())) as Arc<dyn Store>);
@@ -72,7 +78,8 @@ impl Server {
             root: root.clone(),
             settings: settings.clone(),
             receiver: Receiver {
-                hooks: Hooks::new(root, settings),
+                startup: Startup::new(&hooks),
+                hooks,
                 settings: settings.clone(),
                 observer: Arc::new(Unobserved),
                 store_of,
@@ -97,36 +104,18 @@ impl Server {
         self
     }
 
-    /// Runs `[OnStartup]` of every folder; returns what ran.
-    pub async fn start_folders(&self) -> Result<Vec<Run>, RootError> {
+    /// Runs `[OnStartup]` of every folder; returns what ran. A folder that objects takes
+    /// no files, others do.
+    pub async fn start_folders(&self) -> Result<Vec<Run>, Error> {
         let mut runs = Vec::new();
         for (folder, config) in self.folders().await? {
-            let event = Event {
-                kind: EventKind::Startup,
-                folder,
-                config,
-                subject: None,
-            };
-            let verdict = self.receiver.hooks.fire(event).await;
+            let verdict = self.receiver.startup.start(&folder, &config).await?;
             for run in &verdict.runs {
                 self.receiver.observer.hook(run);
             }
             runs.extend(verdict.runs);
         }
         Ok(runs)
-    }
-
-    /// Runs the hooks of files that are waiting for them since an earlier run.
-    async fn catch_up(self) {
-        let folders = match self.folders().await {
-            Ok(folders) => folders,
-            Err(error) => return error!("{error}"),
-        };
-        for (folder, config) in folders {
-            if let Err(error) = self.receiver.catch_up(&folder, &config).await {
-                error!("{}/{}: {error}", folder.user().name(), folder.name());
-            }
-        }
     }
 
     /// Every folder that can be used, with its m2y.config.
@@ -144,7 +133,7 @@ impl Server {
         let opened = folders.into_iter().filter_map(|folder| {
             folder
                 .and_then(|folder| Ok((folder.config()?, folder)))
-                .map(|(config, folder)| (folder, Arc::new(config)))
+                .map(|(config, folder)| (folder, config))
                 // Traffic to it is refused for the same reason; others run.
                 .inspect_err(|error| error!("{error}"))
                 .ok()
@@ -159,7 +148,19 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let admission = Admission::new(&server.settings);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
-    connections.spawn(server.clone().catch_up());
+    let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
+    let watching = tokio::spawn(files::run(
+        server.receiver.hooks.clone(),
+        server.root.clone(),
+        server.settings.clone(),
+        shutdown.clone(),
+    ));
+    let scheduling = tokio::spawn(schedule::run(
+        server.receiver.hooks.clone(),
+        server.root.clone(),
+        schedule::clock(),
+        shutdown.clone(),
+    ));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -195,7 +196,12 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     drop(listener);
     info!(connections = connections.len(), "going down");
     let deadline = Instant::now() + server.settings.shutdown_deadline;
-    let rest = async { while connections.join_next().await.is_some() {} };
+    let rest = async {
+        while connections.join_next().await.is_some() {}
+        let _ = dispatching.await;
+        let _ = watching.await;
+        let _ = scheduling.await;
+    };
     if timeout_at(deadline, rest).await.is_ok() {
         return;
     }

@@ -20,10 +20,14 @@ use std::{
 use common::{Local, Process, ROLAND, World, ZHENQIANG, read_meta, said};
 use m2y::{
     error::{Code, Error},
-    event::{Event, Kind, Outcome, Subject},
-    hooks::Hooks,
+    event::{Event, EventId, Kind, Outcome, Subject},
+    hooks::{Hooks, Pinned, api::state::MemoryState},
     meta::Meta,
     root::folder::Folder,
+    store::{
+        journal::{self, Journal},
+        quarantine,
+    },
 };
 
 /// The m2y.config of the seed, to the letter but for the names of the scripts.
@@ -212,16 +216,16 @@ async fn a_thrown_text_refuses_in_the_words_of_the_script() {
 /// Scripts that try to end the process, hold it up, or eat its memory; and what stops
 /// each.
 const HOSTILE: &[(&str, &str, &str)] = &[
-    ("endless loop", "loop { }", "Too many operations"),
+    ("endless loop", "loop { }", "operations|stopped"),
     (
         "endless while",
         "while true { let x = 1; }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "endless for",
         "let n = 0; for i in 0..9223372036854775807 { n += 1; }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "deep recursion",
@@ -256,7 +260,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "recursion through sort",
         "fn f() { let a = [2, 1]; a.sort(|x, y| { f(); 0 }); } f(); loop { f(); }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "giant string",
@@ -311,7 +315,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "map by small index",
         "let m = #{}; let i = 0; loop { m[`k${i}`] = i; i += 1; }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "curry",
@@ -355,7 +359,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "sub_string out of bounds then loop",
         "let s = \"ü\".sub_string(-5, 99); loop { s = s.sub_string(0); }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "unknown function",
@@ -376,7 +380,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "many variables",
         "let a = 1; loop { let a = a; }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "expression depth",
@@ -389,7 +393,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "throw in a loop",
         "loop { try { throw 1; } catch { } }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "caught limits",
@@ -399,22 +403,22 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "caught loop",
         "loop { try { loop { } } catch { } }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "slow search",
         "let s = \"\"; s.pad(4000, 'a'); loop { s.index_of(\"aaaaaaaaaaaaaaaaaaaaaaaaaaaab\"); }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "slow split",
         "let s = \"\"; s.pad(1000, ' '); loop { s.split(' '); }",
-        "stopped after",
+        "operations|stopped",
     ),
     (
         "slow sort",
         "let a = []; for i in 0..1000 { a.push(1000 - i); } loop { a.sort(); }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "parse_json",
@@ -424,12 +428,12 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "large range",
         "for x in range(0, 1000000000, 1) { }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "log flood",
         "loop { log.info(\"x\"); print(\"y\"); }",
-        "Too many operations",
+        "operations|stopped",
     ),
     (
         "large field",
@@ -454,7 +458,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "array by index of arrays",
         "let a = []; a.pad(1000, 0); let b = []; b.pad(1000, 1); for i in 0..1000 { a[i] = b; } let c = []; c.pad(1000, 0); for i in 0..1000 { c[i] = a; }",
-        "hook.rhai",
+        "stopped|large|operations",
     ),
     (
         "array of pointers",
@@ -465,6 +469,102 @@ const HOSTILE: &[(&str, &str, &str)] = &[
         "array of handles",
         "let a = []; a.pad(1000, folder); let m = #{}; let i = 0; loop { m[i.to_string()] = a; i += 1; }",
         "memory of the server grew",
+    ),
+    (
+        "flood of e-mails",
+        "loop { notify.email(\"a@b.example\", \"x\", \"y\"); }",
+        "at most 32 things",
+    ),
+    (
+        "flood of webhooks",
+        "loop { notify.webhook(\"http://a.example/\", #{}); }",
+        "at most 32 things",
+    ),
+    (
+        "flood of files for others",
+        "folder.write(\"f\", \"x\"); loop { send(#{ to: \"zhenqiang\", folder: \"x\", file: \"f\" }); }",
+        "at most 32 things|stopped",
+    ),
+    (
+        "flood of files",
+        "let i = 0; loop { folder.write(`f${i}`, \"x\"); i += 1; }",
+        "stopped|at most|operations|files",
+    ),
+    (
+        "flood of values",
+        "let i = 0; loop { state.set(`k${i}`, i); i += 1; }",
+        "keeps|stopped|operations",
+    ),
+    (
+        "value that is large",
+        "let a = []; a.pad(1000, \"xxxxxxxx\"); state.set(\"x\", a);",
+        "4096|4 KiB|too large|state.set",
+    ),
+    (
+        "path in a name",
+        "folder.read(\"../../privateKey/roland-frei.data\");",
+        "without a path",
+    ),
+    ("hidden name", "folder.read(\".delivered\");", "hidden"),
+    (
+        "script that writes a script",
+        "folder.write(\"hook.rhai\", \"\");",
+        "rhai",
+    ),
+    (
+        "script that writes the config",
+        "folder.write(\"m2y.config\", \"[OnMeta]\");",
+        "m2y.config",
+    ),
+    (
+        "evil pattern",
+        "let s = \"\"; s.pad(4000, 'a'); loop { text.matches(s, \"*a*a*a*a*a*a*a*a*a*a*b\"); }",
+        "stopped|operations|pattern",
+    ),
+    (
+        "long format of a time",
+        "let s = \"\"; s.pad(4000, '%'); time.format(0, s);",
+        "time.format",
+    ),
+    (
+        "negative head",
+        "folder.head(\"m2y.config\", -1);",
+        "folder.head",
+    ),
+    (
+        "reject without a reason",
+        "reject(\"\");",
+        "the reason must be",
+    ),
+    (
+        "functions that call each other by pointer",
+        "fn a(p, q) { q.call(q, p) } a(Fn(\"a\"), Fn(\"a\"));",
+        "Stack overflow",
+    ),
+    (
+        "for in for in for",
+        "for a in 0..1000 { for b in 0..1000 { for c in 0..1000 { let x = c; } } }",
+        "operations|stopped",
+    ),
+    (
+        "string by repetition of pads",
+        "let s = \"\"; for i in 0..100 { s.pad(4096, 'x'); s.pad(4097, 'x'); }",
+        "Length of string",
+    ),
+    (
+        "array joined with itself",
+        "let a = [1]; loop { a.append(a); }",
+        "Size of array",
+    ),
+    (
+        "map merged with itself",
+        "let m = #{a: 1}; let i = 0; loop { m += #{}; m.set(i.to_string(), m); i += 1; }",
+        "Size of|operations|stopped",
+    ),
+    (
+        "switch in a loop",
+        "let x = 0; loop { switch x { 0 => x = 1, _ => x = 0 } }",
+        "operations",
     ),
 ];
 
@@ -482,8 +582,11 @@ fn a_hostile_script_refuses_in_under_a_second_and_harms_nobody() {
     };
     let before = peak();
     let beside = world.file("beside", &common::noise(300_000));
-    for (what, script, reason) in HOSTILE {
-        world.script("hook.rhai", script);
+    for (number, (what, script, reason)) in HOSTILE.iter().enumerate() {
+        // A name of its own: what does not compile would leave the one before in force.
+        let config = format!("[OnMeta]\nhook{number}.rhai\n");
+        fs::write(world.photo().join("m2y.config"), config).unwrap();
+        world.script(&format!("hook{number}.rhai"), script);
         let file = world.file("f", b"x");
         let begun = Instant::now();
         let (output, other) = std::thread::scope(|scope| {
@@ -507,13 +610,17 @@ fn a_hostile_script_refuses_in_under_a_second_and_harms_nobody() {
             .lines()
             .rfind(|line| line.contains("[OnMeta]"))
             .unwrap();
-        if !why.contains(reason) {
+        if !reason.split('|').any(|reason| why.contains(reason)) {
             wrong.push(format!("{what}: {why}"));
         }
         // The sender sees one sentence, and nothing of how the folder is made.
         let error = &world.failed()[0].error;
         assert!(
-            !error.contains("hook.rhai") && !error.contains('/'),
+            !error.contains("hook") || error == Outcome::FAILED || error == Outcome::LATER,
+            "{what}: {error}"
+        );
+        assert!(
+            !error.contains(".rhai") && !error.contains('/'),
             "{what}: {error}"
         );
     }
@@ -521,6 +628,49 @@ fn a_hostile_script_refuses_in_under_a_second_and_harms_nobody() {
     assert!(peak() - before < 128 << 10, "{} KiB", peak() - before);
     assert!(server.is_alive());
     assert!(world.arrived(".data").is_empty());
+}
+
+/// Memory of this process at its peak, in KiB.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn hostile_scripts_a_hundred_times_each_stay_within_time_and_memory() {
+    let world = World::new("[OnMeta]\n");
+    let hooks = Hooks::new(
+        &world.there,
+        &world.there.settings().unwrap(),
+        Arc::new(MemoryState::default()),
+    );
+    let before = peak();
+    let mut longest = Duration::ZERO;
+    for (number, (what, script, _)) in HOSTILE.iter().enumerate() {
+        let config = format!("[OnMeta]\nhook{number}.rhai\n");
+        fs::write(world.photo().join("m2y.config"), config).unwrap();
+        world.script(&format!("hook{number}.rhai"), script);
+        let folder = world.receiver.folder(&common::name("photo")).unwrap();
+        for _ in 0..100 {
+            let verdict = hooks.fire(event(&folder), &Pinned::default()).await;
+            assert!(verdict.outcome.objection().is_some(), "{what} was let in");
+            let took = verdict.runs[0].took;
+            assert!(took < Duration::from_millis(600), "{what}: {took:?}");
+            longest = longest.max(took);
+        }
+    }
+    let grown = peak() - before;
+    eprintln!(
+        "{} scripts, longest {longest:?}, memory at its peak {} MiB more",
+        HOSTILE.len(),
+        grown >> 10
+    );
+    assert!(grown < 128 << 10, "{grown} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -680,6 +830,147 @@ async fn an_edited_script_is_the_one_that_runs_next() {
     world.deliver(&server.address, &file).await.unwrap();
 }
 
+#[test]
+fn a_broken_edit_keeps_the_version_before_and_says_so_once() {
+    let world = World::new("[OnMeta]\nhook.rhai\n[words]\nno = one\n");
+    world.script("hook.rhai", "throw config.get(\"words\", \"no\");");
+    let log = world.dir.path().join("log");
+    let server = Process::serve_with_log(&world.there, &log);
+    let file = world.file("f", b"x");
+    let refused = || {
+        let output = world.send(&server.address, "photo", &file);
+        assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+        world.failed().pop().unwrap().error
+    };
+    assert_eq!(refused(), "one");
+    world.script("hook.rhai", "throw config.get(;");
+    assert_eq!((refused(), refused()), ("one".to_owned(), "one".to_owned()));
+    fs::write(world.photo().join("m2y.config"), "[OnMetta]\n").unwrap();
+    assert_eq!((refused(), refused()), ("one".to_owned(), "one".to_owned()));
+    world.script("hook.rhai", "throw \"two\";");
+    assert_eq!(refused(), "two");
+    fs::write(
+        world.photo().join("m2y.config"),
+        "[OnMeta]\ncheckPermission.rhai\n",
+    )
+    .unwrap();
+    assert_eq!(refused(), "no permission");
+    server.stop();
+    let log = fs::read_to_string(&log).unwrap();
+    assert_eq!(log.matches("hook.rhai:1:18: ").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("there is no event [OnMetta]").count(),
+        1,
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_under_way_keeps_the_scripts_that_it_began_with() {
+    let world = World::new("[OnMeta]\nedit.sh\nlast.rhai\n[OnReceived]\nhook.rhai\n");
+    // Saved anew after the transfer has begun.
+    world.script(
+        "edit.sh",
+        "#!/bin/sh\nfor f in hook last; do echo 'meta.version = 2; throw \"no\";' > $f.rhai; done\n",
+    );
+    world.script("hook.rhai", "meta.version = 1;");
+    world.script("last.rhai", "meta.seen = 1;");
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", b"x");
+    let sent = world.deliver(&server.address, &file).await.unwrap();
+    let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+    assert_eq!(
+        (&meta.extra["version"], &sent.extra["seen"]),
+        (&1.into(), &1.into())
+    );
+    refused(&world.deliver(&server.address, &file).await, "no");
+}
+
+#[test]
+fn functions_of_lib_rhai_are_shared_and_their_errors_name_it() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    let shared = world.there.path().join("scripts/lib.rhai");
+    fs::write(
+        &shared,
+        "throw \"not run\";\nfn who() { \"root\" }\nfn both() { `both of ${who()}` }\n",
+    )
+    .unwrap();
+    world.script("hook.rhai", "throw both();");
+    let log = world.dir.path().join("log");
+    let server = Process::serve_with_log(&world.there, &log);
+    let file = world.file("f", b"x");
+    let refused = || {
+        let output = world.send(&server.address, "photo", &file);
+        assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+        world.failed().pop().unwrap().error
+    };
+    assert_eq!(refused(), "both of root");
+    world.script("lib.rhai", "fn who() { \"folder\" }\n");
+    assert_eq!(refused(), "both of folder");
+    world.script("hook.rhai", "fn who() { \"script\" }\nthrow both();");
+    assert_eq!(refused(), "both of script");
+    world.script("lib.rhai", "\nfn broken() { 1 / 0 }\n");
+    world.script("hook.rhai", "broken();");
+    assert_eq!(refused(), Outcome::FAILED);
+    server.stop();
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(log.contains("] lib.rhai:2:17: Division by zero"), "{log}");
+    assert!(
+        log.contains("\n 2 | fn broken() { 1 / 0 }\n   |                 ^"),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_run_only_where_the_settings_allow_them() {
+    for (setting, in_folder, shared) in [
+        ("", false, true),
+        ("executables = none\n", false, false),
+        ("executables = shared\n", false, true),
+        ("executables = peter-norton\n", false, true),
+        ("executables = peter-norton, roland-frei\n", true, true),
+        ("executables = all\n", true, true),
+    ] {
+        let world = World::new("[OnMeta]\nhook.sh\n");
+        let ini = format!("[hooks]\n{setting}");
+        fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+        let server = Local::serve(&world.there).await;
+        let file = world.file("f", b"x");
+        world.script("hook.sh", "#!/bin/sh\nexit 0\n");
+        let result = world.deliver(&server.address, &file).await;
+        assert_eq!(result.is_ok(), in_folder, "{setting} {result:?}");
+        let own = world.photo().join("hook.sh");
+        fs::rename(own, world.there.path().join("scripts/hook.sh")).unwrap();
+        let result = world.deliver(&server.address, &file).await;
+        assert_eq!(result.is_ok(), shared, "{setting} {result:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_whose_startup_fails_takes_nothing_and_others_run() {
+    for (script, words) in [
+        ("throw \"no disk\";", "no disk"),
+        ("launch();", Outcome::FAILED),
+    ] {
+        let world = World::new("[OnStartup]\nhook.rhai\n[OnMeta]\n");
+        world.script("hook.rhai", script);
+        world.folder("other", common::OPEN);
+        let server = Local::serve(&world.there).await;
+        let file = world.file("f", b"x");
+        let error = world.deliver(&server.address, &file).await.unwrap_err();
+        assert_eq!(error.code, Code::Later);
+        assert!(error.sentence.contains(words), "{error}");
+        assert!(world.arrived(".meta").is_empty());
+        common::deliver(&world.meta("other", &file), &server.address)
+            .await
+            .unwrap();
+        server.stop().await;
+        world.script("hook.rhai", "");
+        let server = Local::serve(&world.there).await;
+        world.deliver(&server.address, &file).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_of_the_folder_goes_before_one_of_the_root_and_a_bundled_one() {
     let world = World::new("[OnMeta]\ncheckPermission.rhai\n");
@@ -776,9 +1067,11 @@ async fn a_notice_does_not_follow_what_stands_in_the_place_of_the_inbox() {
 /// An event of one of the receiver's folders.
 fn event(folder: &Folder) -> Event {
     Event {
+        id: EventId::new().unwrap(),
         kind: Kind::Meta,
         folder: folder.clone(),
-        config: Arc::new(folder.config().unwrap()),
+        config: folder.config().unwrap(),
+        file: Some("x.data".to_owned()),
         subject: Some(Subject {
             meta: common::document(ZHENQIANG, ROLAND, "photo"),
             stem: "x".to_owned(),
@@ -800,17 +1093,21 @@ async fn scripts_that_work_to_their_deadline_leave_other_users_their_turn() {
         "[OnMeta]\ncheckPermission.rhai\n",
     )
     .unwrap();
-    let hooks = Hooks::new(&world.there, &world.there.settings().unwrap());
+    let hooks = Hooks::new(
+        &world.there,
+        &world.there.settings().unwrap(),
+        Arc::new(MemoryState::default()),
+    );
     let busy = event(&world.receiver.folder(&common::name("photo")).unwrap());
     let mut stuck = tokio::task::JoinSet::new();
     for _ in 0..64 {
         let (hooks, busy) = (hooks.clone(), busy.clone());
-        stuck.spawn(async move { hooks.fire(busy).await });
+        stuck.spawn(async move { hooks.fire(busy, &Pinned::default()).await });
     }
     // The first of them has run, so the others are in the queue.
     let first = stuck.join_next().await.unwrap().unwrap();
     assert_eq!(first.outcome, Outcome::Later);
-    let verdict = hooks.fire(event(&other)).await;
+    let verdict = hooks.fire(event(&other), &Pinned::default()).await;
     assert_eq!(
         verdict.outcome,
         Outcome::Refused("no permission".to_owned())
@@ -848,20 +1145,112 @@ async fn a_hook_that_fails_after_the_file_is_safe_leaves_it_safe_and_marked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_failed_runs_again_when_the_server_starts() {
     let config = "[OnMeta]\n[OnReceived]\nhook.rhai\n";
-    let (world, result, _) = sent(config, &[("hook.rhai", "launch();")]).await;
-    result.unwrap();
+    let world = World::new(config);
+    patient(&world, "1h");
+    world.script("hook.rhai", "launch();");
+    let server = Local::serve(&world.there).await;
+    world
+        .deliver(&server.address, &world.file("f.png", b"x"))
+        .await
+        .unwrap();
+    server.stop().await;
     world.script(
         "hook.rhai",
         "notify.inbox(meta.filename); meta.seen = true;",
     );
+    // What is not due waits; a person does not have to.
+    let journal = Journal::open(&world.there).unwrap();
     for _ in 0..2 {
-        Local::serve(&world.there).await.stop().await;
+        let server = Local::serve(&world.there).await;
+        journal
+            .write(true, |db| db.execute("UPDATE task SET due = 0", []))
+            .committed()
+            .await
+            .unwrap();
+        nothing_waits(&journal).await;
+        server.stop().await;
     }
     let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
     assert!(!meta.extra.contains_key("pendingHook"));
     assert_eq!(meta.extra["seen"], true);
     let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
     assert_eq!(inbox.lines().count(), 1, "it ran once, and not again");
+}
+
+/// Sets the first pause before a hook is tried again.
+fn patient(world: &World, delay: &str) {
+    let ini = format!("[hooks]\nexecutables = all\nretry_delay = {delay}\nretry_limit = 3\n");
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+}
+
+/// Waits until the journal has nothing that is to be tried.
+async fn nothing_waits(journal: &Journal) {
+    let db = journal.reader().unwrap();
+    let begun = Instant::now();
+    loop {
+        let waiting = journal::list(&db, None, 100).unwrap();
+        if waiting.iter().all(|entry| entry.dead) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{waiting:?}");
+        // Another process would look as often.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_failed_is_tried_again_until_it_succeeds_or_is_given_up() {
+    for (script, runs, dead) in [
+        // Twice it fails, then not.
+        (
+            "notify.inbox(\"x\"); if folder_has_two() { return; } throw \"no\";\n\
+             fn folder_has_two() { false }",
+            3,
+            true,
+        ),
+        ("notify.inbox(\"x\");", 1, false),
+    ] {
+        let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
+        patient(&world, "5ms");
+        world.script("hook.rhai", script);
+        let server = Local::serve(&world.there).await;
+        let file = world.file("f.png", b"x");
+        world.deliver(&server.address, &file).await.unwrap();
+        let journal = Journal::open(&world.there).unwrap();
+        nothing_waits(&journal).await;
+        server.stop().await;
+        let left = journal::list(&journal.reader().unwrap(), None, 10).unwrap();
+        assert_eq!(left.len(), usize::from(dead), "{left:?}");
+        let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+        assert_eq!(inbox.lines().count(), runs);
+        if let Some(entry) = left.first() {
+            assert_eq!((entry.attempts, entry.error.as_str()), (3, "no"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_quarantine_is_safe_and_out_of_sight_until_it_is_released() {
+    for config in [
+        "[OnMeta]\nhook.rhai\n",
+        "[OnMeta]\n[OnReceived]\nhook.rhai\n",
+    ] {
+        let (world, result, _) = sent(config, &[("hook.rhai", "quarantine(\"looks odd\");")]).await;
+        assert!(!result.unwrap().extra.contains_key("quarantine"));
+        assert!(world.arrived(".data").is_empty() && world.arrived(".meta").is_empty());
+        let folder = world.receiver.folder(&common::name("photo")).unwrap();
+        let stems = quarantine::list(folder.dir()).unwrap();
+        assert_eq!(stems.len(), 1);
+        quarantine::release(folder.dir(), &stems[0].0).unwrap();
+        let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
+        assert_eq!(meta.extra["quarantine"], "looks odd");
+        assert_eq!(
+            fs::read(world.photo().join(&world.arrived(".data")[0]))
+                .unwrap()
+                .len(),
+            14
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -942,7 +1331,7 @@ async fn a_python_script_that_writes_error_into_the_meta_refuses() {
 }
 
 fn with_deadline(world: &World) {
-    let ini = "[hooks]\nexecutable_deadline = 500ms\n";
+    let ini = "[hooks]\nexecutables = all\nexecutable_deadline = 500ms\n";
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
 }
 
@@ -1188,26 +1577,4 @@ async fn the_hook_of_the_readme_does_what_it_says() {
     let meta = deliver("c.jpg", 20_000_000).await.unwrap();
     assert_eq!(meta.extra["album"], "from zhenqiang");
     assert!(world.receiver.path().join("inbox.log").exists());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_example_of_the_albums_does_what_it_says() {
-    let example = |file: &str| {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hooks/album");
-        fs::read_to_string(Path::new(dir).join(file)).unwrap()
-    };
-    let world = World::new(&example("m2y.config"));
-    world.script("album.rhai", &example("album.rhai"));
-    let server = Local::serve(&world.there).await;
-    let picture = world.file("a.png", b"x");
-    let meta = world.deliver(&server.address, &picture).await.unwrap();
-    assert_eq!(
-        meta.extra["album"],
-        format!("album {}", &meta.datetime[6..10])
-    );
-    let text = world.file("a.txt", b"x");
-    refused(
-        &world.deliver(&server.address, &text).await,
-        "only pictures",
-    );
 }

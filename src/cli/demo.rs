@@ -18,16 +18,14 @@ use crate::{
     client::{self, Route},
     crypto::keys::DEFAULT_BITS,
     error::{Code, Error, printable},
-    event::{Outcome, Run},
+    event::Run,
     hooks::bundled,
     json::Value,
     meta::Meta,
     root::{Root, RootError, contact::Card, name::Name, user::User},
     server::{self, Server},
-    transfer::{
-        Observer,
-        outgoing::{self, Outgoing},
-    },
+    store::outbox,
+    transfer::{Observer, outgoing::Outgoing},
 };
 
 /// Show it all: two people, a server, real files, every step, every hook
@@ -254,7 +252,7 @@ impl Scene<'_> {
     async fn send(&self, folder: &str, file: &Path) -> Result<Result<Meta, Error>, Error> {
         let dir = self.root.path().join(format!("user/{SENDER}/{folder}"));
         let meta = Meta::new(SENDER, RECEIVER, folder, "");
-        let path: PathBuf = outgoing::write(&dir, file, meta)?;
+        let path: PathBuf = outbox::write(&dir, file, meta)?;
         let out = Outgoing::open(&path)?;
         let route = Route::find(Some(self.root.path()), Some(self.address), &out)?;
         let side = Side("client", self.show.clone());
@@ -307,12 +305,7 @@ impl Observer for Side {
     }
 
     fn hook(&self, run: &Run) {
-        let (verdict, words) = match &run.outcome {
-            Outcome::Accepted => ("accepted", ""),
-            Outcome::Refused(words) => ("refused", words.as_str()),
-            Outcome::Failed => ("failed", ""),
-            Outcome::Later => ("put off", ""),
-        };
+        let (verdict, words) = run.outcome.words();
         let colon = if words.is_empty() { "" } else { ": " };
         let micros = u64::try_from(run.took.as_micros()).unwrap_or(u64::MAX);
         self.1.voice.say(

@@ -1,12 +1,54 @@
+use std::io;
+
+use cap_std::fs::Dir;
 use clap::{Args, Subcommand};
 
 use super::{RootArg, folder_name, output, user_name};
-use crate::error::Error;
+use crate::{
+    error::{Code, Error, printable},
+    json::Value,
+    meta::QUARANTINE,
+    root::folder::Folder as OpenFolder,
+    store::quarantine,
+};
 
-/// Make m2y-folders
+/// Make m2y-folders, and look after what hooks put into quarantine
 #[derive(Debug, Subcommand)]
 pub enum Folder {
     Create(Create),
+    Quarantine(Quarantine),
+    Release(Held),
+    Drop(Held),
+}
+
+/// List the files that hooks put out of sight
+#[derive(Debug, Args)]
+pub struct Quarantine {
+    #[command(flatten)]
+    root: RootArg,
+    /// Whose folder
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// The name of the folder
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// Put a file that is in quarantine back into the folder (`release`), or remove it for
+/// good (`drop`)
+#[derive(Debug, Args)]
+pub struct Held {
+    #[command(flatten)]
+    root: RootArg,
+    /// Whose folder
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// The name of the folder
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The file, as `m2y folder quarantine` shows it
+    #[arg(value_name = "FILE")]
+    file: String,
 }
 
 /// Make an m2y-folder, where files for a user arrive
@@ -27,7 +69,95 @@ pub struct Create {
 
 impl Folder {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let Self::Create(create) = self;
+        match self {
+            Self::Create(create) => create.run(json),
+            Self::Quarantine(list) => list.run(json),
+            Self::Release(held) => held.run(quarantine::release, "released", json),
+            Self::Drop(held) => {
+                let remove =
+                    |dir: &Dir, stem: &str| quarantine::remove(dir, stem).map(|()| stem.to_owned());
+                held.run(remove, "removed", json)
+            }
+        }
+    }
+}
+
+fn open(root: &RootArg, user: &str, folder: &str) -> Result<OpenFolder, Error> {
+    let (user, folder) = (user_name(user)?, folder_name(folder)?);
+    Ok(root.open()?.folder(&user, &folder)?)
+}
+
+impl Quarantine {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let folder = open(&self.root, &self.user, &self.name)?;
+        let held = quarantine::list(folder.dir())
+            .map_err(|e| Error::io("read", &folder.path_of(quarantine::DIR), &e))?;
+        if held.is_empty() && !json {
+            output::line("nothing is in quarantine");
+        }
+        for (stem, meta) in held {
+            let (from, filename, reason) = match &meta {
+                Some(meta) => (
+                    meta.from.as_str(),
+                    meta.filename.as_str(),
+                    meta.extra
+                        .get(QUARANTINE)
+                        .and_then(Value::as_str)
+                        .unwrap_or_default(),
+                ),
+                None => ("", "", "its .meta cannot be read"),
+            };
+            if json {
+                output::object(&[
+                    ("file", stem.as_str().into()),
+                    ("from", from.into()),
+                    ("filename", filename.into()),
+                    ("reason", reason.into()),
+                ]);
+            } else {
+                let (filename, reason) = (printable(filename, 80), printable(reason, 200));
+                output::line(format_args!("{stem}  {filename}: {reason}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    fn run(
+        self,
+        act: impl FnOnce(&Dir, &str) -> io::Result<String>,
+        done: &str,
+        json: bool,
+    ) -> Result<(), Error> {
+        let folder = open(&self.root, &self.user, &self.name)?;
+        let stem = self.file.strip_suffix(".data").unwrap_or(&self.file);
+        let name = held_name(stem)?;
+        let stem =
+            act(folder.dir(), name).map_err(|e| Error::io("move", &folder.path_of(stem), &e))?;
+        if json {
+            output::object(&[("status", done.into()), ("file", stem.as_str().into())]);
+        } else {
+            output::line(format_args!("{done} {stem}"));
+        }
+        Ok(())
+    }
+}
+
+/// The name of a file that was received is made of such characters only.
+fn held_name(stem: &str) -> Result<&str, Error> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if stem.is_empty() || stem.starts_with('.') || !stem.chars().all(fits) {
+        let sentence =
+            format!("{stem:?} is no file in quarantine: `m2y folder quarantine` lists them");
+        return Err(Error::new(Code::Usage, sentence));
+    }
+    Ok(stem)
+}
+
+impl Create {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let create = self;
         let user = user_name(&create.user)?;
         let name = folder_name(&create.name)?;
         let folder = create.root.open()?.user(&user)?.create_folder(&name)?;

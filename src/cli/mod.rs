@@ -2,7 +2,9 @@
 
 mod contact;
 mod demo;
+mod events;
 mod folder;
+mod hook;
 mod init;
 pub mod log;
 mod output;
@@ -60,6 +62,10 @@ enum Command {
     Folder(folder::Folder),
     #[command(subcommand)]
     Contact(contact::Contact),
+    #[command(subcommand)]
+    Events(events::Events),
+    #[command(subcommand)]
+    Hook(hook::Hook),
     Serve(serve::Serve),
     Send(send::Send),
 }
@@ -184,6 +190,8 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::User(user) => user.run(json)?,
         Command::Folder(folder) => folder.run(json)?,
         Command::Contact(contact) => contact.run(json)?,
+        Command::Events(events) => events.run(json).await?,
+        Command::Hook(hook) => hook.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
     }

@@ -12,7 +12,8 @@ use crate::{
     error::{Code, Error, printable},
     meta::Meta,
     root::{Root, contact::check_address, name::Name},
-    transfer::outgoing::{self, Outgoing},
+    store::outbox,
+    transfer::outgoing::Outgoing,
 };
 
 /// Send files
@@ -217,7 +218,7 @@ impl Send {
         user.contact(to)?;
         let dir = user.outbox(folder)?;
         let meta = Meta::new(from.as_str(), to.as_str(), folder.as_str(), "");
-        outgoing::write(&dir, file, meta)
+        outbox::write(&dir, file, meta)
     }
 }
 

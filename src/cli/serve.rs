@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::{RootArg, output};
 use crate::{
+    client::outbox,
     crypto::backend::ACTIVE,
     error::{Code, Error},
     root::{Root, file},
@@ -61,7 +62,10 @@ impl Serve {
             output::line(format_args!("listening on {address}"));
         }
         let (shutdown, going_down) = watch::channel(false);
-        let serving = server::run(listener, server, going_down);
+        let sending = outbox::run(root, settings, going_down.clone());
+        let serving = async {
+            tokio::join!(server::run(listener, server, going_down), sending);
+        };
         tokio::pin!(serving);
         tokio::select! {
             () = &mut serving => return Ok(()),

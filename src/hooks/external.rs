@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::report::HookError;
@@ -31,7 +31,7 @@ use crate::{
 /// The end of a program's output that is kept for the log, in bytes.
 const KEPT_OUTPUT: usize = 2_048;
 
-/// The time to read a .meta in, where the program has used up its own.
+/// The time to read what a program left, where it has used up its own.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// Variables of the server that a program sees; it sees no other one.
@@ -67,19 +67,28 @@ impl Host {
         let mut said = Tail::default();
         let status = {
             let output = said.read(stdout, stderr);
+            tokio::pin!(output);
+            let mut open = true;
             let ended = async {
                 let wait = child.wait();
-                tokio::pin!(output, wait);
-                tokio::select! {
-                    status = &mut wait => status,
-                    // Closing its output does not end a program.
-                    () = &mut output => wait.await,
+                tokio::pin!(wait);
+                loop {
+                    tokio::select! {
+                        status = &mut wait => return status,
+                        // Closing its output does not end a program.
+                        () = &mut output, if open => open = false,
+                    }
                 }
             };
-            timeout_at(until, ended).await
+            let status = timeout_at(until, ended).await;
+            // Whatever the program left running goes with it.
+            drop(group);
+            // Its last words may still be in the pipe, which nobody holds open any more.
+            if open {
+                let _ = timeout(SHORT, output).await;
+            }
+            status
         };
-        // Whatever the program left running goes with it.
-        drop(group);
         let status = match status {
             Ok(status) => status.map_err(|source| HookError::Start {
                 script: script.clone(),
@@ -145,9 +154,13 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
     }
     command
         .env("M2Y_EVENT", event.kind.section())
+        .env("M2Y_EVENT_ID", event.id.to_string())
         .env("M2Y_ROOT", folder.user().root().path())
         .env("M2Y_USER", folder.user().name().as_str())
         .env("M2Y_FOLDER", folder.name().as_str());
+    if let Some(file) = &event.file {
+        command.env("M2Y_FILE", folder.path_of(file));
+    }
     if let Some(subject) = &event.subject {
         let meta = &subject.meta;
         // A variable cannot hold NUL, and a sender's text may.

@@ -9,7 +9,7 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     sync::LazyLock,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rhai::{
@@ -43,6 +43,9 @@ const MAX_GROWTH: u64 = 64 << 20;
 /// Steps of a script from one look at the memory to the next.
 const MEMORY_STEPS: u64 = 128;
 
+/// From when on a script has worked for long.
+const LONG: Duration = Duration::from_millis(10);
+
 /// Why a script was stopped from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -56,6 +59,9 @@ pub enum Stop {
 pub struct Call {
     until: Instant,
     log: Log,
+    begun: Instant,
+    /// Turns the script into one that has worked for long; away once it was tried.
+    lengthen: Cell<Option<Box<dyn FnOnce()>>>,
     /// The memory when it was first looked at.
     memory: Cell<Option<Memory>>,
 }
@@ -65,8 +71,14 @@ thread_local! {
 }
 
 impl Call {
-    /// Watches over the script that is run inside `run`, which ends at `until`.
-    pub fn watch<T>(until: Instant, log: Log, run: impl FnOnce() -> T) -> T {
+    /// Watches over the script that is run inside `run`, which ends at `until`; calls
+    /// `lengthen` once it has worked for long.
+    pub fn watch<T>(
+        until: Instant,
+        log: Log,
+        lengthen: Box<dyn FnOnce()>,
+        run: impl FnOnce() -> T,
+    ) -> T {
         /// Takes the call off the thread, whatever panics.
         struct Over;
         impl Drop for Over {
@@ -77,6 +89,8 @@ impl Call {
         CALL.set(Some(Self {
             until,
             log,
+            begun: Instant::now(),
+            lengthen: Cell::new(Some(lengthen)),
             memory: Cell::new(None),
         }));
         let _over = Over;
@@ -85,8 +99,14 @@ impl Call {
 
     /// Why the script has to stop after so many steps, if it has to.
     fn stop(&self, steps: u64) -> Option<Stop> {
-        if Instant::now() > self.until {
+        let now = Instant::now();
+        if now > self.until {
             return Some(Stop::Deadline);
+        }
+        if now.duration_since(self.begun) > LONG
+            && let Some(lengthen) = self.lengthen.take()
+        {
+            lengthen();
         }
         if !steps.is_multiple_of(MEMORY_STEPS) {
             return None;
@@ -99,6 +119,19 @@ impl Call {
         let too_much = now.fresh.saturating_sub(before.fresh) > MAX_FRESH
             || now.resident.saturating_sub(before.resident) > MAX_GROWTH;
         too_much.then_some(Stop::Memory)
+    }
+}
+
+/// For functions of ours that take long: an error as soon as the script has to stop,
+/// one that no `catch` of the script's catches.
+pub fn go_on() -> Result<(), Box<EvalAltResult>> {
+    // Only the clock: what works here does not make the script grow.
+    match CALL.with_borrow(|call| call.as_ref()?.stop(1)) {
+        None => Ok(()),
+        Some(stop) => Err(Box::new(EvalAltResult::ErrorTerminated(
+            Dynamic::from(stop),
+            Position::NONE,
+        ))),
     }
 }
 

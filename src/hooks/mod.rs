@@ -5,37 +5,64 @@
 //! ([`script`]); anything else is a program ([`external`]). No lock is held while
 //! one runs, and none can end the process or hold up another transfer.
 
-mod api;
+pub mod api;
 pub mod bundled;
+pub mod check;
+pub mod dispatch;
 pub mod external;
+pub mod kept;
 mod limits;
+pub mod lookup;
+pub mod notes;
+pub mod own;
 pub mod report;
+pub mod schedule;
 pub mod script;
 mod slots;
+pub mod startup;
+pub mod trial;
+pub mod watch;
 mod workers;
 
 use std::{
-    io,
+    cell::Cell,
+    collections::HashMap,
     path::PathBuf,
+    rc::Rc,
     sync::{Arc, OnceLock},
     time::Instant,
 };
 
-use cap_std::fs::{Dir, MetadataExt};
+use cap_std::fs::Dir;
 use tokio::task;
 use tracing::{info, warn};
 
 use crate::{
     error::printable,
-    event::{Event, Outcome, Run, Subject, Verdict},
+    event::{Event, Kind, Outcome, Run, Subject, Verdict},
     json::{Map, Value},
     meta::Meta,
-    root::{Root, file, name::Name, settings::Settings},
+    root::{
+        Root,
+        config::Config,
+        file,
+        folder::Folder,
+        name::Name,
+        settings::{Programs, Settings},
+    },
 };
+use api::{
+    decision::Decision,
+    deeds::{Touch, Touched},
+    state::State,
+};
+use lookup::{Found, find};
+use notes::Mode;
+use own::Own;
 use report::HookError;
-use script::{Source, Stamp};
-use slots::Slots;
-use workers::Workers;
+use script::{Compiled, Ran};
+use slots::{Slot, Slots};
+use workers::{Thread, Workers};
 
 /// Runs the hooks of every folder of a root.
 #[derive(Clone)]
@@ -43,46 +70,104 @@ pub struct Hooks {
     root: Root,
     scripts: Arc<script::Host>,
     executables: external::Host,
+    programs: Arc<Programs>,
     slots: Slots,
     workers: Workers,
+    own: Own,
 }
+
+/// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
+#[derive(Clone, Default)]
+pub struct Pinned(Arc<HashMap<String, Arc<Compiled>>>);
 
 impl Hooks {
     /// A host with the limits of `settings`.
-    pub fn new(root: &Root, settings: &Settings) -> Self {
+    pub fn new(root: &Root, settings: &Settings, state: Arc<dyn State>) -> Self {
         let slots = Slots::default();
         Self {
             root: root.clone(),
-            workers: Workers::new(slots.scripts.count()),
-            scripts: Arc::new(script::Host::new(settings.script_deadline)),
+            workers: Workers::default(),
+            scripts: Arc::new(script::Host::new(settings.script_deadline, state)),
             executables: external::Host::new(settings.executable_deadline),
+            programs: Arc::new(settings.executables.clone()),
             slots,
+            own: Own::new(settings.settle),
         }
     }
 
+    /// The scripts of a folder as they are now. What cannot be read or does not compile
+    /// is left out: it is looked for again when its turn comes.
+    pub fn pin(&self, folder: &Folder, config: &Config) -> Pinned {
+        let sections = [Kind::Meta, Kind::Received].map(Kind::section);
+        let names = sections.iter().flat_map(|section| config.scripts(section));
+        let compiled = names.filter_map(|name| {
+            match find(&self.root, folder, &self.programs, &name).ok()? {
+                Found::Script(source) => Some((name, self.scripts.compiled(source).ok()?)),
+                Found::Executable(_) => None,
+            }
+        });
+        Pinned(Arc::new(compiled.collect()))
+    }
+
+    /// What the hooks themselves do to the files of their folders.
+    pub fn own(&self) -> &Own {
+        &self.own
+    }
+
     /// Runs the scripts of an event in their order, until one objects.
-    pub async fn fire(&self, mut event: Event) -> Verdict {
+    pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
+        self.fire_as(event, pinned, &Mode::LIVE).await
+    }
+
+    /// [`Hooks::fire`], in the given mode.
+    pub async fn fire_as(&self, event: Event, pinned: &Pinned, mode: &Mode) -> Verdict {
+        let scripts = event.config.scripts(event.kind.section());
+        self.fire_scripts(event, scripts, pinned, mode).await
+    }
+
+    /// [`Hooks::fire_as`] with only these scripts: of `[OnSchedule]` not all are due.
+    pub async fn fire_scripts(
+        &self,
+        mut event: Event,
+        scripts: Vec<String>,
+        pinned: &Pinned,
+        mode: &Mode,
+    ) -> Verdict {
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
         let profile = Profile::default();
         // What a program finds in the .meta; scripts may be ahead of it.
         let mut on_disk = event.subject.as_ref().map(|subject| subject.meta.clone());
-        for name in event.config.scripts(event.kind.section()) {
+        let mut effects = Vec::new();
+        let mut quarantine = None;
+        for name in scripts {
             let begun = Instant::now();
-            let result = self.run(&name, &event, &profile, &mut on_disk).await;
+            let result = self
+                .run(&name, &event, pinned, &profile, &mut on_disk, mode)
+                .await;
+            let why = result.as_ref().err().map(ToString::to_string);
             outcome = match result {
-                Ok(meta) => {
-                    let words = meta.as_ref().map(|m| m.error.clone()).unwrap_or_default();
-                    if let (Some(subject), Some(meta)) = (&mut event.subject, meta) {
+                Ok(ran) => {
+                    effects.extend(ran.effects);
+                    for touched in &ran.touched {
+                        follow(&mut event, touched);
+                    }
+                    let words = ran.meta.as_ref().map(|m| m.error.clone());
+                    if let (Some(subject), Some(meta)) = (&mut event.subject, ran.meta) {
                         subject.meta = meta;
                     }
-                    match words.is_empty() {
-                        true => Outcome::Accepted,
-                        false => Outcome::Refused(words),
+                    match (ran.decision, words.unwrap_or_default()) {
+                        (Decision::Reject(reason), _) => Outcome::Refused(reason),
+                        (_, words) if !words.is_empty() => Outcome::Refused(words),
+                        (Decision::Quarantine(reason), _) => {
+                            quarantine = Some(reason.clone());
+                            Outcome::Quarantined(reason)
+                        }
+                        (Decision::Accept, _) => Outcome::Accepted,
                     }
                 }
                 Err(error) => {
-                    if !matches!(error, HookError::Thrown(_)) {
+                    if !matches!(error, HookError::Thrown(_)) && mode.notes.is_none() {
                         // Not as fields: those would stand behind the caret.
                         let folder = &event.folder;
                         warn!(
@@ -100,64 +185,126 @@ impl Hooks {
                 script: name,
                 took: begun.elapsed(),
                 outcome: outcome.clone(),
+                error: why,
             };
-            log_run(&event, &run);
+            if mode.notes.is_none() {
+                log_run(&event, &run);
+            }
             runs.push(run);
-            if outcome != Outcome::Accepted {
+            if outcome.objection().is_some() {
                 break;
             }
         }
-        let meta = event.subject.map(|subject| {
-            let mut meta = subject.meta;
-            if let Some(words) = outcome.objection() {
-                meta.error = words.to_owned();
-            }
-            meta
-        });
+        if let (Outcome::Accepted, Some(reason)) = (&outcome, quarantine) {
+            outcome = Outcome::Quarantined(reason);
+        }
+        let (meta, stem) = event
+            .subject
+            .map(|subject| {
+                let mut meta = subject.meta;
+                if let Some(words) = outcome.objection() {
+                    meta.error = words.to_owned();
+                }
+                (meta, subject.stem)
+            })
+            .unzip();
         Verdict {
             meta,
+            stem,
+            folder: event.folder,
             outcome,
             runs,
+            effects,
         }
     }
 
-    /// Runs one script and returns the meta as the script left it.
+    /// Finds what a line names, and runs it if it is a script: on a thread of its own.
+    fn step(
+        &self,
+        name: &str,
+        event: &Event,
+        pinned: Option<Arc<Compiled>>,
+        profile: &Profile,
+        slot: Slot,
+        mode: &Mode,
+    ) -> (Result<Step, HookError>, Thread) {
+        let found = match pinned {
+            Some(compiled) => Ok(Ok(compiled)),
+            None => match find(&self.root, &event.folder, &self.programs, name) {
+                Ok(Found::Script(source)) => self.scripts.compiled(source).map(Ok),
+                Ok(Found::Executable(path)) => Ok(Err(path)),
+                Err(error) => Err(error),
+            },
+        };
+        let compiled = match found {
+            Ok(Ok(compiled)) => compiled,
+            Ok(Err(program)) => return (Ok(Step::Start(program)), Thread::Fresh),
+            Err(error) => return (Err(error), Thread::Fresh),
+        };
+        let thread = Rc::new(Cell::new(Thread::Fresh));
+        // Held until the script ends; one that works for long changes it for another.
+        let slot = Rc::new(Cell::new(Some(slot)));
+        let lengthen = {
+            let (slot, thread, long) = (slot.clone(), thread.clone(), self.slots.long.clone());
+            let user = event.folder.user().name().clone();
+            move || {
+                if let Some(other) = long.try_take(&user) {
+                    slot.set(Some(other));
+                    thread.set(workers::lower_priority());
+                }
+            }
+        };
+        let none = Map::new();
+        let profile = match compiled.mentions("user") {
+            true => profile.get_or_init(|| profile_of(event)),
+            false => &none,
+        };
+        let ran = self
+            .scripts
+            .run_as(name, &compiled, event, profile, mode, lengthen);
+        let step = ran.map(|ran| {
+            for touched in &ran.touched {
+                note(&self.own, &event.folder, touched);
+            }
+            Step::Done(Box::new(ran))
+        });
+        (step, thread.get())
+    }
+
+    /// Runs one script.
     async fn run(
         &self,
         name: &str,
         event: &Event,
+        pinned: &Pinned,
         profile: &Profile,
         on_disk: &mut Option<Meta>,
-    ) -> Result<Option<Meta>, HookError> {
+        mode: &Mode,
+    ) -> Result<Ran, HookError> {
         let user = event.folder.user().name();
         let busy = || HookError::Busy {
             script: name.to_owned(),
         };
         let slot = self.slots.scripts.take(user).await.ok_or_else(busy)?;
         let step = {
-            let (this, name, event, profile) = (
-                self.clone(),
-                name.to_owned(),
-                event.clone(),
-                profile.clone(),
-            );
-            let work = move || {
-                let step = match find(&this.root, &event, &name)? {
-                    Found::Script(source) => {
-                        let profile = profile.get_or_init(|| profile_of(&event));
-                        Step::Done(this.scripts.run(source, &event, profile)?)
-                    }
-                    Found::Executable(path) => Step::Start(path),
-                };
-                drop(slot);
-                Ok(step)
-            };
+            let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
+            let (profile, pinned) = (profile.clone(), pinned.0.get(&name).cloned());
+            let mode = mode.clone();
+            let work = move || this.step(&name, &event, pinned, &profile, slot, &mode);
             self.workers.run(work).await.ok_or(HookError::Panic)??
         };
         let program = match step {
-            Step::Done(meta) => return Ok(meta),
+            Step::Done(ran) => return Ok(*ran),
             Step::Start(program) => program,
         };
+        if !mode.programs {
+            if let Some(notes) = &mode.notes {
+                notes.line("INFO", &format!("{name}: a program, not started"));
+            }
+            return Ok(Ran::accepted(
+                event.subject.as_ref().map(|s| s.meta.clone()),
+            ));
+        }
         let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
         if let Some(subject) = event.subject.clone()
             && on_disk.as_ref() != Some(&subject.meta)
@@ -165,10 +312,47 @@ impl Hooks {
             let (dir, name) = (event.folder.dir().clone(), name.to_owned());
             blocking(move || write_meta(&dir, &name, &subject)).await?;
         }
+        let _own = self.own.program(&event.folder);
         let meta = self.executables.run(&program, event).await?;
         on_disk.clone_from(&meta);
-        Ok(meta)
+        Ok(Ran::accepted(meta))
     }
+}
+
+/// Takes what a script did to a file as no news.
+fn note(own: &Own, folder: &Folder, touched: &Touched) {
+    let noted = |name: &Name, file: &str| {
+        if name == folder.name() {
+            own.note(folder, file);
+        } else if let Ok(folder) = folder.user().folder(name) {
+            own.note(&folder, file);
+        }
+    };
+    noted(&touched.folder, &touched.name);
+    if let Touch::Renamed { folder, name } = &touched.how {
+        noted(folder, name);
+    }
+}
+
+/// Keeps an event with its file where a script gave that another name or folder.
+fn follow(event: &mut Event, touched: &Touched) {
+    let is_ours =
+        event.file.as_ref() == Some(&touched.name) && *event.folder.name() == touched.folder;
+    let Touch::Renamed { folder, name } = &touched.how else {
+        return;
+    };
+    if !is_ours {
+        return;
+    }
+    if let Ok(folder) = event.folder.user().folder(folder) {
+        event.folder = folder;
+    }
+    if let Some(subject) = &mut event.subject {
+        let stem = name.strip_suffix(".data");
+        let stem = stem.or_else(|| name.rsplit_once('.').map(|(stem, _)| stem));
+        subject.stem = stem.unwrap_or(name).to_owned();
+    }
+    event.file = Some(name.clone());
 }
 
 /// The profile of a folder's user, read once for all scripts of an event.
@@ -185,7 +369,7 @@ fn profile_of(event: &Event) -> Map<String, Value> {
 
 /// How far a thread of the disk gets with a hook.
 enum Step {
-    Done(Option<Meta>),
+    Done(Box<Ran>),
     Start(PathBuf),
 }
 
@@ -212,12 +396,8 @@ fn write_meta(dir: &Dir, script: &str, subject: &Subject) -> Result<(), HookErro
 }
 
 fn log_run(event: &Event, run: &Run) {
-    let verdict = match &run.outcome {
-        Outcome::Accepted => "accepted".to_owned(),
-        Outcome::Refused(words) => format!("refused: {}", printable(words, 200)),
-        Outcome::Failed => "failed".to_owned(),
-        Outcome::Later => "put off".to_owned(),
-    };
+    let (verdict, words) = run.outcome.words();
+    let colon = if words.is_empty() { "" } else { ": " };
     let id = event.subject.as_ref().and_then(|s| s.meta.id);
     info!(
         event = %run.event,
@@ -226,70 +406,6 @@ fn log_run(event: &Event, run: &Run) {
         script = %printable(&run.script, 80),
         micros = run.took.as_micros() as u64,
         id = id.map(tracing::field::display),
-        "hook {verdict}"
+        "hook {verdict}{colon}{}", printable(words, 200)
     );
-}
-
-enum Found {
-    Script(Source),
-    Executable(PathBuf),
-}
-
-/// Finds what a line of m2y.config names. Only where there is nothing of that name the
-/// search goes on: what is there and cannot be read must not make way for another one.
-fn find(root: &Root, event: &Event, line: &str) -> Result<Found, HookError> {
-    let name = Name::script(line).map_err(|source| HookError::Name {
-        line: printable(line, 80),
-        source,
-    })?;
-    let unreadable = |source: io::Error| HookError::Unreadable {
-        script: name.to_string(),
-        source,
-    };
-    let folder = &event.folder;
-    let path = folder.path_of(name.as_str());
-    if let Some(found) = look(folder.dir(), path, &name).map_err(unreadable)? {
-        return Ok(found);
-    }
-    match root.dir().open_dir("scripts") {
-        Ok(shared) => {
-            let path = root.path().join("scripts").join(name.as_str());
-            if let Some(found) = look(&Arc::new(shared), path, &name).map_err(unreadable)? {
-                return Ok(found);
-            }
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(unreadable(e)),
-    }
-    let (name, text) =
-        bundled::find(name.as_str()).ok_or_else(|| HookError::Missing(name.to_string()))?;
-    Ok(Found::Script(Source {
-        name: name.to_owned(),
-        key: name.into(),
-        stamp: Stamp::Bundled,
-        read: Box::new(|| Ok(text.to_owned())),
-    }))
-}
-
-fn look(dir: &Arc<Dir>, path: PathBuf, name: &Name) -> io::Result<Option<Found>> {
-    let about = match dir.metadata(name.as_str()) {
-        Ok(about) if about.is_file() => about,
-        Ok(_) => return Err(io::Error::other("it is not a regular file")),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    if !name.as_str().ends_with(".rhai") {
-        return Ok(Some(Found::Executable(path)));
-    }
-    let (dir, file) = (dir.clone(), name.clone());
-    Ok(Some(Found::Script(Source {
-        name: name.to_string(),
-        key: path,
-        stamp: Stamp::File {
-            inode: about.ino(),
-            len: about.len(),
-            changed: (about.ctime(), about.ctime_nsec()),
-        },
-        read: Box::new(move || file::read_text(&dir, file.as_str(), limits::MAX_SOURCE)),
-    })))
 }

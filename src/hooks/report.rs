@@ -4,7 +4,10 @@ use std::{io, time::Duration};
 
 use rhai::{EvalAltResult, ParseError, Position};
 
-use super::{api::Failure, limits::Stop};
+use super::{
+    api::{self, Failure},
+    limits::Stop,
+};
 use crate::{error::printable, event::Outcome, meta::MetaError, root::name::NameError};
 
 /// What can go wrong with a hook. All of it is for the log; a peer hears only
@@ -28,6 +31,14 @@ pub enum HookError {
         line: String,
         /// What is wrong with it.
         source: NameError,
+    },
+    /// Programs are not allowed there.
+    #[error(
+        "{script}: not run, programs of this folder are not allowed: put it into ROOT/scripts/, or name the user in [hooks] executables of m2y.ini"
+    )]
+    Forbidden {
+        /// Its name in m2y.config.
+        script: String,
     },
     /// The file is there and cannot be read.
     #[error("cannot read {script}: {source}")]
@@ -166,6 +177,13 @@ pub struct Place {
     source: String,
 }
 
+impl Place {
+    /// The script, what is wrong there, line and column; line 0 where it has no place.
+    pub fn parts(&self) -> (&str, &str, usize, usize) {
+        (&self.script, &self.message, self.line, self.column)
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -196,19 +214,22 @@ pub fn compile_error(script: &str, text: &str, error: &ParseError) -> HookError 
     )
 }
 
-/// The error of a script that stopped.
-pub fn run_error(
+/// The error of a script that stopped; `text_of` gives name and text of the file that
+/// has a function, or the script's own.
+pub fn run_error<'a>(
     script: &str,
-    text: &str,
+    text_of: impl Fn(Option<&str>) -> (&'a str, &'a str),
     deadline: Duration,
     mut error: EvalAltResult,
 ) -> HookError {
     let mut at = error.position();
-    while let EvalAltResult::ErrorInFunctionCall(_, _, inner, _) = error {
+    let (mut file, mut text) = text_of(None);
+    while let EvalAltResult::ErrorInFunctionCall(function, _, inner, _) = error {
         error = *inner;
         // The innermost place is where the author has to look.
         if !error.position().is_none() {
             at = error.position();
+            (file, text) = text_of(Some(&function));
         }
     }
     let script = script.to_owned();
@@ -221,17 +242,32 @@ pub fn run_error(
             HookError::Thrown(thrown.into_string().unwrap_or_default())
         }
         EvalAltResult::ErrorRuntime(thrown, _) if thrown.is::<Failure>() => {
-            place(&script, text, &thrown.cast::<Failure>().to_string(), at)
+            place(file, text, &thrown.cast::<Failure>().to_string(), at)
         }
         // Its place is one in the text that the script had parsed.
         EvalAltResult::ErrorParsing(error, _) => {
-            place(&script, text, &error.to_string(), Position::NONE)
+            place(file, text, &error.to_string(), Position::NONE)
         }
         mut error => {
             error.clear_position();
-            place(&script, text, &error.to_string(), at)
+            place(file, text, &error.to_string(), at)
         }
     }
+}
+
+/// A text that a script threw, as an error with a place: in a test it decides nothing.
+pub fn with_place(mut error: EvalAltResult) -> EvalAltResult {
+    let mut inner = &mut error;
+    while let EvalAltResult::ErrorInFunctionCall(.., next, _) = inner {
+        inner = next;
+    }
+    if let EvalAltResult::ErrorRuntime(thrown, _) = inner
+        && thrown.is_string()
+    {
+        let words = format!("thrown: {thrown}");
+        *thrown = api::failure(words);
+    }
+    error
 }
 
 /// Characters of a line of a script that are shown.

@@ -4,7 +4,7 @@
 //! `limits.rs`; calls run in parallel without a lock.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
@@ -15,94 +15,185 @@ use std::{
 use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
-    api::{Handles, log::Log},
+    api::{
+        Handles, assert,
+        decision::Decision,
+        deeds::{Deeds, Touched},
+        log::Log,
+        state::State,
+    },
     limits::{self, Call},
+    notes::Mode,
     report::{HookError, compile_error, place, run_error},
 };
+use tracing::warn;
+
 use crate::{
-    event::{Event, Kind},
+    event::{Effect, Event, Kind},
     json::{Map, Value},
     meta::Meta,
+    root::file::Stamp,
 };
 
 /// Compiled scripts that are kept; beyond, the cache starts anew.
 const MAX_CACHED: usize = 4_096;
 
-/// A script as it was found.
+/// What a script did.
+pub struct Ran {
+    /// The meta as the script left it.
+    pub meta: Option<Meta>,
+    /// What it decided by the function that it ended with.
+    pub decision: Decision,
+    /// What is to be done after the verdict.
+    pub effects: Vec<Effect>,
+    /// Where the run was not live: what it would have done.
+    pub spared: Vec<String>,
+    /// The files that it changed.
+    pub touched: Vec<Touched>,
+}
+
+impl Ran {
+    /// Nothing against it, and nothing done.
+    pub fn accepted(meta: Option<Meta>) -> Self {
+        Self {
+            meta,
+            decision: Decision::Accept,
+            effects: Vec::new(),
+            spared: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+}
+
+/// A script as it was found, with the functions that it shares with others.
 pub struct Source {
     /// Its name in m2y.config.
     pub name: String,
     /// What it is cached under.
     pub key: PathBuf,
-    /// By which a change is noticed.
-    pub stamp: Stamp,
-    /// Reads its text.
+    /// The shared functions, then the script.
+    pub parts: Vec<Part>,
+}
+
+/// A text that a script is made of.
+pub struct Part {
+    /// Its name, for messages.
+    pub name: String,
+    /// By which a change is noticed; `None` for what is compiled in.
+    pub stamp: Option<Stamp>,
+    /// Reads it.
     pub read: Box<dyn FnOnce() -> io::Result<String> + Send>,
 }
 
-/// By which a change of a script is noticed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stamp {
-    /// It is compiled in.
-    Bundled,
-    /// A file.
-    File {
-        /// Which file it is: editors write a new one and rename it.
-        inode: u64,
-        /// Its length.
-        len: u64,
-        /// When it changed last, in seconds and nanoseconds.
-        changed: (i64, i64),
-    },
+/// A script that can run.
+pub struct Compiled {
+    texts: Vec<Text>,
+    ast: AST,
 }
 
-struct Compiled {
-    stamp: Stamp,
+/// A text that was compiled, for messages.
+struct Text {
+    name: String,
     text: String,
-    ast: AST,
+    functions: HashSet<String>,
+}
+
+/// What is known of a script.
+struct Cached {
+    stamps: Vec<Option<Stamp>>,
+    compiled: Arc<Compiled>,
+    /// A later version that does not compile, and of which somebody was told.
+    broken: Option<Vec<Option<Stamp>>>,
 }
 
 /// Compiles scripts and runs them.
 pub struct Host {
     engine: Engine,
     deadline: Duration,
-    compiled: RwLock<HashMap<PathBuf, Arc<Compiled>>>,
+    state: Arc<dyn State>,
+    compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
 
 impl Host {
-    /// A host that lets a script run for at most `deadline`.
-    pub fn new(deadline: Duration) -> Self {
+    /// A host that lets a script run for at most `deadline` and keeps its values in
+    /// `state`.
+    pub fn new(deadline: Duration, state: Arc<dyn State>) -> Self {
+        Self::with_engine(limits::engine(), deadline, state)
+    }
+
+    /// [`Host::new`] for scripts that test others: they can `assert` too.
+    pub fn for_tests(deadline: Duration, state: Arc<dyn State>) -> Self {
+        let mut engine = limits::engine();
+        assert::register(&mut engine);
+        Self::with_engine(engine, deadline, state)
+    }
+
+    /// [`Host::new`] with an engine that has more than that of hooks.
+    pub(super) fn with_engine(engine: Engine, deadline: Duration, state: Arc<dyn State>) -> Self {
         Self {
-            engine: limits::engine(),
+            engine,
             deadline,
+            state,
             compiled: RwLock::default(),
         }
     }
 
-    /// Runs a script for an event and returns the meta as the script left it.
+    /// Runs a script for an event; where it is not `live`, without doing anything but
+    /// deciding.
     ///
     /// Blocks for as long as the script runs, so it belongs on a thread that may
     /// block, with a stack of at least 2 MiB.
     pub fn run(
         &self,
-        source: Source,
+        name: &str,
+        compiled: &Compiled,
         event: &Event,
         profile: &Map<String, Value>,
-    ) -> Result<Option<Meta>, HookError> {
-        let name = source.name.clone();
+        live: bool,
+    ) -> Result<Ran, HookError> {
+        let mode = Mode { live, ..Mode::LIVE };
+        self.run_as(name, compiled, event, profile, &mode, || {})
+    }
+
+    /// [`Host::run`], in the given mode; calls `lengthen` once the script has worked for
+    /// long.
+    pub fn run_as(
+        &self,
+        name: &str,
+        compiled: &Compiled,
+        event: &Event,
+        profile: &Map<String, Value>,
+        mode: &Mode,
+        lengthen: impl FnOnce() + 'static,
+    ) -> Result<Ran, HookError> {
+        let name = name.to_owned();
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
-            let compiled = self.compiled(source)?;
-            let log = Log::new(event, &name);
-            let handles = Handles::new(event, profile, &log);
+            let log = Log::new(event, &name, mode.notes.clone());
+            let deeds = Deeds::new(mode.live);
+            let handles = Handles::new(event, profile, &log, &deeds, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
-            let result = Call::watch(until, log, || {
-                self.engine
-                    .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
+            let result = Call::watch(until, log, Box::new(lengthen), || {
+                handles.during(|| {
+                    self.engine
+                        .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
+                })
             });
-            let value = result.map_err(|e| run_error(&name, &compiled.text, self.deadline, *e))?;
+            let (effects, spared) = deeds.take();
+            // Told even of a script that failed.
+            if let Some(notes) = &mode.notes {
+                notes.spared(&spared);
+            }
+            let value = result.map_err(|e| {
+                run_error(
+                    &name,
+                    |function| compiled.text_of(function),
+                    self.deadline,
+                    *e,
+                )
+            })?;
             // The last step of a script meets no further step that would notice.
             if Instant::now() > until {
                 return Err(HookError::Deadline {
@@ -110,59 +201,128 @@ impl Host {
                     deadline: self.deadline,
                 });
             }
-            if event.kind == Kind::Meta {
-                decided(&name, &value)?;
-            }
-            handles.left(&name, &scope)
+            let decision = decided(&name, event.kind, value)?;
+            let meta = handles.left(&name, &scope)?;
+            Ok(Ran {
+                meta,
+                decision,
+                effects,
+                spared,
+                touched: deeds.take_touched(),
+            })
         }))
         .unwrap_or(Err(HookError::Panic))
     }
 
-    fn compiled(&self, source: Source) -> Result<Arc<Compiled>, HookError> {
+    /// Compiles a script, unless that was done before. Where it was changed into
+    /// something that does not compile, it is the version before, and the log says so
+    /// once.
+    pub fn compiled(&self, source: Source) -> Result<Arc<Compiled>, HookError> {
+        let stamps: Vec<_> = source.parts.iter().map(|part| part.stamp).collect();
         let cached = self
             .compiled
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(&source.key)
-            .filter(|compiled| compiled.stamp == source.stamp)
-            .cloned();
+            .filter(|cached| cached.stamps == stamps || cached.broken.as_ref() == Some(&stamps))
+            .map(|cached| cached.compiled.clone());
         if let Some(compiled) = cached {
             return Ok(compiled);
         }
-        let name = source.name;
-        let text = (source.read)().map_err(|source| HookError::Unreadable {
-            script: name.clone(),
-            source,
-        })?;
-        let ast = self
-            .engine
-            .compile(&text)
-            .map_err(|e| compile_error(&name, &text, &e))?;
-        limits::inspect(&ast).map_err(|(sentence, at)| place(&name, &text, &sentence, at))?;
-        let compiled = Arc::new(Compiled {
-            stamp: source.stamp,
-            text,
-            ast,
-        });
+        let key = source.key.clone();
+        let result = self.compile(source);
         let mut cache = self
             .compiled
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= MAX_CACHED {
-            cache.clear();
+        match (result, cache.get_mut(&key)) {
+            (Ok(compiled), _) => {
+                if cache.len() >= MAX_CACHED {
+                    cache.clear();
+                }
+                let cached = Cached {
+                    stamps,
+                    compiled: compiled.clone(),
+                    broken: None,
+                };
+                cache.insert(key, cached);
+                Ok(compiled)
+            }
+            (Err(error @ HookError::Script(_)), Some(cached)) => {
+                warn!(
+                    "the version before of {} still holds: {error}",
+                    key.display()
+                );
+                cached.broken = Some(stamps);
+                Ok(cached.compiled.clone())
+            }
+            (Err(error), _) => Err(error),
         }
-        cache.insert(source.key, compiled.clone());
-        Ok(compiled)
+    }
+
+    /// Compiles a script anew.
+    pub(super) fn compile(&self, source: Source) -> Result<Arc<Compiled>, HookError> {
+        let mut texts = Vec::new();
+        let mut whole = AST::empty();
+        let shared = source.parts.len().saturating_sub(1);
+        for (index, part) in source.parts.into_iter().enumerate() {
+            let name = part.name;
+            let text = (part.read)().map_err(|source| HookError::Unreadable {
+                script: name.clone(),
+                source,
+            })?;
+            let ast = self
+                .engine
+                .compile(&text)
+                .map_err(|e| compile_error(&name, &text, &e))?;
+            limits::inspect(&ast).map_err(|(sentence, at)| place(&name, &text, &sentence, at))?;
+            let functions = ast.iter_functions().map(|f| f.name.to_owned()).collect();
+            // Of what is shared only the functions: its statements would run each time.
+            whole = whole.merge(&match index < shared {
+                true => ast.clone_functions_only(),
+                false => ast,
+            });
+            texts.push(Text {
+                name,
+                text,
+                functions,
+            });
+        }
+        Ok(Arc::new(Compiled { texts, ast: whole }))
     }
 }
 
-/// A script that ends with `false` or a text means to refuse, and would not.
-fn decided(script: &str, value: &Dynamic) -> Result<(), HookError> {
-    if value.is_string() || value.as_bool() == Ok(false) {
+impl Compiled {
+    /// Whether a word is anywhere in it.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.texts.iter().any(|text| text.text.contains(word))
+    }
+
+    /// What it was compiled to.
+    pub(super) fn ast(&self) -> &AST {
+        &self.ast
+    }
+
+    /// The text that has a function, or else the script itself.
+    pub(super) fn text_of(&self, function: Option<&str>) -> (&str, &str) {
+        let with = |text: &&Text| function.is_some_and(|f| text.functions.contains(f));
+        // A function of the script goes before one of the same name that is shared.
+        let text = self.texts.iter().rev().find(with).or(self.texts.last());
+        text.map_or(("", ""), |text| (&text.name, &text.text))
+    }
+}
+
+/// What the value says that a script ended with. `false` or a text means to refuse, and
+/// would not.
+fn decided(script: &str, kind: Kind, value: Dynamic) -> Result<Decision, HookError> {
+    if value.is::<Decision>() {
+        return Ok(value.cast());
+    }
+    if kind == Kind::Meta && (value.is_string() || value.as_bool() == Ok(false)) {
         return Err(HookError::Undecided {
             script: script.to_owned(),
             value: value.to_string(),
         });
     }
-    Ok(())
+    Ok(Decision::Accept)
 }

@@ -1,8 +1,10 @@
 //! How many hooks run at once, so that none takes the machine away from a transfer.
 //!
 //! Scripts work, so there are few slots for each core, and no user's scripts take more
-//! than half of them. Programs mostly wait, so there are more of those. Whoever finds no
-//! slot waits outside the deadline of the hook, and not for ever.
+//! than half of them. A script that works for long gives its slot to the next one and goes
+//! on as one of many with a lower priority, so that even a crowd that works to its
+//! deadline keeps nobody waiting. Programs mostly wait, so there are more slots for them.
+//! Whoever finds no slot waits outside the deadline of the hook, and not for ever.
 
 use std::{
     collections::HashMap,
@@ -23,11 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Programs of one user, and of all.
 const PROGRAMS: (usize, usize) = (16, 64);
 
+/// Long scripts of one user, and of all.
+const LONG: (usize, usize) = (96, 192);
+
 /// The slots of a server.
 #[derive(Clone)]
 pub struct Slots {
     /// For scripts.
     pub scripts: Shares,
+    /// For scripts that have worked for long.
+    pub long: Shares,
     /// For programs.
     pub programs: Shares,
 }
@@ -38,6 +45,7 @@ impl Default for Slots {
         let (of_one, of_all) = PROGRAMS;
         Self {
             scripts: Shares::new(cores, cores * 2),
+            long: Shares::new(LONG.0, LONG.1),
             programs: Shares::new(of_one, of_all),
         }
     }
@@ -47,7 +55,6 @@ impl Default for Slots {
 #[derive(Clone)]
 pub struct Shares {
     of_all: Arc<Semaphore>,
-    count: usize,
     of_one: usize,
     users: Arc<Mutex<HashMap<Name, Arc<Semaphore>>>>,
 }
@@ -62,26 +69,31 @@ impl Shares {
     fn new(of_one: usize, of_all: usize) -> Self {
         Self {
             of_all: Arc::new(Semaphore::new(of_all)),
-            count: of_all,
             of_one,
             users: Arc::default(),
         }
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Waits for a slot; `None` if there was none for too long.
-    pub async fn take(&self, user: &Name) -> Option<Slot> {
-        let of_user = self
-            .users
+    fn of_user(&self, user: &Name) -> Arc<Semaphore> {
+        self.users
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .entry(user.clone())
             .or_insert_with(|| Arc::new(Semaphore::new(self.of_one)))
-            .clone();
+            .clone()
+    }
+
+    /// A slot, if one is free.
+    pub fn try_take(&self, user: &Name) -> Option<Slot> {
+        Some(Slot {
+            _of_one: self.of_user(user).try_acquire_owned().ok()?,
+            _of_all: self.of_all.clone().try_acquire_owned().ok()?,
+        })
+    }
+
+    /// Waits for a slot; `None` if there was none for too long.
+    pub async fn take(&self, user: &Name) -> Option<Slot> {
+        let of_user = self.of_user(user);
         let both = async {
             // In this order, a user who waits for his own share keeps nobody else waiting.
             let of_one = of_user.acquire_owned().await.ok()?;

@@ -1,6 +1,13 @@
 //! `m2y.config`: which scripts run at which event of a folder, and their settings.
 
+use std::fmt;
+
+use croner::{
+    Cron,
+    parser::{CronParser, Seconds, Year},
+};
 use ini::{Ini, ParseOption};
+use jiff::{Timestamp, tz::Offset};
 
 /// The largest m2y.config, in bytes.
 pub const MAX_LEN: u64 = 65_536;
@@ -9,14 +16,18 @@ pub const MAX_LEN: u64 = 65_536;
 const MAX_SCRIPTS: usize = 32;
 
 /// The sections that name scripts.
-pub const EVENT_SECTIONS: [&str; 6] = [
+pub const EVENT_SECTIONS: [&str; 7] = [
     "OnMeta",
     "OnStartup",
     "OnReceived",
     "OnNew",
     "OnChanged",
     "OnDeleted",
+    "OnSchedule",
 ];
+
+/// The section whose lines are times and the scripts that run then.
+const SCHEDULE: &str = "OnSchedule";
 
 /// Marks the end of a value; a control character, which no line may hold.
 const END: char = '\u{1f}';
@@ -51,9 +62,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse_ini(text)?;
         for (number, heading) in headings(text) {
-            if EVENT_SECTIONS.contains(&heading)
-                && config.section(heading).nth(MAX_SCRIPTS).is_some()
-            {
+            if EVENT_SECTIONS.contains(&heading) && config.scripts(heading).len() > MAX_SCRIPTS {
                 return Err(ConfigError {
                     line: number,
                     reason: format!("an event can have {MAX_SCRIPTS} scripts"),
@@ -72,6 +81,14 @@ impl Config {
                     ),
                 });
             }
+        }
+        for (number, line) in lines_of(text, SCHEDULE) {
+            let (time, scripts) = line.split_once('=').unwrap_or((line, ""));
+            let fail = |reason| ConfigError {
+                line: number,
+                reason,
+            };
+            Line::parse(time, scripts).map_err(fail)?;
         }
         Ok(config)
     }
@@ -185,11 +202,126 @@ impl Config {
         self.sections.iter().map(|s| s.name.as_str())
     }
 
-    /// The scripts that a section names, in their order.
+    /// The scripts that a section names, in their order; of `[OnSchedule]` those of every
+    /// line.
     pub fn scripts(&self, section: &str) -> Vec<String> {
+        if section == SCHEDULE {
+            return self.schedule().flat_map(|line| line.scripts).collect();
+        }
         self.section(section)
             .map(|(key, _)| key.to_owned())
             .collect()
+    }
+
+    /// The lines of `[OnSchedule]`.
+    pub fn schedule(&self) -> impl Iterator<Item = Line> {
+        self.section(SCHEDULE)
+            .filter_map(|(time, scripts)| Line::parse(time, scripts).ok())
+    }
+}
+
+/// A line of `[OnSchedule]`: when, and what runs then.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Line {
+    time: Cron,
+    /// Scripts in their order.
+    pub scripts: Vec<String>,
+}
+
+impl Line {
+    fn parse(time: &str, scripts: &str) -> Result<Self, String> {
+        let time = time.trim();
+        let parser = CronParser::builder()
+            .seconds(Seconds::Disallowed)
+            .year(Year::Disallowed)
+            .build();
+        let time = parser.parse(time).map_err(|error| {
+            format!(
+                "{time:?} is no time: write minute, hour, day, month and day of the week, as in \
+                 */10 * * * * ({error})"
+            )
+        })?;
+        let scripts: Vec<String> = unquoted(scripts.trim())
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        if scripts.is_empty() {
+            return Err("no script stands after the time: write */10 * * * * = name.rhai".into());
+        }
+        Ok(Self { time, scripts })
+    }
+
+    /// Whether it is due in that minute since 1970, UTC.
+    pub fn is_due(&self, minute: u64) -> bool {
+        let seconds = i64::try_from(minute.saturating_mul(60)).unwrap_or(i64::MAX);
+        let Ok(time) = Timestamp::from_second(seconds) else {
+            return false;
+        };
+        let time = Offset::UTC.to_datetime(time);
+        self.time.is_time_matching(&time).unwrap_or(false)
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.time.as_str(), self.scripts.join(" "))
+    }
+}
+
+/// The lines under a heading that are no comments, with their numbers.
+fn lines_of<'a>(text: &'a str, section: &str) -> impl Iterator<Item = (usize, &'a str)> {
+    let mut inside = false;
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let line = line.trim_start_matches('\u{feff}').trim();
+        if let Some(heading) = line.strip_prefix('[') {
+            inside = heading.strip_suffix(']').map(str::trim) == Some(section);
+            return None;
+        }
+        let says = !line.is_empty() && !line.starts_with(['#', ';']);
+        (inside && says).then_some((index + 1, line))
+    })
+}
+
+impl Config {
+    /// Sets a value, or adds the line.
+    pub fn set(&mut self, section: &str, key: &str, value: &str) {
+        let lines = &mut self.entry(section).lines;
+        match lines.iter_mut().rev().find(|(known, _)| known == key) {
+            Some((_, known)) => value.clone_into(known),
+            None => lines.push((key.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Leaves one line in a section.
+    pub fn only(&mut self, section: &str, key: &str) {
+        // A script of the schedule stands behind its time.
+        let line = match section {
+            SCHEDULE => ("* * * * *", key),
+            _ => (key, ""),
+        };
+        self.entry(section).lines = vec![(line.0.to_owned(), line.1.to_owned())];
+    }
+}
+
+impl fmt::Display for Config {
+    /// As an m2y.config that says the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for section in &self.sections {
+            if !section.name.is_empty() {
+                writeln!(f, "[{}]", section.name)?;
+            }
+            for (key, value) in &section.lines {
+                match value.as_str() {
+                    "" => writeln!(f, "{key}")?,
+                    // Else the marks would be taken for those around a value.
+                    value if value.starts_with(['"', '\'']) || value.trim() != value => {
+                        writeln!(f, "{key} = \"{value}\"")?;
+                    }
+                    value => writeln!(f, "{key} = {value}")?,
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -275,6 +407,54 @@ mod tests {
             32
         );
         assert_eq!(Config::parse(&lines(MAX_SCRIPTS + 1)).unwrap_err().line, 2);
+    }
+
+    #[test]
+    fn a_line_of_a_schedule_names_a_time_and_scripts() {
+        let text = "[OnSchedule]\n*/10 * * * * = a.rhai\n# no\n0 3 1 * 1-5 = b.rhai  c.py\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.scripts("OnSchedule"), ["a.rhai", "b.rhai", "c.py"]);
+        for line in [
+            "* * * * = a",
+            "* * * * * * = a",
+            "60 * * * * = a",
+            "x",
+            "* * * * *",
+            "* * 32 * * = a",
+            "= a",
+            "*/0 * * * * = a",
+            "\u{e9}\u{df} * * * * = a",
+        ] {
+            let text = format!("[OnMeta]\n\n[OnSchedule]\n{line}\n");
+            let error = Config::parse(&text).unwrap_err();
+            assert_eq!(error.line, 4, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_due_in_its_minutes_of_utc() {
+        let minute = |text: &str| {
+            let time: Timestamp = text.parse().unwrap();
+            u64::try_from(time.as_second() / 60).unwrap()
+        };
+        for (time, at, due) in [
+            ("*/10 * * * *", "2026-11-21T08:40:00Z", true),
+            ("*/10 * * * *", "2026-11-21T08:41:00Z", false),
+            ("*/10 * * * *", "2026-11-21T00:00:00Z", true),
+            ("59 23 31 * *", "2026-12-31T23:59:00Z", true),
+            ("0 0 31 * *", "2026-12-01T00:00:00Z", false),
+            ("0 0 L * *", "2027-02-28T00:00:00Z", true),
+            ("0 0 L * *", "2028-02-28T00:00:00Z", false),
+            ("0 0 29 2 *", "2028-02-29T00:00:00Z", true),
+            ("0 0 30 2 *", "2028-03-01T00:00:00Z", false),
+            ("30 2 * * SUN", "2026-11-22T02:30:00Z", true),
+            ("30 2 * * 7", "2026-11-22T02:30:00Z", true),
+            ("30 2 * * 1-5", "2026-11-22T02:30:00Z", false),
+            ("@hourly", "2026-11-22T02:00:00Z", true),
+        ] {
+            let line = Line::parse(time, "a").unwrap();
+            assert_eq!(line.is_due(minute(at)), due, "{time} at {at}");
+        }
     }
 
     #[test]

@@ -5,11 +5,59 @@ use std::{
     path::Path,
 };
 
-use cap_std::fs::{Dir, File, Metadata, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{OFlags, RenameFlags};
 
 /// What a file under way ends with; always hidden by a leading dot.
 pub const TEMPORARY: &str = ".tmp";
+
+/// By which a change of a file is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which file it is: editors write a new one and rename it.
+    inode: u64,
+    len: u64,
+    /// When it changed last, in seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of a regular file; `None` where there is nothing of that name.
+    pub fn of(dir: &Dir, name: impl AsRef<Path>) -> io::Result<Option<Self>> {
+        match dir.metadata(name) {
+            Ok(about) if about.is_file() => Ok(Some(Self {
+                inode: about.ino(),
+                len: about.len(),
+                changed: (about.ctime(), about.ctime_nsec()),
+            })),
+            Ok(_) => Err(not_regular()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
+}
+
+/// The longest name of a file, in bytes.
+pub const MAX_NAME: usize = 255;
+
+/// Says whether a text can be the name of a file that a person sees in a folder; why
+/// not, if it cannot. Such a name is one path component and leads nowhere else.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err("is no name of a file: it must have 1 to 255 bytes");
+    }
+    if name.contains(['/', '\0']) {
+        return Err("is no name of a file: a script names files of its folder, without a path");
+    }
+    if name.starts_with('.') {
+        return Err("is hidden: names that begin with '.' are m2y's own");
+    }
+    Ok(())
+}
 
 /// Reads a file of at most `limit` bytes.
 pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
@@ -26,6 +74,15 @@ pub fn open(dir: &Dir, name: impl AsRef<Path>) -> io::Result<(File, Metadata)> {
     options
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    regular(dir.open_with(name, &options)?)
+}
+
+/// [`open`] for a name that must not stand for another file: a link there is an error.
+pub fn open_itself(dir: &Dir, name: &str) -> io::Result<(File, Metadata)> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed());
     regular(dir.open_with(name, &options)?)
 }
 
@@ -71,10 +128,7 @@ fn regular(file: File) -> io::Result<(File, Metadata)> {
     if about.is_file() {
         return Ok((file, about));
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "it is not a regular file",
-    ))
+    Err(not_regular())
 }
 
 /// Writes a new file; fails with `AlreadyExists` if the name is taken.
@@ -96,16 +150,22 @@ pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
 
 /// Renames a finished file to its name, which must be free, and makes that durable.
 pub fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
-    match rustix::fs::renameat_with(dir, temporary, dir, name, RenameFlags::NOREPLACE) {
-        Ok(()) => {}
+    rename_to_free(dir, temporary, dir, name)?;
+    sync(dir)
+}
+
+/// Renames a file, into another directory perhaps; fails with `AlreadyExists` if the
+/// name is taken. It is durable once both directories are ([`sync`]).
+pub fn rename_to_free(from: &Dir, name: &str, to: &Dir, new: &str) -> io::Result<()> {
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
         // File systems that cannot rename that way can link instead.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            dir.hard_link(temporary, dir, name)?;
-            dir.remove_file(temporary)?;
+            from.hard_link(name, to, new)?;
+            from.remove_file(name)
         }
-        Err(e) => return Err(e.into()),
+        Err(e) => Err(e.into()),
     }
-    sync(dir)
 }
 
 /// Makes the names in a directory durable.

@@ -3,15 +3,16 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use cap_std::fs::Dir;
+use tracing::warn;
 
 use super::{
-    RootError,
+    ReadConfig, RootError,
     config::{self, Config},
-    file,
+    file::{self, Stamp},
     name::Name,
     user::User,
 };
@@ -97,8 +98,50 @@ impl Folder {
         self.path.join(file)
     }
 
-    /// Reads m2y.config as it is now.
-    pub fn config(&self) -> Result<Config, RootError> {
+    /// What m2y.config says now. Where it was changed into something that cannot be read,
+    /// it is what it said before, and the log says so once.
+    pub fn config(&self) -> Result<Arc<Config>, RootError> {
+        let key = (self.user.name().clone(), self.name.clone());
+        let configs = || {
+            let configs = &self.user.root().configs;
+            configs.lock().unwrap_or_else(PoisonError::into_inner)
+        };
+        let stamp = Stamp::of(&self.dir, CONFIG)
+            .map_err(RootError::io("open", self.config_path()))?
+            .ok_or(RootError::NoFolder)?;
+        let before = configs().get(&key).cloned();
+        if let Some(read) = &before
+            && (read.stamp == stamp || read.broken == Some(stamp))
+        {
+            return Ok(read.config.clone());
+        }
+        let (read, result) = match (self.read_config(), before) {
+            (Ok(config), _) => {
+                let config = Arc::new(config);
+                let read = ReadConfig {
+                    stamp,
+                    config: config.clone(),
+                    broken: None,
+                };
+                (read, config)
+            }
+            (Err(error), Some(before)) => {
+                warn!("{error}; what it said before still holds");
+                let config = before.config.clone();
+                let read = ReadConfig {
+                    broken: Some(stamp),
+                    ..before
+                };
+                (read, config)
+            }
+            (Err(error), None) => return Err(error),
+        };
+        configs().insert(key, read);
+        Ok(result)
+    }
+
+    /// Reads m2y.config as it is now, for those who want to know what is wrong with it.
+    pub fn read_config(&self) -> Result<Config, RootError> {
         let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
             .map_err(RootError::io("open", self.config_path()))?;
         Config::parse(&text).map_err(|e| RootError::config(self.config_path(), e))
@@ -108,7 +151,7 @@ impl Folder {
     ///
     /// Without an `[OnMeta]` nobody said who may send: the file may have been cut off
     /// while it was written.
-    pub fn config_to_receive(&self) -> Result<Config, RootError> {
+    pub fn config_to_receive(&self) -> Result<Arc<Config>, RootError> {
         let config = self.config()?;
         match config.has("OnMeta") {
             true => Ok(config),
@@ -150,6 +193,10 @@ notifyUser.rhai
 [OnNew]
 [OnChanged]
 [OnDeleted]
+
+# at times, as cron has them, in UTC: minute, hour, day, month, day of the week
+[OnSchedule]
+# */10 * * * * = digest.rhai
 
 # what checkPermission.rhai reads: who may send into this folder
 # (only `always` lets in; nobody may send until a line below says so)

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/
 //!   m2y.ini                            settings of the server
+//!   journal.sqlite                     what still has to happen, what scripts keep
 //!   hash2user/<16 hex digits>.txt      SHA-256(username)[..8] -> username
 //!   scripts/                           scripts for all folders
 //!   user/NAME/
@@ -13,6 +14,7 @@
 //!     .openings/CONTACT                by which a recorded opening is known again
 //!     FOLDER/m2y.config                what makes a directory an m2y-folder
 //!     FOLDER/.delivered/CONTACT-ID     by which a retry is known again
+//!     FOLDER/.quarantine/              files that a hook put out of sight
 //! ```
 //!
 //! Everything below the root is reached through a directory handle that no name
@@ -27,10 +29,11 @@ pub mod settings;
 pub mod user;
 
 use std::{
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -43,7 +46,8 @@ use crate::{
     error::{Code, Error},
     json::JsonError,
 };
-use config::ConfigError;
+use config::{Config, ConfigError};
+use file::Stamp;
 use folder::Folder;
 use name::{Name, NameError, NameHash};
 use settings::Settings;
@@ -186,6 +190,19 @@ impl From<RootError> for Error {
     }
 }
 
+/// What each m2y.config says.
+type Configs = Mutex<HashMap<(Name, Name), ReadConfig>>;
+
+/// An m2y.config that was read.
+#[derive(Clone)]
+struct ReadConfig {
+    /// The version that it was read from.
+    stamp: Stamp,
+    config: Arc<Config>,
+    /// A later version that cannot be read, and of which somebody was told.
+    broken: Option<Stamp>,
+}
+
 /// An open root directory.
 #[derive(Clone)]
 pub struct Root {
@@ -194,6 +211,8 @@ pub struct Root {
     /// Whether the log was told what in `user/` is no user: a server lists its users
     /// more than once.
     told: Arc<AtomicBool>,
+    /// The m2y.config of each folder, as it was when it could be read last.
+    configs: Arc<Configs>,
 }
 
 impl Root {
@@ -210,6 +229,7 @@ impl Root {
             dir: Arc::new(dir),
             path: full.into(),
             told: Arc::default(),
+            configs: Arc::default(),
         })
     }
 
@@ -388,4 +408,38 @@ const SETTINGS_TEMPLATE: &str = "\
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s
+# Programs as hooks: none, shared (only in ROOT/scripts/), all, or names of users with
+# commas between, in whose folders they may be too. A program does what it wants.
+# executables = shared
+# A hook that failed after a file was safe, an e-mail, a webhook: tried again after this
+# time, then after four times as long, and so on (at most an hour), so many times in all.
+# retry_delay = 5s
+# retry_limit = 12
+# The mail server for notify.email(). Without a host no e-mail goes out; host, from,
+# username, password_file and ca_file are examples.
+[smtp]
+# host = mail.example.org
+# from = m2y@example.org
+# It is starttls, tls or none; none only for a mail server on this machine itself.
+# security = starttls
+# With tls it is 465, with none 25.
+# port = 587
+# username = m2y
+# A file with mode 0600, below the root unless it begins with /. The variable
+# M2Y_SMTP_PASSWORD beats it.
+# password_file = smtp-password
+# Certificates (PEM) of an authority of your own, trusted beside the system's.
+# ca_file = ca.pem
+# deadline = 30s
+# Where notify.webhook() may post: nowhere, unless it is set. A host without a port has
+# 80 and 443; *.example.net is every host below example.net, but not itself. allow and
+# ca_file are examples.
+[webhook]
+# allow = hooks.example.org, intranet:8080, *.example.net
+# ca_file = ca.pem
+# deadline = 10s
+[watch]
+# A file that appeared or changed is an event when it has been closed and then rested so
+# long; one that is never closed, when it has rested 60 times as long.
+# settle = 500ms
 ";

@@ -1,8 +1,16 @@
 //! `m2y.ini`: settings of the whole server. Every key has a default.
 
+mod smtp;
+mod webhook;
+
 use std::time::Duration;
 
-use super::config::Config;
+use super::{config::Config, name::Name};
+pub use smtp::{Security, Smtp};
+pub use webhook::{AllowedHost, Webhook};
+
+/// What is said of a key that would be ignored.
+const UNKNOWN: &str = "there is no such setting";
 
 /// The largest m2y.ini, in bytes.
 pub const MAX_LEN: u64 = 65_536;
@@ -28,6 +36,43 @@ pub struct Settings {
     pub script_deadline: Duration,
     /// `[hooks] executable_deadline`: time that one executable may run.
     pub executable_deadline: Duration,
+    /// `[hooks] executables`: where programs may be that run as hooks.
+    pub executables: Programs,
+    /// `[hooks] retry_delay`: pause after the first attempt that failed; four times as
+    /// long after each further one, at most an hour.
+    pub retry_delay: Duration,
+    /// `[hooks] retry_limit`: attempts until a task is given up.
+    pub retry_limit: u32,
+    /// `[smtp]`: how e-mails go out; without it none do.
+    pub smtp: Option<Smtp>,
+    /// `[webhook]`: what may be posted where.
+    pub webhook: Webhook,
+    /// `[watch] settle`: how long a file has to rest until its change is an event.
+    pub settle: Duration,
+}
+
+/// Where programs may be that run as hooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// Nowhere.
+    None,
+    /// In `ROOT/scripts/`, which belongs to the administrator.
+    Shared,
+    /// There, and in the folders of these users.
+    SharedAnd(Vec<Name>),
+    /// There, and in every folder.
+    All,
+}
+
+impl Programs {
+    /// Whether one in a folder of this user may run.
+    pub fn in_folder_of(&self, user: &Name) -> bool {
+        match self {
+            Self::None | Self::Shared => false,
+            Self::SharedAnd(users) => users.contains(user),
+            Self::All => true,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -42,6 +87,12 @@ impl Default for Settings {
             max_filesize: i64::MAX as u64,
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
+            executables: Programs::Shared,
+            retry_delay: Duration::from_secs(5),
+            retry_limit: 12,
+            smtp: None,
+            webhook: Webhook::default(),
+            settle: Duration::from_millis(500),
         }
     }
 }
@@ -53,10 +104,18 @@ impl Settings {
         let mut settings = Self::default();
         for section in config.sections() {
             for (key, value) in config.section(section) {
-                settings
-                    .set(section, key, value)
-                    .map_err(|must| format!("[{section}] {key} = {value}: {must}"))?;
+                settings.set(section, key, value).map_err(|must| {
+                    // Errors are read by others than those who may know a password.
+                    if key.contains("password") {
+                        format!("[{section}] {key}: {must}")
+                    } else {
+                        format!("[{section}] {key} = {value}: {must}")
+                    }
+                })?;
             }
+        }
+        if let Some(smtp) = &settings.smtp {
+            smtp.check().map_err(|must| format!("[smtp] {must}"))?;
         }
         Ok(settings)
     }
@@ -72,9 +131,32 @@ impl Settings {
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
-            _ => return Err("there is no such setting"),
+            ("hooks", "executables") => self.executables = programs(value)?,
+            ("hooks", "retry_delay") => self.retry_delay = duration(value)?,
+            ("hooks", "retry_limit") => {
+                self.retry_limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
+            }
+            ("watch", "settle") => self.settle = duration(value)?,
+            ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
+            ("webhook", key) => self.webhook.set(key, value)?,
+            _ => return Err(UNKNOWN),
         }
         Ok(())
+    }
+}
+
+/// Reads `none`, `shared`, `all`, or names of users.
+fn programs(text: &str) -> Result<Programs, &'static str> {
+    match text.trim() {
+        "none" => Ok(Programs::None),
+        "shared" => Ok(Programs::Shared),
+        "all" => Ok(Programs::All),
+        users => users
+            .split(',')
+            .map(|user| Name::user(user.trim()))
+            .collect::<Result<_, _>>()
+            .map(Programs::SharedAnd)
+            .map_err(|_| "it must be none, shared, all, or names of users with commas between"),
     }
 }
 
@@ -85,9 +167,9 @@ fn count(text: &str) -> Result<usize, &'static str> {
     }
 }
 
-/// Reads `500ms`, `10s`, `5m`, or a plain number of seconds.
+/// Reads `500ms`, `10s`, `5m`, `1h`, or a plain number of seconds.
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    const MUST: &str = "it must be a time like 500ms, 10s or 5m, above 0 and at most a day";
+    const MUST: &str = "it must be a time like 500ms, 10s, 5m or 1h, above 0 and at most a day";
     let split = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -97,6 +179,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
         "ms" => 1,
         "" | "s" => 1000,
         "m" => 60_000,
+        "h" => 3_600_000,
         _ => return Err(MUST),
     };
     let time = Duration::from_millis(number.saturating_mul(scale));
@@ -107,7 +190,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Reads a plain number, or one with `K`, `M`, `G` or `T` (powers of 1024).
-fn bytes(text: &str) -> Result<u64, &'static str> {
+pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
     const MUST: &str = "it must be a number of bytes like 500M or 20G";
     let (number, shift) = match text.char_indices().last() {
         Some((at, unit)) if unit.is_ascii_alphabetic() => {
@@ -140,6 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn every_line_of_the_template_is_a_setting() {
+        let template = crate::root::SETTINGS_TEMPLATE;
+        assert_eq!(Settings::parse(template).unwrap(), Settings::default());
+        let lines: Vec<_> = template
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") => rest,
+                _ => line,
+            })
+            .collect();
+        let settings = Settings::parse(&lines.join("\n")).unwrap();
+        assert_eq!(settings.smtp.unwrap().host, "mail.example.org");
+        assert_eq!(settings.webhook.allow.len(), 3);
+    }
+
+    #[test]
     fn units_are_read() {
         let text = "[server]\nopening_deadline = 500ms\nidle_deadline = 2m\nmax_filesize=20G\n";
         let settings = Settings::parse(text).unwrap();
@@ -155,6 +254,8 @@ mod tests {
             "[server]\nmax_connections = 0",
             "[hooks]\nscript_deadline = soon",
             "[server]\nmax_filesize = 99999999999T",
+            "[smtp]\nserver = x",
+            "[webhook]\nallowed = x",
         ] {
             assert!(Settings::parse(text).is_err(), "{text}");
         }

@@ -5,8 +5,12 @@
 //! that a store for objects or stripes, or one that fails on purpose, is a few lines.
 
 pub mod delivered;
+pub mod journal;
+pub mod known;
 pub mod local;
 pub mod openings;
+pub mod outbox;
+pub mod quarantine;
 
 use std::io;
 

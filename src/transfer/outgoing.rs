@@ -14,7 +14,7 @@ use crate::{
     error::{Code, Error},
     json::Value,
     meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now, is_extra},
-    root::file,
+    root::{file, name::Name, user::User},
 };
 
 /// Something to be sent: a `.meta` with the file that it describes.
@@ -79,6 +79,19 @@ impl Outgoing {
     ///
     /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_by(path, open_source)
+    }
+
+    /// [`Self::open`] for what nobody looks at before it is sent: only files that lie
+    /// in a folder of this user.
+    pub fn open_of(user: &User, path: &Path) -> Result<Self, Error> {
+        Self::open_by(path, |source| open_of(user, source))
+    }
+
+    fn open_by(
+        path: &Path,
+        open_source: impl FnOnce(&Path) -> Result<(File, Version), Error>,
+    ) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
         let Some((name, stem)) = name.and_then(|name| {
             let stem = ENDINGS.iter().find_map(|end| name.strip_suffix(end));
@@ -93,7 +106,7 @@ impl Outgoing {
             ));
         };
         let again = name.ends_with(".failed");
-        let at = |e: io::Error| cannot("open", path, &e);
+        let at = |e: io::Error| Error::io("open", path, &e);
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -128,7 +141,7 @@ impl Outgoing {
             revive(&dir, stem, &path, &meta)?;
         } else if meta != before {
             file::replace(&dir, &name, 0o644, &meta.to_file())
-                .map_err(|e| cannot("write", &path, &e))?;
+                .map_err(|e| Error::io("write", &path, &e))?;
         }
         if again || meta != before {
             // It is another file now.
@@ -221,60 +234,9 @@ impl Outgoing {
             &meta.to_file(),
         )
         .and_then(|()| self.dir.remove_file(format!("{}.meta", self.stem)))
-        .map_err(|e| cannot("write", &path, &e))?;
+        .map_err(|e| Error::io("write", &path, &e))?;
         Ok(path)
     }
-}
-
-/// Writes a `.meta` for `file` into `folder`, under a name that is free there.
-pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Error> {
-    let full = file.canonicalize().map_err(|e| cannot("open", file, &e))?;
-    let name = full
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(|| {
-            let sentence = format!("cannot send {}: its name is not UTF-8", file.display());
-            Error::new(Code::Failed, sentence)
-        })?;
-    name.clone_into(&mut meta.filename);
-    let at = |e: io::Error| cannot("write into", folder, &e);
-    let beside = folder.canonicalize().map_err(at)?.join(name) == full;
-    if !beside {
-        let path = full.to_str().ok_or_else(|| {
-            let sentence = format!("cannot send {}: its path is not UTF-8", file.display());
-            Error::new(Code::Failed, sentence)
-        })?;
-        meta.extra.insert(SOURCE_PATH.to_owned(), Value::from(path));
-    }
-    // Asked now, so that a wrong path leaves no .meta behind.
-    open_source(&full)?;
-    let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(at)?;
-    // A file name may fill what the system allows; the ending needs room.
-    let stem: String = match name.rsplit_once('.') {
-        Some((stem, _)) if !stem.is_empty() => stem,
-        _ => name,
-    }
-    .chars()
-    .take(60)
-    .collect();
-    for clash in 1_u32.. {
-        let stem = match clash {
-            1 => stem.clone(),
-            n => format!("{stem}_{n}"),
-        };
-        let taken = ["done", "failed"]
-            .iter()
-            .any(|ending| dir.exists(format!("{stem}.{ending}")));
-        if taken {
-            continue;
-        }
-        match file::create(&dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
-            Ok(()) => return Ok(folder.join(format!("{stem}.meta"))),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(at(e)),
-        }
-    }
-    Err(at(io::ErrorKind::AlreadyExists.into()))
 }
 
 /// Makes a `.failed` the `.meta` at `path`, unless there is one.
@@ -288,15 +250,15 @@ fn revive(dir: &Dir, stem: &str, path: &Path, meta: &Meta) -> Result<(), Error> 
             );
             return Err(Error::new(Code::Failed, sentence));
         }
-        Err(e) => return Err(cannot("write", path, &e)),
+        Err(e) => return Err(Error::io("write", path, &e)),
     }
     let failed = format!("{stem}.failed");
     dir.remove_file(&failed)
-        .map_err(|e| cannot("remove", &path.with_file_name(&failed), &e))
+        .map_err(|e| Error::io("remove", &path.with_file_name(&failed), &e))
 }
 
 fn lock(dir: &Dir, name: &str, path: &Path) -> Result<File, Error> {
-    let (file, _) = file::open(dir, name).map_err(|e| cannot("open", path, &e))?;
+    let (file, _) = file::open(dir, name).map_err(|e| Error::io("open", path, &e))?;
     let file = file.into_std();
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -328,8 +290,35 @@ fn source(folder: &Path, meta: &Meta) -> Result<PathBuf, Error> {
     Ok(folder.join(name))
 }
 
+/// Opens a file that lies in a folder of the user, through handles that no link leads out
+/// of: a `.meta` may name any file, and the server may be able to read it.
+fn open_of(user: &User, path: &Path) -> Result<(File, Version), Error> {
+    let at = |e: io::Error| Error::io("open", path, &e);
+    let outside = || {
+        let sentence = format!(
+            "cannot send {}: an outbox sends only files in the folders of its user",
+            path.display()
+        );
+        Error::new(Code::Refused, sentence)
+    };
+    let home = user.path().canonicalize().map_err(at)?;
+    let parent = path.parent().ok_or_else(outside)?;
+    let parent = parent.canonicalize().map_err(at)?;
+    let folder = parent.strip_prefix(home).map_err(|_| outside())?;
+    let folder = folder
+        .to_str()
+        .and_then(|folder| Name::folder(folder).ok())
+        .ok_or_else(outside)?;
+    let name = path.file_name().ok_or_else(outside)?;
+    let dir = user.dir().open_dir(folder.as_str()).map_err(at)?;
+    let (file, _) = file::open(&dir, name).map_err(at)?;
+    let file = file.into_std();
+    let version = Version::of(&file).map_err(at)?;
+    Ok((file, version))
+}
+
 fn open_source(path: &Path) -> Result<(File, Version), Error> {
-    let at = |e: io::Error| cannot("open", path, &e);
+    let at = |e: io::Error| Error::io("open", path, &e);
     // Asked before it is opened: to open a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(at)?.is_file() {
         let sentence = format!("cannot send {}: it is not a regular file", path.display());
@@ -338,17 +327,4 @@ fn open_source(path: &Path) -> Result<(File, Version), Error> {
     let file = File::open(path).map_err(at)?;
     let version = Version::of(&file).map_err(at)?;
     Ok((file, version))
-}
-
-fn cannot(action: &str, path: &Path, error: &io::Error) -> Error {
-    let code = match error.kind() {
-        io::ErrorKind::NotFound => Code::NotFound,
-        _ => Code::Failed,
-    };
-    let why = if file::led_out(error) {
-        "it is a symbolic link that leads out of its directory, and must not".to_owned()
-    } else {
-        error.to_string()
-    };
-    Error::new(code, format!("cannot {action} {}: {why}", path.display()))
 }

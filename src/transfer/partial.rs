@@ -8,9 +8,9 @@ use std::{
 
 use crate::{
     event::Subject,
-    meta::{self, Meta, PENDING_HOOK, TransferId},
+    meta::{self, Meta, TransferId},
     root::{file, folder::Folder, name::Name},
-    store::{Sink, Store, delivered, local::PARTIAL},
+    store::{Sink, Store, delivered, journal::Pending, local::PARTIAL},
 };
 
 /// How many files with one sender and one second a folder may hold.
@@ -105,7 +105,7 @@ impl Partial {
             claim,
         };
         if let Some((stem, meta)) = before {
-            // The .meta knows whether hooks have still to run, if it is still there.
+            // The .meta knows what hooks made of it, if it is still there.
             let there = same_transfer(folder, &format!("{stem}.meta"), &meta);
             let meta = there.unwrap_or(meta);
             return Ok(Reserved::Delivered(partial(meta, stem, true)));
@@ -143,56 +143,19 @@ impl Partial {
         ))
     }
 
+    /// Where the file goes.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// The id of the transfer.
+    pub fn id(&self) -> TransferId {
+        self.claim.transfer.id
+    }
+
     /// What hooks are told of the file.
     pub fn subject(&self) -> &Subject {
         &self.subject
-    }
-
-    /// The files of a folder whose hooks have still to run.
-    pub fn pending(
-        folder: &Folder,
-        store: &Arc<dyn Store>,
-        under_way: &UnderWay,
-    ) -> io::Result<Vec<Self>> {
-        let mut pending = Vec::new();
-        for entry in folder.dir().entries()? {
-            let name = entry?.file_name();
-            let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".meta")) else {
-                continue;
-            };
-            let waiting = || {
-                let text = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
-                let meta = Meta::from_file(&text).ok()?;
-                let (id, from) = (meta.id?, Name::user(&meta.from).ok()?);
-                let waits = meta.extra.contains_key(PENDING_HOOK);
-                waits.then_some((meta, id, from))
-            };
-            let Some((_, id, from)) = waiting() else {
-                continue;
-            };
-            let Some(claim) = under_way.claim(folder, &from, id) else {
-                continue;
-            };
-            // Before the claim another hand may have run the hooks.
-            let Some((meta, ..)) = waiting().filter(|(_, now, _)| *now == id) else {
-                continue;
-            };
-            if !store.holds(&format!("{stem}.data"))? {
-                continue;
-            }
-            pending.push(Self {
-                folder: folder.clone(),
-                store: store.clone(),
-                subject: Subject {
-                    meta,
-                    stem: stem.to_owned(),
-                },
-                hidden: String::new(),
-                keep: true,
-                claim,
-            });
-        }
-        Ok(pending)
     }
 
     /// Bytes that fit, once what an abandoned attempt left is gone.
@@ -225,11 +188,19 @@ impl Partial {
         self.store.begin(&self.hidden)
     }
 
+    /// Returns when the bytes of the file survive a loss of power, and the event that
+    /// will speak of it.
+    pub fn settle(&self, mut sink: Box<dyn Sink>, event: Option<Pending<()>>) -> io::Result<()> {
+        sink.settle()?;
+        match event {
+            Some(event) => event.wait().map_err(io::Error::other),
+            None => Ok(()),
+        }
+    }
+
     /// Gives the finished file its name, with `meta`. When this returns, file and
     /// `.meta` survive a loss of power.
-    pub fn commit(&mut self, mut sink: Box<dyn Sink>, meta: Meta) -> io::Result<()> {
-        sink.settle()?;
-        drop(sink);
+    pub fn commit(&mut self, meta: Meta) -> io::Result<()> {
         self.update(meta)?;
         let published = self.store.publish(&self.hidden, &self.subject.data_file());
         // Renamed, but perhaps not durably: the file has its name, so the .meta stays,

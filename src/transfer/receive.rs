@@ -20,9 +20,13 @@ use crate::{
     crypto::random,
     error::{Code, Error, printable},
     event::{Event, Kind as EventKind, Outcome, Verdict},
-    hooks::Hooks,
+    hooks::{
+        Pinned,
+        dispatch::{Dispatcher, Kept, stopped},
+        startup::Startup,
+    },
     json::Value,
-    meta::{FileKey, Meta, PENDING_HOOK, Wire, is_extra},
+    meta::{FileKey, Meta, QUARANTINE, Wire, is_extra},
     root::{
         RootError, config::Config, contact::Contact, folder::Folder, name::Name,
         settings::Settings, user::User,
@@ -44,8 +48,10 @@ pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
 /// Receives files into the folders of a root.
 #[derive(Clone)]
 pub struct Receiver {
-    /// Runs hooks.
-    pub hooks: Hooks,
+    /// Fires events.
+    pub hooks: Dispatcher,
+    /// Knows which folders are closed.
+    pub startup: Startup,
     /// Limits.
     pub settings: Settings,
     /// Who watches.
@@ -73,6 +79,8 @@ pub struct Arrival {
     pub(super) expected: u64,
     folder: Folder,
     config: Arc<Config>,
+    /// The scripts that the transfer began with.
+    pinned: Pinned,
 }
 
 /// Why a file did not arrive.
@@ -206,7 +214,8 @@ impl Receiver {
         let asked = meta.clone();
         let (owner, from) = (user.clone(), contact.name.clone());
         let (store_of, under_way) = (self.store_of.clone(), self.under_way.clone());
-        let (reserved, folder, config) = on_disk(move || {
+        let hooks = self.hooks.clone();
+        let (reserved, folder, config, pinned) = on_disk(move || {
             let folder = Name::folder(&meta.folder)
                 .map_err(RootError::from)
                 .and_then(|name| owner.folder(&name))
@@ -225,32 +234,39 @@ impl Receiver {
             {
                 return Err(store_error(&io::ErrorKind::StorageFull.into()));
             }
-            Ok((reserved, folder, Arc::new(config)))
+            let pinned = hooks.pin(&folder, &config);
+            Ok((reserved, folder, config, pinned))
         })
         .await?;
         let mut partial = match reserved {
             Reserved::New(partial) => partial,
             Reserved::Delivered(partial) => {
-                return self.again(partial, &asked, &folder, &config).await;
+                return Self::again(&partial, &asked);
             }
         };
+        if let Err(closed) = self.startup.check(&folder, &config).await {
+            abandon(partial).await;
+            return Err(closed);
+        }
         self.observer.step(
             6,
             format_args!("checked metaCRC, stored {}", partial.subject().meta_file()),
         );
 
         self.observer.step(7, format_args!("run [OnMeta]"));
-        let verdict = self.fire(EventKind::Meta, &folder, &config, &partial).await;
-        let meta = verdict
+        let asks = event(EventKind::Meta, &folder, &config, &partial);
+        let verdict = self.hooks.fire(asks, &pinned).await;
+        self.observe(&verdict);
+        let mut meta = verdict
             .meta
             .unwrap_or_else(|| partial.subject().meta.clone());
+        if let Outcome::Quarantined(reason) = &verdict.outcome {
+            let reason = Value::from(reason.as_str());
+            meta.extra.insert(QUARANTINE.to_owned(), reason);
+        }
         if verdict.outcome == Outcome::Later {
             // It was not looked at: nothing stays, and the sender tries again.
-            on_disk(move || {
-                drop(partial);
-                Ok(())
-            })
-            .await?;
+            abandon(partial).await;
             return Err(Error::new(Code::Later, Outcome::LATER));
         }
         if let Some(words) = verdict.outcome.objection() {
@@ -279,18 +295,13 @@ impl Receiver {
             sink,
             folder,
             config,
+            pinned,
             expected: size,
         })))
     }
 
     /// Answers for a file that is safe already: its ACK was lost.
-    async fn again(
-        &self,
-        partial: Partial,
-        asked: &Meta,
-        folder: &Folder,
-        config: &Arc<Config>,
-    ) -> Result<Decision, Error> {
+    fn again(partial: &Partial, asked: &Meta) -> Result<Decision, Error> {
         let meta = &partial.subject().meta;
         let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
         if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {
@@ -305,52 +316,18 @@ impl Receiver {
             id = meta.id.map(tracing::field::display),
             "was delivered before"
         );
-        // The server may have gone down between the file and its hooks.
-        let meta = match meta.extra.contains_key(PENDING_HOOK) {
-            true => self.received(partial, folder, config).await,
-            false => meta.clone(),
-        };
-        let mut reply = Wire::request(meta);
+        // If its hooks have still to run, the journal knows of it.
+        let mut reply = Wire::request(meta.clone());
         reply.meta.extra.retain(|field, _| is_extra(field));
         reply.meta.error.clear();
         reply.delivered = true;
         Ok(Decision::Answered(Box::new(reply)))
     }
 
-    /// Runs `[OnReceived]` for every file of a folder whose hooks have still to run:
-    /// the server ended before them, or they failed.
-    pub async fn catch_up(&self, folder: &Folder, config: &Arc<Config>) -> Result<(), Error> {
-        let (place, store) = (folder.clone(), (self.store_of)(folder));
-        let under_way = self.under_way.clone();
-        let pending =
-            on_disk(move || Partial::pending(&place, &store, &under_way).map_err(|e| logged(&e)))
-                .await?;
-        for partial in pending {
-            self.received(partial, folder, config).await;
-        }
-        Ok(())
-    }
-
-    async fn fire(
-        &self,
-        kind: EventKind,
-        folder: &Folder,
-        config: &Arc<Config>,
-        partial: &Partial,
-    ) -> Verdict {
-        let verdict = self
-            .hooks
-            .fire(Event {
-                kind,
-                folder: folder.clone(),
-                config: config.clone(),
-                subject: Some(partial.subject().clone()),
-            })
-            .await;
+    fn observe(&self, verdict: &Verdict) {
         for run in &verdict.runs {
             self.observer.hook(run);
         }
-        verdict
     }
 
     /// Receives a file that may come, and answers `ACK` when it is safe.
@@ -499,50 +476,69 @@ impl Receiver {
             sink,
             folder,
             config,
+            pinned,
             ..
         } = arrival;
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
-        if !config.scripts(EventKind::Received.section()).is_empty() {
-            // Should the server end before its hooks have run, this is still there.
-            let pending = Value::from(EventKind::Received.section());
-            meta.extra.insert(PENDING_HOOK.to_owned(), pending);
-        }
-        let committed = move || partial.commit(sink, meta).map(|()| partial);
-        let partial = task::spawn_blocking(committed)
+        // Written down while the disk takes the file: should the server end before the
+        // hooks have run, they run when it starts again.
+        let received = event(EventKind::Received, &folder, &config, &partial);
+        let (kept, written) = self.hooks.keep(received, pinned).unzip();
+        let committed = move || {
+            let result = partial
+                .settle(sink, written)
+                .and_then(|()| partial.commit(meta));
+            (result, partial)
+        };
+        let (result, partial) = task::spawn_blocking(committed)
             .await
-            .map_err(|_| ReceiveError::Failed)?
-            .map_err(ReceiveError::Store)?;
+            .map_err(|_| ReceiveError::Failed)?;
+        if let Err(error) = result {
+            if let Some(kept) = kept {
+                self.hooks.forget(kept);
+            }
+            return Err(ReceiveError::Store(error));
+        }
         self.observer.step(
             15,
             format_args!("CRC-32 matches, stored {}", partial.subject().data_file()),
         );
-        self.received(partial, &folder, &config).await;
+        self.received(&partial, kept).await;
         Ok(crc)
     }
 
-    /// Runs `[OnReceived]` for a file that is safe, and stores what it wrote; where
-    /// it objects, the file stays, marked so that its hooks run again.
-    async fn received(&self, mut partial: Partial, folder: &Folder, config: &Arc<Config>) -> Meta {
-        let verdict = self
-            .fire(EventKind::Received, folder, config, &partial)
-            .await;
-        let mut meta = verdict
-            .meta
-            .unwrap_or_else(|| partial.subject().meta.clone());
-        meta.error.clear();
-        meta.extra.remove(PENDING_HOOK);
-        if verdict.outcome != Outcome::Accepted {
-            let pending = Value::from(EventKind::Received.section());
-            meta.extra.insert(PENDING_HOOK.to_owned(), pending);
+    /// Runs `[OnReceived]` for a file that is safe. Where it objects, the file stays,
+    /// marked, and its hooks run again.
+    async fn received(&self, partial: &Partial, kept: Option<Kept>) {
+        match kept {
+            Some(mut kept) => {
+                kept.event_mut().subject = Some(partial.subject().clone());
+                let verdict = self.hooks.settle(kept).await;
+                self.observe(&verdict);
+            }
+            None => {
+                self.hooks
+                    .hide_if_asked(partial.folder(), partial.subject())
+                    .await
+            }
         }
-        let stored = meta.clone();
-        let updated = task::spawn_blocking(move || partial.update(stored)).await;
-        if !matches!(updated, Ok(Ok(()))) {
-            // The file is delivered all the same.
-            error!("cannot store what [OnReceived] wrote into a .meta: {updated:?}");
-        }
-        meta
+    }
+}
+
+/// Removes what an attempt left; it may be large, so on a thread of the disk.
+async fn abandon(partial: Partial) {
+    let _ = task::spawn_blocking(move || drop(partial)).await;
+}
+
+fn event(kind: EventKind, folder: &Folder, config: &Arc<Config>, partial: &Partial) -> Event {
+    Event {
+        id: partial.id().into(),
+        kind,
+        folder: folder.clone(),
+        config: config.clone(),
+        file: Some(partial.subject().data_file()),
+        subject: Some(partial.subject().clone()),
     }
 }
 
@@ -584,13 +580,6 @@ async fn while_working<T>(
             done = &mut work => return done,
             _ = tick.tick() => working(channel, transfer).await,
         }
-    }
-}
-
-/// Returns when the server wants to be gone now.
-pub async fn stopped(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending().await
     }
 }
 

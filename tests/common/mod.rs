@@ -28,10 +28,8 @@ use m2y::{
     meta::Meta,
     root::{Root, folder::Folder, name::Name, user::User},
     server::{self, Server},
-    transfer::{
-        Observer, Unobserved,
-        outgoing::{self, Outgoing},
-    },
+    store::outbox,
+    transfer::{Observer, Unobserved, outgoing::Outgoing},
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -97,6 +95,7 @@ impl World {
         let sender = person(&here, ZHENQIANG);
         let receiver = person(&there, ROLAND);
         introduce(&sender, &receiver);
+        fs::write(there.path().join("m2y.ini"), "[hooks]\nexecutables = all\n").unwrap();
         let world = Self {
             dir,
             here,
@@ -137,7 +136,7 @@ impl World {
     /// A `.meta` for a file, in the sender's outbox.
     pub fn meta(&self, folder: &str, file: &Path) -> PathBuf {
         let dir = self.sender.outbox(&name("photo")).unwrap();
-        outgoing::write(&dir, file, document(ZHENQIANG, ROLAND, folder)).unwrap()
+        outbox::write(&dir, file, document(ZHENQIANG, ROLAND, folder)).unwrap()
     }
 
     /// Sends a file with the program.

@@ -1,66 +1,709 @@
 //! `folder`: the m2y-folder that the event is about.
+//!
+//! A script names files, never paths. No link is followed, no pipe is waited for, and
+//! nothing is overwritten by a new name.
 
 use std::{
-    io,
-    time::{Duration, SystemTime},
+    io::{self, Read},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rhai::{Engine, EvalAltResult};
+use cap_std::fs::{DirEntry, File, Metadata};
+use rhai::{Array, Engine, EvalAltResult};
 
-use super::fail;
+use super::{
+    Function, Made,
+    deeds::{Deeds, Touch, Touched},
+    fail,
+    names::Names,
+    shown, text,
+};
 use crate::{
-    root::folder::Folder,
+    event::{Event, Kind},
+    hooks::limits,
+    meta::{self, Meta},
+    root::{
+        config::Config,
+        file,
+        folder::{CONFIG, Folder},
+        name::Name,
+    },
     store::{delivered, local},
 };
 
+/// Names that a list may hold.
+const MAX_LIST: usize = 1_000;
+
+/// Files whose sizes are added up.
+const MAX_SIZES: usize = 50_000;
+
+/// `.meta` files that are read to find a sender's.
+const MAX_METAS: usize = 5_000;
+
+/// Bytes of the head of a file.
+const MAX_HEAD: usize = 512;
+
+/// Bytes of a file that is read as text.
+const MAX_READ: u64 = limits::MAX_STRING as u64;
+
+/// Entries of a directory from one look at the clock to the next.
+const ENTRIES: usize = 256;
+
+/// The endings of files that m2y itself writes and reads.
+const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
+
+pub(super) const FUNCTIONS: &[Function] = &[
+    Function::new(
+        "folder",
+        "folder.list()",
+        "The names of the files that are not hidden, sorted; at most 1,000. For what they can do, see names.",
+        r#"
+for name in folder.list() {
+    if text.extension(name) == "tmp" { folder.remove(name); }
+}
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.list(pattern)",
+        "The names that are as the pattern says, sorted; at most 1,000. * stands for any characters or none, ? for one.",
+        r#"
+assert_eq(folder.list("my*.jpg").to_array(), ["myfoto.jpg"]);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.older(pattern, seconds)",
+        "The names that are as the pattern says, of files that were written last more than so many seconds ago, sorted. Of more than 1,000 it gives 1,000, so who takes those away gets others the next time.",
+        r#"
+for name in folder.older("*.tmp", 7 * 86_400) { folder.remove(name); }
+assert_eq(folder.older("*", 3600).len(), 0);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.exists(name)",
+        "Whether there is a file of that name.",
+        r#"
+assert(folder.exists(event.data_file));
+assert(!folder.exists("nothing.txt"));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.size(name)",
+        "Bytes of a file.",
+        r#"
+assert_eq(folder.size("abc.txt"), 3);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.modified(name)",
+        "When a file was written last, in seconds since 1970.",
+        r#"
+let days = (time.now() - folder.modified("abc.txt")) / 86400;
+assert_eq(days, 0);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.rename(from, to)",
+        "Gives a file another name, never one that is taken. The .meta of a file that somebody sent goes with it: x.data and x.meta become photo.jpg and photo.meta. A name that ends with .meta, .data, .done or .failed goes only to a file that has that ending; scripts and m2y.config stay as they are.",
+        r#"
+folder.rename(event.data_file, "photo.jpg");
+assert(folder.exists("photo.jpg") && folder.exists("photo.meta"));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.move_to(name, other_folder)",
+        "Moves a file to another m2y-folder of the same user, never over one that is there. The .meta of a file that somebody sent goes with it.",
+        r#"
+folder.move_to(event.data_file, "archive");
+assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.remove(name)",
+        "Removes a file, and with a file that somebody sent its .meta.",
+        r#"
+folder.remove(event.data_file);
+assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.head(name, n)",
+        "The first n bytes of a file as numbers, fewer if it is shorter; at most 512.",
+        r#"
+assert_eq(folder.head("abc.txt", 2), [0x61, 0x62]);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.starts_with(name, bytes)",
+        "Whether a file begins with these bytes, at most 512: that tells what it is, whatever its name.",
+        r#"
+if !folder.starts_with("myfoto.jpg", [0xff, 0xd8, 0xff]) { reject("no JPEG"); }
+assert(!folder.starts_with("abc.txt", [0x89, 0x50, 0x4e, 0x47]));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.read(name)",
+        "A file of at most 4,096 bytes as text, which must be UTF-8.",
+        r#"
+assert_eq(folder.read("abc.txt"), "abc");
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.write(name, text)",
+        "Writes a small text file, in the place of the one that is there, if any; no reader ever sees half of it. It writes no .meta, .data, .done or .failed, no script and no m2y.config.",
+        r#"
+folder.write("last.txt", `${meta.from} sent ${meta.filename}`);
+assert(folder.read("last.txt").contains(meta.from));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.bytes()",
+        "Bytes of all files together that are not hidden; of at most 50,000 files.",
+        r#"
+if folder.bytes() > 10_000_000_000 { reject("the folder is full"); }
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.bytes_from(sender)",
+        "Bytes of all .data together that a sender sent, as their .meta say; of at most 5,000 .data. In a larger folder keep the sum with state.add.",
+        r#"
+if folder.bytes_from(meta.from) > 1_000_000_000 { reject("your share is used up"); }
+assert_eq(folder.bytes_from("nobody"), 0);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.reset()",
+        "Makes every .failed of the user's own a .meta again, its error cleared, to be sent again; how many.",
+        r#"
+let again = folder.reset();
+if again > 0 { log.info(`${again} to be sent again`); }
+"#,
+    )
+    .only_at(&[Kind::Startup, Kind::Schedule]),
+    Function::new(
+        "folder",
+        "folder.sweep(days)",
+        "Removes partial files that nobody has touched for so many days, and the .meta of files that were refused that long ago; how many. What was delivered more than 90 days ago is forgotten too: no sender tries again for so long.",
+        r#"
+let swept = folder.sweep(7);
+"#,
+    )
+    .only_at(&[Kind::Startup, Kind::Schedule]),
+];
+
 /// `folder` in a script.
 #[derive(Clone)]
-pub struct Handle(Folder);
+pub struct Handle {
+    folder: Folder,
+    config: Arc<Config>,
+    deeds: Deeds,
+}
+
+/// A file that goes somewhere: its name, and the one that it will have.
+type Move = (String, String);
 
 impl Handle {
-    pub(super) fn new(folder: &Folder) -> Self {
-        Self(folder.clone())
+    pub(super) fn new(event: &Event, deeds: &Deeds) -> Self {
+        Self {
+            folder: event.folder.clone(),
+            config: event.config.clone(),
+            deeds: deeds.clone(),
+        }
     }
 
-    fn reset(&mut self) -> Result<i64, Box<EvalAltResult>> {
-        let own = self.0.user().name().as_str();
-        local::reset_failed(self.0.dir(), own)
-            .map(count)
+    /// The folder itself.
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// What is known of a regular file that a person sees.
+    pub(super) fn about(&self, call: &str, name: &str) -> Made<Metadata> {
+        self.look(call, name)?
+            .ok_or_else(|| refuse(call, name, "is not there"))
+    }
+
+    fn look(&self, call: &str, name: &str) -> Made<Option<Metadata>> {
+        file::check_name(name).map_err(|why| refuse(call, name, why))?;
+        match self.folder.dir().symlink_metadata(name) {
+            Ok(about) if about.is_file() => Ok(Some(about)),
+            Ok(_) => Err(refuse(call, name, "is not a regular file")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(cannot(call, name, &e)),
+        }
+    }
+
+    /// Opens a regular file that a person sees, to read it.
+    pub(super) fn open(&self, call: &str, name: &str) -> Made<File> {
+        self.about(call, name)?;
+        file::open_itself(self.folder.dir(), name)
+            .map(|(file, _)| file)
+            .map_err(|e| cannot(call, name, &e))
+    }
+
+    /// Every file that a person sees, by its name.
+    fn each(&self, call: &str, mut each: impl FnMut(&DirEntry, &str) -> Made<()>) -> Made<()> {
+        let failed = |e: io::Error| fail(format!("{call}: cannot read the folder: {e}"));
+        for (n, entry) in self.folder.dir().entries().map_err(failed)?.enumerate() {
+            if n.is_multiple_of(ENTRIES) {
+                limits::go_on()?;
+            }
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
+                continue;
+            };
+            if entry.file_type().is_ok_and(|of| of.is_file()) {
+                each(&entry, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self) -> Made<Names> {
+        self.list_like("*")
+    }
+
+    fn list_like(&mut self, pattern: &str) -> Made<Names> {
+        let call = "folder.list()";
+        if pattern.len() > file::MAX_NAME {
+            return Err(refuse(call, pattern, "is longer than any name"));
+        }
+        let (mut names, mut count) = (Vec::new(), 0_usize);
+        self.each(call, |_, name| {
+            if text::matches(name, pattern) {
+                count += 1;
+                if count <= MAX_LIST {
+                    names.push(name.into());
+                }
+            }
+            Ok(())
+        })?;
+        if count > MAX_LIST {
+            return Err(fail(format!(
+                "{call}: there are {count} files, more than {MAX_LIST}: ask for fewer with a pattern"
+            )));
+        }
+        names.sort_unstable();
+        Ok(Names::new(names))
+    }
+
+    fn older(&mut self, pattern: &str, seconds: i64) -> Made<Names> {
+        let call = "folder.older()";
+        if pattern.len() > file::MAX_NAME {
+            return Err(refuse(call, pattern, "is longer than any name"));
+        }
+        let age = u64::try_from(seconds)
+            .map_err(|_| fail(format!("{call}: seconds must not be below 0")))?;
+        let before = SystemTime::now()
+            .checked_sub(Duration::from_secs(age))
+            .unwrap_or(UNIX_EPOCH);
+        let mut names = Vec::new();
+        self.each(call, |entry, name| {
+            // One that has gone meanwhile is not old.
+            let is_old = || Some(entry.metadata().ok()?.modified().ok()?.into_std() < before);
+            if names.len() < MAX_LIST && text::matches(name, pattern) && is_old() == Some(true) {
+                names.push(name.into());
+            }
+            Ok(())
+        })?;
+        names.sort_unstable();
+        Ok(Names::new(names))
+    }
+
+    fn exists(&mut self, name: &str) -> Made<bool> {
+        let call = "folder.exists()";
+        file::check_name(name).map_err(|why| refuse(call, name, why))?;
+        let about = self.folder.dir().symlink_metadata(name);
+        Ok(about.is_ok_and(|about| about.is_file()))
+    }
+
+    fn size(&mut self, name: &str) -> Made<i64> {
+        Ok(whole(self.about("folder.size()", name)?.len()))
+    }
+
+    fn modified(&mut self, name: &str) -> Made<i64> {
+        let call = "folder.modified()";
+        let when = self
+            .about(call, name)?
+            .modified()
+            .map_err(|e| cannot(call, name, &e))?;
+        Ok(match when.into_std().duration_since(UNIX_EPOCH) {
+            Ok(since) => whole(since.as_secs()),
+            Err(before) => -whole(before.duration().as_secs()),
+        })
+    }
+
+    fn begin(&self, call: &str, name: &str, n: usize) -> Made<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open(call, name)?
+            .take(n as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|e| cannot(call, name, &e))?;
+        Ok(bytes)
+    }
+
+    fn head(&mut self, name: &str, n: i64) -> Made<Array> {
+        let call = "folder.head()";
+        let n = usize::try_from(n)
+            .ok()
+            .filter(|n| *n <= MAX_HEAD)
+            .ok_or_else(|| fail(format!("{call}: n must be 0 to {MAX_HEAD}")))?;
+        let bytes = self.begin(call, name, n)?;
+        Ok(bytes.into_iter().map(|b| i64::from(b).into()).collect())
+    }
+
+    fn starts_with(&mut self, name: &str, bytes: Array) -> Made<bool> {
+        let call = "folder.starts_with()";
+        let wrong = || {
+            fail(format!(
+                "{call}: the bytes must be at most {MAX_HEAD} numbers from 0 to 255"
+            ))
+        };
+        if bytes.len() > MAX_HEAD {
+            return Err(wrong());
+        }
+        let wanted: Option<Vec<u8>> = bytes
+            .iter()
+            .map(|b| b.as_int().ok().and_then(|b| u8::try_from(b).ok()))
+            .collect();
+        let wanted = wanted.ok_or_else(wrong)?;
+        Ok(self.begin(call, name, wanted.len())? == wanted)
+    }
+
+    fn read(&mut self, name: &str) -> Made<String> {
+        let call = "folder.read()";
+        let file = self.open(call, name)?;
+        let bytes = file::read_open(file, MAX_READ).map_err(|e| cannot(call, name, &e))?;
+        String::from_utf8(bytes).map_err(|_| refuse(call, name, "is not UTF-8 text"))
+    }
+
+    fn write(&mut self, name: &str, text: &str) -> Made<()> {
+        let call = "folder.write()";
+        new_name(call, None, name, &self.config)?;
+        self.look(call, name)?;
+        if text.len() as u64 > MAX_READ {
+            return Err(fail(format!("{call}: the text may have {MAX_READ} bytes")));
+        }
+        self.deeds.may_touch()?;
+        let write = || {
+            file::replace(self.folder.dir(), name, 0o644, text.as_bytes())?;
+            self.touch(name, Touch::Written);
+            Ok(())
+        };
+        let what = || format!("folder.write({name:?}, {text:?})");
+        self.deeds
+            .act(what, (), write)
+            .map_err(|e: io::Error| cannot(call, name, &e))
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Made<()> {
+        let call = "folder.rename()";
+        changeable(call, from, &self.config)?;
+        new_name(call, Some(from), to, &self.config)?;
+        self.about(call, from)?;
+        let mut moves = vec![(from.to_owned(), to.to_owned())];
+        if let Some(meta) = self.meta_of(from) {
+            let renamed = format!("{}.meta", text::split(to).0);
+            // x.data that becomes x.jpg has the right one already.
+            if meta != renamed {
+                file::check_name(&renamed).map_err(|why| refuse(call, &renamed, why))?;
+                moves.push((meta, renamed));
+            }
+        }
+        let what = format!("folder.rename({from:?}, {to:?})");
+        self.carry(call, what, &self.folder, &moves)
+    }
+
+    fn move_to(&mut self, name: &str, other: &str) -> Made<()> {
+        let call = "folder.move_to()";
+        changeable(call, name, &self.config)?;
+        self.about(call, name)?;
+        let target = Name::folder(other)
+            .map_err(|e| fail(format!("{call}: {e}")))
+            .and_then(|other| {
+                self.folder.user().folder(&other).map_err(|e| {
+                    fail(format!(
+                        "{call}: {e}: make {other} with `m2y folder create`, or name another one"
+                    ))
+                })
+            })?;
+        // There a program or script of that name may be a hook.
+        let config = target.config().map_err(|e| fail(format!("{call}: {e}")))?;
+        changeable(call, name, &config)?;
+        let mut moves = vec![(name.to_owned(), name.to_owned())];
+        moves.extend(self.meta_of(name).map(|meta| (meta.clone(), meta)));
+        let what = format!("folder.move_to({name:?}, {other:?})");
+        self.carry(call, what, &target, &moves)
+    }
+
+    /// The `.meta` that goes where a file goes: it must tell of a file that came, since
+    /// the user's own tells what is to be sent.
+    fn meta_of(&self, name: &str) -> Option<String> {
+        let (stem, ending) = text::split(name);
+        let meta = format!("{stem}.meta");
+        let dir = self.folder.dir();
+        if ending == "data" {
+            let about = dir.symlink_metadata(&meta).ok()?;
+            return about.is_file().then_some(meta);
+        }
+        if ending_of(name).is_some() {
+            return None;
+        }
+        let came = self.read_meta(&meta)?.from != self.folder.user().name().as_str();
+        came.then_some(meta)
+    }
+
+    fn read_meta(&self, name: &str) -> Option<Meta> {
+        let (file, _) = file::open_itself(self.folder.dir(), name).ok()?;
+        Meta::from_file(&file::read_open(file, meta::MAX_LEN).ok()?).ok()
+    }
+
+    /// Moves files that belong together: all of them or none.
+    fn carry(&self, call: &str, what: String, target: &Folder, moves: &[Move]) -> Made<()> {
+        for (_, to) in moves {
+            if target.dir().symlink_metadata(to).is_ok() {
+                return Err(refuse(call, to, "is there already"));
+            }
+        }
+        self.deeds.may_touch()?;
+        let (here, there) = (self.folder.dir(), target.dir());
+        let carry = || {
+            for (n, (from, to)) in moves.iter().enumerate() {
+                if let Err(e) = file::rename_to_free(here, from, there, to) {
+                    for (from, to) in moves.iter().take(n) {
+                        let _ = file::rename_to_free(there, to, here, from);
+                    }
+                    return Err(e);
+                }
+            }
+            for (from, to) in moves {
+                let to = Touch::Renamed {
+                    folder: target.name().clone(),
+                    name: to.clone(),
+                };
+                self.touch(from, to);
+            }
+            file::sync(there)?;
+            match target.name() == self.folder.name() {
+                true => Ok(()),
+                false => file::sync(here),
+            }
+        };
+        self.deeds.act(|| what, (), carry).map_err(|e| {
+            let (from, to) = moves.first().map_or(("", ""), |(a, b)| (a, b));
+            match e.kind() {
+                io::ErrorKind::AlreadyExists => refuse(call, to, "is there already"),
+                io::ErrorKind::CrossesDevices => refuse(
+                    call,
+                    from,
+                    "cannot go there: that folder is on another disk",
+                ),
+                _ => cannot(call, from, &e),
+            }
+        })
+    }
+
+    fn remove(&mut self, name: &str) -> Made<()> {
+        let call = "folder.remove()";
+        changeable(call, name, &self.config)?;
+        self.about(call, name)?;
+        let names: Vec<String> = [Some(name.to_owned()), self.meta_of(name)]
+            .into_iter()
+            .flatten()
+            .collect();
+        self.deeds.may_touch()?;
+        let dir = self.folder.dir();
+        let remove = || {
+            for name in &names {
+                dir.remove_file(name)?;
+                self.touch(name, Touch::Removed);
+            }
+            file::sync(dir)
+        };
+        self.deeds
+            .act(|| format!("folder.remove({name:?})"), (), remove)
+            .map_err(|e| cannot(call, name, &e))
+    }
+
+    fn touch(&self, name: &str, how: Touch) {
+        self.deeds.touch(Touched {
+            folder: self.folder.name().clone(),
+            name: name.to_owned(),
+            how,
+        });
+    }
+
+    fn bytes(&mut self) -> Made<i64> {
+        let call = "folder.bytes()";
+        let (mut count, mut bytes) = (0_usize, 0_u64);
+        self.each(call, |entry, _| {
+            count += 1;
+            if count > MAX_SIZES {
+                return Err(fail(format!(
+                    "{call}: there are more than {MAX_SIZES} files: keep the sum with state.add()"
+                )));
+            }
+            // One that has gone meanwhile has no bytes.
+            if let Ok(about) = entry.metadata() {
+                bytes = bytes.saturating_add(about.len());
+            }
+            Ok(())
+        })?;
+        Ok(whole(bytes))
+    }
+
+    fn bytes_from(&mut self, sender: &str) -> Made<i64> {
+        let call = "folder.bytes_from()";
+        let mut stems = Vec::new();
+        self.each(call, |_, name| {
+            if let Some(stem) = name.strip_suffix(".data") {
+                if stems.len() >= MAX_METAS {
+                    return Err(fail(format!(
+                        "{call}: there are more than {MAX_METAS} .data: keep the sum with state.add()"
+                    )));
+                }
+                stems.push(stem.to_owned());
+            }
+            Ok(())
+        })?;
+        let mut bytes = 0_u64;
+        for stem in stems {
+            limits::go_on()?;
+            let meta = self.read_meta(&format!("{stem}.meta"));
+            if meta.is_some_and(|meta| meta.from == sender)
+                && let Ok(about) = self.folder.dir().symlink_metadata(format!("{stem}.data"))
+            {
+                bytes = bytes.saturating_add(about.len());
+            }
+        }
+        Ok(whole(bytes))
+    }
+
+    fn reset(&mut self) -> Made<i64> {
+        let own = self.folder.user().name().as_str();
+        self.deeds
+            .act(
+                || "folder.reset()".to_owned(),
+                0,
+                || local::reset_failed(self.folder.dir(), own),
+            )
+            .map(|n| whole(n as u64))
             .map_err(|e| fail(format!("folder.reset(): {e}")))
     }
 
-    fn sweep(&mut self, days: i64) -> Result<i64, Box<EvalAltResult>> {
+    fn sweep(&mut self, days: i64) -> Made<i64> {
         let days = u64::try_from(days)
             .ok()
             .filter(|days| *days > 0)
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
-        let before = SystemTime::now()
-            .checked_sub(age)
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        let (dir, own) = (self.0.dir(), self.0.user().name().as_str());
+        let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+        let (dir, own) = (self.folder.dir(), self.folder.user().name().as_str());
         let swept = || {
             delivered::forget(dir)?;
             Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?)
         };
-        swept()
-            .map(count)
+        self.deeds
+            .act(|| format!("folder.sweep({days})"), 0, swept)
+            .map(|n| whole(n as u64))
             .map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))
     }
 }
 
-fn count(n: usize) -> i64 {
+fn whole(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn refuse(call: &str, name: &str, why: &str) -> Box<EvalAltResult> {
+    fail(format!("{call}: {} {why}", shown(name)))
+}
+
+fn cannot(call: &str, name: &str, error: &io::Error) -> Box<EvalAltResult> {
+    fail(format!("{call}: {} cannot be used: {error}", shown(name)))
+}
+
+/// The ending of a file that m2y itself writes and reads.
+fn ending_of(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    OWN.into_iter().find(|ending| name.ends_with(ending))
+}
+
+/// Whether scripts may change a file of that name: none changes what decides.
+fn changeable(call: &str, name: &str, config: &Config) -> Made<()> {
+    file::check_name(name).map_err(|why| refuse(call, name, why))?;
+    let is_hook = || {
+        Kind::ALL.iter().any(|kind| {
+            let scripts = config.scripts(kind.section());
+            scripts.iter().any(|hook| hook.eq_ignore_ascii_case(name))
+        })
+    };
+    if name.eq_ignore_ascii_case(CONFIG) || name.to_ascii_lowercase().ends_with(".rhai") {
+        return Err(refuse(call, name, "cannot be changed by a script"));
+    }
+    if is_hook() {
+        return Err(refuse(
+            call,
+            name,
+            "is a hook in m2y.config and cannot be changed by a script",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a file may get that name; `from` is the one that it has.
+fn new_name(call: &str, from: Option<&str>, name: &str, config: &Config) -> Made<()> {
+    changeable(call, name, config)?;
+    if name.chars().any(char::is_control) {
+        return Err(refuse(
+            call,
+            name,
+            "holds control characters: make a name with text.file_name()",
+        ));
+    }
+    // Whoever could write a .meta could have the user send any file.
+    match ending_of(name) {
+        Some(ending) if from.and_then(ending_of) != Some(ending) => Err(refuse(
+            call,
+            name,
+            "has an ending that is m2y's own: give it another one",
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<Handle>("Folder")
-        // folder.reset(): every .failed of the user's own becomes .meta again, its
-        // error cleared; how many
+        .register_fn("list", Handle::list)
+        .register_fn("list", Handle::list_like)
+        .register_fn("older", Handle::older)
+        .register_fn("exists", Handle::exists)
+        .register_fn("size", Handle::size)
+        .register_fn("modified", Handle::modified)
+        .register_fn("rename", Handle::rename)
+        .register_fn("move_to", Handle::move_to)
+        .register_fn("remove", Handle::remove)
+        .register_fn("head", Handle::head)
+        .register_fn("starts_with", Handle::starts_with)
+        .register_fn("read", Handle::read)
+        .register_fn("write", Handle::write)
+        .register_fn("bytes", Handle::bytes)
+        .register_fn("bytes_from", Handle::bytes_from)
         .register_fn("reset", Handle::reset)
-        // folder.sweep(days): removes partial files untouched for so long, and the .meta
-        // of files that were refused that long ago; how many. What was delivered more
-        // than 90 days ago is forgotten too: no sender tries again for so long.
         .register_fn("sweep", Handle::sweep);
 }

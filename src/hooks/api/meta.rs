@@ -4,12 +4,39 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rhai::{Dynamic, Engine, EvalAltResult};
 
-use super::{fail, from_dynamic, to_dynamic};
-use crate::meta::{MAX_TEXT, Meta, TEXT, is_extra};
+use super::{Function, fail, from_dynamic, to_dynamic};
+use crate::{
+    event::Kind,
+    meta::{MAX_TEXT, Meta, TEXT, is_extra},
+};
 
 /// Bytes of all further fields together that a script may leave: more than a sender
 /// can send, so that no sender can make a script fail by it.
 const MAX_EXTRA: usize = 98_304;
+
+pub(super) const FUNCTIONS: &[Function] = &[
+    Function::new(
+        "meta",
+        "meta.field",
+        "A field of the .meta: from, to, folder, filename, datetime, filesize, fileCRC, id, error, and any further one; () where there is none. Outside of an event of a file that was sent, meta is ().",
+        r#"
+assert_eq(meta.from, "zhenqiang");
+assert_eq(meta["no such field"], ());
+"#,
+    )
+    .only_at(&[Kind::Meta, Kind::Received]),
+    Function::new(
+        "meta",
+        "meta.field = value",
+        "Writes meta.error, which refuses the file in these words, or a further field, which is kept in the .meta and told to the sender; () takes it away.",
+        r#"
+meta.album = "holiday";
+meta.tags = ["sea", #{ year: 2018 }];
+assert_eq(meta.tags[1].year, 2018);
+"#,
+    )
+    .only_at(&[Kind::Meta, Kind::Received]),
+];
 
 /// `meta` in a script. Copies of it are the same document.
 #[derive(Clone)]
@@ -86,9 +113,7 @@ impl Handle {
 pub(super) fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<Handle>("Meta")
-        // meta.field and meta["field"]: the value, or () where there is none
         .register_indexer_get(|meta: &mut Handle, field: &str| meta.field(field))
-        // meta.error = "no", meta.album = "holiday", meta.album = () takes it out
         .register_indexer_set(|meta: &mut Handle, field: &str, value: Dynamic| {
             meta.set(field, value)
         });

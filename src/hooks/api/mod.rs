@@ -1,33 +1,116 @@
 //! What is in scope of a script, one file for each subject.
 
+pub mod assert;
 pub mod config;
+pub mod decision;
+pub mod deeds;
 pub mod folder;
+pub mod hash;
 pub mod log;
 pub mod meta;
+pub mod names;
 pub mod notify;
+pub mod send;
+pub mod state;
+pub mod test;
+pub mod text;
+pub mod time;
 
 use std::{fmt, sync::Arc};
 
 use rhai::{Dynamic, Engine, EvalAltResult, Map, Position, Scope};
 
+use deeds::Deeds;
+use state::State;
+
 use super::report::HookError;
 use crate::{
-    event::Event,
+    error::printable,
+    event::{Event, Kind},
     json::{self, JsonError, Value},
     meta::Meta,
 };
 
-/// Registers every function of every subject.
+/// One function of a script, described where it is registered.
+#[derive(Clone, Copy, Debug)]
+pub struct Function {
+    /// What it is about, which is also the name of the value that it is called on.
+    pub subject: &'static str,
+    /// How a script calls it.
+    pub signature: &'static str,
+    /// What it does.
+    pub says: &'static str,
+    /// A few lines that run as they are.
+    pub example: &'static str,
+    /// The events that it makes sense for; none means all.
+    pub events: &'static [Kind],
+}
+
+impl Function {
+    const fn new(
+        subject: &'static str,
+        signature: &'static str,
+        says: &'static str,
+        example: &'static str,
+    ) -> Self {
+        Self {
+            subject,
+            signature,
+            says,
+            example,
+            events: &[],
+        }
+    }
+
+    const fn only_at(mut self, events: &'static [Kind]) -> Self {
+        self.events = events;
+        self
+    }
+}
+
+/// Every function, by subject.
+pub fn functions() -> impl Iterator<Item = &'static Function> {
+    [
+        config::FUNCTIONS,
+        meta::FUNCTIONS,
+        decision::FUNCTIONS,
+        folder::FUNCTIONS,
+        names::FUNCTIONS,
+        hash::FUNCTIONS,
+        log::FUNCTIONS,
+        notify::FUNCTIONS,
+        send::FUNCTIONS,
+        state::FUNCTIONS,
+        text::FUNCTIONS,
+        time::FUNCTIONS,
+        assert::FUNCTIONS,
+        test::FUNCTIONS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// What a function of ours returns.
+pub(super) type Made<T> = Result<T, Box<EvalAltResult>>;
+
+/// Registers every function of every subject, but for what only tests of scripts have.
 pub fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<Failure>("Failure")
         .register_fn("to_string", |failure: &mut Failure| failure.to_string())
         .register_fn("to_debug", |failure: &mut Failure| failure.to_string());
     config::register(engine);
+    decision::register(engine);
     folder::register(engine);
+    hash::register(engine);
     log::register(engine);
     meta::register(engine);
+    names::register(engine);
     notify::register(engine);
+    send::register(engine);
+    state::register(engine);
+    text::register(engine);
+    time::register(engine);
 }
 
 /// The values that one call of a script works with.
@@ -35,7 +118,11 @@ pub struct Handles {
     meta: Option<meta::Handle>,
     config: config::Handle,
     folder: folder::Handle,
+    hash: hash::Handle,
     notify: notify::Handle,
+    send: send::Handle,
+    state: state::Handle,
+    time: time::Handle,
     log: log::Log,
     event: Map,
     user: Map,
@@ -43,23 +130,35 @@ pub struct Handles {
 
 impl Handles {
     /// The values for an event; `profile` is that of the folder's user.
-    pub fn new(event: &Event, profile: &json::Map<String, Value>, log: &log::Log) -> Self {
+    pub fn new(
+        event: &Event,
+        profile: &json::Map<String, Value>,
+        log: &log::Log,
+        deeds: &Deeds,
+        state: &Arc<dyn State>,
+    ) -> Self {
+        let folder = folder::Handle::new(event, deeds);
         let mut facts = Map::new();
         facts.insert("name".into(), event.kind.section().into());
         facts.insert("folder".into(), event.folder.name().as_str().into());
         facts.insert("user".into(), event.folder.user().name().as_str().into());
+        facts.insert("id".into(), event.id.to_string().into());
+        if let Some(file) = &event.file {
+            facts.insert("file".into(), file.as_str().into());
+        }
         if let Some(subject) = &event.subject {
             facts.insert("meta_file".into(), subject.meta_file().into());
             facts.insert("data_file".into(), subject.data_file().into());
-            if let Some(id) = subject.meta.id {
-                facts.insert("id".into(), id.to_string().into());
-            }
         }
         Self {
             meta: event.subject.as_ref().map(|s| meta::Handle::new(&s.meta)),
             config: config::Handle::new(&event.config),
-            folder: folder::Handle::new(&event.folder),
-            notify: notify::Handle::new(event.folder.user()),
+            hash: hash::Handle::new(&folder),
+            send: send::Handle::new(&folder, deeds),
+            state: state::Handle::new(&event.folder, deeds, state),
+            time: time::Handle::now(),
+            folder,
+            notify: notify::Handle::new(event.folder.user(), deeds),
             log: log.clone(),
             event: facts,
             user: profile
@@ -78,10 +177,30 @@ impl Handles {
         scope
             .push("config", self.config.clone())
             .push("folder", self.folder.clone())
+            .push("hash", self.hash.clone())
             .push("notify", self.notify.clone())
+            .push("state", self.state.clone())
+            .push("text", text::Handle)
+            .push("time", self.time.clone())
             .push("log", self.log.clone())
             .push("event", self.event.clone())
             .push("user", self.user.clone());
+    }
+
+    /// Puts the values that a test of hooks works with into a fresh scope.
+    pub(super) fn enter_test(&self, scope: &mut Scope<'_>) {
+        scope
+            .push("folder", self.folder.clone())
+            .push("hash", self.hash.clone())
+            .push("state", self.state.clone())
+            .push("text", text::Handle)
+            .push("time", self.time.clone())
+            .push("log", self.log.clone());
+    }
+
+    /// Runs a script that can call the functions which stand alone, like `send`.
+    pub fn during<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.send.during(run)
     }
 
     /// The meta as the script left it in `scope`.
@@ -114,11 +233,18 @@ impl fmt::Display for Failure {
 
 /// [`Failure`], as a function returns it.
 pub fn fail(sentence: impl Into<Arc<str>>) -> Box<EvalAltResult> {
-    let failure = Dynamic::from(Failure(sentence.into()));
-    Box::new(EvalAltResult::ErrorRuntime(failure, Position::NONE))
+    Box::new(EvalAltResult::ErrorRuntime(
+        failure(sentence),
+        Position::NONE,
+    ))
 }
 
-fn to_dynamic(value: &Value) -> Dynamic {
+/// [`Failure`] as a value.
+pub fn failure(sentence: impl Into<Arc<str>>) -> Dynamic {
+    Dynamic::from(Failure(sentence.into()))
+}
+
+pub(super) fn to_dynamic(value: &Value) -> Dynamic {
     match value {
         Value::Null => Dynamic::UNIT,
         Value::Bool(b) => (*b).into(),
@@ -136,7 +262,7 @@ fn to_dynamic(value: &Value) -> Dynamic {
     }
 }
 
-fn from_dynamic(value: &Dynamic) -> Result<Value, JsonError> {
+pub(super) fn from_dynamic(value: &Dynamic) -> Result<Value, JsonError> {
     fn convert(value: &Dynamic, depth: usize) -> Value {
         if let Ok(b) = value.as_bool() {
             b.into()
@@ -161,4 +287,126 @@ fn from_dynamic(value: &Dynamic) -> Result<Value, JsonError> {
     let value = convert(value, json::MAX_DEPTH + 1);
     json::check(&value)?;
     Ok(value)
+}
+
+/// A text of a script as an error shows it: whatever a sender put into it.
+fn shown(text: &str) -> String {
+    format!("\"{}\"", printable(text, 80))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{any::TypeId, collections::BTreeSet};
+
+    use super::*;
+    use crate::hooks::limits;
+
+    /// The value that it is called on, its name, how many arguments follow.
+    type Call = (String, String, usize);
+
+    fn call(subject: &str, name: &str, arguments: usize) -> Call {
+        (subject.to_owned(), name.to_owned(), arguments)
+    }
+
+    /// What descriptions say that there is.
+    fn described() -> BTreeSet<Call> {
+        functions()
+            .map(|function| {
+                let signature = function.signature;
+                let Some((name, arguments)) = signature.split_once('(') else {
+                    // `meta.field`, `meta.field = value`, `names[index]`
+                    return match signature.contains('=') {
+                        true => call(function.subject, "index$set$", 2),
+                        false => call(function.subject, "index$get$", 1),
+                    };
+                };
+                let arguments = arguments.strip_suffix(')').unwrap();
+                let count = match arguments {
+                    "" => 0,
+                    map if map.starts_with("#{") => 1,
+                    list => list.split(',').count(),
+                };
+                match name.split_once('.') {
+                    Some((subject, name)) => {
+                        assert_eq!(subject, function.subject, "{signature}");
+                        call(subject, name, count)
+                    }
+                    None => call("", name, count),
+                }
+            })
+            .collect()
+    }
+
+    /// What the engine says that there is.
+    fn registered() -> BTreeSet<Call> {
+        let mut engine = limits::engine();
+        assert::register(&mut engine);
+        test::register(&mut engine, &test::Stage::default());
+        let subjects = [
+            (TypeId::of::<config::Handle>(), "config"),
+            (TypeId::of::<folder::Handle>(), "folder"),
+            (TypeId::of::<hash::Handle>(), "hash"),
+            (TypeId::of::<log::Log>(), "log"),
+            (TypeId::of::<meta::Handle>(), "meta"),
+            (TypeId::of::<names::Names>(), "names"),
+            (TypeId::of::<notify::Handle>(), "notify"),
+            (TypeId::of::<state::Handle>(), "state"),
+            (TypeId::of::<text::Handle>(), "text"),
+            (TypeId::of::<time::Handle>(), "time"),
+        ];
+        let of = |function: rhai::FuncInfo<'_>| {
+            let about = function.metadata;
+            let first = about.param_types.first();
+            let subject = subjects.iter().find(|(of, _)| first == Some(of));
+            Some(match subject {
+                Some((_, subject)) => call(subject, &about.name, about.num_params - 1),
+                None => call("", &about.name, about.num_params),
+            })
+        };
+        engine
+            .collect_fn_metadata(None, of, false)
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn every_registered_function_is_described_and_every_described_one_registered() {
+        // What an error prints as, and what stands in the place of Rhai's own.
+        let exempt = [
+            call("", "to_string", 1),
+            call("", "to_debug", 1),
+            call("", "sleep", 1),
+            call("", "replace", 3),
+        ];
+        let mut registered = registered();
+        for call in &exempt {
+            assert!(registered.remove(call), "{call:?} is not there");
+        }
+        let described = described();
+        let undescribed: Vec<_> = registered.difference(&described).collect();
+        let unregistered: Vec<_> = described.difference(&registered).collect();
+        assert!(
+            undescribed.is_empty(),
+            "without a description: {undescribed:?}"
+        );
+        assert!(unregistered.is_empty(), "described only: {unregistered:?}");
+        assert_eq!(
+            functions().count(),
+            described.len(),
+            "one is described twice"
+        );
+    }
+
+    #[test]
+    fn descriptions_are_sentences_with_an_example() {
+        for function in functions() {
+            assert!(function.says.ends_with('.'), "{}", function.signature);
+            assert!(
+                !function.example.trim().is_empty(),
+                "{}",
+                function.signature
+            );
+        }
+    }
 }

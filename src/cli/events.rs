@@ -1,0 +1,216 @@
+use clap::{Args, Subcommand};
+
+use super::{RootArg, output, user_name};
+use crate::{
+    error::{Code, Error, printable},
+    json::{Value, pretty},
+    store::journal::{self, Entry, Journal, JournalError},
+};
+
+/// Look at what still has to happen: hooks that failed, mail that was not taken
+///
+/// Events whose hooks run after a file is safe, and what hooks ask for (e-mail,
+/// webhooks, files for others), are kept in ROOT/journal.sqlite until they are done. What
+/// fails is tried again, later each time, and given up after retry_limit attempts
+/// (m2y.ini); then it waits here for you. A running server takes over at once what you
+/// change.
+#[derive(Debug, Subcommand)]
+pub enum Events {
+    List(List),
+    Show(Show),
+    Replay(Choice),
+    Drop(Choice),
+}
+
+/// List what waits and what was given up, oldest first
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    root: RootArg,
+    /// Only those of this user's folders
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Only what was given up
+    #[arg(long)]
+    dead: bool,
+    /// At most so many
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    limit: u32,
+}
+
+/// Show all that is known of one
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    root: RootArg,
+    /// Its number, as `list` shows it
+    #[arg(value_name = "N")]
+    number: i64,
+}
+
+/// Try again now (`replay`), or forget (`drop`)
+#[derive(Debug, Args)]
+pub struct Choice {
+    #[command(flatten)]
+    root: RootArg,
+    /// All that was given up
+    #[arg(long, conflicts_with = "numbers")]
+    dead: bool,
+    /// Numbers, as `list` shows them
+    #[arg(value_name = "N", required_unless_present = "dead")]
+    numbers: Vec<i64>,
+}
+
+impl Events {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        match self {
+            Self::List(list) => list.run(json),
+            Self::Show(show) => show.run(json),
+            Self::Replay(choice) => {
+                let sql = "UPDATE task SET dead = 0, attempts = 0, due = 0";
+                choice.run(sql, "to be tried again", json).await
+            }
+            Self::Drop(choice) => choice.run("DELETE FROM task", "forgotten", json).await,
+        }
+    }
+}
+
+fn failed(error: impl Into<JournalError>) -> Error {
+    Error::new(Code::Failed, error.into().to_string())
+}
+
+fn open(root: &RootArg) -> Result<Journal, Error> {
+    Journal::open(&root.open()?).map_err(failed)
+}
+
+impl List {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let user = self.user.as_deref().map(user_name).transpose()?;
+        let user = user.as_ref().map(|name| name.as_str());
+        let db = open(&self.root)?.reader().map_err(failed)?;
+        let entries = journal::list(&db, user, self.limit).map_err(failed)?;
+        let mut shown = 0;
+        for entry in entries.iter().filter(|entry| entry.dead || !self.dead) {
+            shown += 1;
+            if json {
+                output::object(&facts(entry));
+            } else {
+                output::line(summary(entry));
+            }
+        }
+        if shown == 0 && !json {
+            output::line("nothing waits");
+        }
+        Ok(())
+    }
+}
+
+impl Show {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let db = open(&self.root)?.reader().map_err(failed)?;
+        let entry = journal::find(&db, self.number)
+            .map_err(failed)?
+            .ok_or_else(|| missing(self.number))?;
+        if json {
+            output::object(&facts(&entry));
+            return Ok(());
+        }
+        output::line(summary(&entry));
+        output::line(format_args!("  id    {}", entry.task.id));
+        if !entry.error.is_empty() {
+            for line in entry.error.lines() {
+                output::line(format_args!("  error {}", printable(line, 1_000)));
+            }
+        }
+        for line in pretty(&entry.task.body).lines() {
+            output::line(format_args!("  {}", printable(line, 1_000)));
+        }
+        Ok(())
+    }
+}
+
+impl Choice {
+    async fn run(self, sql: &'static str, done: &str, json: bool) -> Result<(), Error> {
+        let journal = open(&self.root)?;
+        let (numbers, dead) = (self.numbers.clone(), self.dead);
+        let changed = journal.write(true, move |db| {
+            if dead {
+                return Ok(vec![(0, db.execute(&format!("{sql} WHERE dead = 1"), [])?)]);
+            }
+            let mut changed = Vec::new();
+            for number in numbers {
+                let rows = db.execute(&format!("{sql} WHERE seq = ?1"), [number])?;
+                changed.push((number, rows));
+            }
+            Ok(changed)
+        });
+        let changed = changed.committed().await.map_err(failed)?;
+        let count: usize = changed.iter().map(|(_, rows)| rows).sum();
+        if json {
+            output::object(&[("status", "done".into()), ("changed", count.into())]);
+        } else {
+            output::line(format_args!("{count} {done}"));
+        }
+        let gone = changed
+            .iter()
+            .find(|(number, rows)| *number != 0 && *rows == 0);
+        gone.map_or(Ok(()), |(number, _)| Err(missing(*number)))
+    }
+}
+
+fn missing(number: i64) -> Error {
+    let sentence = format!("there is no event {number}: `m2y events list` shows them");
+    Error::new(Code::NotFound, sentence)
+}
+
+fn state(entry: &Entry) -> &'static str {
+    match (entry.dead, entry.attempts) {
+        (true, _) => "given up",
+        (false, 0) => "waits",
+        (false, _) => "failed",
+    }
+}
+
+fn summary(entry: &Entry) -> String {
+    let task = &entry.task;
+    let what = match &task.file {
+        Some(file) => file.clone(),
+        None => ["to", "url"]
+            .iter()
+            .find_map(|field| task.body.get(*field)?.as_str())
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    let first = entry.error.lines().next().unwrap_or_default();
+    let line = format!(
+        "{:>6}  {:<8}  {:<10}  {}/{}  {}  {} tried  {}",
+        entry.seq,
+        state(entry),
+        task.kind,
+        task.user,
+        task.folder,
+        printable(&what, 80),
+        entry.attempts,
+        printable(first, 200),
+    );
+    line.trim_end().to_owned()
+}
+
+fn facts(entry: &Entry) -> [(&'static str, Value); 13] {
+    let task = &entry.task;
+    [
+        ("number", entry.seq.into()),
+        ("state", state(entry).into()),
+        ("id", task.id.as_str().into()),
+        ("kind", task.kind.as_str().into()),
+        ("part", task.part.into()),
+        ("user", task.user.as_str().into()),
+        ("folder", task.folder.as_str().into()),
+        ("file", task.file.clone().into()),
+        ("body", Value::Object(task.body.clone())),
+        ("created", entry.created.into()),
+        ("due", entry.due.into()),
+        ("attempts", entry.attempts.into()),
+        ("error", entry.error.as_str().into()),
+    ]
+}

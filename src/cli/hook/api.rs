@@ -1,0 +1,160 @@
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use clap::Args;
+
+use crate::{
+    cli::{Failure, output},
+    error::{Code, Error},
+    hooks::{
+        api::{Function, functions},
+        check::did_you_mean,
+    },
+    json::Value,
+};
+
+/// Show what a script can call, with examples
+///
+/// By subject, which is also the name of the value that its functions are called on:
+/// config, meta, decision, folder, names, hash, log, notify, send, state, text, time; and
+/// for tests of hooks assert and test.
+#[derive(Debug, Args)]
+pub struct Api {
+    /// Only this subject
+    #[arg(value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// Write definition files for editors instead, one for each subject, into this
+    /// directory
+    #[arg(long, value_name = "DIR")]
+    definitions: Option<PathBuf>,
+}
+
+impl Api {
+    pub(super) fn run(self, json: bool) -> Result<(), Failure> {
+        let mut subjects: BTreeMap<&str, Vec<&Function>> = BTreeMap::new();
+        for function in functions() {
+            subjects.entry(function.subject).or_default().push(function);
+        }
+        if let Some(subject) = &self.subject {
+            if !subjects.contains_key(subject.as_str()) {
+                let hint = did_you_mean(subject, subjects.keys().copied());
+                let all: Vec<_> = subjects.keys().copied().collect();
+                let sentence = format!(
+                    "there is no subject {subject:?}, only {}{hint}",
+                    all.join(", ")
+                );
+                return Err(Error::new(Code::NotFound, sentence).into());
+            }
+            subjects.retain(|one, _| one == subject);
+        }
+        if let Some(dir) = &self.definitions {
+            fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
+        }
+        for (subject, functions) in &subjects {
+            if let Some(dir) = &self.definitions {
+                let path = dir.join(format!("{subject}.d.rhai"));
+                fs::write(&path, definitions(subject, functions))
+                    .map_err(|e| Error::io("write", &path, &e))?;
+                match json {
+                    true => output::object(&[("wrote", path.display().to_string().into())]),
+                    false => output::line(format_args!("wrote {}", path.display())),
+                }
+                continue;
+            }
+            for function in functions {
+                match json {
+                    true => object(function),
+                    false => print(function),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn events(function: &Function) -> Vec<&'static str> {
+    let events = function.events.iter();
+    events.map(|event| event.section()).collect()
+}
+
+fn object(function: &Function) {
+    let events = events(function).into_iter().map(Value::from).collect();
+    output::object(&[
+        ("subject", function.subject.into()),
+        ("signature", function.signature.into()),
+        ("says", function.says.into()),
+        ("example", function.example.trim().into()),
+        ("events", Value::Array(events)),
+    ]);
+}
+
+fn print(function: &Function) {
+    output::line(function.signature);
+    output::line(format_args!("    {}", function.says));
+    let events = events(function);
+    if !events.is_empty() {
+        output::line(format_args!("    At {}.", events.join(", ")));
+    }
+    output::line("");
+    for line in function.example.trim().lines() {
+        output::line(format_args!("        {line}"));
+    }
+    output::line("");
+}
+
+/// A definition file of Rhai's for one subject.
+fn definitions(subject: &str, functions: &[&Function]) -> String {
+    let mut text = "module static;\n".to_owned();
+    let kind = capitalised(subject);
+    // The names that `folder.list` gives are no value in scope.
+    if functions.iter().any(|f| f.signature.contains('.')) && subject != "names" {
+        text += &format!("\nlet {subject}: {kind};\n");
+    }
+    for function in functions {
+        text.push('\n');
+        for line in function.says.lines().chain(["", "```rhai"]) {
+            text += format!("/// {line}").trim_end();
+            text.push('\n');
+        }
+        for line in function.example.trim().lines().chain(["```"]) {
+            text += format!("/// {line}").trim_end();
+            text.push('\n');
+        }
+        text += &declaration(subject, &kind, function.signature);
+        text.push('\n');
+    }
+    text
+}
+
+fn declaration(subject: &str, kind: &str, signature: &str) -> String {
+    let Some((head, arguments)) = signature.split_once('(') else {
+        return match signature.contains('=') {
+            true => format!("fn index set({subject}: {kind}, key: ?, value: ?);"),
+            false => format!("fn index get({subject}: {kind}, key: ?) -> ?;"),
+        };
+    };
+    let arguments = arguments.trim_end_matches(')');
+    let mut parameters: Vec<String> = Vec::new();
+    let name = match head.split_once('.') {
+        Some((_, name)) => {
+            parameters.push(format!("{subject}: {kind}"));
+            name
+        }
+        None => head,
+    };
+    if arguments.starts_with("#{") {
+        parameters.push("fields: Map".to_owned());
+    } else {
+        let names = arguments
+            .split(',')
+            .map(str::trim)
+            .filter(|a| !a.is_empty());
+        parameters.extend(names.map(|argument| format!("{argument}: ?")));
+    }
+    format!("fn {name}({}) -> ?;", parameters.join(", "))
+}
+
+fn capitalised(word: &str) -> String {
+    let mut rest = word.chars();
+    let first = rest.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(rest).collect()
+}

@@ -1,0 +1,143 @@
+use clap::Args;
+
+use super::{RootArg, run::event};
+use crate::{
+    cli::{Failure, folder_name, output, user_name},
+    error::{Code, Error},
+    event::Kind,
+    root::{file, name::Name},
+};
+
+/// Write a script to begin with, and a test for it
+///
+/// NAME.rhai and NAME_test.rhai go into the folder, or without --user and --folder into
+/// ROOT/scripts/, where every folder finds them. Nothing is overwritten. The script runs
+/// once m2y.config names it; the line to add is printed.
+#[derive(Debug, Args)]
+pub struct New {
+    #[command(flatten)]
+    root: RootArg,
+    /// The name of the script, with .rhai or without
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule
+    #[arg(long, value_name = "EVENT", value_parser = event)]
+    event: Kind,
+    /// Whose folder
+    #[arg(long, value_name = "NAME", requires = "folder")]
+    user: Option<String>,
+    /// The folder
+    #[arg(long, value_name = "NAME", requires = "user")]
+    folder: Option<String>,
+}
+
+impl New {
+    pub(super) fn run(self, json: bool) -> Result<(), Failure> {
+        let stem = self.name.strip_suffix(".rhai").unwrap_or(&self.name);
+        let usage = |sentence: String| Error::new(Code::Usage, sentence);
+        let (script, test) = (format!("{stem}.rhai"), format!("{stem}_test.rhai"));
+        for name in [stem, &script, &test] {
+            Name::script(name).map_err(|e| usage(e.to_string()))?;
+        }
+        if stem == "lib" || stem.ends_with("_test") {
+            let sentence = format!("{script} would be no hook: choose another name");
+            return Err(usage(sentence).into());
+        }
+        let root = self.root.open()?;
+        let (dir, at) = match (&self.user, &self.folder) {
+            (Some(user), Some(folder)) => {
+                let folder = root
+                    .folder(&user_name(user)?, &folder_name(folder)?)
+                    .map_err(Error::from)?;
+                let dir = folder.dir().try_clone();
+                (dir, folder.path().to_owned())
+            }
+            _ => (root.dir().open_dir("scripts"), root.path().join("scripts")),
+        };
+        let dir = dir.map_err(|e| Error::io("open", &at, &e))?;
+        // Both or none: a script without its test says nothing of why.
+        for name in [&script, &test] {
+            if dir.symlink_metadata(name).is_ok() {
+                let sentence = format!("{} is there already", at.join(name).display());
+                return Err(Error::new(Code::Failed, sentence).into());
+            }
+        }
+        let (text, tests) = template(self.event, &script);
+        for (name, text) in [(&script, &text), (&test, &tests)] {
+            file::create(&dir, name, 0o644, text.as_bytes())
+                .map_err(|e| Error::io("write", &at.join(name), &e))?;
+        }
+        let line = match self.event {
+            Kind::Schedule => format!("30 2 * * * = {script}"),
+            _ => script.clone(),
+        };
+        let (script, test) = (at.join(&script), at.join(&test));
+        if json {
+            output::object(&[
+                ("status", "done".into()),
+                ("script", script.display().to_string().into()),
+                ("test", test.display().to_string().into()),
+                ("section", self.event.section().into()),
+                ("line", line.into()),
+            ]);
+            return Ok(());
+        }
+        output::line(format_args!("wrote {}", script.display()));
+        output::line(format_args!("wrote {}", test.display()));
+        output::line(format_args!(
+            "to run it, write into m2y.config below [{}]:",
+            self.event
+        ));
+        output::line(line);
+        Ok(())
+    }
+}
+
+/// A script and its test.
+fn template(event: Kind, script: &str) -> (String, String) {
+    let (when, body, test) = match event {
+        Kind::Meta => (
+            "before a byte of a file is taken",
+            "// `meta` is what the sender says of the file. reject(\"why\") refuses it, and the\n// sender reads why; at the end of the script the file is accepted.\n\nif meta.filesize > 100_000_000 {\n    reject(\"larger than 100 MB\");\n}\n",
+            "fn test_a_small_file_is_accepted() {\n    let result = run_script(\"SCRIPT\", \"OnMeta\", meta(#{ filesize: 1000 }));\n    assert_eq(result.outcome, \"accepted\");\n}\n\nfn test_a_large_file_is_refused() {\n    let result = run_script(\"SCRIPT\", \"OnMeta\", meta(#{ filesize: 100_000_001 }));\n    assert_eq(result.outcome, \"refused\");\n    assert_eq(result.words, \"larger than 100 MB\");\n}\n",
+        ),
+        Kind::Received => (
+            "when a file is safe, before the sender hears of it",
+            "// `event.data_file` is the file in the folder, `meta` what its sender said of it.\n// What fails here is run again later; the file stays.\n\nlog.info(`${meta.from} sent ${meta.filename}`);\nnotify.inbox(`${meta.from} sent ${meta.filename}`);\n",
+            "fn test_the_user_is_told() {\n    let sent = meta(#{ filename: \"sea.jpg\" });\n    let result = run_script(\"SCRIPT\", \"OnReceived\", sent);\n    assert_eq(result.outcome, \"accepted\");\n    assert_eq(result.inbox, [\"zhenqiang sent sea.jpg\"]);\n}\n",
+        ),
+        Kind::Startup => (
+            "when the server starts",
+            "// Where it fails, the folder takes no files until it succeeds.\n\nlet count = folder.list().len();\nlog.info(`${event.folder} has ${count} files`);\n",
+            "fn test_it_starts() {\n    let result = run_script(\"SCRIPT\", \"OnStartup\");\n    assert_eq(result.outcome, \"accepted\");\n}\n",
+        ),
+        Kind::Schedule => (
+            "at the times that stand before it in m2y.config, in UTC",
+            "// The times are as in cron: minute, hour, day of the month, month, day of the week.\n\nlet count = folder.list().len();\nlog.info(`${event.folder} has ${count} files`);\n",
+            "fn test_it_runs() {\n    let result = run_script(\"SCRIPT\", \"OnSchedule\");\n    assert_eq(result.outcome, \"accepted\");\n}\n",
+        ),
+        Kind::New | Kind::Changed | Kind::Deleted => (
+            match event {
+                Kind::New => "when a file appears in the folder",
+                Kind::Changed => "when a file of the folder changes",
+                _ => "when a file of the folder is gone",
+            },
+            "// `event.file` is its name; `meta` is () unless somebody sent the file.\n\nlog.info(`EVENT: ${event.file}`);\n",
+            "fn test_it_says_which_file() {\n    file(\"a.txt\", \"abc\");\n    let result = run_script(\"SCRIPT\", \"EVENT\", \"a.txt\");\n    assert_eq(result.outcome, \"accepted\");\n    assert_eq(result.log, [\"INFO EVENT: a.txt\"]);\n}\n",
+        ),
+    };
+    let fill = |text: &str| {
+        text.replace("SCRIPT", script)
+            .replace("EVENT", event.section())
+    };
+    (
+        format!(
+            "// Runs {when}.\n//\n// `m2y hook api` shows all that a script can call; `m2y hook test` runs the test.\n{}",
+            fill(body)
+        ),
+        format!(
+            "// Tests of {script}, for `m2y hook test`.\n\n{}",
+            fill(test)
+        ),
+    )
+}

@@ -1,0 +1,284 @@
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Args;
+
+use super::{RootArg, told};
+use crate::{
+    cli::{Failure, folder_name, output, read_file, user_name},
+    error::{Code, Error, printable},
+    event::{Event, EventId, Kind, Outcome, Subject, Verdict},
+    hooks::{
+        Hooks, Pinned,
+        dispatch::Dispatcher,
+        kept::SeenState,
+        notes::{Mode, Notes, Written},
+    },
+    json::{Map, Value},
+    meta::{self, Meta},
+    root::{file, folder::Folder},
+};
+
+/// Run the hooks of an event now, outside of any transfer, to see what they do
+///
+/// Nothing changes: scripts decide, and what they would do is printed as calls. Programs
+/// are not started and count as accepting. With --live everything happens: files change,
+/// programs run, and e-mails, webhooks and files for others go into the journal, from
+/// which a server that runs takes them at once.
+///
+/// OnMeta and OnReceived are about a file that somebody sent: --meta names its .meta, in
+/// the folder or anywhere else. OnNew, OnChanged and OnDeleted are about --file, a name in
+/// the folder.
+///
+/// Exit code 0: accepted or quarantined; 10: refused; 1: failed.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    root: RootArg,
+    /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule
+    #[arg(value_name = "EVENT", value_parser = event)]
+    event: Kind,
+    /// Whose folder
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// The folder
+    #[arg(long, value_name = "NAME")]
+    folder: String,
+    /// The .meta of the file that the event is about
+    #[arg(long, value_name = "FILE")]
+    meta: Option<PathBuf>,
+    /// The file in the folder that the event is about
+    #[arg(long, value_name = "NAME")]
+    file: Option<String>,
+    /// Only this script, named in m2y.config or not
+    #[arg(long, value_name = "SCRIPT")]
+    script: Option<String>,
+    /// Do what the hooks ask for, and start programs
+    #[arg(long)]
+    live: bool,
+}
+
+/// Reads the name of an event.
+pub fn event(text: &str) -> Result<Kind, String> {
+    Kind::of_section(text).ok_or_else(|| {
+        let events: Vec<_> = Kind::ALL.into_iter().map(Kind::section).collect();
+        format!("the events are {}", events.join(", "))
+    })
+}
+
+impl Run {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let root = self.root.open()?;
+        let folder = root
+            .folder(&user_name(&self.user)?, &folder_name(&self.folder)?)
+            .map_err(Error::from)?;
+        let event = self.to_event(&folder)?;
+        let before = event.subject.as_ref().map(|subject| subject.meta.clone());
+        let notes = Notes::default();
+        let mode = Mode {
+            live: self.live,
+            programs: self.live,
+            notes: Some(notes.clone()),
+        };
+        let settings = root.settings().map_err(Error::from)?;
+        let verdict = if self.live {
+            let dispatcher = Dispatcher::new(&root, &settings)?;
+            dispatcher.fire_by_hand(event, &mode).await
+        } else {
+            let state =
+                SeenState::new(&root).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+            let hooks = Hooks::new(&root, &settings, Arc::new(state));
+            hooks.fire_as(event, &Pinned::default(), &mode).await
+        };
+        let report = Report {
+            changed: changed(before.as_ref(), verdict.meta.as_ref()),
+            written: notes.take(),
+            live: self.live,
+            verdict,
+        };
+        match json {
+            true => report.object(),
+            false => report.print(),
+        }
+        let (word, words) = report.verdict.outcome.words();
+        let event = self.event;
+        match &report.verdict.outcome {
+            Outcome::Accepted | Outcome::Quarantined(_) => Ok(()),
+            Outcome::Refused(_) => Err(told(
+                json,
+                Code::Refused,
+                format!("[{event}] refused: {}", printable(words, 400)),
+            )),
+            Outcome::Failed | Outcome::Later => {
+                Err(told(json, Code::Failed, format!("[{event}] {word}")))
+            }
+        }
+    }
+
+    fn to_event(&self, folder: &Folder) -> Result<Event, Error> {
+        let usage = |sentence: String| Error::new(Code::Usage, sentence);
+        let kind = self.event;
+        let mut config = folder.read_config()?;
+        if let Some(script) = &self.script {
+            config.only(kind.section(), script);
+        }
+        let mut file = self.file.clone();
+        if let Some(name) = &file {
+            file::check_name(name).map_err(|why| usage(format!("{name:?} {why}")))?;
+            if kind != Kind::Deleted && !folder.path_of(name).is_file() {
+                let sentence = format!("there is no file {name:?} in the folder");
+                return Err(Error::new(Code::NotFound, sentence));
+            }
+        }
+        let subject = match &self.meta {
+            Some(path) => {
+                let meta = Meta::from_file(&read_file(path)?).map_err(|e| {
+                    Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
+                })?;
+                let stem = path.file_stem().and_then(|stem| stem.to_str());
+                let stem = stem.unwrap_or("file").to_owned();
+                Some(Subject { meta, stem })
+            }
+            None => file.as_deref().and_then(|name| known(folder, name)),
+        };
+        match (kind, &subject, &file) {
+            (Kind::Meta | Kind::Received, None, _) => {
+                return Err(usage(format!(
+                    "{kind} is about a file that was sent: name its .meta with --meta"
+                )));
+            }
+            (Kind::New | Kind::Changed | Kind::Deleted, None, None) => {
+                return Err(usage(format!(
+                    "{kind} is about a file: name it with --file"
+                )));
+            }
+            _ => {}
+        }
+        if let (None, Some(subject)) = (&file, &subject) {
+            file = Some(subject.data_file());
+        }
+        let id = match subject.as_ref().and_then(|subject| subject.meta.id) {
+            Some(id) => id.into(),
+            None => EventId::new().map_err(|e| Error::new(Code::Failed, e.to_string()))?,
+        };
+        Ok(Event {
+            id,
+            kind,
+            folder: folder.clone(),
+            config: Arc::new(config),
+            file,
+            subject,
+        })
+    }
+}
+
+/// What is known of a file of the folder that somebody sent.
+fn known(folder: &Folder, name: &str) -> Option<Subject> {
+    let (stem, _) = name.rsplit_once('.')?;
+    let text = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
+    Some(Subject {
+        meta: Meta::from_file(&text).ok()?,
+        stem: stem.to_owned(),
+    })
+}
+
+/// The fields that hooks may write and that differ; null for one that is gone.
+fn changed(before: Option<&Meta>, after: Option<&Meta>) -> Map<String, Value> {
+    let fields = |meta: Option<&Meta>| {
+        let mut fields = meta.map(|meta| meta.extra.clone()).unwrap_or_default();
+        let error = meta.map(|meta| meta.error.as_str()).unwrap_or_default();
+        fields.insert("error".to_owned(), error.into());
+        fields
+    };
+    let (before, after) = (fields(before), fields(after));
+    let mut changed = Map::new();
+    for field in before.keys().chain(after.keys()) {
+        if before.get(field) != after.get(field) {
+            let value = after.get(field).cloned().unwrap_or(Value::Null);
+            changed.insert(field.clone(), value);
+        }
+    }
+    changed
+}
+
+struct Report {
+    verdict: Verdict,
+    changed: Map<String, Value>,
+    written: Written,
+    live: bool,
+}
+
+impl Report {
+    /// What is done after the verdict: nothing, where hooks object.
+    fn effects(&self) -> Vec<String> {
+        if self.verdict.outcome.objection().is_some() {
+            return Vec::new();
+        }
+        let effects = self.verdict.effects.iter();
+        effects.map(ToString::to_string).collect()
+    }
+
+    fn print(&self) {
+        for line in &self.written.log {
+            output::line(printable(line, 1_000));
+        }
+        for run in &self.verdict.runs {
+            let (word, words) = run.outcome.words();
+            let why = run.error.as_deref().unwrap_or(words);
+            let took = run.took.as_secs_f64() * 1_000.0;
+            let script = printable(&run.script, 80);
+            output::line(format_args!("{script}: {word} in {took:.1} ms"));
+            for line in why.lines() {
+                output::line(format_args!("    {}", printable(line, 1_000)));
+            }
+        }
+        if self.verdict.runs.is_empty() {
+            output::line("no script runs at this event");
+        }
+        for (field, value) in &self.changed {
+            let value = printable(&value.to_string(), 1_000);
+            output::line(format_args!("meta.{field} = {value}"));
+        }
+        for deed in &self.written.spared {
+            output::line(format_args!("would do {}", printable(deed, 1_000)));
+        }
+        let queued = if self.live {
+            "in the journal"
+        } else {
+            "would do"
+        };
+        for effect in self.effects() {
+            output::line(format_args!("{queued} {}", printable(&effect, 1_000)));
+        }
+        output::line(self.verdict.outcome.words().0);
+    }
+
+    fn object(&self) {
+        let (word, words) = self.verdict.outcome.words();
+        let texts = |lines: &[String]| -> Value {
+            lines
+                .iter()
+                .map(|line| Value::from(line.as_str()))
+                .collect()
+        };
+        let runs = self.verdict.runs.iter().map(|run| {
+            let mut object = Map::new();
+            let (word, words) = run.outcome.words();
+            object.insert("script".to_owned(), run.script.as_str().into());
+            object.insert("verdict".to_owned(), word.into());
+            object.insert("words".to_owned(), words.into());
+            object.insert("error".to_owned(), run.error.clone().into());
+            object.insert("seconds".to_owned(), run.took.as_secs_f64().into());
+            Value::Object(object)
+        });
+        output::object(&[
+            ("status", word.into()),
+            ("words", words.into()),
+            ("live", self.live.into()),
+            ("runs", runs.collect()),
+            ("changed", Value::Object(self.changed.clone())),
+            ("log", texts(&self.written.log)),
+            ("spared", texts(&self.written.spared)),
+            ("effects", texts(&self.effects())),
+        ]);
+    }
+}

@@ -1,0 +1,233 @@
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use tokio::{runtime::Handle, task};
+
+use super::{RootArg, Where, told};
+use crate::{
+    cli::{Failure, output},
+    error::{Code, Error, printable},
+    hooks::{
+        report::HookError,
+        trial::{Suite, Tester},
+    },
+    json::Value,
+    root::{Root, folder::CONFIG},
+};
+
+/// Run the tests that lie beside hooks: every *_test.rhai
+///
+/// Each function test_...() without parameters is a test. It runs in a made-up root of
+/// its own, with the user roland-frei, the contact zhenqiang, and a folder `photo` that
+/// has copies of the m2y.config, the scripts and the programs beside the test. There it
+/// lets events happen and looks at what came of them:
+///
+///   fn test_strangers_are_refused() {
+///       config("permission", "zhenqiang", "no");
+///       let result = run("OnMeta", meta(#{ filename: "a.jpg" }));
+///       assert_eq(result.outcome, "refused");
+///       assert_eq(result.words, "no permission");
+///   }
+///
+/// Files, state and inbox.log really change there; e-mails, webhooks and files for others
+/// are listed in `effects` of the result and never sent. `m2y hook api test` shows all
+/// that a test can call; `state` and `folder` are those of the made-up folder.
+///
+/// Without DIR it tests every folder of the root, and ROOT/scripts. A program counts as
+/// accepting and is not started, unless --programs is given.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Test {
+    #[command(flatten)]
+    root: RootArg,
+    #[command(flatten)]
+    only: Where,
+    /// Start programs too: they do what they want
+    #[arg(long)]
+    programs: bool,
+    /// Directories with scripts, which need not lie in a root
+    #[arg(value_name = "DIR", conflicts_with_all = ["user", "folder"])]
+    dirs: Vec<PathBuf>,
+}
+
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
+
+impl Test {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let suites = self.suites()?;
+        let runtime = Handle::current();
+        let begun = Instant::now();
+        let all = move || {
+            let tester = Tester::new(runtime);
+            let mut count = Count::default();
+            for suite in &suites {
+                test_suite(&tester, suite, &mut count, json)?;
+            }
+            Ok::<_, Error>(count)
+        };
+        // Tests wait for their hooks, which a thread of the network must not.
+        let count = task::spawn_blocking(all)
+            .await
+            .map_err(|_| Error::new(Code::Failed, "a test ended the thread that it ran on"))??;
+        close(&count, begun.elapsed(), json);
+        match count.failed {
+            0 => Ok(()),
+            n => {
+                let all = count.passed + n;
+                let sentence = format!("{n} of {all} tests failed");
+                Err(told(json, Code::Failed, sentence))
+            }
+        }
+    }
+
+    fn suites(&self) -> Result<Vec<Suite>, Error> {
+        let programs = self.programs;
+        if !self.dirs.is_empty() {
+            let suite = |dir: &PathBuf| {
+                let is_dir = dir.metadata().map(|about| about.is_dir());
+                match is_dir {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let sentence = format!("{} is no directory", dir.display());
+                        return Err(Error::new(Code::Usage, sentence));
+                    }
+                    Err(e) => return Err(Error::io("open", dir, &e)),
+                }
+                // A folder of a root has the scripts of that root.
+                let root = Root::around(&dir.join(CONFIG));
+                Ok(Suite {
+                    dir: dir.clone(),
+                    shared: root.map(|root| root.join("scripts")).filter(|s| s.is_dir()),
+                    programs,
+                })
+            };
+            return self.dirs.iter().map(suite).collect();
+        }
+        let root = self.root.open()?;
+        let scripts = root.path().join("scripts");
+        let shared = scripts.is_dir().then_some(scripts);
+        let mut suites = Vec::new();
+        if let (Some(dir), true) = (&shared, self.only.is_everywhere()) {
+            suites.push(Suite {
+                dir: dir.clone(),
+                shared: shared.clone(),
+                programs,
+            });
+        }
+        for folder in self.only.folders(&root)? {
+            suites.push(Suite {
+                dir: folder.path().to_owned(),
+                shared: shared.clone(),
+                programs,
+            });
+        }
+        Ok(suites)
+    }
+}
+
+fn test_suite(tester: &Tester, suite: &Suite, count: &mut Count, json: bool) -> Result<(), Error> {
+    let files = suite
+        .files()
+        .map_err(|e| Error::io("read", &suite.dir, &e))?;
+    for name in files {
+        let shown = suite.dir.join(&name).display().to_string();
+        let file = match tester.compile(suite, &name) {
+            Ok(file) => file,
+            Err(error) => {
+                report(
+                    &shown,
+                    "",
+                    Duration::ZERO,
+                    Some((&error, None)),
+                    count,
+                    json,
+                );
+                continue;
+            }
+        };
+        for test in &file.tests {
+            let tested = tester.run(suite, &file, test).map_err(|e| {
+                let sentence = format!("cannot make a root for the test {shown}: {test}: {e}");
+                Error::new(Code::Failed, sentence)
+            })?;
+            let failure = tested.failure.as_ref();
+            let failure = failure.map(|error| (error, tested.note.as_deref()));
+            report(&shown, test, tested.took, failure, count, json);
+        }
+    }
+    Ok(())
+}
+
+/// Tells how one test ended; one without a name is a file that does not compile.
+fn report(
+    file: &str,
+    test: &str,
+    took: Duration,
+    failure: Option<(&HookError, Option<&str>)>,
+    count: &mut Count,
+    json: bool,
+) {
+    match failure {
+        None => count.passed += 1,
+        Some(_) => count.failed += 1,
+    }
+    let outcome = if failure.is_none() { "ok" } else { "failed" };
+    if json {
+        let mut fields = vec![
+            ("status", Value::from(outcome)),
+            ("file", file.into()),
+            ("test", test.into()),
+            ("seconds", took.as_secs_f64().into()),
+        ];
+        if let Some((error, note)) = failure {
+            fields.push(("error", error.to_string().into()));
+            if let HookError::Script(place) = error {
+                let (_, message, line, column) = place.parts();
+                fields.push(("message", message.into()));
+                fields.push(("line", line.into()));
+                fields.push(("column", column.into()));
+            }
+            fields.push(("last_event", note.into()));
+        }
+        output::object(&fields);
+        return;
+    }
+    let word = if failure.is_none() { "ok" } else { "FAILED" };
+    let test = if test.is_empty() { "(compiled)" } else { test };
+    output::line(format_args!("test {file}: {test} ... {word}"));
+    if let Some((error, note)) = failure {
+        let note = note.map(|note| format!("the last event was {note}"));
+        for line in [Some(error.to_string()), note].iter().flatten() {
+            for line in line.lines() {
+                output::line(format_args!("    {}", printable(line, 1_000)));
+            }
+        }
+    }
+}
+
+fn close(count: &Count, took: Duration, json: bool) {
+    let Count { passed, failed } = *count;
+    let outcome = if failed == 0 { "ok" } else { "failed" };
+    if json {
+        output::object(&[
+            ("status", "summary".into()),
+            ("result", outcome.into()),
+            ("passed", passed.into()),
+            ("failed", failed.into()),
+            ("seconds", took.as_secs_f64().into()),
+        ]);
+        return;
+    }
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    output::line(format_args!(
+        "test result: {word}. {passed} passed; {failed} failed; finished in {:.2}s",
+        took.as_secs_f64()
+    ));
+}

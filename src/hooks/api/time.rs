@@ -1,0 +1,120 @@
+//! `time`: one moment for a whole run of a script, always in UTC.
+
+use jiff::{Timestamp, Zoned, civil::DateTime, fmt::strtime, tz::TimeZone};
+use rhai::Engine;
+
+use super::{Function, Made, fail, shown};
+use crate::meta::DATETIME;
+
+/// The longest format, in bytes; a part of it stands for 255 at most.
+const MAX_FORMAT: usize = 64;
+
+pub(super) const FUNCTIONS: &[Function] = &[
+    Function::new(
+        "time",
+        "time.now()",
+        "Seconds since 1970-01-01. It is the same moment in the whole run of a script.",
+        r#"
+let age = time.now() - folder.modified(event.data_file);
+assert(age < 3600);
+"#,
+    ),
+    Function::new(
+        "time",
+        "time.date()",
+        "The date in UTC, like 2026-11-21.",
+        r#"
+meta.album = time.date();
+assert_eq(time.date(), time.format(time.now(), "%Y-%m-%d"));
+"#,
+    ),
+    Function::new(
+        "time",
+        "time.clock()",
+        "The time of day in UTC, like 23:59:59.",
+        r#"
+if time.clock() < "00:00:00" { reject("not at night"); }
+assert_eq(time.clock().len(), 8);
+"#,
+    ),
+    Function::new(
+        "time",
+        "time.format(seconds, format)",
+        "Writes seconds since 1970 as strftime(3) does, in UTC: %Y year, %m month, %d day, %H hour, %M minute, %S second, %j day of the year, %V week, %A name of the day.",
+        r#"
+assert_eq(time.format(1546214399, "%Y/%m"), "2018/12");
+assert_eq(time.format(1546214399, "%d.%m.%Y %H:%M"), "30.12.2018 23:59");
+"#,
+    ),
+    Function::new(
+        "time",
+        "time.weekday()",
+        "The day of the week in UTC, 1 for Monday to 7 for Sunday.",
+        r#"
+if time.weekday() > 7 { reject("not on this day"); }
+assert_eq(`${time.weekday()}`, time.format(time.now(), "%u"));
+"#,
+    ),
+    Function::new(
+        "time",
+        "time.parse(datetime)",
+        "Seconds since 1970 of a moment in UTC as a .meta writes it, like 30-12-2018_23-59-59.",
+        r#"
+assert_eq(time.parse("30-12-2018_23-59-59"), 1546214399);
+let sent = time.parse(meta.datetime);
+"#,
+    ),
+];
+
+/// `time` in a script.
+#[derive(Clone)]
+pub struct Handle(Zoned);
+
+impl Handle {
+    pub(super) fn now() -> Self {
+        Self(Timestamp::now().to_zoned(TimeZone::UTC))
+    }
+}
+
+fn format(seconds: i64, format: &str) -> Made<String> {
+    let call = "time.format()";
+    if format.len() > MAX_FORMAT {
+        return Err(fail(format!(
+            "{call}: a format may have {MAX_FORMAT} bytes"
+        )));
+    }
+    let wrong = |e: jiff::Error| fail(format!("{call}: {e}"));
+    let moment = Timestamp::from_second(seconds)
+        .map_err(wrong)?
+        .to_zoned(TimeZone::UTC);
+    strtime::format(format, &moment).map_err(wrong)
+}
+
+fn parse(text: &str) -> Made<i64> {
+    DateTime::strptime(DATETIME, text)
+        .and_then(|moment| moment.to_zoned(TimeZone::UTC))
+        .map(|moment| moment.timestamp().as_second())
+        .map_err(|_| {
+            let text = shown(text);
+            fail(format!(
+                "time.parse(): {text} is no moment like 30-12-2018_23-59-59"
+            ))
+        })
+}
+
+pub(super) fn register(engine: &mut Engine) {
+    engine
+        .register_type_with_name::<Handle>("Time")
+        .register_fn("now", |time: &mut Handle| time.0.timestamp().as_second())
+        .register_fn("date", |time: &mut Handle| time.0.date().to_string())
+        .register_fn("clock", |time: &mut Handle| {
+            time.0.strftime("%H:%M:%S").to_string()
+        })
+        .register_fn("format", |_: &mut Handle, seconds: i64, text: &str| {
+            format(seconds, text)
+        })
+        .register_fn("weekday", |time: &mut Handle| {
+            i64::from(time.0.weekday().to_monday_one_offset())
+        })
+        .register_fn("parse", |_: &mut Handle, text: &str| parse(text));
+}

@@ -1,0 +1,154 @@
+//! Where the script is that a line of m2y.config names: in the folder, in
+//! `ROOT/scripts/`, or among the bundled ones.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use cap_std::fs::Dir;
+
+use super::{
+    bundled, limits,
+    report::HookError,
+    script::{Part, Source},
+};
+use crate::{
+    error::printable,
+    root::{
+        Root,
+        file::{self, Stamp},
+        folder::Folder,
+        name::Name,
+        settings::Programs,
+    },
+};
+
+/// What was found.
+pub enum Found {
+    /// A script, to be run inside.
+    Script(Source),
+    /// A program, to be started.
+    Executable(PathBuf),
+}
+
+/// Functions for the scripts beside them; those of `ROOT/scripts/` are for all.
+pub const SHARED: &str = "lib.rhai";
+
+/// Where the script of a line lies, in a word for people; `None` where it is missing.
+pub fn place(root: &Root, folder: &Folder, line: &str) -> Option<&'static str> {
+    let is_script = line.ends_with(".rhai");
+    Name::script(line).ok()?;
+    if folder.path_of(line).is_file() {
+        return Some(if is_script {
+            "folder"
+        } else {
+            "folder, a program"
+        });
+    }
+    if root.path().join("scripts").join(line).is_file() {
+        return Some(if is_script {
+            "scripts/"
+        } else {
+            "scripts/, a program"
+        });
+    }
+    bundled::find(line).map(|_| "bundled")
+}
+
+/// Finds what a line of m2y.config names. Only where there is nothing of that name the
+/// search goes on: what is there and cannot be read must not make way for another one.
+pub fn find(
+    root: &Root,
+    folder: &Folder,
+    programs: &Programs,
+    line: &str,
+) -> Result<Found, HookError> {
+    let name = Name::script(line).map_err(|source| HookError::Name {
+        line: printable(line, 80),
+        source,
+    })?;
+    let unreadable = |source: io::Error| HookError::Unreadable {
+        script: name.to_string(),
+        source,
+    };
+    let forbidden = || HookError::Forbidden {
+        script: name.to_string(),
+    };
+    let is_script = line.ends_with(".rhai");
+    let shared = match root.dir().open_dir("scripts") {
+        Ok(dir) => Some(Arc::new(dir)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(unreadable(e)),
+    };
+    let scripts = root.path().join("scripts");
+    let in_folder = Stamp::of(folder.dir(), line).map_err(unreadable)?;
+    let in_shared = match &shared {
+        Some(dir) if in_folder.is_none() => Stamp::of(dir, line).map_err(unreadable)?,
+        _ => None,
+    };
+    let (key, own) = match (in_folder, in_shared, &shared) {
+        (Some(stamp), ..) => {
+            let path = folder.path_of(line);
+            if !is_script {
+                let allowed = programs.in_folder_of(folder.user().name());
+                return allowed
+                    .then_some(Found::Executable(path))
+                    .ok_or_else(forbidden);
+            }
+            (path, part(line, line, stamp, folder.dir()))
+        }
+        (None, Some(stamp), Some(dir)) => {
+            let path = scripts.join(line);
+            if !is_script {
+                let allowed = *programs != Programs::None;
+                return allowed
+                    .then_some(Found::Executable(path))
+                    .ok_or_else(forbidden);
+            }
+            (path, part(line, line, stamp, dir))
+        }
+        _ => {
+            let (name, text) =
+                bundled::find(line).ok_or_else(|| HookError::Missing(name.to_string()))?;
+            let part = Part {
+                name: name.to_owned(),
+                stamp: None,
+                read: Box::new(|| Ok(text.to_owned())),
+            };
+            return Ok(Found::Script(Source {
+                name: name.to_owned(),
+                key: name.into(),
+                parts: vec![part],
+            }));
+        }
+    };
+    let mut parts = Vec::with_capacity(3);
+    if let Some(dir) = &shared
+        && let Some(stamp) = Stamp::of(dir, SHARED).map_err(unreadable)?
+    {
+        parts.push(part("scripts/lib.rhai", SHARED, stamp, dir));
+    }
+    if let Some(stamp) = Stamp::of(folder.dir(), SHARED).map_err(unreadable)? {
+        parts.push(part(SHARED, SHARED, stamp, folder.dir()));
+    }
+    parts.push(own);
+    // A script of the root means something else beside another lib.rhai.
+    let key = match parts.len() {
+        1 => key,
+        _ => folder
+            .path()
+            .join(key.strip_prefix(root.path()).unwrap_or(&key)),
+    };
+    Ok(Found::Script(Source {
+        name: line.to_owned(),
+        key,
+        parts,
+    }))
+}
+
+fn part(name: &str, file: &str, stamp: Stamp, dir: &Arc<Dir>) -> Part {
+    let (dir, file) = (dir.clone(), file.to_owned());
+    Part {
+        name: name.to_owned(),
+        stamp: Some(stamp),
+        read: Box::new(move || file::read_text(&dir, file, limits::MAX_SOURCE)),
+    }
+}

@@ -1,0 +1,194 @@
+//! What hooks themselves do to the files of a folder, so that no hook runs for it.
+//!
+//! A script acts through the host, which notes each file as the script left it: a later
+//! change by a person differs from that and is news. A program does what it likes, and
+//! nothing tells who changed a file. So what changes in a folder while a program runs
+//! there counts as the program's, by the time of the change that the file system keeps,
+//! and of what was deleted by the time at which that was seen.
+//!
+//! The limits: what a person does in the folder just then fires nothing, unless it began
+//! before the program did. What a program leaves running (`setsid`) is a stranger like any
+//! other. None of this outlives the server. A file that m2y stores is always news.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    root::folder::Folder,
+    store::known::{Print, nanos},
+};
+
+/// Files of one folder that are noted at the same time.
+const MAX_NOTES: usize = 65_536;
+
+/// Times in one folder that are remembered.
+const MAX_RUNS: usize = 4_096;
+
+/// What hooks did, in all folders. Copies of it are the same one.
+#[derive(Clone)]
+pub struct Own {
+    folders: Arc<Mutex<HashMap<PathBuf, Deeds>>>,
+    settle: Duration,
+}
+
+#[derive(Default)]
+struct Deeds {
+    notes: HashMap<String, (Note, Instant)>,
+    running: usize,
+    /// Times in which programs ran, in nanoseconds since 1970; the last one may go on.
+    runs: VecDeque<(i64, Option<i64>)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Note {
+    /// A script left it so.
+    Left(Option<Print>),
+    /// m2y stores it.
+    Arrives,
+}
+
+/// When a file changed, in nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct When {
+    /// As the file system has it; `None` for a file that is gone.
+    pub changed: Option<i64>,
+    /// When the first of the changes was seen; `None` if none was.
+    pub first: Option<i64>,
+    /// When the last of them was seen.
+    pub last: Option<i64>,
+}
+
+impl Own {
+    /// Nothing yet. `settle` is how long a file has to rest until it is looked at.
+    pub fn new(settle: Duration) -> Self {
+        Self {
+            folders: Arc::default(),
+            settle,
+        }
+    }
+
+    /// A script has just written, replaced or removed this file of the folder.
+    pub fn note(&self, folder: &Folder, file: &str) {
+        let left = folder.dir().symlink_metadata(file).ok();
+        let left = left.and_then(|about| Print::of(&about));
+        self.put(folder, file, Note::Left(left));
+    }
+
+    /// m2y is about to store a file under this name.
+    pub fn arrives(&self, folder: &Folder, file: &str) {
+        self.put(folder, file, Note::Arrives);
+    }
+
+    /// A program runs in the folder until what this returns is dropped.
+    pub fn program(&self, folder: &Folder) -> Program {
+        // The clock that file systems go by: it may lag behind the exact one.
+        let clock = clock_gettime(ClockId::RealtimeCoarse);
+        let since = nanos(clock.tv_sec, clock.tv_nsec);
+        let mut folders = self.lock();
+        let deeds = folders.entry(folder.path().to_owned()).or_default();
+        if deeds.running == 0 {
+            let before = since.saturating_sub(nanos_of(self.kept()));
+            deeds
+                .runs
+                .retain(|(_, until)| until.is_none_or(|until| until > before));
+            if deeds.runs.len() >= MAX_RUNS {
+                deeds.runs.pop_front();
+            }
+            deeds.runs.push_back((since, None));
+        }
+        deeds.running = deeds.running.saturating_add(1);
+        Program {
+            own: self.clone(),
+            folder: folder.path().to_owned(),
+        }
+    }
+
+    /// Whether hooks themselves made a file of that folder what it is.
+    pub(super) fn has(&self, folder: &Path, file: &str, is: Option<Print>, when: When) -> bool {
+        let mut folders = self.lock();
+        let Some(deeds) = folders.get_mut(folder) else {
+            return false;
+        };
+        match deeds.notes.get(file) {
+            Some((Note::Arrives, _)) => {
+                deeds.notes.remove(file);
+                return false;
+            }
+            Some((Note::Left(left), _)) if *left == is => {
+                deeds.notes.remove(file);
+                return true;
+            }
+            _ => {}
+        }
+        let during = |at: i64, grace: i64| {
+            deeds.runs.iter().any(|(since, until)| {
+                *since <= at && until.is_none_or(|until| at <= until.saturating_add(grace))
+            })
+        };
+        let grace = nanos_of(self.settle);
+        match when.changed {
+            Some(changed) => {
+                during(changed, 0) && when.first.is_none_or(|first| during(first, grace))
+            }
+            None => when.last.is_some_and(|last| during(last, grace)),
+        }
+    }
+
+    fn put(&self, folder: &Folder, file: &str, note: Note) {
+        let now = Instant::now();
+        let kept = self.kept();
+        let mut folders = self.lock();
+        let notes = &mut folders.entry(folder.path().to_owned()).or_default().notes;
+        if notes.len() >= MAX_NOTES {
+            notes.retain(|_, (_, noted)| now.saturating_duration_since(*noted) < kept);
+        }
+        // Beyond that a script hears of its own work: better than a server without memory.
+        if notes.len() < MAX_NOTES {
+            notes.insert(file.to_owned(), (note, now));
+        }
+    }
+
+    /// How long something is remembered: a file may be looked at so much later.
+    fn kept(&self) -> Duration {
+        self.settle.saturating_mul(64) + Duration::from_secs(10)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Deeds>> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A program that runs in a folder.
+#[must_use]
+pub struct Program {
+    own: Own,
+    folder: PathBuf,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let until = now();
+        if let Some(deeds) = self.own.lock().get_mut(&self.folder) {
+            deeds.running = deeds.running.saturating_sub(1);
+            if let (0, Some(run)) = (deeds.running, deeds.runs.back_mut()) {
+                run.1 = Some(until);
+            }
+        }
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    nanos_of(since.unwrap_or_default())
+}
+
+pub(super) fn nanos_of(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}

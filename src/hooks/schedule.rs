@@ -1,0 +1,185 @@
+//! `[OnSchedule]`: scripts that run at times, as cron has them, in UTC.
+//!
+//! ```ini
+//! [OnSchedule]
+//! */10 * * * * = digest.rhai
+//! 30 2 1 * * = sweep.rhai report.rhai
+//! ```
+//!
+//! At each minute every m2y.config is read again, and each line that is due fires by
+//! itself. A line that still runs is passed over, and so are the minutes of a machine that
+//! slept; nothing waits in a queue, and nothing is made up for.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::{self, JoinSet},
+    time::sleep,
+};
+use tracing::{error, info, warn};
+
+use super::{
+    Pinned,
+    dispatch::{Dispatcher, stopped},
+};
+use crate::{
+    event::{Event, EventId, Kind},
+    root::{
+        Root, RootError,
+        config::{Config, Line},
+        folder::Folder,
+    },
+    store::journal,
+};
+
+/// Minutes that are made up for, where the clock jumps or the machine was busy.
+const LATE: u64 = 5;
+
+/// Lines of a schedule that are due after the minute `from`, until the minute `to` and with
+/// it; minutes since 1970. A line that is due more than once is there once.
+pub fn due_between(config: &Config, from: u64, to: u64) -> Vec<Line> {
+    let from = from.max(to.saturating_sub(LATE));
+    let minutes = || from.saturating_add(1)..=to;
+    config
+        .schedule()
+        .filter(|line| minutes().any(|minute| line.is_due(minute)))
+        .collect()
+}
+
+/// The minutes of the clock, each as it begins.
+pub fn clock() -> mpsc::Receiver<u64> {
+    let (minutes, clock) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let now = journal::now();
+            let minute = now / 60_000;
+            if minutes.send(minute).await.is_err() {
+                return;
+            }
+            let left = (minute + 1).saturating_mul(60_000).saturating_sub(now);
+            // In pieces: the clock may be set, and a machine may sleep.
+            sleep(Duration::from_millis(left.min(10_000))).await;
+        }
+    });
+    clock
+}
+
+/// Fires what is due, minute after minute as the `clock` tells them, until `shutdown`
+/// turns true. The first minute was there before.
+pub async fn run(
+    dispatcher: Dispatcher,
+    root: Root,
+    mut clock: mpsc::Receiver<u64>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut last = None;
+    let mut told = HashMap::new();
+    let mut running = HashSet::new();
+    let mut lines: JoinSet<(PathBuf, Line)> = JoinSet::new();
+    loop {
+        let minute = tokio::select! {
+            Some(minute) = clock.recv() => minute,
+            Some(ended) = lines.join_next() => {
+                if let Ok(ended) = ended {
+                    running.remove(&ended);
+                }
+                continue;
+            }
+            () = stopped(&mut shutdown) => break,
+        };
+        // A clock that was set back far would otherwise stop everything for as long.
+        let from = *last.get_or_insert(minute);
+        if from > minute.saturating_add(LATE) {
+            last = Some(minute);
+        }
+        if minute <= from {
+            continue;
+        }
+        last = Some(minute);
+        for (folder, config) in folders(&root, &mut told).await {
+            for line in due_between(&config, from, minute) {
+                let key = (folder.path().to_owned(), line.clone());
+                let (user, name) = (folder.user().name(), folder.name());
+                if !running.insert(key.clone()) {
+                    info!("{user}/{name} [OnSchedule] {line}: still runs, passed over");
+                    continue;
+                }
+                let (dispatcher, folder) = (dispatcher.clone(), folder.clone());
+                let config = config.clone();
+                lines.spawn(async move {
+                    fire(&dispatcher, folder, config, &key.1).await;
+                    key
+                });
+            }
+        }
+    }
+    while lines.join_next().await.is_some() {}
+}
+
+async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line: &Line) {
+    let id = match EventId::new() {
+        Ok(id) => id,
+        Err(error) => return error!("[OnSchedule] {line}: {error}"),
+    };
+    let event = Event {
+        id,
+        kind: Kind::Schedule,
+        folder,
+        config,
+        file: None,
+        subject: None,
+    };
+    let scripts = line.scripts.clone();
+    dispatcher
+        .fire_scripts(event, scripts, &Pinned::default())
+        .await;
+}
+
+/// Every folder with a schedule. What is wrong with one is told when it begins.
+async fn folders(root: &Root, told: &mut HashMap<PathBuf, String>) -> Vec<(Folder, Arc<Config>)> {
+    let root = root.clone();
+    let found = task::spawn_blocking(move || {
+        let mut found = Vec::new();
+        for user in root.users()? {
+            // Those that cannot be opened are told by others.
+            for folder in user.folders()?.into_iter().flatten() {
+                let config = folder.config();
+                found.push((folder, config));
+            }
+        }
+        Ok::<_, RootError>(found)
+    });
+    let found = match found.await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            warn!("no schedule this minute: {error}");
+            return Vec::new();
+        }
+        Err(_) => return Vec::new(),
+    };
+    let mut wrong = HashMap::new();
+    let mut with_schedule = Vec::new();
+    for (folder, config) in found {
+        match config {
+            Ok(config) if config.has(Kind::Schedule.section()) => {
+                with_schedule.push((folder, config));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let (path, sentence) = (folder.path().to_owned(), error.to_string());
+                if told.get(&path) != Some(&sentence) {
+                    error!("no schedule of this folder: {sentence}");
+                }
+                wrong.insert(path, sentence);
+            }
+        }
+    }
+    *told = wrong;
+    with_schedule
+}

@@ -1,0 +1,643 @@
+//! Tests of hooks: a made-up root for each, in which events happen for real.
+//!
+//! What a hook does at once (files, `state`, the inbox) is done, in a folder that is
+//! gone afterwards. What is done after the verdict (e-mail, webhooks, files for others)
+//! is only written down. So a test needs no server, no keys and no network.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rhai::{CallFnOptions, Dynamic, Engine, Map, Scope};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+use super::{
+    Hooks, Pinned,
+    api::{
+        Handles, Made, assert,
+        deeds::Deeds,
+        fail, from_dynamic,
+        log::Log,
+        notify,
+        state::{MemoryState, State},
+        test::{self, Stage},
+        to_dynamic,
+    },
+    dispatch,
+    limits::{self, Call},
+    lookup::SHARED,
+    notes::{Mode, Notes},
+    report::{HookError, run_error, with_place},
+    script::{Compiled, Host, Part, Source},
+};
+use crate::{
+    event::{Event, EventId, Kind, Outcome, Subject},
+    json::{self, Value},
+    meta::{self, Meta},
+    root::{
+        Root,
+        config::Config,
+        file::{self, Stamp},
+        folder::{CONFIG, Folder},
+        name::Name,
+        settings::{Programs, Settings},
+    },
+};
+
+/// What the name of a file with tests ends with.
+pub const ENDING: &str = "_test.rhai";
+
+/// What the name of a test begins with.
+const TEST: &str = "test_";
+
+/// The time that one test has.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Files of a directory that are copied for a test.
+const MAX_FILES: usize = 1_000;
+
+/// The largest program that is copied, in bytes.
+const MAX_PROGRAM: u64 = 64 << 20;
+
+/// The largest file that a test looks at, in bytes.
+const MAX_TEXT: u64 = 1 << 20;
+
+/// How many files of one sender in one second are told apart.
+const MAX_CLASHES: u32 = 1_000;
+
+/// The made-up user, contact and folder.
+const USER: &str = "roland-frei";
+const CONTACT: &str = "zhenqiang";
+const FOLDER: &str = "photo";
+
+/// A public key whose private one nobody has; a contact needs one.
+const KEY: &str = "-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA0v4Zd0E7bUUvg/9pTQsz
+G1NlsCi/2CH4k1IgftBkGkxRANBMsF0kIXf28R1+TSIaI4Ya1D6TJSwgtLUsRK93
+ID3Y5W6Mi0JkD3evWuhOev5swBtqpBzzlzBjte4ctHWZ1kogTfSXsYYX7EHPS8Y6
+kRCOQgQE6G88qlbitBtKzi0+xzFCFiFGxvVijJKUK7Cy+uoKcXb8kMPqw620uDi2
++Wk0IC7hCCWom1G+J30AF5C8fZhZaUO4VU5Zz3VqvZjhM/96DqcdQoTsyOYtPwJX
+AU6cictfQthhyR2W4BWesn2ddLiuveiMV1kgsb0gT9O0mm70r/1AIx/v34jpxR0D
+2wIDAQAB
+-----END PUBLIC KEY-----
+";
+
+/// Where hooks lie that are tested.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// The directory with the scripts, and an m2y.config perhaps.
+    pub dir: PathBuf,
+    /// The scripts for all folders, where there are any.
+    pub shared: Option<PathBuf>,
+    /// Whether programs are started.
+    pub programs: bool,
+}
+
+/// How a test ended.
+pub struct Tested {
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub failure: Option<HookError>,
+    /// What the last event said, where it did not go through.
+    pub note: Option<String>,
+}
+
+/// A file with tests, compiled.
+pub struct TestFile {
+    compiled: Arc<Compiled>,
+    /// The names of its tests, in their order.
+    pub tests: Vec<String>,
+}
+
+/// Runs tests of hooks.
+pub struct Tester {
+    engine: Engine,
+    host: Host,
+    stage: Stage,
+    runtime: Handle,
+}
+
+impl Suite {
+    /// The files with tests, sorted.
+    pub fn files(&self) -> io::Result<Vec<String>> {
+        let mut files: Vec<String> = fs::read_dir(&self.dir)?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.ends_with(ENDING) && !name.starts_with('.'))
+            .take(MAX_FILES)
+            .collect();
+        files.sort();
+        Ok(files)
+    }
+}
+
+impl Tester {
+    /// A tester whose hooks run on that runtime.
+    pub fn new(runtime: Handle) -> Self {
+        let stage = Stage::default();
+        Self {
+            engine: engine(&stage),
+            host: Host::with_engine(engine(&stage), DEADLINE, Arc::new(MemoryState::default())),
+            stage,
+            runtime,
+        }
+    }
+
+    /// Compiles a file with tests; it can call the functions of the lib.rhai beside it.
+    pub fn compile(&self, suite: &Suite, name: &str) -> Result<TestFile, HookError> {
+        let mut parts = Vec::new();
+        if let Some(shared) = suite.shared.as_ref().filter(|shared| **shared != suite.dir) {
+            parts.extend(part(shared, SHARED, "scripts/lib.rhai")?);
+        }
+        parts.extend(part(&suite.dir, SHARED, SHARED)?);
+        let own = part(&suite.dir, name, name)?;
+        let text = fs::read_to_string(suite.dir.join(name)).unwrap_or_default();
+        parts.extend(own);
+        let compiled = self.host.compile(Source {
+            name: name.to_owned(),
+            key: suite.dir.join(name),
+            parts,
+        })?;
+        let mut tests: Vec<(usize, String)> = compiled
+            .ast()
+            .iter_functions()
+            .filter(|function| function.name.starts_with(TEST) && function.params.is_empty())
+            .filter_map(|function| {
+                let at = place_of(&text, function.name)?;
+                Some((at, function.name.to_owned()))
+            })
+            .collect();
+        tests.sort();
+        Ok(TestFile {
+            compiled,
+            tests: tests.into_iter().map(|(_, name)| name).collect(),
+        })
+    }
+
+    /// Runs one test in a made-up root of its own.
+    ///
+    /// Blocks, so it belongs on a thread that may block.
+    pub fn run(&self, suite: &Suite, file: &TestFile, test: &str) -> io::Result<Tested> {
+        let begun = Instant::now();
+        let bench = Arc::new(Bench::new(suite, &self.runtime)?);
+        self.stage.set(Some(bench.clone()));
+        let event = bench.event(Kind::Startup, None, None)?;
+        let log = Log::new(&event, test, Some(Notes::default()));
+        let state: Arc<dyn State> = bench.state.clone();
+        let handles = Handles::new(&event, &json::Map::new(), &log, &Deeds::new(true), &state);
+        let mut scope = Scope::new();
+        handles.enter_test(&mut scope);
+        let options = CallFnOptions::new().rewind_scope(false);
+        let result = Call::watch(Instant::now() + DEADLINE, log, Box::new(|| {}), || {
+            let ast = file.compiled.ast();
+            self.engine
+                .call_fn_with_options::<Dynamic>(options, &mut scope, ast, test, ())
+        });
+        self.stage.set(None);
+        let text_of = |function: Option<&str>| file.compiled.text_of(function);
+        let failure = result
+            .err()
+            .map(|error| run_error(test, text_of, DEADLINE, with_place(*error)));
+        Ok(Tested {
+            took: begun.elapsed(),
+            note: failure.as_ref().and_then(|_| bench.note()),
+            failure,
+        })
+    }
+}
+
+/// Where a function stands in a text.
+fn place_of(text: &str, function: &str) -> Option<usize> {
+    text.match_indices(function)
+        .find(|(at, _)| {
+            let before = text.get(..*at).unwrap_or_default().trim_end();
+            before.ends_with("fn")
+        })
+        .map(|(at, _)| at)
+}
+
+/// A fence as for hooks, with more room: results of hooks are values of a test.
+fn engine(stage: &Stage) -> Engine {
+    let mut engine = limits::engine();
+    engine
+        .set_max_operations(10_000_000)
+        .set_max_string_size(MAX_TEXT as usize)
+        .set_max_array_size(65_536)
+        .set_max_map_size(4_096);
+    assert::register(&mut engine);
+    test::register(&mut engine, stage);
+    engine
+}
+
+/// A text of a test, where it is there.
+fn part(dir: &Path, file: &str, name: &str) -> Result<Option<Part>, HookError> {
+    let unreadable = |source| HookError::Unreadable {
+        script: name.to_owned(),
+        source,
+    };
+    let dir = cap_std::fs::Dir::open_ambient_dir(dir, cap_std::ambient_authority())
+        .map_err(unreadable)?;
+    let Some(stamp) = Stamp::of(&dir, file).map_err(unreadable)? else {
+        return Ok(None);
+    };
+    let file = file.to_owned();
+    Ok(Some(Part {
+        name: name.to_owned(),
+        stamp: Some(stamp),
+        read: Box::new(move || file::read_text(&dir, file, limits::MAX_SOURCE)),
+    }))
+}
+
+/// What an event is about.
+pub enum Asked {
+    /// The folder.
+    Nothing,
+    /// A file of the folder.
+    File(String),
+    /// A file that was sent.
+    Sent(Map),
+}
+
+/// A made-up root, with one folder.
+pub struct Bench {
+    dir: TempDir,
+    root: Root,
+    folder: Folder,
+    hooks: Hooks,
+    state: Arc<MemoryState>,
+    config: Mutex<Config>,
+    runtime: Handle,
+    programs: bool,
+    /// What the last event said, where it did not go through.
+    last: Mutex<Option<String>>,
+}
+
+impl Bench {
+    fn new(suite: &Suite, runtime: &Handle) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("m2y-test-").tempdir()?;
+        let at = dir.path();
+        let user = at.join("user").join(USER);
+        let photo = user.join(FOLDER);
+        fs::create_dir_all(at.join("scripts"))?;
+        fs::create_dir_all(user.join("pubKey"))?;
+        fs::create_dir_all(&photo)?;
+        let profile = format!(
+            "{{\"username\": \"{USER}\", \"realname\": \"Roland Frei\", \"email\": \"{USER}@example.org\"}}"
+        );
+        fs::write(user.join("user.json"), profile)?;
+        fs::write(user.join(format!("pubKey/{CONTACT}.data")), KEY)?;
+        fs::write(photo.join(CONFIG), "")?;
+        copy(&suite.dir, &photo)?;
+        if let Some(shared) = &suite.shared {
+            copy(shared, &at.join("scripts"))?;
+        }
+        let broken = |e: &dyn std::fmt::Display| io::Error::other(e.to_string());
+        let root = Root::open(at).map_err(|e| broken(&e))?;
+        let name = |text| Name::folder(text).map_err(|e| broken(&e));
+        let folder = root
+            .folder(&name(USER)?, &name(FOLDER)?)
+            .map_err(|e| broken(&e))?;
+        let config = folder.read_config().map_err(|e| {
+            let sentence = e.to_string();
+            let rest = sentence.split_once(CONFIG).map_or("", |(_, rest)| rest);
+            io::Error::other(format!("cannot read {CONFIG}{rest}"))
+        })?;
+        let settings = Settings {
+            executables: Programs::All,
+            ..Settings::default()
+        };
+        let state = Arc::new(MemoryState::default());
+        // What a hook asks the runtime for has to be asked from inside of it.
+        let _entered = runtime.enter();
+        Ok(Self {
+            hooks: Hooks::new(&root, &settings, state.clone()),
+            dir,
+            root,
+            folder,
+            state,
+            config: Mutex::new(config),
+            runtime: runtime.clone(),
+            programs: suite.programs,
+            last: Mutex::default(),
+        })
+    }
+
+    /// What the last event said, where it did not go through.
+    fn note(&self) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+
+    fn config(&self) -> Config {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.clone()
+    }
+
+    fn event(
+        &self,
+        kind: Kind,
+        file: Option<String>,
+        subject: Option<Subject>,
+    ) -> io::Result<Event> {
+        let id = subject.as_ref().and_then(|subject| subject.meta.id);
+        let id = match id {
+            Some(id) => id.into(),
+            None => EventId::new().map_err(|e| io::Error::other(e.to_string()))?,
+        };
+        Ok(Event {
+            id,
+            kind,
+            folder: self.folder.clone(),
+            config: Arc::new(self.config()),
+            file,
+            subject,
+        })
+    }
+
+    /// A made-up meta with these fields.
+    pub(super) fn meta(&self, mut fields: Map) -> Made<Map> {
+        let id = EventId::new().map_err(|e| fail(format!("meta(): {e}")))?;
+        for (field, value) in [
+            ("from", CONTACT.into()),
+            ("to", USER.into()),
+            ("folder", FOLDER.into()),
+            ("filename", "file.txt".into()),
+            ("datetime", meta::datetime_now().into()),
+            ("filesize", 4_i64.into()),
+            ("id", id.to_string().into()),
+        ] {
+            fields.entry(field.into()).or_insert(value);
+        }
+        self.read_meta("meta()", &fields)?;
+        Ok(fields)
+    }
+
+    fn read_meta(&self, call: &str, fields: &Map) -> Made<Meta> {
+        let wrong = |e: &dyn std::fmt::Display| fail(format!("{call}: {e}"));
+        let value = from_dynamic(&Dynamic::from(fields.clone())).map_err(|e| wrong(&e))?;
+        Meta::from_file(value.to_string().as_bytes()).map_err(|e| wrong(&e))
+    }
+
+    /// Where a file of the folder is, or `FOLDER/NAME` of another one.
+    fn place(&self, call: &str, name: &str) -> Made<PathBuf> {
+        let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {name:?} {why}"));
+        let (folder, file) = match name.split_once('/') {
+            Some((folder, file)) => (folder, file),
+            None => (FOLDER, name),
+        };
+        let folder = Name::folder(folder).map_err(|e| wrong(&e))?;
+        file::check_name(file).map_err(|e| wrong(&e))?;
+        Ok(self.folder.user().path().join(folder.as_str()).join(file))
+    }
+
+    pub(super) fn write(&self, call: &str, name: &str, bytes: &[u8]) -> Made<()> {
+        let path = self.place(call, name)?;
+        fs::write(path, bytes).map_err(|e| fail(format!("{call}: cannot write {name:?}: {e}")))
+    }
+
+    pub(super) fn has(&self, name: &str) -> Made<bool> {
+        let about = self.place("has()", name)?.symlink_metadata();
+        Ok(about.is_ok_and(|about| about.is_file()))
+    }
+
+    pub(super) fn text(&self, name: &str) -> Made<String> {
+        let path = self.place("text()", name)?;
+        let cannot = |e: &dyn std::fmt::Display| fail(format!("text(): cannot read {name:?}: {e}"));
+        let about = path.metadata().map_err(|e| cannot(&e))?;
+        if about.len() > MAX_TEXT || !about.is_file() {
+            return Err(cannot(&"it is not a regular file of at most 1 MiB"));
+        }
+        fs::read_to_string(path).map_err(|e| cannot(&e))
+    }
+
+    pub(super) fn make_folder(&self, name: &str) -> Made<()> {
+        let wrong = |e: &dyn std::fmt::Display| fail(format!("make_folder(): {e}"));
+        let name = Name::folder(name).map_err(|e| wrong(&e))?;
+        let path = self.folder.user().path().join(name.as_str());
+        fs::create_dir_all(&path).map_err(|e| wrong(&e))?;
+        fs::write(path.join(CONFIG), "[OnMeta]\n").map_err(|e| wrong(&e))
+    }
+
+    pub(super) fn set_config(&self, section: &str, key: &str, value: &str) -> Made<()> {
+        let wrong = |e: &dyn std::fmt::Display| fail(format!("config(): {e}"));
+        let mut config = self.config();
+        config.set(section, key, value);
+        let text = config.to_string();
+        // As a person would have to write it: what cannot be read back cannot be set.
+        let read = Config::parse(&text).map_err(|e| wrong(&e.reason))?;
+        fs::write(self.folder.path_of(CONFIG), &text).map_err(|e| wrong(&e))?;
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(())
+    }
+
+    /// Lets an event happen, with one script or all of its section; what came of it.
+    pub(super) fn run(
+        &self,
+        call: &str,
+        script: Option<&str>,
+        event: &str,
+        what: Asked,
+        content: Option<Vec<u8>>,
+    ) -> Made<Map> {
+        let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {why}"));
+        let kind = Kind::of_section(event).ok_or_else(|| {
+            let events: Vec<_> = Kind::ALL.into_iter().map(Kind::section).collect();
+            wrong(&format!(
+                "there is no event {event:?}: the events are {}",
+                events.join(", ")
+            ))
+        })?;
+        let mut file = None;
+        let subject = match what {
+            Asked::Nothing if matches!(kind, Kind::Startup | Kind::Schedule) => None,
+            Asked::Nothing => {
+                let made = match kind {
+                    Kind::Meta | Kind::Received => {
+                        "a meta, as meta(#{filename: \"a.jpg\"}) makes one"
+                    }
+                    _ => "the name of a file, or a meta, as meta(#{filename: \"a.jpg\"}) makes one",
+                };
+                return Err(wrong(&format!(
+                    "{event} is about a file: after it write {made}"
+                )));
+            }
+            Asked::File(_) if matches!(kind, Kind::Meta | Kind::Received) => {
+                return Err(wrong(&format!(
+                    "{event} is about a file that was sent: it takes a meta, as meta(#{{filename: \"a.jpg\"}}) makes one"
+                )));
+            }
+            Asked::File(name) => {
+                if kind != Kind::Deleted && !self.has(&name)? {
+                    return Err(wrong(&format!(
+                        "there is no file {name:?} in the folder: make it with file({name:?}, \"...\")"
+                    )));
+                }
+                let subject = self.sent(&name);
+                file = Some(name);
+                subject
+            }
+            Asked::Sent(fields) => {
+                let mut meta = self.read_meta(call, &self.meta(fields)?)?;
+                if let Some(content) = &content {
+                    meta.filesize = Some(content.len() as u64);
+                }
+                let subject = self
+                    .arrive(meta, kind, &content.unwrap_or_else(|| b"test".to_vec()))
+                    .map_err(|e| wrong(&e))?;
+                file = Some(subject.data_file());
+                Some(subject)
+            }
+        };
+        let mut event = self
+            .event(kind, file.clone(), subject)
+            .map_err(|e| wrong(&e))?;
+        if let Some(script) = script {
+            let mut config = self.config();
+            config.only(kind.section(), script);
+            event.config = Arc::new(config);
+        }
+        let mode = Mode {
+            live: true,
+            programs: self.programs,
+            notes: Some(Notes::default()),
+        };
+        let known = self.inbox().len();
+        let task = dispatch::task_of(&event);
+        let verdict = self.runtime.block_on(async {
+            let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
+            if kind == Kind::Received {
+                dispatch::store_meta(self.hooks.own(), &task, &mut verdict).await?;
+            }
+            Ok::<_, io::Error>(verdict)
+        });
+        let verdict = verdict.map_err(|e| wrong(&e))?;
+        let written = mode.notes.map(|notes| notes.take()).unwrap_or_default();
+        let (outcome, words) = verdict.outcome.words();
+        let error = verdict.runs.iter().rev().find_map(|run| run.error.clone());
+        let error = error.unwrap_or_default();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = match (&verdict.outcome, words, error.as_str()) {
+            (Outcome::Accepted, ..) => None,
+            (_, "", error) => Some(format!("{outcome}: {error}")),
+            (_, words, _) => Some(format!("{outcome}: {words}")),
+        };
+        drop(last);
+        let texts = |lines: Vec<String>| -> Dynamic {
+            lines
+                .into_iter()
+                .map(Dynamic::from)
+                .collect::<Vec<_>>()
+                .into()
+        };
+        let mut result = Map::new();
+        result.insert("outcome".into(), outcome.into());
+        result.insert("words".into(), words.to_owned().into());
+        result.insert("error".into(), error.into());
+        result.insert(
+            "meta".into(),
+            verdict.meta.as_ref().map_or(Dynamic::UNIT, shown),
+        );
+        result.insert("file".into(), file.map_or(Dynamic::UNIT, Dynamic::from));
+        result.insert("log".into(), texts(written.log));
+        result.insert("inbox".into(), texts(self.inbox().split_off(known)));
+        let effects: Vec<Dynamic> = verdict
+            .effects
+            .iter()
+            .map(|effect| {
+                let mut document = effect.to_document();
+                document.insert("kind".to_owned(), effect.kind().into());
+                to_dynamic(&Value::Object(document))
+            })
+            .collect();
+        result.insert("effects".into(), effects.into());
+        Ok(result)
+    }
+
+    /// What is known of a file that was sent and is in the folder.
+    fn sent(&self, name: &str) -> Option<Subject> {
+        let (stem, _) = name.rsplit_once('.')?;
+        let text = file::read(self.folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
+        Some(Subject {
+            meta: Meta::from_file(&text).ok()?,
+            stem: stem.to_owned(),
+        })
+    }
+
+    /// Puts there what a sender's file is at an event.
+    fn arrive(&self, meta: Meta, kind: Kind, content: &[u8]) -> io::Result<Subject> {
+        let from = Name::user(&meta.from).map_err(|e| io::Error::other(e.to_string()))?;
+        for clash in 1..MAX_CLASHES {
+            let stem = match clash {
+                1 => format!("{from}_{}", meta.datetime),
+                n => format!("{from}_{}_{n}", meta.datetime),
+            };
+            let subject = Subject {
+                meta: meta.clone(),
+                stem,
+            };
+            let path = self.folder.path_of(&subject.meta_file());
+            if path.exists() {
+                continue;
+            }
+            if kind != Kind::Deleted {
+                fs::write(path, subject.meta.to_file())?;
+            }
+            if !matches!(kind, Kind::Meta | Kind::Deleted) {
+                fs::write(self.folder.path_of(&subject.data_file()), content)?;
+            }
+            return Ok(subject);
+        }
+        Err(io::Error::other("too many files of one second"))
+    }
+
+    /// The lines of the inbox, without their times.
+    fn inbox(&self) -> Vec<String> {
+        let path = self.root.path().join("user").join(USER).join(notify::INBOX);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = |line: &str| line.split_once(' ').map_or("", |(_, rest)| rest).to_owned();
+        text.lines().map(line).collect()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // A hook may have taken the right to remove what is in its folder.
+        let user = self.dir.path().join("user").join(USER).join(FOLDER);
+        let _ = fs::set_permissions(user, fs::Permissions::from_mode(0o755));
+    }
+}
+
+/// A meta as a script sees it.
+fn shown(meta: &Meta) -> Dynamic {
+    let mut document = json::parse(&meta.to_file()).unwrap_or_default();
+    for field in ["filekey", "metaCRC"] {
+        document.remove(field);
+    }
+    to_dynamic(&Value::Object(document))
+}
+
+/// Copies what hooks are made of: m2y.config, scripts, programs.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)?.take(MAX_FILES) {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        // Of the file that a link leads to: scripts may be shared that way.
+        let Ok(about) = entry.path().metadata() else {
+            continue;
+        };
+        let is_program = about.permissions().mode() & 0o111 != 0 && about.len() <= MAX_PROGRAM;
+        let is_script = name.ends_with(".rhai") && about.len() <= limits::MAX_SOURCE;
+        if about.is_file() && !name.starts_with('.') && (name == CONFIG || is_script || is_program)
+        {
+            fs::copy(entry.path(), to.join(&name))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,586 @@
+//! Watches the files of every m2y-folder: `[OnNew]`, `[OnChanged]`, `[OnDeleted]`.
+//!
+//! What counts are visible regular files directly in the folder, whoever put them there,
+//! but not m2y's own records beside them ([`counts`]) nor the scripts that m2y.config
+//! names. A name that is no UTF-8 is passed over.
+//!
+//! inotify only says where to look. What is there is compared with an index in the journal
+//! ([`known`]), and what differs is written into the journal as a task, in one transaction
+//! with the index: nothing fires twice, and what changed while no server ran, or while
+//! inotify had lost its thread, fires when the folder is read as a whole. A task
+//! becomes an event by the [dispatcher](super::dispatch). The index of a folder that goes
+//! stays: should the folder come back, only what changed meanwhile is news.
+//!
+//! Only files that have come to rest are looked at. `notify` itself without its debouncer:
+//! that one knows how long a path was quiet, and not that its writer has closed it, so it
+//! fires in the middle of a slow copy; it also keeps every event of a path in memory, and
+//! what this needs is one entry for each.
+//!
+//! What hooks do to the files of their folder fires nothing: see [`super::own`].
+
+mod seen;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use cap_std::fs::{Metadata, MetadataExt};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use rusqlite::Connection;
+use tokio::sync::{oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    dispatch::{Dispatcher, stopped},
+    own::{self, Own, When, nanos_of},
+};
+use crate::{
+    crypto::CryptoError,
+    event::{EventId, Kind},
+    json::Map,
+    root::{
+        Root, RootError,
+        config::{Config, EVENT_SECTIONS},
+        folder::{CONFIG, Folder},
+        name::Name,
+        settings::Settings,
+    },
+    store::{
+        journal::{self, Journal, JournalError, Task},
+        known::{self, Print, nanos},
+    },
+};
+use seen::{Files, Place, Rested, Seen, Todo};
+
+/// Files that one transaction takes: others wait for it.
+const CHUNK: usize = 1_000;
+
+/// Names of files that may have been renamed, kept while a folder is read.
+const MAX_MOVED: usize = 65_536;
+
+/// How often the list of folders is looked at where nothing tells that it changed.
+const LIST: Duration = Duration::from_secs(60);
+
+/// The same, and how often a folder is read, where inotify does not watch.
+const POLL: Duration = Duration::from_secs(10);
+
+/// When a folder is read again that could not be read.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Endings of files that are m2y's and its owner's tools, not the folder's contents.
+const TOOLS: [&str; 5] = [".rhai", ".meta", ".done", ".failed", ".ini"];
+
+/// Whether a file of that name can be new, changed or deleted for a folder.
+pub fn counts(file: &str) -> bool {
+    !file.starts_with('.')
+        && file != CONFIG
+        && file != "inbox.log"
+        && !TOOLS.iter().any(|ending| file.ends_with(ending))
+}
+
+/// Watches every folder of the root until `shutdown` turns true.
+pub async fn run(
+    dispatcher: Dispatcher,
+    root: Root,
+    settings: Settings,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let seen = Arc::new(Seen::new(settings.settle));
+    let stop = Stop(seen.clone());
+    let (alive, mut ended) = oneshot::channel::<()>();
+    // A thread of its own: it waits for the disk, and for one folder after the other.
+    let spawned = thread::Builder::new()
+        .name("watch".to_owned())
+        .spawn(move || {
+            let _alive = alive;
+            match Worker::new(seen, &dispatcher, root, settings.settle) {
+                Ok(worker) => worker.work(),
+                Err(error) => error!("cannot watch the folders: {error}"),
+            }
+        });
+    if let Err(error) = spawned {
+        return error!("cannot watch the folders: {error}");
+    }
+    tokio::select! {
+        () = stopped(&mut shutdown) => {}
+        _ = &mut ended => return error!("the folders are not watched: start the server again"),
+    }
+    drop(stop);
+    let _ = ended.await;
+}
+
+/// Ends the thread, also where the task that started it is dropped.
+struct Stop(Arc<Seen>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Why a folder could not be compared with its index.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    #[error("cannot read the folder: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<rusqlite::Error> for WatchError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Journal(error.into())
+    }
+}
+
+/// A directory, and what makes it the same one.
+struct Watched {
+    identity: (u64, u64),
+    folder: Option<Folder>,
+    names: bool,
+    /// What the log was told is wrong with it.
+    told: String,
+}
+
+impl Watched {
+    fn new(about: &Metadata, folder: Option<Folder>, names: bool) -> Self {
+        Self {
+            identity: (about.dev(), about.ino()),
+            folder,
+            names,
+            told: String::new(),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.identity == other.identity
+            && self.names == other.names
+            && self.folder.is_some() == other.folder.is_some()
+    }
+}
+
+struct Worker {
+    seen: Arc<Seen>,
+    watcher: Option<RecommendedWatcher>,
+    root: Root,
+    journal: Journal,
+    reader: Connection,
+    own: Own,
+    settle: Duration,
+    places: HashMap<PathBuf, Watched>,
+    /// Directories that inotify does not watch.
+    blind: HashSet<PathBuf>,
+    listed: Instant,
+}
+
+impl Worker {
+    fn new(
+        seen: Arc<Seen>,
+        dispatcher: &Dispatcher,
+        root: Root,
+        settle: Duration,
+    ) -> Result<Self, JournalError> {
+        let told = seen.clone();
+        let watcher = notify::recommended_watcher(move |event| told.take(event))
+            .inspect_err(|error| warn!("{}", no_inotify(error)));
+        Ok(Self {
+            seen,
+            watcher: watcher.ok(),
+            root,
+            reader: dispatcher.journal().reader()?,
+            journal: dispatcher.journal().clone(),
+            own: dispatcher.own().clone(),
+            settle,
+            places: HashMap::new(),
+            blind: HashSet::new(),
+            listed: Instant::now(),
+        })
+    }
+
+    fn work(mut self) {
+        self.list(&HashSet::new());
+        loop {
+            let pause = if self.blind.is_empty() { LIST } else { POLL };
+            match self.seen.wait(self.listed + pause) {
+                Todo::Stop => return,
+                Todo::List(stale) => self.list(&stale),
+                Todo::Look(folders) => {
+                    for (path, rested, scan) in folders {
+                        let looked = self.look(&path, rested, scan);
+                        self.tell(&path, looked);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Logs what is wrong with a folder, once, and comes back to it.
+    fn tell(&mut self, path: &Path, looked: Result<(), WatchError>) {
+        let Some(watched) = self.places.get_mut(path) else {
+            return;
+        };
+        let told = match looked {
+            Ok(()) => String::new(),
+            Err(error) => {
+                self.seen.scan_in(path, RETRY);
+                error.to_string()
+            }
+        };
+        if !told.is_empty() && told != watched.told {
+            error!(
+                "{}: no event of its files until this is mended: {told}",
+                path.display()
+            );
+        }
+        watched.told = told;
+    }
+
+    /// Watches what is there, and lets go what is not.
+    fn list(&mut self, stale: &HashSet<PathBuf>) {
+        self.listed = Instant::now();
+        let found = match self.find() {
+            Ok(found) => found,
+            Err(error) => return error!("cannot look for folders: {error}"),
+        };
+        let gone: Vec<PathBuf> = self
+            .places
+            .iter()
+            .filter(|(path, old)| {
+                stale.contains(*path) || !found.get(*path).is_some_and(|new| new.is(old))
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in gone {
+            self.seen.remove(&path);
+            self.blind.remove(&path);
+            self.places.remove(&path);
+            if let Some(watcher) = &mut self.watcher {
+                // It may be gone already.
+                let _ = watcher.unwatch(&path);
+            }
+        }
+        for (path, watched) in found {
+            let known = self.places.contains_key(&path);
+            if known && !self.blind.contains(&path) {
+                continue;
+            }
+            if known {
+                self.seen.scan_in(&path, Duration::ZERO);
+            } else {
+                // First of all: what happens from the next line on must not be missed.
+                let place = match (&watched.folder, watched.names) {
+                    (Some(_), _) => Place::Folder(Files::unread()),
+                    (None, true) => Place::Names,
+                    (None, false) => Place::Directory,
+                };
+                self.seen.insert(&path, place);
+                self.places.insert(path.clone(), watched);
+            }
+            match self.watch(&path) {
+                Ok(()) => {
+                    self.blind.remove(&path);
+                }
+                Err(error) => {
+                    if self.blind.insert(path.clone()) {
+                        warn!("{}: {}", path.display(), no_inotify(&error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, path: &Path) -> notify::Result<()> {
+        match &mut self.watcher {
+            Some(watcher) => watcher.watch(path, RecursiveMode::NonRecursive),
+            None => Err(notify::Error::generic("there is no inotify")),
+        }
+    }
+
+    /// The directories in which something can happen: of the users, of each user, and
+    /// each that is a folder or may become one.
+    fn find(&self) -> io::Result<HashMap<PathBuf, Watched>> {
+        let mut found = HashMap::new();
+        let users = self.root.dir().open_dir("user")?;
+        let about = users.dir_metadata()?;
+        found.insert(
+            self.root.path().join("user"),
+            Watched::new(&about, None, true),
+        );
+        for entry in users.entries()? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().and_then(|name| Name::user(name).ok()) else {
+                continue;
+            };
+            // A file that lies there, or somebody who has just gone.
+            let Ok(user) = self.root.user(&name) else {
+                continue;
+            };
+            let Ok(about) = user.dir().dir_metadata() else {
+                continue;
+            };
+            found.insert(user.path(), Watched::new(&about, None, true));
+            // It is written last.
+            let finished = user.dir().symlink_metadata("user.json").is_ok();
+            let Ok(entries) = user.dir().entries() else {
+                continue;
+            };
+            for entry in entries.filter_map(Result::ok) {
+                let name = entry.file_name();
+                let Some(name) = name.to_str().and_then(|name| Name::folder(name).ok()) else {
+                    continue;
+                };
+                let about = user.dir().metadata(name.as_str());
+                let Some(about) = about.ok().filter(Metadata::is_dir) else {
+                    continue;
+                };
+                // What is wrong with a folder that cannot be opened is told by `serve`.
+                let folder = user.folder(&name).ok().filter(|_| finished);
+                found.insert(
+                    user.path().join(name.as_str()),
+                    Watched::new(&about, folder, false),
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    /// Compares files of a folder with the index, or all of them.
+    fn look(&self, path: &Path, rested: Vec<Rested>, scan: bool) -> Result<(), WatchError> {
+        let Some(folder) = self.places.get(path).and_then(|w| w.folder.as_ref()) else {
+            return Ok(());
+        };
+        // Without it nobody knows which events are waited for: they stay news.
+        let config = folder.config()?;
+        let mut look = Look {
+            worker: self,
+            path,
+            folder,
+            user: folder.user().name().as_str(),
+            name: folder.name().as_str(),
+            config: &config,
+            tools: tools(&config),
+            moved: HashMap::new(),
+        };
+        look.compare_all(rested)?;
+        if scan {
+            look.scan()?;
+        }
+        Ok(())
+    }
+}
+
+/// The programs and scripts of a folder.
+fn tools(config: &Config) -> HashSet<String> {
+    let sections = EVENT_SECTIONS.iter();
+    sections
+        .flat_map(|section| config.scripts(section))
+        .collect()
+}
+
+fn no_inotify(error: &notify::Error) -> String {
+    format!(
+        "cannot watch, and looks every {} s instead: {error} (raise \
+         fs.inotify.max_user_watches or max_user_instances)",
+        POLL.as_secs()
+    )
+}
+
+/// One look into one folder.
+struct Look<'a> {
+    worker: &'a Worker,
+    path: &'a Path,
+    folder: &'a Folder,
+    user: &'a str,
+    name: &'a str,
+    config: &'a Config,
+    tools: HashSet<String>,
+    /// Files that are gone, by what they were: they may be there under another name. Such
+    /// a pair of events has one id, and so happens in its order.
+    moved: HashMap<Print, EventId>,
+}
+
+/// A file that is not what the index says.
+struct Change {
+    file: String,
+    is: Option<Print>,
+}
+
+impl Look<'_> {
+    /// Compares the whole folder with the index: first what the index knows, so that what
+    /// was renamed goes before it comes.
+    fn scan(&mut self) -> Result<(), WatchError> {
+        let seen = &self.worker.seen;
+        let mut last = String::new();
+        loop {
+            let known = known::after(&self.worker.reader, self.user, self.name, &last, CHUNK)?;
+            let Some((file, _)) = known.last() else {
+                break;
+            };
+            last.clone_from(file);
+            let differs = known.into_iter().filter_map(|(file, was)| {
+                let same = self.print(&file).is_ok_and(|is| is.0 == Some(was));
+                (!same && !seen.waits(self.path, &file)).then_some(file)
+            });
+            self.compare_all(differs.map(unseen).collect())?;
+            if seen.stopped() {
+                return Ok(());
+            }
+        }
+        let mut names = Vec::new();
+        for entry in self.folder.dir().entries()? {
+            let entry = entry?;
+            let Some(file) = entry.file_name().to_str().map(str::to_owned) else {
+                debug!("{}: a name is no UTF-8, passed over", self.path.display());
+                continue;
+            };
+            if counts(&file)
+                && entry.file_type()?.is_file()
+                && !seen.waits(self.path, &file)
+                && known::get(&self.worker.reader, self.user, self.name, &file)?.is_none()
+            {
+                names.push(unseen(file));
+            }
+            if names.len() >= CHUNK {
+                self.compare_all(std::mem::take(&mut names))?;
+                if seen.stopped() {
+                    return Ok(());
+                }
+            }
+        }
+        self.compare_all(names)
+    }
+
+    fn compare_all(&mut self, mut rested: Vec<Rested>) -> Result<(), WatchError> {
+        while !rested.is_empty() {
+            let rest = rested.split_off(rested.len().min(CHUNK));
+            self.compare(rested)?;
+            rested = rest;
+        }
+        Ok(())
+    }
+
+    /// Compares files with the index and writes down what differs.
+    fn compare(&mut self, rested: Vec<Rested>) -> Result<(), WatchError> {
+        let (mut changes, mut tasks) = (Vec::new(), Vec::new());
+        let now = own::now();
+        let mut own = 0_usize;
+        for rested in rested {
+            let (is, changed) = match self.print(&rested.file) {
+                Ok(found) => found,
+                Err(error) => {
+                    warn!("{}: {error}", self.folder.path_of(&rested.file).display());
+                    continue;
+                }
+            };
+            let was = known::get(&self.worker.reader, self.user, self.name, &rested.file)?;
+            // Where events are missing, nothing else tells that somebody writes.
+            let age = is.map(|is| now.saturating_sub(is.modified));
+            if age.is_some_and(|age| (0..nanos_of(self.worker.settle)).contains(&age)) {
+                self.worker.seen.again(self.path, rested);
+                continue;
+            }
+            let kind = match (was, is) {
+                (None, Some(_)) => Kind::New,
+                (Some(_), None) => Kind::Deleted,
+                (Some(was), Some(is)) if was != is => Kind::Changed,
+                _ => continue,
+            };
+            let when = When {
+                changed,
+                first: rested.first,
+                last: rested.last,
+            };
+            if self.worker.own.has(self.path, &rested.file, is, when) {
+                own = own.saturating_add(1);
+            } else if !self.tools.contains(&rested.file) {
+                let id = self.id(was, is)?;
+                if !self.config.scripts(kind.section()).is_empty() {
+                    tasks.push(self.task(id, kind, &rested.file));
+                }
+            }
+            changes.push(Change {
+                file: rested.file,
+                is,
+            });
+        }
+        if own > 0 {
+            info!(
+                user = self.user,
+                folder = self.name,
+                files = own,
+                "a hook's own work"
+            );
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let (user, folder) = (self.user.to_owned(), self.name.to_owned());
+        let written = self.worker.journal.write(!tasks.is_empty(), move |db| {
+            for Change { file, is } in &changes {
+                known::put(db, &user, &folder, file, *is)?;
+            }
+            journal::insert(db, &tasks)
+        });
+        Ok(written.wait()?)
+    }
+
+    /// The id of an event. What is gone and what has come in its likeness share one.
+    fn id(&mut self, was: Option<Print>, is: Option<Print>) -> Result<EventId, CryptoError> {
+        if let Some(id) = is.and_then(|is| self.moved.remove(&is)) {
+            return Ok(id);
+        }
+        let id = EventId::new()?;
+        if let (Some(was), None) = (was, is)
+            && self.moved.len() < MAX_MOVED
+        {
+            self.moved.insert(was, id);
+        }
+        Ok(id)
+    }
+
+    fn task(&self, id: EventId, kind: Kind, file: &str) -> Task {
+        Task {
+            id: id.to_string(),
+            kind: kind.section().to_owned(),
+            part: 0,
+            user: self.user.to_owned(),
+            folder: self.name.to_owned(),
+            file: Some(file.to_owned()),
+            body: Map::new(),
+        }
+    }
+
+    /// A file as it is, if it counts, and when that was changed last, in nanoseconds since
+    /// 1970.
+    fn print(&self, file: &str) -> io::Result<(Option<Print>, Option<i64>)> {
+        if !counts(file) {
+            return Ok((None, None));
+        }
+        match self.folder.dir().symlink_metadata(file) {
+            Ok(about) => Ok(match Print::of(&about) {
+                Some(print) => (Some(print), Some(nanos(about.ctime(), about.ctime_nsec()))),
+                None => (None, None),
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((None, None)),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A file of which no event was seen.
+fn unseen(file: String) -> Rested {
+    Rested {
+        file,
+        first: None,
+        last: None,
+    }
+}

@@ -1,0 +1,508 @@
+//! What inotify has told and nobody has looked at yet.
+//!
+//! The thread of inotify writes here and does nothing else, so that its queue in the
+//! kernel stays short; the thread of the watch takes from here what has come to rest.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use notify::{
+    Event,
+    event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode},
+};
+use tracing::warn;
+
+use super::counts;
+use crate::{
+    hooks::own,
+    root::{folder::CONFIG, name::Name},
+};
+
+/// Files of one folder that wait until they have come to rest. Beyond that the folder is
+/// read as a whole.
+const MAX_PENDING: usize = 65_536;
+
+/// A file that somebody has open for writing is waited for so many times as long.
+const PATIENCE: u32 = 60;
+
+/// What inotify has told. Shared by two threads.
+pub struct Seen {
+    state: Mutex<State>,
+    wake: Condvar,
+    settle: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    places: HashMap<PathBuf, Place>,
+    /// Directories that went, or whose name stands for another one now.
+    stale: HashSet<PathBuf>,
+    /// When to look which folders there are.
+    list: Option<Instant>,
+    stop: bool,
+    /// Whether the other thread waits for a call.
+    asleep: bool,
+    order: u64,
+}
+
+/// What a watched directory holds.
+pub enum Place {
+    /// Users, or folders.
+    Names,
+    /// No m2y.config as yet.
+    Directory,
+    /// The files of an m2y-folder.
+    Folder(Files),
+}
+
+/// Files that wait, and when the folder is to be read as a whole.
+#[derive(Default)]
+pub struct Files {
+    pending: HashMap<Box<str>, Pending>,
+    scan: Option<Instant>,
+}
+
+impl Files {
+    /// Of a folder that nobody has read yet.
+    pub fn unread() -> Self {
+        Self {
+            scan: Some(Instant::now()),
+            ..Self::default()
+        }
+    }
+}
+
+struct Pending {
+    order: u64,
+    touched: Instant,
+    /// The first and the last event, in nanoseconds since 1970.
+    first: Option<i64>,
+    last: Option<i64>,
+    created: bool,
+    writing: bool,
+}
+
+/// A file that has come to rest.
+pub struct Rested {
+    /// Its name.
+    pub file: String,
+    /// When the first event of it was seen, if any was; in nanoseconds since 1970.
+    pub first: Option<i64>,
+    /// When the last one was seen.
+    pub last: Option<i64>,
+}
+
+/// What there is to do.
+pub enum Todo {
+    /// Nothing any more.
+    Stop,
+    /// Look which folders there are; these directories are not what they were.
+    List(HashSet<PathBuf>),
+    /// Look at these files, in the order of their last events, and perhaps at all.
+    Look(Vec<(PathBuf, Vec<Rested>, bool)>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Created,
+    Opened,
+    Written,
+    Closed,
+    Touched,
+    Arrived,
+    Gone,
+}
+
+impl What {
+    fn of(kind: &EventKind) -> Option<Self> {
+        Some(match kind {
+            EventKind::Create(CreateKind::Folder) => Self::Arrived,
+            EventKind::Create(_) => Self::Created,
+            EventKind::Access(AccessKind::Open(_)) => Self::Opened,
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Self::Closed,
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Self::Gone,
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Self::Arrived,
+            // From and To have been told already.
+            EventKind::Modify(ModifyKind::Name(_)) => return None,
+            EventKind::Modify(ModifyKind::Metadata(_)) => Self::Touched,
+            EventKind::Modify(_) => Self::Written,
+            EventKind::Remove(_) => Self::Gone,
+            _ => return None,
+        })
+    }
+
+    /// Whether it may be about what a directory holds, not about one file's contents.
+    fn of_names(self) -> bool {
+        matches!(self, Self::Created | Self::Arrived | Self::Gone)
+    }
+}
+
+impl Seen {
+    /// Nothing yet.
+    pub fn new(settle: Duration) -> Self {
+        Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            settle,
+        }
+    }
+
+    /// Takes what inotify says.
+    pub fn take(&self, event: notify::Result<Event>) {
+        let event = match event {
+            Ok(event) if event.need_rescan() => {
+                warn!("more changed at once than inotify can tell: every folder is read again");
+                return self.lost();
+            }
+            Ok(event) => event,
+            Err(error) => {
+                warn!("cannot read what inotify says, every folder is read again: {error}");
+                return self.lost();
+            }
+        };
+        let Some(what) = What::of(&event.kind) else {
+            return;
+        };
+        let mut state = self.lock();
+        for path in &event.paths {
+            state.take(path, what, self.settle, self.tick());
+        }
+        self.call(state);
+    }
+
+    /// Events are missing: every folder has to be read, and who writes is not known.
+    fn lost(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.list_at(now);
+        for place in state.places.values_mut() {
+            if let Place::Folder(files) = place {
+                for pending in files.pending.values_mut() {
+                    (pending.created, pending.writing) = (false, false);
+                    pending.touched = now;
+                }
+                files.scan_at(now + self.settle);
+            }
+        }
+        self.call(state);
+    }
+
+    /// A directory is watched from now on.
+    pub fn insert(&self, path: &Path, place: Place) {
+        self.lock().places.insert(path.to_owned(), place);
+    }
+
+    /// A directory is not watched any more.
+    pub fn remove(&self, path: &Path) {
+        self.lock().places.remove(path);
+    }
+
+    /// A folder has to be read as a whole after that time.
+    pub fn scan_in(&self, folder: &Path, pause: Duration) {
+        if let Some(Place::Folder(files)) = self.lock().places.get_mut(folder) {
+            files.scan_at(Instant::now() + pause);
+        }
+    }
+
+    /// A file that was looked at has not come to rest.
+    pub fn again(&self, folder: &Path, rested: Rested) {
+        let mut state = self.lock();
+        state.order += 1;
+        let order = state.order;
+        if let Some(Place::Folder(files)) = state.places.get_mut(folder) {
+            let touched = Instant::now();
+            let Some(pending) = files.entry(&rested.file, order, touched, self.settle) else {
+                return;
+            };
+            pending.first = rested.first.or(pending.first);
+            pending.last = pending.last.or(rested.last);
+        }
+    }
+
+    /// Whether a file waits, to be looked at later.
+    pub fn waits(&self, folder: &Path, file: &str) -> bool {
+        match self.lock().places.get(folder) {
+            Some(Place::Folder(files)) => files.pending.contains_key(file),
+            _ => false,
+        }
+    }
+
+    /// Whether it is time to stop.
+    pub fn stopped(&self) -> bool {
+        self.lock().stop
+    }
+
+    /// Lets the other thread end.
+    pub fn stop(&self) {
+        self.lock().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is something to do; after `until` that is to list.
+    pub fn wait(&self, until: Instant) -> Todo {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            if state.stop {
+                return Todo::Stop;
+            }
+            if now >= state.list.unwrap_or(until).min(until) {
+                state.list = None;
+                return Todo::List(std::mem::take(&mut state.stale));
+            }
+            let (look, waiting) = state.rested(now, self.settle);
+            if !look.is_empty() {
+                return Todo::Look(look);
+            }
+            let left = until.saturating_duration_since(now);
+            // Nobody is woken by every event of a busy folder.
+            state.asleep = !waiting;
+            let pause = if waiting { self.tick().min(left) } else { left };
+            let waited = self.wake.wait_timeout(state, pause);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.asleep = false;
+        }
+    }
+
+    /// How often what waits is looked at.
+    fn tick(&self) -> Duration {
+        (self.settle / 4).clamp(Duration::from_millis(5), Duration::from_millis(250))
+    }
+
+    fn call(&self, mut state: MutexGuard<'_, State>) {
+        if std::mem::take(&mut state.asleep) {
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, path: &Path, what: What, settle: Duration, tick: Duration) {
+        // Directories mostly come with what is in them.
+        let soon = Instant::now() + tick;
+        if what.of_names() && self.places.contains_key(path) {
+            self.stale.insert(path.to_owned());
+            return self.list_at(soon);
+        }
+        let (Some(dir), Some(file)) = (path.parent(), path.file_name().and_then(|f| f.to_str()))
+        else {
+            return;
+        };
+        self.order += 1;
+        let order = self.order;
+        match self.places.get_mut(dir) {
+            Some(Place::Names) if what.of_names() && Name::user(file).is_ok() => {
+                self.list_at(soon);
+            }
+            Some(Place::Directory | Place::Folder(_)) if file == CONFIG && what.of_names() => {
+                self.list_at(soon);
+            }
+            Some(Place::Folder(files)) if counts(file) => files.take(file, what, order, settle),
+            _ => {}
+        }
+    }
+
+    fn list_at(&mut self, at: Instant) {
+        self.list = Some(self.list.map_or(at, |sooner| sooner.min(at)));
+    }
+
+    /// What has come to rest, and whether more waits.
+    fn rested(
+        &mut self,
+        now: Instant,
+        settle: Duration,
+    ) -> (Vec<(PathBuf, Vec<Rested>, bool)>, bool) {
+        let mut look = Vec::new();
+        let mut waiting = self.list.is_some();
+        for (path, place) in &mut self.places {
+            let Place::Folder(files) = place else {
+                continue;
+            };
+            let scan = files.scan.take_if(|at| *at <= now).is_some();
+            let rested = files.rested(now, settle);
+            waiting |= !files.pending.is_empty() || files.scan.is_some();
+            if scan || !rested.is_empty() {
+                look.push((path.clone(), rested, scan));
+            }
+        }
+        (look, waiting)
+    }
+}
+
+impl Files {
+    fn take(&mut self, file: &str, what: What, order: u64, settle: Duration) {
+        let now = Instant::now();
+        if what == What::Opened {
+            // Who made a file has it open until it is closed. Nothing else tells a reader
+            // from a writer, and a hard link is made without being opened.
+            if let Some(pending) = self.pending.get_mut(file) {
+                pending.writing |= pending.created;
+            }
+            return;
+        }
+        let Some(pending) = self.entry(file, order, now, settle) else {
+            return;
+        };
+        let seen = own::now();
+        pending.first = pending.first.or(Some(seen));
+        pending.last = Some(seen);
+        match what {
+            What::Created => pending.created = true,
+            What::Written => pending.writing = true,
+            What::Closed | What::Arrived | What::Gone => {
+                (pending.created, pending.writing) = (false, false);
+            }
+            What::Touched | What::Opened => {}
+        }
+    }
+
+    /// The entry of a file, touched just now; `None` where there is no room.
+    fn entry(
+        &mut self,
+        file: &str,
+        order: u64,
+        now: Instant,
+        settle: Duration,
+    ) -> Option<&mut Pending> {
+        if self.pending.len() >= MAX_PENDING && !self.pending.contains_key(file) {
+            self.scan_at(now + settle);
+            return None;
+        }
+        let pending = self.pending.entry(file.into()).or_insert(Pending {
+            order,
+            touched: now,
+            first: None,
+            last: None,
+            created: false,
+            writing: false,
+        });
+        (pending.order, pending.touched) = (order, now);
+        Some(pending)
+    }
+
+    fn scan_at(&mut self, at: Instant) {
+        self.scan = Some(self.scan.map_or(at, |sooner| sooner.min(at)));
+    }
+
+    /// Takes out what has come to rest, in the order of the last events.
+    fn rested(&mut self, now: Instant, settle: Duration) -> Vec<Rested> {
+        let mut rested: Vec<(u64, Rested)> = self
+            .pending
+            .extract_if(|_, pending| {
+                let quiet = now.saturating_duration_since(pending.touched);
+                match pending.writing {
+                    false => quiet >= settle,
+                    true => quiet >= settle.saturating_mul(PATIENCE),
+                }
+            })
+            .map(|(file, pending)| {
+                let rested = Rested {
+                    file: file.into(),
+                    first: pending.first,
+                    last: pending.last,
+                };
+                (pending.order, rested)
+            })
+            .collect();
+        rested.sort_unstable_by_key(|(order, _)| *order);
+        rested.into_iter().map(|(_, rested)| rested).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use notify::event::{CreateKind, Flag};
+
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_millis(20);
+
+    fn seen() -> Seen {
+        let seen = Seen::new(SETTLE);
+        seen.insert(Path::new("/f"), Place::Folder(Files::default()));
+        seen
+    }
+
+    fn tell(seen: &Seen, kind: EventKind, file: &str) {
+        seen.take(Ok(Event::new(kind).add_path(Path::new("/f").join(file))));
+    }
+
+    /// The files that rest next, and whether the folder is to be read.
+    fn look(seen: &Seen) -> (Vec<String>, bool) {
+        match seen.wait(Instant::now() + Duration::from_secs(60)) {
+            Todo::Look(folders) => {
+                let (_, rested, scan) = folders.into_iter().next().unwrap();
+                (rested.into_iter().map(|rested| rested.file).collect(), scan)
+            }
+            Todo::List(_) => look(seen),
+            Todo::Stop => (Vec::new(), false),
+        }
+    }
+
+    const CREATED: EventKind = EventKind::Create(CreateKind::File);
+    const OPENED: EventKind = EventKind::Access(AccessKind::Open(AccessMode::Any));
+    const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
+    #[test]
+    fn files_rest_in_the_order_of_their_last_events() {
+        let seen = seen();
+        for file in ["b", "a", "c", "b"] {
+            tell(&seen, CLOSED, file);
+        }
+        assert_eq!(look(&seen).0, ["a", "c", "b"]);
+    }
+
+    #[test]
+    fn a_file_rests_when_who_made_it_has_closed_it() {
+        let seen = seen();
+        tell(&seen, CREATED, "open");
+        tell(&seen, OPENED, "open");
+        tell(&seen, CREATED, "linked");
+        assert_eq!(look(&seen).0, ["linked"]);
+        assert!(seen.waits(Path::new("/f"), "open"));
+        tell(&seen, CLOSED, "open");
+        assert_eq!(look(&seen).0, ["open"]);
+    }
+
+    #[test]
+    fn a_file_that_is_never_closed_rests_in_the_end() {
+        let seen = seen();
+        let begun = Instant::now();
+        tell(&seen, CREATED, "open");
+        tell(&seen, OPENED, "open");
+        assert_eq!(look(&seen).0, ["open"]);
+        assert!(begun.elapsed() >= SETTLE * PATIENCE);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_the_rest_is_found_by_reading_the_folder() {
+        let seen = seen();
+        for n in 0..=MAX_PENDING {
+            tell(&seen, CREATED, &n.to_string());
+            tell(&seen, OPENED, &n.to_string());
+        }
+        assert_eq!(look(&seen), (Vec::new(), true));
+        let state = seen.lock();
+        assert!(matches!(&state.places[Path::new("/f")],
+            Place::Folder(files) if files.pending.len() == MAX_PENDING));
+    }
+
+    #[test]
+    fn when_events_are_lost_the_folder_is_read_and_nobody_is_waited_for() {
+        let seen = seen();
+        tell(&seen, CREATED, "open");
+        tell(&seen, OPENED, "open");
+        seen.take(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        assert_eq!(look(&seen), (vec!["open".to_owned()], true));
+    }
+}

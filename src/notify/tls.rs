@@ -1,0 +1,150 @@
+//! Whom TLS trusts, and what does its arithmetic.
+//!
+//! The default build has AWS-LC for that, as for everything else. Without it Graviola
+//! does it: Rust and assembler, so that no C compiler is needed.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::SetupError;
+
+/// The largest file with certificates, in bytes; all of Mozilla's have 220 KiB.
+const MAX_LEN: u64 = 4 << 20;
+
+/// Certificates of those who vouch for servers.
+#[derive(Clone)]
+pub(super) struct Trust {
+    roots: Vec<CertificateDer<'static>>,
+    connector: TlsConnector,
+}
+
+impl Trust {
+    /// The system's certificates and those of a file, if there is one; a relative path
+    /// starts at `base`.
+    pub(super) fn load(ca_file: Option<&PathBuf>, base: &Path) -> Result<Self, SetupError> {
+        let provider = Arc::new(provider().map_err(SetupError::Tls)?);
+        let mut store = RootCertStore::empty();
+        // A system has certificates that this library does not know how to read, and
+        // they are no reason not to start.
+        let mut roots = rustls_native_certs::load_native_certs().certs;
+        roots.retain(|certificate| store.add(certificate.clone()).is_ok());
+        if let Some(file) = ca_file {
+            let path = base.join(file);
+            for certificate in read(&path)? {
+                store
+                    .add(certificate.clone())
+                    .map_err(|_| SetupError::Certificates(path.clone()))?;
+                roots.push(certificate);
+            }
+        }
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| SetupError::Tls(e.to_string()))?
+            .with_root_certificates(store)
+            .with_no_client_auth();
+        Ok(Self {
+            roots,
+            connector: TlsConnector::from(Arc::new(config)),
+        })
+    }
+
+    /// The certificates, for a library that makes its own configuration of them.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.roots.iter()
+    }
+
+    /// Begins TLS with a host, which must prove that it is that.
+    pub(super) async fn secure(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        if self.roots.is_empty() {
+            return Err(io::Error::other(
+                "this system has no certificates to check it by: install them (ca-certificates), or set ca_file in m2y.ini",
+            ));
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        self.connector.connect(name, stream).await
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let fail = |source| SetupError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let bad = || SetupError::Certificates(path.to_owned());
+    let about = fs::metadata(path).map_err(fail)?;
+    if !about.is_file() || about.len() > MAX_LEN {
+        return Err(bad());
+    }
+    let text = fs::read(path).map_err(fail)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|_| bad())?;
+    if certificates.is_empty() {
+        return Err(bad());
+    }
+    Ok(certificates)
+}
+
+/// Makes the process's default, unless it has one, for a library that asks for that.
+pub(super) fn install_default() -> Result<(), SetupError> {
+    if CryptoProvider::get_default().is_none() {
+        // Somebody else may have been faster, and it is as good.
+        let _ = provider().map_err(SetupError::Tls)?.install_default();
+    }
+    Ok(())
+}
+
+#[cfg(feature = "aws-lc")]
+fn provider() -> Result<CryptoProvider, String> {
+    Ok(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Graviola panics on a processor that is too old for it: none gets that far.
+#[cfg(all(
+    not(feature = "aws-lc"),
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+fn provider() -> Result<CryptoProvider, String> {
+    #[cfg(target_arch = "x86_64")]
+    let able = is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("ssse3")
+        && is_x86_feature_detected!("pclmulqdq")
+        && is_x86_feature_detected!("avx")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("adx");
+    #[cfg(target_arch = "aarch64")]
+    let able = std::arch::is_aarch64_feature_detected!("aes")
+        && std::arch::is_aarch64_feature_detected!("sha2")
+        && std::arch::is_aarch64_feature_detected!("pmull")
+        && std::arch::is_aarch64_feature_detected!("neon");
+    if able {
+        Ok(rustls_graviola::default_provider())
+    } else {
+        Err(NOT_HERE.to_owned())
+    }
+}
+
+#[cfg(not(any(feature = "aws-lc", target_arch = "x86_64", target_arch = "aarch64")))]
+fn provider() -> Result<CryptoProvider, String> {
+    Err(NOT_HERE.to_owned())
+}
+
+#[cfg(not(feature = "aws-lc"))]
+const NOT_HERE: &str = "m2y was built without AWS-LC, and this processor is none that it can do without: build it with default features";

@@ -1,0 +1,477 @@
+//! What still has to happen: events whose hooks have to run, and what hooks asked for.
+//!
+//! One SQLite file for a root, `ROOT/journal.sqlite`. SQLite, because the server, `m2y
+//! events` and a person with `sqlite3` look into it at the same time, and because a
+//! process that is killed at any point leaves it whole.
+//!
+//! All writes go through one thread, which takes all that wait for it into one
+//! transaction: many that have to be durable share one flush. The rows are plain words
+//! here; what they mean is for those above to know.
+
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, named_params};
+use tokio::sync::{Notify, oneshot};
+
+use crate::{
+    json::{self, Map, Value},
+    root::{Root, file},
+};
+
+/// The file, below the root.
+pub const FILE: &str = "journal.sqlite";
+
+/// Writes that one transaction takes.
+const BATCH: usize = 256;
+
+/// How long one process waits for another one's transaction.
+const BUSY: Duration = Duration::from_secs(10);
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS task (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+    id       TEXT NOT NULL,
+    kind     TEXT NOT NULL,
+    part     INTEGER NOT NULL,
+    user     TEXT NOT NULL,
+    folder   TEXT NOT NULL,
+    file     TEXT,
+    body     TEXT NOT NULL,
+    created  INTEGER NOT NULL,
+    due      INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    dead     INTEGER NOT NULL DEFAULT 0,
+    error    TEXT NOT NULL DEFAULT '',
+    UNIQUE (id, kind, part)
+) STRICT;
+CREATE INDEX IF NOT EXISTS task_due ON task (dead, due);
+CREATE INDEX IF NOT EXISTS task_file ON task (user, folder, file, seq);
+CREATE TABLE IF NOT EXISTS state (
+    user   TEXT NOT NULL,
+    folder TEXT NOT NULL,
+    key    TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    PRIMARY KEY (user, folder, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS known (
+    user     TEXT NOT NULL,
+    folder   TEXT NOT NULL,
+    file     TEXT NOT NULL,
+    len      INTEGER NOT NULL,
+    modified INTEGER NOT NULL,
+    inode    INTEGER NOT NULL,
+    PRIMARY KEY (user, folder, file)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run (
+    user    TEXT NOT NULL,
+    folder  TEXT NOT NULL,
+    event   TEXT NOT NULL,
+    script  TEXT NOT NULL,
+    time    INTEGER NOT NULL,
+    micros  INTEGER NOT NULL,
+    verdict TEXT NOT NULL,
+    words   TEXT NOT NULL,
+    PRIMARY KEY (user, folder, event, script)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Why the journal cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// SQLite says so.
+    #[error("cannot use {FILE}: {0}")]
+    Database(String),
+    /// The thread that writes is gone.
+    #[error("cannot use {FILE}: the thread that writes it has ended")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for JournalError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error.to_string())
+    }
+}
+
+/// Something that has to happen in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The id of the event that it is, or that it came of.
+    pub id: String,
+    /// The event, or what a hook asked for.
+    pub kind: String,
+    /// 0 for an event itself; of what its hooks asked for the first is 1.
+    pub part: u32,
+    /// Whose folder.
+    pub user: String,
+    /// The folder.
+    pub folder: String,
+    /// The name of the file that it is about. Events of one file happen in their order.
+    pub file: Option<String>,
+    /// All else.
+    pub body: Map<String, Value>,
+}
+
+/// A task in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place: those of one file happen in this order.
+    pub seq: i64,
+    /// What has to happen.
+    pub task: Task,
+    /// When it came, in milliseconds since 1970.
+    pub created: u64,
+    /// When it is tried next, in milliseconds since 1970.
+    pub due: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Whether it was given up.
+    pub dead: bool,
+    /// Why the last attempt failed.
+    pub error: String,
+}
+
+type Announce = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
+
+/// A write that waits for the thread.
+struct Write {
+    durable: bool,
+    work: Box<dyn FnOnce(&Connection) -> Announce + Send>,
+}
+
+/// The journal of a root. Copies of it are the same one.
+#[derive(Clone)]
+pub struct Journal {
+    writes: mpsc::Sender<Write>,
+    path: Arc<Path>,
+    /// Told of every commit: a task may have come, or one that stood in front of
+    /// another may be done.
+    pub news: Arc<Notify>,
+}
+
+impl Journal {
+    /// Opens the journal of a root, and makes it if it is not there.
+    pub fn open(root: &Root) -> Result<Self, JournalError> {
+        let fail = |e: std::io::Error| JournalError::Database(e.to_string());
+        match file::create_empty(root.dir(), FILE, 0o600) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail(e)),
+            _ => {}
+        }
+        let path: Arc<Path> = root.path().join(FILE).into();
+        let db = connect(&path)?;
+        db.execute_batch(SCHEMA)?;
+        let (writes, waiting) = mpsc::channel();
+        let news = Arc::new(Notify::new());
+        thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn({
+                let news = news.clone();
+                move || write_all(&db, &waiting, &news)
+            })
+            .map_err(fail)?;
+        Ok(Self { writes, path, news })
+    }
+
+    /// A connection of one's own, to read.
+    pub fn reader(&self) -> Result<Connection, JournalError> {
+        Ok(connect(&self.path)?)
+    }
+
+    /// Runs `work` in a transaction with others. When this returns, what it wrote
+    /// survives `kill -9`, and where it is `durable` a loss of power.
+    pub fn write<T: Send + 'static>(
+        &self,
+        durable: bool,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Pending<T> {
+        let (done, result) = oneshot::channel();
+        let work = Box::new(move |db: &Connection| {
+            let value = savepoint(db, work).map_err(JournalError::from);
+            Box::new(move |committed: Result<(), JournalError>| {
+                let _ = done.send(committed.and(value));
+            }) as Announce
+        });
+        // Where the thread is gone, so is the sender of the result.
+        let _ = self.writes.send(Write { durable, work });
+        Pending(result)
+    }
+
+    /// Adds tasks; one that is there already stays as it is.
+    pub fn add(&self, durable: bool, tasks: Vec<Task>) -> Pending<()> {
+        self.write(durable, move |db| insert(db, &tasks))
+    }
+
+    /// Takes out a task that is done, and puts in those that came of it.
+    pub fn done(&self, task: &Task, came: Vec<Task>) -> Pending<()> {
+        let task = task.clone();
+        self.write(!came.is_empty(), move |db| {
+            remove(db, &task)?;
+            insert(db, &came)
+        })
+    }
+
+    /// Keeps a task that failed, to be tried at `due`, or given up if there is none.
+    pub fn failed(&self, task: &Task, error: String, due: Option<u64>) -> Pending<()> {
+        let task = task.clone();
+        self.write(false, move |db| {
+            db.prepare_cached(
+                "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
+                 due = coalesce(:due, due) WHERE id = :id AND kind = :kind AND part = :part",
+            )?
+            .execute(named_params! {
+                ":error": error, ":dead": due.is_none(), ":due": due.map(signed),
+                ":id": task.id, ":kind": task.kind, ":part": task.part,
+            })?;
+            Ok(())
+        })
+    }
+}
+
+/// The result of a write, once it is committed.
+pub struct Pending<T>(oneshot::Receiver<Result<T, JournalError>>);
+
+impl<T> Pending<T> {
+    /// Waits for it in a task.
+    pub async fn committed(self) -> Result<T, JournalError> {
+        self.0.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// Waits for it on a thread that may block.
+    pub fn wait(self) -> Result<T, JournalError> {
+        self.0.blocking_recv().unwrap_or(Err(JournalError::Closed))
+    }
+}
+
+/// Tasks that are due and have none of their file in front of them, nor one of the same
+/// id, in their order: a file that was renamed goes, then it comes.
+pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>> {
+    // A '+' keeps SQLite from an index: in the order of `seq` it can stop at the limit, where
+    // it would sort ten thousand tasks for each that is done; of one id there are two or
+    // three, and of those that are not dead all.
+    db.prepare_cached(
+        "SELECT * FROM task t WHERE +dead = 0 AND +due <= :now AND (part > 0 OR (NOT EXISTS (
+             SELECT 1 FROM task f WHERE f.user = t.user AND f.folder = t.folder
+             AND f.file = t.file AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
+         AND NOT EXISTS (SELECT 1 FROM task f WHERE f.id = t.id
+             AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)))
+         ORDER BY seq LIMIT :limit",
+    )?
+    .query_map(
+        named_params! { ":now": signed(now), ":limit": limit },
+        entry,
+    )?
+    .collect()
+}
+
+/// When the next task is due, if there is one after `now`.
+pub fn next_due(db: &Connection, now: u64) -> rusqlite::Result<Option<u64>> {
+    let next: Option<i64> = db
+        .prepare_cached("SELECT min(due) FROM task WHERE dead = 0 AND due > :now")?
+        .query_row(named_params! { ":now": signed(now) }, |row| row.get(0))?;
+    Ok(next.and_then(|due| u64::try_from(due).ok()))
+}
+
+/// Every task, or those of a user, in their order.
+pub fn list(db: &Connection, user: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Entry>> {
+    db.prepare("SELECT * FROM task WHERE user = coalesce(:user, user) ORDER BY seq LIMIT :limit")?
+        .query_map(named_params! { ":user": user, ":limit": limit }, entry)?
+        .collect()
+}
+
+/// One task.
+pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
+    db.query_row("SELECT * FROM task WHERE seq = ?1", [seq], entry)
+        .optional()
+}
+
+/// Puts tasks in; one that is there already stays as it is.
+pub fn insert(db: &Connection, tasks: &[Task]) -> rusqlite::Result<()> {
+    let now = signed(now());
+    for task in tasks {
+        db.prepare_cached(
+            "INSERT OR IGNORE INTO task (id, kind, part, user, folder, file, body, created, due)
+             VALUES (:id, :kind, :part, :user, :folder, :file, :body, :now, :now)",
+        )?
+        .execute(named_params! {
+            ":id": task.id, ":kind": task.kind, ":part": task.part, ":user": task.user,
+            ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
+            ":now": now,
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes a task out.
+fn remove(db: &Connection, task: &Task) -> rusqlite::Result<usize> {
+    db.prepare_cached("DELETE FROM task WHERE id = :id AND kind = :kind AND part = :part")?
+        .execute(named_params! { ":id": task.id, ":kind": task.kind, ":part": task.part })
+}
+
+/// Milliseconds since 1970 in UTC.
+pub fn now() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let body: String = row.get("body")?;
+    let time = |column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.max(0).unsigned_abs());
+    Ok(Entry {
+        seq: row.get("seq")?,
+        task: Task {
+            id: row.get("id")?,
+            kind: row.get("kind")?,
+            part: row.get("part")?,
+            user: row.get("user")?,
+            folder: row.get("folder")?,
+            file: row.get("file")?,
+            body: json::parse(body.as_bytes()).unwrap_or_default(),
+        },
+        created: time("created")?,
+        due: time("due")?,
+        attempts: row.get("attempts")?,
+        dead: row.get("dead")?,
+        error: row.get("error")?,
+    })
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Opens the journal of a root only to look into it; `None` where there is none. It makes
+/// no file, and changes none but the index that all readers share (`-shm`), where another
+/// process has the journal open or left it in a hurry.
+pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
+    let path = root.path().join(FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let log = root.path().join(format!("{FILE}-wal"));
+    let db = if log.exists() {
+        Connection::open_with_flags(&path, flags)?
+    } else {
+        // Even a reader would make a log else, and leave it there.
+        let mut uri = "file:".to_owned();
+        for byte in path.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'%' | b'?' | b'#' | 0..=b' ' | 127.. => uri.push_str(&format!("%{byte:02x}")),
+                byte => uri.push(char::from(*byte)),
+            }
+        }
+        uri.push_str("?immutable=1");
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    db.busy_timeout(BUSY)?;
+    Ok(Some(db))
+}
+
+/// How a script ended last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastRun {
+    /// When, in milliseconds since 1970.
+    pub time: u64,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+    /// What it decided.
+    pub verdict: String,
+    /// Its words, or why it failed.
+    pub words: String,
+}
+
+/// How a script of a folder ended last, if it ever ran.
+pub fn last_run(
+    db: &Connection,
+    user: &str,
+    folder: &str,
+    event: &str,
+    script: &str,
+) -> rusqlite::Result<Option<LastRun>> {
+    db.prepare_cached(
+        "SELECT time, micros, verdict, words FROM run
+         WHERE user = ?1 AND folder = ?2 AND event = ?3 AND script = ?4",
+    )?
+    .query_row([user, folder, event, script], |row| {
+        let number = |at| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)?.max(0).unsigned_abs());
+        Ok(LastRun {
+            time: number(0)?,
+            micros: number(1)?,
+            verdict: row.get(2)?,
+            words: row.get(3)?,
+        })
+    })
+    .optional()
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    // Readers do not wait for the writer, nor it for them.
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "foreign_keys", "ON")?;
+    Ok(db)
+}
+
+fn savepoint<T>(
+    db: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    db.execute_batch("SAVEPOINT one")?;
+    let result = work(db);
+    // What one write did before it failed must not be committed with the others.
+    db.execute_batch(match result {
+        Ok(_) => "RELEASE one",
+        Err(_) => "ROLLBACK TO one; RELEASE one",
+    })?;
+    result
+}
+
+/// Commits what waits, batch after batch, until nobody can send more.
+fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: &Notify) {
+    while let Ok(first) = waiting.recv() {
+        let batch: Vec<Write> = std::iter::once(first)
+            .chain(waiting.try_iter().take(BATCH - 1))
+            .collect();
+        // In WAL mode every commit survives the process; a flush makes it survive power.
+        let level = match batch.iter().any(|write| write.durable) {
+            true => "FULL",
+            false => "NORMAL",
+        };
+        let begun = db
+            .pragma_update(None, "synchronous", level)
+            .and_then(|()| db.execute_batch("BEGIN IMMEDIATE"));
+        let (announce, result) = match begun {
+            Ok(()) => {
+                let announce: Vec<Announce> =
+                    batch.into_iter().map(|write| (write.work)(db)).collect();
+                let committed = db.execute_batch("COMMIT");
+                if committed.is_err() {
+                    let _ = db.execute_batch("ROLLBACK");
+                }
+                (announce, committed)
+            }
+            // Nothing ran: whoever waits finds its result gone.
+            Err(error) => {
+                tracing::error!("{}", JournalError::from(error));
+                continue;
+            }
+        };
+        let result = result.map_err(JournalError::from);
+        for announce in announce {
+            announce(result.clone());
+        }
+        news.notify_one();
+    }
+}

@@ -1,0 +1,335 @@
+//! No event is lost, whatever ends the server.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use common::{Process, World};
+use m2y::store::journal::{self, Journal, Task};
+
+const CONFIG: &str = "[OnMeta]\n[OnReceived]\nhook.sh\n";
+
+fn task(id: &str, part: u32, file: Option<&str>) -> Task {
+    Task {
+        id: id.to_owned(),
+        kind: "OnNew".to_owned(),
+        part,
+        user: "roland-frei".to_owned(),
+        folder: "photo".to_owned(),
+        file: file.map(ToOwned::to_owned),
+        body: m2y::json::Map::new(),
+    }
+}
+
+fn due(journal: &Journal) -> Vec<String> {
+    let db = journal.reader().unwrap();
+    let due = journal::due(&db, journal::now() + 1, 100).unwrap();
+    due.into_iter()
+        .map(|entry| format!("{}/{}", entry.task.id, entry.task.part))
+        .collect()
+}
+
+#[test]
+fn events_of_one_file_wait_for_each_other_and_others_do_not() {
+    let world = World::new(CONFIG);
+    let journal = Journal::open(&world.there).unwrap();
+    let (first, second, other) = (
+        task("a", 0, Some("x")),
+        task("b", 0, Some("x")),
+        task("c", 0, Some("y")),
+    );
+    let effect = task("a-OnNew", 1, None);
+    let all = vec![first.clone(), second.clone(), other.clone(), effect];
+    journal.add(true, all.clone()).wait().unwrap();
+    // Added again, they are the same.
+    journal.add(false, all).wait().unwrap();
+    assert_eq!(due(&journal), ["a/0", "c/0", "a-OnNew/1"]);
+
+    journal
+        .failed(&first, "no".to_owned(), Some(u64::MAX))
+        .wait()
+        .unwrap();
+    assert_eq!(due(&journal), ["c/0", "a-OnNew/1"]);
+    // One that was given up stands in nobody's way.
+    journal
+        .failed(&first, "no".to_owned(), None)
+        .wait()
+        .unwrap();
+    assert_eq!(due(&journal), ["b/0", "c/0", "a-OnNew/1"]);
+    journal
+        .done(&second, vec![task("d", 0, Some("y"))])
+        .wait()
+        .unwrap();
+    journal.done(&other, Vec::new()).wait().unwrap();
+    assert_eq!(due(&journal), ["a-OnNew/1", "d/0"]);
+}
+
+#[test]
+fn a_write_that_fails_takes_none_of_the_others_with_it() {
+    let world = World::new(CONFIG);
+    let journal = Journal::open(&world.there).unwrap();
+    let writes: Vec<_> = (0..100)
+        .map(|n| {
+            journal.write(n % 2 == 0, move |db| {
+                db.execute("INSERT INTO state VALUES ('u', 'f', ?1, '1')", [n])?;
+                match n % 3 {
+                    0 => db.execute("INSERT INTO no_such_table VALUES (1)", []),
+                    _ => Ok(0),
+                }
+            })
+        })
+        .collect();
+    for (n, write) in (0..).zip(writes) {
+        assert_eq!(write.wait().is_err(), n % 3 == 0, "{n}");
+    }
+    let db = journal.reader().unwrap();
+    let count: i64 = db
+        .query_row("SELECT count(*) FROM state", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(count, 66);
+}
+
+#[test]
+fn the_journal_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new(CONFIG);
+    let journal = Journal::open(&world.there).unwrap();
+    journal.add(true, vec![task("a", 0, None)]).wait().unwrap();
+    for ending in ["", "-wal", "-shm"] {
+        let path = world
+            .there
+            .path()
+            .join(format!("{}{ending}", journal::FILE));
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
+}
+
+fn events(world: &World, args: &[&str]) -> Output {
+    Command::new(common::M2Y)
+        .args(["events", "--json"])
+        .args(args)
+        .arg("--root")
+        .arg(world.there.path())
+        .output()
+        .unwrap()
+}
+
+fn objects(output: &Output) -> Vec<m2y::json::Map<String, m2y::json::Value>> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines()
+        .map(|line| m2y::json::parse(line.as_bytes()).unwrap())
+        .collect()
+}
+
+#[test]
+fn what_was_given_up_is_listed_shown_tried_again_and_dropped_beside_a_running_server() {
+    let world = World::new(CONFIG);
+    world.script("hook.sh", "#!/bin/sh\necho the disk is full >&2\nexit 1\n");
+    let ini = "[hooks]\nexecutables = all\nretry_delay = 10ms\nretry_limit = 2\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    let server = Process::serve(&world.there);
+    let wait_for = |wanted: &[&str]| {
+        let begun = Instant::now();
+        loop {
+            let listed = objects(&events(&world, &["list"]));
+            let states: Vec<_> = listed
+                .iter()
+                .map(|e| e["state"].as_str().unwrap())
+                .collect();
+            if states == wanted {
+                return listed;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{listed:?}");
+        }
+    };
+    for name in ["a", "b"] {
+        let output = world.send(&server.address, "photo", &world.file(name, b"x"));
+        assert!(output.status.success(), "{}", common::said(&output));
+    }
+    let listed = wait_for(&["given up", "given up"]);
+    assert_eq!(listed[0]["kind"], "OnReceived");
+    assert_eq!(listed[0]["attempts"], 2);
+    let error = listed[0]["error"].as_str().unwrap();
+    assert!(
+        error.contains("exit code 1; it said: the disk is full"),
+        "{error}"
+    );
+    let numbers: Vec<_> = listed.iter().map(|e| e["number"].to_string()).collect();
+    let shown = objects(&events(&world, &["show", &numbers[0]]));
+    assert_eq!(
+        shown[0]["file"].as_str().unwrap(),
+        world.arrived(".data")[0]
+    );
+
+    // Mended, it is tried again by the server that runs, and no other event is.
+    world.script("hook.sh", "#!/bin/sh\nexit 0\n");
+    assert!(events(&world, &["replay", &numbers[0]]).status.success());
+    wait_for(&["given up"]);
+    assert!(events(&world, &["drop", &numbers[1]]).status.success());
+    wait_for(&[]);
+    assert_eq!(
+        events(&world, &["show", &numbers[0]]).status.code(),
+        Some(4)
+    );
+    assert_eq!(
+        events(&world, &["drop", &numbers[0]]).status.code(),
+        Some(4)
+    );
+    let metas = common::read_metas(&world.photo(), ".meta");
+    let marked = metas
+        .iter()
+        .filter(|meta| meta.extra.contains_key("pendingHook"));
+    assert_eq!(
+        marked.count(),
+        1,
+        "the file stays marked whose event was dropped"
+    );
+}
+
+#[test]
+fn the_owner_sees_and_releases_what_is_in_quarantine() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    world.script("hook.rhai", "quarantine(`odd name ${meta.filename}`);");
+    let server = Process::serve(&world.there);
+    for name in ["a", "b"] {
+        world.send(&server.address, "photo", &world.file(name, b"x"));
+    }
+    let folder = |args: &[&str]| {
+        Command::new(common::M2Y)
+            .args(["folder", "--json"])
+            .args([&args[..1], &["--user", "roland-frei", "photo"], &args[1..]].concat())
+            .arg("--root")
+            .arg(world.there.path())
+            .output()
+            .unwrap()
+    };
+    let held = objects(&folder(&["quarantine"]));
+    assert_eq!(held.len(), 2, "{held:?}");
+    let reasons: Vec<_> = held.iter().map(|h| h["reason"].as_str().unwrap()).collect();
+    assert!(reasons.contains(&"odd name a") && reasons.contains(&"odd name b"));
+    assert!(world.arrived(".data").is_empty());
+    let file = |n: usize| held[n]["file"].as_str().unwrap();
+    assert!(folder(&["release", file(0)]).status.success());
+    assert_eq!(world.arrived(".data"), [format!("{}.data", file(0))]);
+    assert!(folder(&["drop", file(1)]).status.success());
+    assert!(objects(&folder(&["quarantine"])).is_empty());
+    assert_eq!(folder(&["release", file(1)]).status.code(), Some(4));
+    assert_eq!(folder(&["drop", "../m2y"]).status.code(), Some(2));
+}
+
+/// Sends files while the server is killed again and again, at another moment each time.
+/// In the end every file that was acknowledged is there and its hook has run.
+fn killed(kills: u32) {
+    let world = World::new(CONFIG);
+    // Slow enough that a kill often comes between the file and the end of its hook.
+    world.script(
+        "hook.sh",
+        "#!/bin/sh\nsleep 0.05\necho \"ran $M2Y_EVENT_ID $M2Y_ID\" >> ../runs.log\n",
+    );
+    let ini = "[hooks]\nexecutables = all\nretry_delay = 10ms\nretry_limit = 1000\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    let mut acknowledged = HashSet::new();
+    let outbox = world.sender.path().join("photo");
+    let file = world.file("f", b"some bytes");
+    for kill in 0..kills {
+        let mut server = Process::serve(&world.there);
+        let sending = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                let begun = Instant::now();
+                // A few files, until the server is gone.
+                while begun.elapsed() < Duration::from_secs(10) {
+                    let output = world.send(&server.address, "photo", &file);
+                    if !output.status.success() {
+                        break;
+                    }
+                }
+            });
+            // Not a wait for something: the kill has to come at another moment each time.
+            std::thread::sleep(Duration::from_millis(u64::from(kill * 37 % 400)));
+            let pid = rustix::process::Pid::from_child(&server.child);
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            sending.join()
+        });
+        sending.unwrap();
+        server.child.wait().unwrap();
+        for done in common::read_metas(&outbox, ".done") {
+            acknowledged.insert(done.id.unwrap().to_string());
+        }
+    }
+    let server = Process::serve(&world.there);
+    let journal = Journal::open(&world.there).unwrap();
+    let db = journal.reader().unwrap();
+    let begun = Instant::now();
+    while !journal::list(&db, None, 10).unwrap().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server.stop();
+
+    let runs = runs(&world.receiver.path().join("runs.log"));
+    assert!(!acknowledged.is_empty());
+    for id in &acknowledged {
+        assert!(runs.contains_key(id), "the hook never ran for {id}");
+    }
+    // A hook that was killed while it ran may run twice, with the same event id.
+    for (id, events) in &runs {
+        let one: HashSet<_> = events.iter().collect();
+        assert_eq!(one.len(), 1, "{id}: {events:?}");
+    }
+    let metas = common::read_metas(&world.photo(), ".meta");
+    let there: HashSet<_> = metas
+        .iter()
+        .filter_map(|m| m.id.map(|id| id.to_string()))
+        .collect();
+    assert!(
+        acknowledged.is_subset(&there),
+        "an acknowledged file is gone"
+    );
+    // What was stored has its event, even where the server ended before it could say so.
+    for data in common::names(&world.photo(), ".data") {
+        let meta = world.photo().join(&data).with_extension("meta");
+        let id = common::read_meta(&meta).id.unwrap().to_string();
+        assert!(runs.contains_key(&id), "the hook never ran for {data}");
+    }
+    let twice = runs.values().filter(|events| events.len() > 1).count();
+    eprintln!(
+        "{kills} kills, {} acknowledged, {twice} hooks ran twice",
+        acknowledged.len()
+    );
+}
+
+/// Transfer ids with the event ids that their hooks were run for.
+fn runs(path: &Path) -> HashMap<String, Vec<String>> {
+    let mut runs = HashMap::<_, Vec<_>>::new();
+    for line in fs::read_to_string(path).unwrap().lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        runs.entry(words[2].to_owned())
+            .or_default()
+            .push(words[1].to_owned());
+    }
+    runs
+}
+
+#[test]
+fn a_server_that_is_killed_loses_no_event() {
+    killed(20);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_server_that_is_killed_two_hundred_times_loses_no_event() {
+    killed(200);
+}

@@ -8,6 +8,7 @@ use tokio::{net::TcpStream, task, time::timeout};
 use zeroize::Zeroizing;
 
 use crate::{
+    clock,
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
     meta::{MAX_TEXT, Meta, Wire, is_extra},
@@ -15,7 +16,6 @@ use crate::{
     transfer::{
         Observer,
         channel::{Reader, Writer},
-        clock,
         outgoing::{Outgoing, Version},
         send::{self, Attempt, Channel},
     },
@@ -263,7 +263,7 @@ impl Opening {
         }
         .encode();
         let contents = Contents {
-            time: clock(),
+            time: clock::millis(),
             share: share.public,
             json: Zeroizing::new(json.as_bytes().to_vec()),
         };

@@ -45,6 +45,7 @@
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it needs |
 //! | [`crypto`] | keys, sealing, and the two back ends that do it |
+//! | [`clock`] | the time of day |
 //! | [`error`] | what people and peers may see of an error |
 
 // In the order of the data; an empty line keeps each where it stands.
@@ -74,4 +75,11 @@ pub mod json;
 
 pub mod crypto;
 
+pub mod clock;
+
 pub mod error;
+
+/// Counts what each thread holds: by that a script that grows is stopped, see
+/// `hooks/limits.rs`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -121,15 +121,9 @@ impl Server {
     /// Every folder that can be used, with its m2y.config.
     async fn folders(&self) -> Result<Vec<(Folder, Arc<Config>)>, RootError> {
         let root = self.root.clone();
-        let folders = task::spawn_blocking(move || {
-            let mut folders = Vec::new();
-            for user in root.users()? {
-                folders.extend(user.folders()?);
-            }
-            Ok::<_, RootError>(folders)
-        })
-        .await
-        .unwrap_or_else(|_| Ok(Vec::new()))?;
+        let folders = task::spawn_blocking(move || root.folders())
+            .await
+            .unwrap_or_else(|_| Ok(Vec::new()))?;
         let opened = folders.into_iter().filter_map(|folder| {
             folder
                 .and_then(|folder| Ok((folder.config()?, folder)))

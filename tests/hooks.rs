@@ -448,12 +448,12 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "map that holds an array many times",
         "let b = []; b.pad(1000, 1); let m = #{}; let i = 0; loop { m[i.to_string()] = b; i += 1; }",
-        "memory of the server grew",
+        "held too much memory",
     ),
     (
         "map and array of maps",
         "let b = []; b.pad(700, #{}); for i in 0..250 { b[i] = #{ a: 1 }; } let m = #{}; let i = 0; loop { m[i.to_string()] = b; i += 1; }",
-        "memory of the server grew",
+        "held too much memory",
     ),
     (
         "array by index of arrays",
@@ -463,12 +463,12 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "array of pointers",
         "let a = []; a.pad(1000, Fn(\"q\")); let m = #{}; let i = 0; loop { m[i.to_string()] = a; i += 1; }",
-        "memory of the server grew",
+        "held too much memory",
     ),
     (
         "array of handles",
         "let a = []; a.pad(1000, folder); let m = #{}; let i = 0; loop { m[i.to_string()] = a; i += 1; }",
-        "memory of the server grew",
+        "held too much memory",
     ),
     (
         "flood of e-mails",
@@ -638,6 +638,32 @@ fn peak() -> u64 {
         .find(|line| line.starts_with("VmHWM"))
         .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_is_stopped_for_its_memory_leaves_none_to_the_next() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    let hooks = Hooks::new(
+        &world.there,
+        &world.there.settings().unwrap(),
+        Arc::new(MemoryState::default()),
+    );
+    let (_, script, _) = HOSTILE
+        .iter()
+        .find(|(what, ..)| *what == "map and array of maps")
+        .unwrap();
+    world.script("hook.rhai", script);
+    let folder = world.receiver.folder(&common::name("photo")).unwrap();
+    let mut before = 0;
+    for run in 0..100 {
+        let verdict = hooks.fire(event(&folder), &Pinned::default()).await;
+        let error = verdict.runs[0].error.as_deref().unwrap();
+        assert!(error.contains("held too much memory"), "{error}");
+        if run == 10 {
+            before = peak();
+        }
+    }
+    assert!(peak() - before < 32 << 10, "{} KiB", peak() - before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

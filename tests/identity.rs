@@ -82,7 +82,7 @@ fn opening(
     }
     .encode();
     let contents = Contents {
-        time: m2y::transfer::clock(),
+        time: m2y::clock::millis(),
         share: share.public,
         json: Zeroizing::new(json.to_vec()),
     };

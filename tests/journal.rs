@@ -35,7 +35,7 @@ fn task(id: &str, part: u32, file: Option<&str>) -> Task {
 
 fn due(journal: &Journal) -> Vec<String> {
     let db = journal.reader().unwrap();
-    let due = journal::due(&db, journal::now() + 1, 100).unwrap();
+    let due = journal::due(&db, m2y::clock::millis() + 1, 100).unwrap();
     due.into_iter()
         .map(|entry| format!("{}/{}", entry.task.id, entry.task.part))
         .collect()

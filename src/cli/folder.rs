@@ -21,9 +21,9 @@ pub enum Folder {
     Drop(Held),
 }
 
-/// List the files that hooks put out of sight
+/// A folder.
 #[derive(Debug, Args)]
-pub struct Quarantine {
+struct Which {
     #[command(flatten)]
     root: RootArg,
     /// Whose folder
@@ -34,18 +34,19 @@ pub struct Quarantine {
     name: String,
 }
 
+/// List the files that hooks put out of sight
+#[derive(Debug, Args)]
+pub struct Quarantine {
+    #[command(flatten)]
+    folder: Which,
+}
+
 /// Put a file that is in quarantine back into the folder (`release`), or remove it for
 /// good (`drop`)
 #[derive(Debug, Args)]
 pub struct Held {
     #[command(flatten)]
-    root: RootArg,
-    /// Whose folder
-    #[arg(long, value_name = "NAME")]
-    user: String,
-    /// The name of the folder
-    #[arg(value_name = "NAME")]
-    name: String,
+    folder: Which,
     /// The file, as `m2y folder quarantine` shows it
     #[arg(value_name = "FILE")]
     file: String,
@@ -58,13 +59,7 @@ pub struct Held {
 #[derive(Debug, Args)]
 pub struct Create {
     #[command(flatten)]
-    root: RootArg,
-    /// Whose folder
-    #[arg(long, value_name = "NAME")]
-    user: String,
-    /// The name of the folder
-    #[arg(value_name = "NAME")]
-    name: String,
+    folder: Which,
 }
 
 impl Folder {
@@ -82,14 +77,16 @@ impl Folder {
     }
 }
 
-fn open(root: &RootArg, user: &str, folder: &str) -> Result<OpenFolder, Error> {
-    let (user, folder) = (user_name(user)?, folder_name(folder)?);
-    Ok(root.open()?.folder(&user, &folder)?)
+impl Which {
+    fn open(&self) -> Result<OpenFolder, Error> {
+        let (user, folder) = (user_name(&self.user)?, folder_name(&self.name)?);
+        Ok(self.root.open()?.folder(&user, &folder)?)
+    }
 }
 
 impl Quarantine {
     fn run(self, json: bool) -> Result<(), Error> {
-        let folder = open(&self.root, &self.user, &self.name)?;
+        let folder = self.folder.open()?;
         let held = quarantine::list(folder.dir())
             .map_err(|e| Error::io("read", &folder.path_of(quarantine::DIR), &e))?;
         if held.is_empty() && !json {
@@ -130,7 +127,7 @@ impl Held {
         done: &str,
         json: bool,
     ) -> Result<(), Error> {
-        let folder = open(&self.root, &self.user, &self.name)?;
+        let folder = self.folder.open()?;
         let stem = self.file.strip_suffix(".data").unwrap_or(&self.file);
         let name = held_name(stem)?;
         let stem =
@@ -157,7 +154,7 @@ fn held_name(stem: &str) -> Result<&str, Error> {
 
 impl Create {
     fn run(self, json: bool) -> Result<(), Error> {
-        let create = self;
+        let create = self.folder;
         let user = user_name(&create.user)?;
         let name = folder_name(&create.name)?;
         let folder = create.root.open()?.user(&user)?.create_folder(&name)?;

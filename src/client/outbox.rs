@@ -37,9 +37,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Files that are sent at the same time.
 const AT_ONCE: usize = 4;
 
-/// The longest pause between two attempts.
-const MAX_PAUSE: Duration = Duration::from_secs(3_600);
-
 /// One `.meta` that waits.
 #[derive(Default)]
 struct Waiting {
@@ -60,8 +57,8 @@ struct Seen {
 enum Sent {
     /// It is `.done` or `.failed`, or was no `.meta` to be sent.
     Over,
-    /// It is tried again.
-    Later(Error),
+    /// It is tried again after this pause.
+    Later(Duration, Error),
 }
 
 /// Sends what waits in the outboxes of a root, until `shutdown` turns true.
@@ -86,12 +83,12 @@ pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<b
                     continue;
                 }
                 waiting.in_hand = true;
-                let last = waiting.attempts.saturating_add(1) >= settings.retry_limit;
+                let pause = settings.retry.pause(waiting.attempts);
                 let (folder, path, user) = (folder.clone(), path.clone(), user.clone());
                 let slots = slots.clone();
                 sending.spawn(async move {
                     let _slot = slots.acquire_owned().await;
-                    let sent = send(&user, &path, last).await;
+                    let sent = send(&user, &path, pause).await;
                     (folder, path, sent)
                 });
             }
@@ -99,7 +96,7 @@ pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<b
         tokio::select! {
             Some(done) = sending.join_next() => {
                 if let Ok((folder, path, sent)) = done {
-                    settle(&mut folders, &folder, &path, sent, settings.retry_delay);
+                    settle(&mut folders, &folder, &path, sent);
                 }
             }
             () = sleep(LOOK) => {}
@@ -110,13 +107,7 @@ pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<b
     while sending.join_next().await.is_some() {}
 }
 
-fn settle(
-    folders: &mut HashMap<PathBuf, Seen>,
-    folder: &Path,
-    path: &Path,
-    sent: Sent,
-    delay: Duration,
-) {
+fn settle(folders: &mut HashMap<PathBuf, Seen>, folder: &Path, path: &Path, sent: Sent) {
     let Some(seen) = folders.get_mut(folder) else {
         return;
     };
@@ -124,12 +115,10 @@ fn settle(
         Sent::Over => {
             seen.waiting.remove(path);
         }
-        Sent::Later(error) => {
+        Sent::Later(pause, error) => {
             let Some(waiting) = seen.waiting.get_mut(path) else {
                 return;
             };
-            let factor = 4_u32.saturating_pow(waiting.attempts.min(16));
-            let pause = delay.saturating_mul(factor).min(MAX_PAUSE);
             info!(
                 "{}: sent again in {pause:?}: {}",
                 path.display(),
@@ -170,14 +159,12 @@ fn look(root: &Root, mut before: HashMap<PathBuf, Seen>) -> (HashMap<PathBuf, Se
 /// The folders that send by themselves.
 fn outboxes(root: &Root) -> Result<Vec<Folder>, RootError> {
     let mut outboxes = Vec::new();
-    for user in root.users()? {
-        for folder in user.folders()?.into_iter().flatten() {
-            let auto = folder
-                .config()
-                .is_ok_and(|config| config.get("outbox", "auto") == Some("yes"));
-            if auto {
-                outboxes.push(folder);
-            }
+    for folder in root.folders()?.into_iter().flatten() {
+        let auto = folder
+            .config()
+            .is_ok_and(|config| config.get("outbox", "auto") == Some("yes"));
+        if auto {
+            outboxes.push(folder);
         }
     }
     Ok(outboxes)
@@ -205,8 +192,9 @@ fn metas(folder: &Folder) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Sends one `.meta`; at the `last` attempt it becomes `.failed`, whatever fails.
-async fn send(user: &User, path: &Path, last: bool) -> Sent {
+/// Sends one `.meta`; what fails for a while is to be tried again after `pause`, and
+/// without one becomes `.failed`.
+async fn send(user: &User, path: &Path, pause: Option<Duration>) -> Sent {
     let opened = {
         let (user, path) = (user.clone(), path.to_owned());
         task::spawn_blocking(move || open(&user, &path)).await
@@ -215,12 +203,14 @@ async fn send(user: &User, path: &Path, last: bool) -> Sent {
         Ok(Ok(Some(out))) => out,
         Ok(Ok(None)) | Err(_) => return Sent::Over,
         // It may still be written, or its file.
-        Ok(Err(error)) if !last && error.code != Code::Refused => return Sent::Later(error),
-        Ok(Err(error)) => {
-            let (user, path) = (user.clone(), path.to_owned());
-            let _ = task::spawn_blocking(move || fail(&user, &path, &error)).await;
-            return Sent::Over;
-        }
+        Ok(Err(error)) => match pause {
+            Some(pause) if error.code != Code::Refused => return Sent::Later(pause, error),
+            _ => {
+                let (user, path) = (user.clone(), path.to_owned());
+                let _ = task::spawn_blocking(move || fail(&user, &path, &error)).await;
+                return Sent::Over;
+            }
+        },
     };
     let result = match Route::of(user, &out) {
         Ok(route) => deliver(&route, &out, &Unobserved).await,
@@ -238,8 +228,8 @@ async fn send(user: &User, path: &Path, last: bool) -> Sent {
         Err(error) => error,
     };
     let passing = matches!(error.code, Code::Later | Code::Failed | Code::NotFound);
-    if passing && !last {
-        return Sent::Later(error);
+    if let (true, Some(pause)) = (passing, pause) {
+        return Sent::Later(pause, error);
     }
     match out.failed(&error) {
         Ok(failed) => {

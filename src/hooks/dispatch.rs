@@ -6,16 +6,18 @@
 //! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that
 //! nothing which is down delays a transfer.
 
+mod effect;
+mod hand;
+mod record;
+mod revive;
+
 use std::{
-    collections::{HashSet, VecDeque},
-    io,
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use cap_std::fs::Dir;
 use rusqlite::{Connection, named_params};
-use sha2::{Digest, Sha256};
 use tokio::{
     sync::watch,
     task::{self, JoinSet},
@@ -25,17 +27,25 @@ use tracing::{error, info, warn};
 
 use super::{Hooks, Pinned, kept::KeptState, notes::Mode, own::Own};
 use crate::{
+    clock,
     error::{Code, Error, printable},
-    event::{Effect, Event, EventId, Kind, Outcome, Run, Subject, Verdict},
-    json::{Map, Value},
-    meta::{self, Meta, PENDING_HOOK, QUARANTINE, TransferId},
-    notify::{DeliveryError, DeliveryId, Mailer, Webhook},
-    root::{Root, RootError, config::Config, file, folder::Folder, name::Name, settings::Settings},
-    store::{
-        journal::{self, Entry, Journal, JournalError, Pending, Task},
-        outbox, quarantine,
+    event::{Event, Kind, Run, Subject, Verdict},
+    meta::QUARANTINE,
+    notify::{Mailer, Webhook},
+    root::{
+        Root,
+        config::Config,
+        folder::Folder,
+        settings::{Retry, Settings},
     },
+    store::journal::{self, Entry, Journal, JournalError, Pending, Task},
 };
+use effect::{Courier, effects_of};
+use hand::{Hand, InHand};
+use record::put_away;
+pub use record::store_meta;
+pub use revive::task_of;
+use revive::{Gone, revive};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
@@ -43,52 +53,15 @@ const AT_ONCE: usize = 64;
 /// How often the journal is looked into for what another process wrote.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The longest pause between two attempts.
-const MAX_PAUSE: Duration = Duration::from_secs(3_600);
-
 /// Fires events, and sees to it that their hooks run.
 #[derive(Clone)]
 pub struct Dispatcher {
     hooks: Hooks,
     root: Root,
     journal: Journal,
-    mailer: Option<Mailer>,
-    webhook: Webhook,
-    retry_delay: Duration,
-    retry_limit: u32,
+    courier: Courier,
+    retry: Retry,
     in_hand: InHand,
-}
-
-/// Tasks that somebody works on; nobody else takes them.
-#[derive(Clone, Default)]
-struct InHand(Arc<Mutex<HashSet<(String, String, u32)>>>);
-
-/// A task in hand, until it is dropped.
-struct Hand {
-    tasks: InHand,
-    task: (String, String, u32),
-}
-
-impl InHand {
-    fn take(&self, task: &Task) -> Option<Hand> {
-        let task = (task.id.clone(), task.kind.clone(), task.part);
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.insert(task.clone()).then(|| Hand {
-            tasks: self.clone(),
-            task,
-        })
-    }
-
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-}
-
-impl Drop for Hand {
-    fn drop(&mut self) {
-        let mut tasks = self.tasks.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.remove(&self.task);
-    }
 }
 
 /// An event that is in the journal, and in this hand.
@@ -107,14 +80,6 @@ impl Kept {
     }
 }
 
-/// Why an event cannot be fired again.
-enum Gone {
-    /// What it is about is not there any more; it is forgotten.
-    Forget(String),
-    /// For now; it is tried again.
-    Later(String),
-}
-
 impl Dispatcher {
     /// A dispatcher for a root.
     pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
@@ -130,10 +95,12 @@ impl Dispatcher {
             hooks: Hooks::new(root, settings, state),
             root: root.clone(),
             journal,
-            mailer,
-            webhook: Webhook::new(&settings.webhook, root.path())?,
-            retry_delay: settings.retry_delay,
-            retry_limit: settings.retry_limit,
+            courier: Courier {
+                root: root.clone(),
+                mailer,
+                webhook: Webhook::new(&settings.webhook, root.path())?,
+            },
+            retry: settings.retry,
             in_hand: InHand::default(),
         })
     }
@@ -174,7 +141,7 @@ impl Dispatcher {
             .hooks
             .fire_scripts(event, scripts, pinned, &Mode::LIVE)
             .await;
-        self.note_runs(&task, &verdict.runs);
+        drop(self.note_runs(&task, &verdict.runs));
         self.note_effects(&task, &verdict).await;
         verdict
     }
@@ -184,7 +151,12 @@ impl Dispatcher {
     pub async fn fire_by_hand(&self, event: Event, mode: &Mode) -> Verdict {
         let task = task_of(&event);
         let mut verdict = self.hooks.fire_as(event, &Pinned::default(), mode).await;
-        self.note_runs(&task, &verdict.runs);
+        // Waited for: who asks may look at it next.
+        if let Some(noted) = self.note_runs(&task, &verdict.runs)
+            && let Err(error) = noted.committed().await
+        {
+            error!("{error}");
+        }
         if task.kind == Kind::Received.section()
             && let Err(error) = store_meta(self.own(), &task, &mut verdict).await
         {
@@ -246,7 +218,7 @@ impl Dispatcher {
             _hand,
         } = kept;
         let mut verdict = self.hooks.fire(event, &pinned).await;
-        self.note_runs(&task, &verdict.runs);
+        drop(self.note_runs(&task, &verdict.runs));
         if task.kind == Kind::Received.section() {
             let stored = store_meta(self.own(), &task, &mut verdict).await;
             if let Err(error) = stored {
@@ -316,7 +288,7 @@ impl Dispatcher {
         let (reader, in_hand) = (reader.clone(), self.in_hand.len());
         let looked = task::spawn_blocking(move || {
             let db = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            let (now, limit) = (journal::now(), AT_ONCE.saturating_add(in_hand));
+            let (now, limit) = (clock::millis(), AT_ONCE.saturating_add(in_hand));
             let due = journal::due(&db, now, u32::try_from(limit).unwrap_or(u32::MAX))?;
             Ok::<_, rusqlite::Error>((due, journal::next_due(&db, now)?, now))
         });
@@ -336,7 +308,7 @@ impl Dispatcher {
     async fn again(&self, entry: Entry, hand: Hand) {
         let Entry { task, attempts, .. } = entry;
         let written = if task.part > 0 {
-            match self.carry_out(&task).await {
+            match self.courier.carry_out(&task).await {
                 Ok(()) => self.journal.done(&task, Vec::new()),
                 Err(failure) if failure.permanent => self.give_up(&task, failure.sentence),
                 Err(failure) => self.fail(&task, attempts, failure.sentence, failure.pause),
@@ -378,11 +350,9 @@ impl Dispatcher {
         why: String,
         at_least: Option<Duration>,
     ) -> Pending<()> {
-        if attempts.saturating_add(1) >= self.retry_limit {
+        let Some(pause) = self.retry.pause(attempts) else {
             return self.give_up(task, why);
-        }
-        let factor = 4_u32.saturating_pow(attempts.min(16));
-        let pause = self.retry_delay.saturating_mul(factor).min(MAX_PAUSE);
+        };
         let pause = pause.max(at_least.unwrap_or_default());
         let (user, folder) = (&task.user, &task.folder);
         info!(
@@ -391,7 +361,7 @@ impl Dispatcher {
             task.kind, printable(&why, 400)
         );
         let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        let due = journal::now().saturating_add(pause);
+        let due = clock::millis().saturating_add(pause);
         self.journal.failed(task, why, Some(due))
     }
 
@@ -406,37 +376,6 @@ impl Dispatcher {
         self.journal.failed(task, why, None)
     }
 
-    async fn carry_out(&self, task: &Task) -> Result<(), Failure> {
-        let effect = Effect::from_document(&task.kind, &task.body)
-            .ok_or_else(|| Failure::permanent("the journal has a task that m2y does not know"))?;
-        match effect {
-            Effect::Send {
-                to,
-                folder,
-                file,
-                fields,
-            } => {
-                let (root, task) = (self.root.clone(), task.clone());
-                let meta = Meta {
-                    extra: fields,
-                    ..Meta::new(&task.user, &to, &folder, &file)
-                };
-                task::spawn_blocking(move || hand_on(&root, &task, meta, &file))
-                    .await
-                    .unwrap_or_else(|_| Err(Failure::passing("the server failed")))
-            }
-            Effect::Email { to, subject, text } => match &self.mailer {
-                Some(mailer) => Ok(mailer.send(&to, &subject, &text, delivery_id(task)).await?),
-                None => Err(Failure::passing(
-                    "there is no mail server: set host and from under [smtp] in m2y.ini",
-                )),
-            },
-            Effect::Webhook { url, body } => {
-                Ok(self.webhook.post(&url, &body, delivery_id(task)).await?)
-            }
-        }
-    }
-
     /// Writes down what hooks asked for that did not object.
     async fn note_effects(&self, task: &Task, verdict: &Verdict) {
         if verdict.outcome.objection().is_some() || verdict.effects.is_empty() {
@@ -448,15 +387,15 @@ impl Dispatcher {
         }
     }
 
-    /// Remembers for `m2y hook list` how each script ended last.
-    fn note_runs(&self, task: &Task, runs: &[Run]) {
+    /// Remembers for `m2y hook list` how each script ended last. It is only told to
+    /// people, so nothing has to wait for it.
+    fn note_runs(&self, task: &Task, runs: &[Run]) -> Option<Pending<()>> {
         if runs.is_empty() {
-            return;
+            return None;
         }
         let (user, folder) = (task.user.clone(), task.folder.clone());
         let runs = runs.to_vec();
-        // Not waited for: it is only told to people.
-        drop(self.journal.write(false, move |db| {
+        Some(self.journal.write(false, move |db| {
             for run in runs {
                 let (verdict, words) = run.outcome.words();
                 db.prepare_cached(
@@ -468,12 +407,12 @@ impl Dispatcher {
                     ":user": user, ":folder": folder, ":event": run.event.section(),
                     ":script": run.script, ":verdict": verdict,
                     ":words": run.error.as_deref().unwrap_or(words),
-                    ":time": i64::try_from(journal::now()).unwrap_or(i64::MAX),
+                    ":time": i64::try_from(clock::millis()).unwrap_or(i64::MAX),
                     ":micros": i64::try_from(run.took.as_micros()).unwrap_or(i64::MAX),
                 })?;
             }
             Ok(())
-        }));
+        }))
     }
 }
 
@@ -494,212 +433,4 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending().await
     }
-}
-
-/// Why something that a hook asked for was not done.
-struct Failure {
-    permanent: bool,
-    sentence: String,
-    /// The pause that the other side asks for.
-    pause: Option<Duration>,
-}
-
-impl From<DeliveryError> for Failure {
-    fn from(error: DeliveryError) -> Self {
-        Self {
-            permanent: error.permanent,
-            sentence: error.sentence,
-            pause: error.retry_after,
-        }
-    }
-}
-
-/// The same for every attempt, and another one for all else that hooks ask for.
-fn delivery_id(task: &Task) -> DeliveryId {
-    DeliveryId::new(digest(&task.id), task.part)
-}
-
-/// The first 16 bytes of SHA-256.
-fn digest(text: &str) -> [u8; 16] {
-    let mut head = [0; 16];
-    for (to, from) in head.iter_mut().zip(Sha256::digest(text)) {
-        *to = from;
-    }
-    head
-}
-
-impl Failure {
-    fn permanent(sentence: impl Into<String>) -> Self {
-        Self {
-            permanent: true,
-            sentence: sentence.into(),
-            pause: None,
-        }
-    }
-
-    fn passing(sentence: impl Into<String>) -> Self {
-        Self {
-            permanent: false,
-            sentence: sentence.into(),
-            pause: None,
-        }
-    }
-}
-
-/// An event as the journal has it.
-pub fn task_of(event: &Event) -> Task {
-    let mut body = Map::new();
-    if let Some(subject) = &event.subject {
-        body.insert("stem".to_owned(), subject.stem.as_str().into());
-    }
-    Task {
-        id: event.id.to_string(),
-        kind: event.kind.section().to_owned(),
-        part: 0,
-        user: event.folder.user().name().to_string(),
-        folder: event.folder.name().to_string(),
-        file: event.file.clone(),
-        body,
-    }
-}
-
-fn effects_of(task: &Task, effects: &[Effect]) -> Vec<Task> {
-    (1..)
-        .zip(effects)
-        .map(|(part, effect)| Task {
-            // Two events of one file may ask for the same.
-            id: format!("{}-{}", task.id, task.kind),
-            kind: effect.kind().to_owned(),
-            part,
-            user: task.user.clone(),
-            folder: task.folder.clone(),
-            file: None,
-            body: effect.to_document(),
-        })
-        .collect()
-}
-
-/// Makes an event of what the journal has of it.
-fn revive(root: &Root, task: &Task) -> Result<Event, Gone> {
-    let kind = Kind::of_section(&task.kind)
-        .ok_or_else(|| Gone::Forget("there is no such event".to_owned()))?;
-    let folder = folder_of(root, task)?;
-    let config = folder.config().map_err(|e| Gone::Later(e.to_string()))?;
-    let id =
-        EventId::parse(&task.id).ok_or_else(|| Gone::Forget("its id cannot be read".to_owned()))?;
-    let stem = task.body.get("stem").and_then(Value::as_str);
-    let file = task.file.clone();
-    if kind != Kind::Deleted
-        && let Some(file) = &file
-        && !exists(folder.dir(), file).map_err(|e| Gone::Later(e.to_string()))?
-    {
-        return Err(Gone::Forget(format!("{} is gone", printable(file, 200))));
-    }
-    let stem = stem.or_else(|| file.as_deref()?.strip_suffix(".data"));
-    let subject = stem.and_then(|stem| {
-        let text = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
-        Some(Subject {
-            meta: Meta::from_file(&text).ok()?,
-            stem: stem.to_owned(),
-        })
-    });
-    Ok(Event {
-        id,
-        kind,
-        folder,
-        config,
-        file,
-        subject,
-    })
-}
-
-fn folder_of(root: &Root, task: &Task) -> Result<Folder, Gone> {
-    let names = (Name::user(&task.user), Name::folder(&task.folder));
-    let (Ok(user), Ok(folder)) = names else {
-        return Err(Gone::Forget("its folder has no name".to_owned()));
-    };
-    root.folder(&user, &folder).map_err(|e| match e {
-        RootError::NoUser(_) | RootError::NoFolder => Gone::Forget(e.to_string()),
-        e => Gone::Later(e.to_string()),
-    })
-}
-
-fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
-    match dir.symlink_metadata(name) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Stores what hooks wrote into the `.meta` of a file that was received: where they
-/// object, with a mark that they have to run again.
-pub(super) async fn store_meta(own: &Own, task: &Task, verdict: &mut Verdict) -> io::Result<()> {
-    let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
-        return Ok(());
-    };
-    meta.error.clear();
-    meta.extra.remove(PENDING_HOOK);
-    if verdict.outcome.objection().is_some() {
-        let pending = Value::from(task.kind.as_str());
-        meta.extra.insert(PENDING_HOOK.to_owned(), pending);
-    }
-    if let Outcome::Quarantined(reason) = &verdict.outcome {
-        let reason = Value::from(reason.as_str());
-        meta.extra.insert(QUARANTINE.to_owned(), reason);
-    }
-    let hide = verdict.outcome.objection().is_none() && meta.extra.contains_key(QUARANTINE);
-    let (own, folder, text) = (own.clone(), verdict.folder.clone(), meta.to_file());
-    let work = move || {
-        let dir = folder.dir();
-        let name = format!("{stem}.meta");
-        match file::read(dir, &name, meta::MAX_LEN) {
-            Ok(there) if there == text => {}
-            // A hook has taken the file away, and its .meta with it.
-            Err(e)
-                if e.kind() == io::ErrorKind::NotFound
-                    && !exists(dir, &format!("{stem}.data"))? =>
-            {
-                return Ok(());
-            }
-            _ => file::replace(dir, &name, 0o644, &text)?,
-        }
-        match hide {
-            true => put_away(&own, &folder, &stem),
-            false => Ok(()),
-        }
-    };
-    task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(io::Error::other(e)))
-}
-
-/// Puts a file out of sight, which is no deed of a person.
-fn put_away(own: &Own, folder: &Folder, stem: &str) -> io::Result<()> {
-    let hidden = quarantine::hide(folder.dir(), stem);
-    own.note(folder, &format!("{stem}.data"));
-    hidden
-}
-
-/// Writes the `.meta` that hands a file on.
-fn hand_on(root: &Root, task: &Task, mut meta: Meta, file: &str) -> Result<(), Failure> {
-    let folder = match folder_of(root, task) {
-        Ok(folder) => folder,
-        Err(Gone::Forget(why)) => return Err(Failure::permanent(why)),
-        Err(Gone::Later(why)) => return Err(Failure::passing(why)),
-    };
-    // What was received goes on under the name that its sender gave it.
-    let known = file.strip_suffix(".data").and_then(|stem| {
-        let text = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
-        Meta::from_file(&text).ok()
-    });
-    if let Some(known) = known {
-        meta.filename = known.filename;
-    }
-    // The same for every attempt: a second .meta of it is delivered already.
-    let id = digest(&format!("{} {}", task.id, task.part));
-    meta.id = Some(TransferId(id));
-    outbox::write(folder.path(), &folder.path_of(file), meta)
-        .map(drop)
-        .map_err(|e| Failure::passing(e.sentence))
 }

@@ -2,13 +2,12 @@
 //!
 //! Rhai's own limits are no wall by themselves, so all of them are set in one place
 //! ([`engine`]), what they miss is taken out of the language, and while a script runs a
-//! [`Call`] watches the clock and the memory of the process.
+//! [`Call`] watches the clock and what the script holds of memory. The allocator counts that
+//! for each thread: what the system tells of pages is blind to memory that was used before.
 
 use std::{
     cell::{Cell, RefCell},
-    fs::File,
-    os::unix::fs::FileExt,
-    sync::LazyLock,
+    sync::atomic::{AtomicI64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,6 +18,8 @@ use rhai::{
         MoreStringPackage, Package,
     },
 };
+
+use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp, deallocatedp};
 
 use super::api::{self, log::Log};
 
@@ -32,26 +33,25 @@ pub const MAX_STRING: usize = 4_096;
 /// however many arguments it has.
 const MAX_ARGUMENTS: usize = 32;
 
-/// Bytes of fresh memory that a script may touch. Rhai checks the item that is put into
-/// an array or a map by index, not what holds it, so a few lines can grow without an end.
-const MAX_FRESH: u64 = 8 << 20;
+/// Bytes that a script may hold. Rhai checks the item that is put into an array or a map
+/// by index, not what holds it, so a few lines can grow without an end.
+const MAX_HELD: i64 = 8 << 20;
 
-/// Bytes that the process may grow by while a script runs, whoever makes it grow: where
-/// pages are huge, touching one is counted as little.
-const MAX_GROWTH: u64 = 64 << 20;
+/// Bytes that all scripts may hold that run at the same time.
+const MAX_HELD_BY_ALL: i64 = 64 << 20;
 
-/// Steps of a script from one look at the memory to the next.
-const MEMORY_STEPS: u64 = 128;
+/// What a script holds is counted for all in such steps.
+const SHARE: i64 = 1 << 20;
 
 /// From when on a script has worked for long.
-const LONG: Duration = Duration::from_millis(10);
+const LONG: Duration = Duration::from_millis(5);
 
 /// Why a script was stopped from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Its time was over.
     Deadline,
-    /// The process grew too much while it ran.
+    /// It held too much memory, or all scripts together did.
     Memory,
 }
 
@@ -62,8 +62,8 @@ pub struct Call {
     begun: Instant,
     /// Turns the script into one that has worked for long; away once it was tried.
     lengthen: Cell<Option<Box<dyn FnOnce()>>>,
-    /// The memory when it was first looked at.
-    memory: Cell<Option<Memory>>,
+    /// What it holds; nothing where the allocator does not count.
+    memory: Option<Memory>,
 }
 
 thread_local! {
@@ -91,14 +91,14 @@ impl Call {
             log,
             begun: Instant::now(),
             lengthen: Cell::new(Some(lengthen)),
-            memory: Cell::new(None),
+            memory: Memory::watch(),
         }));
         let _over = Over;
         run()
     }
 
-    /// Why the script has to stop after so many steps, if it has to.
-    fn stop(&self, steps: u64) -> Option<Stop> {
+    /// Why the script has to stop, if it has to.
+    fn stop(&self) -> Option<Stop> {
         let now = Instant::now();
         if now > self.until {
             return Some(Stop::Deadline);
@@ -108,25 +108,15 @@ impl Call {
         {
             lengthen();
         }
-        if !steps.is_multiple_of(MEMORY_STEPS) {
-            return None;
-        }
-        let now = Memory::now();
-        let Some(before) = self.memory.get() else {
-            self.memory.set(Some(now));
-            return None;
-        };
-        let too_much = now.fresh.saturating_sub(before.fresh) > MAX_FRESH
-            || now.resident.saturating_sub(before.resident) > MAX_GROWTH;
-        too_much.then_some(Stop::Memory)
+        let memory = self.memory.as_ref()?;
+        memory.is_too_much().then_some(Stop::Memory)
     }
 }
 
 /// For functions of ours that take long: an error as soon as the script has to stop,
 /// one that no `catch` of the script's catches.
 pub fn go_on() -> Result<(), Box<EvalAltResult>> {
-    // Only the clock: what works here does not make the script grow.
-    match CALL.with_borrow(|call| call.as_ref()?.stop(1)) {
+    match CALL.with_borrow(|call| call.as_ref()?.stop()) {
         None => Ok(()),
         Some(stop) => Err(Box::new(EvalAltResult::ErrorTerminated(
             Dynamic::from(stop),
@@ -135,42 +125,71 @@ pub fn go_on() -> Result<(), Box<EvalAltResult>> {
     }
 }
 
-/// What the system tells of memory, in bytes; nothing where it does not.
-#[derive(Clone, Copy)]
-struct Memory {
-    /// Touched for the first time by this thread.
-    fresh: u64,
-    /// Held by the process.
-    resident: u64,
+/// What the allocator counts of a thread, in bytes since the thread began.
+struct Counts {
+    allocated: ThreadLocal<u64>,
+    freed: ThreadLocal<u64>,
 }
 
-impl Memory {
-    fn now() -> Self {
-        static PROCESS: LazyLock<Option<File>> =
-            LazyLock::new(|| File::open("/proc/self/statm").ok());
-        thread_local! {
-            static THREAD: Option<File> = File::open("/proc/thread-self/stat").ok();
-        }
-        let page = rustix::param::page_size() as u64;
-        // proc(5): the second field of statm; of stat the tenth, the eighth after the
-        // name, which alone may hold blanks and brackets.
-        let faults = THREAD.with(|file| field(file.as_ref()?, |text| text.rsplit(')').next(), 8));
-        let pages = PROCESS
-            .as_ref()
-            .and_then(|file| field(file, |text| Some(text), 1));
-        Self {
-            fresh: faults.unwrap_or_default().saturating_mul(page),
-            resident: pages.unwrap_or_default().saturating_mul(page),
-        }
+impl Counts {
+    fn of_thread() -> Option<Self> {
+        Some(Self {
+            allocated: allocatedp::read().ok()?,
+            freed: deallocatedp::read().ok()?,
+        })
+    }
+
+    /// Bytes that the thread took and did not give back; what others freed of it counts
+    /// as held, and what it freed of others as given back.
+    fn held(&self) -> i64 {
+        self.allocated
+            .get()
+            .wrapping_sub(self.freed.get())
+            .cast_signed()
     }
 }
 
-/// A number in a file of `/proc`, counted from 0 behind `start`.
-fn field(file: &File, start: impl Fn(&str) -> Option<&str>, number: usize) -> Option<u64> {
-    let mut text = [0; 512];
-    let len = file.read_at(&mut text, 0).ok()?;
-    let text = std::str::from_utf8(text.get(..len)?).ok()?;
-    start(text)?.split(' ').nth(number)?.trim_end().parse().ok()
+/// What all scripts hold that run now, in bytes, counted in steps of [`SHARE`].
+static HELD_BY_ALL: AtomicI64 = AtomicI64::new(0);
+
+/// What a script holds.
+struct Memory {
+    counts: Counts,
+    before: i64,
+    /// What it counts for in [`HELD_BY_ALL`].
+    shared: Cell<i64>,
+}
+
+impl Memory {
+    fn watch() -> Option<Self> {
+        let counts = Counts::of_thread()?;
+        Some(Self {
+            before: counts.held(),
+            counts,
+            shared: Cell::new(0),
+        })
+    }
+
+    fn is_too_much(&self) -> bool {
+        let held = self.counts.held().saturating_sub(self.before);
+        if held > MAX_HELD {
+            return true;
+        }
+        let shared = self.shared.get();
+        if held.abs_diff(shared) < SHARE.unsigned_abs() {
+            return false;
+        }
+        self.shared.set(held);
+        let before = HELD_BY_ALL.fetch_add(held - shared, Ordering::Relaxed);
+        // Who grows last has to go; one that holds little is not to blame.
+        held > shared && before + held - shared > MAX_HELD_BY_ALL
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        HELD_BY_ALL.fetch_sub(self.shared.get(), Ordering::Relaxed);
+    }
 }
 
 /// Every limit of every script, in one place.
@@ -200,8 +219,8 @@ pub fn engine() -> Engine {
         // `eval` escapes what was compiled; `curry` grows without a check.
         .disable_symbol("eval")
         .disable_symbol("curry")
-        .on_progress(|steps| {
-            let stop = CALL.with_borrow(|call| call.as_ref()?.stop(steps));
+        .on_progress(|_| {
+            let stop = CALL.with_borrow(|call| call.as_ref()?.stop());
             stop.map(Dynamic::from)
         })
         .on_print(log_line)

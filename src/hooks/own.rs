@@ -14,12 +14,13 @@ use std::{
     collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
+    clock,
     root::folder::Folder,
     store::known::{Print, nanos},
 };
@@ -173,7 +174,7 @@ pub struct Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let until = now();
+        let until = clock::nanos();
         if let Some(deeds) = self.own.lock().get_mut(&self.folder) {
             deeds.running = deeds.running.saturating_sub(1);
             if let (0, Some(run)) = (deeds.running, deeds.runs.back_mut()) {
@@ -181,12 +182,6 @@ impl Drop for Program {
             }
         }
     }
-}
-
-/// Nanoseconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    nanos_of(since.unwrap_or_default())
 }
 
 pub(super) fn nanos_of(time: Duration) -> i64 {

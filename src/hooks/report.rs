@@ -105,8 +105,8 @@ pub enum HookError {
         /// Which one.
         variable: &'static str,
     },
-    /// The server's memory grew too much while the script ran.
-    #[error("{script}: stopped, the memory of the server grew too much while it ran")]
+    /// It held too much memory, or all scripts that ran with it did.
+    #[error("{script}: stopped, it held too much memory (8 MiB at most, and less beside others)")]
     Memory {
         /// Its name in m2y.config.
         script: String,

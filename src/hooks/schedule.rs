@@ -29,13 +29,13 @@ use super::{
     dispatch::{Dispatcher, stopped},
 };
 use crate::{
+    clock,
     event::{Event, EventId, Kind},
     root::{
         Root, RootError,
         config::{Config, Line},
         folder::Folder,
     },
-    store::journal,
 };
 
 /// Minutes that are made up for, where the clock jumps or the machine was busy.
@@ -57,7 +57,7 @@ pub fn clock() -> mpsc::Receiver<u64> {
     let (minutes, clock) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
-            let now = journal::now();
+            let now = clock::millis();
             let minute = now / 60_000;
             if minutes.send(minute).await.is_err() {
                 return;
@@ -145,15 +145,10 @@ async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line
 async fn folders(root: &Root, told: &mut HashMap<PathBuf, String>) -> Vec<(Folder, Arc<Config>)> {
     let root = root.clone();
     let found = task::spawn_blocking(move || {
-        let mut found = Vec::new();
-        for user in root.users()? {
-            // Those that cannot be opened are told by others.
-            for folder in user.folders()?.into_iter().flatten() {
-                let config = folder.config();
-                found.push((folder, config));
-            }
-        }
-        Ok::<_, RootError>(found)
+        // Those that cannot be opened are told by others.
+        let folders = root.folders()?.into_iter().flatten();
+        let found = folders.map(|folder| (folder.config(), folder));
+        Ok::<_, RootError>(found.collect::<Vec<_>>())
     });
     let found = match found.await {
         Ok(Ok(found)) => found,
@@ -165,7 +160,7 @@ async fn folders(root: &Root, told: &mut HashMap<PathBuf, String>) -> Vec<(Folde
     };
     let mut wrong = HashMap::new();
     let mut with_schedule = Vec::new();
-    for (folder, config) in found {
+    for (config, folder) in found {
         match config {
             Ok(config) if config.has(Kind::Schedule.section()) => {
                 with_schedule.push((folder, config));

@@ -47,6 +47,7 @@ use crate::{
         name::Name,
         settings::{Programs, Settings},
     },
+    store::meta_file,
 };
 
 /// What the name of a file with tests ends with.
@@ -561,9 +562,8 @@ impl Bench {
     /// What is known of a file that was sent and is in the folder.
     fn sent(&self, name: &str) -> Option<Subject> {
         let (stem, _) = name.rsplit_once('.')?;
-        let text = file::read(self.folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
         Some(Subject {
-            meta: Meta::from_file(&text).ok()?,
+            meta: meta_file::of_stem(self.folder.dir(), stem)?,
             stem: stem.to_owned(),
         })
     }

@@ -37,9 +37,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     dispatch::{Dispatcher, stopped},
-    own::{self, Own, When, nanos_of},
+    own::{Own, When, nanos_of},
 };
 use crate::{
+    clock,
     crypto::CryptoError,
     event::{EventId, Kind},
     json::Map,
@@ -471,7 +472,7 @@ impl Look<'_> {
     /// Compares files with the index and writes down what differs.
     fn compare(&mut self, rested: Vec<Rested>) -> Result<(), WatchError> {
         let (mut changes, mut tasks) = (Vec::new(), Vec::new());
-        let now = own::now();
+        let now = clock::nanos();
         let mut own = 0_usize;
         for rested in rested {
             let (is, changed) = match self.print(&rested.file) {

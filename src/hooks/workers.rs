@@ -6,10 +6,14 @@
 
 use std::{
     collections::VecDeque,
+    hint,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -23,6 +27,11 @@ const LOW: i32 = 10;
 
 /// How long a thread waits for the next script.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How long one of them, and whoever waits for it, keeps looking before it sleeps: to
+/// wake a thread costs several times what a short script does. Half the time that two
+/// blocks take on their way.
+const SPIN: Duration = Duration::from_micros(40);
 
 /// Lets all else on the machine go before this thread, for good.
 pub fn lower_priority() -> Thread {
@@ -51,6 +60,8 @@ pub struct Workers(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     news: Condvar,
+    /// Work in the queue, for the thread that looks without the lock.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -58,6 +69,25 @@ struct Queue {
     work: VecDeque<Work>,
     /// Threads that wait for work.
     idle: usize,
+    /// Whether one of them keeps looking and needs no call.
+    looking: bool,
+    /// Work that a thread has taken and not ended.
+    running: usize,
+}
+
+/// Keeps looking for a while until `there` is true.
+fn spin(there: impl Fn() -> bool) {
+    static SEVERAL: LazyLock<bool> =
+        LazyLock::new(|| thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+    if !*SEVERAL {
+        return;
+    }
+    let begun = Instant::now();
+    while !there() && begun.elapsed() < SPIN {
+        for _ in 0..16 {
+            hint::spin_loop();
+        }
+    }
 }
 
 impl Shared {
@@ -67,12 +97,24 @@ impl Shared {
 
     /// The next work; `None` if none came for a while.
     fn next(&self) -> Option<Work> {
-        let mut queue = self.queue();
+        let (mut queue, mut looked) = (self.queue(), false);
         loop {
             if let Some(work) = queue.work.pop_front() {
+                queue.running += 1;
+                self.waiting.store(queue.work.len(), Ordering::Relaxed);
                 return Some(work);
             }
             queue.idle += 1;
+            if !looked && queue.running == 0 && !queue.looking {
+                looked = true;
+                queue.looking = true;
+                drop(queue);
+                spin(|| self.waiting.load(Ordering::Relaxed) > 0);
+                queue = self.queue();
+                queue.looking = false;
+                queue.idle -= 1;
+                continue;
+            }
             let (woken, waited) = self
                 .news
                 .wait_timeout(queue, IDLE)
@@ -100,16 +142,27 @@ impl Workers {
             }
             Err(_) => Thread::Fresh,
         };
-        self.give(Box::new(guarded));
+        let alone = self.give(Box::new(guarded));
+        // Beside others the thread has better things to do.
+        if alone {
+            spin(|| !result.is_empty());
+        }
         result.await.ok()
     }
 
-    fn give(&self, work: Work) {
+    /// Puts work into the queue; returns whether there is no other.
+    fn give(&self, work: Work) -> bool {
         let mut queue = self.0.queue();
         queue.work.push_back(work);
-        if queue.idle >= queue.work.len() {
-            self.0.news.notify_one();
-            return;
+        let waiting = queue.work.len();
+        let alone = waiting == 1 && queue.running == 0;
+        self.0.waiting.store(waiting, Ordering::Relaxed);
+        if queue.idle >= waiting {
+            // The one that looks takes the first.
+            if waiting > usize::from(queue.looking) {
+                self.0.news.notify_one();
+            }
+            return alone;
         }
         drop(queue);
         let shared = self.0.clone();
@@ -118,14 +171,19 @@ impl Workers {
             .stack_size(STACK)
             .spawn(move || {
                 while let Some(work) = shared.next() {
-                    if let Thread::Worn = work() {
+                    let thread = work();
+                    shared.queue().running -= 1;
+                    if let Thread::Worn = thread {
                         break;
                     }
                 }
             });
         if spawned.is_err() {
             // Out of threads: whoever waits is told so, and no work is left behind.
-            drop(self.0.queue().work.pop_back());
+            let mut queue = self.0.queue();
+            drop(queue.work.pop_back());
+            self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
         }
+        alone
     }
 }

@@ -168,6 +168,15 @@ pub fn rename_to_free(from: &Dir, name: &str, to: &Dir, new: &str) -> io::Result
     }
 }
 
+/// Whether there is anything of that name, a link too.
+pub fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
+    match dir.symlink_metadata(name) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Makes the names in a directory durable.
 pub fn sync(dir: &Dir) -> io::Result<()> {
     // The handle itself may be one that only leads to names (O_PATH).

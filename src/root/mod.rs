@@ -322,6 +322,15 @@ impl Root {
         Ok(names.iter().filter_map(user).collect())
     }
 
+    /// Every m2y-folder of every user; an error for one that cannot be opened.
+    pub fn folders(&self) -> Result<Vec<Result<Folder, RootError>>, RootError> {
+        let mut folders = Vec::new();
+        for user in self.users()? {
+            folders.extend(user.folders()?);
+        }
+        Ok(folders)
+    }
+
     /// Opens the user of an entry in `user/`; `None` for a file that lies there. An
     /// error for what looks like a user and is none.
     fn finished(&self, name: &Name) -> Result<Option<User>, RootError> {

@@ -38,17 +38,38 @@ pub struct Settings {
     pub executable_deadline: Duration,
     /// `[hooks] executables`: where programs may be that run as hooks.
     pub executables: Programs,
-    /// `[hooks] retry_delay`: pause after the first attempt that failed; four times as
-    /// long after each further one, at most an hour.
-    pub retry_delay: Duration,
-    /// `[hooks] retry_limit`: attempts until a task is given up.
-    pub retry_limit: u32,
+    /// `[hooks] retry_delay` and `retry_limit`: when what failed is tried again.
+    pub retry: Retry,
     /// `[smtp]`: how e-mails go out; without it none do.
     pub smtp: Option<Smtp>,
     /// `[webhook]`: what may be posted where.
     pub webhook: Webhook,
     /// `[watch] settle`: how long a file has to rest until its change is an event.
     pub settle: Duration,
+}
+
+/// When what failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The pause after the first attempt that failed.
+    pub delay: Duration,
+    /// Attempts until it is given up.
+    pub limit: u32,
+}
+
+/// The longest pause between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(3_600);
+
+impl Retry {
+    /// The pause after an attempt that failed with so many before it, each four times as
+    /// long as the last one, up to an hour; `None` if it was the last attempt.
+    pub fn pause(&self, before: u32) -> Option<Duration> {
+        if before.saturating_add(1) >= self.limit {
+            return None;
+        }
+        let factor = 4_u32.saturating_pow(before.min(16));
+        Some(self.delay.saturating_mul(factor).min(MAX_PAUSE))
+    }
 }
 
 /// Where programs may be that run as hooks.
@@ -88,8 +109,10 @@ impl Default for Settings {
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
             executables: Programs::Shared,
-            retry_delay: Duration::from_secs(5),
-            retry_limit: 12,
+            retry: Retry {
+                delay: Duration::from_secs(5),
+                limit: 12,
+            },
             smtp: None,
             webhook: Webhook::default(),
             settle: Duration::from_millis(500),
@@ -132,9 +155,9 @@ impl Settings {
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
             ("hooks", "executables") => self.executables = programs(value)?,
-            ("hooks", "retry_delay") => self.retry_delay = duration(value)?,
+            ("hooks", "retry_delay") => self.retry.delay = duration(value)?,
             ("hooks", "retry_limit") => {
-                self.retry_limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
+                self.retry.limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
             }
             ("watch", "settle") => self.settle = duration(value)?,
             ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,

@@ -5,12 +5,12 @@ use std::io;
 use zeroize::Zeroizing;
 
 use crate::{
+    clock,
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
     meta::{Meta, MetaError, Wire},
     root::{Root, RootError, contact::Contact, user::User},
     store::openings::{Opening, Openings},
-    transfer::clock,
     wire::{
         WireError,
         envelope::{self, Contents, Opened, Part},
@@ -130,7 +130,7 @@ impl Caller {
         let len = envelope::sealed_len(json.len(), private.public(), &contact.key)?;
         let head = AnswerHeader::Envelope(len).encode();
         let contents = Contents {
-            time: clock(),
+            time: clock::millis(),
             share: share.public,
             json: Zeroizing::new(json.as_bytes().to_vec()),
         };

@@ -19,6 +19,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, named_params};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
+    clock,
     json::{self, Map, Value},
     root::{Root, file},
 };
@@ -290,7 +291,7 @@ pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
 
 /// Puts tasks in; one that is there already stays as it is.
 pub fn insert(db: &Connection, tasks: &[Task]) -> rusqlite::Result<()> {
-    let now = signed(now());
+    let now = signed(clock::millis());
     for task in tasks {
         db.prepare_cached(
             "INSERT OR IGNORE INTO task (id, kind, part, user, folder, file, body, created, due)
@@ -309,14 +310,6 @@ pub fn insert(db: &Connection, tasks: &[Task]) -> rusqlite::Result<()> {
 fn remove(db: &Connection, task: &Task) -> rusqlite::Result<usize> {
     db.prepare_cached("DELETE FROM task WHERE id = :id AND kind = :kind AND part = :part")?
         .execute(named_params! { ":id": task.id, ":kind": task.kind, ":part": task.part })
-}
-
-/// Milliseconds since 1970 in UTC.
-pub fn now() -> u64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {

@@ -9,11 +9,8 @@ use std::{
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 
-use super::{Sink, Store};
-use crate::{
-    meta::{self, Meta},
-    root::file,
-};
+use super::{Sink, Store, meta_file};
+use crate::root::file;
 
 /// What the name of a hidden file under way ends with.
 pub const PARTIAL: &str = ".partial";
@@ -48,11 +45,7 @@ impl Store for LocalStore {
     }
 
     fn holds(&self, name: &str) -> io::Result<bool> {
-        match self.dir.symlink_metadata(name) {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(e),
-        }
+        file::exists(&self.dir, name)
     }
 
     fn room(&self) -> io::Result<u64> {
@@ -98,10 +91,7 @@ pub fn reset_failed(dir: &Dir, user: &str) -> io::Result<usize> {
         else {
             continue;
         };
-        let meta = file::read(dir, name, meta::MAX_LEN)
-            .ok()
-            .and_then(|text| Meta::from_file(&text).ok());
-        let Some(mut meta) = meta.filter(|meta| meta.from == user) else {
+        let Some(mut meta) = meta_file::read(dir, name).filter(|meta| meta.from == user) else {
             continue;
         };
         meta.error.clear();
@@ -154,9 +144,7 @@ pub fn sweep_refused(dir: &Dir, user: &str, before: SystemTime) -> io::Result<us
         if !old || dir.symlink_metadata(format!("{stem}.data")).is_ok() {
             continue;
         }
-        let refused = file::read(dir, &name, meta::MAX_LEN)
-            .ok()
-            .and_then(|text| Meta::from_file(&text).ok())
+        let refused = meta_file::of_stem(dir, stem)
             .is_some_and(|meta| meta.from != user && !meta.error.is_empty());
         if refused {
             entry.remove_file()?;

@@ -8,6 +8,7 @@ pub mod delivered;
 pub mod journal;
 pub mod known;
 pub mod local;
+pub mod meta_file;
 pub mod openings;
 pub mod outbox;
 pub mod quarantine;

@@ -7,10 +7,8 @@ use std::io;
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt};
 
-use crate::{
-    meta::{self, Meta},
-    root::file,
-};
+use super::meta_file;
+use crate::{meta::Meta, root::file};
 
 /// Where they lie, below the folder.
 pub const DIR: &str = ".quarantine";
@@ -52,10 +50,7 @@ pub fn list(folder: &Dir) -> io::Result<Vec<(String, Option<Meta>)>> {
         let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".data")) else {
             continue;
         };
-        let meta = file::read(&dir, format!("{stem}.meta"), meta::MAX_LEN)
-            .ok()
-            .and_then(|text| Meta::from_file(&text).ok());
-        held.push((stem.to_owned(), meta));
+        held.push((stem.to_owned(), meta_file::of_stem(&dir, stem)));
     }
     held.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(held)

@@ -12,10 +12,7 @@ pub mod receive;
 pub mod send;
 mod unseal;
 
-use std::{
-    fmt,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fmt;
 
 use crate::{event::Run, wire::record::MAX_RECORD};
 
@@ -46,11 +43,3 @@ pub trait Observer: Send + Sync {
 pub struct Unobserved;
 
 impl Observer for Unobserved {}
-
-/// Milliseconds since 1970 in UTC, as envelopes have it.
-pub fn clock() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}

@@ -10,7 +10,7 @@ use crate::{
     event::Subject,
     meta::{self, Meta, TransferId},
     root::{file, folder::Folder, name::Name},
-    store::{Sink, Store, delivered, journal::Pending, local::PARTIAL},
+    store::{Sink, Store, delivered, journal::Pending, local::PARTIAL, meta_file},
 };
 
 /// How many files with one sender and one second a folder may hold.
@@ -229,8 +229,6 @@ impl Drop for Partial {
 
 /// The `.meta` that is there, if it is of the same transfer.
 fn same_transfer(folder: &Folder, name: &str, meta: &Meta) -> Option<Meta> {
-    file::read(folder.dir(), name, meta::MAX_LEN)
-        .ok()
-        .and_then(|text| Meta::from_file(&text).ok())
+    meta_file::read(folder.dir(), name)
         .filter(|there| there.id.is_some() && there.id == meta.id && there.from == meta.from)
 }

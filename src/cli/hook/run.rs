@@ -14,8 +14,9 @@ use crate::{
         notes::{Mode, Notes, Written},
     },
     json::{Map, Value},
-    meta::{self, Meta},
+    meta::Meta,
     root::{file, folder::Folder},
+    store::meta_file,
 };
 
 /// Run the hooks of an event now, outside of any transfer, to see what they do
@@ -156,10 +157,9 @@ impl Run {
         if let (None, Some(subject)) = (&file, &subject) {
             file = Some(subject.data_file());
         }
-        let id = match subject.as_ref().and_then(|subject| subject.meta.id) {
-            Some(id) => id.into(),
-            None => EventId::new().map_err(|e| Error::new(Code::Failed, e.to_string()))?,
-        };
+        // Not the id of the meta: what hooks ask for now is not what they asked for when
+        // the file came.
+        let id = EventId::new().map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         Ok(Event {
             id,
             kind,
@@ -174,9 +174,8 @@ impl Run {
 /// What is known of a file of the folder that somebody sent.
 fn known(folder: &Folder, name: &str) -> Option<Subject> {
     let (stem, _) = name.rsplit_once('.')?;
-    let text = file::read(folder.dir(), format!("{stem}.meta"), meta::MAX_LEN).ok()?;
     Some(Subject {
-        meta: Meta::from_file(&text).ok()?,
+        meta: meta_file::of_stem(folder.dir(), stem)?,
         stem: stem.to_owned(),
     })
 }

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::counts;
 use crate::{
-    hooks::own,
+    clock,
     root::{folder::CONFIG, name::Name},
 };
 
@@ -352,7 +352,7 @@ impl Files {
         let Some(pending) = self.entry(file, order, now, settle) else {
             return;
         };
-        let seen = own::now();
+        let seen = clock::nanos();
         pending.first = pending.first.or(Some(seen));
         pending.last = Some(seen);
         match what {

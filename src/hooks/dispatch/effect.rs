@@ -1,0 +1,146 @@
+//! What hooks asked for: written down with their verdict, carried out after it.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::task;
+
+use super::revive::{Gone, folder_of};
+use crate::{
+    event::Effect,
+    meta::{Meta, TransferId},
+    notify::{DeliveryError, DeliveryId, Mailer, Webhook},
+    root::Root,
+    store::{journal::Task, meta_file, outbox},
+};
+
+/// Carries out what hooks asked for.
+#[derive(Clone)]
+pub struct Courier {
+    /// Where files of others lie.
+    pub root: Root,
+    /// For e-mails, if there is a mail server.
+    pub mailer: Option<Mailer>,
+    /// For webhooks.
+    pub webhook: Webhook,
+}
+
+/// Why something that a hook asked for was not done.
+pub struct Failure {
+    /// Whether no further attempt makes sense.
+    pub permanent: bool,
+    /// What went wrong.
+    pub sentence: String,
+    /// The pause that the other side asks for.
+    pub pause: Option<Duration>,
+}
+
+impl From<DeliveryError> for Failure {
+    fn from(error: DeliveryError) -> Self {
+        Self {
+            permanent: error.permanent,
+            sentence: error.sentence,
+            pause: error.retry_after,
+        }
+    }
+}
+
+impl Failure {
+    fn permanent(sentence: impl Into<String>) -> Self {
+        Self {
+            permanent: true,
+            sentence: sentence.into(),
+            pause: None,
+        }
+    }
+
+    fn passing(sentence: impl Into<String>) -> Self {
+        Self {
+            permanent: false,
+            sentence: sentence.into(),
+            pause: None,
+        }
+    }
+}
+
+/// Tasks for the journal of what the hooks of an event asked for.
+pub fn effects_of(task: &Task, effects: &[Effect]) -> Vec<Task> {
+    (1..)
+        .zip(effects)
+        .map(|(part, effect)| Task {
+            // Two events of one file may ask for the same.
+            id: format!("{}-{}", task.id, task.kind),
+            kind: effect.kind().to_owned(),
+            part,
+            user: task.user.clone(),
+            folder: task.folder.clone(),
+            file: None,
+            body: effect.to_document(),
+        })
+        .collect()
+}
+
+impl Courier {
+    /// Does once what a task of [`effects_of`] says.
+    pub async fn carry_out(&self, task: &Task) -> Result<(), Failure> {
+        let effect = Effect::from_document(&task.kind, &task.body)
+            .ok_or_else(|| Failure::permanent("the journal has a task that m2y does not know"))?;
+        match effect {
+            Effect::Send {
+                to,
+                folder,
+                file,
+                fields,
+            } => {
+                let (root, task) = (self.root.clone(), task.clone());
+                let meta = Meta {
+                    extra: fields,
+                    ..Meta::new(&task.user, &to, &folder, &file)
+                };
+                task::spawn_blocking(move || hand_on(&root, &task, meta, &file))
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::passing("the server failed")))
+            }
+            Effect::Email { to, subject, text } => match &self.mailer {
+                Some(mailer) => Ok(mailer.send(&to, &subject, &text, delivery_id(task)).await?),
+                None => Err(Failure::passing(
+                    "there is no mail server: set host and from under [smtp] in m2y.ini",
+                )),
+            },
+            Effect::Webhook { url, body } => {
+                Ok(self.webhook.post(&url, &body, delivery_id(task)).await?)
+            }
+        }
+    }
+}
+
+/// The same for every attempt, and another one for all else that hooks ask for.
+fn delivery_id(task: &Task) -> DeliveryId {
+    DeliveryId::new(digest(&task.id), task.part)
+}
+
+/// The first 16 bytes of SHA-256.
+fn digest(text: &str) -> [u8; 16] {
+    let digest = Sha256::digest(text);
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
+/// Writes the `.meta` that hands a file on.
+fn hand_on(root: &Root, task: &Task, mut meta: Meta, file: &str) -> Result<(), Failure> {
+    let folder = match folder_of(root, task) {
+        Ok(folder) => folder,
+        Err(Gone::Forget(why)) => return Err(Failure::permanent(why)),
+        Err(Gone::Later(why)) => return Err(Failure::passing(why)),
+    };
+    // What was received goes on under the name that its sender gave it.
+    let stem = file.strip_suffix(".data");
+    if let Some(known) = stem.and_then(|stem| meta_file::of_stem(folder.dir(), stem)) {
+        meta.filename = known.filename;
+    }
+    // The same for every attempt: a second .meta of it is delivered already.
+    let id = digest(&format!("{} {}", task.id, task.part));
+    meta.id = Some(TransferId(id));
+    outbox::write(folder.path(), &folder.path_of(file), meta)
+        .map(drop)
+        .map_err(|e| Failure::passing(e.sentence))
+}

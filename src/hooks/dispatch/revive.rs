@@ -1,0 +1,79 @@
+//! Events as the journal has them, and events again that were made of that.
+
+use crate::{
+    error::printable,
+    event::{Event, EventId, Kind, Subject},
+    json::{Map, Value},
+    root::{Root, RootError, file, folder::Folder, name::Name},
+    store::{journal::Task, meta_file},
+};
+
+/// Why an event cannot be fired again.
+pub enum Gone {
+    /// What it is about is not there any more; it is forgotten.
+    Forget(String),
+    /// For now; it is tried again.
+    Later(String),
+}
+
+/// An event as the journal has it.
+pub fn task_of(event: &Event) -> Task {
+    let mut body = Map::new();
+    if let Some(subject) = &event.subject {
+        body.insert("stem".to_owned(), subject.stem.as_str().into());
+    }
+    Task {
+        id: event.id.to_string(),
+        kind: event.kind.section().to_owned(),
+        part: 0,
+        user: event.folder.user().name().to_string(),
+        folder: event.folder.name().to_string(),
+        file: event.file.clone(),
+        body,
+    }
+}
+
+/// Makes an event of what the journal has of it.
+pub fn revive(root: &Root, task: &Task) -> Result<Event, Gone> {
+    let kind = Kind::of_section(&task.kind)
+        .ok_or_else(|| Gone::Forget("there is no such event".to_owned()))?;
+    let folder = folder_of(root, task)?;
+    let config = folder.config().map_err(|e| Gone::Later(e.to_string()))?;
+    let id =
+        EventId::parse(&task.id).ok_or_else(|| Gone::Forget("its id cannot be read".to_owned()))?;
+    let stem = task.body.get("stem").and_then(Value::as_str);
+    let file = task.file.clone();
+    if kind != Kind::Deleted
+        && let Some(file) = &file
+        && !file::exists(folder.dir(), file).map_err(|e| Gone::Later(e.to_string()))?
+    {
+        return Err(Gone::Forget(format!("{} is gone", printable(file, 200))));
+    }
+    let stem = stem.or_else(|| file.as_deref()?.strip_suffix(".data"));
+    let subject = stem.and_then(|stem| {
+        Some(Subject {
+            meta: meta_file::of_stem(folder.dir(), stem)?,
+            stem: stem.to_owned(),
+        })
+    });
+    Ok(Event {
+        id,
+        kind,
+        folder,
+        config,
+        file,
+        subject,
+    })
+}
+
+/// The folder of a task.
+pub fn folder_of(root: &Root, task: &Task) -> Result<Folder, Gone> {
+    let names = (Name::user(&task.user), Name::folder(&task.folder));
+    let (Ok(user), Ok(folder)) = names else {
+        return Err(Gone::Forget("its folder has no name".to_owned()));
+    };
+    root.folder(&user, &folder).map_err(|e| match e {
+        RootError::NoUser(_) | RootError::NoFolder => Gone::Forget(e.to_string()),
+        e => Gone::Later(e.to_string()),
+    })
+}

@@ -144,6 +144,8 @@ pub struct Verdict {
     pub stem: Option<String>,
     /// Where it is, to which a hook may have moved it.
     pub folder: Folder,
+    /// Its name there.
+    pub file: Option<String>,
     /// What they decided.
     pub outcome: Outcome,
     /// Which scripts ran, in their order.

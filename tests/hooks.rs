@@ -1280,6 +1280,40 @@ async fn a_file_in_quarantine_is_safe_and_out_of_sight_until_it_is_released() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_quarantine_nothing_more_happens_to_a_file_but_a_check_may_still_refuse_it() {
+    let hold = ("hold.rhai", "quarantine(\"looks odd\");");
+    let config = "[OnMeta]\n[OnReceived]\nhold.rhai\nnext.rhai\n";
+    let (world, result, _) = sent(config, &[hold, ("next.rhai", "notify.inbox(\"x\");")]).await;
+    result.unwrap();
+    assert!(!world.receiver.path().join("inbox.log").exists());
+
+    let config = "[OnMeta]\nhold.rhai\nnext.rhai\n";
+    let (_, result, _) = sent(config, &[hold, ("next.rhai", "reject(\"not you\");")]).await;
+    refused(&result, "not you");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_fails_after_its_file_was_renamed_goes_on_with_the_file() {
+    let world = World::new("[OnMeta]\n[OnReceived]\nrename.rhai\nfail.rhai\n");
+    patient(&world, "5ms");
+    let rename =
+        "if event.data_file != \"kept.data\" { folder.rename(event.data_file, \"kept.data\"); }";
+    world.script("rename.rhai", rename);
+    let fail = "if state.add(\"n\", 1) < 2 { throw \"no\"; } notify.inbox(event.data_file);";
+    world.script("fail.rhai", fail);
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f.png", b"x");
+    world.deliver(&server.address, &file).await.unwrap();
+    let journal = Journal::open(&world.there).unwrap();
+    nothing_waits(&journal).await;
+    server.stop().await;
+    let left = journal::list(&journal.reader().unwrap(), None, 10).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+    assert!(inbox.contains("kept.data"), "{inbox}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_breaks_the_meta_after_the_file_is_safe_does_not_lose_it() {
     for script in ["#!/bin/sh\necho '{' > \"$1\"\n", "#!/bin/sh\nrm \"$1\"\n"] {
         let (world, result, _) =

@@ -114,6 +114,25 @@ async fn answer(address: &str, bytes: &[u8]) -> Vec<u8> {
 const STRANGER: AnswerHeader = AnswerHeader::Turned(Turned::Stranger);
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_without_a_profile_receives_nothing() {
+    let world = world();
+    let server = Local::serve(&world.there).await;
+    std::fs::remove_file(world.receiver.path().join("user.json")).unwrap();
+    let roland = PrivateKey::from_pem(&key(ROLAND)).unwrap();
+    let zhenqiang = PrivateKey::from_pem(&key(ZHENQIANG)).unwrap();
+    let json = Wire::request(meta()).to_json();
+    let asks = opening(
+        ZHENQIANG,
+        ROLAND,
+        &zhenqiang,
+        roland.public(),
+        json.as_bytes(),
+    );
+    assert_eq!(answer(&server.address, &asks).await, STRANGER.encode());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_get_one_and_the_same_answer_and_nothing_happens() {
     let world = world();
     let server = Local::serve(&world.there).await;

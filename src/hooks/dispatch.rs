@@ -45,7 +45,7 @@ use hand::{Hand, InHand};
 use record::put_away;
 pub use record::store_meta;
 pub use revive::task_of;
-use revive::{Gone, revive};
+use revive::{Gone, moved, revive};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
@@ -237,7 +237,8 @@ impl Dispatcher {
             Some(words) => {
                 let why = verdict.runs.last().and_then(|run| run.error.clone());
                 let why = why.unwrap_or_else(|| words.to_owned());
-                self.fail(&task, attempts, why, None)
+                // A hook may have renamed the file before another one failed.
+                self.fail(moved(task, &verdict), attempts, why, None)
             }
         };
         if let Err(error) = written.committed().await {
@@ -310,8 +311,8 @@ impl Dispatcher {
         let written = if task.part > 0 {
             match self.courier.carry_out(&task).await {
                 Ok(()) => self.journal.done(&task, Vec::new()),
-                Err(failure) if failure.permanent => self.give_up(&task, failure.sentence),
-                Err(failure) => self.fail(&task, attempts, failure.sentence, failure.pause),
+                Err(failure) if failure.permanent => self.give_up(task, failure.sentence),
+                Err(failure) => self.fail(task, attempts, failure.sentence, failure.pause),
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());
@@ -332,7 +333,7 @@ impl Dispatcher {
                     info!(id = %task.id, event = %task.kind, "forgotten: {why}");
                     self.journal.done(&task, Vec::new())
                 }
-                Err(Gone::Later(why)) => self.fail(&task, attempts, why, None),
+                Err(Gone::Later(why)) => self.fail(task, attempts, why, None),
             }
         };
         if let Err(error) = written.committed().await {
@@ -345,7 +346,7 @@ impl Dispatcher {
     /// `at_least` is over.
     fn fail(
         &self,
-        task: &Task,
+        task: Task,
         attempts: u32,
         why: String,
         at_least: Option<Duration>,
@@ -366,7 +367,7 @@ impl Dispatcher {
     }
 
     /// Writes down that no further attempt makes sense until a person says so.
-    fn give_up(&self, task: &Task, why: String) -> Pending<()> {
+    fn give_up(&self, task: Task, why: String) -> Pending<()> {
         let (user, folder) = (&task.user, &task.folder);
         warn!(
             id = %task.id,

@@ -191,7 +191,10 @@ impl Hooks {
                 log_run(&event, &run);
             }
             runs.push(run);
-            if outcome.objection().is_some() {
+            // A check at [OnMeta] may still refuse what another one put into quarantine;
+            // later, nothing more is to happen to a file that somebody has to look at.
+            let is_held = matches!(outcome, Outcome::Quarantined(_));
+            if outcome.objection().is_some() || (is_held && event.kind != Kind::Meta) {
                 break;
             }
         }
@@ -212,6 +215,7 @@ impl Hooks {
             meta,
             stem,
             folder: event.folder,
+            file: event.file,
             outcome,
             runs,
             effects,

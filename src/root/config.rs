@@ -57,7 +57,7 @@ struct Section {
 impl Config {
     /// Reads an m2y.config.
     ///
-    /// A section that begins with `On` and is no event is an error: a check that
+    /// A section that looks like an event and is none is an error: a check that
     /// stands under a mistyped heading would otherwise never run.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse_ini(text)?;
@@ -68,11 +68,7 @@ impl Config {
                     reason: format!("an event can have {MAX_SCRIPTS} scripts"),
                 });
             }
-            let is_event = heading
-                .get(..2)
-                .is_some_and(|on| on.eq_ignore_ascii_case("on"))
-                && heading.chars().nth(2).is_some_and(char::is_alphabetic);
-            if is_event && !EVENT_SECTIONS.contains(&heading) {
+            if means_event(heading) && !EVENT_SECTIONS.contains(&heading) {
                 return Err(ConfigError {
                     line: number,
                     reason: format!(
@@ -269,6 +265,20 @@ impl fmt::Display for Line {
 }
 
 /// The lines under a heading that are no comments, with their numbers.
+/// Whether who wrote the heading meant an event: `OnMetta`, `onmeta`, but not `only`.
+fn means_event(heading: &str) -> bool {
+    let Some(rest) = heading
+        .get(..2)
+        .filter(|on| on.eq_ignore_ascii_case("on"))
+        .and_then(|_| heading.get(2..))
+    else {
+        return false;
+    };
+    let heading = heading.to_lowercase();
+    let near = |event: &&str| strsim::levenshtein(&heading, &event.to_lowercase()) <= 1;
+    rest.starts_with(char::is_uppercase) || EVENT_SECTIONS.iter().any(|event| near(&event))
+}
+
 fn lines_of<'a>(text: &'a str, section: &str) -> impl Iterator<Item = (usize, &'a str)> {
     let mut inside = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
@@ -392,8 +402,12 @@ mod tests {
             assert_eq!(error.line, 2);
             assert!(error.reason.contains("OnMeta"), "{error}");
         }
-        assert!(Config::parse("[online]\n[on]\n").is_err_and(|e| e.line == 1));
-        assert!(Config::parse("[permission]\n").is_ok());
+        for heading in ["permission", "on", "online", "only pictures", "one", "once"] {
+            assert!(
+                Config::parse(&format!("[{heading}]\n")).is_ok(),
+                "{heading}"
+            );
+        }
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Root {
 
     /// Opens the user of an entry in `user/`; `None` for a file that lies there. An
     /// error for what looks like a user and is none.
-    fn finished(&self, name: &Name) -> Result<Option<User>, RootError> {
+    pub fn finished(&self, name: &Name) -> Result<Option<User>, RootError> {
         let at = format!("user/{name}");
         let about = self
             .dir

@@ -79,7 +79,9 @@ pub fn identify(
     envelope: &[u8],
 ) -> Result<Caller, Unknown> {
     let name = root.name_of(&head.to).ok_or(Unknown::Receiver)?;
-    let user = root.user(&name).map_err(|_| Unknown::Receiver)?;
+    // A directory without a profile is nobody yet.
+    let user = root.finished(&name).ok().flatten();
+    let user = user.ok_or(Unknown::Receiver)?;
     let contact = user.contact_of(&head.from).ok_or(Unknown::Sender)?;
     let verified = envelope::verify(Part::Opening, header, envelope, &contact.key)
         .map_err(Unknown::Signature)?;

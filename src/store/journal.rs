@@ -215,16 +215,18 @@ impl Journal {
         })
     }
 
-    /// Keeps a task that failed, to be tried at `due`, or given up if there is none.
-    pub fn failed(&self, task: &Task, error: String, due: Option<u64>) -> Pending<()> {
-        let task = task.clone();
+    /// Keeps a task that failed, to be tried at `due`, or given up if there is none. It
+    /// keeps its place, but may be about another file or folder by now.
+    pub fn failed(&self, task: Task, error: String, due: Option<u64>) -> Pending<()> {
         self.write(false, move |db| {
             db.prepare_cached(
                 "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
-                 due = coalesce(:due, due) WHERE id = :id AND kind = :kind AND part = :part",
+                 due = coalesce(:due, due), folder = :folder, file = :file, body = :body
+                 WHERE id = :id AND kind = :kind AND part = :part",
             )?
             .execute(named_params! {
                 ":error": error, ":dead": due.is_none(), ":due": due.map(signed),
+                ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
                 ":id": task.id, ":kind": task.kind, ":part": task.part,
             })?;
             Ok(())

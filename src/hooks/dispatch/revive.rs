@@ -2,7 +2,7 @@
 
 use crate::{
     error::printable,
-    event::{Event, EventId, Kind, Subject},
+    event::{Event, EventId, Kind, Subject, Verdict},
     json::{Map, Value},
     root::{Root, RootError, file, folder::Folder, name::Name},
     store::{journal::Task, meta_file},
@@ -31,6 +31,16 @@ pub fn task_of(event: &Event) -> Task {
         file: event.file.clone(),
         body,
     }
+}
+
+/// The task of an event that failed, about the file where it is now.
+pub fn moved(mut task: Task, verdict: &Verdict) -> Task {
+    task.folder = verdict.folder.name().to_string();
+    task.file.clone_from(&verdict.file);
+    if let Some(stem) = &verdict.stem {
+        task.body.insert("stem".to_owned(), stem.as_str().into());
+    }
+    task
 }
 
 /// Makes an event of what the journal has of it.

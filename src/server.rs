@@ -32,8 +32,9 @@ use crate::{
     transfer::{
         Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
+        decide::{Decision, refused},
         partial::UnderWay,
-        receive::{Channel, Decision, Receiver, StoreOf, refused},
+        receive::{Channel, Receiver, StoreOf},
     },
     wire::{
         header::{self, AnswerHeader, Header, Turned},

@@ -117,7 +117,7 @@ const STRANGER: AnswerHeader = AnswerHeader::Turned(Turned::Stranger);
 async fn a_directory_without_a_profile_receives_nothing() {
     let world = world();
     let server = Local::serve(&world.there).await;
-    std::fs::remove_file(world.receiver.path().join("user.json")).unwrap();
+    fs::remove_file(world.receiver.path().join("user.json")).unwrap();
     let roland = PrivateKey::from_pem(&key(ROLAND)).unwrap();
     let zhenqiang = PrivateKey::from_pem(&key(ZHENQIANG)).unwrap();
     let json = Wire::request(meta()).to_json();

@@ -275,8 +275,8 @@ fn means_event(heading: &str) -> bool {
         return false;
     };
     let heading = heading.to_lowercase();
-    let near = |event: &&str| strsim::levenshtein(&heading, &event.to_lowercase()) <= 1;
-    rest.starts_with(char::is_uppercase) || EVENT_SECTIONS.iter().any(|event| near(&event))
+    let near = |event: &str| strsim::levenshtein(&heading, &event.to_lowercase()) <= 1;
+    rest.starts_with(char::is_uppercase) || EVENT_SECTIONS.iter().any(|event| near(event))
 }
 
 fn lines_of<'a>(text: &'a str, section: &str) -> impl Iterator<Item = (usize, &'a str)> {

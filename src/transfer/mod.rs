@@ -6,6 +6,7 @@
 //! between them, so memory does not depend on the length of a file.
 
 pub mod channel;
+pub mod decide;
 pub mod outgoing;
 pub mod partial;
 pub mod receive;

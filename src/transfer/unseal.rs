@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    BUFFER, Observer,
-    channel::Batch,
-    receive::{Arrival, ReceiveError},
-};
+use super::{BUFFER, Observer, channel::Batch, decide::Arrival, receive::ReceiveError};
 use crate::wire::{
     WireError,
     record::{self, HEAD_LEN, Kind, MAX_BODY, Stream},

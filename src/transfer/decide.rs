@@ -1,0 +1,258 @@
+//! The receiver's decision about a meta: steps 6 to 8.
+
+use std::{io, sync::Arc};
+
+use tokio::task;
+use tracing::{error, info};
+use zeroize::Zeroizing;
+
+use super::{
+    partial::{Partial, Reserved},
+    receive::{Receiver, event},
+};
+use crate::{
+    crypto::random,
+    error::{Code, Error, printable},
+    event::{Kind, Outcome},
+    hooks::Pinned,
+    json::Value,
+    meta::{FileKey, Meta, QUARANTINE, Wire, is_extra},
+    root::{RootError, config::Config, contact::Contact, folder::Folder, name::Name, user::User},
+    store::Sink,
+};
+
+/// What was decided about a meta.
+pub enum Decision {
+    /// The file may come.
+    Taken(Box<Arrival>),
+    /// It need not, or may not; the reply says so.
+    Answered(Box<Wire>),
+}
+
+/// A file that may come.
+pub struct Arrival {
+    /// The meta for the sender, with the key for this attempt.
+    pub reply: Wire,
+    pub(super) partial: Partial,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) expected: u64,
+    pub(super) folder: Folder,
+    pub(super) config: Arc<Config>,
+    /// The scripts that the transfer began with.
+    pub(super) pinned: Pinned,
+}
+
+impl Receiver {
+    /// Decides about a meta whose sender is certain: stores it, runs `[OnMeta]`.
+    pub async fn decide(&self, user: &User, contact: &Contact, meta: Meta) -> Decision {
+        match self.consider(user, contact, meta.clone()).await {
+            Ok(decision) => decision,
+            Err(refusal) => {
+                log_refusal(contact, user.name(), &meta, &refusal);
+                Decision::Answered(Box::new(refused(meta, &refusal)))
+            }
+        }
+    }
+
+    async fn consider(
+        &self,
+        user: &User,
+        contact: &Contact,
+        mut meta: Meta,
+    ) -> Result<Decision, Error> {
+        let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
+        if meta.from != contact.name.as_str() || meta.to != user.name().as_str() {
+            return Err(refuse(
+                "from and to must be the names that the header stands for",
+            ));
+        }
+        let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
+        let id = meta.id.ok_or_else(|| refuse("id is missing"))?;
+        if meta.datetime.is_empty() {
+            return Err(refuse("datetime is missing"));
+        }
+        if size > self.settings.max_filesize {
+            let most = self.settings.max_filesize;
+            return Err(refuse(&format!(
+                "the file is too large, the receiver takes {most} bytes"
+            )));
+        }
+        meta.error.clear();
+        meta.extra.retain(|field, _| is_extra(field));
+
+        let asked = meta.clone();
+        let (owner, from) = (user.clone(), contact.name.clone());
+        let (store_of, under_way) = (self.store_of.clone(), self.under_way.clone());
+        let hooks = self.hooks.clone();
+        let (reserved, folder, config, pinned) = on_disk(move || {
+            let folder = Name::folder(&meta.folder)
+                .map_err(RootError::from)
+                .and_then(|name| owner.folder(&name))
+                .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
+            let config = folder
+                .config_to_receive()
+                .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
+            let claim = under_way.claim(&folder, &from, id).ok_or_else(|| {
+                Error::new(Code::Later, "this transfer is under way already, try later")
+            })?;
+            let store = store_of(&folder);
+            let reserved =
+                Partial::reserve(&folder, store, meta, &from, claim).map_err(|e| logged(&e))?;
+            if let Reserved::New(partial) = &reserved
+                && partial.room().is_ok_and(|room| room < size)
+            {
+                return Err(store_error(&io::ErrorKind::StorageFull.into()));
+            }
+            let pinned = hooks.pin(&folder, &config);
+            Ok((reserved, folder, config, pinned))
+        })
+        .await?;
+        let mut partial = match reserved {
+            Reserved::New(partial) => partial,
+            Reserved::Delivered(partial) => {
+                return Self::again(&partial, &asked);
+            }
+        };
+        if let Err(closed) = self.startup.check(&folder, &config).await {
+            abandon(partial).await;
+            return Err(closed);
+        }
+        self.observer.step(
+            6,
+            format_args!("checked metaCRC, stored {}", partial.subject().meta_file()),
+        );
+
+        self.observer.step(7, format_args!("run [OnMeta]"));
+        let asks = event(Kind::Meta, &folder, &config, &partial);
+        let verdict = self.hooks.fire(asks, &pinned).await;
+        self.observe(&verdict);
+        let mut meta = verdict
+            .meta
+            .unwrap_or_else(|| partial.subject().meta.clone());
+        if let Outcome::Quarantined(reason) = &verdict.outcome {
+            let reason = Value::from(reason.as_str());
+            meta.extra.insert(QUARANTINE.to_owned(), reason);
+        }
+        if verdict.outcome == Outcome::Later {
+            // It was not looked at: nothing stays, and the sender tries again.
+            abandon(partial).await;
+            return Err(Error::new(Code::Later, Outcome::LATER));
+        }
+        if let Some(words) = verdict.outcome.objection() {
+            let words = Error::new(Code::Refused, words);
+            log_refusal(contact, user.name(), &meta, &words);
+            let reply = refused(meta.clone(), &words);
+            on_disk(move || partial.refuse(meta).map_err(|e| logged(&e))).await?;
+            return Ok(Decision::Answered(Box::new(reply)));
+        }
+        let (partial, sink, reply) = on_disk(move || {
+            partial.update(meta).map_err(|e| logged(&e))?;
+            let sink = partial.begin().map_err(|e| logged(&e))?;
+            let key = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
+            let reply = Wire {
+                filekey: Some(FileKey(Zeroizing::new(key))),
+                ..Wire::request(partial.subject().meta.clone())
+            };
+            Ok((partial, sink, reply))
+        })
+        .await?;
+        self.observer
+            .step(8, format_args!("made a fresh filekey for this attempt"));
+        Ok(Decision::Taken(Box::new(Arrival {
+            reply,
+            partial,
+            sink,
+            folder,
+            config,
+            pinned,
+            expected: size,
+        })))
+    }
+
+    /// Answers for a file that is safe already: its ACK was lost.
+    fn again(partial: &Partial, asked: &Meta) -> Result<Decision, Error> {
+        let meta = &partial.subject().meta;
+        let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
+        if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {
+            return Err(Error::new(
+                Code::Refused,
+                "another file was delivered under this id: take the field id out of the .meta to send this one",
+            ));
+        }
+        info!(
+            from = %meta.from, to = %meta.to, folder = %meta.folder,
+            stem = %partial.subject().stem,
+            id = meta.id.map(tracing::field::display),
+            "was delivered before"
+        );
+        // If its hooks have still to run, the journal knows of it.
+        let mut reply = Wire::request(meta.clone());
+        reply.meta.extra.retain(|field, _| is_extra(field));
+        reply.meta.error.clear();
+        reply.delivered = true;
+        Ok(Decision::Answered(Box::new(reply)))
+    }
+}
+
+/// Removes what an attempt left; it may be large, so on a thread of the disk.
+async fn abandon(partial: Partial) {
+    let _ = task::spawn_blocking(move || drop(partial)).await;
+}
+
+/// What a sender may know of a store that failed.
+pub fn store_error(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
+            Code::Later,
+            "the receiver has no room for the file, try later",
+        ),
+        _ => Error::new(
+            Code::Later,
+            "the receiver cannot store the file now, try later",
+        ),
+    }
+}
+
+fn log_refusal(from: &Contact, to: &Name, meta: &Meta, why: &Error) {
+    info!(
+        from = %from.name, %to,
+        folder = %printable(&meta.folder, 64),
+        id = meta.id.map(tracing::field::display),
+        "refused: {}", printable(&why.sentence, 200)
+    );
+}
+
+/// The meta for a sender whose file is not taken.
+pub fn refused(mut meta: Meta, why: &Error) -> Wire {
+    meta.extra.retain(|field, _| is_extra(field));
+    meta.error.clone_from(&why.sentence);
+    Wire {
+        code: why.code.word().to_owned(),
+        ..Wire::request(meta)
+    }
+}
+
+fn folder_error(user: &User, folder: &str, error: &RootError) -> Error {
+    match error {
+        RootError::NoFolder | RootError::Name(_) => Error::new(Code::Refused, "no such folder"),
+        error => {
+            error!(user = %user.name(), folder = %printable(folder, 64), "{error}");
+            Error::new(Code::Later, "the folder cannot be used now, try later")
+        }
+    }
+}
+
+fn logged(error: &io::Error) -> Error {
+    error!("cannot store a file: {error}");
+    store_error(error)
+}
+
+/// Runs what waits for a disk where waiting holds nobody up.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(Code::Failed, "the server failed, try later")),
+    }
+}

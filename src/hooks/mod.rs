@@ -25,7 +25,6 @@ pub mod watch;
 mod workers;
 
 use std::{
-    cell::Cell,
     collections::HashMap,
     path::PathBuf,
     rc::Rc,
@@ -61,8 +60,8 @@ use notes::Mode;
 use own::Own;
 use report::HookError;
 use script::{Compiled, Ran};
-use slots::{Slot, Slots};
-use workers::{Thread, Workers};
+use slots::Slots;
+use workers::{Seat, Unserved, Workers};
 
 /// Runs the hooks of every folder of a root.
 #[derive(Clone)]
@@ -229,32 +228,22 @@ impl Hooks {
         event: &Event,
         pinned: Option<Arc<Compiled>>,
         profile: &Profile,
-        slot: Slot,
+        seat: &Rc<Seat>,
         mode: &Mode,
-    ) -> (Result<Step, HookError>, Thread) {
-        let found = match pinned {
-            Some(compiled) => Ok(Ok(compiled)),
-            None => match find(&self.root, &event.folder, &self.programs, name) {
-                Ok(Found::Script(source)) => self.scripts.compiled(source).map(Ok),
-                Ok(Found::Executable(path)) => Ok(Err(path)),
-                Err(error) => Err(error),
+    ) -> Result<Step, HookError> {
+        let compiled = match pinned {
+            Some(compiled) => compiled,
+            None => match find(&self.root, &event.folder, &self.programs, name)? {
+                Found::Script(source) => self.scripts.compiled(source)?,
+                Found::Executable(path) => return Ok(Step::Start(path)),
             },
         };
-        let compiled = match found {
-            Ok(Ok(compiled)) => compiled,
-            Ok(Err(program)) => return (Ok(Step::Start(program)), Thread::Fresh),
-            Err(error) => return (Err(error), Thread::Fresh),
-        };
-        let thread = Rc::new(Cell::new(Thread::Fresh));
-        // Held until the script ends; one that works for long changes it for another.
-        let slot = Rc::new(Cell::new(Some(slot)));
         let lengthen = {
-            let (slot, thread, long) = (slot.clone(), thread.clone(), self.slots.long.clone());
+            let (seat, long) = (seat.clone(), self.slots.long.clone());
             let user = event.folder.user().name().clone();
             move || {
-                if let Some(other) = long.try_take(&user) {
-                    slot.set(Some(other));
-                    thread.set(workers::lower_priority());
+                if let Some(slot) = long.try_take(&user) {
+                    seat.leave(slot);
                 }
             }
         };
@@ -265,14 +254,11 @@ impl Hooks {
         };
         let ran = self
             .scripts
-            .run_as(name, &compiled, event, profile, mode, lengthen);
-        let step = ran.map(|ran| {
-            for touched in &ran.touched {
-                note(&self.own, &event.folder, touched);
-            }
-            Step::Done(Box::new(ran))
-        });
-        (step, thread.get())
+            .run_as(name, &compiled, event, profile, mode, lengthen)?;
+        for touched in &ran.touched {
+            note(&self.own, &event.folder, touched);
+        }
+        Ok(Step::Done(Box::new(ran)))
     }
 
     /// Runs one script.
@@ -289,13 +275,17 @@ impl Hooks {
         let busy = || HookError::Busy {
             script: name.to_owned(),
         };
-        let slot = self.slots.scripts.take(user).await.ok_or_else(busy)?;
         let step = {
             let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
             let (profile, pinned) = (profile.clone(), pinned.0.get(&name).cloned());
             let mode = mode.clone();
-            let work = move || this.step(&name, &event, pinned, &profile, slot, &mode);
-            self.workers.run(work).await.ok_or(HookError::Panic)??
+            let work =
+                move |seat: &Rc<Seat>| this.step(&name, &event, pinned, &profile, seat, &mode);
+            match self.workers.run(user, work).await {
+                Ok(step) => step?,
+                Err(Unserved::Busy) => return Err(busy()),
+                Err(Unserved::Panic) => return Err(HookError::Panic),
+            }
         };
         let program = match step {
             Step::Done(ran) => return Ok(*ran),

@@ -1,10 +1,9 @@
-//! How many hooks run at once, so that none takes the machine away from a transfer.
+//! How many programs and long scripts run at once, so that none takes the machine away
+//! from a transfer.
 //!
-//! Scripts work, so there are few slots for each core, and no user's scripts take more
-//! than half of them. A script that works for long gives its slot to the next one and goes
-//! on as one of many with a lower priority, so that even a crowd that works to its
-//! deadline keeps nobody waiting. Programs mostly wait, so there are more slots for them.
-//! Whoever finds no slot waits outside the deadline of the hook, and not for ever.
+//! Programs mostly wait, and long scripts have a low priority, so there are many slots for
+//! each; no user has all. Whoever finds no slot waits outside the deadline of the hook, and
+//! not for ever.
 
 use std::{
     collections::HashMap,
@@ -20,7 +19,7 @@ use tokio::{
 use crate::root::name::Name;
 
 /// How long a hook waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Programs of one user, and of all.
 const PROGRAMS: (usize, usize) = (16, 64);
@@ -31,8 +30,6 @@ const LONG: (usize, usize) = (96, 192);
 /// The slots of a server.
 #[derive(Clone)]
 pub struct Slots {
-    /// For scripts.
-    pub scripts: Shares,
     /// For scripts that have worked for long.
     pub long: Shares,
     /// For programs.
@@ -41,12 +38,9 @@ pub struct Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let (of_one, of_all) = PROGRAMS;
         Self {
-            scripts: Shares::new(cores, cores * 2),
-            long: Shares::new(LONG.0, LONG.1),
-            programs: Shares::new(of_one, of_all),
+            long: Shares::new(LONG),
+            programs: Shares::new(PROGRAMS),
         }
     }
 }
@@ -66,7 +60,7 @@ pub struct Slot {
 }
 
 impl Shares {
-    fn new(of_one: usize, of_all: usize) -> Self {
+    fn new((of_one, of_all): (usize, usize)) -> Self {
         Self {
             of_all: Arc::new(Semaphore::new(of_all)),
             of_one,

@@ -1,13 +1,18 @@
-//! The threads that scripts run on.
+//! The threads that scripts run on, and who is next.
 //!
 //! They belong to scripts alone: one that works to its deadline takes neither a thread of
 //! the network nor one of the disk, and memory that it let go of is what the next one on
-//! the thread takes. There are as many as scripts run at once, which `slots.rs` bounds.
+//! the thread takes. Scripts work, so there are few threads for each core, and no user's
+//! scripts take more than half of them. A script that works for long leaves its place to
+//! the next one and goes on with a lower priority, so that even a crowd that works to its
+//! deadline keeps nobody waiting.
 
 use std::{
-    collections::VecDeque,
+    cell::Cell,
+    collections::{HashMap, VecDeque},
     hint,
     panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
     sync::{
         Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::slots::{PATIENCE, Slot};
+use crate::root::name::Name;
 
 /// Stack of each: the deepest recursion that a script's limits allow needs a part of it.
 const STACK: usize = 8 << 20;
@@ -29,57 +37,106 @@ const LOW: i32 = 10;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// How long one of them, and whoever waits for it, keeps looking before it sleeps: to
-/// wake a thread costs several times what a short script does. Half the time that two
-/// blocks take on their way.
+/// wake a thread costs several times what a short script does.
 const SPIN: Duration = Duration::from_micros(40);
 
-/// Lets all else on the machine go before this thread, for good.
-pub fn lower_priority() -> Thread {
-    match rustix::process::setpriority_process(None, LOW) {
-        Ok(()) => Thread::Worn,
-        Err(_) => Thread::Fresh,
-    }
-}
+static CORES: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(2, usize::from));
 
-/// Whether the thread may serve another script after this one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Thread {
-    /// It is as it was.
-    Fresh,
-    /// It was given a lower priority, which it cannot take back.
-    Worn,
-}
+type Work = Box<dyn FnOnce(&Rc<Seat>) + Send>;
 
-type Work = Box<dyn FnOnce() -> Thread + Send>;
+/// Why a script did not run to its end.
+#[derive(Debug)]
+pub enum Unserved {
+    /// Its turn did not come for a long time, or there is no thread.
+    Busy,
+    /// It panicked.
+    Panic,
+}
 
 /// Threads that run scripts. Copies of it are the same ones.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Workers(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     news: Condvar,
     /// Work in the queue, for the thread that looks without the lock.
     waiting: AtomicUsize,
+    of_one: usize,
+    of_all: usize,
 }
 
 #[derive(Default)]
 struct Queue {
-    work: VecDeque<Work>,
+    work: VecDeque<Waiting>,
+    tickets: u64,
     /// Threads that wait for work.
     idle: usize,
     /// Whether one of them keeps looking and needs no call.
     looking: bool,
-    /// Work that a thread has taken and not ended.
-    running: usize,
+    /// Scripts that run and have not left their place, of each user and in all.
+    running: HashMap<Name, usize>,
+    all: usize,
+}
+
+struct Waiting {
+    ticket: u64,
+    user: Name,
+    work: Work,
+}
+
+/// The place of a script among those that run.
+pub struct Seat {
+    shared: Arc<Shared>,
+    user: Name,
+    /// What it took for its place when it left that.
+    left: Cell<Option<Slot>>,
+    /// Whether the thread may serve another script after this one: a lower priority
+    /// cannot be taken back.
+    is_worn: Cell<bool>,
+}
+
+impl Seat {
+    /// Leaves the place to the next one, for another one among those that take long.
+    pub fn leave(&self, slot: Slot) {
+        self.left.set(Some(slot));
+        let mut queue = self.shared.queue();
+        queue.ended(&self.user);
+        self.shared.call(queue);
+        if rustix::process::setpriority_process(None, LOW).is_ok() {
+            self.is_worn.set(true);
+        }
+    }
+}
+
+impl Queue {
+    /// The place of the next work whose user may run one more.
+    fn runnable(&self, of_one: usize, of_all: usize) -> Option<usize> {
+        if self.all >= of_all {
+            return None;
+        }
+        let may_run = |waiting: &Waiting| {
+            let running = self.running.get(&waiting.user).copied();
+            running.unwrap_or_default() < of_one
+        };
+        self.work.iter().position(may_run)
+    }
+
+    fn ended(&mut self, user: &Name) {
+        self.all = self.all.saturating_sub(1);
+        if let Some(running) = self.running.get_mut(user) {
+            *running = running.saturating_sub(1);
+            if *running == 0 {
+                self.running.remove(user);
+            }
+        }
+    }
 }
 
 /// Keeps looking for a while until `there` is true.
 fn spin(there: impl Fn() -> bool) {
-    static SEVERAL: LazyLock<bool> =
-        LazyLock::new(|| thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
-    if !*SEVERAL {
+    if *CORES < 2 {
         return;
     }
     let begun = Instant::now();
@@ -96,16 +153,19 @@ impl Shared {
     }
 
     /// The next work; `None` if none came for a while.
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<Waiting> {
         let (mut queue, mut looked) = (self.queue(), false);
         loop {
-            if let Some(work) = queue.work.pop_front() {
-                queue.running += 1;
+            if let Some(place) = queue.runnable(self.of_one, self.of_all)
+                && let Some(waiting) = queue.work.remove(place)
+            {
                 self.waiting.store(queue.work.len(), Ordering::Relaxed);
-                return Some(work);
+                *queue.running.entry(waiting.user.clone()).or_default() += 1;
+                queue.all += 1;
+                return Some(waiting);
             }
             queue.idle += 1;
-            if !looked && queue.running == 0 && !queue.looking {
+            if !looked && queue.all == 0 && !queue.looking {
                 looked = true;
                 queue.looking = true;
                 drop(queue);
@@ -121,69 +181,120 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             queue.idle -= 1;
-            if waited.timed_out() && queue.work.is_empty() {
+            if waited.timed_out() && queue.runnable(self.of_one, self.of_all).is_none() {
                 return None;
+            }
+        }
+    }
+
+    /// Has a thread come for what can run, if there is any and none comes by itself.
+    fn call(self: &Arc<Self>, queue: MutexGuard<'_, Queue>) {
+        if queue.runnable(self.of_one, self.of_all).is_none() {
+            return;
+        }
+        let waiting = queue.work.len();
+        if queue.idle >= waiting {
+            // The one that looks takes the first.
+            if waiting > usize::from(queue.looking) {
+                self.news.notify_one();
+            }
+            return;
+        }
+        if queue.idle + queue.all >= self.of_all {
+            self.news.notify_one();
+            return;
+        }
+        drop(queue);
+        let shared = self.clone();
+        let spawned = thread::Builder::new()
+            .name("script".to_owned())
+            .stack_size(STACK)
+            .spawn(move || shared.serve());
+        if spawned.is_err() {
+            // Out of threads: whoever waits is told so, if no thread is left to come.
+            let mut queue = self.queue();
+            if queue.idle + queue.all == 0 {
+                queue.work.clear();
+                self.waiting.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What a thread does.
+    fn serve(self: Arc<Self>) {
+        while let Some(Waiting { user, work, .. }) = self.next() {
+            let seat = Rc::new(Seat {
+                shared: self.clone(),
+                user,
+                left: Cell::new(None),
+                is_worn: Cell::new(false),
+            });
+            work(&seat);
+            if seat.left.take().is_none() {
+                self.queue().ended(&seat.user);
+            } else if seat.is_worn.get() {
+                break;
             }
         }
     }
 }
 
+impl Default for Workers {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            queue: Mutex::default(),
+            news: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+            of_one: *CORES,
+            of_all: *CORES * 2,
+        }))
+    }
+}
+
 impl Workers {
-    /// Runs `work` on one of the threads; `None` if it panicked, or there is no thread.
+    /// Runs `work` for a user on one of the threads, when its turn comes.
     pub async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> (T, Thread) + Send + 'static,
-    ) -> Option<T> {
-        let (done, result) = oneshot::channel();
-        let guarded = move || match catch_unwind(AssertUnwindSafe(work)) {
-            Ok((value, thread)) => {
-                let _ = done.send(value);
-                thread
-            }
-            Err(_) => Thread::Fresh,
+        user: &Name,
+        work: impl FnOnce(&Rc<Seat>) -> T + Send + 'static,
+    ) -> Result<T, Unserved> {
+        let (done, mut result) = oneshot::channel();
+        let guarded = move |seat: &Rc<Seat>| {
+            let value = catch_unwind(AssertUnwindSafe(|| work(seat)));
+            let _ = done.send(value.map_err(|_| Unserved::Panic));
         };
-        let alone = self.give(Box::new(guarded));
+        let (ticket, alone) = self.give(user, Box::new(guarded));
         // Beside others the thread has better things to do.
         if alone {
             spin(|| !result.is_empty());
         }
-        result.await.ok()
+        if let Ok(result) = timeout(PATIENCE, &mut result).await {
+            return result.unwrap_or(Err(Unserved::Busy));
+        }
+        // What has begun ends by itself.
+        let taken = self.take_back(ticket);
+        drop(taken);
+        result.await.unwrap_or(Err(Unserved::Busy))
     }
 
-    /// Puts work into the queue; returns whether there is no other.
-    fn give(&self, work: Work) -> bool {
+    /// Puts work into the queue; returns its ticket, and whether there is no other.
+    fn give(&self, user: &Name, work: Work) -> (u64, bool) {
+        let shared = &self.0;
+        let mut queue = shared.queue();
+        queue.tickets += 1;
+        let (ticket, user) = (queue.tickets, user.clone());
+        queue.work.push_back(Waiting { ticket, user, work });
+        shared.waiting.store(queue.work.len(), Ordering::Relaxed);
+        let alone = queue.work.len() == 1 && queue.all == 0;
+        shared.call(queue);
+        (ticket, alone)
+    }
+
+    fn take_back(&self, ticket: u64) -> Option<Waiting> {
         let mut queue = self.0.queue();
-        queue.work.push_back(work);
-        let waiting = queue.work.len();
-        let alone = waiting == 1 && queue.running == 0;
-        self.0.waiting.store(waiting, Ordering::Relaxed);
-        if queue.idle >= waiting {
-            // The one that looks takes the first.
-            if waiting > usize::from(queue.looking) {
-                self.0.news.notify_one();
-            }
-            return alone;
-        }
-        drop(queue);
-        let shared = self.0.clone();
-        let spawned = thread::Builder::new()
-            .name("script".to_owned())
-            .stack_size(STACK)
-            .spawn(move || {
-                while let Some(work) = shared.next() {
-                    let thread = work();
-                    shared.queue().running -= 1;
-                    if let Thread::Worn = thread {
-                        break;
-                    }
-                }
-            });
-        if spawned.is_err() {
-            // Out of threads: whoever waits is told so, and no work is left behind.
-            let mut queue = self.0.queue();
-            drop(queue.work.pop_back());
-            self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
-        }
-        alone
+        let place = queue.work.iter().position(|w| w.ticket == ticket)?;
+        let taken = queue.work.remove(place);
+        self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
+        taken
     }
 }

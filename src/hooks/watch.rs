@@ -64,6 +64,10 @@ const CHUNK: usize = 1_000;
 /// Names of files that may have been renamed, kept while a folder is read.
 const MAX_MOVED: usize = 65_536;
 
+/// A file that goes and comes under another name within so many rests was renamed: inotify
+/// tells of both at once, but one may be found to rest a look before the other.
+const RENAMED: u32 = 4;
+
 /// How often the list of folders is looked at where nothing tells that it changed.
 const LIST: Duration = Duration::from_secs(60);
 
@@ -148,9 +152,14 @@ struct Watched {
     identity: (u64, u64),
     folder: Option<Folder>,
     names: bool,
+    moved: Moved,
     /// What the log was told is wrong with it.
     told: String,
 }
+
+/// Files that are gone, by what they were, and since when: they may be there under another
+/// name. Such a pair of events has one id, and so happens in its order.
+type Moved = HashMap<Print, (EventId, Instant)>;
 
 impl Watched {
     fn new(about: &Metadata, folder: Option<Folder>, names: bool) -> Self {
@@ -158,6 +167,7 @@ impl Watched {
             identity: (about.dev(), about.ino()),
             folder,
             names,
+            moved: Moved::new(),
             told: String::new(),
         }
     }
@@ -355,7 +365,27 @@ impl Worker {
     }
 
     /// Compares files of a folder with the index, or all of them.
-    fn look(&self, path: &Path, rested: Vec<Rested>, scan: bool) -> Result<(), WatchError> {
+    fn look(&mut self, path: &Path, rested: Vec<Rested>, scan: bool) -> Result<(), WatchError> {
+        let Some(watched) = self.places.get_mut(path) else {
+            return Ok(());
+        };
+        let mut moved = std::mem::take(&mut watched.moved);
+        let (now, long) = (Instant::now(), self.settle.saturating_mul(RENAMED));
+        moved.retain(|_, (_, since)| now.saturating_duration_since(*since) < long);
+        let looked = self.look_with(&mut moved, path, rested, scan);
+        if let Some(watched) = self.places.get_mut(path) {
+            watched.moved = moved;
+        }
+        looked
+    }
+
+    fn look_with(
+        &self,
+        moved: &mut Moved,
+        path: &Path,
+        rested: Vec<Rested>,
+        scan: bool,
+    ) -> Result<(), WatchError> {
         let Some(folder) = self.places.get(path).and_then(|w| w.folder.as_ref()) else {
             return Ok(());
         };
@@ -369,7 +399,7 @@ impl Worker {
             name: folder.name().as_str(),
             config: &config,
             tools: tools(&config),
-            moved: HashMap::new(),
+            moved,
         };
         look.compare_all(rested)?;
         if scan {
@@ -404,9 +434,7 @@ struct Look<'a> {
     name: &'a str,
     config: &'a Config,
     tools: HashSet<String>,
-    /// Files that are gone, by what they were: they may be there under another name. Such
-    /// a pair of events has one id, and so happens in its order.
-    moved: HashMap<Print, EventId>,
+    moved: &'a mut Moved,
 }
 
 /// A file that is not what the index says.
@@ -536,14 +564,14 @@ impl Look<'_> {
 
     /// The id of an event. What is gone and what has come in its likeness share one.
     fn id(&mut self, was: Option<Print>, is: Option<Print>) -> Result<EventId, CryptoError> {
-        if let Some(id) = is.and_then(|is| self.moved.remove(&is)) {
+        if let Some((id, _)) = is.and_then(|is| self.moved.remove(&is)) {
             return Ok(id);
         }
         let id = EventId::new()?;
         if let (Some(was), None) = (was, is)
             && self.moved.len() < MAX_MOVED
         {
-            self.moved.insert(was, id);
+            self.moved.insert(was, (id, Instant::now()));
         }
         Ok(id)
     }

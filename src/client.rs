@@ -1,29 +1,29 @@
-//! The client: opens a session with a contact's server and sends a file in it.
+//! The client: opens sessions with a contact's server and sends files in them.
 
 pub mod outbox;
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{borrow::Borrow, path::Path, time::Duration};
 
-use tokio::{net::TcpStream, task, time::timeout};
+use tokio::{net::TcpStream, sync::mpsc, task, time::timeout};
 use zeroize::Zeroizing;
 
 use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
-    error::{Code, Error, printable},
-    meta::{MAX_TEXT, Meta, Wire, is_extra},
+    error::{Code, Error},
+    meta::{Meta, Wire},
     root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
     transfer::{
         Observer,
         channel::{Reader, Writer},
-        outgoing::{Outgoing, Version},
-        send::{self, Attempt, Channel},
+        outgoing::Outgoing,
+        send::{self, Channel, Jobs, Sent, Session},
     },
     wire::{
         WireError,
-        envelope::{self, Contents, Opened, Part, SECRET_LEN},
+        envelope::{self, Contents, Part, SECRET_LEN},
         header::{self, AnswerHeader, Header, Turned},
-        record::{Kind, Stream},
+        record::Stream,
         session::{self, SessionKeys, Share},
     },
 };
@@ -100,134 +100,138 @@ pub async fn deliver(
     out: &Outgoing,
     observer: &dyn Observer,
 ) -> Result<Meta, Error> {
-    let meta = out.request()?;
-    observer.step(1, format_args!("read {}", out.path().display()));
-    let (file, version) = out
-        .source()
-        .map_err(|e| Error::new(Code::Failed, format!("cannot read the file: {e}")))?;
-    let mut session = Session::open(route, meta, observer).await?;
-    let meta = session.send(file, version, observer).await?;
-    // The file is delivered; that the session ends well is nobody's concern any more.
-    tokio::spawn(session.close());
-    Ok(meta)
+    let (give, mut jobs) = mpsc::channel(1);
+    let (results, mut result) = mpsc::unbounded_channel();
+    let _ = give.try_send(out);
+    drop(give);
+    deliver_all(route, &mut jobs, &results, observer, std::future::pending()).await;
+    let lost = || Error::new(Code::Failed, "the file has no result");
+    result.try_recv().map_err(|_| lost())?.1
 }
 
-/// An open session whose first file was granted.
-pub struct Session {
-    /// The connection.
-    pub channel: Channel,
-    keys: SessionKeys,
-    meta: Meta,
-    reply: Wire,
-}
-
-impl Session {
-    /// Steps 2 to 12: asks for leave to send what `meta` describes.
-    pub async fn open(route: &Route, meta: Meta, observer: &dyn Observer) -> Result<Self, Error> {
-        let private = {
-            let user = route.user.clone();
-            task::spawn_blocking(move || user.private_key())
-                .await
-                .map_err(|_| Error::new(Code::Failed, "the private key could not be read"))??
+/// Sends all that come as `jobs`, through as few sessions as it takes, and tells what
+/// became of each. When `stop` is ready, what is under way fails with its error and the
+/// rest is left.
+pub async fn deliver_all<J: Borrow<Outgoing>>(
+    route: &Route,
+    jobs: &mut Jobs<J>,
+    results: &mpsc::UnboundedSender<Sent<J>>,
+    observer: &dyn Observer,
+    stop: impl Future<Output = Error>,
+) {
+    tokio::pin!(stop);
+    while let Some(job) = jobs.recv().await {
+        let first = async {
+            let asked = job.borrow().request()?;
+            observer.step(1, format_args!("read {}", job.borrow().path().display()));
+            open(route, asked, observer).await
         };
-        let stream = connect(&route.address).await?;
-        let _ = stream.set_nodelay(true);
-        let (read, write) = stream.into_split();
-        let mut reader = Reader::new(read, ANSWER);
-        let mut writer = Writer::new(write, route.idle);
-
-        let share = Share::new(&mut SysRng).map_err(WireError::from)?;
-        let opening = Opening::seal(route, &private, &meta, &share)?;
-        let to = &route.contact.name;
-        observer.step(2, format_args!("sealed the meta for {to}, signed it"));
-        observer.step(3, format_args!("send the header, 24 bytes"));
-        let len = opening.envelope.len();
-        observer.step(4, format_args!("send the sealed meta, {len} bytes"));
-        let sent = async {
-            writer.bytes(&opening.header).await?;
-            writer.bytes(&opening.envelope).await
-        };
-        let sent = sent.await;
-        // A server that is full may answer and hang up before it has read everything.
-        let head = match (reader.exact().await, sent) {
-            (Ok(head), _) => AnswerHeader::decode(&head)?,
-            (Err(error), Ok(())) | (Err(_), Err(error)) => {
-                return Err(Error::from(error).within("no answer came"));
+        let opened = tokio::select! {
+            opened = first => opened,
+            error = &mut stop => {
+                let _ = results.send((job, Err(error)));
+                return;
             }
         };
-        let len = match head {
-            AnswerHeader::Envelope(len) => len,
-            AnswerHeader::Turned(turned) => return Err(turned_away(turned, to)),
-        };
-        let answer = reader
-            .bytes(len)
-            .await
-            .map_err(|e| Error::from(e).within("no answer came"))?;
-        let digest = session::opening_digest(&opening.header, &opening.envelope);
-        let opened = open_answer(&answer, &digest, head, &private, &route.contact)?;
-        let reply = Wire::from_json(&opened.contents.json)
-            .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
-        observer.step(12, format_args!("opened the answer with the own key"));
-        granted(&reply, &meta)?;
-        let transcript = session::transcript(&digest, &[&head.encode(), &answer]);
-        let keys = SessionKeys::derive(
-            share,
-            &opened.contents.share,
-            &opening.secret,
-            &opened.secret,
-            &transcript,
-        )?;
-        reader.set_idle(route.idle);
-        Ok(Self {
-            channel: Channel {
-                reader,
-                writer,
-                incoming: Stream::new(&keys.server)?,
-                outgoing: Stream::new(&keys.client)?,
-            },
+        let Opened {
+            channel,
             keys,
-            meta,
+            asked,
             reply,
-        })
-    }
-
-    /// Steps 13 to 15: sends the file and waits for its ACK; returns the meta as it
-    /// was delivered. `version` is the one that the meta speaks of.
-    pub async fn send(
-        &mut self,
-        file: File,
-        version: Version,
-        observer: &dyn Observer,
-    ) -> Result<Meta, Error> {
-        if self.reply.delivered {
-            observer.step(15, format_args!("the file was delivered before"));
-            let crc = self.reply.meta.file_crc;
-            return Ok(delivered(&self.meta, &self.reply.meta, crc));
+        } = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let _ = results.send((job, Err(error)));
+                continue;
+            }
+        };
+        let files = reply.features.files;
+        let session = Session::new(channel, keys, observer, files, results.clone());
+        let ended = session.run((job, asked, reply), jobs, &mut stop).await;
+        if ended.is_err_and(|error| error.code == Code::Interrupted) {
+            return;
         }
-        let (Some(filekey), Some(id)) = (&self.reply.filekey, &self.meta.id) else {
-            return Err(Error::new(Code::Failed, "the answer has no filekey"));
-        };
-        let attempt = Attempt {
-            transfer: 0,
-            file,
-            version,
-            blocks: Stream::new(&self.keys.file_key(filekey, id))?,
-            claimed_crc: self.meta.file_crc,
-        };
-        let crc = send::send(&mut self.channel, attempt, observer).await?;
-        observer.step(15, format_args!("got ACK"));
-        Ok(delivered(&self.meta, &self.reply.meta, Some(crc)))
     }
+}
 
-    /// Ends the session in good order.
-    pub async fn close(mut self) {
-        let channel = &mut self.channel;
-        let _ = channel
-            .writer
-            .record(&mut channel.outgoing, Kind::Close, 0, &[])
-            .await;
-        channel.writer.finish().await;
-    }
+/// A session whose opening was answered.
+pub struct Opened {
+    /// The connection.
+    pub channel: Channel,
+    /// The keys of both directions and of files.
+    pub keys: SessionKeys,
+    /// The meta of the opening.
+    pub asked: Meta,
+    /// The receiver's answer to it.
+    pub reply: Wire,
+}
+
+/// Steps 2 to 12: asks for leave to send what `asked` describes.
+pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result<Opened, Error> {
+    let private = {
+        let user = route.user.clone();
+        task::spawn_blocking(move || user.private_key())
+            .await
+            .map_err(|_| Error::new(Code::Failed, "the private key could not be read"))??
+    };
+    let stream = connect(&route.address).await?;
+    let _ = stream.set_nodelay(true);
+    let (read, write) = stream.into_split();
+    let mut reader = Reader::new(read, ANSWER);
+    let mut writer = Writer::new(write, route.idle);
+
+    let share = Share::new(&mut SysRng).map_err(WireError::from)?;
+    let opening = Opening::seal(route, &private, &asked, &share)?;
+    let to = &route.contact.name;
+    observer.step(2, format_args!("sealed the meta for {to}, signed it"));
+    observer.step(3, format_args!("send the header, 24 bytes"));
+    let len = opening.envelope.len();
+    observer.step(4, format_args!("send the sealed meta, {len} bytes"));
+    let sent = async {
+        writer.bytes(&opening.header).await?;
+        writer.bytes(&opening.envelope).await
+    };
+    let sent = sent.await;
+    // A server that is full may answer and hang up before it has read everything.
+    let head = match (reader.exact().await, sent) {
+        (Ok(head), _) => AnswerHeader::decode(&head)?,
+        (Err(error), Ok(())) | (Err(_), Err(error)) => {
+            return Err(Error::from(error).within("no answer came"));
+        }
+    };
+    let len = match head {
+        AnswerHeader::Envelope(len) => len,
+        AnswerHeader::Turned(turned) => return Err(turned_away(turned, to)),
+    };
+    let answer = reader
+        .bytes(len)
+        .await
+        .map_err(|e| Error::from(e).within("no answer came"))?;
+    let digest = session::opening_digest(&opening.header, &opening.envelope);
+    let opened = open_answer(&answer, &digest, head, &private, &route.contact)?;
+    let reply = Wire::from_json(&opened.contents.json)
+        .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
+    observer.step(12, format_args!("opened the answer with the own key"));
+    let transcript = session::transcript(&digest, &[&head.encode(), &answer]);
+    let keys = SessionKeys::derive(
+        share,
+        &opened.contents.share,
+        &opening.secret,
+        &opened.secret,
+        &transcript,
+    )?;
+    reader.set_idle(route.idle);
+    Ok(Opened {
+        channel: Channel {
+            reader,
+            writer,
+            incoming: Stream::new(&keys.server)?,
+            outgoing: Stream::new(&keys.client)?,
+        },
+        keys,
+        asked,
+        reply,
+    })
 }
 
 async fn connect(address: &str) -> Result<TcpStream, Error> {
@@ -255,7 +259,11 @@ impl Opening {
         share: &Share,
     ) -> Result<Self, WireError> {
         let contact = &route.contact;
-        let json = Wire::request(meta.clone()).to_json();
+        let request = Wire {
+            features: send::FEATURES,
+            ..Wire::request(meta.clone())
+        };
+        let json = request.to_json();
         let header = Header {
             envelope_len: envelope::sealed_len(json.len(), private.public(), &contact.key)?,
             from: route.user.name().hash(),
@@ -289,7 +297,7 @@ fn open_answer(
     head: AnswerHeader,
     private: &PrivateKey,
     contact: &Contact,
-) -> Result<Opened, Error> {
+) -> Result<envelope::Opened, Error> {
     let bound = [digest.as_slice(), &head.encode()].concat();
     envelope::verify(Part::Answer, &bound, answer, &contact.key)
         .and_then(|verified| verified.open(private))
@@ -319,34 +327,4 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
             "the server speaks another version of the protocol",
         ),
     }
-}
-
-/// Whether the file may come, or the receiver's reason to refuse.
-fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
-    if !reply.meta.error.is_empty() {
-        let sentence = printable(&reply.meta.error, MAX_TEXT);
-        return Err(Error::new(Code::from_word(&reply.code), sentence));
-    }
-    let about = |meta: &Meta| (meta.id, meta.filesize, meta.from.clone(), meta.to.clone());
-    if about(&reply.meta) != about(sent) {
-        let sentence = "the answer speaks of another transfer";
-        return Err(Error::new(Code::Failed, sentence));
-    }
-    if reply.offset != 0 {
-        let sentence = "the receiver wants to resume, which was not offered";
-        return Err(Error::new(Code::Failed, sentence));
-    }
-    Ok(())
-}
-
-/// What was sent, with what the receiver's hooks wrote into it.
-fn delivered(sent: &Meta, reply: &Meta, crc: Option<u32>) -> Meta {
-    let mut meta = sent.clone();
-    for (field, value) in &reply.extra {
-        if is_extra(field) {
-            meta.extra.insert(field.clone(), value.clone());
-        }
-    }
-    meta.file_crc = crc;
-    meta
 }

@@ -33,8 +33,7 @@ pub const FIXED: [&str; 10] = [
     "id",
 ];
 
-/// Fields of a reply that the wire owns and no file keeps; the last is for features
-/// of later versions.
+/// Fields that the wire owns and no file keeps.
 const REPLY: [&str; 4] = ["resumeOffset", "errorCode", "delivered", "wireFeatures"];
 
 /// In a sender's `.meta`: the file, if it does not lie beside it.
@@ -247,6 +246,42 @@ pub struct Wire {
     pub code: String,
     /// In a reply: the file is safe already, from an earlier attempt.
     pub delivered: bool,
+    /// What the writer can do beyond one file sent from its beginning.
+    pub features: Features,
+}
+
+/// What a side of a session can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// A transfer that broke off can go on where the receiver is.
+    pub resume: bool,
+    /// In a reply: so many transfers may be under way in this session at the same time;
+    /// 0 where there is only the one of the opening.
+    pub files: u32,
+}
+
+impl Features {
+    fn to_value(self) -> Value {
+        let mut features = Map::new();
+        if self.resume {
+            features.insert("resume".to_owned(), true.into());
+        }
+        if self.files > 0 {
+            features.insert("files".to_owned(), self.files.into());
+        }
+        Value::Object(features)
+    }
+
+    /// What is not known is a feature of a later version.
+    fn from_value(value: Option<&Value>) -> Self {
+        let of = |name| value?.as_object()?.get(name);
+        Self {
+            resume: of("resume").and_then(Value::as_bool).unwrap_or_default(),
+            files: of("files")
+                .and_then(Value::as_u64)
+                .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        }
+    }
 }
 
 impl Wire {
@@ -258,6 +293,7 @@ impl Wire {
             offset: 0,
             code: String::new(),
             delivered: false,
+            features: Features::default(),
         }
     }
 
@@ -274,6 +310,10 @@ impl Wire {
         }
         if self.delivered {
             meta.extra.insert("delivered".to_owned(), true.into());
+        }
+        if self.features != Features::default() {
+            let features = self.features.to_value();
+            meta.extra.insert("wireFeatures".to_owned(), features);
         }
         if !self.code.is_empty() {
             meta.extra
@@ -303,9 +343,10 @@ impl Wire {
             }
             _ => None,
         };
-        document.remove("wireFeatures");
+        let features = Features::from_value(document.remove("wireFeatures").as_ref());
         Ok(Self {
             filekey,
+            features,
             delivered: document.remove("delivered") == Some(Value::Bool(true)),
             offset: number(&mut document, "resumeOffset")?.unwrap_or_default(),
             code: text(&mut document, "errorCode")?.unwrap_or_default(),

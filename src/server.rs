@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    error::{Code, Error},
+    error::Error,
     event::Run,
     hooks::{
         dispatch::{Dispatcher, stopped},
@@ -36,10 +36,7 @@ use crate::{
         partial::UnderWay,
         receive::{Channel, Receiver, StoreOf},
     },
-    wire::{
-        header::{self, AnswerHeader, Header, Turned},
-        record::{self, Kind, Stream},
-    },
+    wire::header::{self, AnswerHeader, Header, Turned},
 };
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
@@ -318,7 +315,7 @@ impl Connection {
         let decision = match &caller.request {
             Ok(request) => {
                 let (user, contact) = (&caller.user, &caller.contact);
-                receiver.decide(user, contact, request.meta.clone()).await
+                receiver.decide(user, contact, request.clone()).await
             }
             Err(error) => {
                 info!(%from, %to, "refused: {error}");
@@ -329,13 +326,10 @@ impl Connection {
             .observer
             .step(9, format_args!("seal the meta for {from}, sign it"));
         let sealing = move || {
-            let reply = match &decision {
-                Decision::Taken(arrival) => &arrival.reply,
-                Decision::Answered(reply) => reply,
-            };
-            caller.seal_answer(reply).map(|sealed| (sealed, decision))
+            let sealed = caller.seal_answer(decision.reply());
+            sealed.map(|sealed| (sealed, decision, caller))
         };
-        let ((keys, answer), decision) = task::spawn_blocking(sealing)
+        let ((keys, answer), decision, caller) = task::spawn_blocking(sealing)
             .await
             .map_err(|_| ChannelError::Closed)??;
         let len = answer.len() - header::ANSWER_LEN;
@@ -346,46 +340,19 @@ impl Connection {
             .observer
             .step(11, format_args!("send the sealed meta"));
         writer.bytes(&answer).await?;
-        let Decision::Taken(arrival) = decision else {
-            return Ok(());
+        let first = match decision {
+            Decision::Taken(arrival) => Some(*arrival),
+            Decision::Answered(_) => None,
         };
         let mut channel = Channel {
             reader,
             writer,
-            incoming: Some(Stream::new(&keys.client)?),
-            outgoing: Stream::new(&keys.server)?,
+            shutdown: self.shutdown.clone(),
             stop: self.stop.clone(),
         };
-        match receiver.receive(&mut channel, 0, &keys, *arrival).await {
-            Ok(()) => self.further(&mut channel).await,
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// What comes after the first file. This version of the program knows only
-    /// that a session ends; all else is answered, so that a peer can go on.
-    async fn further(&mut self, channel: &mut Channel<'_>) -> Result<(), ChannelError> {
-        let Some(incoming) = channel.incoming.as_mut() else {
-            return Ok(());
-        };
-        loop {
-            let next = channel.reader.record(incoming);
-            let (head, _) = tokio::select! {
-                next = next => next?,
-                () = stopped(&mut self.shutdown) => return Ok(()),
-            };
-            match head.kind {
-                Kind::Close => return Ok(()),
-                Kind::Working => {}
-                _ => {
-                    let answer = Error::new(Code::Failed, "this server does not know that request");
-                    let body = record::encode_error(&answer);
-                    channel
-                        .writer
-                        .record(&mut channel.outgoing, Kind::Error, head.transfer, &body)
-                        .await?;
-                }
-            }
-        }
+        let people = (&caller.user, &caller.contact);
+        // The sender knows what it may, and the log the rest.
+        let _ = receiver.session(&mut channel, &keys, people, first).await;
+        Ok(())
     }
 }

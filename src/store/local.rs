@@ -2,12 +2,14 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice, Write},
+    io::{self, IoSlice, Seek, Write},
     sync::Arc,
+    thread::{self, JoinHandle},
     time::SystemTime,
 };
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
+use rustix::fs::OFlags;
 
 use super::{Sink, Store, meta_file};
 use crate::root::file;
@@ -28,12 +30,39 @@ impl LocalStore {
 }
 
 impl Store for LocalStore {
-    fn begin(&self, partial: &str) -> io::Result<Box<dyn Sink>> {
-        self.discard(partial);
+    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>> {
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o644);
-        let file = self.dir.open_with(partial, &options)?;
-        Ok(Box::new(LocalSink(file.into_std())))
+        options.write(true).mode(0o644);
+        if keep == 0 {
+            options.create_new(true);
+            let file = match self.dir.open_with(partial, &options) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    self.discard(partial);
+                    self.dir.open_with(partial, &options)?
+                }
+                file => file?,
+            };
+            return Ok(Box::new(LocalSink::new(file.into_std())));
+        }
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let mut file = self.dir.open_with(partial, &options)?.into_std();
+        file.set_len(keep)?;
+        file.seek(io::SeekFrom::Start(keep))?;
+        Ok(Box::new(LocalSink::new(file)))
+    }
+
+    fn held(&self, partial: &str) -> io::Result<u64> {
+        match self.dir.symlink_metadata(partial) {
+            Ok(about) if about.is_file() => Ok(about.len()),
+            Ok(_) => Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>> {
+        let (file, _) = file::open_itself(&self.dir, partial)?;
+        Ok(Box::new(file))
     }
 
     fn publish(&self, partial: &str, name: &str) -> io::Result<()> {
@@ -54,7 +83,53 @@ impl Store for LocalStore {
     }
 }
 
-struct LocalSink(File);
+/// Bytes after which what was written is sent on its way to the disk: a loss of power
+/// costs so much of a file at most, and the last flush finds little to do.
+const FLUSH: u64 = 32 << 20;
+
+struct LocalSink {
+    file: Arc<File>,
+    /// Bytes that were written since the last flush began.
+    unflushed: u64,
+    flushing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl LocalSink {
+    fn new(file: File) -> Self {
+        Self {
+            file: Arc::new(file),
+            unflushed: 0,
+            flushing: None,
+        }
+    }
+
+    /// Begins to flush, unless that goes on already.
+    fn flush_behind(&mut self) -> io::Result<()> {
+        if let Some(flushing) = &self.flushing {
+            if !flushing.is_finished() {
+                return Ok(());
+            }
+            self.join()?;
+        }
+        self.unflushed = 0;
+        let file = self.file.clone();
+        let flushing = thread::Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || file.sync_data());
+        // Without a thread the last flush has all to do.
+        self.flushing = flushing.ok();
+        Ok(())
+    }
+
+    /// What an earlier flush found: the system tells of an error only once.
+    fn join(&mut self) -> io::Result<()> {
+        match self.flushing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(io::Error::other("a thread that flushed a file failed")),
+        }
+    }
+}
 
 impl Sink for LocalSink {
     fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
@@ -63,18 +138,25 @@ impl Sink for LocalSink {
         // An empty slice in front would make a write of nothing look like a full disk.
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
-            match self.0.write_vectored(rest) {
+            match (&*self.file).write_vectored(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => IoSlice::advance_slices(&mut rest, n),
+                Ok(n) => {
+                    self.unflushed += n as u64;
+                    IoSlice::advance_slices(&mut rest, n);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
+        match self.unflushed >= FLUSH {
+            true => self.flush_behind(),
+            false => Ok(()),
+        }
     }
 
     fn settle(&mut self) -> io::Result<()> {
-        self.0.sync_all()
+        self.join()?;
+        self.file.sync_all()
     }
 }
 

@@ -17,8 +17,15 @@ use std::io;
 
 /// A place for the contents of files, by names that were checked before.
 pub trait Store: Send + Sync {
-    /// Begins a hidden file; one of that name that was abandoned goes.
-    fn begin(&self, partial: &str) -> io::Result<Box<dyn Sink>>;
+    /// Begins a hidden file with the first `keep` bytes of the one that is there, or goes
+    /// on with it; with 0 that one goes.
+    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>>;
+
+    /// Bytes of a hidden file that was abandoned; 0 if there is none.
+    fn held(&self, partial: &str) -> io::Result<u64>;
+
+    /// Reads a hidden file from its beginning.
+    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>>;
 
     /// Gives a hidden file its name, for good; fails with `AlreadyExists` if the
     /// name is taken. When this returns, the file survives a loss of power.

@@ -196,6 +196,11 @@ impl Reader {
         self.spare = batch.bytes;
     }
 
+    /// Counts the silence of the peer from now on.
+    pub fn touch(&mut self) {
+        self.silent_since = Instant::now();
+    }
+
     /// From now on reads so many bytes at once: a file comes.
     pub fn widen(&mut self, len: usize) {
         self.silent_since = Instant::now();
@@ -265,6 +270,8 @@ fn whole(bytes: &[u8]) -> Result<usize, WireError> {
 pub struct Writer {
     half: Box<dyn AsyncWrite + Send + Unpin>,
     idle: Duration,
+    /// Since when [`Writer::some`] waits.
+    blocked_since: Option<Instant>,
 }
 
 impl Writer {
@@ -273,6 +280,7 @@ impl Writer {
         Self {
             half: Box::new(half),
             idle,
+            blocked_since: None,
         }
     }
 
@@ -286,6 +294,19 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Writes some of the bytes; returns how many. Nothing is lost if the future is dropped.
+    pub async fn some(&mut self, bytes: &[u8]) -> Result<usize, ChannelError> {
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        match timeout_at(since + self.idle, self.half.write(bytes)).await {
+            Ok(Ok(0)) => Err(ChannelError::Closed),
+            Ok(written) => {
+                self.blocked_since = None;
+                Ok(written?)
+            }
+            Err(_) => Err(ChannelError::Idle(self.idle)),
+        }
     }
 
     /// Seals and writes one record.

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     partial::{Partial, Reserved},
-    receive::{Receiver, event},
+    receive::{ReceiveError, Receiver, event},
 };
 use crate::{
     crypto::random,
@@ -16,7 +16,7 @@ use crate::{
     event::{Kind, Outcome},
     hooks::Pinned,
     json::Value,
-    meta::{FileKey, Meta, QUARANTINE, Wire, is_extra},
+    meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     root::{RootError, config::Config, contact::Contact, folder::Folder, name::Name, user::User},
     store::Sink,
 };
@@ -29,6 +29,33 @@ pub enum Decision {
     Answered(Box<Wire>),
 }
 
+impl Decision {
+    /// What the sender is told.
+    pub fn reply(&self) -> &Wire {
+        match self {
+            Self::Taken(arrival) => &arrival.reply,
+            Self::Answered(reply) => reply,
+        }
+    }
+
+    fn reply_mut(&mut self) -> &mut Wire {
+        match self {
+            Self::Taken(arrival) => &mut arrival.reply,
+            Self::Answered(reply) => reply,
+        }
+    }
+}
+
+/// Transfers that may be under way in one session at the same time: enough to keep both
+/// sides busy with small files while the answers are on their way.
+pub const FILES: u32 = 64;
+
+/// What this receiver can do.
+const FEATURES: Features = Features {
+    resume: true,
+    files: FILES,
+};
+
 /// A file that may come.
 pub struct Arrival {
     /// The meta for the sender, with the key for this attempt.
@@ -36,22 +63,39 @@ pub struct Arrival {
     pub(super) partial: Partial,
     pub(super) sink: Box<dyn Sink>,
     pub(super) expected: u64,
+    /// Bytes that are there already, if the sender has the same.
+    pub(super) held: u64,
     pub(super) folder: Folder,
     pub(super) config: Arc<Config>,
     /// The scripts that the transfer began with.
     pub(super) pinned: Pinned,
 }
 
+impl Arrival {
+    /// Ends an attempt that did not complete the file. Where the sender may go on some
+    /// time, what has arrived waits for that, hidden.
+    ///
+    /// Removes files, so it belongs on a thread that may block.
+    pub fn end(self, why: &ReceiveError) {
+        let Self { partial, sink, .. } = self;
+        drop(sink);
+        if why.is_passing() {
+            partial.break_off();
+        }
+    }
+}
+
 impl Receiver {
     /// Decides about a meta whose sender is certain: stores it, runs `[OnMeta]`.
-    pub async fn decide(&self, user: &User, contact: &Contact, meta: Meta) -> Decision {
-        match self.consider(user, contact, meta.clone()).await {
-            Ok(decision) => decision,
-            Err(refusal) => {
-                log_refusal(contact, user.name(), &meta, &refusal);
-                Decision::Answered(Box::new(refused(meta, &refusal)))
-            }
-        }
+    pub async fn decide(&self, user: &User, contact: &Contact, asked: Wire) -> Decision {
+        let Wire { meta, features, .. } = asked;
+        let decision = self.consider(user, contact, meta.clone(), features).await;
+        let mut decision = decision.unwrap_or_else(|refusal| {
+            log_refusal(contact, user.name(), &meta, &refusal);
+            Decision::Answered(Box::new(refused(meta, &refusal)))
+        });
+        decision.reply_mut().features = FEATURES;
+        decision
     }
 
     async fn consider(
@@ -59,6 +103,7 @@ impl Receiver {
         user: &User,
         contact: &Contact,
         mut meta: Meta,
+        features: Features,
     ) -> Result<Decision, Error> {
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
         if meta.from != contact.name.as_str() || meta.to != user.name().as_str() {
@@ -84,7 +129,7 @@ impl Receiver {
         let (owner, from) = (user.clone(), contact.name.clone());
         let (store_of, under_way) = (self.store_of.clone(), self.under_way.clone());
         let hooks = self.hooks.clone();
-        let (reserved, folder, config, pinned) = on_disk(move || {
+        let (reserved, folder, config, pinned, held) = on_disk(move || {
             let folder = Name::folder(&meta.folder)
                 .map_err(RootError::from)
                 .and_then(|name| owner.folder(&name))
@@ -98,13 +143,18 @@ impl Receiver {
             let store = store_of(&folder);
             let reserved =
                 Partial::reserve(&folder, store, meta, &from, claim).map_err(|e| logged(&e))?;
-            if let Reserved::New(partial) = &reserved
-                && partial.room().is_ok_and(|room| room < size)
-            {
-                return Err(store_error(&io::ErrorKind::StorageFull.into()));
+            let mut held = 0;
+            if let Reserved::New(partial) = &reserved {
+                match features.resume {
+                    true => held = partial.held(size).map_err(|e| logged(&e))?,
+                    false => partial.discard(),
+                }
+                if partial.room().is_ok_and(|room| room < size - held) {
+                    return Err(store_error(&io::ErrorKind::StorageFull.into()));
+                }
             }
             let pinned = hooks.pin(&folder, &config);
-            Ok((reserved, folder, config, pinned))
+            Ok((reserved, folder, config, pinned, held))
         })
         .await?;
         let mut partial = match reserved {
@@ -147,10 +197,11 @@ impl Receiver {
         }
         let (partial, sink, reply) = on_disk(move || {
             partial.update(meta).map_err(|e| logged(&e))?;
-            let sink = partial.begin().map_err(|e| logged(&e))?;
+            let sink = partial.begin(held).map_err(|e| logged(&e))?;
             let key = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
             let reply = Wire {
                 filekey: Some(FileKey(Zeroizing::new(key))),
+                offset: held,
                 ..Wire::request(partial.subject().meta.clone())
             };
             Ok((partial, sink, reply))
@@ -166,6 +217,7 @@ impl Receiver {
             config,
             pinned,
             expected: size,
+            held,
         })))
     }
 
@@ -194,9 +246,10 @@ impl Receiver {
     }
 }
 
-/// Removes what an attempt left; it may be large, so on a thread of the disk.
+/// Leaves an attempt that did not begin; to remove what it left takes time, so on a thread
+/// of the disk.
 async fn abandon(partial: Partial) {
-    let _ = task::spawn_blocking(move || drop(partial)).await;
+    let _ = task::spawn_blocking(move || partial.break_off()).await;
 }
 
 /// What a sender may know of a store that failed.

@@ -7,11 +7,12 @@
 
 pub mod channel;
 pub mod decide;
+mod intake;
 pub mod outgoing;
 pub mod partial;
 pub mod receive;
+mod sealing;
 pub mod send;
-mod unseal;
 
 use std::fmt;
 

@@ -2,15 +2,19 @@
 
 use std::{
     collections::HashSet,
-    io,
+    io::{self, Read},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use sha2::{Digest, Sha256};
+
+use super::BUFFER;
 use crate::{
     event::Subject,
     meta::{self, Meta, TransferId},
     root::{file, folder::Folder, name::Name},
     store::{Sink, Store, delivered, journal::Pending, local::PARTIAL, meta_file},
+    wire::record::MAX_BODY,
 };
 
 /// How many files with one sender and one second a folder may hold.
@@ -158,10 +162,27 @@ impl Partial {
         &self.subject
     }
 
-    /// Bytes that fit, once what an abandoned attempt left is gone.
-    pub fn room(&self) -> io::Result<u64> {
+    /// Bytes that an attempt which broke off left, of a file of `size` bytes: whole blocks,
+    /// and not the last one, which always has to come.
+    pub fn held(&self, size: u64) -> io::Result<u64> {
+        let most = size.saturating_sub(1);
+        let held = self.store.held(&self.hidden)?.min(most);
+        Ok(held - held % MAX_BODY as u64)
+    }
+
+    /// Removes what an attempt which broke off left.
+    pub fn discard(&self) {
         self.store.discard(&self.hidden);
+    }
+
+    /// Bytes that fit.
+    pub fn room(&self) -> io::Result<u64> {
         self.store.room()
+    }
+
+    /// The SHA-256 and the CRC-32 of the first `len` bytes of the hidden file.
+    pub fn digest(&self, len: u64) -> io::Result<([u8; 32], crc32fast::Hasher)> {
+        prefix_digest(self.store.read(&self.hidden)?, len)
     }
 
     /// Takes over what hooks wrote into the meta, and stores it: compared with what
@@ -179,13 +200,23 @@ impl Partial {
 
     /// Leaves the `.meta` in the folder, as a record of what was refused.
     pub fn refuse(mut self, meta: Meta) -> io::Result<()> {
+        self.store.discard(&self.hidden);
         self.keep = true;
         self.update(meta)
     }
 
-    /// Begins the hidden file.
-    pub fn begin(&self) -> io::Result<Box<dyn Sink>> {
-        self.store.begin(&self.hidden)
+    /// Begins the hidden file, or goes on with its first `keep` bytes.
+    pub fn begin(&self, keep: u64) -> io::Result<Box<dyn Sink>> {
+        self.store.begin(&self.hidden, keep)
+    }
+
+    /// Ends an attempt that broke off: the next one goes on with what is there.
+    pub fn break_off(mut self) {
+        let held = self.store.held(&self.hidden).unwrap_or_default();
+        if held >= MAX_BODY as u64 {
+            self.keep = true;
+            let _ = self.folder.dir().remove_file(self.subject.meta_file());
+        }
     }
 
     /// Returns when the bytes of the file survive a loss of power, and the event that
@@ -225,6 +256,27 @@ impl Drop for Partial {
             let _ = self.folder.dir().remove_file(self.subject.meta_file());
         }
     }
+}
+
+/// The SHA-256 and the CRC-32 of the first `len` bytes; an error where there are fewer.
+pub fn prefix_digest(from: impl Read, len: u64) -> io::Result<([u8; 32], crc32fast::Hasher)> {
+    let mut from = from.take(len);
+    let (mut sha, mut crc) = (Sha256::new(), crc32fast::Hasher::new());
+    let mut buffer = vec![0; BUFFER];
+    let mut left = len;
+    while left > 0 {
+        let read = match from.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        let bytes = buffer.get(..read).unwrap_or_default();
+        sha.update(bytes);
+        crc.update(bytes);
+        left = left.saturating_sub(read as u64);
+    }
+    Ok((sha.finalize().into(), crc))
 }
 
 /// The `.meta` that is there, if it is of the same transfer.

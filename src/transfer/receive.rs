@@ -1,10 +1,15 @@
-//! The receiver's half of a transfer: the way of the blocks, and step 15.
+//! The receiver's half of a session: the way of the records, and step 15.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
-    task,
+    task::{self, JoinSet},
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 use tracing::{info, warn};
@@ -12,22 +17,23 @@ use tracing::{info, warn};
 use super::{
     Observer, RECEIVE_BUFFER,
     channel::{ChannelError, Reader, Writer},
-    decide::{Arrival, store_error},
+    decide::{Arrival, Decision, FILES, refused, store_error},
+    intake::{DIGEST_LEN, Granted, Incoming, Intake, News, Received},
     partial::{Partial, UnderWay},
-    unseal::{Received, Unsealing},
 };
 use crate::{
     error::{Code, Error, printable},
-    event::{Event, Kind as EventKind, Verdict},
+    event::{Event, Kind as EventKind, Subject, Verdict},
     hooks::{
         dispatch::{Dispatcher, Kept, stopped},
         startup::Startup,
     },
-    root::{config::Config, folder::Folder, settings::Settings},
+    meta::{Meta, Wire},
+    root::{config::Config, contact::Contact, folder::Folder, settings::Settings, user::User},
     store::Store,
     wire::{
         WireError,
-        record::{self, Kind, Stream},
+        record::{self, Kind, MAX_BODY, Stream},
         session::SessionKeys,
     },
 };
@@ -93,6 +99,21 @@ impl From<WireError> for ReceiveError {
 }
 
 impl ReceiveError {
+    /// Whether the next attempt may go on where this one broke off: what has arrived so
+    /// far is what was sent.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Channel(_) | Self::GoingDown | Self::Failed => true,
+            Self::Sender(error) => error.code == Code::Later || error.code == Code::Interrupted,
+            // A disk that is full needs the room.
+            Self::Store(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::Size | Self::Checksum { .. } => false,
+        }
+    }
+
     /// What the sender may know of it; `None` if there is nobody to tell.
     fn for_sender(&self) -> Option<Error> {
         let (code, sentence) = match self {
@@ -124,12 +145,60 @@ pub struct Channel<'a> {
     pub reader: &'a mut Reader,
     /// Records to the sender.
     pub writer: &'a mut Writer,
-    /// Opens records; away while a file arrives.
-    pub incoming: Option<Stream>,
-    /// Seals records.
-    pub outgoing: Stream,
+    /// True when the server goes down: what is under way may finish.
+    pub shutdown: watch::Receiver<bool>,
     /// True when the server wants to be gone now.
     pub stop: watch::Receiver<bool>,
+}
+
+/// The records of a session, from the receiver's side.
+struct Session<'a> {
+    receiver: &'a Receiver,
+    keys: &'a SessionKeys,
+    user: &'a User,
+    contact: &'a Contact,
+    /// Seals records.
+    outgoing: Stream,
+    /// Sealed records that wait to be written.
+    out: Vec<u8>,
+    granted: Granted,
+    /// Transfers that have not had their last word.
+    active: HashSet<u32>,
+    /// Files that the sender may go on with.
+    resuming: HashMap<u32, Resuming>,
+    tasks: JoinSet<Done>,
+}
+
+/// A file of which a part is there.
+#[derive(Default)]
+struct Resuming {
+    /// What the sender says of that part.
+    theirs: Option<[u8; DIGEST_LEN]>,
+    ours: Option<Box<Prefix>>,
+}
+
+/// The part of a file that is there.
+struct Prefix {
+    arrival: Arrival,
+    digest: [u8; DIGEST_LEN],
+    crc: crc32fast::Hasher,
+}
+
+/// What was done beside the records.
+enum Done {
+    Decided(u32, Decision),
+    /// A file was stored, or was not.
+    Stored(u32, Box<Stored>),
+    Digested(u32, Result<Box<Prefix>, io::Error>),
+    /// It begins at that offset.
+    Ready(u32, Result<(Incoming, u64), io::Error>),
+}
+
+struct Stored {
+    subject: Subject,
+    size: u64,
+    begun: std::time::Instant,
+    result: Result<u32, ReceiveError>,
 }
 
 impl Receiver {
@@ -139,147 +208,73 @@ impl Receiver {
         }
     }
 
-    /// Receives a file that may come, and answers `ACK` when it is safe.
+    /// Receives files in a session until the sender closes it: first the one of the
+    /// opening, if that may come, then those of further metas. Each is answered with `ACK`
+    /// when it is safe.
     ///
-    /// After an error the sender was told what it may know, and the session is of
-    /// no further use.
-    pub async fn receive(
+    /// After an error the sender was told what it may know, and the session is of no
+    /// further use. What was under way is stored, or waits for the next attempt.
+    pub async fn session(
         &self,
         channel: &mut Channel<'_>,
-        transfer: u32,
         keys: &SessionKeys,
-        arrival: Arrival,
+        (user, contact): (&User, &Contact),
+        first: Option<Arrival>,
     ) -> Result<(), ReceiveError> {
-        let begun = std::time::Instant::now();
-        let (subject, size) = (arrival.partial.subject().clone(), arrival.expected);
-        let received = self.blocks(channel, transfer, keys, arrival).await;
-        let result = match received {
-            Ok(done) => {
-                let stored = self.store(done);
-                while_working(channel, transfer, ticks(&self.settings), stored).await
-            }
-            Err(e) => Err(e),
+        let granted = Granted::default();
+        let intake = Intake::new(Stream::new(&keys.client)?, granted.clone(), &self.observer);
+        let mut session = Session {
+            receiver: self,
+            keys,
+            user,
+            contact,
+            outgoing: Stream::new(&keys.server)?,
+            out: Vec::new(),
+            granted,
+            active: HashSet::new(),
+            resuming: HashMap::new(),
+            tasks: JoinSet::new(),
         };
-        let meta = &subject.meta;
-        match result {
-            Ok(crc) => {
-                let seconds = begun.elapsed().as_secs_f64();
-                info!(
-                    from = %meta.from, to = %meta.to, folder = %meta.folder,
-                    stem = %subject.stem, bytes = size, seconds, crc,
-                    id = meta.id.map(tracing::field::display),
-                    "received"
-                );
-                self.observer
-                    .step(15, format_args!("the file is safe, answer ACK"));
-                channel
-                    .writer
-                    .record(&mut channel.outgoing, Kind::Ack, transfer, record::ACK)
-                    .await?;
-                Ok(())
-            }
-            Err(error) => {
-                warn!(
-                    from = %meta.from, to = %meta.to, folder = %meta.folder,
-                    stem = %subject.stem,
-                    id = meta.id.map(tracing::field::display),
-                    "not received: {}", printable(&error.to_string(), 300)
-                );
-                if let Some(told) = error.for_sender() {
-                    let body = record::encode_error(&told);
-                    let _ = channel
-                        .writer
-                        .record(&mut channel.outgoing, Kind::Error, transfer, &body)
-                        .await;
-                }
-                Err(error)
-            }
+        if let Some(arrival) = first {
+            session.active.insert(0);
+            session.grant(0, arrival)?;
         }
+        let (intake, error) = session.run(channel, intake).await;
+        // Files that are being stored are stored; hidden ones may be large.
+        let result = session.end(channel, error.as_ref()).await;
+        let why = error.unwrap_or(ReceiveError::GoingDown);
+        if let Some(intake) = intake {
+            let ending = move || {
+                intake.end_all(&why);
+                why
+            };
+            let _ = task::spawn_blocking(ending).await;
+        }
+        result
     }
 
-    /// Moves the blocks: while one buffer is read into, the other stage works on the
-    /// one before. A thread is taken for as long as a buffer takes, not for as long as
-    /// a file does, so that slow senders hold none.
-    async fn blocks(
-        &self,
-        channel: &mut Channel<'_>,
-        transfer: u32,
-        keys: &SessionKeys,
-        arrival: Arrival,
-    ) -> Result<Received, ReceiveError> {
-        let meta = &arrival.partial.subject().meta;
-        let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
-            return Err(ReceiveError::Failed);
-        };
-        let blocks = Stream::new(&keys.file_key(filekey, id))?;
-        let incoming = channel.incoming.take().ok_or(ReceiveError::Failed)?;
-        let mut stage = Some(Unsealing::new(
-            incoming,
-            blocks,
-            transfer,
-            arrival,
-            &self.observer,
-        ));
-        let mut work = None;
-        // Why nothing more is read; what has come is looked at all the same.
-        let mut ended = None;
-        let mut tick = ticks(&self.settings);
-        channel.reader.widen(RECEIVE_BUFFER);
-        let (stage, error) = loop {
-            if let Some(mut idle) = stage.take() {
-                match (channel.reader.take(), ended.take()) {
-                    (Ok(Some(mut batch)), reason) => {
-                        ended = reason;
-                        work = Some(task::spawn_blocking(move || {
-                            let result = idle.batch(&mut batch);
-                            (idle, batch, result)
-                        }));
-                    }
-                    (Ok(None), None) => stage = Some(idle),
-                    (Ok(None), Some(reason)) => break (idle, reason),
-                    (Err(error), _) => break (idle, error.into()),
-                }
-            }
-            tokio::select! {
-                read = channel.reader.more(), if ended.is_none() && channel.reader.has_room() => {
-                    ended = read.err().map(ReceiveError::from);
-                }
-                done = join(&mut work) => {
-                    work = None;
-                    let (back, mut batch, result) = done.ok_or(ReceiveError::Failed)?;
-                    let (crc, behind) = match result {
-                        Ok(Some(end)) => end,
-                        Ok(None) => {
-                            stage = Some(back);
-                            channel.reader.recycle(batch);
-                            continue;
-                        }
-                        Err(error) => break (back, error),
-                    };
-                    // What came behind the trailer is for whoever reads next.
-                    let from = batch.len().saturating_sub(behind);
-                    let rest = batch.records().get(from..).unwrap_or_default();
-                    channel.reader.put_back(rest);
-                    channel.reader.narrow();
-                    let (received, incoming) = back.finish(crc);
-                    channel.incoming = Some(incoming);
-                    return Ok(received);
-                }
-                // A sender whose last bytes are still on a slow way hears from us.
-                _ = tick.tick(), if ended.is_none() => working(channel, transfer).await,
-                () = stopped(&mut channel.stop), if ended.is_none() => {
-                    ended = Some(ReceiveError::GoingDown);
-                }
-            }
-        };
-        // The hidden file goes before the sender hears of it, and may be large.
-        let _ = task::spawn_blocking(move || drop(stage)).await;
-        Err(error)
+    fn log_received(&self, stored: &Stored) {
+        let Stored {
+            subject,
+            size,
+            begun,
+            result,
+        } = stored;
+        let meta = &subject.meta;
+        let id = meta.id.map(tracing::field::display);
+        match result {
+            Ok(crc) => info!(
+                from = %meta.from, to = %meta.to, folder = %meta.folder,
+                stem = %subject.stem, bytes = size, seconds = begun.elapsed().as_secs_f64(), crc,
+                id, "received"
+            ),
+            Err(error) => log_broken(subject, error),
+        }
     }
 
     /// Makes the file durable, gives it its name, runs `[OnReceived]`.
     async fn store(&self, received: Received) -> Result<u32, ReceiveError> {
-        let Received { arrival, crc } = received;
+        let Received { arrival, crc, .. } = received;
         let Arrival {
             mut partial,
             sink,
@@ -352,6 +347,379 @@ pub(super) fn event(
     }
 }
 
+impl Session<'_> {
+    /// Lets the blocks of a file come, or first the digest of what is there.
+    fn grant(&mut self, transfer: u32, arrival: Arrival) -> Result<(), ReceiveError> {
+        if arrival.held == 0 {
+            let incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
+            self.granted.insert(transfer, incoming);
+            return Ok(());
+        }
+        self.resuming.insert(transfer, Resuming::default());
+        self.tasks.spawn(async move {
+            let digesting = task::spawn_blocking(move || {
+                let (digest, crc) = arrival.partial.digest(arrival.held)?;
+                Ok(Box::new(Prefix {
+                    arrival,
+                    digest,
+                    crc,
+                }))
+            });
+            let digested = digesting.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+            Done::Digested(transfer, digested)
+        });
+        Ok(())
+    }
+
+    fn incoming(
+        &self,
+        arrival: Arrival,
+        received: u64,
+        crc: crc32fast::Hasher,
+    ) -> Result<Incoming, ReceiveError> {
+        let meta = &arrival.partial.subject().meta;
+        let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
+            return Err(ReceiveError::Failed);
+        };
+        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        Ok(Incoming::new(blocks, arrival, received, crc))
+    }
+
+    /// Lets the blocks come when both sides have told what they have.
+    fn resume(&mut self, transfer: u32) -> Result<(), ReceiveError> {
+        let Some(resuming) = self.resuming.get_mut(&transfer) else {
+            return Ok(());
+        };
+        let Some(theirs) = resuming.theirs else {
+            return Ok(());
+        };
+        let Some(prefix) = resuming.ours.take() else {
+            return Ok(());
+        };
+        self.resuming.remove(&transfer);
+        let Prefix {
+            arrival,
+            digest,
+            crc,
+        } = *prefix;
+        if digest == theirs {
+            let held = arrival.held;
+            let incoming = self.incoming(arrival, held, crc)?;
+            self.granted.insert(transfer, incoming);
+            return self.say(Kind::Resume, transfer, &record::encode_offset(held));
+        }
+        // Another file, or bytes that were never flushed: from the beginning.
+        let mut incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
+        self.tasks.spawn(async move {
+            let beginning = task::spawn_blocking(move || {
+                incoming.begin_again()?;
+                Ok((incoming, 0))
+            });
+            let ready = beginning.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+            Done::Ready(transfer, ready)
+        });
+        Ok(())
+    }
+
+    /// Seals a record, to be written with others.
+    fn say(&mut self, kind: Kind, transfer: u32, body: &[u8]) -> Result<(), ReceiveError> {
+        let record = self.outgoing.record(kind, transfer, body)?;
+        self.out.extend(record);
+        Ok(())
+    }
+
+    /// The last word of a transfer that failed.
+    fn fail(&mut self, transfer: u32, error: &ReceiveError) -> Result<(), ReceiveError> {
+        self.active.remove(&transfer);
+        match error.for_sender() {
+            Some(told) => self.say(Kind::Error, transfer, &record::encode_error(&told)),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves the records: while one buffer is read into, the other stage works on the one
+    /// before. A thread is taken for as long as a buffer takes, not for as long as a file
+    /// does, so that slow senders hold none. Ends with why the session is over; without
+    /// an error when the sender closed it.
+    async fn run(
+        &mut self,
+        channel: &mut Channel<'_>,
+        intake: Intake,
+    ) -> (Option<Intake>, Option<ReceiveError>) {
+        let mut stage = Some(intake);
+        let mut work = None;
+        let mut written = 0;
+        // Why nothing more is read; what has come is looked at all the same.
+        let mut ended = None;
+        let mut closing = false;
+        let mut tick = ticks(&self.receiver.settings);
+        channel.reader.widen(RECEIVE_BUFFER);
+        loop {
+            if let Some(mut idle) = stage.take() {
+                match channel.reader.take() {
+                    Ok(Some(mut batch)) => {
+                        work = Some(task::spawn_blocking(move || {
+                            let mut news = Vec::new();
+                            let result = idle.batch(&mut batch, &mut news);
+                            (idle, batch, news, result)
+                        }));
+                    }
+                    Ok(None) if ended.is_some() => return (Some(idle), ended),
+                    Ok(None) => stage = Some(idle),
+                    Err(error) => return (Some(idle), Some(error.into())),
+                }
+            }
+            let at_rest = self.active.is_empty() && work.is_none() && self.out.is_empty();
+            if at_rest {
+                if closing || *channel.shutdown.borrow() {
+                    return (stage, None);
+                }
+                channel.reader.narrow();
+            }
+            let Channel {
+                reader,
+                writer,
+                shutdown,
+                stop,
+            } = channel;
+            let outcome = tokio::select! {
+                read = reader.more(), if ended.is_none() && reader.has_room() => match read {
+                    // It waits for us, and need not say so.
+                    Err(ChannelError::Idle(_)) if !self.tasks.is_empty() => {
+                        reader.touch();
+                        Ok(())
+                    }
+                    read => {
+                        ended = read.err().map(ReceiveError::from);
+                        if self.granted.any() {
+                            reader.widen(RECEIVE_BUFFER);
+                        }
+                        Ok(())
+                    }
+                },
+                done = join(&mut work) => {
+                    work = None;
+                    let Some((back, batch, news, result)) = done else {
+                        return (None, Some(ReceiveError::Failed));
+                    };
+                    reader.recycle(batch);
+                    stage = Some(back);
+                    result.and_then(|()| {
+                        news.into_iter().try_for_each(|news| self.take(news, &mut closing))
+                    })
+                }
+                Some(done) = self.tasks.join_next() => {
+                    let mut result = self.finish(done.ok());
+                    while let (Ok(()), Some(done)) = (&result, self.tasks.try_join_next()) {
+                        result = self.finish(done.ok());
+                    }
+                    result
+                }
+                wrote = writer.some(self.out.get(written..).unwrap_or_default()), if !self.out.is_empty() => {
+                    match wrote {
+                        Ok(more) => written += more,
+                        // Who cannot be told finds its file delivered when it tries again.
+                        Err(_) => written = self.out.len(),
+                    }
+                    if written == self.out.len() {
+                        self.out.clear();
+                        written = 0;
+                    }
+                    Ok(())
+                }
+                // A sender whose last bytes are still on a slow way hears from us.
+                _ = tick.tick(), if ended.is_none() => match self.active.iter().next() {
+                    Some(transfer) => self.say(Kind::Working, *transfer, &[]),
+                    None => Ok(()),
+                },
+                () = stopped(shutdown), if at_rest && ended.is_none() => return (stage, None),
+                () = stopped(stop), if ended.is_none() => {
+                    ended = Some(ReceiveError::GoingDown);
+                    Ok(())
+                }
+            };
+            if let Err(error) = outcome {
+                if let Some(work) = work.take() {
+                    stage = work.await.ok().map(|(back, ..)| back);
+                }
+                return (stage, Some(error));
+            }
+        }
+    }
+
+    /// What records brought.
+    fn take(&mut self, news: News, closing: &mut bool) -> Result<(), ReceiveError> {
+        match news {
+            News::Meta(transfer, json) => {
+                let full = self.active.len() >= FILES as usize;
+                if full || !self.active.insert(transfer) {
+                    return Err(WireError::Record.into());
+                }
+                let (receiver, user) = (self.receiver.clone(), self.user.clone());
+                let contact = self.contact.clone();
+                self.tasks.spawn(async move {
+                    let decision = match read_request(&json) {
+                        Ok(asked) => receiver.decide(&user, &contact, asked).await,
+                        Err(error) => {
+                            let (from, to) = (contact.name.as_str(), user.name().as_str());
+                            let meta = Meta::new(from, to, "", "");
+                            Decision::Answered(Box::new(refused(meta, &error)))
+                        }
+                    };
+                    Done::Decided(transfer, decision)
+                });
+            }
+            News::Prefix(transfer, digest) => {
+                let Some(resuming) = self.resuming.get_mut(&transfer) else {
+                    return Err(WireError::Record.into());
+                };
+                resuming.theirs = Some(digest);
+                self.resume(transfer)?;
+            }
+            News::Complete(transfer, received) => {
+                let receiver = self.receiver.clone();
+                self.tasks.spawn(async move {
+                    let subject = received.arrival.partial.subject().clone();
+                    let (size, begun) = (received.arrival.expected, received.begun);
+                    let result = receiver.store(*received).await;
+                    let stored = Box::new(Stored {
+                        subject,
+                        size,
+                        begun,
+                        result,
+                    });
+                    Done::Stored(transfer, stored)
+                });
+            }
+            News::Over(transfer, error) => {
+                warn!(transfer, from = %self.contact.name, to = %self.user.name(),
+                    "not received: {}", printable(&error.to_string(), 300));
+                self.fail(transfer, &error)?;
+            }
+            News::GivenUp(transfer) => {
+                if let Some(resuming) = self.resuming.remove(&transfer) {
+                    // It was not looked at: the next attempt goes on with it.
+                    if let Some(prefix) = resuming.ours {
+                        self.leave(prefix.arrival);
+                    }
+                    self.active.remove(&transfer);
+                }
+            }
+            News::Unknown(transfer) => {
+                let error = Error::new(Code::Failed, "this server does not know that request");
+                self.say(Kind::Error, transfer, &record::encode_error(&error))?;
+            }
+            News::Close => *closing = true,
+        }
+        Ok(())
+    }
+
+    /// What was done beside the records.
+    fn finish(&mut self, done: Option<Done>) -> Result<(), ReceiveError> {
+        match done.ok_or(ReceiveError::Failed)? {
+            Done::Decided(transfer, decision) => {
+                let mut json = decision.reply().to_json();
+                if json.len() > MAX_BODY {
+                    // What hooks added does not fit; the sender can do without.
+                    let mut reply = decision.reply().clone();
+                    reply.meta.extra.clear();
+                    json = reply.to_json();
+                }
+                match decision {
+                    Decision::Taken(arrival) => self.grant(transfer, *arrival)?,
+                    Decision::Answered(_) => {
+                        self.active.remove(&transfer);
+                    }
+                }
+                self.say(Kind::Answer, transfer, json.as_bytes())
+            }
+            Done::Stored(transfer, stored) => {
+                self.receiver.log_received(&stored);
+                match &stored.result {
+                    Ok(_) => {
+                        self.receiver
+                            .observer
+                            .step(15, format_args!("the file is safe, answer ACK"));
+                        self.active.remove(&transfer);
+                        self.say(Kind::Ack, transfer, record::ACK)
+                    }
+                    Err(error) => self.fail(transfer, error),
+                }
+            }
+            Done::Digested(transfer, Ok(prefix)) => {
+                match self.resuming.get_mut(&transfer) {
+                    Some(resuming) => resuming.ours = Some(prefix),
+                    // Given up meanwhile.
+                    None => self.leave(prefix.arrival),
+                }
+                self.resume(transfer)
+            }
+            Done::Ready(transfer, Ok((incoming, offset))) => {
+                self.granted.insert(transfer, incoming);
+                self.say(Kind::Resume, transfer, &record::encode_offset(offset))
+            }
+            Done::Digested(transfer, Err(error)) | Done::Ready(transfer, Err(error)) => {
+                self.resuming.remove(&transfer);
+                self.fail(transfer, &ReceiveError::Store(error))
+            }
+        }
+    }
+
+    fn leave(&self, arrival: Arrival) {
+        task::spawn_blocking(move || arrival.end(&ReceiveError::GoingDown));
+    }
+
+    /// Waits for what is being stored, and tells the sender the rest.
+    async fn end(
+        mut self,
+        channel: &mut Channel<'_>,
+        error: Option<&ReceiveError>,
+    ) -> Result<(), ReceiveError> {
+        while let Some(done) = self.tasks.join_next().await {
+            match done {
+                // Nobody waits for it any more.
+                Ok(Done::Decided(_, Decision::Taken(arrival))) => self.leave(*arrival),
+                Ok(Done::Digested(_, Ok(prefix))) => self.leave(prefix.arrival),
+                Ok(Done::Ready(_, Ok((incoming, _)))) => self.leave(incoming.into_arrival()),
+                Ok(done @ Done::Stored(..)) => self.finish(Some(done))?,
+                _ => {}
+            }
+        }
+        for (_, resuming) in std::mem::take(&mut self.resuming) {
+            if let Some(prefix) = resuming.ours {
+                self.leave(prefix.arrival);
+            }
+        }
+        if let Some(error) = error {
+            info!(from = %self.contact.name, to = %self.user.name(), transfers = self.active.len(),
+                "session ended: {}", printable(&error.to_string(), 300));
+            for transfer in std::mem::take(&mut self.active) {
+                self.fail(transfer, error)?;
+            }
+        }
+        channel.writer.bytes(&self.out).await?;
+        Ok(())
+    }
+}
+
+/// Reads the body of a further meta.
+fn read_request(json: &[u8]) -> Result<Wire, Error> {
+    Wire::from_json(json).map_err(|e| {
+        let why = printable(&e.to_string(), 300);
+        Error::new(Code::Failed, format!("the metadata cannot be read: {why}"))
+    })
+}
+
+fn log_broken(subject: &Subject, error: &ReceiveError) {
+    let meta = &subject.meta;
+    warn!(
+        from = %meta.from, to = %meta.to, folder = %meta.folder,
+        stem = %subject.stem,
+        id = meta.id.map(tracing::field::display),
+        "not received: {}", printable(&error.to_string(), 300)
+    );
+}
+
 /// Waits for the other stage; for ever if it does nothing.
 async fn join<T>(work: &mut Option<task::JoinHandle<T>>) -> Option<T> {
     match work {
@@ -367,28 +735,4 @@ fn ticks(settings: &Settings) -> Interval {
     let mut tick = interval_at(Instant::now() + every, every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick
-}
-
-async fn working(channel: &mut Channel<'_>, transfer: u32) {
-    // A sender that is gone finds its file delivered when it tries again.
-    let _ = channel
-        .writer
-        .record(&mut channel.outgoing, Kind::Working, transfer, &[])
-        .await;
-}
-
-/// Waits for `work`, and lets the sender know now and then that it goes on.
-async fn while_working<T>(
-    channel: &mut Channel<'_>,
-    transfer: u32,
-    mut tick: Interval,
-    work: impl Future<Output = T>,
-) -> T {
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            _ = tick.tick() => working(channel, transfer).await,
-        }
-    }
 }

@@ -1,26 +1,53 @@
-//! The sender's half of a transfer: steps 13 to 15.
+//! The sender's half of a session: steps 13 to 15, for one file or many.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    borrow::Borrow,
+    collections::{BTreeMap, HashSet},
+    io::{Seek, SeekFrom},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinSet},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
 
 use super::{
-    BUFFER, DEPTH, Observer,
+    Observer,
     channel::{ChannelError, Reader, Writer},
-    outgoing::Version,
+    outgoing::Outgoing,
+    partial::prefix_digest,
+    sealing::{Attempt, Sealed, Sealing, unreadable},
 };
 use crate::{
-    crypto::seal::TAG_LEN,
     error::{Code, Error, printable},
+    meta::{Features, MAX_TEXT, Meta, Wire, is_extra},
     wire::{
         WireError,
-        record::{self, HEAD_LEN, Head, Kind, MAX_BODY, Stream},
+        record::{self, HEAD_LEN, Kind, Stream},
+        session::SessionKeys,
     },
 };
+
+/// What this sender can do.
+pub const FEATURES: Features = Features {
+    resume: true,
+    files: 0,
+};
+
+/// How often a receiver hears that its sender is still there, at least.
+const WORKING: Duration = Duration::from_secs(5);
+
+/// How long is waited for the receiver's reason after the connection failed.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Bytes of small records that are written together.
+const TOGETHER: usize = 65_536;
+
+/// What became of something that was to be sent: the meta as it was delivered, or why it
+/// was not.
+pub type Sent<J> = (J, Result<Meta, Error>);
 
 /// A connection, from the sender's side.
 pub struct Channel {
@@ -34,280 +61,533 @@ pub struct Channel {
     pub outgoing: Stream,
 }
 
-/// What is to be sent in one attempt.
-pub struct Attempt {
-    /// The number of the transfer in its channel.
-    pub transfer: u32,
-    /// The file, at its beginning.
-    pub file: File,
-    /// The version that the meta speaks of.
-    pub version: Version,
-    /// Seals the blocks.
-    pub blocks: Stream,
-    /// What the meta says of the file's CRC-32, if anything.
-    pub claimed_crc: Option<u32>,
+/// A transfer that has not had its last word.
+struct Transfer<J> {
+    job: J,
+    asked: Meta,
+    reply: Option<Wire>,
+    /// The CRC-32 of the prefix that the receiver has, while that is agreed on.
+    prefix: Option<crc32fast::Hasher>,
+    /// The CRC-32 of the file, once all of it was sent.
+    crc: Option<u32>,
+    /// Whether blocks are being made.
+    is_sealing: bool,
 }
 
-/// Sends a file and waits for its ACK; returns the CRC-32 of the file.
-pub async fn send(
-    channel: &mut Channel,
-    attempt: Attempt,
-    observer: &dyn Observer,
-) -> Result<u32, Error> {
-    let (transfer, claimed) = (attempt.transfer, attempt.claimed_crc);
-    observer.step(
-        13,
-        format_args!("send {} bytes in sealed blocks", attempt.version.len()),
-    );
-    let crc = match blocks(channel, attempt, observer).await {
-        Ok(crc) => crc,
-        Err(SendError::Channel(error)) => return Err(last_words(channel, error).await),
-        Err(SendError::Peer(error)) => return Err(error),
-        Err(SendError::Source(error)) => return Err(give_up(channel, transfer, error).await),
-    };
-    if let Some(claimed) = claimed.filter(|claimed| *claimed != crc) {
-        let sentence = format!("fileCRC is {claimed}, but the file has {crc}");
-        let error = Error::new(Code::Integrity, sentence);
-        return Err(give_up(channel, transfer, error).await);
-    }
-    observer.step(14, format_args!("send the CRC-32 of the file, {crc}"));
-    let trailer = record::encode_trailer(crc);
-    let sent = channel
-        .writer
-        .record(&mut channel.outgoing, Kind::Trailer, transfer, &trailer)
-        .await;
-    if let Err(error) = sent {
-        return Err(last_words(channel, error).await);
-    }
-    loop {
-        match answer(&mut channel.reader, &mut channel.incoming).await? {
-            Answer::Working => {}
-            Answer::Ack(of) if of == transfer => return Ok(crc),
-            Answer::Error(error) => return Err(error),
-            Answer::Ack(_) => return Err(WireError::Record.into()),
-        }
-    }
+/// A session at work.
+pub struct Session<'a, J> {
+    channel: Channel,
+    keys: SessionKeys,
+    observer: &'a dyn Observer,
+    /// Transfers that the receiver lets be under way at the same time.
+    files: usize,
+    next: u32,
+    open: BTreeMap<u32, Transfer<J>>,
+    /// Transfers that the receiver ended while their blocks were being made.
+    ended: HashSet<u32>,
+    sealing: Sealing,
+    /// Blocks that are being written, and how far.
+    bulk: Option<(Vec<u8>, usize, usize)>,
+    /// Small records that wait to be written, and how far.
+    out: Vec<u8>,
+    written: usize,
+    digests: JoinSet<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
+    results: mpsc::UnboundedSender<Sent<J>>,
 }
 
-enum SendError {
-    Channel(ChannelError),
-    /// The receiver spoke before the file was sent.
-    Peer(Error),
-    /// The file cannot be read, or is not what it was.
-    Source(Error),
-}
+/// Where the jobs of a session come from.
+pub type Jobs<J> = mpsc::Receiver<J>;
 
-/// Moves the blocks: buffers come sealed from the other stage and go back empty.
-async fn blocks(
-    channel: &mut Channel,
-    attempt: Attempt,
-    observer: &dyn Observer,
-) -> Result<u32, SendError> {
-    let transfer = attempt.transfer;
-    let (spare_in, spare_out) = mpsc::channel::<Vec<u8>>(DEPTH);
-    let (full_in, mut full_out) = mpsc::channel::<Sealed>(DEPTH);
-    for _ in 0..DEPTH {
-        let _ = spare_in.try_send(vec![0; BUFFER]);
+impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
+    /// A session whose opening was answered.
+    pub fn new(
+        channel: Channel,
+        keys: SessionKeys,
+        observer: &'a dyn Observer,
+        files: u32,
+        results: mpsc::UnboundedSender<Sent<J>>,
+    ) -> Self {
+        Self {
+            channel,
+            keys,
+            observer,
+            files: usize::try_from(files).unwrap_or(usize::MAX),
+            next: 1,
+            open: BTreeMap::new(),
+            ended: HashSet::new(),
+            sealing: Sealing::start(),
+            bulk: None,
+            out: Vec::new(),
+            written: 0,
+            digests: JoinSet::new(),
+            results,
+        }
     }
-    let sealing = task::spawn_blocking(move || seal_all(attempt, spare_out, &full_in));
-    let Channel {
-        reader,
-        writer,
-        incoming,
-        outgoing,
-    } = channel;
-    // A receiver that speaks now has something against the file.
-    let early = async {
-        loop {
-            match answer(reader, incoming).await {
-                Ok(Answer::Working) => {}
-                // Silence is what is expected of a receiver until the end.
-                Err(ReadError(ChannelError::Idle(_))) => {}
-                Ok(Answer::Error(error)) => return SendError::Peer(error),
-                Ok(Answer::Ack(_)) => return SendError::Peer(WireError::Record.into()),
-                Err(ReadError(error)) => return SendError::Channel(error),
-            }
-        }
-    };
-    let moving = async {
-        loop {
-            let next = match timeout(WORKING, full_out.recv()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    // The disk lets us wait; the receiver should know that we are there.
-                    writer
-                        .record(outgoing, Kind::Working, transfer, &[])
-                        .await
-                        .map_err(SendError::Channel)?;
-                    continue;
-                }
-            };
-            let Some(Sealed { buffer, used, body }) = next else {
-                return Ok(());
-            };
-            let bytes = buffer.get(..used).unwrap_or_default();
-            writer.bytes(bytes).await.map_err(SendError::Channel)?;
-            observer.moved(body);
-            // The other stage may be through with the file already.
-            let _ = spare_in.try_send(buffer);
-        }
-    };
-    tokio::pin!(early, moving);
-    tokio::select! {
-        moved = &mut moving => match moved {
-            Ok(()) => {}
-            Err(error) => {
-                // The network often fails because the receiver hung up after a word.
-                let word = timeout(LAST_WORDS, early).await;
-                return Err(match word {
-                    Ok(SendError::Peer(word)) => SendError::Peer(word),
-                    _ => error,
+
+    /// Sends the file of the opening, which was answered, then all that come as `jobs`,
+    /// until there are no more and each has had its last word. Where the session ends
+    /// before that, what is under way fails with the error that this returns, and what is
+    /// still among the jobs is left there.
+    pub async fn run(
+        mut self,
+        first: (J, Meta, Wire),
+        jobs: &mut Jobs<J>,
+        stop: impl Future<Output = Error>,
+    ) -> Result<(), Error> {
+        let (job, asked, reply) = first;
+        self.open.insert(
+            0,
+            Transfer {
+                job,
+                asked,
+                reply: None,
+                prefix: None,
+                crc: None,
+                is_sealing: false,
+            },
+        );
+        let error = match self.answered(0, reply) {
+            Ok(()) => self.records(jobs, stop).await,
+            Err(error) => Err(error.into()),
+        };
+        match &error {
+            Ok(()) => {
+                let closing = self.say(Kind::Close, 0, &[]);
+                // All is delivered; that the session ends well is nobody's concern any more.
+                let (mut writer, out) = (self.channel.writer, self.out);
+                tokio::spawn(async move {
+                    if closing.is_ok() {
+                        let _ = writer.bytes(&out).await;
+                    }
+                    writer.finish().await;
                 });
             }
-        },
-        spoken = &mut early => return Err(spoken),
+            Err(error) => {
+                for (_, transfer) in std::mem::take(&mut self.open) {
+                    self.tell(transfer.job, Err(error.clone()));
+                }
+            }
+        }
+        error
     }
-    match sealing.await {
-        Ok(crc) => crc.map_err(SendError::Source),
-        Err(_) => Err(SendError::Source(Error::new(
-            Code::Failed,
-            "the reading of the file was stopped",
-        ))),
+
+    fn tell(&self, job: J, result: Result<Meta, Error>) {
+        // Who does not want to know any more finds it in the receiver's answer next time.
+        let _ = self.results.send((job, result));
     }
-}
 
-/// How long a sender is silent before it says that it goes on.
-const WORKING: Duration = Duration::from_secs(15);
-
-/// How long a sender listens for a reason when its connection breaks.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// A buffer full of sealed records.
-struct Sealed {
-    buffer: Vec<u8>,
-    used: usize,
-    /// Bytes of the file in it.
-    body: u64,
-}
-
-/// Reads the file to its end and seals it, buffer by buffer; returns its CRC-32.
-fn seal_all(
-    mut attempt: Attempt,
-    mut spare: mpsc::Receiver<Vec<u8>>,
-    full: &mpsc::Sender<Sealed>,
-) -> Result<u32, Error> {
-    let mut crc = crc32fast::Hasher::new();
-    let mut left = attempt.version.len();
-    let mut last = false;
-    while !last {
-        // The other side is gone when there are no more buffers.
-        let Some(mut buffer) = spare.blocking_recv() else {
-            break;
-        };
-        let (mut used, mut body) = (0, 0);
-        while !last {
-            let len = usize::try_from(left).unwrap_or(MAX_BODY).min(MAX_BODY);
-            let head = Head {
-                kind: Kind::Block,
-                last: len as u64 == left,
-                transfer: attempt.transfer,
-                len,
+    /// Moves records both ways, so that neither side waits for the other to read.
+    async fn records(
+        &mut self,
+        jobs: &mut Jobs<J>,
+        stop: impl Future<Output = Error>,
+    ) -> Result<(), Error> {
+        tokio::pin!(stop);
+        let mut no_more = self.files == 0;
+        // What was before, however long hooks took, is no silence.
+        self.channel.reader.touch();
+        let mut tick = interval_at(Instant::now() + WORKING, WORKING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.collect();
+            if self.open.is_empty() && self.ended.is_empty() && no_more && self.is_written() {
+                return Ok(());
+            }
+            let waits = !self.open.is_empty();
+            let (idle, sealing) = (self.bulk.is_none() && self.is_written(), &mut self.sealing);
+            let Channel { reader, writer, .. } = &mut self.channel;
+            let pending = match &self.bulk {
+                Some((buffer, at, used)) => buffer.get(*at..*used),
+                None => self.out.get(self.written..),
             };
-            let Some(space) = buffer.get_mut(used..used + head.record_len()) else {
-                break;
-            };
-            let into = space.get_mut(HEAD_LEN..HEAD_LEN + len).unwrap_or_default();
-            attempt.file.read_exact(into).map_err(|e| match e.kind() {
-                io::ErrorKind::UnexpectedEof => changed(),
-                _ => Error::new(Code::Failed, format!("cannot read the file: {e}")),
-            })?;
-            crc.update(into);
-            attempt.blocks.seal(head, space).map_err(Error::from)?;
-            used += head.record_len();
-            body += len as u64;
-            left -= len as u64;
-            last = head.last;
-        }
-        if last {
-            // Asked before the last block goes out, while all can still be undone.
-            unchanged(&mut attempt.file, attempt.version)?;
-        }
-        let sealed = Sealed { buffer, used, body };
-        if full.blocking_send(sealed).is_err() {
-            break;
+            tokio::select! {
+                read = reader.more(), if reader.has_room() => {
+                    match read {
+                        Ok(()) => {}
+                        // Nothing is expected of it.
+                        Err(ChannelError::Idle(_)) if !waits => self.channel.reader.touch(),
+                        Err(error) => return Err(Error::from(error).within("no ACK came")),
+                    }
+                    self.heard()?;
+                }
+                wrote = writer.some(pending.unwrap_or_default()), if !idle => match wrote {
+                    Ok(more) => self.wrote(more),
+                    Err(error) => return Err(self.last_words(error).await),
+                },
+                Some(sealed) = sealing.next(), if idle => self.sealed(sealed)?,
+                Some(digest) = self.digests.join_next() => self.digested(digest.ok())?,
+                job = jobs.recv(), if !no_more && self.open.len() < self.files => match job {
+                    Some(job) => self.ask(job)?,
+                    None => no_more = true,
+                },
+                // The disk lets us wait; the receiver should know that we are there.
+                _ = tick.tick() => {
+                    if let (true, Some(transfer)) = (idle, self.open.keys().next()) {
+                        self.say(Kind::Working, *transfer, &[])?;
+                    }
+                }
+                error = &mut stop => return Err(error),
+            }
+            while !no_more && self.open.len() < self.files && self.out.len() < TOGETHER {
+                match jobs.try_recv() {
+                    Ok(job) => self.ask(job)?,
+                    Err(_) => break,
+                }
+            }
         }
     }
-    Ok(crc.finalize())
-}
 
-fn unchanged(file: &mut File, version: Version) -> Result<(), Error> {
-    let now = Version::of(file)
-        .map_err(|e| Error::new(Code::Failed, format!("cannot read the file: {e}")))?;
-    if now == version {
+    fn is_written(&self) -> bool {
+        self.written == self.out.len()
+    }
+
+    /// Takes small blocks that are there already, to write them together.
+    fn collect(&mut self) {
+        while self.bulk.is_none()
+            && self.out.len() < TOGETHER
+            && let Some(sealed) = self.sealing.ready()
+        {
+            if self.sealed(sealed).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn wrote(&mut self, more: usize) {
+        match &mut self.bulk {
+            Some((_, at, used)) => {
+                *at += more;
+                if at == used
+                    && let Some((buffer, ..)) = self.bulk.take()
+                {
+                    self.sealing.recycle(buffer);
+                }
+            }
+            None => {
+                self.written += more;
+                if self.is_written() {
+                    self.out.clear();
+                    self.written = 0;
+                }
+            }
+        }
+    }
+
+    /// Seals a small record, to be written with others.
+    fn say(&mut self, kind: Kind, transfer: u32, body: &[u8]) -> Result<(), Error> {
+        let record = self.channel.outgoing.record(kind, transfer, body)?;
+        self.out.extend(record);
         Ok(())
-    } else {
-        Err(changed())
+    }
+
+    /// Asks for leave to send a further file.
+    fn ask(&mut self, job: J) -> Result<(), Error> {
+        let asked = match job.borrow().request() {
+            Ok(asked) => asked,
+            Err(error) => {
+                self.tell(job, Err(error));
+                return Ok(());
+            }
+        };
+        let request = Wire {
+            features: FEATURES,
+            ..Wire::request(asked.clone())
+        };
+        let json = request.to_json();
+        if json.len() > record::MAX_BODY {
+            let sentence = "the .meta is too large to be sent: 64 KiB at most";
+            self.tell(job, Err(Error::new(Code::Failed, sentence)));
+            return Ok(());
+        }
+        let transfer = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.say(Kind::Meta, transfer, json.as_bytes())?;
+        self.open.insert(
+            transfer,
+            Transfer {
+                job,
+                asked,
+                reply: None,
+                prefix: None,
+                crc: None,
+                is_sealing: false,
+            },
+        );
+        Ok(())
+    }
+
+    /// Reads the records that have come.
+    fn heard(&mut self) -> Result<(), Error> {
+        while let Some(mut batch) = self.channel.reader.take().map_err(Error::from)? {
+            let mut records = batch.records();
+            while let Some((head, _)) = record::split(records)? {
+                let (record, behind) = std::mem::take(&mut records)
+                    .split_at_mut_checked(head.record_len())
+                    .ok_or(WireError::Record)?;
+                records = behind;
+                let sealed = record.get_mut(HEAD_LEN..).unwrap_or_default();
+                let body = self.channel.incoming.open(head, sealed)?;
+                let transfer = head.transfer;
+                match head.kind {
+                    Kind::Working => {}
+                    Kind::Answer => {
+                        let reply = Wire::from_json(body).map_err(|e| {
+                            let sentence = format!("the answer cannot be read: {e}");
+                            Error::new(Code::Failed, sentence)
+                        })?;
+                        self.answered(transfer, reply)?;
+                    }
+                    Kind::Resume => {
+                        let offset = record::decode_offset(body)?;
+                        self.resumed(transfer, offset)?;
+                    }
+                    Kind::Ack if body == record::ACK => self.acked(transfer)?,
+                    Kind::Error => {
+                        let error = record::decode_error(body)?;
+                        let sentence = printable(&error.sentence, 500);
+                        self.failed(transfer, Error::new(error.code, sentence));
+                    }
+                    _ => return Err(WireError::Record.into()),
+                }
+            }
+            self.channel.reader.recycle(batch);
+        }
+        Ok(())
+    }
+
+    /// The receiver's answer to a meta.
+    fn answered(&mut self, transfer: u32, reply: Wire) -> Result<(), WireError> {
+        let Some(mut about) = self.open.remove(&transfer) else {
+            return Err(WireError::Record);
+        };
+        if about.reply.is_some() {
+            return Err(WireError::Record);
+        }
+        if let Err(error) = granted(&reply, &about.asked) {
+            self.tell(about.job, Err(error));
+            return Ok(());
+        }
+        if reply.delivered {
+            self.observer
+                .step(15, format_args!("the file was delivered before"));
+            let meta = delivered(&about.asked, &reply.meta, reply.meta.file_crc);
+            self.tell(about.job, Ok(meta));
+            return Ok(());
+        }
+        let offset = reply.offset;
+        about.reply = Some(reply);
+        if offset == 0 {
+            self.observer.step(
+                13,
+                format_args!("send {} bytes in sealed blocks", about.job.borrow().len()),
+            );
+            return self.begin(transfer, about, 0, crc32fast::Hasher::new());
+        }
+        let source = about.job.borrow().source();
+        self.digests.spawn(async move {
+            let digest = task::spawn_blocking(move || {
+                let (file, _) = source.map_err(|e| unreadable(&e))?;
+                prefix_digest(file, offset).map_err(|e| unreadable(&e))
+            });
+            let failed = |_| Err(Error::new(Code::Failed, "the file could not be read"));
+            (transfer, digest.await.unwrap_or_else(failed))
+        });
+        self.open.insert(transfer, about);
+        Ok(())
+    }
+
+    /// Tells the receiver what the own file has where it has something already.
+    fn digested(
+        &mut self,
+        digest: Option<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
+    ) -> Result<(), Error> {
+        let lost = || Error::new(Code::Failed, "the file could not be read");
+        let (transfer, digest) = digest.ok_or_else(lost)?;
+        match digest {
+            Ok((digest, crc)) => {
+                if let Some(about) = self.open.get_mut(&transfer) {
+                    about.prefix = Some(crc);
+                    self.say(Kind::Resume, transfer, &digest)?;
+                }
+                Ok(())
+            }
+            Err(error) => self.give_up(transfer, error),
+        }
+    }
+
+    /// The receiver says where the blocks begin.
+    fn resumed(&mut self, transfer: u32, offset: u64) -> Result<(), WireError> {
+        let Some(mut about) = self.open.remove(&transfer) else {
+            return Err(WireError::Record);
+        };
+        let held = about.reply.as_ref().map_or(0, |reply| reply.offset);
+        let (Some(crc), true) = (about.prefix.take(), offset == held || offset == 0) else {
+            return Err(WireError::Record);
+        };
+        let crc = match offset {
+            0 => crc32fast::Hasher::new(),
+            _ => crc,
+        };
+        self.observer.moved(offset);
+        self.begin(transfer, about, offset, crc)
+    }
+
+    /// Has the blocks made.
+    fn begin(
+        &mut self,
+        transfer: u32,
+        mut about: Transfer<J>,
+        offset: u64,
+        crc: crc32fast::Hasher,
+    ) -> Result<(), WireError> {
+        let keys = about
+            .reply
+            .as_ref()
+            .and_then(|reply| reply.filekey.as_ref());
+        let (Some(filekey), Some(id)) = (keys, &about.asked.id) else {
+            let error = Error::new(Code::Failed, "the answer has no filekey");
+            self.tell(about.job, Err(error));
+            return Ok(());
+        };
+        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        let source = about.job.borrow().source().and_then(|(mut file, version)| {
+            file.seek(SeekFrom::Start(offset))?;
+            Ok((file, version))
+        });
+        about.is_sealing = source.is_ok();
+        let claimed_crc = about.asked.file_crc;
+        self.open.insert(transfer, about);
+        match source {
+            Ok((file, version)) => self.sealing.give(Attempt {
+                transfer,
+                file,
+                version,
+                blocks,
+                offset,
+                crc,
+                claimed_crc,
+            }),
+            Err(error) => self
+                .give_up(transfer, unreadable(&error))
+                .map_err(|_| WireError::Record)?,
+        }
+        Ok(())
+    }
+
+    /// What the other stage made.
+    fn sealed(&mut self, sealed: Sealed) -> Result<(), Error> {
+        match sealed {
+            Sealed::Blocks { buffer, used, body } => {
+                self.observer.moved(body);
+                if used < TOGETHER / 2 {
+                    self.out.extend(buffer.get(..used).unwrap_or_default());
+                    self.sealing.recycle(buffer);
+                } else if self.is_written() {
+                    self.bulk = Some((buffer, 0, used));
+                } else {
+                    // What waits goes first.
+                    let rest = self.out.split_off(self.written);
+                    let mut whole = rest;
+                    whole.extend(buffer.get(..used).unwrap_or_default());
+                    self.sealing.recycle(buffer);
+                    (self.out, self.written) = (whole, 0);
+                }
+                Ok(())
+            }
+            Sealed::Whole(transfer, crc) => {
+                if self.ended.remove(&transfer) {
+                    // The receiver waits for an end of what it ended.
+                    let error = Error::new(Code::Later, "the receiver ended the transfer");
+                    return self.say(Kind::Error, transfer, &record::encode_error(&error));
+                }
+                if let Some(about) = self.open.get_mut(&transfer) {
+                    (about.crc, about.is_sealing) = (Some(crc), false);
+                }
+                self.observer
+                    .step(14, format_args!("send the CRC-32 of the file, {crc}"));
+                self.say(Kind::Trailer, transfer, &record::encode_trailer(crc))
+            }
+            Sealed::Broken(transfer, error) => {
+                self.ended.remove(&transfer);
+                self.give_up(transfer, error)
+            }
+        }
+    }
+
+    /// Tells the receiver that a file will not come, and why.
+    fn give_up(&mut self, transfer: u32, error: Error) -> Result<(), Error> {
+        self.say(Kind::Error, transfer, &record::encode_error(&error))?;
+        if let Some(about) = self.open.remove(&transfer) {
+            self.tell(about.job, Err(error));
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, transfer: u32) -> Result<(), WireError> {
+        let Some(about) = self.open.remove(&transfer) else {
+            return Err(WireError::Record);
+        };
+        let (Some(crc), Some(reply)) = (about.crc, &about.reply) else {
+            return Err(WireError::Record);
+        };
+        self.observer.step(15, format_args!("got ACK"));
+        let meta = delivered(&about.asked, &reply.meta, Some(crc));
+        self.tell(about.job, Ok(meta));
+        Ok(())
+    }
+
+    /// The receiver ended a transfer.
+    fn failed(&mut self, transfer: u32, error: Error) {
+        let Some(about) = self.open.remove(&transfer) else {
+            return;
+        };
+        if about.is_sealing {
+            self.sealing.cancel(transfer);
+            self.ended.insert(transfer);
+        }
+        self.tell(about.job, Err(error));
+    }
+
+    /// Looks for what the receiver said before the connection failed.
+    async fn last_words(&mut self, failed: ChannelError) -> Error {
+        let heard = timeout(LAST_WORDS, async {
+            while self.channel.reader.more().await.is_ok() {
+                if self.heard().is_err() {
+                    return;
+                }
+            }
+        });
+        let _ = heard.await;
+        Error::from(failed).within("the file was not sent")
     }
 }
 
-fn changed() -> Error {
-    Error::new(
-        Code::Failed,
-        "the file changed while it was being sent: send it again when it is complete",
-    )
-}
-
-enum Answer {
-    Working,
-    Ack(u32),
-    Error(Error),
-}
-
-struct ReadError(ChannelError);
-
-impl From<ReadError> for Error {
-    fn from(error: ReadError) -> Self {
-        let error = Self::from(error.0);
-        error.within("no ACK came")
+/// Whether the file may come, or the receiver's reason to refuse.
+fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
+    if !reply.meta.error.is_empty() {
+        let sentence = printable(&reply.meta.error, MAX_TEXT);
+        return Err(Error::new(Code::from_word(&reply.code), sentence));
     }
-}
-
-async fn answer(reader: &mut Reader, incoming: &mut Stream) -> Result<Answer, ReadError> {
-    let (head, body) = reader.record(incoming).await.map_err(ReadError)?;
-    match head.kind {
-        Kind::Working => Ok(Answer::Working),
-        Kind::Ack if body == record::ACK => Ok(Answer::Ack(head.transfer)),
-        Kind::Error => record::decode_error(&body)
-            .map(|error| {
-                let sentence = printable(&error.sentence, 500);
-                Answer::Error(Error::new(error.code, sentence))
-            })
-            .map_err(|e| ReadError(e.into())),
-        _ => Err(ReadError(WireError::Record.into())),
+    let about = |meta: &Meta| (meta.id, meta.filesize, meta.from.clone(), meta.to.clone());
+    if about(&reply.meta) != about(sent) {
+        let sentence = "the answer speaks of another transfer";
+        return Err(Error::new(Code::Failed, sentence));
     }
-}
-
-/// Tells the receiver that the file will not come, and why.
-async fn give_up(channel: &mut Channel, transfer: u32, error: Error) -> Error {
-    let body = record::encode_error(&error);
-    let _ = channel
-        .writer
-        .record(&mut channel.outgoing, Kind::Error, transfer, &body)
-        .await;
-    error
-}
-
-/// Looks for what the receiver said before the connection failed.
-async fn last_words(channel: &mut Channel, failed: ChannelError) -> Error {
-    let heard = timeout(
-        LAST_WORDS,
-        answer(&mut channel.reader, &mut channel.incoming),
-    )
-    .await;
-    match heard {
-        Ok(Ok(Answer::Error(error))) => error,
-        _ => Error::from(failed).within("the file was not sent"),
+    if reply.offset > 0 && sent.filesize.is_none_or(|size| reply.offset >= size) {
+        let sentence = "the receiver says that it has more of the file than there is";
+        return Err(Error::new(Code::Failed, sentence));
     }
+    Ok(())
 }
 
-const _: () = assert!(BUFFER.is_multiple_of(HEAD_LEN + MAX_BODY + TAG_LEN));
+/// What was sent, with what the receiver's hooks wrote into it.
+fn delivered(sent: &Meta, reply: &Meta, crc: Option<u32>) -> Meta {
+    let mut meta = sent.clone();
+    for (field, value) in &reply.extra {
+        if is_extra(field) {
+            meta.extra.insert(field.clone(), value.clone());
+        }
+    }
+    meta.file_crc = crc;
+    meta
+}

@@ -36,6 +36,9 @@ pub enum Kind {
     Close,
     /// Still at it.
     Working,
+    /// From the sender: the digest of what the receiver says that it has; from the
+    /// receiver: where the blocks begin.
+    Resume,
     /// One that this version does not know.
     Other(u8),
 }
@@ -51,6 +54,7 @@ impl Kind {
             Self::Error => 6,
             Self::Close => 7,
             Self::Working => 8,
+            Self::Resume => 9,
             Self::Other(byte) => byte,
         }
     }
@@ -65,6 +69,7 @@ impl Kind {
             6 => Self::Error,
             7 => Self::Close,
             8 => Self::Working,
+            9 => Self::Resume,
             other => Self::Other(other),
         }
     }
@@ -218,6 +223,17 @@ pub fn decode_trailer(body: &[u8]) -> Result<u32, WireError> {
         .ok()
         .and_then(|bytes| u32::try_from(u64::from_be_bytes(bytes)).ok())
         .ok_or(WireError::Record)
+}
+
+/// The body of [`Kind::Resume`] from a receiver: an offset as an int64.
+pub fn encode_offset(offset: u64) -> [u8; 8] {
+    offset.to_be_bytes()
+}
+
+/// Reads the body of [`Kind::Resume`] from a receiver.
+pub fn decode_offset(body: &[u8]) -> Result<u64, WireError> {
+    let bytes = body.try_into().map_err(|_| WireError::Record)?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 /// The body of [`Kind::Error`].

@@ -31,10 +31,9 @@ promise() { # FIGURE MOST: what a table says of it
     else VERDICT="$2, NOT kept" BROKEN=1; fi
 }
 mib() { awk -v k="$1" 'BEGIN { printf "%.1f", k / 1024 }'; }
-# FILE ...: as a person sends files. The process that it forks becomes m2y itself.
-send() (
-    exec "$M2Y" send --no-progress --root "$ROOT" --server "$ADDRESS" --from zhenqiang --to roland-frei --folder photo "$@" >/dev/null
-)
+# FILE ...: as a person sends files.
+send() { "$M2Y" send --no-progress --root "$ROOT" --server "$ADDRESS" "${PARTIES[@]}" "$@" >/dev/null; }
+PARTIES=(--from zhenqiang --to roland-frei --folder photo)
 empty() { find "$INBOX" "$OUTBOX" -maxdepth 1 -type f \( -name '*.data' -o -name '*.meta' -o -name '*.done' \) -delete; }
 
 # ---- many at once
@@ -105,7 +104,8 @@ memory_of_both() {
     truncate -s "${gib}G" "$DISK/sparse.bin"
     idle=$(memory VmRSS "$SERVER")
     T0=$(now)
-    send "$DISK/sparse.bin" &
+    # Not by the function above: its process would be a shell's.
+    "$M2Y" send --no-progress --root "$ROOT" --server "$ADDRESS" "${PARTIES[@]}" "$DISK/sparse.bin" >/dev/null &
     client=$!
     # The kernel keeps the highest value; only the last tenth of a second can be missed.
     peak=0

@@ -30,7 +30,7 @@ use crate::{
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
-        Observer, Unobserved,
+        Ended, Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
         decide::{Decision, refused},
         partial::UnderWay,
@@ -321,7 +321,9 @@ impl Connection {
                 receiver.decide(user, contact, request.meta.clone()).await
             }
             Err(error) => {
-                info!(%from, %to, "refused: {error}");
+                let ended = Ended::of(error);
+                info!(%from, %to, verdict = ended.word(), "refused: {error}");
+                receiver.observer.ended(ended);
                 Decision::Answered(Box::new(refused(caller.empty_meta(), error)))
             }
         };
@@ -345,10 +347,14 @@ impl Connection {
         receiver
             .observer
             .step(11, format_args!("send the sealed meta"));
-        writer.bytes(&answer).await?;
+        let answered = writer.bytes(&answer).await;
         let Decision::Taken(arrival) = decision else {
-            return Ok(());
+            return answered;
         };
+        if let Err(error) = answered {
+            receiver.unanswered(&arrival, &error);
+            return Err(error);
+        }
         let mut channel = Channel {
             reader,
             writer,

@@ -16,7 +16,7 @@ use crate::{
     client::outbox,
     crypto::backend::ACTIVE,
     error::{Code, Error},
-    root::{Root, file},
+    root::{Root, file, settings::LogFormat},
     server::{self, Server},
 };
 
@@ -32,9 +32,20 @@ pub struct Serve {
     /// Where to listen; port 0 takes any free one [default: listen in m2y.ini, else 127.0.0.1:5000]
     #[arg(long, env = "M2Y_LISTEN", value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// What the log on standard error looks like, text or json (one object a line) [default:
+    /// log_format in m2y.ini, else text]
+    #[arg(long, env = "M2Y_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 impl Serve {
+    /// As the flag says, or m2y.ini. What is wrong there is found again, and told, when
+    /// the server starts.
+    pub(super) fn log_format(&self) -> LogFormat {
+        let of_root = || Some(self.root.open().ok()?.settings().ok()?.log_format);
+        self.log_format.or_else(of_root).unwrap_or_default()
+    }
+
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         let mut settings = root.settings()?;

@@ -414,6 +414,8 @@ const SETTINGS_TEMPLATE: &str = "\
 # shutdown_deadline = 20s
 # Bytes of the largest file that is taken; as large as the disk, unless it is set.
 # max_filesize = 20G
+# The log on standard error: text for people, or json, an object a line.
+# log_format = text
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s

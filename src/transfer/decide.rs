@@ -1,12 +1,13 @@
 //! The receiver's decision about a meta: steps 6 to 8.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use tokio::task;
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use super::{
+    Ended,
     partial::{Partial, Reserved},
     receive::{Receiver, event},
 };
@@ -45,10 +46,11 @@ pub struct Arrival {
 impl Receiver {
     /// Decides about a meta whose sender is certain: stores it, runs `[OnMeta]`.
     pub async fn decide(&self, user: &User, contact: &Contact, meta: Meta) -> Decision {
-        match self.consider(user, contact, meta.clone()).await {
+        let begun = Instant::now();
+        match self.consider(user, contact, meta.clone(), begun).await {
             Ok(decision) => decision,
             Err(refusal) => {
-                log_refusal(contact, user.name(), &meta, &refusal);
+                self.not_taken(contact, user.name(), &meta, None, begun, &refusal);
                 Decision::Answered(Box::new(refused(meta, &refusal)))
             }
         }
@@ -59,6 +61,7 @@ impl Receiver {
         user: &User,
         contact: &Contact,
         mut meta: Meta,
+        begun: Instant,
     ) -> Result<Decision, Error> {
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
         if meta.from != contact.name.as_str() || meta.to != user.name().as_str() {
@@ -110,7 +113,7 @@ impl Receiver {
         let mut partial = match reserved {
             Reserved::New(partial) => partial,
             Reserved::Delivered(partial) => {
-                return Self::again(&partial, &asked);
+                return self.again(&partial, &asked, begun);
             }
         };
         if let Err(closed) = self.startup.check(&folder, &config).await {
@@ -140,9 +143,10 @@ impl Receiver {
         }
         if let Some(words) = verdict.outcome.objection() {
             let words = Error::new(Code::Refused, words);
-            log_refusal(contact, user.name(), &meta, &words);
             let reply = refused(meta.clone(), &words);
-            on_disk(move || partial.refuse(meta).map_err(|e| logged(&e))).await?;
+            let (stem, left) = (partial.subject().stem.clone(), meta.clone());
+            on_disk(move || partial.refuse(left).map_err(|e| logged(&e))).await?;
+            self.not_taken(contact, user.name(), &meta, Some(&stem), begun, &words);
             return Ok(Decision::Answered(Box::new(reply)));
         }
         let (partial, sink, reply) = on_disk(move || {
@@ -170,7 +174,7 @@ impl Receiver {
     }
 
     /// Answers for a file that is safe already: its ACK was lost.
-    fn again(partial: &Partial, asked: &Meta) -> Result<Decision, Error> {
+    fn again(&self, partial: &Partial, asked: &Meta, begun: Instant) -> Result<Decision, Error> {
         let meta = &partial.subject().meta;
         let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
         if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {
@@ -181,16 +185,44 @@ impl Receiver {
         }
         info!(
             from = %meta.from, to = %meta.to, folder = %meta.folder,
-            stem = %partial.subject().stem,
+            stem = %partial.subject().stem, bytes = meta.filesize,
+            seconds = begun.elapsed().as_secs_f64(),
             id = meta.id.map(tracing::field::display),
+            verdict = Ended::DeliveredBefore.word(),
             "was delivered before"
         );
+        self.observer.ended(Ended::DeliveredBefore);
         // If its hooks have still to run, the journal knows of it.
         let mut reply = Wire::request(meta.clone());
         reply.meta.extra.retain(|field, _| is_extra(field));
         reply.meta.error.clear();
         reply.delivered = true;
         Ok(Decision::Answered(Box::new(reply)))
+    }
+
+    fn not_taken(
+        &self,
+        from: &Contact,
+        to: &Name,
+        meta: &Meta,
+        stem: Option<&str>,
+        begun: Instant,
+        why: &Error,
+    ) {
+        let ended = Ended::of(why);
+        let said = match ended {
+            Ended::Refused => "refused",
+            _ => "not taken",
+        };
+        info!(
+            from = %from.name, %to,
+            folder = %printable(&meta.folder, 64),
+            stem, bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(),
+            id = meta.id.map(tracing::field::display),
+            verdict = ended.word(),
+            "{said}: {}", printable(&why.sentence, 200)
+        );
+        self.observer.ended(ended);
     }
 }
 
@@ -211,15 +243,6 @@ pub fn store_error(error: &io::Error) -> Error {
             "the receiver cannot store the file now, try later",
         ),
     }
-}
-
-fn log_refusal(from: &Contact, to: &Name, meta: &Meta, why: &Error) {
-    info!(
-        from = %from.name, %to,
-        folder = %printable(&meta.folder, 64),
-        id = meta.id.map(tracing::field::display),
-        "refused: {}", printable(&why.sentence, 200)
-    );
 }
 
 /// The meta for a sender whose file is not taken.

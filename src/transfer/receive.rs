@@ -10,7 +10,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Observer, RECEIVE_BUFFER,
+    Ended, Observer, RECEIVE_BUFFER,
     channel::{ChannelError, Reader, Writer},
     decide::{Arrival, store_error},
     partial::{Partial, UnderWay},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, printable},
-    event::{Event, Kind as EventKind, Verdict},
+    event::{Event, Kind as EventKind, Subject, Verdict},
     hooks::{
         dispatch::{Dispatcher, Kept, stopped},
         startup::Startup,
@@ -168,8 +168,10 @@ impl Receiver {
                     from = %meta.from, to = %meta.to, folder = %meta.folder,
                     stem = %subject.stem, bytes = size, seconds, crc,
                     id = meta.id.map(tracing::field::display),
+                    verdict = Ended::Received.word(),
                     "received"
                 );
+                self.observer.ended(Ended::Received);
                 self.observer
                     .step(15, format_args!("the file is safe, answer ACK"));
                 channel
@@ -179,12 +181,7 @@ impl Receiver {
                 Ok(())
             }
             Err(error) => {
-                warn!(
-                    from = %meta.from, to = %meta.to, folder = %meta.folder,
-                    stem = %subject.stem,
-                    id = meta.id.map(tracing::field::display),
-                    "not received: {}", printable(&error.to_string(), 300)
-                );
+                self.not_received(&subject, begun, &error);
                 if let Some(told) = error.for_sender() {
                     let body = record::encode_error(&told);
                     let _ = channel
@@ -195,6 +192,30 @@ impl Receiver {
                 Err(error)
             }
         }
+    }
+
+    /// Takes notice that a file which may come will not, before it began: its sender
+    /// could not be told.
+    pub fn unanswered(&self, arrival: &Arrival, error: &ChannelError) {
+        self.not_received(arrival.partial.subject(), std::time::Instant::now(), error);
+    }
+
+    fn not_received(
+        &self,
+        subject: &Subject,
+        begun: std::time::Instant,
+        error: &dyn std::error::Error,
+    ) {
+        let meta = &subject.meta;
+        warn!(
+            from = %meta.from, to = %meta.to, folder = %meta.folder,
+            stem = %subject.stem, bytes = meta.filesize,
+            seconds = begun.elapsed().as_secs_f64(),
+            id = meta.id.map(tracing::field::display),
+            verdict = Ended::Failed.word(),
+            "not received: {}", printable(&error.to_string(), 300)
+        );
+        self.observer.ended(Ended::Failed);
     }
 
     /// Moves the blocks: while one buffer is read into, the other stage works on the

@@ -6,8 +6,13 @@
 
 mod admission;
 mod caller;
+pub mod metrics;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::{
@@ -43,6 +48,7 @@ use crate::{
 };
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
+use metrics::{Counting, Metrics, Opening, Report};
 
 /// When strangers are answered, counted from their last byte: whatever was found
 /// out about them took less, so the time does not tell what it was.
@@ -59,6 +65,7 @@ pub struct Server {
     settings: Settings,
     receiver: Receiver,
     openings: Arc<Openings>,
+    metrics: Arc<Metrics>,
     /// Openings whose signature is being checked: as many as there are cores, so
     /// that strangers leave the threads of the disk to others.
     checking: Arc<Semaphore>,
@@ -71,7 +78,9 @@ impl Server {
         for user in root.users()? {
             user.private_key()?;
         }
-        let hooks = Dispatcher::new(root, settings)?;
+        let metrics = Arc::new(Metrics::default());
+        let counted = metrics.clone();
+        let hooks = Dispatcher::new(root, settings)?.heard(Arc::new(move |run| counted.hook(run)));
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let store_of: StoreOf =
             Arc::new(|folder: &Folder| Arc::new(LocalStore::new(folder.dir())) as Arc<dyn Store>);
@@ -82,11 +91,15 @@ impl Server {
                 startup: Startup::new(&hooks),
                 hooks,
                 settings: settings.clone(),
-                observer: Arc::new(Unobserved),
+                observer: Arc::new(Counting {
+                    metrics: metrics.clone(),
+                    observer: Arc::new(Unobserved),
+                }),
                 store_of,
                 under_way: UnderWay::default(),
             },
             openings: Arc::default(),
+            metrics,
             checking: Arc::new(Semaphore::new(cores)),
         })
     }
@@ -94,8 +107,21 @@ impl Server {
     /// Lets somebody watch every transfer.
     #[must_use]
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.receiver.observer = observer;
+        self.receiver.observer = Arc::new(Counting {
+            metrics: self.metrics.clone(),
+            observer,
+        });
         self
+    }
+
+    /// What it counts, for [`metrics::run`].
+    pub fn report(&self) -> Result<Report, Error> {
+        let journal = self.receiver.hooks.journal().reader();
+        let journal = journal.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+        Ok(Report {
+            metrics: self.metrics.clone(),
+            journal: Arc::new(Mutex::new(journal)),
+        })
     }
 
     /// Puts contents somewhere else than into the folder.
@@ -175,6 +201,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
             debug!(%peer, "too many connections, turned away");
             let busy = AnswerHeader::Turned(Turned::Busy).encode();
             let _ = stream.try_write(&busy);
+            server.metrics.too_many();
             continue;
         };
         let connection = Connection {
@@ -183,9 +210,10 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
             shutdown: shutdown.clone(),
             stop: stopping.clone(),
         };
+        let connected = server.metrics.connected();
         connections.spawn(async move {
             connection.serve(stream).await;
-            drop(admitted);
+            drop((admitted, connected));
         });
     }
     drop(listener);
@@ -242,6 +270,7 @@ impl Connection {
             Ok(opening) => opening,
             Err(ChannelError::Wire(error)) => {
                 info!(peer = %self.peer, "turned away: {error}");
+                self.server.metrics.opening(Opening::TurnedAway);
                 let answer = AnswerHeader::Turned(Turned::Unreadable);
                 return writer.bytes(&answer.encode()).await;
             }
@@ -251,6 +280,7 @@ impl Connection {
         let caller = match self.identify(head, header, envelope).await {
             Ok(caller) => caller,
             Err(unknown) => {
+                self.server.metrics.opening(Opening::TurnedAway);
                 match unknown.answer() {
                     Turned::Busy => error!(peer = %self.peer, "turned away: {unknown}"),
                     _ => info!(peer = %self.peer, "turned away: {unknown}"),
@@ -260,6 +290,7 @@ impl Connection {
                 return writer.bytes(&answer.encode()).await;
             }
         };
+        self.server.metrics.opening(Opening::Known);
         self.answer(caller, reader, writer).await
     }
 
@@ -296,8 +327,13 @@ impl Connection {
             .acquire()
             .await
             .map_err(|_| Unknown::Failed)?;
-        let (root, openings) = (self.server.root.clone(), self.server.openings.clone());
-        task::spawn_blocking(move || identify(&root, &openings, head, &header, &envelope))
+        let Server {
+            root,
+            openings,
+            metrics,
+            ..
+        } = self.server.clone();
+        task::spawn_blocking(move || identify(&root, &openings, &metrics, head, &header, &envelope))
             .await
             .unwrap_or(Err(Unknown::Failed))
     }

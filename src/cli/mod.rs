@@ -10,6 +10,7 @@ pub mod log;
 mod output;
 mod send;
 mod serve;
+mod systemd;
 mod user;
 
 use std::{
@@ -49,6 +50,7 @@ Environment variables; a flag goes before:
   M2Y_ROOT    The root directory, like --root
   M2Y_SERVER  The receiver's server, like --server of `m2y send`
   M2Y_LISTEN  Where to listen, like --listen of `m2y serve`
+  M2Y_METRICS Where metrics are read, like --metrics of `m2y serve`
   M2Y_LOG     What is logged on standard error: off, error, warn, info, debug or trace,
               or a filter like m2y=debug [default: info for `m2y serve`, else warn]
   M2Y_LOG_FORMAT

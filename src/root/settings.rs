@@ -32,6 +32,8 @@ pub struct Settings {
     pub shutdown_deadline: Duration,
     /// `[server] max_filesize`: bytes of the largest file that is taken.
     pub max_filesize: u64,
+    /// `[server] metrics`: host and port where metrics are read; without it nowhere.
+    pub metrics: Option<String>,
     /// `[server] log_format`: what the log looks like.
     pub log_format: LogFormat,
     /// `[hooks] script_deadline`: time that one script may run.
@@ -130,6 +132,7 @@ impl Default for Settings {
             idle_deadline: Duration::from_secs(60),
             shutdown_deadline: Duration::from_secs(20),
             max_filesize: i64::MAX as u64,
+            metrics: None,
             log_format: LogFormat::Text,
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
@@ -177,6 +180,7 @@ impl Settings {
             ("server", "idle_deadline") => self.idle_deadline = duration(value)?,
             ("server", "shutdown_deadline") => self.shutdown_deadline = duration(value)?,
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
+            ("server", "metrics") => self.metrics = Some(value.to_owned()),
             ("server", "log_format") => self.log_format = value.parse()?,
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,

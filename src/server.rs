@@ -358,7 +358,7 @@ impl Connection {
             }
             Err(error) => {
                 let ended = Ended::of(error);
-                info!(%from, %to, verdict = ended.word(), "refused: {error}");
+                info!(%from, %to, verdict = %ended.word(), "refused: {error}");
                 receiver.observer.ended(ended);
                 Decision::Answered(Box::new(refused(caller.empty_meta(), error)))
             }

@@ -188,7 +188,7 @@ impl Receiver {
             stem = %partial.subject().stem, bytes = meta.filesize,
             seconds = begun.elapsed().as_secs_f64(),
             id = meta.id.map(tracing::field::display),
-            verdict = Ended::DeliveredBefore.word(),
+            verdict = %Ended::DeliveredBefore.word(),
             "was delivered before"
         );
         self.observer.ended(Ended::DeliveredBefore);
@@ -217,9 +217,10 @@ impl Receiver {
         info!(
             from = %from.name, %to,
             folder = %printable(&meta.folder, 64),
-            stem, bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(),
+            stem = stem.map(tracing::field::display),
+            bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(),
             id = meta.id.map(tracing::field::display),
-            verdict = ended.word(),
+            verdict = %ended.word(),
             "{said}: {}", printable(&why.sentence, 200)
         );
         self.observer.ended(ended);

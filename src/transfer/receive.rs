@@ -168,7 +168,7 @@ impl Receiver {
                     from = %meta.from, to = %meta.to, folder = %meta.folder,
                     stem = %subject.stem, bytes = size, seconds, crc,
                     id = meta.id.map(tracing::field::display),
-                    verdict = Ended::Received.word(),
+                    verdict = %Ended::Received.word(),
                     "received"
                 );
                 self.observer.ended(Ended::Received);
@@ -212,7 +212,7 @@ impl Receiver {
             stem = %subject.stem, bytes = meta.filesize,
             seconds = begun.elapsed().as_secs_f64(),
             id = meta.id.map(tracing::field::display),
-            verdict = Ended::Failed.word(),
+            verdict = %Ended::Failed.word(),
             "not received: {}", printable(&error.to_string(), 300)
         );
         self.observer.ended(Ended::Failed);

@@ -34,7 +34,7 @@
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
 //! | [`client`] | a session, from who opens it; the outbox |
-//! | [`server`] | connections, who speaks, a session from who answers |
+//! | [`server`] | connections, who speaks, a session from who answers; its metrics |
 //! | [`transfer`] | the way of one file, on both sides |
 //! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |
 //! | [`notify`] | e-mails and webhooks: one attempt, and whether another makes sense |

@@ -6,8 +6,13 @@
 
 mod admission;
 mod caller;
+pub mod metrics;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::{
@@ -19,7 +24,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    error::Error,
+    error::{Code, Error},
     event::Run,
     hooks::{
         dispatch::{Dispatcher, stopped},
@@ -30,16 +35,17 @@ use crate::{
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
-        Observer, Unobserved,
+        Ended, Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
         decide::{Decision, refused},
         partial::UnderWay,
-        receive::{Channel, Receiver, StoreOf},
+        receive::{Channel, ReceiveError, Receiver, StoreOf},
     },
     wire::header::{self, AnswerHeader, Header, Turned},
 };
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
+use metrics::{Counting, Metrics, Opening, Report};
 
 /// When strangers are answered, counted from their last byte: whatever was found
 /// out about them took less, so the time does not tell what it was.
@@ -56,6 +62,7 @@ pub struct Server {
     settings: Settings,
     receiver: Receiver,
     openings: Arc<Openings>,
+    metrics: Arc<Metrics>,
     /// Openings whose signature is being checked: as many as there are cores, so
     /// that strangers leave the threads of the disk to others.
     checking: Arc<Semaphore>,
@@ -68,7 +75,9 @@ impl Server {
         for user in root.users()? {
             user.private_key()?;
         }
-        let hooks = Dispatcher::new(root, settings)?;
+        let metrics = Arc::new(Metrics::default());
+        let counted = metrics.clone();
+        let hooks = Dispatcher::new(root, settings)?.heard(Arc::new(move |run| counted.hook(run)));
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let store_of: StoreOf =
             Arc::new(|folder: &Folder| Arc::new(LocalStore::new(folder.dir())) as Arc<dyn Store>);
@@ -79,11 +88,15 @@ impl Server {
                 startup: Startup::new(&hooks),
                 hooks,
                 settings: settings.clone(),
-                observer: Arc::new(Unobserved),
+                observer: Arc::new(Counting {
+                    metrics: metrics.clone(),
+                    observer: Arc::new(Unobserved),
+                }),
                 store_of,
                 under_way: UnderWay::default(),
             },
             openings: Arc::default(),
+            metrics,
             checking: Arc::new(Semaphore::new(cores)),
         })
     }
@@ -91,8 +104,21 @@ impl Server {
     /// Lets somebody watch every transfer.
     #[must_use]
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.receiver.observer = observer;
+        self.receiver.observer = Arc::new(Counting {
+            metrics: self.metrics.clone(),
+            observer,
+        });
         self
+    }
+
+    /// What it counts, for [`metrics::run`].
+    pub fn report(&self) -> Result<Report, Error> {
+        let journal = self.receiver.hooks.journal().reader();
+        let journal = journal.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+        Ok(Report {
+            metrics: self.metrics.clone(),
+            journal: Arc::new(Mutex::new(journal)),
+        })
     }
 
     /// Puts contents somewhere else than into the folder.
@@ -172,6 +198,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
             debug!(%peer, "too many connections, turned away");
             let busy = AnswerHeader::Turned(Turned::Busy).encode();
             let _ = stream.try_write(&busy);
+            server.metrics.too_many();
             continue;
         };
         let connection = Connection {
@@ -180,9 +207,10 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
             shutdown: shutdown.clone(),
             stop: stopping.clone(),
         };
+        let connected = server.metrics.connected();
         connections.spawn(async move {
             connection.serve(stream).await;
-            drop(admitted);
+            drop((admitted, connected));
         });
     }
     drop(listener);
@@ -239,6 +267,7 @@ impl Connection {
             Ok(opening) => opening,
             Err(ChannelError::Wire(error)) => {
                 info!(peer = %self.peer, "turned away: {error}");
+                self.server.metrics.opening(Opening::TurnedAway);
                 let answer = AnswerHeader::Turned(Turned::Unreadable);
                 return writer.bytes(&answer.encode()).await;
             }
@@ -248,6 +277,7 @@ impl Connection {
         let caller = match self.identify(head, header, envelope).await {
             Ok(caller) => caller,
             Err(unknown) => {
+                self.server.metrics.opening(Opening::TurnedAway);
                 match unknown.answer() {
                     Turned::Busy => error!(peer = %self.peer, "turned away: {unknown}"),
                     _ => info!(peer = %self.peer, "turned away: {unknown}"),
@@ -257,6 +287,7 @@ impl Connection {
                 return writer.bytes(&answer.encode()).await;
             }
         };
+        self.server.metrics.opening(Opening::Known);
         self.answer(caller, reader, writer).await
     }
 
@@ -293,8 +324,13 @@ impl Connection {
             .acquire()
             .await
             .map_err(|_| Unknown::Failed)?;
-        let (root, openings) = (self.server.root.clone(), self.server.openings.clone());
-        task::spawn_blocking(move || identify(&root, &openings, head, &header, &envelope))
+        let Server {
+            root,
+            openings,
+            metrics,
+            ..
+        } = self.server.clone();
+        task::spawn_blocking(move || identify(&root, &openings, &metrics, head, &header, &envelope))
             .await
             .unwrap_or(Err(Unknown::Failed))
     }
@@ -318,7 +354,9 @@ impl Connection {
                 receiver.decide(user, contact, request.clone()).await
             }
             Err(error) => {
-                info!(%from, %to, "refused: {error}");
+                let ended = Ended::of(error);
+                info!(%from, %to, verdict = %ended.word(), "refused: {error}");
+                receiver.observer.ended(ended);
                 Decision::Answered(Box::new(refused(caller.empty_meta(), error)))
             }
         };
@@ -339,11 +377,18 @@ impl Connection {
         receiver
             .observer
             .step(11, format_args!("send the sealed meta"));
-        writer.bytes(&answer).await?;
+        let answered = writer.bytes(&answer).await;
         let first = match decision {
             Decision::Taken(arrival) => Some(*arrival),
             Decision::Answered(_) => None,
         };
+        if let Err(error) = answered {
+            let ending = move || {
+                first.map(|arrival| arrival.end(&ReceiveError::Channel(error)));
+            };
+            let _ = task::spawn_blocking(ending).await;
+            return Ok(());
+        }
         let mut channel = Channel {
             reader,
             writer,

@@ -6,6 +6,7 @@ use tracing::{level_filters::LevelFilter, warn};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::Cli;
+use crate::root::settings::LogFormat;
 
 /// Starts logging. `M2Y_LOG` takes the filters of `tracing`, like `debug` or
 /// `m2y=debug`; a server logs at `info` otherwise, other commands at `warn`.
@@ -20,13 +21,20 @@ pub fn start(cli: &Cli) {
         },
     };
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    // It fails only if logging was started before, and then that one is meant.
-    let _ = fmt()
+    let log = fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
-        .with_ansi(colour)
-        .with_target(false)
-        .try_init();
+        .with_target(false);
+    // It fails only if logging was started before, and then that one is meant.
+    let _ = match cli.log_format() {
+        LogFormat::Text => log.with_ansi(colour).try_init(),
+        LogFormat::Json => log
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init(),
+    };
     if let Some(wrong) = wrong {
         warn!(
             "M2Y_LOG is {wrong:?}, must be off, error, warn, info, debug or trace, or a filter like m2y=debug; logging at {default}"

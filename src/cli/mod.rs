@@ -10,6 +10,7 @@ pub mod log;
 mod output;
 mod send;
 mod serve;
+mod systemd;
 mod user;
 
 use std::{
@@ -19,10 +20,11 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use tracing::{Level, enabled, error};
 
 use crate::{
     error::{Code, Error, printable},
-    root::name::Name,
+    root::{name::Name, settings::LogFormat},
 };
 
 /// Files that arrive, and something happens.
@@ -48,8 +50,11 @@ Environment variables; a flag goes before:
   M2Y_ROOT    The root directory, like --root
   M2Y_SERVER  The receiver's server, like --server of `m2y send`
   M2Y_LISTEN  Where to listen, like --listen of `m2y serve`
+  M2Y_METRICS Where metrics are read, like --metrics of `m2y serve`
   M2Y_LOG     What is logged on standard error: off, error, warn, info, debug or trace,
               or a filter like m2y=debug [default: info for `m2y serve`, else warn]
+  M2Y_LOG_FORMAT
+              text or json, like --log-format of `m2y serve`
   NO_COLOR    No colours, if it is set";
 
 #[derive(Debug, Subcommand)]
@@ -156,6 +161,7 @@ fn error_object(error: &Error) {
 /// Runs the command and reports what went wrong.
 pub fn run(cli: Cli) -> ExitCode {
     let json = cli.json;
+    let log = cli.log_format();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_stack_size(STACK)
@@ -176,7 +182,13 @@ pub fn run(cli: Cli) -> ExitCode {
             if json && !told {
                 error_object(&error);
             }
-            eprintln!("m2y: {}", printable(&error.sentence, 8_192));
+            let sentence = printable(&error.sentence, 8_192);
+            if log == LogFormat::Json && enabled!(Level::ERROR) {
+                // Whoever collects the log reads objects only.
+                error!(code = error.code.word(), "{sentence}");
+            } else {
+                eprintln!("m2y: {sentence}");
+            }
             ExitCode::from(error.code.exit_code())
         }
     }
@@ -202,6 +214,14 @@ impl Cli {
     /// Whether the command runs for long and its log is what people read.
     fn is_server(&self) -> bool {
         matches!(self.command, Command::Serve(_))
+    }
+
+    /// What the log looks like.
+    fn log_format(&self) -> LogFormat {
+        match &self.command {
+            Command::Serve(serve) => serve.log_format(),
+            _ => LogFormat::Text,
+        }
     }
 }
 

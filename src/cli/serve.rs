@@ -11,18 +11,19 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{RootArg, output};
+use super::{RootArg, output, systemd};
 use crate::{
     client::outbox,
     crypto::backend::ACTIVE,
     error::{Code, Error},
-    root::{Root, file},
+    root::{Root, file, settings::LogFormat},
     server::{self, Server},
 };
 
 /// Receive files for every user of the root, and run the hooks of their folders
 ///
-/// The first line on standard output is the address that it listens on. Ctrl-C or
+/// The first line on standard output is the address that it listens on, the second one,
+/// with --metrics, the address of these. Ctrl-C or
 /// SIGTERM lets what is under way finish (shutdown_deadline in m2y.ini); a second
 /// one leaves at once.
 #[derive(Debug, Args)]
@@ -32,24 +33,41 @@ pub struct Serve {
     /// Where to listen; port 0 takes any free one [default: listen in m2y.ini, else 127.0.0.1:5000]
     #[arg(long, env = "M2Y_LISTEN", value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// Where /metrics (for Prometheus) and /healthz are read over HTTP; port 0 takes any free
+    /// one [default: metrics in m2y.ini, else nowhere]
+    #[arg(long, env = "M2Y_METRICS", value_name = "HOST:PORT")]
+    metrics: Option<String>,
+    /// What the log on standard error looks like, text or json (one object a line) [default:
+    /// log_format in m2y.ini, else text]
+    #[arg(long, env = "M2Y_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 impl Serve {
+    /// As the flag says, or m2y.ini. What is wrong there is found again, and told, when
+    /// the server starts.
+    pub(super) fn log_format(&self) -> LogFormat {
+        let of_root = || Some(self.root.open().ok()?.settings().ok()?.log_format);
+        self.log_format.or_else(of_root).unwrap_or_default()
+    }
+
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         let mut settings = root.settings()?;
         if let Some(listen) = self.listen {
             settings.listen = listen;
         }
+        if self.metrics.is_some() {
+            settings.metrics = self.metrics;
+        }
         let _lock = lock(&root)?;
         let mut signals = Signals::new()?;
         let server = Server::new(&root, &settings)?;
-        let cannot = |e: io::Error| {
-            let sentence = format!("cannot listen on {}: {e}", settings.listen);
-            Error::new(Code::Failed, sentence)
+        let (listener, address) = bind(&settings.listen).await?;
+        let metrics = match &settings.metrics {
+            Some(metrics) => Some((bind(metrics).await?, server.report()?)),
+            None => None,
         };
-        let listener = TcpListener::bind(&settings.listen).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?.to_string();
         // Whoever connects meanwhile waits; a port that is taken has no hook run in vain.
         tokio::select! {
             started = server.start_folders() => { started?; }
@@ -62,6 +80,16 @@ impl Serve {
             output::line(format_args!("listening on {address}"));
         }
         let (shutdown, going_down) = watch::channel(false);
+        if let Some(((listener, address), report)) = metrics {
+            if json {
+                output::object(&[("status", "metrics".into()), ("address", address.into())]);
+            } else {
+                output::line(format_args!("metrics on {address}"));
+            }
+            // Until the end: that it goes down is something to read there, too.
+            tokio::spawn(server::metrics::run(listener, report, going_down.clone()));
+        }
+        systemd::tell("READY=1");
         let sending = outbox::run(root, settings, going_down.clone());
         let serving = async {
             tokio::join!(server::run(listener, server, going_down), sending);
@@ -72,11 +100,23 @@ impl Serve {
             () = signals.next() => {}
         }
         let _ = shutdown.send(true);
+        systemd::tell("STOPPING=1");
         tokio::select! {
             () = serving => Ok(()),
             () = signals.next() => Err(Error::new(Code::Interrupted, "stopped at once")),
         }
     }
+}
+
+/// A listener, and its address.
+async fn bind(wanted: &str) -> Result<(TcpListener, String), Error> {
+    let cannot = |e: io::Error| {
+        let sentence = format!("cannot listen on {wanted}: {e}");
+        Error::new(Code::Failed, sentence)
+    };
+    let listener = TcpListener::bind(wanted).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?.to_string();
+    Ok((listener, address))
 }
 
 struct Signals {

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Hooks, Pinned, kept::KeptState, notes::Mode, own::Own};
+use super::{Heard, Hooks, Pinned, kept::KeptState, notes::Mode, own::Own};
 use crate::{
     clock,
     error::{Code, Error, printable},
@@ -103,6 +103,13 @@ impl Dispatcher {
             retry: settings.retry,
             in_hand: InHand::default(),
         })
+    }
+
+    /// Lets somebody hear of every hook, whatever it ran for.
+    #[must_use]
+    pub fn heard(mut self, heard: Heard) -> Self {
+        self.hooks = self.hooks.heard(heard);
+        self
     }
 
     /// What hooks themselves do to the files of their folders.

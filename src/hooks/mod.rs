@@ -73,7 +73,11 @@ pub struct Hooks {
     slots: Slots,
     workers: Workers,
     own: Own,
+    heard: Heard,
 }
+
+/// Hears of every hook that ran in earnest.
+pub type Heard = Arc<dyn Fn(&Run) + Send + Sync>;
 
 /// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
 #[derive(Clone, Default)]
@@ -91,6 +95,7 @@ impl Hooks {
             programs: Arc::new(settings.executables.clone()),
             slots,
             own: Own::new(settings.settle),
+            heard: Arc::new(|_| {}),
         }
     }
 
@@ -106,6 +111,13 @@ impl Hooks {
             }
         });
         Pinned(Arc::new(compiled.collect()))
+    }
+
+    /// Lets somebody hear of every hook, whatever it ran for.
+    #[must_use]
+    pub fn heard(mut self, heard: Heard) -> Self {
+        self.heard = heard;
+        self
     }
 
     /// What the hooks themselves do to the files of their folders.
@@ -188,6 +200,7 @@ impl Hooks {
             };
             if mode.notes.is_none() {
                 log_run(&event, &run);
+                (self.heard)(&run);
             }
             runs.push(run);
             // A check at [OnMeta] may still refuse what another one put into quarantine;

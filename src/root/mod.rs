@@ -414,6 +414,10 @@ const SETTINGS_TEMPLATE: &str = "\
 # shutdown_deadline = 20s
 # Bytes of the largest file that is taken; as large as the disk, unless it is set.
 # max_filesize = 20G
+# The log on standard error: text for people, or json, an object a line.
+# log_format = text
+# Where /metrics (for Prometheus) and /healthz are read: nowhere, unless it is set.
+# metrics = 127.0.0.1:9090
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s

@@ -3,7 +3,7 @@
 mod smtp;
 mod webhook;
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use super::{config::Config, name::Name};
 pub use smtp::{Security, Smtp};
@@ -32,6 +32,10 @@ pub struct Settings {
     pub shutdown_deadline: Duration,
     /// `[server] max_filesize`: bytes of the largest file that is taken.
     pub max_filesize: u64,
+    /// `[server] metrics`: host and port where metrics are read; without it nowhere.
+    pub metrics: Option<String>,
+    /// `[server] log_format`: what the log looks like.
+    pub log_format: LogFormat,
     /// `[hooks] script_deadline`: time that one script may run.
     pub script_deadline: Duration,
     /// `[hooks] executable_deadline`: time that one executable may run.
@@ -46,6 +50,28 @@ pub struct Settings {
     pub webhook: Webhook,
     /// `[watch] settle`: how long a file has to rest until its change is an event.
     pub settle: Duration,
+}
+
+/// What the log of a server looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("it must be text or json"),
+        }
+    }
 }
 
 /// When what failed is tried again.
@@ -106,6 +132,8 @@ impl Default for Settings {
             idle_deadline: Duration::from_secs(60),
             shutdown_deadline: Duration::from_secs(20),
             max_filesize: i64::MAX as u64,
+            metrics: None,
+            log_format: LogFormat::Text,
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
             executables: Programs::Shared,
@@ -152,6 +180,8 @@ impl Settings {
             ("server", "idle_deadline") => self.idle_deadline = duration(value)?,
             ("server", "shutdown_deadline") => self.shutdown_deadline = duration(value)?,
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
+            ("server", "metrics") => self.metrics = Some(value.to_owned()),
+            ("server", "log_format") => self.log_format = value.parse()?,
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
             ("hooks", "executables") => self.executables = programs(value)?,
@@ -279,6 +309,7 @@ mod tests {
             "[server]\nmax_filesize = 99999999999T",
             "[smtp]\nserver = x",
             "[webhook]\nallowed = x",
+            "[server]\nlog_format = xml",
         ] {
             assert!(Settings::parse(text).is_err(), "{text}");
         }

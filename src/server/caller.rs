@@ -1,9 +1,10 @@
 //! Who speaks: nothing is acted on before this is certain.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use zeroize::Zeroizing;
 
+use super::metrics::Metrics;
 use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
@@ -28,6 +29,7 @@ pub struct Caller {
     private: PrivateKey,
     opened: Opened,
     digest: [u8; 32],
+    metrics: Arc<Metrics>,
     /// The meta, or what is wrong with it.
     pub request: Result<Wire, Error>,
 }
@@ -74,6 +76,7 @@ impl Unknown {
 pub fn identify(
     root: &Root,
     openings: &Openings,
+    metrics: &Arc<Metrics>,
     head: Header,
     header: &[u8; header::LEN],
     envelope: &[u8],
@@ -94,6 +97,7 @@ pub fn identify(
     };
     is_new(openings.look(&user, &contact.name, &digest, time))?;
     let private = user.private_key().map_err(Unknown::Root)?;
+    metrics.private_key();
     let opened = verified.open(&private).map_err(Unknown::Envelope)?;
     // Asked again, and remembered: of two that came at once one is new.
     is_new(openings.remember(&user, &contact.name, &digest, time))?;
@@ -107,6 +111,7 @@ pub fn identify(
         private,
         opened,
         digest,
+        metrics: metrics.clone(),
         request,
     })
 }
@@ -119,6 +124,7 @@ impl Caller {
             contact,
             opened,
             digest,
+            metrics,
             ..
         } = self;
         let share = Share::new(&mut SysRng)?;
@@ -137,6 +143,7 @@ impl Caller {
             json: Zeroizing::new(json.as_bytes().to_vec()),
         };
         let bound = [digest.as_slice(), &head].concat();
+        metrics.private_key();
         let sealed = envelope::seal(
             Part::Answer,
             &bound,

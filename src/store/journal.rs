@@ -285,6 +285,16 @@ pub fn list(db: &Connection, user: Option<&str>, limit: u32) -> rusqlite::Result
         .collect()
 }
 
+/// How many tasks are still to be done, and how many were given up.
+pub fn counts(db: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let count = |dead: bool| {
+        db.prepare_cached("SELECT count(*) FROM task WHERE dead = ?1")?
+            .query_row([dead], |row| row.get::<_, i64>(0))
+            .map(i64::unsigned_abs)
+    };
+    Ok((count(false)?, count(true)?))
+}
+
 /// One task.
 pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
     db.query_row("SELECT * FROM task WHERE seq = ?1", [seq], entry)

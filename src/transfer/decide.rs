@@ -1,14 +1,15 @@
 //! The receiver's decision about a meta: steps 6 to 8.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use tokio::task;
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use super::{
+    Ended, Observer,
     partial::{Partial, Reserved},
-    receive::{ReceiveError, Receiver, event},
+    receive::{ReceiveError, Receiver, event, not_received},
 };
 use crate::{
     crypto::random,
@@ -69,6 +70,9 @@ pub struct Arrival {
     pub(super) config: Arc<Config>,
     /// The scripts that the transfer began with.
     pub(super) pinned: Pinned,
+    /// When its sender asked.
+    pub(super) begun: Instant,
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 impl Arrival {
@@ -77,8 +81,15 @@ impl Arrival {
     ///
     /// Removes files, so it belongs on a thread that may block.
     pub fn end(self, why: &ReceiveError) {
-        let Self { partial, sink, .. } = self;
+        let Self {
+            partial,
+            sink,
+            begun,
+            observer,
+            ..
+        } = self;
         drop(sink);
+        not_received(&*observer, partial.subject(), begun, why);
         if why.is_passing() {
             partial.break_off();
         }
@@ -88,10 +99,11 @@ impl Arrival {
 impl Receiver {
     /// Decides about a meta whose sender is certain: stores it, runs `[OnMeta]`.
     pub async fn decide(&self, user: &User, contact: &Contact, asked: Wire) -> Decision {
-        let Wire { meta, features, .. } = asked;
-        let decision = self.consider(user, contact, meta.clone(), features).await;
+        let begun = Instant::now();
+        let meta = asked.meta.clone();
+        let decision = self.consider(user, contact, asked, begun).await;
         let mut decision = decision.unwrap_or_else(|refusal| {
-            log_refusal(contact, user.name(), &meta, &refusal);
+            self.not_taken(contact, user.name(), &meta, None, begun, &refusal);
             Decision::Answered(Box::new(refused(meta, &refusal)))
         });
         decision.reply_mut().features = FEATURES;
@@ -102,9 +114,12 @@ impl Receiver {
         &self,
         user: &User,
         contact: &Contact,
-        mut meta: Meta,
-        features: Features,
+        asked: Wire,
+        begun: Instant,
     ) -> Result<Decision, Error> {
+        let Wire {
+            mut meta, features, ..
+        } = asked;
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
         if meta.from != contact.name.as_str() || meta.to != user.name().as_str() {
             return Err(refuse(
@@ -160,7 +175,7 @@ impl Receiver {
         let mut partial = match reserved {
             Reserved::New(partial) => partial,
             Reserved::Delivered(partial) => {
-                return Self::again(&partial, &asked);
+                return self.again(&partial, &asked, begun);
             }
         };
         if let Err(closed) = self.startup.check(&folder, &config).await {
@@ -190,9 +205,10 @@ impl Receiver {
         }
         if let Some(words) = verdict.outcome.objection() {
             let words = Error::new(Code::Refused, words);
-            log_refusal(contact, user.name(), &meta, &words);
             let reply = refused(meta.clone(), &words);
-            on_disk(move || partial.refuse(meta).map_err(|e| logged(&e))).await?;
+            let (stem, left) = (partial.subject().stem.clone(), meta.clone());
+            on_disk(move || partial.refuse(left).map_err(|e| logged(&e))).await?;
+            self.not_taken(contact, user.name(), &meta, Some(&stem), begun, &words);
             return Ok(Decision::Answered(Box::new(reply)));
         }
         let (partial, sink, reply) = on_disk(move || {
@@ -218,11 +234,13 @@ impl Receiver {
             pinned,
             expected: size,
             held,
+            begun,
+            observer: self.observer.clone(),
         })))
     }
 
     /// Answers for a file that is safe already: its ACK was lost.
-    fn again(partial: &Partial, asked: &Meta) -> Result<Decision, Error> {
+    fn again(&self, partial: &Partial, asked: &Meta, begun: Instant) -> Result<Decision, Error> {
         let meta = &partial.subject().meta;
         let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
         if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {
@@ -233,16 +251,45 @@ impl Receiver {
         }
         info!(
             from = %meta.from, to = %meta.to, folder = %meta.folder,
-            stem = %partial.subject().stem,
+            stem = %partial.subject().stem, bytes = meta.filesize,
+            seconds = begun.elapsed().as_secs_f64(),
             id = meta.id.map(tracing::field::display),
+            verdict = %Ended::DeliveredBefore.word(),
             "was delivered before"
         );
+        self.observer.ended(Ended::DeliveredBefore);
         // If its hooks have still to run, the journal knows of it.
         let mut reply = Wire::request(meta.clone());
         reply.meta.extra.retain(|field, _| is_extra(field));
         reply.meta.error.clear();
         reply.delivered = true;
         Ok(Decision::Answered(Box::new(reply)))
+    }
+
+    fn not_taken(
+        &self,
+        from: &Contact,
+        to: &Name,
+        meta: &Meta,
+        stem: Option<&str>,
+        begun: Instant,
+        why: &Error,
+    ) {
+        let ended = Ended::of(why);
+        let said = match ended {
+            Ended::Refused => "refused",
+            _ => "not taken",
+        };
+        info!(
+            from = %from.name, %to,
+            folder = %printable(&meta.folder, 64),
+            stem = stem.map(tracing::field::display),
+            bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(),
+            id = meta.id.map(tracing::field::display),
+            verdict = %ended.word(),
+            "{said}: {}", printable(&why.sentence, 200)
+        );
+        self.observer.ended(ended);
     }
 }
 
@@ -264,15 +311,6 @@ pub fn store_error(error: &io::Error) -> Error {
             "the receiver cannot store the file now, try later",
         ),
     }
-}
-
-fn log_refusal(from: &Contact, to: &Name, meta: &Meta, why: &Error) {
-    info!(
-        from = %from.name, %to,
-        folder = %printable(&meta.folder, 64),
-        id = meta.id.map(tracing::field::display),
-        "refused: {}", printable(&why.sentence, 200)
-    );
 }
 
 /// The meta for a sender whose file is not taken.

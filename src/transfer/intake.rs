@@ -7,7 +7,6 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use super::{BUFFER, Observer, channel::Batch, decide::Arrival, receive::ReceiveError};
@@ -25,8 +24,6 @@ pub struct Received {
     pub arrival: Arrival,
     /// Its CRC-32.
     pub crc: u32,
-    /// When it was granted.
-    pub begun: Instant,
 }
 
 /// What records brought.
@@ -55,7 +52,6 @@ pub struct Incoming {
     /// Whether the last block was there.
     complete: bool,
     crc: crc32fast::Hasher,
-    begun: Instant,
 }
 
 impl Incoming {
@@ -67,7 +63,6 @@ impl Incoming {
             received,
             complete: false,
             crc,
-            begun: Instant::now(),
         }
     }
 
@@ -285,12 +280,8 @@ impl Intake {
         };
         match incoming.check(claimed) {
             Ok(crc) => {
-                let Incoming { arrival, begun, .. } = incoming;
-                let received = Box::new(Received {
-                    arrival,
-                    crc,
-                    begun,
-                });
+                let arrival = incoming.arrival;
+                let received = Box::new(Received { arrival, crc });
                 news.push(News::Complete(transfer, received));
             }
             Err(error) => {

@@ -16,7 +16,11 @@ pub mod send;
 
 use std::fmt;
 
-use crate::{event::Run, wire::record::MAX_RECORD};
+use crate::{
+    error::{Code, Error},
+    event::Run,
+    wire::record::MAX_RECORD,
+};
 
 /// Buffers that go round between the two stages of a sender. With one being filled
 /// and one being emptied, two more keep a stage busy while the other is late.
@@ -39,6 +43,50 @@ pub trait Observer: Send + Sync {
 
     /// A hook has run.
     fn hook(&self, _run: &Run) {}
+
+    /// A transfer has ended, on the side of the receiver.
+    fn ended(&self, _how: Ended) {}
+}
+
+/// How a transfer ended for its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The file is safe.
+    Received,
+    /// It was safe already.
+    DeliveredBefore,
+    /// A hook or a rule would not have it.
+    Refused,
+    /// Something went wrong.
+    Failed,
+}
+
+impl Ended {
+    /// Every way to end.
+    pub const ALL: [Self; 4] = [
+        Self::Received,
+        Self::DeliveredBefore,
+        Self::Refused,
+        Self::Failed,
+    ];
+
+    /// The word for it, in the log and among the metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::DeliveredBefore => "delivered_before",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// How a transfer ended whose sender is told this error.
+    pub fn of(error: &Error) -> Self {
+        match error.code {
+            Code::Refused => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
 }
 
 /// Nobody watches.

@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Observer, RECEIVE_BUFFER,
+    Ended, Observer, RECEIVE_BUFFER,
     channel::{ChannelError, Reader, Writer},
     decide::{Arrival, Decision, FILES, refused, store_error},
     intake::{DIGEST_LEN, Granted, Incoming, Intake, News, Received},
@@ -196,7 +196,6 @@ enum Done {
 
 struct Stored {
     subject: Subject,
-    size: u64,
     begun: std::time::Instant,
     result: Result<u32, ReceiveError>,
 }
@@ -256,20 +255,23 @@ impl Receiver {
     fn log_received(&self, stored: &Stored) {
         let Stored {
             subject,
-            size,
             begun,
             result,
         } = stored;
+        let crc = match result {
+            Ok(crc) => crc,
+            Err(error) => return not_received(&*self.observer, subject, *begun, error),
+        };
         let meta = &subject.meta;
-        let id = meta.id.map(tracing::field::display);
-        match result {
-            Ok(crc) => info!(
-                from = %meta.from, to = %meta.to, folder = %meta.folder,
-                stem = %subject.stem, bytes = size, seconds = begun.elapsed().as_secs_f64(), crc,
-                id, "received"
-            ),
-            Err(error) => log_broken(subject, error),
-        }
+        info!(
+            from = %meta.from, to = %meta.to, folder = %meta.folder,
+            stem = %subject.stem, bytes = meta.filesize,
+            seconds = begun.elapsed().as_secs_f64(), crc,
+            id = meta.id.map(tracing::field::display),
+            verdict = %Ended::Received.word(),
+            "received"
+        );
+        self.observer.ended(Ended::Received);
     }
 
     /// Makes the file durable, gives it its name, runs `[OnReceived]`.
@@ -580,22 +582,17 @@ impl Session<'_> {
                 let receiver = self.receiver.clone();
                 self.tasks.spawn(async move {
                     let subject = received.arrival.partial.subject().clone();
-                    let (size, begun) = (received.arrival.expected, received.begun);
+                    let begun = received.arrival.begun;
                     let result = receiver.store(*received).await;
                     let stored = Box::new(Stored {
                         subject,
-                        size,
                         begun,
                         result,
                     });
                     Done::Stored(transfer, stored)
                 });
             }
-            News::Over(transfer, error) => {
-                warn!(transfer, from = %self.contact.name, to = %self.user.name(),
-                    "not received: {}", printable(&error.to_string(), 300));
-                self.fail(transfer, &error)?;
-            }
+            News::Over(transfer, error) => self.fail(transfer, &error)?,
             News::GivenUp(transfer) => {
                 if let Some(resuming) = self.resuming.remove(&transfer) {
                     // It was not looked at: the next attempt goes on with it.
@@ -710,14 +707,23 @@ fn read_request(json: &[u8]) -> Result<Wire, Error> {
     })
 }
 
-fn log_broken(subject: &Subject, error: &ReceiveError) {
+/// Takes notice of a file that may come and did not.
+pub(super) fn not_received(
+    observer: &dyn Observer,
+    subject: &Subject,
+    begun: std::time::Instant,
+    why: &ReceiveError,
+) {
     let meta = &subject.meta;
     warn!(
         from = %meta.from, to = %meta.to, folder = %meta.folder,
-        stem = %subject.stem,
+        stem = %subject.stem, bytes = meta.filesize,
+        seconds = begun.elapsed().as_secs_f64(),
         id = meta.id.map(tracing::field::display),
-        "not received: {}", printable(&error.to_string(), 300)
+        verdict = %Ended::Failed.word(),
+        "not received: {}", printable(&why.to_string(), 300)
     );
+    observer.ended(Ended::Failed);
 }
 
 /// Waits for the other stage; for ever if it does nothing.

@@ -971,15 +971,17 @@ fn a_root_whose_disk_is_full_has_senders_try_later_and_recovers() {
 }
 
 /// A server whose limits a shell has set before.
-fn limited(root: &Root, limits: &str) -> Process {
+fn limited(world: &World, limits: &str) -> Process {
+    let log = fs::File::create(world.dir.path().join("log")).unwrap();
     let mut child = Command::new("sh")
         .arg("-c")
         .arg(format!("{limits}; exec \"$0\" \"$@\""))
         .arg(M2Y)
         .args(["serve", "--listen", "127.0.0.1:0", "--root"])
-        .arg(root.path())
+        .arg(world.there.path())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(log)
+        .env("NO_COLOR", "1")
         .spawn()
         .unwrap();
     let mut line = String::new();
@@ -996,7 +998,7 @@ fn limited(root: &Root, limits: &str) -> Process {
 fn a_write_that_comes_up_short_has_the_sender_try_later() {
     let world = World::new(OPEN);
     // No file may grow beyond a MiB: a write takes a part, and the next one nothing.
-    let mut server = limited(&world.there, "trap '' XFSZ; ulimit -f 2048");
+    let mut server = limited(&world, "trap '' XFSZ; ulimit -f 2048");
     let (small, large) = (noise(100_000), noise((5 << 19) + 7));
     let meta = world.meta("photo", &world.file("large", &large));
     let output = send(&server.address, &meta);
@@ -1020,8 +1022,9 @@ fn a_server_that_runs_out_of_descriptors_has_senders_try_later_and_recovers() {
     const LIMIT: usize = 64;
     let world = World::new("[OnMeta]\n[OnReceived]\nnote.rhai\n");
     world.script("note.rhai", "notify.inbox(meta.filename);");
-    settings(&world, &format!("{CROWD}opening_deadline = 2s\n"));
-    let mut server = limited(&world.there, &format!("ulimit -n {LIMIT}"));
+    let ini = format!("{CROWD}opening_deadline = 2s\n[hooks]\nretry_delay = 50ms\n");
+    settings(&world, &ini);
+    let mut server = limited(&world, &format!("ulimit -n {LIMIT}"));
     let pid = server.child.id();
     let first = world.meta("photo", &world.file("first", b"first"));
     assert!(send(&server.address, &first).status.success());
@@ -1059,9 +1062,19 @@ fn a_server_that_runs_out_of_descriptors_has_senders_try_later_and_recovers() {
         descriptors(pid) <= before
     });
     let inbox = world.receiver.path().join("inbox.log");
-    until("every hook has run once", || {
-        fs::read_to_string(&inbox).is_ok_and(|text| text.lines().count() == delivered)
-    });
+    let lines = || {
+        let text = fs::read_to_string(&inbox).unwrap();
+        let mut names: Vec<_> = text.lines().map(ToOwned::to_owned).collect();
+        names.sort();
+        names
+    };
+    let log = || fs::read_to_string(world.dir.path().join("log")).unwrap();
+    let begun = Instant::now();
+    while lines().len() < delivered {
+        assert!(begun.elapsed() < PATIENCE, "{:?}\n{}", lines(), log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(lines().len(), delivered, "a hook ran twice: {:?}", lines());
 }
 
 /// What a store does wrong.

@@ -106,6 +106,15 @@ pub fn led_out(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
+/// Whether the machine is at fault, and not what was looked for: it has no descriptor
+/// or no memory left, or the disk fails.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// [`read`], as UTF-8.
 pub fn read_text(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<String> {
     String::from_utf8(read(dir, name, limit)?)

@@ -141,6 +141,18 @@ pub enum RootError {
     },
 }
 
+impl RootError {
+    /// The value, `None` where there is none; an error only where the machine was at
+    /// fault and could not look.
+    pub fn unless_shortage<T>(found: Result<T, Self>) -> Result<Option<T>, Self> {
+        match found {
+            Err(Self::Io { source, .. }) if !file::is_shortage(&source) => Ok(None),
+            Err(error @ Self::Io { .. }) => Err(error),
+            found => Ok(found.ok()),
+        }
+    }
+}
+
 /// Why the operating system refused, in words that say what to mend.
 fn why(source: &io::Error) -> String {
     if file::led_out(source) {
@@ -351,12 +363,16 @@ impl Root {
         }
     }
 
-    /// Finds a user name by the hash in a header; `None` where there is none.
-    pub fn name_of(&self, hash: &NameHash) -> Option<Name> {
+    /// Finds a user name by the hash in a header; `None` where there is none. An error
+    /// only where the machine could not look.
+    pub fn name_of(&self, hash: &NameHash) -> Result<Option<Name>, RootError> {
         let path = hash_path(hash);
-        let text = file::read_text(&self.dir, path, name::MAX_LEN as u64 + 2).ok()?;
-        let name = Name::user(text.trim_end()).ok()?;
-        (name.hash() == *hash).then_some(name)
+        let text = match file::read_text(&self.dir, &path, name::MAX_LEN as u64 + 2) {
+            Err(e) if file::is_shortage(&e) => return Err(RootError::io("open", path)(e)),
+            read => read.unwrap_or_default(),
+        };
+        let name = Name::user(text.trim_end()).ok();
+        Ok(name.filter(|name| name.hash() == *hash))
     }
 
     /// Enters a name under its hash, once.

@@ -210,22 +210,30 @@ impl User {
         })
     }
 
-    /// Finds a contact by the hash in a header; `None` where there is none.
+    /// Finds a contact by the hash in a header; `None` where there is none. An error only
+    /// where the machine could not look.
     ///
     /// A key file that a person put there has no `hash2user` entry, so the
     /// names in `pubKey/` are tried too.
-    pub fn contact_of(&self, hash: &[u8; 8]) -> Option<Contact> {
-        let known = self.root.name_of(hash);
-        if let Some(contact) = known.and_then(|name| self.contact(&name).ok()) {
-            return Some(contact);
+    pub fn contact_of(&self, hash: &[u8; 8]) -> Result<Option<Contact>, RootError> {
+        let contact = |name: Option<Name>| match name {
+            Some(name) => RootError::unless_shortage(self.contact(&name)),
+            None => Ok(None),
+        };
+        if let Some(contact) = contact(self.root.name_of(hash)?)? {
+            return Ok(Some(contact));
         }
-        let entries = self.dir.read_dir("pubKey").ok()?;
-        let name = entries.filter_map(Result::ok).find_map(|entry| {
-            let file = entry.file_name();
+        let entries = self.dir.read_dir("pubKey");
+        let entries = entries.map_err(RootError::io("open", self.at("pubKey")));
+        let Some(mut entries) = RootError::unless_shortage(entries)? else {
+            return Ok(None);
+        };
+        let name = entries.find_map(|entry| {
+            let file = entry.ok()?.file_name();
             let name = Name::user(file.to_str()?.strip_suffix(".data")?).ok()?;
             (name.hash() == *hash).then_some(name)
-        })?;
-        self.contact(&name).ok()
+        });
+        contact(name)
     }
 
     /// Stores the key of a contact. A different key that is there already stays,

@@ -81,11 +81,13 @@ pub fn identify(
     header: &[u8; header::LEN],
     envelope: &[u8],
 ) -> Result<Caller, Unknown> {
-    let name = root.name_of(&head.to).ok_or(Unknown::Receiver)?;
+    let name = root.name_of(&head.to).map_err(Unknown::Root)?;
+    let name = name.ok_or(Unknown::Receiver)?;
     // A directory without a profile is nobody yet.
-    let user = root.finished(&name).ok().flatten();
-    let user = user.ok_or(Unknown::Receiver)?;
-    let contact = user.contact_of(&head.from).ok_or(Unknown::Sender)?;
+    let user = RootError::unless_shortage(root.finished(&name)).map_err(Unknown::Root)?;
+    let user = user.flatten().ok_or(Unknown::Receiver)?;
+    let contact = user.contact_of(&head.from).map_err(Unknown::Root)?;
+    let contact = contact.ok_or(Unknown::Sender)?;
     let verified = envelope::verify(Part::Opening, header, envelope, &contact.key)
         .map_err(Unknown::Signature)?;
     let digest = session::opening_digest(header, envelope);

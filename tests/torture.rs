@@ -1104,13 +1104,21 @@ impl Faulty {
 }
 
 impl Store for Faulty {
-    fn begin(&self, partial: &str) -> io::Result<Box<dyn Sink>> {
+    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>> {
         Self::fails(&self.fault, Fault::Begin)?;
         Ok(Box::new(FaultySink {
-            inner: self.inner.begin(partial)?,
+            inner: self.inner.begin(partial, keep)?,
             fault: self.fault.clone(),
             pieces: 0,
         }))
+    }
+
+    fn held(&self, partial: &str) -> io::Result<u64> {
+        self.inner.held(partial)
+    }
+
+    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>> {
+        self.inner.read(partial)
     }
 
     fn publish(&self, partial: &str, name: &str) -> io::Result<()> {

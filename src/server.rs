@@ -37,7 +37,9 @@ use crate::{
     transfer::{
         Ended, Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
+        commit::{self, Committer},
         decide::{Decision, refused},
+        lane::Lane,
         partial::UnderWay,
         receive::{Channel, ReceiveError, Receiver, StoreOf},
     },
@@ -78,6 +80,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let counted = metrics.clone();
         let hooks = Dispatcher::new(root, settings)?.heard(Arc::new(move |run| counted.hook(run)));
+        let committer = Committer::new(hooks.journal());
+        let committer = committer.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let store_of: StoreOf =
             Arc::new(|folder: &Folder| Arc::new(LocalStore::new(folder.dir())) as Arc<dyn Store>);
@@ -94,6 +98,7 @@ impl Server {
                 }),
                 store_of,
                 under_way: UnderWay::default(),
+                committer,
             },
             openings: Arc::default(),
             metrics,
@@ -142,6 +147,18 @@ impl Server {
         Ok(runs)
     }
 
+    /// Does what a server that ended in the middle has left to do.
+    async fn recover(&self) {
+        let (root, store_of) = (self.root.clone(), self.receiver.store_of.clone());
+        let journal = self.receiver.hooks.journal().clone();
+        let recovered = task::spawn_blocking(move || {
+            commit::recover(&journal, &root, |folder| store_of(folder))
+        });
+        if let Ok(Err(error)) = recovered.await {
+            error!("{error}");
+        }
+    }
+
     /// Every folder that can be used, with its m2y.config.
     async fn folders(&self) -> Result<Vec<(Folder, Arc<Config>)>, RootError> {
         let root = self.root.clone();
@@ -166,6 +183,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let admission = Admission::new(&server.settings);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
+    server.recover().await;
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
     let watching = tokio::spawn(files::run(
         server.receiver.hooks.clone(),
@@ -351,7 +369,9 @@ impl Connection {
         let decision = match &caller.request {
             Ok(request) => {
                 let (user, contact) = (&caller.user, &caller.contact);
-                receiver.decide(user, contact, request.clone()).await
+                receiver
+                    .decide(&Lane::default(), user, contact, request.clone())
+                    .await
             }
             Err(error) => {
                 let ended = Ended::of(error);

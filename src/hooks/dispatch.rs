@@ -8,6 +8,7 @@
 
 mod effect;
 mod hand;
+mod last;
 mod record;
 mod revive;
 
@@ -17,11 +18,11 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, named_params};
+use rusqlite::Connection;
 use tokio::{
     sync::watch,
     task::{self, JoinSet},
-    time::sleep,
+    time::{interval, sleep},
 };
 use tracing::{error, info, warn};
 
@@ -29,7 +30,7 @@ use super::{Heard, Hooks, Pinned, kept::KeptState, notes::Mode, own::Own};
 use crate::{
     clock,
     error::{Code, Error, printable},
-    event::{Event, Kind, Run, Subject, Verdict},
+    event::{Event, Kind, Subject, Verdict},
     meta::QUARANTINE,
     notify::{Mailer, Webhook},
     root::{
@@ -42,8 +43,9 @@ use crate::{
 };
 use effect::{Courier, effects_of};
 use hand::{Hand, InHand};
+use last::LastRuns;
+pub use record::Records;
 use record::put_away;
-pub use record::store_meta;
 pub use revive::task_of;
 use revive::{Gone, moved, revive};
 
@@ -62,9 +64,11 @@ pub struct Dispatcher {
     courier: Courier,
     retry: Retry,
     in_hand: InHand,
+    last_runs: LastRuns,
+    records: Records,
 }
 
-/// An event that is in the journal, and in this hand.
+/// An event in hand.
 pub struct Kept {
     event: Event,
     pinned: Pinned,
@@ -77,6 +81,11 @@ impl Kept {
     /// The event.
     pub fn event_mut(&mut self) -> &mut Event {
         &mut self.event
+    }
+
+    /// The event as it belongs into the journal.
+    pub fn task(&self) -> &Task {
+        &self.task
     }
 }
 
@@ -102,6 +111,8 @@ impl Dispatcher {
             },
             retry: settings.retry,
             in_hand: InHand::default(),
+            last_runs: LastRuns::default(),
+            records: Records::default(),
         })
     }
 
@@ -148,7 +159,7 @@ impl Dispatcher {
             .hooks
             .fire_scripts(event, scripts, pinned, &Mode::LIVE)
             .await;
-        drop(self.note_runs(&task, &verdict.runs));
+        self.last_runs.note(&task, &verdict.runs);
         self.note_effects(&task, &verdict).await;
         verdict
     }
@@ -159,13 +170,15 @@ impl Dispatcher {
         let task = task_of(&event);
         let mut verdict = self.hooks.fire_as(event, &Pinned::default(), mode).await;
         // Waited for: who asks may look at it next.
-        if let Some(noted) = self.note_runs(&task, &verdict.runs)
+        self.last_runs.note(&task, &verdict.runs);
+        if let Some(noted) = self.last_runs.write(&self.journal)
             && let Err(error) = noted.committed().await
         {
             error!("{error}");
         }
         if task.kind == Kind::Received.section()
-            && let Err(error) = store_meta(self.own(), &task, &mut verdict).await
+            && let records = &self.records
+            && let Err(error) = records.store(self.own(), &task, None, &mut verdict).await
         {
             error!("cannot store what hooks wrote into a .meta: {error}");
         }
@@ -173,10 +186,10 @@ impl Dispatcher {
         verdict
     }
 
-    /// Writes an event down before it happens; `None` if no hook waits for it, or if
-    /// somebody has it in hand already. The event happens by [`Self::settle`], or when
-    /// the server starts again.
-    pub fn keep(&self, event: Event, pinned: Pinned) -> Option<(Kept, Pending<()>)> {
+    /// Takes an event in hand before it happens; `None` if no hook waits for it, or if
+    /// somebody has it in hand already. Its task belongs into the journal; then it happens
+    /// by [`Self::settle`], or when the server starts again.
+    pub fn keep(&self, event: Event, pinned: Pinned) -> Option<Kept> {
         if let (Kind::Received, Some(file)) = (event.kind, &event.file) {
             self.own().arrives(&event.folder, file);
         }
@@ -185,15 +198,13 @@ impl Dispatcher {
         }
         let task = task_of(&event);
         let hand = self.in_hand.take(&task)?;
-        let written = self.journal.add(true, vec![task.clone()]);
-        let kept = Kept {
+        Some(Kept {
             event,
             pinned,
             task,
             attempts: 0,
             _hand: hand,
-        };
-        Some((kept, written))
+        })
     }
 
     /// Puts a file out of sight for which `[OnMeta]` asked that, and no other hook runs.
@@ -208,12 +219,6 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets an event that did not happen.
-    pub fn forget(&self, kept: Kept) {
-        // Not waited for: an event whose file is not there is forgotten later too.
-        drop(self.journal.done(&kept.task, Vec::new()));
-    }
-
     /// Runs the hooks of an event that was kept, and stores what they wrote into the
     /// `.meta`. Where they object, the event stays in the journal and is tried again.
     pub async fn settle(&self, kept: Kept) -> Verdict {
@@ -224,11 +229,13 @@ impl Dispatcher {
             attempts,
             _hand,
         } = kept;
+        let before = event.subject.as_ref().map(|subject| subject.meta.clone());
         let mut verdict = self.hooks.fire(event, &pinned).await;
-        drop(self.note_runs(&task, &verdict.runs));
+        self.last_runs.note(&task, &verdict.runs);
         if task.kind == Kind::Received.section() {
-            let stored = store_meta(self.own(), &task, &mut verdict).await;
-            if let Err(error) = stored {
+            let records = &self.records;
+            let stored = records.store(self.own(), &task, before.as_ref(), &mut verdict);
+            if let Err(error) = stored.await {
                 // The file is delivered all the same.
                 error!(
                     "cannot store what [{}] wrote into a .meta: {error}",
@@ -262,6 +269,7 @@ impl Dispatcher {
         };
         let mut tasks = JoinSet::new();
         let (mut entries, mut pause) = (VecDeque::new(), LOOK);
+        let mut tick = interval(LOOK);
         loop {
             // Not for each task that ends: while some are left, nothing else gets its turn.
             if entries.is_empty() {
@@ -285,10 +293,16 @@ impl Dispatcher {
                 () = self.journal.news.notified(), if tasks.len() < AT_ONCE => {}
                 Some(_) = tasks.join_next() => {}
                 () = sleep(pause) => {}
+                _ = tick.tick() => drop(self.last_runs.write(&self.journal)),
                 () = stopped(&mut shutdown) => break,
             }
         }
         while tasks.join_next().await.is_some() {}
+        if let Some(written) = self.last_runs.write(&self.journal)
+            && let Err(error) = written.committed().await
+        {
+            error!("{error}");
+        }
     }
 
     /// What is due, and how long nothing more will be.
@@ -393,34 +407,6 @@ impl Dispatcher {
         if let Err(error) = self.journal.add(true, effects).committed().await {
             error!("what a hook asked for is lost: {error}");
         }
-    }
-
-    /// Remembers for `m2y hook list` how each script ended last. It is only told to
-    /// people, so nothing has to wait for it.
-    fn note_runs(&self, task: &Task, runs: &[Run]) -> Option<Pending<()>> {
-        if runs.is_empty() {
-            return None;
-        }
-        let (user, folder) = (task.user.clone(), task.folder.clone());
-        let runs = runs.to_vec();
-        Some(self.journal.write(false, move |db| {
-            for run in runs {
-                let (verdict, words) = run.outcome.words();
-                db.prepare_cached(
-                    "INSERT OR REPLACE INTO run
-                     (user, folder, event, script, time, micros, verdict, words)
-                     VALUES (:user, :folder, :event, :script, :time, :micros, :verdict, :words)",
-                )?
-                .execute(named_params! {
-                    ":user": user, ":folder": folder, ":event": run.event.section(),
-                    ":script": run.script, ":verdict": verdict,
-                    ":words": run.error.as_deref().unwrap_or(words),
-                    ":time": i64::try_from(clock::millis()).unwrap_or(i64::MAX),
-                    ":micros": i64::try_from(run.took.as_micros()).unwrap_or(i64::MAX),
-                })?;
-            }
-            Ok(())
-        }))
     }
 }
 

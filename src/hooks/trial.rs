@@ -512,7 +512,9 @@ impl Bench {
         let verdict = self.runtime.block_on(async {
             let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
             if kind == Kind::Received {
-                dispatch::store_meta(self.hooks.own(), &task, &mut verdict).await?;
+                dispatch::Records::default()
+                    .store(self.hooks.own(), &task, None, &mut verdict)
+                    .await?;
             }
             Ok::<_, io::Error>(verdict)
         });

@@ -88,7 +88,9 @@ pub fn open_itself(dir: &Dir, name: &str) -> io::Result<(File, Metadata)> {
 
 /// Reads what is left of an open file, at most `limit` bytes.
 pub fn read_open(file: File, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // To ask how long it is costs less than to read it in pieces that grow.
+    let len = file.metadata().map_or(0, |about| about.len().min(limit));
+    let mut bytes = Vec::with_capacity(usize::try_from(len + 1).unwrap_or_default());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(
@@ -157,8 +159,26 @@ pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
     sync(dir)
 }
 
+/// [`create`] for what somebody flushes later with much else: it does not survive a loss of
+/// power before that, and who looks at once may see a part of it.
+pub fn create_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create_empty(dir, name, mode)?;
+    file.write_all(bytes).inspect_err(|_| {
+        let _ = dir.remove_file(name);
+    })
+}
+
+/// [`replace`] for what somebody flushes later with much else: after a loss of power before
+/// that, the file is the old one, the new one, or empty.
+pub fn replace_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let (temporary, _) = write_temporary(dir, mode, bytes)?;
+    dir.rename(&temporary, dir, name).inspect_err(|_| {
+        let _ = dir.remove_file(&temporary);
+    })
+}
+
 /// Renames a finished file to its name, which must be free, and makes that durable.
-pub fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
+fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
     rename_to_free(dir, temporary, dir, name)?;
     sync(dir)
 }
@@ -200,13 +220,23 @@ pub fn create_empty(dir: &Dir, name: &str, mode: u32) -> io::Result<File> {
 }
 
 fn write_beside(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<String> {
+    let (temporary, file) = write_temporary(dir, mode, bytes)?;
+    match file.sync_all() {
+        Ok(()) => Ok(temporary),
+        Err(e) => {
+            let _ = dir.remove_file(&temporary);
+            Err(e)
+        }
+    }
+}
+
+fn write_temporary(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<(String, File)> {
     let mut unique = [0; 8];
     getrandom::fill(&mut unique).map_err(io::Error::other)?;
     let temporary = format!(".{}{TEMPORARY}", hex::encode(unique));
     let mut file = create_empty(dir, &temporary, mode)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    match written {
-        Ok(()) => Ok(temporary),
+    match file.write_all(bytes) {
+        Ok(()) => Ok((temporary, file)),
         Err(e) => {
             let _ = dir.remove_file(&temporary);
             Err(e)

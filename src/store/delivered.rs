@@ -1,73 +1,166 @@
-//! Which transfers a folder has had, so that a retry after a lost ACK is not stored
-//! and does not make hooks run a second time, wherever the file has gone since.
+//! Which transfers a root has had, so that a retry after a lost ACK is not stored and
+//! does not make hooks run a second time, wherever the file has gone since.
 //!
-//! Each is a file `.delivered/FROM-ID` in the folder: the stem that the file got, and
-//! its meta. It is written after the file has its name, so it never speaks of a file
-//! that is not safe; a server that ends between the two finds the file by its name.
+//! Each is a row in the [journal](super::journal). It is written when the bytes of the file
+//! are safe under their hidden name, together with the event that will speak of it, and
+//! before the file gets its name: a server that ends between the two finds by the row what
+//! is left to do.
 
-use std::{
-    io,
-    time::{Duration, SystemTime},
-};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use cap_std::fs::Dir;
+use crate::{clock, meta::TransferId};
 
-use crate::{
-    meta::{self, Meta, PENDING_HOOK, TransferId},
-    root::{file, name::Name},
-};
+/// How long a transfer is remembered, in milliseconds: nobody retries for longer.
+const KEPT: u64 = 90 * 86_400_000;
 
-const DIR: &str = ".delivered";
+/// The tables.
+pub const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS transfer (
+    seq      INTEGER PRIMARY KEY,
+    id       BLOB NOT NULL,
+    sender   TEXT NOT NULL,
+    user     TEXT NOT NULL,
+    folder   TEXT NOT NULL,
+    stem     TEXT NOT NULL,
+    filename TEXT NOT NULL,
+    filesize INTEGER NOT NULL,
+    crc      INTEGER NOT NULL,
+    created  INTEGER NOT NULL,
+    state    INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS transfer_id ON transfer (id, sender, user, folder);
+CREATE INDEX IF NOT EXISTS transfer_whole ON transfer (state) WHERE state = 0;
+";
 
-/// How long a transfer is remembered: nobody retries for longer.
-const KEPT: Duration = Duration::from_secs(90 * 86_400);
-
-/// The stem and the meta of a transfer that was delivered before.
-pub fn find(folder: &Dir, from: &Name, id: TransferId) -> io::Result<Option<(String, Meta)>> {
-    let limit = meta::MAX_LEN + 1_024;
-    let text = match file::read_text(folder, format!("{DIR}/{from}-{id}"), limit) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    Ok(text.split_once('\n').and_then(|(stem, meta)| {
-        let meta = Meta::from_file(meta.as_bytes()).ok()?;
-        Some((stem.to_owned(), meta))
-    }))
+/// What makes a transfer the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Whose folder.
+    pub user: String,
+    /// The folder.
+    pub folder: String,
+    /// Who sends.
+    pub from: String,
+    /// Its id.
+    pub id: TransferId,
 }
 
-/// Remembers a transfer that was delivered.
-pub fn note(folder: &Dir, from: &Name, id: TransferId, stem: &str, meta: &Meta) -> io::Result<()> {
-    let dir = match folder.open_dir(DIR) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            folder.create_dir_all(DIR)?;
-            file::sync(folder)?;
-            folder.open_dir(DIR)?
-        }
-        opened => opened?,
-    };
-    let mut meta = meta.clone();
-    // Whether hooks have still to run is for the .meta to say; without it they cannot.
-    meta.extra.remove(PENDING_HOOK);
-    let mut text = format!("{stem}\n").into_bytes();
-    text.extend(meta.to_file());
-    file::replace(&dir, &format!("{from}-{id}"), 0o600, &text)
+/// How far a transfer came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The bytes are safe; the file gets its name.
+    Whole = 0,
+    /// The file has its name.
+    Delivered = 1,
+    /// A hook would not have it; its `.meta` tells why.
+    Refused = 2,
 }
 
-/// Forgets what is older than 90 days.
-pub fn forget(folder: &Dir) -> io::Result<()> {
-    let before = SystemTime::now()
-        .checked_sub(KEPT)
-        .unwrap_or(SystemTime::UNIX_EPOCH);
-    let entries = match folder.read_dir(DIR) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.metadata()?.modified()?.into_std() < before {
-            entry.remove_file()?;
-        }
-    }
+/// A transfer that came to an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Which one.
+    pub key: Key,
+    /// What the names of its files in the folder begin with.
+    pub stem: String,
+    /// What the sender calls the file.
+    pub filename: String,
+    /// Bytes.
+    pub filesize: u64,
+    /// CRC-32 of the file.
+    pub crc: u32,
+    /// How far it came.
+    pub state: State,
+}
+
+/// What is known of a transfer.
+pub fn find(db: &Connection, key: &Key) -> rusqlite::Result<Option<Transfer>> {
+    db.prepare_cached(
+        "SELECT * FROM transfer
+         WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
+    )?
+    .query_row(
+        named_params! {
+            ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+        },
+        transfer,
+    )
+    .optional()
+}
+
+/// Those whose files have perhaps not got their names.
+pub fn whole(db: &Connection) -> rusqlite::Result<Vec<Transfer>> {
+    db.prepare("SELECT * FROM transfer WHERE state = 0 ORDER BY seq")?
+        .query_map([], transfer)?
+        .collect()
+}
+
+/// Writes a transfer down, in place of what was known of it.
+pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
+    let Transfer { key, .. } = transfer;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO transfer
+         (id, sender, user, folder, stem, filename, filesize, crc, created, state)
+         VALUES (:id, :from, :user, :folder, :stem, :filename, :filesize, :crc, :now, :state)",
+    )?
+    .execute(named_params! {
+        ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+        ":stem": transfer.stem, ":filename": transfer.filename,
+        ":filesize": transfer.filesize.cast_signed(), ":crc": transfer.crc,
+        ":now": clock::millis().cast_signed(), ":state": transfer.state as i64,
+    })?;
     Ok(())
+}
+
+/// Writes down that a file has its name.
+pub fn publish(db: &Connection, key: &Key) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE transfer SET state = 1
+         WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
+    )?
+    .execute(named_params! {
+        ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+    })?;
+    Ok(())
+}
+
+/// Takes a transfer out whose file did not get its name.
+pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "DELETE FROM transfer
+         WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
+    )?
+    .execute(named_params! {
+        ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+    })?;
+    Ok(())
+}
+
+/// Forgets what came to its end more than 90 days ago; returns how many.
+pub fn forget(db: &Connection) -> rusqlite::Result<usize> {
+    let before = clock::millis().saturating_sub(KEPT);
+    db.execute(
+        "DELETE FROM transfer WHERE state > 0 AND created < ?1",
+        [before.cast_signed()],
+    )
+}
+
+fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
+    Ok(Transfer {
+        key: Key {
+            user: row.get("user")?,
+            folder: row.get("folder")?,
+            from: row.get("sender")?,
+            id: TransferId(row.get("id")?),
+        },
+        stem: row.get("stem")?,
+        filename: row.get("filename")?,
+        filesize: row.get::<_, i64>("filesize")?.cast_unsigned(),
+        crc: row.get("crc")?,
+        state: match row.get("state")? {
+            0_i64 => State::Whole,
+            1 => State::Delivered,
+            _ => State::Refused,
+        },
+    })
 }

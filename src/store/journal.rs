@@ -18,6 +18,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, named_params};
 use tokio::sync::{Notify, oneshot};
 
+use super::delivered;
 use crate::{
     clock,
     json::{self, Map, Value},
@@ -141,7 +142,8 @@ type Announce = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 /// A write that waits for the thread.
 struct Write {
     durable: bool,
-    work: Box<dyn FnOnce(&Connection) -> Announce + Send>,
+    /// Tells also whether there may be something to do after it.
+    work: Box<dyn FnOnce(&Connection) -> (Announce, bool) + Send>,
 }
 
 /// The journal of a root. Copies of it are the same one.
@@ -149,8 +151,7 @@ struct Write {
 pub struct Journal {
     writes: mpsc::Sender<Write>,
     path: Arc<Path>,
-    /// Told of every commit: a task may have come, or one that stood in front of
-    /// another may be done.
+    /// Told where a task may have come, or one that stood in front of another is done.
     pub news: Arc<Notify>,
 }
 
@@ -165,6 +166,7 @@ impl Journal {
         let path: Arc<Path> = root.path().join(FILE).into();
         let db = connect(&path)?;
         db.execute_batch(SCHEMA)?;
+        db.execute_batch(delivered::SCHEMA)?;
         let (writes, waiting) = mpsc::channel();
         let news = Arc::new(Notify::new());
         thread::Builder::new()
@@ -189,12 +191,33 @@ impl Journal {
         durable: bool,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Pending<T> {
+        self.send(durable, |db| Ok((work(db)?, true)))
+    }
+
+    /// [`Self::write`] of what brings nothing to do for anybody who waits for that.
+    pub fn quietly<T: Send + 'static>(
+        &self,
+        durable: bool,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Pending<T> {
+        self.send(durable, |db| Ok((work(db)?, false)))
+    }
+
+    fn send<T: Send + 'static>(
+        &self,
+        durable: bool,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
+    ) -> Pending<T> {
         let (done, result) = oneshot::channel();
         let work = Box::new(move |db: &Connection| {
-            let value = savepoint(db, work).map_err(JournalError::from);
-            Box::new(move |committed: Result<(), JournalError>| {
+            let (value, news) = match savepoint(db, work) {
+                Ok((value, news)) => (Ok(value), news),
+                Err(error) => (Err(JournalError::from(error)), false),
+            };
+            let announce = Box::new(move |committed: Result<(), JournalError>| {
                 let _ = done.send(committed.and(value));
-            }) as Announce
+            });
+            (announce as Announce, news)
         });
         // Where the thread is gone, so is the sender of the result.
         let _ = self.writes.send(Write { durable, work });
@@ -209,9 +232,10 @@ impl Journal {
     /// Takes out a task that is done, and puts in those that came of it.
     pub fn done(&self, task: &Task, came: Vec<Task>) -> Pending<()> {
         let task = task.clone();
-        self.write(!came.is_empty(), move |db| {
+        self.send(!came.is_empty(), move |db| {
             remove(db, &task)?;
-            insert(db, &came)
+            insert(db, &came)?;
+            Ok(((), !came.is_empty() || is_waited_for(db, &task)?))
         })
     }
 
@@ -302,7 +326,10 @@ pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
 }
 
 /// Puts tasks in; one that is there already stays as it is.
-pub fn insert(db: &Connection, tasks: &[Task]) -> rusqlite::Result<()> {
+pub fn insert<'a>(
+    db: &Connection,
+    tasks: impl IntoIterator<Item = &'a Task>,
+) -> rusqlite::Result<()> {
     let now = signed(clock::millis());
     for task in tasks {
         db.prepare_cached(
@@ -319,9 +346,24 @@ pub fn insert(db: &Connection, tasks: &[Task]) -> rusqlite::Result<()> {
 }
 
 /// Takes a task out.
-fn remove(db: &Connection, task: &Task) -> rusqlite::Result<usize> {
+pub fn remove(db: &Connection, task: &Task) -> rusqlite::Result<()> {
     db.prepare_cached("DELETE FROM task WHERE id = :id AND kind = :kind AND part = :part")?
-        .execute(named_params! { ":id": task.id, ":kind": task.kind, ":part": task.part })
+        .execute(named_params! { ":id": task.id, ":kind": task.kind, ":part": task.part })?;
+    Ok(())
+}
+
+/// Whether another task waits for one that is done: one of its file, or of its id.
+fn is_waited_for(db: &Connection, task: &Task) -> rusqlite::Result<bool> {
+    db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM task WHERE id = :id) OR EXISTS (SELECT 1 FROM task
+         WHERE user = :user AND folder = :folder AND file = :file)",
+    )?
+    .query_row(
+        named_params! {
+            ":id": task.id, ":user": task.user, ":folder": task.folder, ":file": task.file,
+        },
+        |row| row.get(0),
+    )
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
@@ -417,6 +459,24 @@ pub fn last_run(
     .optional()
 }
 
+/// Writes down how a script ended: user, folder, event and script.
+pub fn put_last_run(
+    db: &Connection,
+    [user, folder, event, script]: [&str; 4],
+    run: &LastRun,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO run (user, folder, event, script, time, micros, verdict, words)
+         VALUES (:user, :folder, :event, :script, :time, :micros, :verdict, :words)",
+    )?
+    .execute(named_params! {
+        ":user": user, ":folder": folder, ":event": event, ":script": script,
+        ":time": signed(run.time), ":micros": signed(run.micros),
+        ":verdict": run.verdict, ":words": run.words,
+    })?;
+    Ok(())
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -457,15 +517,15 @@ fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: &Notify) {
         let begun = db
             .pragma_update(None, "synchronous", level)
             .and_then(|()| db.execute_batch("BEGIN IMMEDIATE"));
-        let (announce, result) = match begun {
+        let ((announce, told), result) = match begun {
             Ok(()) => {
-                let announce: Vec<Announce> =
-                    batch.into_iter().map(|write| (write.work)(db)).collect();
+                let done: (Vec<Announce>, Vec<bool>) =
+                    batch.into_iter().map(|write| (write.work)(db)).unzip();
                 let committed = db.execute_batch("COMMIT");
                 if committed.is_err() {
                     let _ = db.execute_batch("ROLLBACK");
                 }
-                (announce, committed)
+                (done, committed)
             }
             // Nothing ran: whoever waits finds its result gone.
             Err(error) => {
@@ -477,6 +537,8 @@ fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: &Notify) {
         for announce in announce {
             announce(result.clone());
         }
-        news.notify_one();
+        if told.contains(&true) {
+            news.notify_one();
+        }
     }
 }

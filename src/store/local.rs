@@ -66,7 +66,15 @@ impl Store for LocalStore {
     }
 
     fn publish(&self, partial: &str, name: &str) -> io::Result<()> {
-        file::publish(&self.dir, partial, name)
+        file::rename_to_free(&self.dir, partial, &self.dir, name)
+    }
+
+    fn settle_names(&self) -> io::Result<()> {
+        file::sync(&self.dir)
+    }
+
+    fn settle_all(&self) -> io::Result<()> {
+        settle_all(&self.dir)
     }
 
     fn discard(&self, partial: &str) {
@@ -81,6 +89,14 @@ impl Store for LocalStore {
         let about = rustix::fs::fstatvfs(&*self.dir)?;
         Ok(about.f_bavail.saturating_mul(about.f_frsize))
     }
+}
+
+/// Returns when all that was written into the file system of a directory survives a loss
+/// of power.
+pub fn settle_all(dir: &Dir) -> io::Result<()> {
+    // The handle itself may be one that only leads to names (O_PATH).
+    let dir = dir.open(".")?;
+    rustix::fs::syncfs(&dir).map_err(io::Error::from)
 }
 
 /// Bytes after which what was written is sent on its way to the disk: a loss of power

@@ -5,6 +5,7 @@
 //! that a store for objects or stripes, or one that fails on purpose, is a few lines.
 
 pub mod delivered;
+pub mod group;
 pub mod journal;
 pub mod known;
 pub mod local;
@@ -27,9 +28,17 @@ pub trait Store: Send + Sync {
     /// Reads a hidden file from its beginning.
     fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>>;
 
-    /// Gives a hidden file its name, for good; fails with `AlreadyExists` if the
-    /// name is taken. When this returns, the file survives a loss of power.
+    /// Gives a hidden file its name; fails with `AlreadyExists` if the name is taken. That
+    /// survives a loss of power after [`Self::settle_names`].
     fn publish(&self, partial: &str, name: &str) -> io::Result<()>;
+
+    /// Returns when every name that was given survives a loss of power.
+    fn settle_names(&self) -> io::Result<()>;
+
+    /// Returns when all that was appended to any file survives a loss of power, and all
+    /// that was written beside. For many small files that takes one flush, where
+    /// [`Sink::settle`] takes one for each.
+    fn settle_all(&self) -> io::Result<()>;
 
     /// Removes a hidden file, if it is there.
     fn discard(&self, partial: &str);

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Ended, Observer,
+    lane::{Lane, Place},
     partial::{Partial, Reserved},
     receive::{ReceiveError, Receiver, event, not_received},
 };
@@ -19,7 +20,7 @@ use crate::{
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     root::{RootError, config::Config, contact::Contact, folder::Folder, name::Name, user::User},
-    store::Sink,
+    store::{Sink, delivered::State},
 };
 
 /// What was decided about a meta.
@@ -49,7 +50,7 @@ impl Decision {
 
 /// Transfers that may be under way in one session at the same time: enough to keep both
 /// sides busy with small files while the answers are on their way.
-pub const FILES: u32 = 64;
+pub const FILES: u32 = 256;
 
 /// What this receiver can do.
 const FEATURES: Features = Features {
@@ -62,7 +63,8 @@ pub struct Arrival {
     /// The meta for the sender, with the key for this attempt.
     pub reply: Wire,
     pub(super) partial: Partial,
-    pub(super) sink: Box<dyn Sink>,
+    /// Where the bytes go, once there are some.
+    pub(super) sink: Option<Box<dyn Sink>>,
     pub(super) expected: u64,
     /// Bytes that are there already, if the sender has the same.
     pub(super) held: u64,
@@ -76,6 +78,15 @@ pub struct Arrival {
 }
 
 impl Arrival {
+    /// Where the bytes go: a hidden file with the first `keep` bytes of the one that is
+    /// there.
+    pub(super) fn sink(&mut self, keep: u64) -> io::Result<&mut Box<dyn Sink>> {
+        match &mut self.sink {
+            Some(sink) => Ok(sink),
+            none => Ok(none.insert(self.partial.begin(keep)?)),
+        }
+    }
+
     /// Ends an attempt that did not complete the file. Where the sender may go on some
     /// time, what has arrived waits for that, hidden.
     ///
@@ -98,10 +109,16 @@ impl Arrival {
 
 impl Receiver {
     /// Decides about a meta whose sender is certain: stores it, runs `[OnMeta]`.
-    pub async fn decide(&self, user: &User, contact: &Contact, asked: Wire) -> Decision {
+    pub async fn decide(
+        &self,
+        lane: &Lane,
+        user: &User,
+        contact: &Contact,
+        asked: Wire,
+    ) -> Decision {
         let begun = Instant::now();
         let meta = asked.meta.clone();
-        let decision = self.consider(user, contact, asked, begun).await;
+        let decision = self.consider(lane, user, contact, asked, begun).await;
         let mut decision = decision.unwrap_or_else(|refusal| {
             self.not_taken(contact, user.name(), &meta, None, begun, &refusal);
             Decision::Answered(Box::new(refused(meta, &refusal)))
@@ -112,6 +129,7 @@ impl Receiver {
 
     async fn consider(
         &self,
+        lane: &Lane,
         user: &User,
         contact: &Contact,
         asked: Wire,
@@ -141,23 +159,19 @@ impl Receiver {
         meta.extra.retain(|field, _| is_extra(field));
 
         let asked = meta.clone();
-        let (owner, from) = (user.clone(), contact.name.clone());
-        let (store_of, under_way) = (self.store_of.clone(), self.under_way.clone());
-        let hooks = self.hooks.clone();
-        let (reserved, folder, config, pinned, held) = on_disk(move || {
-            let folder = Name::folder(&meta.folder)
-                .map_err(RootError::from)
-                .and_then(|name| owner.folder(&name))
-                .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
-            let config = folder
-                .config_to_receive()
-                .map_err(|e| folder_error(&owner, &meta.folder, &e))?;
-            let claim = under_way.claim(&folder, &from, id).ok_or_else(|| {
+        let (this, owner, from) = (self.clone(), user.clone(), contact.name.clone());
+        let reserving = lane.run(move |places| {
+            let place = places
+                .entry(meta.folder.clone())
+                .or_insert_with_key(|folder| this.place(&owner, folder))
+                .clone()?;
+            let claim = this.under_way.claim(&place.folder, &from, id);
+            let claim = claim.ok_or_else(|| {
                 Error::new(Code::Later, "this transfer is under way already, try later")
             })?;
-            let store = store_of(&folder);
-            let reserved =
-                Partial::reserve(&folder, store, meta, &from, claim).map_err(|e| logged(&e))?;
+            let known = this.committer.known(claim.key())?;
+            let reserved = Partial::reserve(&place.folder, place.store.clone(), meta, claim, known);
+            let reserved = reserved.map_err(|e| logged(&e))?;
             let mut held = 0;
             if let Reserved::New(partial) = &reserved {
                 match features.resume {
@@ -168,10 +182,15 @@ impl Receiver {
                     return Err(store_error(&io::ErrorKind::StorageFull.into()));
                 }
             }
-            let pinned = hooks.pin(&folder, &config);
-            Ok((reserved, folder, config, pinned, held))
-        })
-        .await?;
+            Ok((reserved, place, held))
+        });
+        let (reserved, place, held) = reserving.await?;
+        let Place {
+            folder,
+            config,
+            pinned,
+            ..
+        } = place;
         let mut partial = match reserved {
             Reserved::New(partial) => partial,
             Reserved::Delivered(partial) => {
@@ -207,28 +226,35 @@ impl Receiver {
             let words = Error::new(Code::Refused, words);
             let reply = refused(meta.clone(), &words);
             let (stem, left) = (partial.subject().stem.clone(), meta.clone());
-            on_disk(move || partial.refuse(left).map_err(|e| logged(&e))).await?;
+            self.committer.refused(partial.transfer(State::Refused));
+            lane.run(move |_| partial.refuse(left).map_err(|e| logged(&e)))
+                .await?;
             self.not_taken(contact, user.name(), &meta, Some(&stem), begun, &words);
             return Ok(Decision::Answered(Box::new(reply)));
         }
-        let (partial, sink, reply) = on_disk(move || {
-            partial.update(meta).map_err(|e| logged(&e))?;
-            let sink = partial.begin(held).map_err(|e| logged(&e))?;
-            let key = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
-            let reply = Wire {
-                filekey: Some(FileKey(Zeroizing::new(key))),
-                offset: held,
-                ..Wire::request(partial.subject().meta.clone())
-            };
-            Ok((partial, sink, reply))
-        })
-        .await?;
+        let programs_ran = verdict
+            .runs
+            .iter()
+            .any(|run| !run.script.ends_with(".rhai"));
+        if meta != partial.subject().meta || programs_ran {
+            let updating = lane.run(move |_| {
+                partial.update(meta).map_err(|e| logged(&e))?;
+                Ok(partial)
+            });
+            partial = updating.await?;
+        }
+        let key = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
+        let reply = Wire {
+            filekey: Some(FileKey(Zeroizing::new(key))),
+            offset: held,
+            ..Wire::request(partial.subject().meta.clone())
+        };
         self.observer
             .step(8, format_args!("made a fresh filekey for this attempt"));
         Ok(Decision::Taken(Box::new(Arrival {
             reply,
             partial,
-            sink,
+            sink: None,
             folder,
             config,
             pinned,
@@ -237,6 +263,22 @@ impl Receiver {
             begun,
             observer: self.observer.clone(),
         })))
+    }
+
+    /// A folder that a meta names, if it takes files.
+    fn place(&self, user: &User, folder: &str) -> Result<Place, Error> {
+        let failed = |e| folder_error(user, folder, &e);
+        let folder = Name::folder(folder)
+            .map_err(RootError::from)
+            .and_then(|name| user.folder(&name))
+            .map_err(failed)?;
+        let config = folder.config_to_receive().map_err(failed)?;
+        Ok(Place {
+            store: (self.store_of)(&folder),
+            pinned: self.hooks.pin(&folder, &config),
+            folder,
+            config,
+        })
     }
 
     /// Answers for a file that is safe already: its ACK was lost.
@@ -333,17 +375,7 @@ fn folder_error(user: &User, folder: &str, error: &RootError) -> Error {
     }
 }
 
-fn logged(error: &io::Error) -> Error {
+pub(super) fn logged(error: &io::Error) -> Error {
     error!("cannot store a file: {error}");
     store_error(error)
-}
-
-/// Runs what waits for a disk where waiting holds nobody up.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(Code::Failed, "the server failed, try later")),
-    }
 }

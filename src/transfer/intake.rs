@@ -68,8 +68,9 @@ impl Incoming {
 
     /// Takes back what was there: the sender has something else.
     pub fn begin_again(&mut self) -> io::Result<()> {
-        self.arrival.sink = self.arrival.partial.begin(0)?;
-        Ok(())
+        self.arrival.held = 0;
+        self.arrival.sink = None;
+        self.arrival.sink(0).map(drop)
     }
 
     /// The file, to be left as it is.
@@ -260,7 +261,9 @@ impl Intake {
         let Some(incoming) = self.open.get_mut(&pieces.transfer) else {
             return;
         };
-        match incoming.arrival.sink.append(&bodies) {
+        let keep = incoming.arrival.held;
+        let sink = incoming.arrival.sink(keep);
+        match sink.and_then(|sink| sink.append(&bodies)) {
             Ok(()) => {
                 let bytes = bodies.iter().map(|body| body.len() as u64).sum();
                 self.observer.moved(bytes);

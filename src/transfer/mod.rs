@@ -6,8 +6,10 @@
 //! between them, so memory does not depend on the length of a file.
 
 pub mod channel;
+pub mod commit;
 pub mod decide;
 mod intake;
+pub mod lane;
 pub mod outgoing;
 pub mod partial;
 pub mod receive;

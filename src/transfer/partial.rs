@@ -1,9 +1,9 @@
 //! A file on its way in: its names in the folder, hidden until it is whole.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::{self, Read},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sha2::{Digest, Sha256};
@@ -11,59 +11,98 @@ use sha2::{Digest, Sha256};
 use super::BUFFER;
 use crate::{
     event::Subject,
-    meta::{self, Meta, TransferId},
+    meta::{Meta, TransferId},
     root::{file, folder::Folder, name::Name},
-    store::{Sink, Store, delivered, journal::Pending, local::PARTIAL, meta_file},
+    store::{
+        Sink, Store,
+        delivered::{
+            self, Key,
+            State::{Refused, Whole},
+            Transfer,
+        },
+        local::PARTIAL,
+        meta_file,
+    },
     wire::record::MAX_BODY,
 };
 
 /// How many files with one sender and one second a folder may hold.
-const MAX_CLASHES: u32 = 10_000;
+const MAX_CLASHES: u32 = 1_000_000;
+
+/// Senders' seconds whose last number is remembered.
+const MAX_SECONDS: usize = 4_096;
 
 /// Transfers that are under way in this process.
 #[derive(Clone, Default)]
-pub struct UnderWay(Arc<Mutex<HashSet<Transfer>>>);
+pub struct UnderWay(Arc<Mutex<State>>);
 
-/// What makes a transfer the same one.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Transfer {
-    to: Name,
-    folder: Name,
-    from: Name,
-    id: TransferId,
+#[derive(Default)]
+struct State {
+    transfers: HashSet<Key>,
+    /// The last number that was tried for files of one sender and one second, so that the
+    /// thousandth of them does not ask for the names of all before it.
+    numbers: HashMap<String, u32>,
 }
 
 impl UnderWay {
     /// Takes a transfer into hand; `None` if it is in another hand.
     pub fn claim(&self, folder: &Folder, from: &Name, id: TransferId) -> Option<Claim> {
-        let transfer = Transfer {
-            to: folder.user().name().clone(),
-            folder: folder.name().clone(),
-            from: from.clone(),
+        let key = Key {
+            user: folder.user().name().to_string(),
+            folder: folder.name().to_string(),
+            from: from.to_string(),
             id,
         };
-        let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        set.insert(transfer.clone()).then(|| Claim {
+        self.lock().transfers.insert(key.clone()).then(|| Claim {
             under_way: self.clone(),
-            transfer,
+            key,
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A transfer in hand, until it is dropped.
 pub struct Claim {
     under_way: UnderWay,
-    transfer: Transfer,
+    key: Key,
+}
+
+impl Claim {
+    /// Which transfer it is.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The next stem of this sender and second that nobody in this process has tried.
+    fn stem(&self, datetime: &str) -> io::Result<String> {
+        let Key {
+            user, folder, from, ..
+        } = &self.key;
+        let mut state = self.under_way.lock();
+        if state.numbers.len() >= MAX_SECONDS {
+            // What is forgotten is found again by asking for the names.
+            state.numbers.clear();
+        }
+        let second = format!("{user}/{folder}/{from}_{datetime}");
+        let number = state.numbers.entry(second).or_default();
+        *number += 1;
+        match *number {
+            1 => Ok(format!("{from}_{datetime}")),
+            n if n <= MAX_CLASHES => Ok(format!("{from}_{datetime}_{n}")),
+            _ => Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "too many files of one sender with one datetime",
+            )),
+        }
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut set = self
-            .under_way
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        set.remove(&self.transfer);
+        self.under_way.lock().transfers.remove(&self.key);
     }
 }
 
@@ -88,63 +127,58 @@ pub struct Partial {
 
 impl Partial {
     /// Stores the `.meta` and with it takes the name `from_datetime`, or the next
-    /// free one of `from_datetime_2`, `_3` and so on. A retry of the same transfer
-    /// gets the name that it had.
+    /// free one of `from_datetime_2`, `_3` and so on. A retry of a transfer that was
+    /// refused gets the name that it had.
     pub fn reserve(
         folder: &Folder,
         store: Arc<dyn Store>,
         meta: Meta,
-        from: &Name,
         claim: Claim,
+        known: Option<Transfer>,
     ) -> io::Result<Reserved> {
         let text = meta.to_file();
-        let id = claim.transfer.id;
-        let before = delivered::find(folder.dir(), from, id)?;
-        let partial = |meta, stem, keep| Self {
+        let hidden = hidden_name(&claim.key);
+        let partial = |meta, stem, keep, claim| Self {
             folder: folder.clone(),
             store: store.clone(),
             subject: Subject { meta, stem },
-            hidden: format!(".{from}-{id}{PARTIAL}"),
+            hidden: hidden.clone(),
             keep,
             claim,
         };
-        if let Some((stem, meta)) = before {
-            // The .meta knows what hooks made of it, if it is still there.
-            let there = same_transfer(folder, &format!("{stem}.meta"), &meta);
-            let meta = there.unwrap_or(meta);
-            return Ok(Reserved::Delivered(partial(meta, stem, true)));
+        match known {
+            Some(known) if known.state == Refused => {
+                let record = own_meta(folder, &known.stem, &meta);
+                if record.is_some() {
+                    let name = format!("{}.meta", known.stem);
+                    file::replace_unflushed(folder.dir(), &name, 0o644, &text)?;
+                    return Ok(Reserved::New(partial(meta, known.stem, false, claim)));
+                }
+            }
+            // It was about to get its name, and did not.
+            Some(known) if known.state == Whole && store.holds(&hidden)? => {}
+            Some(known) => {
+                if known.state == Whole {
+                    // Nobody knows whether its name is safe.
+                    store.settle_names()?;
+                }
+                let meta = as_delivered(folder, meta, &known);
+                return Ok(Reserved::Delivered(partial(meta, known.stem, true, claim)));
+            }
+            None => {}
         }
-        for clash in 1..=MAX_CLASHES {
-            let stem = match clash {
-                1 => format!("{from}_{}", meta.datetime),
-                n => format!("{from}_{}_{n}", meta.datetime),
-            };
-            let name = format!("{stem}.meta");
+        loop {
+            let stem = claim.stem(&meta.datetime)?;
+            // A .meta may have been taken away from beside its file.
             if store.holds(&format!("{stem}.data"))? {
-                match same_transfer(folder, &name, &meta) {
-                    Some(there) => return Ok(Reserved::Delivered(partial(there, stem, true))),
-                    None => continue,
-                }
+                continue;
             }
-            // To look is cheap, to create is not: a folder may hold many that clash.
-            if folder.dir().symlink_metadata(&name).is_ok() {
-                if same_transfer(folder, &name, &meta).is_none() {
-                    continue;
-                }
-                file::replace(folder.dir(), &name, 0o644, &text)?;
-                return Ok(Reserved::New(partial(meta, stem, false)));
-            }
-            match file::create(folder.dir(), &name, 0o644, &text) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            match file::create_unflushed(folder.dir(), &format!("{stem}.meta"), 0o644, &text) {
+                Ok(()) => return Ok(Reserved::New(partial(meta, stem, false, claim))),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
-            return Ok(Reserved::New(partial(meta, stem, false)));
         }
-        Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "too many files of one sender with one datetime",
-        ))
     }
 
     /// Where the file goes.
@@ -154,7 +188,12 @@ impl Partial {
 
     /// The id of the transfer.
     pub fn id(&self) -> TransferId {
-        self.claim.transfer.id
+        self.claim.key.id
+    }
+
+    /// Which transfer it is.
+    pub fn key(&self) -> &Key {
+        &self.claim.key
     }
 
     /// What hooks are told of the file.
@@ -185,17 +224,12 @@ impl Partial {
         prefix_digest(self.store.read(&self.hidden)?, len)
     }
 
-    /// Takes over what hooks wrote into the meta, and stores it: compared with what
-    /// is in the file, because programs write there too.
+    /// Takes over what is known of the file now, and stores it.
     pub fn update(&mut self, meta: Meta) -> io::Result<()> {
         let text = meta.to_file();
         self.subject.meta = meta;
         let name = self.subject.meta_file();
-        let there = file::read(self.folder.dir(), &name, meta::MAX_LEN);
-        if there.is_ok_and(|there| there == text) {
-            return Ok(());
-        }
-        file::replace(self.folder.dir(), &name, 0o644, &text)
+        file::replace_unflushed(self.folder.dir(), &name, 0o644, &text)
     }
 
     /// Leaves the `.meta` in the folder, as a record of what was refused.
@@ -219,34 +253,48 @@ impl Partial {
         }
     }
 
-    /// Returns when the bytes of the file survive a loss of power, and the event that
-    /// will speak of it.
-    pub fn settle(&self, mut sink: Box<dyn Sink>, event: Option<Pending<()>>) -> io::Result<()> {
-        sink.settle()?;
-        match event {
-            Some(event) => event.wait().map_err(io::Error::other),
-            None => Ok(()),
+    /// The transfer, as it stands in the journal.
+    pub fn transfer(&self, state: delivered::State) -> Transfer {
+        let meta = &self.subject.meta;
+        Transfer {
+            key: self.claim.key.clone(),
+            stem: self.subject.stem.clone(),
+            filename: meta.filename.clone(),
+            filesize: meta.filesize.unwrap_or_default(),
+            crc: meta.file_crc.unwrap_or_default(),
+            state,
         }
     }
 
-    /// Gives the finished file its name, with `meta`. When this returns, file and
-    /// `.meta` survive a loss of power.
-    pub fn commit(&mut self, meta: Meta) -> io::Result<()> {
-        self.update(meta)?;
-        let published = self.store.publish(&self.hidden, &self.subject.data_file());
-        // Renamed, but perhaps not durably: the file has its name, so the .meta stays,
-        // and a retry finds the transfer delivered.
-        self.keep = published.is_ok() || !self.store.holds(&self.hidden).unwrap_or(true);
-        published?;
-        let (subject, claim) = (&self.subject, &self.claim.transfer);
-        delivered::note(
-            self.folder.dir(),
-            &claim.from,
-            claim.id,
-            &subject.stem,
-            &subject.meta,
-        )
+    /// [`Self::update`] that survives a loss of power, as do then the names that the
+    /// transfer has in the folder.
+    pub fn update_durably(&mut self, meta: Meta) -> io::Result<()> {
+        let text = meta.to_file();
+        self.subject.meta = meta;
+        let name = self.subject.meta_file();
+        file::replace(self.folder.dir(), &name, 0o644, &text)
     }
+
+    /// Gives the file its name.
+    pub fn publish(&mut self) -> io::Result<()> {
+        let published = self.store.publish(&self.hidden, &self.subject.data_file());
+        // An error may come after the deed: where the file has its name, the .meta stays.
+        self.keep = published.is_ok() || !self.store.holds(&self.hidden).unwrap_or(true);
+        match self.keep {
+            true => Ok(()),
+            false => published,
+        }
+    }
+
+    /// Where its bytes are.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+}
+
+/// What the bytes of a transfer lie under until the file is whole.
+pub fn hidden_name(key: &Key) -> String {
+    format!(".{}-{}{PARTIAL}", key.from, key.id)
 }
 
 impl Drop for Partial {
@@ -279,8 +327,18 @@ pub fn prefix_digest(from: impl Read, len: u64) -> io::Result<([u8; 32], crc32fa
     Ok((sha.finalize().into(), crc))
 }
 
-/// The `.meta` that is there, if it is of the same transfer.
-fn same_transfer(folder: &Folder, name: &str, meta: &Meta) -> Option<Meta> {
-    meta_file::read(folder.dir(), name)
-        .filter(|there| there.id.is_some() && there.id == meta.id && there.from == meta.from)
+/// The meta of a file that was delivered: as hooks left it, if it is still there.
+fn as_delivered(folder: &Folder, asked: Meta, known: &Transfer) -> Meta {
+    Meta {
+        filename: known.filename.clone(),
+        filesize: Some(known.filesize),
+        file_crc: Some(known.crc),
+        ..own_meta(folder, &known.stem, &asked).unwrap_or(asked)
+    }
+}
+
+/// The `.meta` of that stem, if it is of the same transfer.
+fn own_meta(folder: &Folder, stem: &str, asked: &Meta) -> Option<Meta> {
+    meta_file::of_stem(folder.dir(), stem)
+        .filter(|there| there.id == asked.id && there.from == asked.from)
 }

@@ -17,8 +17,10 @@ use tracing::{info, warn};
 use super::{
     Ended, Observer, RECEIVE_BUFFER,
     channel::{ChannelError, Reader, Writer},
+    commit::{Committer, Whole},
     decide::{Arrival, Decision, FILES, refused, store_error},
     intake::{DIGEST_LEN, Granted, Incoming, Intake, News, Received},
+    lane::Lane,
     partial::{Partial, UnderWay},
 };
 use crate::{
@@ -59,6 +61,8 @@ pub struct Receiver {
     pub store_of: StoreOf,
     /// What is in hand.
     pub under_way: UnderWay,
+    /// Makes files safe.
+    pub committer: Committer,
 }
 
 /// Why a file did not arrive.
@@ -167,6 +171,7 @@ struct Session<'a> {
     /// Files that the sender may go on with.
     resuming: HashMap<u32, Resuming>,
     tasks: JoinSet<Done>,
+    lane: Lane,
 }
 
 /// A file of which a part is there.
@@ -233,6 +238,7 @@ impl Receiver {
             active: HashSet::new(),
             resuming: HashMap::new(),
             tasks: JoinSet::new(),
+            lane: Lane::default(),
         };
         if let Some(arrival) = first {
             session.active.insert(0);
@@ -278,7 +284,7 @@ impl Receiver {
     async fn store(&self, received: Received) -> Result<u32, ReceiveError> {
         let Received { arrival, crc, .. } = received;
         let Arrival {
-            mut partial,
+            partial,
             sink,
             folder,
             config,
@@ -287,24 +293,19 @@ impl Receiver {
         } = arrival;
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
-        // Written down while the disk takes the file: should the server end before the
-        // hooks have run, they run when it starts again.
         let received = event(EventKind::Received, &folder, &config, &partial);
-        let (kept, written) = self.hooks.keep(received, pinned).unzip();
-        let committed = move || {
-            let result = partial
-                .settle(sink, written)
-                .and_then(|()| partial.commit(meta));
-            (result, partial)
+        let kept = self.hooks.keep(received, pinned);
+        let sink = sink.ok_or(ReceiveError::Failed)?;
+        let whole = Whole {
+            partial,
+            sink,
+            meta,
+            event: kept.as_ref().map(|kept| kept.task().clone()),
         };
-        let (result, partial) = task::spawn_blocking(committed)
-            .await
-            .map_err(|_| ReceiveError::Failed)?;
-        if let Err(error) = result {
-            if let Some(kept) = kept {
-                self.hooks.forget(kept);
-            }
-            return Err(ReceiveError::Store(error));
+        let committed = self.committer.commit(whole).await;
+        let (partial, named) = committed.ok_or(ReceiveError::Failed)?;
+        if let Err(error) = named {
+            return Err(self.not_stored(partial, error).await);
         }
         self.observer.step(
             15,
@@ -312,6 +313,18 @@ impl Receiver {
         );
         self.received(&partial, kept).await;
         Ok(crc)
+    }
+
+    /// Leaves a file that could not be stored.
+    async fn not_stored(&self, partial: Partial, error: io::Error) -> ReceiveError {
+        let error = ReceiveError::Store(error);
+        let passing = error.is_passing();
+        let leaving = move || match passing {
+            true => partial.break_off(),
+            false => drop(partial),
+        };
+        let _ = task::spawn_blocking(leaving).await;
+        error
     }
 
     /// Runs `[OnReceived]` for a file that is safe. Where it objects, the file stays,
@@ -558,10 +571,10 @@ impl Session<'_> {
                     return Err(WireError::Record.into());
                 }
                 let (receiver, user) = (self.receiver.clone(), self.user.clone());
-                let contact = self.contact.clone();
+                let (contact, lane) = (self.contact.clone(), self.lane.clone());
                 self.tasks.spawn(async move {
                     let decision = match read_request(&json) {
-                        Ok(asked) => receiver.decide(&user, &contact, asked).await,
+                        Ok(asked) => receiver.decide(&lane, &user, &contact, asked).await,
                         Err(error) => {
                             let (from, to) = (contact.name.as_str(), user.name().as_str());
                             let meta = Meta::new(from, to, "", "");

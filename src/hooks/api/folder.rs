@@ -29,7 +29,7 @@ use crate::{
         folder::{CONFIG, Folder},
         name::Name,
     },
-    store::{delivered, local},
+    store::local,
 };
 
 /// Names that a list may hold.
@@ -614,10 +614,8 @@ impl Handle {
         let age = Duration::from_secs(days.saturating_mul(86_400));
         let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
         let (dir, own) = (self.folder.dir(), self.folder.user().name().as_str());
-        let swept = || {
-            delivered::forget(dir)?;
-            Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?)
-        };
+        let swept =
+            || Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?);
         self.deeds
             .act(|| format!("folder.sweep({days})"), 0, swept)
             .map(|n| whole(n as u64))

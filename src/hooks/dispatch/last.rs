@@ -1,0 +1,56 @@
+//! How each script ended last, for `m2y hook list`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    clock,
+    event::Run,
+    store::journal::{self, Journal, LastRun, Pending, Task},
+};
+
+/// What ran since it was written down. It is only told to people, so the journal has it a
+/// moment later, however often a script runs meanwhile.
+#[derive(Clone, Default)]
+pub struct LastRuns(Arc<Mutex<HashMap<Script, LastRun>>>);
+
+/// Whose folder, the folder, the event, the script.
+type Script = (String, String, String, String);
+
+impl LastRuns {
+    /// Remembers how scripts ended.
+    pub fn note(&self, task: &Task, runs: &[Run]) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for run in runs {
+            let (verdict, words) = run.outcome.words();
+            let script = (
+                task.user.clone(),
+                task.folder.clone(),
+                run.event.section().to_owned(),
+                run.script.clone(),
+            );
+            let ended = LastRun {
+                time: clock::millis(),
+                micros: u64::try_from(run.took.as_micros()).unwrap_or(u64::MAX),
+                verdict: verdict.to_owned(),
+                words: run.error.as_deref().unwrap_or(words).to_owned(),
+            };
+            last.insert(script, ended);
+        }
+    }
+
+    /// Writes down what is news; `None` if nothing is.
+    pub fn write(&self, journal: &Journal) -> Option<Pending<()>> {
+        let last = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        (!last.is_empty()).then(|| {
+            journal.quietly(false, move |db| {
+                last.iter()
+                    .try_for_each(|((user, folder, event, script), run)| {
+                        journal::put_last_run(db, [user, folder, event, script], run)
+                    })
+            })
+        })
+    }
+}

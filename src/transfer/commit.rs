@@ -1,0 +1,304 @@
+//! From whole to safe: a finished file becomes durable and gets its name, many at a time.
+//!
+//! A flush takes milliseconds on a disk, for one file or for hundreds, so files of one
+//! folder that are whole at the same time share it. The steps, each for the whole group:
+//!
+//! 1. the `.meta` files get their last contents
+//! 2. bytes and `.meta` files are flushed, and the names that they have so far
+//! 3. the transfers and the events that will speak of them are written into the journal,
+//!    durably
+//! 4. the files get their names
+//! 5. the names are flushed
+//!
+//! Only then does a hook hear of a file, and its sender. A server that ends before step 3
+//! has nothing but hidden files, with which the senders go on; after it [`recover`] does
+//! what is left to do.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::Connection;
+use tokio::{sync::oneshot, task};
+use tracing::{error, info};
+
+use super::{
+    decide::logged,
+    partial::{Partial, hidden_name},
+};
+use crate::{
+    error::Error,
+    meta::Meta,
+    root::{Root, RootError, folder::Folder, name::Name},
+    store::{
+        Sink, Store,
+        delivered::{self, Key, State, Transfer},
+        group::Groups,
+        journal::{self, Journal, JournalError, Task},
+    },
+};
+
+/// Files of one group.
+const GROUP: usize = 256;
+
+/// From this many files on, one flush of everything is cheaper than one for each.
+const MANY: usize = 3;
+
+/// Bytes from which a file is flushed by itself, so that small ones do not wait for it.
+const LARGE: u64 = 1 << 20;
+
+/// A file whose bytes are all there.
+pub struct Whole {
+    /// Its names and its place.
+    pub partial: Partial,
+    /// Its bytes.
+    pub sink: Box<dyn Sink>,
+    /// What is known of it now.
+    pub meta: Meta,
+    /// The event that will speak of it, if a hook waits for that.
+    pub event: Option<Task>,
+}
+
+/// What became of it: the error says why it has not got its name.
+pub type Committed = (Partial, io::Result<()>);
+
+struct Waiting {
+    whole: Whole,
+    done: oneshot::Sender<Committed>,
+}
+
+/// Makes files safe. Copies of it are the same one.
+#[derive(Clone)]
+pub struct Committer {
+    journal: Journal,
+    reader: Arc<Mutex<Connection>>,
+    /// Files that wait, by their folder.
+    groups: Groups<PathBuf, Waiting>,
+}
+
+impl Committer {
+    /// A committer for the transfers of a journal.
+    pub fn new(journal: &Journal) -> Result<Self, JournalError> {
+        Ok(Self {
+            journal: journal.clone(),
+            reader: Arc::new(Mutex::new(journal.reader()?)),
+            groups: Groups::default(),
+        })
+    }
+
+    /// What is known of a transfer that came to its end before.
+    pub fn known(&self, key: &Key) -> Result<Option<Transfer>, Error> {
+        let db = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        delivered::find(&db, key).map_err(|e| logged(&io::Error::other(JournalError::from(e))))
+    }
+
+    /// Remembers that a transfer was refused. Nobody waits for that: forgotten, it is
+    /// decided about again.
+    pub fn refused(&self, transfer: Transfer) {
+        drop(
+            self.journal
+                .quietly(false, move |db| delivered::put(db, &transfer)),
+        );
+    }
+
+    /// Makes a file safe and gives it its name. With the error the file has no name, and
+    /// its event is forgotten. `None` if a thread of ours failed.
+    pub async fn commit(&self, mut whole: Whole) -> Option<Committed> {
+        if whole.meta.filesize.unwrap_or_default() >= LARGE {
+            let settling = move || {
+                let settled = whole.sink.settle();
+                (whole, settled)
+            };
+            let (back, settled) = task::spawn_blocking(settling).await.ok()?;
+            if let Err(error) = settled {
+                return Some((back.partial, Err(error)));
+            }
+            whole = back;
+        }
+        let (done, result) = oneshot::channel();
+        let folder = whole.partial.folder().path().to_owned();
+        if self.groups.bring(&folder, Waiting { whole, done }) {
+            let this = self.clone();
+            task::spawn_blocking(move || this.lead(&folder));
+        }
+        result.await.ok()
+    }
+
+    /// Commits what waits in a folder, group after group, until nothing waits.
+    fn lead(&self, folder: &PathBuf) {
+        while let Some(group) = self.groups.next(folder, GROUP) {
+            // Who waits for a group that panics is told by its channel.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.commit_group(group)));
+        }
+    }
+
+    fn commit_group(&self, group: Vec<Waiting>) {
+        let many = group.len() >= MANY;
+        let mut files = Vec::with_capacity(group.len());
+        // 1., and for a few files 2.
+        for Waiting { whole, done } in group {
+            let Whole {
+                mut partial,
+                mut sink,
+                meta,
+                event,
+            } = whole;
+            let finished = match many {
+                true => partial.update(meta),
+                false => sink.settle().and_then(|()| partial.update_durably(meta)),
+            };
+            match finished {
+                Ok(()) => files.push((partial, event, done)),
+                Err(error) => fail(done, partial, &error),
+            }
+        }
+        // 2.
+        let flushed = match files.first() {
+            None => return,
+            Some((partial, ..)) if many => partial.store().settle_all(),
+            Some(_) => Ok(()),
+        };
+        if let Err(error) = flushed {
+            for (partial, _, done) in files {
+                fail(done, partial, &error);
+            }
+            return;
+        }
+        // 3.
+        let rows: Vec<Transfer> = files
+            .iter()
+            .map(|(partial, ..)| partial.transfer(State::Whole))
+            .collect();
+        let (tasks, keys): (Vec<Option<Task>>, Vec<Key>) = files
+            .iter()
+            .map(|(partial, event, _)| (event.clone(), partial.key().clone()))
+            .unzip();
+        let written = self.journal.quietly(true, move |db| {
+            rows.iter().try_for_each(|row| delivered::put(db, row))?;
+            journal::insert(db, tasks.iter().flatten())
+        });
+        if let Err(error) = written.wait() {
+            let error = io::Error::other(error);
+            for (partial, _, done) in files {
+                fail(done, partial, &error);
+            }
+            return;
+        }
+        // 4.
+        let mut named = Vec::with_capacity(files.len());
+        let mut nameless = Vec::new();
+        for (mut partial, event, done) in files {
+            match partial.publish() {
+                Ok(()) => named.push((partial, done)),
+                Err(error) => {
+                    nameless.push((partial.key().clone(), event));
+                    fail(done, partial, &error);
+                }
+            }
+        }
+        if !nameless.is_empty() {
+            let undone = self.journal.quietly(false, move |db| {
+                nameless.iter().try_for_each(|(key, event)| {
+                    delivered::remove(db, key)?;
+                    event
+                        .as_ref()
+                        .map_or(Ok(()), |event| journal::remove(db, event))
+                })
+            });
+            if let Err(error) = undone.wait() {
+                error!("{error}");
+            }
+        }
+        // 5.
+        let names = match named.first() {
+            Some((partial, _)) => partial.store().settle_names(),
+            None => return,
+        };
+        if let Err(error) = &names {
+            // They have their names, and their hooks will hear of it; that the names
+            // survive a loss of power nobody may be told.
+            for (partial, done) in named {
+                fail(done, partial, error);
+            }
+            return;
+        }
+        drop(self.journal.quietly(false, move |db| {
+            keys.iter().try_for_each(|key| delivered::publish(db, key))
+        }));
+        for (partial, done) in named {
+            let _ = done.send((partial, Ok(())));
+        }
+    }
+}
+
+fn fail(done: oneshot::Sender<Committed>, partial: Partial, error: &io::Error) {
+    // Where nobody waits any more, the partial cleans up after itself.
+    let _ = done.send((partial, Err(copy(error))));
+}
+
+/// An error once more, for another file of the group.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// Does what a server that ended in the middle has left to do: files that are whole get
+/// their names, and what is older than anybody asks for is forgotten. Their events wait in
+/// the journal.
+///
+/// It belongs before everything else that looks into the journal.
+pub fn recover(
+    journal: &Journal,
+    root: &Root,
+    store_of: impl Fn(&Folder) -> Arc<dyn Store>,
+) -> Result<(), JournalError> {
+    let db = journal.reader()?;
+    let mut named = Vec::new();
+    for transfer in delivered::whole(&db)? {
+        match complete(root, &transfer, &store_of) {
+            Ok(()) => named.push(transfer.key),
+            Err(error) => error!(
+                user = transfer.key.user, folder = transfer.key.folder, stem = transfer.stem,
+                id = %transfer.key.id,
+                "cannot give a file its name that is whole: {error}"
+            ),
+        }
+    }
+    let written = journal.quietly(false, move |db| {
+        named
+            .iter()
+            .try_for_each(|key| delivered::publish(db, key))?;
+        delivered::forget(db)
+    });
+    written.wait().map(drop)
+}
+
+fn complete(
+    root: &Root,
+    transfer: &Transfer,
+    store_of: impl Fn(&Folder) -> Arc<dyn Store>,
+) -> io::Result<()> {
+    let Transfer { key, stem, .. } = transfer;
+    let folder = folder_of(root, key).map_err(io::Error::other)?;
+    let (store, hidden) = (store_of(&folder), hidden_name(key));
+    // Without it the file has its name already, or had it before a hook took it away.
+    if store.holds(&hidden)? {
+        store.publish(&hidden, &format!("{stem}.data"))?;
+        store.settle_names()?;
+        info!(
+            from = key.from, to = key.user, folder = key.folder, %stem, id = %key.id,
+            "received, before the server ended"
+        );
+    }
+    Ok(())
+}
+
+fn folder_of(root: &Root, key: &Key) -> Result<Folder, RootError> {
+    let user = root.user(&Name::user(&key.user)?)?;
+    user.folder(&Name::folder(&key.folder)?)
+}

@@ -1,0 +1,73 @@
+//! Work of one session that waits for a disk, done by one thread at a time.
+//!
+//! With many small files under way, a thread for each piece of work would spend its time
+//! on waking and being woken. Here whoever comes while another one's work is done leaves
+//! its own in a queue, and the thread takes all of that in one go. What it has to look up
+//! for that, it looks up once for all: nothing that is used is older than the oldest piece
+//! of work that waited.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use tokio::{sync::oneshot, task};
+
+use crate::{
+    error::{Code, Error},
+    hooks::Pinned,
+    root::{config::Config, folder::Folder},
+    store::{Store, group::Groups},
+};
+
+/// A folder as it is now, for transfers that begin.
+#[derive(Clone)]
+pub struct Place {
+    /// The folder.
+    pub folder: Folder,
+    /// Its m2y.config.
+    pub config: Arc<Config>,
+    /// Its scripts.
+    pub pinned: Pinned,
+    /// Where contents go.
+    pub store: Arc<dyn Store>,
+}
+
+/// What was looked up for the work that is done in one go, by the names of folders.
+pub type Places = HashMap<String, Result<Place, Error>>;
+
+type Work = Box<dyn FnOnce(&mut Places) + Send>;
+
+/// The queue of one session. Copies of it are the same one.
+#[derive(Clone, Default)]
+pub struct Lane(Groups<(), Work>);
+
+impl Lane {
+    /// Does work that waits for a disk where waiting holds nobody up.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Places) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (done, result) = oneshot::channel();
+        let work: Work = Box::new(move |places| {
+            let _ = done.send(work(places));
+        });
+        if self.0.bring(&(), work) {
+            let this = self.clone();
+            task::spawn_blocking(move || this.work());
+        }
+        let lost = || Error::new(Code::Failed, "the server failed, try later");
+        result.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    fn work(&self) {
+        while let Some(waiting) = self.0.next(&(), usize::MAX) {
+            let mut places = Places::new();
+            for work in waiting {
+                // Who waits for work that panics is told by its channel.
+                let _ = catch_unwind(AssertUnwindSafe(|| work(&mut places)));
+            }
+        }
+    }
+}

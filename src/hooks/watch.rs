@@ -553,12 +553,18 @@ impl Look<'_> {
             return Ok(());
         }
         let (user, folder) = (self.user.to_owned(), self.name.to_owned());
-        let written = self.worker.journal.write(!tasks.is_empty(), move |db| {
+        let journal = &self.worker.journal;
+        let events = !tasks.is_empty();
+        let known = move |db: &Connection| {
             for Change { file, is } in &changes {
                 known::put(db, &user, &folder, file, *is)?;
             }
             journal::insert(db, &tasks)
-        });
+        };
+        let written = match events {
+            true => journal.write(true, known),
+            false => journal.quietly(false, known),
+        };
         Ok(written.wait()?)
     }
 

@@ -31,6 +31,9 @@ pub const FILE: &str = "journal.sqlite";
 /// Writes that one transaction takes.
 const BATCH: usize = 256;
 
+/// Statements that a connection keeps at hand: all that there are.
+const STATEMENTS: usize = 64;
+
 /// How long one process waits for another one's transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -483,6 +486,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     // Readers do not wait for the writer, nor it for them.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "foreign_keys", "ON")?;
@@ -493,18 +497,24 @@ fn savepoint<T>(
     db: &Connection,
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
-    db.execute_batch("SAVEPOINT one")?;
+    run(db, "SAVEPOINT one")?;
     let result = work(db);
     // What one write did before it failed must not be committed with the others.
-    db.execute_batch(match result {
-        Ok(_) => "RELEASE one",
-        Err(_) => "ROLLBACK TO one; RELEASE one",
-    })?;
+    if result.is_err() {
+        run(db, "ROLLBACK TO one")?;
+    }
+    run(db, "RELEASE one")?;
     result
+}
+
+/// Runs a statement that is needed again and again.
+fn run(db: &Connection, sql: &str) -> rusqlite::Result<()> {
+    db.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 /// Commits what waits, batch after batch, until nobody can send more.
 fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: &Notify) {
+    let mut flushes = "";
     while let Ok(first) = waiting.recv() {
         let batch: Vec<Write> = std::iter::once(first)
             .chain(waiting.try_iter().take(BATCH - 1))
@@ -514,16 +524,21 @@ fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: &Notify) {
             true => "FULL",
             false => "NORMAL",
         };
-        let begun = db
-            .pragma_update(None, "synchronous", level)
-            .and_then(|()| db.execute_batch("BEGIN IMMEDIATE"));
+        let begun = match level == flushes {
+            true => Ok(()),
+            false => db.pragma_update(None, "synchronous", level),
+        };
+        let begun = begun.and_then(|()| {
+            flushes = level;
+            run(db, "BEGIN IMMEDIATE")
+        });
         let ((announce, told), result) = match begun {
             Ok(()) => {
                 let done: (Vec<Announce>, Vec<bool>) =
                     batch.into_iter().map(|write| (write.work)(db)).unzip();
-                let committed = db.execute_batch("COMMIT");
+                let committed = run(db, "COMMIT");
                 if committed.is_err() {
-                    let _ = db.execute_batch("ROLLBACK");
+                    let _ = run(db, "ROLLBACK");
                 }
                 (done, committed)
             }

@@ -229,7 +229,8 @@ impl Partial {
         let text = meta.to_file();
         self.subject.meta = meta;
         let name = self.subject.meta_file();
-        file::replace_unflushed(self.folder.dir(), &name, 0o644, &text)
+        // It is not final before the file has its name, and nobody counts on it.
+        file::overwrite_unflushed(self.folder.dir(), &name, 0o644, &text)
     }
 
     /// Leaves the `.meta` in the folder, as a record of what was refused.

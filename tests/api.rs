@@ -247,7 +247,7 @@ fn a_name_that_leads_elsewhere_is_refused_by_every_function() {
         ".",
         "..",
         ".hidden",
-        ".delivered",
+        ".quarantine",
         "a\\x00b",
         &long,
     ] {

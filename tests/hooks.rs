@@ -505,7 +505,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
         "folder.read(\"../../privateKey/roland-frei.data\");",
         "without a path",
     ),
-    ("hidden name", "folder.read(\".delivered\");", "hidden"),
+    ("hidden name", "folder.read(\".quarantine\");", "hidden"),
     (
         "script that writes a script",
         "folder.write(\"hook.rhai\", \"\");",

@@ -1126,6 +1126,14 @@ impl Store for Faulty {
         self.inner.publish(partial, name)
     }
 
+    fn settle_names(&self) -> io::Result<()> {
+        self.inner.settle_names()
+    }
+
+    fn settle_all(&self) -> io::Result<()> {
+        self.inner.settle_all()
+    }
+
     fn discard(&self, partial: &str) {
         self.inner.discard(partial);
     }

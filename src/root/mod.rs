@@ -13,7 +13,6 @@
 //!     contacts.ini                     [CONTACT] address = host:port
 //!     .openings/CONTACT                by which a recorded opening is known again
 //!     FOLDER/m2y.config                what makes a directory an m2y-folder
-//!     FOLDER/.delivered/CONTACT-ID     by which a retry is known again
 //!     FOLDER/.quarantine/              files that a hook put out of sight
 //! ```
 //!

@@ -41,6 +41,10 @@ use crate::{
 /// How often a sender hears that its receiver is still there, at least.
 const WORKING: Duration = Duration::from_secs(5);
 
+/// Bytes of records for the sender up to which more is taken from it: one that asks and
+/// asks and does not read the answers has to wait.
+const UNREAD: usize = 1 << 20;
+
 /// Makes the store of a folder.
 pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
 
@@ -180,8 +184,8 @@ struct Resuming {
 /// The part of a file that is there.
 struct Prefix {
     arrival: Arrival,
-    digest: [u8; DIGEST_LEN],
-    crc: crc32fast::Hasher,
+    /// What it is, where it could be read.
+    read: Option<([u8; DIGEST_LEN], crc32fast::Hasher)>,
 }
 
 /// What was done beside the records.
@@ -189,7 +193,7 @@ enum Done {
     Decided(u32, Decision),
     /// A file was stored, or was not.
     Stored(u32, Box<Stored>),
-    Digested(u32, Result<Box<Prefix>, io::Error>),
+    Digested(u32, Result<Box<Prefix>, task::JoinError>),
     /// It begins at that offset.
     Ready(u32, Result<(Incoming, u64), io::Error>),
 }
@@ -360,15 +364,10 @@ impl Session<'_> {
         self.resuming.insert(transfer, Resuming::default());
         self.tasks.spawn(async move {
             let digesting = task::spawn_blocking(move || {
-                let (digest, crc) = arrival.partial.digest(arrival.held)?;
-                Ok(Box::new(Prefix {
-                    arrival,
-                    digest,
-                    crc,
-                }))
+                let read = arrival.partial.digest(arrival.held).ok();
+                Box::new(Prefix { arrival, read })
             });
-            let digested = digesting.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-            Done::Digested(transfer, digested)
+            Done::Digested(transfer, digesting.await)
         });
         Ok(())
     }
@@ -399,18 +398,14 @@ impl Session<'_> {
             return Ok(());
         };
         self.resuming.remove(&transfer);
-        let Prefix {
-            arrival,
-            digest,
-            crc,
-        } = *prefix;
-        if digest == theirs {
+        let Prefix { arrival, read } = *prefix;
+        if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
             let held = arrival.held;
             let incoming = self.incoming(arrival, held, crc)?;
             self.granted.insert(transfer, incoming);
             return self.say(Kind::Resume, transfer, &record::encode_offset(held));
         }
-        // Another file, or bytes that were never flushed: from the beginning.
+        // Another file, or bytes that were never flushed or cannot be read: from the beginning.
         let mut incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
         self.tasks.spawn(async move {
             let beginning = task::spawn_blocking(move || {
@@ -457,7 +452,8 @@ impl Session<'_> {
         let mut tick = ticks(&self.receiver.settings);
         channel.reader.widen(RECEIVE_BUFFER);
         loop {
-            if let Some(mut idle) = stage.take() {
+            let listens = self.out.len() < UNREAD || ended.is_some();
+            if let Some(mut idle) = stage.take_if(|_| listens) {
                 match channel.reader.take() {
                     Ok(Some(mut batch)) => {
                         work = Some(task::spawn_blocking(move || {
@@ -655,10 +651,8 @@ impl Session<'_> {
                 self.granted.insert(transfer, incoming);
                 self.say(Kind::Resume, transfer, &record::encode_offset(offset))
             }
-            Done::Digested(transfer, Err(error)) | Done::Ready(transfer, Err(error)) => {
-                self.resuming.remove(&transfer);
-                self.fail(transfer, &ReceiveError::Store(error))
-            }
+            Done::Digested(_, Err(_)) => Err(ReceiveError::Failed),
+            Done::Ready(transfer, Err(error)) => self.fail(transfer, &ReceiveError::Store(error)),
         }
     }
 

@@ -502,13 +502,14 @@ impl Session<'_> {
                     };
                     reader.recycle(batch);
                     stage = Some(back);
-                    result.and_then(|()| {
-                        news.into_iter().try_for_each(|news| self.take(news, &mut closing))
-                    })
+                    // What was told before a fault holds.
+                    self.take_all(news, &mut closing).and(result)
                 }
                 Some(done) = self.tasks.join_next() => {
                     let mut result = self.finish(done.ok());
-                    while let (Ok(()), Some(done)) = (&result, self.tasks.try_join_next()) {
+                    while result.is_ok()
+                        && let Some(done) = self.tasks.try_join_next()
+                    {
                         result = self.finish(done.ok());
                     }
                     result
@@ -537,10 +538,30 @@ impl Session<'_> {
                 }
             };
             if let Err(error) = outcome {
-                if let Some(work) = work.take() {
-                    stage = work.await.ok().map(|(back, ..)| back);
+                if let Some(work) = work.take()
+                    && let Ok((back, _, news, _)) = work.await
+                {
+                    self.leave_all(news);
+                    stage = Some(back);
                 }
                 return (stage, Some(error));
+            }
+        }
+    }
+
+    /// What records brought, up to the first thing that does not belong there.
+    fn take_all(&mut self, news: Vec<News>, closing: &mut bool) -> Result<(), ReceiveError> {
+        let mut news = news.into_iter();
+        let result = news.try_for_each(|news| self.take(news, closing));
+        self.leave_all(news);
+        result
+    }
+
+    /// What came behind the end of the session: the next attempt goes on with it.
+    fn leave_all(&self, news: impl IntoIterator<Item = News>) {
+        for news in news {
+            if let News::Complete(_, received) = news {
+                self.leave(received.arrival);
             }
         }
     }

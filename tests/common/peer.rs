@@ -173,6 +173,16 @@ impl Side {
         let _ = self.stream.write_all(&record).await;
     }
 
+    /// Says something many times; returns how many bytes that were.
+    pub async fn say_often(&mut self, kind: Kind, transfer: u32, times: usize) -> usize {
+        let mut records = Vec::new();
+        for _ in 0..times {
+            records.extend(self.outgoing.record(kind, transfer, &[]).unwrap());
+        }
+        let _ = self.stream.write_all(&records).await;
+        records.len()
+    }
+
     /// Waits for the next record that says something; `None` at the end.
     pub async fn hear(&mut self) -> Option<(Head, Vec<u8>)> {
         loop {
@@ -219,7 +229,7 @@ impl Side {
         let _ = self.stream.write_all(&record).await;
     }
 
-    /// Sends all blocks, or those behind an offset.
+    /// Sends all blocks of these bytes.
     pub async fn blocks(&mut self, transfer: u32, bytes: &[u8]) {
         let mut pieces = bytes.chunks(MAX_BODY).peekable();
         while let Some(piece) = pieces.next() {

@@ -710,7 +710,7 @@ async fn forgetful(server: String, losses: usize) -> (String, Arc<AtomicUsize>) 
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
-                    done = down => drop(done.unwrap()),
+                    done = down => done.unwrap(),
                     () = up => {}
                 }
                 count.fetch_add(1, Ordering::SeqCst);

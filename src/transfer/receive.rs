@@ -194,8 +194,8 @@ enum Done {
     /// A file was stored, or was not.
     Stored(u32, Box<Stored>),
     Digested(u32, Result<Box<Prefix>, task::JoinError>),
-    /// It begins at that offset.
-    Ready(u32, Result<(Incoming, u64), io::Error>),
+    /// It comes from its beginning.
+    Ready(u32, Result<Box<Incoming>, io::Error>),
 }
 
 struct Stored {
@@ -410,7 +410,7 @@ impl Session<'_> {
         self.tasks.spawn(async move {
             let beginning = task::spawn_blocking(move || {
                 incoming.begin_again()?;
-                Ok((incoming, 0))
+                Ok(Box::new(incoming))
             });
             let ready = beginning.await.unwrap_or_else(|e| Err(io::Error::other(e)));
             Done::Ready(transfer, ready)
@@ -668,9 +668,9 @@ impl Session<'_> {
                 }
                 self.resume(transfer)
             }
-            Done::Ready(transfer, Ok((incoming, offset))) => {
-                self.granted.insert(transfer, incoming);
-                self.say(Kind::Resume, transfer, &record::encode_offset(offset))
+            Done::Ready(transfer, Ok(incoming)) => {
+                self.granted.insert(transfer, *incoming);
+                self.say(Kind::Resume, transfer, &record::encode_offset(0))
             }
             Done::Digested(_, Err(_)) => Err(ReceiveError::Failed),
             Done::Ready(transfer, Err(error)) => self.fail(transfer, &ReceiveError::Store(error)),
@@ -692,7 +692,7 @@ impl Session<'_> {
                 // Nobody waits for it any more.
                 Ok(Done::Decided(_, Decision::Taken(arrival))) => self.leave(*arrival),
                 Ok(Done::Digested(_, Ok(prefix))) => self.leave(prefix.arrival),
-                Ok(Done::Ready(_, Ok((incoming, _)))) => self.leave(incoming.into_arrival()),
+                Ok(Done::Ready(_, Ok(incoming))) => self.leave(incoming.into_arrival()),
                 Ok(done @ Done::Stored(..)) => self.finish(Some(done))?,
                 _ => {}
             }

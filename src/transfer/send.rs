@@ -74,6 +74,9 @@ struct Transfer<J> {
     is_sealing: bool,
 }
 
+/// What the own file has where the receiver has something of a transfer.
+type Digested = (u32, Result<([u8; 32], crc32fast::Hasher), Error>);
+
 /// A session at work.
 pub struct Session<'a, J> {
     channel: Channel,
@@ -91,7 +94,7 @@ pub struct Session<'a, J> {
     /// Small records that wait to be written, and how far.
     out: Vec<u8>,
     written: usize,
-    digests: JoinSet<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
+    digests: JoinSet<Digested>,
     results: mpsc::UnboundedSender<Sent<J>>,
 }
 
@@ -408,10 +411,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
     }
 
     /// Tells the receiver what the own file has where it has something already.
-    fn digested(
-        &mut self,
-        digest: Option<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
-    ) -> Result<(), Error> {
+    fn digested(&mut self, digest: Option<Digested>) -> Result<(), Error> {
         let lost = || Error::new(Code::Failed, "the file could not be read");
         let (transfer, digest) = digest.ok_or_else(lost)?;
         match digest {

@@ -236,13 +236,16 @@ async fn killed(who: Who, kills: usize) {
     let (mut random, mut seen) = (Random(who as u64), HashMap::new());
     let mut server = Process::serve(&world.there);
     let (mut metas, mut done_kills, mut acknowledged) = (Vec::new(), 0, HashSet::new());
+    // Within so many microseconds somebody dies: about as long as all of it takes, on a
+    // machine that may have more to do.
+    let mut within = 100_000;
     while done_kills < kills {
         while metas.len() < 4 {
             let len = [0, 1_000, 100_000, 2_000_000][random.below(4)];
             let len = len + random.below(len / 2 + 1);
             metas.push(files.make(&world, len));
         }
-        let wait = Duration::from_micros(random.below(120_000) as u64);
+        let wait = Duration::from_micros(random.below(within) as u64);
         let (address, sent) = (server.address.clone(), metas.clone());
         let in_process = who == Who::Server;
         let task = in_process.then(|| {
@@ -276,7 +279,13 @@ async fn killed(who: Who, kills: usize) {
         }
         // What is visible is right, and what was acknowledged is visible.
         files.check(&world, &mut seen);
+        let before = acknowledged.len();
         acknowledged.extend(done(&world));
+        within = match acknowledged.len() - before {
+            0 => (within + within / 4).min(5_000_000),
+            4 => (within - within / 4).max(10_000),
+            _ => within,
+        };
         let visible: HashSet<&String> = seen.values().collect();
         for file in &acknowledged {
             assert!(

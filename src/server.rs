@@ -404,7 +404,9 @@ impl Connection {
         };
         if let Err(error) = answered {
             let ending = move || {
-                first.map(|arrival| arrival.end(&ReceiveError::Channel(error)));
+                if let Some(arrival) = first {
+                    arrival.end(&ReceiveError::Channel(error));
+                }
             };
             let _ = task::spawn_blocking(ending).await;
             return Ok(());

@@ -109,6 +109,27 @@ fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+/// Bytes of the hidden file of a transfer that was cut.
+fn held(folder: &Path) -> u64 {
+    let hidden = names(folder, ".partial").pop();
+    hidden.map_or(0, |hidden| {
+        fs::metadata(folder.join(hidden)).map_or(0, |about| about.len())
+    })
+}
+
+/// Numbers that look random and are the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -1281,17 +1302,17 @@ async fn cutting(server: String, after: usize) -> (String, Arc<AtomicBool>) {
 /// Cuts a file of 20 MiB at places all over it, again and again; sends it until it is
 /// delivered, and then the next one.
 async fn cut(cuts: usize) {
-    const LEN: usize = 20 << 20;
+    const LEN: u64 = 20 << 20;
     let world = World::new("[OnMeta]\n[OnReceived]\nnote.rhai\n");
     world.script("note.rhai", "notify.inbox(meta.filename);");
     let server = Process::serve(&world.there);
-    let mut random = noise(8 * cuts).into_iter();
+    let mut random = Random(1);
+    // A place in what is left, or now and then behind it, so that a file comes to its end.
     let mut place = || {
-        let bytes: Vec<u8> = random.by_ref().take(8).collect();
-        let number = u64::from_le_bytes(bytes.try_into().unwrap());
-        1 + (number % LEN as u64) as usize
+        let left = LEN - held(&world.photo());
+        1 + random.below(left + left / 4 + 65_536) as usize
     };
-    let bytes = noise(LEN);
+    let bytes = noise(LEN as usize);
     let (mut done, mut files) = (0, 0);
     while done < cuts {
         let meta = world.meta("photo", &world.file(&format!("{files}"), &bytes));

@@ -22,7 +22,7 @@ use m2y::{
         keys::PrivateKey,
         seal::{Key, Seal},
     },
-    meta::{FileKey, Meta, TransferId, Wire},
+    meta::{Features, FileKey, Meta, TransferId, Wire},
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
@@ -32,6 +32,7 @@ use m2y::{
 };
 use rsa::rand_core::{TryCryptoRng, TryRng};
 use serde_json::{Value, json};
+use sha2::Digest;
 use zeroize::Zeroizing;
 
 /// Gives the bytes that it was made with, then those of the system: what comes last
@@ -243,6 +244,85 @@ fn session_vectors() -> Value {
     })
 }
 
+/// The records of a further file that goes on where another attempt broke off.
+fn resume_vectors() -> Value {
+    let share = |secret: u8| Share::new(&mut Fixed::new(&[&[secret; 32]])).unwrap();
+    let (client_x, server_x, transcript) = (7, 8, [10; 32]);
+    let server_share = share(server_x).public;
+    let keys = SessionKeys::derive(
+        share(client_x),
+        &server_share,
+        &[1; 32],
+        &[4; 32],
+        &transcript,
+    )
+    .unwrap();
+    let prefix: Vec<u8> = (0..record::MAX_BODY).map(|n| (n % 251) as u8).collect();
+    let rest = b"hello, world";
+    let file = [&prefix, rest.as_slice()].concat();
+
+    let mut further = meta();
+    further.filesize = Some(file.len() as u64);
+    let request = Wire {
+        features: Features {
+            resume: true,
+            files: 0,
+        },
+        ..Wire::request(further.clone())
+    };
+    let reply = Wire {
+        filekey: Some(FileKey(Zeroizing::new([9; 32]))),
+        offset: prefix.len() as u64,
+        features: Features {
+            resume: true,
+            files: 64,
+        },
+        ..Wire::request(further.clone())
+    };
+    let (request_json, reply_json) = (request.to_json(), reply.to_json());
+    let (mut crc, digest) = (crc32fast::Hasher::new(), sha2::Sha256::digest(&prefix));
+    crc.update(&file);
+    let crc = crc.finalize();
+
+    let block_key = keys.file_key(reply.filekey.as_ref().unwrap(), &further.id.unwrap());
+    let head = Head {
+        kind: Kind::Block,
+        last: true,
+        transfer: 1,
+        len: rest.len(),
+    };
+    let mut block = [&[0; 12], rest.as_slice(), &[0; 16]].concat();
+    let mut blocks = Stream::new(&block_key).unwrap();
+    blocks.seal(head, &mut block).unwrap();
+    let mut client = Stream::new(&keys.client).unwrap();
+    let mut server = Stream::new(&keys.server).unwrap();
+    let mut said = |kind, body: &[u8]| hex::encode(client.record(kind, 1, body).unwrap());
+    let mut answered = |kind, body: &[u8]| hex::encode(server.record(kind, 1, body).unwrap());
+    json!({
+        "what": "records of a session: a further file, of which the server has the first 65,536 bytes",
+        "client_x25519_private": hex::encode([client_x; 32]),
+        "server_share": hex::encode(server_share),
+        "opening_secret": hex::encode([1; 32]), "answer_secret": hex::encode([4; 32]),
+        "transcript": hex::encode(transcript),
+        "client_key": hex::encode(keys.client.as_bytes()),
+        "server_key": hex::encode(keys.server.as_bytes()),
+        "block_key": hex::encode(block_key.as_bytes()),
+        "held": "65,536 bytes: the remainders of 0, 1, 2 ... by 251",
+        "rest": hex::encode(rest), "sha256_of_held": hex::encode(digest), "crc": crc,
+        "meta": request_json.as_str(), "answer": reply_json.as_str(),
+        "records": [
+            { "who": "client", "kind": "meta", "bytes": said(Kind::Meta, request_json.as_bytes()) },
+            { "who": "server", "kind": "answer", "bytes": answered(Kind::Answer, reply_json.as_bytes()) },
+            { "who": "client", "kind": "resume", "bytes": said(Kind::Resume, &digest) },
+            { "who": "server", "kind": "resume",
+                "bytes": answered(Kind::Resume, &record::encode_offset(reply.offset)) },
+            { "who": "client", "kind": "block", "bytes": hex::encode(block) },
+            { "who": "client", "kind": "trailer", "bytes": said(Kind::Trailer, &record::encode_trailer(crc)) },
+            { "who": "server", "kind": "ack", "bytes": answered(Kind::Ack, record::ACK) },
+        ],
+    })
+}
+
 fn compare(name: &str, computed: &Value) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/vectors")
@@ -300,6 +380,38 @@ fn the_bytes_of_a_session_are_those_of_the_vectors() {
             .unwrap();
         let reply = Wire::from_json(&opened.contents.json).unwrap();
         assert_eq!(*reply.filekey.unwrap().0, [9; 32]);
+    }
+}
+
+#[test]
+fn the_records_of_a_file_that_goes_on_are_those_of_the_vectors() {
+    let vectors = compare("resume.json", &resume_vectors());
+    let bytes = |value: &Value| hex::decode(value.as_str().unwrap()).unwrap();
+    let stream = |key: &str| {
+        let key = bytes(&vectors[key]).try_into().unwrap();
+        Stream::new(&Key::new(key)).unwrap()
+    };
+    let (mut client, mut server) = (stream("client_key"), stream("server_key"));
+    let mut blocks = stream("block_key");
+    for said in vectors["records"].as_array().unwrap() {
+        let mut record = bytes(&said["bytes"]);
+        let (head, sealed) = record::split(&mut record).unwrap().unwrap();
+        let stream = match (head.kind, said["who"].as_str().unwrap()) {
+            (Kind::Block, _) => &mut blocks,
+            (_, "client") => &mut client,
+            _ => &mut server,
+        };
+        let body = stream.open(head, sealed).unwrap();
+        match head.kind {
+            Kind::Answer => {
+                let reply = Wire::from_json(body).unwrap();
+                assert_eq!((reply.offset, reply.features.files), (65_536, 64));
+            }
+            Kind::Resume if said["who"] == "server" => {
+                assert_eq!(record::decode_offset(body), Ok(65_536));
+            }
+            _ => {}
+        }
     }
 }
 

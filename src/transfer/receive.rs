@@ -43,6 +43,10 @@ use crate::{
 /// How often a sender hears that its receiver is still there, at least.
 const WORKING: Duration = Duration::from_secs(5);
 
+/// Bytes of records for the sender up to which more is taken from it: one that asks and
+/// asks and does not read the answers has to wait.
+const UNREAD: usize = 1 << 20;
+
 /// Makes the store of a folder.
 pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
 
@@ -185,8 +189,8 @@ struct Resuming {
 /// The part of a file that is there.
 struct Prefix {
     arrival: Arrival,
-    digest: [u8; DIGEST_LEN],
-    crc: crc32fast::Hasher,
+    /// What it is, where it could be read.
+    read: Option<([u8; DIGEST_LEN], crc32fast::Hasher)>,
 }
 
 /// What was done beside the records.
@@ -194,9 +198,9 @@ enum Done {
     Decided(u32, Decision),
     /// A file was stored, or was not.
     Stored(u32, Box<Stored>),
-    Digested(u32, Result<Box<Prefix>, io::Error>),
-    /// It begins at that offset.
-    Ready(u32, Result<(Incoming, u64), io::Error>),
+    Digested(u32, Result<Box<Prefix>, task::JoinError>),
+    /// It comes from its beginning.
+    Ready(u32, Result<Box<Incoming>, io::Error>),
 }
 
 struct Stored {
@@ -373,15 +377,10 @@ impl Session<'_> {
         self.resuming.insert(transfer, Resuming::default());
         self.tasks.spawn(async move {
             let digesting = task::spawn_blocking(move || {
-                let (digest, crc) = arrival.partial.digest(arrival.held)?;
-                Ok(Box::new(Prefix {
-                    arrival,
-                    digest,
-                    crc,
-                }))
+                let read = arrival.partial.digest(arrival.held).ok();
+                Box::new(Prefix { arrival, read })
             });
-            let digested = digesting.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-            Done::Digested(transfer, digested)
+            Done::Digested(transfer, digesting.await)
         });
         Ok(())
     }
@@ -412,23 +411,19 @@ impl Session<'_> {
             return Ok(());
         };
         self.resuming.remove(&transfer);
-        let Prefix {
-            arrival,
-            digest,
-            crc,
-        } = *prefix;
-        if digest == theirs {
+        let Prefix { arrival, read } = *prefix;
+        if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
             let held = arrival.held;
             let incoming = self.incoming(arrival, held, crc)?;
             self.granted.insert(transfer, incoming);
             return self.say(Kind::Resume, transfer, &record::encode_offset(held));
         }
-        // Another file, or bytes that were never flushed: from the beginning.
+        // Another file, or bytes that were never flushed or cannot be read: from the beginning.
         let mut incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
         self.tasks.spawn(async move {
             let beginning = task::spawn_blocking(move || {
                 incoming.begin_again()?;
-                Ok((incoming, 0))
+                Ok(Box::new(incoming))
             });
             let ready = beginning.await.unwrap_or_else(|e| Err(io::Error::other(e)));
             Done::Ready(transfer, ready)
@@ -470,7 +465,8 @@ impl Session<'_> {
         let mut tick = ticks(&self.receiver.settings);
         channel.reader.widen(RECEIVE_BUFFER);
         loop {
-            if let Some(mut idle) = stage.take() {
+            let listens = self.out.len() < UNREAD || ended.is_some();
+            if let Some(mut idle) = stage.take_if(|_| listens) {
                 match channel.reader.take() {
                     Ok(Some(mut batch)) => {
                         work = Some(task::spawn_blocking(move || {
@@ -519,13 +515,14 @@ impl Session<'_> {
                     };
                     reader.recycle(batch);
                     stage = Some(back);
-                    result.and_then(|()| {
-                        news.into_iter().try_for_each(|news| self.take(news, &mut closing))
-                    })
+                    // What was told before a fault holds.
+                    self.take_all(news, &mut closing).and(result)
                 }
                 Some(done) = self.tasks.join_next() => {
                     let mut result = self.finish(done.ok());
-                    while let (Ok(()), Some(done)) = (&result, self.tasks.try_join_next()) {
+                    while result.is_ok()
+                        && let Some(done) = self.tasks.try_join_next()
+                    {
                         result = self.finish(done.ok());
                     }
                     result
@@ -554,10 +551,30 @@ impl Session<'_> {
                 }
             };
             if let Err(error) = outcome {
-                if let Some(work) = work.take() {
-                    stage = work.await.ok().map(|(back, ..)| back);
+                if let Some(work) = work.take()
+                    && let Ok((back, _, news, _)) = work.await
+                {
+                    self.leave_all(news);
+                    stage = Some(back);
                 }
                 return (stage, Some(error));
+            }
+        }
+    }
+
+    /// What records brought, up to the first thing that does not belong there.
+    fn take_all(&mut self, news: Vec<News>, closing: &mut bool) -> Result<(), ReceiveError> {
+        let mut news = news.into_iter();
+        let result = news.try_for_each(|news| self.take(news, closing));
+        self.leave_all(news);
+        result
+    }
+
+    /// What came behind the end of the session: the next attempt goes on with it.
+    fn leave_all(&self, news: impl IntoIterator<Item = News>) {
+        for news in news {
+            if let News::Complete(_, received) = news {
+                self.leave(received.arrival);
             }
         }
     }
@@ -664,14 +681,12 @@ impl Session<'_> {
                 }
                 self.resume(transfer)
             }
-            Done::Ready(transfer, Ok((incoming, offset))) => {
-                self.granted.insert(transfer, incoming);
-                self.say(Kind::Resume, transfer, &record::encode_offset(offset))
+            Done::Ready(transfer, Ok(incoming)) => {
+                self.granted.insert(transfer, *incoming);
+                self.say(Kind::Resume, transfer, &record::encode_offset(0))
             }
-            Done::Digested(transfer, Err(error)) | Done::Ready(transfer, Err(error)) => {
-                self.resuming.remove(&transfer);
-                self.fail(transfer, &ReceiveError::Store(error))
-            }
+            Done::Digested(_, Err(_)) => Err(ReceiveError::Failed),
+            Done::Ready(transfer, Err(error)) => self.fail(transfer, &ReceiveError::Store(error)),
         }
     }
 
@@ -690,7 +705,7 @@ impl Session<'_> {
                 // Nobody waits for it any more.
                 Ok(Done::Decided(_, Decision::Taken(arrival))) => self.leave(*arrival),
                 Ok(Done::Digested(_, Ok(prefix))) => self.leave(prefix.arrival),
-                Ok(Done::Ready(_, Ok((incoming, _)))) => self.leave(incoming.into_arrival()),
+                Ok(Done::Ready(_, Ok(incoming))) => self.leave(incoming.into_arrival()),
                 Ok(done @ Done::Stored(..)) => self.finish(Some(done))?,
                 _ => {}
             }

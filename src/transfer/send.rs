@@ -74,6 +74,9 @@ struct Transfer<J> {
     is_sealing: bool,
 }
 
+/// What the own file has where the receiver has something of a transfer.
+type Digested = (u32, Result<([u8; 32], crc32fast::Hasher), Error>);
+
 /// A session at work.
 pub struct Session<'a, J> {
     channel: Channel,
@@ -91,7 +94,7 @@ pub struct Session<'a, J> {
     /// Small records that wait to be written, and how far.
     out: Vec<u8>,
     written: usize,
-    digests: JoinSet<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
+    digests: JoinSet<Digested>,
     results: mpsc::UnboundedSender<Sent<J>>,
 }
 
@@ -355,14 +358,25 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         Ok(())
     }
 
+    /// Takes a transfer out of the open ones, if the receiver may speak of it so.
+    fn expect(
+        &mut self,
+        transfer: u32,
+        may: impl FnOnce(&Transfer<J>) -> bool,
+    ) -> Result<Transfer<J>, WireError> {
+        match self.open.remove(&transfer) {
+            Some(about) if may(&about) => Ok(about),
+            about => {
+                // It ends with the session, and its sender is told.
+                about.map(|about| self.open.insert(transfer, about));
+                Err(WireError::Record)
+            }
+        }
+    }
+
     /// The receiver's answer to a meta.
     fn answered(&mut self, transfer: u32, reply: Wire) -> Result<(), WireError> {
-        let Some(mut about) = self.open.remove(&transfer) else {
-            return Err(WireError::Record);
-        };
-        if about.reply.is_some() {
-            return Err(WireError::Record);
-        }
+        let mut about = self.expect(transfer, |about| about.reply.is_none())?;
         if let Err(error) = granted(&reply, &about.asked) {
             self.tell(about.job, Err(error));
             return Ok(());
@@ -397,10 +411,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
     }
 
     /// Tells the receiver what the own file has where it has something already.
-    fn digested(
-        &mut self,
-        digest: Option<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
-    ) -> Result<(), Error> {
+    fn digested(&mut self, digest: Option<Digested>) -> Result<(), Error> {
         let lost = || Error::new(Code::Failed, "the file could not be read");
         let (transfer, digest) = digest.ok_or_else(lost)?;
         match digest {
@@ -417,17 +428,12 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
 
     /// The receiver says where the blocks begin.
     fn resumed(&mut self, transfer: u32, offset: u64) -> Result<(), WireError> {
-        let Some(mut about) = self.open.remove(&transfer) else {
-            return Err(WireError::Record);
-        };
-        let held = about.reply.as_ref().map_or(0, |reply| reply.offset);
-        let (Some(crc), true) = (about.prefix.take(), offset == held || offset == 0) else {
-            return Err(WireError::Record);
-        };
-        let crc = match offset {
-            0 => crc32fast::Hasher::new(),
-            _ => crc,
-        };
+        let mut about = self.expect(transfer, |about| {
+            let held = about.reply.as_ref().map_or(0, |reply| reply.offset);
+            about.prefix.is_some() && (offset == held || offset == 0)
+        })?;
+        let prefix = about.prefix.take().filter(|_| offset > 0);
+        let crc = prefix.unwrap_or_default();
         self.observer.moved(offset);
         self.begin(transfer, about, offset, crc)
     }
@@ -524,14 +530,13 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
     }
 
     fn acked(&mut self, transfer: u32) -> Result<(), WireError> {
-        let Some(about) = self.open.remove(&transfer) else {
-            return Err(WireError::Record);
-        };
-        let (Some(crc), Some(reply)) = (about.crc, &about.reply) else {
-            return Err(WireError::Record);
-        };
+        let about = self.expect(transfer, |about| about.crc.is_some())?;
         self.observer.step(15, format_args!("got ACK"));
-        let meta = delivered(&about.asked, &reply.meta, Some(crc));
+        let reply = about
+            .reply
+            .as_ref()
+            .map_or(&about.asked, |reply| &reply.meta);
+        let meta = delivered(&about.asked, reply, about.crc);
         self.tell(about.job, Ok(meta));
         Ok(())
     }

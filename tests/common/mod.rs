@@ -34,6 +34,8 @@ use m2y::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+pub mod peer;
+
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");
 
 pub const ZHENQIANG: &str = "zhenqiang";

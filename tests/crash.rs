@@ -434,10 +434,23 @@ impl Store for Mortal {
     fn publish(&self, partial: &str, name: &str) -> io::Result<()> {
         self.death.comes_to("publish");
         self.inner.publish(partial, name)?;
-        // Until here the name may be lost.
         self.death.comes_to("renamed");
+        Ok(())
+    }
+
+    fn settle_names(&self) -> io::Result<()> {
+        self.inner.settle_names()?;
+        // Until here the name may be lost.
         fs::write(&self.flushed, "published").unwrap();
         self.death.comes_to("published");
+        Ok(())
+    }
+
+    fn settle_all(&self) -> io::Result<()> {
+        self.death.comes_to("settle");
+        self.inner.settle_all()?;
+        fs::write(&self.flushed, "settled").unwrap();
+        self.death.comes_to("settled");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! ROOT/
 //!   m2y.ini                            settings of the server
-//!   journal.sqlite                     what still has to happen, what scripts keep
+//!   journal.sqlite                     what still has to happen, what has come, what scripts keep
 //!   hash2user/<16 hex digits>.txt      SHA-256(username)[..8] -> username
 //!   scripts/                           scripts for all folders
 //!   user/NAME/

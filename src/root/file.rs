@@ -87,7 +87,7 @@ pub fn open_itself(dir: &Dir, name: &str) -> io::Result<(File, Metadata)> {
 }
 
 /// Reads what is left of an open file, at most `limit` bytes.
-pub fn read_open(file: File, limit: u64) -> io::Result<Vec<u8>> {
+pub fn read_open(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -157,6 +157,55 @@ pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
     sync(dir)
 }
 
+/// A new file that has no name yet that anybody looks for. It is not flushed: after a loss
+/// of power it may be empty.
+pub struct Unnamed<'a> {
+    dir: &'a Dir,
+    temporary: String,
+    /// The file, open to write.
+    pub file: File,
+    is_named: bool,
+}
+
+impl<'a> Unnamed<'a> {
+    /// Writes the file.
+    pub fn write(dir: &'a Dir, mode: u32, bytes: &[u8]) -> io::Result<Self> {
+        let temporary = temporary()?;
+        let file = create_empty(dir, &temporary, mode)?;
+        let mut unnamed = Self {
+            dir,
+            temporary,
+            file,
+            is_named: false,
+        };
+        unnamed.file.write_all(bytes)?;
+        Ok(unnamed)
+    }
+
+    /// Gives it a name; fails with `AlreadyExists` if that is taken, and may be tried
+    /// again with another.
+    pub fn name(&mut self, name: &str) -> io::Result<()> {
+        rename_to_free(self.dir, &self.temporary, self.dir, name)?;
+        self.is_named = true;
+        Ok(())
+    }
+
+    /// Puts it in place of the file that has the name, if any.
+    pub fn replace(mut self, name: &str) -> io::Result<()> {
+        self.dir.rename(&self.temporary, self.dir, name)?;
+        self.is_named = true;
+        Ok(())
+    }
+}
+
+impl Drop for Unnamed<'_> {
+    fn drop(&mut self) {
+        if !self.is_named {
+            let _ = self.dir.remove_file(&self.temporary);
+        }
+    }
+}
+
 /// Renames a finished file to its name, which must be free, and makes that durable.
 pub fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
     rename_to_free(dir, temporary, dir, name)?;
@@ -199,10 +248,15 @@ pub fn create_empty(dir: &Dir, name: &str, mode: u32) -> io::Result<File> {
     dir.open_with(name, &options)
 }
 
-fn write_beside(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<String> {
+/// A name that nothing has.
+fn temporary() -> io::Result<String> {
     let mut unique = [0; 8];
     getrandom::fill(&mut unique).map_err(io::Error::other)?;
-    let temporary = format!(".{}{TEMPORARY}", hex::encode(unique));
+    Ok(format!(".{}{TEMPORARY}", hex::encode(unique)))
+}
+
+fn write_beside(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<String> {
+    let temporary = temporary()?;
     let mut file = create_empty(dir, &temporary, mode)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     match written {

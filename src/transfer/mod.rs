@@ -7,8 +7,11 @@
 
 pub mod channel;
 pub mod decide;
+pub mod draft;
 mod intake;
+pub mod outbox;
 pub mod outgoing;
+pub mod pace;
 pub mod partial;
 pub mod receive;
 mod sealing;
@@ -16,6 +19,7 @@ pub mod send;
 
 use std::fmt;
 
+use self::outgoing::Outgoing;
 use crate::{
     error::{Code, Error},
     event::Run,
@@ -40,6 +44,9 @@ pub trait Observer: Send + Sync {
 
     /// So many more bytes of the file have moved.
     fn moved(&self, _bytes: u64) {}
+
+    /// Blocks of this file go out; so many bytes of it have moved.
+    fn file(&self, _file: &Outgoing, _moved: u64) {}
 
     /// A hook has run.
     fn hook(&self, _run: &Run) {}

@@ -162,45 +162,53 @@ pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
 pub struct Unnamed<'a> {
     dir: &'a Dir,
     temporary: String,
-    /// The file, open to write.
-    pub file: File,
-    is_named: bool,
+    /// The file, open to write, until it has a name.
+    file: Option<File>,
 }
 
 impl<'a> Unnamed<'a> {
     /// Writes the file.
     pub fn write(dir: &'a Dir, mode: u32, bytes: &[u8]) -> io::Result<Self> {
         let temporary = temporary()?;
-        let file = create_empty(dir, &temporary, mode)?;
-        let mut unnamed = Self {
+        let mut file = create_empty(dir, &temporary, mode)?;
+        let written = file.write_all(bytes);
+        let unnamed = Self {
             dir,
             temporary,
-            file,
-            is_named: false,
+            file: Some(file),
         };
-        unnamed.file.write_all(bytes)?;
-        Ok(unnamed)
+        written.map(|()| unnamed)
     }
 
-    /// Gives it a name; fails with `AlreadyExists` if that is taken, and may be tried
-    /// again with another.
-    pub fn name(&mut self, name: &str) -> io::Result<()> {
-        rename_to_free(self.dir, &self.temporary, self.dir, name)?;
-        self.is_named = true;
-        Ok(())
+    /// Gives it a name, and returns it; fails with `AlreadyExists` if that is taken, and
+    /// may be tried again with another. It is locked, so that nobody has it before.
+    pub fn name(&mut self, name: &str) -> io::Result<std::fs::File> {
+        let Some(file) = self.file.take() else {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        };
+        let file = file.into_std();
+        // Some file systems have no locks.
+        let _ = file.try_lock();
+        match rename_to_free(self.dir, &self.temporary, self.dir, name) {
+            Ok(()) => Ok(file),
+            Err(e) => {
+                self.file = Some(File::from_std(file));
+                Err(e)
+            }
+        }
     }
 
     /// Puts it in place of the file that has the name, if any.
     pub fn replace(mut self, name: &str) -> io::Result<()> {
         self.dir.rename(&self.temporary, self.dir, name)?;
-        self.is_named = true;
+        self.file = None;
         Ok(())
     }
 }
 
 impl Drop for Unnamed<'_> {
     fn drop(&mut self) {
-        if !self.is_named {
+        if self.file.is_some() {
             let _ = self.dir.remove_file(&self.temporary);
         }
     }

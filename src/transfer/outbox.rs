@@ -34,8 +34,6 @@ pub struct Outbox {
     template: Meta,
     /// What has a document here already, if that matters.
     before: Option<HashMap<PathBuf, Before>>,
-    /// The directory of the file before, and where that is.
-    parent: Option<(PathBuf, PathBuf)>,
     /// How many names of a stem are taken, as far as it was seen.
     clashes: HashMap<String, u32>,
 }
@@ -67,60 +65,15 @@ impl Source {
     }
 }
 
-impl Outbox {
-    /// The folder at `path`, which is there.
-    pub fn open(path: &Path, template: Meta) -> Result<Self, Error> {
-        let at = |e: io::Error| Error::io("open", path, &e);
-        Ok(Self {
-            path: path.to_owned(),
-            full: path.canonicalize().map_err(at)?,
-            dir: Arc::new(Dir::open_ambient_dir(path, ambient_authority()).map_err(at)?),
-            template,
-            before: None,
-            parent: None,
-            clashes: HashMap::new(),
-        })
-    }
+/// Opens files, and knows where the directory is that the file before lay in.
+#[derive(Default)]
+pub struct Sources {
+    parent: Option<(PathBuf, PathBuf)>,
+}
 
-    /// From now on knows which files have a document here already, for the same receiver
-    /// and folder: [`Self::sent`], [`Self::unsent`].
-    pub fn remember(&mut self) -> Result<(), Error> {
-        let mut before: HashMap<PathBuf, Before> = HashMap::new();
-        let at = |e: io::Error| Error::io("open", &self.path, &e);
-        let mut place = Place::default();
-        for entry in self.dir.entries().map_err(at)? {
-            let name = entry.map_err(at)?.file_name();
-            let path = self.path.join(&name);
-            // One that cannot be read is no document of an earlier time.
-            let Ok(draft) = Draft::look(&path, &mut place) else {
-                continue;
-            };
-            let (meta, template) = (draft.meta(), &self.template);
-            let same = (&meta.from, &meta.to, &meta.folder)
-                == (&template.from, &template.to, &template.folder);
-            let (Some(Value::String(version)), true, Ok(source)) =
-                (meta.extra.get(SOURCE_VERSION), same, draft.source())
-            else {
-                continue;
-            };
-            let source = match source.strip_prefix(&self.path) {
-                Ok(name) => self.full.join(name),
-                Err(_) => source,
-            };
-            let known = before.get(&source);
-            let is_done = |path: &Path| path.extension().is_some_and(|e| e == "done");
-            if known.is_some_and(|known| known.version == *version && is_done(&known.path)) {
-                continue;
-            }
-            let version = version.clone();
-            before.insert(source, Before { version, path });
-        }
-        self.before = Some(before);
-        Ok(())
-    }
-
+impl Sources {
     /// Opens a file, by a name that may be a link.
-    pub fn source(&mut self, path: &Path) -> Result<Source, Error> {
+    pub fn open(&mut self, path: &Path) -> Result<Source, Error> {
         let at = |e: io::Error| Error::io("open", path, &e);
         let (file, about, full) = match open_any(path, OFlags::NOFOLLOW) {
             Ok((file, about)) => (file, about, path.to_owned()),
@@ -169,6 +122,63 @@ impl Outbox {
         let full = parent.canonicalize()?;
         self.parent = Some((parent.to_owned(), full.clone()));
         Ok(full)
+    }
+}
+
+impl Outbox {
+    /// The folder at `path`, which is there.
+    pub fn open(path: &Path, template: Meta) -> Result<Self, Error> {
+        let at = |e: io::Error| Error::io("open", path, &e);
+        Ok(Self {
+            path: path.to_owned(),
+            full: path.canonicalize().map_err(at)?,
+            dir: Arc::new(Dir::open_ambient_dir(path, ambient_authority()).map_err(at)?),
+            template,
+            before: None,
+            clashes: HashMap::new(),
+        })
+    }
+
+    /// From now on knows which files have a document here already, for the same receiver
+    /// and folder: [`Self::sent`], [`Self::unsent`].
+    pub fn remember(&mut self) -> Result<(), Error> {
+        let mut before: HashMap<PathBuf, Before> = HashMap::new();
+        let at = |e: io::Error| Error::io("open", &self.path, &e);
+        let mut place = Place::default();
+        for entry in self.dir.entries().map_err(at)? {
+            let name = entry.map_err(at)?.file_name();
+            let path = self.path.join(&name);
+            // One that cannot be read is no document of an earlier time.
+            let Ok(draft) = Draft::look(&path, &mut place) else {
+                continue;
+            };
+            let (meta, template) = (draft.meta(), &self.template);
+            let same = (&meta.from, &meta.to, &meta.folder)
+                == (&template.from, &template.to, &template.folder);
+            let (Some(Value::String(version)), true, Ok(source)) =
+                (meta.extra.get(SOURCE_VERSION), same, draft.source())
+            else {
+                continue;
+            };
+            let source = match source.strip_prefix(&self.path) {
+                Ok(name) => self.full.join(name),
+                Err(_) => source,
+            };
+            let known = before.get(&source);
+            let is_done = |path: &Path| path.extension().is_some_and(|e| e == "done");
+            if known.is_some_and(|known| known.version == *version && is_done(&known.path)) {
+                continue;
+            }
+            let version = version.clone();
+            before.insert(source, Before { version, path });
+        }
+        self.before = Some(before);
+        Ok(())
+    }
+
+    /// What its new `.meta` have in common.
+    pub fn template(&self) -> &Meta {
+        &self.template
     }
 
     fn before(&self, source: &Source) -> Option<&Before> {
@@ -221,11 +231,8 @@ impl Outbox {
         let at = |e: io::Error| Error::io("write into", &self.path, &e);
         let text = meta.to_file();
         let mut new = Unnamed::write(&self.dir, 0o644, &text).map_err(at)?;
-        let lock = new.file.try_clone().map_err(at)?.into_std();
-        // Nobody knows it yet, so nobody has it.
-        let _ = lock.try_lock();
         let clash = self.clashes.entry(stem(&source.name, 1)).or_insert(0);
-        let stem = loop {
+        let (stem, lock) = loop {
             *clash += 1;
             let stem = stem(&source.name, *clash);
             let taken = |ending| file::exists(&self.dir, &format!("{stem}.{ending}"));
@@ -233,7 +240,7 @@ impl Outbox {
                 continue;
             }
             match new.name(&format!("{stem}.meta")) {
-                Ok(()) => break stem,
+                Ok(lock) => break (stem, lock),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(at(e)),
             }

@@ -78,9 +78,19 @@ impl Draft {
 
     /// Only reads it: it cannot be sent.
     pub fn look(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        Self::look_by(path, place, &ENDINGS)
+    }
+
+    /// [`Self::look`] for a `.done` too.
+    pub fn look_back(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        let [meta, failed] = ENDINGS;
+        Self::look_by(path, place, &[meta, failed, ".done"])
+    }
+
+    fn look_by(path: &Path, place: &mut Place, endings: &[&str]) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
         let Some((name, stem)) = name.and_then(|name| {
-            let stem = ENDINGS.iter().find_map(|end| name.strip_suffix(end));
+            let stem = endings.iter().find_map(|end| name.strip_suffix(end));
             Some((name, stem?))
         }) else {
             return Err(Error::new(

@@ -149,7 +149,7 @@ impl Outbox {
             let name = entry.map_err(at)?.file_name();
             let path = self.path.join(&name);
             // One that cannot be read is no document of an earlier time.
-            let Ok(draft) = Draft::look(&path, &mut place) else {
+            let Ok(draft) = Draft::look_back(&path, &mut place) else {
                 continue;
             };
             let (meta, template) = (draft.meta(), &self.template);

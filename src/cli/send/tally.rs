@@ -274,8 +274,7 @@ impl Tally {
             bytes,
             ..
         } = self;
-        let is_interrupted =
-            !ended || matches!(&self.error, Some((error, _)) if error.code == Code::Interrupted);
+        let is_interrupted = !ended || self.is_interrupted;
         if self.several {
             self.object(&[
                 ("status", "summary".into()),

@@ -32,7 +32,7 @@ impl Dry {
     /// Looks at all, and ends as far as that can be known as to send them would.
     pub fn run(mut self, mut plan: Plan) -> Result<(), Failure> {
         let (mut place, mut sources) = (Place::default(), Sources::default());
-        while let Some(found) = plan.next() {
+        for found in plan.by_ref() {
             let looked = found.and_then(|item| {
                 self.look(&item, &mut place, &mut sources)
                     .map_err(|error| (item.path, error))

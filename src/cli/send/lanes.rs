@@ -55,7 +55,7 @@ pub enum Outcome {
     /// It could not be begun, and is as it was.
     Failed(PathBuf, Error),
     /// It was not tried, because nothing reaches its receiver.
-    Left(PathBuf, Option<Job>, Error),
+    Left(PathBuf, Option<Box<Job>>, Error),
     /// It was sent at another time; its `.done`.
     Skipped(PathBuf, PathBuf),
 }
@@ -165,7 +165,7 @@ pub struct Tools {
 /// Why a file is not on its way.
 enum Not {
     Failed(Error),
-    Left(Option<Job>, Error),
+    Left(Option<Box<Job>>, Error),
     Skipped(PathBuf),
     /// It is nobody's to send.
     Other,
@@ -301,7 +301,7 @@ impl Lane {
         self.jobs.blocking_send(job).map_err(|refused| {
             let gone = || Error::new(Code::Failed, "nothing is sent any more");
             let error = self.dead.get().cloned().unwrap_or_else(gone);
-            Not::Left(Some(refused.0), error)
+            Not::Left(Some(Box::new(refused.0)), error)
         })
     }
 }
@@ -342,7 +342,7 @@ impl Tools {
         let _ = dead.set(error.clone());
         jobs.close();
         while let Some(job) = jobs.recv().await {
-            let left = Outcome::Left(job.named.clone(), Some(job), error.clone());
+            let left = Outcome::Left(job.named.clone(), Some(Box::new(job)), error.clone());
             let _ = self.outcomes.send(left);
         }
     }

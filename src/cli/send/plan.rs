@@ -59,7 +59,7 @@ impl Plan {
     /// The files that the command line names.
     pub fn new(named: &[PathBuf], kind: Kind, recursive: bool) -> Self {
         Self {
-            named: named.to_vec().into_iter(),
+            named: Vec::from(named).into_iter(),
             kind,
             recursive,
             levels: Vec::new(),

@@ -213,7 +213,8 @@ impl Tally {
     pub fn failure(&mut self, file: &Path, error: Error) {
         self.failed += 1;
         self.object(&output::failed(file, &error));
-        if self.several {
+        // The last line says it of all.
+        if self.several && error.code != Code::Interrupted {
             let _ = writeln!(self.err, "m2y: {}", printable(&error.sentence, 8_192));
         }
         self.count(&error);

@@ -135,11 +135,6 @@ impl Draft {
         &self.meta
     }
 
-    /// Where it was read.
-    pub fn path(&self) -> &Path {
-        &self.at
-    }
-
     /// Where the file is that it describes.
     pub fn source(&self) -> Result<PathBuf, Error> {
         match self.meta.extra.get(SOURCE_PATH) {

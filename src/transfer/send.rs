@@ -60,6 +60,9 @@ pub struct Channel {
     pub outgoing: Stream,
 }
 
+/// The digest of what the receiver has of a file, and the CRC-32 so far.
+type Prefix = ([u8; 32], crc32fast::Hasher);
+
 /// A transfer that has not had its last word.
 struct Transfer<J> {
     job: J,
@@ -109,7 +112,7 @@ pub struct Session<'a, J> {
     /// Small records that wait to be written, and how far.
     out: Vec<u8>,
     written: usize,
-    digests: JoinSet<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
+    digests: JoinSet<(u32, Result<Prefix, Error>)>,
     results: mpsc::UnboundedSender<Sent<J>>,
     /// Files that had their last word.
     settled: u64,
@@ -403,10 +406,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
     }
 
     /// Tells the receiver what the own file has where it has something already.
-    fn digested(
-        &mut self,
-        digest: Option<(u32, Result<([u8; 32], crc32fast::Hasher), Error>)>,
-    ) -> Result<(), Error> {
+    fn digested(&mut self, digest: Option<(u32, Result<Prefix, Error>)>) -> Result<(), Error> {
         let lost = || Error::new(Code::Failed, "the file could not be read");
         let (transfer, digest) = digest.ok_or_else(lost)?;
         match digest {

@@ -51,7 +51,7 @@ impl Borrow<Outgoing> for Job {
 /// What became of a file.
 pub enum Outcome {
     /// It was sent, or failed.
-    Over(Sent<Job>),
+    Over(Box<Sent<Job>>),
     /// It could not be begun, and is as it was.
     Failed(PathBuf, Error),
     /// It was not tried, because nothing reaches its receiver.
@@ -332,7 +332,7 @@ impl Tools {
         };
         let tell = async {
             while let Some(sent) = over.recv().await {
-                let _ = self.outcomes.send(Outcome::Over(sent));
+                let _ = self.outcomes.send(Outcome::Over(Box::new(sent)));
             }
         };
         let (ended, ()) = tokio::join!(all, tell);

@@ -103,7 +103,7 @@ impl Tally {
     /// Counts an outcome, and does what is left to do.
     pub fn take(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Over((job, result, took)) => self.over((job, result, took)),
+            Outcome::Over(sent) => self.over(*sent),
             Outcome::Failed(path, error) => self.failure(&path, error),
             Outcome::Left(path, job, error) => {
                 if let Some(Err(error)) = job.map(|job| job.out.leave()) {

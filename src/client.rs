@@ -2,9 +2,14 @@
 
 pub mod outbox;
 
-use std::{borrow::Borrow, path::Path, time::Duration};
+use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, sync::mpsc, task, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task,
+    time::{Instant, timeout},
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -17,6 +22,7 @@ use crate::{
         Observer,
         channel::{Reader, Writer},
         outgoing::Outgoing,
+        pace::Pace,
         send::{self, Channel, Jobs, Sent, Session},
     },
     wire::{
@@ -34,12 +40,16 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// How long the receiver's hooks may think before the answer.
 const ANSWER: Duration = Duration::from_secs(300);
 
+/// So many sessions in a row may break before a file has its last word.
+const BROKEN: u32 = 3;
+
 /// Who sends to whom, and where.
 pub struct Route {
     user: User,
     contact: Contact,
     address: String,
     idle: Duration,
+    pace: Option<Arc<Pace>>,
 }
 
 impl Route {
@@ -56,17 +66,19 @@ impl Route {
         };
         let root = Root::open(&path)?;
         let name = Name::user(&out.meta().from).map_err(RootError::from)?;
-        Self::with(&root.user(&name)?, server, out)
+        Self::to(&root.user(&name)?, &out.meta().to, server)
     }
 
     /// The route of a `.meta` of this user, to the address that is known of the contact.
     pub fn of(user: &User, out: &Outgoing) -> Result<Self, Error> {
-        Self::with(user, None, out)
+        Self::to(user, &out.meta().to, None)
     }
 
-    fn with(user: &User, server: Option<&str>, out: &Outgoing) -> Result<Self, Error> {
+    /// The route from a user to a contact, to `server` or else to the address that is
+    /// known.
+    pub fn to(user: &User, contact: &str, server: Option<&str>) -> Result<Self, Error> {
         let settings: Settings = user.root().settings()?;
-        let to = Name::user(&out.meta().to).map_err(RootError::from)?;
+        let to = Name::user(contact).map_err(RootError::from)?;
         let contact = user.contact(&to)?;
         let address = match server {
             Some(server) => server.to_owned(),
@@ -85,7 +97,14 @@ impl Route {
             contact,
             address,
             idle: settings.idle_deadline,
+            pace: None,
         })
+    }
+
+    /// The same route, on which nothing is written faster than this.
+    #[must_use]
+    pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
+        Self { pace, ..self }
     }
 
     /// Where the receiver's server listens.
@@ -104,34 +123,55 @@ pub async fn deliver(
     let (results, mut result) = mpsc::unbounded_channel();
     let _ = give.try_send(out);
     drop(give);
-    deliver_all(route, &mut jobs, &results, observer, std::future::pending()).await;
+    let _ = deliver_all(route, &mut jobs, &results, observer, std::future::pending()).await;
     let lost = || Error::new(Code::Failed, "the file has no result");
     result.try_recv().map_err(|_| lost())?.1
 }
 
 /// Sends all that come as `jobs`, through as few sessions as it takes, and tells what
-/// became of each. When `stop` is ready, what is under way fails with its error and the
-/// rest is left.
+/// became of each. Where a session breaks, what was under way fails and the rest goes on
+/// in another.
+///
+/// It ends early, with the reason, where no session comes about, where [`BROKEN`] in a row
+/// broke before a single file had its last word, and when `stop` is ready. What was under
+/// way has failed then, and what is still among the jobs was not begun.
 pub async fn deliver_all<J: Borrow<Outgoing>>(
     route: &Route,
     jobs: &mut Jobs<J>,
     results: &mpsc::UnboundedSender<Sent<J>>,
     observer: &dyn Observer,
     stop: impl Future<Output = Error>,
-) {
+) -> Result<(), Error> {
     tokio::pin!(stop);
+    let mut key = None;
+    let mut broken = 0;
     while let Some(job) = jobs.recv().await {
-        let first = async {
-            let asked = job.borrow().request()?;
-            observer.step(1, format_args!("read {}", job.borrow().path().display()));
-            open(route, asked, observer).await
+        let begun = Instant::now();
+        let private = match &key {
+            Some(private) => Ok(private),
+            None => private_key(route)
+                .await
+                .map(|private| &*key.insert(private)),
         };
-        let opened = tokio::select! {
-            opened = first => opened,
-            error = &mut stop => {
-                let _ = results.send((job, Err(error)));
-                return;
+        let private = match private {
+            Ok(private) => private,
+            Err(error) => {
+                let _ = results.send((job, Err(error.clone()), begun.elapsed()));
+                return Err(error);
             }
+        };
+        let fits = |asked| Opening::fits(route, private, &asked).map(|()| asked);
+        let asked = match job.borrow().request().and_then(fits) {
+            Ok(asked) => asked,
+            Err(error) => {
+                let _ = results.send((job, Err(error), begun.elapsed()));
+                continue;
+            }
+        };
+        observer.step(1, format_args!("read {}", job.borrow().path().display()));
+        let opened = tokio::select! {
+            opened = open_with(route, private, asked, observer) => opened,
+            error = &mut stop => Err(error),
         };
         let Opened {
             channel,
@@ -141,17 +181,29 @@ pub async fn deliver_all<J: Borrow<Outgoing>>(
         } = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                let _ = results.send((job, Err(error)));
-                continue;
+                let _ = results.send((job, Err(error.clone()), begun.elapsed()));
+                return Err(error);
             }
         };
         let files = reply.features.files;
         let session = Session::new(channel, keys, observer, files, results.clone());
-        let ended = session.run((job, asked, reply), jobs, &mut stop).await;
-        if ended.is_err_and(|error| error.code == Code::Interrupted) {
-            return;
+        let (settled, ended) = session.run((job, asked, reply), jobs, &mut stop).await;
+        let Err(error) = ended else {
+            continue;
+        };
+        broken = if settled == 0 { broken + 1 } else { 0 };
+        if error.code == Code::Interrupted || broken == BROKEN {
+            return Err(error);
         }
     }
+    Ok(())
+}
+
+async fn private_key(route: &Route) -> Result<PrivateKey, Error> {
+    let user = route.user.clone();
+    let read = task::spawn_blocking(move || user.private_key()).await;
+    let lost = |_| Error::new(Code::Failed, "the private key could not be read");
+    Ok(read.map_err(lost)??)
 }
 
 /// A session whose opening was answered.
@@ -168,20 +220,25 @@ pub struct Opened {
 
 /// Steps 2 to 12: asks for leave to send what `asked` describes.
 pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result<Opened, Error> {
-    let private = {
-        let user = route.user.clone();
-        task::spawn_blocking(move || user.private_key())
-            .await
-            .map_err(|_| Error::new(Code::Failed, "the private key could not be read"))??
-    };
+    let private = private_key(route).await?;
+    open_with(route, &private, asked, observer).await
+}
+
+async fn open_with(
+    route: &Route,
+    private: &PrivateKey,
+    asked: Meta,
+    observer: &dyn Observer,
+) -> Result<Opened, Error> {
     let stream = connect(&route.address).await?;
     let _ = stream.set_nodelay(true);
     let (read, write) = stream.into_split();
     let mut reader = Reader::new(read, ANSWER);
     let mut writer = Writer::new(write, route.idle);
+    writer.set_pace(route.pace.clone());
 
     let share = Share::new(&mut SysRng).map_err(WireError::from)?;
-    let opening = Opening::seal(route, &private, &asked, &share)?;
+    let opening = Opening::seal(route, private, &asked, &share)?;
     let to = &route.contact.name;
     observer.step(2, format_args!("sealed the meta for {to}, signed it"));
     observer.step(3, format_args!("send the header, 24 bytes"));
@@ -208,7 +265,7 @@ pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result
         .await
         .map_err(|e| Error::from(e).within("no answer came"))?;
     let digest = session::opening_digest(&opening.header, &opening.envelope);
-    let opened = open_answer(&answer, &digest, head, &private, &route.contact)?;
+    let opened = open_answer(&answer, &digest, head, private, &route.contact)?;
     let reply = Wire::from_json(&opened.contents.json)
         .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
     observer.step(12, format_args!("opened the answer with the own key"));
@@ -252,6 +309,21 @@ struct Opening {
 }
 
 impl Opening {
+    fn json(meta: &Meta) -> Zeroizing<String> {
+        let request = Wire {
+            features: send::FEATURES,
+            ..Wire::request(meta.clone())
+        };
+        request.to_json()
+    }
+
+    /// Fails if the meta is too large.
+    fn fits(route: &Route, private: &PrivateKey, meta: &Meta) -> Result<(), Error> {
+        let len = Self::json(meta).len();
+        envelope::sealed_len(len, private.public(), &route.contact.key)?;
+        Ok(())
+    }
+
     fn seal(
         route: &Route,
         private: &PrivateKey,
@@ -259,11 +331,7 @@ impl Opening {
         share: &Share,
     ) -> Result<Self, WireError> {
         let contact = &route.contact;
-        let request = Wire {
-            features: send::FEATURES,
-            ..Wire::request(meta.clone())
-        };
-        let json = request.to_json();
+        let json = Self::json(meta);
         let header = Header {
             envelope_len: envelope::sealed_len(json.len(), private.public(), &contact.key)?,
             from: route.user.name().hash(),

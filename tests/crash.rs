@@ -179,7 +179,7 @@ async fn send_all(address: &str, metas: &[PathBuf]) {
     client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
     drop(results);
     let mut ended = 0;
-    while let Some((out, result)) = told.recv().await {
+    while let Some((out, result, _)) = told.recv().await {
         match result {
             Ok(meta) => drop(out.done(&meta).unwrap()),
             Err(error) => {

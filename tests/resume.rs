@@ -31,8 +31,8 @@ use m2y::{
     client::{self, Route},
     error::{Code, Error},
     event::Kind as EventKind,
-    meta::{Features, Meta, Wire},
-    transfer::{Unobserved, outgoing::Outgoing},
+    meta::{Features, Meta, TransferId, Wire},
+    transfer::{Unobserved, decide::FILES, outgoing::Outgoing},
     wire::record::{self, Head, Kind, MAX_BODY},
 };
 use tokio::{
@@ -610,6 +610,13 @@ async fn a_sender_that_lies_ends_its_session_and_stores_nothing() {
         let wire = peer::request(peer::meta(id, len), CAN);
         wire.to_json().as_bytes().to_vec()
     };
+    let numbered = |number: u32| {
+        let mut meta = peer::meta(1, 5);
+        let mut id = [7; 16];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        meta.id = Some(TransferId(id));
+        peer::request(meta, CAN).to_json().as_bytes().to_vec()
+    };
     let mut errors = Vec::new();
     let mut told = |what, error: Error| errors.push((what, error));
     told(
@@ -698,9 +705,8 @@ async fn a_sender_that_lies_ends_its_session_and_stores_nothing() {
     told(
         "more transfers than are allowed",
         lied(&world, &server, async |side| {
-            for number in 1..=64 {
-                side.say(Kind::Meta, number, &further(100 + number as u8, 5))
-                    .await;
+            for number in 1..=FILES {
+                side.say(Kind::Meta, number, &numbered(number)).await;
             }
         })
         .await,
@@ -945,7 +951,7 @@ async fn deliver_all(address: &str, all: Vec<Outgoing>) -> Vec<(String, Result<M
     client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
     drop(results);
     let mut ended = Vec::new();
-    while let Some((out, result)) = told.recv().await {
+    while let Some((out, result, _)) = told.recv().await {
         ended.push((out.meta().filename.clone(), result));
     }
     ended.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -1033,7 +1039,7 @@ async fn three_hundred_files_go_through_one_session_each_once() {
         }
         most = most.max(open);
     }
-    assert!(most <= 64, "{most}");
+    assert!(most <= FILES, "{most}");
     let counter = server.stop().await;
     assert_eq!(ran(&counter, EventKind::Meta), 300);
     assert_eq!(ran(&counter, EventKind::Received), 300);
@@ -1072,17 +1078,17 @@ async fn one_id_twice_in_a_session_is_under_way_and_then_delivered_before() {
     });
     give.send(first).await.unwrap();
     give.send(second).await.unwrap();
-    let (out, result) = told.recv().await.unwrap();
+    let (out, result, _) = told.recv().await.unwrap();
     assert!(out.path().ends_with("second.meta"));
     let error = result.unwrap_err();
     assert_eq!(error.code, Code::Later);
     assert!(error.sentence.contains("under way already"), "{error}");
     relay.go.send(true).unwrap();
-    let (_, result) = told.recv().await.unwrap();
+    let (_, result, _) = told.recv().await.unwrap();
     let sent = result.unwrap();
     let before = relay.passed();
     give.send(third).await.unwrap();
-    let (out, result) = told.recv().await.unwrap();
+    let (out, result, _) = told.recv().await.unwrap();
     assert!(out.path().ends_with("third.meta"));
     let delivered = result.unwrap();
     assert_eq!((delivered.id, delivered.file_crc), (sent.id, sent.file_crc));

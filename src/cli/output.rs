@@ -1,19 +1,16 @@
-//! What commands print: lines for people, objects for programs, bars on terminals.
+//! What commands print: lines for people, objects for programs.
 
 use std::{
     fmt,
-    io::{IsTerminal, Write, stderr, stdout},
+    io::{Write, stdout},
     path::Path,
     time::Duration,
 };
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
     error::Error,
     json::{Map, Value, canonical},
     meta::Meta,
-    transfer::Observer,
 };
 
 /// Prints one line. A reader that went away ends nothing: the work is what counts.
@@ -21,13 +18,23 @@ pub fn line(text: impl fmt::Display) {
     let _ = writeln!(stdout().lock(), "{text}");
 }
 
+/// Prints text that has its line ends.
+pub fn text(text: &str) {
+    let _ = stdout().lock().write_all(text.as_bytes());
+}
+
 /// Prints one object on one line.
 pub fn object(fields: &[(&str, Value)]) {
+    line(to_object(fields));
+}
+
+/// One object, as a line without its end.
+pub fn to_object(fields: &[(&str, Value)]) -> String {
     let map: Map<String, Value> = fields
         .iter()
         .map(|(field, value)| ((*field).to_owned(), value.clone()))
         .collect();
-    line(canonical(&map));
+    canonical(&map)
 }
 
 /// The object for a file that was sent; `done` is what its `.meta` became.
@@ -86,36 +93,29 @@ pub fn speed(n: u64, time: Duration) -> String {
     format!("{plain} ({rate}/s)")
 }
 
-/// A bar on the terminal, or nothing where there is none.
-pub struct Bar(ProgressBar);
-
-impl Bar {
-    /// A bar for so many bytes; `wanted` is what the person said.
-    pub fn new(name: &str, len: u64, wanted: bool) -> Self {
-        let bar = ProgressBar::with_draw_target(
-            Some(len),
-            if wanted && stderr().is_terminal() {
-                ProgressDrawTarget::stderr()
-            } else {
-                ProgressDrawTarget::hidden()
-            },
-        );
-        let template = "{msg} {wide_bar} {percent:>3}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+/// `10,000`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
         }
-        bar.set_message(name.to_owned());
-        Self(bar)
+        text.push(digit);
     }
-
-    /// Takes the bar off the terminal.
-    pub fn finish(&self) {
-        self.0.finish_and_clear();
-    }
+    text
 }
 
-impl Observer for Bar {
-    fn moved(&self, bytes: u64) {
-        self.0.inc(bytes);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_has_its_thousands_apart() {
+        let of = |n| count(n);
+        assert_eq!(
+            [of(0), of(999), of(1_000), of(10_204_000)],
+            ["0", "999", "1,000", "10,204,000"]
+        );
     }
 }

@@ -1,19 +1,44 @@
+//! Sends files: one after the other from a plan, through the sessions of their routes.
+
+mod dry;
+mod lanes;
+mod plan;
+mod progress;
+mod tally;
+
 use std::{
+    num::NonZeroU64,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
-use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use clap::{Args, ValueEnum};
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
 
-use super::{Failure, folder_name, output, user_name};
+use self::{
+    dry::Dry,
+    lanes::{Producer, Routes, Tools},
+    plan::{Kind, Plan},
+    progress::{INTERVAL, Progress},
+    tally::Tally,
+};
+use super::{Failure, folder_name, user_name};
 use crate::{
-    client::{self, Route},
-    error::{Code, Error, printable},
+    client::Route,
+    error::{Code, Error},
     meta::Meta,
     root::{Root, contact::check_address, name::Name},
-    store::outbox,
-    transfer::outgoing::Outgoing,
+    transfer::{
+        draft::{Draft, Place},
+        outbox::Outbox,
+        pace::Pace,
+    },
 };
 
 /// Send files
@@ -30,6 +55,17 @@ use crate::{
 /// the reason in its field "error". Name the .failed to send the same again:
 ///
 ///   m2y send /m2y/user/zhenqiang/photo/myfoto.failed
+///
+/// Many files to one receiver go through one connection. A directory stands for every
+/// .meta in it; with --from, --to and --folder add --recursive, and every file below it
+/// is sent, hidden ones too, but no links, and in a folder of m2y nothing hidden and no
+/// .meta, .done or .failed. The receiver reads in the field "path" where in the directory
+/// a file was.
+///
+/// Each file has a result of its own. Where a connection breaks, what was under way
+/// becomes .failed, and the rest goes on in a new one. Where none comes about, or three in
+/// a row break before a file is through, the rest to that receiver is not tried: a .meta
+/// stays .meta, and what --from wrote for it is taken away again. Control-C does the same.
 ///
 /// Exit codes: 0 sent, 1 error, 2 usage, 3 some of several failed, 4 not found,
 /// 5 try later, 10 refused by the other side, 12 key or identity, 13 integrity,
@@ -52,12 +88,40 @@ pub struct Send {
     /// The receiver's folder
     #[arg(long, value_name = "NAME", requires = "from")]
     folder: Option<String>,
-    /// Show no progress bar
+    /// Send what is in directories, and in those below
+    #[arg(long, short)]
+    recursive: bool,
+    /// With --from: what to do with a file that has a .meta, .done or .failed already
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        default_value = "rename",
+        requires = "from"
+    )]
+    conflict: Conflict,
+    /// Send at most so many bytes a second, all files together: 500K, 10M, 1G
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    limit: Option<NonZeroU64>,
+    /// Only say what would be sent where: connects to nobody, writes nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
-    /// .meta or .failed files, or with --from, --to and --folder any files
+    /// .meta or .failed files, or with --from, --to and --folder any files; directories
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+}
+
+/// What to do with a file that has a document in the sender's folder already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Conflict {
+    /// Send it as a new file: its .meta gets the next free name
+    Rename,
+    /// Skip it if it was sent and has not changed since; send it again as the same
+    /// transfer if it was to be sent and was not
+    Skip,
 }
 
 /// Who sends what to whom, as the command line says it.
@@ -67,159 +131,207 @@ struct Parties {
     folder: Name,
 }
 
+impl Parties {
+    /// What every `.meta` has in common.
+    fn template(&self) -> Meta {
+        let Self { from, to, folder } = self;
+        Meta::new(from.as_str(), to.as_str(), folder.as_str(), "")
+    }
+}
+
 impl Send {
+    fn parties(&self) -> Result<Option<Parties>, Error> {
+        match (&self.from, &self.to, &self.folder) {
+            (Some(from), Some(to), Some(folder)) => Ok(Some(Parties {
+                from: user_name(from)?,
+                to: user_name(to)?,
+                folder: folder_name(folder)?,
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    /// The root, where it is known before any `.meta` is.
+    fn root(&self) -> Option<PathBuf> {
+        let default = || self.from.is_some().then(|| "/m2y".into());
+        self.root.clone().or_else(default)
+    }
+
+    /// The folder that new `.meta` go into, where the files themselves were named.
+    fn kind(&self, parties: Option<&Parties>) -> Kind {
+        match (parties, self.root()) {
+            (Some(Parties { from, folder, .. }), Some(root)) => {
+                Kind::Files(root.join(format!("user/{from}/{folder}")))
+            }
+            _ => Kind::Metas,
+        }
+    }
+
+    /// Whether there may be more files than one.
+    fn is_several(&self, kind: &Kind) -> bool {
+        match self.files.as_slice() {
+            [one] => Plan::is_directory(one, kind, self.recursive),
+            _ => true,
+        }
+    }
+
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         if let Some(server) = &self.server {
             check_address(server).map_err(|e| Error::new(Code::Usage, e))?;
         }
-        let parties = match (&self.from, &self.to, &self.folder) {
-            (Some(from), Some(to), Some(folder)) => Some(Parties {
-                from: user_name(from)?,
-                to: user_name(to)?,
-                folder: folder_name(folder)?,
-            }),
-            _ => None,
-        };
+        let send = Arc::new(self);
+        let kind = send.kind(send.parties()?.as_ref());
+        let several = send.is_several(&kind);
+        let wanted = !json && !send.no_progress && !send.dry_run;
+        let progress = Arc::new(Progress::new(several, wanted));
+        let tally = Tally::new(send.clone(), progress.clone(), json, several);
+        let plan = Plan::new(&send.files, kind.clone(), send.recursive);
+        if send.dry_run {
+            return task::spawn_blocking(move || send.dry(plan, tally))
+                .await
+                .map_err(lost)?;
+        }
         let mut interrupt = signal(SignalKind::interrupt())
             .map_err(|e| Error::new(Code::Failed, format!("cannot wait for signals: {e}")))?;
-        let several = self.files.len() > 1;
-        let mut errors = Vec::new();
-        for file in &self.files {
-            match self.one(file, parties.as_ref(), json, &mut interrupt).await {
-                Ok(()) => {}
-                Err(error) if error.code == Code::Interrupted => return Err(error.into()),
-                Err(error) => {
-                    if json {
-                        output::object(&output::failed(file, &error));
+        let (outcomes, told) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let tools = Tools {
+            handle: Handle::current(),
+            outcomes,
+            observer: progress.clone(),
+            stop: stopped,
+            pace: send.limit.map(|rate| Arc::new(Pace::new(rate))),
+        };
+        let producing = {
+            let send = send.clone();
+            task::spawn_blocking(move || send.producer(plan, tools).map(Producer::run))
+        };
+        let mut telling = task::spawn_blocking(move || tally.run(told));
+        let weigh = || {
+            let plan = Plan::new(&send.files, kind.clone(), send.recursive);
+            let progress = progress.clone();
+            // It is not waited for: the end may come before.
+            drop(task::spawn_blocking(move || weigh(plan, &progress)));
+        };
+        if progress.has_bars() {
+            weigh();
+        }
+        let mut tick = interval_at(Instant::now() + INTERVAL, INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_weighed = false;
+        let tally = loop {
+            tokio::select! {
+                tally = &mut telling => break tally.map_err(lost)?,
+                Some(()) = interrupt.recv() => {
+                    if stop.send_replace(true) {
+                        // Who asks twice does not want to wait for what is left to do.
+                        return Err(Error::new(Code::Interrupted, "interrupted").into());
                     }
-                    if several {
-                        eprintln!("m2y: {}", printable(&error.sentence, 8_192));
+                }
+                _ = tick.tick(), if progress.has_lines() => {
+                    if !is_weighed {
+                        weigh();
+                        is_weighed = true;
                     }
-                    errors.push(error);
+                    eprintln!("m2y: {}", progress.line());
                 }
             }
-        }
-        let (sent, failed) = (self.files.len() - errors.len(), errors.len());
-        if json && several {
-            output::object(&[
-                ("status", "summary".into()),
-                ("sent", sent.into()),
-                ("failed", failed.into()),
-            ]);
-        }
-        match errors.pop() {
-            None => Ok(()),
-            // The object of the only file has said it.
-            Some(error) if !several => Err(Failure::told(error)),
-            // Where all failed for one kind of reason, that reason is the result.
-            Some(error) if sent == 0 && errors.iter().all(|e| e.code == error.code) => {
-                Err(Error::new(error.code, format!("none of {failed} files was sent")).into())
-            }
-            Some(_) => {
-                let sentence = format!("{failed} of {} files were not sent", sent + failed);
-                Err(Error::new(Code::Partly, sentence).into())
-            }
-        }
+        };
+        progress.finish();
+        let (passed_over, ended) = producing.await.map_err(lost)??;
+        tally.finish(passed_over, ended)
     }
 
-    async fn one(
-        &self,
-        file: &Path,
-        parties: Option<&Parties>,
-        json: bool,
-        interrupt: &mut Signal,
-    ) -> Result<(), Error> {
-        let path = match parties {
-            Some(parties) => self.write_meta(file, parties)?,
-            None => file.to_owned(),
-        };
-        let ends = |ending| path.extension().is_some_and(|e| e == ending);
-        let again = ends("failed");
-        let out = Outgoing::open(&path).map_err(|e| {
-            // A person may send a file by its name and mean its .meta.
-            match again || ends("meta") {
-                true => e,
-                false => Error::new(
-                    e.code,
-                    format!("{e} (to send the file itself, use --from, --to and --folder)"),
-                ),
-            }
-        })?;
-        let bar = output::Bar::new(
-            &printable(&out.meta().filename, 40),
-            out.len(),
-            !json && !self.no_progress,
-        );
-        let begun = Instant::now();
-        let route = match Route::find(self.root.as_deref(), self.server.as_deref(), &out) {
-            Ok(route) => route,
-            // A wrong --root or an unknown contact is no attempt: what was a .meta stays
-            // one, and what was a .failed is one again.
-            Err(error) => {
-                if again {
-                    out.failed(&error)?;
+    /// What opens the files. Mistakes that concern all of them are found here.
+    fn producer(&self, plan: Plan, tools: Tools) -> Result<Producer, Error> {
+        let mut routes = Routes::new(self.root(), self.server.clone());
+        let outbox = match self.parties()? {
+            Some(parties) => {
+                let template = parties.template();
+                routes.find(Path::new(""), &template, |route| tools.lane(route))?;
+                let root = Root::open(&self.root().unwrap_or_default())?;
+                let path = root.user(&parties.from)?.outbox(&parties.folder)?;
+                let mut outbox = Outbox::open(&path, template)?;
+                if self.conflict == Conflict::Skip {
+                    outbox.remember()?;
                 }
-                return Err(error);
+                Some(outbox)
             }
+            None => None,
         };
-        let result = tokio::select! {
-            result = client::deliver(&route, &out, &bar) => result,
-            _ = interrupt.recv() => Err(Error::new(Code::Interrupted, "interrupted")),
-        };
-        bar.finish();
-        match result {
-            Ok(meta) => {
-                let done = out.done(&meta)?;
-                report(&done, &meta, out.len(), begun.elapsed(), json);
-                Ok(())
-            }
-            Err(error) => {
-                let failed = out.failed(&error).map_err(|e| {
-                    let sentence = format!("{error} ({}: {e})", out.path().display());
-                    Error::new(error.code, sentence)
-                })?;
-                Err(self.explain(error, &failed, &out.meta().to))
-            }
-        }
+        Ok(Producer::new(plan, outbox, routes, tools))
     }
 
-    /// The reason first, which is what a person looks for; then the file, and what
-    /// can be done with it.
-    fn explain(&self, error: Error, failed: &Path, to: &str) -> Error {
-        let error = match error.code {
-            Code::Refused => error.within(format_args!("refused by {to}")),
-            _ => error,
-        };
-        let sentence = match error.code {
-            Code::Later => format!("{error}; send it again with: {}", self.again(failed)),
-            _ => format!("{error} ({})", failed.display()),
-        };
-        Error::new(error.code, sentence)
-    }
-
-    /// The command that sends a `.failed` again.
-    fn again(&self, failed: &Path) -> String {
-        let mut command = format!("m2y send {}", quoted(&failed.display().to_string()));
-        if let Some(root) = &self.root
-            && Root::around(failed).is_none()
-        {
-            command += &format!(" --root {}", quoted(&root.display().to_string()));
+    fn dry(&self, plan: Plan, tally: Tally) -> Result<(), Failure> {
+        let mut routes = Routes::new(self.root(), self.server.clone());
+        let parties = self.parties()?;
+        let template = parties.as_ref().map(Parties::template);
+        let mut outbox = None;
+        if let Some(template) = &template {
+            let address = |route: Route| route.address().to_owned();
+            routes.find(Path::new(""), template, address)?;
+            if let Kind::Files(path) = self.kind(parties.as_ref())
+                && self.conflict == Conflict::Skip
+                && path.is_dir()
+            {
+                let mut there = Outbox::open(&path, template.clone())?;
+                there.remember()?;
+                outbox = Some(there);
+            }
         }
-        if let Some(server) = &self.server {
-            command += &format!(" --server {}", quoted(server));
-        }
-        command
+        let dry = Dry {
+            routes,
+            template,
+            outbox,
+            tally,
+        };
+        dry.run(plan)
     }
+}
 
-    fn write_meta(&self, file: &Path, parties: &Parties) -> Result<PathBuf, Error> {
-        let Parties { from, to, folder } = parties;
-        let path = self.root.clone().unwrap_or_else(|| "/m2y".into());
-        let user = Root::open(&path)?.user(from)?;
-        user.contact(to)?;
-        let dir = user.outbox(folder)?;
-        let meta = Meta::new(from.as_str(), to.as_str(), folder.as_str(), "");
-        outbox::write(&dir, file, meta)
+fn lost(_: task::JoinError) -> Error {
+    Error::new(Code::Failed, "a part of the program has ended")
+}
+
+/// Finds out how much there is to send.
+fn weigh(plan: Plan, progress: &Progress) {
+    let (mut files, mut bytes) = (0, 0);
+    let mut place = Place::default();
+    for item in plan.flatten() {
+        files += 1;
+        let is_document = item
+            .path
+            .extension()
+            .is_some_and(|e| e == "meta" || e == "failed");
+        let file = match item.within.is_none() && is_document {
+            true => Draft::look(&item.path, &mut place).and_then(|draft| draft.source()),
+            false => Ok(item.path),
+        };
+        let about = file.ok().and_then(|file| file.metadata().ok());
+        bytes += about.map_or(0, |about| about.len());
     }
+    progress.set_total(files, bytes);
+}
+
+/// Reads bytes a second: `500K`, `10M`, `1G`, `1500`.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let wrong = || "must be bytes a second, 1 or more, like 500K, 10M or 1G".to_owned();
+    let (digits, unit) = match text.strip_suffix(['K', 'k']) {
+        Some(digits) => (digits, 1_000),
+        None => match text.strip_suffix(['M', 'm']) {
+            Some(digits) => (digits, 1_000_000),
+            None => match text.strip_suffix(['G', 'g']) {
+                Some(digits) => (digits, 1_000_000_000),
+                None => (text, 1),
+            },
+        },
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let rate = number.checked_mul(unit).ok_or_else(wrong)?;
+    NonZeroU64::new(rate).ok_or_else(wrong)
 }
 
 /// A word as a shell takes it.
@@ -232,15 +344,33 @@ fn quoted(word: &str) -> String {
     }
 }
 
-fn report(done: &Path, meta: &Meta, bytes: u64, took: Duration, json: bool) {
-    if json {
-        output::object(&output::sent(done, meta, bytes, took));
-    } else {
-        output::line(format_args!(
-            "sent {} to {}: {}",
-            printable(&meta.filename, 200),
-            printable(&meta.to, 64),
-            output::speed(bytes, took),
-        ));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_has_a_decimal_unit_or_none() {
+        for (text, bytes) in [
+            ("1500", 1_500),
+            ("500K", 500_000),
+            ("10m", 10_000_000),
+            ("1G", 1_000_000_000),
+        ] {
+            assert_eq!(rate(text).unwrap().get(), bytes, "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "M",
+            "-1",
+            "+1",
+            "1.5M",
+            "10MB",
+            "10 M",
+            "99999999999999999999",
+            "99999999999999999G",
+        ] {
+            assert!(rate(text).is_err(), "{text}");
+        }
     }
 }

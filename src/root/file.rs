@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
+    os::fd::AsFd,
     path::Path,
 };
 
@@ -87,10 +88,10 @@ pub fn open_itself(dir: &Dir, name: &str) -> io::Result<(File, Metadata)> {
 }
 
 /// Reads what is left of an open file, at most `limit` bytes.
-pub fn read_open(file: File, limit: u64) -> io::Result<Vec<u8>> {
+pub fn read_open(file: impl Read + AsFd, limit: u64) -> io::Result<Vec<u8>> {
     // To ask how long it is costs less than to read it in pieces that grow.
-    let len = file.metadata().map_or(0, |about| about.len().min(limit));
-    let mut bytes = Vec::with_capacity(usize::try_from(len + 1).unwrap_or_default());
+    let len = rustix::fs::fstat(&file).map_or(0, |about| about.st_size.unsigned_abs());
+    let mut bytes = Vec::with_capacity(usize::try_from(len.min(limit) + 1).unwrap_or_default());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(
@@ -171,10 +172,7 @@ pub fn create_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::R
 /// [`replace`] for what somebody flushes later with much else: after a loss of power before
 /// that, the file is the old one, the new one, or empty.
 pub fn replace_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let (temporary, _) = write_temporary(dir, mode, bytes)?;
-    dir.rename(&temporary, dir, name).inspect_err(|_| {
-        let _ = dir.remove_file(&temporary);
-    })
+    Unnamed::write(dir, mode, bytes)?.replace(name)
 }
 
 /// [`replace_unflushed`] of a file that nobody reads yet: in its place, which costs less.
@@ -196,6 +194,63 @@ pub fn overwrite_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io
             }
         }
         _ => replace_unflushed(dir, name, mode, bytes),
+    }
+}
+
+/// A new file that has no name yet that anybody looks for. It is not flushed: after a loss
+/// of power it may be empty.
+pub struct Unnamed<'a> {
+    dir: &'a Dir,
+    temporary: String,
+    /// The file, open to write, until it has a name.
+    file: Option<File>,
+}
+
+impl<'a> Unnamed<'a> {
+    /// Writes the file.
+    pub fn write(dir: &'a Dir, mode: u32, bytes: &[u8]) -> io::Result<Self> {
+        let temporary = temporary()?;
+        let mut file = create_empty(dir, &temporary, mode)?;
+        let written = file.write_all(bytes);
+        let unnamed = Self {
+            dir,
+            temporary,
+            file: Some(file),
+        };
+        written.map(|()| unnamed)
+    }
+
+    /// Gives it a name, and returns it; fails with `AlreadyExists` if that is taken, and
+    /// may be tried again with another. It is locked, so that nobody has it before.
+    pub fn name(&mut self, name: &str) -> io::Result<std::fs::File> {
+        let Some(file) = self.file.take() else {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        };
+        let file = file.into_std();
+        // Some file systems have no locks.
+        let _ = file.try_lock();
+        match rename_to_free(self.dir, &self.temporary, self.dir, name) {
+            Ok(()) => Ok(file),
+            Err(e) => {
+                self.file = Some(File::from_std(file));
+                Err(e)
+            }
+        }
+    }
+
+    /// Puts it in place of the file that has the name, if any.
+    pub fn replace(mut self, name: &str) -> io::Result<()> {
+        self.dir.rename(&self.temporary, self.dir, name)?;
+        self.file = None;
+        Ok(())
+    }
+}
+
+impl Drop for Unnamed<'_> {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = self.dir.remove_file(&self.temporary);
+        }
     }
 }
 
@@ -241,24 +296,19 @@ pub fn create_empty(dir: &Dir, name: &str, mode: u32) -> io::Result<File> {
     dir.open_with(name, &options)
 }
 
-fn write_beside(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<String> {
-    let (temporary, file) = write_temporary(dir, mode, bytes)?;
-    match file.sync_all() {
-        Ok(()) => Ok(temporary),
-        Err(e) => {
-            let _ = dir.remove_file(&temporary);
-            Err(e)
-        }
-    }
-}
-
-fn write_temporary(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<(String, File)> {
+/// A name that nothing has.
+fn temporary() -> io::Result<String> {
     let mut unique = [0; 8];
     getrandom::fill(&mut unique).map_err(io::Error::other)?;
-    let temporary = format!(".{}{TEMPORARY}", hex::encode(unique));
+    Ok(format!(".{}{TEMPORARY}", hex::encode(unique)))
+}
+
+fn write_beside(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<String> {
+    let temporary = temporary()?;
     let mut file = create_empty(dir, &temporary, mode)?;
-    match file.write_all(bytes) {
-        Ok(()) => Ok((temporary, file)),
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    match written {
+        Ok(()) => Ok(temporary),
         Err(e) => {
             let _ = dir.remove_file(&temporary);
             Err(e)

@@ -49,19 +49,8 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
         return Err(Error::new(Code::Failed, sentence));
     }
     let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(at)?;
-    // A file name may fill what the system allows; the ending needs room.
-    let stem: String = match name.rsplit_once('.') {
-        Some((stem, _)) if !stem.is_empty() => stem,
-        _ => name,
-    }
-    .chars()
-    .take(60)
-    .collect();
     for clash in 1_u32.. {
-        let stem = match clash {
-            1 => stem.clone(),
-            n => format!("{stem}_{n}"),
-        };
+        let stem = stem(name, clash);
         let taken = ["done", "failed"]
             .iter()
             .any(|ending| dir.exists(format!("{stem}.{ending}")));
@@ -75,4 +64,20 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
         }
     }
     Err(at(io::ErrorKind::AlreadyExists.into()))
+}
+
+/// What the `.meta` of a file of this name is called, without its ending, where `clash - 1`
+/// such names are taken.
+pub fn stem(name: &str, clash: u32) -> String {
+    // A file name may fill what the system allows; the ending needs room.
+    let stem = match name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => name,
+    }
+    .chars()
+    .take(60);
+    match clash {
+        1 => stem.collect(),
+        n => stem.chain(format!("_{n}").chars()).collect(),
+    }
 }

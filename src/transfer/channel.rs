@@ -1,12 +1,13 @@
 //! The two directions of a connection: records in, records out, each with a deadline.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout, timeout_at},
 };
 
+use super::pace::Pace;
 use crate::{
     error::{Code, Error},
     wire::{
@@ -272,6 +273,7 @@ pub struct Writer {
     idle: Duration,
     /// Since when [`Writer::some`] waits.
     blocked_since: Option<Instant>,
+    pace: Option<Arc<Pace>>,
 }
 
 impl Writer {
@@ -281,29 +283,40 @@ impl Writer {
             half: Box::new(half),
             idle,
             blocked_since: None,
+            pace: None,
         }
+    }
+
+    /// From now on writes no faster than this, if anything is given.
+    pub fn set_pace(&mut self, pace: Option<Arc<Pace>>) {
+        self.pace = pace;
     }
 
     /// Writes bytes that are sealed already, or need no seal.
     pub async fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), ChannelError> {
         while !bytes.is_empty() {
-            match timeout(self.idle, self.half.write(bytes)).await {
-                Ok(Ok(0)) => return Err(ChannelError::Closed),
-                Ok(written) => bytes = bytes.get(written?..).unwrap_or_default(),
-                Err(_) => return Err(ChannelError::Idle(self.idle)),
-            }
+            let written = self.some(bytes).await?;
+            bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
     }
 
     /// Writes some of the bytes; returns how many. Nothing is lost if the future is dropped.
     pub async fn some(&mut self, bytes: &[u8]) -> Result<usize, ChannelError> {
+        let bytes = match &self.pace {
+            Some(pace) => bytes.get(..pace.leave().await).unwrap_or(bytes),
+            None => bytes,
+        };
         let since = *self.blocked_since.get_or_insert_with(Instant::now);
         match timeout_at(since + self.idle, self.half.write(bytes)).await {
             Ok(Ok(0)) => Err(ChannelError::Closed),
             Ok(written) => {
                 self.blocked_since = None;
-                Ok(written?)
+                let written = written?;
+                if let Some(pace) = &self.pace {
+                    pace.spend(written);
+                }
+                Ok(written)
             }
             Err(_) => Err(ChannelError::Idle(self.idle)),
         }

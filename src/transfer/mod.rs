@@ -8,9 +8,12 @@
 pub mod channel;
 pub mod commit;
 pub mod decide;
+pub mod draft;
 mod intake;
 pub mod lane;
+pub mod outbox;
 pub mod outgoing;
+pub mod pace;
 pub mod partial;
 pub mod receive;
 mod sealing;
@@ -18,6 +21,7 @@ pub mod send;
 
 use std::fmt;
 
+use self::outgoing::Outgoing;
 use crate::{
     error::{Code, Error},
     event::Run,
@@ -42,6 +46,9 @@ pub trait Observer: Send + Sync {
 
     /// So many more bytes of the file have moved.
     fn moved(&self, _bytes: u64) {}
+
+    /// Blocks of this file go out; so many bytes of it have moved.
+    fn file(&self, _file: &Outgoing, _moved: u64) {}
 
     /// A hook has run.
     fn hook(&self, _run: &Run) {}

@@ -1,32 +1,46 @@
-//! A `.meta` on the sender's side: what is to be sent, and what became of it.
+//! A file on its way, from the sender's side: its `.meta`, and what became of it.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{File, Metadata, OpenOptions},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use cap_std::{ambient_authority, fs::Dir};
+use cap_std::fs::Dir;
+use rustix::fs::OFlags;
 
+use super::draft::{Draft, Place, in_hand};
 use crate::{
-    crypto::random,
     error::{Code, Error},
-    json::Value,
-    meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now, is_extra},
-    root::{file, name::Name, user::User},
+    meta::{Meta, SOURCE_PATH, SOURCE_VERSION, is_extra},
+    root::{file, user::User},
 };
 
 /// Something to be sent: a `.meta` with the file that it describes.
 pub struct Outgoing {
-    dir: Dir,
-    stem: String,
-    path: PathBuf,
-    meta: Meta,
-    file: File,
-    version: Version,
-    /// Keeps the `.meta` locked, so that nobody else sends it at the same time.
-    _lock: File,
+    pub(super) dir: Arc<Dir>,
+    pub(super) stem: String,
+    pub(super) path: PathBuf,
+    pub(super) meta: Meta,
+    pub(super) file: Arc<File>,
+    pub(super) version: Version,
+    pub(super) origin: Origin,
+    /// The `.meta`, locked, so that nobody else sends it at the same time.
+    pub(super) lock: File,
+}
+
+/// What there was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Somebody's `.meta`.
+    Found,
+    /// A `.failed`.
+    Revived,
+    /// Nothing: this process made the `.meta`, of so many bytes. It holds nothing that
+    /// the file and the command line do not.
+    Made(usize),
 }
 
 /// By which a change of a file is noticed.
@@ -41,13 +55,7 @@ pub struct Version {
 impl Version {
     /// The version that an open file has now.
     pub fn of(file: &File) -> io::Result<Self> {
-        let about = file.metadata()?;
-        Ok(Self {
-            len: about.len(),
-            device: about.dev(),
-            inode: about.ino(),
-            modified: (about.mtime(), about.mtime_nsec()),
-        })
+        Ok(Self::from(&file.metadata()?))
     }
 
     /// Bytes.
@@ -60,102 +68,61 @@ impl Version {
         self.len == 0
     }
 
+    /// When it changed last, in seconds after 1970.
+    pub(super) fn seconds(&self) -> i64 {
+        self.modified.0
+    }
+
     /// As it stands in a `.meta`.
-    fn to_text(self) -> String {
+    pub(super) fn to_text(self) -> String {
         let (seconds, nanos) = self.modified;
         let Self { len, inode, .. } = self;
         format!("{len} bytes, {seconds}.{nanos:09}, inode {inode}")
     }
+
+    /// Other bytes for every other version.
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let (seconds, nanos) = self.modified;
+        [self.len, self.device, self.inode]
+            .iter()
+            .flat_map(|number| number.to_be_bytes())
+            .chain([seconds, nanos].iter().flat_map(|part| part.to_be_bytes()))
+            .collect()
+    }
 }
 
-/// What the name of a document to be sent ends with, and that of one that could not
-/// be sent.
-const ENDINGS: [&str; 2] = [".meta", ".failed"];
+impl From<&Metadata> for Version {
+    fn from(about: &Metadata) -> Self {
+        Self {
+            len: about.len(),
+            device: about.dev(),
+            inode: about.ino(),
+            modified: (about.mtime(), about.mtime_nsec()),
+        }
+    }
+}
+
+impl From<&cap_std::fs::Metadata> for Version {
+    fn from(about: &cap_std::fs::Metadata) -> Self {
+        use cap_std::fs::MetadataExt;
+        Self {
+            len: about.len(),
+            device: about.dev(),
+            inode: about.ino(),
+            modified: (about.mtime(), about.mtime_nsec()),
+        }
+    }
+}
 
 impl Outgoing {
-    /// Reads a `.meta` and opens its file. What is missing of `id` and `datetime`
-    /// is put in and written down first, so that every attempt is the same transfer;
-    /// a file that changed since is another transfer.
-    ///
-    /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
+    /// Reads a `.meta` or a `.failed` and opens its file: [`Draft::open`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::open_by(path, open_source)
+        Draft::read(path, &mut Place::default())?.open()
     }
 
-    /// [`Self::open`] for what nobody looks at before it is sent: only files that lie
-    /// in a folder of this user.
+    /// The same for what nobody looks at before it is sent: [`Draft::open_of`].
     pub fn open_of(user: &User, path: &Path) -> Result<Self, Error> {
-        Self::open_by(path, |source| open_of(user, source))
-    }
-
-    fn open_by(
-        path: &Path,
-        open_source: impl FnOnce(&Path) -> Result<(File, Version), Error>,
-    ) -> Result<Self, Error> {
-        let name = path.file_name().and_then(|name| name.to_str());
-        let Some((name, stem)) = name.and_then(|name| {
-            let stem = ENDINGS.iter().find_map(|end| name.strip_suffix(end));
-            Some((name, stem?))
-        }) else {
-            return Err(Error::new(
-                Code::Usage,
-                format!(
-                    "{} is no .meta file: its name must end with .meta, or .failed to send it again",
-                    path.display()
-                ),
-            ));
-        };
-        let again = name.ends_with(".failed");
-        let at = |e: io::Error| Error::io("open", path, &e);
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let dir = Dir::open_ambient_dir(parent, ambient_authority()).map_err(at)?;
-        let mut locked = lock(&dir, name, path)?;
-        let text = file::read(&dir, name, meta::MAX_LEN).map_err(at)?;
-        let mut meta = Meta::from_file(&text).map_err(|e| {
-            Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
-        })?;
-        let source = source(parent, &meta)?;
-        let (file, version) = open_source(&source)?;
-        let before = meta.clone();
-        let text = Value::from(version.to_text());
-        let had = meta.extra.insert(SOURCE_VERSION.to_owned(), text.clone());
-        if had.is_some_and(|had| had != text) {
-            // What the document says of the file is of the version before.
-            (meta.id, meta.filesize, meta.file_crc) = (None, None, None);
-            meta.datetime.clear();
-        }
-        if meta.id.is_none() {
-            let id = random().map_err(|e| Error::new(Code::Failed, e.to_string()))?;
-            meta.id = Some(TransferId(id));
-        }
-        if meta.datetime.is_empty() {
-            meta.datetime = datetime_now();
-        }
-        meta.error.clear();
-        let path = path.with_file_name(format!("{stem}.meta"));
-        let name = format!("{stem}.meta");
-        if again {
-            revive(&dir, stem, &path, &meta)?;
-        } else if meta != before {
-            file::replace(&dir, &name, 0o644, &meta.to_file())
-                .map_err(|e| Error::io("write", &path, &e))?;
-        }
-        if again || meta != before {
-            // It is another file now.
-            locked = lock(&dir, &name, &path)?;
-        }
-        Ok(Self {
-            _lock: locked,
-            dir,
-            stem: stem.to_owned(),
-            path,
-            meta,
-            file,
-            version,
-        })
+        Draft::read(path, &mut Place::default())?.open_of(user)
     }
 
     /// Where the `.meta` is.
@@ -163,7 +130,7 @@ impl Outgoing {
         &self.path
     }
 
-    /// The document, as it is in the `.meta`.
+    /// The document, as it is sent.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -180,34 +147,28 @@ impl Outgoing {
 
     /// The document as the receiver gets it. Fails if it says another size.
     pub fn request(&self) -> Result<Meta, Error> {
+        check_size(&self.meta, self.version.len)?;
         let mut meta = self.meta.clone();
-        if meta
-            .filesize
-            .is_some_and(|claimed| claimed != self.version.len)
-        {
-            return Err(Error::new(
-                Code::Integrity,
-                format!(
-                    "filesize is {}, but the file has {} bytes: mend the .meta, or leave filesize out",
-                    meta.filesize.unwrap_or_default(),
-                    self.version.len
-                ),
-            ));
-        }
         meta.filesize = Some(self.version.len);
         meta.extra.retain(|field, _| is_extra(field));
         Ok(meta)
     }
 
-    /// The open file, to read from its beginning, and the version to be sent.
-    pub fn source(&self) -> io::Result<(File, Version)> {
+    /// The open file, and the version to be sent.
+    pub fn source(&self) -> (Arc<File>, Version) {
+        (self.file.clone(), self.version)
+    }
+
+    /// The open file, to read from its beginning by one reader at a time.
+    pub fn read_again(&self) -> io::Result<File> {
         use std::io::Seek;
         let mut file = self.file.try_clone()?;
         file.rewind()?;
-        Ok((file, self.version))
+        Ok(file)
     }
 
-    /// Makes the `.meta` a `.done`, with what the receiver made of the document.
+    /// Makes the `.meta` a `.done`, with what the receiver made of the document. That is
+    /// not flushed: the receiver knows that it has the file.
     pub fn done(&self, delivered: &Meta) -> Result<PathBuf, Error> {
         let mut meta = delivered.clone();
         for field in [SOURCE_PATH, SOURCE_VERSION] {
@@ -225,106 +186,119 @@ impl Outgoing {
         self.become_("failed", &meta)
     }
 
+    /// Puts things back as they were: nothing of it was begun.
+    pub fn leave(&self) -> Result<(), Error> {
+        let name = format!("{}.meta", self.stem);
+        match self.origin {
+            Origin::Found => Ok(()),
+            Origin::Revived => {
+                let failed = format!("{}.failed", self.stem);
+                file::rename_to_free(&self.dir, &name, &self.dir, &failed)
+            }
+            Origin::Made(_) => self.dir.remove_file(name),
+        }
+        .map_err(|e| Error::io("take away", &self.path, &e))
+    }
+
     fn become_(&self, ending: &str, meta: &Meta) -> Result<PathBuf, Error> {
         let path = self.path.with_file_name(format!("{}.{ending}", self.stem));
-        file::replace(
-            &self.dir,
-            &format!("{}.{ending}", self.stem),
-            0o644,
-            &meta.to_file(),
-        )
-        .and_then(|()| self.dir.remove_file(format!("{}.meta", self.stem)))
-        .map_err(|e| Error::io("write", &path, &e))?;
+        let (name, new) = (
+            format!("{}.meta", self.stem),
+            format!("{}.{ending}", self.stem),
+        );
+        let mut text = meta.to_file();
+        let became = match self.origin {
+            Origin::Made(len) => {
+                // White space behind the object: a file that is written over and has
+                // become no shorter is whole at every moment.
+                text.resize(text.len().max(len), b'\n');
+                self.lock
+                    .write_all_at(&text, 0)
+                    .and_then(|()| self.dir.rename(&name, &self.dir, &new))
+            }
+            // Of what a person wrote, one copy is safe at every moment.
+            _ if ending == "failed" => file::replace(&self.dir, &new, 0o644, &text)
+                .and_then(|()| self.dir.remove_file(&name)),
+            _ => file::Unnamed::write(&self.dir, 0o644, &text)
+                .and_then(|file| file.replace(&new))
+                .and_then(|()| self.dir.remove_file(&name)),
+        };
+        became.map_err(|e| Error::io("write", &path, &e))?;
         Ok(path)
     }
-}
 
-/// Makes a `.failed` the `.meta` at `path`, unless there is one.
-fn revive(dir: &Dir, stem: &str, path: &Path, meta: &Meta) -> Result<(), Error> {
-    match file::create(dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let sentence = format!(
-                "{} is there beside {stem}.failed: send that one, or take it away first",
-                path.display()
-            );
-            return Err(Error::new(Code::Failed, sentence));
+    /// Makes the `.failed` that was read the `.meta`, unless there is one.
+    pub(super) fn revive(&mut self) -> Result<(), Error> {
+        let (stem, path) = (&self.stem, &self.path);
+        let (failed, name) = (format!("{stem}.failed"), format!("{stem}.meta"));
+        match file::rename_to_free(&self.dir, &failed, &self.dir, &name) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let sentence = format!(
+                    "{} is there beside {failed}: send that one, or take it away first",
+                    path.display()
+                );
+                return Err(Error::new(Code::Failed, sentence));
+            }
+            Err(e) => return Err(Error::io("write", path, &e)),
         }
-        Err(e) => return Err(Error::io("write", path, &e)),
+        self.origin = Origin::Revived;
+        Ok(())
     }
-    let failed = format!("{stem}.failed");
-    dir.remove_file(&failed)
-        .map_err(|e| Error::io("remove", &path.with_file_name(&failed), &e))
+
+    /// Writes the document as it is sent into the `.meta`.
+    pub(super) fn write_down(&mut self) -> Result<(), Error> {
+        let name = format!("{}.meta", self.stem);
+        let at = |e: io::Error| Error::io("write", &self.path, &e);
+        file::replace(&self.dir, &name, 0o644, &self.meta.to_file()).map_err(at)?;
+        // It is another file now; who locked it in between has it in hand.
+        let (lock, _) = file::open(&self.dir, &name).map_err(at)?;
+        let lock = lock.into_std();
+        if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(in_hand(&self.path));
+        }
+        self.lock = lock;
+        Ok(())
+    }
 }
 
-fn lock(dir: &Dir, name: &str, path: &Path) -> Result<File, Error> {
-    let (file, _) = file::open(dir, name).map_err(|e| Error::io("open", path, &e))?;
-    let file = file.into_std();
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::new(
-            Code::Later,
-            format!("{} is being sent by another m2y", path.display()),
+/// Fails if the document says another size than the file has.
+pub fn check_size(meta: &Meta, len: u64) -> Result<(), Error> {
+    match meta.filesize {
+        Some(claimed) if claimed != len => Err(Error::new(
+            Code::Integrity,
+            format!(
+                "filesize is {claimed}, but the file has {len} bytes: mend the .meta, or leave filesize out",
+            ),
         )),
-        // Some file systems have no locks; the receiver takes one attempt at a time.
-        Err(TryLockError::Error(_)) => Ok(file),
+        _ => Ok(()),
     }
 }
 
-fn source(folder: &Path, meta: &Meta) -> Result<PathBuf, Error> {
-    match meta.extra.get(SOURCE_PATH) {
-        Some(Value::String(path)) => return Ok(path.into()),
-        Some(_) => {
-            let sentence = format!("the field {SOURCE_PATH:?} must be text");
-            return Err(Error::new(Code::Failed, sentence));
-        }
-        None => {}
+/// Opens a regular file that is to be sent.
+pub fn open_source(path: &Path) -> Result<(File, Version), Error> {
+    let opened = open_any(path, OFlags::empty());
+    let (file, about) = opened.map_err(|e| Error::io("open", path, &e))?;
+    match about.is_file() {
+        true => Ok((file, Version::from(&about))),
+        false => Err(not_regular(path)),
     }
-    let name = meta.filename.as_str();
-    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
-        return Err(Error::new(
-            Code::Failed,
-            format!("filename is {name:?}, must be the name of a file beside the .meta"),
-        ));
-    }
-    Ok(folder.join(name))
 }
 
-/// Opens a file that lies in a folder of the user, through handles that no link leads out
-/// of: a `.meta` may name any file, and the server may be able to read it.
-fn open_of(user: &User, path: &Path) -> Result<(File, Version), Error> {
-    let at = |e: io::Error| Error::io("open", path, &e);
-    let outside = || {
-        let sentence = format!(
-            "cannot send {}: an outbox sends only files in the folders of its user",
-            path.display()
-        );
-        Error::new(Code::Refused, sentence)
-    };
-    let home = user.path().canonicalize().map_err(at)?;
-    let parent = path.parent().ok_or_else(outside)?;
-    let parent = parent.canonicalize().map_err(at)?;
-    let folder = parent.strip_prefix(home).map_err(|_| outside())?;
-    let folder = folder
-        .to_str()
-        .and_then(|folder| Name::folder(folder).ok())
-        .ok_or_else(outside)?;
-    let name = path.file_name().ok_or_else(outside)?;
-    let dir = user.dir().open_dir(folder.as_str()).map_err(at)?;
-    let (file, _) = file::open(&dir, name).map_err(at)?;
-    let file = file.into_std();
-    let version = Version::of(&file).map_err(at)?;
-    Ok((file, version))
+/// Opens whatever there is, to read it.
+pub(super) fn open_any(path: &Path, flags: OFlags) -> io::Result<(File, Metadata)> {
+    // To open a pipe would otherwise wait for its other end; a regular file does not know
+    // the flag.
+    let flags = OFlags::NONBLOCK | flags;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let about = file.metadata()?;
+    Ok((file, about))
 }
 
-fn open_source(path: &Path) -> Result<(File, Version), Error> {
-    let at = |e: io::Error| Error::io("open", path, &e);
-    // Asked before it is opened: to open a pipe would wait for its other end.
-    if !std::fs::metadata(path).map_err(at)?.is_file() {
-        let sentence = format!("cannot send {}: it is not a regular file", path.display());
-        return Err(Error::new(Code::Failed, sentence));
-    }
-    let file = File::open(path).map_err(at)?;
-    let version = Version::of(&file).map_err(at)?;
-    Ok((file, version))
+pub(super) fn not_regular(path: &Path) -> Error {
+    let sentence = format!("cannot send {}: it is not a regular file", path.display());
+    Error::new(Code::Failed, sentence)
 }

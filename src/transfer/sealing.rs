@@ -6,7 +6,8 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, Read},
+    io,
+    os::unix::fs::FileExt,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -23,13 +24,13 @@ use crate::{
 pub struct Attempt {
     /// The number of the transfer in its session.
     pub transfer: u32,
-    /// The file, where the blocks begin.
-    pub file: File,
+    /// The file.
+    pub file: Arc<File>,
     /// The version that the meta speaks of.
     pub version: Version,
     /// Seals the blocks.
     pub blocks: Stream,
-    /// Bytes that the receiver has.
+    /// Bytes that the receiver has, behind which the blocks begin.
     pub offset: u64,
     /// The CRC-32 of those.
     pub crc: crc32fast::Hasher,
@@ -41,6 +42,8 @@ pub struct Attempt {
 pub enum Sealed {
     /// Blocks.
     Blocks {
+        /// The number of the transfer.
+        transfer: u32,
         /// Of which only the first `used` bytes count.
         buffer: Vec<u8>,
         /// Bytes of records.
@@ -177,7 +180,9 @@ impl Stage {
                     break;
                 };
                 let into = space.get_mut(HEAD_LEN..HEAD_LEN + len).unwrap_or_default();
-                attempt.file.read_exact(into).map_err(|e| match e.kind() {
+                let at = attempt.version.len().saturating_sub(left);
+                let read = attempt.file.read_exact_at(into, at);
+                read.map_err(|e| match e.kind() {
                     io::ErrorKind::UnexpectedEof => changed(),
                     _ => unreadable(&e),
                 })?;
@@ -192,7 +197,12 @@ impl Stage {
                 // Asked before the last block goes out, while all can still be undone.
                 unchanged(&attempt)?;
             }
-            let sealed = Sealed::Blocks { buffer, used, body };
+            let sealed = Sealed::Blocks {
+                transfer: attempt.transfer,
+                buffer,
+                used,
+                body,
+            };
             if self.full.blocking_send(sealed).is_err() {
                 return Ok(None);
             }

@@ -3,7 +3,6 @@
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, HashSet},
-    io::{Seek, SeekFrom},
     time::Duration,
 };
 
@@ -46,8 +45,8 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 const TOGETHER: usize = 65_536;
 
 /// What became of something that was to be sent: the meta as it was delivered, or why it
-/// was not.
-pub type Sent<J> = (J, Result<Meta, Error>);
+/// was not; and how long that took from when leave was asked for.
+pub type Sent<J> = (J, Result<Meta, Error>, Duration);
 
 /// A connection, from the sender's side.
 pub struct Channel {
@@ -61,9 +60,16 @@ pub struct Channel {
     pub outgoing: Stream,
 }
 
+/// The digest of what the receiver has of a file, and the CRC-32 so far.
+type Prefix = ([u8; 32], crc32fast::Hasher);
+
 /// A transfer that has not had its last word.
 struct Transfer<J> {
     job: J,
+    /// When leave was asked for.
+    since: Instant,
+    /// Bytes of the file that are sent, or were before.
+    moved: u64,
     asked: Meta,
     reply: Option<Wire>,
     /// The CRC-32 of the prefix that the receiver has, while that is agreed on.
@@ -75,7 +81,22 @@ struct Transfer<J> {
 }
 
 /// What the own file has where the receiver has something of a transfer.
-type Digested = (u32, Result<([u8; 32], crc32fast::Hasher), Error>);
+type Digested = (u32, Result<Prefix, Error>);
+
+impl<J> Transfer<J> {
+    fn new(job: J, asked: Meta) -> Self {
+        Self {
+            job,
+            since: Instant::now(),
+            moved: 0,
+            asked,
+            reply: None,
+            prefix: None,
+            crc: None,
+            is_sealing: false,
+        }
+    }
+}
 
 /// A session at work.
 pub struct Session<'a, J> {
@@ -96,6 +117,8 @@ pub struct Session<'a, J> {
     written: usize,
     digests: JoinSet<Digested>,
     results: mpsc::UnboundedSender<Sent<J>>,
+    /// Files that had their last word.
+    settled: u64,
 }
 
 /// Where the jobs of a session come from.
@@ -124,35 +147,28 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
             written: 0,
             digests: JoinSet::new(),
             results,
+            settled: 0,
         }
     }
 
     /// Sends the file of the opening, which was answered, then all that come as `jobs`,
     /// until there are no more and each has had its last word. Where the session ends
     /// before that, what is under way fails with the error that this returns, and what is
-    /// still among the jobs is left there.
+    /// still among the jobs is left there. Returns too how many files had their last word
+    /// while the session held.
     pub async fn run(
         mut self,
         first: (J, Meta, Wire),
         jobs: &mut Jobs<J>,
         stop: impl Future<Output = Error>,
-    ) -> Result<(), Error> {
+    ) -> (u64, Result<(), Error>) {
         let (job, asked, reply) = first;
-        self.open.insert(
-            0,
-            Transfer {
-                job,
-                asked,
-                reply: None,
-                prefix: None,
-                crc: None,
-                is_sealing: false,
-            },
-        );
+        self.open.insert(0, Transfer::new(job, asked));
         let error = match self.answered(0, reply) {
             Ok(()) => self.records(jobs, stop).await,
             Err(error) => Err(error.into()),
         };
+        let settled = self.settled;
         match &error {
             Ok(()) => {
                 let closing = self.say(Kind::Close, 0, &[]);
@@ -167,16 +183,18 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
             }
             Err(error) => {
                 for (_, transfer) in std::mem::take(&mut self.open) {
-                    self.tell(transfer.job, Err(error.clone()));
+                    self.tell(transfer, Err(error.clone()));
                 }
             }
         }
-        error
+        (settled, error)
     }
 
-    fn tell(&self, job: J, result: Result<Meta, Error>) {
+    fn tell(&mut self, about: Transfer<J>, result: Result<Meta, Error>) {
+        self.settled += 1;
+        let took = about.since.elapsed();
         // Who does not want to know any more finds it in the receiver's answer next time.
-        let _ = self.results.send((job, result));
+        let _ = self.results.send((about.job, result, took));
     }
 
     /// Moves records both ways, so that neither side waits for the other to read.
@@ -288,7 +306,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         let asked = match job.borrow().request() {
             Ok(asked) => asked,
             Err(error) => {
-                self.tell(job, Err(error));
+                let _ = self.results.send((job, Err(error), Duration::ZERO));
                 return Ok(());
             }
         };
@@ -299,23 +317,14 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         let json = request.to_json();
         if json.len() > record::MAX_BODY {
             let sentence = "the .meta is too large to be sent: 64 KiB at most";
-            self.tell(job, Err(Error::new(Code::Failed, sentence)));
+            let error = Error::new(Code::Failed, sentence);
+            let _ = self.results.send((job, Err(error), Duration::ZERO));
             return Ok(());
         }
         let transfer = self.next;
         self.next = self.next.wrapping_add(1);
         self.say(Kind::Meta, transfer, json.as_bytes())?;
-        self.open.insert(
-            transfer,
-            Transfer {
-                job,
-                asked,
-                reply: None,
-                prefix: None,
-                crc: None,
-                is_sealing: false,
-            },
-        );
+        self.open.insert(transfer, Transfer::new(job, asked));
         Ok(())
     }
 
@@ -378,14 +387,14 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
     fn answered(&mut self, transfer: u32, reply: Wire) -> Result<(), WireError> {
         let mut about = self.expect(transfer, |about| about.reply.is_none())?;
         if let Err(error) = granted(&reply, &about.asked) {
-            self.tell(about.job, Err(error));
+            self.tell(about, Err(error));
             return Ok(());
         }
         if reply.delivered {
             self.observer
                 .step(15, format_args!("the file was delivered before"));
             let meta = delivered(&about.asked, &reply.meta, reply.meta.file_crc);
-            self.tell(about.job, Ok(meta));
+            self.tell(about, Ok(meta));
             return Ok(());
         }
         let offset = reply.offset;
@@ -397,10 +406,10 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
             );
             return self.begin(transfer, about, 0, crc32fast::Hasher::new());
         }
-        let source = about.job.borrow().source();
+        let source = about.job.borrow().read_again();
         self.digests.spawn(async move {
             let digest = task::spawn_blocking(move || {
-                let (file, _) = source.map_err(|e| unreadable(&e))?;
+                let file = source.map_err(|e| unreadable(&e))?;
                 prefix_digest(file, offset).map_err(|e| unreadable(&e))
             });
             let failed = |_| Err(Error::new(Code::Failed, "the file could not be read"));
@@ -435,6 +444,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         let prefix = about.prefix.take().filter(|_| offset > 0);
         let crc = prefix.unwrap_or_default();
         self.observer.moved(offset);
+        about.moved = offset;
         self.begin(transfer, about, offset, crc)
     }
 
@@ -452,39 +462,40 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
             .and_then(|reply| reply.filekey.as_ref());
         let (Some(filekey), Some(id)) = (keys, &about.asked.id) else {
             let error = Error::new(Code::Failed, "the answer has no filekey");
-            self.tell(about.job, Err(error));
+            self.tell(about, Err(error));
             return Ok(());
         };
         let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
-        let source = about.job.borrow().source().and_then(|(mut file, version)| {
-            file.seek(SeekFrom::Start(offset))?;
-            Ok((file, version))
-        });
-        about.is_sealing = source.is_ok();
+        let (file, version) = about.job.borrow().source();
+        about.is_sealing = true;
         let claimed_crc = about.asked.file_crc;
         self.open.insert(transfer, about);
-        match source {
-            Ok((file, version)) => self.sealing.give(Attempt {
-                transfer,
-                file,
-                version,
-                blocks,
-                offset,
-                crc,
-                claimed_crc,
-            }),
-            Err(error) => self
-                .give_up(transfer, unreadable(&error))
-                .map_err(|_| WireError::Record)?,
-        }
+        self.sealing.give(Attempt {
+            transfer,
+            file,
+            version,
+            blocks,
+            offset,
+            crc,
+            claimed_crc,
+        });
         Ok(())
     }
 
     /// What the other stage made.
     fn sealed(&mut self, sealed: Sealed) -> Result<(), Error> {
         match sealed {
-            Sealed::Blocks { buffer, used, body } => {
+            Sealed::Blocks {
+                transfer,
+                buffer,
+                used,
+                body,
+            } => {
                 self.observer.moved(body);
+                if let Some(about) = self.open.get_mut(&transfer) {
+                    about.moved += body;
+                    self.observer.file(about.job.borrow(), about.moved);
+                }
                 if used < TOGETHER / 2 {
                     self.out.extend(buffer.get(..used).unwrap_or_default());
                     self.sealing.recycle(buffer);
@@ -524,7 +535,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
     fn give_up(&mut self, transfer: u32, error: Error) -> Result<(), Error> {
         self.say(Kind::Error, transfer, &record::encode_error(&error))?;
         if let Some(about) = self.open.remove(&transfer) {
-            self.tell(about.job, Err(error));
+            self.tell(about, Err(error));
         }
         Ok(())
     }
@@ -537,7 +548,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
             .as_ref()
             .map_or(&about.asked, |reply| &reply.meta);
         let meta = delivered(&about.asked, reply, about.crc);
-        self.tell(about.job, Ok(meta));
+        self.tell(about, Ok(meta));
         Ok(())
     }
 
@@ -550,7 +561,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
             self.sealing.cancel(transfer);
             self.ended.insert(transfer);
         }
-        self.tell(about.job, Err(error));
+        self.tell(about, Err(error));
     }
 
     /// Looks for what the receiver said before the connection failed.

@@ -1,0 +1,75 @@
+//! What would be sent, and where: no connection, and nothing is written.
+
+use super::{
+    lanes::{Outcome, Routes, is_of_another, read},
+    plan::{Item, Plan},
+    tally::Tally,
+};
+use crate::{
+    cli::Failure,
+    error::Error,
+    meta::Meta,
+    transfer::{
+        draft::{Draft, Place},
+        outbox::{Outbox, Sources},
+        outgoing::{check_size, open_source},
+    },
+};
+
+/// Looks, and tells.
+pub struct Dry {
+    /// The routes that were met: their addresses.
+    pub routes: Routes<String>,
+    /// What the `.meta` would say, where the files themselves were named.
+    pub template: Option<Meta>,
+    /// The folder of the sender, where it is there and matters.
+    pub outbox: Option<Outbox>,
+    /// What has become of them so far.
+    pub tally: Tally,
+}
+
+impl Dry {
+    /// Looks at all, and ends as far as that can be known as to send them would.
+    pub fn run(mut self, mut plan: Plan) -> Result<(), Failure> {
+        let (mut place, mut sources) = (Place::default(), Sources::default());
+        for found in plan.by_ref() {
+            let looked = found.and_then(|item| {
+                self.look(&item, &mut place, &mut sources)
+                    .map_err(|error| (item.path, error))
+            });
+            if let Err((path, error)) = looked {
+                self.tally.failure(&path, error);
+            }
+        }
+        self.tally.finish(plan.passed_over, true)
+    }
+
+    fn look(&mut self, item: &Item, place: &mut Place, sources: &mut Sources) -> Result<(), Error> {
+        let address = |route: crate::client::Route| route.address().to_owned();
+        if let Some(template) = &self.template {
+            let address = self.routes.find(&item.path, template, address)?;
+            let source = sources.open(&item.path)?;
+            let sent = self.outbox.as_ref().and_then(|outbox| outbox.sent(&source));
+            match sent {
+                Some(done) => {
+                    let skipped = Outcome::Skipped(item.path.clone(), done.to_owned());
+                    self.tally.take(skipped);
+                }
+                None => self
+                    .tally
+                    .would(&item.path, template, source.len(), address),
+            }
+            return Ok(());
+        }
+        let draft = read(&item.path, |path| Draft::look(path, place))?;
+        if is_of_another(item, draft.meta()) {
+            return Ok(());
+        }
+        let address = self.routes.find(&item.path, draft.meta(), address)?;
+        let (_, version) = open_source(&draft.source()?)?;
+        check_size(draft.meta(), version.len())?;
+        self.tally
+            .would(&item.path, draft.meta(), version.len(), address);
+        Ok(())
+    }
+}

@@ -1,0 +1,349 @@
+//! Opens what is to be sent, a few files ahead of the network, and hands each to the
+//! sessions of its route.
+
+use std::{
+    borrow::Borrow,
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+};
+
+use super::plan::{Item, Plan};
+use crate::{
+    client::{Route, deliver_all},
+    error::{Code, Error},
+    meta::Meta,
+    root::{Root, RootError, name::Name},
+    transfer::{
+        Observer,
+        draft::{Draft, Place},
+        outbox::{Outbox, Sources},
+        outgoing::Outgoing,
+        pace::Pace,
+        send::Sent,
+    },
+};
+
+/// Files that are open at the same time, so that their descriptors stay below the limits
+/// that systems set: three for each.
+const AT_HAND: usize = 128;
+
+/// A file that is open, and how it was named.
+pub struct Job {
+    /// The file.
+    pub out: Outgoing,
+    /// The path that was given or found.
+    pub named: PathBuf,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Borrow<Outgoing> for Job {
+    fn borrow(&self) -> &Outgoing {
+        &self.out
+    }
+}
+
+/// What became of a file.
+pub enum Outcome {
+    /// It was sent, or failed.
+    Over(Box<Sent<Job>>),
+    /// It could not be begun, and is as it was.
+    Failed(PathBuf, Error),
+    /// It was not tried, because nothing reaches its receiver.
+    Left(PathBuf, Option<Box<Job>>, Error),
+    /// It was sent at another time; its `.done`.
+    Skipped(PathBuf, PathBuf),
+}
+
+/// Finds routes, each once.
+pub struct Routes<T> {
+    /// The root, unless each `.meta` lies in one.
+    pub root: Option<PathBuf>,
+    /// The server, unless the contact's address is known.
+    pub server: Option<String>,
+    known: HashMap<(PathBuf, String, String), Result<T, Error>>,
+    /// The directory of the `.meta` before, and the root around it.
+    around: Option<(PathBuf, PathBuf)>,
+}
+
+impl<T> Routes<T> {
+    /// None yet.
+    pub fn new(root: Option<PathBuf>, server: Option<String>) -> Self {
+        Self {
+            root,
+            server,
+            known: HashMap::new(),
+            around: None,
+        }
+    }
+
+    /// What `make` made of the route of a `.meta` at `path`.
+    pub fn find(
+        &mut self,
+        path: &Path,
+        meta: &Meta,
+        make: impl FnOnce(Route) -> T,
+    ) -> Result<&mut T, Error> {
+        let root = match &self.root {
+            Some(root) => root.clone(),
+            None => self.around(path)?,
+        };
+        let key = (root, meta.from.clone(), meta.to.clone());
+        let server = self.server.as_deref();
+        let found = self
+            .known
+            .entry(key)
+            .or_insert_with_key(|(root, from, to)| {
+                let name = Name::user(from).map_err(RootError::from)?;
+                let user = Root::open(root)?.user(&name)?;
+                Ok(make(Route::to(&user, to, server)?))
+            });
+        found.as_mut().map_err(|error| error.clone())
+    }
+
+    fn around(&mut self, path: &Path) -> Result<PathBuf, Error> {
+        if let (Some((dir, root)), Some(parent)) = (&self.around, path.parent())
+            && dir == parent
+        {
+            return Ok(root.clone());
+        }
+        let root = Root::around(path).ok_or_else(|| {
+            let path = path.display();
+            let sentence = format!("{path} does not lie in a root: name one with --root");
+            Error::new(Code::Usage, sentence)
+        })?;
+        if let Some(parent) = path.parent() {
+            self.around = Some((parent.to_owned(), root.clone()));
+        }
+        Ok(root)
+    }
+}
+
+/// The way to the sessions of one route.
+pub struct Lane {
+    jobs: mpsc::Sender<Job>,
+    /// Why it ended before all was sent.
+    dead: Arc<OnceLock<Error>>,
+}
+
+/// Opens files one after the other.
+pub struct Producer {
+    /// What there is.
+    pub plan: Plan,
+    /// Where new `.meta` go, where the files themselves were named.
+    pub outbox: Option<Outbox>,
+    /// The routes that were met.
+    pub routes: Routes<Lane>,
+    /// What every lane needs.
+    pub tools: Tools,
+    /// Bounds what is open.
+    pub at_hand: Arc<Semaphore>,
+    place: Place,
+    sources: Sources,
+}
+
+/// What every lane needs.
+#[derive(Clone)]
+pub struct Tools {
+    /// Where lanes run.
+    pub handle: Handle,
+    /// Hears what became of each file.
+    pub outcomes: mpsc::UnboundedSender<Outcome>,
+    /// Watches.
+    pub observer: Arc<dyn Observer>,
+    /// Turns true when the person interrupts.
+    pub stop: watch::Receiver<bool>,
+    /// How fast all of them together may write.
+    pub pace: Option<Arc<Pace>>,
+}
+
+/// Why a file is not on its way.
+enum Not {
+    Failed(Error),
+    Left(Option<Box<Job>>, Error),
+    Skipped(PathBuf),
+    /// It is nobody's to send.
+    Other,
+}
+
+impl From<Error> for Not {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Producer {
+    /// Nothing was opened yet.
+    pub fn new(plan: Plan, outbox: Option<Outbox>, routes: Routes<Lane>, tools: Tools) -> Self {
+        Self {
+            plan,
+            outbox,
+            routes,
+            tools,
+            at_hand: Arc::new(Semaphore::new(AT_HAND)),
+            place: Place::default(),
+            sources: Sources::default(),
+        }
+    }
+
+    /// Opens all, and waits where the network is behind. Returns how many links and the
+    /// like were passed over, and whether it came to the end.
+    pub fn run(mut self) -> (u64, bool) {
+        while let Some(found) = self.plan.next() {
+            if *self.tools.stop.borrow() {
+                return (self.plan.passed_over, false);
+            }
+            let (path, not) = match found {
+                Ok(item) => match self.send(&item) {
+                    Ok(()) => continue,
+                    Err(not) => (item.path, not),
+                },
+                Err((path, error)) => (path, Not::Failed(error)),
+            };
+            let outcome = match not {
+                Not::Failed(error) => Outcome::Failed(path, error),
+                Not::Left(job, error) => Outcome::Left(path, job, error),
+                Not::Skipped(done) => Outcome::Skipped(path, done),
+                Not::Other => continue,
+            };
+            let _ = self.tools.outcomes.send(outcome);
+        }
+        (self.plan.passed_over, true)
+    }
+
+    fn send(&mut self, item: &Item) -> Result<(), Not> {
+        let Some(outbox) = &mut self.outbox else {
+            return self.send_document(&item.path, item);
+        };
+        let tools = &self.tools;
+        let make = |route| tools.lane(route);
+        let template = outbox.template().clone();
+        let lane = self.routes.find(&item.path, &template, make)?;
+        if let Some(error) = lane.dead.get() {
+            return Err(Not::Left(None, error.clone()));
+        }
+        let source = self.sources.open(&item.path)?;
+        if let Some(done) = outbox.sent(&source) {
+            return Err(Not::Skipped(done.to_owned()));
+        }
+        if let Some(unsent) = outbox.unsent(&source).map(Path::to_owned) {
+            return self.send_document(&unsent, item);
+        }
+        let permit = permit(&self.tools.handle, &self.at_hand)?;
+        let job = Job {
+            out: outbox.add(source, item.within.as_deref())?,
+            named: item.path.clone(),
+            _permit: permit,
+        };
+        lane.give(job)
+    }
+
+    /// Sends what a `.meta` or a `.failed` says.
+    fn send_document(&mut self, path: &Path, item: &Item) -> Result<(), Not> {
+        let draft = read(path, |path| Draft::read(path, &mut self.place))?;
+        if is_of_another(item, draft.meta()) {
+            return Err(Not::Other);
+        }
+        let tools = &self.tools;
+        let lane = self
+            .routes
+            .find(path, draft.meta(), |route| tools.lane(route))?;
+        if let Some(error) = lane.dead.get() {
+            return Err(Not::Left(None, error.clone()));
+        }
+        let permit = permit(&self.tools.handle, &self.at_hand)?;
+        let job = Job {
+            out: draft.open()?,
+            named: item.path.clone(),
+            _permit: permit,
+        };
+        lane.give(job)
+    }
+}
+
+/// Reads a document. A person may send a file by its name and mean its `.meta`.
+pub fn read(path: &Path, read: impl FnOnce(&Path) -> Result<Draft, Error>) -> Result<Draft, Error> {
+    let is_one = path
+        .extension()
+        .is_some_and(|e| e == "meta" || e == "failed");
+    read(path).map_err(|e| match is_one {
+        true => e,
+        false => Error::new(
+            e.code,
+            format!("{e} (to send the file itself, use --from, --to and --folder)"),
+        ),
+    })
+}
+
+/// Whether a `.meta` that was found in somebody's outbox is the record of what somebody
+/// else wanted to send there.
+pub fn is_of_another(item: &Item, meta: &Meta) -> bool {
+    item.owner
+        .as_ref()
+        .is_some_and(|owner| **owner != meta.from)
+}
+
+/// Waits until one file more may be open.
+fn permit(handle: &Handle, at_hand: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+    let closed = |_| Error::new(Code::Failed, "no file may be opened any more");
+    handle
+        .block_on(at_hand.clone().acquire_owned())
+        .map_err(closed)
+}
+
+impl Lane {
+    fn give(&self, job: Job) -> Result<(), Not> {
+        self.jobs.blocking_send(job).map_err(|refused| {
+            let gone = || Error::new(Code::Failed, "nothing is sent any more");
+            let error = self.dead.get().cloned().unwrap_or_else(gone);
+            Not::Left(Some(Box::new(refused.0)), error)
+        })
+    }
+}
+
+impl Tools {
+    /// Begins to send on a route.
+    pub fn lane(&self, route: Route) -> Lane {
+        let (jobs, waiting) = mpsc::channel(AT_HAND);
+        let dead = Arc::new(OnceLock::new());
+        let route = route.paced(self.pace.clone());
+        let going = self.clone().go(route, waiting, dead.clone());
+        self.handle.spawn(going);
+        Lane { jobs, dead }
+    }
+
+    async fn go(mut self, route: Route, mut jobs: mpsc::Receiver<Job>, dead: Arc<OnceLock<Error>>) {
+        let (results, mut over) = mpsc::unbounded_channel();
+        let stop = async {
+            // Without a sender nobody interrupts any more.
+            if self.stop.wait_for(|stop| *stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            Error::new(Code::Interrupted, "interrupted")
+        };
+        let all = async {
+            let results = results;
+            deliver_all(&route, &mut jobs, &results, &*self.observer, stop).await
+        };
+        let tell = async {
+            while let Some(sent) = over.recv().await {
+                let _ = self.outcomes.send(Outcome::Over(Box::new(sent)));
+            }
+        };
+        let (ended, ()) = tokio::join!(all, tell);
+        let Err(error) = ended else {
+            return;
+        };
+        let _ = dead.set(error.clone());
+        jobs.close();
+        while let Some(job) = jobs.recv().await {
+            let left = Outcome::Left(job.named.clone(), Some(Box::new(job)), error.clone());
+            let _ = self.outcomes.send(left);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What became of the files: `.done` and `.failed`, a line for each, and the sum.
+
+use std::{
+    fmt::Write,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Send,
+    lanes::{Job, Outcome},
+    progress::Progress,
+    quoted,
+};
+use crate::{
+    cli::{Failure, output},
+    error::{Code, Error, printable},
+    json::Value,
+    meta::Meta,
+    root::Root,
+    transfer::send::Sent,
+};
+
+/// Outcomes whose lines are printed together.
+const TOGETHER: usize = 64;
+
+/// Counts, and tells.
+pub struct Tally {
+    send: Arc<Send>,
+    progress: Arc<Progress>,
+    json: bool,
+    /// Whether there may be more files than one.
+    several: bool,
+    /// Whether it is only told what would be.
+    is_dry: bool,
+    begun: Instant,
+    sent: u64,
+    failed: u64,
+    left: u64,
+    skipped: u64,
+    bytes: u64,
+    /// The receiver, while it is the same of all.
+    to: Option<Option<String>>,
+    /// The first error, and whether all others were of its kind.
+    error: Option<(Error, bool)>,
+    is_interrupted: bool,
+    /// Lines to be printed.
+    out: String,
+    err: String,
+}
+
+impl Tally {
+    /// Nothing has happened yet.
+    pub fn new(send: Arc<Send>, progress: Arc<Progress>, json: bool, several: bool) -> Self {
+        Self {
+            progress,
+            json,
+            several,
+            is_dry: send.dry_run,
+            send,
+            begun: Instant::now(),
+            sent: 0,
+            failed: 0,
+            left: 0,
+            skipped: 0,
+            bytes: 0,
+            to: None,
+            error: None,
+            is_interrupted: false,
+            out: String::new(),
+            err: String::new(),
+        }
+    }
+
+    /// Takes all outcomes. It waits for disks.
+    pub fn run(mut self, mut outcomes: mpsc::UnboundedReceiver<Outcome>) -> Self {
+        while let Some(outcome) = outcomes.blocking_recv() {
+            self.take(outcome);
+            for _ in 1..TOGETHER {
+                match outcomes.try_recv() {
+                    Ok(outcome) => self.take(outcome),
+                    Err(_) => break,
+                }
+            }
+            self.print();
+        }
+        self
+    }
+
+    fn print(&mut self) {
+        let (out, err) = (std::mem::take(&mut self.out), std::mem::take(&mut self.err));
+        if !out.is_empty() || !err.is_empty() {
+            self.progress.apart(|| {
+                output::text(&out);
+                eprint!("{err}");
+            });
+        }
+    }
+
+    /// Counts an outcome, and does what is left to do.
+    pub fn take(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Over(sent) => self.over(*sent),
+            Outcome::Failed(path, error) => self.failure(&path, error),
+            Outcome::Left(path, job, error) => {
+                if let Some(Err(error)) = job.map(|job| job.out.leave()) {
+                    return self.failure(&path, error);
+                }
+                self.left += 1;
+                self.count(&error);
+                if !self.several {
+                    return;
+                }
+                self.object(&[
+                    ("status", "left".into()),
+                    ("file", path.display().to_string().into()),
+                    ("code", error.code.word().into()),
+                    ("error", error.sentence.into()),
+                ]);
+            }
+            Outcome::Skipped(path, done) => {
+                self.skipped += 1;
+                self.progress.over();
+                self.object(&[
+                    ("status", "skipped".into()),
+                    ("file", path.display().to_string().into()),
+                    ("done", done.display().to_string().into()),
+                ]);
+                if !self.several && !self.json {
+                    let (path, done) = (path.display(), done.display());
+                    let _ = writeln!(self.out, "skipped {path}: it was sent before ({done})");
+                }
+            }
+        }
+    }
+
+    fn over(&mut self, (job, result, took): Sent<Job>) {
+        self.progress.over();
+        let Job { out, named, .. } = &job;
+        match result {
+            Ok(meta) => match out.done(&meta) {
+                Ok(done) => self.success(&done, &meta, out.len(), took),
+                Err(error) => self.failure(named, error),
+            },
+            Err(error) => {
+                let error = match out.failed(&error) {
+                    Ok(failed) => self.explain(error, &failed, &out.meta().to),
+                    Err(e) => {
+                        let sentence = format!("{error} ({}: {e})", out.path().display());
+                        Error::new(error.code, sentence)
+                    }
+                };
+                self.failure(named, error);
+            }
+        }
+    }
+
+    fn success(&mut self, done: &Path, meta: &Meta, bytes: u64, took: Duration) {
+        self.sent += 1;
+        self.bytes += bytes;
+        self.is_to(meta);
+        if self.json {
+            return self.object(&output::sent(done, meta, bytes, took));
+        }
+        let _ = writeln!(
+            self.out,
+            "sent {} to {}: {}",
+            printable(&meta.filename, 200),
+            printable(&meta.to, 64),
+            output::speed(bytes, took),
+        );
+    }
+
+    /// This would be sent.
+    pub fn would(&mut self, file: &Path, meta: &Meta, bytes: u64, address: &str) {
+        self.sent += 1;
+        self.bytes += bytes;
+        self.is_to(meta);
+        if self.json {
+            self.object(&[
+                ("status", "would-send".into()),
+                ("file", file.display().to_string().into()),
+                ("to", meta.to.as_str().into()),
+                ("folder", meta.folder.as_str().into()),
+                ("address", address.into()),
+                ("bytes", bytes.into()),
+            ]);
+        } else {
+            let _ = writeln!(
+                self.out,
+                "would send {} to {} at {address}, folder {}: {}",
+                file.display(),
+                printable(&meta.to, 64),
+                printable(&meta.folder, 64),
+                output::bytes(bytes),
+            );
+        }
+        self.print();
+    }
+
+    fn is_to(&mut self, meta: &Meta) {
+        match &mut self.to {
+            None => self.to = Some(Some(meta.to.clone())),
+            Some(to) if to.as_ref().is_some_and(|to| *to != meta.to) => *to = None,
+            Some(_) => {}
+        }
+    }
+
+    /// A file could not be begun, or was not sent.
+    pub fn failure(&mut self, file: &Path, error: Error) {
+        self.failed += 1;
+        self.object(&output::failed(file, &error));
+        // The last line says it of all.
+        if self.several && error.code != Code::Interrupted {
+            let _ = writeln!(self.err, "m2y: {}", printable(&error.sentence, 8_192));
+        }
+        self.count(&error);
+    }
+
+    fn count(&mut self, error: &Error) {
+        self.is_interrupted |= error.code == Code::Interrupted;
+        match &mut self.error {
+            None => self.error = Some((error.clone(), true)),
+            Some((first, same)) => *same &= first.code == error.code,
+        }
+    }
+
+    fn object(&mut self, fields: &[(&str, Value)]) {
+        if self.json {
+            let _ = writeln!(self.out, "{}", output::to_object(fields));
+        }
+    }
+
+    /// The reason first, which is what a person looks for; then the file, and what
+    /// can be done with it.
+    fn explain(&self, error: Error, failed: &Path, to: &str) -> Error {
+        let error = match error.code {
+            Code::Refused => error.within(format_args!("refused by {to}")),
+            _ => error,
+        };
+        let sentence = match error.code {
+            Code::Later => format!("{error}; send it again with: {}", self.again(failed)),
+            _ => format!("{error} ({})", failed.display()),
+        };
+        Error::new(error.code, sentence)
+    }
+
+    /// The command that sends a `.failed` again.
+    fn again(&self, failed: &Path) -> String {
+        let Send { root, server, .. } = &*self.send;
+        let mut command = format!("m2y send {}", quoted(&failed.display().to_string()));
+        if let Some(root) = root
+            && Root::around(failed).is_none()
+        {
+            command += &format!(" --root {}", quoted(&root.display().to_string()));
+        }
+        if let Some(server) = server {
+            command += &format!(" --server {}", quoted(server));
+        }
+        command
+    }
+
+    /// The sum, and what the program ends with. `ended` says whether every file was come
+    /// to, and `passed_over` how many were none.
+    pub fn finish(mut self, passed_over: u64, ended: bool) -> Result<(), Failure> {
+        let took = self.begun.elapsed();
+        let Self {
+            sent,
+            failed,
+            left,
+            skipped,
+            bytes,
+            ..
+        } = self;
+        let is_interrupted = !ended || self.is_interrupted;
+        if self.several {
+            self.object(&[
+                ("status", "summary".into()),
+                (if self.is_dry { "would-send" } else { "sent" }, sent.into()),
+                ("failed", failed.into()),
+                ("left", left.into()),
+                ("skipped", skipped.into()),
+                ("bytes", bytes.into()),
+                ("seconds", took.as_secs_f64().into()),
+            ]);
+            if !self.json && (sent > 0 || skipped > 0) {
+                let to = match &self.to {
+                    Some(Some(to)) => format!(" to {}", printable(to, 64)),
+                    _ => String::new(),
+                };
+                let skipped = match skipped {
+                    0 => String::new(),
+                    n => format!("; {n} skipped, which were sent before"),
+                };
+                let (word, what) = match self.is_dry {
+                    true => ("would send", output::bytes(bytes)),
+                    false => ("sent", output::speed(bytes, took)),
+                };
+                let _ = writeln!(self.out, "{word} {}{to}: {what}{skipped}", files(sent));
+            }
+            if passed_over > 0 {
+                let _ = writeln!(
+                    self.err,
+                    "m2y: passed over {passed_over} in directories that are links or no regular files"
+                );
+            }
+        }
+        self.print();
+        let (total, not) = (sent + failed + left, failed + left);
+        let left = match left {
+            0 => String::new(),
+            n => format!("; {n} of them were not tried, and are as they were"),
+        };
+        match self.error {
+            _ if self.several && is_interrupted => {
+                let sentence = format!(
+                    "interrupted: {} sent, {failed} failed; what was not begun is as it was",
+                    files(sent)
+                );
+                Err(Error::new(Code::Interrupted, sentence).into())
+            }
+            None if is_interrupted => Err(Error::new(Code::Interrupted, "interrupted").into()),
+            None => Ok(()),
+            // The object of the only file has said it.
+            Some((error, _)) if !self.several => Err(Failure::told(error)),
+            // Where all failed for one kind of reason, that reason is the result.
+            Some((error, true)) if sent == 0 => {
+                let sentence = match self.is_dry {
+                    true => format!("none of {total} files can be sent"),
+                    false => format!("none of {total} files was sent{left}"),
+                };
+                Err(Error::new(error.code, sentence).into())
+            }
+            Some(_) => {
+                let sentence = match self.is_dry {
+                    true => format!("{not} of {total} files cannot be sent"),
+                    false => format!("{not} of {total} files were not sent{left}"),
+                };
+                Err(Error::new(Code::Partly, sentence).into())
+            }
+        }
+    }
+}
+
+/// `1 file`, `1,204 files`.
+pub fn files(n: u64) -> String {
+    match n {
+        1 => "1 file".to_owned(),
+        n => format!("{} files", output::count(n)),
+    }
+}

@@ -1,0 +1,265 @@
+//! A `.meta` or `.failed` that is read and locked, and of which nothing has begun yet.
+
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, MetadataExt},
+};
+use sha2::{Digest, Sha256};
+
+use super::outgoing::{Origin, Outgoing, Version, open_source};
+use crate::{
+    error::{Code, Error},
+    json::Value,
+    meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_at, datetime_now},
+    root::{file, name::Name, user::User},
+};
+
+/// What the name of a document to be sent ends with, and that of one that could not
+/// be sent.
+const ENDINGS: [&str; 2] = [".meta", ".failed"];
+
+/// The directory that a document was in last: the next is often in the same.
+#[derive(Default)]
+pub struct Place(Option<(PathBuf, Arc<Dir>)>);
+
+impl Place {
+    fn open(&mut self, parent: &Path) -> io::Result<Arc<Dir>> {
+        if let Self(Some((path, dir))) = self
+            && path == parent
+        {
+            return Ok(dir.clone());
+        }
+        let dir = Arc::new(Dir::open_ambient_dir(parent, ambient_authority())?);
+        self.0 = Some((parent.to_owned(), dir.clone()));
+        Ok(dir)
+    }
+}
+
+/// A document to be sent, as a person wrote it.
+pub struct Draft {
+    dir: Arc<Dir>,
+    stem: String,
+    again: bool,
+    /// Where it is, and where its `.meta` is.
+    at: PathBuf,
+    path: PathBuf,
+    meta: Meta,
+    /// Stands for the document that was read, and for no other one.
+    digest: Sha256,
+    /// When the document changed last, in seconds.
+    written: i64,
+    inode: u64,
+    lock: File,
+}
+
+impl Draft {
+    /// Reads a `.meta` or a `.failed` and keeps others from sending it.
+    pub fn read(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        let draft = Self::look(path, place)?;
+        match draft.lock.try_lock() {
+            // Who had it until now may have sent it.
+            Ok(()) if draft.is_there() => Ok(draft),
+            Ok(()) => {
+                let gone = io::ErrorKind::NotFound.into();
+                Err(Error::io("open", path, &gone))
+            }
+            Err(TryLockError::WouldBlock) => Err(in_hand(path)),
+            // Some file systems have no locks; the receiver takes one attempt at a time.
+            Err(TryLockError::Error(_)) => Ok(draft),
+        }
+    }
+
+    /// Only reads it: it cannot be sent.
+    pub fn look(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        Self::look_by(path, place, &ENDINGS)
+    }
+
+    /// [`Self::look`] for a `.done` too.
+    pub fn look_back(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        let [meta, failed] = ENDINGS;
+        Self::look_by(path, place, &[meta, failed, ".done"])
+    }
+
+    fn look_by(path: &Path, place: &mut Place, endings: &[&str]) -> Result<Self, Error> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some((name, stem)) = name.and_then(|name| {
+            let stem = endings.iter().find_map(|end| name.strip_suffix(end));
+            Some((name, stem?))
+        }) else {
+            return Err(Error::new(
+                Code::Usage,
+                format!(
+                    "{} is no .meta file: its name must end with .meta, or .failed to send it again",
+                    path.display()
+                ),
+            ));
+        };
+        let at = |e: io::Error| Error::io("open", path, &e);
+        let dir = place.open(parent(path)).map_err(at)?;
+        let (document, about) = file::open(&dir, name).map_err(at)?;
+        let document = document.into_std();
+        let version = Version::from(&about);
+        let text = file::read_open(&document, meta::MAX_LEN).map_err(at)?;
+        let meta = Meta::from_file(&text).map_err(|e| {
+            Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
+        })?;
+        Ok(Self {
+            dir,
+            stem: stem.to_owned(),
+            again: name.ends_with(".failed"),
+            at: path.to_owned(),
+            path: path.with_file_name(format!("{stem}.meta")),
+            meta,
+            digest: Sha256::new_with_prefix(version.to_bytes()).chain_update(&text),
+            written: version.seconds(),
+            inode: about.ino(),
+            lock: document,
+        })
+    }
+
+    /// Whether the document that was read has its name still.
+    fn is_there(&self) -> bool {
+        let there = self.at.file_name().map(|name| self.dir.metadata(name));
+        there.is_some_and(|there| there.is_ok_and(|there| there.ino() == self.inode))
+    }
+
+    /// The document.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Where the file is that it describes.
+    pub fn source(&self) -> Result<PathBuf, Error> {
+        match self.meta.extra.get(SOURCE_PATH) {
+            Some(Value::String(path)) => return Ok(path.into()),
+            Some(_) => {
+                let sentence = format!("the field {SOURCE_PATH:?} must be text");
+                return Err(Error::new(Code::Failed, sentence));
+            }
+            None => {}
+        }
+        let name = self.meta.filename.as_str();
+        if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+            return Err(Error::new(
+                Code::Failed,
+                format!("filename is {name:?}, must be the name of a file beside the .meta"),
+            ));
+        }
+        Ok(parent(&self.path).join(name))
+    }
+
+    /// Opens the file. What the document lacks of `id` and `datetime` follows from it, so
+    /// that every attempt is the same transfer and nothing has to be written down; a file
+    /// that changed since is another transfer.
+    ///
+    /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
+    pub fn open(self) -> Result<Outgoing, Error> {
+        self.open_by(open_source)
+    }
+
+    /// [`Self::open`] for what nobody looks at before it is sent: only files that lie
+    /// in a folder of this user.
+    pub fn open_of(self, user: &User) -> Result<Outgoing, Error> {
+        self.open_by(|source| open_of(user, source))
+    }
+
+    fn open_by(
+        self,
+        open_source: impl FnOnce(&Path) -> Result<(File, Version), Error>,
+    ) -> Result<Outgoing, Error> {
+        let (file, version) = open_source(&self.source()?)?;
+        let Self {
+            dir,
+            stem,
+            again,
+            path,
+            mut meta,
+            digest,
+            written,
+            lock,
+            ..
+        } = self;
+        let text = Value::from(version.to_text());
+        let had = meta.extra.insert(SOURCE_VERSION.to_owned(), text.clone());
+        // An id that a person chose stands for the version that the file has now.
+        let is_new = had.is_none() && meta.id.is_some();
+        if had.is_some_and(|had| had != text) {
+            // What the document says of the file is of the version before.
+            (meta.id, meta.filesize, meta.file_crc) = (None, None, None);
+            meta.datetime.clear();
+        }
+        if meta.id.is_none() {
+            let digest: [u8; 32] = digest.chain_update(version.to_bytes()).finalize().into();
+            meta.id = digest.first_chunk().copied().map(TransferId);
+        }
+        if meta.datetime.is_empty() {
+            meta.datetime = datetime_at(written).unwrap_or_else(datetime_now);
+        }
+        meta.error.clear();
+        let mut out = Outgoing {
+            dir,
+            stem,
+            path,
+            meta,
+            file: Arc::new(file),
+            version,
+            origin: Origin::Found,
+            lock,
+        };
+        if again {
+            out.revive()?;
+        }
+        if is_new {
+            out.write_down()?;
+        }
+        Ok(out)
+    }
+}
+
+/// The error for a document that somebody else sends.
+pub(super) fn in_hand(path: &Path) -> Error {
+    let sentence = format!("{} is being sent by another m2y", path.display());
+    Error::new(Code::Later, sentence)
+}
+
+/// The directory of a path.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Opens a file that lies in a folder of the user, through handles that no link leads out
+/// of: a `.meta` may name any file, and the server may be able to read it.
+fn open_of(user: &User, path: &Path) -> Result<(File, Version), Error> {
+    let at = |e: io::Error| Error::io("open", path, &e);
+    let outside = || {
+        let sentence = format!(
+            "cannot send {}: an outbox sends only files in the folders of its user",
+            path.display()
+        );
+        Error::new(Code::Refused, sentence)
+    };
+    let home = user.path().canonicalize().map_err(at)?;
+    let parent = path.parent().ok_or_else(outside)?;
+    let parent = parent.canonicalize().map_err(at)?;
+    let folder = parent.strip_prefix(home).map_err(|_| outside())?;
+    let folder = folder
+        .to_str()
+        .and_then(|folder| Name::folder(folder).ok())
+        .ok_or_else(outside)?;
+    let name = path.file_name().ok_or_else(outside)?;
+    let dir = user.dir().open_dir(folder.as_str()).map_err(at)?;
+    let (file, _) = file::open(&dir, name).map_err(at)?;
+    let file = file.into_std();
+    let version = Version::of(&file).map_err(at)?;
+    Ok((file, version))
+}

@@ -1,0 +1,668 @@
+//! `m2y send` of many files: one session, a result for each, and what is left.
+
+mod common;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, said};
+use serde_json::Value;
+
+/// A relay before a server that counts connections. `most` bytes go through each.
+struct Relay {
+    address: String,
+    connections: Arc<AtomicU64>,
+}
+
+impl Relay {
+    fn before(server: String, most: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connections = Arc::new(AtomicU64::new(0));
+        let counted = connections.clone();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+                let server = TcpStream::connect(&server).unwrap();
+                let (c, s) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || pass(&s, &c, usize::MAX));
+                thread::spawn(move || pass(&client, &server, most));
+            }
+        });
+        Self {
+            address,
+            connections,
+        }
+    }
+
+    fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// Passes so many bytes on, then ends the connection.
+fn pass(mut from: &TcpStream, mut to: &TcpStream, most: usize) {
+    use std::io::{Read, Write};
+    let mut buffer = vec![0; 65_536];
+    let mut left = most;
+    while left > 0 {
+        let room = left.min(buffer.len());
+        match from.read(&mut buffer[..room]) {
+            Ok(0) | Err(_) => break,
+            Ok(read) if to.write_all(&buffer[..read]).is_ok() => left -= read,
+            Ok(_) => break,
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+fn send(world: &World, address: &str) -> Command {
+    let mut command = Command::new(M2Y);
+    command
+        .args(["send", "--server", address])
+        .env_remove("M2Y_ROOT")
+        .env_remove("M2Y_SERVER")
+        .current_dir(world.dir.path());
+    command
+}
+
+/// `send`, of files themselves.
+fn send_files(world: &World, address: &str) -> Command {
+    let mut command = send(world, address);
+    command
+        .args(["--from", ZHENQIANG, "--to", ROLAND, "--folder", "photo"])
+        .arg("--root")
+        .arg(world.here.path());
+    command
+}
+
+fn metas(world: &World, count: usize) -> Vec<PathBuf> {
+    (0..count)
+        .map(|n| {
+            let file = world.file(&format!("f{n:03}.bin"), format!("file {n}").as_bytes());
+            world.meta("photo", &file)
+        })
+        .collect()
+}
+
+fn outbox(world: &World) -> PathBuf {
+    world.sender.path().join("photo")
+}
+
+fn objects(output: &Output) -> Vec<Value> {
+    String::from_utf8(output.stdout.clone())
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn with<'a>(objects: &'a [Value], status: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|o| o["status"] == status).collect()
+}
+
+/// An address on which nobody listens: it was free a moment ago.
+fn nobody() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    port.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn many_metas_go_through_one_connection() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let relay = Relay::before(server.address.clone(), usize::MAX);
+    let metas = metas(&world, 300);
+    let output = send(&world, &relay.address).args(&metas).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(relay.connections(), 1);
+    assert_eq!(world.arrived(".data").len(), 300);
+    assert_eq!(world.done().len(), 300);
+    assert!(names(&outbox(&world), ".meta").is_empty());
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(lines.lines().count(), 301);
+    assert!(
+        lines.contains("\nsent 300 files to roland-frei: 2.3 kB in "),
+        "{lines}"
+    );
+}
+
+#[test]
+fn a_directory_stands_for_the_metas_in_it_that_are_its_users_own() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    metas(&world, 3);
+    let outbox = outbox(&world);
+    // From somebody else: one that arrived, one that was refused.
+    let meta = common::document(ROLAND, ZHENQIANG, "photo").to_file();
+    fs::write(outbox.join("arrived.meta"), &meta).unwrap();
+    fs::write(outbox.join("arrived.data"), "x").unwrap();
+    fs::write(outbox.join("refused.meta"), &meta).unwrap();
+    fs::write(outbox.join(".hidden.meta"), "{}").unwrap();
+    let output = send(&world, &server.address)
+        .arg("--json")
+        .arg(&outbox)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(world.done().len(), 3);
+    let summary = objects(&output).pop().unwrap();
+    assert_eq!(
+        (&summary["sent"], &summary["failed"]),
+        (&3.into(), &0.into())
+    );
+    assert_eq!(
+        names(&outbox, ".meta"),
+        [".hidden.meta", "arrived.meta", "refused.meta"]
+    );
+}
+
+#[test]
+fn some_are_refused_and_the_others_stored_with_an_object_for_each() {
+    let world = World::new("[OnMeta]\nodd.rhai\n");
+    world.script(
+        "odd.rhai",
+        "if meta.filename.ends_with(\"1.bin\") { throw \"no ones\"; }",
+    );
+    let server = Process::serve(&world.there);
+    let relay = Relay::before(server.address.clone(), usize::MAX);
+    let metas = metas(&world, 30);
+    let output = send(&world, &relay.address)
+        .arg("--json")
+        .args(&metas)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert_eq!(relay.connections(), 1);
+    let objects = objects(&output);
+    assert_eq!(with(&objects, "sent").len(), 27);
+    let failed = with(&objects, "failed");
+    assert_eq!(failed.len(), 3);
+    for object in failed {
+        assert_eq!(object["code"], "refused");
+        let sentence = object["error"].as_str().unwrap();
+        assert!(
+            sentence.starts_with("refused by roland-frei: no ones ("),
+            "{sentence}"
+        );
+        assert!(object["file"].as_str().unwrap().ends_with("1.meta"));
+    }
+    let summary = with(&objects, "summary")[0];
+    let numbers = ["sent", "failed", "left", "skipped", "bytes"].map(|f| summary[f].as_u64());
+    // "file 0" to "file 9" have 6 bytes, the others 7.
+    assert_eq!(numbers, [27, 3, 0, 0, 9 * 6 + 18 * 7].map(Some));
+    assert!(summary["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(world.arrived(".data").len(), 27);
+    assert_eq!((world.done().len(), world.failed().len()), (27, 3));
+
+    // All for one reason: that is the result.
+    world.script("odd.rhai", "throw \"nothing today\";");
+    let failed = names(&outbox(&world), ".failed");
+    let failed: Vec<_> = failed
+        .iter()
+        .map(|name| outbox(&world).join(name))
+        .collect();
+    let output = send(&world, &relay.address).args(&failed).output().unwrap();
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert!(
+        said(&output).contains("none of 3 files was sent"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_directory_recursively_keeps_where_its_files_were() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let holiday = world.dir.path().join("holiday");
+    for (path, text) in [
+        ("a.jpg", "1"),
+        (".hidden", "2"),
+        ("day1/a.jpg", "3"),
+        ("day1/night/a.jpg", "4"),
+        ("day2/own.meta", "5"),
+    ] {
+        let path = holiday.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    std::os::unix::fs::symlink("/etc", holiday.join("link")).unwrap();
+    std::os::unix::fs::symlink("a.jpg", holiday.join("z.jpg")).unwrap();
+
+    let output = send_files(&world, &server.address)
+        .arg("holiday")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(
+        said(&output).contains("holiday is a directory: add --recursive"),
+        "{}",
+        said(&output)
+    );
+    assert!(names(&outbox(&world), "").is_empty());
+
+    let output = send_files(&world, &server.address)
+        .args(["-r", "holiday"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("passed over 2 in directories"),
+        "{}",
+        said(&output)
+    );
+    let mut arrived: Vec<_> = world
+        .arrived(".meta")
+        .iter()
+        .map(|name| {
+            let path = world.photo().join(name);
+            let meta = read_meta(&path);
+            let text = fs::read_to_string(path.with_extension("data")).unwrap();
+            (
+                meta.extra["path"].as_str().unwrap().to_owned(),
+                meta.filename,
+                text,
+            )
+        })
+        .collect();
+    arrived.sort();
+    let expected = [
+        ("holiday/.hidden", ".hidden", "2"),
+        ("holiday/a.jpg", "a.jpg", "1"),
+        ("holiday/day1/a.jpg", "a.jpg", "3"),
+        ("holiday/day1/night/a.jpg", "a.jpg", "4"),
+        ("holiday/day2/own.meta", "own.meta", "5"),
+    ]
+    .map(|(path, name, text)| (path.to_owned(), name.to_owned(), text.to_owned()));
+    assert_eq!(arrived, expected);
+    assert_eq!(names(&outbox(&world), ".done").len(), 5);
+
+    // Of the folder that the .meta go into, the files are sent, and nothing of m2y's.
+    fs::write(outbox(&world).join("mine.txt"), "6").unwrap();
+    let output = send_files(&world, &server.address)
+        .args(["-r", "--json"])
+        .arg(outbox(&world))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        with(&objects(&output), "sent").len(),
+        1,
+        "{}",
+        said(&output)
+    );
+}
+
+/// All that is below a directory, with its contents.
+fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => all.extend(snapshot(&path)),
+            false => all.push((path.clone(), fs::read(&path).unwrap())),
+        }
+        all.push((path, Vec::new()));
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_dry_run_connects_to_nobody_and_writes_nothing() {
+    let world = World::new(OPEN);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    world.file("a.bin", b"hello");
+    world.file("b.bin", b"hi");
+    let before = snapshot(world.dir.path());
+    let output = send_files(&world, &address)
+        .args(["--dry-run", "--json", "a.bin", "b.bin"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let objects = objects(&output);
+    let would = with(&objects, "would-send");
+    assert_eq!(would.len(), 2);
+    assert_eq!(would[0]["address"], address.as_str());
+    assert_eq!(
+        (&would[0]["to"], &would[0]["bytes"]),
+        (&ROLAND.into(), &5.into())
+    );
+    let summary = with(&objects, "summary")[0];
+    assert_eq!(
+        (&summary["would-send"], &summary["bytes"]),
+        (&2.into(), &7.into())
+    );
+
+    // What is wrong is found.
+    let dry = |args: &[&str]| {
+        let mut command = send_files(&world, &address);
+        command.arg("--dry-run").args(args).output().unwrap()
+    };
+    assert_eq!(dry(&["missing"]).status.code(), Some(4));
+    assert_eq!(dry(&["a.bin", "missing"]).status.code(), Some(3));
+    let output = dry(&["a.bin", "b.bin"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.ends_with("would send 2 files to roland-frei: 7 bytes\n"),
+        "{text}"
+    );
+    assert_eq!(snapshot(world.dir.path()), before);
+
+    let metas = metas(&world, 2);
+    let before = snapshot(world.dir.path());
+    let output = send(&world, &address)
+        .arg("--dry-run")
+        .args(&metas)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(snapshot(world.dir.path()), before);
+    let nobody_came = listener.accept().unwrap_err().kind();
+    assert_eq!(nobody_came, std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn the_limit_is_kept() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let files = ["a.bin", "b.bin"].map(|name| world.file(name, &noise(500_000)));
+    let begun = Instant::now();
+    let output = send_files(&world, &server.address)
+        .args(["--limit", "500K"])
+        .args(&files)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1_500), "{took:?}");
+    for wrong in ["0", "fast", "1.5M", "10MB"] {
+        let output = send_files(&world, &server.address)
+            .args(["--limit", wrong])
+            .args(&files)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            said(&output).contains("like 500K, 10M or 1G"),
+            "{}",
+            said(&output)
+        );
+    }
+}
+
+fn interrupt(child: &std::process::Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
+/// A world whose receiver takes the file `f000.bin` at once, and others never.
+fn slow() -> (World, Process) {
+    let world = World::new("[OnMeta]\nslow.sh\n");
+    world.script(
+        "slow.sh",
+        "#!/bin/sh\ncase $M2Y_FILENAME in f000.bin) ;; *) sleep 20 ;; esac\n",
+    );
+    let server = Process::serve(&world.there);
+    (world, server)
+}
+
+/// Sends until a first line was read, then interrupts. Returns how many became `.failed`.
+fn interrupted(world: &World, mut command: Command) -> usize {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.starts_with("sent f000.bin"), "{line}");
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    let text = said(&output);
+    assert!(text.contains("m2y: interrupted: 1 file sent, "), "{text}");
+    assert_eq!(world.done().len(), 1);
+    let failed = world.failed();
+    assert!((1..=64).contains(&failed.len()), "{text}");
+    assert!(failed.iter().all(|meta| meta.error == "interrupted"));
+    failed.len()
+}
+
+#[test]
+fn an_interrupt_leaves_what_was_not_begun() {
+    let (world, server) = slow();
+    let metas = metas(&world, 200);
+    let mut command = send(&world, &server.address);
+    command.args(&metas);
+    let failed = interrupted(&world, command);
+    assert_eq!(names(&outbox(&world), ".meta").len(), 200 - 1 - failed);
+    assert_eq!(names(&outbox(&world), "").len(), 200);
+}
+
+#[test]
+fn an_interrupt_takes_away_what_was_written_for_files_that_were_not_begun() {
+    let (world, server) = slow();
+    let mut command = send_files(&world, &server.address);
+    command.args((0..200).map(|n| world.file(&format!("f{n:03}.bin"), b"x")));
+    let failed = interrupted(&world, command);
+    assert_eq!(names(&outbox(&world), "").len(), 1 + failed);
+}
+
+#[test]
+fn an_interrupt_leaves_a_failed_one_that_was_not_begun_as_it_was() {
+    let (world, server) = slow();
+    let mut files = vec![metas(&world, 1)[0].clone()];
+    for n in 0..200 {
+        let meta = world.meta("photo", &world.file(&format!("g{n:03}.bin"), b"x"));
+        let failed = meta.with_extension("failed");
+        fs::rename(meta, &failed).unwrap();
+        files.push(failed);
+    }
+    let mut command = send(&world, &server.address);
+    command.args(&files);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(names(&outbox(&world), ".failed").len(), 200);
+    let untouched = world.failed().iter().filter(|m| m.error.is_empty()).count();
+    assert!((136..200).contains(&untouched), "{untouched}");
+}
+
+#[test]
+fn a_dead_server_is_tried_once() {
+    let world = World::new(OPEN);
+    // One that hangs up.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs_up = listener.local_addr().unwrap().to_string();
+    let tried = Arc::new(AtomicU64::new(0));
+    let counted = tried.clone();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            drop(client);
+        }
+    });
+    for address in [nobody(), hangs_up] {
+        let metas = metas(&world, 20);
+        let output = send(&world, &address)
+            .arg("--json")
+            .args(&metas)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+        let objects = objects(&output);
+        assert_eq!(with(&objects, "failed").len(), 1, "{}", said(&output));
+        assert_eq!(with(&objects, "left").len(), 19);
+        let summary = with(&objects, "summary")[0];
+        assert_eq!(
+            (&summary["failed"], &summary["left"]),
+            (&1.into(), &19.into())
+        );
+        assert_eq!(names(&outbox(&world), ".failed").len(), 1);
+        assert_eq!(names(&outbox(&world), ".meta").len(), 19);
+        fs::remove_dir_all(outbox(&world)).unwrap();
+
+        let files: Vec<_> = (0..20)
+            .map(|n| world.file(&format!("{n}.txt"), b"x"))
+            .collect();
+        let output = send_files(&world, &address).args(&files).output().unwrap();
+        assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+        assert!(
+            said(&output).contains("none of 20 files was sent; 19 of them were not tried"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(names(&outbox(&world), "").len(), 1);
+        fs::remove_dir_all(outbox(&world)).unwrap();
+    }
+    assert_eq!(tried.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_session_that_breaks_is_followed_by_another() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    // Each connection carries a few of the files, then it is cut.
+    let relay = Relay::before(server.address.clone(), 400_000);
+    let metas: Vec<_> = (0..200)
+        .map(|n| {
+            world.meta(
+                "photo",
+                &world.file(&format!("f{n:03}.bin"), &noise(20_000)),
+            )
+        })
+        .collect();
+    let output = send(&world, &relay.address).args(&metas).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(relay.connections() > 1);
+    assert!(
+        names(&outbox(&world), ".meta").is_empty(),
+        "{}",
+        said(&output)
+    );
+    let (done, failed) = (world.done().len(), world.failed());
+    assert_eq!(done + failed.len(), 200);
+    assert!(done > 0);
+    let text = said(&output);
+    assert!(text.contains("; send it again with: m2y send "), "{text}");
+
+    // Again, and all are there once.
+    let failed: Vec<_> = names(&outbox(&world), ".failed")
+        .iter()
+        .map(|name| outbox(&world).join(name))
+        .collect();
+    let output = send(&world, &server.address)
+        .args(&failed)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(world.arrived(".data").len(), 200);
+}
+
+#[test]
+fn sessions_that_break_before_a_file_is_through_are_few() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let relay = Relay::before(server.address.clone(), 100_000);
+    // One at a time is under way, and none gets through.
+    let metas: Vec<_> = (0..300)
+        .map(|n| {
+            world.meta(
+                "photo",
+                &world.file(&format!("f{n:03}.bin"), &noise(200_000)),
+            )
+        })
+        .collect();
+    let output = send(&world, &relay.address).args(&metas).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert_eq!(relay.connections(), 3);
+    assert!(!names(&outbox(&world), ".meta").is_empty());
+    assert!(world.done().is_empty());
+}
+
+#[test]
+fn skip_leaves_out_what_was_sent_and_sends_again_what_was_not() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    for n in 0..5 {
+        world.file(&format!("f{n}.txt"), b"x");
+    }
+    let run = |address: &str, conflict: &str, files: &[&str]| {
+        send_files(&world, address)
+            .args(["--json", "--conflict", conflict])
+            .args(files)
+            .output()
+            .unwrap()
+    };
+    let output = run(&server.address, "skip", &["f0.txt", "f1.txt"]);
+    assert!(output.status.success(), "{}", said(&output));
+    run(&nobody(), "skip", &["f2.txt"]);
+    let id = world.failed()[0].id;
+    let all = ["f0.txt", "f1.txt", "f2.txt", "f3.txt"];
+    // It changed since.
+    fs::write(world.dir.path().join("f1.txt"), "longer").unwrap();
+    let output = run(&server.address, "skip", &all);
+    assert!(output.status.success(), "{}", said(&output));
+    let objects = objects(&output);
+    assert_eq!(with(&objects, "skipped").len(), 1, "{}", said(&output));
+    assert_eq!(with(&objects, "sent").len(), 3);
+    assert_eq!(read_meta(&outbox(&world).join("f2.done")).id, id);
+    assert!(outbox(&world).join("f1_2.done").exists());
+    assert_eq!(world.arrived(".data").len(), 5);
+
+    // By itself each is a new file.
+    let output = run(&server.address, "rename", &all);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(world.arrived(".data").len(), 9);
+    assert!(outbox(&world).join("f0_2.done").exists());
+}
+
+#[test]
+fn a_meta_that_was_interrupted_is_the_same_transfer_again() {
+    let world = World::new("[OnMeta]\nwait.sh\n");
+    world.script(
+        "wait.sh",
+        "#!/bin/sh\necho $M2Y_ID >> ../ids\nwhile [ ! -e ../go ]; do sleep 0.02; done\n",
+    );
+    let server = Process::serve(&world.there);
+    let meta = &metas(&world, 1)[0];
+    let ids = world.receiver.path().join("ids");
+    let seen = || fs::read_to_string(&ids).unwrap_or_default();
+    let mut child = send(&world, &server.address).arg(meta).spawn().unwrap();
+    while seen().is_empty() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(meta.exists());
+    fs::write(world.receiver.path().join("go"), "").unwrap();
+    let output = send(&world, &server.address).arg(meta).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let seen = seen();
+    let ids: Vec<_> = seen.lines().collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(world.done()[0].id.unwrap().to_string(), ids[0]);
+    assert_eq!(world.arrived(".data").len(), 1);
+}

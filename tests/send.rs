@@ -1,4 +1,10 @@
 //! `m2y send` of many files: one session, a result for each, and what is left.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod common;
 

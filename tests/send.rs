@@ -23,6 +23,7 @@ use std::{
 };
 
 use common::{M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, said};
+use m2y::transfer::decide::FILES;
 use serde_json::Value;
 
 /// A relay before a server that counts connections. `most` bytes go through each.
@@ -447,7 +448,7 @@ fn interrupted(world: &World, mut command: Command) -> usize {
     assert!(text.contains("m2y: interrupted: 1 file sent, "), "{text}");
     assert_eq!(world.done().len(), 1);
     let failed = world.failed();
-    assert!((1..=64).contains(&failed.len()), "{text}");
+    assert!((1..=FILES as usize).contains(&failed.len()), "{text}");
     assert!(failed.iter().all(|meta| meta.error == "interrupted"));
     failed.len()
 }
@@ -493,7 +494,10 @@ fn an_interrupt_leaves_a_failed_one_that_was_not_begun_as_it_was() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(names(&outbox(&world), ".failed").len(), 200);
     let untouched = world.failed().iter().filter(|m| m.error.is_empty()).count();
-    assert!((136..200).contains(&untouched), "{untouched}");
+    assert!(
+        (200 - FILES as usize..200).contains(&untouched),
+        "{untouched}"
+    );
 }
 
 #[test]

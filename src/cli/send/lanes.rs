@@ -21,6 +21,7 @@ use crate::{
     root::{Root, RootError, name::Name},
     transfer::{
         Observer,
+        decide::FILES,
         draft::{Draft, Place},
         outbox::{Outbox, Sources},
         outgoing::Outgoing,
@@ -29,9 +30,10 @@ use crate::{
     },
 };
 
-/// Files that are open at the same time, so that their descriptors stay below the limits
-/// that systems set: three for each.
-const AT_HAND: usize = 128;
+/// Files that are open at the same time: those that a receiver lets be under way, and as
+/// many that wait. Each has two descriptors, and systems let a program have 1,024.
+const AT_HAND: usize = 2 * FILES as usize;
+const _: () = assert!(AT_HAND <= 256, "too many descriptors");
 
 /// A file that is open, and how it was named.
 pub struct Job {

@@ -176,7 +176,7 @@ async fn send_all(address: &str, metas: &[PathBuf]) {
     }
     drop(give);
     let stop = std::future::pending();
-    client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
+    let _ = client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
     drop(results);
     let mut ended = 0;
     while let Some((out, result, _)) = told.recv().await {

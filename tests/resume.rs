@@ -948,7 +948,7 @@ async fn deliver_all(address: &str, all: Vec<Outgoing>) -> Vec<(String, Result<M
     }
     drop(give);
     let stop = std::future::pending();
-    client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
+    let _ = client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
     drop(results);
     let mut ended = Vec::new();
     while let Some((out, result, _)) = told.recv().await {
@@ -1074,7 +1074,7 @@ async fn one_id_twice_in_a_session_is_under_way_and_then_delivered_before() {
     let (results, mut told) = mpsc::unbounded_channel();
     let sending = tokio::spawn(async move {
         let stop = std::future::pending();
-        client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
+        let _ = client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
     });
     give.send(first).await.unwrap();
     give.send(second).await.unwrap();

@@ -147,6 +147,40 @@ impl From<rusqlite::Error> for WatchError {
     }
 }
 
+/// Lets the thread of inotify sleep half of the time while events come in crowds: it is
+/// woken by each, which costs many times what it does with one. The system's queue holds
+/// what comes meanwhile.
+struct Crowd {
+    since: Instant,
+    events: u32,
+}
+
+impl Crowd {
+    const WHILE: Duration = Duration::from_millis(4);
+
+    /// Events within that time that are a crowd.
+    const MANY: u32 = 64;
+
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            events: 0,
+        }
+    }
+
+    /// One more has come.
+    fn passes(&mut self) {
+        self.events += 1;
+        if self.since.elapsed() < Self::WHILE {
+            return;
+        }
+        if self.events >= Self::MANY {
+            thread::sleep(Self::WHILE);
+        }
+        *self = Self::new();
+    }
+}
+
 /// A directory, and what makes it the same one.
 struct Watched {
     identity: (u64, u64),
@@ -201,8 +235,12 @@ impl Worker {
         settle: Duration,
     ) -> Result<Self, JournalError> {
         let told = seen.clone();
-        let watcher = notify::recommended_watcher(move |event| told.take(event))
-            .inspect_err(|error| warn!("{}", no_inotify(error)));
+        let mut crowd = Crowd::new();
+        let watcher = notify::recommended_watcher(move |event| {
+            told.take(event);
+            crowd.passes();
+        })
+        .inspect_err(|error| warn!("{}", no_inotify(error)));
         Ok(Self {
             seen,
             watcher: watcher.ok(),

@@ -3,13 +3,15 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::watch,
-    task::{self, JoinSet},
+    task,
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 use tracing::{info, warn};
@@ -174,8 +176,39 @@ struct Session<'a> {
     active: HashSet<u32>,
     /// Files that the sender may go on with.
     resuming: HashMap<u32, Resuming>,
-    tasks: JoinSet<Done>,
+    tasks: Tasks,
     lane: Lane,
+}
+
+/// What goes on beside the records. It is all done within the task of the session: of many
+/// small files each one's steps are so short that to hand them to another thread, and to be
+/// woken by it, takes longer.
+#[derive(Default)]
+struct Tasks(FuturesUnordered<BoxFuture<'static, Option<Done>>>);
+
+impl Tasks {
+    fn spawn(&self, work: impl Future<Output = Done> + Send + 'static) {
+        self.0.push(
+            AssertUnwindSafe(work)
+                .catch_unwind()
+                .map(Result::ok)
+                .boxed(),
+        );
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next that is done, or has panicked; `None` if nothing goes on.
+    async fn next(&mut self) -> Option<Option<Done>> {
+        self.0.next().await
+    }
+
+    /// [`Self::next`], if there is one already.
+    fn ready(&mut self) -> Option<Option<Done>> {
+        self.next().now_or_never().flatten()
+    }
 }
 
 /// A file of which a part is there.
@@ -241,7 +274,7 @@ impl Receiver {
             granted,
             active: HashSet::new(),
             resuming: HashMap::new(),
-            tasks: JoinSet::new(),
+            tasks: Tasks::default(),
             lane: Lane::default(),
         };
         if let Some(arrival) = first {
@@ -518,12 +551,12 @@ impl Session<'_> {
                     // What was told before a fault holds.
                     self.take_all(news, &mut closing).and(result)
                 }
-                Some(done) = self.tasks.join_next() => {
-                    let mut result = self.finish(done.ok());
+                Some(done) = self.tasks.next() => {
+                    let mut result = self.finish(done);
                     while result.is_ok()
-                        && let Some(done) = self.tasks.try_join_next()
+                        && let Some(done) = self.tasks.ready()
                     {
-                        result = self.finish(done.ok());
+                        result = self.finish(done);
                     }
                     result
                 }
@@ -700,13 +733,13 @@ impl Session<'_> {
         channel: &mut Channel<'_>,
         error: Option<&ReceiveError>,
     ) -> Result<(), ReceiveError> {
-        while let Some(done) = self.tasks.join_next().await {
+        while let Some(done) = self.tasks.next().await {
             match done {
                 // Nobody waits for it any more.
-                Ok(Done::Decided(_, Decision::Taken(arrival))) => self.leave(*arrival),
-                Ok(Done::Digested(_, Ok(prefix))) => self.leave(prefix.arrival),
-                Ok(Done::Ready(_, Ok(incoming))) => self.leave(incoming.into_arrival()),
-                Ok(done @ Done::Stored(..)) => self.finish(Some(done))?,
+                Some(Done::Decided(_, Decision::Taken(arrival))) => self.leave(*arrival),
+                Some(Done::Digested(_, Ok(prefix))) => self.leave(prefix.arrival),
+                Some(Done::Ready(_, Ok(incoming))) => self.leave(incoming.into_arrival()),
+                Some(done @ Done::Stored(..)) => self.finish(Some(done))?,
                 _ => {}
             }
         }

@@ -1,4 +1,10 @@
 //! `m2y send` of many files: one session, a result for each, and what is left.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod common;
 
@@ -17,6 +23,7 @@ use std::{
 };
 
 use common::{M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, said};
+use m2y::transfer::decide::FILES;
 use serde_json::Value;
 
 /// A relay before a server that counts connections. `most` bytes go through each.
@@ -441,7 +448,7 @@ fn interrupted(world: &World, mut command: Command) -> usize {
     assert!(text.contains("m2y: interrupted: 1 file sent, "), "{text}");
     assert_eq!(world.done().len(), 1);
     let failed = world.failed();
-    assert!((1..=64).contains(&failed.len()), "{text}");
+    assert!((1..=FILES as usize).contains(&failed.len()), "{text}");
     assert!(failed.iter().all(|meta| meta.error == "interrupted"));
     failed.len()
 }
@@ -449,19 +456,19 @@ fn interrupted(world: &World, mut command: Command) -> usize {
 #[test]
 fn an_interrupt_leaves_what_was_not_begun() {
     let (world, server) = slow();
-    let metas = metas(&world, 200);
+    let metas = metas(&world, 400);
     let mut command = send(&world, &server.address);
     command.args(&metas);
     let failed = interrupted(&world, command);
-    assert_eq!(names(&outbox(&world), ".meta").len(), 200 - 1 - failed);
-    assert_eq!(names(&outbox(&world), "").len(), 200);
+    assert_eq!(names(&outbox(&world), ".meta").len(), 400 - 1 - failed);
+    assert_eq!(names(&outbox(&world), "").len(), 400);
 }
 
 #[test]
 fn an_interrupt_takes_away_what_was_written_for_files_that_were_not_begun() {
     let (world, server) = slow();
     let mut command = send_files(&world, &server.address);
-    command.args((0..200).map(|n| world.file(&format!("f{n:03}.bin"), b"x")));
+    command.args((0..400).map(|n| world.file(&format!("f{n:03}.bin"), b"x")));
     let failed = interrupted(&world, command);
     assert_eq!(names(&outbox(&world), "").len(), 1 + failed);
 }
@@ -470,7 +477,7 @@ fn an_interrupt_takes_away_what_was_written_for_files_that_were_not_begun() {
 fn an_interrupt_leaves_a_failed_one_that_was_not_begun_as_it_was() {
     let (world, server) = slow();
     let mut files = vec![metas(&world, 1)[0].clone()];
-    for n in 0..200 {
+    for n in 0..400 {
         let meta = world.meta("photo", &world.file(&format!("g{n:03}.bin"), b"x"));
         let failed = meta.with_extension("failed");
         fs::rename(meta, &failed).unwrap();
@@ -485,9 +492,12 @@ fn an_interrupt_leaves_a_failed_one_that_was_not_begun_as_it_was() {
         .unwrap();
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(names(&outbox(&world), ".failed").len(), 200);
+    assert_eq!(names(&outbox(&world), ".failed").len(), 400);
     let untouched = world.failed().iter().filter(|m| m.error.is_empty()).count();
-    assert!((136..200).contains(&untouched), "{untouched}");
+    assert!(
+        (400 - FILES as usize..400).contains(&untouched),
+        "{untouched}"
+    );
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::{
     root::{Root, RootError, name::Name},
     transfer::{
         Observer,
+        decide::FILES,
         draft::{Draft, Place},
         outbox::{Outbox, Sources},
         outgoing::Outgoing,
@@ -29,9 +30,11 @@ use crate::{
     },
 };
 
-/// Files that are open at the same time, so that their descriptors stay below the limits
-/// that systems set: three for each.
-const AT_HAND: usize = 128;
+/// Files that are open at the same time: those that a receiver lets be under way, and some
+/// that wait. Each has two descriptors, one that is resumed a third, and systems let a
+/// program have 1,024.
+const AT_HAND: usize = FILES as usize + 64;
+const _: () = assert!(AT_HAND * 3 < 1_000, "too many descriptors");
 
 /// A file that is open, and how it was named.
 pub struct Job {

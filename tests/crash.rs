@@ -176,9 +176,14 @@ async fn send_all(address: &str, metas: &[PathBuf]) {
     }
     drop(give);
     let stop = std::future::pending();
-    let _ = client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
+    let all = client::deliver_all(&route, &mut jobs, &results, &Unobserved, stop).await;
     drop(results);
+    // What was not begun stays a .meta.
     let mut ended = 0;
+    while jobs.try_recv().is_ok() {
+        ended += 1;
+    }
+    assert!(ended == 0 || all.is_err());
     while let Some((out, result, _)) = told.recv().await {
         match result {
             Ok(meta) => drop(out.done(&meta).unwrap()),

@@ -81,7 +81,18 @@ pub type Heard = Arc<dyn Fn(&Run) + Send + Sync>;
 
 /// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
 #[derive(Clone, Default)]
-pub struct Pinned(Arc<HashMap<String, Arc<Compiled>>>);
+pub struct Pinned {
+    scripts: Arc<HashMap<String, Arc<Compiled>>>,
+    crowd: bool,
+}
+
+impl Pinned {
+    /// The same of one among many: nobody waits for it alone.
+    #[must_use]
+    pub fn in_a_crowd(self, crowd: bool) -> Self {
+        Self { crowd, ..self }
+    }
+}
 
 impl Hooks {
     /// A host with the limits of `settings`.
@@ -110,7 +121,10 @@ impl Hooks {
                 Found::Executable(_) => None,
             }
         });
-        Pinned(Arc::new(compiled.collect()))
+        Pinned {
+            scripts: Arc::new(compiled.collect()),
+            crowd: false,
+        }
     }
 
     /// Lets somebody hear of every hook, whatever it ran for.
@@ -288,13 +302,14 @@ impl Hooks {
         let busy = || HookError::Busy {
             script: name.to_owned(),
         };
+        let crowd = pinned.crowd;
         let step = {
             let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
-            let (profile, pinned) = (profile.clone(), pinned.0.get(&name).cloned());
+            let (profile, pinned) = (profile.clone(), pinned.scripts.get(&name).cloned());
             let mode = mode.clone();
             let work =
                 move |seat: &Rc<Seat>| this.step(&name, &event, pinned, &profile, seat, &mode);
-            match self.workers.run(user, work).await {
+            match self.workers.run(user, crowd, work).await {
                 Ok(step) => step?,
                 Err(Unserved::Busy) => return Err(busy()),
                 Err(Unserved::Panic) => return Err(HookError::Panic),

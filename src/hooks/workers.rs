@@ -83,6 +83,7 @@ struct Queue {
 struct Waiting {
     ticket: u64,
     user: Name,
+    crowd: bool,
     work: Work,
 }
 
@@ -152,9 +153,10 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next work; `None` if none came for a while.
-    fn next(&self) -> Option<Waiting> {
-        let (mut queue, mut looked) = (self.queue(), false);
+    /// The next work, for which the thread keeps looking before it sleeps if it shall;
+    /// `None` if none came for a while.
+    fn next(&self, look: bool) -> Option<Waiting> {
+        let (mut queue, mut looked) = (self.queue(), !look);
         loop {
             if let Some(place) = queue.runnable(self.of_one, self.of_all)
                 && let Some(waiting) = queue.work.remove(place)
@@ -222,7 +224,12 @@ impl Shared {
 
     /// What a thread does.
     fn serve(self: Arc<Self>) {
-        while let Some(Waiting { user, work, .. }) = self.next() {
+        let mut look = true;
+        while let Some(Waiting {
+            user, crowd, work, ..
+        }) = self.next(look)
+        {
+            look = !crowd;
             let seat = Rc::new(Seat {
                 shared: self.clone(),
                 user,
@@ -252,10 +259,12 @@ impl Default for Workers {
 }
 
 impl Workers {
-    /// Runs `work` for a user on one of the threads, when its turn comes.
+    /// Runs `work` for a user on one of the threads, when its turn comes. In a `crowd`
+    /// nobody looks out for one alone, neither the thread nor who waits.
     pub async fn run<T: Send + 'static>(
         &self,
         user: &Name,
+        crowd: bool,
         work: impl FnOnce(&Rc<Seat>) -> T + Send + 'static,
     ) -> Result<T, Unserved> {
         let (done, mut result) = oneshot::channel();
@@ -263,9 +272,9 @@ impl Workers {
             let value = catch_unwind(AssertUnwindSafe(|| work(seat)));
             let _ = done.send(value.map_err(|_| Unserved::Panic));
         };
-        let (ticket, alone) = self.give(user, Box::new(guarded));
+        let (ticket, alone) = self.give(user, crowd, Box::new(guarded));
         // Beside others the thread has better things to do.
-        if alone {
+        if alone && !crowd {
             spin(|| !result.is_empty());
         }
         if let Ok(result) = timeout(PATIENCE, &mut result).await {
@@ -278,12 +287,17 @@ impl Workers {
     }
 
     /// Puts work into the queue; returns its ticket, and whether there is no other.
-    fn give(&self, user: &Name, work: Work) -> (u64, bool) {
+    fn give(&self, user: &Name, crowd: bool, work: Work) -> (u64, bool) {
         let shared = &self.0;
         let mut queue = shared.queue();
         queue.tickets += 1;
         let (ticket, user) = (queue.tickets, user.clone());
-        queue.work.push_back(Waiting { ticket, user, work });
+        queue.work.push_back(Waiting {
+            ticket,
+            user,
+            crowd,
+            work,
+        });
         shared.waiting.store(queue.work.len(), Ordering::Relaxed);
         let alone = queue.work.len() == 1 && queue.all == 0;
         shared.call(queue);

@@ -142,11 +142,14 @@ pub struct Entry {
 
 type Announce = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 
+/// What is done in a transaction. It tells also whether there may be something to do after
+/// it.
+type Work = Box<dyn FnOnce(&Connection) -> (Announce, bool) + Send>;
+
 /// A write that waits for the thread.
 struct Write {
     durable: bool,
-    /// Tells also whether there may be something to do after it.
-    work: Box<dyn FnOnce(&Connection) -> (Announce, bool) + Send>,
+    work: Work,
 }
 
 /// The journal of a root. Copies of it are the same one.

@@ -9,7 +9,10 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::{sync::oneshot, task};
@@ -41,9 +44,22 @@ type Work = Box<dyn FnOnce(&mut Places) + Send>;
 
 /// The queue of one session. Copies of it are the same one.
 #[derive(Clone, Default)]
-pub struct Lane(Groups<(), Work>);
+pub struct Lane {
+    work: Groups<(), Work>,
+    crowd: Arc<AtomicBool>,
+}
 
 impl Lane {
+    /// From now on there are many transfers under way.
+    pub fn is_a_crowd(&self) {
+        self.crowd.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there are.
+    pub fn crowd(&self) -> bool {
+        self.crowd.load(Ordering::Relaxed)
+    }
+
     /// Does work that waits for a disk where waiting holds nobody up.
     pub async fn run<T: Send + 'static>(
         &self,
@@ -53,16 +69,16 @@ impl Lane {
         let work: Work = Box::new(move |places| {
             let _ = done.send(work(places));
         });
-        if self.0.bring(&(), work) {
+        if self.work.bring(&(), work) {
             let this = self.clone();
-            task::spawn_blocking(move || this.work());
+            task::spawn_blocking(move || this.lead());
         }
         let lost = || Error::new(Code::Failed, "the server failed, try later");
         result.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    fn work(&self) {
-        while let Some(waiting) = self.0.next(&(), usize::MAX) {
+    fn lead(&self) {
+        while let Some(waiting) = self.work.next(&(), usize::MAX) {
             let mut places = Places::new();
             for work in waiting {
                 // Who waits for work that panics is told by its channel.

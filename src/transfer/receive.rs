@@ -622,6 +622,7 @@ impl Session<'_> {
                 }
                 let (receiver, user) = (self.receiver.clone(), self.user.clone());
                 let (contact, lane) = (self.contact.clone(), self.lane.clone());
+                lane.is_a_crowd();
                 self.tasks.spawn(async move {
                     let decision = match read_request(&json) {
                         Ok(asked) => receiver.decide(&lane, &user, &contact, asked).await,

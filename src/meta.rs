@@ -357,17 +357,8 @@ impl Wire {
 
 /// The present moment as `datetime` has it.
 pub fn datetime_now() -> String {
-    datetime(Timestamp::now())
-}
-
-/// `datetime` of so many seconds after 1970; `None` where there is no such time.
-pub fn datetime_at(seconds: i64) -> Option<String> {
-    Timestamp::from_second(seconds).ok().map(datetime)
-}
-
-fn datetime(time: Timestamp) -> String {
     TimeZone::UTC
-        .to_datetime(time)
+        .to_datetime(Timestamp::now())
         .strftime(DATETIME)
         .to_string()
 }

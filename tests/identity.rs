@@ -40,7 +40,7 @@ const HOOKED: &str = "[OnMeta]\nnote.rhai\n[OnReceived]\nnote.rhai\n";
 
 /// A folder whose hooks leave a trace.
 fn world() -> World {
-    let world = World::new(HOOKED);
+    let world = World::in_memory(HOOKED);
     world.script("note.rhai", "notify.inbox(event.name);");
     // A length that was made larger makes the reader wait for what never comes.
     let ini = "[server]\nopening_deadline = 1s\nidle_deadline = 1s\n";

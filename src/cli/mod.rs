@@ -158,9 +158,31 @@ fn error_object(error: &Error) {
     ]);
 }
 
+/// File descriptors that we take. Hooks that are programs inherit the limit, and some close
+/// all that there could be.
+const DESCRIPTORS: u64 = 65_536;
+
+/// Takes more file descriptors than the usual soft limit of 1,024, which is there for
+/// programs that use select(2): a session with many files under way holds several for each.
+fn allow_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX).min(DESCRIPTORS);
+    if limit.current.is_none_or(|now| now >= most) {
+        return;
+    }
+    // With fewer it works too, if not as many at once.
+    let more = Rlimit {
+        current: Some(most),
+        ..limit
+    };
+    let _ = setrlimit(Resource::Nofile, more);
+}
+
 /// Runs the command and reports what went wrong.
 pub fn run(cli: Cli) -> ExitCode {
     let json = cli.json;
+    allow_descriptors();
     let log = cli.log_format();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -17,7 +17,7 @@ use super::outgoing::{Origin, Outgoing, Version, open_source};
 use crate::{
     error::{Code, Error},
     json::Value,
-    meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_at, datetime_now},
+    meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
     root::{file, name::Name, user::User},
 };
 
@@ -53,8 +53,6 @@ pub struct Draft {
     meta: Meta,
     /// Stands for the document that was read, and for no other one.
     digest: Sha256,
-    /// When the document changed last, in seconds.
-    written: i64,
     inode: u64,
     lock: File,
 }
@@ -118,7 +116,6 @@ impl Draft {
             path: path.with_file_name(format!("{stem}.meta")),
             meta,
             digest: Sha256::new_with_prefix(version.to_bytes()).chain_update(&text),
-            written: version.seconds(),
             inode: about.ino(),
             lock: document,
         })
@@ -155,8 +152,8 @@ impl Draft {
         Ok(parent(&self.path).join(name))
     }
 
-    /// Opens the file. What the document lacks of `id` and `datetime` follows from it, so
-    /// that every attempt is the same transfer and nothing has to be written down; a file
+    /// Opens the file. The `id`, if the document lacks it, follows from document and file,
+    /// so that every attempt is the same transfer and nothing has to be written down; a file
     /// that changed since is another transfer.
     ///
     /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
@@ -182,7 +179,6 @@ impl Draft {
             path,
             mut meta,
             digest,
-            written,
             lock,
             ..
         } = self;
@@ -200,7 +196,7 @@ impl Draft {
             meta.id = digest.first_chunk().copied().map(TransferId);
         }
         if meta.datetime.is_empty() {
-            meta.datetime = datetime_at(written).unwrap_or_else(datetime_now);
+            meta.datetime = datetime_now();
         }
         meta.error.clear();
         let mut out = Outgoing {

@@ -68,11 +68,6 @@ impl Version {
         self.len == 0
     }
 
-    /// When it changed last, in seconds after 1970.
-    pub(super) fn seconds(&self) -> i64 {
-        self.modified.0
-    }
-
     /// As it stands in a `.meta`.
     pub(super) fn to_text(self) -> String {
         let (seconds, nanos) = self.modified;

@@ -91,7 +91,16 @@ pub const OPEN: &str = "[OnMeta]\n[OnReceived]\n";
 impl World {
     /// zhenqiang here, roland-frei there, and roland's folder `photo`.
     pub fn new(config: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), config)
+    }
+
+    /// The same in memory, where the system has a place for that: for thousands of worlds.
+    pub fn in_memory(config: &str) -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::within(dir.unwrap(), config)
+    }
+
+    fn within(dir: TempDir, config: &str) -> Self {
         let (here, _) = Root::init(&dir.path().join("here"), &[]).unwrap();
         let (there, _) = Root::init(&dir.path().join("there"), &[]).unwrap();
         let sender = person(&here, ZHENQIANG);

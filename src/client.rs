@@ -132,7 +132,7 @@ pub async fn deliver(
 /// became of each. Where a session breaks, what was under way fails and the rest goes on
 /// in another.
 ///
-/// It ends early, with the reason, where no session comes about, where [`BROKEN`] in a row
+/// It ends early, with the reason, where no session comes about, where three in a row
 /// broke before a single file had its last word, and when `stop` is ready. What was under
 /// way has failed then, and what is still among the jobs was not begun.
 pub async fn deliver_all<J: Borrow<Outgoing>>(

@@ -14,9 +14,12 @@
 //! objects, the receiver sends back a fresh key for the file. Then sender and receiver
 //! run two stages each: one seals or opens blocks and reads or writes the file, one
 //! moves bytes through the socket; a few buffers go round between them. The
-//! contents go to a [`store`], hidden until they are whole and durable. Then the file
-//! gets its name, `[OnReceived]` runs, and the ACK goes back: nothing that was
-//! acknowledged is ever lost, and nothing unauthenticated is ever acted on.
+//! contents go to a [`store`], hidden until they are whole and durable; what breaks off
+//! before that waits there, and the next attempt goes on with it. Then the file gets its
+//! name, `[OnReceived]` runs, and the ACK goes back: nothing that was acknowledged is ever
+//! lost, and nothing unauthenticated is ever acted on. Of many files in one session each
+//! goes this way by itself, and those that are whole at the same time become durable
+//! together.
 //!
 //! Beside the connections a server has three more things to do. It watches the folders
 //! and fires an event for every file that appears, changes or goes, and for the times of

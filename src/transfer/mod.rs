@@ -1,9 +1,19 @@
-//! The way of one file: the only place that knows wire, hooks and store together.
+//! The way of files through a session: the only place that knows wire, hooks and store
+//! together.
 //!
 //! [`send`] and [`receive`] mirror each other. Each has two stages: one moves
 //! bytes between the socket and buffers, the other, on a thread that may wait for a
 //! disk, seals or opens the buffers and reads or writes the file. A few buffers go round
 //! between them, so memory does not depend on the length of a file.
+//!
+//! The sender: a [`draft`] is a `.meta` that was read, and with its file open it is
+//! [`outgoing`]; an [`outbox`] makes such documents for files that a person names. [`send`]
+//! moves records, `sealing` makes blocks of files, [`pace`] holds them back.
+//!
+//! The receiver: [`receive`] moves records, `intake` opens blocks and appends them to a
+//! [`partial`], the hidden file. [`decide`] says whether a file may come; what that needs
+//! from the disk is done in the [`lane`] of its session. [`commit`] makes whole files safe,
+//! many at a time.
 
 pub mod channel;
 pub mod commit;

@@ -157,6 +157,17 @@ impl Server {
         if let Ok(Err(error)) = recovered.await {
             error!("{error}");
         }
+        let (journal, root) = (self.receiver.hooks.journal().clone(), self.root.clone());
+        let under_way = self.receiver.under_way.clone();
+        // Nobody has to wait for that.
+        task::spawn_blocking(move || match commit::sweep(&journal, &root, &under_way) {
+            Ok(0) => {}
+            Ok(metas) => info!(
+                metas,
+                "removed what an attempt left that a server did not survive"
+            ),
+            Err(error) => error!("{error}"),
+        });
     }
 
     /// Every folder that can be used, with its m2y.config.

@@ -643,6 +643,34 @@ async fn dies_at(step: &str, lost: Lost, random: &mut Random) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_server_left_of_a_file_that_nobody_sends_again_goes() {
+    let world = world();
+    let mut files = Files::new();
+    let before = world.arrived("");
+    let (mut child, address, _) = tokio::task::block_in_place(|| mortal(&world, "append 1"));
+    let meta = files.make(&world, 1_000);
+    deliver(&meta, &address).await.unwrap_err();
+    tokio::task::block_in_place(|| child.wait().unwrap());
+    assert_eq!(world.arrived(".meta").len(), 1);
+    let server = Process::serve(&world.there);
+    let again = files.make(&world, 1_000);
+    deliver(&again, &server.address).await.unwrap();
+    tokio::task::block_in_place(|| {
+        until("it is gone", || world.arrived(".meta").len() == 1);
+    });
+    assert_eq!(server.stop(), Some(0));
+    // That of a file which a person took away stays.
+    let data = world.photo().join(&world.arrived(".data")[0]);
+    fs::remove_file(&data).unwrap();
+    let server = Process::serve(&world.there);
+    let third = files.make(&world, 1_000);
+    deliver(&third, &server.address).await.unwrap();
+    assert_eq!(server.stop(), Some(0));
+    assert!(data.with_extension("meta").exists());
+    assert!(before.iter().all(|file| world.arrived("").contains(file)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_may_die_at_any_step() {
     let mut random = Random(1);
     for step in STEPS {

@@ -6,12 +6,14 @@
 //! before the file gets its name: a server that ends between the two finds by the row what
 //! is left to do.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use crate::{clock, meta::TransferId};
 
-/// How long a transfer is remembered, in milliseconds: nobody retries for longer.
-const KEPT: u64 = 90 * 86_400_000;
+/// How long a transfer is remembered: nobody retries for longer.
+pub const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 /// The tables.
 pub const SCHEMA: &str = "
@@ -138,7 +140,8 @@ pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
 
 /// Forgets what came to its end more than 90 days ago; returns how many.
 pub fn forget(db: &Connection) -> rusqlite::Result<usize> {
-    let before = clock::millis().saturating_sub(KEPT);
+    let kept = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
+    let before = clock::millis().saturating_sub(kept);
     db.execute(
         "DELETE FROM transfer WHERE state > 0 AND created < ?1",
         [before.cast_signed()],

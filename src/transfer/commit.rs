@@ -19,6 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use rusqlite::Connection;
@@ -27,17 +28,18 @@ use tracing::{error, info};
 
 use super::{
     decide::logged,
-    partial::{Partial, hidden_name},
+    partial::{Partial, UnderWay, hidden_name},
 };
 use crate::{
     error::Error,
     meta::Meta,
-    root::{Root, RootError, folder::Folder, name::Name},
+    root::{Root, RootError, file, folder::Folder, name::Name},
     store::{
         Sink, Store,
         delivered::{self, Key, State, Transfer},
         group::Groups,
         journal::{self, Journal, JournalError, Task},
+        meta_file,
     },
 };
 
@@ -276,6 +278,68 @@ pub fn recover(
         delivered::forget(db)
     });
     written.wait().map(drop)
+}
+
+/// Removes the `.meta` of files that were on their way when a server before this one ended,
+/// and of which nobody knows: the next attempt writes its own. What is under way stays;
+/// returns how many there were.
+pub fn sweep(journal: &Journal, root: &Root, under_way: &UnderWay) -> Result<usize, JournalError> {
+    let db = journal.reader()?;
+    let mut swept = 0;
+    for folder in root.folders().into_iter().flatten().flatten() {
+        let left = left_behind(&db, &folder, under_way);
+        for name in left.unwrap_or_default() {
+            swept += usize::from(folder.dir().remove_file(name).is_ok());
+        }
+    }
+    Ok(swept)
+}
+
+/// The names of such `.meta` in one folder.
+fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Result<Vec<String>> {
+    let (dir, owner) = (folder.dir(), folder.user().name().as_str());
+    let mut left = Vec::new();
+    // Of older ones nobody knows any more whether they were delivered.
+    let oldest = SystemTime::now().checked_sub(delivered::KEPT / 2);
+    for entry in dir.entries()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some((name, stem)) = name
+            .to_str()
+            .and_then(|name| Some((name, name.strip_suffix(".meta")?)))
+        else {
+            continue;
+        };
+        if file::exists(dir, &format!("{stem}.data"))? {
+            continue;
+        }
+        let written = entry.metadata()?.modified()?.into_std();
+        if oldest.is_some_and(|oldest| written < oldest) {
+            continue;
+        }
+        let Some(meta) = meta_file::read(dir, name) else {
+            continue;
+        };
+        let (Some(id), true) = (meta.id, meta.error.is_empty() && meta.from != owner) else {
+            continue;
+        };
+        let key = Key {
+            user: owner.to_owned(),
+            folder: folder.name().to_string(),
+            from: meta.from,
+            id,
+        };
+        // A transfer of this server is under way before it has a .meta, and after that is
+        // known, or has left an error there. Of one that is known, somebody may have taken
+        // the file away.
+        if !under_way.has(&key)
+            && delivered::find(db, &key).is_ok_and(|known| known.is_none())
+            && meta_file::read(dir, name).is_some_and(|meta| meta.error.is_empty())
+        {
+            left.push(name.to_owned());
+        }
+    }
+    Ok(left)
 }
 
 fn complete(

@@ -59,6 +59,11 @@ impl UnderWay {
         })
     }
 
+    /// Whether a transfer is in hand.
+    pub fn has(&self, key: &Key) -> bool {
+        self.lock().transfers.contains(key)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -58,13 +58,13 @@ fn events_of_one_file_wait_for_each_other_and_others_do_not() {
     assert_eq!(due(&journal), ["a/0", "c/0", "a-OnNew/1"]);
 
     journal
-        .failed(first.clone(), "no".to_owned(), Some(u64::MAX))
+        .failed(first.clone(), None, "no".to_owned(), Some(u64::MAX))
         .wait()
         .unwrap();
     assert_eq!(due(&journal), ["c/0", "a-OnNew/1"]);
     // One that was given up stands in nobody's way.
     journal
-        .failed(first.clone(), "no".to_owned(), None)
+        .failed(first.clone(), None, "no".to_owned(), None)
         .wait()
         .unwrap();
     assert_eq!(due(&journal), ["b/0", "c/0", "a-OnNew/1"]);

@@ -138,7 +138,7 @@ impl Choice {
                 return Ok(vec![(0, db.execute(&format!("{sql} WHERE dead = 1"), [])?)]);
             }
             let mut changed = Vec::new();
-            for number in numbers {
+            for &number in &numbers {
                 let rows = db.execute(&format!("{sql} WHERE seq = ?1"), [number])?;
                 changed.push((number, rows));
             }

@@ -39,15 +39,18 @@ use crate::{
         folder::Folder,
         settings::{Retry, Settings},
     },
-    store::journal::{self, Entry, Journal, JournalError, Pending, Task},
+    store::{
+        delivered::Key,
+        journal::{self, Entry, Journal, JournalError, Pending, Task},
+    },
 };
 use effect::{Courier, effects_of};
 use hand::{Hand, InHand};
 use last::LastRuns;
 pub use record::Records;
 use record::put_away;
-pub use revive::task_of;
 use revive::{Gone, moved, revive};
+pub use revive::{task_of, task_of_received};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
@@ -73,6 +76,8 @@ pub struct Kept {
     event: Event,
     pinned: Pinned,
     task: Task,
+    /// The transfer that stands for the task in the journal, if one does.
+    owed: Option<Key>,
     attempts: u32,
     _hand: Hand,
 }
@@ -81,11 +86,6 @@ impl Kept {
     /// The event.
     pub fn event_mut(&mut self) -> &mut Event {
         &mut self.event
-    }
-
-    /// The event as it belongs into the journal.
-    pub fn task(&self) -> &Task {
-        &self.task
     }
 }
 
@@ -186,11 +186,12 @@ impl Dispatcher {
         verdict
     }
 
-    /// Takes an event in hand before it happens; `None` if no hook waits for it, or if
-    /// somebody has it in hand already. Its task belongs into the journal; then it happens
-    /// by [`Self::settle`], or when the server starts again.
-    pub fn keep(&self, event: Event, pinned: Pinned) -> Option<Kept> {
-        if let (Kind::Received, Some(file)) = (event.kind, &event.file) {
+    /// Takes the event of a file that arrives in hand before it happens; `None` if no hook
+    /// waits for it, or if somebody has it in hand already. The transfer belongs into the
+    /// journal as one that owes it; then it happens by [`Self::settle`], or when the server
+    /// starts again.
+    pub fn keep(&self, event: Event, pinned: Pinned, transfer: &Key) -> Option<Kept> {
+        if let Some(file) = &event.file {
             self.own().arrives(&event.folder, file);
         }
         if event.config.scripts(event.kind.section()).is_empty() {
@@ -202,6 +203,7 @@ impl Dispatcher {
             event,
             pinned,
             task,
+            owed: Some(transfer.clone()),
             attempts: 0,
             _hand: hand,
         })
@@ -226,6 +228,7 @@ impl Dispatcher {
             event,
             pinned,
             task,
+            owed,
             attempts,
             _hand,
         } = kept;
@@ -246,13 +249,16 @@ impl Dispatcher {
         let written = match verdict.outcome.objection() {
             None => {
                 let effects = effects_of(&task, &verdict.effects);
-                self.journal.done(&task, effects)
+                match owed {
+                    Some(key) => self.journal.settled(key, &task, effects),
+                    None => self.journal.done(&task, effects),
+                }
             }
             Some(words) => {
                 let why = verdict.runs.last().and_then(|run| run.error.clone());
                 let why = why.unwrap_or_else(|| words.to_owned());
                 // A hook may have renamed the file before another one failed.
-                self.fail(moved(task, &verdict), attempts, why, None)
+                self.fail(moved(task, &verdict), owed, attempts, why, None)
             }
         };
         if let Err(error) = written.committed().await {
@@ -332,8 +338,8 @@ impl Dispatcher {
         let written = if task.part > 0 {
             match self.courier.carry_out(&task).await {
                 Ok(()) => self.journal.done(&task, Vec::new()),
-                Err(failure) if failure.permanent => self.give_up(task, failure.sentence),
-                Err(failure) => self.fail(task, attempts, failure.sentence, failure.pause),
+                Err(failure) if failure.permanent => self.give_up(task, None, failure.sentence),
+                Err(failure) => self.fail(task, None, attempts, failure.sentence, failure.pause),
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());
@@ -344,6 +350,7 @@ impl Dispatcher {
                         event,
                         pinned: Pinned::default(),
                         task,
+                        owed: None,
                         attempts,
                         _hand: hand,
                     };
@@ -354,7 +361,7 @@ impl Dispatcher {
                     info!(id = %task.id, event = %task.kind, "forgotten: {why}");
                     self.journal.done(&task, Vec::new())
                 }
-                Err(Gone::Later(why)) => self.fail(task, attempts, why, None),
+                Err(Gone::Later(why)) => self.fail(task, None, attempts, why, None),
             }
         };
         if let Err(error) = written.committed().await {
@@ -368,12 +375,13 @@ impl Dispatcher {
     fn fail(
         &self,
         task: Task,
+        owed: Option<Key>,
         attempts: u32,
         why: String,
         at_least: Option<Duration>,
     ) -> Pending<()> {
         let Some(pause) = self.retry.pause(attempts) else {
-            return self.give_up(task, why);
+            return self.give_up(task, owed, why);
         };
         let pause = pause.max(at_least.unwrap_or_default());
         let (user, folder) = (&task.user, &task.folder);
@@ -384,18 +392,18 @@ impl Dispatcher {
         );
         let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         let due = clock::millis().saturating_add(pause);
-        self.journal.failed(task, why, Some(due))
+        self.journal.failed(task, owed, why, Some(due))
     }
 
     /// Writes down that no further attempt makes sense until a person says so.
-    fn give_up(&self, task: Task, why: String) -> Pending<()> {
+    fn give_up(&self, task: Task, owed: Option<Key>, why: String) -> Pending<()> {
         let (user, folder) = (&task.user, &task.folder);
         warn!(
             id = %task.id,
             "{user}/{folder} [{}]: given up, see m2y events: {}",
             task.kind, printable(&why, 400)
         );
-        self.journal.failed(task, why, None)
+        self.journal.failed(task, owed, why, None)
     }
 
     /// Writes down what hooks asked for that did not object.

@@ -29,7 +29,7 @@ impl KeptState {
     /// Runs `work` alone, and returns when what it wrote is safe.
     fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<Result<T, StateError>> + Send + 'static,
+        work: impl Fn(&Connection) -> rusqlite::Result<Result<T, StateError>> + Send + 'static,
     ) -> Result<T, StateError> {
         let written = self.journal.write(true, work).wait();
         written.unwrap_or_else(|e| Err(unreachable(e)))
@@ -148,7 +148,7 @@ impl State for KeptState {
         self.write(move |db| {
             let removed = db
                 .prepare_cached("DELETE FROM state WHERE user = ?1 AND folder = ?2 AND key = ?3")?
-                .execute([user, folder, key])?;
+                .execute([&user, &folder, &key])?;
             Ok(Ok(removed > 0))
         })
     }

@@ -26,7 +26,7 @@ mod workers;
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -34,7 +34,7 @@ use std::{
 
 use cap_std::fs::Dir;
 use tokio::task;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     error::printable,
@@ -153,11 +153,12 @@ impl Hooks {
     /// [`Hooks::fire_as`] with only these scripts: of `[OnSchedule]` not all are due.
     pub async fn fire_scripts(
         &self,
-        mut event: Event,
+        event: Event,
         scripts: Vec<String>,
         pinned: &Pinned,
         mode: &Mode,
     ) -> Verdict {
+        let mut event = Arc::new(event);
         let mut runs = Vec::new();
         let mut outcome = Outcome::Accepted;
         let profile = Profile::default();
@@ -174,8 +175,10 @@ impl Hooks {
             outcome = match result {
                 Ok(ran) => {
                     effects.extend(ran.effects);
+                    // Nobody else has it any more.
+                    let event = Arc::make_mut(&mut event);
                     for touched in &ran.touched {
-                        follow(&mut event, touched);
+                        follow(event, touched);
                     }
                     let words = ran.meta.as_ref().map(|m| m.error.clone());
                     if let (Some(subject), Some(meta)) = (&mut event.subject, ran.meta) {
@@ -227,6 +230,7 @@ impl Hooks {
         if let (Outcome::Accepted, Some(reason)) = (&outcome, quarantine) {
             outcome = Outcome::Quarantined(reason);
         }
+        let event = Arc::unwrap_or_clone(event);
         let (meta, stem) = event
             .subject
             .map(|subject| {
@@ -292,7 +296,7 @@ impl Hooks {
     async fn run(
         &self,
         name: &str,
-        event: &Event,
+        event: &Arc<Event>,
         pinned: &Pinned,
         profile: &Profile,
         on_disk: &mut Option<Meta>,
@@ -307,8 +311,11 @@ impl Hooks {
             let (this, name, event) = (self.clone(), name.to_owned(), event.clone());
             let (profile, pinned) = (profile.clone(), pinned.scripts.get(&name).cloned());
             let mode = mode.clone();
-            let work =
-                move |seat: &Rc<Seat>| this.step(&name, &event, pinned, &profile, seat, &mode);
+            let work = move |seat: &Rc<Seat>| {
+                let step = this.step(&name, &event, pinned, &profile, seat, &mode);
+                drop(event);
+                step
+            };
             match self.workers.run(user, crowd, work).await {
                 Ok(step) => step?,
                 Err(Unserved::Busy) => return Err(busy()),
@@ -327,6 +334,22 @@ impl Hooks {
                 event.subject.as_ref().map(|s| s.meta.clone()),
             ));
         }
+        // Seldom, and ten times as large as all else that waits here.
+        Box::pin(self.start(name, &program, event, on_disk)).await
+    }
+
+    /// Runs a program.
+    async fn start(
+        &self,
+        name: &str,
+        program: &Path,
+        event: &Event,
+        on_disk: &mut Option<Meta>,
+    ) -> Result<Ran, HookError> {
+        let user = event.folder.user().name();
+        let busy = || HookError::Busy {
+            script: name.to_owned(),
+        };
         let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
         if let Some(subject) = event.subject.clone()
             && on_disk.as_ref() != Some(&subject.meta)
@@ -335,7 +358,7 @@ impl Hooks {
             blocking(move || write_meta(&dir, &name, &subject)).await?;
         }
         let _own = self.own.program(&event.folder);
-        let meta = self.executables.run(&program, event).await?;
+        let meta = self.executables.run(program, event).await?;
         on_disk.clone_from(&meta);
         Ok(Ran::accepted(meta))
     }
@@ -421,13 +444,22 @@ fn log_run(event: &Event, run: &Run) {
     let (verdict, words) = run.outcome.words();
     let colon = if words.is_empty() { "" } else { ": " };
     let id = event.subject.as_ref().and_then(|s| s.meta.id);
-    info!(
-        event = %run.event,
-        user = %event.folder.user().name(),
-        folder = %event.folder.name(),
-        script = %printable(&run.script, 80),
-        micros = run.took.as_micros() as u64,
-        id = id.map(tracing::field::display),
-        "hook {verdict}{colon}{}", printable(words, 200)
-    );
+    macro_rules! log {
+        ($level:ident) => {
+            $level!(
+                event = %run.event,
+                user = %event.folder.user().name(),
+                folder = %event.folder.name(),
+                script = %printable(&run.script, 80),
+                micros = run.took.as_micros() as u64,
+                id = id.map(tracing::field::display),
+                "hook {verdict}{colon}{}", printable(words, 200)
+            )
+        };
+    }
+    // A transfer that goes well has a line of its own.
+    match (run.event, &run.outcome) {
+        (Kind::Meta | Kind::Received, Outcome::Accepted) => log!(debug),
+        _ => log!(info),
+    }
 }

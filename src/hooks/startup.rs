@@ -73,7 +73,8 @@ impl Startup {
             return Ok(());
         };
         if since.elapsed() > PAUSE {
-            self.start(folder, config).await?;
+            // Seldom, and larger than all else that a transfer keeps while it waits.
+            Box::pin(self.start(folder, config)).await?;
         }
         match closed() {
             Some((why, _)) => Err(Error::new(

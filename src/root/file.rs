@@ -4,6 +4,10 @@ use std::{
     io::{self, Read, Write},
     os::fd::AsFd,
     path::Path,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
@@ -298,9 +302,18 @@ pub fn create_empty(dir: &Dir, name: &str, mode: u32) -> io::Result<File> {
 
 /// A name that nothing has.
 fn temporary() -> io::Result<String> {
-    let mut unique = [0; 8];
-    getrandom::fill(&mut unique).map_err(io::Error::other)?;
-    Ok(format!(".{}{TEMPORARY}", hex::encode(unique)))
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    let next = match NEXT.get() {
+        Some(next) => next,
+        // Another process begins elsewhere.
+        None => {
+            let mut begin = [0; 8];
+            getrandom::fill(&mut begin).map_err(io::Error::other)?;
+            NEXT.get_or_init(|| u64::from_ne_bytes(begin).into())
+        }
+    };
+    let unique = next.fetch_add(1, Ordering::Relaxed);
+    Ok(format!(".{unique:016x}{TEMPORARY}"))
 }
 
 fn write_beside(dir: &Dir, mode: u32, bytes: &[u8]) -> io::Result<String> {

@@ -2,9 +2,10 @@
 //! does not make hooks run a second time, wherever the file has gone since.
 //!
 //! Each is a row in the [journal](super::journal). It is written when the bytes of the file
-//! are safe under their hidden name, together with the event that will speak of it, and
-//! before the file gets its name: a server that ends between the two finds by the row what
-//! is left to do.
+//! are safe under their hidden name, and before the file gets its name: a server that ends
+//! between the two finds by the row what is left to do. The row stands for the event too
+//! that will speak of the file, until its hooks have run: ten thousand small files would
+//! otherwise write ten thousand tasks, to take them out again a moment later.
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS transfer (
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS transfer_id ON transfer (id, sender, user, folder);
 CREATE INDEX IF NOT EXISTS transfer_whole ON transfer (state) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS transfer_owed ON transfer (user, folder, stem) WHERE state = 3;
 ";
 
 /// What makes a transfer the same one.
@@ -50,12 +52,21 @@ pub struct Key {
 /// How far a transfer came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The bytes are safe; the file gets its name.
+    /// The bytes are safe; the file gets its name, and no hook waits for it.
     Whole = 0,
     /// The file has its name.
     Delivered = 1,
     /// A hook would not have it; its `.meta` tells why.
     Refused = 2,
+    /// The bytes are safe; the file gets its name or has it, and hooks have still to run.
+    Owed = 3,
+}
+
+impl State {
+    /// Whether something is left to do that a server finds when it starts.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Whole | Self::Owed)
+    }
 }
 
 /// A transfer that came to an end.
@@ -90,11 +101,15 @@ pub fn find(db: &Connection, key: &Key) -> rusqlite::Result<Option<Transfer>> {
     .optional()
 }
 
-/// Those whose files have perhaps not got their names.
-pub fn whole(db: &Connection) -> rusqlite::Result<Vec<Transfer>> {
-    db.prepare("SELECT * FROM transfer WHERE state = 0 ORDER BY seq")?
-        .query_map([], transfer)?
-        .collect()
+/// Those of which something is left to do, in the order of their ends.
+pub fn open(db: &Connection) -> rusqlite::Result<Vec<Transfer>> {
+    // Each half has its index.
+    db.prepare(
+        "SELECT * FROM transfer WHERE state = 0
+         UNION ALL SELECT * FROM transfer WHERE state = 3 ORDER BY seq",
+    )?
+    .query_map([], transfer)?
+    .collect()
 }
 
 /// Writes a transfer down, in place of what was known of it.
@@ -114,8 +129,9 @@ pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Writes down that a file has its name.
-pub fn publish(db: &Connection, key: &Key) -> rusqlite::Result<()> {
+/// Writes down that nothing is left to do: the file has its name, and if hooks waited for it
+/// they have run, or a task stands for them.
+pub fn settle(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE transfer SET state = 1
          WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
@@ -143,7 +159,7 @@ pub fn forget(db: &Connection) -> rusqlite::Result<usize> {
     let kept = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
     let before = clock::millis().saturating_sub(kept);
     db.execute(
-        "DELETE FROM transfer WHERE state > 0 AND created < ?1",
+        "DELETE FROM transfer WHERE state IN (1, 2) AND created < ?1",
         [before.cast_signed()],
     )
 }
@@ -163,6 +179,7 @@ fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
         state: match row.get("state")? {
             0_i64 => State::Whole,
             1 => State::Delivered,
+            3 => State::Owed,
             _ => State::Refused,
         },
     })

@@ -18,7 +18,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, named_params};
 use tokio::sync::{Notify, oneshot};
 
-use super::delivered;
+use super::delivered::{self, Key};
 use crate::{
     clock,
     json::{self, Map, Value},
@@ -140,16 +140,43 @@ pub struct Entry {
     pub error: String,
 }
 
-type Announce = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
+/// What is done in a transaction.
+trait Work: Send {
+    /// Does it. Where a transaction with others fails, it is done once more, alone. Tells
+    /// whether there may be something to do after it.
+    fn run(&mut self, db: &Connection) -> rusqlite::Result<bool>;
 
-/// What is done in a transaction. It tells also whether there may be something to do after
-/// it.
-type Work = Box<dyn FnOnce(&Connection) -> (Announce, bool) + Send>;
+    /// Tells whoever waits for it.
+    fn announce(self: Box<Self>, committed: Result<(), JournalError>);
+}
+
+struct Job<F, T> {
+    work: F,
+    value: Option<T>,
+    done: oneshot::Sender<Result<T, JournalError>>,
+}
+
+impl<F, T> Work for Job<F, T>
+where
+    F: Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send,
+    T: Send,
+{
+    fn run(&mut self, db: &Connection) -> rusqlite::Result<bool> {
+        let (value, news) = (self.work)(db)?;
+        self.value = Some(value);
+        Ok(news)
+    }
+
+    fn announce(self: Box<Self>, committed: Result<(), JournalError>) {
+        let Self { value, done, .. } = *self;
+        let _ = done.send(committed.and_then(|()| value.ok_or(JournalError::Closed)));
+    }
+}
 
 /// A write that waits for the thread.
 struct Write {
     durable: bool,
-    work: Work,
+    work: Box<dyn Work>,
 }
 
 /// The journal of a root. Copies of it are the same one.
@@ -195,35 +222,30 @@ impl Journal {
     pub fn write<T: Send + 'static>(
         &self,
         durable: bool,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Pending<T> {
-        self.send(durable, |db| Ok((work(db)?, true)))
+        self.send(durable, move |db| Ok((work(db)?, true)))
     }
 
     /// [`Self::write`] of what brings nothing to do for anybody who waits for that.
     pub fn quietly<T: Send + 'static>(
         &self,
         durable: bool,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Pending<T> {
-        self.send(durable, |db| Ok((work(db)?, false)))
+        self.send(durable, move |db| Ok((work(db)?, false)))
     }
 
     fn send<T: Send + 'static>(
         &self,
         durable: bool,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
+        work: impl Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
     ) -> Pending<T> {
         let (done, result) = oneshot::channel();
-        let work = Box::new(move |db: &Connection| {
-            let (value, news) = match savepoint(db, work) {
-                Ok((value, news)) => (Ok(value), news),
-                Err(error) => (Err(JournalError::from(error)), false),
-            };
-            let announce = Box::new(move |committed: Result<(), JournalError>| {
-                let _ = done.send(committed.and(value));
-            });
-            (announce as Announce, news)
+        let work = Box::new(Job {
+            work,
+            value: None,
+            done,
         });
         // Where the thread is gone, so is the sender of the result.
         let _ = self.writes.send(Write { durable, work });
@@ -245,10 +267,32 @@ impl Journal {
         })
     }
 
+    /// Takes note that the hooks which waited for a transfer have run, and puts in what came
+    /// of it; `task` is what would have stood for them.
+    pub fn settled(&self, key: Key, task: &Task, came: Vec<Task>) -> Pending<()> {
+        let task = task.clone();
+        self.send(!came.is_empty(), move |db| {
+            delivered::settle(db, &key)?;
+            insert(db, &came)?;
+            Ok(((), !came.is_empty() || is_waited_for(db, &task)?))
+        })
+    }
+
     /// Keeps a task that failed, to be tried at `due`, or given up if there is none. It
-    /// keeps its place, but may be about another file or folder by now.
-    pub fn failed(&self, task: Task, error: String, due: Option<u64>) -> Pending<()> {
+    /// keeps its place, but may be about another file or folder by now. Where a transfer
+    /// stood for it until now, it does so itself from here on.
+    pub fn failed(
+        &self,
+        task: Task,
+        owed: Option<Key>,
+        error: String,
+        due: Option<u64>,
+    ) -> Pending<()> {
         self.write(false, move |db| {
+            if let Some(key) = &owed {
+                delivered::settle(db, key)?;
+                insert(db, [&task])?;
+            }
             db.prepare_cached(
                 "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
                  due = coalesce(:due, due), folder = :folder, file = :file, body = :body
@@ -279,8 +323,9 @@ impl<T> Pending<T> {
     }
 }
 
-/// Tasks that are due and have none of their file in front of them, nor one of the same
-/// id, in their order: a file that was renamed goes, then it comes.
+/// Tasks that are due and have none of their file in front of them, nor a transfer of it
+/// whose hooks have to run, nor a task of the same id, in their order: a file that was
+/// renamed goes, then it comes.
 pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>> {
     // A '+' keeps SQLite from an index: in the order of `seq` it can stop at the limit, where
     // it would sort ten thousand tasks for each that is done; of one id there are two or
@@ -290,7 +335,10 @@ pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>
              SELECT 1 FROM task f WHERE f.user = t.user AND f.folder = t.folder
              AND f.file = t.file AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
          AND NOT EXISTS (SELECT 1 FROM task f WHERE f.id = t.id
-             AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)))
+             AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
+         AND NOT EXISTS (SELECT 1 FROM transfer o WHERE o.state = 3
+             AND o.user = t.user AND o.folder = t.folder
+             AND o.stem = substr(t.file, 1, length(t.file) - 5) AND t.file LIKE '%.data')))
          ORDER BY seq LIMIT :limit",
     )?
     .query_map(
@@ -496,20 +544,6 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-fn savepoint<T>(
-    db: &Connection,
-    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
-    run(db, "SAVEPOINT one")?;
-    let result = work(db);
-    // What one write did before it failed must not be committed with the others.
-    if result.is_err() {
-        run(db, "ROLLBACK TO one")?;
-    }
-    run(db, "RELEASE one")?;
-    result
-}
-
 /// Runs a statement that is needed again and again.
 fn run(db: &Connection, sql: &str) -> rusqlite::Result<()> {
     db.prepare_cached(sql)?.execute([]).map(drop)
@@ -519,44 +553,58 @@ fn run(db: &Connection, sql: &str) -> rusqlite::Result<()> {
 fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: &Notify) {
     let mut flushes = "";
     while let Ok(first) = waiting.recv() {
-        let batch: Vec<Write> = std::iter::once(first)
+        let mut durable = false;
+        let batch: Vec<Box<dyn Work>> = std::iter::once(first)
             .chain(waiting.try_iter().take(BATCH - 1))
+            .inspect(|write| durable |= write.durable)
+            .map(|write| write.work)
             .collect();
         // In WAL mode every commit survives the process; a flush makes it survive power.
-        let level = match batch.iter().any(|write| write.durable) {
-            true => "FULL",
-            false => "NORMAL",
-        };
-        let begun = match level == flushes {
-            true => Ok(()),
-            false => db.pragma_update(None, "synchronous", level),
-        };
-        let begun = begun.and_then(|()| {
-            flushes = level;
-            run(db, "BEGIN IMMEDIATE")
-        });
-        let ((announce, told), result) = match begun {
-            Ok(()) => {
-                let done: (Vec<Announce>, Vec<bool>) =
-                    batch.into_iter().map(|write| (write.work)(db)).unzip();
-                let committed = run(db, "COMMIT");
-                if committed.is_err() {
-                    let _ = run(db, "ROLLBACK");
+        let level = if durable { "FULL" } else { "NORMAL" };
+        if level != flushes {
+            match db.pragma_update(None, "synchronous", level) {
+                Ok(()) => flushes = level,
+                Err(error) => {
+                    announce(batch, Err(error.into()));
+                    continue;
                 }
-                (done, committed)
             }
-            // Nothing ran: whoever waits finds its result gone.
-            Err(error) => {
-                tracing::error!("{}", JournalError::from(error));
-                continue;
-            }
-        };
-        let result = result.map_err(JournalError::from);
-        for announce in announce {
-            announce(result.clone());
         }
-        if told.contains(&true) {
+        if commit(db, batch) {
             news.notify_one();
         }
+    }
+}
+
+/// Does all in one transaction, or, where something in it fails, each in one of its own:
+/// what one did before it failed must not be committed with the others. Tells whether there
+/// may be something to do after it.
+fn commit(db: &Connection, mut batch: Vec<Box<dyn Work>>) -> bool {
+    let mut failed = false;
+    let committed = run(db, "BEGIN IMMEDIATE")
+        .and_then(|()| {
+            let news = batch
+                .iter_mut()
+                .try_fold(false, |news, work| Ok(news | work.run(db)?));
+            failed = news.is_err();
+            news
+        })
+        .and_then(|news| run(db, "COMMIT").map(|()| news));
+    if committed.is_err() {
+        // Where it did not even begin, there is nothing to take back.
+        let _ = run(db, "ROLLBACK");
+    }
+    if failed && batch.len() > 1 {
+        let alone = |news, work| news | commit(db, vec![work]);
+        return batch.into_iter().fold(false, alone);
+    }
+    let news = *committed.as_ref().unwrap_or(&false);
+    announce(batch, committed.map(drop).map_err(JournalError::from));
+    news
+}
+
+fn announce(batch: Vec<Box<dyn Work>>, committed: Result<(), JournalError>) {
+    for work in batch {
+        work.announce(committed.clone());
     }
 }

@@ -5,8 +5,8 @@
 //!
 //! 1. the `.meta` files get their last contents
 //! 2. bytes and `.meta` files are flushed, and the names that they have so far
-//! 3. the transfers and the events that will speak of them are written into the journal,
-//!    durably
+//! 3. the transfers are written into the journal, durably, and with each whether hooks will
+//!    have to hear of it
 //! 4. the files get their names
 //! 5. the names are flushed
 //!
@@ -32,13 +32,14 @@ use super::{
 };
 use crate::{
     error::Error,
+    hooks::dispatch::task_of_received,
     meta::Meta,
     root::{Root, RootError, file, folder::Folder, name::Name},
     store::{
         Sink, Store,
         delivered::{self, Key, State, Transfer},
         group::Groups,
-        journal::{self, Journal, JournalError, Task},
+        journal::{self, Journal, JournalError},
         meta_file,
     },
 };
@@ -60,8 +61,8 @@ pub struct Whole {
     pub sink: Box<dyn Sink>,
     /// What is known of it now.
     pub meta: Meta,
-    /// The event that will speak of it, if a hook waits for that.
-    pub event: Option<Task>,
+    /// Whether hooks wait for it.
+    pub owed: bool,
 }
 
 /// What became of it: the error says why it has not got its name.
@@ -107,7 +108,7 @@ impl Committer {
     }
 
     /// Makes a file safe and gives it its name. With the error the file has no name, and
-    /// its event is forgotten. `None` if a thread of ours failed.
+    /// nothing is known of it. `None` if a thread of ours failed.
     pub async fn commit(&self, mut whole: Whole) -> Option<Committed> {
         if whole.meta.filesize.unwrap_or_default() >= LARGE {
             let settling = move || {
@@ -146,14 +147,14 @@ impl Committer {
                 mut partial,
                 mut sink,
                 meta,
-                event,
+                owed,
             } = whole;
             let finished = match many {
                 true => partial.update(meta),
                 false => sink.settle().and_then(|()| partial.update_durably(meta)),
             };
             match finished {
-                Ok(()) => files.push((partial, event, done)),
+                Ok(()) => files.push((partial, owed, done)),
                 Err(error) => fail(done, partial, &error),
             }
         }
@@ -170,17 +171,16 @@ impl Committer {
             return;
         }
         // 3.
+        let state = |owed: &bool| match owed {
+            true => State::Owed,
+            false => State::Whole,
+        };
         let rows: Vec<Transfer> = files
             .iter()
-            .map(|(partial, ..)| partial.transfer(State::Whole))
+            .map(|(partial, owed, _)| partial.transfer(state(owed)))
             .collect();
-        let (tasks, keys): (Vec<Option<Task>>, Vec<Key>) = files
-            .iter()
-            .map(|(partial, event, _)| (event.clone(), partial.key().clone()))
-            .unzip();
         let written = self.journal.quietly(true, move |db| {
-            rows.iter().try_for_each(|row| delivered::put(db, row))?;
-            journal::insert(db, tasks.iter().flatten())
+            rows.iter().try_for_each(|row| delivered::put(db, row))
         });
         if let Err(error) = written.wait() {
             let error = io::Error::other(error);
@@ -191,24 +191,26 @@ impl Committer {
         }
         // 4.
         let mut named = Vec::with_capacity(files.len());
-        let mut nameless = Vec::new();
-        for (mut partial, event, done) in files {
+        let (mut nameless, mut settled) = (Vec::new(), Vec::new());
+        for (mut partial, owed, done) in files {
             match partial.publish() {
-                Ok(()) => named.push((partial, done)),
+                Ok(()) => {
+                    if !owed {
+                        settled.push(partial.key().clone());
+                    }
+                    named.push((partial, done));
+                }
                 Err(error) => {
-                    nameless.push((partial.key().clone(), event));
+                    nameless.push(partial.key().clone());
                     fail(done, partial, &error);
                 }
             }
         }
         if !nameless.is_empty() {
             let undone = self.journal.quietly(false, move |db| {
-                nameless.iter().try_for_each(|(key, event)| {
-                    delivered::remove(db, key)?;
-                    event
-                        .as_ref()
-                        .map_or(Ok(()), |event| journal::remove(db, event))
-                })
+                nameless
+                    .iter()
+                    .try_for_each(|key| delivered::remove(db, key))
             });
             if let Err(error) = undone.wait() {
                 error!("{error}");
@@ -227,9 +229,13 @@ impl Committer {
             }
             return;
         }
-        drop(self.journal.quietly(false, move |db| {
-            keys.iter().try_for_each(|key| delivered::publish(db, key))
-        }));
+        if !settled.is_empty() {
+            drop(self.journal.quietly(false, move |db| {
+                settled
+                    .iter()
+                    .try_for_each(|key| delivered::settle(db, key))
+            }));
+        }
         for (partial, done) in named {
             let _ = done.send((partial, Ok(())));
         }
@@ -250,8 +256,8 @@ fn copy(error: &io::Error) -> io::Error {
 }
 
 /// Does what a server that ended in the middle has left to do: files that are whole get
-/// their names, and what is older than anybody asks for is forgotten. Their events wait in
-/// the journal.
+/// their names, hooks that wait for one get a task in the journal, and what is older than
+/// anybody asks for is forgotten.
 ///
 /// It belongs before everything else that looks into the journal.
 pub fn recover(
@@ -260,10 +266,15 @@ pub fn recover(
     store_of: impl Fn(&Folder) -> Arc<dyn Store>,
 ) -> Result<(), JournalError> {
     let db = journal.reader()?;
-    let mut named = Vec::new();
-    for transfer in delivered::whole(&db)? {
+    let (mut settled, mut tasks) = (Vec::new(), Vec::new());
+    for transfer in delivered::open(&db)? {
         match complete(root, &transfer, &store_of) {
-            Ok(()) => named.push(transfer.key),
+            Ok(()) => {
+                if transfer.state == State::Owed {
+                    tasks.push(task_of_received(&transfer));
+                }
+                settled.push(transfer.key);
+            }
             Err(error) => error!(
                 user = transfer.key.user, folder = transfer.key.folder, stem = transfer.stem,
                 id = %transfer.key.id,
@@ -272,9 +283,10 @@ pub fn recover(
         }
     }
     let written = journal.quietly(false, move |db| {
-        named
+        journal::insert(db, &tasks)?;
+        settled
             .iter()
-            .try_for_each(|key| delivered::publish(db, key))?;
+            .try_for_each(|key| delivered::settle(db, key))?;
         delivered::forget(db)
     });
     written.wait().map(drop)

@@ -178,7 +178,7 @@ impl Receiver {
                     true => held = partial.held(size).map_err(|e| logged(&e))?,
                     false => partial.discard(),
                 }
-                if partial.room().is_ok_and(|room| room < size - held) {
+                if place.room.is_some_and(|room| room < size - held) {
                     return Err(store_error(&io::ErrorKind::StorageFull.into()));
                 }
             }
@@ -274,8 +274,10 @@ impl Receiver {
             .and_then(|name| user.folder(&name))
             .map_err(failed)?;
         let config = folder.config_to_receive().map_err(failed)?;
+        let store = (self.store_of)(&folder);
         Ok(Place {
-            store: (self.store_of)(&folder),
+            room: store.room().ok(),
+            store,
             pinned: self.hooks.pin(&folder, &config),
             folder,
             config,

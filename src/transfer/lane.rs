@@ -35,6 +35,8 @@ pub struct Place {
     pub pinned: Pinned,
     /// Where contents go.
     pub store: Arc<dyn Store>,
+    /// Bytes that fit there, if that can be told.
+    pub room: Option<u64>,
 }
 
 /// What was looked up for the work that is done in one go, by the names of folders.

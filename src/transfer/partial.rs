@@ -15,11 +15,7 @@ use crate::{
     root::{file, folder::Folder, name::Name},
     store::{
         Sink, Store,
-        delivered::{
-            self, Key,
-            State::{Refused, Whole},
-            Transfer,
-        },
+        delivered::{self, Key, State::Refused, Transfer},
         local::PARTIAL,
         meta_file,
     },
@@ -161,9 +157,9 @@ impl Partial {
                 }
             }
             // It was about to get its name, and did not.
-            Some(known) if known.state == Whole && store.holds(&hidden)? => {}
+            Some(known) if known.state.is_open() && store.holds(&hidden)? => {}
             Some(known) => {
-                if known.state == Whole {
+                if known.state.is_open() {
                     // Nobody knows whether its name is safe.
                     store.settle_names()?;
                 }
@@ -217,11 +213,6 @@ impl Partial {
     /// Removes what an attempt which broke off left.
     pub fn discard(&self) {
         self.store.discard(&self.hidden);
-    }
-
-    /// Bytes that fit.
-    pub fn room(&self) -> io::Result<u64> {
-        self.store.room()
     }
 
     /// The SHA-256 and the CRC-32 of the first `len` bytes of the hidden file.

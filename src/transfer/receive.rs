@@ -188,6 +188,8 @@ struct Tasks(FuturesUnordered<BoxFuture<'static, Option<Done>>>);
 
 impl Tasks {
     fn spawn(&self, work: impl Future<Output = Done> + Send + 'static) {
+        // At once: it is some kilobytes, and each layer around it would move them.
+        let work = Box::pin(work);
         self.0.push(
             AssertUnwindSafe(work)
                 .catch_unwind()
@@ -331,13 +333,13 @@ impl Receiver {
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
         let received = event(EventKind::Received, &folder, &config, &partial);
-        let kept = self.hooks.keep(received, pinned);
+        let kept = self.hooks.keep(received, pinned, partial.key());
         let sink = sink.ok_or(ReceiveError::Failed)?;
         let whole = Whole {
             partial,
             sink,
             meta,
-            event: kept.as_ref().map(|kept| kept.task().clone()),
+            owed: kept.is_some(),
         };
         let committed = self.committer.commit(whole).await;
         let (partial, named) = committed.ok_or(ReceiveError::Failed)?;

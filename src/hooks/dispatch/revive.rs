@@ -5,7 +5,7 @@ use crate::{
     event::{Event, EventId, Kind, Subject, Verdict},
     json::{Map, Value},
     root::{Root, RootError, file, folder::Folder, name::Name},
-    store::{journal::Task, meta_file},
+    store::{delivered::Transfer, journal::Task, meta_file},
 };
 
 /// Why an event cannot be fired again.
@@ -30,6 +30,20 @@ pub fn task_of(event: &Event) -> Task {
         folder: event.folder.name().to_string(),
         file: event.file.clone(),
         body,
+    }
+}
+
+/// The event of a file that arrived, as the journal would have had it.
+pub fn task_of_received(transfer: &Transfer) -> Task {
+    let Transfer { key, stem, .. } = transfer;
+    Task {
+        id: EventId::from(key.id).to_string(),
+        kind: Kind::Received.section().to_owned(),
+        part: 0,
+        user: key.user.clone(),
+        folder: key.folder.clone(),
+        file: Some(format!("{stem}.data")),
+        body: Map::from_iter([("stem".to_owned(), stem.as_str().into())]),
     }
 }
 

@@ -22,8 +22,8 @@ use crate::{
     transfer::{
         Observer,
         decide::FILES,
+        documents::{Documents, Sources},
         draft::{Draft, Place},
-        outbox::{Outbox, Sources},
         outgoing::Outgoing,
         pace::Pace,
         send::Sent,
@@ -139,7 +139,7 @@ pub struct Producer {
     /// What there is.
     pub plan: Plan,
     /// Where new `.meta` go, where the files themselves were named.
-    pub outbox: Option<Outbox>,
+    pub documents: Option<Documents>,
     /// The routes that were met.
     pub routes: Routes<Lane>,
     /// What every lane needs.
@@ -182,10 +182,15 @@ impl From<Error> for Not {
 
 impl Producer {
     /// Nothing was opened yet.
-    pub fn new(plan: Plan, outbox: Option<Outbox>, routes: Routes<Lane>, tools: Tools) -> Self {
+    pub fn new(
+        plan: Plan,
+        documents: Option<Documents>,
+        routes: Routes<Lane>,
+        tools: Tools,
+    ) -> Self {
         Self {
             plan,
-            outbox,
+            documents,
             routes,
             tools,
             at_hand: Arc::new(Semaphore::new(AT_HAND)),
@@ -220,26 +225,26 @@ impl Producer {
     }
 
     fn send(&mut self, item: &Item) -> Result<(), Not> {
-        let Some(outbox) = &mut self.outbox else {
+        let Some(documents) = &mut self.documents else {
             return self.send_document(&item.path, item);
         };
         let tools = &self.tools;
         let make = |route| tools.lane(route);
-        let template = outbox.template().clone();
+        let template = documents.template().clone();
         let lane = self.routes.find(&item.path, &template, make)?;
         if let Some(error) = lane.dead.get() {
             return Err(Not::Left(None, error.clone()));
         }
         let source = self.sources.open(&item.path)?;
-        if let Some(done) = outbox.sent(&source) {
+        if let Some(done) = documents.sent(&source) {
             return Err(Not::Skipped(done.to_owned()));
         }
-        if let Some(unsent) = outbox.unsent(&source).map(Path::to_owned) {
+        if let Some(unsent) = documents.unsent(&source).map(Path::to_owned) {
             return self.send_document(&unsent, item);
         }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
         let job = Job {
-            out: outbox.add(source, item.within.as_deref())?,
+            out: documents.add(source, item.within.as_deref())?,
             named: item.path.clone(),
             _permit: permit,
         };

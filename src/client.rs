@@ -1,6 +1,7 @@
 //! The client: opens sessions with a contact's server and sends files in them.
 
 pub mod outbox;
+pub mod queue;
 
 use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
 

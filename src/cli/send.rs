@@ -1,8 +1,8 @@
 //! Sends files: one after the other from a plan, through the sessions of their routes.
 
 mod dry;
-mod lanes;
 mod plan;
+mod producer;
 mod progress;
 mod tally;
 
@@ -23,8 +23,8 @@ use tokio::{
 
 use self::{
     dry::Dry,
-    lanes::{Producer, Routes, Tools},
     plan::{Kind, Plan},
+    producer::{Producer, Routes, Tools},
     progress::{INTERVAL, Progress},
     tally::Tally,
 };
@@ -248,7 +248,7 @@ impl Send {
         let documents = match self.parties()? {
             Some(parties) => {
                 let template = parties.template();
-                routes.find(Path::new(""), &template, |route| tools.lane(route))?;
+                routes.find(Path::new(""), &template, |route| tools.queue(route))?;
                 let root = Root::open(&self.root().unwrap_or_default())?;
                 let path = root.user(&parties.from)?.outbox(&parties.folder)?;
                 let mut documents = Documents::open(&path, template)?;

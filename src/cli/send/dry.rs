@@ -1,8 +1,8 @@
 //! What would be sent, and where: no connection, and nothing is written.
 
 use super::{
-    lanes::{Outcome, Routes, is_of_another, read},
     plan::{Item, Plan},
+    producer::{Outcome, Routes, is_of_another, read},
     tally::Tally,
 };
 use crate::{

@@ -70,11 +70,6 @@ impl Route {
         Self::to(&root.user(&name)?, &out.meta().to, server)
     }
 
-    /// The route of a `.meta` of this user, to the address that is known of the contact.
-    pub fn of(user: &User, out: &Outgoing) -> Result<Self, Error> {
-        Self::to(user, &out.meta().to, None)
-    }
-
     /// The route from a user to a contact, to `server` or else to the address that is
     /// known.
     pub fn to(user: &User, contact: &str, server: Option<&str>) -> Result<Self, Error> {

@@ -35,6 +35,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 pub mod peer;
+pub mod relay;
 
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");
 

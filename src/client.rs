@@ -1,4 +1,8 @@
 //! The client: opens sessions with a contact's server and sends files in them.
+//!
+//! [`deliver_all`] sends many, as few sessions as it takes. They wait in the [`queue`] of
+//! their route, which `m2y send` fills with what a person names and the [`outbox`] with what
+//! it finds.
 
 pub mod outbox;
 pub mod queue;

@@ -369,7 +369,6 @@ type Outcomes = mpsc::UnboundedSender<Outcome<Attempt>>;
 /// Sends what comes through a queue.
 async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
     let tell = |outcome| {
-        // It is heard until there is no queue any more.
         let _ = outcomes.send(outcome);
     };
     let route = task::spawn_blocking(move || Route::to(&user, &to, None)).await;

@@ -1,6 +1,11 @@
 //! The client: opens sessions with a contact's server and sends files in them.
+//!
+//! [`deliver_all`] sends many, as few sessions as it takes. They wait in the [`queue`] of
+//! their route, which `m2y send` fills with what a person names and the [`outbox`] with what
+//! it finds.
 
 pub mod outbox;
+pub mod queue;
 
 use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
 
@@ -67,11 +72,6 @@ impl Route {
         let root = Root::open(&path)?;
         let name = Name::user(&out.meta().from).map_err(RootError::from)?;
         Self::to(&root.user(&name)?, &out.meta().to, server)
-    }
-
-    /// The route of a `.meta` of this user, to the address that is known of the contact.
-    pub fn of(user: &User, out: &Outgoing) -> Result<Self, Error> {
-        Self::to(user, &out.meta().to, None)
     }
 
     /// The route from a user to a contact, to `server` or else to the address that is

@@ -36,7 +36,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
-//! | [`client`] | a session, from who opens it; the outbox |
+//! | [`client`] | a session, from who opens it; the queue of a route; the outbox |
 //! | [`server`] | connections, who speaks, a session from who answers; its metrics |
 //! | [`transfer`] | the way of one file, on both sides |
 //! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |

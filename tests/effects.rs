@@ -16,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Local, PETER, ROLAND, World, ZHENQIANG, introduce, name, person, read_metas};
+use common::{
+    Local, PETER, ROLAND, World, ZHENQIANG, introduce, name, names, person, read_metas,
+    relay::Relay,
+};
 use hyper::{Response, StatusCode, body::Bytes};
 use m2y::{
     client::outbox,
@@ -249,9 +252,17 @@ async fn an_outbox_tries_again_while_nobody_listens_and_fails_after_its_limit() 
         .unwrap();
     let folder = automatic(&world, &address.to_string());
     put(&folder, "a.jpg", &request("a.jpg"));
+    // One that is not begun, because nothing came of the one before, was tried too.
+    put(&folder, "behind.jpg", &request("behind.jpg"));
     let outbox = Outbox::run(&world.here);
-    let failed = until("it goes on for ever", || world.failed().pop()).await;
-    assert!(failed.error.contains("connect"), "{}", failed.error);
+    let failed = until("it goes on for ever", || {
+        let failed = world.failed();
+        (failed.len() == 2).then_some(failed)
+    })
+    .await;
+    for failed in failed {
+        assert!(failed.error.contains("connect"), "{}", failed.error);
+    }
     // What is refused fails at once.
     let server = Local::serve(&world.there).await;
     world
@@ -265,6 +276,67 @@ async fn an_outbox_tries_again_while_nobody_listens_and_fails_after_its_limit() 
     .await;
     outbox.stop().await;
     assert_eq!(server.stop().await.hooks(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_files_that_wait_for_one_person_go_in_one_connection() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    world.script(
+        "hook.rhai",
+        "if meta.filename == \"f07\" { reject(\"no\"); }",
+    );
+    let server = Local::serve(&world.there).await;
+    let relay = Relay::before(server.address.clone(), usize::MAX);
+    let folder = automatic(&world, &relay.address);
+    for n in 0..50 {
+        put(&folder, &format!("f{n:02}"), &request(&format!("f{n:02}")));
+    }
+    let outbox = Outbox::run(&world.here);
+    until("they were not sent", || {
+        names(&folder, ".meta").is_empty().then_some(())
+    })
+    .await;
+    outbox.stop().await;
+    assert_eq!(relay.connections(), 1);
+    // The one that was refused did not disturb the others.
+    assert_eq!(world.done().len(), 49);
+    assert_eq!(names(&folder, ".failed"), ["f07.failed"]);
+    assert_eq!(world.arrived(".data").len(), 49);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_does_not_answer_holds_up_nobody_else_and_what_is_for_him_stays_a_meta() {
+    let world = World::new(common::OPEN);
+    let peter = person(&world.there, PETER);
+    introduce(&world.sender, &peter);
+    let into = peter.create_folder(&name("photo")).unwrap();
+    fs::write(into.path_of("m2y.config"), common::OPEN).unwrap();
+    let server = Local::serve(&world.there).await;
+    // Connections come about, and nobody says a word in them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = automatic(&world, &silent.local_addr().unwrap().to_string());
+    world
+        .sender
+        .set_address(&name(PETER), &server.address)
+        .unwrap();
+    // More than are opened for one person at a time.
+    for n in 0..100 {
+        put(&folder, &format!("f{n:02}"), &request(&format!("f{n:02}")));
+    }
+    let last = request("last").replace(ROLAND, PETER);
+    put(&folder, "last", &last);
+    let outbox = Outbox::run(&world.here);
+    until("it was not sent", || {
+        folder.join("last.done").exists().then_some(())
+    })
+    .await;
+    outbox.shutdown.send(true).unwrap();
+    drop(silent);
+    outbox.running.await.unwrap();
+    assert_eq!(names(&folder, ".meta").len(), 100);
+    assert_eq!(names(into.path(), ".data").len(), 1);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -333,7 +405,7 @@ async fn a_hook_hands_a_file_on_to_a_second_person_once() {
         .unwrap();
     let metas = until("it was not handed on", || {
         let metas = read_metas(into.path(), ".meta");
-        let there = common::names(into.path(), ".data").len() == 1;
+        let there = names(into.path(), ".data").len() == 1;
         there.then_some(metas)
     })
     .await;
@@ -343,7 +415,7 @@ async fn a_hook_hands_a_file_on_to_a_second_person_once() {
         (metas[0].from.as_str(), metas[0].filename.as_str()),
         (ROLAND, "f.png")
     );
-    let data = common::names(into.path(), ".data");
+    let data = names(into.path(), ".data");
     assert_eq!(fs::read(into.path_of(&data[0])).unwrap(), b"handed on");
     assert_eq!(world.arrived(".done").len(), 1);
 }

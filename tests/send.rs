@@ -11,7 +11,8 @@ mod common;
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::TcpListener,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
@@ -22,61 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, said};
+use common::{
+    M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, relay::Relay, said,
+};
 use m2y::transfer::decide::FILES;
 use serde_json::Value;
-
-/// A relay before a server that counts connections. `most` bytes go through each.
-struct Relay {
-    address: String,
-    connections: Arc<AtomicU64>,
-}
-
-impl Relay {
-    fn before(server: String, most: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let connections = Arc::new(AtomicU64::new(0));
-        let counted = connections.clone();
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                let client = client.unwrap();
-                counted.fetch_add(1, Ordering::SeqCst);
-                let server = TcpStream::connect(&server).unwrap();
-                let (c, s) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || pass(&s, &c, usize::MAX));
-                thread::spawn(move || pass(&client, &server, most));
-            }
-        });
-        Self {
-            address,
-            connections,
-        }
-    }
-
-    fn connections(&self) -> u64 {
-        self.connections.load(Ordering::SeqCst)
-    }
-}
-
-/// Passes so many bytes on, then ends the connection.
-fn pass(mut from: &TcpStream, mut to: &TcpStream, most: usize) {
-    use std::io::{Read, Write};
-    let mut buffer = vec![0; 65_536];
-    let mut left = most;
-    while left > 0 {
-        let room = left.min(buffer.len());
-        match from.read(&mut buffer[..room]) {
-            Ok(0) | Err(_) => break,
-            Ok(read) if to.write_all(&buffer[..read]).is_ok() => left -= read,
-            Ok(_) => break,
-        }
-    }
-    // What the other side has to say of these bytes still gets through.
-    thread::sleep(Duration::from_millis(if left == 0 { 500 } else { 0 }));
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
-}
 
 fn send(world: &World, address: &str) -> Command {
     let mut command = Command::new(M2Y);
@@ -264,8 +215,8 @@ fn a_directory_recursively_keeps_where_its_files_were() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    std::os::unix::fs::symlink("/etc", holiday.join("link")).unwrap();
-    std::os::unix::fs::symlink("a.jpg", holiday.join("z.jpg")).unwrap();
+    symlink("/etc", holiday.join("link")).unwrap();
+    symlink("a.jpg", holiday.join("z.jpg")).unwrap();
 
     let output = send_files(&world, &server.address)
         .arg("holiday")
@@ -515,6 +466,59 @@ fn an_interrupt_leaves_a_failed_one_that_was_not_begun_as_it_was() {
         (400 - FILES as usize..400).contains(&untouched),
         "{untouched}"
     );
+}
+
+/// Sends one `.meta`, which succeeds.
+fn sent(world: &World, address: &str, meta: &Path) {
+    let output = send(world, address).arg(meta).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+#[test]
+fn the_meta_of_a_person_becomes_the_done_with_all_that_was_in_it() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let meta = metas(&world, 1).remove(0);
+    // White space that a person left makes the document longer than what is written over it.
+    let text = fs::read_to_string(&meta).unwrap();
+    let text = text.replace('{', &format!("{{{}\"album\": \"sea\",", " ".repeat(2_000)));
+    fs::write(&meta, text).unwrap();
+    let (was, done) = (inode(&meta), meta.with_extension("done"));
+    sent(&world, &server.address, &meta);
+    assert_eq!(inode(&done), was);
+    assert_eq!(names(&outbox(&world), ""), ["f000.done"]);
+    let (document, crc) = (read_meta(&done), crc32fast::hash(b"file 0"));
+    assert_eq!(document.extra["album"].as_str(), Some("sea"));
+    assert_eq!(document.file_crc, Some(crc));
+}
+
+#[test]
+fn what_else_has_the_contents_of_a_meta_is_not_written_to_when_it_is_sent() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let metas = metas(&world, 3);
+    let (second, target) = (outbox(&world).join("second"), outbox(&world).join("target"));
+    let texts: Vec<_> = metas.iter().map(|m| fs::read(m).unwrap()).collect();
+    fs::hard_link(&metas[0], &second).unwrap();
+    fs::rename(&metas[1], &target).unwrap();
+    symlink("target", &metas[1]).unwrap();
+    // One of many pages is not written over either: a kill could leave a part of each.
+    let long = [texts[2].as_slice(), " ".repeat(10_000).as_bytes()].concat();
+    fs::write(&metas[2], &long).unwrap();
+    fs::hard_link(&metas[2], outbox(&world).join("long")).unwrap();
+    for meta in &metas {
+        sent(&world, &server.address, meta);
+        let done = meta.with_extension("done");
+        assert!(fs::symlink_metadata(&done).unwrap().is_file() && !meta.exists());
+        assert!(read_meta(&done).file_crc.is_some());
+    }
+    assert!(fs::read(second).unwrap() == texts[0]);
+    assert!(fs::read(target).unwrap() == texts[1]);
+    assert!(fs::read(outbox(&world).join("long")).unwrap() == long);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use common::{
 use m2y::{
     error::Code,
     root::{Root, folder::Folder},
-    store::outbox,
+    store::meta_file,
     store::{Sink, Store, local::LocalStore},
 };
 
@@ -155,7 +155,7 @@ async fn files_of_one_second_get_names_of_their_own() {
         let mut meta = document(ZHENQIANG, ROLAND, "photo");
         meta.datetime = "30-12-2018_23-59-59".to_owned();
         let outbox = world.sender.outbox(&name("photo")).unwrap();
-        let meta = outbox::write(&outbox, &file, meta).unwrap();
+        let meta = meta_file::write(&outbox, &file, meta).unwrap();
         deliver(&meta, &server.address).await.unwrap();
     }
     server.stop().await;

@@ -24,7 +24,7 @@ use crate::{
     meta::Meta,
     root::{Root, RootError, contact::Card, name::Name, user::User},
     server::{self, Server},
-    store::outbox,
+    store::meta_file,
     transfer::{Observer, outgoing::Outgoing},
 };
 
@@ -252,7 +252,7 @@ impl Scene<'_> {
     async fn send(&self, folder: &str, file: &Path) -> Result<Result<Meta, Error>, Error> {
         let dir = self.root.path().join(format!("user/{SENDER}/{folder}"));
         let meta = Meta::new(SENDER, RECEIVER, folder, "");
-        let path: PathBuf = outbox::write(&dir, file, meta)?;
+        let path: PathBuf = meta_file::write(&dir, file, meta)?;
         let out = Outgoing::open(&path)?;
         let route = Route::find(Some(self.root.path()), Some(self.address), &out)?;
         let side = Side("client", self.show.clone());

@@ -1,8 +1,8 @@
 //! Sends files: one after the other from a plan, through the sessions of their routes.
 
 mod dry;
-mod lanes;
 mod plan;
+mod producer;
 mod progress;
 mod tally;
 
@@ -23,8 +23,8 @@ use tokio::{
 
 use self::{
     dry::Dry,
-    lanes::{Producer, Routes, Tools},
     plan::{Kind, Plan},
+    producer::{Producer, Routes, Tools},
     progress::{INTERVAL, Progress},
     tally::Tally,
 };
@@ -35,8 +35,8 @@ use crate::{
     meta::Meta,
     root::{Root, contact::check_address, name::Name},
     transfer::{
+        documents::Documents,
         draft::{Draft, Place},
-        outbox::Outbox,
         pace::Pace,
     },
 };
@@ -245,28 +245,28 @@ impl Send {
     /// What opens the files. Mistakes that concern all of them are found here.
     fn producer(&self, plan: Plan, tools: Tools) -> Result<Producer, Error> {
         let mut routes = Routes::new(self.root(), self.server.clone());
-        let outbox = match self.parties()? {
+        let documents = match self.parties()? {
             Some(parties) => {
                 let template = parties.template();
-                routes.find(Path::new(""), &template, |route| tools.lane(route))?;
+                routes.find(Path::new(""), &template, |route| tools.queue(route))?;
                 let root = Root::open(&self.root().unwrap_or_default())?;
                 let path = root.user(&parties.from)?.outbox(&parties.folder)?;
-                let mut outbox = Outbox::open(&path, template)?;
+                let mut documents = Documents::open(&path, template)?;
                 if self.conflict == Conflict::Skip {
-                    outbox.remember()?;
+                    documents.remember()?;
                 }
-                Some(outbox)
+                Some(documents)
             }
             None => None,
         };
-        Ok(Producer::new(plan, outbox, routes, tools))
+        Ok(Producer::new(plan, documents, routes, tools))
     }
 
     fn dry(&self, plan: Plan, tally: Tally) -> Result<(), Failure> {
         let mut routes = Routes::new(self.root(), self.server.clone());
         let parties = self.parties()?;
         let template = parties.as_ref().map(Parties::template);
-        let mut outbox = None;
+        let mut documents = None;
         if let Some(template) = &template {
             let address = |route: Route| route.address().to_owned();
             routes.find(Path::new(""), template, address)?;
@@ -274,15 +274,15 @@ impl Send {
                 && self.conflict == Conflict::Skip
                 && path.is_dir()
             {
-                let mut there = Outbox::open(&path, template.clone())?;
+                let mut there = Documents::open(&path, template.clone())?;
                 there.remember()?;
-                outbox = Some(there);
+                documents = Some(there);
             }
         }
         let dry = Dry {
             routes,
             template,
-            outbox,
+            documents,
             tally,
         };
         dry.run(plan)

@@ -2,12 +2,14 @@
 //! is sent, without anybody typing a command.
 //!
 //! A `.meta` of the folder's own user that describes no file that arrived is one to be
-//! sent. What fails for a while is tried again, later each time, and becomes `.failed`
+//! sent. All that wait for the same contact go one after the other through the sessions of
+//! one route; what appears meanwhile waits for the next turn. Routes do not wait for each
+//! other. What fails for a while is tried again, later each time, and becomes `.failed`
 //! after a limit; what the other side refuses does so at once. A directory is only read
 //! when it has changed.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,41 +18,79 @@ use std::{
 
 use cap_std::fs::Dir;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, watch},
     task::{self, JoinSet},
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
-use super::{Route, deliver};
+use super::{
+    Route,
+    queue::{Front, Job, Outcome, Queue},
+};
 use crate::{
     error::{Code, Error, printable},
     hooks::dispatch::stopped,
     meta::{self, Meta},
-    root::{Root, RootError, file, folder::Folder, settings::Settings, user::User},
-    transfer::{Unobserved, outgoing::Outgoing},
+    root::{
+        Root, RootError, file,
+        folder::Folder,
+        settings::{Retry, Settings},
+        user::User,
+    },
+    transfer::{
+        Unobserved,
+        draft::{Draft, Place},
+        outgoing::Outgoing,
+    },
 };
 
 /// How often folders are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Files that are sent at the same time.
-const AT_ONCE: usize = 4;
+/// Routes on which is sent at the same time. One whose receiver is down is among them until
+/// that is known, so there are more than a machine needs to be busy.
+const ROUTES: usize = 16;
+
+/// Files of a route that are open at the same time: enough that the receiver always has some
+/// to make durable together. With [`ROUTES`] it bounds the descriptors.
+const AT_HAND: usize = 32;
+
+/// Files whose ends are written down in one go.
+const TOGETHER: usize = 64;
 
 /// One `.meta` that waits.
 #[derive(Default)]
 struct Waiting {
     attempts: u32,
     due: Option<Instant>,
+    /// Whom it is for. That is read before each attempt: a person may have changed it.
+    to: Option<String>,
     /// Whether somebody sends it at the moment.
     in_hand: bool,
 }
 
+impl Waiting {
+    fn is_due(&self, now: Instant) -> bool {
+        !self.in_hand && self.due.is_none_or(|due| due <= now)
+    }
+}
+
 /// What is known of a folder.
-#[derive(Default)]
 struct Seen {
+    user: User,
     changed: Option<SystemTime>,
-    waiting: HashMap<PathBuf, Waiting>,
+    waiting: BTreeMap<PathBuf, Waiting>,
+}
+
+type Folders = BTreeMap<PathBuf, Seen>;
+
+/// One attempt to send a `.meta`.
+struct Attempt {
+    folder: PathBuf,
+    path: PathBuf,
+    /// When it is tried again if it fails for a while; `None` if this is the last time.
+    pause: Option<Duration>,
 }
 
 /// What became of an attempt.
@@ -59,86 +99,113 @@ enum Sent {
     Over,
     /// It is tried again after this pause.
     Later(Duration, Error),
+    /// Its `.meta` is for somebody else by now, and was not tried.
+    Changed,
 }
+
+type Tell = mpsc::UnboundedSender<(Attempt, Sent)>;
 
 /// Sends what waits in the outboxes of a root, until `shutdown` turns true.
 pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<bool>) {
-    let mut folders: HashMap<PathBuf, Seen> = HashMap::new();
+    let mut folders = Folders::new();
     let mut sending = JoinSet::new();
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let (tell, mut told): (Tell, _) = mpsc::unbounded_channel();
+    let slots = Arc::new(Semaphore::new(ROUTES));
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let looked = {
-            let (root, before) = (root.clone(), std::mem::take(&mut folders));
-            task::spawn_blocking(move || look(&root, before)).await
-        };
-        let (seen, users) = looked.unwrap_or_default();
-        folders = seen;
-        let now = Instant::now();
-        for (folder, seen) in &mut folders {
-            let Some(user) = users.get(folder) else {
-                continue;
-            };
-            for (path, waiting) in &mut seen.waiting {
-                if waiting.in_hand || waiting.due.is_some_and(|due| due > now) {
-                    continue;
-                }
-                waiting.in_hand = true;
-                let pause = settings.retry.pause(waiting.attempts);
-                let (folder, path, user) = (folder.clone(), path.clone(), user.clone());
-                let slots = slots.clone();
-                sending.spawn(async move {
-                    let _slot = slots.acquire_owned().await;
-                    let sent = send(&user, &path, pause).await;
-                    (folder, path, sent)
-                });
-            }
-        }
         tokio::select! {
-            Some(done) = sending.join_next() => {
-                if let Ok((folder, path, sent)) = done {
-                    settle(&mut folders, &folder, &path, sent);
+            Some((attempt, sent)) = told.recv() => {
+                if let Some(seen) = folders.get_mut(&attempt.folder) {
+                    seen.settle(&attempt.path, sent);
                 }
             }
-            () = sleep(LOOK) => {}
+            Some(_) = sending.join_next() => {}
+            _ = tick.tick() => {
+                let (root, retry, before) = (root.clone(), settings.retry, std::mem::take(&mut folders));
+                let looked = task::spawn_blocking(move || look(&root, &retry, before)).await;
+                folders = looked.unwrap_or_default();
+                for batch in batches(&mut folders, &settings.retry) {
+                    let (slots, tell, stop) = (slots.clone(), tell.clone(), shutdown.clone());
+                    sending.spawn(async move {
+                        // Whoever waits longest is next.
+                        let _slot = slots.acquire_owned().await;
+                        batch.send(&tell, &stop).await;
+                    });
+                }
+            }
             () = stopped(&mut shutdown) => break,
         }
     }
-    // What is being sent ends by itself or stays a .meta.
+    // What is being sent ends by itself or stays a .meta; what was not begun stays one.
     while sending.join_next().await.is_some() {}
 }
 
-fn settle(folders: &mut HashMap<PathBuf, Seen>, folder: &Path, path: &Path, sent: Sent) {
-    let Some(seen) = folders.get_mut(folder) else {
-        return;
-    };
-    match sent {
-        Sent::Over => {
-            seen.waiting.remove(path);
+impl Seen {
+    fn settle(&mut self, path: &Path, sent: Sent) {
+        let Some(waiting) = self.waiting.get_mut(path) else {
+            return;
+        };
+        (waiting.in_hand, waiting.to) = (false, None);
+        match sent {
+            Sent::Over => {
+                self.waiting.remove(path);
+            }
+            Sent::Later(pause, error) => {
+                info!(
+                    "{}: sent again in {pause:?}: {}",
+                    path.display(),
+                    printable(&error.sentence, 400)
+                );
+                waiting.attempts = waiting.attempts.saturating_add(1);
+                waiting.due = Some(Instant::now() + pause);
+            }
+            Sent::Changed => {}
         }
-        Sent::Later(pause, error) => {
-            let Some(waiting) = seen.waiting.get_mut(path) else {
-                return;
-            };
-            info!(
-                "{}: sent again in {pause:?}: {}",
-                path.display(),
-                printable(&error.sentence, 400)
-            );
-            waiting.attempts = waiting.attempts.saturating_add(1);
-            waiting.due = Some(Instant::now() + pause);
-            waiting.in_hand = false;
+    }
+
+    /// Finds out whom those that are due are for.
+    fn read(&mut self, folder: &Path, retry: &Retry) {
+        let now = Instant::now();
+        let unread = |(path, waiting): (&PathBuf, &Waiting)| {
+            let pause = retry.pause(waiting.attempts);
+            (waiting.is_due(now) && waiting.to.is_none()).then(|| (path.clone(), pause))
+        };
+        let unread: Vec<_> = self.waiting.iter().filter_map(unread).collect();
+        for (path, pause) in unread {
+            match read(&self.user, &path) {
+                Ok(Some((_, _, meta))) if meta.from == self.user.name().as_str() => {
+                    if let Some(waiting) = self.waiting.get_mut(&path) {
+                        waiting.to = Some(meta.to);
+                    }
+                }
+                // The record of a file from somebody else, which was refused.
+                Ok(_) => self.settle(&path, Sent::Over),
+                // It may still be written.
+                Err(error) => {
+                    let attempt = Attempt {
+                        folder: folder.to_owned(),
+                        path,
+                        pause,
+                    };
+                    let sent = attempt.unopened(&self.user, error);
+                    self.settle(&attempt.path, sent);
+                }
+            }
         }
     }
 }
 
-type Users = HashMap<PathBuf, User>;
-
-/// Reads the folders that have changed, and tells whose each is.
-fn look(root: &Root, mut before: HashMap<PathBuf, Seen>) -> (HashMap<PathBuf, Seen>, Users) {
-    let (mut folders, mut users) = (HashMap::new(), HashMap::new());
+/// Reads the folders that have changed, and each `.meta` that is due.
+fn look(root: &Root, retry: &Retry, mut before: Folders) -> Folders {
+    let mut folders = Folders::new();
     for folder in outboxes(root).unwrap_or_default() {
         let path = folder.path().to_owned();
-        let mut seen = before.remove(&path).unwrap_or_default();
+        let mut seen = before.remove(&path).unwrap_or_else(|| Seen {
+            user: folder.user().clone(),
+            changed: None,
+            waiting: BTreeMap::new(),
+        });
         let changed = folder
             .dir()
             .dir_metadata()
@@ -150,10 +217,10 @@ fn look(root: &Root, mut before: HashMap<PathBuf, Seen>) -> (HashMap<PathBuf, Se
                 seen.waiting.entry(folder.path_of(&name)).or_default();
             }
         }
-        users.insert(path.clone(), folder.user().clone());
+        seen.read(&path, retry);
         folders.insert(path, seen);
     }
-    (folders, users)
+    folders
 }
 
 /// The folders that send by themselves.
@@ -192,53 +259,202 @@ fn metas(folder: &Folder) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Sends one `.meta`; what fails for a while is to be tried again after `pause`, and
-/// without one becomes `.failed`.
-async fn send(user: &User, path: &Path, pause: Option<Duration>) -> Sent {
-    let opened = {
-        let (user, path) = (user.clone(), path.to_owned());
-        task::spawn_blocking(move || open(&user, &path)).await
-    };
-    let out = match opened {
-        Ok(Ok(Some(out))) => out,
-        Ok(Ok(None)) | Err(_) => return Sent::Over,
-        // It may still be written, or its file.
-        Ok(Err(error)) => match pause {
-            Some(pause) if error.code != Code::Refused => return Sent::Later(pause, error),
-            _ => {
-                let (user, path) = (user.clone(), path.to_owned());
-                let _ = task::spawn_blocking(move || fail(&user, &path, &error)).await;
-                return Sent::Over;
+/// What is to be sent on one route in one turn.
+struct Batch {
+    user: User,
+    to: String,
+    attempts: Vec<Attempt>,
+}
+
+/// All that is due, for every user and contact between whom nothing goes on.
+fn batches(folders: &mut Folders, retry: &Retry) -> impl Iterator<Item = Batch> {
+    let now = Instant::now();
+    let route = |user: &User, to: &str| (user.name().clone(), to.to_owned());
+    let mut busy = BTreeSet::new();
+    for seen in folders.values() {
+        let in_hand = seen.waiting.values().filter(|waiting| waiting.in_hand);
+        let receivers = in_hand.filter_map(|waiting| waiting.to.as_deref());
+        busy.extend(receivers.map(|to| route(&seen.user, to)));
+    }
+    let mut batches = BTreeMap::new();
+    for (folder, seen) in folders {
+        for (path, waiting) in &mut seen.waiting {
+            let Some(to) = waiting.to.as_deref().filter(|_| waiting.is_due(now)) else {
+                continue;
+            };
+            let route = route(&seen.user, to);
+            if busy.contains(&route) {
+                continue;
             }
-        },
+            let batch = batches.entry(route).or_insert_with(|| Batch {
+                user: seen.user.clone(),
+                to: to.to_owned(),
+                attempts: Vec::new(),
+            });
+            batch.attempts.push(Attempt {
+                folder: folder.clone(),
+                path: path.clone(),
+                pause: retry.pause(waiting.attempts),
+            });
+            waiting.in_hand = true;
+        }
+    }
+    batches.into_values()
+}
+
+impl Batch {
+    /// Sends all, and tells what became of each. With `stop` no further one is begun.
+    async fn send(self, tell: &Tell, stop: &watch::Receiver<bool>) {
+        let (queue, front) = Queue::new(AT_HAND);
+        let (outcomes, over) = mpsc::unbounded_channel();
+        let (user, to) = (self.user.clone(), self.to.clone());
+        tokio::join!(
+            go(user, to, front, outcomes.clone()),
+            self.open(queue, outcomes, tell, stop),
+            settle(over, tell),
+        );
+    }
+
+    /// Opens all, a few ahead of the network.
+    async fn open(
+        self,
+        queue: Queue<Attempt>,
+        outcomes: Outcomes,
+        tell: &Tell,
+        stop: &watch::Receiver<bool>,
+    ) {
+        let at_hand = Arc::new(Semaphore::new(AT_HAND));
+        let mut place = Place::default();
+        for attempt in self.attempts {
+            let Ok(permit) = at_hand.clone().acquire_owned().await else {
+                return;
+            };
+            if *stop.borrow() {
+                return;
+            }
+            let (user, to, dead) = (self.user.clone(), self.to.clone(), queue.dead().cloned());
+            let opened = task::spawn_blocking(move || {
+                let opened = match dead {
+                    Some(error) => Err(attempt.unopened(&user, error)),
+                    None => attempt.open(&user, &to, &mut place),
+                };
+                (attempt, opened, place)
+            });
+            let Ok((attempt, opened, last)) = opened.await else {
+                return;
+            };
+            place = last;
+            let job = match opened {
+                Ok(out) => Job {
+                    out,
+                    known: attempt,
+                    permit,
+                },
+                Err(sent) => {
+                    let _ = tell.send((attempt, sent));
+                    continue;
+                }
+            };
+            if let Err(job) = queue.give(job).await {
+                let gone = || Error::new(Code::Later, "nothing is sent any more");
+                let error = queue.dead().cloned().unwrap_or_else(gone);
+                let _ = outcomes.send(Outcome::Left(job, error));
+            }
+        }
+    }
+}
+
+type Outcomes = mpsc::UnboundedSender<Outcome<Attempt>>;
+
+/// Sends what comes through a queue.
+async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
+    let tell = |outcome| {
+        let _ = outcomes.send(outcome);
     };
-    let result = match Route::of(user, &out) {
-        Ok(route) => deliver(&route, &out, &Unobserved).await,
-        Err(error) => Err(error),
-    };
-    let to = printable(&out.meta().to, 64);
-    let error = match result {
-        Ok(meta) => match out.done(&meta) {
+    let route = task::spawn_blocking(move || Route::to(&user, &to, None)).await;
+    let lost = |_| Err(Error::new(Code::Failed, "the route could not be found"));
+    match route.unwrap_or_else(lost) {
+        // What is under way ends by itself.
+        Ok(route) => {
+            front
+                .run(&route, &Unobserved, std::future::pending(), tell)
+                .await
+        }
+        Err(error) => front.leave(&error, tell).await,
+    }
+}
+
+/// Writes down what became of each.
+async fn settle(mut over: mpsc::UnboundedReceiver<Outcome<Attempt>>, tell: &Tell) {
+    let mut some = Vec::new();
+    while over.recv_many(&mut some, TOGETHER).await > 0 {
+        let (some, tell) = (std::mem::take(&mut some), tell.clone());
+        let settled = task::spawn_blocking(move || {
+            for outcome in some {
+                let (job, result) = match outcome {
+                    Outcome::Over((job, result, _)) => (job, result),
+                    Outcome::Left(job, error) => (job, Err(error)),
+                };
+                let sent = job.known.opened(&job.out, result);
+                let _ = tell.send((job.known, sent));
+            }
+        });
+        let _ = settled.await;
+    }
+}
+
+impl Attempt {
+    /// Opens the `.meta` and its file.
+    fn open(&self, user: &User, to: &str, place: &mut Place) -> Result<Outgoing, Sent> {
+        let draft = match Draft::read(&self.path, place) {
+            Ok(draft) => draft,
+            Err(error) if error.code == Code::NotFound => return Err(Sent::Over),
+            Err(error) => return Err(self.unopened(user, error)),
+        };
+        let Meta { from, to: now, .. } = draft.meta();
+        if from != user.name().as_str() || now != to {
+            return Err(Sent::Changed);
+        }
+        // Its file may still be written.
+        draft
+            .open_of(user)
+            .map_err(|error| self.unopened(user, error))
+    }
+
+    /// What becomes of one that was on its way.
+    fn opened(&self, out: &Outgoing, result: Result<Meta, Error>) -> Sent {
+        let to = printable(&out.meta().to, 64);
+        match result.and_then(|meta| out.done(&meta)) {
             Ok(done) => {
                 info!("{}: sent to {to}", done.display());
-                return Sent::Over;
+                Sent::Over
             }
-            Err(error) => error,
-        },
-        Err(error) => error,
-    };
-    let passing = matches!(error.code, Code::Later | Code::Failed | Code::NotFound);
-    if let (true, Some(pause)) = (passing, pause) {
-        return Sent::Later(pause, error);
-    }
-    match out.failed(&error) {
-        Ok(failed) => {
-            let why = printable(&error.sentence, 400);
-            warn!("{}: not sent to {to}: {why}", failed.display());
+            Err(error) => self.not_sent(error, |error| match out.failed(error) {
+                Ok(failed) => {
+                    let why = printable(&error.sentence, 400);
+                    warn!("{}: not sent to {to}: {why}", failed.display());
+                }
+                Err(error) => warn!("{error}"),
+            }),
         }
-        Err(error) => warn!("{error}"),
     }
-    Sent::Over
+
+    /// What becomes of one that could not be opened, or need not be.
+    fn unopened(&self, user: &User, error: Error) -> Sent {
+        self.not_sent(error, |error| fail(user, &self.path, error))
+    }
+
+    /// What fails for a while is tried again, if this was not the last time.
+    fn not_sent(&self, error: Error, fail: impl FnOnce(&Error)) -> Sent {
+        let passing = matches!(error.code, Code::Later | Code::Failed | Code::NotFound);
+        match self.pause {
+            Some(pause) if passing => Sent::Later(pause, error),
+            _ => {
+                fail(&error);
+                Sent::Over
+            }
+        }
+    }
 }
 
 /// Makes a `.meta` that cannot be sent a `.failed`; one that cannot be read stays.
@@ -256,17 +472,6 @@ fn fail(user: &User, path: &Path, error: &Error) {
         dir.remove_file(&name).ok()
     };
     failed();
-}
-
-/// Opens a `.meta` of the user's own; `None` for one from somebody else, which is the
-/// record of a file that was refused.
-fn open(user: &User, path: &Path) -> Result<Option<Outgoing>, Error> {
-    match read(user, path)? {
-        Some((_, _, meta)) if meta.from == user.name().as_str() => {
-            Outgoing::open_of(user, path).map(Some)
-        }
-        _ => Ok(None),
-    }
 }
 
 /// The directory, the name and the contents of a `.meta`; `None` if it is gone.

@@ -179,8 +179,9 @@ pub fn replace_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::
     Unnamed::write(dir, mode, bytes)?.replace(name)
 }
 
-/// [`replace_unflushed`] of a file that nobody reads yet: in its place, which costs less.
-/// After a loss of power before somebody flushes it may be a mixture.
+/// [`replace_unflushed`] in the place of the old file, which costs less: of one that nobody
+/// reads yet, or of one page. After a loss of power before somebody flushes it may be a
+/// mixture.
 pub fn overwrite_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;

@@ -1,9 +1,17 @@
-//! The `.meta` beside a file, which tells what is known of it.
+//! A `.meta` on the disk: what it tells of the file beside it, and new ones for files that
+//! are to be sent.
 
-use cap_std::fs::Dir;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use cap_std::{ambient_authority, fs::Dir};
 
 use crate::{
-    meta::{self, Meta},
+    error::{Code, Error},
+    json::Value,
+    meta::{self, Meta, SOURCE_PATH},
     root::file,
 };
 
@@ -16,4 +24,87 @@ pub fn read(dir: &Dir, name: &str) -> Option<Meta> {
 /// [`read`], of the file whose names begin with `stem`.
 pub fn of_stem(dir: &Dir, stem: &str) -> Option<Meta> {
     read(dir, &format!("{stem}.meta"))
+}
+
+/// Writes a `.meta` for `file` into `folder`, under a name that is free there; a meta
+/// without `filename` gets the file's own.
+pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Error> {
+    let full = file
+        .canonicalize()
+        .map_err(|e| Error::io("open", file, &e))?;
+    let name = full
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| {
+            let sentence = format!("cannot send {}: its name is not UTF-8", file.display());
+            Error::new(Code::Failed, sentence)
+        })?;
+    if meta.filename.is_empty() {
+        name.clone_into(&mut meta.filename);
+    }
+    let at = |e: io::Error| Error::io("write into", folder, &e);
+    let beside = folder.canonicalize().map_err(at)?.join(name) == full;
+    if !beside || meta.filename != name {
+        let path = full.to_str().ok_or_else(|| {
+            let sentence = format!("cannot send {}: its path is not UTF-8", file.display());
+            Error::new(Code::Failed, sentence)
+        })?;
+        meta.extra.insert(SOURCE_PATH.to_owned(), Value::from(path));
+    }
+    // Asked now, so that a wrong path leaves no .meta behind.
+    if !full
+        .metadata()
+        .map_err(|e| Error::io("open", file, &e))?
+        .is_file()
+    {
+        let sentence = format!("cannot send {}: it is not a regular file", file.display());
+        return Err(Error::new(Code::Failed, sentence));
+    }
+    let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(at)?;
+    let text = meta.to_file();
+    let (stem, ()) = under_free_name(&dir, name, &mut 0, |name| {
+        file::create(&dir, name, 0o644, &text)
+    })
+    .map_err(at)?;
+    Ok(folder.join(format!("{stem}.meta")))
+}
+
+/// Has `make` give a new `.meta` for a file of this name the first name that is free, its
+/// `.done` and `.failed` too, and returns that without its ending. `clash` says how many are
+/// known to be taken, and learns it.
+pub fn under_free_name<T>(
+    dir: &Dir,
+    name: &str,
+    clash: &mut u32,
+    mut make: impl FnMut(&str) -> io::Result<T>,
+) -> io::Result<(String, T)> {
+    loop {
+        *clash = clash.saturating_add(1);
+        let stem = stem(name, *clash);
+        let taken = |ending| file::exists(dir, &format!("{stem}.{ending}"));
+        if taken("done")? || taken("failed")? {
+            continue;
+        }
+        match make(&format!("{stem}.meta")) {
+            Ok(made) => return Ok((stem, made)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// What the `.meta` of a file of this name is called, without its ending, where `clash - 1`
+/// such names are taken.
+pub fn stem(name: &str, clash: u32) -> String {
+    // A file name may fill what the system allows; the ending needs room.
+    let stem = match name.rsplit_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem,
+        _ => name,
+    }
+    .chars()
+    .take(60);
+    match clash {
+        1 => stem.collect(),
+        n => stem.chain(format!("_{n}").chars()).collect(),
+    }
 }

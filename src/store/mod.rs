@@ -11,7 +11,6 @@ pub mod known;
 pub mod local;
 pub mod meta_file;
 pub mod openings;
-pub mod outbox;
 pub mod quarantine;
 
 use std::io;

@@ -47,45 +47,26 @@ pub struct Draft {
     dir: Arc<Dir>,
     stem: String,
     again: bool,
-    /// Where it is, and where its `.meta` is.
-    at: PathBuf,
+    /// Where its `.meta` is.
     path: PathBuf,
     meta: Meta,
     /// Stands for the document that was read, and for no other one.
     digest: Sha256,
-    inode: u64,
     lock: File,
 }
 
-impl Draft {
-    /// Reads a `.meta` or a `.failed` and keeps others from sending it.
-    pub fn read(path: &Path, place: &mut Place) -> Result<Self, Error> {
-        let draft = Self::look(path, place)?;
-        match draft.lock.try_lock() {
-            // Who had it until now may have sent it.
-            Ok(()) if draft.is_there() => Ok(draft),
-            Ok(()) => {
-                let gone = io::ErrorKind::NotFound.into();
-                Err(Error::io("open", path, &gone))
-            }
-            Err(TryLockError::WouldBlock) => Err(in_hand(path)),
-            // Some file systems have no locks; the receiver takes one attempt at a time.
-            Err(TryLockError::Error(_)) => Ok(draft),
-        }
-    }
+/// A document that is open, and was not read yet.
+struct Found<'a> {
+    path: &'a Path,
+    dir: Arc<Dir>,
+    name: &'a str,
+    stem: &'a str,
+    document: File,
+    inode: u64,
+}
 
-    /// Only reads it: it cannot be sent.
-    pub fn look(path: &Path, place: &mut Place) -> Result<Self, Error> {
-        Self::look_by(path, place, &ENDINGS)
-    }
-
-    /// [`Self::look`] for a `.done` too.
-    pub fn look_back(path: &Path, place: &mut Place) -> Result<Self, Error> {
-        let [meta, failed] = ENDINGS;
-        Self::look_by(path, place, &[meta, failed, ".done"])
-    }
-
-    fn look_by(path: &Path, place: &mut Place, endings: &[&str]) -> Result<Self, Error> {
+impl<'a> Found<'a> {
+    fn open(path: &'a Path, place: &mut Place, endings: &[&str]) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
         let Some((name, stem)) = name.and_then(|name| {
             let stem = endings.iter().find_map(|end| name.strip_suffix(end));
@@ -102,29 +83,73 @@ impl Draft {
         let at = |e: io::Error| Error::io("open", path, &e);
         let dir = place.open(parent(path)).map_err(at)?;
         let (document, about) = file::open(&dir, name).map_err(at)?;
-        let document = document.into_std();
-        let version = Version::from(&about);
-        let text = file::read_open(&document, meta::MAX_LEN).map_err(at)?;
-        let meta = Meta::from_file(&text).map_err(|e| {
-            Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
-        })?;
         Ok(Self {
+            path,
             dir,
-            stem: stem.to_owned(),
-            again: name.ends_with(".failed"),
-            at: path.to_owned(),
-            path: path.with_file_name(format!("{stem}.meta")),
-            meta,
-            digest: Sha256::new_with_prefix(version.to_bytes()).chain_update(&text),
+            name,
+            stem,
+            document: document.into_std(),
             inode: about.ino(),
-            lock: document,
         })
     }
 
-    /// Whether the document that was read has its name still.
+    /// Keeps others from sending it.
+    fn lock(self) -> Result<Self, Error> {
+        match self.document.try_lock() {
+            // Who had it until now may have sent it.
+            Ok(()) if self.is_there() => Ok(self),
+            Ok(()) => {
+                let gone = io::ErrorKind::NotFound.into();
+                Err(Error::io("open", self.path, &gone))
+            }
+            Err(TryLockError::WouldBlock) => Err(in_hand(self.path)),
+            // Some file systems have no locks; the receiver takes one attempt at a time.
+            Err(TryLockError::Error(_)) => Ok(self),
+        }
+    }
+
+    /// Whether the document that is open has its name still.
     fn is_there(&self) -> bool {
-        let there = self.at.file_name().map(|name| self.dir.metadata(name));
-        there.is_some_and(|there| there.is_ok_and(|there| there.ino() == self.inode))
+        let there = self.dir.metadata(self.name);
+        there.is_ok_and(|there| there.ino() == self.inode)
+    }
+
+    fn read(self) -> Result<Draft, Error> {
+        let path = self.path;
+        let at = |e: io::Error| Error::io("open", path, &e);
+        let version = Version::of(&self.document).map_err(at)?;
+        let text = file::read_open(&self.document, meta::MAX_LEN).map_err(at)?;
+        let meta = Meta::from_file(&text).map_err(|e| {
+            Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
+        })?;
+        Ok(Draft {
+            dir: self.dir,
+            stem: self.stem.to_owned(),
+            again: self.name.ends_with(".failed"),
+            path: path.with_file_name(format!("{}.meta", self.stem)),
+            meta,
+            digest: Sha256::new_with_prefix(version.to_bytes()).chain_update(&text),
+            lock: self.document,
+        })
+    }
+}
+
+impl Draft {
+    /// Keeps others from sending a `.meta` or a `.failed`, and reads it: in this order, so
+    /// that nothing is read that somebody is still writing who had it before.
+    pub fn read(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        Found::open(path, place, &ENDINGS)?.lock()?.read()
+    }
+
+    /// Only reads it: it cannot be sent.
+    pub fn look(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        Found::open(path, place, &ENDINGS)?.read()
+    }
+
+    /// [`Self::look`] for a `.done` too.
+    pub fn look_back(path: &Path, place: &mut Place) -> Result<Self, Error> {
+        let [meta, failed] = ENDINGS;
+        Found::open(path, place, &[meta, failed, ".done"])?.read()
     }
 
     /// The document.

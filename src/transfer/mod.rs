@@ -7,7 +7,7 @@
 //! between them, so memory does not depend on the length of a file.
 //!
 //! The sender: a [`draft`] is a `.meta` that was read, and with its file open it is
-//! [`outgoing`]; an [`outbox`] makes such documents for files that a person names. [`send`]
+//! [`outgoing`]; [`documents`] makes new ones for files that a person names. [`send`]
 //! moves records, `sealing` makes blocks of files, [`pace`] holds them back.
 //!
 //! The receiver: [`receive`] moves records, `intake` opens blocks and appends them to a
@@ -18,10 +18,10 @@
 pub mod channel;
 pub mod commit;
 pub mod decide;
+pub mod documents;
 pub mod draft;
 mod intake;
 pub mod lane;
-pub mod outbox;
 pub mod outgoing;
 pub mod pace;
 pub mod partial;

@@ -18,6 +18,9 @@ use crate::{
     root::{file, user::User},
 };
 
+/// So much of a file is written at once or not at all, even by a process that is killed.
+const PAGE: usize = 4_096;
+
 /// Something to be sent: a `.meta` with the file that it describes.
 pub struct Outgoing {
     pub(super) dir: Arc<Dir>,
@@ -202,11 +205,18 @@ impl Outgoing {
             format!("{}.{ending}", self.stem),
         );
         let mut text = meta.to_file();
+        let was = match self.origin {
+            Origin::Made(len) => len,
+            _ => self.lock.metadata().map_or(0, |about| {
+                usize::try_from(about.len()).unwrap_or(usize::MAX)
+            }),
+        };
+        // White space behind the object: a file that is written over and has become no
+        // shorter is whole at every moment.
+        let len = text.len().max(was);
         let became = match self.origin {
-            Origin::Made(len) => {
-                // White space behind the object: a file that is written over and has
-                // become no shorter is whole at every moment.
-                text.resize(text.len().max(len), b'\n');
+            Origin::Made(_) => {
+                text.resize(len, b'\n');
                 self.lock
                     .write_all_at(&text, 0)
                     .and_then(|()| self.dir.rename(&name, &self.dir, &new))
@@ -214,6 +224,15 @@ impl Outgoing {
             // Of what a person wrote, one copy is safe at every moment.
             _ if ending == "failed" => file::replace(&self.dir, &new, 0o644, &text)
                 .and_then(|()| self.dir.remove_file(&name)),
+            // The document as it was delivered has all that the person wrote, so it may stand
+            // in that one's place. Who looks meanwhile sees the old text or the new one, who
+            // waits for the lock finds the name gone; and if we are killed before the rename,
+            // the .meta that stays is of the same transfer.
+            _ if len <= PAGE => {
+                text.resize(len, b'\n');
+                file::overwrite_unflushed(&self.dir, &name, 0o644, &text)
+                    .and_then(|()| self.dir.rename(&name, &self.dir, &new))
+            }
             _ => file::Unnamed::write(&self.dir, 0o644, &text)
                 .and_then(|file| file.replace(&new))
                 .and_then(|()| self.dir.remove_file(&name)),

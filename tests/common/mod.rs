@@ -28,13 +28,14 @@ use m2y::{
     meta::Meta,
     root::{Root, folder::Folder, name::Name, user::User},
     server::{self, Server},
-    store::outbox,
+    store::meta_file,
     transfer::{Observer, Unobserved, outgoing::Outgoing},
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 pub mod peer;
+pub mod relay;
 
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");
 
@@ -147,7 +148,7 @@ impl World {
     /// A `.meta` for a file, in the sender's outbox.
     pub fn meta(&self, folder: &str, file: &Path) -> PathBuf {
         let dir = self.sender.outbox(&name("photo")).unwrap();
-        outbox::write(&dir, file, document(ZHENQIANG, ROLAND, folder)).unwrap()
+        meta_file::write(&dir, file, document(ZHENQIANG, ROLAND, folder)).unwrap()
     }
 
     /// Sends a file with the program.

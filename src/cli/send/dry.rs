@@ -1,8 +1,8 @@
 //! What would be sent, and where: no connection, and nothing is written.
 
 use super::{
-    lanes::{Outcome, Routes, is_of_another, read},
     plan::{Item, Plan},
+    producer::{Outcome, Routes, is_of_another, read},
     tally::Tally,
 };
 use crate::{
@@ -10,8 +10,8 @@ use crate::{
     error::Error,
     meta::Meta,
     transfer::{
+        documents::{Documents, Sources},
         draft::{Draft, Place},
-        outbox::{Outbox, Sources},
         outgoing::{check_size, open_source},
     },
 };
@@ -23,7 +23,7 @@ pub struct Dry {
     /// What the `.meta` would say, where the files themselves were named.
     pub template: Option<Meta>,
     /// The folder of the sender, where it is there and matters.
-    pub outbox: Option<Outbox>,
+    pub documents: Option<Documents>,
     /// What has become of them so far.
     pub tally: Tally,
 }
@@ -49,7 +49,10 @@ impl Dry {
         if let Some(template) = &self.template {
             let address = self.routes.find(&item.path, template, address)?;
             let source = sources.open(&item.path)?;
-            let sent = self.outbox.as_ref().and_then(|outbox| outbox.sent(&source));
+            let sent = self
+                .documents
+                .as_ref()
+                .and_then(|documents| documents.sent(&source));
             match sent {
                 Some(done) => {
                     let skipped = Outcome::Skipped(item.path.clone(), done.to_owned());

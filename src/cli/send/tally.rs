@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Send,
-    lanes::{Job, Outcome},
+    producer::{Job, Outcome},
     progress::Progress,
     quoted,
 };
@@ -139,11 +139,11 @@ impl Tally {
 
     fn over(&mut self, (job, result, took): Sent<Job>) {
         self.progress.over();
-        let Job { out, named, .. } = &job;
+        let Job { out, known, .. } = &job;
         match result {
             Ok(meta) => match out.done(&meta) {
                 Ok(done) => self.success(&done, &meta, out.len(), took),
-                Err(error) => self.failure(named, error),
+                Err(error) => self.failure(known, error),
             },
             Err(error) => {
                 let error = match out.failed(&error) {
@@ -153,7 +153,7 @@ impl Tally {
                         Error::new(error.code, sentence)
                     }
                 };
-                self.failure(named, error);
+                self.failure(known, error);
             }
         }
     }

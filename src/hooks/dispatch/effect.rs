@@ -11,7 +11,7 @@ use crate::{
     meta::{Meta, TransferId},
     notify::{DeliveryError, DeliveryId, Mailer, Webhook},
     root::Root,
-    store::{journal::Task, meta_file, outbox},
+    store::{journal::Task, meta_file},
 };
 
 /// Carries out what hooks asked for.
@@ -140,7 +140,7 @@ fn hand_on(root: &Root, task: &Task, mut meta: Meta, file: &str) -> Result<(), F
     // The same for every attempt: a second .meta of it is delivered already.
     let id = digest(&format!("{} {}", task.id, task.part));
     meta.id = Some(TransferId(id));
-    outbox::write(folder.path(), &folder.path_of(file), meta)
+    meta_file::write(folder.path(), &folder.path_of(file), meta)
         .map(drop)
         .map_err(|e| Failure::passing(e.sentence))
 }

@@ -1,4 +1,5 @@
-//! The folder of a sender that gets a `.meta` for each file that a person names.
+//! The documents in a folder of a sender: a new `.meta` for each file that a person names, and
+//! what those of earlier times say of it.
 
 use std::{
     collections::HashMap,
@@ -19,15 +20,15 @@ use crate::{
     error::{Code, Error},
     json::Value,
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
-    root::file::{self, Unnamed},
-    store::outbox::stem,
+    root::file::Unnamed,
+    store::meta_file::{stem, under_free_name},
 };
 
 /// In the meta of a file that was found in a directory: where in it, as text.
 pub const PATH: &str = "path";
 
 /// A folder, and what its new `.meta` have in common.
-pub struct Outbox {
+pub struct Documents {
     path: PathBuf,
     full: PathBuf,
     dir: Arc<Dir>,
@@ -125,7 +126,7 @@ impl Sources {
     }
 }
 
-impl Outbox {
+impl Documents {
     /// The folder at `path`, which is there.
     pub fn open(path: &Path, template: Meta) -> Result<Self, Error> {
         let at = |e: io::Error| Error::io("open", path, &e);
@@ -232,19 +233,8 @@ impl Outbox {
         let text = meta.to_file();
         let mut new = Unnamed::write(&self.dir, 0o644, &text).map_err(at)?;
         let clash = self.clashes.entry(stem(&source.name, 1)).or_insert(0);
-        let (stem, lock) = loop {
-            *clash += 1;
-            let stem = stem(&source.name, *clash);
-            let taken = |ending| file::exists(&self.dir, &format!("{stem}.{ending}"));
-            if taken("done").map_err(at)? || taken("failed").map_err(at)? {
-                continue;
-            }
-            match new.name(&format!("{stem}.meta")) {
-                Ok(lock) => break (stem, lock),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(at(e)),
-            }
-        };
+        let (stem, lock) =
+            under_free_name(&self.dir, &source.name, clash, |name| new.name(name)).map_err(at)?;
         Ok(Outgoing {
             dir: self.dir.clone(),
             path: self.path.join(format!("{stem}.meta")),

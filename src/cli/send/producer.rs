@@ -1,11 +1,10 @@
-//! Opens what is to be sent, a few files ahead of the network, and hands each to the
-//! sessions of its route.
+//! Opens what is to be sent, a few files ahead of the network, and hands each to the queue
+//! of its route.
 
 use std::{
-    borrow::Borrow,
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use tokio::{
@@ -15,16 +14,18 @@ use tokio::{
 
 use super::plan::{Item, Plan};
 use crate::{
-    client::{Route, deliver_all},
+    client::{
+        Route,
+        queue::{self, Queue},
+    },
     error::{Code, Error},
     meta::Meta,
     root::{Root, RootError, name::Name},
     transfer::{
         Observer,
         decide::FILES,
+        documents::{Documents, Sources},
         draft::{Draft, Place},
-        outbox::{Outbox, Sources},
-        outgoing::Outgoing,
         pace::Pace,
         send::Sent,
     },
@@ -36,20 +37,8 @@ use crate::{
 const AT_HAND: usize = FILES as usize + 64;
 const _: () = assert!(AT_HAND * 3 < 1_000, "too many descriptors");
 
-/// A file that is open, and how it was named.
-pub struct Job {
-    /// The file.
-    pub out: Outgoing,
-    /// The path that was given or found.
-    pub named: PathBuf,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Borrow<Outgoing> for Job {
-    fn borrow(&self) -> &Outgoing {
-        &self.out
-    }
-}
+/// A file that is open, by the path that was given or found.
+pub type Job = queue::Job<PathBuf>;
 
 /// What became of a file.
 pub enum Outcome {
@@ -127,22 +116,15 @@ impl<T> Routes<T> {
     }
 }
 
-/// The way to the sessions of one route.
-pub struct Lane {
-    jobs: mpsc::Sender<Job>,
-    /// Why it ended before all was sent.
-    dead: Arc<OnceLock<Error>>,
-}
-
 /// Opens files one after the other.
 pub struct Producer {
     /// What there is.
     pub plan: Plan,
     /// Where new `.meta` go, where the files themselves were named.
-    pub outbox: Option<Outbox>,
+    pub documents: Option<Documents>,
     /// The routes that were met.
-    pub routes: Routes<Lane>,
-    /// What every lane needs.
+    pub routes: Routes<Queue<PathBuf>>,
+    /// What every queue needs.
     pub tools: Tools,
     /// Bounds what is open.
     pub at_hand: Arc<Semaphore>,
@@ -150,10 +132,10 @@ pub struct Producer {
     sources: Sources,
 }
 
-/// What every lane needs.
+/// What every queue needs.
 #[derive(Clone)]
 pub struct Tools {
-    /// Where lanes run.
+    /// Where queues are sent.
     pub handle: Handle,
     /// Hears what became of each file.
     pub outcomes: mpsc::UnboundedSender<Outcome>,
@@ -182,10 +164,15 @@ impl From<Error> for Not {
 
 impl Producer {
     /// Nothing was opened yet.
-    pub fn new(plan: Plan, outbox: Option<Outbox>, routes: Routes<Lane>, tools: Tools) -> Self {
+    pub fn new(
+        plan: Plan,
+        documents: Option<Documents>,
+        routes: Routes<Queue<PathBuf>>,
+        tools: Tools,
+    ) -> Self {
         Self {
             plan,
-            outbox,
+            documents,
             routes,
             tools,
             at_hand: Arc::new(Semaphore::new(AT_HAND)),
@@ -220,30 +207,30 @@ impl Producer {
     }
 
     fn send(&mut self, item: &Item) -> Result<(), Not> {
-        let Some(outbox) = &mut self.outbox else {
+        let Some(documents) = &mut self.documents else {
             return self.send_document(&item.path, item);
         };
         let tools = &self.tools;
-        let make = |route| tools.lane(route);
-        let template = outbox.template().clone();
-        let lane = self.routes.find(&item.path, &template, make)?;
-        if let Some(error) = lane.dead.get() {
+        let make = |route| tools.queue(route);
+        let template = documents.template().clone();
+        let queue = self.routes.find(&item.path, &template, make)?;
+        if let Some(error) = queue.dead() {
             return Err(Not::Left(None, error.clone()));
         }
         let source = self.sources.open(&item.path)?;
-        if let Some(done) = outbox.sent(&source) {
+        if let Some(done) = documents.sent(&source) {
             return Err(Not::Skipped(done.to_owned()));
         }
-        if let Some(unsent) = outbox.unsent(&source).map(Path::to_owned) {
+        if let Some(unsent) = documents.unsent(&source).map(Path::to_owned) {
             return self.send_document(&unsent, item);
         }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
         let job = Job {
-            out: outbox.add(source, item.within.as_deref())?,
-            named: item.path.clone(),
-            _permit: permit,
+            out: documents.add(source, item.within.as_deref())?,
+            known: item.path.clone(),
+            permit,
         };
-        lane.give(job)
+        tools.give(queue, job)
     }
 
     /// Sends what a `.meta` or a `.failed` says.
@@ -253,19 +240,19 @@ impl Producer {
             return Err(Not::Other);
         }
         let tools = &self.tools;
-        let lane = self
+        let queue = self
             .routes
-            .find(path, draft.meta(), |route| tools.lane(route))?;
-        if let Some(error) = lane.dead.get() {
+            .find(path, draft.meta(), |route| tools.queue(route))?;
+        if let Some(error) = queue.dead() {
             return Err(Not::Left(None, error.clone()));
         }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
         let job = Job {
             out: draft.open()?,
-            named: item.path.clone(),
-            _permit: permit,
+            known: item.path.clone(),
+            permit,
         };
-        lane.give(job)
+        tools.give(queue, job)
     }
 }
 
@@ -299,54 +286,40 @@ fn permit(handle: &Handle, at_hand: &Arc<Semaphore>) -> Result<OwnedSemaphorePer
         .map_err(closed)
 }
 
-impl Lane {
-    fn give(&self, job: Job) -> Result<(), Not> {
-        self.jobs.blocking_send(job).map_err(|refused| {
-            let gone = || Error::new(Code::Failed, "nothing is sent any more");
-            let error = self.dead.get().cloned().unwrap_or_else(gone);
-            Not::Left(Some(Box::new(refused.0)), error)
-        })
-    }
-}
-
 impl Tools {
     /// Begins to send on a route.
-    pub fn lane(&self, route: Route) -> Lane {
-        let (jobs, waiting) = mpsc::channel(AT_HAND);
-        let dead = Arc::new(OnceLock::new());
+    pub fn queue(&self, route: Route) -> Queue<PathBuf> {
+        let (queue, front) = Queue::new(AT_HAND);
         let route = route.paced(self.pace.clone());
-        let going = self.clone().go(route, waiting, dead.clone());
-        self.handle.spawn(going);
-        Lane { jobs, dead }
+        let mut tools = self.clone();
+        self.handle.spawn(async move {
+            let stop = async {
+                // Without a sender nobody interrupts any more.
+                if tools.stop.wait_for(|stop| *stop).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                Error::new(Code::Interrupted, "interrupted")
+            };
+            let tell = |outcome| {
+                let outcome = match outcome {
+                    queue::Outcome::Over(sent) => Outcome::Over(Box::new(sent)),
+                    queue::Outcome::Left(job, error) => {
+                        Outcome::Left(job.known.clone(), Some(Box::new(job)), error)
+                    }
+                };
+                let _ = tools.outcomes.send(outcome);
+            };
+            front.run(&route, &*tools.observer, stop, tell).await;
+        });
+        queue
     }
 
-    async fn go(mut self, route: Route, mut jobs: mpsc::Receiver<Job>, dead: Arc<OnceLock<Error>>) {
-        let (results, mut over) = mpsc::unbounded_channel();
-        let stop = async {
-            // Without a sender nobody interrupts any more.
-            if self.stop.wait_for(|stop| *stop).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            Error::new(Code::Interrupted, "interrupted")
-        };
-        let all = async {
-            let results = results;
-            deliver_all(&route, &mut jobs, &results, &*self.observer, stop).await
-        };
-        let tell = async {
-            while let Some(sent) = over.recv().await {
-                let _ = self.outcomes.send(Outcome::Over(Box::new(sent)));
-            }
-        };
-        let (ended, ()) = tokio::join!(all, tell);
-        let Err(error) = ended else {
-            return;
-        };
-        let _ = dead.set(error.clone());
-        jobs.close();
-        while let Some(job) = jobs.recv().await {
-            let left = Outcome::Left(job.named.clone(), Some(Box::new(job)), error.clone());
-            let _ = self.outcomes.send(left);
-        }
+    /// Puts a file into a queue, and waits while that is full.
+    fn give(&self, queue: &Queue<PathBuf>, job: Job) -> Result<(), Not> {
+        self.handle.block_on(queue.give(job)).map_err(|job| {
+            let gone = || Error::new(Code::Failed, "nothing is sent any more");
+            let error = queue.dead().cloned().unwrap_or_else(gone);
+            Not::Left(Some(Box::new(job)), error)
+        })
     }
 }

@@ -1,0 +1,115 @@
+//! The queue of a route: files that are open and wait for one of its sessions.
+//!
+//! Who opens files stands at the end of it, and from the [`Front`] they are sent.
+
+use std::{
+    borrow::Borrow,
+    sync::{Arc, OnceLock},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{Route, deliver_all};
+use crate::{
+    error::Error,
+    transfer::{
+        Observer,
+        outgoing::Outgoing,
+        send::{Jobs, Sent},
+    },
+};
+
+/// A file that is open, and what whoever opened it knows it by.
+pub struct Job<T> {
+    /// The file.
+    pub out: Outgoing,
+    /// What it is known by.
+    pub known: T,
+    /// Lets it be open.
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl<T> Borrow<Outgoing> for Job<T> {
+    fn borrow(&self) -> &Outgoing {
+        &self.out
+    }
+}
+
+/// What became of a file.
+pub enum Outcome<T> {
+    /// It was sent, or failed.
+    Over(Sent<Job<T>>),
+    /// It was not begun, because nothing reaches its receiver.
+    Left(Job<T>, Error),
+}
+
+/// Takes files for a route.
+pub struct Queue<T> {
+    jobs: mpsc::Sender<Job<T>>,
+    dead: Arc<OnceLock<Error>>,
+}
+
+/// Where the files of a queue are sent.
+pub struct Front<T> {
+    jobs: Jobs<Job<T>>,
+    dead: Arc<OnceLock<Error>>,
+}
+
+impl<T> Queue<T> {
+    /// A queue with room for so many.
+    pub fn new(room: usize) -> (Self, Front<T>) {
+        let (give, jobs) = mpsc::channel(room);
+        let dead = Arc::new(OnceLock::new());
+        let queue = Self {
+            jobs: give,
+            dead: dead.clone(),
+        };
+        (queue, Front { jobs, dead })
+    }
+
+    /// Why nothing of it is sent any more.
+    pub fn dead(&self) -> Option<&Error> {
+        self.dead.get()
+    }
+
+    /// Gives a file, once there is room. It comes back where nothing is sent any more.
+    pub async fn give(&self, job: Job<T>) -> Result<(), Job<T>> {
+        self.jobs.send(job).await.map_err(|refused| refused.0)
+    }
+}
+
+impl<T> Front<T> {
+    /// Sends all, until the queue is gone or no session comes about, and tells what became of
+    /// each: see [`deliver_all`].
+    pub async fn run(
+        mut self,
+        route: &Route,
+        observer: &dyn Observer,
+        stop: impl Future<Output = Error>,
+        mut tell: impl FnMut(Outcome<T>),
+    ) {
+        let (results, mut over) = mpsc::unbounded_channel();
+        let all = async {
+            let results = results;
+            deliver_all(route, &mut self.jobs, &results, observer, stop).await
+        };
+        let told = async {
+            while let Some(sent) = over.recv().await {
+                tell(Outcome::Over(sent));
+            }
+        };
+        let (ended, ()) = tokio::join!(all, told);
+        if let Err(error) = ended {
+            self.leave(&error, tell).await;
+        }
+    }
+
+    /// Sends nothing more.
+    pub async fn leave(mut self, error: &Error, mut tell: impl FnMut(Outcome<T>)) {
+        let _ = self.dead.set(error.clone());
+        self.jobs.close();
+        while let Some(job) = self.jobs.recv().await {
+            tell(Outcome::Left(job, error.clone()));
+        }
+    }
+}

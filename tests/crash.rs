@@ -652,12 +652,19 @@ async fn what_a_dead_server_left_of_a_file_that_nobody_sends_again_goes() {
     deliver(&meta, &address).await.unwrap_err();
     tokio::task::block_in_place(|| child.wait().unwrap());
     assert_eq!(world.arrived(".meta").len(), 1);
+    // One that it had made, and had no time to write; and one that a person may write yet.
+    let empty = world.photo().join("zhenqiang_21-11-2026_18-30-16_4.meta");
+    let of_a_person = world.photo().join("album_1.meta");
+    fs::write(&empty, "").unwrap();
+    fs::write(&of_a_person, "").unwrap();
     let server = Process::serve(&world.there);
     let again = files.make(&world, 1_000);
     deliver(&again, &server.address).await.unwrap();
     tokio::task::block_in_place(|| {
-        until("it is gone", || world.arrived(".meta").len() == 1);
+        until("both are gone", || world.arrived(".meta").len() == 2);
     });
+    assert!(!empty.exists() && of_a_person.exists());
+    fs::remove_file(&of_a_person).unwrap();
     assert_eq!(server.stop(), Some(0));
     // That of a file which a person took away stays.
     let data = world.photo().join(&world.arrived(".data")[0]);

@@ -17,7 +17,13 @@ use std::{
 };
 
 use common::{Process, World};
-use m2y::store::journal::{self, Journal, Task};
+use m2y::{
+    meta::TransferId,
+    store::{
+        delivered::{self, Key, State, Transfer},
+        journal::{self, Journal, Task},
+    },
+};
 
 const CONFIG: &str = "[OnMeta]\n[OnReceived]\nhook.sh\n";
 
@@ -74,6 +80,53 @@ fn events_of_one_file_wait_for_each_other_and_others_do_not() {
         .unwrap();
     journal.done(&other, Vec::new()).wait().unwrap();
     assert_eq!(due(&journal), ["a-OnNew/1", "d/0"]);
+}
+
+#[test]
+fn events_of_a_file_wait_until_the_hooks_of_its_arrival_have_run() {
+    let world = World::new(CONFIG);
+    let journal = Journal::open(&world.there).unwrap();
+    let key = Key {
+        user: "roland-frei".to_owned(),
+        folder: "photo".to_owned(),
+        from: "zhenqiang".to_owned(),
+        id: TransferId([7; 16]),
+    };
+    let transfer = Transfer {
+        key: key.clone(),
+        stem: "x".to_owned(),
+        filename: "x.png".to_owned(),
+        filesize: 1,
+        crc: 2,
+        state: State::Owed,
+    };
+    journal
+        .write(true, move |db| delivered::put(db, &transfer))
+        .wait()
+        .unwrap();
+    let (of_it, of_another) = (task("a", 0, Some("x.data")), task("b", 0, Some("y.data")));
+    journal.add(true, vec![of_it, of_another]).wait().unwrap();
+    assert_eq!(due(&journal), ["b/0"]);
+
+    let arrival = task("c", 0, Some("x.data"));
+    let effect = task("c-OnReceived", 1, None);
+    journal
+        .settled(key.clone(), &arrival, vec![effect])
+        .wait()
+        .unwrap();
+    assert_eq!(due(&journal), ["a/0", "b/0", "c-OnReceived/1"]);
+
+    // Hooks that objected are a task from then on, and nothing of it is left at a start.
+    let why = "no".to_owned();
+    journal
+        .failed(arrival, Some(key), why, Some(0))
+        .wait()
+        .unwrap();
+    let db = journal.reader().unwrap();
+    let entries = journal::list(&db, None, 100).unwrap();
+    let failed = entries.iter().find(|entry| entry.task.id == "c").unwrap();
+    assert_eq!((failed.attempts, failed.error.as_str()), (1, "no"));
+    assert!(delivered::open(&db).unwrap().is_empty());
 }
 
 #[test]

@@ -325,8 +325,24 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
         if file::exists(dir, &format!("{stem}.data"))? {
             continue;
         }
-        let written = entry.metadata()?.modified()?.into_std();
+        let about = entry.metadata()?;
+        let written = about.modified()?.into_std();
         if oldest.is_some_and(|oldest| written < oldest) {
+            continue;
+        }
+        if about.is_file() && about.len() == 0 {
+            // It was made, and not written any more. A transfer of this server tries a stem
+            // before it makes anything.
+            let of_contact = stem.match_indices('_').any(|(end, _)| {
+                let from = stem.get(..end).and_then(|from| Name::user(from).ok());
+                from.is_some_and(|from| folder.user().contact(&from).is_ok())
+            });
+            if of_contact
+                && !under_way.has_stem(owner, folder.name().as_str(), stem)
+                && dir.symlink_metadata(name).is_ok_and(|now| now.len() == 0)
+            {
+                left.push(name.to_owned());
+            }
             continue;
         }
         let Some(meta) = meta_file::read(dir, name) else {

@@ -1,7 +1,7 @@
 //! A file on its way in: its names in the folder, hidden until it is whole.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     io::{self, Read},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -34,7 +34,8 @@ pub struct UnderWay(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    transfers: HashSet<Key>,
+    /// With the stem that each of them tries, or has.
+    transfers: HashMap<Key, String>,
     /// The last number that was tried for files of one sender and one second, so that the
     /// thousandth of them does not ask for the names of all before it.
     numbers: HashMap<String, u32>,
@@ -49,15 +50,29 @@ impl UnderWay {
             from: from.to_string(),
             id,
         };
-        self.lock().transfers.insert(key.clone()).then(|| Claim {
-            under_way: self.clone(),
-            key,
-        })
+        match self.lock().transfers.entry(key.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(entry) => {
+                entry.insert(String::new());
+                Some(Claim {
+                    under_way: self.clone(),
+                    key,
+                })
+            }
+        }
     }
 
     /// Whether a transfer is in hand.
     pub fn has(&self, key: &Key) -> bool {
-        self.lock().transfers.contains(key)
+        self.lock().transfers.contains_key(key)
+    }
+
+    /// Whether a transfer is in hand that tries this stem in the folder of a user.
+    pub fn has_stem(&self, user: &str, folder: &str, stem: &str) -> bool {
+        self.lock()
+            .transfers
+            .iter()
+            .any(|(key, tried)| key.user == user && key.folder == folder && tried == stem)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,14 +105,20 @@ impl Claim {
         let second = format!("{user}/{folder}/{from}_{datetime}");
         let number = state.numbers.entry(second).or_default();
         *number += 1;
-        match *number {
-            1 => Ok(format!("{from}_{datetime}")),
-            n if n <= MAX_CLASHES => Ok(format!("{from}_{datetime}_{n}")),
-            _ => Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "too many files of one sender with one datetime",
-            )),
+        let stem = match *number {
+            1 => format!("{from}_{datetime}"),
+            n if n <= MAX_CLASHES => format!("{from}_{datetime}_{n}"),
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "too many files of one sender with one datetime",
+                ));
+            }
+        };
+        if let Some(tried) = state.transfers.get_mut(&self.key) {
+            tried.clone_from(&stem);
         }
+        Ok(stem)
     }
 }
 

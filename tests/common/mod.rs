@@ -203,7 +203,8 @@ pub fn read_metas(dir: &Path, ending: &str) -> Vec<Meta> {
 }
 
 pub fn read_meta(path: &Path) -> Meta {
-    Meta::from_file(&fs::read(path).unwrap()).unwrap()
+    let text = fs::read(path).unwrap();
+    Meta::from_file(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 pub fn document(from: &str, to: &str, folder: &str) -> Meta {

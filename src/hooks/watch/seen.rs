@@ -55,6 +55,8 @@ pub enum Place {
     Names,
     /// No m2y.config as yet.
     Directory,
+    /// An m2y-folder of whose files nobody wants to hear: only its m2y.config is watched.
+    Quiet,
     /// The files of an m2y-folder.
     Folder(Files),
 }
@@ -201,6 +203,11 @@ impl Seen {
         self.lock().places.remove(path);
     }
 
+    /// Which folders there are has to be looked at after that time.
+    pub fn list_in(&self, pause: Duration) {
+        self.lock().list_at(Instant::now() + pause);
+    }
+
     /// A folder has to be read as a whole after that time.
     pub fn scan_in(&self, folder: &Path, pause: Duration) {
         if let Some(Place::Folder(files)) = self.lock().places.get_mut(folder) {
@@ -303,7 +310,13 @@ impl State {
             Some(Place::Names) if what.of_names() && Name::user(file).is_ok() => {
                 self.list_at(soon);
             }
-            Some(Place::Directory | Place::Folder(_)) if file == CONFIG && what.of_names() => {
+            // To read it is no change; all else may be one, or be its end.
+            Some(Place::Directory | Place::Folder(_)) if file == CONFIG && what != What::Opened => {
+                self.list_at(soon);
+            }
+            // The name may stand for another file now, which is not watched as yet.
+            Some(Place::Quiet) if file == CONFIG && what != What::Opened => {
+                self.stale.insert(dir.to_owned());
                 self.list_at(soon);
             }
             Some(Place::Folder(files)) if counts(file) => files.take(file, what, order, settle),

@@ -143,6 +143,16 @@ impl What {
     }
 }
 
+/// Whether somebody may want to hear of it, as far as its name tells: of most that happens
+/// when a file is received, hidden and with a `.meta`, nobody does. The name of a user or a
+/// folder may end like that of a tool, but is never hidden.
+fn matters(path: &Path, what: What) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| {
+        counts(name) || name == CONFIG || (what.of_names() && !name.starts_with('.'))
+    })
+}
+
 impl Seen {
     /// Nothing yet.
     pub fn new(settle: Duration) -> Self {
@@ -169,6 +179,9 @@ impl Seen {
         let Some(what) = What::of(&event.kind) else {
             return;
         };
+        if !event.paths.iter().any(|path| matters(path, what)) {
+            return;
+        }
         let mut state = self.lock();
         for path in &event.paths {
             state.take(path, what, self.settle, self.tick());
@@ -508,6 +521,29 @@ mod tests {
         let state = seen.lock();
         assert!(matches!(&state.places[Path::new("/f")],
             Place::Folder(files) if files.pending.len() == MAX_PENDING));
+    }
+
+    #[test]
+    fn what_does_not_count_is_passed_over_but_a_folder_may_have_such_a_name() {
+        for (file, what, expected) in [
+            ("a", What::Opened, true),
+            (CONFIG, What::Closed, true),
+            (".a.tmp", What::Created, false),
+            ("a.meta", What::Closed, false),
+        ] {
+            assert_eq!(
+                matters(&Path::new("/f").join(file), what),
+                expected,
+                "{file}"
+            );
+        }
+        let seen = seen();
+        seen.insert(Path::new("/user"), Place::Names);
+        let folder = Path::new("/user/a.meta").to_owned();
+        seen.take(Ok(
+            Event::new(EventKind::Create(CreateKind::Folder)).add_path(folder)
+        ));
+        assert!(seen.lock().list.is_some());
     }
 
     #[test]

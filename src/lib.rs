@@ -22,8 +22,8 @@
 //! together.
 //!
 //! Beside the connections a server has three more things to do. It watches the folders
-//! and fires an event for every file that appears, changes or goes, and for the times of
-//! a schedule. A dispatcher keeps what has to happen in a journal until it has happened:
+//! whose scripts wait for that and fires an event for every file that appears, changes or
+//! goes, and for the times of a schedule. A dispatcher keeps what has to happen in a journal until it has happened:
 //! the hooks of files that are safe, and the e-mails, webhooks and files for others that
 //! hooks ask for, which [`notify`] delivers. And the outbox of the [`client`] sends what
 //! waits in folders that send by themselves.

@@ -9,6 +9,8 @@
 //! The limits: what a person does in the folder just then fires nothing, unless it began
 //! before the program did. What a program leaves running (`setsid`) is a stranger like any
 //! other. None of this outlives the server. A file that m2y stores is always news.
+//!
+//! Where no script waits for news of files nothing is noted: nobody would take it out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -142,6 +144,12 @@ impl Own {
     }
 
     fn put(&self, folder: &Folder, file: &str, note: Note) {
+        if folder
+            .config()
+            .is_ok_and(|config| !config.waits_for_files())
+        {
+            return;
+        }
         let now = Instant::now();
         let kept = self.kept();
         let mut folders = self.lock();

@@ -11,6 +11,19 @@
 //! becomes an event by the [dispatcher](super::dispatch). The index of a folder that goes
 //! stays: should the folder come back, only what changed meanwhile is news.
 //!
+//! A folder whose m2y.config has no script under any of the three sections is quiet: only
+//! its m2y.config is watched, it has no index, and what a thousand files that arrive there
+//! would cost is spared. When a section gets its first script, all files that were written
+//! last before that m2y.config was changed last are taken for known; those written since
+//! then are new, also where no server ran just then: the journal remembers which folders
+//! were quiet. When the last script goes, so does the index; a section that comes back
+//! begins anew. What no server has seen as yet is no quiet folder, so if a folder has such
+//! a script from the start, all its files are new.
+//!
+//! An m2y.config without such a script counts when it has rested: an editor may be about
+//! to write the rest of it. While it cannot be read, or is gone for a moment, what was
+//! waited for before is not forgotten.
+//!
 //! Only files that have come to rest are looked at. `notify` itself without its debouncer:
 //! that one knows how long a path was quiet, and not that its writer has closed it, so it
 //! fires in the middle of a slow copy; it also keeps every event of a path in memory, and
@@ -47,6 +60,7 @@ use crate::{
     root::{
         Root, RootError,
         config::{Config, EVENT_SECTIONS},
+        file::Stamp,
         folder::{CONFIG, Folder},
         name::Name,
         settings::Settings,
@@ -184,11 +198,20 @@ impl Crowd {
 /// A directory, and what makes it the same one.
 struct Watched {
     identity: (u64, u64),
-    folder: Option<Folder>,
-    names: bool,
+    holds: Holds,
+    /// Its m2y.config, as it was when it was found.
+    config: Option<Stamp>,
     moved: Moved,
     /// What the log was told is wrong with it.
     told: String,
+}
+
+/// What a directory holds: see [`Place`].
+enum Holds {
+    Names,
+    Directory,
+    Quiet { user: Name, folder: Name },
+    Files(Folder),
 }
 
 /// Files that are gone, by what they were, and since when: they may be there under another
@@ -196,20 +219,31 @@ struct Watched {
 type Moved = HashMap<Print, (EventId, Instant)>;
 
 impl Watched {
-    fn new(about: &Metadata, folder: Option<Folder>, names: bool) -> Self {
+    fn new(about: &Metadata, holds: Holds, config: Option<Stamp>) -> Self {
         Self {
             identity: (about.dev(), about.ino()),
-            folder,
-            names,
+            holds,
+            config,
             moved: Moved::new(),
             told: String::new(),
         }
     }
 
     fn is(&self, other: &Self) -> bool {
-        self.identity == other.identity
-            && self.names == other.names
-            && self.folder.is_some() == other.folder.is_some()
+        let alike = match (&self.holds, &other.holds) {
+            // It is the file that is watched.
+            (Holds::Quiet { .. }, Holds::Quiet { .. }) => self.config == other.config,
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        };
+        alike && self.identity == other.identity
+    }
+
+    /// What inotify watches of the directory at that path.
+    fn target(&self, path: &Path) -> PathBuf {
+        match self.holds {
+            Holds::Quiet { .. } => path.join(CONFIG),
+            _ => path.to_owned(),
+        }
     }
 }
 
@@ -300,6 +334,10 @@ impl Worker {
             Ok(found) => found,
             Err(error) => return error!("cannot look for folders: {error}"),
         };
+        if let Err(error) = self.forget(&found) {
+            self.seen.list_in(RETRY);
+            return error!("cannot look for folders: {error}");
+        }
         let gone: Vec<PathBuf> = self
             .places
             .iter()
@@ -311,10 +349,9 @@ impl Worker {
         for path in gone {
             self.seen.remove(&path);
             self.blind.remove(&path);
-            self.places.remove(&path);
-            if let Some(watcher) = &mut self.watcher {
+            if let (Some(old), Some(watcher)) = (self.places.remove(&path), &mut self.watcher) {
                 // It may be gone already.
-                let _ = watcher.unwatch(&path);
+                let _ = watcher.unwatch(&old.target(&path));
             }
         }
         for (path, watched) in found {
@@ -322,29 +359,68 @@ impl Worker {
             if known && !self.blind.contains(&path) {
                 continue;
             }
+            let (target, config) = (watched.target(&path), watched.config);
             if known {
                 self.seen.scan_in(&path, Duration::ZERO);
             } else {
                 // First of all: what happens from the next line on must not be missed.
-                let place = match (&watched.folder, watched.names) {
-                    (Some(_), _) => Place::Folder(Files::unread()),
-                    (None, true) => Place::Names,
-                    (None, false) => Place::Directory,
+                let place = match watched.holds {
+                    Holds::Names => Place::Names,
+                    Holds::Directory => Place::Directory,
+                    Holds::Quiet { .. } => Place::Quiet,
+                    Holds::Files(_) => Place::Folder(Files::unread()),
                 };
                 self.seen.insert(&path, place);
                 self.places.insert(path.clone(), watched);
             }
-            match self.watch(&path) {
+            match self.watch(&target) {
                 Ok(()) => {
                     self.blind.remove(&path);
                 }
                 Err(error) => {
                     if self.blind.insert(path.clone()) {
-                        warn!("{}: {}", path.display(), no_inotify(&error));
+                        warn!("{}: {}", target.display(), no_inotify(&error));
                     }
                 }
             }
+            // It was read before anything told of its changes.
+            if !known && self.config_at(&path) != config {
+                self.seen.list_in(Duration::ZERO);
+            }
         }
+    }
+
+    /// Removes the index of each folder that has become quiet.
+    fn forget(&self, found: &HashMap<PathBuf, Watched>) -> Result<(), WatchError> {
+        let mut fresh = Vec::new();
+        for (path, watched) in found {
+            if let Holds::Quiet { user, folder } = &watched.holds
+                && !matches!(self.before(path), Some(Holds::Quiet { .. }))
+                && !known::is_quiet(&self.reader, user.as_str(), folder.as_str())?
+            {
+                fresh.push((user.clone(), folder.clone()));
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let written = self.journal.quietly(false, move |db| {
+            let mut fresh = fresh.iter();
+            fresh.try_for_each(|(user, folder)| known::quiet(db, user.as_str(), folder.as_str()))
+        });
+        Ok(written.wait()?)
+    }
+
+    /// What the directory at that path held when it was listed last.
+    fn before(&self, path: &Path) -> Option<&Holds> {
+        self.places.get(path).map(|watched| &watched.holds)
+    }
+
+    /// The m2y.config of a directory as it is now.
+    fn config_at(&self, path: &Path) -> Option<Stamp> {
+        let inside = path.strip_prefix(self.root.path()).ok()?;
+        let stamp = Stamp::of(self.root.dir(), inside.join(CONFIG));
+        stamp.ok().flatten()
     }
 
     fn watch(&mut self, path: &Path) -> notify::Result<()> {
@@ -362,7 +438,7 @@ impl Worker {
         let about = users.dir_metadata()?;
         found.insert(
             self.root.path().join("user"),
-            Watched::new(&about, None, true),
+            Watched::new(&about, Holds::Names, None),
         );
         for entry in users.entries()? {
             let name = entry?.file_name();
@@ -376,7 +452,7 @@ impl Worker {
             let Ok(about) = user.dir().dir_metadata() else {
                 continue;
             };
-            found.insert(user.path(), Watched::new(&about, None, true));
+            found.insert(user.path(), Watched::new(&about, Holds::Names, None));
             // It is written last.
             let finished = user.dir().symlink_metadata("user.json").is_ok();
             let Ok(entries) = user.dir().entries() else {
@@ -391,15 +467,51 @@ impl Worker {
                 let Some(about) = about.ok().filter(Metadata::is_dir) else {
                     continue;
                 };
+                let path = user.path().join(name.as_str());
+                let config = self.config_at(&path);
                 // What is wrong with a folder that cannot be opened is told by `serve`.
-                let folder = user.folder(&name).ok().filter(|_| finished);
-                found.insert(
-                    user.path().join(name.as_str()),
-                    Watched::new(&about, folder, false),
-                );
+                let holds = match user.folder(&name).ok().filter(|_| finished) {
+                    Some(folder) => self.holds(&path, folder, config),
+                    None => Holds::Directory,
+                };
+                found.insert(path, Watched::new(&about, holds, config));
             }
         }
         Ok(found)
+    }
+
+    /// Whether somebody waits for news of the files of an m2y-folder.
+    fn holds(&self, path: &Path, folder: Folder, config: Option<Stamp>) -> Holds {
+        let waits = folder.config().map(|config| config.waits_for_files());
+        let quiet = || Holds::Quiet {
+            user: folder.user().name().clone(),
+            folder: folder.name().clone(),
+        };
+        match waits {
+            Ok(true) => return Holds::Files(folder),
+            Ok(false) if self.rests(config) => return quiet(),
+            Ok(false) => self.seen.list_in(self.settle),
+            Err(_) => {}
+        }
+        // Nobody knows as yet.
+        let (user, name) = (folder.user().name().as_str(), folder.name().as_str());
+        match self.before(path) {
+            Some(Holds::Files(_)) => Holds::Files(folder),
+            Some(Holds::Quiet { .. }) => quiet(),
+            _ if known::is_quiet(&self.reader, user, name).unwrap_or(false) => quiet(),
+            _ if waits.is_err() => Holds::Files(folder),
+            _ => Holds::Directory,
+        }
+    }
+
+    /// Whether an m2y.config is as somebody wanted it to be: who writes it begins with an
+    /// empty one.
+    fn rests(&self, config: Option<Stamp>) -> bool {
+        config.is_some_and(|config| {
+            let (seconds, fraction) = config.changed();
+            let age = clock::nanos().saturating_sub(nanos(seconds, fraction));
+            !(0..nanos_of(self.settle)).contains(&age)
+        })
     }
 
     /// Compares files of a folder with the index, or all of them.
@@ -424,11 +536,22 @@ impl Worker {
         rested: Vec<Rested>,
         scan: bool,
     ) -> Result<(), WatchError> {
-        let Some(folder) = self.places.get(path).and_then(|w| w.folder.as_ref()) else {
+        let Some(Holds::Files(folder)) = self.before(path) else {
             return Ok(());
         };
         // Without it nobody knows which events are waited for: they stay news.
         let config = folder.config()?;
+        if !config.waits_for_files() {
+            // The next list will find that nobody waits, or that it was half written.
+            self.seen.list_in(self.settle);
+            if scan {
+                self.seen.scan_in(path, self.settle);
+            }
+            for rested in rested {
+                self.seen.again(path, rested);
+            }
+            return Ok(());
+        }
         let mut look = Look {
             worker: self,
             path,
@@ -439,6 +562,9 @@ impl Worker {
             tools: tools(&config),
             moved,
         };
+        if known::is_quiet(&self.reader, look.user, look.name)? && !look.learn()? {
+            return Ok(());
+        }
         look.compare_all(rested)?;
         if scan {
             look.scan()?;
@@ -482,6 +608,59 @@ struct Change {
 }
 
 impl Look<'_> {
+    /// Writes down what was there when somebody began to wait for news; tells whether it
+    /// came to an end.
+    fn learn(&self) -> Result<bool, WatchError> {
+        let about = self.folder.dir().metadata(CONFIG)?;
+        let since = nanos(about.ctime(), about.ctime_nsec());
+        // Whoever began this may not have ended it.
+        self.index(known::quiet)?;
+        let mut entries = self.folder.dir().entries()?;
+        loop {
+            let mut old = Vec::new();
+            for entry in entries.by_ref() {
+                // A name that is no UTF-8 is no file of the folder's.
+                let Ok(file) = entry?.file_name().into_string() else {
+                    continue;
+                };
+                // One that cannot be looked at is told of when the folder is read.
+                if let Ok((Some(is), _)) = self.print(&file)
+                    && is.modified < since
+                {
+                    old.push((file, is));
+                }
+                if old.len() >= CHUNK {
+                    break;
+                }
+            }
+            let all = old.len() < CHUNK;
+            self.index(move |db, user, folder| {
+                for (file, is) in &old {
+                    known::put(db, user, folder, file, Some(*is))?;
+                }
+                if all {
+                    known::wake(db, user, folder)
+                } else {
+                    Ok(())
+                }
+            })?;
+            if all || self.worker.seen.stopped() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Changes the index of the folder, where no event comes of it.
+    fn index(
+        &self,
+        change: impl FnOnce(&Connection, &str, &str) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), JournalError> {
+        let (user, folder) = (self.user.to_owned(), self.name.to_owned());
+        let journal = &self.worker.journal;
+        let written = journal.quietly(false, move |db| change(db, &user, &folder));
+        written.wait()
+    }
+
     /// Compares the whole folder with the index: first what the index knows, so that what
     /// was renamed goes before it comes.
     fn scan(&mut self) -> Result<(), WatchError> {

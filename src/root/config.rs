@@ -26,6 +26,9 @@ pub const EVENT_SECTIONS: [&str; 7] = [
     "OnSchedule",
 ];
 
+/// Those of what happens to the files of a folder.
+const FILE_SECTIONS: [&str; 3] = ["OnNew", "OnChanged", "OnDeleted"];
+
 /// The section whose lines are times and the scripts that run then.
 const SCHEDULE: &str = "OnSchedule";
 
@@ -196,6 +199,12 @@ impl Config {
     /// The names of the sections in their order.
     pub fn sections(&self) -> impl Iterator<Item = &str> {
         self.sections.iter().map(|s| s.name.as_str())
+    }
+
+    /// Whether a script waits for what happens to the files of the folder.
+    pub fn waits_for_files(&self) -> bool {
+        let mut sections = FILE_SECTIONS.iter();
+        sections.any(|section| self.section(section).next().is_some())
     }
 
     /// The scripts that a section names, in their order; of `[OnSchedule]` those of every

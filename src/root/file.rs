@@ -27,6 +27,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// When the file changed last, in seconds since 1970 and nanoseconds.
+    pub fn changed(&self) -> (i64, i64) {
+        self.changed
+    }
+
     /// The stamp of a regular file; `None` where there is nothing of that name.
     pub fn of(dir: &Dir, name: impl AsRef<Path>) -> io::Result<Option<Self>> {
         match dir.metadata(name) {

@@ -72,6 +72,11 @@ CREATE TABLE IF NOT EXISTS known (
     inode    INTEGER NOT NULL,
     PRIMARY KEY (user, folder, file)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS quiet (
+    user   TEXT NOT NULL,
+    folder TEXT NOT NULL,
+    PRIMARY KEY (user, folder)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS run (
     user    TEXT NOT NULL,
     folder  TEXT NOT NULL,

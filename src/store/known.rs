@@ -1,6 +1,8 @@
 //! The index of a folder's files: what its hooks have been told of, as it was then.
 //!
-//! What differs from it is news, also after a time in which no server ran.
+//! What differs from it is news, also after a time in which no server ran. A folder in
+//! which nobody waits for news is quiet: it has no index, and what is in it is old when
+//! somebody begins to wait. One that no server has seen is not quiet, and has only news.
 
 use cap_std::fs::{Metadata, MetadataExt};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
@@ -100,6 +102,33 @@ pub fn put(
             )?
             .execute(named_params! { ":user": user, ":folder": folder, ":file": file })?,
     };
+    Ok(())
+}
+
+/// Whether a folder is quiet.
+pub fn is_quiet(db: &Connection, user: &str, folder: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM quiet WHERE user = :user AND folder = :folder)",
+    )?
+    .query_row(named_params! { ":user": user, ":folder": folder }, |row| {
+        row.get(0)
+    })
+}
+
+/// Makes a folder quiet, and removes its index.
+pub fn quiet(db: &Connection, user: &str, folder: &str) -> rusqlite::Result<()> {
+    let names = named_params! { ":user": user, ":folder": folder };
+    db.prepare_cached("DELETE FROM known WHERE user = :user AND folder = :folder")?
+        .execute(names)?;
+    db.prepare_cached("INSERT OR IGNORE INTO quiet (user, folder) VALUES (:user, :folder)")?
+        .execute(names)?;
+    Ok(())
+}
+
+/// Ends that: the index has what is old.
+pub fn wake(db: &Connection, user: &str, folder: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM quiet WHERE user = :user AND folder = :folder")?
+        .execute(named_params! { ":user": user, ":folder": folder })?;
     Ok(())
 }
 

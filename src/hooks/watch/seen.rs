@@ -55,6 +55,8 @@ pub enum Place {
     Names,
     /// No m2y.config as yet.
     Directory,
+    /// An m2y-folder of whose files nobody wants to hear: only its m2y.config is watched.
+    Quiet,
     /// The files of an m2y-folder.
     Folder(Files),
 }
@@ -141,6 +143,16 @@ impl What {
     }
 }
 
+/// Whether somebody may want to hear of it, as far as its name tells: of most that happens
+/// when a file is received, hidden and with a `.meta`, nobody does. The name of a user or a
+/// folder may end like that of a tool, but is never hidden.
+fn matters(path: &Path, what: What) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| {
+        counts(name) || name == CONFIG || (what.of_names() && !name.starts_with('.'))
+    })
+}
+
 impl Seen {
     /// Nothing yet.
     pub fn new(settle: Duration) -> Self {
@@ -167,6 +179,9 @@ impl Seen {
         let Some(what) = What::of(&event.kind) else {
             return;
         };
+        if !event.paths.iter().any(|path| matters(path, what)) {
+            return;
+        }
         let mut state = self.lock();
         for path in &event.paths {
             state.take(path, what, self.settle, self.tick());
@@ -199,6 +214,11 @@ impl Seen {
     /// A directory is not watched any more.
     pub fn remove(&self, path: &Path) {
         self.lock().places.remove(path);
+    }
+
+    /// Which folders there are has to be looked at after that time.
+    pub fn list_in(&self, pause: Duration) {
+        self.lock().list_at(Instant::now() + pause);
     }
 
     /// A folder has to be read as a whole after that time.
@@ -303,7 +323,13 @@ impl State {
             Some(Place::Names) if what.of_names() && Name::user(file).is_ok() => {
                 self.list_at(soon);
             }
-            Some(Place::Directory | Place::Folder(_)) if file == CONFIG && what.of_names() => {
+            // To read it is no change; all else may be one, or be its end.
+            Some(Place::Directory | Place::Folder(_)) if file == CONFIG && what != What::Opened => {
+                self.list_at(soon);
+            }
+            // The name may stand for another file now, which is not watched as yet.
+            Some(Place::Quiet) if file == CONFIG && what != What::Opened => {
+                self.stale.insert(dir.to_owned());
                 self.list_at(soon);
             }
             Some(Place::Folder(files)) if counts(file) => files.take(file, what, order, settle),
@@ -495,6 +521,29 @@ mod tests {
         let state = seen.lock();
         assert!(matches!(&state.places[Path::new("/f")],
             Place::Folder(files) if files.pending.len() == MAX_PENDING));
+    }
+
+    #[test]
+    fn what_does_not_count_is_passed_over_but_a_folder_may_have_such_a_name() {
+        for (file, what, expected) in [
+            ("a", What::Opened, true),
+            (CONFIG, What::Closed, true),
+            (".a.tmp", What::Created, false),
+            ("a.meta", What::Closed, false),
+        ] {
+            assert_eq!(
+                matters(&Path::new("/f").join(file), what),
+                expected,
+                "{file}"
+            );
+        }
+        let seen = seen();
+        seen.insert(Path::new("/user"), Place::Names);
+        let folder = Path::new("/user/a.meta").to_owned();
+        seen.take(Ok(
+            Event::new(EventKind::Create(CreateKind::Folder)).add_path(folder)
+        ));
+        assert!(seen.lock().list.is_some());
     }
 
     #[test]

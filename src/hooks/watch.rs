@@ -653,7 +653,7 @@ impl Look<'_> {
     /// Changes the index of the folder, where no event comes of it.
     fn index(
         &self,
-        change: impl FnOnce(&Connection, &str, &str) -> rusqlite::Result<()> + Send + 'static,
+        change: impl Fn(&Connection, &str, &str) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), JournalError> {
         let (user, folder) = (self.user.to_owned(), self.name.to_owned());
         let journal = &self.worker.journal;

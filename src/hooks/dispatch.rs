@@ -192,7 +192,7 @@ impl Dispatcher {
     /// starts again.
     pub fn keep(&self, event: Event, pinned: Pinned, transfer: &Key) -> Option<Kept> {
         if let Some(file) = &event.file {
-            self.own().arrives(&event.folder, file);
+            self.own().arrives(&event.folder, &event.config, file);
         }
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;

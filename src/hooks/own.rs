@@ -23,7 +23,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     clock,
-    root::folder::Folder,
+    root::{config::Config, folder::Folder},
     store::known::{Print, nanos},
 };
 
@@ -78,14 +78,20 @@ impl Own {
 
     /// A script has just written, replaced or removed this file of the folder.
     pub fn note(&self, folder: &Folder, file: &str) {
+        let config = folder.config();
+        if config.is_ok_and(|config| !config.waits_for_files()) {
+            return;
+        }
         let left = folder.dir().symlink_metadata(file).ok();
         let left = left.and_then(|about| Print::of(&about));
         self.put(folder, file, Note::Left(left));
     }
 
     /// m2y is about to store a file under this name.
-    pub fn arrives(&self, folder: &Folder, file: &str) {
-        self.put(folder, file, Note::Arrives);
+    pub fn arrives(&self, folder: &Folder, config: &Config, file: &str) {
+        if config.waits_for_files() {
+            self.put(folder, file, Note::Arrives);
+        }
     }
 
     /// A program runs in the folder until what this returns is dropped.
@@ -144,12 +150,6 @@ impl Own {
     }
 
     fn put(&self, folder: &Folder, file: &str, note: Note) {
-        if folder
-            .config()
-            .is_ok_and(|config| !config.waits_for_files())
-        {
-            return;
-        }
         let now = Instant::now();
         let kept = self.kept();
         let mut folders = self.lock();

@@ -40,6 +40,13 @@ const IDLE: Duration = Duration::from_secs(10);
 /// wake a thread costs several times what a short script does.
 const SPIN: Duration = Duration::from_micros(40);
 
+/// How long a thread sleeps in a crowd before it looks again: whoever brings a script then
+/// need not wake it, and it finds several.
+const NAP: Duration = Duration::from_micros(200);
+
+/// Naps in a row in which no script came, until it waits to be woken.
+const NAPS: u32 = 50;
+
 static CORES: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(2, usize::from));
 
@@ -73,6 +80,8 @@ struct Queue {
     tickets: u64,
     /// Threads that wait for work.
     idle: usize,
+    /// Whether a thread sleeps for a moment that needs no call.
+    napping: bool,
     /// Whether one of them keeps looking and needs no call.
     looking: bool,
     /// Scripts that run and have not left their place, of each user and in all.
@@ -156,7 +165,7 @@ impl Shared {
     /// The next work, for which the thread keeps looking before it sleeps if it shall;
     /// `None` if none came for a while.
     fn next(&self, look: bool) -> Option<Waiting> {
-        let (mut queue, mut looked) = (self.queue(), !look);
+        let (mut queue, mut looked, mut naps) = (self.queue(), !look, 0);
         loop {
             if let Some(place) = queue.runnable(self.of_one, self.of_all)
                 && let Some(waiting) = queue.work.remove(place)
@@ -165,6 +174,16 @@ impl Shared {
                 *queue.running.entry(waiting.user.clone()).or_default() += 1;
                 queue.all += 1;
                 return Some(waiting);
+            }
+            // The next one of a crowd is on its way.
+            if !look && naps < NAPS && !queue.napping {
+                naps += 1;
+                queue.napping = true;
+                drop(queue);
+                thread::sleep(NAP);
+                queue = self.queue();
+                queue.napping = false;
+                continue;
             }
             queue.idle += 1;
             if !looked && queue.all == 0 && !queue.looking {
@@ -192,6 +211,10 @@ impl Shared {
     /// Has a thread come for what can run, if there is any and none comes by itself.
     fn call(self: &Arc<Self>, queue: MutexGuard<'_, Queue>) {
         if queue.runnable(self.of_one, self.of_all).is_none() {
+            return;
+        }
+        // It comes by itself, and soon; but nobody outside of the crowd waits for that.
+        if queue.napping && queue.work.back().is_some_and(|last| last.crowd) {
             return;
         }
         let waiting = queue.work.len();

@@ -3,16 +3,16 @@
 //! With many small files under way, a thread for each piece of work would spend its time
 //! on waking and being woken. Here whoever comes while another one's work is done leaves
 //! its own in a queue, and the thread takes all of that in one go. What it has to look up
-//! for that, it looks up once for all: nothing that is used is older than the oldest piece
-//! of work that waited.
+//! for that, it looks up once for all, and again after a moment.
 
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::oneshot, task};
@@ -23,6 +23,10 @@ use crate::{
     root::{config::Config, folder::Folder},
     store::{Store, group::Groups},
 };
+
+/// How old what was looked up may be: less than a person needs to save a file and send
+/// another one.
+const FRESH: Duration = Duration::from_millis(10);
 
 /// A folder as it is now, for transfers that begin.
 #[derive(Clone)]
@@ -44,10 +48,14 @@ pub type Places = HashMap<String, Result<Place, Error>>;
 
 type Work = Box<dyn FnOnce(&mut Places) + Send>;
 
+/// Places, and since when they are known.
+type Known = Option<(Instant, Places)>;
+
 /// The queue of one session. Copies of it are the same one.
 #[derive(Clone, Default)]
 pub struct Lane {
     work: Groups<(), Work>,
+    known: Arc<Mutex<Known>>,
     crowd: Arc<AtomicBool>,
 }
 
@@ -81,10 +89,14 @@ impl Lane {
 
     fn lead(&self) {
         while let Some(waiting) = self.work.next(&(), usize::MAX) {
-            let mut places = Places::new();
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let (_, places) = match known.take_if(|(since, _)| since.elapsed() < FRESH) {
+                Some(fresh) => known.insert(fresh),
+                None => known.insert((Instant::now(), Places::new())),
+            };
             for work in waiting {
                 // Who waits for work that panics is told by its channel.
-                let _ = catch_unwind(AssertUnwindSafe(|| work(&mut places)));
+                let _ = catch_unwind(AssertUnwindSafe(|| work(places)));
             }
         }
     }

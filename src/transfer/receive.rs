@@ -17,7 +17,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Ended, Observer, RECEIVE_BUFFER,
+    Ended, LARGE, LARGE_RECEIVE_BUFFER, Observer, RECEIVE_BUFFER,
     channel::{ChannelError, Reader, Writer},
     commit::{Committer, Whole},
     decide::{Arrival, Decision, FILES, refused, store_error},
@@ -171,6 +171,8 @@ struct Session<'a> {
     outgoing: Stream,
     /// Sealed records that wait to be written.
     out: Vec<u8>,
+    /// Bytes of each buffer that the records come into.
+    buffer: usize,
     granted: Granted,
     /// Transfers that have not had their last word.
     active: HashSet<u32>,
@@ -273,6 +275,7 @@ impl Receiver {
             contact,
             outgoing: Stream::new(&keys.server)?,
             out: Vec::new(),
+            buffer: RECEIVE_BUFFER,
             granted,
             active: HashSet::new(),
             resuming: HashMap::new(),
@@ -404,6 +407,9 @@ pub(super) fn event(
 impl Session<'_> {
     /// Lets the blocks of a file come, or first the digest of what is there.
     fn grant(&mut self, transfer: u32, arrival: Arrival) -> Result<(), ReceiveError> {
+        if arrival.expected >= LARGE {
+            self.buffer = LARGE_RECEIVE_BUFFER;
+        }
         if arrival.held == 0 {
             let incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
             self.granted.insert(transfer, incoming);
@@ -498,7 +504,7 @@ impl Session<'_> {
         let mut ended = None;
         let mut closing = false;
         let mut tick = ticks(&self.receiver.settings);
-        channel.reader.widen(RECEIVE_BUFFER);
+        channel.reader.widen(self.buffer);
         loop {
             let listens = self.out.len() < UNREAD || ended.is_some();
             if let Some(mut idle) = stage.take_if(|_| listens) {
@@ -521,6 +527,7 @@ impl Session<'_> {
                     return (stage, None);
                 }
                 channel.reader.narrow();
+                self.buffer = RECEIVE_BUFFER;
             }
             let Channel {
                 reader,
@@ -538,7 +545,7 @@ impl Session<'_> {
                     read => {
                         ended = read.err().map(ReceiveError::from);
                         if self.granted.any() {
-                            reader.widen(RECEIVE_BUFFER);
+                            reader.widen(self.buffer);
                         }
                         Ok(())
                     }

@@ -759,8 +759,13 @@ impl Session<'_> {
             }
         }
         if let Some(error) = error {
-            info!(from = %self.contact.name, to = %self.user.name(), transfers = self.active.len(),
-                "session ended: {}", printable(&error.to_string(), 300));
+            // A sender that has every answer may just go.
+            let gone = matches!(error, ReceiveError::Channel(ChannelError::Closed));
+            if !gone || !self.active.is_empty() {
+                info!(from = %self.contact.name, to = %self.user.name(),
+                    transfers = self.active.len(),
+                    "session ended: {}", printable(&error.to_string(), 300));
+            }
             for transfer in std::mem::take(&mut self.active) {
                 self.fail(transfer, error)?;
             }

@@ -368,14 +368,18 @@ pub fn list(db: &Connection, user: Option<&str>, limit: u32) -> rusqlite::Result
         .collect()
 }
 
-/// How many tasks are still to be done, and how many were given up.
+/// How many tasks are still to be done, with the transfers that stand for one, and how many
+/// were given up.
 pub fn counts(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let count = |dead: bool| {
-        db.prepare_cached("SELECT count(*) FROM task WHERE dead = ?1")?
-            .query_row([dead], |row| row.get::<_, i64>(0))
+    let count = |sql| {
+        db.prepare_cached(sql)?
+            .query_row([], |row| row.get::<_, i64>(0))
             .map(i64::unsigned_abs)
     };
-    Ok((count(false)?, count(true)?))
+    let tasks = count("SELECT count(*) FROM task WHERE dead = 0")?;
+    let owed = count("SELECT count(*) FROM transfer WHERE state = 3")?;
+    let dead = count("SELECT count(*) FROM task WHERE dead = 1")?;
+    Ok((tasks.saturating_add(owed), dead))
 }
 
 /// One task.

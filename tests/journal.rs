@@ -75,10 +75,10 @@ fn events_of_one_file_wait_for_each_other_and_others_do_not() {
         .unwrap();
     assert_eq!(due(&journal), ["b/0", "c/0", "a-OnNew/1"]);
     journal
-        .done(&second, vec![task("d", 0, Some("y"))])
+        .done(&second, None, vec![task("d", 0, Some("y"))])
         .wait()
         .unwrap();
-    journal.done(&other, Vec::new()).wait().unwrap();
+    journal.done(&other, None, Vec::new()).wait().unwrap();
     assert_eq!(due(&journal), ["a-OnNew/1", "d/0"]);
 }
 
@@ -111,7 +111,7 @@ fn events_of_a_file_wait_until_the_hooks_of_its_arrival_have_run() {
     let arrival = task("c", 0, Some("x.data"));
     let effect = task("c-OnReceived", 1, None);
     journal
-        .settled(key.clone(), &arrival, vec![effect])
+        .done(&arrival, Some(key.clone()), vec![effect])
         .wait()
         .unwrap();
     assert_eq!(due(&journal), ["a/0", "b/0", "c-OnReceived/1"]);

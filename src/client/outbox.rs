@@ -86,6 +86,7 @@ struct Seen {
 type Folders = BTreeMap<PathBuf, Seen>;
 
 /// One attempt to send a `.meta`.
+#[derive(Clone)]
 struct Attempt {
     folder: PathBuf,
     path: PathBuf,
@@ -333,6 +334,7 @@ impl Batch {
                 return;
             }
             let (user, to, dead) = (self.user.clone(), self.to.clone(), queue.dead().cloned());
+            let asked = attempt.clone();
             let opened = task::spawn_blocking(move || {
                 let opened = match dead {
                     Some(error) => Err(attempt.unopened(&user, error)),
@@ -341,7 +343,10 @@ impl Batch {
                 (attempt, opened, place)
             });
             let Ok((attempt, opened, last)) = opened.await else {
-                return;
+                // It panicked; the others are none the worse for it.
+                let _ = tell.send((asked, Sent::Over));
+                place = Place::default();
+                continue;
             };
             place = last;
             let job = match opened {

@@ -249,10 +249,7 @@ impl Dispatcher {
         let written = match verdict.outcome.objection() {
             None => {
                 let effects = effects_of(&task, &verdict.effects);
-                match owed {
-                    Some(key) => self.journal.settled(key, &task, effects),
-                    None => self.journal.done(&task, effects),
-                }
+                self.journal.done(&task, owed, effects)
             }
             Some(words) => {
                 let why = verdict.runs.last().and_then(|run| run.error.clone());
@@ -337,7 +334,7 @@ impl Dispatcher {
         let Entry { task, attempts, .. } = entry;
         let written = if task.part > 0 {
             match self.courier.carry_out(&task).await {
-                Ok(()) => self.journal.done(&task, Vec::new()),
+                Ok(()) => self.journal.done(&task, None, Vec::new()),
                 Err(failure) if failure.permanent => self.give_up(task, None, failure.sentence),
                 Err(failure) => self.fail(task, None, attempts, failure.sentence, failure.pause),
             }
@@ -359,7 +356,7 @@ impl Dispatcher {
                 }
                 Err(Gone::Forget(why)) => {
                     info!(id = %task.id, event = %task.kind, "forgotten: {why}");
-                    self.journal.done(&task, Vec::new())
+                    self.journal.done(&task, None, Vec::new())
                 }
                 Err(Gone::Later(why)) => self.fail(task, None, attempts, why, None),
             }

@@ -238,7 +238,7 @@ impl Shared {
         if spawned.is_err() {
             // Out of threads: whoever waits is told so, if no thread is left to come.
             let mut queue = self.queue();
-            if queue.idle + queue.all == 0 {
+            if queue.idle + queue.all == 0 && !queue.napping {
                 queue.work.clear();
                 self.waiting.store(0, Ordering::Relaxed);
             }

@@ -262,22 +262,15 @@ impl Journal {
         self.write(durable, move |db| insert(db, &tasks))
     }
 
-    /// Takes out a task that is done, and puts in those that came of it.
-    pub fn done(&self, task: &Task, came: Vec<Task>) -> Pending<()> {
+    /// Takes out a task that is done, or settles the transfer that stands for it, and puts in
+    /// what came of it.
+    pub fn done(&self, task: &Task, owed: Option<Key>, came: Vec<Task>) -> Pending<()> {
         let task = task.clone();
         self.send(!came.is_empty(), move |db| {
-            remove(db, &task)?;
-            insert(db, &came)?;
-            Ok(((), !came.is_empty() || is_waited_for(db, &task)?))
-        })
-    }
-
-    /// Takes note that the hooks which waited for a transfer have run, and puts in what came
-    /// of it; `task` is what would have stood for them.
-    pub fn settled(&self, key: Key, task: &Task, came: Vec<Task>) -> Pending<()> {
-        let task = task.clone();
-        self.send(!came.is_empty(), move |db| {
-            delivered::settle(db, &key)?;
+            match &owed {
+                Some(key) => delivered::settle(db, key)?,
+                None => remove(db, &task)?,
+            }
             insert(db, &came)?;
             Ok(((), !came.is_empty() || is_waited_for(db, &task)?))
         })
@@ -343,7 +336,8 @@ pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>
              AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
          AND NOT EXISTS (SELECT 1 FROM transfer o WHERE o.state = 3
              AND o.user = t.user AND o.folder = t.folder
-             AND o.stem = substr(t.file, 1, length(t.file) - 5) AND t.file LIKE '%.data')))
+             AND o.stem = substr(t.file, 1, length(t.file) - 5)
+             AND t.file = o.stem || '.data')))
          ORDER BY seq LIMIT :limit",
     )?
     .query_map(
@@ -599,9 +593,13 @@ fn commit(db: &Connection, mut batch: Vec<Box<dyn Work>>) -> bool {
             news
         })
         .and_then(|news| run(db, "COMMIT").map(|()| news));
-    if committed.is_err() {
+    if let Err(error) = &committed {
         // Where it did not even begin, there is nothing to take back.
         let _ = run(db, "ROLLBACK");
+        // Not everybody waits for what was written.
+        if !failed || batch.len() == 1 {
+            tracing::error!("{}", JournalError::Database(error.to_string()));
+        }
     }
     if failed && batch.len() > 1 {
         let alone = |news, work| news | commit(db, vec![work]);

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -70,6 +70,15 @@ impl Lane {
         self.crowd.load(Ordering::Relaxed)
     }
 
+    /// Nothing is under way: a session that only waits holds no folder open.
+    pub fn rest(&self) {
+        *self.known() = None;
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does work that waits for a disk where waiting holds nobody up.
     pub async fn run<T: Send + 'static>(
         &self,
@@ -89,11 +98,9 @@ impl Lane {
 
     fn lead(&self) {
         while let Some(waiting) = self.work.next(&(), usize::MAX) {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let (_, places) = match known.take_if(|(since, _)| since.elapsed() < FRESH) {
-                Some(fresh) => known.insert(fresh),
-                None => known.insert((Instant::now(), Places::new())),
-            };
+            let mut known = self.known();
+            let _ = known.take_if(|(since, _)| since.elapsed() >= FRESH);
+            let (_, places) = known.get_or_insert_with(|| (Instant::now(), Places::new()));
             for work in waiting {
                 // Who waits for work that panics is told by its channel.
                 let _ = catch_unwind(AssertUnwindSafe(|| work(places)));

@@ -53,8 +53,8 @@ const RECEIVE_BUFFER: usize = 16 * MAX_RECORD;
 /// 5 to 8 %, which a small file would lose by touching that memory.
 const LARGE_RECEIVE_BUFFER: usize = 2 * RECEIVE_BUFFER;
 
-/// Bytes from which on a file is large.
-const LARGE: u64 = 64 << 20;
+/// Bytes of a file from which on it gets them.
+const LARGE_FILE: u64 = 64 << 20;
 
 /// Somebody who watches a transfer: a progress bar, the demo.
 pub trait Observer: Send + Sync {

@@ -17,7 +17,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Ended, LARGE, LARGE_RECEIVE_BUFFER, Observer, RECEIVE_BUFFER,
+    Ended, LARGE_FILE, LARGE_RECEIVE_BUFFER, Observer, RECEIVE_BUFFER,
     channel::{ChannelError, Reader, Writer},
     commit::{Committer, Whole},
     decide::{Arrival, Decision, FILES, refused, store_error},
@@ -407,7 +407,7 @@ pub(super) fn event(
 impl Session<'_> {
     /// Lets the blocks of a file come, or first the digest of what is there.
     fn grant(&mut self, transfer: u32, arrival: Arrival) -> Result<(), ReceiveError> {
-        if arrival.expected >= LARGE {
+        if arrival.expected >= LARGE_FILE {
             self.buffer = LARGE_RECEIVE_BUFFER;
         }
         if arrival.held == 0 {
@@ -527,6 +527,7 @@ impl Session<'_> {
                     return (stage, None);
                 }
                 channel.reader.narrow();
+                self.lane.rest();
                 self.buffer = RECEIVE_BUFFER;
             }
             let Channel {

@@ -18,32 +18,35 @@ pub enum Gone {
 
 /// An event as the journal has it.
 pub fn task_of(event: &Event) -> Task {
-    let mut body = Map::new();
-    if let Some(subject) = &event.subject {
-        body.insert("stem".to_owned(), subject.stem.as_str().into());
-    }
-    Task {
-        id: event.id.to_string(),
-        kind: event.kind.section().to_owned(),
-        part: 0,
-        user: event.folder.user().name().to_string(),
-        folder: event.folder.name().to_string(),
-        file: event.file.clone(),
-        body,
-    }
+    let names = (event.folder.user().name(), event.folder.name());
+    let stem = event.subject.as_ref().map(|subject| subject.stem.as_str());
+    task(&event.id, event.kind, names, event.file.clone(), stem)
 }
 
 /// The event of a file that arrived, as the journal would have had it.
 pub fn task_of_received(transfer: &Transfer) -> Task {
     let Transfer { key, stem, .. } = transfer;
+    let file = Some(format!("{stem}.data"));
+    let names = (&key.user, &key.folder);
+    task(&key.id.into(), Kind::Received, names, file, Some(stem))
+}
+
+fn task<N: ToString>(
+    id: &EventId,
+    kind: Kind,
+    (user, folder): (&N, &N),
+    file: Option<String>,
+    stem: Option<&str>,
+) -> Task {
+    let stem = stem.map(|stem| ("stem".to_owned(), stem.into()));
     Task {
-        id: EventId::from(key.id).to_string(),
-        kind: Kind::Received.section().to_owned(),
+        id: id.to_string(),
+        kind: kind.section().to_owned(),
         part: 0,
-        user: key.user.clone(),
-        folder: key.folder.clone(),
-        file: Some(format!("{stem}.data")),
-        body: Map::from_iter([("stem".to_owned(), stem.as_str().into())]),
+        user: user.to_string(),
+        folder: folder.to_string(),
+        file,
+        body: Map::from_iter(stem),
     }
 }
 

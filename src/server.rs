@@ -32,18 +32,23 @@ use crate::{
         startup::Startup,
         watch as files,
     },
-    root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
+    root::{
+        Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings, user::User,
+    },
     store::{Store, local::LocalStore, openings::Openings},
     transfer::{
         Ended, Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},
         commit::{self, Committer},
-        decide::{Decision, refused},
+        decide::{Arrival, Decision, refused},
         lane::Lane,
         partial::UnderWay,
         receive::{Channel, ReceiveError, Receiver, StoreOf},
     },
-    wire::header::{self, AnswerHeader, Header, Turned},
+    wire::{
+        header::{self, AnswerHeader, Header, Turned},
+        session::SessionKeys,
+    },
 };
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
@@ -62,7 +67,7 @@ const LINGER: Duration = Duration::from_secs(3);
 pub struct Server {
     root: Root,
     settings: Settings,
-    receiver: Receiver,
+    receiver: Arc<Receiver>,
     openings: Arc<Openings>,
     metrics: Arc<Metrics>,
     /// Openings whose signature is being checked: as many as there are cores, so
@@ -88,7 +93,7 @@ impl Server {
         Ok(Self {
             root: root.clone(),
             settings: settings.clone(),
-            receiver: Receiver {
+            receiver: Arc::new(Receiver {
                 startup: Startup::new(&hooks),
                 hooks,
                 settings: settings.clone(),
@@ -99,7 +104,7 @@ impl Server {
                 store_of,
                 under_way: UnderWay::default(),
                 committer,
-            },
+            }),
             openings: Arc::default(),
             metrics,
             checking: Arc::new(Semaphore::new(cores)),
@@ -109,7 +114,7 @@ impl Server {
     /// Lets somebody watch every transfer.
     #[must_use]
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.receiver.observer = Arc::new(Counting {
+        Arc::make_mut(&mut self.receiver).observer = Arc::new(Counting {
             metrics: self.metrics.clone(),
             observer,
         });
@@ -129,7 +134,7 @@ impl Server {
     /// Puts contents somewhere else than into the folder.
     #[must_use]
     pub fn storing(mut self, store_of: StoreOf) -> Self {
-        self.receiver.store_of = store_of;
+        Arc::make_mut(&mut self.receiver).store_of = store_of;
         self
     }
 
@@ -263,6 +268,14 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let _ = timeout(LINGER + Duration::from_secs(2), rest).await;
 }
 
+/// What is left of an opening when it is answered: no private key, above all.
+struct Known {
+    keys: SessionKeys,
+    user: User,
+    from: Name,
+    first: Option<Arrival>,
+}
+
 /// One connection in its task.
 struct Connection {
     server: Server,
@@ -291,6 +304,32 @@ impl Connection {
         reader: &mut Reader,
         writer: &mut Writer,
     ) -> Result<(), ChannelError> {
+        // On the heap, and gone when it is done: a session that only waits is small.
+        let Some(known) = Box::pin(self.greet(reader, writer)).await? else {
+            return Ok(());
+        };
+        let mut channel = Channel {
+            reader,
+            writer,
+            shutdown: self.shutdown.clone(),
+            stop: self.stop.clone(),
+        };
+        let people = (&known.user, &known.from);
+        let session = self
+            .server
+            .receiver
+            .session(&mut channel, &known.keys, people, known.first);
+        // The sender knows what it may, and the log the rest.
+        let _ = Box::pin(session).await;
+        Ok(())
+    }
+
+    /// Steps 3 to 12: who speaks, and what they are answered. `None` where that was all.
+    async fn greet(
+        &mut self,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> Result<Option<Known>, ChannelError> {
         let opening = self.opening(reader);
         let (head, header, envelope) = match opening.await {
             Ok(opening) => opening,
@@ -298,7 +337,8 @@ impl Connection {
                 info!(peer = %self.peer, "turned away: {error}");
                 self.server.metrics.opening(Opening::TurnedAway);
                 let answer = AnswerHeader::Turned(Turned::Unreadable);
-                return writer.bytes(&answer.encode()).await;
+                writer.bytes(&answer.encode()).await?;
+                return Ok(None);
             }
             Err(error) => return Err(error),
         };
@@ -313,11 +353,12 @@ impl Connection {
                 }
                 sleep_until(answer_at).await;
                 let answer = AnswerHeader::Turned(unknown.answer());
-                return writer.bytes(&answer.encode()).await;
+                writer.bytes(&answer.encode()).await?;
+                return Ok(None);
             }
         };
         self.server.metrics.opening(Opening::Known);
-        self.answer(caller, reader, writer).await
+        Box::pin(self.answer(caller, writer)).await
     }
 
     /// Steps 3 to 6: the header, then the envelope, all within one deadline.
@@ -364,13 +405,12 @@ impl Connection {
             .unwrap_or(Err(Unknown::Failed))
     }
 
-    /// Steps 7 to 15 for the first file, then whatever else comes in this session.
+    /// Steps 7 to 12, for the first file.
     async fn answer(
-        &mut self,
+        &self,
         caller: Caller,
-        reader: &mut Reader,
         writer: &mut Writer,
-    ) -> Result<(), ChannelError> {
+    ) -> Result<Option<Known>, ChannelError> {
         let receiver = &self.server.receiver;
         let (from, to) = (&caller.contact.name, caller.user.name());
         receiver.observer.step(
@@ -379,9 +419,8 @@ impl Connection {
         );
         let decision = match &caller.request {
             Ok(request) => {
-                let (user, contact) = (&caller.user, &caller.contact);
                 receiver
-                    .decide(&Lane::default(), user, contact, request.clone())
+                    .decide(&Lane::default(), &caller.user, from, request.clone())
                     .await
             }
             Err(error) => {
@@ -420,17 +459,13 @@ impl Connection {
                 }
             };
             let _ = task::spawn_blocking(ending).await;
-            return Ok(());
+            return Ok(None);
         }
-        let mut channel = Channel {
-            reader,
-            writer,
-            shutdown: self.shutdown.clone(),
-            stop: self.stop.clone(),
-        };
-        let people = (&caller.user, &caller.contact);
-        // The sender knows what it may, and the log the rest.
-        let _ = receiver.session(&mut channel, &keys, people, first).await;
-        Ok(())
+        Ok(Some(Known {
+            keys,
+            user: caller.user,
+            from: caller.contact.name,
+            first,
+        }))
     }
 }

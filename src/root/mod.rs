@@ -32,7 +32,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -201,6 +201,9 @@ impl From<RootError> for Error {
     }
 }
 
+/// The directories of users that somebody has open.
+type Dirs = Mutex<HashMap<Name, Weak<Dir>>>;
+
 /// What each m2y.config says.
 type Configs = Mutex<HashMap<(Name, Name), ReadConfig>>;
 
@@ -224,6 +227,8 @@ pub struct Root {
     told: Arc<AtomicBool>,
     /// The m2y.config of each folder, as it was when it could be read last.
     configs: Arc<Configs>,
+    /// Shared, so that ten thousand sessions of one user rest on one descriptor.
+    dirs: Arc<Dirs>,
 }
 
 impl Root {
@@ -241,6 +246,7 @@ impl Root {
             path: full.into(),
             told: Arc::default(),
             configs: Arc::default(),
+            dirs: Arc::default(),
         })
     }
 

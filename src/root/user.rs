@@ -1,6 +1,10 @@
 //! A user: the profile, the own keys, the contacts, the folders.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, PoisonError, Weak},
+};
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt};
 use zeroize::Zeroizing;
@@ -95,18 +99,33 @@ impl User {
         Ok(Created { user, new_keys })
     }
 
-    /// Opens the directory of a user.
+    /// Opens the directory of a user, or takes the handle of who has it open.
     pub fn open(root: &Root, name: &Name) -> Result<Self, RootError> {
         let at = format!("user/{name}");
-        match root.dir.open_dir(&at) {
+        match Self::dir_of(root, name, &at) {
             Ok(dir) => Ok(Self {
                 root: root.clone(),
                 name: name.clone(),
-                dir: Arc::new(dir),
+                dir,
             }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(RootError::NoUser(name.clone())),
             Err(e) => Err(RootError::io("open", at)(e)),
         }
+    }
+
+    fn dir_of(root: &Root, name: &Name, at: &str) -> io::Result<Arc<Dir>> {
+        let dirs = || root.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = dirs().get(name).and_then(Weak::upgrade);
+        if let Some(held) = held {
+            // Another directory may have the name by now.
+            let (now, then) = (root.dir.metadata(at)?, held.dir_metadata()?);
+            if (now.dev(), now.ino()) == (then.dev(), then.ino()) {
+                return Ok(held);
+            }
+        }
+        let dir = Arc::new(root.dir.open_dir(at)?);
+        dirs().insert(name.clone(), Arc::downgrade(&dir));
+        Ok(dir)
     }
 
     /// Makes what is missing of the key pair; true if the private key is new.
@@ -354,4 +373,28 @@ fn make_dir(dir: &Dir, path: &str, mode: u32) -> Result<(), RootError> {
     builder.recursive(true).mode(mode);
     dir.create_dir_with(path, &builder)
         .map_err(RootError::io("create", path))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_opens_a_user_twice_has_one_handle_until_it_is_another_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path(), &[]).unwrap();
+        let name = Name::user("zhenqiang").unwrap();
+        let at = dir.path().join("user/zhenqiang");
+        std::fs::create_dir(&at).unwrap();
+        let (first, second) = (root.user(&name).unwrap(), root.user(&name).unwrap());
+        assert!(Arc::ptr_eq(&first.dir, &second.dir));
+        std::fs::rename(&at, dir.path().join("user/old")).unwrap();
+        assert!(matches!(root.user(&name), Err(RootError::NoUser(_))));
+        std::fs::create_dir(&at).unwrap();
+        let third = root.user(&name).unwrap();
+        assert!(!Arc::ptr_eq(&first.dir, &third.dir));
+        std::fs::write(at.join("x"), "").unwrap();
+        assert!(third.dir.exists("x") && !first.dir.exists("x"));
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
     hooks::Pinned,
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
-    root::{RootError, config::Config, contact::Contact, folder::Folder, name::Name, user::User},
+    root::{RootError, config::Config, folder::Folder, name::Name, user::User},
     store::{Sink, delivered::State},
 };
 
@@ -110,17 +110,17 @@ impl Arrival {
 impl Receiver {
     /// Decides about a meta whose sender is certain: stores it, runs `[OnMeta]`.
     pub async fn decide(
-        &self,
+        self: &Arc<Self>,
         lane: &Lane,
         user: &User,
-        contact: &Contact,
+        from: &Name,
         asked: Wire,
     ) -> Decision {
         let begun = Instant::now();
         let meta = asked.meta.clone();
-        let decision = self.consider(lane, user, contact, asked, begun).await;
+        let decision = self.consider(lane, user, from, asked, begun).await;
         let mut decision = decision.unwrap_or_else(|refusal| {
-            self.not_taken(contact, user.name(), &meta, None, begun, &refusal);
+            self.not_taken(from, user.name(), &meta, None, begun, &refusal);
             Decision::Answered(Box::new(refused(meta, &refusal)))
         });
         decision.reply_mut().features = FEATURES;
@@ -128,10 +128,10 @@ impl Receiver {
     }
 
     async fn consider(
-        &self,
+        self: &Arc<Self>,
         lane: &Lane,
         user: &User,
-        contact: &Contact,
+        from: &Name,
         asked: Wire,
         begun: Instant,
     ) -> Result<Decision, Error> {
@@ -139,7 +139,7 @@ impl Receiver {
             mut meta, features, ..
         } = asked;
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
-        if meta.from != contact.name.as_str() || meta.to != user.name().as_str() {
+        if meta.from != from.as_str() || meta.to != user.name().as_str() {
             return Err(refuse(
                 "from and to must be the names that the header stands for",
             ));
@@ -159,13 +159,13 @@ impl Receiver {
         meta.extra.retain(|field, _| is_extra(field));
 
         let asked = meta.clone();
-        let (this, owner, from) = (self.clone(), user.clone(), contact.name.clone());
+        let (this, owner, sender) = (self.clone(), user.clone(), from.clone());
         let reserving = lane.run(move |places| {
             let place = places
                 .entry(meta.folder.clone())
                 .or_insert_with_key(|folder| this.place(&owner, folder))
                 .clone()?;
-            let claim = this.under_way.claim(&place.folder, &from, id);
+            let claim = this.under_way.claim(&place.folder, &sender, id);
             let claim = claim.ok_or_else(|| {
                 Error::new(Code::Later, "this transfer is under way already, try later")
             })?;
@@ -230,7 +230,7 @@ impl Receiver {
             self.committer.refused(partial.transfer(State::Refused));
             lane.run(move |_| partial.refuse(left).map_err(|e| logged(&e)))
                 .await?;
-            self.not_taken(contact, user.name(), &meta, Some(&stem), begun, &words);
+            self.not_taken(from, user.name(), &meta, Some(&stem), begun, &words);
             return Ok(Decision::Answered(Box::new(reply)));
         }
         let programs_ran = verdict
@@ -313,7 +313,7 @@ impl Receiver {
 
     fn not_taken(
         &self,
-        from: &Contact,
+        from: &Name,
         to: &Name,
         meta: &Meta,
         stem: Option<&str>,
@@ -326,7 +326,7 @@ impl Receiver {
             _ => "not taken",
         };
         info!(
-            from = %from.name, %to,
+            %from, %to,
             folder = %printable(&meta.folder, 64),
             stem = stem.map(tracing::field::display),
             bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(),

@@ -110,13 +110,14 @@ impl Incoming {
     }
 }
 
-/// Files that were granted, and whose first block has not come.
+/// Files that were granted, and whose first block has not come. On the heap: a map keeps the
+/// room of what it held, and a session may rest for long.
 #[derive(Clone, Default)]
-pub struct Granted(Arc<Mutex<HashMap<u32, Incoming>>>);
+pub struct Granted(Arc<Mutex<HashMap<u32, Box<Incoming>>>>);
 
 impl Granted {
     /// From now on the blocks of this transfer may come.
-    pub fn insert(&self, transfer: u32, incoming: Incoming) {
+    pub fn insert(&self, transfer: u32, incoming: Box<Incoming>) {
         self.lock().insert(transfer, incoming);
     }
 
@@ -125,7 +126,7 @@ impl Granted {
         !self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Incoming>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Box<Incoming>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,7 +135,7 @@ impl Granted {
 pub struct Intake {
     incoming: Stream,
     granted: Granted,
-    open: HashMap<u32, Incoming>,
+    open: HashMap<u32, Box<Incoming>>,
     /// Transfers that are over here, and of which the sender may not know.
     over: HashSet<u32>,
     observer: Arc<dyn Observer>,
@@ -249,7 +250,7 @@ impl Intake {
             let incoming = self.granted.lock().remove(&transfer)?;
             self.open.insert(transfer, incoming);
         }
-        self.open.get_mut(&transfer)
+        self.open.get_mut(&transfer).map(AsMut::as_mut)
     }
 
     /// Appends what waits to its file.

@@ -46,7 +46,8 @@ const DEPTH: usize = 4;
 const BUFFER: usize = 4 * MAX_RECORD;
 
 /// Bytes of each of the two buffers of a receiver: while one is worked on, the other
-/// takes in what comes meanwhile, so it holds what the network brings in that time.
+/// takes in what comes meanwhile, so it holds what the network brings in that time. For a
+/// single small file a record is enough: to make these costs more than such a file.
 const RECEIVE_BUFFER: usize = 16 * MAX_RECORD;
 
 /// The same while a large file comes: stages that change hands half as often are faster by

@@ -33,11 +33,11 @@ use crate::{
         startup::Startup,
     },
     meta::{Meta, Wire},
-    root::{config::Config, contact::Contact, folder::Folder, settings::Settings, user::User},
+    root::{config::Config, folder::Folder, name::Name, settings::Settings, user::User},
     store::Store,
     wire::{
         WireError,
-        record::{self, Kind, MAX_BODY, Stream},
+        record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
         session::SessionKeys,
     },
 };
@@ -163,10 +163,10 @@ pub struct Channel<'a> {
 
 /// The records of a session, from the receiver's side.
 struct Session<'a> {
-    receiver: &'a Receiver,
+    receiver: &'a Arc<Receiver>,
     keys: &'a SessionKeys,
     user: &'a User,
-    contact: &'a Contact,
+    from: &'a Name,
     /// Seals records.
     outgoing: Stream,
     /// Sealed records that wait to be written.
@@ -260,10 +260,10 @@ impl Receiver {
     /// After an error the sender was told what it may know, and the session is of no
     /// further use. What was under way is stored, or waits for the next attempt.
     pub async fn session(
-        &self,
+        self: &Arc<Self>,
         channel: &mut Channel<'_>,
         keys: &SessionKeys,
-        (user, contact): (&User, &Contact),
+        (user, from): (&User, &Name),
         first: Option<Arrival>,
     ) -> Result<(), ReceiveError> {
         let granted = Granted::default();
@@ -272,10 +272,10 @@ impl Receiver {
             receiver: self,
             keys,
             user,
-            contact,
+            from,
             outgoing: Stream::new(&keys.server)?,
             out: Vec::new(),
-            buffer: RECEIVE_BUFFER,
+            buffer: MAX_RECORD,
             granted,
             active: HashSet::new(),
             resuming: HashMap::new(),
@@ -407,12 +407,15 @@ pub(super) fn event(
 impl Session<'_> {
     /// Lets the blocks of a file come, or first the digest of what is there.
     fn grant(&mut self, transfer: u32, arrival: Arrival) -> Result<(), ReceiveError> {
-        if arrival.expected >= LARGE_FILE {
-            self.buffer = LARGE_RECEIVE_BUFFER;
-        }
+        let fitting = match arrival.expected {
+            LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
+            n if n > MAX_BODY as u64 => RECEIVE_BUFFER,
+            _ => MAX_RECORD,
+        };
+        self.buffer = self.buffer.max(fitting);
         if arrival.held == 0 {
             let incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
-            self.granted.insert(transfer, incoming);
+            self.granted.insert(transfer, Box::new(incoming));
             return Ok(());
         }
         self.resuming.insert(transfer, Resuming::default());
@@ -456,7 +459,7 @@ impl Session<'_> {
         if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
             let held = arrival.held;
             let incoming = self.incoming(arrival, held, crc)?;
-            self.granted.insert(transfer, incoming);
+            self.granted.insert(transfer, Box::new(incoming));
             return self.say(Kind::Resume, transfer, &record::encode_offset(held));
         }
         // Another file, or bytes that were never flushed or cannot be read: from the beginning.
@@ -528,7 +531,7 @@ impl Session<'_> {
                 }
                 channel.reader.narrow();
                 self.lane.rest();
-                self.buffer = RECEIVE_BUFFER;
+                self.buffer = MAX_RECORD;
             }
             let Channel {
                 reader,
@@ -631,14 +634,14 @@ impl Session<'_> {
                     return Err(WireError::Record.into());
                 }
                 let (receiver, user) = (self.receiver.clone(), self.user.clone());
-                let (contact, lane) = (self.contact.clone(), self.lane.clone());
+                let (from, lane) = (self.from.clone(), self.lane.clone());
                 lane.is_a_crowd();
+                self.buffer = self.buffer.max(RECEIVE_BUFFER);
                 self.tasks.spawn(async move {
                     let decision = match read_request(&json) {
-                        Ok(asked) => receiver.decide(&lane, &user, &contact, asked).await,
+                        Ok(asked) => receiver.decide(&lane, &user, &from, asked).await,
                         Err(error) => {
-                            let (from, to) = (contact.name.as_str(), user.name().as_str());
-                            let meta = Meta::new(from, to, "", "");
+                            let meta = Meta::new(from.as_str(), user.name().as_str(), "", "");
                             Decision::Answered(Box::new(refused(meta, &error)))
                         }
                     };
@@ -726,7 +729,7 @@ impl Session<'_> {
                 self.resume(transfer)
             }
             Done::Ready(transfer, Ok(incoming)) => {
-                self.granted.insert(transfer, *incoming);
+                self.granted.insert(transfer, incoming);
                 self.say(Kind::Resume, transfer, &record::encode_offset(0))
             }
             Done::Digested(_, Err(_)) => Err(ReceiveError::Failed),
@@ -763,7 +766,7 @@ impl Session<'_> {
             // A sender that has every answer may just go.
             let gone = matches!(error, ReceiveError::Channel(ChannelError::Closed));
             if !gone || !self.active.is_empty() {
-                info!(from = %self.contact.name, to = %self.user.name(),
+                info!(from = %self.from, to = %self.user.name(),
                     transfers = self.active.len(),
                     "session ended: {}", printable(&error.to_string(), 300));
             }

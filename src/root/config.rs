@@ -1,6 +1,6 @@
 //! `m2y.config`: which scripts run at which event of a folder, and their settings.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use croner::{
     Cron,
@@ -64,7 +64,12 @@ impl Config {
     /// stands under a mistyped heading would otherwise never run.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse_ini(text)?;
+        let mut seen = HashSet::new();
         for (number, heading) in headings(text) {
+            // A section may go on under a further heading, thousands of times.
+            if !seen.insert(heading) {
+                continue;
+            }
             if EVENT_SECTIONS.contains(&heading) && config.scripts(heading).len() > MAX_SCRIPTS {
                 return Err(ConfigError {
                     line: number,

@@ -5,6 +5,7 @@
 //! it finds.
 
 pub mod outbox;
+pub mod peer;
 pub mod queue;
 
 use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
@@ -170,7 +171,7 @@ pub async fn deliver_all<J: Borrow<Outgoing>>(
         };
         observer.step(1, format_args!("read {}", job.borrow().path().display()));
         let opened = tokio::select! {
-            opened = open_with(route, private, asked, observer) => opened,
+            opened = open_with(route, private, request(asked), observer) => opened,
             error = &mut stop => Err(error),
         };
         let Opened {
@@ -221,13 +222,32 @@ pub struct Opened {
 /// Steps 2 to 12: asks for leave to send what `asked` describes.
 pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result<Opened, Error> {
     let private = private_key(route).await?;
+    open_with(route, &private, request(asked), observer).await
+}
+
+/// Opens a session for which there is no file.
+async fn open_session(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
+    let private = private_key(route).await?;
+    let (from, to) = (route.user.name().as_str(), route.contact.name.as_str());
+    let asked = Wire {
+        session: true,
+        ..request(Meta::new(from, to, "", ""))
+    };
     open_with(route, &private, asked, observer).await
+}
+
+/// A meta for the other side, with what we can do.
+fn request(meta: Meta) -> Wire {
+    Wire {
+        features: send::FEATURES,
+        ..Wire::request(meta)
+    }
 }
 
 async fn open_with(
     route: &Route,
     private: &PrivateKey,
-    asked: Meta,
+    asked: Wire,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
     let stream = connect(&route.address).await?;
@@ -286,7 +306,7 @@ async fn open_with(
             outgoing: Stream::new(&keys.client)?,
         },
         keys,
-        asked,
+        asked: asked.meta,
         reply,
     })
 }
@@ -309,17 +329,9 @@ struct Opening {
 }
 
 impl Opening {
-    fn json(meta: &Meta) -> Zeroizing<String> {
-        let request = Wire {
-            features: send::FEATURES,
-            ..Wire::request(meta.clone())
-        };
-        request.to_json()
-    }
-
     /// Fails if the meta is too large.
     fn fits(route: &Route, private: &PrivateKey, meta: &Meta) -> Result<(), Error> {
-        let len = Self::json(meta).len();
+        let len = request(meta.clone()).to_json().len();
         envelope::sealed_len(len, private.public(), &route.contact.key)?;
         Ok(())
     }
@@ -327,11 +339,11 @@ impl Opening {
     fn seal(
         route: &Route,
         private: &PrivateKey,
-        meta: &Meta,
+        asked: &Wire,
         share: &Share,
     ) -> Result<Self, WireError> {
         let contact = &route.contact;
-        let json = Self::json(meta);
+        let json = asked.to_json();
         let header = Header {
             envelope_len: envelope::sealed_len(json.len(), private.public(), &contact.key)?,
             from: route.user.name().hash(),

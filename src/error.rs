@@ -61,7 +61,7 @@ impl Code {
 
     /// Reads a peer's word; one that is not known is a plain failure.
     pub fn from_word(word: &str) -> Self {
-        [Self::Later, Self::Refused, Self::Integrity]
+        [Self::Later, Self::Refused, Self::Integrity, Self::NotFound]
             .into_iter()
             .find(|code| code.word() == word)
             .unwrap_or(Self::Failed)

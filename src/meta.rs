@@ -34,7 +34,13 @@ pub const FIXED: [&str; 10] = [
 ];
 
 /// Fields that the wire owns and no file keeps.
-const REPLY: [&str; 4] = ["resumeOffset", "errorCode", "delivered", "wireFeatures"];
+const REPLY: [&str; 5] = [
+    "resumeOffset",
+    "errorCode",
+    "delivered",
+    "wireFeatures",
+    "wireSession",
+];
 
 /// In a sender's `.meta`: the file, if it does not lie beside it.
 pub const SOURCE_PATH: &str = "sourcePath";
@@ -248,6 +254,8 @@ pub struct Wire {
     pub delivered: bool,
     /// What the writer can do beyond one file sent from its beginning.
     pub features: Features,
+    /// In an opening: there is no file, only a session is asked for.
+    pub session: bool,
 }
 
 /// What a side of a session can do.
@@ -258,6 +266,8 @@ pub struct Features {
     /// In a reply: so many transfers may be under way in this session at the same time;
     /// 0 where there is only the one of the opening.
     pub files: u32,
+    /// In a reply: answers requests.
+    pub requests: bool,
 }
 
 impl Features {
@@ -269,6 +279,9 @@ impl Features {
         if self.files > 0 {
             features.insert("files".to_owned(), self.files.into());
         }
+        if self.requests {
+            features.insert("requests".to_owned(), true.into());
+        }
         Value::Object(features)
     }
 
@@ -277,6 +290,7 @@ impl Features {
         let of = |name| value?.as_object()?.get(name);
         Self {
             resume: of("resume").and_then(Value::as_bool).unwrap_or_default(),
+            requests: of("requests").and_then(Value::as_bool).unwrap_or_default(),
             files: of("files")
                 .and_then(Value::as_u64)
                 .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
@@ -294,6 +308,7 @@ impl Wire {
             code: String::new(),
             delivered: false,
             features: Features::default(),
+            session: false,
         }
     }
 
@@ -314,6 +329,9 @@ impl Wire {
         if self.features != Features::default() {
             let features = self.features.to_value();
             meta.extra.insert("wireFeatures".to_owned(), features);
+        }
+        if self.session {
+            meta.extra.insert("wireSession".to_owned(), true.into());
         }
         if !self.code.is_empty() {
             meta.extra
@@ -348,6 +366,7 @@ impl Wire {
             filekey,
             features,
             delivered: document.remove("delivered") == Some(Value::Bool(true)),
+            session: document.remove("wireSession") == Some(Value::Bool(true)),
             offset: number(&mut document, "resumeOffset")?.unwrap_or_default(),
             code: text(&mut document, "errorCode")?.unwrap_or_default(),
             meta: Meta::from_document(document)?,

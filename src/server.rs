@@ -41,6 +41,7 @@ use crate::{
         channel::{ChannelError, Reader, Writer},
         commit::{self, Committer},
         decide::{Arrival, Decision, refused},
+        intake::Arriving,
         lane::Lane,
         partial::UnderWay,
         receive::{Channel, ReceiveError, Receiver, StoreOf},

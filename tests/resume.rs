@@ -53,6 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CAN: Features = Features {
     resume: true,
     files: 0,
+    requests: false,
 };
 
 async fn until(what: &str, so: impl Fn() -> bool) {

@@ -267,6 +267,7 @@ fn resume_vectors() -> Value {
         features: Features {
             resume: true,
             files: 0,
+            requests: false,
         },
         ..Wire::request(further.clone())
     };
@@ -276,6 +277,7 @@ fn resume_vectors() -> Value {
         features: Features {
             resume: true,
             files: 64,
+            requests: false,
         },
         ..Wire::request(further.clone())
     };

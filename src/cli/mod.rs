@@ -1,13 +1,17 @@
 //! The command line: one file for each command, whose doc comments are the help.
 
+mod change;
 mod contact;
 mod demo;
 mod events;
 mod folder;
+mod get;
 mod hook;
 mod init;
 pub mod log;
+mod ls;
 mod output;
+mod remote;
 mod send;
 mod serve;
 mod systemd;
@@ -73,6 +77,11 @@ enum Command {
     Hook(hook::Hook),
     Serve(serve::Serve),
     Send(send::Send),
+    Ls(ls::Ls),
+    Get(get::Get),
+    Mkdir(change::Mkdir),
+    Rm(change::Rm),
+    Mv(change::Mv),
 }
 
 /// Where the root is.
@@ -228,6 +237,11 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Hook(hook) => hook.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
+        Command::Ls(ls) => ls.run(json).await?,
+        Command::Get(get) => get.run(json).await?,
+        Command::Mkdir(mkdir) => mkdir.run(json).await?,
+        Command::Rm(rm) => rm.run(json).await?,
+        Command::Mv(mv) => mv.run(json).await?,
     }
     Ok(())
 }

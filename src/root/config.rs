@@ -9,6 +9,8 @@ use croner::{
 use ini::{Ini, ParseOption};
 use jiff::{Timestamp, tz::Offset};
 
+use super::share;
+
 /// The largest m2y.config, in bytes.
 pub const MAX_LEN: u64 = 65_536;
 
@@ -93,6 +95,14 @@ impl Config {
                 reason,
             };
             Line::parse(time, scripts).map_err(fail)?;
+        }
+        for (number, line) in lines_of(text, share::SECTION) {
+            let (_, words) = line.split_once('=').unwrap_or((line, ""));
+            let fail = |reason| ConfigError {
+                line: number,
+                reason,
+            };
+            share::Rights::parse(unquoted(words.trim())).map_err(fail)?;
         }
         Ok(config)
     }

@@ -25,6 +25,8 @@ pub mod file;
 pub mod folder;
 pub mod name;
 pub mod settings;
+pub mod share;
+pub mod tree;
 pub mod user;
 
 use std::{

@@ -167,7 +167,7 @@ impl User {
     }
 
     /// The directory handle.
-    pub fn dir(&self) -> &Dir {
+    pub fn dir(&self) -> &Arc<Dir> {
         &self.dir
     }
 

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Ended, Observer,
+    intake::Arriving,
     lane::{Lane, Place},
     partial::{Partial, Reserved},
     receive::{ReceiveError, Receiver, event, not_received},
@@ -56,6 +57,7 @@ pub const FILES: u32 = 256;
 const FEATURES: Features = Features {
     resume: true,
     files: FILES,
+    requests: true,
 };
 
 /// A file that may come.
@@ -78,20 +80,33 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Where the bytes go: a hidden file with the first `keep` bytes of the one that is
-    /// there.
-    pub(super) fn sink(&mut self, keep: u64) -> io::Result<&mut Box<dyn Sink>> {
+    /// Takes back what was there: the sender has something else.
+    pub(super) fn begin_again(&mut self) -> io::Result<()> {
+        self.held = 0;
+        self.sink = None;
+        self.sink().map(drop)
+    }
+}
+
+impl Arriving for Arrival {
+    fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    fn claimed_crc(&self) -> Option<u32> {
+        self.partial.subject().meta.file_crc
+    }
+
+    /// A hidden file, with the bytes that are there already and that the sender has too.
+    fn sink(&mut self) -> io::Result<&mut Box<dyn Sink>> {
         match &mut self.sink {
             Some(sink) => Ok(sink),
-            none => Ok(none.insert(self.partial.begin(keep)?)),
+            none => Ok(none.insert(self.partial.begin(self.held)?)),
         }
     }
 
-    /// Ends an attempt that did not complete the file. Where the sender may go on some
-    /// time, what has arrived waits for that, hidden.
-    ///
-    /// Removes files, so it belongs on a thread that may block.
-    pub fn end(self, why: &ReceiveError) {
+    /// Where the sender may go on some time, what has arrived waits for that, hidden.
+    fn end(self, why: &ReceiveError) {
         let Self {
             partial,
             sink,
@@ -136,13 +151,21 @@ impl Receiver {
         begun: Instant,
     ) -> Result<Decision, Error> {
         let Wire {
-            mut meta, features, ..
+            mut meta,
+            features,
+            session,
+            ..
         } = asked;
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
         if meta.from != from.as_str() || meta.to != user.name().as_str() {
             return Err(refuse(
                 "from and to must be the names that the header stands for",
             ));
+        }
+        if session {
+            // No file: what is asked comes in records.
+            let meta = Meta::new(&meta.from, &meta.to, "", "");
+            return Ok(Decision::Answered(Box::new(Wire::request(meta))));
         }
         let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
         let id = meta.id.ok_or_else(|| refuse("id is missing"))?;

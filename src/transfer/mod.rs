@@ -20,7 +20,9 @@ pub mod commit;
 pub mod decide;
 pub mod documents;
 pub mod draft;
-mod intake;
+pub mod fetch;
+pub mod intake;
+pub mod landing;
 pub mod lane;
 pub mod outgoing;
 pub mod pace;
@@ -28,6 +30,8 @@ pub mod partial;
 pub mod receive;
 mod sealing;
 pub mod send;
+pub mod shared;
+mod supply;
 
 use std::fmt;
 

@@ -10,6 +10,7 @@ use std::{
 
 use cap_std::fs::Dir;
 use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
 
 use super::draft::{Draft, Place, in_hand};
 use crate::{
@@ -76,6 +77,12 @@ impl Version {
         let (seconds, nanos) = self.modified;
         let Self { len, inode, .. } = self;
         format!("{len} bytes, {seconds}.{nanos:09}, inode {inode}")
+    }
+
+    /// Another text for every other version, of which a peer learns nothing else.
+    pub fn tag(self) -> String {
+        let digest = Sha256::digest(self.to_bytes());
+        hex::encode(digest.get(..16).unwrap_or_default())
     }
 
     /// Other bytes for every other version.

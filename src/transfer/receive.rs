@@ -1,7 +1,7 @@
 //! The receiver's half of a session: the way of the records, and step 15.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     io,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -21,11 +21,15 @@ use super::{
     channel::{ChannelError, Reader, Writer},
     commit::{Committer, Whole},
     decide::{Arrival, Decision, FILES, refused, store_error},
-    intake::{DIGEST_LEN, Granted, Incoming, Intake, News, Received},
+    intake::{self, Arriving, DIGEST_LEN},
     lane::Lane,
     partial::{Partial, UnderWay},
+    sealing::Attempt,
+    shared::{Answer, Fetched, Listing},
+    supply::{Made, Supply},
 };
 use crate::{
+    crypto::seal::Key,
     error::{Code, Error, printable},
     event::{Event, Kind as EventKind, Subject, Verdict},
     hooks::{
@@ -38,9 +42,16 @@ use crate::{
     wire::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
+        request::{Reply, Request},
         session::SessionKeys,
     },
 };
+
+/// What there is of a file that somebody sends.
+type Incoming = intake::Incoming<Arrival>;
+type Intake = intake::Intake<Arrival>;
+type News = intake::News<Arrival>;
+type Received = intake::Received<Arrival>;
 
 /// How often a sender hears that its receiver is still there, at least.
 const WORKING: Duration = Duration::from_secs(5);
@@ -48,6 +59,9 @@ const WORKING: Duration = Duration::from_secs(5);
 /// Bytes of records for the sender up to which more is taken from it: one that asks and
 /// asks and does not read the answers has to wait.
 const UNREAD: usize = 1 << 20;
+
+/// Bytes of records for a client up to which more of a listing is made.
+const LISTED: usize = 65_536;
 
 /// Makes the store of a folder.
 pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
@@ -173,13 +187,33 @@ struct Session<'a> {
     out: Vec<u8>,
     /// Bytes of each buffer that the records come into.
     buffer: usize,
-    granted: Granted,
+    granted: intake::Granted<Arrival>,
     /// Transfers that have not had their last word.
     active: HashSet<u32>,
     /// Files that the sender may go on with.
     resuming: HashMap<u32, Resuming>,
+    /// Listings of which more has to be said.
+    listings: VecDeque<(u32, Box<Listing>)>,
+    /// Parts of them that were acknowledged while the next one was made.
+    acknowledged: HashMap<u32, usize>,
+    /// Files that go out.
+    supply: Supply,
+    /// Those of them that have not had their last word.
+    fetched: HashMap<u32, Fetch>,
+    /// Blocks that are being written, and how far.
+    bulk: Option<(Made, usize)>,
     tasks: Tasks,
     lane: Lane,
+}
+
+/// A file that somebody fetches.
+struct Fetch {
+    path: String,
+    bytes: u64,
+    offset: u64,
+    begun: std::time::Instant,
+    /// Its CRC-32, once all of it is sent.
+    crc: Option<u32>,
 }
 
 /// What goes on beside the records. It is all done within the task of the session: of many
@@ -238,6 +272,10 @@ enum Done {
     Digested(u32, Result<Box<Prefix>, task::JoinError>),
     /// It comes from its beginning.
     Ready(u32, Result<Box<Incoming>, io::Error>),
+    /// A request was answered, or a part of a listing is there.
+    Answered(u32, Result<Answer, Error>),
+    /// The same for a file, with the key for its blocks.
+    Found(u32, Result<(Box<Fetched>, Key), Error>),
 }
 
 struct Stored {
@@ -266,8 +304,8 @@ impl Receiver {
         (user, from): (&User, &Name),
         first: Option<Arrival>,
     ) -> Result<(), ReceiveError> {
-        let granted = Granted::default();
-        let intake = Intake::new(Stream::new(&keys.client)?, granted.clone(), &self.observer);
+        let granted = intake::Granted::default();
+        let intake = Intake::of_server(Stream::new(&keys.client)?, granted.clone(), &self.observer);
         let mut session = Session {
             receiver: self,
             keys,
@@ -279,6 +317,11 @@ impl Receiver {
             granted,
             active: HashSet::new(),
             resuming: HashMap::new(),
+            listings: VecDeque::new(),
+            acknowledged: HashMap::new(),
+            supply: Supply::default(),
+            fetched: HashMap::new(),
+            bulk: None,
             tasks: Tasks::default(),
             lane: Lane::default(),
         };
@@ -466,7 +509,7 @@ impl Session<'_> {
         let mut incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
         self.tasks.spawn(async move {
             let beginning = task::spawn_blocking(move || {
-                incoming.begin_again()?;
+                incoming.arrival_mut().begin_again()?;
                 Ok(Box::new(incoming))
             });
             let ready = beginning.await.unwrap_or_else(|e| Err(io::Error::other(e)));
@@ -524,15 +567,23 @@ impl Session<'_> {
                     Err(error) => return (Some(idle), Some(error.into())),
                 }
             }
-            let at_rest = self.active.is_empty() && work.is_none() && self.out.is_empty();
+            self.supply.proceed();
+            self.list_on();
+            let at_rest = self.active.is_empty() && work.is_none() && self.is_written();
             if at_rest {
                 if closing || *channel.shutdown.borrow() {
                     return (stage, None);
                 }
                 channel.reader.narrow();
                 self.lane.rest();
+                self.supply.rest();
                 self.buffer = MAX_RECORD;
             }
+            let pending = match &self.bulk {
+                Some((made, at)) => made.buffer.get(*at..made.used),
+                None => self.out.get(written..),
+            }
+            .unwrap_or_default();
             let Channel {
                 reader,
                 writer,
@@ -573,11 +624,24 @@ impl Session<'_> {
                     }
                     result
                 }
-                wrote = writer.some(self.out.get(written..).unwrap_or_default()), if !self.out.is_empty() => {
-                    match wrote {
-                        Ok(more) => written += more,
+                wrote = writer.some(pending), if !pending.is_empty() => {
+                    match (&mut self.bulk, wrote) {
+                        // To make more of a file for nobody is in vain.
+                        (Some(_), Err(error)) => {
+                            ended = Some(error.into());
+                            self.bulk = None;
+                        }
                         // Who cannot be told finds its file delivered when it tries again.
-                        Err(_) => written = self.out.len(),
+                        (None, Err(_)) => written = self.out.len(),
+                        (None, Ok(more)) => written += more,
+                        (Some((made, at)), Ok(more)) => {
+                            *at += more;
+                            if *at == made.used
+                                && let Some((made, _)) = self.bulk.take()
+                            {
+                                self.supply.recycle(made.buffer);
+                            }
+                        }
                     }
                     if written == self.out.len() {
                         self.out.clear();
@@ -585,6 +649,7 @@ impl Session<'_> {
                     }
                     Ok(())
                 }
+                made = self.supply.next(), if pending.is_empty() => self.made(made),
                 // A sender whose last bytes are still on a slow way hears from us.
                 _ = tick.tick(), if ended.is_none() => match self.active.iter().next() {
                     Some(transfer) => self.say(Kind::Working, *transfer, &[]),
@@ -670,7 +735,24 @@ impl Session<'_> {
                 });
             }
             News::Over(transfer, error) => self.fail(transfer, &error)?,
-            News::GivenUp(transfer) => {
+            News::Request(transfer, body) => self.request(transfer, &body)?,
+            News::Acked(transfer) => self.acked(transfer)?,
+            News::Reply(..) => return Err(WireError::Record.into()),
+            News::GivenUp(transfer, _) => {
+                if self.fetched.remove(&transfer).is_some() {
+                    self.supply.give_up(transfer);
+                    self.active.remove(&transfer);
+                    // It skips blocks until it hears that there are no more.
+                    let error = Error::new(Code::Later, "given up");
+                    self.say(Kind::Error, transfer, &record::encode_error(&error))?;
+                }
+                let before = self.listings.len();
+                self.listings.retain(|(listed, _)| *listed != transfer);
+                if self.listings.len() < before {
+                    self.active.remove(&transfer);
+                    let error = Error::new(Code::Later, "given up");
+                    self.say(Kind::Error, transfer, &record::encode_error(&error))?;
+                }
                 if let Some(resuming) = self.resuming.remove(&transfer) {
                     // It was not looked at: the next attempt goes on with it.
                     if let Some(prefix) = resuming.ours {
@@ -732,8 +814,192 @@ impl Session<'_> {
                 self.granted.insert(transfer, incoming);
                 self.say(Kind::Resume, transfer, &record::encode_offset(0))
             }
+            Done::Answered(transfer, answer) => self.answered(transfer, answer),
+            Done::Found(transfer, found) => match found {
+                Ok((found, key)) => self.supply_with(transfer, *found, &key),
+                Err(error) => self.answered(transfer, Err(error)),
+            },
             Done::Digested(_, Err(_)) => Err(ReceiveError::Failed),
             Done::Ready(transfer, Err(error)) => self.fail(transfer, &ReceiveError::Store(error)),
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        self.out.is_empty() && self.bulk.is_none()
+    }
+
+    /// A contact asks for something.
+    fn request(&mut self, transfer: u32, body: &[u8]) -> Result<(), ReceiveError> {
+        let full = self.active.len() >= FILES as usize;
+        if full || !self.active.insert(transfer) {
+            return Err(WireError::Record.into());
+        }
+        let request = match Request::from_body(body) {
+            Ok(request) => request,
+            Err(error) => {
+                let sentence = printable(&error.to_string(), 300);
+                return self.answered(transfer, Err(Error::new(Code::Failed, sentence)));
+            }
+        };
+        let (receiver, lane) = (self.receiver.clone(), self.lane.clone());
+        let (user, from) = (self.user.clone(), self.from.clone());
+        let key = match &request {
+            Request::Get { id, filekey, .. } => Some(self.keys.file_key(filekey, id)),
+            _ => None,
+        };
+        self.tasks.spawn(async move {
+            let answer = receiver.answer(&lane, &user, &from, request).await;
+            match (answer, key) {
+                (Ok(Answer::File(found)), Some(key)) => Done::Found(transfer, Ok((found, key))),
+                (answer, _) => Done::Answered(transfer, answer),
+            }
+        });
+        Ok(())
+    }
+
+    /// Says what a request brought; its last word, but for a listing that goes on.
+    fn answered(
+        &mut self,
+        transfer: u32,
+        answer: Result<Answer, Error>,
+    ) -> Result<(), ReceiveError> {
+        let reply = match answer {
+            Ok(Answer::Reply(reply) | Answer::Page(reply, None)) => reply,
+            Ok(Answer::Page(reply, Some(mut listing))) => {
+                listing.ahead += self.acknowledged.remove(&transfer).unwrap_or_default();
+                self.listings.push_back((transfer, listing));
+                return self.say(Kind::Reply, transfer, &reply.to_body());
+            }
+            Ok(Answer::File(_)) => return Err(ReceiveError::Failed),
+            Err(error) => {
+                self.active.remove(&transfer);
+                self.acknowledged.remove(&transfer);
+                return self.say(Kind::Error, transfer, &record::encode_error(&error));
+            }
+        };
+        self.active.remove(&transfer);
+        self.acknowledged.remove(&transfer);
+        self.say(Kind::Reply, transfer, &reply.to_body())
+    }
+
+    /// Goes on with a listing when what was said of it is on its way: however long it is,
+    /// little of it is in memory.
+    fn list_on(&mut self) {
+        let ready = |(_, listing): &(u32, Box<Listing>)| listing.ahead > 0;
+        if self.out.len() < LISTED
+            && let Some(at) = self.listings.iter().position(ready)
+            && let Some((transfer, listing)) = self.listings.remove(at)
+        {
+            self.tasks.spawn(async move {
+                let page = task::spawn_blocking(move || listing.page()).await;
+                let lost = |_| Error::new(Code::Failed, "the server failed");
+                Done::Answered(transfer, page.map_err(lost))
+            });
+        }
+    }
+
+    /// Lets a file go out.
+    fn supply_with(
+        &mut self,
+        transfer: u32,
+        found: Fetched,
+        key: &Key,
+    ) -> Result<(), ReceiveError> {
+        let Fetched {
+            coming,
+            file,
+            version,
+            crc,
+            path,
+        } = found;
+        self.say(
+            Kind::Reply,
+            transfer,
+            &Reply::Coming(coming.clone()).to_body(),
+        )?;
+        self.fetched.insert(
+            transfer,
+            Fetch {
+                path,
+                bytes: coming.size,
+                offset: coming.offset,
+                begun: std::time::Instant::now(),
+                crc: None,
+            },
+        );
+        self.supply.give(Attempt {
+            transfer,
+            file,
+            version,
+            blocks: Stream::new(key)?,
+            offset: coming.offset,
+            crc,
+            claimed_crc: None,
+        });
+        Ok(())
+    }
+
+    /// What was made of files that go out.
+    fn made(&mut self, made: Option<Made>) -> Result<(), ReceiveError> {
+        let mut made = made.ok_or(ReceiveError::Failed)?;
+        self.receiver.observer.moved(made.body);
+        for (transfer, end) in std::mem::take(&mut made.ended) {
+            match end {
+                Ok(crc) => {
+                    if let Some(fetch) = self.fetched.get_mut(&transfer) {
+                        fetch.crc = Some(crc);
+                    }
+                    self.say(Kind::Trailer, transfer, &record::encode_trailer(crc))?;
+                }
+                Err(error) => {
+                    self.active.remove(&transfer);
+                    if let Some(fetch) = self.fetched.remove(&transfer) {
+                        warn!(from = %self.from, to = %self.user.name(),
+                            path = %printable(&fetch.path, 200), "not fetched: {error}");
+                    }
+                    let error = Error::new(Code::Later, error.sentence);
+                    self.say(Kind::Error, transfer, &record::encode_error(&error))?;
+                }
+            }
+        }
+        if made.used > 0 {
+            // Before what was said just now.
+            self.bulk = Some((made, 0));
+        } else {
+            self.supply.recycle(made.buffer);
+        }
+        Ok(())
+    }
+
+    /// A file that was fetched is safe.
+    fn acked(&mut self, transfer: u32) -> Result<(), ReceiveError> {
+        let mut listed = self.listings.iter_mut();
+        if let Some((_, listing)) = listed.find(|(listed, _)| *listed == transfer) {
+            listing.ahead += 1;
+            return Ok(());
+        }
+        if !self.fetched.contains_key(&transfer) {
+            // A part of a listing of which the next one is being made, or was the last.
+            if self.active.contains(&transfer) {
+                *self.acknowledged.entry(transfer).or_default() += 1;
+            }
+            return Ok(());
+        }
+        match self.fetched.remove(&transfer) {
+            Some(Fetch {
+                path,
+                bytes,
+                offset,
+                begun,
+                crc: Some(crc),
+            }) => {
+                self.active.remove(&transfer);
+                info!(from = %self.from, to = %self.user.name(), path = %printable(&path, 200),
+                    bytes, resumed = offset, seconds = begun.elapsed().as_secs_f64(), crc,
+                    verdict = "fetched", "fetched");
+                Ok(())
+            }
+            _ => Err(WireError::Record.into()),
         }
     }
 

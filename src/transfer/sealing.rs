@@ -152,53 +152,19 @@ impl Stage {
     }
 
     /// Reads and seals one file; `None` if nobody writes any more.
-    fn file(&mut self, mut attempt: Attempt) -> Result<Option<u32>, Error> {
-        let mut left = attempt.version.len().saturating_sub(attempt.offset);
-        let mut last = false;
-        while !last {
-            if self.is_cancelled(attempt.transfer) {
+    fn file(&mut self, attempt: Attempt) -> Result<Option<u32>, Error> {
+        let transfer = attempt.transfer;
+        let mut blocks = Blocks::new(attempt);
+        while !blocks.is_whole() {
+            if self.is_cancelled(transfer) {
                 return Err(Error::new(Code::Later, "the receiver ended the transfer"));
             }
             let Some(mut buffer) = self.empty.blocking_recv() else {
                 return Ok(None);
             };
-            let blocks = usize::try_from(left / MAX_BODY as u64 + 1).unwrap_or(usize::MAX);
-            let wanted = blocks.saturating_mul(HEAD_LEN + MAX_BODY + TAG_LEN);
-            if buffer.len() < wanted.min(BUFFER) {
-                buffer.resize(wanted.min(BUFFER), 0);
-            }
-            let (mut used, mut body) = (0, 0);
-            while !last {
-                let len = usize::try_from(left).unwrap_or(MAX_BODY).min(MAX_BODY);
-                let head = Head {
-                    kind: Kind::Block,
-                    last: len as u64 == left,
-                    transfer: attempt.transfer,
-                    len,
-                };
-                let Some(space) = buffer.get_mut(used..used + head.record_len()) else {
-                    break;
-                };
-                let into = space.get_mut(HEAD_LEN..HEAD_LEN + len).unwrap_or_default();
-                let at = attempt.version.len().saturating_sub(left);
-                let read = attempt.file.read_exact_at(into, at);
-                read.map_err(|e| match e.kind() {
-                    io::ErrorKind::UnexpectedEof => changed(),
-                    _ => unreadable(&e),
-                })?;
-                attempt.crc.update(into);
-                attempt.blocks.seal(head, space).map_err(Error::from)?;
-                used += head.record_len();
-                body += len as u64;
-                left -= len as u64;
-                last = head.last;
-            }
-            if last {
-                // Asked before the last block goes out, while all can still be undone.
-                unchanged(&attempt)?;
-            }
+            let (used, body) = blocks.fill(&mut buffer, 0, BUFFER)?;
             let sealed = Sealed::Blocks {
-                transfer: attempt.transfer,
+                transfer,
                 buffer,
                 used,
                 body,
@@ -207,7 +173,100 @@ impl Stage {
                 return Ok(None);
             }
         }
-        Ok(Some(attempt.crc.finalize()))
+        Ok(Some(blocks.crc()))
+    }
+}
+
+/// The blocks of one file, which are made a buffer at a time.
+pub struct Blocks {
+    attempt: Attempt,
+    left: u64,
+    whole: bool,
+}
+
+impl Blocks {
+    /// The blocks from the beginning of an attempt.
+    pub fn new(attempt: Attempt) -> Self {
+        Self {
+            left: attempt.version.len().saturating_sub(attempt.offset),
+            attempt,
+            whole: false,
+        }
+    }
+
+    /// The number of the transfer in its session.
+    pub fn transfer(&self) -> u32 {
+        self.attempt.transfer
+    }
+
+    /// Whether all blocks were made.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The CRC-32 of the file, once all blocks were made.
+    pub fn crc(self) -> u32 {
+        self.attempt.crc.finalize()
+    }
+
+    /// Bytes that are still to be made.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Puts blocks behind the first `used` bytes of a buffer, as many as there are or fit
+    /// into `most` bytes. Returns how much of it is used then, and how many bytes of the
+    /// file that was.
+    pub fn fill(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        mut used: usize,
+        most: usize,
+    ) -> Result<(usize, u64), Error> {
+        let Self {
+            attempt,
+            left,
+            whole,
+        } = self;
+        let blocks = usize::try_from(*left / MAX_BODY as u64 + 1).unwrap_or(usize::MAX);
+        let wanted = blocks
+            .saturating_mul(HEAD_LEN + MAX_BODY + TAG_LEN)
+            .saturating_add(used)
+            .min(most);
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+        let mut body = 0;
+        while !*whole {
+            let len = usize::try_from(*left).unwrap_or(MAX_BODY).min(MAX_BODY);
+            let head = Head {
+                kind: Kind::Block,
+                last: len as u64 == *left,
+                transfer: attempt.transfer,
+                len,
+            };
+            let Some(space) = buffer.get_mut(used..used + head.record_len()) else {
+                break;
+            };
+            let into = space.get_mut(HEAD_LEN..HEAD_LEN + len).unwrap_or_default();
+            let at = attempt.version.len().saturating_sub(*left);
+            let read = attempt.file.read_exact_at(into, at);
+            read.map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => changed(),
+                _ => unreadable(&e),
+            })?;
+            attempt.crc.update(into);
+            attempt.blocks.seal(head, space).map_err(Error::from)?;
+            used += head.record_len();
+            body += len as u64;
+            *left -= len as u64;
+            *whole = head.last;
+        }
+        if *whole {
+            // Asked before the last block goes out, while all can still be undone.
+            unchanged(attempt)?;
+        }
+        Ok((used, body))
     }
 }
 

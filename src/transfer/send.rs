@@ -33,6 +33,7 @@ use crate::{
 pub const FEATURES: Features = Features {
     resume: true,
     files: 0,
+    requests: false,
 };
 
 /// How often a receiver hears that its sender is still there, at least.

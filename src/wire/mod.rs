@@ -3,6 +3,7 @@
 pub mod envelope;
 pub mod header;
 pub mod record;
+pub mod request;
 pub mod session;
 
 use crate::{

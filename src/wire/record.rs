@@ -39,6 +39,10 @@ pub enum Kind {
     /// From the sender: the digest of what the receiver says that it has; from the
     /// receiver: where the blocks begin.
     Resume,
+    /// A client asks about files of the other side.
+    Request,
+    /// What the other side says to that, or a part of it.
+    Reply,
     /// One that this version does not know.
     Other(u8),
 }
@@ -55,6 +59,8 @@ impl Kind {
             Self::Close => 7,
             Self::Working => 8,
             Self::Resume => 9,
+            Self::Request => 10,
+            Self::Reply => 11,
             Self::Other(byte) => byte,
         }
     }
@@ -70,6 +76,8 @@ impl Kind {
             7 => Self::Close,
             8 => Self::Working,
             9 => Self::Resume,
+            10 => Self::Request,
+            11 => Self::Reply,
             other => Self::Other(other),
         }
     }

@@ -1,0 +1,134 @@
+//! What the commands share that look at a contact's files.
+
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::{RootArg, user_name};
+use crate::{
+    client::{Route, peer::Peer},
+    error::{Code, Error, printable},
+    transfer::{Observer, Unobserved},
+    wire::request::Entry,
+};
+
+/// Who asks, and where.
+#[derive(Debug, Args)]
+pub struct Asker {
+    #[command(flatten)]
+    root: RootArg,
+    /// Who you are: a user of the root; where it has only one user, that one
+    #[arg(long, value_name = "ME")]
+    user: Option<String>,
+    /// The contact's server [default: the address that is known for the contact]
+    #[arg(long, env = "M2Y_SERVER", value_name = "HOST:PORT")]
+    server: Option<String>,
+}
+
+/// `PEER:PATH`, or `PEER` for the top directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The contact.
+    pub peer: String,
+    /// The path at the contact's, as it was written.
+    pub path: String,
+}
+
+impl Place {
+    /// Reads what stands on the command line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (peer, path) = text.split_once(':').unwrap_or((text, ""));
+        match peer.is_empty() || peer.contains('/') {
+            true => Err(format!(
+                "{text:?} names no contact: write PEER:PATH, like roland-frei:photo/2026"
+            )),
+            false => Ok(Self {
+                peer: peer.to_owned(),
+                path: path.trim_matches('/').to_owned(),
+            }),
+        }
+    }
+
+    /// A path that is needed.
+    pub fn path(&self) -> Result<&str, Error> {
+        match self.path.as_str() {
+            "" => Err(Error::new(
+                Code::Usage,
+                format!("a path is missing: write {}:PATH", self.peer),
+            )),
+            path => Ok(path),
+        }
+    }
+}
+
+impl Asker {
+    /// The way to a contact.
+    pub fn route(&self, peer: &str) -> Result<Route, Error> {
+        let root = self.root.open()?;
+        let user = match &self.user {
+            Some(name) => root.user(&user_name(name)?)?,
+            None => {
+                let mut users = root.users()?;
+                match (users.pop(), users.pop()) {
+                    (Some(only), None) => only,
+                    (None, _) => {
+                        let sentence = "the root has no user: make one with `m2y user create`";
+                        return Err(Error::new(Code::NotFound, sentence));
+                    }
+                    _ => {
+                        let sentence = "the root has several users: say with --user who you are";
+                        return Err(Error::new(Code::Usage, sentence));
+                    }
+                }
+            }
+        };
+        Route::to(&user, peer, self.server.as_deref())
+    }
+
+    /// A session with a contact's server.
+    pub async fn connect(&self, peer: &str) -> Result<Peer, Error> {
+        Peer::connect(
+            &self.route(peer)?,
+            Arc::new(Unobserved) as Arc<dyn Observer>,
+        )
+        .await
+    }
+}
+
+/// Puts in front of an error what it is about.
+pub fn about(place: &Place, error: Error) -> Error {
+    error.within(printable(&format!("{}:{}", place.peer, place.path), 300))
+}
+
+/// When a file changed last, UTC: `2026-11-21 20:46:41`.
+pub fn time(entry: &Entry) -> String {
+    stamp(entry).map_or_else(String::new, |time| time.strftime("%F %T").to_string())
+}
+
+/// The same for programs, to the nanosecond: `2026-11-21T20:46:41.5Z`.
+pub fn exact_time(entry: &Entry) -> String {
+    stamp(entry).map_or_else(String::new, |time| time.to_string())
+}
+
+fn stamp(entry: &Entry) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(entry.modified.into()).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_contact_and_a_path() {
+        let of = |text| {
+            let place = Place::parse(text).unwrap();
+            (place.peer, place.path)
+        };
+        let is = |peer: &str, path: &str| (peer.to_owned(), path.to_owned());
+        assert_eq!(of("roland"), is("roland", ""));
+        assert_eq!(of("roland:/photo/a:b/"), is("roland", "photo/a:b"));
+        assert!(Place::parse(":photo").is_err() && Place::parse("./photo").is_err());
+    }
+}

@@ -1,0 +1,191 @@
+//! The files of a contact, as the contact's server shows them: a session that is asked.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Opened, Route, open_session};
+use crate::{
+    error::{Code, Error, printable},
+    transfer::{
+        Observer,
+        fetch::{Ask, Session, Want},
+        landing::{Landed, Landing},
+    },
+    wire::request::{Entry, Reply, Request},
+};
+
+/// A session with a contact's server. Copies of it are the same one; it ends when the last
+/// of them is gone.
+#[derive(Clone)]
+pub struct Peer {
+    asks: mpsc::UnboundedSender<Ask>,
+    /// Why the session ended, once it did.
+    over: Arc<OnceLock<Error>>,
+}
+
+/// A listing on its way.
+pub struct Listing {
+    replies: mpsc::UnboundedReceiver<Result<(u32, Reply), Error>>,
+    asks: mpsc::UnboundedSender<Ask>,
+    over: Arc<OnceLock<Error>>,
+    done: bool,
+}
+
+/// A file on its way.
+pub struct Fetching {
+    landed: oneshot::Receiver<Result<Landed, Error>>,
+    over: Arc<OnceLock<Error>>,
+}
+
+fn gone(over: &OnceLock<Error>) -> Error {
+    let unknown = || Error::new(Code::Later, "the connection was closed");
+    over.get().cloned().unwrap_or_else(unknown)
+}
+
+impl Peer {
+    /// Opens a session.
+    pub async fn connect(route: &Route, observer: Arc<dyn Observer>) -> Result<Self, Error> {
+        let Opened {
+            channel,
+            keys,
+            reply,
+            ..
+        } = open_session(route, &*observer).await?;
+        if !reply.features.requests {
+            let (to, words) = (&route.contact.name, printable(&reply.meta.error, 300));
+            let sentence = format!(
+                "the server of {to} shows no files: it has another version of m2y, or said why: {words:?}"
+            );
+            return Err(Error::new(Code::Failed, sentence));
+        }
+        if !reply.meta.error.is_empty() {
+            let sentence = printable(&reply.meta.error, 500);
+            return Err(Error::new(Code::from_word(&reply.code), sentence));
+        }
+        let (asks, mut asked) = mpsc::unbounded_channel();
+        let over = Arc::new(OnceLock::new());
+        let session = Session::new(channel, keys, reply.features.files, observer);
+        tokio::spawn({
+            let over = over.clone();
+            async move {
+                if let Err(error) = session.run(&mut asked).await {
+                    let _ = over.set(error);
+                }
+            }
+        });
+        Ok(Self { asks, over })
+    }
+
+    /// Whether the session has ended by itself.
+    pub fn is_over(&self) -> bool {
+        self.asks.is_closed()
+    }
+
+    fn ask(&self, ask: Ask) -> Result<(), Error> {
+        let asked = self.asks.send(ask);
+        asked.map_err(|_| gone(&self.over))
+    }
+
+    /// What lies in a directory, in the order in which it is found; of a file itself.
+    pub fn list(&self, path: &str, recursive: bool) -> Result<Listing, Error> {
+        let path = path.to_owned();
+        self.replies(Request::List { path, recursive })
+    }
+
+    fn replies(&self, request: Request) -> Result<Listing, Error> {
+        let (replies, wanted) = mpsc::unbounded_channel();
+        self.ask(Ask::Request(request, replies))?;
+        Ok(Listing {
+            replies: wanted,
+            asks: self.asks.clone(),
+            over: self.over.clone(),
+            done: false,
+        })
+    }
+
+    /// What a path is.
+    pub async fn stat(&self, path: &str) -> Result<Entry, Error> {
+        let path = path.to_owned();
+        let mut replies = self.replies(Request::Stat { path })?;
+        let entry = replies.next().await.transpose()?;
+        let entry = entry.and_then(|entries| entries.into_iter().next());
+        entry.ok_or_else(|| Error::new(Code::Failed, "the answer says nothing of the path"))
+    }
+
+    async fn change(&self, request: Request) -> Result<(), Error> {
+        let mut replies = self.replies(request)?;
+        replies.next().await.transpose().map(drop)
+    }
+
+    /// Makes a directory.
+    pub async fn make_dir(&self, path: &str) -> Result<(), Error> {
+        let path = path.to_owned();
+        self.change(Request::MakeDir { path }).await
+    }
+
+    /// Removes a file or an empty directory.
+    pub async fn remove(&self, path: &str) -> Result<(), Error> {
+        let path = path.to_owned();
+        self.change(Request::Remove { path }).await
+    }
+
+    /// Gives a file or directory another path.
+    pub async fn rename(&self, path: &str, to: &str) -> Result<(), Error> {
+        let (path, to) = (path.to_owned(), to.to_owned());
+        self.change(Request::Rename { path, to }).await
+    }
+
+    /// Asks for a file.
+    pub fn get(&self, path: &str, landing: Landing) -> Result<Fetching, Error> {
+        let (done, landed) = oneshot::channel();
+        let want = Want {
+            path: path.to_owned(),
+            landing,
+            done,
+        };
+        self.ask(Ask::Get(Box::new(want)))?;
+        Ok(Fetching {
+            landed,
+            over: self.over.clone(),
+        })
+    }
+}
+
+impl Listing {
+    /// The next entries; `None` when there are no more.
+    pub async fn next(&mut self) -> Option<Result<Vec<Entry>, Error>> {
+        if self.done {
+            return None;
+        }
+        match self.replies.recv().await {
+            Some(Ok((transfer, Reply::Entries { entries, more }))) => {
+                self.done = !more;
+                if more {
+                    // Where the session is over, the next reply says so.
+                    let _ = self.asks.send(Ask::Taken(transfer));
+                }
+                Some(Ok(entries))
+            }
+            Some(Ok((_, Reply::Done))) => {
+                self.done = true;
+                Some(Ok(Vec::new()))
+            }
+            other => {
+                self.done = true;
+                Some(Err(match other {
+                    Some(Err(error)) => error,
+                    Some(Ok(_)) => Error::new(Code::Failed, "the answer is to another request"),
+                    None => gone(&self.over),
+                }))
+            }
+        }
+    }
+}
+
+impl Fetching {
+    /// Waits until the file is safe.
+    pub async fn landed(self) -> Result<Landed, Error> {
+        self.landed.await.unwrap_or_else(|_| Err(gone(&self.over)))
+    }
+}

@@ -1,0 +1,328 @@
+//! Where a file that is fetched goes: hidden in its directory until it is whole.
+//!
+//! Of a file of more than one block, what came before a cut waits there for the next
+//! attempt, beside a note that says what it is. Small ones come whole or not at all.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use cap_std::fs::Dir;
+use sha2::{Digest, Sha256};
+
+use super::{intake::Arriving, partial::prefix_digest, receive::ReceiveError};
+use crate::{
+    crypto::random,
+    json::{self, Map, Value},
+    root::file,
+    store::{
+        Sink, Store,
+        local::{LocalStore, PARTIAL},
+    },
+    wire::{
+        record::MAX_BODY,
+        request::{Coming, Held},
+    },
+};
+
+/// From this many files on, one flush of everything is cheaper than one for each.
+const MANY: usize = 3;
+
+/// Bytes from which a file is flushed by itself.
+const LARGE: u64 = 1 << 20;
+
+/// The longest note of a file under way, in bytes.
+const MAX_NOTE: u64 = 65_536;
+
+/// What to do where there is another file of that name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conflict {
+    /// Leave it, and say so as an error.
+    #[default]
+    Refuse,
+    /// Leave it.
+    Skip,
+    /// Put the new one in its place.
+    Overwrite,
+    /// Give the new one a name with a number.
+    Rename,
+}
+
+/// A file that was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Landed {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Bytes of them that were there from an earlier attempt.
+    pub resumed: u64,
+    /// Whether it changed since an earlier attempt, and so came from its beginning.
+    pub started_over: bool,
+    /// Its CRC-32.
+    pub crc: u32,
+}
+
+/// A file on its way in.
+pub struct Landing {
+    dir: Arc<Dir>,
+    store: LocalStore,
+    name: String,
+    conflict: Conflict,
+    /// Bytes that it is thought to have.
+    size: u64,
+    /// What its bytes lie under, and the note beside them, while it is under way.
+    partial: String,
+    note: String,
+    /// What the note says: whose file it is, and which.
+    origin: Map<String, Value>,
+    /// Locked, so that nobody else has the file in hand.
+    lock: Option<std::fs::File>,
+    held: Option<Held>,
+    coming: Option<Coming>,
+    sink: Option<Box<dyn Sink>>,
+    started_over: bool,
+    /// Whether what is there stays when this is dropped.
+    keep: bool,
+}
+
+impl Landing {
+    /// Looks for what an earlier attempt left of the file. It may wait for a disk, for as
+    /// long as it takes to read that.
+    ///
+    /// Fails with `WouldBlock` where somebody else fetches the same file to the same place.
+    pub fn new(
+        dir: &Arc<Dir>,
+        name: &str,
+        conflict: Conflict,
+        (peer, path): (&str, &str),
+        size: u64,
+    ) -> io::Result<Self> {
+        let mut origin = Map::new();
+        origin.insert("peer".to_owned(), peer.into());
+        origin.insert("path".to_owned(), path.into());
+        origin.insert("name".to_owned(), name.into());
+        let digest = match size > MAX_BODY as u64 {
+            true => Sha256::digest(json::canonical(&origin)).to_vec(),
+            // Nobody goes on with it.
+            false => random::<16>().map_err(io::Error::other)?.to_vec(),
+        };
+        let stem = format!(".{}", hex::encode(digest.get(..16).unwrap_or_default()));
+        let mut landing = Self {
+            dir: dir.clone(),
+            store: LocalStore::new(dir),
+            name: name.to_owned(),
+            conflict,
+            size,
+            partial: format!("{stem}{PARTIAL}"),
+            note: format!("{stem}.of"),
+            origin,
+            lock: None,
+            held: None,
+            coming: None,
+            sink: None,
+            started_over: false,
+            keep: false,
+        };
+        if size > MAX_BODY as u64 {
+            landing.look()?;
+        }
+        Ok(landing)
+    }
+
+    /// Takes the file in hand, and looks what there is of it.
+    fn look(&mut self) -> io::Result<()> {
+        let mut lock = file::append(&self.dir, &self.note)?.into_std();
+        if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        // Who had it in hand may have taken it away with its note.
+        if !file::exists(&self.dir, &self.note)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.keep = true;
+        let (note, _) = file::open_itself(&self.dir, &self.note)?;
+        let mut text = Vec::new();
+        note.take(MAX_NOTE).read_to_end(&mut text)?;
+        let bytes = self.store.held(&self.partial)?;
+        let bytes = bytes - bytes % MAX_BODY as u64;
+        let version = json::parse(&text).ok().and_then(|mut note| {
+            let version = note.remove("version")?.as_str()?.to_owned();
+            (note == self.origin).then_some(version)
+        });
+        if let Some(version) = version
+            && bytes > 0
+        {
+            let (digest, _) = prefix_digest(self.store.read(&self.partial)?, bytes)?;
+            self.held = Some(Held {
+                bytes,
+                digest,
+                version,
+            });
+        }
+        use io::Seek;
+        lock.rewind()?;
+        self.lock = Some(lock);
+        Ok(())
+    }
+
+    /// Bytes that the file is thought to have, before it comes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What is there of the file.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// The file comes. Returns the CRC-32 of what is there of it already. It may wait for a
+    /// disk.
+    pub fn expect(&mut self, coming: Coming) -> io::Result<crc32fast::Hasher> {
+        let held = self.held.as_ref();
+        self.started_over = coming.offset == 0 && held.is_some();
+        let mut crc = crc32fast::Hasher::new();
+        if coming.offset > 0 {
+            if held.map(|held| held.bytes) != Some(coming.offset) {
+                return Err(io::Error::other("it goes on where nobody asked for"));
+            }
+            (_, crc) = prefix_digest(self.store.read(&self.partial)?, coming.offset)?;
+        } else if self.lock.is_some() {
+            // The bytes go before a note that says that they are something else.
+            self.store.discard(&self.partial);
+            let mut note = self.origin.clone();
+            note.insert("version".to_owned(), coming.version.as_str().into());
+            let text = json::canonical(&note);
+            file::overwrite_unflushed(&self.dir, &self.note, 0o644, text.as_bytes())?;
+        }
+        self.coming = Some(coming);
+        Ok(crc)
+    }
+
+    /// Gives the file its times and its name.
+    fn name(mut self, crc: u32) -> io::Result<Landed> {
+        let coming = self.coming.clone().ok_or(io::ErrorKind::InvalidInput)?;
+        drop(self.sink.take());
+        let (file, _) = file::open_itself(&self.dir, &self.partial)?;
+        // A file system that keeps no such time keeps the file all the same.
+        let _ = file.into_std().set_modified(time(coming.modified));
+        let name = match self.conflict {
+            Conflict::Refuse | Conflict::Skip => {
+                self.store.publish(&self.partial, &self.name)?;
+                self.name.clone()
+            }
+            Conflict::Overwrite => {
+                self.dir.rename(&self.partial, &self.dir, &self.name)?;
+                self.name.clone()
+            }
+            Conflict::Rename => self.under_free_name()?,
+        };
+        if self.lock.is_some() {
+            let _ = self.dir.remove_file(&self.note);
+        }
+        self.keep = true;
+        Ok(Landed {
+            name,
+            size: coming.size,
+            resumed: coming.offset,
+            started_over: self.started_over,
+            crc,
+        })
+    }
+
+    fn under_free_name(&self) -> io::Result<String> {
+        let (stem, ending) = match self.name.rsplit_once('.') {
+            Some((stem, ending)) if !stem.is_empty() => (stem, format!(".{ending}")),
+            _ => (self.name.as_str(), String::new()),
+        };
+        for number in 1_u32.. {
+            let name = match number {
+                1 => self.name.clone(),
+                n => format!("{stem}_{n}{ending}"),
+            };
+            match self.store.publish(&self.partial, &name) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                published => return published.map(|()| name),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Arriving for Landing {
+    fn expected(&self) -> u64 {
+        self.coming.as_ref().map_or(0, |coming| coming.size)
+    }
+
+    fn claimed_crc(&self) -> Option<u32> {
+        None
+    }
+
+    fn sink(&mut self) -> io::Result<&mut Box<dyn Sink>> {
+        let keep = self.coming.as_ref().map_or(0, |coming| coming.offset);
+        match &mut self.sink {
+            Some(sink) => Ok(sink),
+            none => Ok(none.insert(self.store.begin(&self.partial, keep)?)),
+        }
+    }
+
+    fn end(mut self, why: &ReceiveError) {
+        if !why.is_passing() {
+            self.keep = false;
+            if self.lock.is_some() {
+                let _ = self.dir.remove_file(&self.note);
+            }
+        }
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.store.discard(&self.partial);
+        }
+    }
+}
+
+/// Makes files safe that are whole, and gives them their names. It waits for a disk.
+pub fn land(files: Vec<(Landing, u32)>) -> Vec<io::Result<Landed>> {
+    let many = files.len() >= MANY;
+    let mut flushed = Vec::with_capacity(files.len());
+    let mut together = Ok(());
+    if many && let Some((landing, _)) = files.first() {
+        together = landing.store.settle_all();
+    }
+    let mut dirs: Vec<Arc<Dir>> = Vec::new();
+    for (mut landing, crc) in files {
+        // Of another file system than the first one, or too large to wait for.
+        let alone = !many || landing.expected() >= LARGE;
+        let result = match (&together, alone) {
+            (Err(error), _) => Err(io::Error::new(error.kind(), error.to_string())),
+            (Ok(()), true) => landing.sink().and_then(|sink| sink.settle()),
+            (Ok(()), false) => Ok(()),
+        };
+        if !dirs.iter().any(|dir| Arc::ptr_eq(dir, &landing.dir)) {
+            dirs.push(landing.dir.clone());
+        }
+        flushed.push(result.and_then(|()| landing.name(crc)));
+    }
+    for dir in dirs {
+        if let Err(error) = file::sync(&dir) {
+            let failed = || Err(io::Error::new(error.kind(), error.to_string()));
+            flushed = flushed.into_iter().map(|_| failed()).collect();
+        }
+    }
+    flushed
+}
+
+/// A moment from nanoseconds since 1970.
+fn time(nanos: i64) -> SystemTime {
+    let distance = Duration::from_nanos(nanos.unsigned_abs());
+    let time = match nanos >= 0 {
+        true => SystemTime::UNIX_EPOCH.checked_add(distance),
+        false => SystemTime::UNIX_EPOCH.checked_sub(distance),
+    };
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
+}

@@ -1,0 +1,399 @@
+//! What a server shows a contact, and does for one: requests, and what is said to them.
+//!
+//! A contact sees one tree. In its top directory are the m2y-folders whose `[share]` names
+//! the contact, and whatever lies in `outgoing/NAME` of the user. What may not be seen,
+//! what is hidden and what is missing are told apart by no answer, and by no time.
+
+use std::{collections::VecDeque, fs::File, io, sync::Arc, time::Duration};
+
+use rustix::io::Errno;
+use tokio::{
+    task,
+    time::{Instant, sleep_until},
+};
+use tracing::{error, info};
+
+use super::{lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver};
+use crate::{
+    error::{Code, Error, printable},
+    root::{
+        folder::Folder,
+        name::Name,
+        share::Rights,
+        tree::{About, Tree, TreePath, Walk},
+        user::User,
+    },
+    wire::{
+        record::MAX_BODY,
+        request::{Coming, Entry, Held, PAGES_AHEAD, Page, Reply, Request},
+    },
+};
+
+/// The directory of a user with one directory for each contact.
+pub const OUTGOING: &str = "outgoing";
+
+/// A contact who is told that something is not there is told so at a multiple of this after
+/// the question, so that the time does not tell what was found on the way.
+const GRID: Duration = Duration::from_millis(10);
+
+/// What is said to a request.
+pub enum Answer {
+    /// This, and nothing more.
+    Reply(Reply),
+    /// A part of a listing, of which more follows if there is more.
+    Page(Reply, Option<Box<Listing>>),
+    /// A file.
+    File(Box<Fetched>),
+}
+
+/// A file that somebody fetches.
+pub struct Fetched {
+    /// The reply.
+    pub coming: Coming,
+    /// The file.
+    pub file: Arc<File>,
+    /// The version that the reply speaks of.
+    pub version: Version,
+    /// The CRC-32 of what the other side has.
+    pub crc: crc32fast::Hasher,
+    /// Its path, as it was asked for.
+    pub path: String,
+}
+
+/// A listing that goes on.
+pub struct Listing {
+    ready: VecDeque<Entry>,
+    /// With what stands before the paths of each.
+    walks: VecDeque<(String, Walk)>,
+    /// Parts that may be sent before one more is acknowledged.
+    pub(super) ahead: usize,
+}
+
+impl Listing {
+    /// The next part. It may wait for a disk.
+    pub fn page(mut self: Box<Self>) -> Answer {
+        self.ahead = self.ahead.saturating_sub(1);
+        let mut page = Page::default();
+        while !page.is_full() {
+            if let Some(entry) = self.ready.pop_front() {
+                page.push(entry);
+                continue;
+            }
+            let Some((before, walk)) = self.walks.front_mut() else {
+                return Answer::Page(page.reply(false), None);
+            };
+            match walk.advance() {
+                Some((path, about)) => page.push(entry(format!("{before}{path}"), &about)),
+                None => drop(self.walks.pop_front()),
+            }
+        }
+        Answer::Page(page.reply(true), Some(self))
+    }
+}
+
+fn entry(path: String, about: &About) -> Entry {
+    Entry {
+        path,
+        is_dir: about.is_dir,
+        size: about.size,
+        modified: about.modified,
+    }
+}
+
+/// Where a path leads.
+enum Place {
+    /// To the top directory.
+    Top,
+    /// Into a folder, or into what lies ready for the contact.
+    Below(Tree, Rights, TreePath),
+}
+
+/// A user's files, as one contact may see them.
+struct Shared<'a> {
+    user: &'a User,
+    from: &'a Name,
+}
+
+impl Shared<'_> {
+    /// What lies ready for the contact, if there is such a directory.
+    fn outgoing(&self) -> Option<Tree> {
+        let path = TreePath::parse(&format!("{OUTGOING}/{}", self.from))?;
+        Tree::new(self.user.dir(), None).below(&path).ok()
+    }
+
+    /// What the contact may do in a folder.
+    fn rights(&self, folder: &Folder) -> Option<(Tree, Rights)> {
+        if folder.name().as_str() == OUTGOING {
+            return None;
+        }
+        let config = folder.config().ok()?;
+        let rights = Rights::of(&config, self.from);
+        rights
+            .any()
+            .then(|| (Tree::new(folder.dir(), Some(&config)), rights))
+    }
+
+    fn find(&self, path: &str) -> Result<Place, Error> {
+        let path = TreePath::parse(path).ok_or_else(missing)?;
+        let Some((first, rest)) = path.split_first() else {
+            return Ok(Place::Top);
+        };
+        let folder = Name::folder(first).ok();
+        let folder = folder.and_then(|name| self.user.folder(&name).ok());
+        if let Some((tree, rights)) = folder.and_then(|folder| self.rights(&folder)) {
+            return Ok(Place::Below(tree, rights, rest));
+        }
+        let tree = self.outgoing().ok_or_else(missing)?;
+        Ok(Place::Below(tree, Rights::READ, path))
+    }
+
+    fn list(&self, path: &str, recursive: bool) -> Result<Box<Listing>, Error> {
+        let mut listing = Listing {
+            ready: VecDeque::new(),
+            walks: VecDeque::new(),
+            ahead: PAGES_AHEAD,
+        };
+        let all = TreePath::default();
+        match self.find(path)? {
+            Place::Top => {
+                let folders = self.user.folders().map_err(|e| failed(&e.to_string()))?;
+                for folder in folders.into_iter().flatten() {
+                    let Some((tree, rights)) = self.rights(&folder) else {
+                        continue;
+                    };
+                    let Ok(about) = tree.about(&all) else {
+                        continue;
+                    };
+                    listing
+                        .ready
+                        .push_back(entry(folder.name().to_string(), &about));
+                    if recursive
+                        && rights.list
+                        && let Ok(walk) = tree.walk(&all, true)
+                    {
+                        let before = format!("{}/", folder.name());
+                        listing.walks.push_back((before, walk));
+                    }
+                }
+                if let Some(walk) = self
+                    .outgoing()
+                    .and_then(|tree| tree.walk(&all, recursive).ok())
+                {
+                    listing.walks.push_back((String::new(), walk));
+                }
+            }
+            Place::Below(tree, rights, path) => {
+                if !rights.list {
+                    return Err(missing());
+                }
+                let about = tree.about(&path).map_err(|e| refused(&e))?;
+                match about.is_dir {
+                    true => {
+                        let walk = tree.walk(&path, recursive).map_err(|e| refused(&e))?;
+                        listing.walks.push_back((String::new(), walk));
+                    }
+                    false => listing.ready.push_back(entry(String::new(), &about)),
+                }
+            }
+        }
+        Ok(Box::new(listing))
+    }
+
+    fn stat(&self, path: &str) -> Result<Reply, Error> {
+        let about = match self.find(path)? {
+            Place::Top => self.user.dir().dir_metadata().map(|_| About {
+                is_dir: true,
+                size: 0,
+                modified: 0,
+            }),
+            Place::Below(tree, rights, path) if rights.list || rights.get => tree.about(&path),
+            Place::Below(..) => return Err(missing()),
+        };
+        let about = about.map_err(|e| refused(&e))?;
+        let mut page = Page::default();
+        page.push(entry(String::new(), &about));
+        Ok(page.reply(false))
+    }
+
+    fn get(&self, path: &str, held: Option<&Held>) -> Result<Fetched, Error> {
+        let asked = path;
+        let Place::Below(tree, rights, path) = self.find(path)? else {
+            return Err(missing());
+        };
+        if !rights.get {
+            return Err(missing());
+        }
+        let (file, about) = tree.open(&path).map_err(|e| refused(&e))?;
+        let version = Version::of(&file).map_err(|e| refused(&e))?;
+        let tag = version.tag();
+        let mut crc = crc32fast::Hasher::new();
+        let mut offset = 0;
+        if let Some(held) = held
+            && held.version == tag
+            && held.bytes < version.len()
+            && held.bytes.is_multiple_of(MAX_BODY as u64)
+            && let Ok((digest, so_far)) = prefix_digest(&file, held.bytes)
+            && digest == held.digest
+        {
+            (crc, offset) = (so_far, held.bytes);
+        }
+        Ok(Fetched {
+            coming: Coming {
+                size: version.len(),
+                modified: about.modified,
+                version: tag,
+                offset,
+            },
+            file: Arc::new(file),
+            version,
+            crc,
+            path: asked.to_owned(),
+        })
+    }
+
+    /// Changes something where the contact may.
+    fn change(
+        &self,
+        path: &str,
+        may: impl FnOnce(Rights) -> bool,
+        change: impl FnOnce(&Tree, &TreePath) -> io::Result<()>,
+    ) -> Result<Reply, Error> {
+        match self.find(path)? {
+            Place::Below(tree, rights, path) if may(rights) && path.split_last().is_some() => {
+                change(&tree, &path).map_err(|e| refused(&e))?;
+                Ok(Reply::Done)
+            }
+            _ => Err(missing()),
+        }
+    }
+
+    fn rename(&self, path: &str, to: &str) -> Result<Reply, Error> {
+        let first = |path: &str| {
+            let path = TreePath::parse(path).ok_or_else(missing)?;
+            path.split_first()
+                .map(|(first, rest)| (first.to_owned(), rest))
+                .ok_or_else(missing)
+        };
+        let ((folder, _), (other, to)) = (first(path)?, first(to)?);
+        self.change(
+            path,
+            |rights| rights.mv && folder == other && to.split_last().is_some(),
+            |tree, path| tree.rename(path, &to),
+        )
+    }
+
+    fn answer(&self, request: &Request) -> Result<Answer, Error> {
+        Ok(match request {
+            Request::List { path, recursive } => self.list(path, *recursive)?.page(),
+            Request::Stat { path } => Answer::Reply(self.stat(path)?),
+            Request::Get { path, held, .. } => {
+                Answer::File(Box::new(self.get(path, held.as_ref())?))
+            }
+            Request::MakeDir { path } => {
+                Answer::Reply(self.change(path, |may| may.mkdir, Tree::make_dir)?)
+            }
+            Request::Remove { path } => {
+                Answer::Reply(self.change(path, |may| may.rm, Tree::remove)?)
+            }
+            Request::Rename { path, to } => Answer::Reply(self.rename(path, to)?),
+        })
+    }
+}
+
+impl Receiver {
+    /// Answers a request of a contact who is certain.
+    pub async fn answer(
+        &self,
+        lane: &Lane,
+        user: &User,
+        from: &Name,
+        request: Request,
+    ) -> Result<Answer, Error> {
+        let begun = Instant::now();
+        let (word, path) = (request.word(), printable(request.path(), 200));
+        let (owner, contact) = (user.clone(), from.clone());
+        let asked = move || {
+            let shared = Shared {
+                user: &owner,
+                from: &contact,
+            };
+            shared.answer(&request)
+        };
+        let answer = match word {
+            // To read what was fetched before takes as long as that is.
+            "get" => task::spawn_blocking(asked)
+                .await
+                .unwrap_or_else(|_| Err(failed("it panicked"))),
+            _ => lane.run(move |_| asked()).await,
+        };
+        match &answer {
+            Err(error) => {
+                if error.code == Code::NotFound {
+                    sleep_until(on_grid(begun, Instant::now())).await;
+                }
+                info!(%from, to = %user.name(), %path, verdict = error.code.word(), "{word}: {error}");
+            }
+            Ok(Answer::Reply(Reply::Done)) => {
+                info!(%from, to = %user.name(), %path, verdict = "done", "{word}");
+            }
+            Ok(_) => {}
+        }
+        answer
+    }
+}
+
+/// The next multiple of [`GRID`] after the beginning that is not over.
+fn on_grid(begun: Instant, now: Instant) -> Instant {
+    let over = now.saturating_duration_since(begun).as_nanos() / GRID.as_nanos();
+    let steps = u32::try_from(over).unwrap_or(u32::MAX).saturating_add(1);
+    begun + GRID.saturating_mul(steps)
+}
+
+fn missing() -> Error {
+    Error::new(Code::NotFound, "no such file or directory")
+}
+
+fn failed(why: &str) -> Error {
+    error!("cannot answer a request: {why}");
+    Error::new(Code::Failed, "the server failed, see its log")
+}
+
+/// What a contact may know of why the system refused.
+fn refused(error: &io::Error) -> Error {
+    let of = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::InvalidInput => missing(),
+        // A link, a pipe.
+        _ if of(Errno::LOOP) || of(Errno::NXIO) => missing(),
+        io::ErrorKind::AlreadyExists => {
+            Error::new(Code::Failed, "there is something of that name already")
+        }
+        io::ErrorKind::DirectoryNotEmpty => Error::new(Code::Failed, "the directory is not empty"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::new(Code::Later, "the server has no room for that, try later")
+        }
+        _ => failed(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_answered_on_a_grid_of_time() {
+        let begun = Instant::now();
+        let at = |micros| begun + Duration::from_micros(micros);
+        for (now, answer) in [
+            (0, 10_000),
+            (9_999, 10_000),
+            (10_000, 20_000),
+            (35_000, 40_000),
+        ] {
+            assert_eq!(on_grid(begun, at(now)), at(answer), "{now}");
+        }
+    }
+}

@@ -394,7 +394,7 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
         Turned::Stranger => Error::new(
             Code::Identity,
             format!(
-                "the server turned the opening away: it has no user {to}, or {to} does not have your key (compare fingerprints with `m2y contact export`)"
+                "the server turned the opening away: it has no user {to}, or one of you does not have the other's present key (compare fingerprints with `m2y contact show`)"
             ),
         ),
         Turned::Stale => Error::new(

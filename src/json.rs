@@ -28,6 +28,17 @@ pub fn parse(text: &[u8]) -> Result<Map<String, Value>, JsonError> {
     }
 }
 
+/// The part of a text from the first `{` to the last `}`: the object in a mail. The whole
+/// text where there is none.
+pub fn outermost(text: &[u8]) -> &[u8] {
+    let first = text.iter().position(|b| *b == b'{');
+    let last = text.iter().rposition(|b| *b == b'}');
+    first
+        .zip(last)
+        .and_then(|(first, last)| text.get(first..=last))
+        .unwrap_or(text)
+}
+
 /// Writes keys in the order of their code points, without spaces.
 ///
 /// Strings escape only `"`, `\` and what lies below U+0020 (`\b \f \n \r \t`,
@@ -175,6 +186,18 @@ mod tests {
     fn fractions_are_refused_with_the_way_to_write_them() {
         let error = parse(br#"{"lat":47.5}"#).unwrap_err().to_string();
         assert!(error.contains("write it as text, \"47.5\""), "{error}");
+    }
+
+    #[test]
+    fn an_object_in_a_mail_is_found() {
+        for (text, object) in [
+            ("{}", "{}"),
+            ("\u{feff}Hello,\r\n {\"a\": {}}\r\n-- \r\nme", "{\"a\": {}}"),
+            ("} no {", "} no {"),
+            ("", ""),
+        ] {
+            assert_eq!(outermost(text.as_bytes()), object.as_bytes(), "{text}");
+        }
     }
 
     #[test]

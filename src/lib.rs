@@ -42,7 +42,7 @@
 //! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |
 //! | [`notify`] | e-mails and webhooks: one attempt, and whether another makes sense |
 //! | [`event`] | what happened, what was decided: plain data |
-//! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there |
+//! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, and [how people become contacts](wire::pairing) |
 //! | [`store`] | where contents rest, which openings were seen, the journal |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
 //! | [`meta`] | the `.meta` document |

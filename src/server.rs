@@ -81,7 +81,7 @@ impl Server {
     /// cannot be read at all.
     pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
         for user in root.users()? {
-            user.private_key()?;
+            user.own_key()?;
         }
         let metrics = Arc::new(Metrics::default());
         let counted = metrics.clone();

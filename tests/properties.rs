@@ -24,6 +24,7 @@ use m2y::{
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
+        pairing::Document,
         record::{self, Head, Kind, Stream},
     },
 };
@@ -225,6 +226,7 @@ proptest! {
             let _ = PublicKey::from_pem(&text);
             let _ = PrivateKey::from_pem(&text);
             let _ = Card::parse("card", text.as_bytes());
+            let _ = Document::parse("document", text.as_bytes());
         }
     }
 }

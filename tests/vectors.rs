@@ -23,9 +23,11 @@ use m2y::{
         seal::{Key, Seal},
     },
     meta::{Features, FileKey, Meta, TransferId, Wire},
+    root::{contact::Card, request::RequestId},
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
+        pairing::{Announcement, Document, Request},
         record::{self, Head, Kind, Stream},
         session::{self, SessionKeys, Share},
     },
@@ -325,6 +327,42 @@ fn resume_vectors() -> Value {
     })
 }
 
+/// A request, its answer, and a new key for who has answered.
+fn pairing_vectors() -> Value {
+    let (requester, adder, next) = (signer(ZHENQIANG), signer(ROLAND), signer(common::PETER));
+    let random = |name: u8| [name; 32];
+    let (secret, seed, salt, rotation_salt) = (random(1), random(2), random(3), random(4));
+    let (time, roland) = (1_546_214_399_000, common::name(ROLAND));
+    let request = Request {
+        card: Card {
+            name: common::name(ZHENQIANG),
+            key: requester.public().clone(),
+            address: None,
+        },
+        id: RequestId(*b"0123456789abcdef"),
+    };
+    let address = Some("roland.example.org:5000");
+    let mut fixed = Fixed::new(&[&secret, &seed, &salt]);
+    let answer = request.answer(&roland, &adder, address, time, &mut fixed);
+    let mut fixed = Fixed::new(&[&rotation_salt]);
+    let rotation = Announcement::sign(&roland, &adder, next.public(), time, &mut fixed);
+    json!({
+        "what": "zhenqiang asks, roland-frei answers, and later has another key",
+        "requester_private_key": key(ZHENQIANG),
+        "adder_private_key": key(ROLAND),
+        "requester_digits": requester.public().fingerprint().digits(),
+        "adder_digits": adder.public().fingerprint().digits(),
+        "request": request.to_document().unwrap(),
+        "answer": answer.unwrap().to_document().unwrap(),
+        "answer_randomness": {
+            "secret": hex::encode(secret), "oaep_seed": hex::encode(seed),
+            "pss_salt": hex::encode(salt), "time": time,
+        },
+        "rotation": rotation.unwrap().to_document().unwrap(),
+        "rotation_randomness": { "pss_salt": hex::encode(rotation_salt) },
+    })
+}
+
 fn compare(name: &str, computed: &Value) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/vectors")
@@ -383,6 +421,26 @@ fn the_bytes_of_a_session_are_those_of_the_vectors() {
         let reply = Wire::from_json(&opened.contents.json).unwrap();
         assert_eq!(*reply.filekey.unwrap().0, [9; 32]);
     }
+}
+
+#[test]
+fn the_documents_of_a_pairing_are_those_of_the_vectors() {
+    let vectors = compare("pairing.json", &pairing_vectors());
+    let document = |field: &str| Document::parse(field, vectors[field].to_string().as_bytes());
+    let Document::Answer(answer) = document("answer").unwrap() else {
+        panic!("no answer");
+    };
+    for backend in ALL {
+        let requester = PrivateKey::with_backend(*backend, &key(ZHENQIANG)).unwrap();
+        let agreed = answer.open(&common::name(ZHENQIANG), &requester).unwrap();
+        assert_eq!(agreed.request.0, *b"0123456789abcdef");
+        assert_eq!(agreed.address.as_deref(), Some("roland.example.org:5000"));
+        assert_eq!(agreed.time, 1_546_214_399_000);
+    }
+    let Document::Rotation(announcement) = document("rotation").unwrap() else {
+        panic!("no announcement");
+    };
+    announcement.check(&answer.key).unwrap();
 }
 
 #[test]

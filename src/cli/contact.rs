@@ -1,62 +1,64 @@
-use std::path::PathBuf;
+//! Contacts: how two people come to have each other's keys, and who has whose.
 
-use clap::{Args, Subcommand};
+mod accept;
+mod add;
+mod export;
+mod list;
+mod remove;
+mod rotate;
+mod show;
 
-use super::{RootArg, output, read_file, user_name};
+use std::{
+    fmt,
+    io::{IsTerminal, Read, stdin},
+    path::Path,
+};
+
+use clap::Subcommand;
+
+use super::{output, read_file};
 use crate::{
+    crypto::keys::{Fingerprint, PublicKey},
     error::{Code, Error},
-    json::{canonical, pretty},
-    root::contact::{Card, check_address},
+    json::{Map, Value, canonical, pretty},
+    root::{RootError, contact::check_address, name::Name},
+    wire::pairing::Document,
 };
 
 /// Exchange keys with other people
-#[derive(Debug, Subcommand)]
-pub enum Contact {
-    Export(Export),
-    Add(Add),
-}
-
-/// Print the card of a user of this root: name, public key, fingerprint
 ///
-/// Give it to the other person, who adds it with `m2y contact add`. It holds
-/// nothing secret, but compare the fingerprints in person or over the telephone.
-#[derive(Debug, Args)]
-pub struct Export {
-    #[command(flatten)]
-    root: RootArg,
-    /// Whose card
-    #[arg(value_name = "NAME")]
-    name: String,
-    /// Where this person's server listens, for the card
-    #[arg(long, value_name = "HOST:PORT")]
-    address: Option<String>,
-}
-
-/// Add somebody's card: from then on the person may be sent files, and may send
-/// where the [permission] of a folder allows it
-#[derive(Debug, Args)]
-pub struct Add {
-    #[command(flatten)]
-    root: RootArg,
-    /// To whose contacts
-    #[arg(long, value_name = "ME")]
-    user: String,
-    /// The card that the other person exported
-    #[arg(value_name = "FILE.json")]
-    card: PathBuf,
-    /// Where the other person's server listens; the card may say it too
-    #[arg(long, value_name = "HOST:PORT")]
-    address: Option<String>,
-    /// Take the new key in place of another one that is there under this name
-    #[arg(long)]
-    replace: bool,
+/// Two people become contacts by two mails and a telephone call:
+///
+///   m2y contact request --user zhenqiang > request.json            mailed to Roland
+///   m2y contact add --user roland-frei request.json > answer.json  mailed back
+///   m2y contact accept --user zhenqiang answer.json
+///
+/// Then they read each other the digits of their fingerprints: without that, somebody
+/// who could change the mails could have put in other keys.
+#[derive(Debug, Subcommand)]
+#[command(verbatim_doc_comment)]
+pub enum Contact {
+    Request(export::Request),
+    Add(add::Add),
+    Accept(accept::Accept),
+    Export(export::Export),
+    List(list::List),
+    Show(show::Show),
+    Remove(remove::Remove),
+    Rotate(rotate::Rotate),
 }
 
 impl Contact {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
         match self {
-            Self::Export(export) => export.run(json),
+            Self::Request(request) => request.run(json),
             Self::Add(add) => add.run(json),
+            Self::Accept(accept) => accept.run(json),
+            Self::Export(export) => export.run(json),
+            Self::List(list) => list.run(json),
+            Self::Show(show) => show.run(json),
+            Self::Remove(remove) => remove.run(json),
+            Self::Rotate(rotate) => rotate.run(json),
         }
     }
 }
@@ -68,50 +70,95 @@ fn checked(address: Option<String>) -> Result<Option<String>, Error> {
     Ok(address)
 }
 
-impl Export {
-    fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.name)?;
-        let address = checked(self.address)?;
-        let user = self.root.open()?.user(&name)?;
-        let card = Card::of(&user, address)?.to_document()?;
-        if json {
-            output::line(canonical(&card));
-        } else {
-            output::line(pretty(&card).trim_end());
-        }
-        Ok(())
+/// Reads what a person named, or what comes on standard input.
+fn read_document(path: &Path) -> Result<Document, Error> {
+    // What two people mail each other has some kilobytes.
+    const LIMIT: u64 = 1 << 20;
+    if path != Path::new("-") {
+        let text = read_file(path)?;
+        return Ok(Document::parse(&path.display().to_string(), &text)?);
+    }
+    if stdin().is_terminal() {
+        output::aside("paste the document, then press Control-D at the beginning of a line");
+    }
+    let mut text = Vec::new();
+    stdin()
+        .lock()
+        .take(LIMIT)
+        .read_to_end(&mut text)
+        .map_err(|e| Error::new(Code::Failed, format!("cannot read standard input: {e}")))?;
+    Ok(Document::parse("standard input", &text)?)
+}
+
+/// Prints a document: on one line for programs.
+fn print(document: &Map<String, Value>, json: bool) {
+    if json {
+        output::line(canonical(document));
+    } else {
+        output::line(pretty(document).trim_end());
     }
 }
 
-impl Add {
-    fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
-        let address = checked(self.address)?;
-        let user = self.root.open()?.user(&name)?;
-        let path = self.card.display().to_string();
-        let card = Card::parse(&path, &read_file(&self.card)?)?;
-        user.add_contact(&card.name, &card.key, self.replace)?;
-        let address = address.or(card.address);
-        if let Some(address) = &address {
-            user.set_address(&card.name, address)?;
+/// Both forms of a fingerprint, for people.
+fn fingerprint_lines(fingerprint: Fingerprint) -> String {
+    format!(
+        "  fingerprint {fingerprint}\n  read aloud  {}",
+        fingerprint.digits()
+    )
+}
+
+/// Somebody who has become a contact.
+struct Added<'a> {
+    user: &'a Name,
+    contact: &'a Name,
+    key: &'a PublicKey,
+    address: Option<&'a str>,
+    /// The key that was known before and announced this one.
+    announced_by: Option<Fingerprint>,
+}
+
+impl Added<'_> {
+    fn object(&self) {
+        let fingerprint = self.key.fingerprint();
+        let mut fields = vec![
+            ("status", "done".into()),
+            ("user", self.user.as_str().into()),
+            ("contact", self.contact.as_str().into()),
+            ("fingerprint", fingerprint.to_string().into()),
+            ("digits", fingerprint.digits().into()),
+            ("address", self.address.unwrap_or_default().into()),
+        ];
+        if let Some(old) = self.announced_by {
+            fields.push(("announced_by", old.to_string().into()));
         }
-        let fingerprint = card.key.fingerprint().to_string();
-        if json {
-            output::object(&[
-                ("status", "done".into()),
-                ("user", name.as_str().into()),
-                ("contact", card.name.as_str().into()),
-                ("fingerprint", fingerprint.into()),
-                ("address", address.unwrap_or_default().into()),
-            ]);
-            return Ok(());
+        output::object(&fields);
+    }
+}
+
+impl fmt::Display for Added<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} is a contact of {}", self.contact, self.user)?;
+        writeln!(f, "{}", fingerprint_lines(self.key.fingerprint()))?;
+        match self.announced_by {
+            None => f.write_str("  compare it with the one that the other person sees")?,
+            Some(old) => write!(f, "  announced by the key that was known, {old}")?,
         }
-        output::line(format_args!("{} is a contact of {name}", card.name));
-        output::line(format_args!("  fingerprint {fingerprint}"));
-        output::line("  compare it with the one that the other person sees");
-        if let Some(address) = address {
-            output::line(format_args!("  address {address}"));
+        match self.address {
+            Some(address) => write!(f, "\n  address {address}"),
+            None => Ok(()),
         }
-        Ok(())
+    }
+}
+
+/// For commands about a contact who must be there.
+fn not_found(error: RootError) -> Error {
+    match error {
+        RootError::NoContact { user, contact } => {
+            let sentence = format!(
+                "{user} has no contact {contact}: `m2y contact list --user {user}` shows who there is"
+            );
+            Error::new(Code::NotFound, sentence)
+        }
+        error => error.into(),
     }
 }

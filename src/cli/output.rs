@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{Write, stdout},
+    io::{Write, stderr, stdout},
     path::Path,
     time::Duration,
 };
@@ -16,6 +16,11 @@ use crate::{
 /// Prints one line. A reader that went away ends nothing: the work is what counts.
 pub fn line(text: impl fmt::Display) {
     let _ = writeln!(stdout().lock(), "{text}");
+}
+
+/// Prints a line for people beside a document on standard output.
+pub fn aside(text: impl fmt::Display) {
+    let _ = writeln!(stderr().lock(), "{text}");
 }
 
 /// Prints text that has its line ends.

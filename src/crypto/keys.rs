@@ -34,6 +34,32 @@ impl Fingerprint {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// The form for the telephone: eight groups of five decimal digits, a space between.
+    ///
+    /// They are the last 40 digits of the 32 bytes read as one big-endian number. That
+    /// is 132 of its 256 bits, more than the 128 of an RSA key of 3,072 bits: to make a
+    /// second key with the same digits is no less work than to break the first.
+    pub fn digits(&self) -> String {
+        const BASE: u32 = 100_000;
+        let mut number = self.0;
+        let mut groups = [0; 8];
+        for group in groups.iter_mut().rev() {
+            // The number is divided by the base; what is over is the group.
+            for byte in &mut number {
+                let part = *group << 8 | u32::from(*byte);
+                // Below 256, because what is over is below the base.
+                *byte = (part / BASE) as u8;
+                *group = part % BASE;
+            }
+        }
+        groups.map(|group| format!("{group:05}")).join(" ")
+    }
+
+    /// The first 16 hexadecimal digits, to tell keys apart and for no other trust.
+    pub fn short(&self) -> String {
+        self.0.iter().take(8).map(|b| format!("{b:02x}")).collect()
+    }
 }
 
 impl fmt::Display for Fingerprint {
@@ -201,4 +227,22 @@ fn check_bits(bits: usize) -> Result<(), CryptoError> {
 fn spki(key: &RsaPublicKey) -> Result<Document, CryptoError> {
     key.to_public_key_der()
         .map_err(|e| CryptoError::Key(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_the_last_forty_of_the_whole_number() {
+        // print(int(bytes(range(32)).hex(), 16) % 10**40)
+        let counting = std::array::from_fn(|i| i as u8);
+        for (bytes, digits) in [
+            (counting, "22007 42329 63730 31997 54547 59836 99794 40671"),
+            ([0; 32], "00000 00000 00000 00000 00000 00000 00000 00000"),
+            ([255; 32], "32699 84665 64056 40394 57584 00791 31296 39935"),
+        ] {
+            assert_eq!(Fingerprint(bytes).digits(), digits);
+        }
+    }
 }

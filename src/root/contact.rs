@@ -37,7 +37,7 @@ impl Card {
     pub fn of(user: &User, address: Option<String>) -> Result<Self, RootError> {
         Ok(Self {
             name: user.name().clone(),
-            key: user.contact(user.name())?.key,
+            key: user.own_key()?,
             address,
         })
     }
@@ -45,6 +45,11 @@ impl Card {
     /// Reads a card; `path` is where it came from, for messages.
     pub fn parse(path: &str, text: &[u8]) -> Result<Self, RootError> {
         let card = json::parse(text).map_err(|e| RootError::json(path, e))?;
+        Self::from_document(path, &card)
+    }
+
+    /// The card in a JSON document, which may have further fields.
+    pub fn from_document(path: &str, card: &Map<String, Value>) -> Result<Self, RootError> {
         let field = |field: &str| card.get(field).and_then(Value::as_str);
         let needed = |name: &str| {
             field(name)
@@ -122,10 +127,6 @@ pub(super) fn address(text: &str, contact: &Name) -> Result<Option<String>, Conf
 /// A contacts.ini with the address put in; every other line stays as it is.
 pub(super) fn with_address(text: &str, contact: &Name, address: &str) -> String {
     let heading = format!("[{contact}]");
-    let is_address = |line: &str| {
-        line.split_once('=')
-            .is_some_and(|(key, _)| key.trim() == "address")
-    };
     let mut out = String::with_capacity(text.len() + 64);
     let (mut inside, mut written) = (false, false);
     for line in text.lines() {
@@ -147,10 +148,59 @@ pub(super) fn with_address(text: &str, contact: &Name, address: &str) -> String 
     out
 }
 
+/// A contacts.ini with the address taken out, and the heading too where nothing else
+/// stands below it; every other line stays as it is.
+pub(super) fn without_address(text: &str, contact: &Name) -> String {
+    let heading = format!("[{contact}]");
+    let mut out = String::with_capacity(text.len());
+    // A heading that waits for a line to stand below it.
+    let mut waiting = None;
+    let mut inside = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with('[') {
+            inside = line.trim() == heading;
+            waiting = inside.then_some(line);
+            if inside {
+                continue;
+            }
+        } else if inside && is_address(line) {
+            continue;
+        }
+        if !line.trim().is_empty()
+            && let Some(heading) = waiting.take()
+        {
+            out.push_str(heading);
+            out.push('\n');
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+fn is_address(line: &str) -> bool {
+    line.split_once('=')
+        .is_some_and(|(key, _)| key.trim() == "address")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_taken_out_and_all_else_stays() {
+        let name = Name::user("zhenqiang").unwrap();
+        let text = "# mine\n[peter]\naddress = a:1\n[zhenqiang]\naddress = b:1\n[x]\ny = z\n";
+        assert_eq!(
+            without_address(text, &name),
+            "# mine\n[peter]\naddress = a:1\n[x]\ny = z\n"
+        );
+        let text = "[zhenqiang]\naddress = b:1\nnote = x\n";
+        assert_eq!(without_address(text, &name), "[zhenqiang]\nnote = x\n");
+        let text = "[peter]\naddress = a:1\n";
+        assert_eq!(without_address(text, &name), text);
+    }
 
     #[test]
     fn an_address_is_put_in_and_all_else_stays() {

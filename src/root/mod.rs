@@ -9,8 +9,10 @@
 //!   user/NAME/
 //!     user.json                        the profile
 //!     privateKey/NAME.data             PEM PKCS#8, mode 0600
+//!     privateKey/NAME.before-*.data    a key that was in use before, see [`rotation`]
 //!     pubKey/NAME.data                 PEM SPKI: the own key, and each contact's
 //!     contacts.ini                     [CONTACT] address = host:port
+//!     .requests/<32 hex digits>        requests to be a contact, not answered yet
 //!     .openings/CONTACT                by which a recorded opening is known again
 //!     FOLDER/m2y.config                what makes a directory an m2y-folder
 //!     FOLDER/.quarantine/              files that a hook put out of sight
@@ -24,6 +26,8 @@ pub mod contact;
 pub mod file;
 pub mod folder;
 pub mod name;
+pub mod request;
+pub mod rotation;
 pub mod settings;
 pub mod share;
 pub mod tree;
@@ -132,6 +136,10 @@ pub enum RootError {
         /// What was to be written.
         new: String,
     },
+    /// A card in one's own name with another key, or something else that is done with
+    /// others only.
+    #[error("{0} is your own name, and nobody is a contact of their own")]
+    Oneself(Name),
     /// Two names, one hash: no server could tell them apart.
     #[error("the user name {new} has the same hash as {old}: choose another name")]
     HashTaken {
@@ -196,7 +204,8 @@ impl From<RootError> for Error {
             RootError::NoContact { .. }
             | RootError::Mode { .. }
             | RootError::Key { .. }
-            | RootError::OtherKey { .. } => Code::Identity,
+            | RootError::OtherKey { .. }
+            | RootError::Oneself(_) => Code::Identity,
             _ => Code::Failed,
         };
         Self::new(code, error.to_string())

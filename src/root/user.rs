@@ -17,7 +17,10 @@ use super::{
     name::Name,
 };
 use crate::{
-    crypto::keys::{PrivateKey, PublicKey},
+    crypto::{
+        CryptoError,
+        keys::{PrivateKey, PublicKey},
+    },
     json::{self, Map, Value},
 };
 
@@ -138,22 +141,56 @@ impl User {
                     path: private_path.clone(),
                     source,
                 })?;
-                let dir = self
-                    .dir
-                    .open_dir("privateKey")
-                    .map_err(RootError::io("open", self.at("privateKey")))?;
-                file::create(&dir, &self.key_file(), 0o600, pem.as_bytes())
-                    .map_err(RootError::io("create", private_path.clone()))?;
+                file::create(
+                    &self.private_keys()?,
+                    &self.key_file(),
+                    0o600,
+                    pem.as_bytes(),
+                )
+                .map_err(RootError::io("create", private_path.clone()))?;
                 true
             }
             Err(e) => return Err(RootError::io("open", private_path)(e)),
         };
-        let public = self.private_key()?.public().clone();
-        if self.contact(&self.name).is_ok_and(|own| own.key == public) {
-            return Ok(new);
-        }
-        self.write_public_key(&self.name, &public)?;
+        self.own_key()?;
         Ok(new)
+    }
+
+    /// The public half of the private key. The file in `pubKey/` is mended if it is
+    /// missing or another one, as where a rotation broke off.
+    pub fn own_key(&self) -> Result<PublicKey, RootError> {
+        let is_there = |key: &PublicKey| self.contact(&self.name).is_ok_and(|own| own.key == *key);
+        let key = self.private_key()?.public().clone();
+        if is_there(&key) {
+            return Ok(key);
+        }
+        // Somebody may be about to write both.
+        let _lock = self.lock_keys()?;
+        let key = self.private_key()?.public().clone();
+        if !is_there(&key) {
+            self.write_public_key(&self.name, &key)?;
+        }
+        Ok(key)
+    }
+
+    /// Waits until nobody else changes the user's keys, and keeps others from it for as
+    /// long as the file is open.
+    pub(super) fn lock_keys(&self) -> Result<std::fs::File, RootError> {
+        let dir = self
+            .private_keys()?
+            .open(".")
+            .map_err(RootError::io("open", self.at("privateKey")))?
+            .into_std();
+        // Some file systems have no locks.
+        let _ = dir.lock();
+        Ok(dir)
+    }
+
+    /// The directory of the private keys.
+    pub(super) fn private_keys(&self) -> Result<Dir, RootError> {
+        self.dir
+            .open_dir("privateKey")
+            .map_err(RootError::io("open", self.at("privateKey")))
     }
 
     /// The name.
@@ -186,11 +223,31 @@ impl User {
 
     /// Opens the private key, which nobody else may be able to read.
     pub fn private_key(&self) -> Result<PrivateKey, RootError> {
-        let name = self.private_key_file();
-        let path = self.at(&name);
+        self.private_key_in(&self.private_key_file())
+    }
+
+    /// Opens a private key that lies in this file of the user's.
+    pub(super) fn private_key_in(&self, file: &str) -> Result<PrivateKey, RootError> {
+        self.read_private_key(file, &self.private_pem(file)?)
+    }
+
+    /// The private key in what was read from a file of the user's.
+    pub(super) fn read_private_key(&self, file: &str, pem: &[u8]) -> Result<PrivateKey, RootError> {
+        std::str::from_utf8(pem)
+            .map_err(|_| CryptoError::Key("it is not text".to_owned()))
+            .and_then(PrivateKey::from_pem)
+            .map_err(|source| RootError::Key {
+                path: self.at(file),
+                source,
+            })
+    }
+
+    /// Reads the file of a private key, which nobody else may be able to read.
+    pub(super) fn private_pem(&self, file: &str) -> Result<Zeroizing<Vec<u8>>, RootError> {
+        let path = self.at(file);
         let io = |action| RootError::io(action, path.clone());
         // Of the file that is read, not of the one that has the name by then.
-        let (file, about) = file::open(&self.dir, &name).map_err(io("open"))?;
+        let (file, about) = file::open(&self.dir, file).map_err(io("open"))?;
         let mode = about.mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(RootError::Mode {
@@ -199,13 +256,9 @@ impl User {
                 mode,
             });
         }
-        let pem = file::read_open(file, MAX_LEN)
+        file::read_open(file, MAX_LEN)
             .map(Zeroizing::new)
-            .map_err(io("read"))?;
-        std::str::from_utf8(&pem)
-            .map_err(|_| crate::crypto::CryptoError::Key("it is not text".to_owned()))
-            .and_then(PrivateKey::from_pem)
-            .map_err(|source| RootError::Key { path, source })
+            .map_err(io("read"))
     }
 
     /// A contact: whoever has a key file in `pubKey/`.
@@ -265,7 +318,8 @@ impl User {
     ) -> Result<(), RootError> {
         match self.contact(name) {
             Ok(old) if old.key == *key => {}
-            Ok(old) if *name == self.name || !replace => {
+            Ok(_) if *name == self.name => return Err(RootError::Oneself(name.clone())),
+            Ok(old) if !replace => {
                 return Err(RootError::OtherKey {
                     name: name.clone(),
                     old: old.key.fingerprint().to_string(),
@@ -282,7 +336,56 @@ impl User {
         self.root.remember_name(name)
     }
 
-    fn write_public_key(&self, name: &Name, key: &PublicKey) -> Result<(), RootError> {
+    /// Everybody with a key file in `pubKey/` but the user, sorted by name; an error
+    /// for a file that holds no key.
+    pub fn contacts(&self) -> Result<Vec<Result<Contact, RootError>>, RootError> {
+        let mut names: Vec<Name> = self
+            .dir
+            .read_dir("pubKey")
+            .map_err(RootError::io("open", self.at("pubKey")))?
+            .filter_map(|entry| {
+                let file = entry.ok()?.file_name();
+                Name::user(file.to_str()?.strip_suffix(".data")?).ok()
+            })
+            .filter(|name| *name != self.name)
+            .collect();
+        names.sort();
+        Ok(names.iter().map(|name| self.contact(name)).collect())
+    }
+
+    /// Forgets a contact: the address, then the key, without which nobody is a contact.
+    /// What is remembered of openings stays, so that no recording is new if they come back.
+    pub fn remove_contact(&self, name: &Name) -> Result<(), RootError> {
+        if *name == self.name {
+            return Err(RootError::Oneself(name.clone()));
+        }
+        let file = format!("pubKey/{name}.data");
+        let no_contact = || RootError::NoContact {
+            user: self.name.clone(),
+            contact: name.clone(),
+        };
+        let there = file::exists(&self.dir, &file);
+        if !there.map_err(RootError::io("open", self.at(&file)))? {
+            return Err(no_contact());
+        }
+        let old = self.contacts_ini()?;
+        let new = contact::without_address(&old, name);
+        if new != old {
+            self.write_contacts_ini(&new)?;
+        }
+        let dir = self
+            .dir
+            .open_dir("pubKey")
+            .map_err(RootError::io("open", self.at("pubKey")))?;
+        match dir.remove_file(format!("{name}.data")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(no_contact()),
+            removed => removed
+                .and_then(|()| file::sync(&dir))
+                .map_err(RootError::io("remove", self.at(&file))),
+        }
+    }
+
+    pub(super) fn write_public_key(&self, name: &Name, key: &PublicKey) -> Result<(), RootError> {
         let path = self.at(&format!("pubKey/{name}.data"));
         let pem = key.to_pem().map_err(|source| RootError::Key {
             path: path.clone(),
@@ -304,7 +407,14 @@ impl User {
 
     /// Writes down where a contact's server listens.
     pub fn set_address(&self, contact: &Name, address: &str) -> Result<(), RootError> {
-        let text = contact::with_address(&self.contacts_ini()?, contact, address);
+        self.write_contacts_ini(&contact::with_address(
+            &self.contacts_ini()?,
+            contact,
+            address,
+        ))
+    }
+
+    fn write_contacts_ini(&self, text: &str) -> Result<(), RootError> {
         file::replace(&self.dir, "contacts.ini", 0o644, text.as_bytes())
             .map_err(RootError::io("write", self.at("contacts.ini")))
     }
@@ -354,16 +464,20 @@ impl User {
             .collect())
     }
 
+    pub(super) fn make_dir(&self, path: &str, mode: u32) -> Result<(), RootError> {
+        make_dir(&self.dir, path, mode)
+    }
+
     /// A path of this user's as it stands below the root.
     pub(super) fn at(&self, file: &str) -> String {
         format!("user/{}/{file}", self.name)
     }
 
-    fn key_file(&self) -> String {
+    pub(super) fn key_file(&self) -> String {
         format!("{}.data", self.name)
     }
 
-    fn private_key_file(&self) -> String {
+    pub(super) fn private_key_file(&self) -> String {
         format!("privateKey/{}.data", self.name)
     }
 }

@@ -21,13 +21,16 @@ const SHARE_LEN: usize = 32;
 /// Bytes in the clear at the front: suite and time.
 const FRONT_LEN: usize = 1 + 8;
 
-/// Which of the two envelopes of a session it is. One never passes for the other.
+/// Which of the two envelopes of a session it is, or none of them. One never passes for
+/// another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The first, from who sends.
     Opening,
     /// The second, from who receives.
     Answer,
+    /// What an answer to a request to be a contact says, see [`super::pairing`].
+    Pairing,
 }
 
 impl Part {
@@ -35,6 +38,7 @@ impl Part {
         match self {
             Self::Opening => b"m2y/1 opening",
             Self::Answer => b"m2y/1 answer",
+            Self::Pairing => b"m2y/1 pairing",
         }
     }
 }

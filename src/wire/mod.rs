@@ -2,6 +2,7 @@
 
 pub mod envelope;
 pub mod header;
+pub mod pairing;
 pub mod record;
 pub mod request;
 pub mod session;

@@ -1,0 +1,81 @@
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{super::RootArg, Added, checked, output, read_document};
+use crate::{
+    cli::user_name,
+    error::{Code, Error},
+    root::RootError,
+    wire::pairing::{Document, PairingError},
+};
+
+/// Take the answer to a request: who wrote it becomes a contact
+///
+/// It must be for you, answer a request of yours that has no answer yet, and come from
+/// the owner of the key in it. Compare the fingerprint nevertheless: that it is the key of
+/// the person whom you mean, no mail can say.
+#[derive(Debug, Args)]
+pub struct Accept {
+    #[command(flatten)]
+    root: RootArg,
+    /// Who has made the request
+    #[arg(long, value_name = "ME")]
+    user: String,
+    /// What the other person sent back; - for standard input. It may have a mail around it
+    #[arg(value_name = "FILE.json")]
+    file: PathBuf,
+    /// Where the other person's server listens, if not where the answer says
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Take the key in place of another one that is there under this name
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Accept {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+        let name = user_name(&self.user)?;
+        let address = checked(self.address)?;
+        let user = self.root.open()?.user(&name)?;
+        let Document::Answer(answer) = read_document(&self.file)? else {
+            let sentence = format!(
+                "{} is no answer to a request: cards, requests and new keys are for `m2y contact add --user {name}`",
+                self.file.display()
+            );
+            return Err(Error::new(Code::Usage, sentence));
+        };
+        if answer.name == name {
+            return Err(RootError::Oneself(name).into());
+        }
+        let agreed = answer.open(&name, &user.private_key()?)?;
+        if !user.waits_for(agreed.request)? {
+            let known = user.contact(&answer.name).ok();
+            let error = match known.is_some_and(|known| known.key == answer.key) {
+                true => PairingError::Answered(answer.name),
+                false => PairingError::NotAsked(answer.name),
+            };
+            return Err(error.into());
+        }
+        user.add_contact(&answer.name, &answer.key, self.replace)?;
+        let address = address.or(agreed.address);
+        if let Some(address) = &address {
+            user.set_address(&answer.name, address)?;
+        }
+        // Last: until then the same answer can be taken once more.
+        user.forget_request(agreed.request)?;
+        let added = Added {
+            user: &name,
+            contact: &answer.name,
+            key: &answer.key,
+            address: address.as_deref(),
+            announced_by: None,
+        };
+        if json {
+            added.object();
+        } else {
+            output::line(added);
+        }
+        Ok(())
+    }
+}

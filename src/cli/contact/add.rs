@@ -1,0 +1,142 @@
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{super::RootArg, Added, checked, output, print, read_document};
+use crate::{
+    cli::user_name,
+    clock,
+    crypto::{SysRng, keys::Fingerprint},
+    error::{Code, Error},
+    root::{RootError, user::User},
+    wire::pairing::{Announcement, Answer, Document, PairingError, Request},
+};
+
+/// Add somebody: from then on the person may be sent files, and may send where the
+/// [permission] of a folder allows it
+///
+/// FILE is what the other person sent. It may be a card (`m2y contact export`): then they
+/// need yours too.
+///
+/// It may be a request (`m2y contact request`): then the answer is printed on standard
+/// output, to be mailed back, and what is for you to read goes to standard error.
+///
+/// It may be the new key of a contact (`m2y contact rotate`): it is taken if the key that
+/// you have has signed it. Another key for a name that is known is refused in all other
+/// cases.
+#[derive(Debug, Args)]
+pub struct Add {
+    #[command(flatten)]
+    root: RootArg,
+    /// To whose contacts
+    #[arg(long, value_name = "ME")]
+    user: String,
+    /// What the other person sent; - for standard input. It may have a mail around it
+    #[arg(value_name = "FILE.json")]
+    file: PathBuf,
+    /// Where the other person's server listens; the card may say it too
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Where your own server listens, for the answer to a request
+    #[arg(long, value_name = "HOST:PORT")]
+    my_address: Option<String>,
+    /// Take the new key in place of another one that is there under this name
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Add {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+        let name = user_name(&self.user)?;
+        let address = checked(self.address)?;
+        let my_address = checked(self.my_address)?;
+        let user = self.root.open()?.user(&name)?;
+        let document = read_document(&self.file)?;
+        if my_address.is_some() && !matches!(document, Document::Request(_)) {
+            let sentence = format!(
+                "--my-address is for an answer, and {} is no request: leave it out",
+                self.file.display()
+            );
+            return Err(Error::new(Code::Usage, sentence));
+        }
+        let (card, answer, announced_by) = match document {
+            Document::Card(card) => (card, None, None),
+            Document::Request(request) => {
+                let answer = answer(&user, &request, my_address.as_deref())?;
+                (request.card, Some(answer), None)
+            }
+            Document::Rotation(announcement) => {
+                let old = announced_by(&user, &announcement, self.replace)?;
+                (announcement.card(), None, old)
+            }
+            Document::Answer(_) => {
+                let sentence = format!(
+                    "{} is the answer to a request: take it with `m2y contact accept --user {name}`",
+                    self.file.display()
+                );
+                return Err(Error::new(Code::Usage, sentence));
+            }
+        };
+        let replace = self.replace || announced_by.is_some();
+        user.add_contact(&card.name, &card.key, replace)?;
+        let address = address.or(card.address);
+        if let Some(address) = &address {
+            user.set_address(&card.name, address)?;
+        }
+        let added = Added {
+            user: &name,
+            contact: &card.name,
+            key: &card.key,
+            address: address.as_deref(),
+            announced_by,
+        };
+        match answer {
+            Some(answer) => {
+                print(&answer.to_document()?, json);
+                if !json {
+                    output::aside(&added);
+                    output::aside(format_args!(
+                        "mail the answer to {}, who takes it with `m2y contact accept`",
+                        card.name
+                    ));
+                }
+            }
+            None if json => added.object(),
+            None => output::line(added),
+        }
+        Ok(())
+    }
+}
+
+/// The answer, before anything is written: without one nobody is added.
+fn answer(user: &User, request: &Request, address: Option<&str>) -> Result<Answer, Error> {
+    let own = user.private_key()?;
+    if request.card.name == *user.name() || request.card.key == *own.public() {
+        return Err(RootError::Oneself(user.name().clone()).into());
+    }
+    Ok(request.answer(user.name(), &own, address, clock::millis(), &mut SysRng)?)
+}
+
+/// The key that is known and has signed the new one; `None` where the new one is known
+/// already, or is to be taken whoever signed it.
+fn announced_by(
+    user: &User,
+    announcement: &Announcement,
+    replace: bool,
+) -> Result<Option<Fingerprint>, Error> {
+    let known = match user.contact(&announcement.name) {
+        Ok(contact) => contact.key,
+        Err(RootError::NoContact { contact, .. }) => {
+            return Err(PairingError::NothingOnFile(contact).into());
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if known == announcement.key {
+        return Ok(None);
+    }
+    match announcement.check(&known) {
+        Ok(()) => Ok(Some(known.fingerprint())),
+        Err(_) if replace => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,53 @@
+use clap::Args;
+use tracing::warn;
+
+use super::{super::RootArg, output};
+use crate::{cli::user_name, error::Error};
+
+/// List the contacts of a user: name, the beginning of the fingerprint, address
+///
+/// The beginning tells keys apart and is too short to compare: `m2y contact show` has
+/// the whole. With --json the fingerprint is whole.
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    root: RootArg,
+    /// Whose contacts
+    #[arg(long, value_name = "ME")]
+    user: String,
+}
+
+impl List {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+        let name = user_name(&self.user)?;
+        let user = self.root.open()?.user(&name)?;
+        let contacts = user.contacts()?;
+        if contacts.is_empty() && !json {
+            output::line(format_args!("{name} has no contacts"));
+        }
+        for contact in contacts {
+            let contact = match contact {
+                Ok(contact) => contact,
+                Err(error) => {
+                    warn!("{error}: passed over");
+                    continue;
+                }
+            };
+            let address = user.address_of(&contact.name)?.unwrap_or_default();
+            let fingerprint = contact.key.fingerprint();
+            if json {
+                output::object(&[
+                    ("contact", contact.name.as_str().into()),
+                    ("fingerprint", fingerprint.to_string().into()),
+                    ("digits", fingerprint.digits().into()),
+                    ("address", address.into()),
+                ]);
+            } else {
+                let short = fingerprint.short();
+                let line = format!("{}  SHA256:{short}…  {address}", contact.name);
+                output::line(line.trim_end());
+            }
+        }
+        Ok(())
+    }
+}

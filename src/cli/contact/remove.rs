@@ -1,0 +1,40 @@
+use clap::Args;
+
+use super::{super::RootArg, not_found, output};
+use crate::{cli::user_name, error::Error};
+
+/// Remove a contact: the key and the address
+///
+/// From the next connection on the person is a stranger, whatever a [permission] says.
+/// What they have sent stays, and so does their name in [permission]: somebody who is
+/// added under the same name later would be let in by it.
+#[derive(Debug, Args)]
+pub struct Remove {
+    #[command(flatten)]
+    root: RootArg,
+    /// Whose contact
+    #[arg(long, value_name = "ME")]
+    user: String,
+    /// The contact
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+impl Remove {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+        let name = user_name(&self.user)?;
+        let contact = user_name(&self.name)?;
+        let user = self.root.open()?.user(&name)?;
+        user.remove_contact(&contact).map_err(not_found)?;
+        if json {
+            output::object(&[
+                ("status", "removed".into()),
+                ("user", name.as_str().into()),
+                ("contact", contact.as_str().into()),
+            ]);
+        } else {
+            output::line(format_args!("{contact} is no contact of {name} any more"));
+        }
+        Ok(())
+    }
+}

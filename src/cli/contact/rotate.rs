@@ -1,0 +1,71 @@
+use clap::Args;
+
+use super::{super::RootArg, fingerprint_lines, output, print};
+use crate::{
+    cli::user_name,
+    clock,
+    crypto::{
+        SysRng,
+        keys::{BITS, DEFAULT_BITS},
+    },
+    error::{Code, Error},
+    wire::{WireError, pairing::Announcement},
+};
+
+/// Make a new key pair, and print the announcement for the contacts
+///
+/// Mail it to every contact, who runs `m2y contact add` with it: it is signed by the old
+/// key, so that nothing has to be compared again. Until a contact has added it, the two of
+/// you cannot send to each other. The old private key stays in privateKey/ under a name
+/// with "before" in it, mode 0600. It signs the announcement again (--again) as often as
+/// you like; remove it when all contacts have the new key.
+///
+/// Where somebody else has got the old private key, the announcement proves nothing: tell
+/// the contacts to remove you, and exchange cards and compare fingerprints anew.
+#[derive(Debug, Args)]
+pub struct Rotate {
+    #[command(flatten)]
+    root: RootArg,
+    /// Whose key
+    #[arg(long, value_name = "ME")]
+    user: String,
+    /// Bits of the RSA key, 2048 to 4096
+    #[arg(long, default_value_t = DEFAULT_BITS, value_name = "N")]
+    bits: usize,
+    /// Change nothing, print the announcement of the last time again
+    #[arg(long, conflicts_with = "bits")]
+    again: bool,
+}
+
+impl Rotate {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+        let name = user_name(&self.user)?;
+        if !BITS.contains(&self.bits) {
+            let sentence = format!("--bits {}: must be 2048 to 4096", self.bits);
+            return Err(Error::new(Code::Usage, sentence));
+        }
+        let user = self.root.open()?.user(&name)?;
+        let rotation = if self.again {
+            user.last_rotation()?.ok_or_else(|| {
+                let sentence = format!(
+                    "the key before the present one of {name} is not there: nothing to announce"
+                );
+                Error::new(Code::NotFound, sentence)
+            })?
+        } else {
+            user.rotate(self.bits)?
+        };
+        let (old, new) = (&rotation.old, &rotation.new);
+        let announcement = Announcement::sign(&name, old, new, clock::millis(), &mut SysRng)
+            .map_err(WireError::from)?;
+        print(&announcement.to_document()?, json);
+        if !json {
+            output::aside(format_args!(
+                "mail this to every contact of {name}, who takes it with `m2y contact add`"
+            ));
+            output::aside(fingerprint_lines(new.fingerprint()));
+            output::aside(format_args!("  the old key is in {}", rotation.kept));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+use clap::Args;
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
+
+use super::{super::RootArg, fingerprint_lines, not_found, output};
+use crate::{
+    cli::user_name,
+    error::{Code, Error},
+};
+
+/// Show a contact, or yourself: fingerprint, digits to read aloud, key, address
+///
+/// `m2y contact show --user zhenqiang zhenqiang` shows what Zhenqiang reads aloud, and
+/// what the other person has to see at `m2y contact show --user roland-frei zhenqiang`.
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    root: RootArg,
+    /// Whose contact
+    #[arg(long, value_name = "ME")]
+    user: String,
+    /// The contact
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Draw the fingerprint as a QR code too, for terminals with a dark background
+    #[arg(long)]
+    qr: bool,
+}
+
+impl Show {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+        let name = user_name(&self.user)?;
+        let contact = user_name(&self.name)?;
+        if self.qr && json {
+            let sentence = "--qr draws for people: leave it or --json out";
+            return Err(Error::new(Code::Usage, sentence));
+        }
+        let user = self.root.open()?.user(&name)?;
+        let key = if contact == name {
+            user.own_key()?
+        } else {
+            user.contact(&contact).map_err(not_found)?.key
+        };
+        let address = user.address_of(&contact)?;
+        let fingerprint = key.fingerprint();
+        let bits = key.size() * 8;
+        let pem = key.to_pem().map_err(crate::wire::WireError::from)?;
+        if json {
+            output::object(&[
+                ("user", name.as_str().into()),
+                ("contact", contact.as_str().into()),
+                ("fingerprint", fingerprint.to_string().into()),
+                ("digits", fingerprint.digits().into()),
+                ("bits", bits.into()),
+                ("address", address.unwrap_or_default().into()),
+                ("publicKey", pem.into()),
+            ]);
+            return Ok(());
+        }
+        output::line(&contact);
+        output::line(fingerprint_lines(fingerprint));
+        if let Some(address) = address {
+            output::line(format_args!("  address     {address}"));
+        }
+        output::line(format_args!("  key         RSA, {bits} bits"));
+        output::text(&pem);
+        if self.qr {
+            output::line(qr(&fingerprint.to_string())?);
+        }
+        Ok(())
+    }
+}
+
+/// A QR code as text, two modules in each character. What is dark in it is the background.
+fn qr(text: &str) -> Result<String, Error> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::M)
+        .map_err(|e| Error::new(Code::Failed, format!("cannot draw the QR code: {e}")))?;
+    Ok(code
+        .render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .build())
+}

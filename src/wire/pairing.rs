@@ -1,0 +1,404 @@
+#![doc = include_str!("pairing.md")]
+
+use zeroize::Zeroizing;
+
+use super::{
+    WireError,
+    envelope::{self, Contents, Part},
+};
+use crate::{
+    crypto::{
+        CryptoError, Random,
+        keys::{Fingerprint, PrivateKey, PublicKey},
+    },
+    error::{Code, Error, printable},
+    json::{self, Map, Value, canonical},
+    root::{
+        RootError,
+        contact::{Card, check_address},
+        name::Name,
+        request::RequestId,
+    },
+};
+
+const REQUEST: &str = "m2y/1 contact request";
+const ANSWER: &str = "m2y/1 contact answer";
+const ROTATION: &str = "m2y/1 key rotation";
+
+/// Why a document is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PairingError {
+    /// Name, key or address in it cannot be.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// It was to be written and could not.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A field is missing, or not what it must be.
+    #[error("cannot read {path}: {reason}")]
+    Field {
+        /// As the person named it.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An answer to somebody else's request.
+    #[error(
+        "the answer of {from} is for the key {theirs}, and yours is {own}: it answers somebody else, or a request from before your key changed; make a new one with `m2y contact request`"
+    )]
+    ForAnother {
+        /// Who answers.
+        from: Name,
+        /// The key that it is sealed for.
+        theirs: String,
+        /// The reader's.
+        own: Fingerprint,
+    },
+    /// The signature or the seal does not match.
+    #[error(
+        "the answer of {0} was altered on the way, or {0} does not have the key in it: ask for another one, and compare fingerprints"
+    )]
+    Altered(Name),
+    /// The adder knows the requester by another name.
+    #[error(
+        "{from} has stored you as {to}, and you are {own}: make a new request with `m2y contact request`, and see to it that nobody changes it on the way"
+    )]
+    OtherName {
+        /// Who answers.
+        from: Name,
+        /// The name in the answer.
+        to: String,
+        /// The reader's.
+        own: Name,
+    },
+    /// An answer whose request was not made here, or is settled.
+    #[error(
+        "{0} answers a request that was not made here, or that has its answer already: make a new one with `m2y contact request`"
+    )]
+    NotAsked(Name),
+    /// The same answer, or another one from the same person, once more.
+    #[error("{0} has answered this request before and is a contact already: nothing is to be done")]
+    Answered(Name),
+    /// An announcement by somebody who is no contact.
+    #[error(
+        "{0} is no contact, so there is no key that could have signed the new one: ask {0} for a card (`m2y contact export`)"
+    )]
+    NothingOnFile(Name),
+    /// An announcement that the key on file did not sign.
+    #[error(
+        "the new key of {name}, {new}, is not announced by the one that is known, {old}, and was not taken: if you have missed an announcement, add that first; else compare the new fingerprint with {name} in person, then repeat with --replace"
+    )]
+    NotSuccessor {
+        /// Whose key.
+        name: Name,
+        /// The key on file.
+        old: Fingerprint,
+        /// The key in the announcement.
+        new: Fingerprint,
+    },
+}
+
+impl From<PairingError> for Error {
+    fn from(error: PairingError) -> Self {
+        let code = match error {
+            PairingError::Root(error) => return error.into(),
+            PairingError::Wire(error) => return error.into(),
+            PairingError::Field { .. } => Code::Failed,
+            PairingError::ForAnother { .. }
+            | PairingError::Altered(_)
+            | PairingError::OtherName { .. }
+            | PairingError::NotAsked(_)
+            | PairingError::Answered(_)
+            | PairingError::NothingOnFile(_)
+            | PairingError::NotSuccessor { .. } => Code::Identity,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// What came by mail.
+#[derive(Clone, Debug)]
+pub enum Document {
+    /// Somebody's name and key.
+    Card(Card),
+    /// The same, with the wish to be answered.
+    Request(Request),
+    /// What the other person sends back.
+    Answer(Answer),
+    /// Somebody's new key.
+    Rotation(Announcement),
+}
+
+impl Document {
+    /// Reads a document, also one in the middle of a mail; `path` is where it came from,
+    /// for messages.
+    pub fn parse(path: &str, text: &[u8]) -> Result<Self, PairingError> {
+        let object = json::parse(json::outermost(text)).map_err(|e| field(path, e))?;
+        let card = Card::from_document(path, &object)?;
+        let text = |name: &str| match object.get(name).and_then(Value::as_str) {
+            Some(text) => Ok(text),
+            None => Err(field(path, format!("the field {name:?} is missing"))),
+        };
+        let bytes = |name: &str| {
+            hex::decode(text(name)?).map_err(|_| {
+                let reason = format!("the field {name:?} must be hexadecimal digits");
+                field(path, reason)
+            })
+        };
+        Ok(match object.get("document") {
+            None => Self::Card(card),
+            Some(Value::String(document)) if document == REQUEST => Self::Request(Request {
+                card,
+                id: text("request")?.parse().map_err(|e| field(path, e))?,
+            }),
+            Some(Value::String(document)) if document == ANSWER => Self::Answer(Answer {
+                name: card.name,
+                key: card.key,
+                receiver: text("for")?.to_owned(),
+                sealed: bytes("sealed")?,
+            }),
+            Some(Value::String(document)) if document == ROTATION => Self::Rotation(Announcement {
+                name: card.name,
+                key: card.key,
+                old: text("oldFingerprint")?.to_owned(),
+                time: object
+                    .get("time")
+                    .and_then(Value::as_u64)
+                    .ok_or_else(|| field(path, "the field \"time\" must be a whole number"))?,
+                signature: bytes("signature")?,
+            }),
+            Some(_) => {
+                let reason =
+                    "its field \"document\" says something that this version does not know";
+                return Err(field(path, reason));
+            }
+        })
+    }
+}
+
+fn card(name: &Name, key: &PublicKey) -> Card {
+    Card {
+        name: name.clone(),
+        key: key.clone(),
+        address: None,
+    }
+}
+
+fn field(path: &str, reason: impl ToString) -> PairingError {
+    PairingError::Field {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+/// A card whose owner wants to be answered.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Whose request.
+    pub card: Card,
+    /// Its number.
+    pub id: RequestId,
+}
+
+impl Request {
+    /// The request as a JSON document.
+    pub fn to_document(&self) -> Result<Map<String, Value>, PairingError> {
+        let mut document = self.card.to_document()?;
+        document.insert("document".to_owned(), REQUEST.into());
+        document.insert("request".to_owned(), self.id.to_string().into());
+        Ok(document)
+    }
+
+    /// What the user `from` with the key `own`, whose server listens at `address`,
+    /// answers at this `time`, in milliseconds since 1970.
+    pub fn answer(
+        &self,
+        from: &Name,
+        own: &PrivateKey,
+        address: Option<&str>,
+        time: u64,
+        random: &mut Random<'_>,
+    ) -> Result<Answer, PairingError> {
+        let mut said = Map::new();
+        said.insert("from".to_owned(), from.as_str().into());
+        said.insert("to".to_owned(), self.card.name.as_str().into());
+        said.insert("request".to_owned(), self.id.to_string().into());
+        if let Some(address) = address {
+            said.insert("address".to_owned(), address.into());
+        }
+        let contents = Contents {
+            time,
+            share: [0; 32],
+            json: Zeroizing::new(canonical(&said).into_bytes()),
+        };
+        let receiver = &self.card.key;
+        let bound = bound(own.public(), receiver);
+        let sealed = envelope::seal(Part::Pairing, &bound, &contents, own, receiver, random)?;
+        Ok(Answer {
+            name: from.clone(),
+            key: own.public().clone(),
+            receiver: receiver.fingerprint().to_string(),
+            sealed: sealed.bytes,
+        })
+    }
+}
+
+/// A card with a part that only the requester can read.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Who answers.
+    pub name: Name,
+    /// The key that signed.
+    pub key: PublicKey,
+    /// The fingerprint of the key that it is sealed for, as text.
+    pub receiver: String,
+    /// The envelope.
+    pub sealed: Vec<u8>,
+}
+
+/// What an answer says to who can open it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// Which request is answered.
+    pub request: RequestId,
+    /// Where the server of who answers listens.
+    pub address: Option<String>,
+    /// The clock of who answers, milliseconds since 1970.
+    pub time: u64,
+}
+
+impl Answer {
+    /// The answer as a JSON document.
+    pub fn to_document(&self) -> Result<Map<String, Value>, PairingError> {
+        let mut document = card(&self.name, &self.key).to_document()?;
+        document.insert("document".to_owned(), ANSWER.into());
+        document.insert("for".to_owned(), self.receiver.as_str().into());
+        document.insert("sealed".to_owned(), hex::encode(&self.sealed).into());
+        Ok(document)
+    }
+
+    /// Checks and opens an answer to the user `to` with the key `own`. Whether there was
+    /// such a request is for the caller to find out.
+    pub fn open(&self, to: &Name, own: &PrivateKey) -> Result<Agreed, PairingError> {
+        let fingerprint = own.public().fingerprint();
+        if self.receiver != fingerprint.to_string() {
+            return Err(PairingError::ForAnother {
+                from: self.name.clone(),
+                theirs: printable(&self.receiver, 80),
+                own: fingerprint,
+            });
+        }
+        let altered = || PairingError::Altered(self.name.clone());
+        let bound = bound(&self.key, own.public());
+        let opened = envelope::verify(Part::Pairing, &bound, &self.sealed, &self.key)
+            .and_then(|verified| verified.open(own))
+            .map_err(|_| altered())?;
+        let said = json::parse(&opened.contents.json).map_err(|_| altered())?;
+        let text = |name: &str| said.get(name).and_then(Value::as_str);
+        if text("from") != Some(self.name.as_str()) {
+            return Err(altered());
+        }
+        let stored = text("to").ok_or_else(altered)?;
+        if stored != to.as_str() {
+            return Err(PairingError::OtherName {
+                from: self.name.clone(),
+                to: printable(stored, 80),
+                own: to.clone(),
+            });
+        }
+        let request = text("request").and_then(|id| id.parse().ok());
+        let address = text("address").filter(|a| !a.is_empty());
+        if let Some(address) = address {
+            check_address(address).map_err(|reason| field("the answer", reason))?;
+        }
+        Ok(Agreed {
+            request: request.ok_or_else(altered)?,
+            address: address.map(str::to_owned),
+            time: opened.contents.time,
+        })
+    }
+}
+
+fn bound(adder: &PublicKey, requester: &PublicKey) -> [u8; 64] {
+    let mut bound = [0; 64];
+    let (first, second) = bound.split_at_mut(32);
+    first.copy_from_slice(adder.fingerprint().as_bytes());
+    second.copy_from_slice(requester.fingerprint().as_bytes());
+    bound
+}
+
+/// A new key, signed by the one before it.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    /// Whose key.
+    pub name: Name,
+    /// The new one.
+    pub key: PublicKey,
+    /// The fingerprint of the one before, as text.
+    pub old: String,
+    /// When it was made, milliseconds since 1970.
+    pub time: u64,
+    /// By the one before.
+    pub signature: Vec<u8>,
+}
+
+impl Announcement {
+    /// Signs that `new` is the key of the user `name` from now on, at this `time` in
+    /// milliseconds since 1970.
+    pub fn sign(
+        name: &Name,
+        old: &PrivateKey,
+        new: &PublicKey,
+        time: u64,
+        random: &mut Random<'_>,
+    ) -> Result<Self, CryptoError> {
+        let old_key = old.public();
+        Ok(Self {
+            signature: old.sign(&announced(name, old_key, new, time), random)?,
+            name: name.clone(),
+            key: new.clone(),
+            old: old_key.fingerprint().to_string(),
+            time,
+        })
+    }
+
+    /// The announcement as a JSON document.
+    pub fn to_document(&self) -> Result<Map<String, Value>, PairingError> {
+        let mut document = card(&self.name, &self.key).to_document()?;
+        document.insert("document".to_owned(), ROTATION.into());
+        document.insert("oldFingerprint".to_owned(), self.old.as_str().into());
+        document.insert("time".to_owned(), self.time.into());
+        document.insert("signature".to_owned(), hex::encode(&self.signature).into());
+        Ok(document)
+    }
+
+    /// What a card would say.
+    pub fn card(&self) -> Card {
+        card(&self.name, &self.key)
+    }
+
+    /// Checks that the key on file announces this one.
+    pub fn check(&self, on_file: &PublicKey) -> Result<(), PairingError> {
+        let not = || PairingError::NotSuccessor {
+            name: self.name.clone(),
+            old: on_file.fingerprint(),
+            new: self.key.fingerprint(),
+        };
+        if self.old != on_file.fingerprint().to_string() {
+            return Err(not());
+        }
+        let message = announced(&self.name, on_file, &self.key, self.time);
+        on_file.verify(&message, &self.signature).map_err(|_| not())
+    }
+}
+
+fn announced(name: &Name, old: &PublicKey, new: &PublicKey, time: u64) -> Vec<u8> {
+    [
+        ROTATION.as_bytes(),
+        &time.to_be_bytes(),
+        old.fingerprint().as_bytes(),
+        new.fingerprint().as_bytes(),
+        name.as_str().as_bytes(),
+    ]
+    .concat()
+}

@@ -21,6 +21,11 @@
 //! goes this way by itself, and those that are whole at the same time become durable
 //! together.
 //!
+//! The other way, a contact asks: [`client::peer`] opens a session without a file, and what
+//! it asks comes as records too. [`transfer::shared`] answers from the tree that the contact
+//! may see, [`root::tree`], and never from outside of it; files go out as they come in, and
+//! [`transfer::landing`] puts them in their place.
+//!
 //! Beside the connections a server has three more things to do. It watches the folders
 //! whose scripts wait for that and fires an event for every file that appears, changes or
 //! goes, and for the times of a schedule. A dispatcher keeps what has to happen in a journal until it has happened:

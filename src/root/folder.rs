@@ -203,6 +203,11 @@ notifyUser.rhai
 [permission]
 # zhenqiang = always
 # peter-norton = no
+
+# who may look at the files of this folder and fetch them with `m2y ls` and `m2y get`:
+# list, get, and what changes something: mkdir, rm, mv
+[share]
+# zhenqiang = list get
 "
     )
 }

@@ -71,6 +71,7 @@ fn event(folder: &Folder) -> Event {
             meta,
             stem: "x".to_owned(),
         }),
+        asked: None,
     }
 }
 

@@ -26,11 +26,17 @@ pub enum Kind {
     Deleted,
     /// A time of `[OnSchedule]` has come.
     Schedule,
+    /// A contact wants to see what there is; hooks may refuse, and hide files.
+    List,
+    /// A contact wants to fetch a file; hooks may refuse.
+    Get,
+    /// A contact has fetched a file, and has it safely.
+    Sent,
 }
 
 impl Kind {
     /// Every event, in the order in which they stand in an m2y.config.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Meta,
         Self::Startup,
         Self::Received,
@@ -38,6 +44,9 @@ impl Kind {
         Self::Changed,
         Self::Deleted,
         Self::Schedule,
+        Self::List,
+        Self::Get,
+        Self::Sent,
     ];
 
     /// The event of that section.
@@ -55,6 +64,9 @@ impl Kind {
             Self::Changed => "OnChanged",
             Self::Deleted => "OnDeleted",
             Self::Schedule => "OnSchedule",
+            Self::List => "OnList",
+            Self::Get => "OnGet",
+            Self::Sent => "OnSent",
         }
     }
 }
@@ -112,6 +124,17 @@ pub struct Event {
     pub file: Option<String>,
     /// What is known of the file, where it came from somebody.
     pub subject: Option<Subject>,
+    /// Who looks or fetches, and what, where a contact does.
+    pub asked: Option<Asked>,
+}
+
+/// What a contact asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The contact's name.
+    pub contact: String,
+    /// Below the folder, as the contact wrote it; empty for the folder itself.
+    pub path: String,
 }
 
 /// The file that an event is about.
@@ -152,6 +175,8 @@ pub struct Verdict {
     pub runs: Vec<Run>,
     /// What they asked for, to be done now that they have decided.
     pub effects: Vec<Effect>,
+    /// Patterns of what a contact is not to see.
+    pub hidden: Vec<String>,
 }
 
 /// Something that a hook asks for and that is done after its verdict: no dead mail server

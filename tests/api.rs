@@ -101,6 +101,7 @@ impl Desk {
                 meta: sent(),
                 stem: STEM.to_owned(),
             }),
+            asked: None,
         }
     }
 

@@ -143,6 +143,10 @@ impl Files {
         });
         let effect = |id: &String| format!("effect_{id}.txt");
         let effects: Vec<String> = ids.iter().map(effect).collect();
+        // A script writes it after its line in the inbox.
+        until("every hook is through", || {
+            world.arrived(".txt").len() >= effects.len()
+        });
         assert_eq!(world.arrived(".txt"), effects);
     }
 }

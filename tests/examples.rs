@@ -112,6 +112,7 @@ async fn fire(world: &World, kind: Kind, file: Option<&str>) -> Verdict {
         folder,
         file: file.map(str::to_owned),
         subject: None,
+        asked: None,
     };
     let settings = world.there.settings().unwrap();
     let dispatcher = Dispatcher::new(&world.there, &settings).unwrap();

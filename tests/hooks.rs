@@ -1104,6 +1104,7 @@ fn event(folder: &Folder) -> Event {
             meta: common::document(ZHENQIANG, ROLAND, "photo"),
             stem: "x".to_owned(),
         }),
+        asked: None,
     }
 }
 

@@ -158,6 +158,11 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
         .env("M2Y_ROOT", folder.user().root().path())
         .env("M2Y_USER", folder.user().name().as_str())
         .env("M2Y_FOLDER", folder.name().as_str());
+    if let Some(asked) = &event.asked {
+        command
+            .env("M2Y_CONTACT", &asked.contact)
+            .env("M2Y_PATH", asked.path.replace('\0', ""));
+    }
     if let Some(file) = &event.file {
         command.env("M2Y_FILE", folder.path_of(file));
     }

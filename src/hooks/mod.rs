@@ -165,7 +165,7 @@ impl Hooks {
         // What a program finds in the .meta; scripts may be ahead of it.
         let mut on_disk = event.subject.as_ref().map(|subject| subject.meta.clone());
         let mut effects = Vec::new();
-        let mut quarantine = None;
+        let (mut quarantine, mut hidden) = (None, Vec::new());
         for name in scripts {
             let begun = Instant::now();
             let result = self
@@ -190,6 +190,10 @@ impl Hooks {
                         (Decision::Quarantine(reason), _) => {
                             quarantine = Some(reason.clone());
                             Outcome::Quarantined(reason)
+                        }
+                        (Decision::Hide(patterns), _) => {
+                            hidden.extend(patterns);
+                            Outcome::Accepted
                         }
                         (Decision::Accept, _) => Outcome::Accepted,
                     }
@@ -249,6 +253,7 @@ impl Hooks {
             outcome,
             runs,
             effects,
+            hidden,
         }
     }
 
@@ -459,7 +464,7 @@ fn log_run(event: &Event, run: &Run) {
     }
     // A transfer that goes well has a line of its own.
     match (run.event, &run.outcome) {
-        (Kind::Meta | Kind::Received, Outcome::Accepted) => log!(debug),
+        (Kind::Meta | Kind::Received | Kind::List | Kind::Get, Outcome::Accepted) => log!(debug),
         _ => log!(info),
     }
 }

@@ -134,6 +134,7 @@ async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line
         config,
         file: None,
         subject: None,
+        asked: None,
     };
     let scripts = line.scripts.clone();
     dispatcher

@@ -44,6 +44,7 @@ impl Startup {
             config: config.clone(),
             file: None,
             subject: None,
+            asked: None,
         };
         let verdict = self.dispatcher.fire(event, &Pinned::default()).await;
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);

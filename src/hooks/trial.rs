@@ -36,7 +36,7 @@ use super::{
     script::{Compiled, Host, Part, Source},
 };
 use crate::{
-    event::{Event, EventId, Kind, Outcome, Subject},
+    event::{Asked, Event, EventId, Kind, Outcome, Subject},
     json::{self, Value},
     meta::{self, Meta},
     root::{
@@ -255,7 +255,7 @@ fn part(dir: &Path, file: &str, name: &str) -> Result<Option<Part>, HookError> {
 }
 
 /// What an event is about.
-pub enum Asked {
+pub enum What {
     /// The folder.
     Nothing,
     /// A file of the folder.
@@ -350,12 +350,18 @@ impl Bench {
             Some(id) => id.into(),
             None => EventId::new().map_err(|e| io::Error::other(e.to_string()))?,
         };
+        let is_asked = matches!(kind, Kind::List | Kind::Get | Kind::Sent);
         Ok(Event {
             id,
             kind,
             folder: self.folder.clone(),
             config: Arc::new(self.config()),
-            file,
+            // In a test it is the sender of the made-up metas who asks.
+            asked: is_asked.then(|| Asked {
+                contact: "zhenqiang".to_owned(),
+                path: file.clone().unwrap_or_default(),
+            }),
+            file: file.filter(|_| !is_asked),
             subject,
         })
     }
@@ -442,7 +448,7 @@ impl Bench {
         call: &str,
         script: Option<&str>,
         event: &str,
-        what: Asked,
+        what: What,
         content: Option<Vec<u8>>,
     ) -> Made<Map> {
         let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {why}"));
@@ -455,8 +461,8 @@ impl Bench {
         })?;
         let mut file = None;
         let subject = match what {
-            Asked::Nothing if matches!(kind, Kind::Startup | Kind::Schedule) => None,
-            Asked::Nothing => {
+            What::Nothing if matches!(kind, Kind::Startup | Kind::Schedule | Kind::List) => None,
+            What::Nothing => {
                 let made = match kind {
                     Kind::Meta | Kind::Received => {
                         "a meta, as meta(#{filename: \"a.jpg\"}) makes one"
@@ -467,12 +473,12 @@ impl Bench {
                     "{event} is about a file: after it write {made}"
                 )));
             }
-            Asked::File(_) if matches!(kind, Kind::Meta | Kind::Received) => {
+            What::File(_) if matches!(kind, Kind::Meta | Kind::Received) => {
                 return Err(wrong(&format!(
                     "{event} is about a file that was sent: it takes a meta, as meta(#{{filename: \"a.jpg\"}}) makes one"
                 )));
             }
-            Asked::File(name) => {
+            What::File(name) => {
                 if kind != Kind::Deleted && !self.has(&name)? {
                     return Err(wrong(&format!(
                         "there is no file {name:?} in the folder: make it with file({name:?}, \"...\")"
@@ -482,7 +488,7 @@ impl Bench {
                 file = Some(name);
                 subject
             }
-            Asked::Sent(fields) => {
+            What::Sent(fields) => {
                 let mut meta = self.read_meta(call, &self.meta(fields)?)?;
                 if let Some(content) = &content {
                     meta.filesize = Some(content.len() as u64);

@@ -18,7 +18,7 @@ pub const MAX_LEN: u64 = 65_536;
 const MAX_SCRIPTS: usize = 32;
 
 /// The sections that name scripts.
-pub const EVENT_SECTIONS: [&str; 7] = [
+pub const EVENT_SECTIONS: [&str; 10] = [
     "OnMeta",
     "OnStartup",
     "OnReceived",
@@ -26,6 +26,9 @@ pub const EVENT_SECTIONS: [&str; 7] = [
     "OnChanged",
     "OnDeleted",
     "OnSchedule",
+    "OnList",
+    "OnGet",
+    "OnSent",
 ];
 
 /// Those of what happens to the files of a folder.

@@ -198,6 +198,11 @@ notifyUser.rhai
 [OnSchedule]
 # */10 * * * * = digest.rhai
 
+# when a contact looks, before one is given a file, when one has it (see [share])
+[OnList]
+[OnGet]
+[OnSent]
+
 # what checkPermission.rhai reads: who may send into this folder
 # (only `always` lets in; nobody may send until a line below says so)
 [permission]

@@ -101,9 +101,14 @@ impl About {
 #[derive(Clone)]
 pub struct Tree {
     dir: Arc<Dir>,
-    /// Names of scripts.
+    /// Names of scripts, in lower case.
     scripts: Arc<HashSet<String>>,
+    /// Says of a name whether somebody wants it hidden.
+    hides: Arc<Hides>,
 }
+
+/// Whether a name is hidden for a reason of its own.
+pub type Hides = dyn Fn(&str) -> bool + Send + Sync;
 
 impl Tree {
     /// The tree below a directory, without what the m2y.config names as a script.
@@ -114,18 +119,21 @@ impl Tree {
         });
         Self {
             dir: dir.clone(),
-            scripts: Arc::new(scripts.collect()),
+            scripts: Arc::new(scripts.map(|name| name.to_ascii_lowercase()).collect()),
+            hides: Arc::new(|_| false),
         }
     }
 
     /// Whether others may know of a file of that name.
     fn shows(&self, name: &str) -> bool {
-        let own = OWN.iter().any(|ending| name.ends_with(ending));
+        // A file system may take other letters for the same.
+        let lower = name.to_ascii_lowercase();
         name.len() <= MAX_NAME
             && !name.starts_with('.')
-            && name != CONFIG
-            && !own
-            && !self.scripts.contains(name)
+            && lower != CONFIG
+            && !OWN.iter().any(|ending| lower.ends_with(ending))
+            && !self.scripts.contains(&lower)
+            && !(self.hides)(name)
     }
 
     fn hidden() -> io::Error {
@@ -155,11 +163,18 @@ impl Tree {
         Ok((self.dir(&before)?, name))
     }
 
+    /// The same tree without what has such a name.
+    #[must_use]
+    pub fn without(self, hides: Arc<Hides>) -> Self {
+        Self { hides, ..self }
+    }
+
     /// The tree below a directory of it.
     pub fn below(&self, path: &TreePath) -> io::Result<Self> {
         Ok(Self {
             dir: Arc::new(self.dir(path)?),
             scripts: self.scripts.clone(),
+            hides: self.hides.clone(),
         })
     }
 
@@ -284,6 +299,7 @@ impl Walk {
                         Err(_) => continue,
                     }),
                     scripts: self.tree.scripts.clone(),
+                    hides: self.tree.hides.clone(),
                 };
                 if let Ok(dir) = here.dir(&inside)
                     && let Ok(entries) = dir.entries()
@@ -329,8 +345,8 @@ mod tests {
         }
         let (long, deep) = ("x".repeat(256), "a/".repeat(65));
         for bad in [
-            "..", "a/..", "../a", "a/../b", ".", "a/./b", "a//b", "//", ".hidden", "a/.b", "a\0b",
-            &long, &deep,
+            "..", "a/..", "../a", "a/../b", ".", "a/./b", "a//b", ".hidden", "a/.b", "a\0b", &long,
+            &deep,
         ] {
             assert!(TreePath::parse(bad).is_none(), "{bad:?}");
         }

@@ -444,6 +444,7 @@ pub(super) fn event(
         config: config.clone(),
         file: Some(partial.subject().data_file()),
         subject: Some(partial.subject().clone()),
+        asked: None,
     }
 }
 
@@ -997,6 +998,10 @@ impl Session<'_> {
                 info!(from = %self.from, to = %self.user.name(), path = %printable(&path, 200),
                     bytes, resumed = offset, seconds = begun.elapsed().as_secs_f64(), crc,
                     verdict = "fetched", "fetched");
+                let (receiver, user) = (self.receiver.clone(), self.user.clone());
+                let from = self.from.clone();
+                // It is told to nobody, and goes on where the session ends.
+                tokio::spawn(async move { receiver.sent(&user, &from, &path).await });
                 Ok(())
             }
             _ => Err(WireError::Record.into()),

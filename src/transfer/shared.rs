@@ -4,7 +4,13 @@
 //! the contact, and whatever lies in `outgoing/NAME` of the user. What may not be seen,
 //! what is hidden and what is missing are told apart by no answer, and by no time.
 
-use std::{collections::VecDeque, fs::File, io, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustix::io::Errno;
 use tokio::{
@@ -16,11 +22,14 @@ use tracing::{error, info};
 use super::{lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver};
 use crate::{
     error::{Code, Error, printable},
+    event::{self, Event, EventId, Kind, Outcome},
+    hooks::{Pinned, api::text::matches, dispatch::task_of},
     root::{
+        config::Config,
         folder::Folder,
         name::Name,
         share::Rights,
-        tree::{About, Tree, TreePath, Walk},
+        tree::{About, Hides, Tree, TreePath, Walk},
         user::User,
     },
     wire::{
@@ -108,10 +117,18 @@ enum Place {
     Below(Tree, Rights, TreePath),
 }
 
+/// What the hooks of folders say to a request, by the folders' names: which names they hide,
+/// or that there is nothing to see.
+type Asked = HashMap<Name, Option<Arc<Hides>>>;
+
+/// A folder whose hooks have to be asked, and about which path in it.
+type ToAsk = (Folder, Arc<Config>, TreePath);
+
 /// A user's files, as one contact may see them.
 struct Shared<'a> {
     user: &'a User,
     from: &'a Name,
+    asked: &'a Asked,
 }
 
 impl Shared<'_> {
@@ -128,9 +145,40 @@ impl Shared<'_> {
         }
         let config = folder.config().ok()?;
         let rights = Rights::of(&config, self.from);
-        rights
-            .any()
-            .then(|| (Tree::new(folder.dir(), Some(&config)), rights))
+        if !rights.any() {
+            return None;
+        }
+        let tree = Tree::new(folder.dir(), Some(&config));
+        match self.asked.get(folder.name()) {
+            None => Some((tree, rights)),
+            Some(Some(hides)) => Some((tree.without(hides.clone()), rights)),
+            Some(None) => None,
+        }
+    }
+
+    /// The folders whose hooks want to be asked about a request.
+    fn to_ask(&self, request: &Request) -> Result<Vec<ToAsk>, Error> {
+        let asks = |folder: Folder, path: TreePath| {
+            let config = folder.config().ok()?;
+            let mut kinds = events_of(request).iter();
+            let asks = kinds.any(|kind| !config.scripts(kind.section()).is_empty());
+            (asks && self.rights(&folder).is_some()).then_some((folder, config, path))
+        };
+        let path = TreePath::parse(request.path()).ok_or_else(missing)?;
+        if let Some((first, rest)) = path.split_first() {
+            let folder = Name::folder(first).ok();
+            let folder = folder.and_then(|name| self.user.folder(&name).ok());
+            return Ok(folder
+                .and_then(|folder| asks(folder, rest))
+                .into_iter()
+                .collect());
+        }
+        let folders = self.user.folders().map_err(|e| failed(&e.to_string()))?;
+        Ok(folders
+            .into_iter()
+            .flatten()
+            .filter_map(|folder| asks(folder, TreePath::default()))
+            .collect())
     }
 
     fn find(&self, path: &str) -> Result<Place, Error> {
@@ -311,21 +359,7 @@ impl Receiver {
     ) -> Result<Answer, Error> {
         let begun = Instant::now();
         let (word, path) = (request.word(), printable(request.path(), 200));
-        let (owner, contact) = (user.clone(), from.clone());
-        let asked = move || {
-            let shared = Shared {
-                user: &owner,
-                from: &contact,
-            };
-            shared.answer(&request)
-        };
-        let answer = match word {
-            // To read what was fetched before takes as long as that is.
-            "get" => task::spawn_blocking(asked)
-                .await
-                .unwrap_or_else(|_| Err(failed("it panicked"))),
-            _ => lane.run(move |_| asked()).await,
-        };
+        let answer = self.answer_now(lane, user, from, request).await;
         match &answer {
             Err(error) => {
                 if error.code == Code::NotFound {
@@ -340,6 +374,157 @@ impl Receiver {
         }
         answer
     }
+}
+
+impl Receiver {
+    async fn answer_now(
+        &self,
+        lane: &Lane,
+        user: &User,
+        from: &Name,
+        request: Request,
+    ) -> Result<Answer, Error> {
+        let people = (user.clone(), from.clone());
+        // Most folders have no such hooks, and then it is one step.
+        let first = {
+            let (people, request) = (people.clone(), request.clone());
+            move || {
+                let none = Asked::new();
+                let shared = Shared {
+                    user: &people.0,
+                    from: &people.1,
+                    asked: &none,
+                };
+                let to_ask = shared.to_ask(&request)?;
+                match to_ask.is_empty() {
+                    true => shared.answer(&request).map(Ok),
+                    false => Ok(Err(to_ask)),
+                }
+            }
+        };
+        let is_long = matches!(&request, Request::Get { held: Some(_), .. });
+        let to_ask = match blocking(lane, is_long, first).await? {
+            Ok(answer) => return Ok(answer),
+            Err(to_ask) => to_ask,
+        };
+        let mut asked = Asked::new();
+        for (folder, config, path) in to_ask {
+            let name = folder.name().clone();
+            let said = self
+                .ask_hooks(folder, config, from, &path, &request)
+                .await?;
+            asked.insert(name, said);
+        }
+        let second = move || {
+            let shared = Shared {
+                user: &people.0,
+                from: &people.1,
+                asked: &asked,
+            };
+            shared.answer(&request)
+        };
+        blocking(lane, is_long, second).await
+    }
+
+    /// What the hooks of a folder say: the names that they hide, or `None` where there is
+    /// nothing to see.
+    async fn ask_hooks(
+        &self,
+        folder: Folder,
+        config: Arc<Config>,
+        from: &Name,
+        path: &TreePath,
+        request: &Request,
+    ) -> Result<Option<Arc<Hides>>, Error> {
+        let mut hidden = Vec::new();
+        for kind in events_of(request) {
+            if config.scripts(kind.section()).is_empty() {
+                continue;
+            }
+            let asks = asks(*kind, folder.clone(), config.clone(), from, path.join())?;
+            let verdict = self.hooks.fire(asks, &Pinned::default()).await;
+            self.observe(&verdict);
+            match verdict.outcome {
+                Outcome::Accepted => hidden.extend(verdict.hidden),
+                Outcome::Later => return Err(Error::new(Code::Later, Outcome::LATER)),
+                Outcome::Refused(_) | Outcome::Quarantined(_) | Outcome::Failed => return Ok(None),
+            }
+        }
+        Ok(Some(Arc::new(move |name: &str| {
+            hidden.iter().any(|pattern| matches(name, pattern))
+        })))
+    }
+
+    /// Has `[OnSent]` of a folder run for a file that a contact has now: at once or later, but
+    /// for certain, once it is written down.
+    pub(super) async fn sent(&self, user: &User, from: &Name, path: &str) {
+        let (owner, contact, path) = (user.clone(), from.clone(), path.to_owned());
+        let event = task::spawn_blocking(move || {
+            let (first, rest) = TreePath::parse(&path)?
+                .split_first()
+                .map(|(first, rest)| (first.to_owned(), rest))?;
+            let folder = owner.folder(&Name::folder(&first).ok()?).ok()?;
+            let config = folder.config().ok()?;
+            // Else it came from what lies ready for the contact.
+            let is_shared = Rights::of(&config, &contact).get && first != OUTGOING;
+            let waits = !config.scripts(Kind::Sent.section()).is_empty();
+            (is_shared && waits)
+                .then(|| asks(Kind::Sent, folder, config, &contact, rest.join()).ok())
+                .flatten()
+        });
+        if let Ok(Some(event)) = event.await {
+            let written = self.hooks.journal().add(true, vec![task_of(&event)]);
+            if let Err(error) = written.committed().await {
+                error!("[OnSent] will not run: {error}");
+            }
+        }
+    }
+}
+
+/// Does work that waits for a disk; what takes long on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    lane: &Lane,
+    is_long: bool,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match is_long {
+        // To read what was fetched before takes as long as that is.
+        true => task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|_| Err(failed("it panicked"))),
+        false => lane.run(move |_| work()).await,
+    }
+}
+
+/// What a request is for the hooks of a folder. What is hidden from who looks is not there
+/// for who fetches or changes something either.
+fn events_of(request: &Request) -> &'static [Kind] {
+    match request {
+        Request::Get { .. } => &[Kind::List, Kind::Get],
+        _ => &[Kind::List],
+    }
+}
+
+fn asks(
+    kind: Kind,
+    folder: Folder,
+    config: Arc<Config>,
+    from: &Name,
+    path: String,
+) -> Result<Event, Error> {
+    let id = EventId::new().map_err(|e| Error::new(Code::Later, e.to_string()))?;
+    Ok(Event {
+        id,
+        kind,
+        folder,
+        config,
+        file: None,
+        subject: None,
+        asked: Some(event::Asked {
+            contact: from.to_string(),
+            path,
+        }),
+    })
 }
 
 /// The next multiple of [`GRID`] after the beginning that is not over.

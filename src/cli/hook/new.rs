@@ -20,7 +20,8 @@ pub struct New {
     /// The name of the script, with .rhai or without
     #[arg(value_name = "NAME")]
     name: String,
-    /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule
+    /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule,
+    /// OnList, OnGet, OnSent
     #[arg(long, value_name = "EVENT", value_parser = event)]
     event: Kind,
     /// Whose folder
@@ -115,6 +116,21 @@ fn template(event: Kind, script: &str) -> (String, String) {
             "at the times that stand before it in m2y.config, in UTC",
             "// The times are as in cron: minute, hour, day of the month, month, day of the week.\n\nlet count = folder.list().len();\nlog.info(`${event.folder} has ${count} files`);\n",
             "fn test_it_runs() {\n    let result = run_script(\"SCRIPT\", \"OnSchedule\");\n    assert_eq(result.outcome, \"accepted\");\n}\n",
+        ),
+        Kind::List => (
+            "before a contact sees what there is",
+            "// `event.contact` is who looks, `event.path` where, below the folder. reject(\"why\") makes\n// it look as if nothing were there; hide(\"*.tmp\") leaves names out.\n\nhide([\"*.tmp\", \"draft*\"]);\n",
+            "fn test_who_looks_is_let_in() {\n    let result = run_script(\"SCRIPT\", \"OnList\");\n    assert_eq(result.outcome, \"accepted\");\n}\n",
+        ),
+        Kind::Get => (
+            "before a contact is given a file",
+            "// `event.contact` is who fetches, `event.path` what, below the folder. After reject(\"why\")\n// it looks as if it were not there.\n\nif event.path.starts_with(\"draft\") {\n    reject(\"a draft\");\n}\n",
+            "fn test_a_draft_is_refused() {\n    file(\"draft.txt\", \"abc\");\n    let result = run_script(\"SCRIPT\", \"OnGet\", \"draft.txt\");\n    assert_eq(result.outcome, \"refused\");\n}\n\nfn test_another_file_is_given() {\n    file(\"a.txt\", \"abc\");\n    let result = run_script(\"SCRIPT\", \"OnGet\", \"a.txt\");\n    assert_eq(result.outcome, \"accepted\");\n}\n",
+        ),
+        Kind::Sent => (
+            "when a contact has fetched a file",
+            "// `event.contact` has `event.path` now. What fails here is run again later.\n\nlog.info(`${event.contact} has ${event.path}`);\n",
+            "fn test_it_says_who_has_what() {\n    file(\"a.txt\", \"abc\");\n    let result = run_script(\"SCRIPT\", \"OnSent\", \"a.txt\");\n    assert_eq(result.log, [\"INFO zhenqiang has a.txt\"]);\n}\n",
         ),
         Kind::New | Kind::Changed | Kind::Deleted => (
             match event {

@@ -6,7 +6,7 @@ use super::{RootArg, told};
 use crate::{
     cli::{Failure, folder_name, output, read_file, user_name},
     error::{Code, Error, printable},
-    event::{Event, EventId, Kind, Outcome, Subject, Verdict},
+    event::{Asked, Event, EventId, Kind, Outcome, Subject, Verdict},
     hooks::{
         Hooks, Pinned,
         dispatch::Dispatcher,
@@ -35,7 +35,8 @@ use crate::{
 pub struct Run {
     #[command(flatten)]
     root: RootArg,
-    /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule
+    /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule,
+    /// OnList, OnGet, OnSent
     #[arg(value_name = "EVENT", value_parser = event)]
     event: Kind,
     /// Whose folder
@@ -50,6 +51,9 @@ pub struct Run {
     /// The file in the folder that the event is about
     #[arg(long, value_name = "NAME")]
     file: Option<String>,
+    /// Who asks, at OnList, OnGet and OnSent
+    #[arg(long, value_name = "NAME")]
+    contact: Option<String>,
     /// Only this script, named in m2y.config or not
     #[arg(long, value_name = "SCRIPT")]
     script: Option<String>,
@@ -122,6 +126,12 @@ impl Run {
         if let Some(script) = &self.script {
             config.only(kind.section(), script);
         }
+        let is_asked = matches!(kind, Kind::List | Kind::Get | Kind::Sent);
+        if is_asked && self.contact.is_none() {
+            return Err(usage(format!(
+                "{kind} is about a contact who asks: name one with --contact"
+            )));
+        }
         let mut file = self.file.clone();
         if let Some(name) = &file {
             file::check_name(name).map_err(|why| usage(format!("{name:?} {why}")))?;
@@ -147,7 +157,7 @@ impl Run {
                     "{kind} is about a file that was sent: name its .meta with --meta"
                 )));
             }
-            (Kind::New | Kind::Changed | Kind::Deleted, None, None) => {
+            (Kind::New | Kind::Changed | Kind::Deleted | Kind::Get | Kind::Sent, None, None) => {
                 return Err(usage(format!(
                     "{kind} is about a file: name it with --file"
                 )));
@@ -165,7 +175,11 @@ impl Run {
             kind,
             folder: folder.clone(),
             config: Arc::new(config),
-            file,
+            asked: is_asked.then(|| Asked {
+                contact: self.contact.clone().unwrap_or_default(),
+                path: file.clone().unwrap_or_default(),
+            }),
+            file: file.filter(|_| !is_asked),
             subject,
         })
     }

@@ -1,11 +1,12 @@
-//! `accept`, `reject`, `quarantine`: what a script decides, and its end.
+//! `accept`, `reject`, `quarantine`, `hide`: what a script decides, and its end.
 
-use rhai::{Dynamic, Engine, EvalAltResult, Position};
+use rhai::{Array, Dynamic, Engine, EvalAltResult, Position};
 
 use super::{Function, fail};
 use crate::{
     event::Kind,
     meta::{MAX_TEXT, TEXT},
+    root::file::MAX_NAME,
 };
 
 pub(super) const FUNCTIONS: &[Function] = &[
@@ -22,7 +23,7 @@ reject("only from zhenqiang");
     Function::new(
         "decision",
         "reject(reason)",
-        "Refuses the file; the sender reads the reason, at most 4,096 bytes. The script ends here, and no further one runs.",
+        "Refuses the file; the sender reads the reason, at most 4,096 bytes. To who looks or fetches (OnList, OnGet) it seems not to be there, and only the log has the reason. The script ends here, and no further one runs.",
         r#"
 if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
 "#,
@@ -36,11 +37,23 @@ if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
 if text.extension(meta.filename) == "exe" { quarantine("a program"); }
 "#,
     )
-    .only_at(DECIDING),
+    .only_at(&[Kind::Meta, Kind::Received]),
+    Function::new(
+        "decision",
+        "hide(patterns)",
+        "Leaves files and directories out of what the contact sees: a pattern, as in text.matches, of names, or an array of them, at most 64. The script ends here, and the next one runs.",
+        r#"
+if event.contact != "zhenqiang" { hide(["*.tmp", "draft*"]); }
+"#,
+    )
+    .only_at(&[Kind::List]),
 ];
 
 /// Where there is something to decide.
-const DECIDING: &[Kind] = &[Kind::Meta, Kind::Received];
+const DECIDING: &[Kind] = &[Kind::Meta, Kind::Received, Kind::List, Kind::Get];
+
+/// Patterns that one script may hide.
+const MAX_HIDDEN: usize = 64;
 
 /// What a script decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +64,8 @@ pub enum Decision {
     Reject(String),
     /// It may come, and is kept out of sight; why.
     Quarantine(String),
+    /// It may be seen, but for what has names like these.
+    Hide(Vec<String>),
 }
 
 type Ended = Result<(), Box<EvalAltResult>>;
@@ -72,6 +87,16 @@ fn with_reason(function: &str, reason: &str, decision: fn(String) -> Decision) -
     end(decision(reason.to_owned()))
 }
 
+fn hide(patterns: Vec<String>) -> Ended {
+    let long = patterns.iter().any(|pattern| pattern.len() > MAX_NAME);
+    if patterns.len() > MAX_HIDDEN || long {
+        return Err(fail(format!(
+            "hide(patterns): it takes {MAX_HIDDEN} patterns of {MAX_NAME} bytes at most"
+        )));
+    }
+    end(Decision::Hide(patterns))
+}
+
 pub(super) fn register(engine: &mut Engine) {
     engine
         .register_fn("accept", || end(Decision::Accept))
@@ -80,5 +105,11 @@ pub(super) fn register(engine: &mut Engine) {
         })
         .register_fn("quarantine", |reason: &str| {
             with_reason("quarantine", reason, Decision::Quarantine)
+        })
+        .register_fn("hide", |pattern: &str| hide(vec![pattern.to_owned()]))
+        .register_fn("hide", |patterns: Array| {
+            let texts = patterns.into_iter().map(Dynamic::into_string);
+            let texts: Result<Vec<_>, _> = texts.collect();
+            hide(texts.map_err(|_| fail("hide(patterns): each of them must be text".to_owned()))?)
         });
 }

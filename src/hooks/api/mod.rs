@@ -146,6 +146,10 @@ impl Handles {
         if let Some(file) = &event.file {
             facts.insert("file".into(), file.as_str().into());
         }
+        if let Some(asked) = &event.asked {
+            facts.insert("contact".into(), asked.contact.as_str().into());
+            facts.insert("path".into(), asked.path.as_str().into());
+        }
         if let Some(subject) = &event.subject {
             facts.insert("meta_file".into(), subject.meta_file().into());
             facts.insert("data_file".into(), subject.data_file().into());

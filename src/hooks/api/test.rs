@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rhai::{Array, Dynamic, Engine, Map};
 
 use super::{Function, Made, fail};
-use crate::hooks::trial::{Asked, Bench};
+use crate::hooks::trial::{Bench, What};
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
@@ -169,12 +169,12 @@ impl Stage {
             None => "run()",
         };
         let what = if what.is_unit() {
-            Asked::Nothing
+            What::Nothing
         } else if what.is_string() {
-            Asked::File(what.into_string().unwrap_or_default())
+            What::File(what.into_string().unwrap_or_default())
         } else {
             let map = what.try_cast::<Map>();
-            Asked::Sent(map.ok_or_else(|| {
+            What::Sent(map.ok_or_else(|| {
                 fail(format!(
                     "{call}: it takes a meta, as meta(#{{...}}) makes one, or the name of a file"
                 ))

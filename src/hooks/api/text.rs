@@ -88,7 +88,7 @@ assert_eq(text.pad_left("7", 3), "  7");
 pub struct Handle;
 
 /// Whether the whole text is as the pattern says.
-pub(super) fn matches(text: &str, pattern: &str) -> bool {
+pub(crate) fn matches(text: &str, pattern: &str) -> bool {
     // On a mismatch the last star takes one character more; earlier ones need not.
     let (mut rest, mut wanted) = (text.chars(), pattern.chars());
     let mut star = None;

@@ -2,7 +2,7 @@
 
 use crate::{
     error::printable,
-    event::{Event, EventId, Kind, Subject, Verdict},
+    event::{Asked, Event, EventId, Kind, Subject, Verdict},
     json::{Map, Value},
     root::{Root, RootError, file, folder::Folder, name::Name},
     store::{delivered::Transfer, journal::Task, meta_file},
@@ -20,7 +20,13 @@ pub enum Gone {
 pub fn task_of(event: &Event) -> Task {
     let names = (event.folder.user().name(), event.folder.name());
     let stem = event.subject.as_ref().map(|subject| subject.stem.as_str());
-    task(&event.id, event.kind, names, event.file.clone(), stem)
+    let mut task = task(&event.id, event.kind, names, event.file.clone(), stem);
+    if let Some(asked) = &event.asked {
+        let mut put = |field: &str, text: &str| task.body.insert(field.to_owned(), text.into());
+        put("contact", &asked.contact);
+        put("path", &asked.path);
+    }
+    task
 }
 
 /// The event of a file that arrived, as the journal would have had it.
@@ -90,6 +96,15 @@ pub fn revive(root: &Root, task: &Task) -> Result<Event, Gone> {
         config,
         file,
         subject,
+        asked: asked(task),
+    })
+}
+
+fn asked(task: &Task) -> Option<Asked> {
+    let text = |field| Some(task.body.get(field)?.as_str()?.to_owned());
+    Some(Asked {
+        contact: text("contact")?,
+        path: text("path")?,
     })
 }
 

@@ -1,0 +1,171 @@
+//! What hooks say to contacts who look and fetch: OnList, OnGet, OnSent.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod common;
+
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+use common::{Local, ROLAND, World, ZHENQIANG};
+use m2y::{
+    client::{Route, peer::Peer},
+    error::{Code, Error},
+    transfer::{
+        Unobserved,
+        landing::{Conflict, Landing},
+    },
+};
+
+const SHARE: &str = "[share]\nzhenqiang = list get mkdir rm mv\n";
+
+async fn peer(world: &World, address: &str) -> Peer {
+    let route = Route::to(&world.sender, ROLAND, Some(address)).unwrap();
+    Peer::connect(&route, Arc::new(Unobserved)).await.unwrap()
+}
+
+/// What a listing shows, sorted.
+async fn list(peer: &Peer, path: &str) -> Result<Vec<String>, Error> {
+    let mut listing = peer.list(path, true)?;
+    let mut paths = Vec::new();
+    while let Some(entries) = listing.next().await {
+        paths.extend(entries?.into_iter().map(|entry| entry.path));
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Fetches a file; its bytes.
+async fn get(world: &World, peer: &Peer, path: &str) -> Result<Vec<u8>, Error> {
+    let to = world.dir.path().join("fetched");
+    let _ = fs::remove_dir_all(&to);
+    fs::create_dir(&to).unwrap();
+    let dir = Arc::new(Dir::open_ambient_dir(&to, ambient_authority()).unwrap());
+    let landing = Landing::new(&dir, "file", Conflict::Refuse, (ROLAND, path), 100).unwrap();
+    let landed = peer.get(path, landing)?.landed().await?;
+    assert_eq!(landed.name, "file");
+    Ok(fs::read(to.join("file")).unwrap())
+}
+
+fn is_missing<T: std::fmt::Debug>(result: Result<T, Error>) {
+    let error = result.unwrap_err();
+    let told = (error.code, error.sentence.as_str());
+    assert_eq!(told, (Code::NotFound, "no such file or directory"));
+}
+
+fn fill(world: &World) {
+    for (name, text) in [("a.jpg", "a"), ("b.tmp", "b"), ("draft.txt", "d")] {
+        fs::write(world.photo().join(name), text).unwrap();
+    }
+    fs::create_dir(world.photo().join("sub")).unwrap();
+    fs::write(world.photo().join("sub/c.tmp"), "c").unwrap();
+    fs::write(world.photo().join("sub/e.jpg"), "e").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hook_hides_is_neither_listed_nor_given_nor_changed() {
+    let world = World::new(&format!("[OnMeta]\n[OnList]\nhide.rhai\n{SHARE}"));
+    world.script(
+        "hide.rhai",
+        "if event.contact == \"zhenqiang\" { hide([\"*.tmp\", \"draft*\"]); }",
+    );
+    fill(&world);
+    let server = Local::serve(&world.there).await;
+    let peer = peer(&world, &server.address).await;
+    let shown = ["a.jpg", "sub", "sub/e.jpg"];
+    assert_eq!(list(&peer, "photo").await.unwrap(), shown);
+    let below = shown.map(|path| format!("photo/{path}"));
+    let all = [&["photo".to_owned()], below.as_slice()].concat();
+    assert_eq!(list(&peer, "").await.unwrap(), all);
+    for path in ["photo/b.tmp", "photo/draft.txt", "photo/sub/c.tmp"] {
+        is_missing(peer.stat(path).await);
+        is_missing(get(&world, &peer, path).await);
+        is_missing(peer.remove(path).await);
+        is_missing(peer.rename(path, "photo/seen").await);
+        is_missing(peer.rename("photo/a.jpg", path).await);
+    }
+    assert_eq!(get(&world, &peer, "photo/sub/e.jpg").await.unwrap(), b"e");
+    drop(peer);
+    server.stop().await;
+    assert!(world.photo().join("b.tmp").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hook_refuses_looks_like_what_is_not_there() {
+    let world = World::new(&format!(
+        "[OnMeta]\n[OnList]\nlist.rhai\n[OnGet]\nget.rhai\n{SHARE}"
+    ));
+    world.script(
+        "list.rhai",
+        "if event.path == \"sub\" { reject(\"private\"); }",
+    );
+    world.script(
+        "get.rhai",
+        "if event.path.starts_with(\"draft\") { throw \"a draft\"; }",
+    );
+    fill(&world);
+    let server = Local::serve(&world.there).await;
+    let peer = peer(&world, &server.address).await;
+    is_missing(list(&peer, "photo/sub").await);
+    is_missing(list(&peer, "photo/nothing").await);
+    is_missing(get(&world, &peer, "photo/draft.txt").await);
+    is_missing(get(&world, &peer, "photo/drafts").await);
+    assert_eq!(get(&world, &peer, "photo/a.jpg").await.unwrap(), b"a");
+    // Edited while the server runs; a broken check lets nobody in.
+    world.script("get.rhai", "launch();");
+    fs::write(world.photo().join("new.rhai"), "").unwrap();
+    let config = world.photo().join("m2y.config");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("get.rhai", "gone.rhai")).unwrap();
+    is_missing(get(&world, &peer, "photo/a.jpg").await);
+    drop(peer);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_hears_of_a_file_that_was_fetched_and_again_until_it_succeeds() {
+    let world = World::new(&format!("[OnMeta]\n[OnSent]\nsent.rhai\n{SHARE}"));
+    fs::write(
+        world.there.path().join("m2y.ini"),
+        "[hooks]\nretry_delay = 20ms\n",
+    )
+    .unwrap();
+    world.script(
+        "sent.rhai",
+        "if state.add(\"tries\", 1) < 3 { throw \"not yet\"; }\n\
+         notify.inbox(`${event.contact} has ${event.path}`);",
+    );
+    fill(&world);
+    let server = Local::serve(&world.there).await;
+    let peer = peer(&world, &server.address).await;
+    assert_eq!(get(&world, &peer, "photo/sub/e.jpg").await.unwrap(), b"e");
+    let inbox = world.receiver.path().join("inbox.log");
+    let begun = Instant::now();
+    let said = loop {
+        let said = fs::read_to_string(&inbox).unwrap_or_default();
+        if !said.is_empty() {
+            break said;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody was told");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(
+        said.contains(&format!("{ZHENQIANG} has sub/e.jpg")),
+        "{said}"
+    );
+    drop(peer);
+    server.stop().await;
+    assert_eq!(
+        fs::read_to_string(&inbox).unwrap(),
+        said,
+        "it was told once"
+    );
+}

@@ -48,7 +48,7 @@ pub struct Finding {
 }
 
 /// The fields of `event`.
-const EVENT: [&str; 7] = [
+const EVENT: [&str; 9] = [
     "name",
     "folder",
     "user",
@@ -56,6 +56,8 @@ const EVENT: [&str; 7] = [
     "file",
     "meta_file",
     "data_file",
+    "contact",
+    "path",
 ];
 
 /// What every hook has in scope, and what a test has.

@@ -42,7 +42,7 @@ use crate::{
     wire::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
-        request::{Reply, Request},
+        request::{PAGES_AHEAD, Reply, Request},
         session::SessionKeys,
     },
 };
@@ -62,6 +62,9 @@ const UNREAD: usize = 1 << 20;
 
 /// Bytes of records for a client up to which more of a listing is made.
 const LISTED: usize = 65_536;
+
+/// Listings of which parts may wait to be acknowledged.
+const UNREAD_LISTINGS: usize = 4_096;
 
 /// Makes the store of a folder.
 pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
@@ -194,8 +197,8 @@ struct Session<'a> {
     resuming: HashMap<u32, Resuming>,
     /// Listings of which more has to be said.
     listings: VecDeque<(u32, Box<Listing>)>,
-    /// Parts of them that were acknowledged while the next one was made.
-    acknowledged: HashMap<u32, usize>,
+    /// Parts of listings, with more behind them, that were not acknowledged.
+    unread: HashMap<u32, usize>,
     /// Files that go out.
     supply: Supply,
     /// Those of them that have not had their last word.
@@ -318,7 +321,7 @@ impl Receiver {
             active: HashSet::new(),
             resuming: HashMap::new(),
             listings: VecDeque::new(),
-            acknowledged: HashMap::new(),
+            unread: HashMap::new(),
             supply: Supply::default(),
             fetched: HashMap::new(),
             bulk: None,
@@ -751,6 +754,7 @@ impl Session<'_> {
                 self.listings.retain(|(listed, _)| *listed != transfer);
                 if self.listings.len() < before {
                     self.active.remove(&transfer);
+                    self.unread.remove(&transfer);
                     let error = Error::new(Code::Later, "given up");
                     self.say(Kind::Error, transfer, &record::encode_error(&error))?;
                 }
@@ -831,7 +835,7 @@ impl Session<'_> {
 
     /// A contact asks for something.
     fn request(&mut self, transfer: u32, body: &[u8]) -> Result<(), ReceiveError> {
-        let full = self.active.len() >= FILES as usize;
+        let full = self.active.len() >= FILES as usize || self.unread.len() > UNREAD_LISTINGS;
         if full || !self.active.insert(transfer) {
             return Err(WireError::Record.into());
         }
@@ -866,27 +870,30 @@ impl Session<'_> {
     ) -> Result<(), ReceiveError> {
         let reply = match answer {
             Ok(Answer::Reply(reply) | Answer::Page(reply, None)) => reply,
-            Ok(Answer::Page(reply, Some(mut listing))) => {
-                listing.ahead += self.acknowledged.remove(&transfer).unwrap_or_default();
+            Ok(Answer::Page(reply, Some(listing))) => {
+                *self.unread.entry(transfer).or_default() += 1;
                 self.listings.push_back((transfer, listing));
                 return self.say(Kind::Reply, transfer, &reply.to_body());
             }
             Ok(Answer::File(_)) => return Err(ReceiveError::Failed),
             Err(error) => {
                 self.active.remove(&transfer);
-                self.acknowledged.remove(&transfer);
                 return self.say(Kind::Error, transfer, &record::encode_error(&error));
             }
         };
         self.active.remove(&transfer);
-        self.acknowledged.remove(&transfer);
         self.say(Kind::Reply, transfer, &reply.to_body())
     }
 
     /// Goes on with a listing when what was said of it is on its way: however long it is,
     /// little of it is in memory.
     fn list_on(&mut self) {
-        let ready = |(_, listing): &(u32, Box<Listing>)| listing.ahead > 0;
+        let unread = &self.unread;
+        let ready = |(transfer, _): &(u32, _)| {
+            unread
+                .get(transfer)
+                .is_none_or(|parts| *parts < PAGES_AHEAD)
+        };
         if self.out.len() < LISTED
             && let Some(at) = self.listings.iter().position(ready)
             && let Some((transfer, listing)) = self.listings.remove(at)
@@ -974,15 +981,11 @@ impl Session<'_> {
 
     /// A file that was fetched is safe.
     fn acked(&mut self, transfer: u32) -> Result<(), ReceiveError> {
-        let mut listed = self.listings.iter_mut();
-        if let Some((_, listing)) = listed.find(|(listed, _)| *listed == transfer) {
-            listing.ahead += 1;
-            return Ok(());
-        }
-        if !self.fetched.contains_key(&transfer) {
-            // A part of a listing of which the next one is being made, or was the last.
-            if self.active.contains(&transfer) {
-                *self.acknowledged.entry(transfer).or_default() += 1;
+        // It may come after the last part of its listing went out.
+        if let Some(parts) = self.unread.get_mut(&transfer) {
+            *parts -= 1;
+            if *parts == 0 {
+                self.unread.remove(&transfer);
             }
             return Ok(());
         }

@@ -34,7 +34,7 @@ use crate::{
     },
     wire::{
         record::MAX_BODY,
-        request::{Coming, Entry, Held, PAGES_AHEAD, Page, Reply, Request},
+        request::{Coming, Entry, Held, Page, Reply, Request},
     },
 };
 
@@ -74,14 +74,11 @@ pub struct Listing {
     ready: VecDeque<Entry>,
     /// With what stands before the paths of each.
     walks: VecDeque<(String, Walk)>,
-    /// Parts that may be sent before one more is acknowledged.
-    pub(super) ahead: usize,
 }
 
 impl Listing {
     /// The next part. It may wait for a disk.
     pub fn page(mut self: Box<Self>) -> Answer {
-        self.ahead = self.ahead.saturating_sub(1);
         let mut page = Page::default();
         while !page.is_full() {
             if let Some(entry) = self.ready.pop_front() {
@@ -199,7 +196,6 @@ impl Shared<'_> {
         let mut listing = Listing {
             ready: VecDeque::new(),
             walks: VecDeque::new(),
-            ahead: PAGES_AHEAD,
         };
         let all = TreePath::default();
         match self.find(path)? {

@@ -41,11 +41,13 @@ use m2y::{
         config::{Config, EVENT_SECTIONS},
         contact::Card,
         settings::Settings,
+        tree::TreePath,
     },
     wire::{
         envelope::{self, Contents, Part},
         header::{self, AnswerHeader, Header, Turned},
         record::{self, Head, Kind, Stream},
+        request::{Reply, Request},
     },
 };
 use zeroize::Zeroizing;
@@ -517,6 +519,91 @@ fn a_meta(bytes: &[u8]) {
     }
 }
 
+fn request_corpus() -> Corpus {
+    let held = format!(
+        r#"{{"bytes":65536,"sha256":"{0}","version":"v"}}"#,
+        "ab".repeat(32)
+    );
+    let get = format!(
+        r#"{{"filekey":"{0}","held":{held},"id":"{1}","path":"a/b","request":"get"}}"#,
+        "01".repeat(32),
+        "0f".repeat(16)
+    );
+    let entries = r#"{"entries":[{"modified":-5,"path":"a","size":3,"type":"file"}],"more":true}"#;
+    let coming = r#"{"filesize":9,"modified":7,"resumeOffset":8,"version":"x"}"#;
+    Corpus {
+        valid: vec![
+            br#"{"path":"photo","recursive":true,"request":"list"}"#.to_vec(),
+            br#"{"path":"a","request":"rename","to":"b"}"#.to_vec(),
+            get.into(),
+            entries.into(),
+            coming.into(),
+        ],
+        tokens: vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "\"",
+            "null",
+            "true",
+            "-1",
+            "18446744073709551615",
+            "1e9",
+            "\"request\":",
+            "\"get\"",
+            "\"path\":",
+            "\"entries\":",
+            "\"filesize\":",
+            "\\u0000",
+            "\\ud800",
+            "..",
+            "/",
+        ],
+    }
+}
+
+fn a_request(bytes: &[u8]) {
+    if let Ok(request) = Request::from_body(bytes) {
+        let back = Request::from_body(&request.to_body()).unwrap();
+        assert_eq!((back.word(), back.path()), (request.word(), request.path()));
+    }
+    if let Ok(reply) = Reply::from_body(bytes) {
+        assert_eq!(Reply::from_body(&reply.to_body()).unwrap(), reply);
+    }
+}
+
+fn path_corpus() -> Corpus {
+    Corpus {
+        valid: vec![
+            b"photo/2026/a.jpg".to_vec(),
+            b"/a/b/".to_vec(),
+            "\u{e9}/x y".into(),
+        ],
+        tokens: vec![
+            "/", "//", ".", "..", "../", "/..", "\\", "\0", ".hidden", "%2e%2e", "\u{2024}",
+            "\u{ff0f}", "a", "\u{202e}", "\n", "~", "CON", ":",
+        ],
+    }
+}
+
+/// Whatever passes is plain names: joined to a directory it stays below it.
+fn a_path(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Some(path) = TreePath::parse(&text) else {
+        return;
+    };
+    for name in path.components() {
+        let mut parts = Path::new(name).components();
+        let plain = matches!(parts.next(), Some(std::path::Component::Normal(_)));
+        assert!(plain && parts.next().is_none(), "{name:?}");
+        assert!(!name.starts_with('.') && !name.contains('\0'), "{name:?}");
+    }
+    assert_eq!(TreePath::parse(&path.join()), Some(path));
+}
+
 // Texts that people write.
 
 fn config_corpus() -> Corpus {
@@ -833,6 +920,8 @@ targets! {
         envelope_corpus(), a_signed_envelope, 1 in 50;
     streams_of_records, a_million_streams_of_records: record_corpus(), records, 1 in 1;
     metas, a_million_metas: meta_corpus(), a_meta, 1 in 1;
+    requests_and_replies, a_million_requests_and_replies: request_corpus(), a_request, 1 in 1;
+    paths_of_peers, a_million_paths_of_peers: path_corpus(), a_path, 1 in 1;
     configs_of_folders, a_million_configs_of_folders: config_corpus(), a_config, 1 in 1;
     settings_of_servers, a_million_settings_of_servers: settings_corpus(), settings, 1 in 1;
     contacts_ini, a_million_contacts_ini: contacts_corpus(), contacts, 1 in 1;

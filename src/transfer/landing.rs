@@ -134,7 +134,7 @@ impl Landing {
 
     /// Takes the file in hand, and looks what there is of it.
     fn look(&mut self) -> io::Result<()> {
-        let mut lock = file::append(&self.dir, &self.note)?.into_std();
+        let lock = file::append(&self.dir, &self.note)?.into_std();
         if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -142,7 +142,7 @@ impl Landing {
         if !file::exists(&self.dir, &self.note)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.keep = true;
+        self.lock = Some(lock);
         let (note, _) = file::open_itself(&self.dir, &self.note)?;
         let mut text = Vec::new();
         note.take(MAX_NOTE).read_to_end(&mut text)?;
@@ -156,15 +156,13 @@ impl Landing {
             && bytes > 0
         {
             let (digest, _) = prefix_digest(self.store.read(&self.partial)?, bytes)?;
+            self.keep = true;
             self.held = Some(Held {
                 bytes,
                 digest,
                 version,
             });
         }
-        use io::Seek;
-        lock.rewind()?;
-        self.lock = Some(lock);
         Ok(())
     }
 
@@ -197,6 +195,7 @@ impl Landing {
             let text = json::canonical(&note);
             file::overwrite_unflushed(&self.dir, &self.note, 0o644, text.as_bytes())?;
         }
+        self.keep = self.lock.is_some();
         self.coming = Some(coming);
         Ok(crc)
     }
@@ -219,10 +218,8 @@ impl Landing {
             }
             Conflict::Rename => self.under_free_name()?,
         };
-        if self.lock.is_some() {
-            let _ = self.dir.remove_file(&self.note);
-        }
-        self.keep = true;
+        // The bytes have their name: what goes now is the note.
+        self.keep = false;
         Ok(Landed {
             name,
             size: coming.size,
@@ -271,9 +268,6 @@ impl Arriving for Landing {
     fn end(mut self, why: &ReceiveError) {
         if !why.is_passing() {
             self.keep = false;
-            if self.lock.is_some() {
-                let _ = self.dir.remove_file(&self.note);
-            }
         }
     }
 }
@@ -282,6 +276,9 @@ impl Drop for Landing {
     fn drop(&mut self) {
         if !self.keep {
             self.store.discard(&self.partial);
+            if self.lock.is_some() {
+                let _ = self.dir.remove_file(&self.note);
+            }
         }
     }
 }

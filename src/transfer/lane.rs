@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, task};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task,
+};
 
 use crate::{
     error::{Code, Error},
@@ -51,12 +54,28 @@ type Work = Box<dyn FnOnce(&mut Places) + Send>;
 /// Places, and since when they are known.
 type Known = Option<(Instant, Places)>;
 
+/// Work of one session that takes long which goes on at the same time: however much a
+/// contact asks for, it leaves the threads of the disk to others.
+const LONG: usize = 2;
+
 /// The queue of one session. Copies of it are the same one.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Lane {
     work: Groups<(), Work>,
     known: Arc<Mutex<Known>>,
     crowd: Arc<AtomicBool>,
+    long: Arc<Semaphore>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            work: Groups::default(),
+            known: Arc::default(),
+            crowd: Arc::default(),
+            long: Arc::new(Semaphore::new(LONG)),
+        }
+    }
 }
 
 impl Lane {
@@ -94,6 +113,19 @@ impl Lane {
         }
         let lost = || Error::new(Code::Failed, "the server failed, try later");
         result.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Does work that may take as long as it takes to read a large file, so that nothing
+    /// else of the session waits for it.
+    pub async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let lost = || Error::new(Code::Failed, "the server failed, try later");
+        let _turn = self.long.acquire().await.map_err(|_| lost())?;
+        task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|_| Err(lost()))
     }
 
     fn lead(&self) {

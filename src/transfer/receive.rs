@@ -63,6 +63,9 @@ const UNREAD: usize = 1 << 20;
 /// Bytes of records for a client up to which more of a listing is made.
 const LISTED: usize = 65_536;
 
+/// Listings that wait to go on: each holds directories open.
+const LISTINGS: usize = 16;
+
 /// Listings of which parts may wait to be acknowledged.
 const UNREAD_LISTINGS: usize = 4_096;
 
@@ -870,6 +873,10 @@ impl Session<'_> {
     ) -> Result<(), ReceiveError> {
         let reply = match answer {
             Ok(Answer::Reply(reply) | Answer::Page(reply, None)) => reply,
+            Ok(Answer::Page(..)) if self.listings.len() >= LISTINGS => {
+                let sentence = "too many listings at once: read those that are there first";
+                return self.answered(transfer, Err(Error::new(Code::Later, sentence)));
+            }
             Ok(Answer::Page(reply, Some(listing))) => {
                 *self.unread.entry(transfer).or_default() += 1;
                 self.listings.push_back((transfer, listing));

@@ -485,9 +485,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     match is_long {
         // To read what was fetched before takes as long as that is.
-        true => task::spawn_blocking(work)
-            .await
-            .unwrap_or_else(|_| Err(failed("it panicked"))),
+        true => lane.apart(work).await,
         false => lane.run(move |_| work()).await,
     }
 }

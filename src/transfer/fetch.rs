@@ -122,6 +122,9 @@ impl Session {
     /// returns.
     pub async fn run(mut self, asks: &mut Asks) -> Result<(), Error> {
         let result = self.records(asks).await;
+        // Before anybody hears that something failed: who does looks whether it was the
+        // session.
+        asks.close();
         for (_, open) in std::mem::take(&mut self.open) {
             if let Err(error) = &result {
                 fail(open, error.clone());

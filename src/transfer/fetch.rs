@@ -78,6 +78,9 @@ type Stage = (
     Result<(), ReceiveError>,
 );
 
+/// What became of files that are whole.
+type Ended = Vec<(u32, io::Result<Landed>)>;
+
 /// A session at work.
 pub struct Session {
     channel: Channel,
@@ -148,7 +151,7 @@ impl Session {
         let intake = Intake::of_client(incoming, self.asked.clone(), &self.observer);
         let mut stage = Some(intake);
         let mut work: Option<JoinHandle<Stage>> = None;
-        let mut landing: Option<JoinHandle<Vec<(u32, io::Result<Landed>)>>> = None;
+        let mut landing: Option<JoinHandle<Ended>> = None;
         let mut no_more = false;
         let mut tick = interval_at(Instant::now() + WORKING, WORKING);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -384,7 +387,7 @@ fn begin(
     Ok(Some(Incoming::new(blocks, landing, offset, crc)))
 }
 
-fn land_all(whole: Vec<(u32, Received<Landing>)>) -> Vec<(u32, io::Result<Landed>)> {
+fn land_all(whole: Vec<(u32, Received<Landing>)>) -> Ended {
     let (transfers, files): (Vec<_>, Vec<_>) = whole
         .into_iter()
         .map(|(transfer, received)| (transfer, (received.arrival, received.crc)))

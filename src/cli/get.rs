@@ -4,7 +4,10 @@ use std::{
     io::{self, BufRead, BufReader, IsTerminal, Write, stderr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,13 +30,13 @@ use crate::{
         Observer,
         landing::{Conflict, Landed, Landing},
     },
-    wire::request::Entry,
+    wire::{record::MAX_BODY, request::Entry},
 };
 
 /// Files that are under way at the same time.
 const AT_ONCE: usize = 128;
 
-/// So many sessions in a row may break before a file or a byte has come.
+/// So many sessions in a row may break before a file or a block of one has come.
 const BROKEN: u32 = 3;
 
 /// The file that says which files of a directory were fetched, and as they were then.
@@ -86,13 +89,13 @@ enum OnConflict {
     Rename,
 }
 
-/// How far it is.
-struct Progress(Option<ProgressBar>);
+/// How far it is: what is shown, and the bytes of files that came, of whole ones or not.
+struct Progress(Option<ProgressBar>, AtomicU64);
 
 impl Progress {
     fn new(wanted: bool) -> Self {
         if !wanted || !stderr().is_terminal() {
-            return Self(None);
+            return Self(None, AtomicU64::new(0));
         }
         let bar = ProgressBar::new(0);
         let style = "{msg} {wide_bar} {percent:>3}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
@@ -100,7 +103,7 @@ impl Progress {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self(Some(bar))
+        Self(Some(bar), AtomicU64::new(0))
     }
 
     fn apart(&self, print: impl FnOnce()) {
@@ -113,6 +116,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn moved(&self, bytes: u64) {
+        self.1.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.0 {
             bar.inc(bytes);
         }
@@ -278,7 +282,7 @@ impl Work<'_> {
         let route = self.get.asker.route(&self.place.peer)?;
         let mut broken = 0;
         loop {
-            let before = (self.tally.over.len(), self.tally.bytes);
+            let before = self.so_far();
             let observer: Arc<dyn Observer> = self.progress.clone();
             let peer = Peer::connect(&route, observer).await;
             let result = match &peer {
@@ -292,14 +296,20 @@ impl Work<'_> {
             if !peer.is_ok_and(|peer| peer.is_over()) || error.code == Code::Integrity {
                 return Err(error);
             }
-            broken = match before == (self.tally.over.len(), self.tally.bytes) {
-                true => broken + 1,
-                false => 0,
-            };
+            let (files, bytes) = self.so_far();
+            let came = files > before.0 || bytes >= before.1 + MAX_BODY as u64;
+            broken = if came { 0 } else { broken + 1 };
             if broken == BROKEN {
                 return Err(error);
             }
         }
+    }
+
+    /// Files that had their last word, and bytes that came: of a large file a session may
+    /// bring many and break all the same.
+    fn so_far(&self) -> (usize, u64) {
+        let bytes = self.progress.1.load(Ordering::Relaxed);
+        (self.tally.over.len(), bytes)
     }
 
     async fn session(&mut self, peer: &Peer) -> Result<(), Error> {

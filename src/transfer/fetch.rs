@@ -125,6 +125,9 @@ impl Session {
     /// returns.
     pub async fn run(mut self, asks: &mut Asks) -> Result<(), Error> {
         let result = self.records(asks).await;
+        // Before anybody hears that something failed: who does looks whether it was the
+        // session.
+        asks.close();
         for (_, open) in std::mem::take(&mut self.open) {
             if let Err(error) = &result {
                 fail(open, error.clone());
@@ -184,12 +187,7 @@ impl Session {
                     // Nothing is expected of it, or it waits for us.
                     Err(ChannelError::Idle(_)) if busy => reader.touch(),
                     Err(error) => {
-                        // What came before is looked at first.
-                        if let Some(work) = work.take()
-                            && let Ok((_, _, news, _)) = work.await
-                        {
-                            self.take_all(news)?;
-                        }
+                        self.rest(stage.take(), work.take()).await?;
                         return Err(error.into());
                     }
                 },
@@ -224,6 +222,35 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes in what came before the connection broke off, so that it need not come again.
+    async fn rest(
+        &mut self,
+        mut stage: Option<Intake<Landing>>,
+        mut work: Option<JoinHandle<Stage>>,
+    ) -> Result<(), Error> {
+        loop {
+            if let Some(mut idle) = stage.take()
+                && let Some(mut batch) = self.channel.reader.take().map_err(Error::from)?
+            {
+                work = Some(task::spawn_blocking(move || {
+                    let mut news = Vec::new();
+                    let result = idle.batch(&mut batch, &mut news);
+                    (idle, batch, news, result)
+                }));
+            }
+            let Some(done) = work.take() else {
+                return Ok(());
+            };
+            let Ok((back, batch, news, result)) = done.await else {
+                return Ok(());
+            };
+            self.channel.reader.recycle(batch);
+            stage = Some(back);
+            self.take_all(news)?;
+            result.map_err(ended)?;
         }
     }
 

@@ -245,17 +245,22 @@ pub struct Process {
 
 impl Process {
     pub fn serve(root: &Root) -> Self {
-        Self::start(root, Stdio::null())
+        Self::start(root, "127.0.0.1:0", Stdio::null())
+    }
+
+    /// A server on an address that was free a moment ago.
+    pub fn serve_at(root: &Root, address: &str) -> Self {
+        Self::start(root, address, Stdio::null())
     }
 
     /// A server whose log goes to a file.
     pub fn serve_with_log(root: &Root, log: &Path) -> Self {
-        Self::start(root, fs::File::create(log).unwrap().into())
+        Self::start(root, "127.0.0.1:0", fs::File::create(log).unwrap().into())
     }
 
-    fn start(root: &Root, log: Stdio) -> Self {
+    fn start(root: &Root, listen: &str, log: Stdio) -> Self {
         let mut child = Command::new(M2Y)
-            .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+            .args(["serve", "--listen", listen, "--root"])
             .arg(root.path())
             .stdout(Stdio::piped())
             .env("NO_COLOR", "1")

@@ -227,7 +227,11 @@ impl Shell {
     fn answer(&self, outcome: &Outcome) {
         let (status, message, content) = match outcome {
             Ok(content) => (200, "OK", content.clone()),
-            Err(fault) => (fault.status, fault.error.sentence.as_str(), Value::Null),
+            Err(fault) => (
+                fault.status,
+                fault.error.sentence.as_str(),
+                fault.content.clone(),
+            ),
         };
         if self.json {
             output::object(&[

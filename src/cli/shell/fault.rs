@@ -1,6 +1,9 @@
 //! What went wrong with a command, with its status.
 
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    json::Value,
+};
 
 /// The statuses, for people; `m2y shell --help` shows them too.
 pub const STATUSES: &str = "\
@@ -29,6 +32,8 @@ pub struct Fault {
     pub status: u16,
     /// What is said of it.
     pub error: Error,
+    /// What there is to tell programs nevertheless.
+    pub content: Value,
 }
 
 impl Fault {
@@ -41,6 +46,12 @@ impl Fault {
     #[must_use]
     pub fn with(self, status: u16) -> Self {
         Self { status, ..self }
+    }
+
+    /// The same with something to tell programs.
+    #[must_use]
+    pub fn holding(self, content: Value) -> Self {
+        Self { content, ..self }
     }
 
     /// Puts what was being done in front of the sentence.
@@ -66,6 +77,10 @@ impl From<Error> for Fault {
             Code::Integrity => 422,
             Code::Interrupted => 499,
         };
-        Self { status, error }
+        Self {
+            status,
+            error,
+            content: Value::Null,
+        }
     }
 }

@@ -425,29 +425,28 @@ impl Get {
         progress.end();
         let (ended, kept) = fetch.end();
         fetched?;
-        match ended {
-            Ok(()) => Ok(match shell.json {
-                true => Value::Array(kept),
-                false => Value::Null,
-            }),
-            Err(unfetched) => {
-                let reason = kept.iter().find_map(|object| {
-                    object
-                        .get("error")
-                        .and_then(Value::as_str)
-                        .map(str::to_owned)
-                });
-                let fault = Fault::from(match reason {
-                    // There is no other line that says it.
-                    Some(reason) if only => Error::new(unfetched.error.code, reason),
-                    _ => unfetched.error,
-                });
-                Err(match unfetched.differs {
-                    true if fault.status != 207 => fault.with(409),
-                    _ => fault,
-                })
-            }
+        let reason = kept.iter().find_map(|object| {
+            let reason = object.get("error").and_then(Value::as_str);
+            reason.map(str::to_owned)
+        });
+        let content = match shell.json {
+            true => Value::Array(kept),
+            false => Value::Null,
+        };
+        let Err(unfetched) = ended else {
+            return Ok(content);
+        };
+        let code = unfetched.error.code;
+        let fault = Fault::from(match reason {
+            // It is the status that programs look at first.
+            Some(reason) if only && code != Code::Partly => Error::new(code, reason),
+            _ => unfetched.error,
+        });
+        Err(match unfetched.differs && code != Code::Partly {
+            true => fault.with(409),
+            false => fault,
         }
+        .holding(content))
     }
 }
 

@@ -25,20 +25,16 @@ fn scan(line: &str) -> Scan {
     let mut quote: Option<char> = None;
     let mut escaped = false;
     for (at, c) in line.char_indices() {
-        if quote.is_none() && !escaped && c.is_ascii_whitespace() {
+        if quote.is_none() && !escaped && matches!(c, ' ' | '\t' | '\n') {
             words.extend(word.take().map(|(_, text)| text));
             continue;
         }
         let (_, text) = word.get_or_insert_with(|| (at, String::new()));
         let literal = escaped || quote.is_some();
         match (quote, c) {
-            (Some('"'), _) if escaped => {
-                // Between double quotes a backslash is one, except before these.
-                if !matches!(c, '"' | '\\' | '$' | '`') {
-                    text.push('\\');
-                }
-            }
-            (None, _) if escaped => {}
+            (None, _) | (Some('"'), '"' | '\\' | '$' | '`') if escaped => {}
+            // Between double quotes a backslash is one, except before those.
+            (Some('"'), _) if escaped => text.push('\\'),
             (None | Some('"'), '\\') => {
                 escaped = true;
                 continue;

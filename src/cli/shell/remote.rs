@@ -508,8 +508,9 @@ impl Rm {
         let peer = shell.link.peer().await?;
         for found in all {
             if let Err(fault) = found.about(peer.remove(&found.path).await) {
-                // What is there and does not go is a directory with something in it.
-                return Err(shell.in_the_way(&peer, fault, &found.path).await);
+                let about = peer.stat(&found.path).await;
+                let filled = fault.error.code == Code::Failed && about.is_ok_and(|e| e.is_dir);
+                return Err(if filled { fault.with(409) } else { fault });
             }
             shell.did("removed", &found);
         }

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use tokio::task;
 
 use super::{
     Failure, output,
-    remote::{Asker, Place, about},
+    remote::{Asker, Link, Place, about},
 };
 use crate::{
     client::peer::Peer,
@@ -42,6 +42,9 @@ const BROKEN: u32 = 3;
 /// The file that says which files of a directory were fetched, and as they were then.
 const RECORD: &str = ".m2y-fetched";
 
+/// Objects that are kept for a program; what became of further files is only counted.
+const KEPT: usize = 100_000;
+
 /// Directories that are held open.
 const DIRS: usize = 64;
 
@@ -62,6 +65,19 @@ pub struct Get {
     /// Where the files go
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
+    #[command(flatten)]
+    options: Options,
+    /// Show no progress
+    #[arg(long)]
+    no_progress: bool,
+    /// Whose files, and which
+    #[arg(required = true, value_name = "PEER[:PATH]", value_parser = Place::parse)]
+    places: Vec<Place>,
+}
+
+/// What is fetched, and what is done about files that are there.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
     /// Fetch all that the contact shares; of what was fetched before and not touched since,
     /// what has changed
     #[arg(short, long)]
@@ -73,12 +89,6 @@ pub struct Get {
     /// it, or take a name with a number
     #[arg(long, value_enum, default_value_t = OnConflict::Fail)]
     conflict: OnConflict,
-    /// Show no progress
-    #[arg(long)]
-    no_progress: bool,
-    /// Whose files, and which
-    #[arg(required = true, value_name = "PEER[:PATH]", value_parser = Place::parse)]
-    places: Vec<Place>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -89,13 +99,23 @@ enum OnConflict {
     Rename,
 }
 
-/// How far it is: what is shown, and the bytes of files that came, of whole ones or not.
-struct Progress(Option<ProgressBar>, AtomicU64);
+/// How far it is, while something is fetched.
+#[derive(Default)]
+pub struct Progress {
+    bar: Mutex<Option<ProgressBar>>,
+    /// Bytes of files that came, of whole ones or not.
+    came: AtomicU64,
+}
 
 impl Progress {
-    fn new(wanted: bool) -> Self {
-        if !wanted || !stderr().is_terminal() {
-            return Self(None, AtomicU64::new(0));
+    fn bar(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows a bar from now on, where a person sees it.
+    pub fn begin(&self) {
+        if !stderr().is_terminal() {
+            return;
         }
         let bar = ProgressBar::new(0);
         let style = "{msg} {wide_bar} {percent:>3}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
@@ -103,11 +123,25 @@ impl Progress {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self(Some(bar), AtomicU64::new(0))
+        *self.bar() = Some(bar);
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        if let Some(bar) = self.bar().take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn expect(&self, name: &str, bytes: u64) {
+        if let Some(bar) = &*self.bar() {
+            bar.inc_length(bytes);
+            bar.set_message(printable(name, 30));
+        }
     }
 
     fn apart(&self, print: impl FnOnce()) {
-        match &self.0 {
+        match &*self.bar() {
             Some(bar) => bar.suspend(print),
             None => print(),
         }
@@ -116,8 +150,8 @@ impl Progress {
 
 impl Observer for Progress {
     fn moved(&self, bytes: u64) {
-        self.1.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(bar) = &self.0 {
+        self.came.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(bar) = &*self.bar() {
             bar.inc(bytes);
         }
     }
@@ -140,6 +174,8 @@ struct Tally {
     same: u64,
     skipped: u64,
     failed: u64,
+    /// Those of the failed in whose place there is another file.
+    in_the_way: u64,
     first: Option<Error>,
     /// Files that had their last word, whatever session it was in.
     over: HashSet<String>,
@@ -148,49 +184,75 @@ struct Tally {
 /// A file on its way, and what became of it.
 type Coming<'a> = BoxFuture<'a, (Remote, Result<Landed, Error>, Duration)>;
 
-/// The command at work, on one contact.
-struct Work<'a> {
-    get: &'a Get,
-    place: &'a Place,
-    progress: Arc<Progress>,
-    json: bool,
-    dirs: HashMap<String, Arc<Dir>>,
+/// To whom it is said what became of each file.
+pub enum Voice {
+    /// To people: only what they need to know.
+    Lines,
+    /// To programs: an object a line.
+    Objects,
+    /// To nobody yet: the objects are kept.
+    Kept(Vec<Value>),
+}
+
+impl Voice {
+    fn object(&mut self, fields: &[(&str, Value)]) {
+        match self {
+            Self::Lines => {}
+            Self::Objects => output::object(fields),
+            Self::Kept(kept) if kept.len() < KEPT => {
+                let field = |(name, value): &(&str, Value)| ((*name).to_owned(), value.clone());
+                kept.push(Value::Object(fields.iter().map(field).collect()));
+            }
+            Self::Kept(_) => {}
+        }
+    }
+}
+
+/// Something that is fetched to a directory: what the command and the shell share.
+pub struct Fetch {
+    options: Options,
+    output: PathBuf,
     base: Arc<Dir>,
+    progress: Arc<Progress>,
+    voice: Voice,
+    tally: Tally,
+    begun: Instant,
+}
+
+/// What is fetched, at work on one place of a contact.
+struct Work<'a> {
+    fetch: &'a mut Fetch,
+    place: &'a Place,
+    dirs: HashMap<String, Arc<Dir>>,
     record: Record,
-    tally: &'a mut Tally,
 }
 
 impl Get {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
-        let at = |e: io::Error| Error::io("open", &self.output, &e);
-        fs::create_dir_all(&self.output).map_err(at)?;
-        let base = Dir::open_ambient_dir(&self.output, ambient_authority()).map_err(at)?;
-        let base = Arc::new(base);
-        let begun = Instant::now();
-        let mut tally = Tally::default();
-        let progress = Arc::new(Progress::new(!self.no_progress && !json));
+        let progress = Arc::new(Progress::default());
+        if !self.no_progress && !json {
+            progress.begin();
+        }
+        let voice = if json { Voice::Objects } else { Voice::Lines };
+        let mut fetch = Fetch::new(self.options, &self.output, progress.clone(), voice)?;
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         let all = async {
             for place in &self.places {
-                let mut work = Work {
-                    get: &self,
-                    place,
-                    progress: progress.clone(),
-                    json,
-                    dirs: HashMap::new(),
-                    base: base.clone(),
-                    record: Record::open(&self.output, &place.peer).map_err(at)?,
-                    tally: &mut tally,
-                };
-                if let Err(error) = work.run().await {
-                    if self.places.len() == 1 {
-                        return Err(error);
+                let route = match self.asker.route(&place.peer) {
+                    Ok(route) => route,
+                    Err(error) if self.places.len() == 1 => return Err(error),
+                    Err(error) => {
+                        fetch.fail(&error, &place.path);
+                        continue;
                     }
-                    work.tally.fail(&error, &place.path, &progress, json);
-                }
+                };
+                let mut link = Link::new(route, progress.clone(), false);
+                fetch
+                    .place(&mut link, place, self.places.len() == 1)
+                    .await?;
             }
-            Ok::<_, Error>(())
+            Ok(())
         };
         let result = tokio::select! {
             result = all => result,
@@ -199,24 +261,104 @@ impl Get {
                 "interrupted: what came so far is kept, fetch again to go on",
             )),
         };
-        if let Some(bar) = &progress.0 {
-            bar.finish_and_clear();
-        }
-        if tally.fetched + tally.same + tally.skipped + tally.failed > 0 {
-            tally.summary(begun.elapsed(), json);
-        }
+        progress.end();
+        let (ended, _) = fetch.end();
         result?;
-        match tally.first {
-            None => Ok(()),
-            Some(_) if tally.fetched + tally.same + tally.skipped > 0 => {
-                let sentence = format!("{} not fetched", files(tally.failed));
-                Err(Error::new(Code::Partly, sentence).into())
+        Ok(ended.map_err(|unfetched| unfetched.error)?)
+    }
+}
+
+/// That something was not fetched.
+pub struct Unfetched {
+    /// The kind of the first trouble, and how many.
+    pub error: Error,
+    /// Whether all of them have another file in their place.
+    pub differs: bool,
+}
+
+impl Fetch {
+    /// Makes the directory, if it is not there.
+    pub fn new(
+        options: Options,
+        output: &Path,
+        progress: Arc<Progress>,
+        voice: Voice,
+    ) -> Result<Self, Error> {
+        let at = |e: io::Error| Error::io("open", output, &e);
+        fs::create_dir_all(output).map_err(at)?;
+        let base = Dir::open_ambient_dir(output, ambient_authority()).map_err(at)?;
+        Ok(Self {
+            options,
+            output: output.to_owned(),
+            base: Arc::new(base),
+            progress,
+            voice,
+            tally: Tally::default(),
+            begun: Instant::now(),
+        })
+    }
+
+    /// Fetches what lies at a place, in as many sessions as it takes. An error that is not
+    /// about one file of several is returned only if the place is the `only` one.
+    pub async fn place(&mut self, link: &mut Link, place: &Place, only: bool) -> Result<(), Error> {
+        let record = Record::open(&self.output, &place.peer);
+        let mut work = Work {
+            record: record.map_err(|e| Error::io("open", &self.output, &e))?,
+            fetch: self,
+            place,
+            dirs: HashMap::new(),
+        };
+        match work.run(link).await {
+            Err(error) if only => Err(error),
+            Err(error) => {
+                self.fail(&error, &place.path);
+                Ok(())
             }
-            Some(error) => {
-                let sentence = format!("{} not fetched", files(tally.failed));
-                Err(Error::new(error.code, sentence).into())
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Says how it went; gives back what was kept for programs.
+    pub fn end(mut self) -> (Result<(), Unfetched>, Vec<Value>) {
+        let tally = &self.tally;
+        let whole = tally.fetched + tally.same + tally.skipped;
+        if whole + tally.failed > 0 {
+            let took = self.begun.elapsed();
+            match &mut self.voice {
+                Voice::Lines => output::line(tally.summary(took)),
+                voice => voice.object(&tally.object(took)),
             }
         }
+        let kept = match self.voice {
+            Voice::Kept(kept) => kept,
+            _ => Vec::new(),
+        };
+        let Some(first) = self.tally.first else {
+            return (Ok(()), kept);
+        };
+        let sentence = format!("{} not fetched", files(self.tally.failed));
+        let code = if whole > 0 { Code::Partly } else { first.code };
+        let unfetched = Unfetched {
+            error: Error::new(code, sentence),
+            differs: self.tally.in_the_way == self.tally.failed,
+        };
+        (Err(unfetched), kept)
+    }
+
+    /// Counts and says that something was not fetched.
+    fn fail(&mut self, error: &Error, path: &str) {
+        self.tally.failed += 1;
+        if let Voice::Lines = self.voice {
+            let line = printable(&error.sentence, 8_192);
+            self.progress.apart(|| eprintln!("m2y: {line}"));
+        }
+        self.voice.object(&[
+            ("status", "failed".into()),
+            ("path", path.into()),
+            ("code", error.code.word().into()),
+            ("error", error.sentence.as_str().into()),
+        ]);
+        self.tally.first.get_or_insert(error.clone());
     }
 }
 
@@ -228,36 +370,19 @@ fn files(n: u64) -> String {
 }
 
 impl Tally {
-    /// Counts and says that something was not fetched.
-    fn fail(&mut self, error: &Error, path: &str, progress: &Progress, json: bool) {
-        self.failed += 1;
-        if json {
-            output::object(&[
-                ("status", "failed".into()),
-                ("path", path.into()),
-                ("code", error.code.word().into()),
-                ("error", error.sentence.as_str().into()),
-            ]);
-        } else {
-            let line = printable(&error.sentence, 8_192);
-            progress.apart(|| eprintln!("m2y: {line}"));
-        }
-        self.first.get_or_insert(error.clone());
+    fn object(&self, took: Duration) -> [(&'static str, Value); 7] {
+        [
+            ("status", "summary".into()),
+            ("fetched", self.fetched.into()),
+            ("bytes", self.bytes.into()),
+            ("same", self.same.into()),
+            ("skipped", self.skipped.into()),
+            ("failed", self.failed.into()),
+            ("seconds", took.as_secs_f64().into()),
+        ]
     }
 
-    fn summary(&self, took: Duration, json: bool) {
-        if json {
-            output::object(&[
-                ("status", "summary".into()),
-                ("fetched", self.fetched.into()),
-                ("bytes", self.bytes.into()),
-                ("same", self.same.into()),
-                ("skipped", self.skipped.into()),
-                ("failed", self.failed.into()),
-                ("seconds", took.as_secs_f64().into()),
-            ]);
-            return;
-        }
+    fn summary(&self, took: Duration) -> String {
         let mut line = format!(
             "fetched {}: {}",
             files(self.fetched),
@@ -272,19 +397,17 @@ impl Tally {
                 line.push_str(&format!(", {} {what}", output::count(n)));
             }
         }
-        output::line(line);
+        line
     }
 }
 
 impl Work<'_> {
     /// Fetches, in as many sessions as it takes.
-    async fn run(&mut self) -> Result<(), Error> {
-        let route = self.get.asker.route(&self.place.peer)?;
+    async fn run(&mut self, link: &mut Link) -> Result<(), Error> {
         let mut broken = 0;
         loop {
             let before = self.so_far();
-            let observer: Arc<dyn Observer> = self.progress.clone();
-            let peer = Peer::connect(&route, observer).await;
+            let peer = link.peer().await;
             let result = match &peer {
                 Ok(peer) => self.session(peer).await,
                 Err(error) => Err(error.clone()),
@@ -308,12 +431,13 @@ impl Work<'_> {
     /// Files that had their last word, and bytes that came: of a large file a session may
     /// bring many and break all the same.
     fn so_far(&self) -> (usize, u64) {
-        let bytes = self.progress.1.load(Ordering::Relaxed);
-        (self.tally.over.len(), bytes)
+        let bytes = self.fetch.progress.came.load(Ordering::Relaxed);
+        (self.fetch.tally.over.len(), bytes)
     }
 
     async fn session(&mut self, peer: &Peer) -> Result<(), Error> {
-        let (get, place) = (self.get, self.place);
+        let place = self.place;
+        let Options { all, recursive, .. } = self.fetch.options;
         let mut coming: FuturesUnordered<Coming<'_>> = FuturesUnordered::new();
         let entry = peer.stat(&place.path).await;
         let entry = entry.map_err(|e| match peer.is_over() {
@@ -335,12 +459,12 @@ impl Work<'_> {
             };
             self.begin(peer, remote, &mut coming).await?;
         } else {
-            if !get.recursive && !get.all {
+            if !recursive && !all {
                 let sentence = "it is a directory: take -r to fetch what is in it, or --all";
                 return Err(about(place, Error::new(Code::Usage, sentence)));
             }
             // As a copy would be called; everything, where it is the top directory.
-            let below = name.filter(|_| !get.all).map(|name| format!("{name}/"));
+            let below = name.filter(|_| !all).map(|name| format!("{name}/"));
             let mut listing = peer.list(&place.path, true)?;
             while let Some(entries) = listing.next().await {
                 for entry in entries? {
@@ -384,7 +508,7 @@ impl Work<'_> {
         remote: Remote,
         coming: &mut FuturesUnordered<Coming<'a>>,
     ) -> Result<(), Error> {
-        if self.tally.over.contains(&remote.path) {
+        if self.fetch.tally.over.contains(&remote.path) {
             return Ok(());
         }
         let conflict = match self.look(&remote) {
@@ -400,10 +524,7 @@ impl Work<'_> {
             .split_last()
             .ok_or_else(|| strange(&remote.path))?;
         let (dir, name) = (self.dir(&above)?, name.to_owned());
-        if let Some(bar) = &self.progress.0 {
-            bar.inc_length(remote.size);
-            bar.set_message(printable(&name, 30));
-        }
+        self.fetch.progress.expect(&name, remote.size);
         while coming.len() >= AT_ONCE {
             if let Some(over) = coming.next().await {
                 self.over(peer, over)?;
@@ -441,7 +562,7 @@ impl Work<'_> {
 
     /// What to do about what is there; `None` where nothing is.
     fn look(&mut self, remote: &Remote) -> Result<Option<Conflict>, Error> {
-        let path = self.get.output.join(remote.local.join());
+        let path = self.fetch.output.join(remote.local.join());
         let about = match fs::symlink_metadata(&path) {
             Ok(about) => about,
             Err(e)
@@ -450,7 +571,7 @@ impl Work<'_> {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
-                return Ok(Some(match self.get.conflict {
+                return Ok(Some(match self.fetch.options.conflict {
                     OnConflict::Rename => Conflict::Rename,
                     OnConflict::Overwrite => Conflict::Overwrite,
                     _ => Conflict::Refuse,
@@ -468,13 +589,13 @@ impl Work<'_> {
                 && nanos == remote.modified - remote.modified.rem_euclid(1_000_000_000)
         };
         if about.is_file() && about.len() == remote.size && same_time {
-            self.tally.same += 1;
-            self.tally.over.insert(remote.path.clone());
+            self.fetch.tally.same += 1;
+            self.fetch.tally.over.insert(remote.path.clone());
             self.tell("same", remote, &path, &[]);
             return Ok(None);
         }
         let untouched = self.record.is_untouched(&remote.path, about.len(), nanos);
-        match self.get.conflict {
+        match self.fetch.options.conflict {
             _ if about.is_dir() => Err(Error::new(
                 Code::Failed,
                 format!("{} is a directory", path.display()),
@@ -482,20 +603,23 @@ impl Work<'_> {
             OnConflict::Overwrite => Ok(Some(Conflict::Overwrite)),
             OnConflict::Rename => Ok(Some(Conflict::Rename)),
             // It is as it was fetched, and only the contact has changed it.
-            OnConflict::Fail if self.get.all && untouched => Ok(Some(Conflict::Overwrite)),
+            OnConflict::Fail if self.fetch.options.all && untouched => {
+                Ok(Some(Conflict::Overwrite))
+            }
             OnConflict::Skip => {
-                self.tally.skipped += 1;
-                self.tally.over.insert(remote.path.clone());
+                self.fetch.tally.skipped += 1;
+                self.fetch.tally.over.insert(remote.path.clone());
                 self.tell("skipped", remote, &path, &[]);
                 Ok(None)
             }
-            OnConflict::Fail => Err(Error::new(
-                Code::Failed,
-                format!(
+            OnConflict::Fail => {
+                self.fetch.tally.in_the_way += 1;
+                let sentence = format!(
                     "{} is there and is another file: take --conflict overwrite, rename or skip",
                     path.display()
-                ),
-            )),
+                );
+                Err(Error::new(Code::Failed, sentence))
+            }
         }
     }
 
@@ -503,16 +627,17 @@ impl Work<'_> {
     fn dir(&mut self, path: &TreePath) -> Result<Arc<Dir>, Error> {
         let key = path.join();
         if key.is_empty() {
-            return Ok(self.base.clone());
+            return Ok(self.fetch.base.clone());
         }
         if let Some(dir) = self.dirs.get(&key) {
             return Ok(dir.clone());
         }
         let opened = self
+            .fetch
             .base
             .create_dir_all(&key)
-            .and_then(|()| self.base.open_dir(&key));
-        let full = self.get.output.join(&key);
+            .and_then(|()| self.fetch.base.open_dir(&key));
+        let full = self.fetch.output.join(&key);
         let dir = Arc::new(opened.map_err(|e| Error::io("make", &full, &e))?);
         if self.dirs.len() >= DIRS {
             self.dirs.clear();
@@ -529,17 +654,17 @@ impl Work<'_> {
     ) -> Result<(), Error> {
         match landed {
             Ok(landed) => {
-                self.tally.fetched += 1;
-                self.tally.bytes += landed.size - landed.resumed;
-                self.tally.over.insert(remote.path.clone());
+                self.fetch.tally.fetched += 1;
+                self.fetch.tally.bytes += landed.size - landed.resumed;
+                self.fetch.tally.over.insert(remote.path.clone());
                 if landed.name == remote.local.split_last().map_or("", |(_, name)| name) {
                     self.record.note(&remote);
                 }
-                let path = self.get.output.join(remote.local.join());
+                let path = self.fetch.output.join(remote.local.join());
                 let path = path.with_file_name(&landed.name);
-                if landed.started_over && !self.json {
+                if landed.started_over && matches!(self.fetch.voice, Voice::Lines) {
                     let shown = printable(&remote.path, 300);
-                    self.progress.apart(|| {
+                    self.fetch.progress.apart(|| {
                         eprintln!("m2y: {shown} has changed since it was begun: it came from its beginning");
                     });
                 }
@@ -565,23 +690,20 @@ impl Work<'_> {
     }
 
     fn failed(&mut self, remote: Remote, error: &Error) {
-        self.tally.over.insert(remote.path.clone());
-        let (progress, json) = (self.progress.clone(), self.json);
+        self.fetch.tally.over.insert(remote.path.clone());
         let error = error.clone().within(printable(&remote.path, 300));
-        self.tally.fail(&error, &remote.path, &progress, json);
+        self.fetch.fail(&error, &remote.path);
     }
 
-    fn tell(&self, status: &str, remote: &Remote, file: &Path, more: &[(&str, Value)]) {
-        if self.json {
-            let mut fields = vec![
-                ("status", status.into()),
-                ("path", remote.path.as_str().into()),
-                ("file", file.display().to_string().into()),
-                ("bytes", remote.size.into()),
-            ];
-            fields.extend(more.iter().cloned());
-            output::object(&fields);
-        }
+    fn tell(&mut self, status: &str, remote: &Remote, file: &Path, more: &[(&str, Value)]) {
+        let mut fields = vec![
+            ("status", status.into()),
+            ("path", remote.path.as_str().into()),
+            ("file", file.display().to_string().into()),
+            ("bytes", remote.size.into()),
+        ];
+        fields.extend(more.iter().cloned());
+        self.fetch.voice.object(&fields);
     }
 }
 

@@ -5,7 +5,9 @@ use super::{
     remote::{Asker, Place, about, exact_time, time},
 };
 use crate::{
+    client::peer::Listing,
     error::{Error, printable},
+    json::Value,
     wire::request::Entry,
 };
 
@@ -42,53 +44,64 @@ impl Ls {
         let peer = self.asker.connect(&self.place.peer).await?;
         let failed = |error| about(&self.place, error);
         let listing = peer.list(&self.place.path, self.recursive);
-        let mut listing = listing.map_err(failed)?;
-        let mut held = Some(Vec::new());
-        while let Some(entries) = listing.next().await {
-            let entries = entries.map_err(failed)?;
-            match &mut held {
-                Some(sorted) => {
-                    sorted.extend(entries);
-                    if sorted.len() > SORTED {
-                        held.take()
-                            .into_iter()
-                            .flatten()
-                            .for_each(|e| self.show(&e, json));
-                    }
-                }
-                None => entries.iter().for_each(|entry| self.show(entry, json)),
+        let shown = sorted(listing.map_err(failed)?, |mut entry| {
+            // Of a file itself there is only the path that was asked for.
+            if entry.path.is_empty() {
+                entry.path.clone_from(&self.place.path);
             }
-        }
-        let mut held = held.unwrap_or_default();
-        held.sort_by(|a, b| a.path.cmp(&b.path));
-        held.iter().for_each(|entry| self.show(entry, json));
-        Ok(())
+            match json {
+                true => output::object(&fields(&entry)),
+                false => output::line(line(&entry, self.long)),
+            }
+            Ok(())
+        });
+        shown.await.map_err(failed)
     }
+}
 
-    fn show(&self, entry: &Entry, json: bool) {
-        // Of a file itself there is only the path that was asked for.
-        let path = match entry.path.as_str() {
-            "" => self.place.path.as_str(),
-            path => path,
-        };
-        if json {
-            output::object(&[
-                ("path", path.into()),
-                ("type", if entry.is_dir { "dir" } else { "file" }.into()),
-                ("size", entry.size.into()),
-                ("modified", exact_time(entry).into()),
-            ]);
-            return;
-        }
-        let path = printable(path, 8_192);
-        let slash = if entry.is_dir { "/" } else { "" };
-        match (self.long, entry.is_dir) {
-            (false, _) => output::line(format_args!("{path}{slash}")),
-            (true, true) => output::line(format_args!("{:>15}  {}  {path}/", "-", time(entry))),
-            (true, false) => {
-                let size = output::count(entry.size);
-                output::line(format_args!("{size:>15}  {}  {path}", time(entry)));
+/// Gives each entry of a listing to `show`, sorted by path unless they are too many.
+pub async fn sorted(
+    mut listing: Listing,
+    mut show: impl FnMut(Entry) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut held = Some(Vec::new());
+    while let Some(entries) = listing.next().await {
+        let entries = entries?;
+        match &mut held {
+            Some(first) => {
+                first.extend(entries);
+                if first.len() > SORTED {
+                    held.take().into_iter().flatten().try_for_each(&mut show)?;
+                }
             }
+            None => entries.into_iter().try_for_each(&mut show)?,
+        }
+    }
+    let mut held = held.unwrap_or_default();
+    held.sort_by(|a, b| a.path.cmp(&b.path));
+    held.into_iter().try_for_each(show)
+}
+
+/// An entry for programs.
+pub fn fields(entry: &Entry) -> [(&'static str, Value); 4] {
+    [
+        ("path", entry.path.as_str().into()),
+        ("type", if entry.is_dir { "dir" } else { "file" }.into()),
+        ("size", entry.size.into()),
+        ("modified", exact_time(entry).into()),
+    ]
+}
+
+/// An entry for people; `long` with size and time.
+pub fn line(entry: &Entry, long: bool) -> String {
+    let path = printable(&entry.path, 8_192);
+    match (long, entry.is_dir) {
+        (false, true) => format!("{path}/"),
+        (false, false) => path,
+        (true, true) => format!("{:>15}  {}  {path}/", "-", time(entry)),
+        (true, false) => {
+            let size = output::count(entry.size);
+            format!("{size:>15}  {}  {path}", time(entry))
         }
     }
 }

@@ -14,6 +14,7 @@ mod output;
 mod remote;
 mod send;
 mod serve;
+mod shell;
 mod systemd;
 mod user;
 
@@ -82,6 +83,7 @@ enum Command {
     Mkdir(change::Mkdir),
     Rm(change::Rm),
     Mv(change::Mv),
+    Shell(shell::ShellArgs),
 }
 
 /// Where the root is.
@@ -242,6 +244,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Mkdir(mkdir) => mkdir.run(json).await?,
         Command::Rm(rm) => rm.run(json).await?,
         Command::Mv(mv) => mv.run(json).await?,
+        Command::Shell(shell) => shell.run(json).await?,
     }
     Ok(())
 }

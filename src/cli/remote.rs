@@ -5,10 +5,11 @@ use std::sync::Arc;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{RootArg, user_name};
+use super::{RootArg, output, user_name};
 use crate::{
     client::{Route, peer::Peer},
     error::{Code, Error, printable},
+    root::user::User,
     transfer::{Observer, Unobserved},
     wire::request::Entry,
 };
@@ -63,27 +64,29 @@ impl Place {
 }
 
 impl Asker {
+    /// Who asks.
+    pub fn user(&self) -> Result<User, Error> {
+        let root = self.root.open()?;
+        if let Some(name) = &self.user {
+            return Ok(root.user(&user_name(name)?)?);
+        }
+        let mut users = root.users()?;
+        match (users.pop(), users.pop()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => {
+                let sentence = "the root has no user: make one with `m2y user create`";
+                Err(Error::new(Code::NotFound, sentence))
+            }
+            _ => {
+                let sentence = "the root has several users: say with --user who you are";
+                Err(Error::new(Code::Usage, sentence))
+            }
+        }
+    }
+
     /// The way to a contact.
     pub fn route(&self, peer: &str) -> Result<Route, Error> {
-        let root = self.root.open()?;
-        let user = match &self.user {
-            Some(name) => root.user(&user_name(name)?)?,
-            None => {
-                let mut users = root.users()?;
-                match (users.pop(), users.pop()) {
-                    (Some(only), None) => only,
-                    (None, _) => {
-                        let sentence = "the root has no user: make one with `m2y user create`";
-                        return Err(Error::new(Code::NotFound, sentence));
-                    }
-                    _ => {
-                        let sentence = "the root has several users: say with --user who you are";
-                        return Err(Error::new(Code::Usage, sentence));
-                    }
-                }
-            }
-        };
-        Route::to(&user, peer, self.server.as_deref())
+        Route::to(&self.user()?, peer, self.server.as_deref())
     }
 
     /// A session with a contact's server.
@@ -93,6 +96,54 @@ impl Asker {
             Arc::new(Unobserved) as Arc<dyn Observer>,
         )
         .await
+    }
+}
+
+/// A contact's server with the session to it, which begins when it is needed, and again
+/// when it was cut.
+pub struct Link {
+    route: Route,
+    observer: Arc<dyn Observer>,
+    peer: Option<Peer>,
+    /// Whether people are told that a session was cut.
+    tells: bool,
+}
+
+impl Link {
+    /// No session yet.
+    pub fn new(route: Route, observer: Arc<dyn Observer>, tells: bool) -> Self {
+        Self {
+            route,
+            observer,
+            peer: None,
+            tells,
+        }
+    }
+
+    /// The session.
+    pub async fn peer(&mut self) -> Result<Peer, Error> {
+        if let Some(peer) = &self.peer
+            && !peer.is_over()
+        {
+            return Ok(peer.clone());
+        }
+        let peer = Peer::connect(&self.route, self.observer.clone()).await?;
+        if self.peer.replace(peer.clone()).is_some() && self.tells {
+            output::aside("m2y: the connection was cut, connected again");
+        }
+        Ok(peer)
+    }
+
+    /// Whether there is no session that could be asked.
+    pub fn is_cut(&self) -> bool {
+        self.peer.as_ref().is_none_or(Peer::is_over)
+    }
+
+    /// Ends the session at once.
+    pub fn hang_up(&mut self) {
+        if let Some(peer) = self.peer.take() {
+            peer.hang_up();
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+};
 
 use super::{Opened, Route, open_session};
 use crate::{
@@ -22,6 +25,7 @@ pub struct Peer {
     asks: mpsc::UnboundedSender<Ask>,
     /// Why the session ended, once it did.
     over: Arc<OnceLock<Error>>,
+    work: AbortHandle,
 }
 
 /// A listing on its way.
@@ -66,7 +70,7 @@ impl Peer {
         let (asks, mut asked) = mpsc::unbounded_channel();
         let over = Arc::new(OnceLock::new());
         let session = Session::new(channel, keys, reply.features.files, observer);
-        tokio::spawn({
+        let work = tokio::spawn({
             let over = over.clone();
             async move {
                 if let Err(error) = session.run(&mut asked).await {
@@ -74,7 +78,16 @@ impl Peer {
                 }
             }
         });
-        Ok(Self { asks, over })
+        Ok(Self {
+            asks,
+            over,
+            work: work.abort_handle(),
+        })
+    }
+
+    /// Ends the session at once, whatever is under way; files go on later where they are.
+    pub fn hang_up(&self) {
+        self.work.abort();
     }
 
     /// Whether the session has ended by itself.

@@ -1,0 +1,289 @@
+//! `m2y shell`: a contact's files, as in sftp.
+//!
+//! [`lines`] says where lines come from, [`words`] makes words of one, [`command`] a
+//! command of those; [`remote`], [`local`] and [`own`] hold the commands. What a command
+//! comes to is said here, for people or as one object a line; its status is one of
+//! [`fault::STATUSES`].
+
+mod command;
+mod complete;
+mod fault;
+mod lines;
+mod local;
+mod own;
+mod remote;
+mod words;
+
+use std::{
+    fmt,
+    io::{IsTerminal, stdin},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use clap::Args;
+use tokio::{
+    runtime::Handle,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use self::{
+    command::{Asked, Command},
+    complete::{Completion, Sight},
+    fault::{Fault, STATUSES},
+    lines::Source,
+    remote::Directory,
+};
+use super::{
+    Failure,
+    get::Progress,
+    output,
+    remote::{Asker, Link, Place},
+};
+use crate::{
+    error::{Code, Error, printable},
+    json::Value,
+};
+
+/// Entries that one answer holds at most.
+const LISTED: usize = 100_000;
+
+/// Lines of a batch that `history` shows at most.
+const REMEMBERED: usize = 10_000;
+
+/// The file with what a person wrote, in the directory of the user.
+const HISTORY: &str = ".shell_history";
+
+/// What a command comes to: the content of its answer.
+type Outcome = Result<Value, Fault>;
+
+/// Look around in a contact's files, and fetch them, as in sftp
+///
+/// Shows a prompt with history and completion; `help` lists the commands. Where standard
+/// input is no terminal, and with -b, it runs a batch, a command a line: it ends at the
+/// first that fails, unless a - stands before the command. Lines that begin with # are
+/// comments.
+///
+///   m2y shell roland-frei
+///   echo 'get -r photo/2026' | m2y shell roland-frei
+///   m2y shell --json -b commands.txt roland-frei:photo
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment, after_long_help = STATUSES)]
+pub struct ShellArgs {
+    #[command(flatten)]
+    asker: Asker,
+    /// Read the commands from a file; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    batch: Option<PathBuf>,
+    /// Whose files, and the directory to begin in
+    #[arg(value_name = "PEER[:PATH]", value_parser = Place::parse)]
+    place: Place,
+}
+
+/// A shell at work.
+pub struct Shell {
+    /// The contact.
+    name: String,
+    link: Link,
+    directory: Directory,
+    progress: Arc<Progress>,
+    history: Vec<String>,
+    json: bool,
+    /// Whether somebody sits at a terminal.
+    person: bool,
+    /// Whether it was told to end.
+    over: bool,
+}
+
+/// That a list is longer than an answer may be.
+fn full() -> Fault {
+    let sentence = "there are more than 100,000: name a directory below, or use `m2y ls -R`";
+    Fault::from(Error::new(Code::Failed, sentence)).with(413)
+}
+
+fn interrupted() -> Fault {
+    Error::new(Code::Interrupted, "interrupted").into()
+}
+
+impl ShellArgs {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        // From here on Ctrl-C ends commands and not the program.
+        let mut interrupts = interrupts()?;
+        let history = self.asker.user()?.path().join(HISTORY);
+        let progress = Arc::new(Progress::default());
+        let route = self.asker.route(&self.place.peer)?;
+        let mut link = Link::new(route, progress.clone(), true);
+        tokio::select! {
+            peer = link.peer() => drop(peer?),
+            _ = interrupts.recv() => return Err(interrupted().error.into()),
+        }
+        let sight = Arc::new(Sight::default());
+        let source = match &self.batch {
+            Some(file) => Source::batch(file)?,
+            None if !stdin().is_terminal() => Source::stdin(),
+            None => {
+                let completion = Completion::new(sight.clone(), Handle::current());
+                Source::person(completion, &history, json)?
+            }
+        };
+        let mut shell = Shell {
+            name: self.place.peer,
+            link,
+            directory: Directory::default(),
+            progress,
+            history: source.history(),
+            json,
+            person: source.is_person(),
+            over: false,
+        };
+        if !self.place.path.is_empty() {
+            let path = shell_words::quote(&self.place.path).into_owned();
+            let gone = shell.command(&format!("cd -- {path}")).await;
+            gone.map_err(|fault| fault.error)?;
+        }
+        shell.run(source, &sight, &mut interrupts).await
+    }
+}
+
+fn interrupts() -> Result<Signal, Error> {
+    signal(SignalKind::interrupt())
+        .map_err(|e| Error::new(Code::Failed, format!("cannot take signals: {e}")))
+}
+
+impl Shell {
+    /// Prints a line for people.
+    fn say(&self, line: impl fmt::Display) {
+        if !self.json {
+            output::line(line);
+        }
+    }
+
+    async fn run(
+        mut self,
+        source: Source,
+        sight: &Sight,
+        interrupts: &mut Signal,
+    ) -> Result<(), Failure> {
+        let mut lines = source.start();
+        let mut passed_over = 0_u64;
+        while !self.over {
+            let peer = if self.link.is_cut() {
+                None
+            } else {
+                self.link.peer().await.ok()
+            };
+            sight.set(peer, &self.directory);
+            let prompt = format!("{}:{}> ", self.name, self.directory.shown());
+            let line = tokio::select! {
+                line = lines.next(prompt) => line?,
+                // A person's Ctrl-C comes to the editor, which reads it as a key.
+                _ = interrupts.recv(), if !self.person => return Err(interrupted().error.into()),
+            };
+            let Some(line) = line else {
+                break;
+            };
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            if self.history.len() < REMEMBERED {
+                self.history.push(line.to_owned());
+            }
+            let (goes_on, line) = match line.strip_prefix('-') {
+                Some(line) => (true, line.trim_start()),
+                None => (false, line),
+            };
+            let outcome = self.command(line).await;
+            let (goes_on, tried) = (goes_on || self.person, goes_on);
+            match &outcome {
+                Err(Fault { error, .. }) if !goes_on || self.ends(error) => {
+                    if self.json {
+                        self.answer(&outcome);
+                    }
+                    // For people the program says it when it ends.
+                    return Err(Failure::told(error.clone()));
+                }
+                Err(_) if tried => passed_over += 1,
+                _ => {}
+            }
+            self.answer(&outcome);
+        }
+        match passed_over {
+            0 => Ok(()),
+            _ if self.person => Ok(()),
+            n => {
+                let sentence = format!("commands that failed: {n}");
+                Err(Failure::told(Error::new(Code::Partly, sentence)))
+            }
+        }
+    }
+
+    /// Whether no further command is tried.
+    fn ends(&self, error: &Error) -> bool {
+        !self.person && error.code == Code::Interrupted
+    }
+
+    /// Says what a command came to.
+    fn answer(&self, outcome: &Outcome) {
+        let (status, message, content) = match outcome {
+            Ok(content) => (200, "OK", content.clone()),
+            Err(fault) => (
+                fault.status,
+                fault.error.sentence.as_str(),
+                fault.content.clone(),
+            ),
+        };
+        if self.json {
+            output::object(&[
+                ("status_code", status.into()),
+                ("status_message", message.into()),
+                ("content", content),
+            ]);
+        } else if status != 200 {
+            output::aside(format_args!("m2y: {}", printable(message, 8_192)));
+        }
+    }
+
+    /// Does what a line says.
+    async fn command(&mut self, line: &str) -> Outcome {
+        if let Some(text) = line.strip_prefix('!') {
+            // Ctrl-C is the program's, which has the terminal.
+            return local::run(text, self).await;
+        }
+        let command = match Command::parse_words(words::split(line)?)? {
+            Asked::Command(command) => command,
+            Asked::Help(text) => {
+                own::show(self, &text);
+                return Ok(text.into());
+            }
+        };
+        let mut interrupts = interrupts()?;
+        let mut again = false;
+        loop {
+            let had_session = !self.link.is_cut();
+            let outcome = tokio::select! {
+                outcome = command.run(self) => outcome,
+                _ = interrupts.recv() => Err(interrupted()),
+            };
+            let Err(fault) = outcome else {
+                return outcome;
+            };
+            if fault.status == 499 {
+                self.progress.end();
+                self.link.hang_up();
+                return Err(fault);
+            }
+            if fault.error.code != Code::Later || !self.link.is_cut() {
+                return Err(fault);
+            }
+            if !had_session || again {
+                return Err(fault.with(502));
+            }
+            if command.changes() {
+                let what = "cut before the answer came, see whether it was done";
+                return Err(fault.within(what).with(502));
+            }
+            again = true;
+        }
+    }
+}

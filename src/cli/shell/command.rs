@@ -1,0 +1,161 @@
+//! The commands of a shell: which there are, and how a line becomes one.
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+
+use super::{Fault, Outcome, Shell, local, own, remote, words};
+use crate::{cli::sentence, json::Value};
+
+/// One file for each kind of command; each has its words, its help and its work together.
+#[derive(Debug, Parser)]
+#[command(multicall = true, disable_help_subcommand = true, max_term_width = 100)]
+pub enum Command {
+    Pwd(remote::Pwd),
+    Cd(remote::Cd),
+    Ls(remote::Ls),
+    Get(remote::Get),
+    Put(remote::Put),
+    Mkdir(remote::Mkdir),
+    Rm(remote::Rm),
+    Mv(remote::Mv),
+    Stat(remote::Stat),
+    Find(remote::Find),
+    Du(remote::Du),
+    Tree(remote::Tree),
+    Lpwd(local::Lpwd),
+    Lcd(local::Lcd),
+    Lls(local::Lls),
+    Lmkdir(local::Lmkdir),
+    History(own::History),
+    Help(own::Help),
+    #[command(alias = "quit")]
+    Exit(own::Exit),
+}
+
+/// What the words behind a command name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Commands.
+    Commands,
+    /// Files of the contact.
+    Remote,
+    /// Files here.
+    Local,
+    /// Nothing that is known.
+    None,
+}
+
+/// The names of all commands.
+pub fn all() -> Vec<String> {
+    let command = Command::command();
+    let mut names: Vec<String> = command
+        .get_subcommands()
+        .flat_map(|command| command.get_name_and_visible_aliases())
+        .map(str::to_owned)
+        .collect();
+    names.push("quit".to_owned());
+    names
+}
+
+/// What stands behind a command.
+pub fn names(command: &str) -> Names {
+    match command.trim_start_matches('-') {
+        "cd" | "ls" | "get" | "mkdir" | "rm" | "mv" | "stat" | "find" | "du" | "tree" => {
+            Names::Remote
+        }
+        "lcd" | "lls" | "lmkdir" | "put" => Names::Local,
+        "help" => Names::Commands,
+        _ => Names::None,
+    }
+}
+
+/// One line for each command, and what it does.
+pub fn table() -> Vec<(String, String)> {
+    let command = Command::command();
+    let about = |command: &clap::Command| {
+        let about = command.get_about().map(ToString::to_string);
+        (command.get_name().to_owned(), about.unwrap_or_default())
+    };
+    command.get_subcommands().map(about).collect()
+}
+
+/// A name that is not known, with the nearest that is.
+pub fn unknown(name: &str) -> Fault {
+    let all = all();
+    let near = all
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .filter(|(far, known)| *far <= 2 && *far < known.len())
+        .min();
+    Fault::usage(match near {
+        Some((_, near)) => format!("there is no command {name:?}: did you mean {near}?"),
+        None => format!("there is no command {name:?}: `help` shows all"),
+    })
+}
+
+/// What a line asks for.
+pub enum Asked {
+    /// A command.
+    Command(Command),
+    /// Its help.
+    Help(String),
+}
+
+impl Command {
+    /// Reads the words of a line.
+    pub fn parse_words(words: Vec<String>) -> Result<Asked, Fault> {
+        let name = words.first().map(String::as_str).unwrap_or_default();
+        if !all().iter().any(|known| known == name) {
+            return Err(unknown(&words::literal(name)));
+        }
+        let name = name.to_owned();
+        match Self::try_parse_from(words) {
+            Ok(command) => Ok(Asked::Command(command)),
+            Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+                Ok(Asked::Help(error.render().to_string()))
+            }
+            Err(error) => {
+                let sentence = sentence(&error).trim_end_matches(':').to_owned();
+                let sentence = format!("{sentence}; `help {name}` shows how it is written");
+                Err(Fault::usage(sentence))
+            }
+        }
+    }
+
+    /// Whether it must not be done twice.
+    pub fn changes(&self) -> bool {
+        matches!(self, Self::Mkdir(_) | Self::Rm(_) | Self::Mv(_))
+    }
+
+    /// Does it.
+    pub async fn run(&self, shell: &mut Shell) -> Outcome {
+        match self {
+            Self::Pwd(pwd) => pwd.run(shell),
+            Self::Cd(cd) => cd.run(shell).await,
+            Self::Ls(ls) => ls.run(shell).await,
+            Self::Get(get) => get.run(shell).await,
+            Self::Put(put) => put.run(shell),
+            Self::Mkdir(mkdir) => mkdir.run(shell).await,
+            Self::Rm(rm) => rm.run(shell).await,
+            Self::Mv(mv) => mv.run(shell).await,
+            Self::Stat(stat) => stat.run(shell).await,
+            Self::Find(find) => find.run(shell).await,
+            Self::Du(du) => du.run(shell).await,
+            Self::Tree(tree) => tree.run(shell).await,
+            Self::Lpwd(lpwd) => lpwd.run(shell),
+            Self::Lcd(lcd) => lcd.run(),
+            Self::Lls(lls) => lls.run(shell),
+            Self::Lmkdir(lmkdir) => lmkdir.run(shell),
+            Self::History(history) => history.run(shell),
+            Self::Help(help) => help.run(shell),
+            Self::Exit(exit) => exit.run(shell),
+        }
+    }
+}
+
+/// The help of one command.
+pub fn help(name: &str) -> Result<Value, Fault> {
+    match Command::parse_words(vec![name.to_owned(), "--help".to_owned()])? {
+        Asked::Help(text) => Ok(text.into()),
+        Asked::Command(_) => Err(unknown(name)),
+    }
+}

@@ -1,0 +1,77 @@
+//! Commands about the shell itself.
+
+use clap::Args;
+
+use super::{Outcome, Shell, command, words};
+use crate::{
+    cli::output,
+    error::printable,
+    json::{Map, Value},
+};
+
+/// Show what was written before
+#[derive(Debug, Args)]
+pub struct History {}
+
+/// Show all commands, or how one is written
+#[derive(Debug, Args)]
+pub struct Help {
+    /// The command
+    #[arg(value_name = "COMMAND")]
+    command: Option<String>,
+}
+
+/// End the shell; quit and Ctrl-D do the same
+#[derive(Debug, Args)]
+pub struct Exit {}
+
+impl History {
+    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+        for (n, line) in (1..).zip(&shell.history) {
+            shell.say(format_args!("{n:>5}  {}", printable(line, 8_192)));
+        }
+        let lines = shell.history.iter().map(|line| line.as_str().into());
+        Ok(Value::Array(lines.collect()))
+    }
+}
+
+impl Help {
+    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+        if let Some(name) = &self.command {
+            let help = command::help(&words::literal(name))?;
+            shell.say(help.as_str().unwrap_or_default().trim_end());
+            return Ok(help);
+        }
+        let mut all = command::table();
+        all.push(("! COMMAND".to_owned(), "Run a command here".to_owned()));
+        for (name, about) in &all {
+            shell.say(format_args!("{name:<10} {about}"));
+        }
+        shell.say(
+            "Names with blanks are quoted: \"a b\", 'a b' or a\\ b. *, ? and [ab] match names.\n\
+             In a batch, a - before a command goes on where it fails.\n\
+             `help COMMAND` says more. Files are sent with `m2y send`.",
+        );
+        let object = |(name, about): (String, String)| {
+            let mut map = Map::new();
+            map.insert("command".to_owned(), name.into());
+            map.insert("about".to_owned(), about.into());
+            Value::Object(map)
+        };
+        Ok(Value::Array(all.into_iter().map(object).collect()))
+    }
+}
+
+impl Exit {
+    pub(super) fn run(&self, shell: &mut Shell) -> Outcome {
+        shell.over = true;
+        Ok(Value::Null)
+    }
+}
+
+/// Prints text that has its line ends, for people.
+pub fn show(shell: &Shell, text: &str) {
+    if !shell.json {
+        output::text(text);
+    }
+}

@@ -1,0 +1,673 @@
+//! Commands about a contact's files.
+
+use clap::Args;
+
+use super::{Fault, LISTED, Outcome, Shell, full, local::no_match, words};
+use crate::{
+    cli::{
+        get::{Fetch, Options, Voice},
+        ls, output,
+        remote::{Place, exact_time, time},
+    },
+    client::peer::Peer,
+    error::{Code, Error, printable},
+    json::Value,
+    root::tree::TreePath,
+    wire::request::Entry,
+};
+
+/// What a pattern may match.
+const MATCHES: usize = 10_000;
+
+/// A directory at the contact's: its path from the top, component by component.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory(Vec<String>);
+
+impl Directory {
+    /// As it is shown, with a slash before it.
+    pub fn shown(&self) -> String {
+        printable(&format!("/{}", self.0.join("/")), 4_096)
+    }
+
+    /// The components of a path that is written from here; of one that begins with a slash,
+    /// from the top. It cannot lead above the top.
+    pub fn resolve(&self, path: &str) -> Result<Vec<String>, Error> {
+        let mut components = match path.starts_with('/') {
+            true => Vec::new(),
+            false => self.0.clone(),
+        };
+        for component in path.split('/') {
+            match component {
+                "" | "." => {}
+                ".." => drop(components.pop()),
+                name => components.push(name.to_owned()),
+            }
+        }
+        Ok(components)
+    }
+}
+
+/// A path that may be asked for.
+pub fn plain(components: &[String]) -> Result<String, Error> {
+    let path = components.join("/");
+    match TreePath::parse(&path) {
+        Some(_) => Ok(path),
+        None => {
+            let path = printable(&path, 300);
+            let sentence = format!("no file of a contact can have the path {path:?}");
+            Err(Error::new(Code::NotFound, sentence))
+        }
+    }
+}
+
+/// A path that a word stands for.
+struct Found {
+    path: String,
+    /// Where a pattern matched it.
+    entry: Option<Entry>,
+}
+
+impl Found {
+    /// Puts in front of an error what it is about.
+    fn about<T>(&self, result: Result<T, Error>) -> Result<T, Fault> {
+        let shown = || format!("/{}", printable(&self.path, 300));
+        result.map_err(|error| Fault::from(error.within(shown())))
+    }
+}
+
+impl Shell {
+    /// The one path that a word means.
+    fn one(&self, word: &str) -> Result<Found, Fault> {
+        let literal = words::literal(word);
+        let path = plain(&self.directory.resolve(&literal)?)?;
+        Ok(Found { path, entry: None })
+    }
+
+    /// The paths that a word means: itself, or what its pattern matches.
+    async fn several(&mut self, word: &str) -> Result<Vec<Found>, Fault> {
+        if !words::is_pattern(word) {
+            return Ok(vec![self.one(word)?]);
+        }
+        let peer = self.link.peer().await?;
+        let mut found = vec![Found {
+            path: String::new(),
+            entry: None,
+        }];
+        let components = self.directory.resolve(word)?;
+        for component in &components {
+            let mut next = Vec::new();
+            for Found { path: above, entry } in found {
+                if entry.is_some_and(|entry| !entry.is_dir) {
+                    continue;
+                }
+                let below = |name: &str| match above.as_str() {
+                    "" => name.to_owned(),
+                    above => format!("{above}/{name}"),
+                };
+                if !words::is_pattern(component) {
+                    let path = below(&words::literal(component));
+                    next.push(Found { path, entry: None });
+                    continue;
+                }
+                let pattern = words::pattern(component)?;
+                let shown = ls::sorted(peer.list(&above, false)?, |entry| {
+                    if words::matches(&pattern, &entry.path) {
+                        next.push(Found {
+                            path: below(&entry.path),
+                            entry: Some(entry),
+                        });
+                    }
+                    match next.len() > MATCHES {
+                        true => Err(Error::new(
+                            Code::Usage,
+                            "the pattern matches too many names",
+                        )),
+                        false => Ok(()),
+                    }
+                });
+                match shown.await {
+                    Err(error) if error.code == Code::NotFound => {}
+                    shown => shown?,
+                }
+            }
+            found = next;
+        }
+        let mut sure = Vec::new();
+        for mut place in found {
+            if place.entry.is_none() {
+                match peer.stat(&place.path).await {
+                    Ok(entry) => place.entry = Some(entry),
+                    Err(error) if error.code == Code::NotFound => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            sure.push(place);
+        }
+        match sure.is_empty() {
+            true => Err(no_match(&words::literal(word))),
+            false => Ok(sure),
+        }
+    }
+
+    /// All that several words mean.
+    async fn all(&mut self, words: &[String]) -> Result<Vec<Found>, Fault> {
+        let mut all = Vec::new();
+        for word in words {
+            all.extend(self.several(word).await?);
+        }
+        Ok(all)
+    }
+
+    /// What lies below a directory, sorted.
+    async fn below(&mut self, path: &Option<String>) -> Result<Vec<Entry>, Fault> {
+        let found = self.one(path.as_deref().unwrap_or("."))?;
+        let peer = self.link.peer().await?;
+        let mut all = Vec::new();
+        let listing = found.about(peer.list(&found.path, true))?;
+        let mut too_many = false;
+        let listed = ls::sorted(listing, |mut entry| {
+            if entry.path.is_empty() {
+                entry.path = last(&found.path).to_owned();
+            }
+            all.push(entry);
+            too_many = all.len() > LISTED;
+            if too_many { Err(full().error) } else { Ok(()) }
+        });
+        let listed = listed.await;
+        if too_many {
+            return Err(full());
+        }
+        found.about(listed)?;
+        // Each directory before what is in it, also where a name goes on with a sign that
+        // sorts before the slash.
+        all.sort_by(|a: &Entry, b: &Entry| a.path.split('/').cmp(b.path.split('/')));
+        Ok(all)
+    }
+}
+
+/// The last component of a path.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// An object for a program.
+pub fn to_object(fields: &[(&str, Value)]) -> Value {
+    let field = |(name, value): &(&str, Value)| ((*name).to_owned(), value.clone());
+    Value::Object(fields.iter().map(field).collect())
+}
+
+/// Show the directory at the contact's
+#[derive(Debug, Args)]
+pub struct Pwd {}
+
+/// Go to another directory at the contact's; without one, to the top
+#[derive(Debug, Args)]
+pub struct Cd {
+    /// Where to
+    #[arg(value_name = "PATH", default_value = "/")]
+    path: String,
+}
+
+/// List files and directories of the contact
+///
+/// Directories end with a slash. Of a pattern, what matches is shown itself.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Show size and time (UTC) too
+    #[arg(short, long)]
+    long: bool,
+    /// Show what is in directories too
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// Directories or files [default: the directory where you are]
+    #[arg(value_name = "PATH")]
+    paths: Vec<String>,
+}
+
+/// Fetch files to the directory here
+///
+/// What breaks off goes on where it was when you fetch it again. A file that is here
+/// already and is the same is not fetched.
+#[derive(Debug, Args)]
+pub struct Get {
+    #[command(flatten)]
+    options: Options,
+    /// What is fetched
+    #[arg(required = true, value_name = "FILE")]
+    paths: Vec<String>,
+}
+
+/// Not there yet: files are sent with `m2y send`
+#[derive(Debug, Args)]
+pub struct Put {
+    /// What would be sent
+    #[arg(value_name = "FILE")]
+    paths: Vec<String>,
+}
+
+/// Make directories at the contact's
+#[derive(Debug, Args)]
+pub struct Mkdir {
+    /// What is made; what it lies in must be there
+    #[arg(required = true, value_name = "DIR")]
+    paths: Vec<String>,
+}
+
+/// Remove files, or empty directories, of the contact
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// What goes
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+}
+
+/// Give files or directories of the contact another path
+///
+/// Where the last is a directory they go into it. Nothing is written over.
+#[derive(Debug, Args)]
+pub struct Mv {
+    /// What gets another path
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    /// The new path, in the same folder
+    #[arg(value_name = "NEW-PATH")]
+    to: String,
+}
+
+/// Show what paths are: kind, size, time (UTC)
+#[derive(Debug, Args)]
+pub struct Stat {
+    /// Which
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+}
+
+/// Show the paths below a directory whose names match a pattern
+#[derive(Debug, Args)]
+pub struct Find {
+    /// Where [default: the directory where you are], and the pattern, like *.jpg
+    #[arg(required = true, num_args = 1..=2, value_name = "[PATH] PATTERN")]
+    words: Vec<String>,
+}
+
+/// Count the bytes of all files below a directory
+#[derive(Debug, Args)]
+pub struct Du {
+    /// Where [default: the directory where you are]
+    #[arg(value_name = "PATH")]
+    path: Option<String>,
+}
+
+/// Draw what lies below a directory
+#[derive(Debug, Args)]
+pub struct Tree {
+    /// Where [default: the directory where you are]
+    #[arg(value_name = "PATH")]
+    path: Option<String>,
+}
+
+impl Pwd {
+    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+        let here = format!("/{}", shell.directory.0.join("/"));
+        shell.say(printable(&here, 8_192));
+        Ok(here.into())
+    }
+}
+
+impl Cd {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let components = shell.directory.resolve(&words::literal(&self.path))?;
+        let path = plain(&components)?;
+        let found = Found { path, entry: None };
+        let peer = shell.link.peer().await?;
+        if !found.about(peer.stat(&found.path).await)?.is_dir {
+            let shown = printable(&found.path, 300);
+            return Err(Fault::usage(format!(
+                "/{shown} is a file: cd goes to directories"
+            )));
+        }
+        shell.directory = Directory(components);
+        Ok(Value::Null)
+    }
+}
+
+impl Ls {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let here = [".".to_owned()];
+        let words = if self.paths.is_empty() {
+            &here[..]
+        } else {
+            &self.paths
+        };
+        let mut objects = Vec::new();
+        for word in words {
+            let pattern = words::is_pattern(word);
+            for found in shell.several(word).await? {
+                let peer = shell.link.peer().await?;
+                let before = match pattern {
+                    true => shell.relative(&found.path),
+                    false => String::new(),
+                };
+                let mut too_many = false;
+                let (json, long) = (shell.json, self.long);
+                let mut show = |entry: Entry| {
+                    match json {
+                        true if objects.len() < LISTED => {
+                            objects.push(to_object(&ls::fields(&entry)));
+                        }
+                        true => {
+                            too_many = true;
+                            return Err(full().error);
+                        }
+                        false => output::line(ls::line(&entry, long)),
+                    }
+                    Ok(())
+                };
+                let is_dir = found.entry.as_ref().is_none_or(|entry| entry.is_dir);
+                let mut listed = Ok(());
+                if let Some(entry) = &found.entry {
+                    listed = show(Entry {
+                        path: before.clone(),
+                        ..entry.clone()
+                    });
+                }
+                if listed.is_ok() && is_dir && (!pattern || self.recursive) {
+                    let listing = found.about(peer.list(&found.path, self.recursive))?;
+                    let all = ls::sorted(listing, |mut entry| {
+                        if entry.path.is_empty() {
+                            // Of a file itself there is only the path that was asked for.
+                            entry.path = words::literal(word);
+                        } else if pattern {
+                            entry.path = format!("{before}/{}", entry.path);
+                        }
+                        show(entry)
+                    });
+                    listed = all.await;
+                }
+                if too_many {
+                    return Err(full());
+                }
+                found.about(listed)?;
+            }
+        }
+        Ok(match shell.json {
+            true => Value::Array(objects),
+            false => Value::Null,
+        })
+    }
+}
+
+impl Get {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let places = shell.all(&self.paths).await?;
+        let only = places.len() == 1;
+        let voice = match shell.json {
+            true => Voice::Kept(Vec::new()),
+            false => Voice::Lines,
+        };
+        let here = std::path::Path::new(".");
+        let progress = shell.progress.clone();
+        let mut fetch = Fetch::new(self.options.clone(), here, progress.clone(), voice)?;
+        if shell.person && !shell.json {
+            progress.begin();
+        }
+        let mut fetched = Ok(());
+        for found in places {
+            let place = Place {
+                peer: shell.name.clone(),
+                path: found.path,
+            };
+            fetched = fetch.place(&mut shell.link, &place, only).await;
+            if fetched.is_err() {
+                break;
+            }
+        }
+        progress.end();
+        let (ended, kept) = fetch.end();
+        fetched?;
+        let reason = kept.iter().find_map(|object| {
+            let reason = object.get("error").and_then(Value::as_str);
+            reason.map(str::to_owned)
+        });
+        let content = match shell.json {
+            true => Value::Array(kept),
+            false => Value::Null,
+        };
+        let Err(unfetched) = ended else {
+            return Ok(content);
+        };
+        let code = unfetched.error.code;
+        let fault = Fault::from(match reason {
+            // It is the status that programs look at first.
+            Some(reason) if only && code != Code::Partly => Error::new(code, reason),
+            _ => unfetched.error,
+        });
+        Err(match unfetched.differs && code != Code::Partly {
+            true => fault.with(409),
+            false => fault,
+        }
+        .holding(content))
+    }
+}
+
+impl Put {
+    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+        let file = self.paths.first().map_or("FILE", String::as_str);
+        let sentence = format!(
+            "a shell cannot send yet: use `m2y send --to {} --folder FOLDER {}`",
+            shell.name,
+            printable(&words::literal(file), 300)
+        );
+        Err(Fault::from(Error::new(Code::Failed, sentence)).with(501))
+    }
+}
+
+impl Shell {
+    /// A path as seen from the directory where one is, if it lies below that.
+    fn relative(&self, path: &str) -> String {
+        let here = match self.directory.0.join("/") {
+            here if here.is_empty() => here,
+            here => format!("{here}/"),
+        };
+        match path.strip_prefix(&here) {
+            Some(below) => below.to_owned(),
+            None => format!("/{path}"),
+        }
+    }
+
+    /// A change that failed because something is in its way.
+    async fn in_the_way(&self, peer: &Peer, fault: Fault, path: &str) -> Fault {
+        match fault.error.code == Code::Failed && peer.stat(path).await.is_ok() {
+            true => fault.with(409),
+            false => fault,
+        }
+    }
+
+    fn did(&self, what: &str, found: &Found) {
+        self.say(format_args!("{what} /{}", printable(&found.path, 8_192)));
+    }
+}
+
+impl Mkdir {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let peer = shell.link.peer().await?;
+        for word in &self.paths {
+            let found = shell.one(word)?;
+            if let Err(fault) = found.about(peer.make_dir(&found.path).await) {
+                return Err(shell.in_the_way(&peer, fault, &found.path).await);
+            }
+            shell.did("made", &found);
+        }
+        Ok(Value::Null)
+    }
+}
+
+impl Rm {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let all = shell.all(&self.paths).await?;
+        let peer = shell.link.peer().await?;
+        for found in all {
+            if let Err(fault) = found.about(peer.remove(&found.path).await) {
+                let about = peer.stat(&found.path).await;
+                let filled = fault.error.code == Code::Failed && about.is_ok_and(|e| e.is_dir);
+                return Err(if filled { fault.with(409) } else { fault });
+            }
+            shell.did("removed", &found);
+        }
+        Ok(Value::Null)
+    }
+}
+
+impl Mv {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let all = shell.all(&self.paths).await?;
+        let peer = shell.link.peer().await?;
+        let to = shell.one(&self.to)?;
+        let into = match peer.stat(&to.path).await {
+            Ok(entry) => entry.is_dir,
+            Err(error) if error.code == Code::NotFound => false,
+            Err(error) => return to.about(Err(error)),
+        };
+        if !into && all.len() > 1 {
+            let shown = printable(&to.path, 300);
+            return Err(Fault::usage(format!(
+                "several can only go into a directory, and /{shown} is none"
+            )));
+        }
+        for found in all {
+            let path = match into {
+                true => format!("{}/{}", to.path, last(&found.path)),
+                false => to.path.clone(),
+            };
+            if let Err(fault) = found.about(peer.rename(&found.path, &path).await) {
+                return Err(shell.in_the_way(&peer, fault, &path).await);
+            }
+            shell.did("moved", &found);
+        }
+        Ok(Value::Null)
+    }
+}
+
+impl Stat {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let mut objects = Vec::new();
+        for found in shell.all(&self.paths).await? {
+            let peer = shell.link.peer().await?;
+            let mut entry = found.about(peer.stat(&found.path).await)?;
+            entry.path = format!("/{}", found.path);
+            let path = printable(&entry.path, 8_192);
+            match entry.is_dir {
+                true => shell.say(format_args!("{path}: directory, changed {}", time(&entry))),
+                false => shell.say(format_args!(
+                    "{path}: file, {} bytes, changed {}",
+                    output::count(entry.size),
+                    time(&entry)
+                )),
+            }
+            objects.push(to_object(&[
+                ("path", entry.path.as_str().into()),
+                ("type", if entry.is_dir { "dir" } else { "file" }.into()),
+                ("size", entry.size.into()),
+                ("modified", exact_time(&entry).into()),
+            ]));
+        }
+        Ok(Value::Array(objects))
+    }
+}
+
+impl Find {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let (path, pattern) = match self.words.as_slice() {
+            [path, pattern] => (Some(path.clone()), pattern),
+            [pattern] => (None, pattern),
+            _ => return Err(Fault::usage("a pattern is missing: find [PATH] PATTERN")),
+        };
+        // People quote it, as they must in other shells.
+        let pattern = words::pattern(&words::literal(pattern))?;
+        let mut all = shell.below(&path).await?;
+        all.retain(|entry| words::matches(&pattern, last(&entry.path)));
+        for entry in &all {
+            shell.say(ls::line(entry, false));
+        }
+        let objects = all.iter().map(|entry| to_object(&ls::fields(entry)));
+        Ok(Value::Array(objects.collect()))
+    }
+}
+
+impl Du {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let all = shell.below(&self.path).await?;
+        let dirs = all.iter().filter(|entry| entry.is_dir).count() as u64;
+        let files = all.len() as u64 - dirs;
+        let sizes = all.iter().map(|entry| entry.size);
+        let bytes = sizes.fold(0_u64, u64::saturating_add);
+        shell.say(format_args!(
+            "{} bytes, files: {}, directories: {}",
+            output::count(bytes),
+            output::count(files),
+            output::count(dirs)
+        ));
+        Ok(to_object(&[
+            ("bytes", bytes.into()),
+            ("files", files.into()),
+            ("dirs", dirs.into()),
+        ]))
+    }
+}
+
+impl Tree {
+    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+        let all = shell.below(&self.path).await?;
+        if !shell.json {
+            draw(shell, &all);
+        }
+        let objects = all.iter().map(|entry| to_object(&ls::fields(entry)));
+        Ok(Value::Array(objects.collect()))
+    }
+}
+
+fn depth(entry: &Entry) -> usize {
+    entry.path.matches('/').count()
+}
+
+/// Draws entries that are sorted, each directory before what is in it.
+fn draw(shell: &Shell, all: &[Entry]) {
+    // Seen from the end it is plain whether one more follows on a level.
+    let mut more: Vec<bool> = Vec::new();
+    let mut lines = Vec::new();
+    for entry in all.iter().rev() {
+        let deep = depth(entry);
+        more.resize(deep + 1, false);
+        let (here, above) = more
+            .split_last_mut()
+            .map_or((false, &[][..]), |(h, a)| (std::mem::replace(h, true), &*a));
+        let mut line = String::new();
+        for more in above {
+            line.push_str(if *more { "│   " } else { "    " });
+        }
+        line.push_str(if here { "├── " } else { "└── " });
+        line.push_str(&printable(last(&entry.path), 8_192));
+        if entry.is_dir {
+            line.push('/');
+        }
+        lines.push(line);
+    }
+    lines.iter().rev().for_each(|line| shell.say(line));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_resolved_here_and_never_leads_above_the_top() {
+        let here = Directory(vec!["photo".to_owned(), "2026".to_owned()]);
+        let of = |path: &str| here.resolve(path).unwrap().join("/");
+        assert_eq!(of("a"), "photo/2026/a");
+        assert_eq!(of("../b/./c//d/"), "photo/b/c/d");
+        assert_eq!(of("/x/../y"), "y");
+        assert_eq!(of("../../../.."), "");
+        assert_eq!(here.shown(), "/photo/2026");
+    }
+}

@@ -39,10 +39,10 @@ impl TreePath {
             return None;
         }
         let path = path.strip_prefix('/').unwrap_or(path);
-        let path = path.strip_suffix('/').unwrap_or(path);
         if path.is_empty() {
             return Some(Self::default());
         }
+        let path = path.strip_suffix('/').unwrap_or(path);
         let components: Vec<String> = path.split('/').map(str::to_owned).collect();
         let plain = components.len() <= MAX_DEPTH
             && components.iter().all(|name| file::check_name(name).is_ok());

@@ -6,7 +6,8 @@
 use std::{
     io::{self, Read},
     sync::Arc,
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use cap_std::fs::Dir;
@@ -35,6 +36,10 @@ const LARGE: u64 = 1 << 20;
 
 /// The longest note of a file under way, in bytes.
 const MAX_NOTE: u64 = 65_536;
+
+/// How long is waited for somebody else who has the file in hand: who was interrupted lets
+/// go of it in a moment.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What to do where there is another file of that name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,8 +140,12 @@ impl Landing {
     /// Takes the file in hand, and looks what there is of it.
     fn look(&mut self) -> io::Result<()> {
         let lock = file::append(&self.dir, &self.note)?.into_std();
-        if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(io::ErrorKind::WouldBlock.into());
+        let begun = Instant::now();
+        while let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
+            if begun.elapsed() >= PATIENCE {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            thread::sleep(PATIENCE / 100);
         }
         // Who had it in hand may have taken it away with its note.
         if !file::exists(&self.dir, &self.note)? {

@@ -45,6 +45,11 @@ pub const OUTGOING: &str = "outgoing";
 /// the question, so that the time does not tell what was found on the way.
 const GRID: Duration = Duration::from_millis(10);
 
+/// So long before such a moment a thread takes over to wait. A timer of tokio's ends whole
+/// milliseconds after somebody began to wait for it, and by that tells when the work before
+/// it was done.
+const EXACTLY: Duration = Duration::from_millis(2);
+
 /// What is said to a request.
 pub enum Answer {
     /// This, and nothing more.
@@ -358,10 +363,10 @@ impl Receiver {
         let answer = self.answer_now(lane, user, from, request).await;
         match &answer {
             Err(error) => {
-                if error.code == Code::NotFound {
-                    sleep_until(on_grid(begun, Instant::now())).await;
-                }
                 info!(%from, to = %user.name(), %path, verdict = error.code.word(), "{word}: {error}");
+                if error.code == Code::NotFound {
+                    wait_until(on_grid(begun, Instant::now())).await;
+                }
             }
             Ok(Answer::Reply(Reply::Done)) => {
                 info!(%from, to = %user.name(), %path, verdict = "done", "{word}");
@@ -519,6 +524,13 @@ fn asks(
             path,
         }),
     })
+}
+
+/// Waits until a moment, and not until one that depends on when this was called.
+async fn wait_until(moment: Instant) {
+    sleep_until(moment.checked_sub(EXACTLY).unwrap_or(moment)).await;
+    let rest = move || std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+    let _ = task::spawn_blocking(rest).await;
 }
 
 /// The next multiple of [`GRID`] after the beginning that is not over.

@@ -119,9 +119,9 @@ async fn what_a_hook_refuses_looks_like_what_is_not_there() {
     is_missing(get(&world, &peer, "photo/draft.txt").await);
     is_missing(get(&world, &peer, "photo/drafts").await);
     assert_eq!(get(&world, &peer, "photo/a.jpg").await.unwrap(), b"a");
-    // Edited while the server runs; a broken check lets nobody in.
+    // Edited while the server runs; a check that fails, or is gone, lets nobody in.
     world.script("get.rhai", "launch();");
-    fs::write(world.photo().join("new.rhai"), "").unwrap();
+    is_missing(get(&world, &peer, "photo/a.jpg").await);
     let config = world.photo().join("m2y.config");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("get.rhai", "gone.rhai")).unwrap();
@@ -168,4 +168,24 @@ async fn a_hook_hears_of_a_file_that_was_fetched_and_again_until_it_succeeds() {
         said,
         "it was told once"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listings_that_nobody_wants_any_more_leave_room_for_others() {
+    let world = World::in_memory(&format!("[OnMeta]\n{SHARE}"));
+    // More than a server sends before it hears that something was read.
+    for number in 0..8_000 {
+        fs::write(world.photo().join(number.to_string()), "").unwrap();
+    }
+    let server = Local::serve(&world.there).await;
+    let peer = peer(&world, &server.address).await;
+    for _ in 0..60 {
+        drop(peer.list("photo", true).unwrap());
+        peer.stat("photo/1").await.unwrap();
+    }
+    assert_eq!(list(&peer, "photo").await.unwrap().len(), 8_000);
+    drop(peer);
+    // It waits for no last word.
+    let stopped = tokio::time::timeout(Duration::from_secs(20), server.stop());
+    stopped.await.unwrap();
 }

@@ -217,6 +217,8 @@ pub struct Fetch {
     voice: Voice,
     tally: Tally,
     begun: Instant,
+    /// What was fetched into the directory before, by contact: read once.
+    records: HashMap<String, Record>,
 }
 
 /// What is fetched, at work on one place of a contact.
@@ -295,20 +297,28 @@ impl Fetch {
             voice,
             tally: Tally::default(),
             begun: Instant::now(),
+            records: HashMap::new(),
         })
     }
 
     /// Fetches what lies at a place, in as many sessions as it takes. An error that is not
     /// about one file of several is returned only if the place is the `only` one.
     pub async fn place(&mut self, link: &mut Link, place: &Place, only: bool) -> Result<(), Error> {
-        let record = Record::open(&self.output, &place.peer);
+        let record = match self.records.remove(&place.peer) {
+            Some(record) => record,
+            None => Record::open(&self.output, &place.peer)
+                .map_err(|e| Error::io("open", &self.output, &e))?,
+        };
         let mut work = Work {
-            record: record.map_err(|e| Error::io("open", &self.output, &e))?,
+            record,
             fetch: self,
             place,
             dirs: HashMap::new(),
         };
-        match work.run(link).await {
+        let result = work.run(link).await;
+        let record = work.record;
+        self.records.insert(place.peer.clone(), record);
+        match result {
             Err(error) if only => Err(error),
             Err(error) => {
                 self.fail(&error, &place.path);
@@ -728,9 +738,10 @@ impl Record {
         let path = dir.join(RECORD);
         let mut known = HashMap::new();
         if let Ok(file) = File::open(&path) {
-            for line in BufReader::new(file).lines() {
-                // A line that was cut, or that somebody wrote, says nothing.
-                let line = json::parse(line?.as_bytes()).unwrap_or_default();
+            for line in BufReader::new(file).split(b'\n') {
+                // A line that was cut, within a letter perhaps, or that somebody wrote, says
+                // nothing.
+                let line = json::parse(&line?).unwrap_or_default();
                 let field = |name| line.get(name);
                 if field("peer").and_then(Value::as_str) == Some(peer)
                     && let Some(path) = field("path").and_then(Value::as_str)
@@ -762,5 +773,21 @@ impl Record {
         let line = format!("{}\n", json::canonical(&line));
         // Without it the file is only not replaced by itself.
         let _ = self.file.write_all(line.as_bytes());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_was_cut_within_a_letter_says_what_its_other_lines_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = b"{\"path\":\"\xc3\n{\"modified\":7,\"path\":\"a\",\"peer\":\"r\",\"size\":3}\n";
+        fs::write(dir.path().join(RECORD), text).unwrap();
+        let record = Record::open(dir.path(), "r").unwrap();
+        assert!(record.is_untouched("a", 3, 7) && !record.is_untouched("a", 4, 7));
+        assert!(Record::open(dir.path(), "other").unwrap().known.is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //! public half and is mended where it differs ([`User::own_key`]). So one rename changes
 //! the pair, and at no moment there is none:
 //!
-//! 1. the old private key is written once more, as `privateKey/NAME.before-XXXX.data`
+//! 1. the old private key is written once more, as `privateKey/NAME.before-DIGITS.data`
 //!    with 16 hexadecimal digits of the new key's fingerprint, and made durable,
 //! 2. the new private key takes the place of the old one, by a rename,
 //! 3. the new public key takes the place of the old one.

@@ -86,6 +86,8 @@ pub struct Landing {
     /// Locked, so that nobody else has the file in hand.
     lock: Option<std::fs::File>,
     held: Option<Held>,
+    /// The CRC-32 of what is held.
+    so_far: crc32fast::Hasher,
     coming: Option<Coming>,
     sink: Option<Box<dyn Sink>>,
     started_over: bool,
@@ -126,6 +128,7 @@ impl Landing {
             origin,
             lock: None,
             held: None,
+            so_far: crc32fast::Hasher::new(),
             coming: None,
             sink: None,
             started_over: false,
@@ -167,7 +170,8 @@ impl Landing {
         if let Some(version) = version
             && bytes > 0
         {
-            let (digest, _) = prefix_digest(self.store.read(&self.partial)?, bytes)?;
+            let (digest, crc) = prefix_digest(self.store.read(&self.partial)?, bytes)?;
+            self.so_far = crc;
             self.keep = true;
             self.held = Some(Held {
                 bytes,
@@ -193,12 +197,10 @@ impl Landing {
     pub fn expect(&mut self, coming: Coming) -> io::Result<crc32fast::Hasher> {
         let held = self.held.as_ref();
         self.started_over = coming.offset == 0 && held.is_some();
-        let mut crc = crc32fast::Hasher::new();
         if coming.offset > 0 {
             if held.map(|held| held.bytes) != Some(coming.offset) {
                 return Err(io::Error::other("it goes on where nobody asked for"));
             }
-            (_, crc) = prefix_digest(self.store.read(&self.partial)?, coming.offset)?;
         } else if self.lock.is_some() {
             // The bytes go before a note that says that they are something else.
             self.store.discard(&self.partial);
@@ -208,8 +210,12 @@ impl Landing {
             file::overwrite_unflushed(&self.dir, &self.note, 0o644, text.as_bytes())?;
         }
         self.keep = self.lock.is_some();
+        let begins = coming.offset == 0;
         self.coming = Some(coming);
-        Ok(crc)
+        Ok(match begins {
+            true => crc32fast::Hasher::new(),
+            false => self.so_far.clone(),
+        })
     }
 
     /// Gives the file its times and its name.

@@ -1,4 +1,7 @@
-//! The receiver's half of a session: the way of the records, and step 15.
+//! The receiver's half of a session: the way of the records, and step 15. What a contact
+//! asks for in it goes through [`requests`].
+
+mod requests;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -24,7 +27,6 @@ use super::{
     intake::{self, Arriving, DIGEST_LEN},
     lane::Lane,
     partial::{Partial, UnderWay},
-    sealing::Attempt,
     shared::{Answer, Fetched, Listing},
     supply::{Made, Supply},
 };
@@ -42,7 +44,6 @@ use crate::{
     wire::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
-        request::{PAGES_AHEAD, Reply, Request},
         session::SessionKeys,
     },
 };
@@ -59,15 +60,6 @@ const WORKING: Duration = Duration::from_secs(5);
 /// Bytes of records for the sender up to which more is taken from it: one that asks and
 /// asks and does not read the answers has to wait.
 const UNREAD: usize = 1 << 20;
-
-/// Bytes of records for a client up to which more of a listing is made.
-const LISTED: usize = 65_536;
-
-/// Listings that wait to go on: each holds directories open.
-const LISTINGS: usize = 16;
-
-/// Listings of which parts may wait to be acknowledged.
-const UNREAD_LISTINGS: usize = 4_096;
 
 /// Makes the store of a folder.
 pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
@@ -198,6 +190,8 @@ struct Session<'a> {
     active: HashSet<u32>,
     /// Files that the sender may go on with.
     resuming: HashMap<u32, Resuming>,
+    /// Requests that are being answered, and whether the client has given them up since.
+    answering: HashMap<u32, bool>,
     /// Listings of which more has to be said.
     listings: VecDeque<(u32, Box<Listing>)>,
     /// Parts of listings, with more behind them, that were not acknowledged.
@@ -205,21 +199,11 @@ struct Session<'a> {
     /// Files that go out.
     supply: Supply,
     /// Those of them that have not had their last word.
-    fetched: HashMap<u32, Fetch>,
+    fetched: HashMap<u32, requests::Fetch>,
     /// Blocks that are being written, and how far.
     bulk: Option<(Made, usize)>,
     tasks: Tasks,
     lane: Lane,
-}
-
-/// A file that somebody fetches.
-struct Fetch {
-    path: String,
-    bytes: u64,
-    offset: u64,
-    begun: std::time::Instant,
-    /// Its CRC-32, once all of it is sent.
-    crc: Option<u32>,
 }
 
 /// What goes on beside the records. It is all done within the task of the session: of many
@@ -280,8 +264,8 @@ enum Done {
     Ready(u32, Result<Box<Incoming>, io::Error>),
     /// A request was answered, or a part of a listing is there.
     Answered(u32, Result<Answer, Error>),
-    /// The same for a file, with the key for its blocks.
-    Found(u32, Result<(Box<Fetched>, Key), Error>),
+    /// A file that was asked for is there, with the key for its blocks.
+    Found(u32, Box<Fetched>, Key),
 }
 
 struct Stored {
@@ -323,6 +307,7 @@ impl Receiver {
             granted,
             active: HashSet::new(),
             resuming: HashMap::new(),
+            answering: HashMap::new(),
             listings: VecDeque::new(),
             unread: HashMap::new(),
             supply: Supply::default(),
@@ -746,21 +731,7 @@ impl Session<'_> {
             News::Acked(transfer) => self.acked(transfer)?,
             News::Reply(..) => return Err(WireError::Record.into()),
             News::GivenUp(transfer, _) => {
-                if self.fetched.remove(&transfer).is_some() {
-                    self.supply.give_up(transfer);
-                    self.active.remove(&transfer);
-                    // It skips blocks until it hears that there are no more.
-                    let error = Error::new(Code::Later, "given up");
-                    self.say(Kind::Error, transfer, &record::encode_error(&error))?;
-                }
-                let before = self.listings.len();
-                self.listings.retain(|(listed, _)| *listed != transfer);
-                if self.listings.len() < before {
-                    self.active.remove(&transfer);
-                    self.unread.remove(&transfer);
-                    let error = Error::new(Code::Later, "given up");
-                    self.say(Kind::Error, transfer, &record::encode_error(&error))?;
-                }
+                self.given_up(transfer)?;
                 if let Some(resuming) = self.resuming.remove(&transfer) {
                     // It was not looked at: the next attempt goes on with it.
                     if let Some(prefix) = resuming.ours {
@@ -823,10 +794,7 @@ impl Session<'_> {
                 self.say(Kind::Resume, transfer, &record::encode_offset(0))
             }
             Done::Answered(transfer, answer) => self.answered(transfer, answer),
-            Done::Found(transfer, found) => match found {
-                Ok((found, key)) => self.supply_with(transfer, *found, &key),
-                Err(error) => self.answered(transfer, Err(error)),
-            },
+            Done::Found(transfer, found, key) => self.found(transfer, *found, &key),
             Done::Digested(_, Err(_)) => Err(ReceiveError::Failed),
             Done::Ready(transfer, Err(error)) => self.fail(transfer, &ReceiveError::Store(error)),
         }
@@ -834,188 +802,6 @@ impl Session<'_> {
 
     fn is_written(&self) -> bool {
         self.out.is_empty() && self.bulk.is_none()
-    }
-
-    /// A contact asks for something.
-    fn request(&mut self, transfer: u32, body: &[u8]) -> Result<(), ReceiveError> {
-        let full = self.active.len() >= FILES as usize || self.unread.len() > UNREAD_LISTINGS;
-        if full || !self.active.insert(transfer) {
-            return Err(WireError::Record.into());
-        }
-        let request = match Request::from_body(body) {
-            Ok(request) => request,
-            Err(error) => {
-                let sentence = printable(&error.to_string(), 300);
-                return self.answered(transfer, Err(Error::new(Code::Failed, sentence)));
-            }
-        };
-        let (receiver, lane) = (self.receiver.clone(), self.lane.clone());
-        let (user, from) = (self.user.clone(), self.from.clone());
-        let key = match &request {
-            Request::Get { id, filekey, .. } => Some(self.keys.file_key(filekey, id)),
-            _ => None,
-        };
-        self.tasks.spawn(async move {
-            let answer = receiver.answer(&lane, &user, &from, request).await;
-            match (answer, key) {
-                (Ok(Answer::File(found)), Some(key)) => Done::Found(transfer, Ok((found, key))),
-                (answer, _) => Done::Answered(transfer, answer),
-            }
-        });
-        Ok(())
-    }
-
-    /// Says what a request brought; its last word, but for a listing that goes on.
-    fn answered(
-        &mut self,
-        transfer: u32,
-        answer: Result<Answer, Error>,
-    ) -> Result<(), ReceiveError> {
-        let reply = match answer {
-            Ok(Answer::Reply(reply) | Answer::Page(reply, None)) => reply,
-            Ok(Answer::Page(..)) if self.listings.len() >= LISTINGS => {
-                let sentence = "too many listings at once: read those that are there first";
-                return self.answered(transfer, Err(Error::new(Code::Later, sentence)));
-            }
-            Ok(Answer::Page(reply, Some(listing))) => {
-                *self.unread.entry(transfer).or_default() += 1;
-                self.listings.push_back((transfer, listing));
-                return self.say(Kind::Reply, transfer, &reply.to_body());
-            }
-            Ok(Answer::File(_)) => return Err(ReceiveError::Failed),
-            Err(error) => {
-                self.active.remove(&transfer);
-                return self.say(Kind::Error, transfer, &record::encode_error(&error));
-            }
-        };
-        self.active.remove(&transfer);
-        self.say(Kind::Reply, transfer, &reply.to_body())
-    }
-
-    /// Goes on with a listing when what was said of it is on its way: however long it is,
-    /// little of it is in memory.
-    fn list_on(&mut self) {
-        let unread = &self.unread;
-        let ready = |(transfer, _): &(u32, _)| {
-            unread
-                .get(transfer)
-                .is_none_or(|parts| *parts < PAGES_AHEAD)
-        };
-        if self.out.len() < LISTED
-            && let Some(at) = self.listings.iter().position(ready)
-            && let Some((transfer, listing)) = self.listings.remove(at)
-        {
-            self.tasks.spawn(async move {
-                let page = task::spawn_blocking(move || listing.page()).await;
-                let lost = |_| Error::new(Code::Failed, "the server failed");
-                Done::Answered(transfer, page.map_err(lost))
-            });
-        }
-    }
-
-    /// Lets a file go out.
-    fn supply_with(
-        &mut self,
-        transfer: u32,
-        found: Fetched,
-        key: &Key,
-    ) -> Result<(), ReceiveError> {
-        let Fetched {
-            coming,
-            file,
-            version,
-            crc,
-            path,
-        } = found;
-        self.say(
-            Kind::Reply,
-            transfer,
-            &Reply::Coming(coming.clone()).to_body(),
-        )?;
-        self.fetched.insert(
-            transfer,
-            Fetch {
-                path,
-                bytes: coming.size,
-                offset: coming.offset,
-                begun: std::time::Instant::now(),
-                crc: None,
-            },
-        );
-        self.supply.give(Attempt {
-            transfer,
-            file,
-            version,
-            blocks: Stream::new(key)?,
-            offset: coming.offset,
-            crc,
-            claimed_crc: None,
-        });
-        Ok(())
-    }
-
-    /// What was made of files that go out.
-    fn made(&mut self, made: Option<Made>) -> Result<(), ReceiveError> {
-        let mut made = made.ok_or(ReceiveError::Failed)?;
-        self.receiver.observer.moved(made.body);
-        for (transfer, end) in std::mem::take(&mut made.ended) {
-            match end {
-                Ok(crc) => {
-                    if let Some(fetch) = self.fetched.get_mut(&transfer) {
-                        fetch.crc = Some(crc);
-                    }
-                    self.say(Kind::Trailer, transfer, &record::encode_trailer(crc))?;
-                }
-                Err(error) => {
-                    self.active.remove(&transfer);
-                    if let Some(fetch) = self.fetched.remove(&transfer) {
-                        warn!(from = %self.from, to = %self.user.name(),
-                            path = %printable(&fetch.path, 200), "not fetched: {error}");
-                    }
-                    let error = Error::new(Code::Later, error.sentence);
-                    self.say(Kind::Error, transfer, &record::encode_error(&error))?;
-                }
-            }
-        }
-        if made.used > 0 {
-            // Before what was said just now.
-            self.bulk = Some((made, 0));
-        } else {
-            self.supply.recycle(made.buffer);
-        }
-        Ok(())
-    }
-
-    /// A file that was fetched is safe.
-    fn acked(&mut self, transfer: u32) -> Result<(), ReceiveError> {
-        // It may come after the last part of its listing went out.
-        if let Some(parts) = self.unread.get_mut(&transfer) {
-            *parts -= 1;
-            if *parts == 0 {
-                self.unread.remove(&transfer);
-            }
-            return Ok(());
-        }
-        match self.fetched.remove(&transfer) {
-            Some(Fetch {
-                path,
-                bytes,
-                offset,
-                begun,
-                crc: Some(crc),
-            }) => {
-                self.active.remove(&transfer);
-                info!(from = %self.from, to = %self.user.name(), path = %printable(&path, 200),
-                    bytes, resumed = offset, seconds = begun.elapsed().as_secs_f64(), crc,
-                    verdict = "fetched", "fetched");
-                let (receiver, user) = (self.receiver.clone(), self.user.clone());
-                let from = self.from.clone();
-                // It is told to nobody, and goes on where the session ends.
-                tokio::spawn(async move { receiver.sent(&user, &from, &path).await });
-                Ok(())
-            }
-            _ => Err(WireError::Record.into()),
-        }
     }
 
     fn leave(&self, arrival: Arrival) {

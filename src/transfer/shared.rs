@@ -121,7 +121,7 @@ enum Place {
 
 /// What the hooks of folders say to a request, by the folders' names: which names they hide,
 /// or that there is nothing to see.
-type Asked = HashMap<Name, Option<Arc<Hides>>>;
+type Said = HashMap<Name, Option<Arc<Hides>>>;
 
 /// A folder whose hooks have to be asked, and about which path in it.
 type ToAsk = (Folder, Arc<Config>, TreePath);
@@ -130,7 +130,7 @@ type ToAsk = (Folder, Arc<Config>, TreePath);
 struct Shared<'a> {
     user: &'a User,
     from: &'a Name,
-    asked: &'a Asked,
+    asked: &'a Said,
 }
 
 impl Shared<'_> {
@@ -375,9 +375,7 @@ impl Receiver {
         }
         answer
     }
-}
 
-impl Receiver {
     async fn answer_now(
         &self,
         lane: &Lane,
@@ -390,7 +388,7 @@ impl Receiver {
         let first = {
             let (people, request) = (people.clone(), request.clone());
             move || {
-                let none = Asked::new();
+                let none = Said::new();
                 let shared = Shared {
                     user: &people.0,
                     from: &people.1,
@@ -408,7 +406,7 @@ impl Receiver {
             Ok(answer) => return Ok(answer),
             Err(to_ask) => to_ask,
         };
-        let mut asked = Asked::new();
+        let mut asked = Said::new();
         for (folder, config, path) in to_ask {
             let name = folder.name().clone();
             let said = self

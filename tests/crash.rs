@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Local, M2Y, Process, World, deliver, names, noise, read_meta};
+use common::{Local, M2Y, Process, Random, World, deliver, names, noise, read_meta};
 use m2y::{
     client::{self, Route},
     error::Code,
@@ -52,19 +52,6 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
     while !so() {
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % end as u64) as usize
     }
 }
 
@@ -250,11 +237,11 @@ async fn killed(who: Who, kills: usize) {
     let mut within = 100_000;
     while done_kills < kills {
         while metas.len() < 4 {
-            let len = [0, 1_000, 100_000, 2_000_000][random.below(4)];
-            let len = len + random.below(len / 2 + 1);
+            let len = [0, 1_000, 100_000, 2_000_000][random.index(4)];
+            let len = len + random.index(len / 2 + 1);
             metas.push(files.make(&world, len));
         }
-        let wait = Duration::from_micros(random.below(within) as u64);
+        let wait = Duration::from_micros(random.index(within) as u64);
         let (address, sent) = (server.address.clone(), metas.clone());
         let in_process = who == Who::Server;
         let task = in_process.then(|| {
@@ -272,7 +259,7 @@ async fn killed(who: Who, kills: usize) {
         }
         if who != Who::Client {
             if who == Who::Both {
-                tokio::time::sleep(Duration::from_micros(random.below(5_000) as u64)).await;
+                tokio::time::sleep(Duration::from_micros(random.index(5_000) as u64)).await;
             }
             server.child.kill().unwrap();
             server.child.wait().unwrap();
@@ -602,7 +589,7 @@ fn lose(world: &World, flushed: &Path, lost: Lost, random: &mut Random) {
         let path = world.photo().join(hidden);
         let len = fs::metadata(&path).unwrap().len() as usize;
         let mut file = fs::File::options().append(true).open(&path).unwrap();
-        let at = random.below(len + 1) as u64;
+        let at = random.index(len + 1) as u64;
         match lost {
             Lost::Nothing => {}
             Lost::End => file.set_len(at).unwrap(),
@@ -712,7 +699,7 @@ async fn a_loss_of_power_at_any_step_costs_nothing_that_was_acknowledged() {
     let mut random = Random(3);
     let mut losses = 0;
     for round in 0..8 {
-        let appends = format!("append {}", 1 + random.below(16));
+        let appends = format!("append {}", 1 + random.index(16));
         for step in STEPS.into_iter().chain([appends.as_str()]) {
             for lost in [Lost::End, Lost::Zeros, Lost::All] {
                 dies_at(step, lost, &mut random).await;

@@ -28,8 +28,8 @@ use std::{
 
 use cap_std::{ambient_authority, fs::Dir};
 use common::{
-    Local, M2Y, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, document, introduce, noise, peer,
-    person, said,
+    Local, M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, document, introduce, noise,
+    peer, person, said,
 };
 use futures_util::future::join_all;
 use m2y::{
@@ -1045,19 +1045,6 @@ impl Relay {
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 fn equal(a: &Path, b: &Path) {
     let same = Command::new("cmp").args([a, b]).output().unwrap();

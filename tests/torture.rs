@@ -23,8 +23,8 @@ use std::{
 };
 
 use common::{
-    Local, M2Y, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, deliver, document, introduce, key,
-    name, names, noise, person, said,
+    Local, M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, deliver, document,
+    introduce, key, name, names, noise, person, said,
 };
 use m2y::{
     crypto::{
@@ -124,19 +124,6 @@ fn held(folder: &Path) -> u64 {
     hidden.map_or(0, |hidden| {
         fs::metadata(folder.join(hidden)).map_or(0, |about| about.len())
     })
-}
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
 }
 
 fn is_root() -> bool {

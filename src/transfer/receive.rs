@@ -1,5 +1,5 @@
 //! The receiver's half of a session: the way of the records, and step 15. What a contact
-//! asks for in it goes through [`requests`].
+//! asks for in it goes through `requests`.
 
 mod requests;
 

@@ -152,9 +152,12 @@ mod tests {
             let words = split(&line).map(|words| {
                 words.iter().map(|word| literal(word)).collect::<Vec<_>>()
             });
-            // It takes a `#` for a comment, and a backslash at the end for itself.
+            // It takes a `#` for a comment, and a backslash at the end for itself. A pattern
+            // that one name matches is that name here.
             let theirs = shell_words::split(&line);
-            if !line.ends_with('\\') {
+            let bare = line.replace(['\\', '"', '\''], "");
+            let one = LITERAL.iter().any(|(_, written)| bare.contains(written));
+            if !line.ends_with('\\') && !one {
                 prop_assert_eq!(words.ok(), theirs.ok());
             }
         }

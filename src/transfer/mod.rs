@@ -35,10 +35,10 @@ mod supply;
 
 use std::fmt;
 
-use self::outgoing::Outgoing;
 use crate::{
     error::{Code, Error},
     event::Run,
+    meta::Meta,
     wire::record::MAX_RECORD,
 };
 
@@ -69,8 +69,8 @@ pub trait Observer: Send + Sync {
     /// So many more bytes of the file have moved.
     fn moved(&self, _bytes: u64) {}
 
-    /// Blocks of this file go out; so many bytes of it have moved.
-    fn file(&self, _file: &Outgoing, _moved: u64) {}
+    /// Blocks of the file of this meta go out or come in; so many bytes of it have moved.
+    fn file(&self, _file: &Meta, _moved: u64) {}
 
     /// A hook has run.
     fn hook(&self, _run: &Run) {}

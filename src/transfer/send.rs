@@ -495,7 +495,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
                 self.observer.moved(body);
                 if let Some(about) = self.open.get_mut(&transfer) {
                     about.moved += body;
-                    self.observer.file(about.job.borrow(), about.moved);
+                    self.observer.file(&about.asked, about.moved);
                 }
                 if used < TOGETHER / 2 {
                     self.out.extend(buffer.get(..used).unwrap_or_default());

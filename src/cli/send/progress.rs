@@ -15,8 +15,8 @@ use super::tally::files;
 use crate::{
     cli::output::{bytes, count},
     error::printable,
-    meta::TransferId,
-    transfer::{Observer, outgoing::Outgoing},
+    meta::{Meta, TransferId},
+    transfer::Observer,
 };
 
 /// How often there is a line where there is no terminal.
@@ -167,16 +167,16 @@ impl Observer for Progress {
         }
     }
 
-    fn file(&self, file: &Outgoing, moved: u64) {
+    fn file(&self, file: &Meta, moved: u64) {
         let Shown::Bars { current, id, .. } = &self.shown else {
             return;
         };
         let mut id = id.lock().unwrap_or_else(PoisonError::into_inner);
-        if *id != file.meta().id {
-            *id = file.meta().id;
+        if *id != file.id {
+            *id = file.id;
             current.reset();
-            current.set_length(file.len());
-            current.set_message(printable(&file.meta().filename, 40));
+            current.set_length(file.filesize.unwrap_or_default());
+            current.set_message(printable(&file.filename, 40));
         }
         current.set_position(moved);
     }

@@ -6,6 +6,7 @@
 
 pub mod outbox;
 pub mod peer;
+pub mod put;
 pub mod queue;
 
 use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
@@ -21,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
-    error::{Code, Error},
+    error::{Code, Error, printable},
     meta::{Meta, Wire},
     root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
     transfer::{
@@ -29,7 +30,7 @@ use crate::{
         channel::{Reader, Writer},
         outgoing::Outgoing,
         pace::Pace,
-        send::{self, Channel, Jobs, Sent, Session},
+        send::{self, Begin, Channel, Ended, Jobs, Sent, Session},
     },
     wire::{
         WireError,
@@ -188,10 +189,18 @@ pub async fn deliver_all<J: Borrow<Outgoing>>(
         };
         let files = reply.features.files;
         let session = Session::new(channel, keys, observer, files, results.clone());
-        let (settled, ended) = session.run((job, asked, reply), jobs, &mut stop).await;
-        let Err(error) = ended else {
+        let begin = Begin::Answered(Box::new((job, asked, reply)));
+        let Ended {
+            settled,
+            error,
+            left,
+        } = session.run(begin, jobs, &mut stop).await;
+        let Some(error) = error else {
             continue;
         };
+        for (job, took) in left {
+            let _ = results.send((job, Err(error.clone()), took));
+        }
         broken = if settled == 0 { broken + 1 } else { 0 };
         if error.code == Code::Interrupted || broken == BROKEN {
             return Err(error);
@@ -234,6 +243,24 @@ async fn open_session(route: &Route, observer: &dyn Observer) -> Result<Opened, 
         ..request(Meta::new(from, to, "", ""))
     };
     open_with(route, &private, asked, observer).await
+}
+
+/// The same for one in which something is asked.
+async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
+    let opened = open_session(route, observer).await?;
+    let reply = &opened.reply;
+    if !reply.features.requests {
+        let (to, words) = (&route.contact.name, printable(&reply.meta.error, 300));
+        let sentence = format!(
+            "the server of {to} shows no files: it has another version of m2y, or said why: {words:?}"
+        );
+        return Err(Error::new(Code::Failed, sentence));
+    }
+    if !reply.meta.error.is_empty() {
+        let sentence = printable(&reply.meta.error, 500);
+        return Err(Error::new(Code::from_word(&reply.code), sentence));
+    }
+    Ok(opened)
 }
 
 /// A meta for the other side, with what we can do.

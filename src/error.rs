@@ -24,6 +24,8 @@ pub enum Code {
     Identity,
     /// The bytes are not those that were sent.
     Integrity,
+    /// There is something of that name already.
+    Exists,
     /// The person stopped it.
     Interrupted,
 }
@@ -32,7 +34,7 @@ impl Code {
     /// The exit code of the program.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::Exists => 1,
             Self::Usage => 2,
             Self::Partly => 3,
             Self::NotFound => 4,
@@ -55,15 +57,22 @@ impl Code {
             Self::Refused => "refused",
             Self::Identity => "identity",
             Self::Integrity => "integrity",
+            Self::Exists => "exists",
             Self::Interrupted => "interrupted",
         }
     }
 
     /// Reads a peer's word; one that is not known is a plain failure.
     pub fn from_word(word: &str) -> Self {
-        [Self::Later, Self::Refused, Self::Integrity, Self::NotFound]
-            .into_iter()
-            .find(|code| code.word() == word)
+        [
+            Self::Later,
+            Self::Refused,
+            Self::Integrity,
+            Self::NotFound,
+            Self::Exists,
+        ]
+        .into_iter()
+        .find(|code| code.word() == word)
             .unwrap_or(Self::Failed)
     }
 }

@@ -124,7 +124,7 @@ pub struct Event {
     pub file: Option<String>,
     /// What is known of the file, where it came from somebody.
     pub subject: Option<Subject>,
-    /// Who looks or fetches, and what, where a contact does.
+    /// Who looks, fetches or puts, and what, where a contact does.
     pub asked: Option<Asked>,
 }
 
@@ -177,6 +177,8 @@ pub struct Verdict {
     pub effects: Vec<Effect>,
     /// Patterns of what a contact is not to see.
     pub hidden: Vec<String>,
+    /// Which path below its folder the file got that its sender wanted one for.
+    pub placed: Option<String>,
 }
 
 /// Something that a hook asks for and that is done after its verdict: no dead mail server

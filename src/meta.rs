@@ -54,8 +54,17 @@ pub const PENDING_HOOK: &str = "pendingHook";
 /// In a receiver's `.meta`: why a hook wants the file out of sight.
 pub const QUARANTINE: &str = "quarantine";
 
+/// In a receiver's `.meta`: which path the file gets, once its hooks have had it.
+pub const PENDING_PUT: &str = "pendingPut";
+
 /// Fields that never leave the machine.
-const LOCAL: [&str; 4] = [SOURCE_PATH, SOURCE_VERSION, PENDING_HOOK, QUARANTINE];
+const LOCAL: [&str; 5] = [
+    SOURCE_PATH,
+    SOURCE_VERSION,
+    PENDING_HOOK,
+    QUARANTINE,
+    PENDING_PUT,
+];
 
 /// Why a document is no meta.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -314,6 +323,11 @@ impl Wire {
 
     /// The canonical JSON.
     pub fn to_json(&self) -> Zeroizing<String> {
+        Zeroizing::new(json::canonical(&self.to_document()))
+    }
+
+    /// The document.
+    pub fn to_document(&self) -> Map<String, Value> {
         let key = Zeroizing::new(match &self.filekey {
             Some(key) => hex::encode(*key.0),
             None => String::new(),
@@ -337,12 +351,16 @@ impl Wire {
             meta.extra
                 .insert("errorCode".to_owned(), self.code.as_str().into());
         }
-        Zeroizing::new(json::canonical(&meta.document(&key)))
+        meta.document(&key)
     }
 
     /// Reads a meta off the wire and checks its `metaCRC`.
     pub fn from_json(canonical: &[u8]) -> Result<Self, MetaError> {
-        let mut document = json::parse(canonical)?;
+        Self::from_document(json::parse(canonical)?)
+    }
+
+    /// The same of a document.
+    pub fn from_document(mut document: Map<String, Value>) -> Result<Self, MetaError> {
         let claimed = checksum(&mut document, "metaCRC")?.ok_or(MetaError::Missing("metaCRC"))?;
         document.insert("metaCRC".to_owned(), "".into());
         let computed = crc32fast::hash(json::canonical(&document).as_bytes());

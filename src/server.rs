@@ -421,7 +421,7 @@ impl Connection {
         let decision = match &caller.request {
             Ok(request) => {
                 receiver
-                    .decide(&Lane::default(), &caller.user, from, request.clone())
+                    .decide(&Lane::default(), &caller.user, from, request.clone(), None)
                     .await
             }
             Err(error) => {

@@ -7,9 +7,9 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{Opened, Route, open_session};
+use super::{Opened, Route, open_asking};
 use crate::{
-    error::{Code, Error, printable},
+    error::{Code, Error},
     transfer::{
         Observer,
         fetch::{Ask, Session, Want},
@@ -55,18 +55,7 @@ impl Peer {
             keys,
             reply,
             ..
-        } = open_session(route, &*observer).await?;
-        if !reply.features.requests {
-            let (to, words) = (&route.contact.name, printable(&reply.meta.error, 300));
-            let sentence = format!(
-                "the server of {to} shows no files: it has another version of m2y, or said why: {words:?}"
-            );
-            return Err(Error::new(Code::Failed, sentence));
-        }
-        if !reply.meta.error.is_empty() {
-            let sentence = printable(&reply.meta.error, 500);
-            return Err(Error::new(Code::from_word(&reply.code), sentence));
-        }
+        } = open_asking(route, &*observer).await?;
         let (asks, mut asked) = mpsc::unbounded_channel();
         let over = Arc::new(OnceLock::new());
         let session = Session::new(channel, keys, reply.features.files, observer);

@@ -50,7 +50,7 @@ use last::LastRuns;
 pub use record::Records;
 use record::put_away;
 use revive::{Gone, moved, revive};
-pub use revive::{task_of, task_of_received};
+pub use revive::{asked_of, task_of, task_of_received};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;

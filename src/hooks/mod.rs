@@ -254,6 +254,7 @@ impl Hooks {
             runs,
             effects,
             hidden,
+            placed: None,
         }
     }
 

@@ -22,6 +22,7 @@
 //! and no symbolic link leads out of (`cap-std`).
 
 pub mod config;
+pub mod conflict;
 pub mod contact;
 pub mod file;
 pub mod folder;

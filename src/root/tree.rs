@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::{
     config::{Config, EVENT_SECTIONS},
+    conflict::{self, Conflict},
     file::{self, MAX_NAME},
     folder::CONFIG,
 };
@@ -28,7 +29,7 @@ const MAX_DEPTH: usize = 64;
 const OWN: [&str; 4] = [".rhai", ".meta", ".done", ".failed"];
 
 /// A path below a directory, from a peer: components that each are a plain name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TreePath(Vec<String>);
 
 impl TreePath {
@@ -190,6 +191,19 @@ impl Tree {
         About::of(&about).ok_or_else(Self::hidden)
     }
 
+    /// What lies at a path that a file may have; `None` if nothing does. Fails where no file
+    /// may have it, and with `AlreadyExists` where there is something that nobody sees.
+    pub fn there(&self, path: &TreePath) -> io::Result<Option<About>> {
+        let (dir, name) = self.around(path)?;
+        match dir.symlink_metadata(name) {
+            Ok(about) => About::of(&about)
+                .map(Some)
+                .ok_or_else(|| io::ErrorKind::AlreadyExists.into()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Opens a file to read it.
     pub fn open(&self, path: &TreePath) -> io::Result<(File, About)> {
         let (dir, name) = self.around(path)?;
@@ -241,6 +255,44 @@ impl Tree {
         file::rename_to_free(&dir, name, &new_dir, new)?;
         file::sync(&dir)?;
         file::sync(&new_dir)
+    }
+
+    /// Gives a file of another directory a path; fails with `AlreadyExists` if that is taken
+    /// and nothing is to be done about that. Returns the path that it has, and the directory
+    /// that it is in: the name survives a loss of power when that one is flushed.
+    pub fn take_in(
+        &self,
+        from: &Dir,
+        name: &str,
+        path: &TreePath,
+        conflict: Conflict,
+    ) -> io::Result<(TreePath, Dir)> {
+        let (dir, new) = self.around(path)?;
+        match conflict {
+            Conflict::Refuse => file::rename_to_free(from, name, &dir, new)?,
+            Conflict::Overwrite => {
+                let there = dir.symlink_metadata(new);
+                if there.is_ok_and(|about| !about.is_file()) {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                from.rename(name, &dir, new)?;
+            }
+            Conflict::Rename => {
+                for new in conflict::names(new).filter(|new| self.shows(new)) {
+                    match file::rename_to_free(from, name, &dir, &new) {
+                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                        named => {
+                            named?;
+                            let mut path = path.clone();
+                            path.0.pop();
+                            path.0.push(new);
+                            return Ok((path, dir));
+                        }
+                    }
+                }
+            }
+        }
+        Ok((path.clone(), dir))
     }
 }
 

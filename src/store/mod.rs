@@ -5,6 +5,7 @@
 //! that a store for objects or stripes, or one that fails on purpose, is a few lines.
 
 pub mod delivered;
+pub mod destination;
 pub mod group;
 pub mod journal;
 pub mod known;

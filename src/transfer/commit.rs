@@ -15,6 +15,7 @@
 //! what is left to do.
 
 use std::{
+    collections::HashMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
@@ -38,6 +39,7 @@ use crate::{
     store::{
         Sink, Store,
         delivered::{self, Key, State, Transfer},
+        destination::{Destination, Placed},
         group::Groups,
         journal::{self, Journal, JournalError},
         meta_file,
@@ -192,8 +194,17 @@ impl Committer {
         // 4.
         let mut named = Vec::with_capacity(files.len());
         let (mut nameless, mut settled) = (Vec::new(), Vec::new());
+        let mut dirs = HashMap::new();
         for (mut partial, owed, done) in files {
-            match partial.publish() {
+            let destination = Destination::open(&partial.subject().meta).filter(|_| !owed);
+            let given = match &destination {
+                None => partial.publish(),
+                Some(destination) => partial.place(destination).map(|dir| {
+                    let (above, _) = destination.path.split_last().unzip();
+                    dirs.insert(above, dir);
+                }),
+            };
+            match given {
                 Ok(()) => {
                     if !owed {
                         settled.push(partial.key().clone());
@@ -218,7 +229,10 @@ impl Committer {
         }
         // 5.
         let names = match named.first() {
-            Some((partial, _)) => partial.store().settle_names(),
+            Some((partial, _)) => partial
+                .store()
+                .settle_names()
+                .and_then(|()| dirs.values().try_for_each(file::sync)),
             None => return,
         };
         if let Err(error) = &names {
@@ -378,14 +392,28 @@ fn complete(
     let Transfer { key, stem, .. } = transfer;
     let folder = folder_of(root, key).map_err(io::Error::other)?;
     let (store, hidden) = (store_of(&folder), hidden_name(key));
+    let meta = meta_file::of_stem(folder.dir(), stem);
+    let destination = meta.as_ref().and_then(Destination::open);
     // Without it the file has its name already, or had it before a hook took it away.
     if store.holds(&hidden)? {
-        store.publish(&hidden, &format!("{stem}.data"))?;
+        let placed = match (&destination, transfer.state) {
+            (Some(destination), State::Whole) => destination.place(&folder, &hidden).ok(),
+            _ => None,
+        };
+        match &placed {
+            Some(Placed { dir, .. }) => file::sync(dir)?,
+            // Where its path is taken by now, it is kept as what it is.
+            None => store.publish(&hidden, &format!("{stem}.data"))?,
+        }
         store.settle_names()?;
         info!(
             from = key.from, to = key.user, folder = key.folder, %stem, id = %key.id,
             "received, before the server ended"
         );
+    }
+    if destination.is_some() && !store.holds(&format!("{stem}.data"))? {
+        // It has its path.
+        let _ = folder.dir().remove_file(format!("{stem}.meta"));
     }
     Ok(())
 }

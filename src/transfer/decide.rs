@@ -12,6 +12,7 @@ use super::{
     lane::{Lane, Place},
     partial::{Partial, Reserved},
     receive::{ReceiveError, Receiver, event, not_received},
+    shared::exists,
 };
 use crate::{
     crypto::random,
@@ -21,7 +22,7 @@ use crate::{
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     root::{RootError, config::Config, folder::Folder, name::Name, user::User},
-    store::{Sink, delivered::State},
+    store::{Sink, delivered::State, destination::Destination},
 };
 
 /// What was decided about a meta.
@@ -130,10 +131,13 @@ impl Receiver {
         user: &User,
         from: &Name,
         asked: Wire,
+        destination: Option<Destination>,
     ) -> Decision {
         let begun = Instant::now();
         let meta = asked.meta.clone();
-        let decision = self.consider(lane, user, from, asked, begun).await;
+        let decision = self
+            .consider(lane, user, from, asked, destination, begun)
+            .await;
         let mut decision = decision.unwrap_or_else(|refusal| {
             self.not_taken(from, user.name(), &meta, None, begun, &refusal);
             Decision::Answered(Box::new(refused(meta, &refusal)))
@@ -148,6 +152,7 @@ impl Receiver {
         user: &User,
         from: &Name,
         asked: Wire,
+        destination: Option<Destination>,
         begun: Instant,
     ) -> Result<Decision, Error> {
         let Wire {
@@ -180,6 +185,9 @@ impl Receiver {
         }
         meta.error.clear();
         meta.extra.retain(|field, _| is_extra(field));
+        if let Some(destination) = destination {
+            destination.note(&mut meta);
+        }
 
         let asked = meta.clone();
         let (this, owner, sender) = (self.clone(), user.clone(), from.clone());
@@ -268,11 +276,12 @@ impl Receiver {
             partial = updating.await?;
         }
         let key = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
-        let reply = Wire {
+        let mut reply = Wire {
             filekey: Some(FileKey(Zeroizing::new(key))),
             offset: held,
             ..Wire::request(partial.subject().meta.clone())
         };
+        reply.meta.extra.retain(|field, _| is_extra(field));
         self.observer
             .step(8, format_args!("made a fresh filekey for this attempt"));
         Ok(Decision::Taken(Box::new(Arrival {
@@ -374,6 +383,7 @@ pub fn store_error(error: &io::Error) -> Error {
             Code::Later,
             "the receiver has no room for the file, try later",
         ),
+        io::ErrorKind::AlreadyExists => exists(),
         _ => Error::new(
             Code::Later,
             "the receiver cannot store the file now, try later",

@@ -7,19 +7,25 @@ use std::{
     io::{self, Read},
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use cap_std::fs::Dir;
 use sha2::{Digest, Sha256};
 
+pub use crate::root::conflict::Conflict;
+
 use super::{intake::Arriving, partial::prefix_digest, receive::ReceiveError};
 use crate::{
     crypto::random,
     json::{self, Map, Value},
-    root::file,
+    root::{
+        conflict,
+        file,
+    },
     store::{
         Sink, Store,
+        destination::moment,
         local::{LocalStore, PARTIAL},
     },
     wire::{
@@ -40,20 +46,6 @@ const MAX_NOTE: u64 = 65_536;
 /// How long is waited for somebody else who has the file in hand: who was interrupted lets
 /// go of it in a moment.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// What to do where there is another file of that name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Conflict {
-    /// Leave it, and say so as an error.
-    #[default]
-    Refuse,
-    /// Leave it.
-    Skip,
-    /// Put the new one in its place.
-    Overwrite,
-    /// Give the new one a name with a number.
-    Rename,
-}
 
 /// A file that was fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,9 +216,9 @@ impl Landing {
         drop(self.sink.take());
         let (file, _) = file::open_itself(&self.dir, &self.partial)?;
         // A file system that keeps no such time keeps the file all the same.
-        let _ = file.into_std().set_modified(time(coming.modified));
+        let _ = file.into_std().set_modified(moment(coming.modified));
         let name = match self.conflict {
-            Conflict::Refuse | Conflict::Skip => {
+            Conflict::Refuse => {
                 self.store.publish(&self.partial, &self.name)?;
                 self.name.clone()
             }
@@ -248,15 +240,7 @@ impl Landing {
     }
 
     fn under_free_name(&self) -> io::Result<String> {
-        let (stem, ending) = match self.name.rsplit_once('.') {
-            Some((stem, ending)) if !stem.is_empty() => (stem, format!(".{ending}")),
-            _ => (self.name.as_str(), String::new()),
-        };
-        for number in 1_u32.. {
-            let name = match number {
-                1 => self.name.clone(),
-                n => format!("{stem}_{n}{ending}"),
-            };
+        for name in conflict::names(&self.name) {
             match self.store.publish(&self.partial, &name) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 published => return published.map(|()| name),
@@ -330,14 +314,4 @@ pub fn land(files: Vec<(Landing, u32)>) -> Vec<io::Result<Landed>> {
         }
     }
     flushed
-}
-
-/// A moment from nanoseconds since 1970.
-fn time(nanos: i64) -> SystemTime {
-    let distance = Duration::from_nanos(nanos.unsigned_abs());
-    let time = match nanos >= 0 {
-        true => SystemTime::UNIX_EPOCH.checked_add(distance),
-        false => SystemTime::UNIX_EPOCH.checked_sub(distance),
-    };
-    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }

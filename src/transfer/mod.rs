@@ -27,6 +27,7 @@ pub mod lane;
 pub mod outgoing;
 pub mod pace;
 pub mod partial;
+pub mod put;
 pub mod receive;
 mod sealing;
 pub mod send;

@@ -72,6 +72,12 @@ impl Version {
         self.len == 0
     }
 
+    /// When the file changed last, in nanoseconds since 1970.
+    pub fn modified(&self) -> i64 {
+        let (seconds, nanos) = self.modified;
+        seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+    }
+
     /// As it stands in a `.meta`.
     pub(super) fn to_text(self) -> String {
         let (seconds, nanos) = self.modified;

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use cap_std::fs::Dir;
 use sha2::{Digest, Sha256};
 
 use super::BUFFER;
@@ -16,6 +17,7 @@ use crate::{
     store::{
         Sink, Store,
         delivered::{self, Key, State::Refused, Transfer},
+        destination::{Destination, Placed},
         local::PARTIAL,
         meta_file,
     },
@@ -142,6 +144,8 @@ pub struct Partial {
     store: Arc<dyn Store>,
     subject: Subject,
     hidden: String,
+    /// The path that it got, if its sender wanted one.
+    placed: Option<String>,
     /// Whether the `.meta` stays when this is dropped.
     keep: bool,
     claim: Claim,
@@ -165,6 +169,7 @@ impl Partial {
             store: store.clone(),
             subject: Subject { meta, stem },
             hidden: hidden.clone(),
+            placed: None,
             keep,
             claim,
         };
@@ -302,6 +307,19 @@ impl Partial {
             true => Ok(()),
             false => published,
         }
+    }
+
+    /// Gives the file the path that its sender wants. Its `.meta` goes with this value.
+    /// Returns the directory, to be flushed.
+    pub fn place(&mut self, destination: &Destination) -> io::Result<Dir> {
+        let Placed { path, dir } = destination.place(&self.folder, &self.hidden)?;
+        self.placed = Some(path.join());
+        Ok(dir)
+    }
+
+    /// The path that it got, if its sender wanted one.
+    pub fn placed(&self) -> Option<&str> {
+        self.placed.as_deref()
     }
 
     /// Where its bytes are.

@@ -35,15 +35,16 @@ use crate::{
     error::{Code, Error, printable},
     event::{Event, Kind as EventKind, Subject, Verdict},
     hooks::{
-        dispatch::{Dispatcher, Kept, stopped},
+        dispatch::{Dispatcher, Kept, asked_of, stopped},
         startup::Startup,
     },
     meta::{Meta, Wire},
     root::{config::Config, folder::Folder, name::Name, settings::Settings, user::User},
-    store::Store,
+    store::{Store, destination::Destination},
     wire::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
+        request::Reply,
         session::SessionKeys,
     },
 };
@@ -127,10 +128,12 @@ impl ReceiveError {
         match self {
             Self::Channel(_) | Self::GoingDown | Self::Failed => true,
             Self::Sender(error) => error.code == Code::Later || error.code == Code::Interrupted,
-            // A disk that is full needs the room.
+            // A disk that is full needs the room, and a path that is taken stays so.
             Self::Store(error) => !matches!(
                 error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::AlreadyExists
             ),
             Self::Size | Self::Checksum { .. } => false,
         }
@@ -271,7 +274,14 @@ enum Done {
 struct Stored {
     subject: Subject,
     begun: std::time::Instant,
-    result: Result<u32, ReceiveError>,
+    result: Result<Safe, ReceiveError>,
+}
+
+/// A file that is safe.
+struct Safe {
+    crc: u32,
+    /// What is said of one that was put somewhere.
+    reply: Option<Reply>,
 }
 
 impl Receiver {
@@ -341,7 +351,7 @@ impl Receiver {
             result,
         } = stored;
         let crc = match result {
-            Ok(crc) => crc,
+            Ok(safe) => safe.crc,
             Err(error) => return not_received(&*self.observer, subject, *begun, error),
         };
         let meta = &subject.meta;
@@ -357,7 +367,7 @@ impl Receiver {
     }
 
     /// Makes the file durable, gives it its name, runs `[OnReceived]`.
-    async fn store(&self, received: Received) -> Result<u32, ReceiveError> {
+    async fn store(&self, received: Received) -> Result<Safe, ReceiveError> {
         let Received { arrival, crc, .. } = received;
         let Arrival {
             partial,
@@ -371,6 +381,12 @@ impl Receiver {
         meta.file_crc = Some(crc);
         let received = event(EventKind::Received, &folder, &config, &partial);
         let kept = self.hooks.keep(received, pinned, partial.key());
+        let destination = Destination::of(&meta);
+        if let Some(destination) = &destination
+            && let [name] = destination.path.components()
+        {
+            self.hooks.own().arrives(&folder, &config, name);
+        }
         let sink = sink.ok_or(ReceiveError::Failed)?;
         let whole = Whole {
             partial,
@@ -387,8 +403,17 @@ impl Receiver {
             15,
             format_args!("CRC-32 matches, stored {}", partial.subject().data_file()),
         );
-        self.received(&partial, kept).await;
-        Ok(crc)
+        let placed = self.received(&partial, kept).await;
+        let path = partial.placed().map(str::to_owned).or(placed);
+        let reply = destination.map(|_| match path {
+            Some(path) => Reply::Stored {
+                path: format!("{}/{path}", folder.name()),
+                same: false,
+            },
+            // Its receiver's hooks have it.
+            None => Reply::Done,
+        });
+        Ok(Safe { crc, reply })
     }
 
     /// Leaves a file that could not be stored.
@@ -404,18 +429,21 @@ impl Receiver {
     }
 
     /// Runs `[OnReceived]` for a file that is safe. Where it objects, the file stays,
-    /// marked, and its hooks run again.
-    async fn received(&self, partial: &Partial, kept: Option<Kept>) {
+    /// marked, and its hooks run again. Returns the path that it got, if its sender wanted
+    /// one.
+    async fn received(&self, partial: &Partial, kept: Option<Kept>) -> Option<String> {
         match kept {
             Some(mut kept) => {
                 kept.event_mut().subject = Some(partial.subject().clone());
                 let verdict = self.hooks.settle(kept).await;
                 self.observe(&verdict);
+                verdict.placed
             }
             None => {
                 self.hooks
                     .hide_if_asked(partial.folder(), partial.subject())
-                    .await
+                    .await;
+                None
             }
         }
     }
@@ -435,7 +463,7 @@ pub(super) fn event(
         config: config.clone(),
         file: Some(partial.subject().data_file()),
         subject: Some(partial.subject().clone()),
-        asked: None,
+        asked: asked_of(&partial.subject().meta),
     }
 }
 
@@ -696,7 +724,7 @@ impl Session<'_> {
                 self.buffer = self.buffer.max(RECEIVE_BUFFER);
                 self.tasks.spawn(async move {
                     let decision = match read_request(&json) {
-                        Ok(asked) => receiver.decide(&lane, &user, &from, asked).await,
+                        Ok(asked) => receiver.decide(&lane, &user, &from, asked, None).await,
                         Err(error) => {
                             let meta = Meta::new(from.as_str(), user.name().as_str(), "", "");
                             Decision::Answered(Box::new(refused(meta, &error)))
@@ -753,6 +781,12 @@ impl Session<'_> {
     fn finish(&mut self, done: Option<Done>) -> Result<(), ReceiveError> {
         match done.ok_or(ReceiveError::Failed)? {
             Done::Decided(transfer, decision) => {
+                if self.answering.remove(&transfer) == Some(true) {
+                    if let Decision::Taken(arrival) = decision {
+                        self.leave(*arrival);
+                    }
+                    return self.let_go(transfer);
+                }
                 let mut json = decision.reply().to_json();
                 if json.len() > MAX_BODY {
                     // What hooks added does not fit; the sender can do without.
@@ -771,12 +805,15 @@ impl Session<'_> {
             Done::Stored(transfer, stored) => {
                 self.receiver.log_received(&stored);
                 match &stored.result {
-                    Ok(_) => {
+                    Ok(safe) => {
                         self.receiver
                             .observer
                             .step(15, format_args!("the file is safe, answer ACK"));
                         self.active.remove(&transfer);
-                        self.say(Kind::Ack, transfer, record::ACK)
+                        match &safe.reply {
+                            None => self.say(Kind::Ack, transfer, record::ACK),
+                            Some(reply) => self.say(Kind::Reply, transfer, &reply.to_body()),
+                        }
                     }
                     Err(error) => self.fail(transfer, error),
                 }

@@ -3,6 +3,9 @@
 use std::{
     borrow::Borrow,
     collections::{BTreeMap, HashSet},
+    fs::File,
+    io,
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,11 +14,12 @@ use tokio::{
     task::{self, JoinSet},
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
+use zeroize::Zeroizing;
 
 use super::{
     Observer,
     channel::{ChannelError, Reader, Writer},
-    outgoing::Outgoing,
+    outgoing::{Outgoing, Version},
     partial::prefix_digest,
     sealing::{Attempt, Sealed, Sealing, unreadable},
 };
@@ -25,6 +29,7 @@ use crate::{
     wire::{
         WireError,
         record::{self, HEAD_LEN, Kind, Stream},
+        request::Reply,
         session::SessionKeys,
     },
 };
@@ -64,9 +69,73 @@ pub struct Channel {
 /// The digest of what the receiver has of a file, and the CRC-32 so far.
 type Prefix = ([u8; 32], crc32fast::Hasher);
 
+/// A file to be sent, and how leave for that is asked.
+pub trait Job {
+    /// What is said of the file; an error if that is wrong.
+    fn meta(&self) -> Result<Meta, Error>;
+
+    /// The record that asks for leave.
+    fn ask(&self, meta: &Meta) -> (Kind, Zeroizing<Vec<u8>>);
+
+    /// The open file, and the version to be sent.
+    fn source(&self) -> (Arc<File>, Version);
+
+    /// The open file, to read from its beginning by one reader at a time.
+    fn read_again(&self) -> io::Result<File>;
+
+    /// The receiver has so much of it from before.
+    fn held(&mut self, _bytes: u64) {}
+
+    /// What the receiver said when it was safe, if that was more than an ACK.
+    fn stored(&mut self, _reply: Reply) {}
+}
+
+impl<T: Borrow<Outgoing>> Job for T {
+    fn meta(&self) -> Result<Meta, Error> {
+        self.borrow().request()
+    }
+
+    fn ask(&self, meta: &Meta) -> (Kind, Zeroizing<Vec<u8>>) {
+        let request = Wire {
+            features: FEATURES,
+            ..Wire::request(meta.clone())
+        };
+        let json = request.to_json().as_bytes().to_vec();
+        (Kind::Meta, Zeroizing::new(json))
+    }
+
+    fn source(&self) -> (Arc<File>, Version) {
+        self.borrow().source()
+    }
+
+    fn read_again(&self) -> io::Result<File> {
+        self.borrow().read_again()
+    }
+}
+
+/// How a session begins.
+pub enum Begin<J> {
+    /// With a file that it was opened for, and the answer to that.
+    Answered(Box<(J, Meta, Wire)>),
+    /// With nothing but its opening, and then these.
+    Open(Vec<J>),
+}
+
+/// What came of a session.
+pub struct Ended<J> {
+    /// Files that had their last word while it held.
+    pub settled: u64,
+    /// Why it ended early.
+    pub error: Option<Error>,
+    /// Files that had no last word, and how long they were under way.
+    pub left: Vec<(J, Duration)>,
+}
+
 /// A transfer that has not had its last word.
 struct Transfer<J> {
     job: J,
+    /// How leave was asked for.
+    kind: Kind,
     /// When leave was asked for.
     since: Instant,
     /// Bytes of the file that are sent, or were before.
@@ -85,9 +154,10 @@ struct Transfer<J> {
 type Digested = (u32, Result<Prefix, Error>);
 
 impl<J> Transfer<J> {
-    fn new(job: J, asked: Meta) -> Self {
+    fn new(job: J, kind: Kind, asked: Meta) -> Self {
         Self {
             job,
+            kind,
             since: Instant::now(),
             moved: 0,
             asked,
@@ -125,7 +195,7 @@ pub struct Session<'a, J> {
 /// Where the jobs of a session come from.
 pub type Jobs<J> = mpsc::Receiver<J>;
 
-impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
+impl<'a, J: Job> Session<'a, J> {
     /// A session whose opening was answered.
     pub fn new(
         channel: Channel,
@@ -152,43 +222,51 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         }
     }
 
-    /// Sends the file of the opening, which was answered, then all that come as `jobs`,
-    /// until there are no more and each has had its last word. Where the session ends
-    /// before that, what is under way fails with the error that this returns, and what is
-    /// still among the jobs is left there. Returns too how many files had their last word
-    /// while the session held.
+    /// Sends what it begins with, then all that come as `jobs`, until there are no more and
+    /// each has had its last word. Where the session ends before that, what is under way
+    /// comes back, and what is still among the jobs is left there.
     pub async fn run(
         mut self,
-        first: (J, Meta, Wire),
+        begin: Begin<J>,
         jobs: &mut Jobs<J>,
         stop: impl Future<Output = Error>,
-    ) -> (u64, Result<(), Error>) {
-        let (job, asked, reply) = first;
-        self.open.insert(0, Transfer::new(job, asked));
-        let error = match self.answered(0, reply) {
-            Ok(()) => self.records(jobs, stop).await,
-            Err(error) => Err(error.into()),
+    ) -> Ended<J> {
+        let mut begin = match begin {
+            Begin::Answered(first) => {
+                let (job, asked, reply) = *first;
+                self.open.insert(0, Transfer::new(job, Kind::Meta, asked));
+                self.answered(0, reply).map_err(Error::from)
+            }
+            Begin::Open(first) => first.into_iter().try_for_each(|job| self.ask(job)),
         };
-        let settled = self.settled;
-        match &error {
-            Ok(()) => {
-                let closing = self.say(Kind::Close, 0, &[]);
-                // All is delivered; that the session ends well is nobody's concern any more.
-                let (mut writer, out) = (self.channel.writer, self.out);
-                tokio::spawn(async move {
-                    if closing.is_ok() {
-                        let _ = writer.bytes(&out).await;
-                    }
-                    writer.finish().await;
-                });
-            }
-            Err(error) => {
-                for (_, transfer) in std::mem::take(&mut self.open) {
-                    self.tell(transfer, Err(error.clone()));
-                }
-            }
+        if begin.is_ok() {
+            begin = self.records(jobs, stop).await;
         }
-        (settled, error)
+        let settled = self.settled;
+        let open = std::mem::take(&mut self.open).into_values();
+        let left = open.map(|about| (about.job, about.since.elapsed()));
+        let left = left.collect();
+        let Err(error) = begin else {
+            let closing = self.say(Kind::Close, 0, &[]);
+            // All is delivered; that the session ends well is nobody's concern any more.
+            let (mut writer, out) = (self.channel.writer, self.out);
+            tokio::spawn(async move {
+                if closing.is_ok() {
+                    let _ = writer.bytes(&out).await;
+                }
+                writer.finish().await;
+            });
+            return Ended {
+                settled,
+                error: None,
+                left,
+            };
+        };
+        Ended {
+            settled,
+            error: Some(error),
+            left,
+        }
     }
 
     fn tell(&mut self, about: Transfer<J>, result: Result<Meta, Error>) {
@@ -304,18 +382,14 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
 
     /// Asks for leave to send a further file.
     fn ask(&mut self, job: J) -> Result<(), Error> {
-        let asked = match job.borrow().request() {
+        let asked = match job.meta() {
             Ok(asked) => asked,
             Err(error) => {
                 let _ = self.results.send((job, Err(error), Duration::ZERO));
                 return Ok(());
             }
         };
-        let request = Wire {
-            features: FEATURES,
-            ..Wire::request(asked.clone())
-        };
-        let json = request.to_json();
+        let (kind, json) = job.ask(&asked);
         if json.len() > record::MAX_BODY {
             let sentence = "the .meta is too large to be sent: 64 KiB at most";
             let error = Error::new(Code::Failed, sentence);
@@ -324,8 +398,9 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         }
         let transfer = self.next;
         self.next = self.next.wrapping_add(1);
-        self.say(Kind::Meta, transfer, json.as_bytes())?;
-        self.open.insert(transfer, Transfer::new(job, asked));
+        self.say(kind, transfer, &json)?;
+        self.open
+            .insert(transfer, Transfer::new(job, kind, asked));
         Ok(())
     }
 
@@ -355,6 +430,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
                         self.resumed(transfer, offset)?;
                     }
                     Kind::Ack if body == record::ACK => self.acked(transfer)?,
+                    Kind::Reply => self.stored(transfer, Reply::from_body(body)?)?,
                     Kind::Error => {
                         let error = record::decode_error(body)?;
                         let sentence = printable(&error.sentence, 500);
@@ -403,11 +479,14 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         if offset == 0 {
             self.observer.step(
                 13,
-                format_args!("send {} bytes in sealed blocks", about.job.borrow().len()),
+                format_args!(
+                    "send {} bytes in sealed blocks",
+                    about.asked.filesize.unwrap_or_default()
+                ),
             );
             return self.begin(transfer, about, 0, crc32fast::Hasher::new());
         }
-        let source = about.job.borrow().read_again();
+        let source = about.job.read_again();
         self.digests.spawn(async move {
             let digest = task::spawn_blocking(move || {
                 let file = source.map_err(|e| unreadable(&e))?;
@@ -446,6 +525,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
         let crc = prefix.unwrap_or_default();
         self.observer.moved(offset);
         about.moved = offset;
+        about.job.held(offset);
         self.begin(transfer, about, offset, crc)
     }
 
@@ -467,7 +547,7 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
             return Ok(());
         };
         let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
-        let (file, version) = about.job.borrow().source();
+        let (file, version) = about.job.source();
         about.is_sealing = true;
         let claimed_crc = about.asked.file_crc;
         self.open.insert(transfer, about);
@@ -542,15 +622,41 @@ impl<'a, J: Borrow<Outgoing>> Session<'a, J> {
     }
 
     fn acked(&mut self, transfer: u32) -> Result<(), WireError> {
-        let about = self.expect(transfer, |about| about.crc.is_some())?;
+        let about = self.expect(transfer, |about| {
+            about.crc.is_some() && about.kind == Kind::Meta
+        })?;
         self.observer.step(15, format_args!("got ACK"));
+        self.safe(about);
+        Ok(())
+    }
+
+    /// A file that was put somewhere is there.
+    fn stored(&mut self, transfer: u32, reply: Reply) -> Result<(), WireError> {
+        let same = match &reply {
+            Reply::Stored { same, .. } => *same,
+            Reply::Done => false,
+            _ => return Err(WireError::Record),
+        };
+        let mut about = self.expect(transfer, |about| {
+            let is_time = match same {
+                true => about.reply.is_none(),
+                false => about.crc.is_some(),
+            };
+            is_time && about.kind == Kind::Request
+        })?;
+        about.job.stored(reply);
+        self.safe(about);
+        Ok(())
+    }
+
+    /// The receiver has a file.
+    fn safe(&mut self, about: Transfer<J>) {
         let reply = about
             .reply
             .as_ref()
             .map_or(&about.asked, |reply| &reply.meta);
         let meta = delivered(&about.asked, reply, about.crc);
         self.tell(about, Ok(meta));
-        Ok(())
     }
 
     /// The receiver ended a transfer.

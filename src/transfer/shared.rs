@@ -24,14 +24,17 @@ use crate::{
     error::{Code, Error, printable},
     event::{self, Event, EventId, Kind, Outcome},
     hooks::{Pinned, api::text::matches, dispatch::task_of},
+    meta::Wire,
     root::{
         config::Config,
+        conflict::Conflict,
         folder::Folder,
         name::Name,
         share::Rights,
         tree::{About, Hides, Tree, TreePath, Walk},
         user::User,
     },
+    store::destination::Destination,
     wire::{
         record::MAX_BODY,
         request::{Coming, Entry, Held, Page, Reply, Request},
@@ -58,6 +61,8 @@ pub enum Answer {
     Page(Reply, Option<Box<Listing>>),
     /// A file.
     File(Box<Fetched>),
+    /// A file may come, if nothing else is against it.
+    Put(Box<Put>),
 }
 
 /// A file that somebody fetches.
@@ -72,6 +77,14 @@ pub struct Fetched {
     pub crc: crc32fast::Hasher,
     /// Its path, as it was asked for.
     pub path: String,
+}
+
+/// A file that somebody puts into a folder.
+pub struct Put {
+    /// What is said of it, with the folder.
+    pub meta: Wire,
+    /// Where in that folder it goes.
+    pub destination: Destination,
 }
 
 /// A listing that goes on.
@@ -300,6 +313,58 @@ impl Shared<'_> {
         })
     }
 
+    /// Looks whether a file may get a path.
+    fn put(
+        &self,
+        path: &str,
+        meta: &Wire,
+        modified: i64,
+        mut conflict: Conflict,
+    ) -> Result<Answer, Error> {
+        let first = TreePath::parse(path);
+        let first = first.as_ref().and_then(TreePath::split_first);
+        let (Place::Below(tree, rights, below), Some((folder, _))) = (self.find(path)?, first)
+        else {
+            return Err(missing());
+        };
+        if !rights.put {
+            return Err(missing());
+        }
+        let there = tree.there(&below).map_err(|e| refused(&e))?;
+        if let Some(there) = &there {
+            // As exactly as file systems keep times.
+            let same = Some(there.size) == meta.meta.filesize
+                && there.modified.abs_diff(modified) < 1_000;
+            match conflict {
+                _ if there.is_dir => return Err(exists()),
+                _ if same && (rights.list || rights.get) => {
+                    let path = path.to_owned();
+                    return Ok(Answer::Reply(Reply::Stored { path, same }));
+                }
+                Conflict::Refuse => return Err(exists()),
+                Conflict::Overwrite if !rights.rm => {
+                    let sentence = "no file there may be written over: that takes the right to remove it";
+                    return Err(Error::new(Code::Refused, sentence));
+                }
+                Conflict::Overwrite | Conflict::Rename => {}
+            }
+        }
+        if conflict == Conflict::Overwrite && !rights.rm {
+            // Should one come meanwhile.
+            conflict = Conflict::Refuse;
+        }
+        let mut meta = meta.clone();
+        folder.clone_into(&mut meta.meta.folder);
+        Ok(Answer::Put(Box::new(Put {
+            meta,
+            destination: Destination {
+                path: below,
+                modified,
+                conflict,
+            },
+        })))
+    }
+
     /// Changes something where the contact may.
     fn change(
         &self,
@@ -338,6 +403,12 @@ impl Shared<'_> {
             Request::Get { path, held, .. } => {
                 Answer::File(Box::new(self.get(path, held.as_ref())?))
             }
+            Request::Put {
+                path,
+                meta,
+                modified,
+                conflict,
+            } => self.put(path, meta, *modified, *conflict)?,
             Request::MakeDir { path } => {
                 Answer::Reply(self.change(path, |may| may.mkdir, Tree::make_dir)?)
             }
@@ -542,6 +613,10 @@ fn missing() -> Error {
     Error::new(Code::NotFound, "no such file or directory")
 }
 
+pub(super) fn exists() -> Error {
+    Error::new(Code::Exists, "there is something of that name already")
+}
+
 fn failed(why: &str) -> Error {
     error!("cannot answer a request: {why}");
     Error::new(Code::Failed, "the server failed, see its log")
@@ -557,9 +632,7 @@ fn refused(error: &io::Error) -> Error {
         | io::ErrorKind::InvalidInput => missing(),
         // A link, a pipe.
         _ if of(Errno::LOOP) || of(Errno::NXIO) => missing(),
-        io::ErrorKind::AlreadyExists => {
-            Error::new(Code::Failed, "there is something of that name already")
-        }
+        io::ErrorKind::AlreadyExists => exists(),
         io::ErrorKind::DirectoryNotEmpty => Error::new(Code::Failed, "the directory is not empty"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Error::new(Code::Later, "the server has no room for that, try later")

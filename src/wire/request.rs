@@ -5,7 +5,8 @@ use zeroize::Zeroizing;
 use super::WireError;
 use crate::{
     json::{self, Map, Value},
-    meta::{FileKey, TransferId},
+    meta::{FileKey, TransferId, Wire},
+    root::conflict::Conflict,
 };
 
 /// Bytes of a digest.
@@ -46,6 +47,17 @@ pub enum Request {
         filekey: FileKey,
         /// What came of it before.
         held: Option<Held>,
+    },
+    /// Leave to send a file, and a path for it.
+    Put {
+        /// Which path.
+        path: String,
+        /// What is known of the file.
+        meta: Box<Wire>,
+        /// When it changed last, in nanoseconds since 1970.
+        modified: i64,
+        /// What to do where there is another file of that path.
+        conflict: Conflict,
     },
     /// A new directory.
     MakeDir {
@@ -95,6 +107,7 @@ impl Request {
             Self::List { .. } => "list",
             Self::Stat { .. } => "stat",
             Self::Get { .. } => "get",
+            Self::Put { .. } => "put",
             Self::MakeDir { .. } => "mkdir",
             Self::Remove { .. } => "remove",
             Self::Rename { .. } => "rename",
@@ -107,6 +120,7 @@ impl Request {
             Self::List { path, .. }
             | Self::Stat { path }
             | Self::Get { path, .. }
+            | Self::Put { path, .. }
             | Self::MakeDir { path }
             | Self::Remove { path }
             | Self::Rename { path, .. } => path,
@@ -137,6 +151,16 @@ impl Request {
                     part.insert("version".to_owned(), held.version.as_str().into());
                     put("held", Value::Object(part));
                 }
+            }
+            Self::Put {
+                meta,
+                modified,
+                conflict,
+                ..
+            } => {
+                put("meta", Value::Object(meta.to_document()));
+                put("modified", (*modified).into());
+                put("conflict", conflict.word().into());
             }
             Self::Rename { to, .. } => {
                 put("to", to.as_str().into());
@@ -175,6 +199,26 @@ impl Request {
                     id: id.map_err(|_| unreadable("id must be 32 hexadecimal digits"))?,
                     filekey: FileKey(filekey),
                     held: document.get("held").and_then(Held::from_value),
+                }
+            }
+            "put" => {
+                let meta = document.get("meta").and_then(Value::as_object).cloned();
+                let meta = meta.ok_or_else(|| unreadable("the field \"meta\" must be an object"))?;
+                let modified = document.get("modified").and_then(Value::as_i64);
+                let conflict = match document.get("conflict") {
+                    None => Some(Conflict::default()),
+                    Some(word) => word.as_str().and_then(Conflict::from_word),
+                };
+                Self::Put {
+                    path: path?,
+                    meta: Box::new(
+                        Wire::from_document(meta).map_err(|e| unreadable(&e.to_string()))?,
+                    ),
+                    modified: modified
+                        .ok_or_else(|| unreadable("the field \"modified\" must be a number"))?,
+                    conflict: conflict.ok_or_else(|| {
+                        unreadable("conflict must be \"refuse\", \"overwrite\" or \"rename\"")
+                    })?,
                 }
             }
             "mkdir" => Self::MakeDir { path: path? },
@@ -264,6 +308,13 @@ pub enum Reply {
     },
     /// The file comes.
     Coming(Coming),
+    /// A file that was put somewhere is there.
+    Stored {
+        /// Its path.
+        path: String,
+        /// Whether it was there already.
+        same: bool,
+    },
 }
 
 impl Reply {
@@ -284,6 +335,10 @@ impl Reply {
                 put("version", file.version.as_str().into());
                 put("resumeOffset", file.offset.into());
             }
+            Self::Stored { path, same } => {
+                put("path", path.as_str().into());
+                put("same", (*same).into());
+            }
         }
         json::canonical(&document).into_bytes()
     }
@@ -300,6 +355,12 @@ impl Reply {
                     .map(|entry| Entry::from_value(entry).ok_or(WireError::Record))
                     .collect::<Result<_, _>>()?,
                 more: document.get("more").and_then(Value::as_bool) == Some(true),
+            });
+        }
+        if let Some(path) = document.get("path") {
+            return Ok(Self::Stored {
+                path: path.as_str().ok_or(WireError::Record)?.to_owned(),
+                same: document.get("same").and_then(Value::as_bool) == Some(true),
             });
         }
         if document.contains_key("filesize") {

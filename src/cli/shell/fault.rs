@@ -68,6 +68,7 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let status = match error.code {
             Code::Failed => 500,
+            Code::Exists => 409,
             Code::Usage => 400,
             Code::Partly => 207,
             Code::NotFound => 404,

@@ -1,16 +1,24 @@
-//! The `.meta` of a file that was received, as its hooks left it.
+//! The `.meta` of a file that was received, as its hooks left it; and the path of the file,
+//! where its sender wants one.
 
-use std::{io, path::PathBuf};
+use std::{collections::HashMap, io, path::PathBuf};
 
+use cap_std::fs::Dir;
 use tokio::{sync::oneshot, task};
+use tracing::warn;
 
 use crate::{
     event::{Outcome, Verdict},
     hooks::own::Own,
     json::Value,
-    meta::{Meta, PENDING_HOOK, QUARANTINE},
-    root::{file, folder::Folder},
-    store::{group::Groups, journal::Task, local, quarantine},
+    meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
+    root::{file, folder::Folder, tree::TreePath},
+    store::{
+        destination::{Destination, Placed},
+        group::Groups,
+        journal::Task,
+        local, quarantine,
+    },
 };
 
 /// From this many on, one flush of everything is cheaper than one for each.
@@ -20,9 +28,15 @@ const MANY: usize = 3;
 #[derive(Clone, Default)]
 pub struct Records(Groups<PathBuf, Waiting>);
 
+/// Directories to be flushed, by where they are.
+type Dirs = HashMap<Option<TreePath>, Dir>;
+
+/// The path that a file got, if it got one.
+type Stored = io::Result<Option<String>>;
+
 struct Waiting {
     record: Record,
-    done: oneshot::Sender<io::Result<()>>,
+    done: oneshot::Sender<Stored>,
 }
 
 /// A `.meta` to be stored.
@@ -30,14 +44,21 @@ struct Record {
     own: Own,
     folder: Folder,
     stem: String,
-    text: Vec<u8>,
-    /// Whether the file goes out of sight after that.
-    hide: bool,
+    meta: Meta,
+    /// Where the file goes after that, and what becomes of the `.meta` then.
+    goes: Goes,
+}
+
+enum Goes {
+    Nowhere,
+    OutOfSight,
+    To(Destination),
 }
 
 impl Records {
     /// Stores what hooks wrote into the `.meta` of a file that was received, if it is not
     /// what was in it `before`: where they object, with a mark that they have to run again.
+    /// Where they do not, the file gets its path, if its sender wants one.
     pub async fn store(
         &self,
         own: &Own,
@@ -54,7 +75,8 @@ impl Records {
         };
         meta.error.clear();
         meta.extra.remove(PENDING_HOOK);
-        if verdict.outcome.objection().is_some() {
+        let objects = verdict.outcome.objection().is_some();
+        if objects {
             let pending = Value::from(task.kind.as_str());
             meta.extra.insert(PENDING_HOOK.to_owned(), pending);
         }
@@ -62,8 +84,22 @@ impl Records {
             let reason = Value::from(reason.as_str());
             meta.extra.insert(QUARANTINE.to_owned(), reason);
         }
-        let hide = verdict.outcome.objection().is_none() && meta.extra.contains_key(QUARANTINE);
-        if before == Some(meta) && !programs_ran && !hide {
+        let file = verdict.file.as_deref();
+        let mut goes = Goes::Nowhere;
+        if !objects {
+            let destination = Destination::open(meta);
+            if meta.extra.contains_key(QUARANTINE) {
+                goes = Goes::OutOfSight;
+            } else if let Some(destination) = destination
+                && Destination::is_untouched(meta, &verdict.folder, &stem, file)
+            {
+                goes = Goes::To(destination);
+            } else {
+                // A hook gave it a place.
+                meta.extra.remove(PENDING_PUT);
+            }
+        }
+        if before == Some(meta) && !programs_ran && matches!(goes, Goes::Nowhere) {
             return Ok(());
         }
         let folder = verdict.folder.path().to_owned();
@@ -72,15 +108,16 @@ impl Records {
             own: own.clone(),
             folder: verdict.folder.clone(),
             stem,
-            text: meta.to_file(),
-            hide,
+            meta: meta.clone(),
+            goes,
         };
         if self.0.bring(&folder, Waiting { record, done }) {
             let this = self.clone();
             task::spawn_blocking(move || this.lead(&folder));
         }
         let lost = |_| Err(io::Error::other("the thread that stores it failed"));
-        result.await.unwrap_or_else(lost)
+        verdict.placed = result.await.unwrap_or_else(lost)?;
+        Ok(())
     }
 
     fn lead(&self, folder: &PathBuf) {
@@ -94,34 +131,97 @@ impl Records {
             if let (true, Some((_, record, _))) = (many, stored.first()) {
                 flushed = local::settle_all(record.folder.dir());
             }
+            let mut dirs = Dirs::new();
+            let mut results = Vec::with_capacity(stored.len());
             for (written, record, done) in stored {
-                let flushed = flushed
-                    .as_ref()
-                    .map_err(|e| io::Error::new(e.kind(), e.to_string()));
+                let flushed = flushed.as_ref().map_err(copy);
                 let result = written.and_then(|()| {
                     flushed?;
-                    match record.hide {
-                        true => put_away(&record.own, &record.folder, &record.stem),
-                        false => Ok(()),
-                    }
+                    record.carry(&mut dirs)
                 });
+                results.push((result, record, done));
+            }
+            // The `.meta` says where a file goes until that is safe.
+            let named = match (dirs.is_empty(), results.first()) {
+                (false, Some((_, record, _))) => file::sync(record.folder.dir())
+                    .and_then(|()| dirs.values().try_for_each(file::sync)),
+                _ => Ok(()),
+            };
+            for (result, record, done) in results {
+                let result = match (result, &named) {
+                    (Ok(Some(_)), Err(error)) => Err(copy(error)),
+                    (Ok(Some(path)), Ok(())) => {
+                        let name = format!("{}.meta", record.stem);
+                        let _ = record.folder.dir().remove_file(name);
+                        Ok(Some(path))
+                    }
+                    (result, _) => result,
+                };
                 let _ = done.send(result);
             }
         }
     }
 }
 
+fn copy(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
 impl Record {
     fn write(&self, durably: bool) -> io::Result<()> {
         let dir = self.folder.dir();
         let name = format!("{}.meta", self.stem);
+        let goes = matches!(self.goes, Goes::To(_));
         // A hook may have taken the file away, and its .meta with it.
-        if !file::exists(dir, &name)? && !file::exists(dir, &format!("{}.data", self.stem))? {
+        if goes || !file::exists(dir, &name)? && !file::exists(dir, &self.data())? {
             return Ok(());
         }
+        let text = self.meta.to_file();
         match durably {
-            true => file::replace(dir, &name, 0o644, &self.text),
-            false => file::replace_unflushed(dir, &name, 0o644, &self.text),
+            true => file::replace(dir, &name, 0o644, &text),
+            false => file::replace_unflushed(dir, &name, 0o644, &text),
+        }
+    }
+
+    fn data(&self) -> String {
+        format!("{}.data", self.stem)
+    }
+
+    /// Brings the file to where it goes.
+    fn carry(&self, dirs: &mut Dirs) -> Stored {
+        match &self.goes {
+            Goes::Nowhere => Ok(None),
+            Goes::OutOfSight => put_away(&self.own, &self.folder, &self.stem).map(|()| None),
+            Goes::To(destination) => self.place(destination, dirs),
+        }
+    }
+
+    /// Gives the file its path. Where that is taken by now, the file stays as one that
+    /// arrived: its hooks have had it.
+    fn place(&self, destination: &Destination, dirs: &mut Dirs) -> Stored {
+        let (folder, data) = (&self.folder, self.data());
+        if !file::exists(folder.dir(), &data)? {
+            return Ok(None);
+        }
+        if let (Ok(config), [name]) = (folder.config(), destination.path.components()) {
+            self.own.arrives(folder, &config, name);
+        }
+        match destination.place(folder, &data) {
+            Ok(Placed { path, dir }) => {
+                self.own.note(folder, &data);
+                let (above, _) = path.split_last().unzip();
+                dirs.insert(above, dir);
+                Ok(Some(path.join()))
+            }
+            Err(error) => {
+                let (user, path) = (folder.user().name(), destination.path.join());
+                warn!(%user, folder = %folder.name(), %path, "stays as {data}: {error}");
+                let mut meta = self.meta.clone();
+                meta.extra.remove(PENDING_PUT);
+                let name = format!("{}.meta", self.stem);
+                file::replace(folder.dir(), &name, 0o644, &meta.to_file())?;
+                Ok(None)
+            }
         }
     }
 }

@@ -4,8 +4,9 @@ use crate::{
     error::printable,
     event::{Asked, Event, EventId, Kind, Subject, Verdict},
     json::{Map, Value},
+    meta::Meta,
     root::{Root, RootError, file, folder::Folder, name::Name},
-    store::{delivered::Transfer, journal::Task, meta_file},
+    store::{delivered::Transfer, destination::Destination, journal::Task, meta_file},
 };
 
 /// Why an event cannot be fired again.
@@ -89,6 +90,7 @@ pub fn revive(root: &Root, task: &Task) -> Result<Event, Gone> {
             stem: stem.to_owned(),
         })
     });
+    let of_subject = subject.as_ref().and_then(|subject| asked_of(&subject.meta));
     Ok(Event {
         id,
         kind,
@@ -96,7 +98,16 @@ pub fn revive(root: &Root, task: &Task) -> Result<Event, Gone> {
         config,
         file,
         subject,
-        asked: asked(task),
+        asked: asked(task).or(of_subject),
+    })
+}
+
+/// Who puts a file somewhere, and where, if that is what its `.meta` is about.
+pub fn asked_of(meta: &Meta) -> Option<Asked> {
+    let destination = Destination::of(meta)?;
+    Some(Asked {
+        contact: meta.from.clone(),
+        path: destination.path.join(),
     })
 }
 

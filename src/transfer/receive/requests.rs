@@ -9,9 +9,10 @@ use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
     transfer::{
+        RECEIVE_BUFFER,
         decide::FILES,
         sealing::Attempt,
-        shared::{Answer, Fetched},
+        shared::{Answer, Fetched, Put},
         supply::Made,
     },
     wire::{
@@ -58,6 +59,11 @@ impl Session<'_> {
         let (user, from) = (self.user.clone(), self.from.clone());
         let key = match &request {
             Request::Get { id, filekey, .. } => Some(self.keys.file_key(filekey, id)),
+            Request::Put { .. } => {
+                lane.is_a_crowd();
+                self.buffer = self.buffer.max(RECEIVE_BUFFER);
+                None
+            }
             _ => None,
         };
         self.answering.insert(transfer, false);
@@ -65,6 +71,12 @@ impl Session<'_> {
             let answer = receiver.answer(&lane, &user, &from, request).await;
             match (answer, key) {
                 (Ok(Answer::File(found)), Some(key)) => Done::Found(transfer, found, key),
+                (Ok(Answer::Put(put)), _) => {
+                    let Put { meta, destination } = *put;
+                    let destination = Some(destination);
+                    let decision = receiver.decide(&lane, &user, &from, meta, destination);
+                    Done::Decided(transfer, decision.await)
+                }
                 (answer, _) => Done::Answered(transfer, answer),
             }
         });
@@ -91,7 +103,7 @@ impl Session<'_> {
                 self.listings.push_back((transfer, listing));
                 return self.say(Kind::Reply, transfer, &reply.to_body());
             }
-            Ok(Answer::File(_)) => return Err(ReceiveError::Failed),
+            Ok(Answer::File(_) | Answer::Put(_)) => return Err(ReceiveError::Failed),
             Err(error) => {
                 self.active.remove(&transfer);
                 return self.say(Kind::Error, transfer, &record::encode_error(&error));
@@ -250,7 +262,7 @@ impl Session<'_> {
     }
 
     /// The last word of what the client gave up: it passes over all up to this.
-    fn let_go(&mut self, transfer: u32) -> Result<(), ReceiveError> {
+    pub(super) fn let_go(&mut self, transfer: u32) -> Result<(), ReceiveError> {
         self.active.remove(&transfer);
         self.unread.remove(&transfer);
         let error = Error::new(Code::Later, "given up");

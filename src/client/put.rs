@@ -1,0 +1,92 @@
+//! Files that are put at paths of a contact's: as many sessions as it takes.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{Opened, Route, open_asking};
+use crate::{
+    error::{Code, Error},
+    transfer::{
+        Observer,
+        put::Put,
+        send::{Begin, Ended, Jobs, Sent, Session},
+    },
+};
+
+/// So many sessions in a row may break before a file or a block of one has come.
+const BROKEN: u32 = 3;
+
+/// Puts all that come as `jobs`, and tells what became of each. Where a session breaks, what
+/// was under way goes on in another.
+///
+/// It ends early, with the reason, where no session comes about, where three in a row broke
+/// and nothing had moved, and when `stop` is ready. What was under way has failed then, and
+/// what is still among the jobs was not begun.
+pub async fn put_all(
+    route: &Route,
+    jobs: &mut Jobs<Put>,
+    results: &mpsc::UnboundedSender<Sent<Put>>,
+    observer: &Arc<dyn Observer>,
+    stop: impl Future<Output = Error>,
+) -> Result<(), Error> {
+    tokio::pin!(stop);
+    let mut again: Vec<Put> = Vec::new();
+    let mut broken = 0;
+    loop {
+        if again.is_empty() {
+            match jobs.recv().await {
+                Some(job) => again.push(job),
+                None => return Ok(()),
+            }
+        }
+        let before = held(&again);
+        let opened = tokio::select! {
+            opened = open_asking(route, &**observer) => opened,
+            error = &mut stop => Err(error),
+        };
+        let Opened {
+            channel,
+            keys,
+            reply,
+            ..
+        } = match opened {
+            Ok(opened) => opened,
+            Err(error) => return fail(again, results, error),
+        };
+        let files = reply.features.files;
+        let session = Session::new(channel, keys, &**observer, files, results.clone());
+        let begin = Begin::Open(std::mem::take(&mut again));
+        let Ended {
+            settled,
+            error,
+            left,
+        } = session.run(begin, jobs, &mut stop).await;
+        again = left.into_iter().map(|(job, _)| job).collect();
+        let Some(error) = error else {
+            continue;
+        };
+        let came = settled > 0 || held(&again) > before;
+        broken = if came { 0 } else { broken + 1 };
+        let is_final = matches!(error.code, Code::Interrupted | Code::Integrity);
+        if is_final || broken == BROKEN {
+            return fail(again, results, error);
+        }
+    }
+}
+
+/// Bytes of files that the contact has.
+fn held(jobs: &[Put]) -> u64 {
+    jobs.iter().map(Put::resumed).sum()
+}
+
+fn fail(
+    jobs: Vec<Put>,
+    results: &mpsc::UnboundedSender<Sent<Put>>,
+    error: Error,
+) -> Result<(), Error> {
+    for job in jobs {
+        let _ = results.send((job, Err(error.clone()), std::time::Duration::ZERO));
+    }
+    Err(error)
+}

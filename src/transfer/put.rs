@@ -1,0 +1,218 @@
+//! A file that is put at a path of a contact's, from the sender's side.
+//!
+//! Of a file of more than one block a note tells which attempt is under way, so that another
+//! process goes on with it. Small ones go whole or not at all.
+
+use std::{
+    fs::{File, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::Path,
+    sync::Arc,
+};
+
+use cap_std::fs::Dir;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::{
+    outgoing::{Version, open_source},
+    send::{FEATURES, Job},
+};
+use crate::{
+    crypto::random,
+    error::{Code, Error},
+    json::{self, Map, Value},
+    meta::{Meta, TransferId, Wire, datetime_now},
+    root::{conflict::Conflict, file, user::User},
+    wire::{
+        record::{Kind, MAX_BODY},
+        request::{Reply, Request},
+    },
+};
+
+/// The directory of a user with the notes.
+const NOTES: &str = ".puts";
+
+/// The longest note, in bytes.
+const MAX_NOTE: u64 = 65_536;
+
+/// A file on its way to a path.
+pub struct Put {
+    path: String,
+    conflict: Conflict,
+    meta: Meta,
+    file: Arc<File>,
+    version: Version,
+    note: Option<Note>,
+    changed: bool,
+    held: u64,
+    stored: Option<Reply>,
+}
+
+/// Which attempt is under way; locked, so that nobody else has the file in hand.
+struct Note {
+    dir: Arc<Dir>,
+    name: String,
+    _lock: File,
+}
+
+impl Put {
+    /// Opens a file that goes from a user to a path of a contact's. It may wait for a disk.
+    ///
+    /// Fails with [`Code::Later`] where somebody else puts something there.
+    pub fn open(
+        user: &User,
+        (peer, path): (&str, &str),
+        local: &Path,
+        conflict: Conflict,
+    ) -> Result<Self, Error> {
+        let (file, version) = open_source(local)?;
+        let name = local.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| {
+            let sentence = format!("cannot put {}: its name is not UTF-8", local.display());
+            Error::new(Code::Failed, sentence)
+        })?;
+        let folder = path.split('/').next().unwrap_or_default();
+        let mut meta = Meta::new(user.name().as_str(), peer, folder, name);
+        meta.datetime = datetime_now();
+        meta.filesize = Some(version.len());
+        let fresh = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
+        let mut put = Self {
+            path: path.to_owned(),
+            conflict,
+            meta,
+            file: Arc::new(file),
+            version,
+            note: None,
+            changed: false,
+            held: 0,
+            stored: None,
+        };
+        let mut id = TransferId(fresh);
+        if version.len() > MAX_BODY as u64 {
+            put.take(user, peer, &mut id)?;
+        }
+        put.meta.id = Some(id);
+        Ok(put)
+    }
+
+    /// Takes the file in hand, under the id that it had if it is what was begun.
+    fn take(&mut self, user: &User, peer: &str, id: &mut TransferId) -> Result<(), Error> {
+        let at = |e: io::Error| Error::io("write a note into", &user.path().join(NOTES), &e);
+        let in_hand = || {
+            let sentence = format!("another m2y puts something at {peer}:{}", self.path);
+            Error::new(Code::Later, sentence)
+        };
+        user.dir().create_dir_all(NOTES).map_err(at)?;
+        let dir = Arc::new(user.dir().open_dir(NOTES).map_err(at)?);
+        let digest = Sha256::digest(format!("{peer}\0{}", self.path));
+        let name = hex::encode(digest.get(..16).unwrap_or_default());
+        let lock = file::append(&dir, &name).map_err(at)?.into_std();
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(in_hand());
+        }
+        // Who had it in hand may have taken it away.
+        if !file::exists(&dir, &name).map_err(at)? {
+            return Err(in_hand());
+        }
+        let (note, _) = file::open_itself(&dir, &name).map_err(at)?;
+        let mut text = Vec::new();
+        note.take(MAX_NOTE).read_to_end(&mut text).map_err(at)?;
+        let note = json::parse(&text).unwrap_or_default();
+        let text = |field| note.get(field).and_then(Value::as_str);
+        let version = self.version.to_text();
+        match text("id").and_then(|id| id.parse().ok()) {
+            Some(begun) if text("version") == Some(&version) => *id = begun,
+            before => {
+                self.changed = before.is_some();
+                let mut note = Map::new();
+                note.insert("id".to_owned(), id.to_string().into());
+                note.insert("peer".to_owned(), peer.into());
+                note.insert("path".to_owned(), self.path.as_str().into());
+                note.insert("version".to_owned(), version.into());
+                let text = json::canonical(&note);
+                // Opened to append: the new text is the only one.
+                lock.set_len(0).map_err(at)?;
+                (&lock).write_all(text.as_bytes()).map_err(at)?;
+            }
+        }
+        self.note = Some(Note {
+            dir,
+            name,
+            _lock: lock,
+        });
+        Ok(())
+    }
+
+    /// Its path at the contact's, as it was asked for.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.version.len()
+    }
+
+    /// Whether the file is another one than that which was begun before.
+    pub fn changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Bytes that the contact had from before.
+    pub fn resumed(&self) -> u64 {
+        self.held
+    }
+
+    /// Where it is, and whether it was there already; `None` where hooks have it.
+    pub fn place(&self) -> Option<(&str, bool)> {
+        match self.stored.as_ref()? {
+            Reply::Stored { path, same } => Some((path, *same)),
+            _ => None,
+        }
+    }
+
+    /// It has its last word: nobody goes on with it.
+    pub fn forget(&mut self) {
+        if let Some(note) = self.note.take() {
+            let _ = note.dir.remove_file(&note.name);
+        }
+    }
+}
+
+impl Job for Put {
+    fn meta(&self) -> Result<Meta, Error> {
+        Ok(self.meta.clone())
+    }
+
+    fn ask(&self, meta: &Meta) -> (Kind, Zeroizing<Vec<u8>>) {
+        let request = Request::Put {
+            path: self.path.clone(),
+            meta: Box::new(Wire {
+                features: FEATURES,
+                ..Wire::request(meta.clone())
+            }),
+            modified: self.version.modified(),
+            conflict: self.conflict,
+        };
+        (Kind::Request, request.to_body())
+    }
+
+    fn source(&self) -> (Arc<File>, Version) {
+        (self.file.clone(), self.version)
+    }
+
+    fn read_again(&self) -> io::Result<File> {
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    fn held(&mut self, bytes: u64) {
+        self.held = bytes;
+    }
+
+    fn stored(&mut self, reply: Reply) {
+        self.stored = Some(reply);
+    }
+}

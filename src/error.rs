@@ -73,7 +73,7 @@ impl Code {
         ]
         .into_iter()
         .find(|code| code.word() == word)
-            .unwrap_or(Self::Failed)
+        .unwrap_or(Self::Failed)
     }
 }
 

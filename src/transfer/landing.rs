@@ -19,10 +19,7 @@ use super::{intake::Arriving, partial::prefix_digest, receive::ReceiveError};
 use crate::{
     crypto::random,
     json::{self, Map, Value},
-    root::{
-        conflict,
-        file,
-    },
+    root::{conflict, file},
     store::{
         Sink, Store,
         destination::moment,

@@ -399,8 +399,7 @@ impl<'a, J: Job> Session<'a, J> {
         let transfer = self.next;
         self.next = self.next.wrapping_add(1);
         self.say(kind, transfer, &json)?;
-        self.open
-            .insert(transfer, Transfer::new(job, kind, asked));
+        self.open.insert(transfer, Transfer::new(job, kind, asked));
         Ok(())
     }
 

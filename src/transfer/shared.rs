@@ -333,8 +333,8 @@ impl Shared<'_> {
         let there = tree.there(&below).map_err(|e| refused(&e))?;
         if let Some(there) = &there {
             // As exactly as file systems keep times.
-            let same = Some(there.size) == meta.meta.filesize
-                && there.modified.abs_diff(modified) < 1_000;
+            let same =
+                Some(there.size) == meta.meta.filesize && there.modified.abs_diff(modified) < 1_000;
             match conflict {
                 _ if there.is_dir => return Err(exists()),
                 _ if same && (rights.list || rights.get) => {
@@ -343,7 +343,8 @@ impl Shared<'_> {
                 }
                 Conflict::Refuse => return Err(exists()),
                 Conflict::Overwrite if !rights.rm => {
-                    let sentence = "no file there may be written over: that takes the right to remove it";
+                    let sentence =
+                        "no file there may be written over: that takes the right to remove it";
                     return Err(Error::new(Code::Refused, sentence));
                 }
                 Conflict::Overwrite | Conflict::Rename => {}

@@ -203,7 +203,8 @@ impl Request {
             }
             "put" => {
                 let meta = document.get("meta").and_then(Value::as_object).cloned();
-                let meta = meta.ok_or_else(|| unreadable("the field \"meta\" must be an object"))?;
+                let meta =
+                    meta.ok_or_else(|| unreadable("the field \"meta\" must be an object"))?;
                 let modified = document.get("modified").and_then(Value::as_i64);
                 let conflict = match document.get("conflict") {
                     None => Some(Conflict::default()),

@@ -1,0 +1,456 @@
+//! Contacts put files where `[share]` lets them: what arrives is looked at by the folder's
+//! hooks like any other file, and then lies at its path.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use common::{
+    Local, PETER, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, relay::Relay,
+};
+use futures_util::future::join_all;
+use m2y::{
+    client::{Route, peer::Peer, put::put_all},
+    error::{Code, Error},
+    root::conflict::Conflict,
+    transfer::{Observer, Unobserved, put::Put},
+};
+use tokio::sync::mpsc;
+
+const KIB: usize = 1_024;
+
+/// What came of a file: where it is, and whether it was there; `None` where hooks have it.
+type Stored = Option<(String, bool)>;
+
+fn sharing(hooks: &str, rights: &str) -> String {
+    format!("{hooks}[share]\n{ZHENQIANG} = {rights}\n")
+}
+
+async fn put_as(
+    world: &World,
+    address: &str,
+    local: &Path,
+    path: &str,
+    conflict: Conflict,
+) -> Result<Stored, Error> {
+    let route = Route::to(&world.sender, ROLAND, Some(address)).unwrap();
+    let job = Put::open(&world.sender, (ROLAND, path), local, conflict)?;
+    let (give, mut jobs) = mpsc::channel(1);
+    let (results, mut told) = mpsc::unbounded_channel();
+    give.try_send(job).ok().unwrap();
+    drop(give);
+    let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+    let stop = std::future::pending();
+    let _ = put_all(&route, &mut jobs, &results, &observer, stop).await;
+    let (mut job, result, _) = told.try_recv().unwrap();
+    if !matches!(&result, Err(error) if error.code == Code::Later) {
+        job.forget();
+    }
+    result.map(|_| job.place().map(|(path, same)| (path.to_owned(), same)))
+}
+
+async fn put(world: &World, address: &str, local: &Path, path: &str) -> Result<Stored, Error> {
+    put_as(world, address, local, path, Conflict::Refuse).await
+}
+
+fn at(path: &str) -> Stored {
+    Some((path.to_owned(), false))
+}
+
+fn is_missing<T: std::fmt::Debug>(result: Result<T, Error>) {
+    let error = result.unwrap_err();
+    let told = (error.code, error.sentence.as_str());
+    assert_eq!(told, (Code::NotFound, "no such file or directory"));
+}
+
+/// All names in the folder but the m2y.config and scripts.
+fn there(world: &World) -> Vec<String> {
+    let mut there = names(&world.photo(), "");
+    there.retain(|name| name != "m2y.config" && !name.ends_with(".rhai"));
+    there
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_lies_at_its_path_with_its_time_and_nothing_beside_it() {
+    let world = World::new(&sharing("[OnMeta]\n", "list put"));
+    fs::create_dir(world.photo().join("2026")).unwrap();
+    let server = Local::serve(&world.there).await;
+    let old = SystemTime::UNIX_EPOCH + Duration::new(1_546_214_399, 123_456_789);
+    for (name, len) in [
+        ("empty", 0),
+        ("small.jpg", 10),
+        ("block", 64 * KIB),
+        ("large.bin", 3_000_000),
+    ] {
+        let local = world.file(name, &noise(len));
+        let file = fs::File::options().write(true).open(&local).unwrap();
+        file.set_modified(old).unwrap();
+        let path = format!("photo/2026/{name}");
+        let stored = put(&world, &server.address, &local, &path).await.unwrap();
+        assert_eq!(stored, at(&path));
+        let is = world.photo().join("2026").join(name);
+        assert_eq!(fs::read(&is).unwrap(), noise(len));
+        assert_eq!(is.metadata().unwrap().modified().unwrap(), old);
+        // Once more, and it is there.
+        let stored = put(&world, &server.address, &local, &path).await.unwrap();
+        assert_eq!(stored, Some((path, true)));
+    }
+    let local = world.file("top.txt", b"top");
+    put(&world, &server.address, &local, "/photo/top.txt")
+        .await
+        .unwrap();
+    server.stop().await;
+    assert_eq!(there(&world), ["2026", "top.txt"]);
+    assert_eq!(names(&world.sender.path().join(".puts"), ""), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_may_put_puts_and_only_where_something_can_be() {
+    for rights in ["", "list get mkdir rm mv", "put"] {
+        let world = World::new(&sharing("[OnMeta]\n", rights));
+        let outgoing = world.receiver.path().join("outgoing").join(ZHENQIANG);
+        fs::create_dir_all(&outgoing).unwrap();
+        let server = Local::serve(&world.there).await;
+        let local = world.file("a.jpg", b"a");
+        let result = put(&world, &server.address, &local, "photo/a.jpg").await;
+        match rights {
+            "put" => assert_eq!(result.unwrap(), at("photo/a.jpg")),
+            _ => is_missing(result),
+        }
+        for path in [
+            "",
+            "a.jpg",
+            "photo",
+            "photo/",
+            "photo/none/a.jpg",
+            "photo/.hidden",
+            "photo/m2y.config",
+            "photo/x.rhai",
+            "photo/x.meta",
+            "photo/x.done",
+            "photo/../photo/b.jpg",
+            "private/a.jpg",
+            "outgoing/zhenqiang/a.jpg",
+        ] {
+            is_missing(put(&world, &server.address, &local, path).await);
+        }
+        server.stop().await;
+        assert_eq!(there(&world).is_empty(), rights != "put");
+        assert_eq!(names(&outgoing, ""), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_file_there_is_left_or_replaced_or_joined_as_one_says() {
+    for rights in ["put", "list put rm"] {
+        let world = World::new(&sharing("[OnMeta]\n", rights));
+        fs::write(world.photo().join("a.jpg"), "other").unwrap();
+        fs::create_dir(world.photo().join("dir")).unwrap();
+        let server = Local::serve(&world.there).await;
+        let local = world.file("a.jpg", b"mine");
+        let put = |path, conflict| put_as(&world, &server.address, &local, path, conflict);
+        for conflict in Conflict::ALL {
+            let error = put("photo/dir", conflict).await.unwrap_err();
+            assert_eq!(error.code, Code::Exists, "{error}");
+        }
+        let error = put("photo/a.jpg", Conflict::Refuse).await.unwrap_err();
+        assert_eq!(error.code, Code::Exists, "{error}");
+        let joined = put("photo/a.jpg", Conflict::Rename).await.unwrap();
+        assert_eq!(joined, at("photo/a_2.jpg"));
+        let replaced = put("photo/a.jpg", Conflict::Overwrite).await;
+        let is = fs::read_to_string(world.photo().join("a.jpg")).unwrap();
+        match rights {
+            "put" => {
+                // Nobody destroys what he may not remove.
+                assert_eq!(replaced.unwrap_err().code, Code::Refused);
+                assert_eq!(is, "other");
+            }
+            _ => {
+                assert_eq!(replaced.unwrap(), at("photo/a.jpg"));
+                assert_eq!(is, "mine");
+            }
+        }
+        server.stop().await;
+        assert_eq!(there(&world), ["a.jpg", "a_2.jpg", "dir"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_hear_of_it_as_of_any_file_and_may_refuse() {
+    let hooks = "[OnMeta]\nmeta.rhai\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "put"));
+    fs::create_dir(world.photo().join("sub")).unwrap();
+    world.script(
+        "meta.rhai",
+        "if event.path.starts_with(\"no\") { reject(`not ${meta.filename}`); }
+         if event.contact != \"zhenqiang\" || meta.from != event.contact { throw \"who?\"; }",
+    );
+    world.script(
+        "received.rhai",
+        "folder.write(\"seen.txt\", `${event.path} ${folder.size(event.data_file)} ${folder.exists(event.meta_file)}`);",
+    );
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    let refused = put(&world, &server.address, &local, "photo/no.jpg").await;
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        (refused.code, refused.sentence.as_str()),
+        (Code::Refused, "not a.jpg")
+    );
+    let stored = put(&world, &server.address, &local, "photo/sub/a.jpg").await;
+    assert_eq!(stored.unwrap(), at("photo/sub/a.jpg"));
+    let counter = server.stop().await;
+    assert_eq!(counter.hooks(), 3);
+    let seen = fs::read_to_string(world.photo().join("seen.txt")).unwrap();
+    assert_eq!(seen, "sub/a.jpg 4 true");
+    assert_eq!(fs::read(world.photo().join("sub/a.jpg")).unwrap(), b"mine");
+    // What is left of the refused one tells why.
+    let left = there(&world);
+    let metas: Vec<&String> = left.iter().filter(|name| name.ends_with(".meta")).collect();
+    assert_eq!(metas.len(), 1, "{left:?}");
+    assert_eq!(read_meta(&world.photo().join(metas[0])).error, "not a.jpg");
+    assert!(!left.iter().any(|name| name.ends_with(".data")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hook_gives_a_place_stays_there() {
+    let hooks = "[OnMeta]\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "put"));
+    world.folder("archive", "[OnMeta]\n");
+    world.script(
+        "received.rhai",
+        "if event.path == \"renamed.jpg\" { folder.rename(event.data_file, \"by hook.jpg\"); }
+         if event.path == \"moved.jpg\" { folder.move_to(event.data_file, \"archive\"); }
+         if event.path == \"gone.jpg\" { folder.remove(event.data_file); }
+         if event.path == \"hidden.jpg\" { quarantine(\"look at it\"); }",
+    );
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    for name in ["renamed", "moved", "gone", "hidden"] {
+        let path = format!("photo/{name}.jpg");
+        let stored = put(&world, &server.address, &local, &path).await;
+        assert_eq!(stored.unwrap(), None, "{name}");
+    }
+    server.stop().await;
+    let is = there(&world);
+    assert_eq!(is, [".quarantine", "by hook.jpg", "by hook.meta"]);
+    let meta = fs::read_to_string(world.photo().join("by hook.meta")).unwrap();
+    assert!(!meta.contains("pendingPut"), "{meta}");
+    let archive = world.receiver.path().join("archive");
+    assert_eq!(names(&archive, ".data").len(), 1);
+    assert_eq!(names(&world.photo().join(".quarantine"), ".data").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_hook_fails_is_safe_and_gets_its_path_when_the_hook_is_mended() {
+    let hooks = "[OnMeta]\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "put"));
+    let ini = "[hooks]\nretry_delay = 10ms\nretry_limit = 1000\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    world.script("received.rhai", "throw \"not today\";");
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    let stored = put(&world, &server.address, &local, "photo/a.jpg").await;
+    assert_eq!(stored.unwrap(), None);
+    assert_eq!(names(&world.photo(), ".data").len(), 1);
+    world.script("received.rhai", "");
+    let path = world.photo().join("a.jpg");
+    wait_for(|| path.exists() && names(&world.photo(), ".meta").is_empty()).await;
+    server.stop().await;
+    assert_eq!(there(&world), ["a.jpg"]);
+}
+
+/// Waits for what the watch over a directory cannot tell.
+async fn wait_for(is: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while !is() {
+        assert!(std::time::Instant::now() < until, "it did not come to be");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_off_goes_on_in_the_same_call() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let relay = Relay::before(server.address.clone(), 5_000_000);
+    let bytes = noise(12_000_000);
+    let local = world.file("large.bin", &bytes);
+    let stored = put(&world, &relay.address, &local, "photo/large.bin").await;
+    assert_eq!(stored.unwrap(), at("photo/large.bin"));
+    assert_eq!(relay.connections(), 3);
+    let counter = server.stop().await;
+    assert_eq!(fs::read(world.photo().join("large.bin")).unwrap(), bytes);
+    // Hardly anything came twice.
+    assert!(counter.bytes() < 12_500_000, "{}", counter.bytes());
+    assert_eq!(there(&world), ["large.bin"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_goes_on_and_a_file_that_changed_starts_over() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let bytes = noise(6_000_000);
+    let local = world.file("large.bin", &bytes);
+    let open = || {
+        Put::open(
+            &world.sender,
+            (ROLAND, "photo/large.bin"),
+            &local,
+            Conflict::Refuse,
+        )
+    };
+    // Two at once would spoil each other's work.
+    let first = open().unwrap();
+    assert_eq!(open().err().unwrap().code, Code::Later);
+    drop(first);
+    let begin = async |relay: &Relay| {
+        let route = Route::to(&world.sender, ROLAND, Some(&relay.address)).unwrap();
+        let (give, mut jobs) = mpsc::channel(1);
+        let (results, mut told) = mpsc::unbounded_channel();
+        give.try_send(open().unwrap()).ok().unwrap();
+        drop(give);
+        let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+        // The program is told to end when the connection has broken.
+        let stop = async {
+            while relay.connections() < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Error::new(Code::Interrupted, "interrupted")
+        };
+        let ended = put_all(&route, &mut jobs, &results, &observer, stop).await;
+        assert_eq!(ended.unwrap_err().code, Code::Interrupted);
+        drop(told.try_recv().unwrap());
+    };
+    begin(&Relay::before(server.address.clone(), 4_000_000)).await;
+    let before = server.counter.bytes();
+    assert!(before > 3_000_000, "{before}");
+    assert!(!open().unwrap().changed());
+    let stored = put(&world, &server.address, &local, "photo/large.bin").await;
+    assert_eq!(stored.unwrap(), at("photo/large.bin"));
+    assert!(server.counter.bytes() < 6_500_000);
+    // And again with a file that changes in between.
+    fs::remove_file(world.photo().join("large.bin")).unwrap();
+    begin(&Relay::before(server.address.clone(), 4_000_000)).await;
+    let mut other = bytes.clone();
+    other[10] ^= 1;
+    fs::write(&local, &other).unwrap();
+    let later = SystemTime::now() + Duration::from_secs(3);
+    let file = fs::File::options().write(true).open(&local).unwrap();
+    file.set_modified(later).unwrap();
+    assert!(open().unwrap().changed());
+    let stored = put(&world, &server.address, &local, "photo/large.bin").await;
+    assert_eq!(stored.unwrap(), at("photo/large.bin"));
+    server.stop().await;
+    assert_eq!(fs::read(world.photo().join("large.bin")).unwrap(), other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_go_through_one_connection_and_each_is_whole() {
+    let world = World::new(&sharing("[OnMeta]\n[OnReceived]\nr.rhai\n", "list put"));
+    world.script("r.rhai", "");
+    fs::create_dir(world.photo().join("sub")).unwrap();
+    let server = Local::serve(&world.there).await;
+    let relay = Relay::before(server.address.clone(), usize::MAX);
+    let route = Route::to(&world.sender, ROLAND, Some(&relay.address)).unwrap();
+    let (give, mut jobs) = mpsc::channel(16);
+    let (results, mut told) = mpsc::unbounded_channel();
+    let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+    let source = world.dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    let giving = async {
+        for number in 0..400_usize {
+            let local = source.join(format!("{number}"));
+            fs::write(&local, noise(number * 100)).unwrap();
+            let path = match number % 2 {
+                0 => format!("photo/{number}"),
+                _ => format!("photo/sub/{number}"),
+            };
+            let job = Put::open(&world.sender, (ROLAND, &path), &local, Conflict::Refuse);
+            give.send(job.unwrap()).await.ok().unwrap();
+        }
+        drop(give);
+    };
+    let stop = std::future::pending();
+    let putting = put_all(&route, &mut jobs, &results, &observer, stop);
+    let ((), ended) = tokio::join!(giving, putting);
+    ended.unwrap();
+    drop(results);
+    let mut stored = 0;
+    while let Some((job, result, _)) = told.recv().await {
+        result.unwrap();
+        assert_eq!(job.place(), Some((job.path(), false)));
+        stored += 1;
+    }
+    assert_eq!((stored, relay.connections()), (400, 1));
+    server.stop().await;
+    for number in 0..400_usize {
+        let path = match number % 2 {
+            0 => world.photo().join(number.to_string()),
+            _ => world.photo().join("sub").join(number.to_string()),
+        };
+        assert_eq!(fs::read(path).unwrap(), noise(number * 100), "{number}");
+    }
+    assert_eq!(names(&world.photo(), ".meta"), [""; 0]);
+    assert_eq!(names(&world.photo(), ".data"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_want_one_path_at_once_do_not_lose_a_file() {
+    let config = format!("[OnMeta]\n[share]\n{ZHENQIANG} = put\n{PETER} = put\n");
+    let world = World::new(&config);
+    let server = Local::serve(&world.there).await;
+    let locals: Vec<PathBuf> = (0..8)
+        .map(|n| world.file(&format!("f{n}"), format!("{n}").as_bytes()))
+        .collect();
+    for conflict in [Conflict::Refuse, Conflict::Rename] {
+        let path = format!("photo/{}.txt", conflict.word());
+        let all = locals
+            .iter()
+            .map(|local| put_as(&world, &server.address, local, &path, conflict));
+        let all = join_all(all).await;
+        let good = all.iter().filter(|result| result.is_ok()).count();
+        match conflict {
+            Conflict::Rename => assert_eq!(good, 8, "{all:?}"),
+            _ => {
+                assert_eq!(good, 1, "{all:?}");
+                let exists = |e: &Error| e.code == Code::Exists;
+                assert!(all.iter().filter_map(|r| r.as_ref().err()).all(exists));
+            }
+        }
+    }
+    server.stop().await;
+    let mut texts: Vec<String> = names(&world.photo(), ".txt")
+        .iter()
+        .filter(|name| name.starts_with("rename"))
+        .map(|name| fs::read_to_string(world.photo().join(name)).unwrap())
+        .collect();
+    texts.sort();
+    assert_eq!(texts, ["0", "1", "2", "3", "4", "5", "6", "7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_list_sees_it_at_once() {
+    let world = World::new(&sharing("[OnMeta]\n", "list get put mkdir"));
+    let server = Process::serve(&world.there);
+    let route = Route::to(&world.sender, ROLAND, Some(&server.address)).unwrap();
+    let peer = Peer::connect(&route, Arc::new(Unobserved)).await.unwrap();
+    peer.make_dir("photo/new").await.unwrap();
+    let local = world.file("a.jpg", b"mine");
+    put(&world, &server.address, &local, "photo/new/a.jpg")
+        .await
+        .unwrap();
+    assert_eq!(peer.stat("photo/new/a.jpg").await.unwrap().size, 4);
+}

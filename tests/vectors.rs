@@ -22,6 +22,7 @@ use m2y::{
         keys::PrivateKey,
         seal::{Key, Seal},
     },
+    error::{Code, Error},
     meta::{Features, FileKey, Meta, TransferId, Wire},
     root::{contact::Card, request::RequestId},
     wire::{
@@ -29,6 +30,7 @@ use m2y::{
         header::{AnswerHeader, Header},
         pairing::{Announcement, Document, Request},
         record::{self, Head, Kind, Stream},
+        request::{self, Coming, Entry, Held, Page, Reply},
         session::{self, SessionKeys, Share},
     },
 };
@@ -259,7 +261,7 @@ fn resume_vectors() -> Value {
         &transcript,
     )
     .unwrap();
-    let prefix: Vec<u8> = (0..record::MAX_BODY).map(|n| (n % 251) as u8).collect();
+    let prefix = first_block();
     let rest = b"hello, world";
     let file = [&prefix, rest.as_slice()].concat();
 
@@ -311,7 +313,7 @@ fn resume_vectors() -> Value {
         "client_key": hex::encode(keys.client.as_bytes()),
         "server_key": hex::encode(keys.server.as_bytes()),
         "block_key": hex::encode(block_key.as_bytes()),
-        "held": "65,536 bytes: the remainders of 0, 1, 2 ... by 251",
+        "held": FIRST_BLOCK,
         "rest": hex::encode(rest), "sha256_of_held": hex::encode(digest), "crc": crc,
         "meta": request_json.as_str(), "answer": reply_json.as_str(),
         "records": [
@@ -324,6 +326,214 @@ fn resume_vectors() -> Value {
             { "who": "client", "kind": "trailer", "bytes": said(Kind::Trailer, &record::encode_trailer(crc)) },
             { "who": "server", "kind": "ack", "bytes": answered(Kind::Ack, record::ACK) },
         ],
+    })
+}
+
+/// Records of one session, each with what is in it.
+struct Said {
+    client: Stream,
+    server: Stream,
+    records: Vec<Value>,
+}
+
+impl Said {
+    fn text(&mut self, who: &str, kind: Kind, transfer: u32, body: &[u8]) {
+        let text = std::str::from_utf8(body).unwrap();
+        self.record(who, kind, transfer, body, json!({ "body": text }));
+    }
+
+    fn ask(&mut self, transfer: u32, request: &request::Request) {
+        self.text("client", Kind::Request, transfer, &request.to_body());
+    }
+
+    fn reply(&mut self, transfer: u32, reply: &Reply) {
+        self.text("server", Kind::Reply, transfer, &reply.to_body());
+    }
+
+    fn ack(&mut self, transfer: u32) {
+        self.text("client", Kind::Ack, transfer, record::ACK);
+    }
+
+    fn trailer(&mut self, transfer: u32, file: &[u8]) {
+        let body = record::encode_trailer(crc32fast::hash(file));
+        let shown = json!({ "body_hex": hex::encode(body) });
+        self.record("server", Kind::Trailer, transfer, &body, shown);
+    }
+
+    fn record(&mut self, who: &str, kind: Kind, transfer: u32, body: &[u8], shown: Value) {
+        let stream = match who {
+            "client" => &mut self.client,
+            _ => &mut self.server,
+        };
+        let record = stream.record(kind, transfer, body).unwrap();
+        self.push(who, kind, transfer, shown, &record);
+    }
+
+    /// A block: that of 65,536 bytes is known by its digest.
+    fn block(&mut self, blocks: &mut Stream, last: bool, transfer: u32, body: &[u8]) {
+        let head = Head {
+            kind: Kind::Block,
+            last,
+            transfer,
+            len: body.len(),
+        };
+        let mut record = [&[0; 12], body, &[0; 16]].concat();
+        blocks.seal(head, &mut record).unwrap();
+        let shown = match body.len() {
+            record::MAX_BODY => json!({ "body": FIRST_BLOCK }),
+            _ => json!({ "body_hex": hex::encode(body) }),
+        };
+        self.push("server", Kind::Block, transfer, shown, &record);
+    }
+
+    fn push(&mut self, who: &str, kind: Kind, transfer: u32, mut shown: Value, record: &[u8]) {
+        shown["who"] = who.into();
+        shown["kind"] = format!("{kind:?}").to_lowercase().into();
+        shown["transfer"] = transfer.into();
+        if record.len() < record::MAX_BODY {
+            shown["bytes"] = hex::encode(record).into();
+        } else {
+            shown["sha256_of_bytes"] = hex::encode(sha2::Sha256::digest(record)).into();
+        }
+        self.records.push(shown);
+    }
+}
+
+const FIRST_BLOCK: &str = "65,536 bytes: the remainders of 0, 1, 2 ... by 251";
+
+fn first_block() -> Vec<u8> {
+    (0..record::MAX_BODY).map(|n| (n % 251) as u8).collect()
+}
+
+/// A session without a file, in which the client looks around, fetches and changes.
+fn request_vectors() -> Value {
+    let share = |secret: u8| Share::new(&mut Fixed::new(&[&[secret; 32]])).unwrap();
+    let (client_x, server_x, transcript) = (7, 8, [11; 32]);
+    let server_share = share(server_x).public;
+    let keys = SessionKeys::derive(
+        share(client_x),
+        &server_share,
+        &[1; 32],
+        &[4; 32],
+        &transcript,
+    )
+    .unwrap();
+    let opening = Wire {
+        features: Features {
+            resume: true,
+            ..Features::default()
+        },
+        session: true,
+        ..Wire::request(common::document(ZHENQIANG, ROLAND, ""))
+    };
+    let answer = Wire {
+        features: Features {
+            resume: true,
+            files: 256,
+            requests: true,
+        },
+        session: false,
+        ..opening.clone()
+    };
+
+    let (first, rest) = (first_block(), b"hello, world");
+    let file = [&first, rest.as_slice()].concat();
+    let modified = 1_546_214_399_123_456_789;
+    let entry = |path: &str, is_dir, size| Entry {
+        path: path.to_owned(),
+        is_dir,
+        size,
+        modified,
+    };
+    let page = |entries: Vec<Entry>, more| {
+        let mut page = Page::default();
+        entries.into_iter().for_each(|entry| page.push(entry));
+        page.reply(more)
+    };
+    let get = |id: &[u8; 16], filekey: u8, held| request::Request::Get {
+        path: "photo/Zürich \"Nacht\".jpg".to_owned(),
+        id: TransferId(*id),
+        filekey: FileKey(Zeroizing::new([filekey; 32])),
+        held,
+    };
+    let block_key =
+        |id: &[u8; 16], key| keys.file_key(&FileKey(Zeroizing::new([key; 32])), &TransferId(*id));
+    let coming = |offset| {
+        Reply::Coming(Coming {
+            size: file.len() as u64,
+            modified,
+            version: "2021-1".to_owned(),
+            offset,
+        })
+    };
+    let stream = |key: &Key| Stream::new(key).unwrap();
+
+    let mut said = Said {
+        client: stream(&keys.client),
+        server: stream(&keys.server),
+        records: Vec::new(),
+    };
+    let [photo, new, newer] = ["photo", "photo/new", "photo/newer"].map(str::to_owned);
+    let list = request::Request::List {
+        path: photo.clone(),
+        recursive: true,
+    };
+    said.ask(1, &list);
+    let night = entry("Zürich \"Nacht\".jpg", false, file.len() as u64);
+    said.reply(1, &page(vec![entry("sub", true, 0), night], true));
+    said.ack(1);
+    said.reply(1, &page(vec![entry("sub/a\u{1}", false, 0)], false));
+    said.ask(2, &request::Request::Stat { path: photo });
+    said.reply(2, &page(vec![entry("", true, 0)], false));
+
+    let (id, resumed_id) = (b"0123456789abcdef", b"fedcba9876543210");
+    let (whole_key, resumed_key) = (block_key(id, 9), block_key(resumed_id, 10));
+    said.ask(3, &get(id, 9, None));
+    said.reply(3, &coming(0));
+    let mut blocks = stream(&whole_key);
+    said.block(&mut blocks, false, 3, &first);
+    said.block(&mut blocks, true, 3, rest);
+    said.trailer(3, &file);
+    said.ack(3);
+
+    let held = Held {
+        bytes: first.len() as u64,
+        digest: sha2::Sha256::digest(&first).into(),
+        version: "2021-1".to_owned(),
+    };
+    said.ask(4, &get(resumed_id, 10, Some(held)));
+    said.reply(4, &coming(first.len() as u64));
+    said.block(&mut stream(&resumed_key), true, 4, rest);
+    said.trailer(4, &file);
+    said.ack(4);
+
+    said.ask(5, &request::Request::MakeDir { path: new.clone() });
+    said.reply(5, &Reply::Done);
+    let rename = request::Request::Rename {
+        path: new.clone(),
+        to: newer.clone(),
+    };
+    said.ask(6, &rename);
+    said.reply(6, &Reply::Done);
+    said.ask(7, &request::Request::Remove { path: newer });
+    said.reply(7, &Reply::Done);
+    said.ask(8, &request::Request::Stat { path: new });
+    let error = Error::new(Code::NotFound, "no such file or directory");
+    said.text("server", Kind::Error, 8, &record::encode_error(&error));
+    said.text("client", Kind::Close, 0, b"");
+
+    json!({
+        "what": "records of a session without a file: what is asked, and the replies",
+        "client_x25519_private": hex::encode([client_x; 32]),
+        "server_share": hex::encode(server_share),
+        "opening_secret": hex::encode([1; 32]), "answer_secret": hex::encode([4; 32]),
+        "transcript": hex::encode(transcript),
+        "opening": opening.to_json().as_str(), "answer": answer.to_json().as_str(),
+        "client_key": hex::encode(keys.client.as_bytes()),
+        "server_key": hex::encode(keys.server.as_bytes()),
+        "block_key_of_3": hex::encode(whole_key.as_bytes()),
+        "block_key_of_4": hex::encode(resumed_key.as_bytes()),
+        "records": said.records,
     })
 }
 
@@ -469,6 +679,61 @@ fn the_records_of_a_file_that_goes_on_are_those_of_the_vectors() {
             }
             Kind::Resume if said["who"] == "server" => {
                 assert_eq!(record::decode_offset(body), Ok(65_536));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_records_of_requests_are_those_of_the_vectors() {
+    let vectors = compare("requests.json", &request_vectors());
+    let stream = |key: &str| {
+        let key = hex::decode(vectors[key].as_str().unwrap()).unwrap();
+        Stream::new(&Key::new(key.try_into().unwrap())).unwrap()
+    };
+    let opening = vectors["opening"].as_str().unwrap().as_bytes();
+    assert!(Wire::from_json(opening).unwrap().session);
+    let (mut client, mut server) = (stream("client_key"), stream("server_key"));
+    let mut blocks = [stream("block_key_of_3"), stream("block_key_of_4")];
+    for said in vectors["records"].as_array().unwrap() {
+        let transfer = said["transfer"].as_u64().unwrap() as usize;
+        let Some(bytes) = said["bytes"].as_str() else {
+            // The long one: it is sealed again to count it.
+            let body = first_block();
+            let head = Head {
+                kind: Kind::Block,
+                last: false,
+                transfer: transfer as u32,
+                len: body.len(),
+            };
+            let mut record = [&[0; 12], body.as_slice(), &[0; 16]].concat();
+            blocks[transfer - 3].seal(head, &mut record).unwrap();
+            let digest = hex::encode(sha2::Sha256::digest(&record));
+            assert_eq!(said["sha256_of_bytes"], digest);
+            continue;
+        };
+        let mut record = hex::decode(bytes).unwrap();
+        let (head, sealed) = record::split(&mut record).unwrap().unwrap();
+        assert_eq!(head.transfer as usize, transfer);
+        let stream = match (head.kind, said["who"].as_str().unwrap()) {
+            (Kind::Block, _) => &mut blocks[transfer - 3],
+            (_, "client") => &mut client,
+            _ => &mut server,
+        };
+        let body = &*stream.open(head, sealed).unwrap();
+        match said["body"].as_str() {
+            Some(text) => assert_eq!(body, text.as_bytes()),
+            None => assert_eq!(said["body_hex"], hex::encode(body)),
+        }
+        match head.kind {
+            Kind::Request => {
+                let asked = request::Request::from_body(body).unwrap();
+                assert_eq!(*asked.to_body(), body);
+            }
+            Kind::Reply => assert_eq!(Reply::from_body(body).unwrap().to_body(), body),
+            Kind::Error => {
+                assert_eq!(record::decode_error(body).unwrap().code, Code::NotFound);
             }
             _ => {}
         }

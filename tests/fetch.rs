@@ -33,13 +33,14 @@ use common::{
 };
 use futures_util::future::join_all;
 use m2y::{
-    client::{Route, peer::Peer},
+    client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
     meta::{Features, FileKey, Wire},
     root::{Root, user::User},
     transfer::{
-        Unobserved,
+        Observer, Unobserved,
         landing::{Conflict, Landing},
+        put::Put,
     },
     wire::{
         record::{self, Kind},
@@ -47,6 +48,7 @@ use m2y::{
     },
 };
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 /// What nobody may ever see.
 const CANARY: &str = "the canary sings";
@@ -543,6 +545,30 @@ fn hostile_paths(world: &World) -> Vec<String> {
     all.into_iter().collect()
 }
 
+/// Puts a file at each of these paths, in the place of whatever is there; how many of them
+/// took it.
+async fn put_all_at(world: &World, address: &str, local: &Path, paths: &[String]) -> usize {
+    let route = Route::to(&world.sender, ROLAND, Some(address)).unwrap();
+    let (give, mut jobs) = mpsc::channel(paths.len());
+    let (results, mut told) = mpsc::unbounded_channel();
+    for path in paths {
+        let job = Put::open(&world.sender, (ROLAND, path), local, Conflict::Overwrite);
+        give.try_send(job.unwrap()).ok().unwrap();
+    }
+    drop(give);
+    let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+    let stop = std::future::pending();
+    put_all(&route, &mut jobs, &results, &observer, stop)
+        .await
+        .unwrap();
+    drop(results);
+    let mut taken = 0;
+    while let Some((_, result, _)) = told.recv().await {
+        taken += usize::from(result.is_ok());
+    }
+    taken
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_path_leads_out_of_what_is_shared() {
     let world = guarded();
@@ -550,6 +576,7 @@ async fn no_path_leads_out_of_what_is_shared() {
     let peer = ask(&world.sender, &server.address).await;
     let into = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     let into = into.unwrap();
+    let local = world.file("put", b"put");
     let hostile = hostile_paths(&world);
     assert!(hostile.len() >= 2_000, "{}", hostile.len());
     let (photo, there) = (world.photo(), world.there.path().to_owned());
@@ -561,7 +588,8 @@ async fn no_path_leads_out_of_what_is_shared() {
         all.retain(|path, _| {
             let Ok(inside) = path.strip_prefix(&photo) else {
                 // What the server itself keeps.
-                return !path.display().to_string().contains("/there/journal.sqlite");
+                let path = path.display().to_string();
+                return !path.contains("/there/journal.sqlite") && !path.contains("/.openings/");
             };
             NOT_THERE.iter().any(|file| inside == Path::new(file))
         });
@@ -614,7 +642,8 @@ async fn no_path_leads_out_of_what_is_shared() {
         });
         // 64 at once; the other side takes 256.
         answered += join_all(asked).await.into_iter().sum::<usize>();
-        sent += chunk.len() * 8;
+        answered += put_all_at(&world, &server.address, &local, chunk).await;
+        sent += chunk.len() * 9;
         assert!(server.is_alive() && !peer.is_over(), "{chunk:?}");
     }
     println!(

@@ -39,6 +39,7 @@ use m2y::{
     meta::{FileKey, Meta, TransferId, Wire},
     root::{
         config::{Config, EVENT_SECTIONS},
+        conflict::Conflict,
         contact::Card,
         settings::Settings,
         tree::TreePath,
@@ -529,6 +530,14 @@ fn request_corpus() -> Corpus {
         "01".repeat(32),
         "0f".repeat(16)
     );
+    let mut meta = document(ZHENQIANG, ROLAND, "photo");
+    meta.filesize = Some(9);
+    let put = Request::Put {
+        path: "photo/a".to_owned(),
+        meta: Box::new(Wire::request(meta)),
+        modified: -7,
+        conflict: Conflict::Rename,
+    };
     let entries = r#"{"entries":[{"modified":-5,"path":"a","size":3,"type":"file"}],"more":true}"#;
     let coming = r#"{"filesize":9,"modified":7,"resumeOffset":8,"version":"x"}"#;
     Corpus {
@@ -536,6 +545,8 @@ fn request_corpus() -> Corpus {
             br#"{"path":"photo","recursive":true,"request":"list"}"#.to_vec(),
             br#"{"path":"a","request":"rename","to":"b"}"#.to_vec(),
             get.into(),
+            put.to_body().to_vec(),
+            br#"{"path":"photo/a_2","same":false}"#.to_vec(),
             entries.into(),
             coming.into(),
         ],
@@ -554,6 +565,9 @@ fn request_corpus() -> Corpus {
             "1e9",
             "\"request\":",
             "\"get\"",
+            "\"put\"",
+            "\"meta\":",
+            "\"conflict\":",
             "\"path\":",
             "\"entries\":",
             "\"filesize\":",

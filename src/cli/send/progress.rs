@@ -11,9 +11,8 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::tally::files;
 use crate::{
-    cli::output::{bytes, count},
+    cli::output::{bytes, count, files},
     error::printable,
     meta::{Meta, TransferId},
     transfer::Observer,

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{Fault, LISTED, Outcome, Shell, full, local::no_match, words};
 use crate::{
     cli::{
-        get::{Fetch, Options, Voice},
+        get::{Options, fetch::Fetch, tally::Voice},
         ls, output,
         remote::{Place, exact_time, time},
     },

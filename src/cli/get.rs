@@ -4,28 +4,17 @@ pub mod fetch;
 mod record;
 pub mod tally;
 
-use std::{
-    io::{IsTerminal, stderr},
-    path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, pin::pin, sync::Arc};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use self::{fetch::Fetch, tally::Voice};
 use super::{
     Failure,
+    progress::Progress,
     remote::{Asker, Link, Place},
 };
-use crate::{
-    error::{Code, Error, printable},
-    transfer::Observer,
-};
+use crate::error::{Code, Error};
 
 /// Fetch files that a contact shares with you
 ///
@@ -46,7 +35,7 @@ pub struct Get {
     output: PathBuf,
     #[command(flatten)]
     options: Options,
-    /// Show no progress
+    /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
     /// Whose files, and which
@@ -78,61 +67,10 @@ enum OnConflict {
     Rename,
 }
 
-/// How far it is, while something is fetched.
-#[derive(Default)]
-pub struct Progress {
-    bar: Mutex<Option<ProgressBar>>,
-    /// Bytes of files that came, of whole ones or not.
-    came: AtomicU64,
-}
-
-impl Progress {
-    fn bar(&self) -> MutexGuard<'_, Option<ProgressBar>> {
-        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Shows a bar from now on, where a person sees it.
-    pub fn begin(&self) {
-        if !stderr().is_terminal() {
-            return;
-        }
-        let bar = ProgressBar::new(0);
-        let style = "{msg} {wide_bar} {percent:>3}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(200));
-        *self.bar() = Some(bar);
-    }
-
-    /// Takes the bar away.
-    pub fn end(&self) {
-        if let Some(bar) = self.bar().take() {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn expect(&self, name: &str, bytes: u64) {
-        if let Some(bar) = &*self.bar() {
-            bar.inc_length(bytes);
-            bar.set_message(printable(name, 30));
-        }
-    }
-
-    fn apart(&self, print: impl FnOnce()) {
-        match &*self.bar() {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
-    }
-}
-
-impl Observer for Progress {
-    fn moved(&self, bytes: u64) {
-        self.came.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(bar) = &*self.bar() {
-            bar.inc(bytes);
-        }
+impl Options {
+    /// Whether there may be more files than one at so many places.
+    pub fn is_several(&self, places: usize) -> bool {
+        places > 1 || self.all || self.recursive
     }
 }
 
@@ -140,39 +78,46 @@ impl Get {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let progress = Arc::new(Progress::default());
         if !self.no_progress && !json {
-            progress.begin();
+            progress.begin(self.options.is_several(self.places.len()));
         }
         let voice = if json { Voice::Objects } else { Voice::Lines };
-        let mut fetch = Fetch::new(self.options, &self.output, progress.clone(), voice)?;
-        let interrupted = tokio::signal::ctrl_c();
-        tokio::pin!(interrupted);
-        let all = async {
-            for place in &self.places {
-                let route = match self.asker.route(&place.peer) {
-                    Ok(route) => route,
-                    Err(error) if self.places.len() == 1 => return Err(error),
-                    Err(error) => {
-                        fetch.failed(&error, &place.path);
-                        continue;
-                    }
-                };
-                let mut link = Link::new(route, progress.clone(), false);
-                fetch
-                    .place(&mut link, place, self.places.len() == 1)
-                    .await?;
+        let mut fetch = Fetch::new(self.options.clone(), &self.output, progress.clone(), voice)?;
+        let result = {
+            let mut all = pin!(self.all(&mut fetch, &progress));
+            let mut interrupted = pin!(tokio::signal::ctrl_c());
+            let mut ticks = Progress::ticks();
+            loop {
+                tokio::select! {
+                    result = &mut all => break result,
+                    _ = &mut interrupted => break Err(Error::new(
+                        Code::Interrupted,
+                        "interrupted: what came so far is kept, fetch again to go on",
+                    )),
+                    _ = ticks.tick(), if progress.has_lines() => progress.tell(),
+                }
             }
-            Ok(())
-        };
-        let result = tokio::select! {
-            result = all => result,
-            _ = &mut interrupted => Err(Error::new(
-                Code::Interrupted,
-                "interrupted: what came so far is kept, fetch again to go on",
-            )),
         };
         progress.end();
         let (ended, _) = fetch.end();
         result?;
         Ok(ended.map_err(|unfetched| unfetched.error)?)
+    }
+
+    /// Fetches from all places.
+    async fn all(&self, fetch: &mut Fetch, progress: &Arc<Progress>) -> Result<(), Error> {
+        let only = self.places.len() == 1;
+        for place in &self.places {
+            let route = match self.asker.route(&place.peer) {
+                Ok(route) => route,
+                Err(error) if only => return Err(error),
+                Err(error) => {
+                    fetch.failed(&error, &place.path);
+                    continue;
+                }
+            };
+            let mut link = Link::new(route, progress.clone(), false);
+            fetch.place(&mut link, place, only).await?;
+        }
+        Ok(())
     }
 }

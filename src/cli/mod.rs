@@ -11,6 +11,7 @@ mod init;
 pub mod log;
 mod ls;
 mod output;
+mod progress;
 mod remote;
 mod send;
 mod serve;

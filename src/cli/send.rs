@@ -3,7 +3,6 @@
 mod dry;
 mod plan;
 mod producer;
-mod progress;
 mod tally;
 
 use std::{
@@ -18,17 +17,15 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task,
-    time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use self::{
     dry::Dry,
     plan::{Kind, Plan},
     producer::{Producer, Routes, Tools},
-    progress::{INTERVAL, Progress},
     tally::Tally,
 };
-use super::{Failure, folder_name, user_name};
+use super::{Failure, folder_name, progress::Progress, user_name};
 use crate::{
     client::Route,
     error::{Code, Error},
@@ -183,7 +180,10 @@ impl Send {
         let kind = send.kind(send.parties()?.as_ref());
         let several = send.is_several(&kind);
         let wanted = !json && !send.no_progress && !send.dry_run;
-        let progress = Arc::new(Progress::new(several, wanted));
+        let progress = Arc::new(Progress::default());
+        if wanted {
+            progress.begin(several);
+        }
         let tally = Tally::new(send.clone(), progress.clone(), json, several);
         let plan = Plan::new(&send.files, kind.clone(), send.recursive);
         if send.dry_run {
@@ -216,8 +216,7 @@ impl Send {
         if progress.has_bars() {
             weigh();
         }
-        let mut tick = interval_at(Instant::now() + INTERVAL, INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = Progress::ticks();
         let mut is_weighed = false;
         let tally = loop {
             tokio::select! {
@@ -228,16 +227,16 @@ impl Send {
                         return Err(Error::new(Code::Interrupted, "interrupted").into());
                     }
                 }
-                _ = tick.tick(), if progress.has_lines() => {
+                _ = ticks.tick(), if progress.has_lines() => {
                     if !is_weighed {
                         weigh();
                         is_weighed = true;
                     }
-                    eprintln!("m2y: {}", progress.line());
+                    progress.tell();
                 }
             }
         };
-        progress.finish();
+        progress.end();
         let (passed_over, ended) = producing.await.map_err(lost)??;
         tally.finish(passed_over, ended)
     }

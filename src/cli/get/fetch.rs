@@ -5,7 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,12 +14,15 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use tokio::task;
 
 use super::{
-    OnConflict, Options, Progress,
+    OnConflict, Options,
     record::Record,
     tally::{Tally, Unfetched, Voice},
 };
 use crate::{
-    cli::remote::{Link, Place, about},
+    cli::{
+        progress::Progress,
+        remote::{Link, Place, about},
+    },
     client::peer::Peer,
     error::{Code, Error, printable},
     json::Value,
@@ -49,8 +52,17 @@ pub struct Remote {
     pub modified: i64,
 }
 
-/// A file on its way, and what became of it.
-type Coming<'a> = BoxFuture<'a, (Remote, Result<Landed, Error>, Duration)>;
+/// A file that is on its way no more.
+struct Came {
+    remote: Remote,
+    landed: Result<Landed, Error>,
+    /// Bytes of it that were there when it was asked for.
+    held: u64,
+    took: Duration,
+}
+
+/// Files on their way.
+type Coming<'a> = FuturesUnordered<BoxFuture<'a, Came>>;
 
 /// Something that is fetched to a directory: what the command and the shell share.
 pub struct Fetch {
@@ -61,6 +73,10 @@ pub struct Fetch {
     tally: Tally,
     /// Files that had their last word, whatever session it was in.
     over: HashSet<String>,
+    /// Files that were begun and did not have it.
+    begun: HashSet<String>,
+    /// Bytes of the files that were fetched.
+    bytes: u64,
     /// What was fetched into the directory before, by contact: read once.
     records: HashMap<String, Record>,
 }
@@ -91,6 +107,8 @@ impl Fetch {
             tally: Tally::new(voice, progress.clone()),
             progress,
             over: HashSet::new(),
+            begun: HashSet::new(),
+            bytes: 0,
             records: HashMap::new(),
         })
     }
@@ -163,14 +181,16 @@ impl Work<'_> {
     /// Files that had their last word, and bytes that came: of a large file a session may
     /// bring many and break all the same.
     fn so_far(&self) -> (usize, u64) {
-        let bytes = self.fetch.progress.came.load(Ordering::Relaxed);
-        (self.fetch.over.len(), bytes)
+        (self.fetch.over.len(), self.fetch.progress.bytes_moved())
     }
 
     async fn session(&mut self, peer: &Peer) -> Result<(), Error> {
         let place = self.place;
         let Options { all, recursive, .. } = self.fetch.options;
-        let mut coming: FuturesUnordered<Coming<'_>> = FuturesUnordered::new();
+        let mut coming = Coming::new();
+        // What broke off counts when it is gone on with.
+        let whole = self.fetch.bytes;
+        self.fetch.progress.set_bytes(|_| whole);
         let entry = peer.stat(&place.path).await;
         let entry = entry.map_err(|e| match peer.is_over() {
             true => e,
@@ -238,7 +258,7 @@ impl Work<'_> {
         &mut self,
         peer: &'a Peer,
         remote: Remote,
-        coming: &mut FuturesUnordered<Coming<'a>>,
+        coming: &mut Coming<'a>,
     ) -> Result<(), Error> {
         if self.fetch.over.contains(&remote.path) {
             return Ok(());
@@ -256,13 +276,16 @@ impl Work<'_> {
             .split_last()
             .ok_or_else(|| strange(&remote.path))?;
         let (dir, name) = (self.dir(&above)?, name.to_owned());
-        self.fetch.progress.expect(&name, remote.size);
+        if self.fetch.begun.insert(remote.path.clone()) {
+            self.fetch.progress.expect(&name, remote.size);
+        }
         while coming.len() >= AT_ONCE {
             if let Some(over) = coming.next().await {
                 self.over(peer, over)?;
             }
         }
         let (whose, begun) = (self.place.peer.clone(), Instant::now());
+        let progress = self.fetch.progress.clone();
         coming.push(
             async move {
                 let (path, size) = (remote.path.clone(), remote.size);
@@ -278,6 +301,11 @@ impl Work<'_> {
                     }),
                     Err(_) => Err(Error::new(Code::Failed, "a thread failed")),
                 };
+                let held = landing.as_ref().ok().and_then(Landing::held);
+                let held = held.map_or(0, |held| held.bytes);
+                if held > 0 {
+                    progress.set_bytes(|bytes| bytes.saturating_add(held));
+                }
                 let landed = match landing {
                     Ok(landing) => match peer.get(&remote.path, landing) {
                         Ok(fetching) => fetching.landed().await,
@@ -285,7 +313,12 @@ impl Work<'_> {
                     },
                     Err(error) => Err(error),
                 };
-                (remote, landed, begun.elapsed())
+                Came {
+                    remote,
+                    landed,
+                    held,
+                    took: begun.elapsed(),
+                }
             }
             .boxed(),
         );
@@ -321,7 +354,7 @@ impl Work<'_> {
                 && nanos == remote.modified - remote.modified.rem_euclid(1_000_000_000)
         };
         if about.is_file() && about.len() == remote.size && same_time {
-            self.fetch.over.insert(remote.path.clone());
+            self.settle(remote);
             self.fetch.tally.same(remote, &path);
             return Ok(None);
         }
@@ -338,7 +371,7 @@ impl Work<'_> {
                 Ok(Some(Conflict::Overwrite))
             }
             OnConflict::Skip => {
-                self.fetch.over.insert(remote.path.clone());
+                self.settle(remote);
                 self.fetch.tally.skipped(remote, &path);
                 Ok(None)
             }
@@ -377,14 +410,23 @@ impl Work<'_> {
     }
 
     /// Takes notice of what became of a file. An error where the session is over.
-    fn over(
-        &mut self,
-        peer: &Peer,
-        (remote, landed, took): (Remote, Result<Landed, Error>, Duration),
-    ) -> Result<(), Error> {
+    fn over(&mut self, peer: &Peer, came: Came) -> Result<(), Error> {
+        let Came {
+            remote,
+            landed,
+            held,
+            took,
+        } = came;
         match landed {
             Ok(landed) => {
-                self.fetch.over.insert(remote.path.clone());
+                self.settle(&remote);
+                self.fetch.bytes += landed.size;
+                // What was there may have been of another file, and came once more.
+                let twice = held.saturating_sub(landed.resumed);
+                if twice > 0 {
+                    let progress = &self.fetch.progress;
+                    progress.set_bytes(|bytes| bytes.saturating_sub(twice));
+                }
                 if landed.name == remote.local.split_last().map_or("", |(_, name)| name) {
                     self.record.note(&remote);
                 }
@@ -401,8 +443,16 @@ impl Work<'_> {
         }
     }
 
-    fn failed(&mut self, remote: Remote, error: &Error) {
+    /// The file has had its last word.
+    fn settle(&mut self, remote: &Remote) {
         self.fetch.over.insert(remote.path.clone());
+        if self.fetch.begun.remove(&remote.path) {
+            self.fetch.progress.over();
+        }
+    }
+
+    fn failed(&mut self, remote: Remote, error: &Error) {
+        self.settle(&remote);
         let error = error.clone().within(printable(&remote.path, 300));
         self.fetch.failed(&error, &remote.path);
     }

@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Progress, fetch::Remote};
+use super::fetch::Remote;
 use crate::{
-    cli::output::{self, files},
+    cli::{
+        output::{self, files},
+        progress::Progress,
+    },
     error::{Code, Error, printable},
     json::Value,
     transfer::landing::Landed,

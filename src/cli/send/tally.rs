@@ -12,13 +12,13 @@ use tokio::sync::mpsc;
 use super::{
     Send,
     producer::{Job, Outcome},
-    progress::Progress,
     quoted,
 };
 use crate::{
     cli::{
         Failure,
         output::{self, files},
+        progress::Progress,
     },
     error::{Code, Error, printable},
     json::Value,

@@ -409,7 +409,7 @@ impl Get {
         let progress = shell.progress.clone();
         let mut fetch = Fetch::new(self.options.clone(), here, progress.clone(), voice)?;
         if shell.person && !shell.json {
-            progress.begin();
+            progress.begin(self.options.is_several(places.len()));
         }
         let mut fetched = Ok(());
         for found in places {

@@ -11,6 +11,7 @@ use clap::Args;
 use self::{fetch::Fetch, tally::Voice};
 use super::{
     Failure,
+    limit::Limit,
     progress::Progress,
     remote::{Asker, Link, Place},
 };
@@ -35,6 +36,8 @@ pub struct Get {
     output: PathBuf,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    limit: Limit,
     /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
@@ -106,6 +109,7 @@ impl Get {
     /// Fetches from all places.
     async fn all(&self, fetch: &mut Fetch, progress: &Arc<Progress>) -> Result<(), Error> {
         let only = self.places.len() == 1;
+        let pace = self.limit.pace();
         for place in &self.places {
             let route = match self.asker.route(&place.peer) {
                 Ok(route) => route,
@@ -115,7 +119,7 @@ impl Get {
                     continue;
                 }
             };
-            let mut link = Link::new(route, progress.clone(), false);
+            let mut link = Link::new(route.paced(pace.clone()), progress.clone(), false);
             fetch.place(&mut link, place, only).await?;
         }
         Ok(())

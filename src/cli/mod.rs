@@ -8,6 +8,7 @@ mod folder;
 mod get;
 mod hook;
 mod init;
+mod limit;
 pub mod log;
 mod ls;
 mod output;

@@ -6,7 +6,6 @@ mod producer;
 mod tally;
 
 use std::{
-    num::NonZeroU64,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,7 +24,7 @@ use self::{
     producer::{Producer, Routes, Tools},
     tally::Tally,
 };
-use super::{Failure, folder_name, progress::Progress, user_name};
+use super::{Failure, folder_name, limit::Limit, progress::Progress, user_name};
 use crate::{
     client::Route,
     error::{Code, Error},
@@ -34,7 +33,6 @@ use crate::{
     transfer::{
         documents::Documents,
         draft::{Draft, Place},
-        pace::Pace,
     },
 };
 
@@ -97,9 +95,8 @@ pub struct Send {
         requires = "from"
     )]
     conflict: Conflict,
-    /// Send at most so many bytes a second, all files together: 500K, 10M, 1G
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    limit: Option<NonZeroU64>,
+    #[command(flatten)]
+    limit: Limit,
     /// Only say what would be sent where: connects to nobody, writes nothing
     #[arg(long)]
     dry_run: bool,
@@ -200,7 +197,7 @@ impl Send {
             outcomes,
             observer: progress.clone(),
             stop: stopped,
-            pace: send.limit.map(|rate| Arc::new(Pace::new(rate))),
+            pace: send.limit.pace(),
         };
         let producing = {
             let send = send.clone();
@@ -312,27 +309,6 @@ fn weigh(plan: Plan, progress: &Progress) {
     progress.set_total(files, bytes);
 }
 
-/// Reads bytes a second: `500K`, `10M`, `1G`, `1500`.
-fn rate(text: &str) -> Result<NonZeroU64, String> {
-    let wrong = || "must be bytes a second, 1 or more, like 500K, 10M or 1G".to_owned();
-    let (digits, unit) = match text.strip_suffix(['K', 'k']) {
-        Some(digits) => (digits, 1_000),
-        None => match text.strip_suffix(['M', 'm']) {
-            Some(digits) => (digits, 1_000_000),
-            None => match text.strip_suffix(['G', 'g']) {
-                Some(digits) => (digits, 1_000_000_000),
-                None => (text, 1),
-            },
-        },
-    };
-    if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let rate = number.checked_mul(unit).ok_or_else(wrong)?;
-    NonZeroU64::new(rate).ok_or_else(wrong)
-}
-
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-:[]%@+,=".contains(c);
@@ -340,36 +316,5 @@ fn quoted(word: &str) -> String {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_has_a_decimal_unit_or_none() {
-        for (text, bytes) in [
-            ("1500", 1_500),
-            ("500K", 500_000),
-            ("10m", 10_000_000),
-            ("1G", 1_000_000_000),
-        ] {
-            assert_eq!(rate(text).unwrap().get(), bytes, "{text}");
-        }
-        for text in [
-            "",
-            "0",
-            "M",
-            "-1",
-            "+1",
-            "1.5M",
-            "10MB",
-            "10 M",
-            "99999999999999999999",
-            "99999999999999999G",
-        ] {
-            assert!(rate(text).is_err(), "{text}");
-        }
     }
 }

@@ -103,7 +103,8 @@ impl Route {
         })
     }
 
-    /// The same route, on which nothing is written faster than this.
+    /// The same route, on which nothing is written faster than this; nor read, in a session
+    /// in which we ask.
     #[must_use]
     pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
         Self { pace, ..self }
@@ -242,7 +243,10 @@ async fn open_session(route: &Route, observer: &dyn Observer) -> Result<Opened, 
         session: true,
         ..request(Meta::new(from, to, "", ""))
     };
-    open_with(route, &private, asked, observer).await
+    let mut opened = open_with(route, &private, asked, observer).await?;
+    // What comes in is what such a session is about.
+    opened.channel.reader.set_pace(route.pace.clone());
+    Ok(opened)
 }
 
 /// The same for one in which something is asked.

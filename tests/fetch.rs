@@ -895,6 +895,31 @@ fn what_is_there_already_is_kept_left_replaced_or_joined_as_one_says() {
 }
 
 #[test]
+fn the_limit_holds_for_what_comes() {
+    let world = World::new(&sharing("list get"));
+    for name in ["a.bin", "b.bin"] {
+        write(world.photo().join(name), noise(500_000));
+    }
+    let server = Process::serve(&world.there);
+    let client = Machine::of(&world);
+    let get = |limit: &str| {
+        let places = ["roland-frei:photo/a.bin", "roland-frei:photo/b.bin"];
+        let args = ["get", "--server", &server.address, "--limit", limit];
+        client.m2y(&[&args[..], &places].concat())
+    };
+    let begun = Instant::now();
+    let output = get("500K");
+    assert!(output.status.success(), "{}", said(&output));
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1_500), "{took:?}");
+    for name in ["a.bin", "b.bin"] {
+        equal(&world.photo().join(name), &client.here.join(name));
+    }
+    let wrong = get("fast");
+    assert_eq!(wrong.status.code(), Some(2), "{}", said(&wrong));
+}
+
+#[test]
 fn files_of_every_length_come_with_their_times() {
     let world = World::new(&sharing("list get"));
     let lengths = [0, 1, 65_535, 65_536, 65_537, 131_072, 3_000_001];

@@ -111,6 +111,14 @@ pub fn count(n: u64) -> String {
     text
 }
 
+/// `1 file`, `1,204 files`.
+pub fn files(n: u64) -> String {
+    match n {
+        1 => "1 file".to_owned(),
+        n => format!("{} files", count(n)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

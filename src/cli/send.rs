@@ -3,11 +3,9 @@
 mod dry;
 mod plan;
 mod producer;
-mod progress;
 mod tally;
 
 use std::{
-    num::NonZeroU64,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,17 +16,15 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task,
-    time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use self::{
     dry::Dry,
     plan::{Kind, Plan},
     producer::{Producer, Routes, Tools},
-    progress::{INTERVAL, Progress},
     tally::Tally,
 };
-use super::{Failure, folder_name, user_name};
+use super::{Failure, folder_name, limit::Limit, progress::Progress, user_name};
 use crate::{
     client::Route,
     error::{Code, Error},
@@ -37,7 +33,6 @@ use crate::{
     transfer::{
         documents::Documents,
         draft::{Draft, Place},
-        pace::Pace,
     },
 };
 
@@ -100,9 +95,8 @@ pub struct Send {
         requires = "from"
     )]
     conflict: Conflict,
-    /// Send at most so many bytes a second, all files together: 500K, 10M, 1G
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    limit: Option<NonZeroU64>,
+    #[command(flatten)]
+    limit: Limit,
     /// Only say what would be sent where: connects to nobody, writes nothing
     #[arg(long)]
     dry_run: bool,
@@ -183,7 +177,10 @@ impl Send {
         let kind = send.kind(send.parties()?.as_ref());
         let several = send.is_several(&kind);
         let wanted = !json && !send.no_progress && !send.dry_run;
-        let progress = Arc::new(Progress::new(several, wanted));
+        let progress = Arc::new(Progress::default());
+        if wanted {
+            progress.begin(several);
+        }
         let tally = Tally::new(send.clone(), progress.clone(), json, several);
         let plan = Plan::new(&send.files, kind.clone(), send.recursive);
         if send.dry_run {
@@ -200,7 +197,7 @@ impl Send {
             outcomes,
             observer: progress.clone(),
             stop: stopped,
-            pace: send.limit.map(|rate| Arc::new(Pace::new(rate))),
+            pace: send.limit.pace(),
         };
         let producing = {
             let send = send.clone();
@@ -216,8 +213,7 @@ impl Send {
         if progress.has_bars() {
             weigh();
         }
-        let mut tick = interval_at(Instant::now() + INTERVAL, INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = Progress::ticks();
         let mut is_weighed = false;
         let tally = loop {
             tokio::select! {
@@ -228,16 +224,16 @@ impl Send {
                         return Err(Error::new(Code::Interrupted, "interrupted").into());
                     }
                 }
-                _ = tick.tick(), if progress.has_lines() => {
+                _ = ticks.tick(), if progress.has_lines() => {
                     if !is_weighed {
                         weigh();
                         is_weighed = true;
                     }
-                    eprintln!("m2y: {}", progress.line());
+                    progress.tell();
                 }
             }
         };
-        progress.finish();
+        progress.end();
         let (passed_over, ended) = producing.await.map_err(lost)??;
         tally.finish(passed_over, ended)
     }
@@ -313,27 +309,6 @@ fn weigh(plan: Plan, progress: &Progress) {
     progress.set_total(files, bytes);
 }
 
-/// Reads bytes a second: `500K`, `10M`, `1G`, `1500`.
-fn rate(text: &str) -> Result<NonZeroU64, String> {
-    let wrong = || "must be bytes a second, 1 or more, like 500K, 10M or 1G".to_owned();
-    let (digits, unit) = match text.strip_suffix(['K', 'k']) {
-        Some(digits) => (digits, 1_000),
-        None => match text.strip_suffix(['M', 'm']) {
-            Some(digits) => (digits, 1_000_000),
-            None => match text.strip_suffix(['G', 'g']) {
-                Some(digits) => (digits, 1_000_000_000),
-                None => (text, 1),
-            },
-        },
-    };
-    if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let rate = number.checked_mul(unit).ok_or_else(wrong)?;
-    NonZeroU64::new(rate).ok_or_else(wrong)
-}
-
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-:[]%@+,=".contains(c);
@@ -341,36 +316,5 @@ fn quoted(word: &str) -> String {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_has_a_decimal_unit_or_none() {
-        for (text, bytes) in [
-            ("1500", 1_500),
-            ("500K", 500_000),
-            ("10m", 10_000_000),
-            ("1G", 1_000_000_000),
-        ] {
-            assert_eq!(rate(text).unwrap().get(), bytes, "{text}");
-        }
-        for text in [
-            "",
-            "0",
-            "M",
-            "-1",
-            "+1",
-            "1.5M",
-            "10MB",
-            "10 M",
-            "99999999999999999999",
-            "99999999999999999G",
-        ] {
-            assert!(rate(text).is_err(), "{text}");
-        }
     }
 }

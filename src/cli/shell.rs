@@ -35,9 +35,8 @@ use self::{
     remote::Directory,
 };
 use super::{
-    Failure,
-    get::Progress,
-    output,
+    Failure, output,
+    progress::Progress,
     remote::{Asker, Link, Place},
 };
 use crate::{

@@ -68,6 +68,7 @@ pub struct Reader {
     /// Since when the peer is silent. Kept here, because whoever waits may stop
     /// waiting and begin again.
     silent_since: Instant,
+    pace: Option<Arc<Pace>>,
 }
 
 /// Some whole records, as they came.
@@ -103,7 +104,14 @@ impl Reader {
             filled: 0,
             spare: Vec::new(),
             silent_since: Instant::now(),
+            pace: None,
         }
+    }
+
+    /// From now on takes records no faster than this, if anything is given: what was not
+    /// read holds the peer back.
+    pub fn set_pace(&mut self, pace: Option<Arc<Pace>>) {
+        self.pace = pace;
     }
 
     /// From now on waits for at most `idle` for the next byte.
@@ -177,12 +185,20 @@ impl Reader {
             };
             self.buffer.resize(larger.max(self.buffer.len()), 0);
         }
-        let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+        let mut room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+        if let Some(pace) = &self.pace {
+            let most = pace.leave().await.min(room.len());
+            room = room.get_mut(..most).unwrap_or_default();
+        }
         let until = self.silent_since + self.idle;
         match timeout_at(until, self.half.read(room)).await {
             Ok(Ok(0)) => Err(ChannelError::Closed),
             Ok(read) => {
-                self.filled += read?;
+                let read = read?;
+                if let Some(pace) = &self.pace {
+                    pace.spend(read);
+                }
+                self.filled += read;
                 self.silent_since = Instant::now();
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! How fast is written, where somebody wants that to be slower than the network.
+//! How fast is written or read, where somebody wants that to be slower than the network.
 
 use std::{
     num::NonZeroU64,
@@ -8,18 +8,18 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 
-/// Time whose share of bytes is written at once: short enough to be steady, long enough
+/// Time whose share of bytes is moved at once: short enough to be steady, long enough
 /// for a timer that rings late.
 const STEP: Duration = Duration::from_millis(50);
 
-/// The most bytes that are written at once.
+/// The most bytes that are moved at once.
 const MOST: u64 = 262_144;
 
 /// A limit in bytes a second, which all connections that share it keep together.
 #[derive(Debug)]
 pub struct Pace {
     rate: NonZeroU64,
-    /// When everything that was written will have had its time.
+    /// When everything that was moved will have had its time.
     paid: Mutex<Instant>,
 }
 
@@ -32,7 +32,7 @@ impl Pace {
         }
     }
 
-    /// Waits until something may be written; returns how many bytes at most. Nothing is
+    /// Waits until something may be moved; returns how many bytes at most. Nothing is
     /// lost if the future is dropped.
     pub async fn leave(&self) -> usize {
         loop {
@@ -46,7 +46,7 @@ impl Pace {
         usize::try_from(step.clamp(1, MOST)).unwrap_or(usize::MAX)
     }
 
-    /// So many bytes were written. What was not used of the last moment counts too.
+    /// So many bytes were moved. What was not used of the last moment counts too.
     pub fn spend(&self, bytes: usize) {
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

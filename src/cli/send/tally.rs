@@ -12,11 +12,14 @@ use tokio::sync::mpsc;
 use super::{
     Send,
     producer::{Job, Outcome},
-    progress::Progress,
     quoted,
 };
 use crate::{
-    cli::{Failure, output},
+    cli::{
+        Failure,
+        output::{self, files},
+        progress::Progress,
+    },
     error::{Code, Error, printable},
     json::Value,
     meta::Meta,
@@ -342,13 +345,5 @@ impl Tally {
                 Err(Error::new(Code::Partly, sentence).into())
             }
         }
-    }
-}
-
-/// `1 file`, `1,204 files`.
-pub fn files(n: u64) -> String {
-    match n {
-        1 => "1 file".to_owned(),
-        n => format!("{} files", output::count(n)),
     }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{Fault, LISTED, Outcome, Shell, full, local::no_match, words};
 use crate::{
     cli::{
-        get::{Fetch, Options, Voice},
+        get::{Options, fetch::Fetch, tally::Voice},
         ls, output,
         remote::{Place, exact_time, time},
     },
@@ -409,7 +409,7 @@ impl Get {
         let progress = shell.progress.clone();
         let mut fetch = Fetch::new(self.options.clone(), here, progress.clone(), voice)?;
         if shell.person && !shell.json {
-            progress.begin();
+            progress.begin(self.options.is_several(places.len()));
         }
         let mut fetched = Ok(());
         for found in places {

@@ -1,0 +1,322 @@
+//! How far it is: bars on a terminal, a line now and then elsewhere.
+
+use std::{
+    io::{IsTerminal, stderr},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
+
+use super::output::{bytes, count, files};
+use crate::{
+    error::printable,
+    meta::{Meta, TransferId},
+    transfer::Observer,
+};
+
+/// How often there is a line where there is no terminal.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Bars for one file, and for all.
+const ONE: &str = "{msg} {wide_bar} {percent:>3}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
+
+/// Before it is known how much there is.
+const UNKNOWN: &str = "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}";
+
+/// A file of which it is not known how far it is.
+const NAME: &str = "{msg}";
+
+/// How far a command is. It shows nothing before it begins and when it has ended.
+#[derive(Default)]
+pub struct Progress(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    files: u64,
+    /// Bytes that are there, or were sent.
+    bytes: u64,
+    /// Bytes that moved, those that moved twice too, and not those that were there before.
+    moved: u64,
+    /// Files and bytes that there are, once that is known.
+    total: Option<(u64, u64)>,
+    /// What had moved at the line before, and when that was.
+    before: Option<(Instant, u64)>,
+    several: bool,
+    shown: Shown,
+}
+
+#[derive(Default)]
+enum Shown {
+    #[default]
+    Nothing,
+    Lines,
+    Bars(Bars),
+}
+
+struct Bars {
+    all: MultiProgress,
+    /// For all files, where there are several.
+    whole: Option<ProgressBar>,
+    current: ProgressBar,
+    /// The file that the bar speaks of.
+    id: Option<TransferId>,
+}
+
+impl Progress {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing has moved yet. From now on there are bars, or lines, for one file or for
+    /// `several`.
+    pub fn begin(&self, several: bool) {
+        let shown = match stderr().is_terminal() {
+            true => Shown::Bars(Bars::new(several)),
+            false => Shown::Lines,
+        };
+        *self.state() = State {
+            before: Some((Instant::now(), 0)),
+            several,
+            shown,
+            ..State::default()
+        };
+    }
+
+    /// Takes the bars off the terminal; from now on nothing is shown.
+    pub fn end(&self) {
+        if let Shown::Bars(bars) = std::mem::take(&mut self.state().shown) {
+            bars.current.finish_and_clear();
+            if let Some(whole) = bars.whole {
+                whole.finish_and_clear();
+            }
+            let _ = bars.all.clear();
+        }
+    }
+
+    /// Whether it has bars, which want to know at once how much there is.
+    pub fn has_bars(&self) -> bool {
+        matches!(self.state().shown, Shown::Bars(_))
+    }
+
+    /// Whether it has a line from time to time.
+    pub fn has_lines(&self) -> bool {
+        matches!(self.state().shown, Shown::Lines)
+    }
+
+    /// There are so many files and bytes in all.
+    pub fn set_total(&self, files: u64, bytes: u64) {
+        let mut state = self.state();
+        state.total = Some((files, bytes));
+        state.tell_total();
+    }
+
+    /// A file more is to come, of so many bytes, and is begun now.
+    pub fn expect(&self, name: &str, bytes: u64) {
+        let mut state = self.state();
+        let (files, so_far) = state.total.unwrap_or_default();
+        state.total = Some((files + 1, so_far.saturating_add(bytes)));
+        state.tell_total();
+        if let Shown::Bars(bars) = &state.shown {
+            if bars.whole.is_some() && files == 0 {
+                set_style(&bars.current, NAME);
+            }
+            bars.current.set_message(printable(name, 40));
+        }
+    }
+
+    /// So many bytes are there, from before or from what broke off.
+    pub fn set_bytes(&self, change: impl FnOnce(u64) -> u64) {
+        let mut state = self.state();
+        state.bytes = change(state.bytes);
+        if let Shown::Bars(bars) = &state.shown {
+            bars.sum().set_position(state.bytes);
+            // It is not how fast it goes.
+            bars.sum().reset_eta();
+        }
+    }
+
+    /// Bytes that moved so far, those that moved twice too.
+    pub fn bytes_moved(&self) -> u64 {
+        self.state().moved
+    }
+
+    /// A file is through or has failed.
+    pub fn over(&self) {
+        let mut state = self.state();
+        state.files += 1;
+        state.tell_files();
+    }
+
+    /// Prints while no bar is there.
+    pub fn apart(&self, print: impl FnOnce()) {
+        let all = match &self.state().shown {
+            Shown::Bars(bars) => Some(bars.all.clone()),
+            _ => None,
+        };
+        match all {
+            Some(all) => all.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// The moments at which a line is due.
+    pub fn ticks() -> Interval {
+        let mut ticks = interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    }
+
+    /// Prints the line for where it is now.
+    pub fn tell(&self) {
+        eprintln!("m2y: {}", self.state().line());
+    }
+}
+
+impl Observer for Progress {
+    fn moved(&self, bytes: u64) {
+        let mut state = self.state();
+        state.bytes = state.bytes.saturating_add(bytes);
+        state.moved = state.moved.saturating_add(bytes);
+        if let Shown::Bars(bars) = &state.shown {
+            bars.sum().inc(bytes);
+        }
+    }
+
+    fn file(&self, file: &Meta, moved: u64) {
+        let Shown::Bars(bars) = &mut self.state().shown else {
+            return;
+        };
+        let current = &bars.current;
+        if bars.id != file.id {
+            bars.id = file.id;
+            current.reset();
+            current.set_length(file.filesize.unwrap_or_default());
+            current.set_message(printable(&file.filename, 40));
+        }
+        current.set_position(moved);
+    }
+}
+
+impl State {
+    fn tell_total(&self) {
+        let Shown::Bars(bars) = &self.shown else {
+            return;
+        };
+        let bytes = self.total.map_or(0, |(_, bytes)| bytes);
+        bars.sum().set_length(bytes);
+        if let Some(whole) = &bars.whole {
+            set_style(whole, ONE);
+        }
+        self.tell_files();
+    }
+
+    fn tell_files(&self) {
+        let Shown::Bars(Bars {
+            whole: Some(whole), ..
+        }) = &self.shown
+        else {
+            return;
+        };
+        whole.set_message(match self.total {
+            Some((total, _)) => format!("{}/{}", count(self.files), files(total)),
+            None => files(self.files),
+        });
+    }
+
+    /// The line for where it is now.
+    fn line(&mut self) -> String {
+        let now = Instant::now();
+        let before = self.before.replace((now, self.moved));
+        let (since, had) = before.unwrap_or((now, self.moved));
+        let seconds = now.duration_since(since).as_secs_f64();
+        let rate = self.moved.saturating_sub(had) as f64 / seconds.max(1e-6);
+        let done = self.several.then_some(self.files);
+        line(done, self.bytes, self.total, rate as u64)
+    }
+}
+
+impl Bars {
+    fn new(several: bool) -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let bar = |template| {
+            let bar = all.add(ProgressBar::no_length());
+            set_style(&bar, template);
+            bar
+        };
+        Self {
+            current: bar(ONE),
+            whole: several.then(|| bar(UNKNOWN)),
+            id: None,
+            all,
+        }
+    }
+
+    /// The bar for all bytes: where there is one file only, that is its own.
+    fn sum(&self) -> &ProgressBar {
+        self.whole.as_ref().unwrap_or(&self.current)
+    }
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+}
+
+/// `1,204 of 10,000 files, 4.9 MB of 40.9 MB, 3.1 MB/s`, without what is not known.
+fn line(done: Option<u64>, moved: u64, total: Option<(u64, u64)>, rate: u64) -> String {
+    let of = |part: String, whole: Option<String>| match whole {
+        Some(whole) => format!("{part} of {whole}"),
+        None => part,
+    };
+    let moved = of(bytes(moved), total.map(|(_, n)| bytes(n)));
+    let rate = bytes(rate);
+    match (done, total) {
+        (Some(done), Some((all, _))) => {
+            format!("{} of {}, {moved}, {rate}/s", count(done), files(all))
+        }
+        (Some(done), None) => format!("{}, {moved}, {rate}/s", files(done)),
+        (None, _) => format!("{moved}, {rate}/s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_known() {
+        let total = Some((10_000, 40_900_000));
+        assert_eq!(
+            line(Some(1_204), 4_900_000, total, 3_100_000),
+            "1,204 of 10,000 files, 4.9 MB of 40.9 MB, 3.1 MB/s"
+        );
+        assert_eq!(line(Some(1), 12, None, 0), "1 file, 12 bytes, 0 bytes/s");
+        assert_eq!(
+            line(None, 4_900_000, Some((1, 5_000_000)), 1_000),
+            "4.9 MB of 5.0 MB, 1.0 kB/s"
+        );
+    }
+    #[test]
+    fn what_moved_twice_counts_once_and_what_was_there_is_no_speed() {
+        let progress = Progress::default();
+        progress.state().several = true;
+        for name in ["a", "b"] {
+            progress.expect(name, 1_000);
+        }
+        progress.moved(700);
+        // It broke off, and of both together 300 bytes can be gone on with.
+        progress.set_bytes(|_| 300);
+        progress.over();
+        let had = Some((Instant::now() - Duration::from_secs(1_000), 700));
+        let mut state = progress.state();
+        state.before = had;
+        assert_eq!(state.line(), "1 of 2 files, 300 bytes of 2.0 kB, 0 bytes/s");
+        drop(state);
+        progress.moved(1_700);
+        assert_eq!(progress.state().bytes, 2_000);
+        assert_eq!(progress.bytes_moved(), 2_400);
+    }
+}

@@ -51,6 +51,7 @@ const ANSWER: Duration = Duration::from_secs(300);
 const BROKEN: u32 = 3;
 
 /// Who sends to whom, and where.
+#[derive(Clone)]
 pub struct Route {
     user: User,
     contact: Contact,
@@ -108,6 +109,16 @@ impl Route {
     #[must_use]
     pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
         Self { pace, ..self }
+    }
+
+    /// Who sends.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// The name of who receives.
+    pub fn peer(&self) -> &str {
+        self.contact.name.as_str()
     }
 
     /// Where the receiver's server listens.

@@ -22,7 +22,11 @@ use m2y::{
     },
     error::{Code, Error},
     meta::{Meta, TransferId, Wire},
-    transfer::{Unobserved, outgoing::Outgoing, send::Session},
+    transfer::{
+        Unobserved,
+        outgoing::Outgoing,
+        send::{Begin, Session},
+    },
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header, Turned},
@@ -338,9 +342,12 @@ async fn send_as(route: &Route, out: &Outgoing, lie: Meta) -> Result<Meta, Error
     let (results, mut result) = mpsc::unbounded_channel();
     let session = Session::new(opened.channel, opened.keys, &Unobserved, 0, results);
     let (_, mut jobs) = mpsc::channel(1);
-    let first = (out, opened.asked, opened.reply);
-    let _ = session.run(first, &mut jobs, std::future::pending()).await;
-    result.recv().await.unwrap().1
+    let begin = Begin::Answered(Box::new((out, opened.asked, opened.reply)));
+    let ended = session.run(begin, &mut jobs, std::future::pending()).await;
+    match ended.error {
+        Some(error) => Err(error),
+        None => result.recv().await.unwrap().1,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

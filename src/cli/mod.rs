@@ -13,11 +13,13 @@ pub mod log;
 mod ls;
 mod output;
 mod progress;
+mod put;
 mod remote;
 mod send;
 mod serve;
 mod shell;
 mod systemd;
+mod tally;
 mod user;
 
 use std::{
@@ -82,6 +84,7 @@ enum Command {
     Send(send::Send),
     Ls(ls::Ls),
     Get(get::Get),
+    Put(put::Put),
     Mkdir(change::Mkdir),
     Rm(change::Rm),
     Mv(change::Mv),
@@ -243,6 +246,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Send(send) => send.run(json).await?,
         Command::Ls(ls) => ls.run(json).await?,
         Command::Get(get) => get.run(json).await?,
+        Command::Put(put) => put.run(json).await?,
         Command::Mkdir(mkdir) => mkdir.run(json).await?,
         Command::Rm(rm) => rm.run(json).await?,
         Command::Mv(mv) => mv.run(json).await?,

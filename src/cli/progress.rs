@@ -184,6 +184,10 @@ impl Observer for Progress {
         }
     }
 
+    fn undone(&self, bytes: u64) {
+        self.set_bytes(|so_far| so_far.saturating_sub(bytes));
+    }
+
     fn file(&self, file: &Meta, moved: u64) {
         let Shown::Bars(bars) = &mut self.state().shown else {
             return;

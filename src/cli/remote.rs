@@ -134,6 +134,11 @@ impl Link {
         Ok(peer)
     }
 
+    /// The way to the contact.
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
     /// Whether there is no session that could be asked.
     pub fn is_cut(&self) -> bool {
         self.peer.as_ref().is_none_or(Peer::is_over)

@@ -70,6 +70,9 @@ pub trait Observer: Send + Sync {
     /// So many more bytes of the file have moved.
     fn moved(&self, _bytes: u64) {}
 
+    /// So many bytes that have moved do not count any more: they have to move again.
+    fn undone(&self, _bytes: u64) {}
+
     /// Blocks of the file of this meta go out or come in; so many bytes of it have moved.
     fn file(&self, _file: &Meta, _moved: u64) {}
 

@@ -6,7 +6,7 @@
 use std::{
     fs::{File, TryLockError},
     io::{self, Read, Seek, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -39,6 +39,7 @@ const MAX_NOTE: u64 = 65_536;
 /// A file on its way to a path.
 pub struct Put {
     path: String,
+    local: PathBuf,
     conflict: Conflict,
     meta: Meta,
     file: Arc<File>,
@@ -79,6 +80,7 @@ impl Put {
         let fresh = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
         let mut put = Self {
             path: path.to_owned(),
+            local: local.to_owned(),
             conflict,
             meta,
             file: Arc::new(file),
@@ -147,6 +149,11 @@ impl Put {
     /// Its path at the contact's, as it was asked for.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Where the file is here.
+    pub fn local(&self) -> &Path {
+        &self.local
     }
 
     /// Bytes of the file.

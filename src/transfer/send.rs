@@ -244,7 +244,11 @@ impl<'a, J: Job> Session<'a, J> {
         }
         let settled = self.settled;
         let open = std::mem::take(&mut self.open).into_values();
-        let left = open.map(|about| (about.job, about.since.elapsed()));
+        let observer = self.observer;
+        let left = open.map(|about| {
+            observer.undone(about.moved);
+            (about.job, about.since.elapsed())
+        });
         let left = left.collect();
         let Err(error) = begin else {
             let closing = self.say(Kind::Close, 0, &[]);

@@ -1,0 +1,123 @@
+//! Puts files at a contact's: what the command and the shell share is [`upload`].
+
+pub mod upload;
+mod walk;
+
+use std::{path::PathBuf, pin::pin, sync::Arc};
+
+use clap::Args;
+
+use self::upload::{Target, Upload};
+use super::{
+    Failure,
+    limit::Limit,
+    progress::Progress,
+    remote::{Asker, Link, Place},
+    tally::Voice,
+};
+use crate::{
+    error::{Code, Error},
+    root::conflict::Conflict,
+};
+
+/// Put files into a folder of a contact who lets you
+///
+/// The hooks of that folder look at each file as at any other that is sent there, and may
+/// refuse it. What breaks off goes on where it was when you put it again. A file that is
+/// there already and is the same is not sent; one that is another is left, unless you say
+/// with --conflict what to do. Times are kept.
+///
+///   m2y put a.jpg roland-frei:photo/2026
+///   m2y put a.jpg roland-frei:photo/2026/b.jpg
+///   m2y put -r 2026 roland-frei:photo
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Put {
+    #[command(flatten)]
+    asker: Asker,
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    limit: Limit,
+    /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
+    #[arg(long)]
+    no_progress: bool,
+    /// What is put
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Whose folder, and where in it: a directory, or the path of the one file
+    #[arg(value_name = "PEER:PATH")]
+    to: String,
+}
+
+/// What is put, and what is done about files that are there.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Put what is in directories too, and make those
+    #[arg(short, long)]
+    recursive: bool,
+    /// Where there is another file of that name: leave it and fail, leave it, write over
+    /// it, or take a name with a number
+    #[arg(long, value_enum, default_value_t = OnConflict::Fail)]
+    conflict: OnConflict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnConflict {
+    Fail,
+    Skip,
+    Overwrite,
+    Rename,
+}
+
+impl OnConflict {
+    /// What the other side is to do.
+    fn asked(self) -> Conflict {
+        match self {
+            Self::Fail | Self::Skip => Conflict::Refuse,
+            Self::Overwrite => Conflict::Overwrite,
+            Self::Rename => Conflict::Rename,
+        }
+    }
+}
+
+impl Options {
+    /// Whether there may be more files than one.
+    pub fn is_several(&self, named: usize) -> bool {
+        named > 1 || self.recursive
+    }
+}
+
+impl Put {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let place = Place::parse(&self.to).map_err(|e| Error::new(Code::Usage, e))?;
+        let route = self.asker.route(&place.peer)?.paced(self.limit.pace());
+        let target = Target::new(place.path()?, self.to.ends_with('/'));
+        let progress = Arc::new(Progress::default());
+        if !self.no_progress && !json {
+            progress.begin(self.options.is_several(self.files.len()));
+        }
+        let voice = if json { Voice::Objects } else { Voice::Lines };
+        let mut link = Link::new(route, progress.clone(), false);
+        let mut upload = Upload::new(self.options, progress.clone(), voice);
+        let result = {
+            let mut all = pin!(upload.run(&mut link, &self.files, target));
+            let mut interrupted = pin!(tokio::signal::ctrl_c());
+            let mut ticks = Progress::ticks();
+            loop {
+                tokio::select! {
+                    result = &mut all => break result,
+                    _ = &mut interrupted => break Err(Error::new(
+                        Code::Interrupted,
+                        "interrupted: what is there so far is kept, put it again to go on",
+                    )),
+                    _ = ticks.tick(), if progress.has_lines() => progress.tell(),
+                }
+            }
+        };
+        progress.end();
+        let (ended, _) = upload.end();
+        result?;
+        Ok(ended?)
+    }
+}

@@ -1,0 +1,175 @@
+//! Files here that are to be put, and the directories that they are in.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    vec,
+};
+
+use crate::error::{Code, Error};
+
+/// Something that was found.
+pub enum Found {
+    /// A directory: its path below the one that all goes into.
+    Dir(String),
+    /// A file here, and its path below the one that all goes into.
+    File(PathBuf, String),
+}
+
+/// What is in directories, each before what is in it, sorted: only the names in those that
+/// lead to where it is are in memory.
+pub struct Walk {
+    named: vec::IntoIter<PathBuf>,
+    recursive: bool,
+    levels: Vec<Level>,
+    /// What was found in directories that nobody can put somewhere: links, pipes, hidden
+    /// files.
+    pub passed_over: u64,
+}
+
+struct Level {
+    path: PathBuf,
+    /// Below the one that all goes into; ends with `/` unless empty.
+    below: String,
+    entries: vec::IntoIter<(String, fs::FileType)>,
+}
+
+impl Walk {
+    /// The way through what was named.
+    pub fn new(named: &[PathBuf], recursive: bool) -> Self {
+        Self {
+            named: Vec::from(named).into_iter(),
+            recursive,
+            levels: Vec::new(),
+            passed_over: 0,
+        }
+    }
+
+    fn enter(&mut self, path: PathBuf, below: String) -> Result<(), Error> {
+        let at = |e: io::Error| Error::io("read", &path, &e);
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&path).map_err(at)? {
+            let entry = entry.map_err(at)?;
+            let kind = entry.file_type().map_err(at)?;
+            let name = entry.file_name().into_string();
+            match name {
+                Ok(name) if !name.starts_with('.') && !kind.is_symlink() => {
+                    entries.push((name, kind));
+                }
+                _ => self.passed_over += 1,
+            }
+        }
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.levels.push(Level {
+            path,
+            below,
+            entries: entries.into_iter(),
+        });
+        Ok(())
+    }
+
+    /// What a path that was named stands for.
+    fn named(&mut self, path: PathBuf) -> Option<Result<Found, Error>> {
+        let about = match fs::metadata(&path) {
+            Ok(about) => about,
+            Err(e) => return Some(Err(Error::io("open", &path, &e))),
+        };
+        let name = match path.file_name().map(|name| name.to_str()) {
+            Some(Some(name)) => name.to_owned(),
+            // `.` and `..`: what is in it goes there.
+            None if about.is_dir() => String::new(),
+            _ => {
+                let sentence = format!("cannot put {}: its name is not UTF-8", path.display());
+                return Some(Err(Error::new(Code::Failed, sentence)));
+            }
+        };
+        if !about.is_dir() {
+            return Some(Ok(Found::File(path, name)));
+        }
+        if !self.recursive {
+            let sentence = format!(
+                "{} is a directory: take -r to put what is in it",
+                path.display()
+            );
+            return Some(Err(Error::new(Code::Usage, sentence)));
+        }
+        let below = match name.as_str() {
+            "" => String::new(),
+            name => format!("{name}/"),
+        };
+        match self.enter(path, below) {
+            Err(error) => Some(Err(error)),
+            Ok(()) => (!name.is_empty()).then_some(Ok(Found::Dir(name))),
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Found, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some(level) = self.levels.last_mut() else {
+                let path = self.named.next()?;
+                match self.named(path) {
+                    Some(found) => return Some(found),
+                    None => continue,
+                }
+            };
+            let Some((name, kind)) = level.entries.next() else {
+                self.levels.pop();
+                continue;
+            };
+            let (path, below) = (level.path.join(&name), format!("{}{name}", level.below));
+            if kind.is_dir() {
+                return Some(match self.enter(path, format!("{below}/")) {
+                    Ok(()) => Ok(Found::Dir(below)),
+                    Err(error) => Err(error),
+                });
+            }
+            if kind.is_file() {
+                return Some(Ok(Found::File(path, below)));
+            }
+            self.passed_over += 1;
+        }
+    }
+}
+
+/// The last name of a path that was named, if it has one.
+pub fn name_of(path: &Path) -> Option<&str> {
+    path.file_name().and_then(|name| name.to_str())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_directory_comes_before_what_is_in_it() {
+        let at = tempfile::tempdir().unwrap();
+        let path = at.path().join("photo");
+        fs::create_dir_all(path.join("b/empty")).unwrap();
+        for file in ["b/c", "a", ".hidden", "d"] {
+            fs::write(path.join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink("a", path.join("link")).unwrap();
+        let of = |named: &Path| {
+            let mut walk = Walk::new(&[named.to_owned()], true);
+            let found: Vec<String> = walk
+                .by_ref()
+                .map(|found| match found.unwrap() {
+                    Found::Dir(below) => format!("{below}/"),
+                    Found::File(_, below) => below,
+                })
+                .collect();
+            assert_eq!(walk.passed_over, 2);
+            found.join(" ")
+        };
+        assert_eq!(
+            of(&path),
+            "photo/ photo/a photo/b/ photo/b/c photo/b/empty/ photo/d"
+        );
+        assert_eq!(of(&path.join("b/..")), "a b/ b/c b/empty/ d");
+    }
+}

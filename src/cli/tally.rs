@@ -1,0 +1,242 @@
+//! What became of files on their way to or from a contact: counted, and said when it is
+//! known.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    output::{self, files},
+    progress::Progress,
+};
+use crate::{
+    error::{Code, Error, printable},
+    json::Value,
+};
+
+/// Objects that are kept for a program; what became of further files is only counted.
+const KEPT: usize = 100_000;
+
+/// To whom it is said what became of each file.
+pub enum Voice {
+    /// To people: only what they need to know.
+    Lines,
+    /// To programs: an object a line.
+    Objects,
+    /// To nobody yet: the objects are kept.
+    Kept(Vec<Value>),
+}
+
+/// Which way the files go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the contact.
+    Get,
+    /// To the contact.
+    Put,
+}
+
+impl Way {
+    /// What became of a file that is through.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Get => "fetched",
+            Self::Put => "stored",
+        }
+    }
+}
+
+/// A file, as it is told of.
+pub struct Item<'a> {
+    /// Its path at the contact's.
+    pub path: &'a str,
+    /// Where it is here.
+    pub file: &'a Path,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// What is known of a file that is through.
+pub struct Through {
+    /// Bytes of it that were there from before.
+    pub resumed: u64,
+    /// Whether it changed since it was begun, and so went from its beginning.
+    pub started_over: bool,
+    /// Its CRC-32.
+    pub crc: Option<u32>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Counts, and tells.
+pub struct Tally {
+    way: Way,
+    voice: Voice,
+    progress: Arc<Progress>,
+    begun: Instant,
+    through: u64,
+    bytes: u64,
+    same: u64,
+    skipped: u64,
+    failed: u64,
+    first: Option<Error>,
+}
+
+impl Voice {
+    fn object(&mut self, fields: &[(&str, Value)]) {
+        match self {
+            Self::Lines => {}
+            Self::Objects => output::object(fields),
+            Self::Kept(kept) if kept.len() < KEPT => {
+                let field = |(name, value): &(&str, Value)| ((*name).to_owned(), value.clone());
+                kept.push(Value::Object(fields.iter().map(field).collect()));
+            }
+            Self::Kept(_) => {}
+        }
+    }
+}
+
+impl Tally {
+    /// Nothing has happened yet.
+    pub fn new(way: Way, voice: Voice, progress: Arc<Progress>) -> Self {
+        Self {
+            way,
+            voice,
+            progress,
+            begun: Instant::now(),
+            through: 0,
+            bytes: 0,
+            same: 0,
+            skipped: 0,
+            failed: 0,
+            first: None,
+        }
+    }
+
+    /// A file is through.
+    pub fn through(&mut self, item: &Item<'_>, through: &Through) {
+        self.through += 1;
+        self.bytes += item.bytes.saturating_sub(through.resumed);
+        if through.started_over {
+            let shown = printable(item.path, 300);
+            let goes = match self.way {
+                Way::Get => "came",
+                Way::Put => "went",
+            };
+            self.warn(format!(
+                "{shown} has changed since it was begun: it {goes} from its beginning"
+            ));
+        }
+        let word = self.way.word();
+        self.tell(
+            word,
+            item,
+            &[
+                ("resumed", through.resumed.into()),
+                ("startedOver", through.started_over.into()),
+                ("crc", through.crc.into()),
+                ("seconds", through.took.as_secs_f64().into()),
+            ],
+        );
+    }
+
+    /// The file is there already.
+    pub fn same(&mut self, item: &Item<'_>) {
+        self.same += 1;
+        self.tell("same", item, &[]);
+    }
+
+    /// Another file is there, which is to stay.
+    pub fn skipped(&mut self, item: &Item<'_>) {
+        self.skipped += 1;
+        self.tell("skipped", item, &[]);
+    }
+
+    /// Something did not get through.
+    pub fn failed(&mut self, error: &Error, path: &str) {
+        self.failed += 1;
+        self.warn(printable(&error.sentence, 8_192));
+        self.voice.object(&[
+            ("status", "failed".into()),
+            ("path", path.into()),
+            ("code", error.code.word().into()),
+            ("error", error.sentence.as_str().into()),
+        ]);
+        self.first.get_or_insert(error.clone());
+    }
+
+    /// Says something to people.
+    pub fn warn(&self, line: String) {
+        if let Voice::Lines = self.voice {
+            self.progress.apart(|| eprintln!("m2y: {line}"));
+        }
+    }
+
+    fn tell(&mut self, status: &str, item: &Item<'_>, more: &[(&str, Value)]) {
+        let mut fields = vec![
+            ("status", status.into()),
+            ("path", item.path.into()),
+            ("file", item.file.display().to_string().into()),
+            ("bytes", item.bytes.into()),
+        ];
+        fields.extend(more.iter().cloned());
+        self.voice.object(&fields);
+    }
+
+    /// Says how it went; gives back what was kept for programs.
+    pub fn end(mut self) -> (Result<(), Error>, Vec<Value>) {
+        let whole = self.through + self.same + self.skipped;
+        if whole + self.failed > 0 {
+            let took = self.begun.elapsed();
+            let object = self.object(took);
+            match &mut self.voice {
+                Voice::Lines => output::line(self.summary(took)),
+                voice => voice.object(&object),
+            }
+        }
+        let kept = match self.voice {
+            Voice::Kept(kept) => kept,
+            _ => Vec::new(),
+        };
+        let Some(first) = self.first else {
+            return (Ok(()), kept);
+        };
+        let word = self.way.word();
+        let sentence = format!("{} not {word}", files(self.failed));
+        let code = if whole > 0 { Code::Partly } else { first.code };
+        (Err(Error::new(code, sentence)), kept)
+    }
+
+    fn object(&self, took: Duration) -> [(&'static str, Value); 7] {
+        [
+            ("status", "summary".into()),
+            (self.way.word(), self.through.into()),
+            ("bytes", self.bytes.into()),
+            ("same", self.same.into()),
+            ("skipped", self.skipped.into()),
+            ("failed", self.failed.into()),
+            ("seconds", took.as_secs_f64().into()),
+        ]
+    }
+
+    fn summary(&self, took: Duration) -> String {
+        let mut line = format!(
+            "{} {}: {}",
+            self.way.word(),
+            files(self.through),
+            output::speed(self.bytes, took)
+        );
+        for (n, what) in [
+            (self.same, "the same already"),
+            (self.skipped, "skipped"),
+            (self.failed, "failed"),
+        ] {
+            if n > 0 {
+                line.push_str(&format!(", {} {what}", output::count(n)));
+            }
+        }
+        line
+    }
+}

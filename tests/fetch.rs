@@ -920,6 +920,74 @@ fn the_limit_holds_for_what_comes() {
 }
 
 #[test]
+fn all_places_of_a_contact_come_through_one_connection() {
+    let world = World::new(&sharing("list get"));
+    for file in ["a.jpg", "b.jpg", "sub/c.jpg", "sub/d.jpg"] {
+        write(world.photo().join(file), file);
+    }
+    let server = Process::serve(&world.there);
+    let relay = Relay::before(&server.address, Vec::new());
+    let client = Machine::of(&world);
+    let places = ["photo/a.jpg", "photo/none", "photo/sub", "photo/b.jpg"];
+    let places = places.map(|path| format!("{ROLAND}:{path}"));
+    let args = ["get", "-r", "--json", "--server", &relay.address];
+    let places = places.each_ref().map(String::as_str);
+    let output = client.m2y(&[&args[..], &places].concat());
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert_eq!(relay.connections(), 1);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(told(&text, "path", "photo/none")["code"], "not-found");
+    let summary = told(&text, "status", "summary");
+    assert_eq!(
+        (&summary["fetched"], &summary["failed"]),
+        (&4.into(), &1.into())
+    );
+    for (here, there) in [
+        ("a.jpg", "a.jpg"),
+        ("b.jpg", "b.jpg"),
+        ("sub/c.jpg", "sub/c.jpg"),
+        ("sub/d.jpg", "sub/d.jpg"),
+    ] {
+        assert_eq!(client.read(here), there.as_bytes());
+    }
+}
+
+#[test]
+fn of_two_files_with_one_name_the_second_finds_the_first() {
+    let world = World::new(&sharing("list get"));
+    write(world.photo().join("x/a"), "one");
+    write(world.photo().join("y/a"), "another");
+    let server = Process::serve(&world.there);
+    for (how, code, second) in [
+        ("fail", 3, "failed"),
+        ("skip", 0, "skipped"),
+        ("overwrite", 0, "fetched"),
+        ("rename", 0, "fetched"),
+    ] {
+        let client = Machine::of(&world);
+        let places = ["roland-frei:photo/x/a", "roland-frei:photo/y/a"];
+        let args = ["get", "--json", "--conflict", how, "-o", how, "--server"];
+        let output = client.m2y(&[&args[..], &[&server.address], &places].concat());
+        assert_eq!(output.status.code(), Some(code), "{how}: {}", said(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(told(&text, "path", "photo/x/a")["status"], "fetched");
+        assert_eq!(told(&text, "path", "photo/y/a")["status"], second);
+        let kept = if how == "overwrite" { "another" } else { "one" };
+        assert_eq!(client.read(&format!("{how}/a")), kept.as_bytes(), "{how}");
+        if how == "rename" {
+            assert_eq!(client.read("rename/a_2"), b"another");
+        }
+    }
+    // One file may go to two places.
+    let client = Machine::of(&world);
+    let places = ["roland-frei:photo/x", "roland-frei:photo/x/a"];
+    let args = ["get", "-r", "-o", "both", "--server", &server.address];
+    client.ok(&[&args[..], &places].concat());
+    assert_eq!(client.read("both/x/a"), b"one");
+    assert_eq!(client.read("both/a"), b"one");
+}
+
+#[test]
 fn files_of_every_length_come_with_their_times() {
     let world = World::new(&sharing("list get"));
     let lengths = [0, 1, 65_535, 65_536, 65_537, 131_072, 3_000_001];
@@ -1365,6 +1433,18 @@ const CAN: Features = Features {
     requests: true,
 };
 
+/// Sends the canary to who asked for a file like this.
+async fn bring(side: &mut peer::Side, transfer: u32, asked: &Value) {
+    let mut key = peer::yes(&peer::request(peer::meta(1, 1), CAN), 1);
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(asked["filekey"].as_str().unwrap(), &mut bytes).unwrap();
+    key.filekey = Some(FileKey(zeroize::Zeroizing::new(bytes)));
+    key.meta.id = Some(asked["id"].as_str().unwrap().parse().unwrap());
+    side.with_key(transfer, &key);
+    side.blocks(transfer, CANARY.as_bytes()).await;
+    side.trailer(transfer, CANARY.as_bytes()).await;
+}
+
 /// Answers as roland-frei's server in one session: everything is a directory, in which is
 /// this; whatever is fetched is the canary.
 async fn lie(listener: &tokio::net::TcpListener, shown: &Entry, features: Features) {
@@ -1397,14 +1477,7 @@ async fn lie(listener: &tokio::net::TcpListener, shown: &Entry, features: Featur
         };
         side.say(Kind::Reply, head.transfer, &reply.to_body()).await;
         if let Reply::Coming(_) = reply {
-            let mut key = peer::yes(&peer::request(peer::meta(1, 1), CAN), 1);
-            let mut bytes = [0; 32];
-            hex::decode_to_slice(body["filekey"].as_str().unwrap(), &mut bytes).unwrap();
-            key.filekey = Some(FileKey(zeroize::Zeroizing::new(bytes)));
-            key.meta.id = Some(body["id"].as_str().unwrap().parse().unwrap());
-            side.with_key(head.transfer, &key);
-            side.blocks(head.transfer, CANARY.as_bytes()).await;
-            side.trailer(head.transfer, CANARY.as_bytes()).await;
+            bring(&mut side, head.transfer, &body).await;
         }
     }
 }
@@ -1522,6 +1595,68 @@ async fn a_server_that_lies_has_nothing_written_outside_of_the_directory() {
     assert!(fetched >= 3, "{fetched}");
     println!("{fetched} files had a path that they can have");
     assert_eq!(fs::read(out.join("x.txt")).unwrap(), CANARY.as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_named_are_under_way_at_the_same_time() {
+    let world = World::in_memory(OPEN);
+    let client = Machine::of(&world);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let places = ["a", "b", "c"].map(|file| format!("{ROLAND}:{file}"));
+    let places = places.each_ref().map(String::as_str);
+    let child = client
+        .command(&[&["get", "--server", &address][..], &places].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let answer = |asked: &Wire| peer::request(asked.meta.clone(), CAN);
+    let mut side = peer::accept(&listener, answer).await;
+    let (mut stats, mut gets) = (Vec::new(), Vec::new());
+    while let Some((head, body)) = side.hear().await {
+        if head.kind != Kind::Request {
+            continue;
+        }
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        match body["request"].as_str().unwrap() {
+            "stat" => stats.push(head.transfer),
+            _ => gets.push((head.transfer, body)),
+        }
+        // Nothing is said of one before all were asked for.
+        if stats.len() == places.len() {
+            for transfer in stats.drain(..) {
+                let file = Reply::Entries {
+                    entries: vec![Entry {
+                        path: String::new(),
+                        is_dir: false,
+                        size: CANARY.len() as u64,
+                        modified: 1,
+                    }],
+                    more: false,
+                };
+                side.say(Kind::Reply, transfer, &file.to_body()).await;
+            }
+        }
+        if gets.len() == places.len() {
+            for (transfer, asked) in gets.drain(..) {
+                let coming = Reply::Coming(Coming {
+                    size: CANARY.len() as u64,
+                    modified: 1,
+                    version: "1".to_owned(),
+                    offset: 0,
+                });
+                side.say(Kind::Reply, transfer, &coming.to_body()).await;
+                bring(&mut side, transfer, &asked).await;
+            }
+        }
+    }
+    let output = ended.await.unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    for file in ["a", "b", "c"] {
+        assert_eq!(client.read(file), CANARY.as_bytes());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 pub mod fetch;
 mod record;
 pub mod tally;
+mod walk;
 
 use std::{path::PathBuf, pin::pin, sync::Arc};
 
@@ -106,22 +107,38 @@ impl Get {
         Ok(ended.map_err(|unfetched| unfetched.error)?)
     }
 
-    /// Fetches from all places.
+    /// Fetches from all places, those of one contact together.
     async fn all(&self, fetch: &mut Fetch, progress: &Arc<Progress>) -> Result<(), Error> {
         let only = self.places.len() == 1;
         let pace = self.limit.pace();
-        for place in &self.places {
-            let route = match self.asker.route(&place.peer) {
+        for places in by_peer(&self.places) {
+            let peer = places.first().map_or("", |place| &place.peer);
+            let route = match self.asker.route(peer) {
                 Ok(route) => route,
                 Err(error) if only => return Err(error),
                 Err(error) => {
-                    fetch.failed(&error, &place.path);
+                    for place in places {
+                        fetch.failed(&error, &place.path);
+                    }
                     continue;
                 }
             };
             let mut link = Link::new(route.paced(pace.clone()), progress.clone(), false);
-            fetch.place(&mut link, place, only).await?;
+            fetch.places(&mut link, &places, only).await?;
         }
         Ok(())
     }
+}
+
+/// The places of each contact, in the order in which the contacts are named.
+fn by_peer(places: &[Place]) -> Vec<Vec<&Place>> {
+    let mut peers: Vec<Vec<&Place>> = Vec::new();
+    for place in places {
+        let same = |of: &&mut Vec<&Place>| of.first().is_some_and(|first| first.peer == place.peer);
+        match peers.iter_mut().find(same) {
+            Some(of) => of.push(place),
+            None => peers.push(vec![place]),
+        }
+    }
+    peers
 }

@@ -17,18 +17,19 @@ use super::{
     OnConflict, Options,
     record::Record,
     tally::{Tally, Unfetched, Voice},
+    walk::{Found, Remote, Walk, strange},
 };
 use crate::{
     cli::{
         progress::Progress,
-        remote::{Link, Place, about},
+        remote::{Link, Place},
     },
     client::peer::Peer,
     error::{Code, Error, printable},
     json::Value,
     root::tree::TreePath,
     transfer::landing::{Conflict, Landed, Landing},
-    wire::{record::MAX_BODY, request::Entry},
+    wire::record::MAX_BODY,
 };
 
 /// Files that are under way at the same time.
@@ -39,18 +40,6 @@ const BROKEN: u32 = 3;
 
 /// Directories that are held open.
 const DIRS: usize = 64;
-
-/// A file of the contact's.
-pub struct Remote {
-    /// Its path there.
-    pub path: String,
-    /// Where it goes, below the directory of the command.
-    pub local: TreePath,
-    /// Its bytes.
-    pub size: u64,
-    /// When it changed last, in nanoseconds since 1970.
-    pub modified: i64,
-}
 
 /// A file that is on its way no more.
 struct Came {
@@ -71,22 +60,41 @@ pub struct Fetch {
     base: Arc<Dir>,
     progress: Arc<Progress>,
     tally: Tally,
-    /// Files that had their last word, whatever session it was in.
-    over: HashSet<String>,
-    /// Files that were begun and did not have it.
-    begun: HashSet<String>,
     /// Bytes of the files that were fetched.
     bytes: u64,
-    /// What was fetched into the directory before, by contact: read once.
-    records: HashMap<String, Record>,
 }
 
-/// What is fetched, at work on one place of a contact.
+/// What is fetched, at work on places of one contact.
 struct Work<'a> {
     fetch: &'a mut Fetch,
-    place: &'a Place,
+    peer: &'a str,
+    stops: Vec<Stop<'a>>,
+    /// Whether there is no other place.
+    only: bool,
     dirs: HashMap<String, Arc<Dir>>,
     record: Record,
+    /// Files that had their last word, whatever session it was in.
+    over: HashSet<(String, usize)>,
+    /// Files that were begun and did not have it.
+    begun: HashSet<(String, usize)>,
+    /// The paths here of files that are under way.
+    taken: HashSet<String>,
+}
+
+/// A place, and what is left to do of it.
+struct Stop<'a> {
+    place: &'a Place,
+    /// Whether all that lies there is known.
+    walked: bool,
+    under_way: usize,
+    /// Whether it was given up.
+    failed: bool,
+}
+
+impl Stop<'_> {
+    fn is_over(&self) -> bool {
+        self.failed || self.walked && self.under_way == 0
+    }
 }
 
 impl Fetch {
@@ -106,37 +114,49 @@ impl Fetch {
             base: Arc::new(base),
             tally: Tally::new(voice, progress.clone()),
             progress,
-            over: HashSet::new(),
-            begun: HashSet::new(),
             bytes: 0,
-            records: HashMap::new(),
         })
     }
 
-    /// Fetches what lies at a place, in as many sessions as it takes. An error that is not
-    /// about one file of several is returned only if the place is the `only` one.
-    pub async fn place(&mut self, link: &mut Link, place: &Place, only: bool) -> Result<(), Error> {
-        let record = match self.records.remove(&place.peer) {
-            Some(record) => record,
-            None => Record::open(&self.output, &place.peer)
-                .map_err(|e| Error::io("open", &self.output, &e))?,
+    /// Fetches what lies at places of one contact, all in the same session as long as that
+    /// holds. An error that is not about one file of several is returned only if there is
+    /// but the `only` place.
+    pub async fn places<'a>(
+        &mut self,
+        link: &mut Link,
+        places: &[&'a Place],
+        only: bool,
+    ) -> Result<(), Error> {
+        let Some(first) = places.first() else {
+            return Ok(());
+        };
+        let record = Record::open(&self.output, &first.peer)
+            .map_err(|e| Error::io("open", &self.output, &e))?;
+        let stop = |place: &&'a Place| Stop {
+            place,
+            walked: false,
+            under_way: 0,
+            failed: false,
         };
         let mut work = Work {
-            record,
             fetch: self,
-            place,
+            peer: &first.peer,
+            stops: places.iter().map(stop).collect(),
+            only,
             dirs: HashMap::new(),
+            record,
+            over: HashSet::new(),
+            begun: HashSet::new(),
+            taken: HashSet::new(),
         };
-        let result = work.run(link).await;
-        let record = work.record;
-        self.records.insert(place.peer.clone(), record);
-        match result {
-            Err(error) if only => Err(error),
-            Err(error) => {
-                self.failed(&error, &place.path);
+        match work.run(link).await {
+            Err(error) if !only => {
+                for stop in work.stops.iter().filter(|stop| !stop.is_over()) {
+                    work.fetch.failed(&error, &stop.place.path);
+                }
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            result => result,
         }
     }
 
@@ -151,7 +171,7 @@ impl Fetch {
     }
 }
 
-impl Work<'_> {
+impl<'w> Work<'w> {
     /// Fetches, in as many sessions as it takes.
     async fn run(&mut self, link: &mut Link) -> Result<(), Error> {
         let mut broken = 0;
@@ -181,76 +201,71 @@ impl Work<'_> {
     /// Files that had their last word, and bytes that came: of a large file a session may
     /// bring many and break all the same.
     fn so_far(&self) -> (usize, u64) {
-        (self.fetch.over.len(), self.fetch.progress.bytes_moved())
+        (self.over.len(), self.fetch.progress.bytes_moved())
     }
 
     async fn session(&mut self, peer: &Peer) -> Result<(), Error> {
-        let place = self.place;
-        let Options { all, recursive, .. } = self.fetch.options;
-        let mut coming = Coming::new();
         // What broke off counts when it is gone on with.
         let whole = self.fetch.bytes;
         self.fetch.progress.set_bytes(|_| whole);
-        let entry = peer.stat(&place.path).await;
-        let entry = entry.map_err(|e| match peer.is_over() {
-            true => e,
-            false => about(place, e),
-        })?;
-        let name = TreePath::parse(&place.path).and_then(|path| {
-            let (_, last) = path.split_last()?;
-            Some(last.to_owned())
-        });
-        if !entry.is_dir {
-            let local = name.as_deref().and_then(TreePath::parse);
-            let local = local.ok_or_else(|| strange(&place.path))?;
-            let remote = Remote {
-                path: place.path.clone(),
-                local,
-                size: entry.size,
-                modified: entry.modified,
-            };
-            self.begin(peer, remote, &mut coming).await?;
-        } else {
-            if !recursive && !all {
-                let sentence = "it is a directory: take -r to fetch what is in it, or --all";
-                return Err(about(place, Error::new(Code::Usage, sentence)));
+        self.taken.clear();
+        let mut left = Vec::new();
+        for (number, stop) in self.stops.iter_mut().enumerate() {
+            if !stop.is_over() {
+                (stop.walked, stop.under_way) = (false, 0);
+                left.push((number, stop.place));
             }
-            // As a copy would be called; everything, where it is the top directory.
-            let below = name.filter(|_| !all).map(|name| format!("{name}/"));
-            let mut listing = peer.list(&place.path, true)?;
-            while let Some(entries) = listing.next().await {
-                for entry in entries? {
-                    let Entry {
-                        path,
-                        is_dir,
-                        size,
-                        modified,
-                    } = entry;
-                    let local = format!("{}{path}", below.as_deref().unwrap_or_default());
-                    // A server cannot be trusted with where files go.
-                    let local = TreePath::parse(&local).ok_or_else(|| strange(&path))?;
-                    if is_dir {
-                        self.dir(&local)?;
+        }
+        let mut walk = Walk::new(peer, self.fetch.options.clone(), left);
+        let mut coming = Coming::new();
+        loop {
+            tokio::select! {
+                Some((number, found)) = walk.next() => {
+                    let taken = match found {
+                        Ok(found) => self.find(peer, number, found, &mut coming).await,
+                        Err(error) => Err(error),
+                    };
+                    let Err(error) = taken else {
                         continue;
+                    };
+                    if self.only || peer.is_over() {
+                        return Err(error);
                     }
-                    let path = match place.path.as_str() {
-                        "" => path,
-                        before => format!("{before}/{path}"),
-                    };
-                    let remote = Remote {
-                        path,
-                        local,
-                        size,
-                        modified,
-                    };
-                    self.begin(peer, remote, &mut coming).await?;
+                    walk.leave(number);
+                    self.give_up(number, &error);
                 }
+                Some(came) = coming.next() => self.come(peer, came)?,
+                else => return Ok(()),
             }
         }
-        while let Some(over) = coming.next().await {
-            self.over(peer, over)?;
+    }
+
+    /// Takes notice of what lies at a place.
+    async fn find<'a>(
+        &mut self,
+        peer: &'a Peer,
+        number: usize,
+        found: Found,
+        coming: &mut Coming<'a>,
+    ) -> Result<(), Error> {
+        match found {
+            Found::Dir(local) => self.dir(&local).map(drop),
+            Found::File(remote) => self.begin(peer, remote, coming).await,
+            Found::End => {
+                if let Some(stop) = self.stops.get_mut(number) {
+                    stop.walked = true;
+                }
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    /// Wants nothing more of a place.
+    fn give_up(&mut self, number: usize, error: &Error) {
+        if let Some(stop) = self.stops.get_mut(number) {
+            stop.failed = true;
+            self.fetch.failed(error, &stop.place.path);
+        }
     }
 
     /// Asks for a file, unless it need not come.
@@ -260,7 +275,15 @@ impl Work<'_> {
         remote: Remote,
         coming: &mut Coming<'a>,
     ) -> Result<(), Error> {
-        if self.fetch.over.contains(&remote.path) {
+        let local = remote.local.join();
+        // What becomes of one decides what is done about another of the same name.
+        while coming.len() >= AT_ONCE || self.taken.contains(&local) {
+            let Some(came) = coming.next().await else {
+                break;
+            };
+            self.come(peer, came)?;
+        }
+        if self.over.contains(&remote.key()) {
             return Ok(());
         }
         let conflict = match self.look(&remote) {
@@ -276,15 +299,14 @@ impl Work<'_> {
             .split_last()
             .ok_or_else(|| strange(&remote.path))?;
         let (dir, name) = (self.dir(&above)?, name.to_owned());
-        if self.fetch.begun.insert(remote.path.clone()) {
+        if self.begun.insert(remote.key()) {
             self.fetch.progress.expect(&name, remote.size);
         }
-        while coming.len() >= AT_ONCE {
-            if let Some(over) = coming.next().await {
-                self.over(peer, over)?;
-            }
+        self.taken.insert(local);
+        if let Some(stop) = self.stops.get_mut(remote.place) {
+            stop.under_way += 1;
         }
-        let (whose, begun) = (self.place.peer.clone(), Instant::now());
+        let (whose, begun) = (self.peer.to_owned(), Instant::now());
         let progress = self.fetch.progress.clone();
         coming.push(
             async move {
@@ -351,7 +373,10 @@ impl Work<'_> {
         // File systems keep times more or less exactly.
         let same_time = nanos.abs_diff(remote.modified) < 1_000 || {
             about.mtime_nsec() == 0
-                && nanos == remote.modified - remote.modified.rem_euclid(1_000_000_000)
+                && nanos
+                    == remote
+                        .modified
+                        .saturating_sub(remote.modified.rem_euclid(1_000_000_000))
         };
         if about.is_file() && about.len() == remote.size && same_time {
             self.settle(remote);
@@ -410,15 +435,17 @@ impl Work<'_> {
     }
 
     /// Takes notice of what became of a file. An error where the session is over.
-    fn over(&mut self, peer: &Peer, came: Came) -> Result<(), Error> {
+    fn come(&mut self, peer: &Peer, came: Came) -> Result<(), Error> {
         let Came {
             remote,
             landed,
             held,
             took,
         } = came;
+        self.taken.remove(&remote.local.join());
         match landed {
             Ok(landed) => {
+                self.leave(&remote);
                 self.settle(&remote);
                 self.fetch.bytes += landed.size;
                 // What was there may have been of another file, and came once more.
@@ -437,16 +464,24 @@ impl Work<'_> {
             }
             Err(error) if peer.is_over() && error.code != Code::Integrity => Err(error),
             Err(error) => {
+                self.leave(&remote);
                 self.failed(remote, &error);
                 Ok(())
             }
         }
     }
 
+    /// The file is under way no more.
+    fn leave(&mut self, remote: &Remote) {
+        if let Some(stop) = self.stops.get_mut(remote.place) {
+            stop.under_way = stop.under_way.saturating_sub(1);
+        }
+    }
+
     /// The file has had its last word.
     fn settle(&mut self, remote: &Remote) {
-        self.fetch.over.insert(remote.path.clone());
-        if self.fetch.begun.remove(&remote.path) {
+        self.over.insert(remote.key());
+        if self.begun.remove(&remote.key()) {
             self.fetch.progress.over();
         }
     }
@@ -456,12 +491,4 @@ impl Work<'_> {
         let error = error.clone().within(printable(&remote.path, 300));
         self.fetch.failed(&error, &remote.path);
     }
-}
-
-fn strange(path: &str) -> Error {
-    let path = printable(path, 300);
-    Error::new(
-        Code::Failed,
-        format!("the server shows a file under the path {path:?}, which no file here can have"),
-    )
 }

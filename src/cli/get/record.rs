@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::fetch::Remote;
+use super::walk::Remote;
 use crate::json::{self, Map, Value};
 
 /// The file that says which files of a directory were fetched, and as they were then.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::fetch::Remote;
+use super::walk::Remote;
 use crate::{
     cli::{
         output::{self, files},
@@ -87,7 +87,7 @@ impl Tally {
     /// A file is here that was not.
     pub fn fetched(&mut self, remote: &Remote, file: &Path, landed: &Landed, took: Duration) {
         self.fetched += 1;
-        self.bytes += landed.size - landed.resumed;
+        self.bytes += landed.size.saturating_sub(landed.resumed);
         if landed.started_over {
             let shown = printable(&remote.path, 300);
             self.warn(format!(

@@ -399,7 +399,12 @@ impl Ls {
 
 impl Get {
     pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
-        let places = shell.all(&self.paths).await?;
+        let found = shell.all(&self.paths).await?;
+        let place = |found: Found| Place {
+            peer: shell.name.clone(),
+            path: found.path,
+        };
+        let places: Vec<Place> = found.into_iter().map(place).collect();
         let only = places.len() == 1;
         let voice = match shell.json {
             true => Voice::Kept(Vec::new()),
@@ -411,17 +416,8 @@ impl Get {
         if shell.person && !shell.json {
             progress.begin(self.options.is_several(places.len()));
         }
-        let mut fetched = Ok(());
-        for found in places {
-            let place = Place {
-                peer: shell.name.clone(),
-                path: found.path,
-            };
-            fetched = fetch.place(&mut shell.link, &place, only).await;
-            if fetched.is_err() {
-                break;
-            }
-        }
+        let places: Vec<&Place> = places.iter().collect();
+        let fetched = fetch.places(&mut shell.link, &places, only).await;
         progress.end();
         let (ended, kept) = fetch.end();
         fetched?;

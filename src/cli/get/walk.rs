@@ -1,0 +1,204 @@
+//! What lies at places of a contact: one after the other, each asked for before it is its
+//! turn.
+
+use std::vec;
+
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+
+use super::Options;
+use crate::{
+    cli::remote::{Place, about},
+    client::peer::{Listing, Peer},
+    error::{Code, Error, printable},
+    root::tree::TreePath,
+    wire::request::Entry,
+};
+
+/// Places that are asked for at the same time.
+const AHEAD: usize = 64;
+
+/// A file of the contact's.
+pub struct Remote {
+    /// Its path there.
+    pub path: String,
+    /// Where it goes, below the directory of the command.
+    pub local: TreePath,
+    /// Its bytes.
+    pub size: u64,
+    /// When it changed last, in nanoseconds since 1970.
+    pub modified: i64,
+    /// The number of the place at which it lies.
+    pub place: usize,
+}
+
+/// Something at a place.
+pub enum Found {
+    /// A directory, and where it goes.
+    Dir(TreePath),
+    /// A file.
+    File(Remote),
+    /// Nothing more.
+    End,
+}
+
+/// What a place is, once that is known.
+type Stat<'a> = (usize, &'a Place, Result<Entry, Error>);
+
+/// A way through places.
+pub struct Walk<'a> {
+    peer: &'a Peer,
+    options: Options,
+    stats: BoxStream<'a, Stat<'a>>,
+    here: Option<Here<'a>>,
+}
+
+/// The place where it is.
+struct Here<'a> {
+    number: usize,
+    place: &'a Place,
+    /// What goes in front of the paths below a directory.
+    below: String,
+    listing: Option<Listing>,
+    found: vec::IntoIter<Result<Found, Error>>,
+}
+
+impl<'a> Walk<'a> {
+    /// The way through places, each with its number.
+    pub fn new(peer: &'a Peer, options: Options, places: Vec<(usize, &'a Place)>) -> Self {
+        let stat = move |(number, place): (usize, &'a Place)| async move {
+            (number, place, peer.stat(&place.path).await)
+        };
+        Self {
+            peer,
+            options,
+            stats: stream::iter(places).map(stat).buffered(AHEAD).boxed(),
+            here: None,
+        }
+    }
+
+    /// What comes next, and at which place; `None` behind the last one. Where it is an
+    /// error there is no more at that place. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<(usize, Result<Found, Error>)> {
+        loop {
+            let Some(here) = &mut self.here else {
+                let stat = self.stats.next().await?;
+                let number = stat.0;
+                match self.enter(stat) {
+                    Ok(here) => self.here = Some(here),
+                    Err(error) => return Some((number, Err(error))),
+                }
+                continue;
+            };
+            let number = here.number;
+            if let Some(found) = here.found.next() {
+                if found.is_err() {
+                    self.here = None;
+                }
+                return Some((number, found));
+            }
+            let page = match &mut here.listing {
+                Some(listing) => listing.next().await,
+                None => None,
+            };
+            match page {
+                Some(Ok(entries)) => here.turn(entries),
+                Some(Err(error)) => {
+                    self.here = None;
+                    return Some((number, Err(error)));
+                }
+                None => {
+                    self.here = None;
+                    return Some((number, Ok(Found::End)));
+                }
+            }
+        }
+    }
+
+    /// Passes over what else there is at a place.
+    pub fn leave(&mut self, number: usize) {
+        self.here.take_if(|here| here.number == number);
+    }
+
+    fn enter(&self, (number, place, entry): Stat<'a>) -> Result<Here<'a>, Error> {
+        let entry = entry.map_err(|e| match self.peer.is_over() {
+            true => e,
+            false => about(place, e),
+        })?;
+        let name = TreePath::parse(&place.path).and_then(|path| {
+            let (_, last) = path.split_last()?;
+            Some(last.to_owned())
+        });
+        let mut here = Here {
+            number,
+            place,
+            below: String::new(),
+            listing: None,
+            found: Vec::new().into_iter(),
+        };
+        let Options { all, recursive, .. } = self.options;
+        if !entry.is_dir {
+            let local = name.as_deref().and_then(TreePath::parse);
+            let local = local.ok_or_else(|| strange(&place.path))?;
+            let file = here.file(place.path.clone(), local, &entry);
+            here.found = vec![Ok(file)].into_iter();
+        } else if recursive || all {
+            // As a copy would be called; everything, where it is the top directory.
+            let below = name.filter(|_| !all).map(|name| format!("{name}/"));
+            here.below = below.unwrap_or_default();
+            here.listing = Some(self.peer.list(&place.path, true)?);
+        } else {
+            let sentence = "it is a directory: take -r to fetch what is in it, or --all";
+            return Err(about(place, Error::new(Code::Usage, sentence)));
+        }
+        Ok(here)
+    }
+}
+
+impl Here<'_> {
+    /// Goes on with a page of a listing.
+    fn turn(&mut self, entries: Vec<Entry>) {
+        let found = entries.into_iter().map(|entry| {
+            let local = format!("{}{}", self.below, entry.path);
+            // A server cannot be trusted with where files go.
+            let local = TreePath::parse(&local).ok_or_else(|| strange(&entry.path))?;
+            if entry.is_dir {
+                return Ok(Found::Dir(local));
+            }
+            let path = match self.place.path.as_str() {
+                "" => entry.path.clone(),
+                before => format!("{before}/{}", entry.path),
+            };
+            Ok(self.file(path, local, &entry))
+        });
+        self.found = found.collect::<Vec<_>>().into_iter();
+    }
+
+    fn file(&self, path: String, local: TreePath, entry: &Entry) -> Found {
+        Found::File(Remote {
+            path,
+            local,
+            size: entry.size,
+            modified: entry.modified,
+            place: self.number,
+        })
+    }
+}
+
+impl Remote {
+    /// By what it is known from others: of one path there, more or less may be its path here.
+    pub fn key(&self) -> (String, usize) {
+        (self.path.clone(), self.local.components().len())
+    }
+}
+
+/// That a file can have no such path.
+pub fn strange(path: &str) -> Error {
+    let path = printable(path, 300);
+    Error::new(
+        Code::Failed,
+        format!("the server shows a file under the path {path:?}, which no file here can have"),
+    )
+}

@@ -53,7 +53,7 @@ async fn put_as(
     drop(give);
     let observer: Arc<dyn Observer> = Arc::new(Unobserved);
     let stop = std::future::pending();
-    let _ = put_all(&route, &mut jobs, &results, &observer, stop).await;
+    put_all(&route, &mut jobs, &results, &observer, stop).await?;
     let (mut job, result, _) = told.try_recv().unwrap();
     if !matches!(&result, Err(error) if error.code == Code::Later) {
         job.forget();
@@ -332,7 +332,7 @@ async fn another_process_goes_on_and_a_file_that_changed_starts_over() {
         };
         let ended = put_all(&route, &mut jobs, &results, &observer, stop).await;
         assert_eq!(ended.unwrap_err().code, Code::Interrupted);
-        drop(told.try_recv().unwrap());
+        assert!(told.try_recv().is_err());
     };
     begin(&Relay::before(server.address.clone(), 4_000_000)).await;
     let before = server.counter.bytes();

@@ -2,19 +2,20 @@
 
 pub mod fetch;
 mod record;
-pub mod tally;
 mod walk;
 
 use std::{path::PathBuf, pin::pin, sync::Arc};
 
 use clap::Args;
 
-use self::{fetch::Fetch, tally::Voice};
+use self::fetch::Fetch;
 use super::{
     Failure,
+    conflict::OnConflict,
     limit::Limit,
     progress::Progress,
     remote::{Asker, Link, Place},
+    tally::Voice,
 };
 use crate::error::{Code, Error};
 
@@ -57,18 +58,8 @@ pub struct Options {
     /// Fetch what is in directories too
     #[arg(short, long)]
     recursive: bool,
-    /// Where there is another file of that name: leave it and fail, leave it, write over
-    /// it, or take a name with a number
-    #[arg(long, value_enum, default_value_t = OnConflict::Fail)]
+    #[command(flatten)]
     conflict: OnConflict,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum OnConflict {
-    Fail,
-    Skip,
-    Overwrite,
-    Rename,
 }
 
 impl Options {
@@ -104,7 +95,7 @@ impl Get {
         progress.end();
         let (ended, _) = fetch.end();
         result?;
-        Ok(ended.map_err(|unfetched| unfetched.error)?)
+        Ok(ended?)
     }
 
     /// Fetches from all places, those of one contact together.

@@ -1,6 +1,7 @@
 //! The command line: one file for each command, whose doc comments are the help.
 
 mod change;
+mod conflict;
 mod contact;
 mod demo;
 mod events;

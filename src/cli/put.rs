@@ -10,15 +10,13 @@ use clap::Args;
 use self::upload::{Target, Upload};
 use super::{
     Failure,
+    conflict::OnConflict,
     limit::Limit,
     progress::Progress,
     remote::{Asker, Link, Place},
     tally::Voice,
 };
-use crate::{
-    error::{Code, Error},
-    root::conflict::Conflict,
-};
+use crate::error::{Code, Error};
 
 /// Put files into a folder of a contact who lets you
 ///
@@ -56,29 +54,8 @@ pub struct Options {
     /// Put what is in directories too, and make those
     #[arg(short, long)]
     recursive: bool,
-    /// Where there is another file of that name: leave it and fail, leave it, write over
-    /// it, or take a name with a number
-    #[arg(long, value_enum, default_value_t = OnConflict::Fail)]
+    #[command(flatten)]
     conflict: OnConflict,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum OnConflict {
-    Fail,
-    Skip,
-    Overwrite,
-    Rename,
-}
-
-impl OnConflict {
-    /// What the other side is to do.
-    fn asked(self) -> Conflict {
-        match self {
-            Self::Fail | Self::Skip => Conflict::Refuse,
-            Self::Overwrite => Conflict::Overwrite,
-            Self::Rename => Conflict::Rename,
-        }
-    }
 }
 
 impl Options {
@@ -99,7 +76,7 @@ impl Put {
         }
         let voice = if json { Voice::Objects } else { Voice::Lines };
         let mut link = Link::new(route, progress.clone(), false);
-        let mut upload = Upload::new(self.options, progress.clone(), voice);
+        let upload = Upload::new(self.options, progress.clone(), voice);
         let result = {
             let mut all = pin!(upload.run(&mut link, &self.files, target));
             let mut interrupted = pin!(tokio::signal::ctrl_c());

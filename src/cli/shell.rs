@@ -1,7 +1,7 @@
 //! `m2y shell`: a contact's files, as in sftp.
 //!
 //! [`lines`] says where lines come from, [`words`] makes words of one, [`command`] a
-//! command of those; [`remote`], [`local`] and [`own`] hold the commands. What a command
+//! command of those; [`remote`], [`transfer`], [`local`] and [`own`] hold the commands. What a command
 //! comes to is said here, for people or as one object a line; its status is one of
 //! [`fault::STATUSES`].
 
@@ -12,6 +12,7 @@ mod lines;
 mod local;
 mod own;
 mod remote;
+mod transfer;
 mod words;
 
 use std::{

@@ -21,8 +21,8 @@ const BROKEN: u32 = 3;
 /// was under way goes on in another.
 ///
 /// It ends early, with the reason, where no session comes about, where three in a row broke
-/// and nothing had moved, and when `stop` is ready. What was under way has failed then, and
-/// what is still among the jobs was not begun.
+/// and nothing had moved, and when `stop` is ready. What was under way has had no last word
+/// then: whoever puts it again goes on with it.
 pub async fn put_all(
     route: &Route,
     jobs: &mut Jobs<Put>,
@@ -52,7 +52,7 @@ pub async fn put_all(
             ..
         } = match opened {
             Ok(opened) => opened,
-            Err(error) => return fail(again, results, error),
+            Err(error) => return Err(error),
         };
         let files = reply.features.files;
         let session = Session::new(channel, keys, &**observer, files, results.clone());
@@ -70,7 +70,7 @@ pub async fn put_all(
         broken = if came { 0 } else { broken + 1 };
         let is_final = matches!(error.code, Code::Interrupted | Code::Integrity);
         if is_final || broken == BROKEN {
-            return fail(again, results, error);
+            return Err(error);
         }
     }
 }
@@ -78,15 +78,4 @@ pub async fn put_all(
 /// Bytes of files that the contact has.
 fn held(jobs: &[Put]) -> u64 {
     jobs.iter().map(Put::resumed).sum()
-}
-
-fn fail(
-    jobs: Vec<Put>,
-    results: &mpsc::UnboundedSender<Sent<Put>>,
-    error: Error,
-) -> Result<(), Error> {
-    for job in jobs {
-        let _ = results.send((job, Err(error.clone()), std::time::Duration::ZERO));
-    }
-    Err(error)
 }

@@ -14,15 +14,15 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use tokio::task;
 
 use super::{
-    OnConflict, Options,
+    Options,
     record::Record,
-    tally::{Tally, Unfetched, Voice},
     walk::{Found, Remote, Walk, strange},
 };
 use crate::{
     cli::{
         progress::Progress,
         remote::{Link, Place},
+        tally::{Tally, Through, Voice, Way},
     },
     client::peer::Peer,
     error::{Code, Error, printable},
@@ -112,7 +112,7 @@ impl Fetch {
             options,
             output: output.to_owned(),
             base: Arc::new(base),
-            tally: Tally::new(voice, progress.clone()),
+            tally: Tally::new(Way::Get, voice, progress.clone()),
             progress,
             bytes: 0,
         })
@@ -161,7 +161,7 @@ impl Fetch {
     }
 
     /// Says how it went; gives back what was kept for programs.
-    pub fn end(self) -> (Result<(), Unfetched>, Vec<Value>) {
+    pub fn end(self) -> (Result<(), Error>, Vec<Value>) {
         self.tally.end()
     }
 
@@ -358,11 +358,7 @@ impl<'w> Work<'w> {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
-                return Ok(Some(match self.fetch.options.conflict {
-                    OnConflict::Rename => Conflict::Rename,
-                    OnConflict::Overwrite => Conflict::Overwrite,
-                    _ => Conflict::Refuse,
-                }));
+                return Ok(Some(self.fetch.options.conflict.conflict()));
             }
             Err(e) => return Err(Error::io("open", &path, &e)),
         };
@@ -370,6 +366,7 @@ impl<'w> Work<'w> {
             .mtime()
             .saturating_mul(1_000_000_000)
             .saturating_add(about.mtime_nsec());
+        let item = remote.item(&path);
         // File systems keep times more or less exactly.
         let same_time = nanos.abs_diff(remote.modified) < 1_000 || {
             about.mtime_nsec() == 0
@@ -380,34 +377,33 @@ impl<'w> Work<'w> {
         };
         if about.is_file() && about.len() == remote.size && same_time {
             self.settle(remote);
-            self.fetch.tally.same(remote, &path);
+            self.fetch.tally.same(&item);
             return Ok(None);
         }
+        let all = self.fetch.options.all;
         let untouched = self.record.is_untouched(&remote.path, about.len(), nanos);
         match self.fetch.options.conflict {
             _ if about.is_dir() => Err(Error::new(
                 Code::Failed,
                 format!("{} is a directory", path.display()),
             )),
-            OnConflict::Overwrite => Ok(Some(Conflict::Overwrite)),
-            OnConflict::Rename => Ok(Some(Conflict::Rename)),
             // It is as it was fetched, and only the contact has changed it.
-            OnConflict::Fail if self.fetch.options.all && untouched => {
+            on if on.conflict() == Conflict::Refuse && !on.skips() && all && untouched => {
                 Ok(Some(Conflict::Overwrite))
             }
-            OnConflict::Skip => {
+            on if on.skips() => {
                 self.settle(remote);
-                self.fetch.tally.skipped(remote, &path);
+                self.fetch.tally.skipped(&item);
                 Ok(None)
             }
-            OnConflict::Fail => {
-                self.fetch.tally.in_the_way();
+            on if on.conflict() == Conflict::Refuse => {
                 let sentence = format!(
                     "{} is there and is another file: take --conflict overwrite, rename or skip",
                     path.display()
                 );
-                Err(Error::new(Code::Failed, sentence))
+                Err(Error::new(Code::Exists, sentence))
             }
+            on => Ok(Some(on.conflict())),
         }
     }
 
@@ -459,7 +455,13 @@ impl<'w> Work<'w> {
                 }
                 let path = self.fetch.output.join(remote.local.join());
                 let path = path.with_file_name(&landed.name);
-                self.fetch.tally.fetched(&remote, &path, &landed, took);
+                let through = Through {
+                    resumed: landed.resumed,
+                    started_over: landed.started_over,
+                    crc: Some(landed.crc),
+                    took,
+                };
+                self.fetch.tally.through(&remote.item(&path), &through);
                 Ok(())
             }
             Err(error) if peer.is_over() && error.code != Code::Integrity => Err(error),

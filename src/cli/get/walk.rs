@@ -1,7 +1,7 @@
 //! What lies at places of a contact: one after the other, each asked for before it is its
 //! turn.
 
-use std::vec;
+use std::{path::Path, vec};
 
 use futures_util::{
     StreamExt,
@@ -10,7 +10,10 @@ use futures_util::{
 
 use super::Options;
 use crate::{
-    cli::remote::{Place, about},
+    cli::{
+        remote::{Place, about},
+        tally::Item,
+    },
     client::peer::{Listing, Peer},
     error::{Code, Error, printable},
     root::tree::TreePath,
@@ -188,6 +191,15 @@ impl Here<'_> {
 }
 
 impl Remote {
+    /// As it is told of, with where it is here.
+    pub fn item<'a>(&'a self, file: &'a Path) -> Item<'a> {
+        Item {
+            path: &self.path,
+            file,
+            bytes: self.size,
+        }
+    }
+
     /// By what it is known from others: of one path there, more or less may be its path here.
     pub fn key(&self) -> (String, usize) {
         (self.path.clone(), self.local.components().len())

@@ -1,6 +1,6 @@
 //! Files on their way from here to a contact.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, mpsc},
@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    OnConflict, Options,
+    Options,
     walk::{Found, Walk, name_of},
 };
 use crate::{
@@ -116,7 +116,7 @@ impl Upload {
     ) -> Result<(), Error> {
         let mut walk = Walk::new(named, self.options.recursive);
         // Directories that could not be made: nothing is tried below them.
-        let mut unmade: HashMap<String, ()> = HashMap::new();
+        let mut unmade: HashSet<String> = HashSet::new();
         loop {
             let (back, found) = task::spawn_blocking(move || {
                 let found = walk.next();
@@ -139,7 +139,7 @@ impl Upload {
             let mut above = below.as_str();
             let mut is_unmade = false;
             while let Some((before, _)) = above.rsplit_once('/') {
-                is_unmade |= unmade.contains_key(before);
+                is_unmade |= unmade.contains(before);
                 above = before;
             }
             if is_unmade {
@@ -154,7 +154,7 @@ impl Upload {
                     if let Err(error) = self.make_dir(link, &path).await? {
                         let error = error.within(format!("cannot make {}", printable(&path, 300)));
                         self.tally.lock().await.failed(&error, &path);
-                        unmade.insert(below, ());
+                        unmade.insert(below);
                     }
                 }
                 Found::File(file, _) => match self.open(link, file, path.clone()).await {
@@ -205,7 +205,7 @@ impl Upload {
             return Err(Error::new(Code::Failed, sentence));
         }
         let (user, peer) = (link.route().user().clone(), link.route().peer().to_owned());
-        let conflict = self.options.conflict.asked();
+        let conflict = self.options.conflict.conflict();
         let opening =
             task::spawn_blocking(move || Put::open(&user, (&peer, &path), &file, conflict));
         let lost = |_| Err(Error::new(Code::Failed, "a thread that opens files failed"));
@@ -242,7 +242,7 @@ impl Upload {
                         None => tally.through(&item, &through),
                     }
                 }
-                Err(error) if error.code == Code::Exists && self.skips() => {
+                Err(error) if error.code == Code::Exists && self.options.conflict.skips() => {
                     job.forget();
                     tally.skipped(&item);
                 }
@@ -252,19 +252,16 @@ impl Upload {
                         job.forget();
                     }
                     let error = match error.code {
-                        Code::Exists => error.within(format!(
-                            "{}: take --conflict overwrite, rename or skip",
-                            printable(&path, 300)
-                        )),
-                        _ => error.within(printable(&path, 300)),
-                    };
+                        Code::Exists => {
+                            let advice = "take --conflict overwrite, rename or skip";
+                            Error::new(error.code, format!("{}: {advice}", error.sentence))
+                        }
+                        _ => error,
+                    }
+                    .within(printable(&path, 300));
                     tally.failed(&error, &path);
                 }
             }
         }
-    }
-
-    fn skips(&self) -> bool {
-        self.options.conflict == OnConflict::Skip
     }
 }

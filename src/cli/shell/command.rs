@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
-use super::{Fault, Outcome, Shell, local, own, remote, words};
+use super::{Fault, Outcome, Shell, local, own, remote, transfer, words};
 use crate::{cli::sentence, json::Value};
 
 /// One file for each kind of command; each has its words, its help and its work together.
@@ -12,8 +12,8 @@ pub enum Command {
     Pwd(remote::Pwd),
     Cd(remote::Cd),
     Ls(remote::Ls),
-    Get(remote::Get),
-    Put(remote::Put),
+    Get(transfer::Get),
+    Put(transfer::Put),
     Mkdir(remote::Mkdir),
     Rm(remote::Rm),
     Mv(remote::Mv),
@@ -123,7 +123,10 @@ impl Command {
 
     /// Whether it must not be done twice.
     pub fn changes(&self) -> bool {
-        matches!(self, Self::Mkdir(_) | Self::Rm(_) | Self::Mv(_))
+        matches!(
+            self,
+            Self::Put(_) | Self::Mkdir(_) | Self::Rm(_) | Self::Mv(_)
+        )
     }
 
     /// Does it.
@@ -133,7 +136,7 @@ impl Command {
             Self::Cd(cd) => cd.run(shell).await,
             Self::Ls(ls) => ls.run(shell).await,
             Self::Get(get) => get.run(shell).await,
-            Self::Put(put) => put.run(shell),
+            Self::Put(put) => put.run(shell).await,
             Self::Mkdir(mkdir) => mkdir.run(shell).await,
             Self::Rm(rm) => rm.run(shell).await,
             Self::Mv(mv) => mv.run(shell).await,

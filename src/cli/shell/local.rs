@@ -107,15 +107,8 @@ impl Lls {
             let literal = words::literal(word);
             let path = Path::new(&literal);
             let whole: Vec<(PathBuf, String)> = if words::is_pattern(word) {
-                let all = glob::glob(word);
-                let all = all
-                    .map_err(|e| Fault::usage(format!("the pattern cannot be read: {}", e.msg)))?;
                 let shown = |path: PathBuf| (path.clone(), path.display().to_string());
-                let all: Vec<_> = all.flatten().map(shown).collect();
-                if all.is_empty() {
-                    return Err(no_match(&literal));
-                }
-                all
+                expand(word)?.into_iter().map(shown).collect()
             } else if fs::metadata(path)
                 .map_err(|e| failed("list", path, &e))?
                 .is_dir()
@@ -151,6 +144,21 @@ impl Lls {
         }
         let objects = found.iter().map(|entry| to_object(&ls::fields(entry)));
         Ok(Value::Array(objects.collect()))
+    }
+}
+
+/// The paths here that a word means: itself, or what its pattern matches.
+pub fn expand(word: &str) -> Result<Vec<PathBuf>, Fault> {
+    let literal = words::literal(word);
+    if !words::is_pattern(word) {
+        return Ok(vec![literal.into()]);
+    }
+    let all = glob::glob(word)
+        .map_err(|e| Fault::usage(format!("the pattern cannot be read: {}", e.msg)))?;
+    let all: Vec<PathBuf> = all.flatten().collect();
+    match all.is_empty() {
+        true => Err(no_match(&literal)),
+        false => Ok(all),
     }
 }
 

@@ -5,11 +5,9 @@ use clap::Args;
 use super::{Fault, LISTED, Outcome, Shell, full, local::no_match, words};
 use crate::{
     cli::{
-        get::{Options, fetch::Fetch, tally::Voice},
         ls, output,
-        remote::{Place, exact_time, time},
+        remote::{exact_time, time},
     },
-    client::peer::Peer,
     error::{Code, Error, printable},
     json::Value,
     root::tree::TreePath,
@@ -149,6 +147,17 @@ impl Shell {
         }
     }
 
+    /// The one path that a word means.
+    pub(super) fn path(&self, word: &str) -> Result<String, Fault> {
+        Ok(self.one(word)?.path)
+    }
+
+    /// The paths of all that several words mean.
+    pub(super) async fn all_paths(&mut self, words: &[String]) -> Result<Vec<String>, Fault> {
+        let all = self.all(words).await?;
+        Ok(all.into_iter().map(|found| found.path).collect())
+    }
+
     /// All that several words mean.
     async fn all(&mut self, words: &[String]) -> Result<Vec<Found>, Fault> {
         let mut all = Vec::new();
@@ -221,27 +230,6 @@ pub struct Ls {
     recursive: bool,
     /// Directories or files [default: the directory where you are]
     #[arg(value_name = "PATH")]
-    paths: Vec<String>,
-}
-
-/// Fetch files to the directory here
-///
-/// What breaks off goes on where it was when you fetch it again. A file that is here
-/// already and is the same is not fetched.
-#[derive(Debug, Args)]
-pub struct Get {
-    #[command(flatten)]
-    options: Options,
-    /// What is fetched
-    #[arg(required = true, value_name = "FILE")]
-    paths: Vec<String>,
-}
-
-/// Not there yet: files are sent with `m2y send`
-#[derive(Debug, Args)]
-pub struct Put {
-    /// What would be sent
-    #[arg(value_name = "FILE")]
     paths: Vec<String>,
 }
 
@@ -397,67 +385,6 @@ impl Ls {
     }
 }
 
-impl Get {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
-        let found = shell.all(&self.paths).await?;
-        let place = |found: Found| Place {
-            peer: shell.name.clone(),
-            path: found.path,
-        };
-        let places: Vec<Place> = found.into_iter().map(place).collect();
-        let only = places.len() == 1;
-        let voice = match shell.json {
-            true => Voice::Kept(Vec::new()),
-            false => Voice::Lines,
-        };
-        let here = std::path::Path::new(".");
-        let progress = shell.progress.clone();
-        let mut fetch = Fetch::new(self.options.clone(), here, progress.clone(), voice)?;
-        if shell.person && !shell.json {
-            progress.begin(self.options.is_several(places.len()));
-        }
-        let places: Vec<&Place> = places.iter().collect();
-        let fetched = fetch.places(&mut shell.link, &places, only).await;
-        progress.end();
-        let (ended, kept) = fetch.end();
-        fetched?;
-        let reason = kept.iter().find_map(|object| {
-            let reason = object.get("error").and_then(Value::as_str);
-            reason.map(str::to_owned)
-        });
-        let content = match shell.json {
-            true => Value::Array(kept),
-            false => Value::Null,
-        };
-        let Err(unfetched) = ended else {
-            return Ok(content);
-        };
-        let code = unfetched.error.code;
-        let fault = Fault::from(match reason {
-            // It is the status that programs look at first.
-            Some(reason) if only && code != Code::Partly => Error::new(code, reason),
-            _ => unfetched.error,
-        });
-        Err(match unfetched.differs && code != Code::Partly {
-            true => fault.with(409),
-            false => fault,
-        }
-        .holding(content))
-    }
-}
-
-impl Put {
-    pub(super) fn run(&self, shell: &Shell) -> Outcome {
-        let file = self.paths.first().map_or("FILE", String::as_str);
-        let sentence = format!(
-            "a shell cannot send yet: use `m2y send --to {} --folder FOLDER {}`",
-            shell.name,
-            printable(&words::literal(file), 300)
-        );
-        Err(Fault::from(Error::new(Code::Failed, sentence)).with(501))
-    }
-}
-
 impl Shell {
     /// A path as seen from the directory where one is, if it lies below that.
     fn relative(&self, path: &str) -> String {
@@ -471,14 +398,6 @@ impl Shell {
         }
     }
 
-    /// A change that failed because something is in its way.
-    async fn in_the_way(&self, peer: &Peer, fault: Fault, path: &str) -> Fault {
-        match fault.error.code == Code::Failed && peer.stat(path).await.is_ok() {
-            true => fault.with(409),
-            false => fault,
-        }
-    }
-
     fn did(&self, what: &str, found: &Found) {
         self.say(format_args!("{what} /{}", printable(&found.path, 8_192)));
     }
@@ -489,9 +408,7 @@ impl Mkdir {
         let peer = shell.link.peer().await?;
         for word in &self.paths {
             let found = shell.one(word)?;
-            if let Err(fault) = found.about(peer.make_dir(&found.path).await) {
-                return Err(shell.in_the_way(&peer, fault, &found.path).await);
-            }
+            found.about(peer.make_dir(&found.path).await)?;
             shell.did("made", &found);
         }
         Ok(Value::Null)
@@ -535,9 +452,7 @@ impl Mv {
                 true => format!("{}/{}", to.path, last(&found.path)),
                 false => to.path.clone(),
             };
-            if let Err(fault) = found.about(peer.rename(&found.path, &path).await) {
-                return Err(shell.in_the_way(&peer, fault, &path).await);
-            }
+            found.about(peer.rename(&found.path, &path).await)?;
             shell.did("moved", &found);
         }
         Ok(Value::Null)

@@ -1,0 +1,39 @@
+//! What people say about another file of the same name.
+
+use clap::{Args, ValueEnum};
+
+use crate::root::conflict::Conflict;
+
+/// What is done about files that are there.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OnConflict {
+    /// Where there is another file of that name: leave it and fail, leave it, write over
+    /// it, or take a name with a number
+    #[arg(long, value_enum, default_value_t = Choice::Fail)]
+    conflict: Choice,
+}
+
+/// One of the ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    Fail,
+    Skip,
+    Overwrite,
+    Rename,
+}
+
+impl OnConflict {
+    /// Whether another file is left without a word.
+    pub fn skips(self) -> bool {
+        self.conflict == Choice::Skip
+    }
+
+    /// What is done where the name is given.
+    pub fn conflict(self) -> Conflict {
+        match self.conflict {
+            Choice::Fail | Choice::Skip => Conflict::Refuse,
+            Choice::Overwrite => Conflict::Overwrite,
+            Choice::Rename => Conflict::Rename,
+        }
+    }
+}

@@ -11,14 +11,17 @@
 mod common;
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    process::{Command, Output},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use common::{
-    Local, PETER, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, relay::Relay,
+    Local, M2Y, PETER, Process, ROLAND, Random, World, ZHENQIANG, names, noise, read_meta,
+    relay::Relay, said,
 };
 use futures_util::future::join_all;
 use m2y::{
@@ -442,6 +445,26 @@ async fn two_who_want_one_path_at_once_do_not_lose_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_attempts_at_one_file_leave_it_once() {
+    let hooks = "[OnMeta]\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "put"));
+    let ini = "[hooks]\nretry_delay = 10ms\nretry_limit = 1000\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    world.script("received.rhai", "throw \"not today\";");
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    for _ in 0..2 {
+        let stored = put(&world, &server.address, &local, "photo/a.jpg").await;
+        assert_eq!(stored.unwrap(), None);
+    }
+    assert_eq!(names(&world.photo(), ".data").len(), 2);
+    world.script("received.rhai", "");
+    wait_for(|| there(&world) == ["a.jpg"]).await;
+    server.stop().await;
+    assert_eq!(fs::read(world.photo().join("a.jpg")).unwrap(), b"mine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_list_sees_it_at_once() {
     let world = World::new(&sharing("[OnMeta]\n", "list get put mkdir"));
     let server = Process::serve(&world.there);
@@ -453,4 +476,193 @@ async fn who_may_list_sees_it_at_once() {
         .await
         .unwrap();
     assert_eq!(peer.stat("photo/new/a.jpg").await.unwrap().size, 4);
+}
+
+/// What the program says to `m2y put`, in the directory of the world.
+fn run(world: &World, address: &str, args: &[&str]) -> Output {
+    Command::new(M2Y)
+        .args(["put", "--server", address])
+        .args(args)
+        .env("M2Y_ROOT", world.here.path())
+        .env_remove("M2Y_LOG")
+        .current_dir(world.dir.path())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn files_and_directories_are_put_by_command() {
+    let world = World::new(&sharing("[OnMeta]\n", "list put mkdir"));
+    let server = Process::serve(&world.there);
+    let put = |args: &[&str]| run(&world, &server.address, args);
+    for file in ["a.jpg", "b.jpg", "2026/may/c.jpg", "2026/.hidden"] {
+        let path = world.dir.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, file).unwrap();
+    }
+    fs::create_dir(world.dir.path().join("2026/empty")).unwrap();
+    let output = put(&["a.jpg", "b.jpg", "roland-frei:photo"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("stored 2 files: "));
+    let output = put(&["-r", "--json", "2026", "roland-frei:photo"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains(r#""path":"photo/2026/may/c.jpg""#));
+    let output = put(&["a.jpg", "roland-frei:photo/2026/as.jpg"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = put(&["a.jpg", "roland-frei:photo/2026"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let photo = world.photo();
+    for (path, text) in [
+        ("a.jpg", "a.jpg"),
+        ("b.jpg", "b.jpg"),
+        ("2026/may/c.jpg", "2026/may/c.jpg"),
+        ("2026/as.jpg", "a.jpg"),
+        ("2026/a.jpg", "a.jpg"),
+    ] {
+        assert_eq!(
+            fs::read_to_string(photo.join(path)).unwrap(),
+            text,
+            "{path}"
+        );
+    }
+    assert!(photo.join("2026/empty").is_dir());
+    // Once more, and nothing moves.
+    let output = put(&["-r", "a.jpg", "2026", "roland-frei:photo"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("stored 0 files: "),
+        "{}",
+        said(&output)
+    );
+    assert!(
+        said(&output).contains("2 the same already"),
+        "{}",
+        said(&output)
+    );
+    // Another file in the place of one.
+    fs::write(world.dir.path().join("a.jpg"), "other").unwrap();
+    for (args, code, words) in [
+        (&["a.jpg", "roland-frei:photo"][..], 1, "take --conflict"),
+        (
+            &["a.jpg", "b.jpg", "roland-frei:photo"],
+            3,
+            "1 file not stored",
+        ),
+        (
+            &["--conflict", "skip", "a.jpg", "roland-frei:photo"],
+            0,
+            "1 skipped",
+        ),
+        (
+            &["--conflict", "overwrite", "a.jpg", "roland-frei:photo"],
+            10,
+            "right to remove",
+        ),
+        (
+            &["--conflict", "rename", "a.jpg", "roland-frei:photo"],
+            0,
+            "stored 1 file",
+        ),
+        (&["2026", "roland-frei:photo"], 2, "take -r"),
+        (
+            &["a.jpg", "roland-frei:photo/none/a.jpg"],
+            4,
+            "no such file or directory",
+        ),
+        (
+            &["none.jpg", "roland-frei:photo"],
+            4,
+            "cannot open none.jpg",
+        ),
+        (&["a.jpg", "roland-frei"], 2, "a path is missing"),
+        (&["a.jpg", "roland-frei:photo/x.rhai"], 1, "m2y's own"),
+        (&["a.jpg", "nobody:photo"], 12, "no contact nobody"),
+        (&["a.jpg"], 2, "PEER:PATH"),
+    ] {
+        let output = put(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            said(&output)
+        );
+        assert!(said(&output).contains(words), "{args:?}: {}", said(&output));
+    }
+    assert_eq!(fs::read_to_string(photo.join("a_2.jpg")).unwrap(), "other");
+}
+
+/// Puts files while the server is killed again and again. What the program said is stored
+/// lies there, whole; what it did not say gets there in the end; nothing else stays.
+#[test]
+fn a_server_that_is_killed_fifteen_times_loses_nothing_that_was_put() {
+    for hooks in ["[OnMeta]\n", "[OnMeta]\n[OnReceived]\nr.rhai\n"] {
+        let world = World::new(&sharing(hooks, "list put"));
+        world.script("r.rhai", "state.add(event.path, 1);");
+        fs::create_dir(world.photo().join("sub")).unwrap();
+        let source = world.dir.path().join("source");
+        fs::create_dir(&source).unwrap();
+        let mut random = Random(7);
+        let mut files = HashMap::new();
+        for number in 0..60 {
+            let name = format!("f{number}");
+            let bytes = noise([0, 1_000, 70_000, 1_500_000][random.index(4)] + number);
+            fs::write(source.join(&name), &bytes).unwrap();
+            files.insert(name, bytes);
+        }
+        let names_of: Vec<String> = files.keys().map(|name| format!("source/{name}")).collect();
+        let mut server = Process::serve(&world.there);
+        let (mut kills, mut calls) = (0, 0);
+        loop {
+            let address = server.address.clone();
+            let mut args = vec!["--json"];
+            args.extend(names_of.iter().map(String::as_str));
+            args.push("roland-frei:photo/sub");
+            let output = std::thread::scope(|scope| {
+                let putting = scope.spawn(|| run(&world, &address, &args));
+                if kills < 15 {
+                    // At a moment that looks random.
+                    std::thread::sleep(Duration::from_millis(random.below(150)));
+                    server.child.kill().unwrap();
+                    server.child.wait().unwrap();
+                    kills += 1;
+                }
+                putting.join().unwrap()
+            });
+            for line in String::from_utf8(output.stdout.clone()).unwrap().lines() {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                if line["status"] == "stored" || line["status"] == "same" {
+                    let path = line["path"].as_str().unwrap();
+                    let name = path.rsplit('/').next().unwrap();
+                    // Its hooks may still have to run again.
+                    let waits = names(&world.photo(), ".data");
+                    let waits = waits.iter().map(|name| world.photo().join(name));
+                    let mut places = waits.chain([world.receiver.path().join(path)]);
+                    let is = |at| fs::read(at).is_ok_and(|is| is == files[name]);
+                    assert!(places.any(is), "{path}");
+                }
+            }
+            calls += 1;
+            if output.status.success() {
+                break;
+            }
+            assert!(calls < 100, "{}", said(&output));
+            if !server.is_alive() {
+                server = Process::serve(&world.there);
+            }
+        }
+        if !server.is_alive() {
+            server = Process::serve(&world.there);
+        }
+        assert_eq!(server.stop(), Some(0));
+        for (name, bytes) in &files {
+            let is = fs::read(world.photo().join("sub").join(name)).unwrap();
+            assert!(is == *bytes, "{name}");
+        }
+        // What a server that was killed left of earlier attempts is hidden, and no file
+        // has a second place.
+        let mut left = names(&world.photo(), "");
+        left.retain(|name| !name.starts_with('.') && name != "m2y.config" && name != "r.rhai");
+        assert_eq!(left, ["sub"], "{hooks}");
+        assert_eq!(names(&world.photo().join("sub"), "").len(), files.len());
+    }
 }

@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 /// So long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const SHARED: &str = "[OnMeta]\n[OnReceived]\n[share]\nzhenqiang = list get mkdir rm mv\n";
+const SHARED: &str = "[OnMeta]\n[OnReceived]\n[share]\nzhenqiang = list get put mkdir rm mv\n";
 
 /// Roland's server, which shows the folder `photo`, and a directory of zhenqiang's.
 struct Home {
@@ -161,11 +161,17 @@ fn every_command_of_the_table_does_what_it_says() {
         home.ok("get photo/2026/june.txt\n")
             .contains("1 the same already")
     );
-    let said = home.fails(1, "put june.txt\n");
-    assert!(
-        said.contains("m2y send --to roland-frei --folder FOLDER june.txt"),
-        "{said}"
-    );
+    fs::write(here.join("to put.txt"), "put").unwrap();
+    let said = home.ok("cd photo/2026\nput 'to put.txt'\nput *put* --to may\nput -r may\n");
+    assert_eq!(said.matches("stored 1 file: ").count(), 2, "{said}");
+    assert!(said.contains("1 the same already"), "{said}");
+    for path in ["2026/to put.txt", "2026/may/to put.txt"] {
+        assert_eq!(fs::read(home.world.photo().join(path)).unwrap(), b"put");
+    }
+    let said = home.fails(2, "put june.txt\n");
+    assert!(said.contains("files lie in folders"), "{said}");
+    let said = home.fails(4, "cd photo\nput *.none\n");
+    assert!(said.contains("nothing matches *.none"), "{said}");
 }
 
 #[test]
@@ -294,6 +300,9 @@ fn for_programs_each_command_is_answered_with_one_object() {
         "get a.jpg",
         "stat nothing",
         "put x",
+        "put b.jpg",
+        "put b.jpg --to mine.jpg",
+        "put b.jpg nothing --to 2026",
         "pdw",
         "du 2026",
         "! echo hi; exit 3",
@@ -308,7 +317,8 @@ fn for_programs_each_command_is_answered_with_one_object() {
     assert_eq!(
         codes,
         [
-            200, 200, 200, 409, 409, 409, 409, 200, 404, 501, 400, 200, 500, 200, 404, 200
+            200, 200, 200, 409, 409, 409, 409, 200, 404, 404, 409, 200, 207, 400, 200, 500, 200,
+            404, 200
         ],
         "{answers:#?}"
     );
@@ -326,12 +336,15 @@ fn for_programs_each_command_is_answered_with_one_object() {
     assert_eq!(answers[2]["content"][1]["type"], "dir");
     assert!(answers[3]["content"].is_null());
     assert_eq!(answers[7]["content"][0]["status"], "fetched");
+    let stored = &answers[11]["content"][0];
+    assert_eq!(stored["status"], "stored");
+    assert_eq!(stored["path"], "photo/mine.jpg");
     assert_eq!(
-        answers[11]["content"],
-        json!({"bytes": 5, "files": 2, "dirs": 1})
+        answers[14]["content"],
+        json!({"bytes": 9, "files": 3, "dirs": 1})
     );
     assert_eq!(
-        answers[13]["content"],
+        answers[16]["content"],
         json!({"exit": 0, "stdout": "hi\n", "stderr": ""})
     );
 }

@@ -1,7 +1,7 @@
 //! Files that are whole or not there: written beside, flushed, then renamed.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::fd::AsFd,
     path::Path,
     sync::{
@@ -290,6 +290,23 @@ pub fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
+    }
+}
+
+/// Whether two files hold the same from where they are read.
+pub fn is_same(a: impl Read, b: impl Read) -> io::Result<bool> {
+    let (mut a, mut b) = (BufReader::new(a), BufReader::new(b));
+    loop {
+        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
+        let len = left.len().min(right.len());
+        if left.get(..len) != right.get(..len) {
+            return Ok(false);
+        }
+        if len == 0 {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        a.consume(len);
+        b.consume(len);
     }
 }
 

@@ -14,6 +14,7 @@
 //!     contacts.ini                     [CONTACT] address = host:port
 //!     .requests/<32 hex digits>        requests to be a contact, not answered yet
 //!     .openings/CONTACT                by which a recorded opening is known again
+//!     .puts/<32 hex digits>            which attempt to put a large file is under way
 //!     FOLDER/m2y.config                what makes a directory an m2y-folder
 //!     FOLDER/.quarantine/              files that a hook put out of sight
 //! ```

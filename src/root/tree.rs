@@ -28,6 +28,13 @@ const MAX_DEPTH: usize = 64;
 /// lies, and one that a peer could write would have anything sent.
 const OWN: [&str; 4] = [".rhai", ".meta", ".done", ".failed"];
 
+/// Whether a file of that name is m2y's own, and nothing that others see or make.
+pub fn is_own(name: &str) -> bool {
+    // A file system may take other letters for the same.
+    let lower = name.to_ascii_lowercase();
+    lower == CONFIG || OWN.iter().any(|ending| lower.ends_with(ending))
+}
+
 /// A path below a directory, from a peer: components that each are a plain name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TreePath(Vec<String>);
@@ -127,13 +134,10 @@ impl Tree {
 
     /// Whether others may know of a file of that name.
     fn shows(&self, name: &str) -> bool {
-        // A file system may take other letters for the same.
-        let lower = name.to_ascii_lowercase();
         name.len() <= MAX_NAME
             && !name.starts_with('.')
-            && lower != CONFIG
-            && !OWN.iter().any(|ending| lower.ends_with(ending))
-            && !self.scripts.contains(&lower)
+            && !is_own(name)
+            && !self.scripts.contains(&name.to_ascii_lowercase())
             && !(self.hides)(name)
     }
 

@@ -83,15 +83,41 @@ impl Destination {
     }
 
     /// Gives a file of the folder its path. That survives a loss of power when both
-    /// directories are flushed.
+    /// directories are flushed. Where it is there already, from an attempt of which its
+    /// sender did not hear any more, this one goes.
     pub fn place(&self, folder: &Folder, name: &str) -> io::Result<Placed> {
         let config = folder.config().map_err(io::Error::other)?;
         let (file, _) = file::open_itself(folder.dir(), name)?;
         // A file system that keeps no such time keeps the file all the same.
         let _ = file.into_std().set_modified(moment(self.modified));
         let tree = Tree::new(folder.dir(), Some(&config));
-        let (path, dir) = tree.take_in(folder.dir(), name, &self.path, self.conflict)?;
-        Ok(Placed { path, dir })
+        match tree.take_in(folder.dir(), name, &self.path, self.conflict) {
+            Ok((path, dir)) => Ok(Placed { path, dir }),
+            Err(e)
+                if e.kind() == io::ErrorKind::AlreadyExists
+                    && self.holds(&tree, folder, name)? =>
+            {
+                folder.dir().remove_file(name)?;
+                Ok(Placed {
+                    path: self.path.clone(),
+                    dir: folder.dir().open_dir(".")?,
+                })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether what is there is the same file.
+    fn holds(&self, tree: &Tree, folder: &Folder, name: &str) -> io::Result<bool> {
+        let Ok((there, about)) = tree.open(&self.path) else {
+            return Ok(false);
+        };
+        let (ours, is) = file::open_itself(folder.dir(), name)?;
+        // As exactly as file systems keep times.
+        if about.size != is.len() || about.modified.abs_diff(self.modified) >= 1_000 {
+            return Ok(false);
+        }
+        file::is_same(there, ours)
     }
 }
 

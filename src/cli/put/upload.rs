@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     Options,
-    walk::{Found, Walk, name_of},
+    walk::{Found, Walk},
 };
 use crate::{
     cli::{
@@ -21,7 +21,7 @@ use crate::{
     error::{Code, Error, printable},
     json::Value,
     meta::Meta,
-    root::tree::TreePath,
+    root::tree::{TreePath, is_own},
     transfer::{Observer, put::Put},
 };
 
@@ -199,7 +199,15 @@ impl Upload {
     }
 
     async fn open(&self, link: &Link, file: PathBuf, path: String) -> Result<Put, Error> {
-        if TreePath::parse(&path).is_none() || name_of(&file).is_none() {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if is_own(name) {
+            let sentence = format!(
+                "nobody takes {}: files that end with .rhai, .meta, .done or .failed and m2y.config are m2y's own",
+                printable(name, 300)
+            );
+            return Err(Error::new(Code::Failed, sentence));
+        }
+        if TreePath::parse(&path).is_none() {
             let path = printable(&path, 300);
             let sentence = format!("no file of a contact can have the path {path:?}");
             return Err(Error::new(Code::Failed, sentence));

@@ -1,10 +1,6 @@
 //! Files here that are to be put, and the directories that they are in.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    vec,
-};
+use std::{fs, io, path::PathBuf, vec};
 
 use crate::error::{Code, Error};
 
@@ -135,14 +131,11 @@ impl Iterator for Walk {
     }
 }
 
-/// The last name of a path that was named, if it has one.
-pub fn name_of(path: &Path) -> Option<&str> {
-    path.file_name().and_then(|name| name.to_str())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -11,7 +11,7 @@ With --json each command is answered with one object on one line: status_code,
 status_message, and content, which is null where there is nothing to say.
 
   200  OK
-  207  get: some came and some did not
+  207  get, put: some got through and some did not
   400  the command is written wrong
   401  a key or an identity is missing or does not match
   403  the contact will not have it
@@ -21,7 +21,6 @@ status_message, and content, which is null where there is nothing to say.
   422  the bytes that came are not those that were sent
   499  interrupted
   500  it failed
-  501  this command is not there yet
   502  no connection, or it was cut
   503  the server cannot do it now: try later";
 

@@ -35,7 +35,7 @@ use futures_util::future::join_all;
 use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
-    meta::{Features, FileKey, Wire},
+    meta::{Features, FileKey, TransferId, Wire},
     root::{Root, user::User},
     transfer::{
         Observer, Unobserved,
@@ -1688,6 +1688,53 @@ async fn what_a_server_says_is_printed_without_its_control_characters() {
         assert!(!text.contains(bad), "{text:?}");
         assert_eq!(text.trim_end().lines().count(), 1, "{text:?}");
     }
+}
+
+/// Who gives a file up passes over its blocks up to the server's error, and looks at them no
+/// more after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_file_that_was_given_up_comes_behind_the_error() {
+    let world = World::in_memory(&sharing("list get"));
+    write(world.photo().join("large.bin"), noise(6_000_000));
+    let server = Local::serve(&world.there).await;
+    let asked = Wire {
+        session: true,
+        ..peer::request(document(ZHENQIANG, ROLAND, ""), CAN)
+    };
+    let mut side = peer::open(&server.address, &asked).await;
+    let stat = Request::Stat {
+        path: "photo".to_owned(),
+    };
+    for round in 0..60_u32 {
+        let transfer = round * 10 + 1;
+        let id = TransferId([round as u8; 16]);
+        let mut meta = document(ZHENQIANG, ROLAND, "");
+        meta.id = Some(id);
+        let reply = peer::yes(&peer::request(meta, CAN), round as u8);
+        let get = Request::Get {
+            path: "photo/large.bin".to_owned(),
+            id,
+            filekey: reply.filekey.clone().unwrap(),
+            held: None,
+        };
+        side.with_key(transfer, &reply);
+        side.say(Kind::Request, transfer, &get.to_body()).await;
+        let (head, _) = side.hear().await.unwrap();
+        assert_eq!((head.kind, head.transfer), (Kind::Reply, transfer));
+        for _ in 0..round % 5 {
+            assert_eq!(side.hear().await.unwrap().0.kind, Kind::Block);
+        }
+        let enough = record::encode_error(&Error::new(Code::Failed, "enough"));
+        side.say(Kind::Error, transfer, &enough).await;
+        while side.hear().await.unwrap().0.kind != Kind::Error {}
+        for asked in [transfer + 1, transfer + 2] {
+            side.say(Kind::Request, asked, &stat.to_body()).await;
+            let (head, _) = side.hear().await.unwrap();
+            assert_eq!((head.kind, head.transfer), (Kind::Reply, asked), "{round}");
+        }
+    }
+    drop(side);
+    server.stop().await;
 }
 
 // Versions that know more, or less.

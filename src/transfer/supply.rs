@@ -12,7 +12,10 @@ use super::{
     BUFFER, LARGE_FILE,
     sealing::{Attempt, Blocks},
 };
-use crate::{error::Error, wire::record::MAX_RECORD};
+use crate::{
+    error::{Code, Error},
+    wire::record::MAX_RECORD,
+};
 
 /// What was made.
 pub struct Made {
@@ -43,12 +46,16 @@ impl Supply {
         self.waiting.push_back(Blocks::new(attempt));
     }
 
-    /// Makes nothing more of a file.
-    pub fn give_up(&mut self, transfer: u32) {
+    /// Makes nothing more of a file. Whether blocks of it may be among those that are being
+    /// made: then it ends with them.
+    pub fn give_up(&mut self, transfer: u32) -> bool {
+        let before = self.waiting.len();
         self.waiting.retain(|blocks| blocks.transfer() != transfer);
-        if self.work.is_some() {
+        let is_made = self.work.is_some() && self.waiting.len() == before;
+        if is_made {
             self.given_up.insert(transfer);
         }
+        is_made
     }
 
     /// Begins with the next buffer, unless one is made already.
@@ -80,6 +87,8 @@ impl Supply {
         {
             self.waiting.push_front(blocks);
         }
+        let over = |transfer| (transfer, Err(Error::new(Code::Later, "given up")));
+        made.ended.extend(given_up.into_iter().map(over));
         Some(made)
     }
 

@@ -252,12 +252,17 @@ impl Session<'_> {
         let before = self.listings.len();
         self.listings.retain(|(listed, _)| *listed != transfer);
         let was_fetched = self.fetched.remove(&transfer).is_some();
-        if was_fetched {
-            self.supply.give_up(transfer);
+        if was_fetched && self.supply.give_up(transfer) {
+            // Its last word comes behind its blocks.
+            return Ok(());
         }
         match was_fetched || self.listings.len() < before {
             true => self.let_go(transfer),
-            false => Ok(()),
+            false => {
+                // All of a listing was said, and nobody acknowledges it any more.
+                self.unread.remove(&transfer);
+                Ok(())
+            }
         }
     }
 

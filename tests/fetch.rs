@@ -959,6 +959,24 @@ fn of_two_files_with_one_name_the_second_finds_the_first() {
 }
 
 #[test]
+fn a_path_that_two_contacts_have_is_fetched_from_both() {
+    let world = World::new(&sharing("list get"));
+    let peter = person(&world.there, PETER);
+    introduce(&world.sender, &peter);
+    let folder = peter.create_folder(&common::name("photo")).unwrap();
+    fs::write(folder.path_of("m2y.config"), sharing("list get")).unwrap();
+    write(world.photo().join("a.txt"), "of roland");
+    write(folder.path_of("a.txt"), "of peter");
+    let server = Process::serve(&world.there);
+    let client = Machine::of(&world);
+    let args = ["get", "--conflict", "rename", "--server", &server.address];
+    let places = ["roland-frei:photo/a.txt", "peter-norton:photo/a.txt"];
+    client.ok(&[&args[..], &places].concat());
+    assert_eq!(client.read("a.txt"), b"of roland");
+    assert_eq!(client.read("a_2.txt"), b"of peter");
+}
+
+#[test]
 fn files_of_every_length_come_with_their_times() {
     let world = World::new(&sharing("list get"));
     let lengths = [0, 1, 65_535, 65_536, 65_537, 131_072, 3_000_001];

@@ -47,6 +47,7 @@ use m2y::{
         request::{Coming, Entry, Reply, Request},
     },
 };
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -988,6 +989,24 @@ fn of_two_files_with_one_name_the_second_finds_the_first() {
 }
 
 #[test]
+fn a_path_that_two_contacts_have_is_fetched_from_both() {
+    let world = World::new(&sharing("list get"));
+    let peter = person(&world.there, PETER);
+    introduce(&world.sender, &peter);
+    let folder = peter.create_folder(&common::name("photo")).unwrap();
+    fs::write(folder.path_of("m2y.config"), sharing("list get")).unwrap();
+    write(world.photo().join("a.txt"), "of roland");
+    write(folder.path_of("a.txt"), "of peter");
+    let server = Process::serve(&world.there);
+    let client = Machine::of(&world);
+    let args = ["get", "--conflict", "rename", "--server", &server.address];
+    let places = ["roland-frei:photo/a.txt", "peter-norton:photo/a.txt"];
+    client.ok(&[&args[..], &places].concat());
+    assert_eq!(client.read("a.txt"), b"of roland");
+    assert_eq!(client.read("a_2.txt"), b"of peter");
+}
+
+#[test]
 fn files_of_every_length_come_with_their_times() {
     let world = World::new(&sharing("list get"));
     let lengths = [0, 1, 65_535, 65_536, 65_537, 131_072, 3_000_001];
@@ -1296,6 +1315,55 @@ fn a_file_that_changed_between_two_cuts_starts_over_and_says_so() {
         }
         fs::remove_file(client.here.join("large.bin")).unwrap();
     }
+}
+
+#[test]
+fn the_bar_counts_what_breaks_off_and_goes_on_once() {
+    let world = World::new(&sharing("list get"));
+    large(&world.photo().join("large.bin"), 6);
+    let server = Process::serve(&world.there);
+    let limits = vec![(2 * MIB + 100_000, Then::Cut), (MIB + 100_000, Then::Cut)];
+    let relay = Relay::before(&server.address, limits);
+    let client = Machine::of(&world);
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let theirs = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
+    let theirs = || fs::File::options().read(true).write(true).open(&theirs);
+    let file = "roland-frei:photo/large.bin";
+    let mut child = client
+        .command(&["get", "--limit", "8M", "--server", &relay.address, file])
+        .env("TERM", "xterm")
+        .stdout(Stdio::null())
+        .stderr(theirs().unwrap())
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    // At the end of a terminal there is an error.
+    let _ = fs::File::from(ours).read_to_end(&mut shown);
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(child.wait().unwrap().success(), "{shown:?}");
+    assert_eq!(relay.connections(), 3);
+    let frames: Vec<&str> = shown
+        .split(['\r', '\u{1b}'])
+        .filter(|frame| frame.contains("░"))
+        .collect();
+    let mut before = 0.0;
+    for frame in &frames {
+        // `large.bin ░░░   9% 655.36 kB/6.29 MB 8.12 MB/s 0s`
+        let (so_far, whole) = frame.split_once('/').unwrap();
+        assert!(whole.starts_with("6.29 MB "), "{frame}");
+        let mut words = so_far.split(' ').rev();
+        let unit = ["B", "kB", "MB"].map(Some).iter().position({
+            let unit = words.next();
+            move |of| *of == unit
+        });
+        let number: f64 = words.next().unwrap().parse().unwrap();
+        let bytes = number * 1_000_f64.powi(unit.unwrap() as i32);
+        assert!(before <= bytes && bytes <= 6_290_000.0, "{frame}");
+        before = bytes;
+    }
+    assert!(before > 0.0 && frames.len() > 3, "{shown:?}");
 }
 
 #[test]

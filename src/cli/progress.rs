@@ -37,6 +37,8 @@ struct State {
     files: u64,
     /// Bytes that are there, or were sent.
     bytes: u64,
+    /// Of those, the ones that are yet to come again: what comes next is not counted.
+    again: u64,
     /// Bytes that moved, those that moved twice too, and not those that were there before.
     moved: u64,
     /// Files and bytes that there are, once that is known.
@@ -126,15 +128,30 @@ impl Progress {
         }
     }
 
-    /// So many bytes are there, from before or from what broke off.
-    pub fn set_bytes(&self, change: impl FnOnce(u64) -> u64) {
+    /// So many bytes were there before.
+    pub fn held(&self, bytes: u64) {
         let mut state = self.state();
-        state.bytes = change(state.bytes);
-        if let Shown::Bars(bars) = &state.shown {
-            bars.sum().set_position(state.bytes);
+        let more = state.count(bytes);
+        if more > 0
+            && let Shown::Bars(bars) = &state.shown
+        {
+            let bar = bars.sum();
+            bar.update(|bar| bar.set_pos(bar.pos().saturating_add(more)));
             // It is not how fast it goes.
-            bars.sum().reset_eta();
+            bar.reset_eta();
         }
+    }
+
+    /// All but so many bytes broke off, and come again or are held.
+    pub fn broke_off(&self, whole: u64) {
+        let mut state = self.state();
+        state.again = state.bytes.saturating_sub(whole);
+    }
+
+    /// So many bytes were counted that are none.
+    pub fn counted_twice(&self, bytes: u64) {
+        let mut state = self.state();
+        state.again = state.again.saturating_add(bytes);
     }
 
     /// Bytes that moved so far, those that moved twice too.
@@ -177,10 +194,10 @@ impl Progress {
 impl Observer for Progress {
     fn moved(&self, bytes: u64) {
         let mut state = self.state();
-        state.bytes = state.bytes.saturating_add(bytes);
         state.moved = state.moved.saturating_add(bytes);
+        let more = state.count(bytes);
         if let Shown::Bars(bars) = &state.shown {
-            bars.sum().inc(bytes);
+            bars.sum().inc(more);
         }
     }
 
@@ -204,6 +221,15 @@ impl Observer for Progress {
 }
 
 impl State {
+    /// Counts bytes; returns how many of them were not counted before.
+    fn count(&mut self, bytes: u64) -> u64 {
+        let again = self.again.min(bytes);
+        self.again -= again;
+        let more = bytes - again;
+        self.bytes = self.bytes.saturating_add(more);
+        more
+    }
+
     fn tell_total(&self) {
         let Shown::Bars(bars) = &self.shown else {
             return;
@@ -311,13 +337,15 @@ mod tests {
             progress.expect(name, 1_000);
         }
         progress.moved(700);
-        // It broke off, and of both together 300 bytes can be gone on with.
-        progress.set_bytes(|_| 300);
+        // It broke off, and of both together 300 bytes are held.
+        progress.broke_off(0);
+        progress.held(300);
         progress.over();
-        let had = Some((Instant::now() - Duration::from_secs(1_000), 700));
+        let before = Some((Instant::now() - Duration::from_secs(1_000), 700));
         let mut state = progress.state();
-        state.before = had;
-        assert_eq!(state.line(), "1 of 2 files, 300 bytes of 2.0 kB, 0 bytes/s");
+        state.before = before;
+        let line = "1 of 2 files, 700 bytes of 2.0 kB, 0 bytes/s";
+        assert_eq!(state.line(), line);
         drop(state);
         progress.moved(1_700);
         assert_eq!(progress.state().bytes, 2_000);

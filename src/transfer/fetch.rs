@@ -95,6 +95,8 @@ pub struct Session {
     written: usize,
     /// Files that are whole, and are not safe yet.
     whole: Vec<(u32, Received<Landing>)>,
+    /// Files that are being made safe.
+    landing: Option<JoinHandle<AllLanded>>,
     observer: Arc<dyn Observer>,
 }
 
@@ -116,6 +118,7 @@ impl Session {
             out: Vec::new(),
             written: 0,
             whole: Vec::new(),
+            landing: None,
             observer,
         }
     }
@@ -125,6 +128,14 @@ impl Session {
     /// returns.
     pub async fn run(mut self, asks: &mut Asks) -> Result<(), Error> {
         let result = self.records(asks).await;
+        // They have their names in a moment, and are not to be in the way of themselves in
+        // the next session.
+        if let Some(landing) = self.landing.take() {
+            for (transfer, landed) in landing.await.unwrap_or_default() {
+                // Nobody hears any more that it is here.
+                let _ = self.landed(transfer, landed);
+            }
+        }
         // Before anybody hears that something failed: who does looks whether it was the
         // session.
         asks.close();
@@ -151,7 +162,6 @@ impl Session {
         let intake = Intake::of_client(incoming, self.asked.clone(), &self.observer);
         let mut stage = Some(intake);
         let mut work: Option<JoinHandle<Stage>> = None;
-        let mut landing: Option<JoinHandle<AllLanded>> = None;
         let mut no_more = false;
         let mut tick = interval_at(Instant::now() + WORKING, WORKING);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -169,16 +179,20 @@ impl Session {
                     None => stage = Some(idle),
                 }
             }
-            if landing.is_none() && !self.whole.is_empty() {
+            if self.landing.is_none() && !self.whole.is_empty() {
                 let whole = std::mem::take(&mut self.whole);
-                landing = Some(task::spawn_blocking(move || land_all(whole)));
+                self.landing = Some(task::spawn_blocking(move || land_all(whole)));
             }
             let is_written = self.written == self.out.len();
-            if no_more && self.open.is_empty() && is_written && work.is_none() && landing.is_none()
+            if no_more
+                && self.open.is_empty()
+                && is_written
+                && work.is_none()
+                && self.landing.is_none()
             {
                 return Ok(());
             }
-            let busy = work.is_some() || landing.is_some() || self.open.is_empty();
+            let busy = work.is_some() || self.landing.is_some() || self.open.is_empty();
             let Channel { reader, writer, .. } = &mut self.channel;
             let pending = self.out.get(self.written..).unwrap_or_default();
             tokio::select! {
@@ -199,8 +213,8 @@ impl Session {
                     self.take_all(news)?;
                     result.map_err(ended)?;
                 }
-                done = join(&mut landing) => {
-                    landing = None;
+                done = join(&mut self.landing) => {
+                    self.landing = None;
                     for (transfer, landed) in done.ok_or_else(lost)? {
                         self.landed(transfer, landed)?;
                     }

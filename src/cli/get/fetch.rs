@@ -205,9 +205,7 @@ impl<'w> Work<'w> {
     }
 
     async fn session(&mut self, peer: &Peer) -> Result<(), Error> {
-        // What broke off counts when it is gone on with.
-        let whole = self.fetch.bytes;
-        self.fetch.progress.set_bytes(|_| whole);
+        self.fetch.progress.broke_off(self.fetch.bytes);
         self.taken.clear();
         let mut left = Vec::new();
         for (number, stop) in self.stops.iter_mut().enumerate() {
@@ -325,9 +323,7 @@ impl<'w> Work<'w> {
                 };
                 let held = landing.as_ref().ok().and_then(Landing::held);
                 let held = held.map_or(0, |held| held.bytes);
-                if held > 0 {
-                    progress.set_bytes(|bytes| bytes.saturating_add(held));
-                }
+                progress.held(held);
                 let landed = match landing {
                     Ok(landing) => match peer.get(&remote.path, landing) {
                         Ok(fetching) => fetching.landed().await,
@@ -446,10 +442,7 @@ impl<'w> Work<'w> {
                 self.fetch.bytes += landed.size;
                 // What was there may have been of another file, and came once more.
                 let twice = held.saturating_sub(landed.resumed);
-                if twice > 0 {
-                    let progress = &self.fetch.progress;
-                    progress.set_bytes(|bytes| bytes.saturating_sub(twice));
-                }
+                self.fetch.progress.counted_twice(twice);
                 if landed.name == remote.local.split_last().map_or("", |(_, name)| name) {
                     self.record.note(&remote);
                 }

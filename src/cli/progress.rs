@@ -202,7 +202,7 @@ impl Observer for Progress {
     }
 
     fn undone(&self, bytes: u64) {
-        self.set_bytes(|so_far| so_far.saturating_sub(bytes));
+        self.counted_twice(bytes);
     }
 
     fn file(&self, file: &Meta, moved: u64) {

@@ -28,7 +28,7 @@ use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
     root::conflict::Conflict,
-    transfer::{Observer, Unobserved, put::Put},
+    transfer::{Observer, Unobserved, outgoing::Outgoing, put::Put},
 };
 use tokio::sync::mpsc;
 
@@ -254,6 +254,27 @@ async fn what_a_hook_gives_a_place_stays_there() {
     let archive = world.receiver.path().join("archive");
     assert_eq!(names(&archive, ".data").len(), 1);
     assert_eq!(names(&world.photo().join(".quarantine"), ".data").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_hook_hands_on_is_sent_from_where_it_is() {
+    let hooks = "[OnMeta]\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "put"));
+    fs::create_dir(world.photo().join("sub")).unwrap();
+    world.script(
+        "received.rhai",
+        "send(#{ to: \"zhenqiang\", folder: \"photo\", file: event.data_file });",
+    );
+    let server = Process::serve(&world.there);
+    let local = world.file("a.jpg", b"mine");
+    let stored = put(&world, &server.address, &local, "photo/sub/a.jpg").await;
+    assert_eq!(stored.unwrap(), at("photo/sub/a.jpg"));
+    let meta = world.photo().join("a.meta");
+    wait_for(|| meta.exists()).await;
+    assert_eq!(server.stop(), Some(0));
+    let out = Outgoing::open_of(&world.receiver, &meta).unwrap();
+    assert_eq!(out.meta().filename, "a.jpg");
+    assert_eq!((out.meta().to.as_str(), out.len()), (ZHENQIANG, 4));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -192,6 +192,8 @@ impl Tally {
             let took = self.begun.elapsed();
             let object = self.object(took);
             match &mut self.voice {
+                // What is wrong with the only one was said.
+                Voice::Lines if whole == 0 && self.failed == 1 => {}
                 Voice::Lines => output::line(self.summary(took)),
                 voice => voice.object(&object),
             }

@@ -243,6 +243,10 @@ impl Committer {
             }
             return;
         }
+        for (partial, _) in &named {
+            // Before the row is settled, by which a server that starts again looks for it.
+            partial.forget_destination();
+        }
         if !settled.is_empty() {
             drop(self.journal.quietly(false, move |db| {
                 settled

@@ -18,7 +18,7 @@ use crate::{
     error::{Code, Error},
     json::Value,
     meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
-    root::{file, name::Name, user::User},
+    root::{file, name::Name, tree::TreePath, user::User},
 };
 
 /// What the name of a document to be sent ends with, and that of one that could not
@@ -272,13 +272,14 @@ fn open_of(user: &User, path: &Path) -> Result<(File, Version), Error> {
     let home = user.path().canonicalize().map_err(at)?;
     let parent = path.parent().ok_or_else(outside)?;
     let parent = parent.canonicalize().map_err(at)?;
-    let folder = parent.strip_prefix(home).map_err(|_| outside())?;
-    let folder = folder
-        .to_str()
-        .and_then(|folder| Name::folder(folder).ok())
-        .ok_or_else(outside)?;
+    let inside = parent.strip_prefix(home).map_err(|_| outside())?;
+    let inside = inside.to_str().and_then(TreePath::parse);
+    let inside = inside.ok_or_else(outside)?;
+    // A folder, or a directory in one: not the directory of the keys.
+    let (folder, _) = inside.split_first().ok_or_else(outside)?;
+    Name::folder(folder).map_err(|_| outside())?;
     let name = path.file_name().ok_or_else(outside)?;
-    let dir = user.dir().open_dir(folder.as_str()).map_err(at)?;
+    let dir = user.dir().open_dir(inside.join()).map_err(at)?;
     let (file, _) = file::open(&dir, name).map_err(at)?;
     let file = file.into_std();
     let version = Version::of(&file).map_err(at)?;

@@ -309,12 +309,19 @@ impl Partial {
         }
     }
 
-    /// Gives the file the path that its sender wants. Its `.meta` goes with this value.
-    /// Returns the directory, to be flushed.
+    /// Gives the file the path that its sender wants. Returns the directory, to be flushed;
+    /// then the `.meta` may go.
     pub fn place(&mut self, destination: &Destination) -> io::Result<Dir> {
         let Placed { path, dir } = destination.place(&self.folder, &self.hidden)?;
         self.placed = Some(path.join());
         Ok(dir)
+    }
+
+    /// Removes the `.meta` of a file that has the path that its sender wanted.
+    pub fn forget_destination(&self) {
+        if self.placed.is_some() {
+            let _ = self.folder.dir().remove_file(self.subject.meta_file());
+        }
     }
 
     /// The path that it got, if its sender wanted one.

@@ -93,9 +93,10 @@ impl Courier {
                 fields,
             } => {
                 let (root, task) = (self.root.clone(), task.clone());
+                let name = file.rsplit('/').next().unwrap_or(&file);
                 let meta = Meta {
                     extra: fields,
-                    ..Meta::new(&task.user, &to, &folder, &file)
+                    ..Meta::new(&task.user, &to, &folder, name)
                 };
                 task::spawn_blocking(move || hand_on(&root, &task, meta, &file))
                     .await

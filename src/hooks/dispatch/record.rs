@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, task};
 use tracing::warn;
 
 use crate::{
-    event::{Outcome, Verdict},
+    event::{Effect, Outcome, Verdict},
     hooks::own::Own,
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
@@ -117,6 +117,16 @@ impl Records {
         }
         let lost = |_| Err(io::Error::other("the thread that stores it failed"));
         verdict.placed = result.await.unwrap_or_else(lost)?;
+        if let Some(path) = &verdict.placed {
+            // What hooks asked for is done later, with the file where it is now.
+            for effect in &mut verdict.effects {
+                if let Effect::Send { file, .. } = effect
+                    && verdict.file.as_ref() == Some(file)
+                {
+                    file.clone_from(path);
+                }
+            }
+        }
         Ok(())
     }
 

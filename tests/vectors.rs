@@ -12,7 +12,7 @@
 
 mod common;
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use common::{ROLAND, ZHENQIANG, key};
 use m2y::{
@@ -24,7 +24,7 @@ use m2y::{
     },
     error::{Code, Error},
     meta::{Features, FileKey, Meta, TransferId, Wire},
-    root::{contact::Card, request::RequestId},
+    root::{conflict::Conflict, contact::Card, request::RequestId},
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
@@ -354,10 +354,10 @@ impl Said {
         self.text("client", Kind::Ack, transfer, record::ACK);
     }
 
-    fn trailer(&mut self, transfer: u32, file: &[u8]) {
+    fn trailer(&mut self, who: &str, transfer: u32, file: &[u8]) {
         let body = record::encode_trailer(crc32fast::hash(file));
         let shown = json!({ "body_hex": hex::encode(body) });
-        self.record("server", Kind::Trailer, transfer, &body, shown);
+        self.record(who, Kind::Trailer, transfer, &body, shown);
     }
 
     fn record(&mut self, who: &str, kind: Kind, transfer: u32, body: &[u8], shown: Value) {
@@ -370,7 +370,7 @@ impl Said {
     }
 
     /// A block: that of 65,536 bytes is known by its digest.
-    fn block(&mut self, blocks: &mut Stream, last: bool, transfer: u32, body: &[u8]) {
+    fn block(&mut self, who: &str, blocks: &mut Stream, last: bool, transfer: u32, body: &[u8]) {
         let head = Head {
             kind: Kind::Block,
             last,
@@ -383,7 +383,7 @@ impl Said {
             record::MAX_BODY => json!({ "body": FIRST_BLOCK }),
             _ => json!({ "body_hex": hex::encode(body) }),
         };
-        self.push("server", Kind::Block, transfer, shown, &record);
+        self.push(who, Kind::Block, transfer, shown, &record);
     }
 
     fn push(&mut self, who: &str, kind: Kind, transfer: u32, mut shown: Value, record: &[u8]) {
@@ -491,9 +491,9 @@ fn request_vectors() -> Value {
     said.ask(3, &get(id, 9, None));
     said.reply(3, &coming(0));
     let mut blocks = stream(&whole_key);
-    said.block(&mut blocks, false, 3, &first);
-    said.block(&mut blocks, true, 3, rest);
-    said.trailer(3, &file);
+    said.block("server", &mut blocks, false, 3, &first);
+    said.block("server", &mut blocks, true, 3, rest);
+    said.trailer("server", 3, &file);
     said.ack(3);
 
     let held = Held {
@@ -503,8 +503,8 @@ fn request_vectors() -> Value {
     };
     said.ask(4, &get(resumed_id, 10, Some(held)));
     said.reply(4, &coming(first.len() as u64));
-    said.block(&mut stream(&resumed_key), true, 4, rest);
-    said.trailer(4, &file);
+    said.block("server", &mut stream(&resumed_key), true, 4, rest);
+    said.trailer("server", 4, &file);
     said.ack(4);
 
     said.ask(5, &request::Request::MakeDir { path: new.clone() });
@@ -520,6 +520,36 @@ fn request_vectors() -> Value {
     said.ask(8, &request::Request::Stat { path: new });
     let error = Error::new(Code::NotFound, "no such file or directory");
     said.text("server", Kind::Error, 8, &record::encode_error(&error));
+
+    let mut sent = meta();
+    sent.folder = "photo".to_owned();
+    sent.filesize = Some(rest.len() as u64);
+    let put = request::Request::Put {
+        path: "photo/sub/new.jpg".to_owned(),
+        meta: Box::new(Wire {
+            features: opening.features,
+            ..Wire::request(sent.clone())
+        }),
+        modified,
+        conflict: Conflict::Rename,
+    };
+    let leave = Wire {
+        filekey: Some(FileKey(Zeroizing::new([12; 32]))),
+        features: answer.features,
+        ..Wire::request(sent.clone())
+    };
+    let stored = |same| Reply::Stored {
+        path: "photo/sub/new_2.jpg".to_owned(),
+        same,
+    };
+    let put_key = keys.file_key(leave.filekey.as_ref().unwrap(), &sent.id.unwrap());
+    said.ask(9, &put);
+    said.text("server", Kind::Answer, 9, leave.to_json().as_bytes());
+    said.block("client", &mut stream(&put_key), true, 9, rest);
+    said.trailer("client", 9, rest);
+    said.reply(9, &stored(false));
+    said.ask(10, &put);
+    said.reply(10, &stored(true));
     said.text("client", Kind::Close, 0, b"");
 
     json!({
@@ -533,6 +563,7 @@ fn request_vectors() -> Value {
         "server_key": hex::encode(keys.server.as_bytes()),
         "block_key_of_3": hex::encode(whole_key.as_bytes()),
         "block_key_of_4": hex::encode(resumed_key.as_bytes()),
+        "block_key_of_9": hex::encode(put_key.as_bytes()),
         "records": said.records,
     })
 }
@@ -695,7 +726,8 @@ fn the_records_of_requests_are_those_of_the_vectors() {
     let opening = vectors["opening"].as_str().unwrap().as_bytes();
     assert!(Wire::from_json(opening).unwrap().session);
     let (mut client, mut server) = (stream("client_key"), stream("server_key"));
-    let mut blocks = [stream("block_key_of_3"), stream("block_key_of_4")];
+    let blocks = |of| (of, stream(&format!("block_key_of_{of}")));
+    let mut blocks: HashMap<usize, Stream> = [3, 4, 9].map(blocks).into();
     for said in vectors["records"].as_array().unwrap() {
         let transfer = said["transfer"].as_u64().unwrap() as usize;
         let Some(bytes) = said["bytes"].as_str() else {
@@ -708,7 +740,8 @@ fn the_records_of_requests_are_those_of_the_vectors() {
                 len: body.len(),
             };
             let mut record = [&[0; 12], body.as_slice(), &[0; 16]].concat();
-            blocks[transfer - 3].seal(head, &mut record).unwrap();
+            let blocks = blocks.get_mut(&transfer).unwrap();
+            blocks.seal(head, &mut record).unwrap();
             let digest = hex::encode(sha2::Sha256::digest(&record));
             assert_eq!(said["sha256_of_bytes"], digest);
             continue;
@@ -717,7 +750,7 @@ fn the_records_of_requests_are_those_of_the_vectors() {
         let (head, sealed) = record::split(&mut record).unwrap().unwrap();
         assert_eq!(head.transfer as usize, transfer);
         let stream = match (head.kind, said["who"].as_str().unwrap()) {
-            (Kind::Block, _) => &mut blocks[transfer - 3],
+            (Kind::Block, _) => blocks.get_mut(&transfer).unwrap(),
             (_, "client") => &mut client,
             _ => &mut server,
         };

@@ -20,7 +20,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use common::{M2Y, PETER, World, person, said, terminate};
+use common::{M2Y, PETER, World, ZHENQIANG, person, said, terminate};
 use serde_json::Value;
 
 /// A server that is killed when this is dropped; its log goes to a file.
@@ -273,15 +273,30 @@ fn metrics_count_transfers_hooks_strangers_and_the_work_of_private_keys() {
     let sent = send(&again);
     assert!(sent.status.success(), "{}", said(&sent));
 
+    // And one that is fetched.
+    let ready = world.receiver.path().join("outgoing").join(ZHENQIANG);
+    fs::create_dir_all(&ready).unwrap();
+    fs::write(ready.join("ready.txt"), "seven..").unwrap();
+    let fetched = Command::new(M2Y)
+        .args(["get", "--server", &serving.address, "--root"])
+        .arg(world.here.path())
+        .args(["-o", "fetched", "roland-frei:ready.txt"])
+        .current_dir(world.dir.path())
+        .output()
+        .unwrap();
+    assert!(fetched.status.success(), "{}", said(&fetched));
+
     let seen = samples(&metrics);
     for (name, value) in [
-        ("m2y_openings_total{result=\"known\"}", 3.0),
+        ("m2y_openings_total{result=\"known\"}", 4.0),
         ("m2y_openings_total{result=\"turned_away\"}", 0.0),
         ("m2y_transfers_total{result=\"received\"}", 1.0),
         ("m2y_transfers_total{result=\"refused\"}", 1.0),
         ("m2y_transfers_total{result=\"failed\"}", 0.0),
         ("m2y_transfers_total{result=\"delivered_before\"}", 1.0),
+        ("m2y_transfers_total{result=\"fetched\"}", 1.0),
         ("m2y_received_bytes_total", 12.0),
+        ("m2y_sent_bytes_total", 7.0),
         (
             "m2y_hooks_total{event=\"OnMeta\",verdict=\"accepted\"}",
             1.0,
@@ -297,7 +312,7 @@ fn metrics_count_transfers_hooks_strangers_and_the_work_of_private_keys() {
         ("m2y_tasks_pending", 0.0),
         ("m2y_tasks_dead", 1.0),
         // One to open a meta, one to sign the answer.
-        ("m2y_private_key_operations_total", 6.0),
+        ("m2y_private_key_operations_total", 8.0),
     ] {
         assert_eq!(sample(&seen, name), value, "{name}");
     }

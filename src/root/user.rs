@@ -173,7 +173,7 @@ impl User {
         Ok(key)
     }
 
-    /// Waits until nobody else changes the user's keys, and keeps others from it for as
+    /// Waits until nobody else changes the user's keys or contacts, and keeps others from it for as
     /// long as the file is open.
     pub(super) fn lock_keys(&self) -> Result<std::fs::File, RootError> {
         let dir = self
@@ -368,6 +368,7 @@ impl User {
         if !there.map_err(RootError::io("open", self.at(&file)))? {
             return Err(no_contact());
         }
+        let _lock = self.lock_keys()?;
         let old = self.contacts_ini()?;
         let new = contact::without_address(&old, name);
         if new != old {
@@ -407,11 +408,9 @@ impl User {
 
     /// Writes down where a contact's server listens.
     pub fn set_address(&self, contact: &Name, address: &str) -> Result<(), RootError> {
-        self.write_contacts_ini(&contact::with_address(
-            &self.contacts_ini()?,
-            contact,
-            address,
-        ))
+        let _lock = self.lock_keys()?;
+        let old = self.contacts_ini()?;
+        self.write_contacts_ini(&contact::with_address(&old, contact, address))
     }
 
     fn write_contacts_ini(&self, text: &str) -> Result<(), RootError> {
@@ -493,6 +492,28 @@ fn make_dir(dir: &Dir, path: &str, mode: u32) -> Result<(), RootError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_addresses_at_once_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path(), &[]).unwrap();
+        std::fs::create_dir_all(dir.path().join("user/zhenqiang/privateKey")).unwrap();
+        let user = root.user(&Name::user("zhenqiang").unwrap()).unwrap();
+        let name = |n: usize| Name::user(&format!("contact{n}")).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let user = &user;
+                scope.spawn(move || {
+                    user.set_address(&name(n), &format!("host:{}", n + 1))
+                        .unwrap()
+                });
+            }
+        });
+        for n in 0..16 {
+            let address = user.address_of(&name(n)).unwrap();
+            assert_eq!(address, Some(format!("host:{}", n + 1)));
+        }
+    }
 
     #[test]
     fn who_opens_a_user_twice_has_one_handle_until_it_is_another_directory() {

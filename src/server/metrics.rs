@@ -69,6 +69,7 @@ pub struct Metrics {
     openings: Each<Opening>,
     transfers: Each<Ended>,
     received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
     private_key_operations: AtomicU64,
     hooks: Each<(Kind, &'static str)>,
     hook_times: Times,
@@ -92,6 +93,7 @@ impl Default for Metrics {
             openings: Each::new([Opening::Known, Opening::TurnedAway]),
             transfers: Each::new(Ended::ALL),
             received_bytes: AtomicU64::default(),
+            sent_bytes: AtomicU64::default(),
             private_key_operations: AtomicU64::default(),
             hooks: Each::new(hooks),
             hook_times: Times::default(),
@@ -169,6 +171,12 @@ impl Metrics {
             "Bytes of files, also of those that did not arrive whole.",
         );
         page.sample("m2y_received_bytes_total", "", number(&self.received_bytes));
+        page.family(
+            "m2y_sent_bytes_total",
+            "counter",
+            "Bytes of files for who fetches them, also of those that did not get there whole.",
+        );
+        page.sample("m2y_sent_bytes_total", "", number(&self.sent_bytes));
         page.family(
             "m2y_private_key_operations_total",
             "counter",
@@ -310,6 +318,11 @@ impl Observer for Counting {
     fn moved(&self, bytes: u64) {
         self.metrics.received_bytes.fetch_add(bytes, Relaxed);
         self.observer.moved(bytes);
+    }
+
+    fn supplied(&self, bytes: u64) {
+        self.metrics.sent_bytes.fetch_add(bytes, Relaxed);
+        self.observer.supplied(bytes);
     }
 
     fn hook(&self, run: &Run) {

@@ -70,6 +70,9 @@ pub trait Observer: Send + Sync {
     /// So many more bytes of the file have moved.
     fn moved(&self, _bytes: u64) {}
 
+    /// So many bytes of files were made for who fetches them.
+    fn supplied(&self, _bytes: u64) {}
+
     /// So many bytes that have moved do not count any more: they have to move again.
     fn undone(&self, _bytes: u64) {}
 
@@ -79,17 +82,19 @@ pub trait Observer: Send + Sync {
     /// A hook has run.
     fn hook(&self, _run: &Run) {}
 
-    /// A transfer has ended, on the side of the receiver.
+    /// A transfer has ended, on the side of the server.
     fn ended(&self, _how: Ended) {}
 }
 
-/// How a transfer ended for its receiver.
+/// How a transfer ended for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The file is safe.
     Received,
     /// It was safe already.
     DeliveredBefore,
+    /// Who fetched it has it safely.
+    Fetched,
     /// A hook or a rule would not have it.
     Refused,
     /// Something went wrong.
@@ -98,9 +103,10 @@ pub enum Ended {
 
 impl Ended {
     /// Every way to end.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Received,
         Self::DeliveredBefore,
+        Self::Fetched,
         Self::Refused,
         Self::Failed,
     ];
@@ -110,6 +116,7 @@ impl Ended {
         match self {
             Self::Received => "received",
             Self::DeliveredBefore => "delivered_before",
+            Self::Fetched => "fetched",
             Self::Refused => "refused",
             Self::Failed => "failed",
         }

@@ -350,15 +350,15 @@ impl Receiver {
             begun,
             result,
         } = stored;
-        let crc = match result {
-            Ok(safe) => safe.crc,
+        let (crc, path) = match result {
+            Ok(Safe { crc, reply }) => (crc, reply.as_ref().and_then(Reply::path)),
             Err(error) => return not_received(&*self.observer, subject, *begun, error),
         };
         let meta = &subject.meta;
         info!(
             from = %meta.from, to = %meta.to, folder = %meta.folder,
-            stem = %subject.stem, bytes = meta.filesize,
-            seconds = begun.elapsed().as_secs_f64(), crc,
+            stem = %subject.stem, path = path.map(|path| printable(path, 200)),
+            bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(), crc,
             id = meta.id.map(tracing::field::display),
             verdict = %Ended::Received.word(),
             "received"

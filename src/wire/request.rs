@@ -319,6 +319,14 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// Where a file is that was put somewhere.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Stored { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// The body of its record.
     pub fn to_body(&self) -> Vec<u8> {
         let mut document = Map::new();

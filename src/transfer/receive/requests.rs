@@ -9,7 +9,7 @@ use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
     transfer::{
-        RECEIVE_BUFFER,
+        Ended, RECEIVE_BUFFER,
         decide::FILES,
         sealing::Attempt,
         shared::{Answer, Fetched, Put},
@@ -182,7 +182,7 @@ impl Session<'_> {
     /// What was made of files that go out.
     pub(super) fn made(&mut self, made: Option<Made>) -> Result<(), ReceiveError> {
         let mut made = made.ok_or(ReceiveError::Failed)?;
-        self.receiver.observer.moved(made.body);
+        self.receiver.observer.supplied(made.body);
         for (transfer, end) in std::mem::take(&mut made.ended) {
             match end {
                 Ok(crc) => {
@@ -232,7 +232,8 @@ impl Session<'_> {
                 self.active.remove(&transfer);
                 info!(from = %self.from, to = %self.user.name(), path = %printable(&path, 200),
                     bytes, resumed = offset, seconds = begun.elapsed().as_secs_f64(), crc,
-                    verdict = "fetched", "fetched");
+                    verdict = %Ended::Fetched.word(), "fetched");
+                self.receiver.observer.ended(Ended::Fetched);
                 let (receiver, user) = (self.receiver.clone(), self.user.clone());
                 let from = self.from.clone();
                 // It is told to nobody, and goes on where the session ends.

@@ -333,9 +333,9 @@ fn metrics_count_transfers_hooks_strangers_and_the_work_of_private_keys() {
     stream.read_to_end(&mut Vec::new()).unwrap();
     let seen = samples(&metrics);
     for (name, value) in [
-        ("m2y_openings_total{result=\"known\"}", 3.0),
+        ("m2y_openings_total{result=\"known\"}", 4.0),
         ("m2y_openings_total{result=\"turned_away\"}", 2.0),
-        ("m2y_private_key_operations_total", 6.0),
+        ("m2y_private_key_operations_total", 8.0),
     ] {
         assert_eq!(sample(&seen, name), value, "{name}");
     }

@@ -1,6 +1,11 @@
 //! Files on their way from here to a contact.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Mutex, mpsc},
@@ -21,11 +26,15 @@ use crate::{
     error::{Code, Error, printable},
     json::Value,
     meta::Meta,
-    root::tree::{TreePath, is_own},
+    root::{
+        conflict::Conflict,
+        tree::{TreePath, is_own},
+        user::User,
+    },
     transfer::{Observer, put::Put},
 };
 
-/// Files that are open and wait for their turn.
+/// Files that are open and wait for their turn, and as many that are being opened.
 const AHEAD: usize = 64;
 
 /// Where files go.
@@ -51,6 +60,85 @@ impl Target {
             is_dir: is_dir || !path.contains('/'),
             path: path.to_owned(),
         }
+    }
+
+    /// The path of something that was found.
+    fn below(&self, below: &str) -> String {
+        match self.is_dir {
+            true => format!("{}/{below}", self.path),
+            false => self.path.clone(),
+        }
+    }
+}
+
+/// Finds files and opens them.
+struct Opener {
+    walk: Walk,
+    /// Directories that could not be made: nothing is tried below them.
+    unmade: HashSet<String>,
+    user: User,
+    peer: String,
+    conflict: Conflict,
+    target: Target,
+}
+
+/// What was found.
+enum Ready {
+    /// A directory to be made, before anything else is done.
+    Dir(String),
+    /// An open file.
+    File(Box<Put>),
+    /// Something that cannot be put, with the path that it would have.
+    Failed(String, Error),
+}
+
+impl Opener {
+    /// What comes next, up to a directory; nothing behind the last. It waits for a disk.
+    fn several(&mut self) -> Vec<Ready> {
+        let mut several = Vec::new();
+        while several.len() < AHEAD
+            && let Some(found) = self.walk.next()
+        {
+            match found {
+                Err(error) => several.push(Ready::Failed(String::new(), error)),
+                Ok(Found::Dir(below) | Found::File(_, below)) if self.is_unmade(&below) => {}
+                Ok(Found::Dir(below)) => {
+                    several.push(Ready::Dir(below));
+                    break;
+                }
+                Ok(Found::File(file, below)) => {
+                    let path = self.target.below(&below);
+                    several.push(match self.open(&file, &path) {
+                        Ok(job) => Ready::File(Box::new(job)),
+                        Err(error) => Ready::Failed(path, error),
+                    });
+                }
+            }
+        }
+        several
+    }
+
+    fn is_unmade(&self, below: &str) -> bool {
+        below
+            .match_indices('/')
+            .any(|(end, _)| self.unmade.contains(below.get(..end).unwrap_or_default()))
+    }
+
+    fn open(&self, file: &Path, path: &str) -> Result<Put, Error> {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if is_own(name) {
+            let sentence = format!(
+                "nobody takes {}: files that end with .rhai, .meta, .done or .failed and m2y.config are m2y's own",
+                printable(name, 300)
+            );
+            return Err(Error::new(Code::Failed, sentence));
+        }
+        if TreePath::parse(path).is_none() {
+            let path = printable(path, 300);
+            let sentence = format!("no file of a contact can have the path {path:?}");
+            return Err(Error::new(Code::Failed, sentence));
+        }
+        Put::open(&self.user, (&self.peer, path), file, self.conflict)
     }
 }
 
@@ -90,7 +178,7 @@ impl Upload {
             put_all(&route, &mut jobs, &results, &observer, stop).await
         };
         let (given, put, ()) = tokio::join!(
-            self.give(link, named, &target, give),
+            self.give(link, named, target, give),
             putting,
             self.take(told)
         );
@@ -111,67 +199,54 @@ impl Upload {
         &self,
         link: &mut Link,
         named: &[PathBuf],
-        target: &Target,
+        target: Target,
         give: mpsc::Sender<Put>,
     ) -> Result<(), Error> {
-        let mut walk = Walk::new(named, self.options.recursive);
-        // Directories that could not be made: nothing is tried below them.
-        let mut unmade: HashSet<String> = HashSet::new();
+        let mut opener = Opener {
+            walk: Walk::new(named, self.options.recursive),
+            unmade: HashSet::new(),
+            user: link.route().user().clone(),
+            peer: link.route().peer().to_owned(),
+            conflict: self.options.conflict.conflict(),
+            target,
+        };
         loop {
-            let (back, found) = task::spawn_blocking(move || {
-                let found = walk.next();
-                (walk, found)
-            })
-            .await
-            .map_err(|_| Error::new(Code::Failed, "a thread that reads directories failed"))?;
-            walk = back;
-            let found = match found {
-                None => break,
-                Some(Ok(found)) => found,
-                Some(Err(error)) => {
-                    self.tally.lock().await.failed(&error, "");
-                    continue;
-                }
-            };
-            let below = match &found {
-                Found::Dir(below) | Found::File(_, below) => below,
-            };
-            let mut above = below.as_str();
-            let mut is_unmade = false;
-            while let Some((before, _)) = above.rsplit_once('/') {
-                is_unmade |= unmade.contains(before);
-                above = before;
+            // Several at once: to change threads takes longer than to open a small file.
+            let opening = task::spawn_blocking(move || {
+                let ready = opener.several();
+                (opener, ready)
+            });
+            let lost = |_| Error::new(Code::Failed, "a thread that opens files failed");
+            let (back, ready) = opening.await.map_err(lost)?;
+            opener = back;
+            if ready.is_empty() {
+                break;
             }
-            if is_unmade {
-                continue;
-            }
-            let path = match target.is_dir {
-                true => format!("{}/{below}", target.path),
-                false => target.path.clone(),
-            };
-            match found {
-                Found::Dir(below) => {
-                    if let Err(error) = self.make_dir(link, &path).await? {
-                        let error = error.within(format!("cannot make {}", printable(&path, 300)));
-                        self.tally.lock().await.failed(&error, &path);
-                        unmade.insert(below);
-                    }
-                }
-                Found::File(file, _) => match self.open(link, file, path.clone()).await {
-                    Ok(job) => {
-                        let name = path.rsplit('/').next().unwrap_or_default();
-                        self.progress.expect(name, job.size());
-                        if give.send(job).await.is_err() {
-                            // Nothing reaches the contact any more; who puts says so.
-                            break;
+            for ready in ready {
+                match ready {
+                    Ready::Dir(below) => {
+                        let path = opener.target.below(&below);
+                        if let Err(error) = self.make_dir(link, &path).await? {
+                            let what = format!("cannot make {}", printable(&path, 300));
+                            let mut tally = self.tally.lock().await;
+                            tally.failed(&error.within(what), &path);
+                            opener.unmade.insert(below);
                         }
                     }
-                    Err(error) => self.tally.lock().await.failed(&error, &path),
-                },
+                    Ready::File(job) => {
+                        let name = job.path().rsplit('/').next().unwrap_or_default();
+                        self.progress.expect(name, job.size());
+                        if give.send(*job).await.is_err() {
+                            // Nothing reaches the contact any more; who puts says so.
+                            return Ok(());
+                        }
+                    }
+                    Ready::Failed(path, error) => self.tally.lock().await.failed(&error, &path),
+                }
             }
         }
-        if walk.passed_over > 0 {
-            let n = walk.passed_over;
+        if opener.walk.passed_over > 0 {
+            let n = opener.walk.passed_over;
             let line = format!("passed over what is hidden, a link or no file: {n}");
             self.tally.lock().await.warn(line);
         }
@@ -196,28 +271,6 @@ impl Upload {
             Err(error) if peer.is_over() => Err(error),
             made => Ok(made),
         }
-    }
-
-    async fn open(&self, link: &Link, file: PathBuf, path: String) -> Result<Put, Error> {
-        let name = path.rsplit('/').next().unwrap_or_default();
-        if is_own(name) {
-            let sentence = format!(
-                "nobody takes {}: files that end with .rhai, .meta, .done or .failed and m2y.config are m2y's own",
-                printable(name, 300)
-            );
-            return Err(Error::new(Code::Failed, sentence));
-        }
-        if TreePath::parse(&path).is_none() {
-            let path = printable(&path, 300);
-            let sentence = format!("no file of a contact can have the path {path:?}");
-            return Err(Error::new(Code::Failed, sentence));
-        }
-        let (user, peer) = (link.route().user().clone(), link.route().peer().to_owned());
-        let conflict = self.options.conflict.conflict();
-        let opening =
-            task::spawn_blocking(move || Put::open(&user, (&peer, &path), &file, conflict));
-        let lost = |_| Err(Error::new(Code::Failed, "a thread that opens files failed"));
-        opening.await.unwrap_or_else(lost)
     }
 
     /// Takes notice of what became of files.

@@ -5,6 +5,7 @@
 //! what is hidden and what is missing are told apart by no answer, and by no time.
 
 use std::{
+    cell::OnceCell,
     collections::{HashMap, VecDeque},
     fs::File,
     io,
@@ -144,9 +145,30 @@ struct Shared<'a> {
     user: &'a User,
     from: &'a Name,
     asked: &'a Said,
+    /// The folder that the request is about, once it was looked up.
+    folder: OnceCell<Option<(Folder, Arc<Config>)>>,
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    fn new((user, from): &'a (User, Name), asked: &'a Said) -> Self {
+        Self {
+            user,
+            from,
+            asked,
+            folder: OnceCell::new(),
+        }
+    }
+
+    /// The folder whose name a path begins with: a request is about no other one.
+    fn folder(&self, first: &str) -> Option<&(Folder, Arc<Config>)> {
+        let look = || {
+            let folder = self.user.folder(&Name::folder(first).ok()?).ok()?;
+            let config = folder.config().ok()?;
+            Some((folder, config))
+        };
+        self.folder.get_or_init(look).as_ref()
+    }
+
     /// What lies ready for the contact, if there is such a directory.
     fn outgoing(&self) -> Option<Tree> {
         let path = TreePath::parse(&format!("{OUTGOING}/{}", self.from))?;
@@ -154,16 +176,15 @@ impl Shared<'_> {
     }
 
     /// What the contact may do in a folder.
-    fn rights(&self, folder: &Folder) -> Option<(Tree, Rights)> {
+    fn rights(&self, folder: &Folder, config: &Config) -> Option<(Tree, Rights)> {
         if folder.name().as_str() == OUTGOING {
             return None;
         }
-        let config = folder.config().ok()?;
-        let rights = Rights::of(&config, self.from);
+        let rights = Rights::of(config, self.from);
         if !rights.any() {
             return None;
         }
-        let tree = Tree::new(folder.dir(), Some(&config));
+        let tree = Tree::new(folder.dir(), Some(config));
         match self.asked.get(folder.name()) {
             None => Some((tree, rights)),
             Some(Some(hides)) => Some((tree.without(hides.clone()), rights)),
@@ -173,26 +194,27 @@ impl Shared<'_> {
 
     /// The folders whose hooks want to be asked about a request.
     fn to_ask(&self, request: &Request) -> Result<Vec<ToAsk>, Error> {
-        let asks = |folder: Folder, path: TreePath| {
-            let config = folder.config().ok()?;
+        let asks = |(folder, config): &(Folder, Arc<Config>)| {
             let mut kinds = events_of(request).iter();
-            let asks = kinds.any(|kind| !config.scripts(kind.section()).is_empty());
-            (asks && self.rights(&folder).is_some()).then_some((folder, config, path))
+            kinds.any(|kind| !config.scripts(kind.section()).is_empty())
+                && self.rights(folder, config).is_some()
         };
         let path = TreePath::parse(request.path()).ok_or_else(missing)?;
         if let Some((first, rest)) = path.split_first() {
-            let folder = Name::folder(first).ok();
-            let folder = folder.and_then(|name| self.user.folder(&name).ok());
-            return Ok(folder
-                .and_then(|folder| asks(folder, rest))
-                .into_iter()
-                .collect());
+            let folder = self.folder(first).filter(|folder| asks(folder)).cloned();
+            let to_ask = folder.map(|(folder, config)| (folder, config, rest));
+            return Ok(to_ask.into_iter().collect());
         }
         let folders = self.user.folders().map_err(|e| failed(&e.to_string()))?;
         Ok(folders
             .into_iter()
             .flatten()
-            .filter_map(|folder| asks(folder, TreePath::default()))
+            .filter_map(|folder| {
+                let config = folder.config().ok()?;
+                Some((folder, config))
+            })
+            .filter(asks)
+            .map(|(folder, config)| (folder, config, TreePath::default()))
             .collect())
     }
 
@@ -201,9 +223,10 @@ impl Shared<'_> {
         let Some((first, rest)) = path.split_first() else {
             return Ok(Place::Top);
         };
-        let folder = Name::folder(first).ok();
-        let folder = folder.and_then(|name| self.user.folder(&name).ok());
-        if let Some((tree, rights)) = folder.and_then(|folder| self.rights(&folder)) {
+        let folder = self.folder(first);
+        if let Some((tree, rights)) =
+            folder.and_then(|(folder, config)| self.rights(folder, config))
+        {
             return Ok(Place::Below(tree, rights, rest));
         }
         let tree = self.outgoing().ok_or_else(missing)?;
@@ -220,7 +243,9 @@ impl Shared<'_> {
             Place::Top => {
                 let folders = self.user.folders().map_err(|e| failed(&e.to_string()))?;
                 for folder in folders.into_iter().flatten() {
-                    let Some((tree, rights)) = self.rights(&folder) else {
+                    let config = folder.config().ok();
+                    let rights = config.and_then(|config| self.rights(&folder, &config));
+                    let Some((tree, rights)) = rights else {
                         continue;
                     };
                     let Ok(about) = tree.about(&all) else {
@@ -461,11 +486,7 @@ impl Receiver {
             let (people, request) = (people.clone(), request.clone());
             move || {
                 let none = Said::new();
-                let shared = Shared {
-                    user: &people.0,
-                    from: &people.1,
-                    asked: &none,
-                };
+                let shared = Shared::new(&people, &none);
                 let to_ask = shared.to_ask(&request)?;
                 match to_ask.is_empty() {
                     true => shared.answer(&request).map(Ok),
@@ -487,11 +508,7 @@ impl Receiver {
             asked.insert(name, said);
         }
         let second = move || {
-            let shared = Shared {
-                user: &people.0,
-                from: &people.1,
-                asked: &asked,
-            };
+            let shared = Shared::new(&people, &asked);
             shared.answer(&request)
         };
         blocking(lane, is_long, second).await

@@ -27,6 +27,7 @@ use futures_util::future::join_all;
 use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
+    meta::datetime_now,
     root::conflict::Conflict,
     transfer::{Observer, Unobserved, put::Put},
 };
@@ -665,4 +666,61 @@ fn a_server_that_is_killed_fifteen_times_loses_nothing_that_was_put() {
         assert_eq!(left, ["sub"], "{hooks}");
         assert_eq!(names(&world.photo().join("sub"), "").len(), files.len());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leaves_no_room_for_a_number_is_taken() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let (local, other) = (world.file("a.jpg", b"mine"), world.file("b.jpg", b"other"));
+    let path = format!("photo/{}.jpg", "n".repeat(251));
+    let put = |local, path| put_as(&world, &server.address, local, path, Conflict::Rename);
+    assert_eq!(put(&local, &path).await.unwrap(), at(&path));
+    let again = tokio::time::timeout(Duration::from_secs(20), put(&other, &path)).await;
+    let again = again.expect("it looks for a name for ever");
+    assert_eq!(again.unwrap_err().code, Code::Exists);
+    // Nobody waits behind it.
+    put(&other, "photo/b").await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_path_is_the_name_that_it_arrived_under_stays() {
+    let hooks = "[OnMeta]\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "put"));
+    world.script("received.rhai", "");
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    loop {
+        let name = format!("{ZHENQIANG}_{}.data", datetime_now());
+        let path = format!("photo/{name}");
+        let stored = put(&world, &server.address, &local, &path).await;
+        // It is there, whatever was said of it.
+        stored.unwrap();
+        let is = fs::read(world.photo().join(&name)).unwrap_or_default();
+        assert_eq!(is, b"mine", "{name}");
+        if world.arrived(".data").len() == 1 {
+            break;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_puts_what_would_pass_for_the_file_of_another() {
+    let world = World::new(&sharing("[OnMeta]\n", "list put rm"));
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    // Of a file that is still on its way, or was refused.
+    let stem = format!("{PETER}_30-12-2018_23-59-59");
+    fs::write(world.photo().join(format!("{stem}.meta")), "{}").unwrap();
+    let path = format!("photo/{stem}.data");
+    for conflict in [Conflict::Refuse, Conflict::Overwrite] {
+        let error = put_as(&world, &server.address, &local, &path, conflict).await;
+        assert_eq!(error.unwrap_err().code, Code::Exists);
+    }
+    let joined = put_as(&world, &server.address, &local, &path, Conflict::Rename).await;
+    assert_eq!(joined.unwrap(), at(&format!("photo/{stem}_2.data")));
+    server.stop().await;
+    assert!(!world.photo().join(format!("{stem}.data")).exists());
 }

@@ -21,7 +21,10 @@ use crate::{
     error::{Code, Error, printable},
     json::Value,
     meta::Meta,
-    root::tree::{TreePath, is_own},
+    root::{
+        conflict::Conflict,
+        tree::{TreePath, is_own},
+    },
     transfer::{Observer, put::Put},
 };
 
@@ -261,7 +264,13 @@ impl Upload {
                     }
                     let error = match error.code {
                         Code::Exists => {
-                            let advice = "take --conflict overwrite, rename or skip";
+                            let advice = match self.options.conflict.conflict() {
+                                Conflict::Refuse => {
+                                    "take --conflict overwrite, rename or skip, or end the path with / if that is a directory"
+                                }
+                                // For a file there had been a way.
+                                _ => "if that is a directory, end the path with /, else take another name",
+                            };
                             Error::new(error.code, format!("{}: {advice}", error.sentence))
                         }
                         _ => error,

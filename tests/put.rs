@@ -707,6 +707,33 @@ async fn a_file_whose_path_is_the_name_that_it_arrived_under_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_did_not_hear_that_it_is_there_hears_it_without_leave_to_look() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let local = world.file("large.bin", &noise(200_000));
+    let route = Route::to(&world.sender, ROLAND, Some(&server.address)).unwrap();
+    for conflict in [Conflict::Refuse, Conflict::Overwrite] {
+        for _ in 0..2 {
+            let job = Put::open(&world.sender, (ROLAND, "photo/l.bin"), &local, conflict);
+            let (give, mut jobs) = mpsc::channel(1);
+            let (results, mut told) = mpsc::unbounded_channel();
+            give.try_send(job.unwrap()).ok().unwrap();
+            drop(give);
+            let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+            let stop = std::future::pending();
+            put_all(&route, &mut jobs, &results, &observer, stop)
+                .await
+                .unwrap();
+            // The program ends before it takes notice of that, and is called again.
+            let (_, result, _) = told.try_recv().unwrap();
+            result.unwrap();
+        }
+    }
+    server.stop().await;
+    assert_eq!(there(&world), ["l.bin"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_puts_what_would_pass_for_the_file_of_another() {
     let world = World::new(&sharing("[OnMeta]\n", "list put rm"));
     let server = Local::serve(&world.there).await;

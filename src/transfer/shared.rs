@@ -19,7 +19,9 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::{lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver};
+use super::{
+    commit::Committer, lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver,
+};
 use crate::{
     error::{Code, Error, printable},
     event::{self, Event, EventId, Kind, Outcome},
@@ -34,7 +36,10 @@ use crate::{
         tree::{About, Hides, Tree, TreePath, Walk},
         user::User,
     },
-    store::destination::Destination,
+    store::{
+        delivered::{Key, State},
+        destination::Destination,
+    },
     wire::{
         record::MAX_BODY,
         request::{Coming, Entry, Held, Page, Reply, Request},
@@ -144,6 +149,7 @@ struct Shared<'a> {
     user: &'a User,
     from: &'a Name,
     asked: &'a Said,
+    committer: &'a Committer,
 }
 
 impl Shared<'_> {
@@ -332,15 +338,15 @@ impl Shared<'_> {
         }
         let there = tree.there(&below).map_err(|e| refused(&e))?;
         if let Some(there) = &there {
-            // As exactly as file systems keep times.
-            let same =
-                Some(there.size) == meta.meta.filesize && there.modified.abs_diff(modified) < 1_000;
+            let same = there.is_file_of(meta.meta.filesize, modified);
             match conflict {
                 _ if there.is_dir => return Err(exists()),
                 _ if same && (rights.list || rights.get) => {
                     let path = path.to_owned();
                     return Ok(Answer::Reply(Reply::Stored { path, same }));
                 }
+                // Its sender did not hear of that: it may be what is there.
+                _ if self.was_delivered(folder, meta) => {}
                 Conflict::Refuse => return Err(exists()),
                 Conflict::Overwrite if !rights.rm => {
                     let sentence =
@@ -364,6 +370,20 @@ impl Shared<'_> {
                 conflict,
             },
         })))
+    }
+
+    /// Whether the contact brought this very file before.
+    fn was_delivered(&self, folder: &str, meta: &Wire) -> bool {
+        let Some(id) = meta.meta.id else {
+            return false;
+        };
+        let known = self.committer.known(&Key {
+            user: self.user.name().to_string(),
+            folder: folder.to_owned(),
+            from: self.from.to_string(),
+            id,
+        });
+        known.is_ok_and(|known| known.is_some_and(|known| known.state != State::Refused))
     }
 
     /// Changes something where the contact may.
@@ -459,12 +479,14 @@ impl Receiver {
         // Most folders have no such hooks, and then it is one step.
         let first = {
             let (people, request) = (people.clone(), request.clone());
+            let committer = self.committer.clone();
             move || {
                 let none = Said::new();
                 let shared = Shared {
                     user: &people.0,
                     from: &people.1,
                     asked: &none,
+                    committer: &committer,
                 };
                 let to_ask = shared.to_ask(&request)?;
                 match to_ask.is_empty() {
@@ -486,11 +508,13 @@ impl Receiver {
                 .await?;
             asked.insert(name, said);
         }
+        let committer = self.committer.clone();
         let second = move || {
             let shared = Shared {
                 user: &people.0,
                 from: &people.1,
                 asked: &asked,
+                committer: &committer,
             };
             shared.answer(&request)
         };

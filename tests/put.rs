@@ -28,7 +28,8 @@ use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
     meta::datetime_now,
-    root::conflict::Conflict,
+    root::{conflict::Conflict, tree::TreePath},
+    store::destination::Destination,
     transfer::{Observer, Unobserved, put::Put},
 };
 use tokio::sync::mpsc;
@@ -731,6 +732,47 @@ async fn who_did_not_hear_that_it_is_there_hears_it_without_leave_to_look() {
     }
     server.stop().await;
     assert_eq!(there(&world), ["l.bin"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_did_not_come_to_remove_goes_when_it_starts() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    let route = Route::to(&world.sender, ROLAND, Some(&server.address)).unwrap();
+    let job = Put::open(
+        &world.sender,
+        (ROLAND, "photo/a.jpg"),
+        &local,
+        Conflict::Refuse,
+    );
+    let (give, mut jobs) = mpsc::channel(1);
+    let (results, mut told) = mpsc::unbounded_channel();
+    give.try_send(job.unwrap()).ok().unwrap();
+    drop(give);
+    let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+    let stop = std::future::pending();
+    put_all(&route, &mut jobs, &results, &observer, stop)
+        .await
+        .unwrap();
+    let (_, result, _) = told.try_recv().unwrap();
+    let mut meta = result.unwrap();
+    server.stop().await;
+    assert_eq!(there(&world), ["a.jpg"]);
+    let modified = local.metadata().unwrap().modified().unwrap();
+    let modified = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    // It was killed between the two: the file has its path, and its .meta is still there.
+    let destination = Destination {
+        path: TreePath::parse("a.jpg").unwrap(),
+        modified: modified.as_nanos().try_into().unwrap(),
+        conflict: Conflict::Refuse,
+    };
+    destination.note(&mut meta);
+    let left = format!("{}_{}.meta", meta.from, meta.datetime);
+    fs::write(world.photo().join(left), meta.to_file()).unwrap();
+    let server = Local::serve(&world.there).await;
+    wait_for(|| there(&world) == ["a.jpg"]).await;
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -735,6 +735,22 @@ async fn who_did_not_hear_that_it_is_there_hears_it_without_leave_to_look() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_sent_waits_where_its_name_was_taken_meanwhile() {
+    let world = World::new("[OnMeta]\ntake.sh\n");
+    // The first time, somebody else's file gets the name that this one was to get.
+    world.script(
+        "take.sh",
+        "#!/bin/sh\n[ -e taken ] && exit 0\ntouch taken\nfor m in *.meta; do touch \"${m%.meta}.data\"; done\n",
+    );
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", &noise(200_000));
+    let meta = world.meta("photo", &local);
+    let error = common::deliver(&meta, &server.address).await.unwrap_err();
+    assert_eq!(error.code, Code::Later, "{error}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_did_not_come_to_remove_goes_when_it_starts() {
     let world = World::new(&sharing("[OnMeta]\n", "put"));
     let server = Local::serve(&world.there).await;
@@ -792,4 +808,55 @@ async fn nobody_puts_what_would_pass_for_the_file_of_another() {
     assert_eq!(joined.unwrap(), at(&format!("photo/{stem}_2.data")));
     server.stop().await;
     assert!(!world.photo().join(format!("{stem}.data")).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_news_hears_of_what_was_put_under_its_name_and_of_nothing_else() {
+    let news = "[OnNew]\nsay.rhai\n[OnChanged]\nsay.rhai\n[OnDeleted]\nsay.rhai\n";
+    for hooks in ["", "[OnReceived]\nr.rhai\n", "[OnReceived]\nprogram.sh\n"] {
+        let config = format!("[OnMeta]\n{hooks}{news}");
+        let world = World::new(&sharing(&config, "put rm"));
+        let ini = "[watch]\nsettle = 100ms\n[hooks]\nexecutables = all\n";
+        fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+        world.script("say.rhai", "notify.inbox(`|${event.name} ${event.file}`);");
+        world.script("r.rhai", "");
+        world.script("program.sh", "#!/bin/sh\n");
+        let server = Local::serve(&world.there).await;
+        let told = || {
+            let text = fs::read_to_string(world.receiver.path().join("inbox.log"));
+            let text = text.unwrap_or_default();
+            let lines = text.lines().map(|line| line.split_once('|').unwrap().1);
+            // The program is new in the folder too.
+            let files = lines.filter(|line| !line.ends_with(" program.sh"));
+            files.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (local, other) = (world.file("a", b"mine"), world.file("b", b"others"));
+        let file = fs::File::options().write(true).open(&local).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+            .unwrap();
+        for (local, conflict, all) in [
+            (&local, Conflict::Refuse, vec!["OnNew a.txt"]),
+            (
+                &other,
+                Conflict::Rename,
+                vec!["OnNew a.txt", "OnNew a_2.txt"],
+            ),
+            (
+                &other,
+                Conflict::Overwrite,
+                vec!["OnNew a.txt", "OnNew a_2.txt", "OnChanged a.txt"],
+            ),
+        ] {
+            put_as(&world, &server.address, local, "photo/a.txt", conflict)
+                .await
+                .unwrap();
+            let until = std::time::Instant::now() + Duration::from_secs(10);
+            while told().len() < all.len() && std::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(told(), all, "{hooks}");
+        }
+        server.stop().await;
+    }
 }

@@ -27,7 +27,9 @@ use futures_util::future::join_all;
 use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
-    root::conflict::Conflict,
+    meta::datetime_now,
+    root::{conflict::Conflict, tree::TreePath},
+    store::destination::Destination,
     transfer::{Observer, Unobserved, outgoing::Outgoing, put::Put},
 };
 use tokio::sync::mpsc;
@@ -685,5 +687,197 @@ fn a_server_that_is_killed_fifteen_times_loses_nothing_that_was_put() {
         left.retain(|name| !name.starts_with('.') && name != "m2y.config" && name != "r.rhai");
         assert_eq!(left, ["sub"], "{hooks}");
         assert_eq!(names(&world.photo().join("sub"), "").len(), files.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leaves_no_room_for_a_number_is_taken() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let (local, other) = (world.file("a.jpg", b"mine"), world.file("b.jpg", b"other"));
+    let path = format!("photo/{}.jpg", "n".repeat(251));
+    let put = |local, path| put_as(&world, &server.address, local, path, Conflict::Rename);
+    assert_eq!(put(&local, &path).await.unwrap(), at(&path));
+    let again = tokio::time::timeout(Duration::from_secs(20), put(&other, &path)).await;
+    let again = again.expect("it looks for a name for ever");
+    assert_eq!(again.unwrap_err().code, Code::Exists);
+    // Nobody waits behind it.
+    put(&other, "photo/b").await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_path_is_the_name_that_it_arrived_under_stays() {
+    let hooks = "[OnMeta]\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "put"));
+    world.script("received.rhai", "");
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    loop {
+        let name = format!("{ZHENQIANG}_{}.data", datetime_now());
+        let path = format!("photo/{name}");
+        let stored = put(&world, &server.address, &local, &path).await;
+        // It is there, whatever was said of it.
+        stored.unwrap();
+        let is = fs::read(world.photo().join(&name)).unwrap_or_default();
+        assert_eq!(is, b"mine", "{name}");
+        if world.arrived(".data").len() == 1 {
+            break;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_did_not_hear_that_it_is_there_hears_it_without_leave_to_look() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let local = world.file("large.bin", &noise(200_000));
+    let route = Route::to(&world.sender, ROLAND, Some(&server.address)).unwrap();
+    for conflict in [Conflict::Refuse, Conflict::Overwrite] {
+        for _ in 0..2 {
+            let job = Put::open(&world.sender, (ROLAND, "photo/l.bin"), &local, conflict);
+            let (give, mut jobs) = mpsc::channel(1);
+            let (results, mut told) = mpsc::unbounded_channel();
+            give.try_send(job.unwrap()).ok().unwrap();
+            drop(give);
+            let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+            let stop = std::future::pending();
+            put_all(&route, &mut jobs, &results, &observer, stop)
+                .await
+                .unwrap();
+            // The program ends before it takes notice of that, and is called again.
+            let (_, result, _) = told.try_recv().unwrap();
+            result.unwrap();
+        }
+    }
+    server.stop().await;
+    assert_eq!(there(&world), ["l.bin"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_sent_waits_where_its_name_was_taken_meanwhile() {
+    let world = World::new("[OnMeta]\ntake.sh\n");
+    // The first time, somebody else's file gets the name that this one was to get.
+    world.script(
+        "take.sh",
+        "#!/bin/sh\n[ -e taken ] && exit 0\ntouch taken\nfor m in *.meta; do touch \"${m%.meta}.data\"; done\n",
+    );
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", &noise(200_000));
+    let meta = world.meta("photo", &local);
+    let error = common::deliver(&meta, &server.address).await.unwrap_err();
+    assert_eq!(error.code, Code::Later, "{error}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_did_not_come_to_remove_goes_when_it_starts() {
+    let world = World::new(&sharing("[OnMeta]\n", "put"));
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    let route = Route::to(&world.sender, ROLAND, Some(&server.address)).unwrap();
+    let job = Put::open(
+        &world.sender,
+        (ROLAND, "photo/a.jpg"),
+        &local,
+        Conflict::Refuse,
+    );
+    let (give, mut jobs) = mpsc::channel(1);
+    let (results, mut told) = mpsc::unbounded_channel();
+    give.try_send(job.unwrap()).ok().unwrap();
+    drop(give);
+    let observer: Arc<dyn Observer> = Arc::new(Unobserved);
+    let stop = std::future::pending();
+    put_all(&route, &mut jobs, &results, &observer, stop)
+        .await
+        .unwrap();
+    let (_, result, _) = told.try_recv().unwrap();
+    let mut meta = result.unwrap();
+    server.stop().await;
+    assert_eq!(there(&world), ["a.jpg"]);
+    let modified = local.metadata().unwrap().modified().unwrap();
+    let modified = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    // It was killed between the two: the file has its path, and its .meta is still there.
+    let destination = Destination {
+        path: TreePath::parse("a.jpg").unwrap(),
+        modified: modified.as_nanos().try_into().unwrap(),
+        conflict: Conflict::Refuse,
+    };
+    destination.note(&mut meta);
+    let left = format!("{}_{}.meta", meta.from, meta.datetime);
+    fs::write(world.photo().join(left), meta.to_file()).unwrap();
+    let server = Local::serve(&world.there).await;
+    wait_for(|| there(&world) == ["a.jpg"]).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_puts_what_would_pass_for_the_file_of_another() {
+    let world = World::new(&sharing("[OnMeta]\n", "list put rm"));
+    let server = Local::serve(&world.there).await;
+    let local = world.file("a.jpg", b"mine");
+    // Of a file that is still on its way, or was refused.
+    let stem = format!("{PETER}_30-12-2018_23-59-59");
+    fs::write(world.photo().join(format!("{stem}.meta")), "{}").unwrap();
+    let path = format!("photo/{stem}.data");
+    for conflict in [Conflict::Refuse, Conflict::Overwrite] {
+        let error = put_as(&world, &server.address, &local, &path, conflict).await;
+        assert_eq!(error.unwrap_err().code, Code::Exists);
+    }
+    let joined = put_as(&world, &server.address, &local, &path, Conflict::Rename).await;
+    assert_eq!(joined.unwrap(), at(&format!("photo/{stem}_2.data")));
+    server.stop().await;
+    assert!(!world.photo().join(format!("{stem}.data")).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_news_hears_of_what_was_put_under_its_name_and_of_nothing_else() {
+    let news = "[OnNew]\nsay.rhai\n[OnChanged]\nsay.rhai\n[OnDeleted]\nsay.rhai\n";
+    for hooks in ["", "[OnReceived]\nr.rhai\n", "[OnReceived]\nprogram.sh\n"] {
+        let config = format!("[OnMeta]\n{hooks}{news}");
+        let world = World::new(&sharing(&config, "put rm"));
+        let ini = "[watch]\nsettle = 100ms\n[hooks]\nexecutables = all\n";
+        fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+        world.script("say.rhai", "notify.inbox(`|${event.name} ${event.file}`);");
+        world.script("r.rhai", "");
+        world.script("program.sh", "#!/bin/sh\n");
+        let server = Local::serve(&world.there).await;
+        let told = || {
+            let text = fs::read_to_string(world.receiver.path().join("inbox.log"));
+            let text = text.unwrap_or_default();
+            let lines = text.lines().map(|line| line.split_once('|').unwrap().1);
+            // The program is new in the folder too.
+            let files = lines.filter(|line| !line.ends_with(" program.sh"));
+            files.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (local, other) = (world.file("a", b"mine"), world.file("b", b"others"));
+        let file = fs::File::options().write(true).open(&local).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+            .unwrap();
+        for (local, conflict, all) in [
+            (&local, Conflict::Refuse, vec!["OnNew a.txt"]),
+            (
+                &other,
+                Conflict::Rename,
+                vec!["OnNew a.txt", "OnNew a_2.txt"],
+            ),
+            (
+                &other,
+                Conflict::Overwrite,
+                vec!["OnNew a.txt", "OnNew a_2.txt", "OnChanged a.txt"],
+            ),
+        ] {
+            put_as(&world, &server.address, local, "photo/a.txt", conflict)
+                .await
+                .unwrap();
+            let until = std::time::Instant::now() + Duration::from_secs(10);
+            while told().len() < all.len() && std::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(told(), all, "{hooks}");
+        }
+        server.stop().await;
     }
 }

@@ -28,6 +28,12 @@ const MAX_DEPTH: usize = 64;
 /// lies, and one that a peer could write would have anything sent.
 const OWN: [&str; 4] = [".rhai", ".meta", ".done", ".failed"];
 
+/// What the name of a file that arrived ends with, and that of what is known of it.
+const ARRIVED: (&str, &str) = (".data", ".meta");
+
+/// Numbers that are tried to find a name that is free: each costs a question to the disk.
+const NUMBERS: usize = 65_536;
+
 /// Whether a file of that name is m2y's own, and nothing that others see or make.
 pub fn is_own(name: &str) -> bool {
     // A file system may take other letters for the same.
@@ -92,6 +98,12 @@ pub struct About {
 }
 
 impl About {
+    /// Whether it may be a file of that size and time: times are compared as exactly as file
+    /// systems keep them.
+    pub fn is_file_of(&self, size: Option<u64>, modified: i64) -> bool {
+        !self.is_dir && Some(self.size) == size && self.modified.abs_diff(modified) < 1_000
+    }
+
     fn of(about: &Metadata) -> Option<Self> {
         if !about.is_file() && !about.is_dir() {
             return None;
@@ -166,6 +178,11 @@ impl Tree {
             return Err(Self::hidden());
         }
         Ok((self.dir(&before)?, name))
+    }
+
+    /// Opens the directory that a path lies in.
+    pub fn above(&self, path: &TreePath) -> io::Result<Dir> {
+        self.around(path).map(|(dir, _)| dir)
     }
 
     /// The same tree without what has such a name.
@@ -256,7 +273,7 @@ impl Tree {
         let (dir, name) = self.around(path)?;
         let (new_dir, new) = self.around(to)?;
         About::of(&dir.symlink_metadata(name)?).ok_or_else(Self::hidden)?;
-        file::rename_to_free(&dir, name, &new_dir, new)?;
+        to_free(&dir, name, &new_dir, new)?;
         file::sync(&dir)?;
         file::sync(&new_dir)
     }
@@ -273,17 +290,22 @@ impl Tree {
     ) -> io::Result<(TreePath, Dir)> {
         let (dir, new) = self.around(path)?;
         match conflict {
-            Conflict::Refuse => file::rename_to_free(from, name, &dir, new)?,
-            Conflict::Overwrite => {
-                let there = dir.symlink_metadata(new);
-                if there.is_ok_and(|about| !about.is_file()) {
+            Conflict::Refuse => to_free(from, name, &dir, new)?,
+            Conflict::Overwrite => match dir.symlink_metadata(new) {
+                Ok(about) if !about.is_file() => return Err(io::ErrorKind::AlreadyExists.into()),
+                Ok(_) => from.rename(name, &dir, new)?,
+                Err(_) if is_promised(&dir, new)? => {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
-                from.rename(name, &dir, new)?;
-            }
+                Err(_) => from.rename(name, &dir, new)?,
+            },
             Conflict::Rename => {
-                for new in conflict::names(new).filter(|new| self.shows(new)) {
-                    match file::rename_to_free(from, name, &dir, &new) {
+                // A number more never makes a name shorter.
+                let fitting = conflict::names(new)
+                    .take(NUMBERS)
+                    .take_while(|new| new.len() <= MAX_NAME);
+                for new in fitting.filter(|new| self.shows(new)) {
+                    match to_free(from, name, &dir, &new) {
                         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                         named => {
                             named?;
@@ -294,9 +316,31 @@ impl Tree {
                         }
                     }
                 }
+                return Err(io::ErrorKind::AlreadyExists.into());
             }
         }
         Ok((path.clone(), dir))
+    }
+}
+
+/// Gives a file a name that is free and that no other file is to get.
+fn to_free(from: &Dir, name: &str, to: &Dir, new: &str) -> io::Result<()> {
+    if is_promised(to, new)? {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    file::rename_to_free(from, name, to, new)
+}
+
+/// Whether a name is the one that a file gets which is on its way, or would have got: what
+/// else got it would pass for what its `.meta` speaks of.
+fn is_promised(dir: &Dir, name: &str) -> io::Result<bool> {
+    let (data, meta) = ARRIVED;
+    let at = name.len().checked_sub(data.len());
+    match at.and_then(|at| name.split_at_checked(at)) {
+        Some((stem, ending)) if ending.eq_ignore_ascii_case(data) => {
+            file::exists(dir, &format!("{stem}{meta}"))
+        }
+        _ => Ok(false),
     }
 }
 

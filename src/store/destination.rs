@@ -5,11 +5,13 @@
 //! `.meta` says which, so that a server which starts again knows it too.
 
 use std::{
+    fs::File,
     io,
+    os::unix::fs::MetadataExt as _,
     time::{Duration, SystemTime},
 };
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, MetadataExt as _};
 
 use crate::{
     json::{Map, Value},
@@ -91,34 +93,55 @@ impl Destination {
         // A file system that keeps no such time keeps the file all the same.
         let _ = file.into_std().set_modified(moment(self.modified));
         let tree = Tree::new(folder.dir(), Some(&config));
+        if matches!(self.path.components(), [wanted] if wanted == name) {
+            // It has it already.
+            let (path, dir) = (self.path.clone(), tree.above(&self.path)?);
+            return Ok(Placed { path, dir });
+        }
         match tree.take_in(folder.dir(), name, &self.path, self.conflict) {
             Ok((path, dir)) => Ok(Placed { path, dir }),
             Err(e)
                 if e.kind() == io::ErrorKind::AlreadyExists
                     && self.holds(&tree, folder, name)? =>
             {
+                let (path, dir) = (self.path.clone(), tree.above(&self.path)?);
                 folder.dir().remove_file(name)?;
-                Ok(Placed {
-                    path: self.path.clone(),
-                    dir: folder.dir().open_dir(".")?,
-                })
+                Ok(Placed { path, dir })
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Whether what is there is the same file.
+    /// Whether a file of that size lies at the path, from the time that is to be kept.
+    pub fn is_there(&self, folder: &Folder, size: Option<u64>) -> bool {
+        let Ok(config) = folder.config() else {
+            return false;
+        };
+        let about = Tree::new(folder.dir(), Some(&config)).about(&self.path);
+        about.is_ok_and(|about| about.is_file_of(size, self.modified))
+    }
+
+    /// Whether what is there is the same file, and as safe.
     fn holds(&self, tree: &Tree, folder: &Folder, name: &str) -> io::Result<bool> {
         let Ok((there, about)) = tree.open(&self.path) else {
             return Ok(false);
         };
         let (ours, is) = file::open_itself(folder.dir(), name)?;
-        // As exactly as file systems keep times.
-        if about.size != is.len() || about.modified.abs_diff(self.modified) >= 1_000 {
-            return Ok(false);
+        let same = about.is_file_of(Some(is.len()), self.modified)
+            // A file system may take another name for this one: then there is only one.
+            && (identity(&there)? != (is.dev(), is.ino()) || is.nlink() > 1)
+            && file::is_same(&there, ours)?;
+        if same {
+            there.sync_all()?;
         }
-        file::is_same(there, ours)
+        Ok(same)
     }
+}
+
+/// Which file it is.
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let about = file.metadata()?;
+    Ok((about.dev(), about.ino()))
 }
 
 /// A moment from nanoseconds since 1970.

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     error::Error,
     hooks::dispatch::task_of_received,
-    meta::Meta,
+    meta::{Meta, PENDING_HOOK},
     root::{Root, RootError, file, folder::Folder, name::Name},
     store::{
         Sink, Store,
@@ -193,7 +193,7 @@ impl Committer {
         }
         // 4.
         let mut named = Vec::with_capacity(files.len());
-        let (mut nameless, mut settled) = (Vec::new(), Vec::new());
+        let (mut failed, mut settled) = (Vec::new(), Vec::new());
         let mut dirs = HashMap::new();
         for (mut partial, owed, done) in files {
             let destination = Destination::open(&partial.subject().meta).filter(|_| !owed);
@@ -211,13 +211,14 @@ impl Committer {
                     }
                     named.push((partial, done));
                 }
-                Err(error) => {
-                    nameless.push(partial.key().clone());
-                    fail(done, partial, &error);
-                }
+                Err(error) => failed.push((partial, done, error)),
             }
         }
-        if !nameless.is_empty() {
+        if !failed.is_empty() {
+            let nameless: Vec<Key> = failed
+                .iter()
+                .map(|(partial, ..)| partial.key().clone())
+                .collect();
             let undone = self.journal.quietly(false, move |db| {
                 nameless
                     .iter()
@@ -226,13 +227,17 @@ impl Committer {
             if let Err(error) = undone.wait() {
                 error!("{error}");
             }
+            // A row without its hidden file would stand for one that was delivered.
+            for (partial, done, error) in failed {
+                fail(done, partial, &error);
+            }
         }
-        // 5.
+        // 5. A name is there before the one that the file had is gone.
         let names = match named.first() {
-            Some((partial, _)) => partial
-                .store()
-                .settle_names()
-                .and_then(|()| dirs.values().try_for_each(file::sync)),
+            Some((partial, _)) => dirs
+                .values()
+                .try_for_each(file::sync)
+                .and_then(|()| partial.store().settle_names()),
             None => return,
         };
         if let Err(error) = &names {
@@ -369,6 +374,9 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
         let (Some(id), true) = (meta.id, meta.error.is_empty() && meta.from != owner) else {
             continue;
         };
+        let is_placed = !meta.extra.contains_key(PENDING_HOOK)
+            && Destination::open(&meta)
+                .is_some_and(|destination| destination.is_there(folder, meta.filesize));
         let key = Key {
             user: owner.to_owned(),
             folder: folder.name().to_string(),
@@ -377,9 +385,13 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
         };
         // A transfer of this server is under way before it has a .meta, and after that is
         // known, or has left an error there. Of one that is known, somebody may have taken
-        // the file away.
+        // the file away, if it has not just got its path.
+        let is_left = |known: Option<Transfer>| match known {
+            None => true,
+            Some(known) => known.stem == stem && is_placed && known.state == State::Delivered,
+        };
         if !under_way.has(&key)
-            && delivered::find(db, &key).is_ok_and(|known| known.is_none())
+            && delivered::find(db, &key).is_ok_and(is_left)
             && meta_file::read(dir, name).is_some_and(|meta| meta.error.is_empty())
         {
             left.push(name.to_owned());
@@ -415,8 +427,11 @@ fn complete(
             "received, before the server ended"
         );
     }
-    if destination.is_some() && !store.holds(&format!("{stem}.data"))? {
-        // It has its path.
+    if let (Some(destination), Some(meta)) = (destination, meta)
+        && !store.holds(&format!("{stem}.data"))?
+        // A hook may have given it another name, beside the same .meta.
+        && (transfer.state == State::Whole || destination.is_there(&folder, meta.filesize))
+    {
         let _ = folder.dir().remove_file(format!("{stem}.meta"));
     }
     Ok(())

@@ -12,7 +12,6 @@ use super::{
     lane::{Lane, Place},
     partial::{Partial, Reserved},
     receive::{ReceiveError, Receiver, event, not_received},
-    shared::exists,
 };
 use crate::{
     crypto::random,
@@ -383,7 +382,6 @@ pub fn store_error(error: &io::Error) -> Error {
             Code::Later,
             "the receiver has no room for the file, try later",
         ),
-        io::ErrorKind::AlreadyExists => exists(),
         _ => Error::new(
             Code::Later,
             "the receiver cannot store the file now, try later",

@@ -470,6 +470,7 @@ fn ended(error: ReceiveError) -> Error {
         ReceiveError::Size | ReceiveError::Checksum { .. } => {
             Error::new(Code::Integrity, error.to_string())
         }
+        ReceiveError::Taken => Error::new(Code::Exists, error.to_string()),
         ReceiveError::GoingDown | ReceiveError::Failed => {
             Error::new(Code::Failed, error.to_string())
         }

@@ -27,7 +27,7 @@ use super::{
     intake::{self, Arriving, DIGEST_LEN},
     lane::Lane,
     partial::{Partial, UnderWay},
-    shared::{Answer, Fetched, Listing},
+    shared::{Answer, Fetched, Listing, exists},
     supply::{Made, Supply},
 };
 use crate::{
@@ -101,6 +101,9 @@ pub enum ReceiveError {
         /// What arrived.
         computed: u32,
     },
+    /// The path that its sender wants for it has another file by now.
+    #[error("there is another file at its path by now")]
+    Taken,
     /// The file cannot be stored.
     #[error("the file cannot be stored: {0}")]
     Store(io::Error),
@@ -128,14 +131,12 @@ impl ReceiveError {
         match self {
             Self::Channel(_) | Self::GoingDown | Self::Failed => true,
             Self::Sender(error) => error.code == Code::Later || error.code == Code::Interrupted,
-            // A disk that is full needs the room, and a path that is taken stays so.
+            // A disk that is full needs the room.
             Self::Store(error) => !matches!(
                 error.kind(),
-                io::ErrorKind::StorageFull
-                    | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::AlreadyExists
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),
-            Self::Size | Self::Checksum { .. } => false,
+            Self::Size | Self::Checksum { .. } | Self::Taken => false,
         }
     }
 
@@ -154,6 +155,7 @@ impl ReceiveError {
             Self::Channel(_) | Self::Sender(_) => return None,
             Self::Size | Self::Checksum { .. } => (Code::Integrity, self.to_string()),
             Self::Store(error) => return Some(store_error(error)),
+            Self::Taken => return Some(exists()),
             Self::GoingDown => (
                 Code::Later,
                 "the server is going down, try later".to_owned(),
@@ -387,6 +389,7 @@ impl Receiver {
         {
             self.hooks.own().arrives(&folder, &config, name);
         }
+        let goes_there = kept.is_none() && Destination::open(&meta).is_some();
         let sink = sink.ok_or(ReceiveError::Failed)?;
         let whole = Whole {
             partial,
@@ -397,12 +400,23 @@ impl Receiver {
         let committed = self.committer.commit(whole).await;
         let (partial, named) = committed.ok_or(ReceiveError::Failed)?;
         if let Err(error) = named {
+            let error = match error.kind() {
+                io::ErrorKind::AlreadyExists if goes_there => ReceiveError::Taken,
+                _ => ReceiveError::Store(error),
+            };
             return Err(self.not_stored(partial, error).await);
         }
         self.observer.step(
             15,
             format_args!("CRC-32 matches, stored {}", partial.subject().data_file()),
         );
+        if let (Some(path), Some(destination)) = (partial.placed(), &destination)
+            && !path.contains('/')
+            && path != destination.path.join()
+        {
+            // It got a number.
+            self.hooks.own().arrives(&folder, &config, path);
+        }
         let placed = self.received(&partial, kept).await;
         let path = partial.placed().map(str::to_owned).or(placed);
         let reply = destination.map(|_| match path {
@@ -417,8 +431,7 @@ impl Receiver {
     }
 
     /// Leaves a file that could not be stored.
-    async fn not_stored(&self, partial: Partial, error: io::Error) -> ReceiveError {
-        let error = ReceiveError::Store(error);
+    async fn not_stored(&self, partial: Partial, error: ReceiveError) -> ReceiveError {
         let passing = error.is_passing();
         let leaving = move || match passing {
             true => partial.break_off(),

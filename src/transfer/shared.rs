@@ -20,7 +20,9 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::{lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver};
+use super::{
+    commit::Committer, lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver,
+};
 use crate::{
     error::{Code, Error, printable},
     event::{self, Event, EventId, Kind, Outcome},
@@ -35,7 +37,10 @@ use crate::{
         tree::{About, Hides, Tree, TreePath, Walk},
         user::User,
     },
-    store::destination::Destination,
+    store::{
+        delivered::{Key, State},
+        destination::Destination,
+    },
     wire::{
         record::MAX_BODY,
         request::{Coming, Entry, Held, Page, Reply, Request},
@@ -147,15 +152,17 @@ struct Shared<'a> {
     asked: &'a Said,
     /// The folder that the request is about, once it was looked up.
     folder: OnceCell<Option<(Folder, Arc<Config>)>>,
+    committer: &'a Committer,
 }
 
 impl<'a> Shared<'a> {
-    fn new((user, from): &'a (User, Name), asked: &'a Said) -> Self {
+    fn new((user, from): &'a (User, Name), asked: &'a Said, committer: &'a Committer) -> Self {
         Self {
             user,
             from,
             asked,
             folder: OnceCell::new(),
+            committer,
         }
     }
 
@@ -357,15 +364,15 @@ impl<'a> Shared<'a> {
         }
         let there = tree.there(&below).map_err(|e| refused(&e))?;
         if let Some(there) = &there {
-            // As exactly as file systems keep times.
-            let same =
-                Some(there.size) == meta.meta.filesize && there.modified.abs_diff(modified) < 1_000;
+            let same = there.is_file_of(meta.meta.filesize, modified);
             match conflict {
                 _ if there.is_dir => return Err(exists()),
                 _ if same && (rights.list || rights.get) => {
                     let path = path.to_owned();
                     return Ok(Answer::Reply(Reply::Stored { path, same }));
                 }
+                // Its sender did not hear of that: it may be what is there.
+                _ if self.was_delivered(folder, meta) => {}
                 Conflict::Refuse => return Err(exists()),
                 Conflict::Overwrite if !rights.rm => {
                     let sentence =
@@ -389,6 +396,20 @@ impl<'a> Shared<'a> {
                 conflict,
             },
         })))
+    }
+
+    /// Whether the contact brought this very file before.
+    fn was_delivered(&self, folder: &str, meta: &Wire) -> bool {
+        let Some(id) = meta.meta.id else {
+            return false;
+        };
+        let known = self.committer.known(&Key {
+            user: self.user.name().to_string(),
+            folder: folder.to_owned(),
+            from: self.from.to_string(),
+            id,
+        });
+        known.is_ok_and(|known| known.is_some_and(|known| known.state != State::Refused))
     }
 
     /// Changes something where the contact may.
@@ -484,9 +505,10 @@ impl Receiver {
         // Most folders have no such hooks, and then it is one step.
         let first = {
             let (people, request) = (people.clone(), request.clone());
+            let committer = self.committer.clone();
             move || {
                 let none = Said::new();
-                let shared = Shared::new(&people, &none);
+                let shared = Shared::new(&people, &none, &committer);
                 let to_ask = shared.to_ask(&request)?;
                 match to_ask.is_empty() {
                     true => shared.answer(&request).map(Ok),
@@ -507,8 +529,9 @@ impl Receiver {
                 .await?;
             asked.insert(name, said);
         }
+        let committer = self.committer.clone();
         let second = move || {
-            let shared = Shared::new(&people, &asked);
+            let shared = Shared::new(&people, &asked, &committer);
             shared.answer(&request)
         };
         blocking(lane, is_long, second).await

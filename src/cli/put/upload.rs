@@ -314,7 +314,13 @@ impl Upload {
                     }
                     let error = match error.code {
                         Code::Exists => {
-                            let advice = "take --conflict overwrite, rename or skip";
+                            let advice = match self.options.conflict.conflict() {
+                                Conflict::Refuse => {
+                                    "take --conflict overwrite, rename or skip, or end the path with / if that is a directory"
+                                }
+                                // For a file there had been a way.
+                                _ => "if that is a directory, end the path with /, else take another name",
+                            };
                             Error::new(error.code, format!("{}: {advice}", error.sentence))
                         }
                         _ => error,

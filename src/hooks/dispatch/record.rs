@@ -153,8 +153,10 @@ impl Records {
             }
             // The `.meta` says where a file goes until that is safe.
             let named = match (dirs.is_empty(), results.first()) {
-                (false, Some((_, record, _))) => file::sync(record.folder.dir())
-                    .and_then(|()| dirs.values().try_for_each(file::sync)),
+                (false, Some((_, record, _))) => dirs
+                    .values()
+                    .try_for_each(file::sync)
+                    .and_then(|()| file::sync(record.folder.dir())),
                 _ => Ok(()),
             };
             for (result, record, done) in results {
@@ -206,6 +208,13 @@ impl Record {
         }
     }
 
+    /// A file gets this path, and that is news.
+    fn arrives(&self, path: &TreePath) {
+        if let (Ok(config), [name]) = (self.folder.config(), path.components()) {
+            self.own.arrives(&self.folder, &config, name);
+        }
+    }
+
     /// Gives the file its path. Where that is taken by now, the file stays as one that
     /// arrived: its hooks have had it.
     fn place(&self, destination: &Destination, dirs: &mut Dirs) -> Stored {
@@ -213,12 +222,13 @@ impl Record {
         if !file::exists(folder.dir(), &data)? {
             return Ok(None);
         }
-        if let (Ok(config), [name]) = (folder.config(), destination.path.components()) {
-            self.own.arrives(folder, &config, name);
-        }
+        self.arrives(&destination.path);
         match destination.place(folder, &data) {
             Ok(Placed { path, dir }) => {
                 self.own.note(folder, &data);
+                if path != destination.path {
+                    self.arrives(&path);
+                }
                 let (above, _) = path.split_last().unzip();
                 dirs.insert(above, dir);
                 Ok(Some(path.join()))

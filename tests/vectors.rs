@@ -539,7 +539,10 @@ fn request_vectors() -> Value {
         ..Wire::request(sent.clone())
     };
     let stored = |same| Reply::Stored {
-        path: "photo/sub/new_2.jpg".to_owned(),
+        path: match same {
+            true => "photo/sub/new.jpg".to_owned(),
+            false => "photo/sub/new_2.jpg".to_owned(),
+        },
         same,
     };
     let put_key = keys.file_key(leave.filekey.as_ref().unwrap(), &sent.id.unwrap());

@@ -210,7 +210,7 @@ notifyUser.rhai
 # peter-norton = no
 
 # who may look at the files of this folder and fetch them with `m2y ls` and `m2y get`:
-# list, get, and what changes something: mkdir, rm, mv
+# list, get, and what changes something: put (for who is let in above), mkdir, rm, mv
 [share]
 # zhenqiang = list get
 "

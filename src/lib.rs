@@ -24,7 +24,9 @@
 //! The other way, a contact asks: [`client::peer`] opens a session without a file, and what
 //! it asks comes as records too. [`transfer::shared`] answers from the tree that the contact
 //! may see, [`root::tree`], and never from outside of it; files go out as they come in, and
-//! [`transfer::landing`] puts them in their place.
+//! [`transfer::landing`] puts them in their place. What a contact puts somewhere,
+//! [`client::put`], arrives like any other file, and when its hooks have had it and left it
+//! where it was, it gets the path that its sender wants, [`store::destination`].
 //!
 //! Beside the connections a server has three more things to do. It watches the folders
 //! whose scripts wait for that and fires an event for every file that appears, changes or

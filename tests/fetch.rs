@@ -36,12 +36,8 @@ use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
     meta::{Features, FileKey, TransferId, Wire},
-    root::{Root, user::User},
-    transfer::{
-        Observer, Unobserved,
-        landing::{Conflict, Landing},
-        put::Put,
-    },
+    root::{Root, conflict::Conflict, user::User},
+    transfer::{Observer, Unobserved, landing::Landing, put::Put},
     wire::{
         record::{self, Kind},
         request::{Coming, Entry, Reply, Request},

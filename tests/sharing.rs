@@ -19,10 +19,8 @@ use common::{Local, ROLAND, World, ZHENQIANG};
 use m2y::{
     client::{Route, peer::Peer},
     error::{Code, Error},
-    transfer::{
-        Unobserved,
-        landing::{Conflict, Landing},
-    },
+    root::conflict::Conflict,
+    transfer::{Unobserved, landing::Landing},
 };
 
 const SHARE: &str = "[share]\nzhenqiang = list get mkdir rm mv\n";

@@ -13,13 +13,14 @@ use std::{
 use cap_std::fs::Dir;
 use sha2::{Digest, Sha256};
 
-pub use crate::root::conflict::Conflict;
-
 use super::{intake::Arriving, partial::prefix_digest, receive::ReceiveError};
 use crate::{
     crypto::random,
     json::{self, Map, Value},
-    root::{conflict, file},
+    root::{
+        conflict::{self, Conflict},
+        file,
+    },
     store::{
         Sink, Store,
         destination::moment,

@@ -27,8 +27,8 @@ use crate::{
     client::peer::Peer,
     error::{Code, Error, printable},
     json::Value,
-    root::tree::TreePath,
-    transfer::landing::{Conflict, Landed, Landing},
+    root::{conflict::Conflict, tree::TreePath},
+    transfer::landing::{Landed, Landing},
     wire::record::MAX_BODY,
 };
 

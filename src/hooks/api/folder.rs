@@ -179,7 +179,7 @@ if folder.bytes() > 10_000_000_000 { reject("the folder is full"); }
     Function::new(
         "folder",
         "folder.bytes_from(sender)",
-        "Bytes of all .data together that a sender sent, as their .meta say; of at most 5,000 .data. In a larger folder keep the sum with state.add.",
+        "Bytes of all .data together that a sender sent, as their .meta say; of at most 5,000 .data. What a contact put at a path of its own is not among them. In a larger folder keep the sum with state.add.",
         r#"
 if folder.bytes_from(meta.from) > 1_000_000_000 { reject("your share is used up"); }
 assert_eq(folder.bytes_from("nobody"), 0);

@@ -951,6 +951,29 @@ async fn a_disk_that_fills_up_amid_a_file_is_told_and_holds_up_nobody_else() {
 }
 
 #[test]
+fn a_directory_on_another_disk_takes_no_file_and_says_so() {
+    let world = World::new(&format!("[OnMeta]\n[share]\n{ZHENQIANG} = put\n"));
+    let Some(_disk) = Mounted::new(&world.photo().join("other"), "8m") else {
+        return;
+    };
+    let server = Process::serve(&world.there);
+    let output = Command::new(M2Y)
+        .args(["put", "--server", &server.address, "--root"])
+        .arg(world.here.path())
+        .arg(world.file("f", b"f"))
+        .arg("roland-frei:photo/other/f")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(
+        said(&output).contains("on another disk"),
+        "{}",
+        said(&output)
+    );
+    assert!(world.arrived(".meta").is_empty());
+}
+
+#[test]
 fn a_root_whose_disk_is_full_has_senders_try_later_and_recovers() {
     let world = World::new("[OnMeta]\n[OnReceived]\nnote.rhai\n");
     world.script("note.rhai", "notify.inbox(meta.filename);");

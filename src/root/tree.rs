@@ -180,6 +180,12 @@ impl Tree {
         Ok((self.dir(&before)?, name))
     }
 
+    /// Whether a file of this directory can get a path by a mere change of names.
+    pub fn is_one_disk(&self, path: &TreePath) -> io::Result<bool> {
+        let there = self.above(path)?.dir_metadata()?;
+        Ok(there.dev() == self.dir.dir_metadata()?.dev())
+    }
+
     /// Opens the directory that a path lies in.
     pub fn above(&self, path: &TreePath) -> io::Result<Dir> {
         self.around(path).map(|(dir, _)| dir)

@@ -382,6 +382,11 @@ impl<'a> Shared<'a> {
                 Conflict::Overwrite | Conflict::Rename => {}
             }
         }
+        if !tree.is_one_disk(&below).map_err(|e| refused(&e))? {
+            let sentence =
+                "no file can be put there: the directory is on another disk than its folder";
+            return Err(Error::new(Code::Failed, sentence));
+        }
         if conflict == Conflict::Overwrite && !rights.rm {
             // Should one come meanwhile.
             conflict = Conflict::Refuse;

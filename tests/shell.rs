@@ -654,6 +654,15 @@ fn ctrl_c_ends_a_command_and_not_the_shell() {
     tell(rustix::process::Signal::CONT);
     terminal.press("stat photo/big\r");
     terminal.shows("/photo/big: file, 67,108,864 bytes");
+    // What was interrupted is in nobody's hand any more.
+    terminal.press("get photo/big\r");
+    terminal.shows("fetched 1 file: ");
+    terminal.press("cd photo\r");
+    terminal.shows("roland-frei:/photo> ");
+    terminal.press("put big --to again\r");
+    terminal.shows("stored 1 file: ");
+    let again = fs::read(home.world.photo().join("again")).unwrap();
+    assert!(again == noise(64 << 20));
     terminal.press("exit\r");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
 }

@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
-    meta::datetime_now,
+    meta::{Meta, datetime_now},
     root::{conflict::Conflict, tree::TreePath},
     store::destination::Destination,
     transfer::{Observer, Unobserved, outgoing::Outgoing, put::Put},
@@ -43,13 +43,15 @@ fn sharing(hooks: &str, rights: &str) -> String {
     format!("{hooks}[share]\n{ZHENQIANG} = {rights}\n")
 }
 
-async fn put_as(
+/// Puts a file as a program does that ends before it takes notice: what became of it is
+/// known, and whoever puts it again goes on.
+async fn attempt(
     world: &World,
     address: &str,
     local: &Path,
     path: &str,
     conflict: Conflict,
-) -> Result<Stored, Error> {
+) -> Result<(Put, Result<Meta, Error>), Error> {
     let route = Route::to(&world.sender, ROLAND, Some(address)).unwrap();
     let job = Put::open(&world.sender, (ROLAND, path), local, conflict)?;
     let (give, mut jobs) = mpsc::channel(1);
@@ -59,7 +61,18 @@ async fn put_as(
     let observer: Arc<dyn Observer> = Arc::new(Unobserved);
     let stop = std::future::pending();
     put_all(&route, &mut jobs, &results, &observer, stop).await?;
-    let (mut job, result, _) = told.try_recv().unwrap();
+    let (job, result, _) = told.try_recv().unwrap();
+    Ok((job, result))
+}
+
+async fn put_as(
+    world: &World,
+    address: &str,
+    local: &Path,
+    path: &str,
+    conflict: Conflict,
+) -> Result<Stored, Error> {
+    let (mut job, result) = attempt(world, address, local, path, conflict).await?;
     if !matches!(&result, Err(error) if error.code == Code::Later) {
         job.forget();
     }
@@ -733,22 +746,11 @@ async fn who_did_not_hear_that_it_is_there_hears_it_without_leave_to_look() {
     let world = World::new(&sharing("[OnMeta]\n", "put"));
     let server = Local::serve(&world.there).await;
     let local = world.file("large.bin", &noise(200_000));
-    let route = Route::to(&world.sender, ROLAND, Some(&server.address)).unwrap();
     for conflict in [Conflict::Refuse, Conflict::Overwrite] {
         for _ in 0..2 {
-            let job = Put::open(&world.sender, (ROLAND, "photo/l.bin"), &local, conflict);
-            let (give, mut jobs) = mpsc::channel(1);
-            let (results, mut told) = mpsc::unbounded_channel();
-            give.try_send(job.unwrap()).ok().unwrap();
-            drop(give);
-            let observer: Arc<dyn Observer> = Arc::new(Unobserved);
-            let stop = std::future::pending();
-            put_all(&route, &mut jobs, &results, &observer, stop)
-                .await
-                .unwrap();
-            // The program ends before it takes notice of that, and is called again.
-            let (_, result, _) = told.try_recv().unwrap();
-            result.unwrap();
+            let path = "photo/l.bin";
+            let tried = attempt(&world, &server.address, &local, path, conflict);
+            tried.await.unwrap().1.unwrap();
         }
     }
     server.stop().await;
@@ -776,23 +778,9 @@ async fn what_a_server_did_not_come_to_remove_goes_when_it_starts() {
     let world = World::new(&sharing("[OnMeta]\n", "put"));
     let server = Local::serve(&world.there).await;
     let local = world.file("a.jpg", b"mine");
-    let route = Route::to(&world.sender, ROLAND, Some(&server.address)).unwrap();
-    let job = Put::open(
-        &world.sender,
-        (ROLAND, "photo/a.jpg"),
-        &local,
-        Conflict::Refuse,
-    );
-    let (give, mut jobs) = mpsc::channel(1);
-    let (results, mut told) = mpsc::unbounded_channel();
-    give.try_send(job.unwrap()).ok().unwrap();
-    drop(give);
-    let observer: Arc<dyn Observer> = Arc::new(Unobserved);
-    let stop = std::future::pending();
-    put_all(&route, &mut jobs, &results, &observer, stop)
-        .await
-        .unwrap();
-    let (_, result, _) = told.try_recv().unwrap();
+    let path = "photo/a.jpg";
+    let tried = attempt(&world, &server.address, &local, path, Conflict::Refuse);
+    let (_, result) = tried.await.unwrap();
     let mut meta = result.unwrap();
     server.stop().await;
     assert_eq!(there(&world), ["a.jpg"]);

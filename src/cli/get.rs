@@ -4,7 +4,7 @@ pub mod fetch;
 mod record;
 mod walk;
 
-use std::{path::PathBuf, pin::pin, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 
@@ -17,7 +17,7 @@ use super::{
     remote::{Asker, Link, Place},
     tally::Voice,
 };
-use crate::error::{Code, Error};
+use crate::error::Error;
 
 /// Fetch files that a contact shares with you
 ///
@@ -77,21 +77,9 @@ impl Get {
         }
         let voice = if json { Voice::Objects } else { Voice::Lines };
         let mut fetch = Fetch::new(self.options.clone(), &self.output, progress.clone(), voice)?;
-        let result = {
-            let mut all = pin!(self.all(&mut fetch, &progress));
-            let mut interrupted = pin!(tokio::signal::ctrl_c());
-            let mut ticks = Progress::ticks();
-            loop {
-                tokio::select! {
-                    result = &mut all => break result,
-                    _ = &mut interrupted => break Err(Error::new(
-                        Code::Interrupted,
-                        "interrupted: what came so far is kept, fetch again to go on",
-                    )),
-                    _ = ticks.tick(), if progress.has_lines() => progress.tell(),
-                }
-            }
-        };
+        let all = self.all(&mut fetch, &progress);
+        let advice = "what came so far is kept, fetch again to go on";
+        let result = progress.watch(all, advice).await;
         progress.end();
         let (ended, _) = fetch.end();
         result?;

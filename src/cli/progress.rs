@@ -2,16 +2,20 @@
 
 use std::{
     io::{IsTerminal, stderr},
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::time::{Interval, MissedTickBehavior, interval_at};
+use tokio::{
+    signal::ctrl_c,
+    time::{Interval, MissedTickBehavior, interval_at},
+};
 
 use super::output::{bytes, count, files};
 use crate::{
-    error::printable,
+    error::{Code, Error, printable},
     meta::{Meta, TransferId},
     transfer::Observer,
 };
@@ -183,6 +187,27 @@ impl Progress {
         let mut ticks = interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
+    }
+
+    /// Waits for work, with a line now and then where there are lines. It ends, with advice,
+    /// where a person interrupts it.
+    pub async fn watch(
+        &self,
+        work: impl Future<Output = Result<(), Error>>,
+        advice: &str,
+    ) -> Result<(), Error> {
+        let (mut work, mut interrupted) = (pin!(work), pin!(ctrl_c()));
+        let mut ticks = Self::ticks();
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                _ = &mut interrupted => {
+                    let sentence = format!("interrupted: {advice}");
+                    return Err(Error::new(Code::Interrupted, sentence));
+                }
+                _ = ticks.tick(), if self.has_lines() => self.tell(),
+            }
+        }
     }
 
     /// Prints the line for where it is now.

@@ -3,7 +3,7 @@
 pub mod upload;
 mod walk;
 
-use std::{path::PathBuf, pin::pin, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 
@@ -77,21 +77,9 @@ impl Put {
         let voice = if json { Voice::Objects } else { Voice::Lines };
         let mut link = Link::new(route, progress.clone(), false);
         let upload = Upload::new(self.options, progress.clone(), voice);
-        let result = {
-            let mut all = pin!(upload.run(&mut link, &self.files, target));
-            let mut interrupted = pin!(tokio::signal::ctrl_c());
-            let mut ticks = Progress::ticks();
-            loop {
-                tokio::select! {
-                    result = &mut all => break result,
-                    _ = &mut interrupted => break Err(Error::new(
-                        Code::Interrupted,
-                        "interrupted: what is there so far is kept, put it again to go on",
-                    )),
-                    _ = ticks.tick(), if progress.has_lines() => progress.tell(),
-                }
-            }
-        };
+        let all = upload.run(&mut link, &self.files, target);
+        let advice = "what is there so far is kept, put it again to go on";
+        let result = progress.watch(all, advice).await;
         progress.end();
         let (ended, _) = upload.end();
         result?;

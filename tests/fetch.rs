@@ -37,7 +37,12 @@ use m2y::{
     error::{Code, Error},
     meta::{Features, FileKey, TransferId, Wire},
     root::{Root, conflict::Conflict, user::User},
-    transfer::{Observer, Unobserved, landing::Landing, put::Put},
+    transfer::{
+        Observer, Unobserved,
+        intake::Arriving,
+        landing::{Landing, land as land_files},
+        put::Put,
+    },
     wire::{
         record::{self, Kind},
         request::{Coming, Entry, Reply, Request},
@@ -1799,6 +1804,29 @@ async fn nothing_of_a_file_that_was_given_up_comes_behind_the_error() {
     }
     drop(side);
     server.stop().await;
+}
+
+/// Who comes second takes nothing away from who is at it.
+#[test]
+fn of_two_who_fetch_one_file_to_one_place_one_gets_it_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let into = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
+    let of = (ROLAND, "photo/large.bin");
+    let land = || Landing::new(&into, "large.bin", Conflict::Refuse, of, 1 << 20);
+    let mut first = land().unwrap();
+    let coming = Coming {
+        size: 1 << 20,
+        modified: 1,
+        version: "v".to_owned(),
+        offset: 0,
+    };
+    first.expect(coming).unwrap();
+    first.sink().unwrap().append(&[&noise(1 << 20)]).unwrap();
+    let second = land().err().unwrap();
+    assert_eq!(second.kind(), std::io::ErrorKind::WouldBlock);
+    let landed = land_files(vec![(first, 0)]).remove(0).unwrap();
+    assert_eq!(landed.size, 1 << 20);
+    assert!(fs::read(dir.path().join("large.bin")).unwrap() == noise(1 << 20));
 }
 
 // Versions that know more, or less.

@@ -869,3 +869,37 @@ async fn who_waits_for_news_hears_of_what_was_put_under_its_name_and_of_nothing_
         server.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_files_for_one_path_the_second_hears_of_the_first_also_while_hooks_run() {
+    let hooks = "[OnMeta]\n[OnReceived]\nreceived.rhai\n";
+    let world = World::new(&sharing(hooks, "list put"));
+    world.script("received.rhai", "");
+    let server = Process::serve(&world.there);
+    fs::create_dir(world.dir.path().join("d")).unwrap();
+    world.file("a.jpg", b"mine");
+    world.file("d/a.jpg", b"other");
+    let args = ["a.jpg", "d/a.jpg", "roland-frei:photo"];
+    let output = run(&world, &server.address, &args);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    assert!(
+        said(&output).contains("take --conflict"),
+        "{}",
+        said(&output)
+    );
+    // The path is free for who says what to do.
+    let args = [
+        "--conflict",
+        "rename",
+        "d/a.jpg",
+        "a.jpg",
+        "roland-frei:photo",
+    ];
+    let output = run(&world, &server.address, &args);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(server.stop(), Some(0));
+    let left = there(&world);
+    assert!(!left.iter().any(|name| name.ends_with(".data")), "{left:?}");
+    let texts = ["a.jpg", "a_2.jpg"].map(|name| fs::read(world.photo().join(name)).unwrap());
+    assert_ne!(texts[0], texts[1]);
+}

@@ -51,6 +51,14 @@ impl Place {
         }
     }
 
+    /// As it is written.
+    pub fn shown(&self) -> String {
+        match self.path.as_str() {
+            "" => self.peer.clone(),
+            path => format!("{}:{path}", self.peer),
+        }
+    }
+
     /// A path that is needed.
     pub fn path(&self) -> Result<&str, Error> {
         match self.path.as_str() {
@@ -154,7 +162,7 @@ impl Link {
 
 /// Puts in front of an error what it is about.
 pub fn about(place: &Place, error: Error) -> Error {
-    error.within(printable(&format!("{}:{}", place.peer, place.path), 300))
+    error.within(printable(&place.shown(), 300))
 }
 
 /// When a file changed last, UTC: `2026-11-21 20:46:41`.

@@ -32,7 +32,7 @@ pub async fn put_all(
 ) -> Result<(), Error> {
     tokio::pin!(stop);
     let mut again: Vec<Put> = Vec::new();
-    let mut broken = 0;
+    let (mut broken, mut was_cut) = (0, false);
     loop {
         if again.is_empty() {
             match jobs.recv().await {
@@ -52,6 +52,10 @@ pub async fn put_all(
             ..
         } = match opened {
             Ok(opened) => opened,
+            Err(error) if was_cut => {
+                let what = "the connection was cut, what is there so far is kept";
+                return Err(error.within(what));
+            }
             Err(error) => return Err(error),
         };
         let files = reply.features.files;
@@ -66,6 +70,7 @@ pub async fn put_all(
         let Some(error) = error else {
             continue;
         };
+        was_cut = true;
         let came = settled > 0 || held(&again) > before;
         broken = if came { 0 } else { broken + 1 };
         let is_final = matches!(error.code, Code::Interrupted | Code::Integrity);

@@ -203,16 +203,31 @@ notifyUser.rhai
 [OnGet]
 [OnSent]
 
+# who may look at the files of this folder and fetch them with `m2y ls` and `m2y get`:
+# list, get, and what changes something: put (for who is let in below), mkdir, rm, mv
+[share]
+# zhenqiang = list get
+
 # what checkPermission.rhai reads: who may send into this folder
 # (only `always` lets in; nobody may send until a line below says so)
 [permission]
 # zhenqiang = always
 # peter-norton = no
-
-# who may look at the files of this folder and fetch them with `m2y ls` and `m2y get`:
-# list, get, and what changes something: put (for who is let in above), mkdir, rm, mv
-[share]
-# zhenqiang = list get
 "
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_at_the_end_of_a_new_m2y_config_lets_somebody_in() {
+        let names = ["roland-frei", "photo"].map(|name| Name::user(name).unwrap());
+        let text = template(&names[0], &names[1]) + "zhenqiang = always\n";
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.get("permission", "zhenqiang"), Some("always"));
+        assert!(config.has("OnMeta") && config.has("share"));
+    }
 }

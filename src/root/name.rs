@@ -11,7 +11,7 @@ pub const MAX_LEN: usize = 64;
 pub type NameHash = [u8; 8];
 
 /// Directories of a user that hold keys and so can be no m2y-folders.
-const RESERVED: [&str; 2] = ["privateKey", "pubKey"];
+const RESERVED: [&str; 3] = ["privateKey", "pubKey", "outgoing"];
 
 /// A checked name: ASCII letters, digits, `.`, `_`, `-`; 1 to 64 of them, no
 /// leading dot. Such a name is one path component on every system.

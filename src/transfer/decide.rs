@@ -12,6 +12,7 @@ use super::{
     lane::{Lane, Place},
     partial::{Partial, Reserved},
     receive::{ReceiveError, Receiver, event, not_received},
+    shared::exists,
 };
 use crate::{
     crypto::random,
@@ -20,7 +21,7 @@ use crate::{
     hooks::Pinned,
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
-    root::{RootError, config::Config, folder::Folder, name::Name, user::User},
+    root::{RootError, config::Config, conflict::Conflict, folder::Folder, name::Name, user::User},
     store::{Sink, delivered::State, destination::Destination},
 };
 
@@ -184,9 +185,13 @@ impl Receiver {
         }
         meta.error.clear();
         meta.extra.retain(|field, _| is_extra(field));
-        if let Some(destination) = destination {
+        if let Some(destination) = &destination {
             destination.note(&mut meta);
         }
+        // Of two that want one path, the second finds something there already.
+        let path = destination
+            .filter(|destination| destination.conflict == Conflict::Refuse)
+            .map(|destination| destination.path);
 
         let asked = meta.clone();
         let (this, owner, sender) = (self.clone(), user.clone(), from.clone());
@@ -196,10 +201,16 @@ impl Receiver {
                 .or_insert_with_key(|folder| this.place(&owner, folder))
                 .clone()?;
             let claim = this.under_way.claim(&place.folder, &sender, id);
-            let claim = claim.ok_or_else(|| {
+            let mut claim = claim.ok_or_else(|| {
                 Error::new(Code::Later, "this transfer is under way already, try later")
             })?;
             let known = this.committer.known(claim.key())?;
+            if let Some(path) = &path
+                && known.is_none()
+                && !claim.take_path(path)
+            {
+                return Err(exists());
+            }
             let reserved = Partial::reserve(&place.folder, place.store.clone(), meta, claim, known);
             let reserved = reserved.map_err(|e| logged(&e))?;
             let mut held = 0;

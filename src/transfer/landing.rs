@@ -132,6 +132,8 @@ impl Landing {
 
     /// Takes the file in hand, and looks what there is of it.
     fn look(&mut self) -> io::Result<()> {
+        // What is there may be somebody else's until the lock says that it is ours.
+        self.keep = true;
         let lock = file::append(&self.dir, &self.note)?.into_std();
         let begun = Instant::now();
         while let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
@@ -145,6 +147,7 @@ impl Landing {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.lock = Some(lock);
+        self.keep = false;
         let (note, _) = file::open_itself(&self.dir, &self.note)?;
         let mut text = Vec::new();
         note.take(MAX_NOTE).read_to_end(&mut text)?;

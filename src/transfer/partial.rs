@@ -1,7 +1,7 @@
 //! A file on its way in: its names in the folder, hidden until it is whole.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     io::{self, Read},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -13,7 +13,7 @@ use super::BUFFER;
 use crate::{
     event::Subject,
     meta::{Meta, TransferId},
-    root::{file, folder::Folder, name::Name},
+    root::{file, folder::Folder, name::Name, tree::TreePath},
     store::{
         Sink, Store,
         delivered::{self, Key, State::Refused, Transfer},
@@ -41,6 +41,8 @@ struct State {
     /// The last number that was tried for files of one sender and one second, so that the
     /// thousandth of them does not ask for the names of all before it.
     numbers: HashMap<String, u32>,
+    /// Paths that nobody else may have meanwhile, by user and folder.
+    paths: HashSet<(String, String, TreePath)>,
 }
 
 impl UnderWay {
@@ -59,6 +61,7 @@ impl UnderWay {
                 Some(Claim {
                     under_way: self.clone(),
                     key,
+                    path: None,
                 })
             }
         }
@@ -86,12 +89,26 @@ impl UnderWay {
 pub struct Claim {
     under_way: UnderWay,
     key: Key,
+    /// The path that the file is to get, where another one may not.
+    path: Option<(String, String, TreePath)>,
 }
 
 impl Claim {
     /// Which transfer it is.
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// Takes a path of the folder in hand too; `false` if another file is to get it.
+    #[must_use]
+    pub fn take_path(&mut self, path: &TreePath) -> bool {
+        let Key { user, folder, .. } = &self.key;
+        let path = (user.clone(), folder.clone(), path.clone());
+        let is_free = self.under_way.lock().paths.insert(path.clone());
+        if is_free {
+            self.path = Some(path);
+        }
+        is_free
     }
 
     /// The next stem of this sender and second that nobody in this process has tried.
@@ -126,7 +143,11 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.under_way.lock().transfers.remove(&self.key);
+        let mut state = self.under_way.lock();
+        state.transfers.remove(&self.key);
+        if let Some(path) = &self.path {
+            state.paths.remove(path);
+        }
     }
 }
 

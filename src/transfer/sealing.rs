@@ -293,7 +293,7 @@ pub fn unreadable(error: &io::Error) -> Error {
 fn changed() -> Error {
     Error::new(
         Code::Failed,
-        "the file changed while it was being sent: send it again when it is complete",
+        "the file changed while it was on its way: try again when it is complete",
     )
 }
 

@@ -174,7 +174,7 @@ impl Fetch {
 impl<'w> Work<'w> {
     /// Fetches, in as many sessions as it takes.
     async fn run(&mut self, link: &mut Link) -> Result<(), Error> {
-        let mut broken = 0;
+        let (mut broken, mut was_cut) = (0, false);
         loop {
             let before = self.so_far();
             let peer = link.peer().await;
@@ -187,8 +187,12 @@ impl<'w> Work<'w> {
             };
             // Only where a session came about and broke does it help to begin another one.
             if !peer.is_ok_and(|peer| peer.is_over()) || error.code == Code::Integrity {
-                return Err(error);
+                return Err(match was_cut {
+                    true => error.within("the connection was cut, what came so far is kept"),
+                    false => error,
+                });
             }
+            was_cut = true;
             let (files, bytes) = self.so_far();
             let came = files > before.0 || bytes >= before.1 + MAX_BODY as u64;
             broken = if came { 0 } else { broken + 1 };

@@ -300,7 +300,13 @@ impl Upload {
                             item.path = path;
                             tally.through(&item, &through);
                         }
-                        None => tally.through(&item, &through),
+                        None => {
+                            tally.warn(format!(
+                                "{}: stored, but the contact's hooks have it: they gave it another place, or have to run again",
+                                printable(&path, 300)
+                            ));
+                            tally.through(&item, &through);
+                        }
                     }
                 }
                 Err(error) if error.code == Code::Exists && self.options.conflict.skips() => {

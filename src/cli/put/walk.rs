@@ -1,6 +1,11 @@
 //! Files here that are to be put, and the directories that they are in.
 
-use std::{fs, io, path::PathBuf, vec};
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+    vec,
+};
 
 use crate::error::{Code, Error};
 
@@ -18,6 +23,8 @@ pub struct Walk {
     named: vec::IntoIter<PathBuf>,
     recursive: bool,
     levels: Vec<Level>,
+    /// What was found and cannot be put, and why.
+    wrong: VecDeque<Error>,
     /// What was found in directories that nobody can put somewhere: links, pipes, hidden
     /// files.
     pub passed_over: u64,
@@ -37,6 +44,7 @@ impl Walk {
             named: Vec::from(named).into_iter(),
             recursive,
             levels: Vec::new(),
+            wrong: VecDeque::new(),
             passed_over: 0,
         }
     }
@@ -52,6 +60,7 @@ impl Walk {
                 Ok(name) if !name.starts_with('.') && !kind.is_symlink() => {
                     entries.push((name, kind));
                 }
+                Err(name) if !kind.is_symlink() => self.wrong.push_back(not_utf8(&path.join(name))),
                 _ => self.passed_over += 1,
             }
         }
@@ -74,10 +83,7 @@ impl Walk {
             Some(Some(name)) => name.to_owned(),
             // `.` and `..`: what is in it goes there.
             None if about.is_dir() => String::new(),
-            _ => {
-                let sentence = format!("cannot put {}: its name is not UTF-8", path.display());
-                return Some(Err(Error::new(Code::Failed, sentence)));
-            }
+            _ => return Some(Err(not_utf8(&path))),
         };
         if !about.is_dir() {
             return Some(Ok(Found::File(path, name)));
@@ -100,11 +106,19 @@ impl Walk {
     }
 }
 
+fn not_utf8(path: &Path) -> Error {
+    let sentence = format!("cannot put {}: its name is not UTF-8", path.display());
+    Error::new(Code::Failed, sentence)
+}
+
 impl Iterator for Walk {
     type Item = Result<Found, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if let Some(error) = self.wrong.pop_front() {
+                return Some(Err(error));
+            }
             let Some(level) = self.levels.last_mut() else {
                 let path = self.named.next()?;
                 match self.named(path) {
@@ -134,8 +148,6 @@ impl Iterator for Walk {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]

@@ -50,7 +50,7 @@ impl Help {
         shell.say(
             "Names with blanks are quoted: \"a b\", 'a b' or a\\ b. *, ? and [ab] match names.\n\
              In a batch, a - before a command goes on where it fails.\n\
-             `help COMMAND` says more. Files are sent with `m2y send`.",
+             `help COMMAND` says more.",
         );
         let object = |(name, about): (String, String)| {
             let mut map = Map::new();

@@ -47,7 +47,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// How long the receiver's hooks may think before the answer.
 const ANSWER: Duration = Duration::from_secs(300);
 
-/// So many sessions in a row may break before a file has its last word.
+/// So many sessions in a row may break in vain: before a file has its last word or, where
+/// files go on, before more of one has come.
 const BROKEN: u32 = 3;
 
 /// Who sends to whom, and where.
@@ -247,7 +248,7 @@ pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result
 }
 
 /// Opens a session for which there is no file.
-async fn open_session(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
+async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
     let private = private_key(route).await?;
     let (from, to) = (route.user.name().as_str(), route.contact.name.as_str());
     let asked = Wire {
@@ -257,12 +258,6 @@ async fn open_session(route: &Route, observer: &dyn Observer) -> Result<Opened, 
     let mut opened = open_with(route, &private, asked, observer).await?;
     // What comes in is what such a session is about.
     opened.channel.reader.set_pace(route.pace.clone());
-    Ok(opened)
-}
-
-/// The same for one in which something is asked.
-async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
-    let opened = open_session(route, observer).await?;
     let reply = &opened.reply;
     if !reply.features.requests {
         let (to, words) = (&route.contact.name, printable(&reply.meta.error, 300));

@@ -750,7 +750,10 @@ async fn who_did_not_hear_that_it_is_there_hears_it_without_leave_to_look() {
         for _ in 0..2 {
             let path = "photo/l.bin";
             let tried = attempt(&world, &server.address, &local, path, conflict);
-            tried.await.unwrap().1.unwrap();
+            let (job, result) = tried.await.unwrap();
+            result.unwrap();
+            // Nobody may say that hooks have it.
+            assert_eq!(job.place(), Some((path, false)));
         }
     }
     server.stop().await;

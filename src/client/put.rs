@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Opened, Route, open_asking};
+use super::{BROKEN, Opened, Route, open_asking};
 use crate::{
     error::{Code, Error},
     transfer::{
@@ -13,9 +13,6 @@ use crate::{
         send::{Begin, Ended, Jobs, Sent, Session},
     },
 };
-
-/// So many sessions in a row may break before a file or a block of one has come.
-const BROKEN: u32 = 3;
 
 /// Puts all that come as `jobs`, and tells what became of each. Where a session breaks, what
 /// was under way goes on in another.

@@ -180,12 +180,6 @@ impl Tree {
         Ok((self.dir(&before)?, name))
     }
 
-    /// Whether a file of this directory can get a path by a mere change of names.
-    pub fn is_one_disk(&self, path: &TreePath) -> io::Result<bool> {
-        let there = self.above(path)?.dir_metadata()?;
-        Ok(there.dev() == self.dir.dir_metadata()?.dev())
-    }
-
     /// Opens the directory that a path lies in.
     pub fn above(&self, path: &TreePath) -> io::Result<Dir> {
         self.around(path).map(|(dir, _)| dir)
@@ -219,9 +213,13 @@ impl Tree {
     }
 
     /// What lies at a path that a file may have; `None` if nothing does. Fails where no file
-    /// may have it, and with `AlreadyExists` where there is something that nobody sees.
+    /// may have it, with `AlreadyExists` where there is something that nobody sees, and with
+    /// `CrossesDevices` where no file of this directory can get there by a change of names.
     pub fn there(&self, path: &TreePath) -> io::Result<Option<About>> {
         let (dir, name) = self.around(path)?;
+        if dir.dir_metadata()?.dev() != self.dir.dir_metadata()?.dev() {
+            return Err(io::ErrorKind::CrossesDevices.into());
+        }
         match dir.symlink_metadata(name) {
             Ok(about) => About::of(&about)
                 .map(Some)

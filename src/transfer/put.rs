@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, Read, Seek, Write},
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -118,8 +118,7 @@ impl Put {
             return Err(in_hand());
         }
         let (note, _) = file::open_itself(&dir, &name).map_err(at)?;
-        let mut text = Vec::new();
-        note.take(MAX_NOTE).read_to_end(&mut text).map_err(at)?;
+        let text = file::read_open(note, MAX_NOTE).map_err(at)?;
         let note = json::parse(&text).unwrap_or_default();
         let text = |field| note.get(field).and_then(Value::as_str);
         let version = self.version.to_text();
@@ -171,11 +170,13 @@ impl Put {
         self.held
     }
 
-    /// Where it is, and whether it was there already; `None` where hooks have it.
+    /// Where it is, and whether it was there already; `None` where hooks have it. Of one that
+    /// was delivered before it is only known that it was to go there.
     pub fn place(&self) -> Option<(&str, bool)> {
-        match self.stored.as_ref()? {
-            Reply::Stored { path, same } => Some((path, *same)),
-            _ => None,
+        match &self.stored {
+            None => Some((&self.path, false)),
+            Some(Reply::Stored { path, same }) => Some((path, *same)),
+            Some(_) => None,
         }
     }
 

@@ -382,11 +382,6 @@ impl<'a> Shared<'a> {
                 Conflict::Overwrite | Conflict::Rename => {}
             }
         }
-        if !tree.is_one_disk(&below).map_err(|e| refused(&e))? {
-            let sentence =
-                "no file can be put there: the directory is on another disk than its folder";
-            return Err(Error::new(Code::Failed, sentence));
-        }
         if conflict == Conflict::Overwrite && !rights.rm {
             // Should one come meanwhile.
             conflict = Conflict::Refuse;
@@ -679,6 +674,10 @@ fn refused(error: &io::Error) -> Error {
         // A link, a pipe.
         _ if of(Errno::LOOP) || of(Errno::NXIO) => missing(),
         io::ErrorKind::AlreadyExists => exists(),
+        io::ErrorKind::CrossesDevices => Error::new(
+            Code::Failed,
+            "no file can be put there: the directory is on another disk than its folder",
+        ),
         io::ErrorKind::DirectoryNotEmpty => Error::new(Code::Failed, "the directory is not empty"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Error::new(Code::Later, "the server has no room for that, try later")

@@ -22,17 +22,17 @@
 //! together.
 //!
 //! The other way, a contact asks: [`client::peer`] opens a session without a file, and what
-//! it asks comes as records too. [`transfer::shared`] answers from the tree that the contact
+//! it asks comes as records too. [`files::service`] answers from the tree that the contact
 //! may see, [`root::tree`], and never from outside of it; files go out as they come in, and
 //! [`transfer::landing`] puts them in their place. What a contact puts somewhere,
 //! [`client::put`], arrives like any other file, and when its hooks have had it and left it
-//! where it was, it gets the path that its sender wants, [`store::destination`].
+//! where it was, it gets the path that its sender wants, [`root::destination`].
 //!
 //! Beside the connections a server has three more things to do. It watches the folders
 //! whose scripts wait for that and fires an event for every file that appears, changes or
 //! goes, and for the times of a schedule. A dispatcher keeps what has to happen in a journal until it has happened:
 //! the hooks of files that are safe, and the e-mails, webhooks and files for others that
-//! hooks ask for, which [`notify`] delivers. And the outbox of the [`client`] sends what
+//! hooks ask for, which [`delivery`] delivers. And the outbox of the [`client`] sends what
 //! waits in folders that send by themselves.
 //!
 //! # The map
@@ -47,7 +47,7 @@
 //! | [`server`] | connections, who speaks, a session from who answers; its metrics |
 //! | [`transfer`] | the way of one file, on both sides |
 //! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |
-//! | [`notify`] | e-mails and webhooks: one attempt, and whether another makes sense |
+//! | [`delivery`] | e-mails and webhooks: one attempt, and whether another makes sense |
 //! | [`event`] | what happened, what was decided: plain data |
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, and [how people become contacts](wire::pairing) |
 //! | [`store`] | where contents rest, which openings were seen, the journal |
@@ -67,15 +67,19 @@ pub mod server;
 
 pub mod transfer;
 
+pub mod files;
+
 pub mod hooks;
 
-pub mod notify;
+pub mod delivery;
 
 pub mod event;
 
 pub mod wire;
 
 pub mod store;
+
+pub mod journal;
 
 pub mod root;
 

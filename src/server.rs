@@ -32,10 +32,11 @@ use crate::{
         startup::Startup,
         watch as files,
     },
+    journal::openings::Openings,
     root::{
         Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings, user::User,
     },
-    store::{Store, local::LocalStore, openings::Openings},
+    store::{Store, local::LocalStore},
     transfer::{
         Ended, Observer, Unobserved,
         channel::{ChannelError, Reader, Writer},

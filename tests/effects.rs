@@ -23,8 +23,8 @@ use common::{
 use hyper::{Response, StatusCode, body::Bytes};
 use m2y::{
     client::outbox,
+    journal::{self, Journal},
     root::Root,
-    store::journal::{self, Journal},
 };
 use servers::{
     http::Http,

@@ -26,8 +26,8 @@ use m2y::{
     hooks::{Pinned, dispatch::Dispatcher},
     json,
     meta::Meta,
+    root::quarantine,
     root::{config::Config, user::User},
-    store::quarantine,
 };
 use servers::{
     http::Http,

@@ -22,12 +22,9 @@ use m2y::{
     error::{Code, Error},
     event::{Event, EventId, Kind, Outcome, Subject},
     hooks::{Hooks, Pinned, api::state::MemoryState},
+    journal::{self, Journal},
     meta::Meta,
-    root::folder::Folder,
-    store::{
-        journal::{self, Journal},
-        quarantine,
-    },
+    root::{folder::Folder, quarantine},
 };
 
 /// The m2y.config of the seed, to the letter but for the names of the scripts.

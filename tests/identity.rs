@@ -770,7 +770,7 @@ async fn an_opening_that_comes_twice_at_once_works_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opening_older_than_all_that_is_remembered_is_refused() {
-    use m2y::store::openings::{KEPT, Opening, Openings};
+    use m2y::journal::openings::{KEPT, Opening, Openings};
     let world = world();
     let contact = name(ZHENQIANG);
     let openings = Openings::default();

@@ -18,11 +18,11 @@ use std::{
 
 use common::{Process, World};
 use m2y::{
-    meta::TransferId,
-    store::{
+    journal::{
+        self, Journal, Task,
         delivered::{self, Key, State, Transfer},
-        journal::{self, Journal, Task},
     },
+    meta::TransferId,
 };
 
 const CONFIG: &str = "[OnMeta]\n[OnReceived]\nhook.sh\n";

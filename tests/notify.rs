@@ -19,8 +19,8 @@ use std::{
 
 use hyper::{Response, body::Bytes};
 use m2y::{
+    delivery::{DeliveryError, DeliveryId, Mailer, PASSWORD_VARIABLE, SetupError, Webhook},
     json::{self, Map, Value},
-    notify::{DeliveryError, DeliveryId, Mailer, PASSWORD_VARIABLE, SetupError, Webhook},
     root::settings::Settings,
 };
 use mail_parser::MessageParser;

@@ -28,8 +28,8 @@ use m2y::{
     client::{Route, peer::Peer, put::put_all},
     error::{Code, Error},
     meta::{Meta, datetime_now},
+    root::destination::Destination,
     root::{conflict::Conflict, tree::TreePath},
-    store::destination::Destination,
     transfer::{Observer, Unobserved, outgoing::Outgoing, put::Put},
 };
 use tokio::sync::mpsc;

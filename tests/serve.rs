@@ -326,7 +326,7 @@ fn metrics_count_transfers_hooks_strangers_and_the_work_of_private_keys() {
         .unwrap();
     let meta = common::document(PETER, common::ROLAND, "photo");
     let dir = peter.outbox(&common::name("photo")).unwrap();
-    let sent = send(&m2y::store::meta_file::write(&dir, &yes, meta).unwrap());
+    let sent = send(&m2y::root::meta_file::write(&dir, &yes, meta).unwrap());
     assert_eq!(sent.status.code(), Some(12), "{}", said(&sent));
     let mut stream = TcpStream::connect(&serving.address).unwrap();
     stream.write_all(&[0x55; 256]).unwrap();

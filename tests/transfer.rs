@@ -23,8 +23,8 @@ use common::{
 };
 use m2y::{
     error::Code,
+    root::meta_file,
     root::{Root, folder::Folder},
-    store::meta_file,
     store::{Sink, Store, local::LocalStore},
 };
 

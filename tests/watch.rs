@@ -19,11 +19,8 @@ use std::{
 use common::{Local, Process, World};
 use m2y::{
     hooks::{dispatch::Dispatcher, schedule},
+    journal::{self, Journal, file_index},
     root::config::Config,
-    store::{
-        journal::{self, Journal},
-        known,
-    },
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -85,7 +82,7 @@ async fn sentinel(world: &World) {
 async fn indexed(journal: &Journal, folder: &str, file: &str) {
     let db = journal.reader().unwrap();
     wait("the index has the file", || {
-        known::get(&db, common::ROLAND, folder, file)
+        file_index::get(&db, common::ROLAND, folder, file)
             .unwrap()
             .is_some()
     })
@@ -97,7 +94,7 @@ async fn indexed(journal: &Journal, folder: &str, file: &str) {
 async fn quiet(world: &World) {
     let db = Journal::open(&world.there).unwrap().reader().unwrap();
     wait("the folder is quiet", || {
-        known::is_quiet(&db, common::ROLAND, "photo").unwrap()
+        file_index::is_quiet(&db, common::ROLAND, "photo").unwrap()
     })
     .await;
     assert_eq!(in_index(world), [""; 0]);
@@ -116,7 +113,7 @@ fn is_watched(path: &Path) -> bool {
 /// What the index has of the folder.
 fn in_index(world: &World) -> Vec<String> {
     let db = Journal::open(&world.there).unwrap().reader().unwrap();
-    let known = known::after(&db, common::ROLAND, "photo", "", 100).unwrap();
+    let known = file_index::after(&db, common::ROLAND, "photo", "", 100).unwrap();
     known.into_iter().map(|(file, _)| file).collect()
 }
 

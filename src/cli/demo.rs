@@ -22,9 +22,9 @@ use crate::{
     hooks::bundled,
     json::Value,
     meta::Meta,
+    root::meta_file,
     root::{Root, RootError, contact::Card, name::Name, user::User},
     server::{self, Server},
-    store::meta_file,
     transfer::{Observer, outgoing::Outgoing},
 };
 

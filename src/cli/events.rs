@@ -3,8 +3,8 @@ use clap::{Args, Subcommand};
 use super::{RootArg, output, user_name};
 use crate::{
     error::{Code, Error, printable},
+    journal::{self, Entry, Journal, JournalError},
     json::{Value, pretty},
-    store::journal::{self, Entry, Journal, JournalError},
 };
 
 /// Look at what still has to happen: hooks that failed, mail that was not taken

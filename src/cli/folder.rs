@@ -9,7 +9,7 @@ use crate::{
     json::Value,
     meta::QUARANTINE,
     root::folder::Folder as OpenFolder,
-    store::quarantine,
+    root::quarantine,
 };
 
 /// Make m2y-folders, and look after what hooks put into quarantine

@@ -29,19 +29,16 @@ use tracing::{error, info, warn};
 use super::{Heard, Hooks, Pinned, kept::KeptState, notes::Mode, own::Own};
 use crate::{
     clock,
+    delivery::{Mailer, Webhook},
     error::{Code, Error, printable},
     event::{Event, Kind, Subject, Verdict},
+    journal::{self, Entry, Journal, JournalError, Pending, Task, delivered::Key},
     meta::QUARANTINE,
-    notify::{Mailer, Webhook},
     root::{
         Root,
         config::Config,
         folder::Folder,
         settings::{Retry, Settings},
-    },
-    store::{
-        delivered::Key,
-        journal::{self, Entry, Journal, JournalError, Pending, Task},
     },
 };
 use effect::{Courier, effects_of};

@@ -6,9 +6,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::api::state::{MAX_KEYS, State, StateError, sum};
 use crate::{
+    journal::{self, Journal, JournalError},
     json::Value,
     root::{Root, name::Name},
-    store::journal::{self, Journal, JournalError},
 };
 
 /// Values that outlive the process, and a loss of power.

@@ -23,8 +23,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     clock,
+    journal::file_index::{Print, nanos},
     root::{config::Config, folder::Folder},
-    store::known::{Print, nanos},
 };
 
 /// Files of one folder that are noted at the same time.

@@ -39,6 +39,7 @@ use crate::{
     event::{Asked, Event, EventId, Kind, Outcome, Subject},
     json::{self, Value},
     meta::{self, Meta},
+    root::meta_file,
     root::{
         Root,
         config::Config,
@@ -47,7 +48,6 @@ use crate::{
         name::Name,
         settings::{Programs, Settings},
     },
-    store::meta_file,
 };
 
 /// What the name of a file with tests ends with.

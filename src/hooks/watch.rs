@@ -57,16 +57,16 @@ use crate::{
     clock,
     crypto::CryptoError,
     event::EventId,
+    journal::{
+        Journal, JournalError,
+        file_index::{self, Print, nanos},
+    },
     root::{
         Root, RootError,
         file::Stamp,
         folder::{CONFIG, Folder},
         name::Name,
         settings::Settings,
-    },
-    store::{
-        journal::{Journal, JournalError},
-        known::{self, Print, nanos},
     },
 };
 use look::{Look, tools};
@@ -396,7 +396,7 @@ impl Worker {
         for (path, watched) in found {
             if let Holds::Quiet { user, folder } = &watched.holds
                 && !matches!(self.before(path), Some(Holds::Quiet { .. }))
-                && !known::is_quiet(&self.reader, user.as_str(), folder.as_str())?
+                && !file_index::is_quiet(&self.reader, user.as_str(), folder.as_str())?
             {
                 fresh.push((user.clone(), folder.clone()));
             }
@@ -406,7 +406,9 @@ impl Worker {
         }
         let written = self.journal.quietly(false, move |db| {
             let mut fresh = fresh.iter();
-            fresh.try_for_each(|(user, folder)| known::quiet(db, user.as_str(), folder.as_str()))
+            fresh.try_for_each(|(user, folder)| {
+                file_index::quiet(db, user.as_str(), folder.as_str())
+            })
         });
         Ok(written.wait()?)
     }
@@ -498,7 +500,7 @@ impl Worker {
         match self.before(path) {
             Some(Holds::Files(_)) => Holds::Files(folder),
             Some(Holds::Quiet { .. }) => quiet(),
-            _ if known::is_quiet(&self.reader, user, name).unwrap_or(false) => quiet(),
+            _ if file_index::is_quiet(&self.reader, user, name).unwrap_or(false) => quiet(),
             _ if waits.is_err() => Holds::Files(folder),
             _ => Holds::Directory,
         }
@@ -562,7 +564,7 @@ impl Worker {
             tools: tools(&config),
             moved,
         };
-        if known::is_quiet(&self.reader, look.user, look.name)? && !look.learn()? {
+        if file_index::is_quiet(&self.reader, look.user, look.name)? && !look.learn()? {
             return Ok(());
         }
         look.compare_all(rested)?;

@@ -25,9 +25,12 @@
 pub mod config;
 pub mod conflict;
 pub mod contact;
+pub mod destination;
 pub mod file;
 pub mod folder;
+pub mod meta_file;
 pub mod name;
+pub mod quarantine;
 pub mod request;
 pub mod rotation;
 pub mod settings;

@@ -9,9 +9,9 @@ use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
+    journal::openings::{Opening, Openings},
     meta::{Meta, MetaError, Wire},
     root::{Root, RootError, contact::Contact, user::User},
-    store::openings::{Opening, Openings},
     wire::{
         WireError,
         envelope::{self, Contents, Opened, Part},

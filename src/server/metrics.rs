@@ -34,7 +34,7 @@ use tracing::{error, warn};
 
 use crate::{
     event::{Kind, Outcome, Run},
-    store::journal,
+    journal,
     transfer::{Ended, Observer},
 };
 

@@ -11,8 +11,8 @@ use std::{
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use rustix::fs::OFlags;
 
-use super::{Sink, Store, meta_file};
-use crate::root::file;
+use super::{Sink, Store};
+use crate::root::{file, meta_file};
 
 /// What the name of a hidden file under way ends with.
 pub const PARTIAL: &str = ".partial";

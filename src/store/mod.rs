@@ -4,15 +4,8 @@
 //! once and whole. What a transfer asks of a store is all that there is here, so
 //! that a store for objects or stripes, or one that fails on purpose, is a few lines.
 
-pub mod delivered;
-pub mod destination;
 pub mod group;
-pub mod journal;
-pub mod known;
 pub mod local;
-pub mod meta_file;
-pub mod openings;
-pub mod quarantine;
 
 use std::io;
 

@@ -34,16 +34,20 @@ use super::{
 use crate::{
     error::Error,
     hooks::dispatch::task_of_received,
-    meta::{Meta, PENDING_HOOK},
-    root::{Root, RootError, file, folder::Folder, name::Name},
-    store::{
-        Sink, Store,
+    journal::{
+        self, Journal, JournalError,
         delivered::{self, Key, State, Transfer},
-        destination::{Destination, Placed},
-        group::Groups,
-        journal::{self, Journal, JournalError},
-        meta_file,
     },
+    meta::{Meta, PENDING_HOOK},
+    root::{
+        Root, RootError,
+        destination::{Destination, Placed},
+        file,
+        folder::Folder,
+        meta_file,
+        name::Name,
+    },
+    store::{Sink, Store, group::Groups},
 };
 
 /// Files of one group.

@@ -12,17 +12,21 @@ use super::{
     lane::{Lane, Place},
     partial::{Partial, Reserved},
     receive::{ReceiveError, Receiver, event, not_received},
-    shared::exists,
 };
 use crate::{
     crypto::random,
     error::{Code, Error, printable},
     event::{Kind, Outcome},
+    files::service::exists,
     hooks::Pinned,
+    journal::delivered::State,
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
-    root::{RootError, config::Config, conflict::Conflict, folder::Folder, name::Name, user::User},
-    store::{Sink, delivered::State, destination::Destination},
+    root::{
+        RootError, config::Config, conflict::Conflict, destination::Destination, folder::Folder,
+        name::Name, user::User,
+    },
+    store::Sink,
 };
 
 /// What was decided about a meta.

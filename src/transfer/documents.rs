@@ -21,7 +21,7 @@ use crate::{
     json::Value,
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
     root::file::Unnamed,
-    store::meta_file::{stem, under_free_name},
+    root::meta_file::{stem, under_free_name},
 };
 
 /// In the meta of a file that was found in a directory: where in it, as text.

@@ -19,11 +19,11 @@ use crate::{
     json::{self, Map, Value},
     root::{
         conflict::{self, Conflict},
+        destination::moment,
         file,
     },
     store::{
         Sink, Store,
-        destination::moment,
         local::{LocalStore, PARTIAL},
     },
     wire::{

@@ -31,7 +31,6 @@ pub mod put;
 pub mod receive;
 mod sealing;
 pub mod send;
-pub mod shared;
 mod supply;
 
 use std::fmt;

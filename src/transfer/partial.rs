@@ -12,15 +12,17 @@ use sha2::{Digest, Sha256};
 use super::BUFFER;
 use crate::{
     event::Subject,
+    journal::delivered::{self, Key, State::Refused, Transfer},
     meta::{Meta, TransferId},
-    root::{file, folder::Folder, name::Name, tree::TreePath},
-    store::{
-        Sink, Store,
-        delivered::{self, Key, State::Refused, Transfer},
+    root::{
         destination::{Destination, Placed},
-        local::PARTIAL,
+        file,
+        folder::Folder,
         meta_file,
+        name::Name,
+        tree::TreePath,
     },
+    store::{Sink, Store, local::PARTIAL},
     wire::record::MAX_BODY,
 };
 

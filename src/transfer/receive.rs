@@ -27,20 +27,23 @@ use super::{
     intake::{self, Arriving, DIGEST_LEN},
     lane::Lane,
     partial::{Partial, UnderWay},
-    shared::{Answer, Fetched, Listing, exists},
     supply::{Made, Supply},
 };
 use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
     event::{Event, Kind as EventKind, Subject, Verdict},
+    files::service::{Answer, Fetched, Listing, exists},
     hooks::{
         dispatch::{Dispatcher, Kept, asked_of, stopped},
         startup::Startup,
     },
     meta::{Meta, Wire},
-    root::{config::Config, folder::Folder, name::Name, settings::Settings, user::User},
-    store::{Store, destination::Destination},
+    root::{
+        config::Config, destination::Destination, folder::Folder, name::Name, settings::Settings,
+        user::User,
+    },
+    store::Store,
     wire::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
@@ -287,7 +290,7 @@ struct Safe {
 }
 
 impl Receiver {
-    pub(super) fn observe(&self, verdict: &Verdict) {
+    pub(crate) fn observe(&self, verdict: &Verdict) {
         for run in &verdict.runs {
             self.observer.hook(run);
         }

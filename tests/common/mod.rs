@@ -26,9 +26,9 @@ use m2y::{
     error::Error,
     event::Run,
     meta::Meta,
+    root::meta_file,
     root::{Root, folder::Folder, name::Name, user::User},
     server::{self, Server},
-    store::meta_file,
     transfer::{Observer, Unobserved, outgoing::Outgoing},
 };
 use tempfile::TempDir;

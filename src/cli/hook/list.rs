@@ -7,7 +7,7 @@ use crate::{
     error::{Code, Error, printable},
     event::Kind,
     hooks::lookup,
-    store::journal::{self, LastRun},
+    journal::{self, LastRun},
 };
 
 /// List what runs where, and how it ended last

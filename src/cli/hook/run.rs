@@ -15,8 +15,8 @@ use crate::{
     },
     json::{Map, Value},
     meta::Meta,
+    root::meta_file,
     root::{file, folder::Folder},
-    store::meta_file,
 };
 
 /// Run the hooks of an event now, outside of any transfer, to see what they do

@@ -7,11 +7,11 @@ use tokio::task;
 
 use super::revive::{Gone, folder_of};
 use crate::{
+    delivery::{DeliveryError, DeliveryId, Mailer, Webhook},
     event::Effect,
+    journal::Task,
     meta::{Meta, TransferId},
-    notify::{DeliveryError, DeliveryId, Mailer, Webhook},
-    root::Root,
-    store::{journal::Task, meta_file},
+    root::{Root, meta_file},
 };
 
 /// Carries out what hooks asked for.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::store::journal::Task;
+use crate::journal::Task;
 
 /// Tasks that somebody works on; nobody else takes them.
 #[derive(Clone, Default)]

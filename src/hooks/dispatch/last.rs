@@ -8,7 +8,7 @@ use std::{
 use crate::{
     clock,
     event::Run,
-    store::journal::{self, Journal, LastRun, Pending, Task},
+    journal::{self, Journal, LastRun, Pending, Task},
 };
 
 /// What ran since it was written down. It is only told to people, so the journal has it a

@@ -10,15 +10,17 @@ use tracing::warn;
 use crate::{
     event::{Effect, Outcome, Verdict},
     hooks::own::Own,
+    journal::Task,
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
-    root::{file, folder::Folder, tree::TreePath},
-    store::{
+    root::{
         destination::{Destination, Placed},
-        group::Groups,
-        journal::Task,
-        local, quarantine,
+        file,
+        folder::Folder,
+        quarantine,
+        tree::TreePath,
     },
+    store::{group::Groups, local},
 };
 
 /// From this many on, one flush of everything is cheaper than one for each.

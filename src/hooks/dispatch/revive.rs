@@ -3,10 +3,12 @@
 use crate::{
     error::printable,
     event::{Asked, Event, EventId, Kind, Subject, Verdict},
+    journal::{Task, delivered::Transfer},
     json::{Map, Value},
     meta::Meta,
-    root::{Root, RootError, file, folder::Folder, name::Name},
-    store::{delivered::Transfer, destination::Destination, journal::Task, meta_file},
+    root::{
+        Root, RootError, destination::Destination, file, folder::Folder, meta_file, name::Name,
+    },
 };
 
 /// Why an event cannot be fired again.

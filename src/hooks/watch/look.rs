@@ -12,14 +12,14 @@ use crate::{
     crypto::CryptoError,
     event::{EventId, Kind},
     hooks::own::{When, nanos_of},
+    journal::{
+        self, JournalError, Task,
+        file_index::{self, Print, nanos},
+    },
     json::Map,
     root::{
         config::{Config, EVENT_SECTIONS},
         folder::{CONFIG, Folder},
-    },
-    store::{
-        journal::{self, JournalError, Task},
-        known::{self, Print, nanos},
     },
 };
 
@@ -56,7 +56,7 @@ impl Look<'_> {
         let about = self.folder.dir().metadata(CONFIG)?;
         let since = nanos(about.ctime(), about.ctime_nsec());
         // Whoever began this may not have ended it.
-        self.index(known::quiet)?;
+        self.index(file_index::quiet)?;
         let mut entries = self.folder.dir().entries()?;
         loop {
             let mut old = Vec::new();
@@ -78,10 +78,10 @@ impl Look<'_> {
             let all = old.len() < CHUNK;
             self.index(move |db, user, folder| {
                 for (file, is) in &old {
-                    known::put(db, user, folder, file, Some(*is))?;
+                    file_index::put(db, user, folder, file, Some(*is))?;
                 }
                 if all {
-                    known::wake(db, user, folder)
+                    file_index::wake(db, user, folder)
                 } else {
                     Ok(())
                 }
@@ -109,7 +109,7 @@ impl Look<'_> {
         let seen = &self.worker.seen;
         let mut last = String::new();
         loop {
-            let known = known::after(&self.worker.reader, self.user, self.name, &last, CHUNK)?;
+            let known = file_index::after(&self.worker.reader, self.user, self.name, &last, CHUNK)?;
             let Some((file, _)) = known.last() else {
                 break;
             };
@@ -133,7 +133,7 @@ impl Look<'_> {
             if counts(&file)
                 && entry.file_type()?.is_file()
                 && !seen.waits(self.path, &file)
-                && known::get(&self.worker.reader, self.user, self.name, &file)?.is_none()
+                && file_index::get(&self.worker.reader, self.user, self.name, &file)?.is_none()
             {
                 names.push(unseen(file));
             }
@@ -169,7 +169,7 @@ impl Look<'_> {
                     continue;
                 }
             };
-            let was = known::get(&self.worker.reader, self.user, self.name, &rested.file)?;
+            let was = file_index::get(&self.worker.reader, self.user, self.name, &rested.file)?;
             // Where events are missing, nothing else tells that somebody writes.
             let age = is.map(|is| now.saturating_sub(is.modified));
             if age.is_some_and(|age| (0..nanos_of(self.worker.settle)).contains(&age)) {
@@ -216,7 +216,7 @@ impl Look<'_> {
         let events = !tasks.is_empty();
         let known = move |db: &Connection| {
             for Change { file, is } in &changes {
-                known::put(db, &user, &folder, file, *is)?;
+                file_index::put(db, &user, &folder, file, *is)?;
             }
             journal::insert(db, &tasks)
         };

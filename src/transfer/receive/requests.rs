@@ -8,13 +8,8 @@ use super::{Done, ReceiveError, Session};
 use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
-    transfer::{
-        Ended, RECEIVE_BUFFER,
-        decide::FILES,
-        sealing::Attempt,
-        shared::{Answer, Fetched, Put},
-        supply::Made,
-    },
+    files::service::{Answer, Fetched, Put},
+    transfer::{Ended, RECEIVE_BUFFER, decide::FILES, sealing::Attempt, supply::Made},
     wire::{
         WireError,
         record::{self, Kind, Stream},

@@ -8,6 +8,10 @@
 //! transaction: many that have to be durable share one flush. The rows are plain words
 //! here; what they mean is for those above to know.
 
+pub mod delivered;
+pub mod file_index;
+pub mod openings;
+
 use std::{
     path::Path,
     sync::{Arc, mpsc},
@@ -18,7 +22,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, named_params};
 use tokio::sync::{Notify, oneshot};
 
-use super::delivered::{self, Key};
+use self::delivered::Key;
 use crate::{
     clock,
     json::{self, Map, Value},

@@ -20,26 +20,24 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::{
-    commit::Committer, lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver,
-};
 use crate::{
     error::{Code, Error, printable},
     event::{self, Event, EventId, Kind, Outcome},
     hooks::{Pinned, api::text::matches, dispatch::task_of},
+    journal::delivered::{Key, State},
     meta::Wire,
     root::{
         config::Config,
         conflict::Conflict,
+        destination::Destination,
         folder::Folder,
         name::Name,
         share::Rights,
         tree::{About, Hides, Tree, TreePath, Walk},
         user::User,
     },
-    store::{
-        delivered::{Key, State},
-        destination::Destination,
+    transfer::{
+        commit::Committer, lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver,
     },
     wire::{
         record::MAX_BODY,
@@ -568,7 +566,7 @@ impl Receiver {
 
     /// Has `[OnSent]` of a folder run for a file that a contact has now: at once or later, but
     /// for certain, once it is written down.
-    pub(super) async fn sent(&self, user: &User, from: &Name, path: &str) {
+    pub(crate) async fn sent(&self, user: &User, from: &Name, path: &str) {
         let (owner, contact, path) = (user.clone(), from.clone(), path.to_owned());
         let event = task::spawn_blocking(move || {
             let (first, rest) = TreePath::parse(&path)?
@@ -654,7 +652,7 @@ fn missing() -> Error {
     Error::new(Code::NotFound, "no such file or directory")
 }
 
-pub(super) fn exists() -> Error {
+pub(crate) fn exists() -> Error {
     Error::new(Code::Exists, "there is something of that name already")
 }
 

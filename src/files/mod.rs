@@ -1,0 +1,3 @@
+//! What a contact may see and change of a user's files.
+
+pub mod service;

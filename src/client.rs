@@ -19,27 +19,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use crate::{
-    clock,
-    crypto::{SysRng, keys::PrivateKey},
-    error::{Code, Error, printable},
-    meta::{Meta, Wire},
-    root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
-    transfer::{
-        Observer,
-        channel::{Reader, Writer},
-        outgoing::Outgoing,
-        pace::Pace,
-        send::{self, Begin, Channel, Ended, Jobs, Sent, Session},
-    },
-    wire::{
-        WireError,
-        envelope::{self, Contents, Part, SECRET_LEN},
-        header::{self, AnswerHeader, Header, Turned},
-        record::Stream,
-        session::{self, SessionKeys, Share},
-    },
-};
+use crate::{clock, crypto::{SysRng, keys::PrivateKey}, error::{Code, Error, printable}, meta::{Meta, Wire}, root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User}, observer::Observer, transfer::send::{self, upload::Outgoing, Begin, Channel, Ended, Jobs, Sent, Session}, session::{channel::{Reader, Writer}, pace::Pace}, wire::{WireError, envelope::{self, Contents, Part, SECRET_LEN}, header::{self, AnswerHeader, Header, Turned}, record::Stream, session::{self, SessionKeys, Share}}};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(20);

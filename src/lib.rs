@@ -65,6 +65,8 @@ pub mod client;
 
 pub mod server;
 
+pub mod session;
+
 pub mod transfer;
 
 pub mod files;
@@ -72,6 +74,8 @@ pub mod files;
 pub mod hooks;
 
 pub mod delivery;
+
+pub mod observer;
 
 pub mod event;
 

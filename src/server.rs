@@ -23,35 +23,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::{
-    error::{Code, Error},
-    event::Run,
-    hooks::{
-        dispatch::{Dispatcher, stopped},
-        schedule,
-        startup::Startup,
-        watch as files,
-    },
-    journal::openings::Openings,
-    root::{
-        Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings, user::User,
-    },
-    store::{Store, local::LocalStore},
-    transfer::{
-        Ended, Observer, Unobserved,
-        channel::{ChannelError, Reader, Writer},
-        commit::{self, Committer},
-        decide::{Arrival, Decision, refused},
-        intake::Arriving,
-        lane::Lane,
-        partial::UnderWay,
-        receive::{Channel, ReceiveError, Receiver, StoreOf},
-    },
-    wire::{
-        header::{self, AnswerHeader, Header, Turned},
-        session::SessionKeys,
-    },
-};
+use crate::{error::{Code, Error}, event::Run, hooks::{dispatch::{Dispatcher, stopped}, schedule, startup::Startup, watch as files}, journal::openings::Openings, root::{Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings, user::User}, store::{Store, local::LocalStore}, observer::{Ended, Observer, Unobserved}, transfer::{receive::{commit::{self, Committer}, decision::{Arrival, Decision, refused}, partial::UnderWay, Channel, ReceiveError, Receiver, StoreOf}, intake::Arriving}, files::disk_queue::Lane, session::channel::{ChannelError, Reader, Writer}, wire::{header::{self, AnswerHeader, Header, Turned}, session::SessionKeys}};
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
 use metrics::{Counting, Metrics, Opening, Report};

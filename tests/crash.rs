@@ -27,16 +27,7 @@ use std::{
 };
 
 use common::{Local, M2Y, Process, Random, World, deliver, names, noise, read_meta};
-use m2y::{
-    client::{self, Route},
-    error::Code,
-    event::{Kind as EventKind, Run},
-    root::{Root, folder::Folder},
-    server::{self, Server},
-    store::{Sink, Store, local::LocalStore},
-    transfer::{Observer, Unobserved, outgoing::Outgoing},
-    wire::record::{HEAD_LEN, Head, Kind},
-};
+use m2y::{client::{self, Route}, error::Code, event::{Kind as EventKind, Run}, root::{Root, folder::Folder}, server::{self, Server}, store::{Sink, Store, local::LocalStore}, observer::{Observer, Unobserved}, transfer::send::upload::Outgoing, wire::record::{HEAD_LEN, Head, Kind}};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

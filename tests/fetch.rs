@@ -32,22 +32,7 @@ use common::{
     peer, person, said,
 };
 use futures_util::future::join_all;
-use m2y::{
-    client::{Route, peer::Peer, put::put_all},
-    error::{Code, Error},
-    meta::{Features, FileKey, TransferId, Wire},
-    root::{Root, conflict::Conflict, user::User},
-    transfer::{
-        Observer, Unobserved,
-        intake::Arriving,
-        landing::{Landing, land as land_files},
-        put::Put,
-    },
-    wire::{
-        record::{self, Kind},
-        request::{Coming, Entry, Reply, Request},
-    },
-};
+use m2y::{client::{Route, peer::Peer, put::put_all}, error::{Code, Error}, meta::{Features, FileKey, TransferId, Wire}, root::{Root, conflict::Conflict, user::User}, observer::{Observer, Unobserved}, transfer::{intake::Arriving, receive::download::{Landing, land as land_files}, send::put::Put}, wire::{record::{self, Kind}, request::{Coming, Entry, Reply, Request}}};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tokio::sync::mpsc;

@@ -14,25 +14,7 @@ use common::{
     Local, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, document, key, name, person_with_key,
     read_meta,
 };
-use m2y::{
-    client::{self, Route},
-    crypto::{
-        SysRng,
-        keys::{PrivateKey, PublicKey},
-    },
-    error::{Code, Error},
-    meta::{Meta, TransferId, Wire},
-    transfer::{
-        Unobserved,
-        outgoing::Outgoing,
-        send::{Begin, Session},
-    },
-    wire::{
-        envelope::{self, Contents, Part},
-        header::{AnswerHeader, Header, Turned},
-        session::Share,
-    },
-};
+use m2y::{client::{self, Route}, crypto::{SysRng, keys::{PrivateKey, PublicKey}}, error::{Code, Error}, meta::{Meta, TransferId, Wire}, observer::Unobserved, transfer::send::{upload::Outgoing, Begin, Session}, wire::{envelope::{self, Contents, Part}, header::{AnswerHeader, Header, Turned}, session::Share}};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -24,14 +24,7 @@ use common::{
     relay::Relay, said,
 };
 use futures_util::future::join_all;
-use m2y::{
-    client::{Route, peer::Peer, put::put_all},
-    error::{Code, Error},
-    meta::{Meta, datetime_now},
-    root::destination::Destination,
-    root::{conflict::Conflict, tree::TreePath},
-    transfer::{Observer, Unobserved, outgoing::Outgoing, put::Put},
-};
+use m2y::{client::{Route, peer::Peer, put::put_all}, error::{Code, Error}, meta::{Meta, datetime_now}, root::{destination::Destination, conflict::Conflict, tree::TreePath}, observer::{Observer, Unobserved}, transfer::send::{upload::Outgoing, put::Put}};
 use tokio::sync::mpsc;
 
 const KIB: usize = 1_024;

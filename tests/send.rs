@@ -26,7 +26,7 @@ use std::{
 use common::{
     M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, names, noise, read_meta, relay::Relay, said,
 };
-use m2y::transfer::decide::FILES;
+use m2y::transfer::receive::decision::FILES;
 use serde_json::Value;
 
 fn send(world: &World, address: &str) -> Command {

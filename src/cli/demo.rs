@@ -14,19 +14,7 @@ use clap::Args;
 use tokio::{net::TcpListener, sync::watch, task};
 
 use super::output;
-use crate::{
-    client::{self, Route},
-    crypto::keys::DEFAULT_BITS,
-    error::{Code, Error, printable},
-    event::Run,
-    hooks::bundled,
-    json::Value,
-    meta::Meta,
-    root::meta_file,
-    root::{Root, RootError, contact::Card, name::Name, user::User},
-    server::{self, Server},
-    transfer::{Observer, outgoing::Outgoing},
-};
+use crate::{client::{self, Route}, crypto::keys::DEFAULT_BITS, error::{Code, Error, printable}, event::Run, hooks::bundled, json::Value, meta::Meta, root::{meta_file, Root, RootError, contact::Card, name::Name, user::User}, server::{self, Server}, observer::Observer, transfer::send::upload::Outgoing};
 
 /// Show it all: two people, a server, real files, every step, every hook
 ///

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, sync::Arc};
 
 use clap::Args;
 
-use crate::transfer::pace::Pace;
+use crate::session::pace::Pace;
 
 /// How fast files move at most.
 #[derive(Debug, Args)]

@@ -14,11 +14,7 @@ use tokio::{
 };
 
 use super::output::{bytes, count, files};
-use crate::{
-    error::{Code, Error, printable},
-    meta::{Meta, TransferId},
-    transfer::Observer,
-};
+use crate::{error::{Code, Error, printable}, meta::{Meta, TransferId}, observer::Observer};
 
 /// How often there is a line where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);

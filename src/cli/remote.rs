@@ -6,13 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{RootArg, output, user_name};
-use crate::{
-    client::{Route, peer::Peer},
-    error::{Code, Error, printable},
-    root::user::User,
-    transfer::{Observer, Unobserved},
-    wire::request::Entry,
-};
+use crate::{client::{Route, peer::Peer}, error::{Code, Error, printable}, root::user::User, observer::{Observer, Unobserved}, wire::request::Entry};
 
 /// Who asks, and where.
 #[derive(Debug, Args)]

@@ -25,16 +25,7 @@ use self::{
     tally::Tally,
 };
 use super::{Failure, folder_name, limit::Limit, progress::Progress, user_name};
-use crate::{
-    client::Route,
-    error::{Code, Error},
-    meta::Meta,
-    root::{Root, contact::check_address, name::Name},
-    transfer::{
-        documents::Documents,
-        draft::{Draft, Place},
-    },
-};
+use crate::{client::Route, error::{Code, Error}, meta::Meta, root::{Root, contact::check_address, name::Name}, transfer::send::{job_files::Documents, job_file::{Draft, Place}}};
 
 /// Send files
 ///

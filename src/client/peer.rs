@@ -8,15 +8,7 @@ use tokio::{
 };
 
 use super::{Opened, Route, open_asking};
-use crate::{
-    error::{Code, Error},
-    transfer::{
-        Observer,
-        fetch::{Ask, Session, Want},
-        landing::{Landed, Landing},
-    },
-    wire::request::{Entry, Reply, Request},
-};
+use crate::{error::{Code, Error}, observer::Observer, transfer::{fetch::{Ask, Session, Want}, receive::download::{Landed, Landing}}, wire::request::{Entry, Reply, Request}};
 
 /// A session with a contact's server. Copies of it are the same one; it ends when the last
 /// of them is gone.

@@ -5,14 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{BROKEN, Opened, Route, open_asking};
-use crate::{
-    error::{Code, Error},
-    transfer::{
-        Observer,
-        put::Put,
-        send::{Begin, Ended, Jobs, Sent, Session},
-    },
-};
+use crate::{error::{Code, Error}, observer::Observer, transfer::send::{put::Put, Begin, Ended, Jobs, Sent, Session}};
 
 /// Puts all that come as `jobs`, and tells what became of each. Where a session breaks, what
 /// was under way goes on in another.

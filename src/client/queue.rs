@@ -10,14 +10,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Route, deliver_all};
-use crate::{
-    error::Error,
-    transfer::{
-        Observer,
-        outgoing::Outgoing,
-        send::{Jobs, Sent},
-    },
-};
+use crate::{error::Error, observer::Observer, transfer::send::{upload::Outgoing, Jobs, Sent}};
 
 /// A file that is open, and what whoever opened it knows it by.
 pub struct Job<T> {

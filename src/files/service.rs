@@ -20,30 +20,7 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use crate::{
-    error::{Code, Error, printable},
-    event::{self, Event, EventId, Kind, Outcome},
-    hooks::{Pinned, api::text::matches, dispatch::task_of},
-    journal::delivered::{Key, State},
-    meta::Wire,
-    root::{
-        config::Config,
-        conflict::Conflict,
-        destination::Destination,
-        folder::Folder,
-        name::Name,
-        share::Rights,
-        tree::{About, Hides, Tree, TreePath, Walk},
-        user::User,
-    },
-    transfer::{
-        commit::Committer, lane::Lane, outgoing::Version, partial::prefix_digest, receive::Receiver,
-    },
-    wire::{
-        record::MAX_BODY,
-        request::{Coming, Entry, Held, Page, Reply, Request},
-    },
-};
+use crate::{error::{Code, Error, printable}, event::{self, Event, EventId, Kind, Outcome}, hooks::{Pinned, api::text::matches, dispatch::task_of}, journal::delivered::{Key, State}, meta::Wire, root::{config::Config, conflict::Conflict, destination::Destination, folder::Folder, name::Name, share::Rights, tree::{About, Hides, Tree, TreePath, Walk}, user::User, version::Version}, transfer::receive::{commit::Committer, Receiver}, files::disk_queue::Lane, store::prefix::prefix_digest, wire::{record::MAX_BODY, request::{Coming, Entry, Held, Page, Reply, Request}}};
 
 /// The directory of a user with one directory for each contact.
 pub const OUTGOING: &str = "outgoing";

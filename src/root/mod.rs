@@ -37,6 +37,7 @@ pub mod settings;
 pub mod share;
 pub mod tree;
 pub mod user;
+pub mod version;
 
 use std::{
     collections::HashMap,

@@ -32,11 +32,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{
-    event::{Kind, Outcome, Run},
-    journal,
-    transfer::{Ended, Observer},
-};
+use crate::{event::{Kind, Outcome, Run}, journal, observer::{Ended, Observer}};
 
 /// Readers of the page at the same time; more wait.
 const READERS: usize = 16;

@@ -6,6 +6,7 @@
 
 pub mod group;
 pub mod local;
+pub mod prefix;
 
 use std::io;
 

@@ -17,70 +17,78 @@ pub const MAX_BODY: usize = 65_536;
 /// The longest record on the wire.
 pub const MAX_RECORD: usize = HEAD_LEN + MAX_BODY + TAG_LEN;
 
-/// What a record is.
+/// A side of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A further meta: the sender asks to send another file.
-    Meta,
-    /// The answer to a further meta.
-    Answer,
-    /// A piece of a file.
-    Block,
-    /// The CRC-32 of a file.
-    Trailer,
-    /// The file is safe.
-    Ack,
-    /// The transfer is over, and why.
-    Error,
-    /// The session is over.
-    Close,
-    /// Still at it.
-    Working,
-    /// From the sender: the digest of what the receiver says that it has; from the
-    /// receiver: where the blocks begin.
-    Resume,
-    /// A client asks about files of the other side.
-    Request,
-    /// What the other side says to that, or a part of it.
-    Reply,
-    /// One that this version does not know.
-    Other(u8),
+pub enum Side {
+    /// The side that opened the session.
+    Client,
+    /// The side that answered.
+    Server,
 }
 
-impl Kind {
-    fn byte(self) -> u8 {
-        match self {
-            Self::Meta => 1,
-            Self::Answer => 2,
-            Self::Block => 3,
-            Self::Trailer => 4,
-            Self::Ack => 5,
-            Self::Error => 6,
-            Self::Close => 7,
-            Self::Working => 8,
-            Self::Resume => 9,
-            Self::Request => 10,
-            Self::Reply => 11,
-            Self::Other(byte) => byte,
+/// Declares the table of record kinds: a name, its byte on the wire, and which sides may
+/// send it. A kind stands here, and in the roles that act on it.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $byte:literal from $($side:ident)|+;)+) => {
+        /// What a record is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $name,)+
+            /// A kind that this version does not know.
+            Other(u8),
         }
-    }
 
-    fn from_byte(byte: u8) -> Self {
-        match byte {
-            1 => Self::Meta,
-            2 => Self::Answer,
-            3 => Self::Block,
-            4 => Self::Trailer,
-            5 => Self::Ack,
-            6 => Self::Error,
-            7 => Self::Close,
-            8 => Self::Working,
-            9 => Self::Resume,
-            10 => Self::Request,
-            11 => Self::Reply,
-            other => Self::Other(other),
+        impl Kind {
+            fn byte(self) -> u8 {
+                match self {
+                    $(Self::$name => $byte,)+
+                    Self::Other(byte) => byte,
+                }
+            }
+
+            fn from_byte(byte: u8) -> Self {
+                match byte {
+                    $($byte => Self::$name,)+
+                    other => Self::Other(other),
+                }
+            }
+
+            /// Whether this side may send it. A kind that is not known may come from a
+            /// client of a later version: a server refuses the transfer, not the session.
+            pub fn may_come_from(self, side: Side) -> bool {
+                match self {
+                    $(Self::$name => matches!(side, $(Side::$side)|+),)+
+                    Self::Other(_) => side == Side::Client,
+                }
+            }
         }
-    }
+    };
+}
+
+kinds! {
+    /// A further meta: the client asks to send a file.
+    Meta = 1 from Client;
+    /// The answer to a further meta.
+    Answer = 2 from Server;
+    /// A piece of a file.
+    Block = 3 from Client | Server;
+    /// The CRC-32 of a file.
+    Trailer = 4 from Client | Server;
+    /// The file is safe.
+    Ack = 5 from Client | Server;
+    /// The transfer is over, and why.
+    Error = 6 from Client | Server;
+    /// The session is over.
+    Close = 7 from Client;
+    /// Still at it.
+    Working = 8 from Client | Server;
+    /// From the client: the digest of what the server says that it has. From the server:
+    /// where the blocks begin.
+    Resume = 9 from Client | Server;
+    /// The client asks about files of the server.
+    Request = 10 from Client;
+    /// What the server says to that, or a part of it.
+    Reply = 11 from Server;
 }
 
 /// The head of a record, in the clear but bound into its seal.
@@ -199,6 +207,19 @@ impl Stream {
 
     /// Seals a whole record from its body.
     pub fn record(&mut self, kind: Kind, transfer: u32, body: &[u8]) -> Result<Vec<u8>, WireError> {
+        let mut record = Vec::with_capacity(HEAD_LEN + body.len() + TAG_LEN);
+        self.record_into(&mut record, kind, transfer, body)?;
+        Ok(record)
+    }
+
+    /// [`Self::record`], behind what `out` holds.
+    pub fn record_into(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: Kind,
+        transfer: u32,
+        body: &[u8],
+    ) -> Result<(), WireError> {
         let head = Head {
             kind,
             last: true,
@@ -208,12 +229,12 @@ impl Stream {
         if body.len() > MAX_BODY {
             return Err(WireError::Record);
         }
-        let mut record = Vec::with_capacity(head.record_len());
-        record.extend([0; HEAD_LEN]);
-        record.extend(body);
-        record.extend([0; TAG_LEN]);
-        self.seal(head, &mut record)?;
-        Ok(record)
+        let at = out.len();
+        out.extend([0; HEAD_LEN]);
+        out.extend(body);
+        out.extend([0; TAG_LEN]);
+        let record = out.get_mut(at..).ok_or(WireError::Record)?;
+        self.seal(head, record)
     }
 }
 

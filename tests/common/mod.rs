@@ -21,16 +21,7 @@ use std::{
     },
 };
 
-use m2y::{
-    client::{self, Route},
-    error::Error,
-    event::Run,
-    meta::Meta,
-    root::meta_file,
-    root::{Root, folder::Folder, name::Name, user::User},
-    server::{self, Server},
-    transfer::{Observer, Unobserved, outgoing::Outgoing},
-};
+use m2y::{client::{self, Route}, error::Error, event::Run, meta::Meta, root::{meta_file, Root, folder::Folder, name::Name, user::User}, server::{self, Server}, observer::{Observer, Unobserved}, transfer::send::upload::Outgoing};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 

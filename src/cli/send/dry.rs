@@ -5,16 +5,7 @@ use super::{
     producer::{Outcome, Routes, is_of_another, read},
     tally::Tally,
 };
-use crate::{
-    cli::Failure,
-    error::Error,
-    meta::Meta,
-    transfer::{
-        documents::{Documents, Sources},
-        draft::{Draft, Place},
-        outgoing::{check_size, open_source},
-    },
-};
+use crate::{cli::Failure, error::Error, meta::Meta, transfer::send::{job_files::{Documents, Sources}, job_file::{Draft, Place}, upload::{check_size, open_source}}};
 
 /// Looks, and tells.
 pub struct Dry {

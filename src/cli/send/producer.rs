@@ -13,23 +13,7 @@ use tokio::{
 };
 
 use super::plan::{Item, Plan};
-use crate::{
-    client::{
-        Route,
-        queue::{self, Queue},
-    },
-    error::{Code, Error},
-    meta::Meta,
-    root::{Root, RootError, name::Name},
-    transfer::{
-        Observer,
-        decide::FILES,
-        documents::{Documents, Sources},
-        draft::{Draft, Place},
-        pace::Pace,
-        send::Sent,
-    },
-};
+use crate::{client::{Route, queue::{self, Queue}}, error::{Code, Error}, meta::Meta, root::{Root, RootError, name::Name}, observer::Observer, transfer::{receive::decision::FILES, send::{job_files::{Documents, Sources}, job_file::{Draft, Place}, Sent}}, session::pace::Pace};
 
 /// Files that are open at the same time: those that a receiver lets be under way, and some
 /// that wait. Each has two descriptors, one that is resumed a third, and systems let a

@@ -1,0 +1,85 @@
+//! Work of one session that waits for a disk, done by one thread at a time.
+//!
+//! With many small things under way, a thread for each of them would spend its time on waking
+//! and being woken. Here a thread that is at work takes along what came meanwhile, and does it
+//! in their order.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task,
+};
+
+use crate::{
+    error::{Code, Error},
+    store::group::Groups,
+};
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Work of one session that takes long and goes on at the same time: however much a contact
+/// asks for, it leaves the threads of the disk to others.
+const LONG: usize = 2;
+
+/// The queue of one session. Copies of it are the same one.
+#[derive(Clone)]
+pub struct DiskQueue {
+    work: Groups<(), Work>,
+    long: Arc<Semaphore>,
+}
+
+impl Default for DiskQueue {
+    fn default() -> Self {
+        Self {
+            work: Groups::default(),
+            long: Arc::new(Semaphore::new(LONG)),
+        }
+    }
+}
+
+impl DiskQueue {
+    /// Does work that waits for a disk where waiting holds nobody up.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (done, result) = oneshot::channel();
+        let work: Work = Box::new(move || {
+            let _ = done.send(work());
+        });
+        if self.work.bring(&(), work) {
+            let this = self.clone();
+            task::spawn_blocking(move || this.lead());
+        }
+        result.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Does work that may take as long as it takes to read a large file, so that nothing
+    /// else of the session waits for it.
+    pub async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let _turn = self.long.acquire().await.map_err(|_| lost())?;
+        task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|_| Err(lost()))
+    }
+
+    fn lead(&self) {
+        while let Some(waiting) = self.work.next(&(), usize::MAX) {
+            for work in waiting {
+                // The future of work that panics is told by its channel.
+                let _ = catch_unwind(AssertUnwindSafe(work));
+            }
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::new(Code::Failed, "the server failed, try later")
+}

@@ -1,0 +1,87 @@
+//! Which version of a file it is that somebody read.
+
+use std::{
+    fs::{File, Metadata},
+    io,
+    os::unix::fs::MetadataExt,
+};
+
+use sha2::{Digest, Sha256};
+
+/// By which a change of a file is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    len: u64,
+    device: u64,
+    inode: u64,
+    modified: (i64, i64),
+}
+
+impl Version {
+    /// The version that an open file has now.
+    pub fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&file.metadata()?))
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// When the file changed last, in nanoseconds since 1970.
+    pub fn modified(&self) -> i64 {
+        let (seconds, nanos) = self.modified;
+        seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+    }
+
+    /// As it stands in a `.meta`.
+    pub fn to_text(self) -> String {
+        let (seconds, nanos) = self.modified;
+        let Self { len, inode, .. } = self;
+        format!("{len} bytes, {seconds}.{nanos:09}, inode {inode}")
+    }
+
+    /// Another text for every other version, of which a peer learns nothing else.
+    pub fn tag(self) -> String {
+        let digest = Sha256::digest(self.to_bytes());
+        hex::encode(digest.get(..16).unwrap_or_default())
+    }
+
+    /// Other bytes for every other version.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let (seconds, nanos) = self.modified;
+        [self.len, self.device, self.inode]
+            .iter()
+            .flat_map(|number| number.to_be_bytes())
+            .chain([seconds, nanos].iter().flat_map(|part| part.to_be_bytes()))
+            .collect()
+    }
+}
+
+impl From<&Metadata> for Version {
+    fn from(about: &Metadata) -> Self {
+        Self {
+            len: about.len(),
+            device: about.dev(),
+            inode: about.ino(),
+            modified: (about.mtime(), about.mtime_nsec()),
+        }
+    }
+}
+
+impl From<&cap_std::fs::Metadata> for Version {
+    fn from(about: &cap_std::fs::Metadata) -> Self {
+        use cap_std::fs::MetadataExt;
+        Self {
+            len: about.len(),
+            device: about.dev(),
+            inode: about.ino(),
+            modified: (about.mtime(), about.mtime_nsec()),
+        }
+    }
+}

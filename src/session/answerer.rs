@@ -1,0 +1,647 @@
+//! The server's role: decides about files, makes them safe, answers requests.
+
+mod requests;
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use tokio::{sync::watch, task};
+use tracing::info;
+
+use super::{
+    LARGE_FILE, LARGE_RECEIVE_BUFFER, RECEIVE_BUFFER, SessionError,
+    channel::ChannelError,
+    opener::Record,
+    pump::{Connection, Pump},
+    role::{Flow, Io, Role},
+};
+use crate::{
+    crypto::seal::Key,
+    error::{Code, Error, printable},
+    files::{
+        disk_queue::DiskQueue,
+        service::{Answer, Fetched, Listing},
+    },
+    hooks::dispatch::stopped,
+    meta::{Meta, Wire},
+    store::prefix::DIGEST_LEN,
+    transfer::receive::{
+        arrival::Arrival,
+        decision::{Decision, FILES, Offer, refused},
+        error::ReceiveError,
+        receiver::{Parties, Receiver, Stored},
+        target::{Incoming, Received, Target},
+    },
+    wire::{
+        WireError,
+        record::{self, Kind, MAX_BODY, MAX_RECORD, Side, Stream},
+        session::SessionKeys,
+    },
+};
+
+/// A transfer as far as it has come.
+enum Transfer {
+    /// A meta or a *put* is decided about. The client may have given it up meanwhile.
+    Deciding { given_up: bool },
+    /// The client may resume, once both sides have the same digest.
+    Agreeing {
+        theirs: Option<[u8; DIGEST_LEN]>,
+        ours: Option<Box<Prefix>>,
+    },
+    /// Its blocks come.
+    Receiving,
+    /// It is complete, and is being made safe.
+    Storing,
+    /// A request is answered. The client may have given it up meanwhile.
+    Answering { given_up: bool },
+    /// A listing waits for the client to read: so many parts were not acknowledged.
+    Listing { rest: Box<Listing>, unread: usize },
+    /// The next part of a listing is read.
+    Reading { given_up: bool, unread: usize },
+    /// All of a listing was said: so many parts may still be acknowledged. It is over.
+    Listed { unread: usize },
+    /// A file goes out.
+    Sending(requests::Sending),
+}
+
+/// The part of a file that is there.
+pub struct Prefix {
+    arrival: Arrival,
+    /// What it is, where it could be read.
+    read: Option<([u8; DIGEST_LEN], crc32fast::Hasher)>,
+}
+
+/// What was done beside the records.
+pub enum Done {
+    /// Metas were decided about.
+    Decided(Vec<(u32, Decision)>),
+    /// Files were stored, or were not.
+    Stored(Vec<(u32, Stored)>),
+    /// The part of a file that is there was read.
+    Digested(u32, Result<Box<Prefix>, task::JoinError>),
+    /// A file comes from its beginning.
+    Ready(u32, Result<Box<Incoming<Arrival>>, io::Error>),
+    /// A request was answered, or a part of a listing is there.
+    Answered(u32, Result<Answer, Error>),
+    /// A file that was asked for is there, with the key for its blocks.
+    Found(u32, Box<Fetched>, Key),
+}
+
+/// What comes from outside.
+pub enum Input {
+    /// The server goes down: what is under way may finish.
+    Shutdown,
+    /// The server wants to be gone now.
+    Stop,
+}
+
+/// The server's side.
+pub struct Answerer<'a> {
+    receiver: Arc<Receiver>,
+    keys: &'a SessionKeys,
+    parties: Arc<Parties>,
+    queue: DiskQueue,
+    transfers: HashMap<u32, Transfer>,
+    /// Transfers of them that have not had their last word.
+    open: usize,
+    /// The largest number of a transfer so far.
+    last: u32,
+    /// Metas of the buffer that is being looked at.
+    offers: Vec<(u32, Offer)>,
+    /// Files that are complete with it.
+    whole: Vec<(u32, Received<Arrival>)>,
+    /// Listings that may have more to say, in the order of their turns.
+    listings: std::collections::VecDeque<u32>,
+    /// Whether nothing more comes.
+    closing: bool,
+    shutdown: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+}
+
+type AnswererIo = Io<Arrival, Done>;
+
+impl<'a> Answerer<'a> {
+    /// The role of a server whose `shutdown` turns true when it goes down, and `stop` when it
+    /// wants to be gone.
+    pub fn new(
+        receiver: &Arc<Receiver>,
+        keys: &'a SessionKeys,
+        parties: Parties,
+        [shutdown, stop]: [watch::Receiver<bool>; 2],
+    ) -> Self {
+        Self {
+            receiver: receiver.clone(),
+            keys,
+            parties: Arc::new(parties),
+            queue: DiskQueue::default(),
+            transfers: HashMap::new(),
+            open: 0,
+            last: 0,
+            offers: Vec::new(),
+            whole: Vec::new(),
+            listings: std::collections::VecDeque::new(),
+            closing: false,
+            shutdown,
+            stop,
+        }
+    }
+
+    /// Runs a session until the client closes it: first the file of the opening, if that may
+    /// come, then what is asked in records. A file is answered with *ack* when it is safe.
+    ///
+    /// After an error the client was told what it may know, and the session is of no further
+    /// use. What was under way is stored, or waits for the next attempt.
+    pub async fn run(
+        self,
+        connection: Connection,
+        first: Option<Arrival>,
+    ) -> (Connection, Result<(), SessionError>) {
+        let patience = self.receiver.settings.idle_deadline;
+        let streams = [&self.keys.server, &self.keys.client].map(Stream::new);
+        let [Ok(ours), Ok(theirs)] = streams else {
+            return (connection, Err(SessionError::Failed));
+        };
+        let mut pump = Pump::new(connection, [ours, theirs], self, patience);
+        let (role, io) = pump.role();
+        let begun = match first {
+            Some(arrival) => {
+                role.open += 1;
+                role.grant(io, 0, arrival)
+            }
+            None => Ok(()),
+        };
+        let (_, connection, result) = pump.run(begun).await;
+        (connection, result)
+    }
+
+    /// Begins a transfer; its number is larger than all before it.
+    fn begin(&mut self, transfer: u32, state: Transfer) -> Result<(), SessionError> {
+        if self.open >= FILES as usize || transfer <= self.last {
+            return Err(WireError::Record.into());
+        }
+        self.last = transfer;
+        self.open += 1;
+        self.transfers.insert(transfer, state);
+        Ok(())
+    }
+
+    /// A transfer has its last word.
+    fn close(&mut self, transfer: u32) -> Option<Transfer> {
+        let closed = self.transfers.remove(&transfer);
+        if !matches!(closed, None | Some(Transfer::Listed { .. })) {
+            self.open = self.open.saturating_sub(1);
+        }
+        closed
+    }
+
+    /// The last word of a transfer that failed.
+    fn fail(
+        &mut self,
+        io: &mut AnswererIo,
+        transfer: u32,
+        error: &ReceiveError,
+    ) -> Result<(), SessionError> {
+        self.close(transfer);
+        if let Some(told) = error.for_sender() {
+            io.outbox
+                .say(Kind::Error, transfer, &record::encode_error(&told))?;
+        }
+        Ok(())
+    }
+
+    /// The last word of what the client gave up: it skips all up to this.
+    fn let_go(&mut self, io: &mut AnswererIo, transfer: u32) -> Result<(), SessionError> {
+        self.close(transfer);
+        let error = Error::new(Code::Later, "given up");
+        io.outbox
+            .say(Kind::Error, transfer, &record::encode_error(&error))?;
+        Ok(())
+    }
+
+    /// A further meta.
+    fn offered(
+        &mut self,
+        io: &mut AnswererIo,
+        transfer: u32,
+        json: &[u8],
+    ) -> Result<(), SessionError> {
+        self.begin(transfer, Transfer::Deciding { given_up: false })?;
+        io.buffer = io.buffer.max(RECEIVE_BUFFER);
+        match Wire::from_json(json) {
+            Ok(asked) => self.offers.push((
+                transfer,
+                Offer {
+                    asked,
+                    destination: None,
+                },
+            )),
+            Err(error) => {
+                let why = printable(&error.to_string(), 300);
+                let error = Error::new(
+                    Code::Failed,
+                    format!("the metadata cannot be read: {why}"),
+                );
+                let Parties { user, from } = &*self.parties;
+                let meta = Meta::new(from.as_str(), user.name().as_str(), "", "");
+                let answered = Decision::Answered(Box::new(refused(meta, &error)));
+                self.decided(io, transfer, answered)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what was decided about a meta.
+    fn decided(
+        &mut self,
+        io: &mut AnswererIo,
+        transfer: u32,
+        decision: Decision,
+    ) -> Result<(), SessionError> {
+        let given_up = matches!(
+            self.transfers.get(&transfer),
+            Some(Transfer::Deciding { given_up: true } | Transfer::Answering { given_up: true })
+        );
+        if given_up {
+            if let Decision::Taken(arrival) = decision {
+                leave(*arrival);
+            }
+            return self.let_go(io, transfer);
+        }
+        let mut json = decision.reply().to_json();
+        if json.len() > MAX_BODY {
+            // What hooks added does not fit; the sender can do without.
+            let mut reply = decision.reply().clone();
+            reply.meta.extra.clear();
+            json = reply.to_json();
+        }
+        match decision {
+            Decision::Taken(arrival) => self.grant(io, transfer, *arrival)?,
+            Decision::Answered(_) => drop(self.close(transfer)),
+        }
+        io.outbox.say(Kind::Answer, transfer, json.as_bytes())?;
+        Ok(())
+    }
+
+    /// Lets the blocks of a file come, or first the digest of what is there.
+    fn grant(
+        &mut self,
+        io: &mut AnswererIo,
+        transfer: u32,
+        arrival: Arrival,
+    ) -> Result<(), SessionError> {
+        io.buffer = io.buffer.max(match arrival.expected {
+            LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
+            n if n > MAX_BODY as u64 => RECEIVE_BUFFER,
+            _ => MAX_RECORD,
+        });
+        if arrival.held == 0 {
+            let incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
+            io.downloads.allow(transfer, Box::new(incoming));
+            self.transfers.insert(transfer, Transfer::Receiving);
+            return Ok(());
+        }
+        let agreeing = Transfer::Agreeing {
+            theirs: None,
+            ours: None,
+        };
+        self.transfers.insert(transfer, agreeing);
+        io.tasks.spawn(async move {
+            let digesting = task::spawn_blocking(move || {
+                let read = arrival.partial.digest(arrival.held).ok();
+                Box::new(Prefix { arrival, read })
+            });
+            Done::Digested(transfer, digesting.await)
+        });
+        Ok(())
+    }
+
+    fn incoming(
+        &self,
+        _transfer: u32,
+        arrival: Arrival,
+        received: u64,
+        crc: crc32fast::Hasher,
+    ) -> Result<Incoming<Arrival>, SessionError> {
+        let meta = &arrival.partial.subject().meta;
+        let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
+            return Err(SessionError::Failed);
+        };
+        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        Ok(Incoming::new(blocks, arrival, received, crc))
+    }
+
+    /// Lets the blocks come when both sides have told what they have.
+    fn resume(&mut self, io: &mut AnswererIo, transfer: u32) -> Result<(), SessionError> {
+        let Some(Transfer::Agreeing { theirs, ours }) = self.transfers.get_mut(&transfer) else {
+            return Ok(());
+        };
+        let Some(theirs) = *theirs else {
+            return Ok(());
+        };
+        let Some(prefix) = ours.take() else {
+            return Ok(());
+        };
+        self.transfers.insert(transfer, Transfer::Receiving);
+        let Prefix { arrival, read } = *prefix;
+        if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
+            let held = arrival.held;
+            let incoming = self.incoming(transfer, arrival, held, crc)?;
+            io.downloads.allow(transfer, Box::new(incoming));
+            io.outbox
+                .say(Kind::Resume, transfer, &record::encode_offset(held))?;
+            return Ok(());
+        }
+        // A different file, or bytes that were never flushed or cannot be read: from the
+        // beginning.
+        let mut incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
+        io.tasks.spawn(async move {
+            let beginning = task::spawn_blocking(move || {
+                incoming.target_mut().begin_again()?;
+                Ok(Box::new(incoming))
+            });
+            let ready = beginning.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+            Done::Ready(transfer, ready)
+        });
+        Ok(())
+    }
+
+    /// Says what became of a file.
+    fn stored(
+        &mut self,
+        io: &mut AnswererIo,
+        transfer: u32,
+        stored: &Stored,
+    ) -> Result<(), SessionError> {
+        self.receiver.log(stored);
+        match &stored.result {
+            Ok(safe) => {
+                self.receiver
+                    .observer
+                    .step(15, format_args!("the file is safe, answer ACK"));
+                self.close(transfer);
+                match &safe.reply {
+                    None => io.outbox.say(Kind::Ack, transfer, record::ACK)?,
+                    Some(reply) => io.outbox.say(Kind::Reply, transfer, &reply.to_body())?,
+                }
+                Ok(())
+            }
+            Err(error) => self.fail(io, transfer, error),
+        }
+    }
+
+    /// The client gives a transfer up of which no blocks come in.
+    fn given_up(&mut self, io: &mut AnswererIo, transfer: u32) -> Result<(), SessionError> {
+        match self.transfers.get_mut(&transfer) {
+            Some(
+                Transfer::Deciding { given_up }
+                | Transfer::Answering { given_up }
+                | Transfer::Reading { given_up, .. },
+            ) => *given_up = true,
+            Some(Transfer::Listing { .. }) => return self.let_go(io, transfer),
+            Some(Transfer::Sending(_)) => {
+                // If its blocks are being sealed, its last word comes behind them.
+                if !io.uploads.give_up(transfer) {
+                    return self.let_go(io, transfer);
+                }
+            }
+            // Nobody acknowledges it any more.
+            Some(Transfer::Listed { .. }) => drop(self.close(transfer)),
+            Some(Transfer::Agreeing { ours, .. }) => {
+                // It was not looked at: the next attempt resumes with it.
+                if let Some(prefix) = ours.take() {
+                    leave(prefix.arrival);
+                }
+                self.close(transfer);
+            }
+            Some(Transfer::Receiving | Transfer::Storing) | None => {}
+        }
+        Ok(())
+    }
+}
+
+impl Role for Answerer<'_> {
+    const SIDE: Side = Side::Server;
+    type Target = Arrival;
+    type Done = Done;
+    type Input = Input;
+
+    fn record(&mut self, io: &mut AnswererIo, record: Record) -> Result<(), SessionError> {
+        let Record {
+            kind,
+            transfer,
+            body,
+        } = record;
+        match kind {
+            Kind::Working => Ok(()),
+            Kind::Meta => self.offered(io, transfer, &body),
+            Kind::Request => self.requested(io, transfer, &body),
+            Kind::Ack if body == record::ACK => self.acknowledged(transfer),
+            Kind::Resume => {
+                let digest = body.try_into().map_err(|_| WireError::Record)?;
+                let Some(Transfer::Agreeing { theirs, .. }) = self.transfers.get_mut(&transfer)
+                else {
+                    return Err(WireError::Record.into());
+                };
+                if theirs.replace(digest).is_some() {
+                    return Err(WireError::Record.into());
+                }
+                self.resume(io, transfer)
+            }
+            Kind::Error => self.given_up(io, transfer),
+            Kind::Close if transfer == 0 && body.is_empty() => {
+                self.closing = true;
+                match self.open {
+                    0 => Ok(()),
+                    _ => Err(SessionError::Closed),
+                }
+            }
+            Kind::Other(_) => {
+                let error = Error::new(Code::Failed, "this server does not know that request");
+                io.outbox
+                    .say(Kind::Error, transfer, &record::encode_error(&error))?;
+                Ok(())
+            }
+            _ => Err(WireError::Record.into()),
+        }
+    }
+
+    fn whole(
+        &mut self,
+        _: &mut AnswererIo,
+        transfer: u32,
+        received: Received<Arrival>,
+    ) -> Result<(), SessionError> {
+        self.transfers.insert(transfer, Transfer::Storing);
+        self.whole.push((transfer, received));
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        io: &mut AnswererIo,
+        transfer: u32,
+        error: ReceiveError,
+    ) -> Result<(), SessionError> {
+        self.fail(io, transfer, &error)
+    }
+
+    fn batch_end(&mut self, io: &mut AnswererIo) -> Result<(), SessionError> {
+        if !self.offers.is_empty() {
+            let (transfers, offers): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.offers).into_iter().unzip();
+            let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
+            let parties = self.parties.clone();
+            io.tasks.spawn(async move {
+                let decisions = receiver.decide(&queue, &parties, offers).await;
+                Done::Decided(transfers.into_iter().zip(decisions).collect())
+            });
+        }
+        if !self.whole.is_empty() {
+            let (transfers, whole): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.whole).into_iter().unzip();
+            let receiver = self.receiver.clone();
+            io.tasks.spawn(async move {
+                let stored = receiver.store(whole).await;
+                Done::Stored(transfers.into_iter().zip(stored).collect())
+            });
+        }
+        Ok(())
+    }
+
+    fn moved_in(&mut self, bytes: u64) {
+        self.receiver.observer.moved(bytes);
+    }
+
+    fn moved_out(&mut self, _: u32, bytes: u64) {
+        self.receiver.observer.supplied(bytes);
+    }
+
+    fn sealed(
+        &mut self,
+        io: &mut AnswererIo,
+        transfer: u32,
+        end: Result<u32, Error>,
+    ) -> Result<(), SessionError> {
+        self.sent(io, transfer, end)
+    }
+
+    fn done(&mut self, io: &mut AnswererIo, done: Done) -> Result<(), SessionError> {
+        match done {
+            Done::Decided(decisions) => decisions
+                .into_iter()
+                .try_for_each(|(transfer, decision)| self.decided(io, transfer, decision)),
+            Done::Stored(stored) => stored
+                .iter()
+                .try_for_each(|(transfer, stored)| self.stored(io, *transfer, stored)),
+            Done::Digested(transfer, prefix) => {
+                let prefix = prefix?;
+                match self.transfers.get_mut(&transfer) {
+                    Some(Transfer::Agreeing { ours, .. }) => *ours = Some(prefix),
+                    // Given up meanwhile.
+                    _ => leave(prefix.arrival),
+                }
+                self.resume(io, transfer)
+            }
+            Done::Ready(transfer, Ok(incoming)) => {
+                io.downloads.allow(transfer, incoming);
+                io.outbox
+                    .say(Kind::Resume, transfer, &record::encode_offset(0))?;
+                Ok(())
+            }
+            Done::Ready(transfer, Err(error)) => {
+                self.fail(io, transfer, &ReceiveError::Store(error))
+            }
+            Done::Answered(transfer, answer) => self.answered(io, transfer, answer),
+            Done::Found(transfer, found, key) => self.found(io, transfer, *found, &key),
+        }
+    }
+
+    fn proceed(&mut self, io: &mut AnswererIo) -> Result<(), SessionError> {
+        self.list_on(io);
+        Ok(())
+    }
+
+    async fn input(&mut self, at_rest: bool) -> Input {
+        tokio::select! {
+            () = stopped(&mut self.stop) => Input::Stop,
+            () = stopped(&mut self.shutdown), if at_rest => Input::Shutdown,
+        }
+    }
+
+    fn take(&mut self, _: &mut AnswererIo, input: Input) -> Result<Flow, SessionError> {
+        Ok(match input {
+            Input::Shutdown => {
+                self.closing = true;
+                Flow::Continue
+            }
+            Input::Stop => Flow::End(SessionError::GoingDown),
+        })
+    }
+
+    fn open(&self) -> Option<u32> {
+        let is_open =
+            |(_, state): &(&u32, &Transfer)| !matches!(state, Transfer::Listed { .. });
+        self.transfers.iter().find(is_open).map(|(number, _)| *number)
+    }
+
+    fn is_owed(&self, io: &AnswererIo) -> bool {
+        // It waits for us, and need not say so.
+        io.tasks.is_empty()
+    }
+
+    fn is_over(&self) -> bool {
+        self.closing || *self.shutdown.borrow()
+    }
+
+    fn must_finish(&self, io: &AnswererIo) -> bool {
+        !io.tasks.is_empty()
+    }
+
+    fn done_late(&mut self, io: &mut AnswererIo, done: Done) {
+        match done {
+            // Nobody waits for it any more.
+            Done::Decided(decisions) => {
+                for (_, decision) in decisions {
+                    if let Decision::Taken(arrival) = decision {
+                        leave(*arrival);
+                    }
+                }
+            }
+            Done::Digested(_, Ok(prefix)) => leave(prefix.arrival),
+            Done::Ready(_, Ok(incoming)) => leave(incoming.into_target()),
+            stored @ Done::Stored(_) => drop(self.done(io, stored)),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, io: &mut AnswererIo, error: Option<&SessionError>) {
+        let open = std::mem::take(&mut self.transfers);
+        let Some(error) = error else {
+            return;
+        };
+        // A sender that has every answer may just go.
+        let gone = matches!(error, SessionError::Channel(ChannelError::Closed));
+        if !gone || self.open > 0 {
+            let Parties { user, from } = &*self.parties;
+            info!(%from, to = %user.name(), transfers = self.open,
+                "session ended: {}", printable(&error.to_string(), 300));
+        }
+        let why = ReceiveError::from(error);
+        for (transfer, state) in open {
+            match state {
+                Transfer::Listed { .. } => continue,
+                Transfer::Agreeing {
+                    ours: Some(prefix), ..
+                } => leave(prefix.arrival),
+                _ => {}
+            }
+            if self.fail(io, transfer, &why).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Leaves a file that was not looked at: the next attempt resumes with it.
+fn leave(arrival: Arrival) {
+    task::spawn_blocking(move || arrival.end(&ReceiveError::GoingDown));
+}

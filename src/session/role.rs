@@ -1,0 +1,181 @@
+//! What one side of a session does with what the pump brings.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+
+use super::{
+    SessionError,
+    opener::{Downloads, Record},
+    outbox::Outbox,
+    upload_queue::UploadQueue,
+};
+use crate::{
+    error::Error,
+    transfer::receive::{
+        error::ReceiveError,
+        target::{Received, Target},
+    },
+    wire::record::{MAX_RECORD, Side},
+};
+
+/// What a role works with: the ways out of it.
+pub struct Io<T, D> {
+    /// Records to the other side.
+    pub outbox: Outbox,
+    /// Files to the other side.
+    pub uploads: UploadQueue,
+    /// Files that may come from the other side.
+    pub downloads: Downloads<T>,
+    /// What goes on beside the records.
+    pub tasks: Tasks<D>,
+    /// Bytes of each buffer that records come into.
+    pub buffer: usize,
+}
+
+impl<T, D> Io<T, D> {
+    pub(super) fn new(outbox: Outbox) -> Self {
+        Self {
+            outbox,
+            uploads: UploadQueue::default(),
+            downloads: Downloads::default(),
+            tasks: Tasks::default(),
+            buffer: MAX_RECORD,
+        }
+    }
+}
+
+/// What goes on beside the records. All of it is polled by the task of the session: of many
+/// small files each one's steps are so short that to hand them to another thread, and to be
+/// woken by it, takes longer.
+pub struct Tasks<D>(FuturesUnordered<BoxFuture<'static, Option<D>>>);
+
+impl<D> Default for Tasks<D> {
+    fn default() -> Self {
+        Self(FuturesUnordered::new())
+    }
+}
+
+impl<D: Send + 'static> Tasks<D> {
+    /// Begins something.
+    pub fn spawn(&self, work: impl Future<Output = D> + Send + 'static) {
+        // At once: it is some kilobytes, and each layer around it would move them.
+        let work = Box::pin(work);
+        self.0.push(
+            AssertUnwindSafe(work)
+                .catch_unwind()
+                .map(Result::ok)
+                .boxed(),
+        );
+    }
+
+    /// Whether nothing goes on.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next that is done, or has panicked; never, if nothing goes on.
+    pub(super) async fn next(&mut self) -> Option<D> {
+        match self.0.next().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// [`Self::next`], if there is one already.
+    pub(super) fn ready(&mut self) -> Option<Option<D>> {
+        self.0.next().now_or_never().flatten()
+    }
+}
+
+/// Whether a session goes on after something came from outside.
+pub enum Flow {
+    /// It does.
+    Continue,
+    /// It ends; what has come is still looked at.
+    End(SessionError),
+}
+
+/// One side of a session. After an error from any of these the session is over.
+pub trait Role: Send {
+    /// Which side it is.
+    const SIDE: Side;
+    /// Where files go that come to this side.
+    type Target: Target;
+    /// What is done beside the records.
+    type Done: Send + 'static;
+    /// What comes from outside of the session.
+    type Input: Send;
+
+    /// A record came.
+    fn record(&mut self, io: &mut RoleIo<Self>, record: Record) -> Result<(), SessionError>;
+
+    /// A file is complete under its hidden name.
+    fn whole(
+        &mut self,
+        io: &mut RoleIo<Self>,
+        transfer: u32,
+        received: Received<Self::Target>,
+    ) -> Result<(), SessionError>;
+
+    /// A file does not arrive.
+    fn failed(
+        &mut self,
+        io: &mut RoleIo<Self>,
+        transfer: u32,
+        error: ReceiveError,
+    ) -> Result<(), SessionError>;
+
+    /// All that one buffer brought was told: time to begin what is done for many at once.
+    fn batch_end(&mut self, io: &mut RoleIo<Self>) -> Result<(), SessionError>;
+
+    /// So many bytes of files came in.
+    fn moved_in(&mut self, bytes: u64);
+
+    /// So many bytes of a file are about to go out.
+    fn moved_out(&mut self, transfer: u32, bytes: u64);
+
+    /// All blocks of a file are sealed, with its CRC-32, or no more of them will be.
+    fn sealed(
+        &mut self,
+        io: &mut RoleIo<Self>,
+        transfer: u32,
+        end: Result<u32, Error>,
+    ) -> Result<(), SessionError>;
+
+    /// Something was done beside the records.
+    fn done(&mut self, io: &mut RoleIo<Self>, done: Self::Done) -> Result<(), SessionError>;
+
+    /// Goes on with what waits for room: called whenever something has happened.
+    fn proceed(&mut self, io: &mut RoleIo<Self>) -> Result<(), SessionError>;
+
+    /// Waits for something from outside. Nothing is lost if the future is dropped.
+    fn input(&mut self, at_rest: bool) -> impl Future<Output = Self::Input> + Send;
+
+    /// Takes it.
+    fn take(&mut self, io: &mut RoleIo<Self>, input: Self::Input) -> Result<Flow, SessionError>;
+
+    /// A transfer that has not had its last word, for *working* to name.
+    fn open(&self) -> Option<u32>;
+
+    /// Whether the other side owes something, so that its silence means that it is gone.
+    fn is_owed(&self, io: &RoleIo<Self>) -> bool;
+
+    /// Whether the session may end, once all is written and nothing goes on.
+    fn is_over(&self) -> bool;
+
+    /// Nothing is under way: a session that only waits holds as little as it can.
+    fn rest(&mut self) {}
+
+    /// Whether something goes on that has to be done even though the session is over.
+    fn must_finish(&self, io: &RoleIo<Self>) -> bool;
+
+    /// [`Self::done`], after the end of the session.
+    fn done_late(&mut self, io: &mut RoleIo<Self>, done: Self::Done);
+
+    /// The last words of this side, after all else.
+    fn end(&mut self, io: &mut RoleIo<Self>, error: Option<&SessionError>);
+}
+
+/// The [`Io`] of a role.
+pub type RoleIo<R> = Io<<R as Role>::Target, <R as Role>::Done>;

@@ -1,0 +1,143 @@
+//! Files on their way out of a session.
+//!
+//! One buffer at a time is sealed, on a thread for just as long as that takes, while the one
+//! before it is written: a peer that reads slowly holds two buffers and no thread. Small
+//! files share a buffer.
+
+use std::collections::{HashSet, VecDeque};
+
+use tokio::task::{self, JoinHandle};
+
+use super::LARGE_FILE;
+use crate::{
+    error::{Code, Error},
+    transfer::send::blocks::{Attempt, Blocks},
+    wire::record::MAX_RECORD,
+};
+
+/// Bytes of a buffer: four records, so that a system call moves about 256 KiB.
+const BUFFER: usize = 4 * MAX_RECORD;
+
+/// Bytes of a buffer for a large file: to begin on a thread takes longer than to seal a
+/// small one (`benches/side_by_side.sh`).
+const LARGE_BUFFER: usize = 4 * BUFFER;
+
+/// A buffer of sealed blocks.
+pub struct Sealed {
+    /// Its first `used` bytes are whole records.
+    pub buffer: Vec<u8>,
+    /// Bytes of records.
+    pub used: usize,
+    /// Bytes of each file in it, by transfer.
+    pub moved: Vec<(u32, u64)>,
+    /// Files that end with it: their CRC-32, or why no more blocks of them come.
+    pub ended: Vec<(u32, Result<u32, Error>)>,
+    rest: VecDeque<Blocks>,
+}
+
+/// The files of a session.
+#[derive(Default)]
+pub struct UploadQueue {
+    waiting: VecDeque<Blocks>,
+    work: Option<JoinHandle<Sealed>>,
+    spare: Vec<u8>,
+    /// Files that nobody wants any more, and of which blocks are being sealed.
+    given_up: HashSet<u32>,
+}
+
+impl UploadQueue {
+    /// Has a file sealed when those before it are.
+    pub fn push(&mut self, attempt: Attempt) {
+        self.waiting.push_back(Blocks::new(attempt));
+    }
+
+    /// Seals nothing more of a file. Whether it still ends with a buffer that is being
+    /// sealed: if not, nothing more is heard of it.
+    pub fn give_up(&mut self, transfer: u32) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|blocks| blocks.transfer() != transfer);
+        let is_sealed = self.work.is_some() && self.waiting.len() == before;
+        if is_sealed {
+            self.given_up.insert(transfer);
+        }
+        is_sealed
+    }
+
+    /// Drops all files.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        self.work = None;
+    }
+
+    /// Begins with the next buffer, unless one is being sealed.
+    pub fn proceed(&mut self) {
+        if self.work.is_none() && !self.waiting.is_empty() {
+            let files = std::mem::take(&mut self.waiting);
+            let buffer = std::mem::take(&mut self.spare);
+            self.work = Some(task::spawn_blocking(move || seal(files, buffer)));
+        }
+    }
+
+    /// The next buffer; never, if none is being sealed. `None` if a thread of ours failed, and
+    /// with it all files. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Sealed> {
+        let sealed = match &mut self.work {
+            Some(work) => work.await,
+            None => return std::future::pending().await,
+        };
+        self.work = None;
+        let mut sealed = sealed.ok()?;
+        let given_up = std::mem::take(&mut self.given_up);
+        let is_wanted = |transfer: &u32| !given_up.contains(transfer);
+        sealed.ended.retain(|(transfer, _)| is_wanted(transfer));
+        let rest = std::mem::take(&mut sealed.rest).into_iter();
+        // Before those that came meanwhile.
+        for blocks in rest.rev().filter(|blocks| is_wanted(&blocks.transfer())) {
+            self.waiting.push_front(blocks);
+        }
+        let over = |transfer| (transfer, Err(Error::new(Code::Later, "given up")));
+        sealed.ended.extend(given_up.into_iter().map(over));
+        Some(sealed)
+    }
+
+    /// Takes a buffer back.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        self.spare = buffer;
+    }
+
+    /// Gives memory back: a session that rests holds no buffer.
+    pub fn shrink(&mut self) {
+        self.spare = Vec::new();
+    }
+}
+
+fn seal(files: VecDeque<Blocks>, buffer: Vec<u8>) -> Sealed {
+    let mut sealed = Sealed {
+        buffer,
+        used: 0,
+        moved: Vec::new(),
+        ended: Vec::new(),
+        rest: files,
+    };
+    let most = match sealed.rest.front() {
+        Some(blocks) if blocks.left() >= LARGE_FILE => LARGE_BUFFER,
+        _ => BUFFER,
+    };
+    while sealed.used + MAX_RECORD <= most
+        && let Some(mut blocks) = sealed.rest.pop_front()
+    {
+        let transfer = blocks.transfer();
+        match blocks.fill(&mut sealed.buffer, sealed.used, most) {
+            Ok((used, body)) => {
+                sealed.used = used;
+                sealed.moved.push((transfer, body));
+                match blocks.is_whole() {
+                    true => sealed.ended.push((transfer, Ok(blocks.crc()))),
+                    false => sealed.rest.push_front(blocks),
+                }
+            }
+            Err(error) => sealed.ended.push((transfer, Err(error))),
+        }
+    }
+    sealed
+}

@@ -1,0 +1,120 @@
+//! A file that may come, from the decision until it is whole.
+
+use std::{io, sync::Arc, time::Instant};
+
+use tracing::warn;
+
+use super::{error::ReceiveError, partial::Partial, target::Target};
+use crate::{
+    error::printable,
+    event::{Event, Kind, Subject},
+    hooks::{Pinned, dispatch::asked_of},
+    meta::Wire,
+    observer::{Ended, Observer},
+    root::{config::Config, folder::Folder},
+    store::Sink,
+};
+
+/// A file that may come.
+pub struct Arrival {
+    /// The meta for the sender, with the key for this attempt.
+    pub reply: Wire,
+    /// Its names in the folder.
+    pub partial: Partial,
+    /// Where its bytes go, once there are some.
+    pub sink: Option<Box<dyn Sink>>,
+    /// Bytes of the whole file.
+    pub expected: u64,
+    /// Bytes that are there already, if the sender has the same.
+    pub held: u64,
+    /// The folder.
+    pub folder: Folder,
+    /// Its m2y.config.
+    pub config: Arc<Config>,
+    /// The scripts that the transfer began with.
+    pub pinned: Pinned,
+    /// When its sender asked.
+    pub begun: Instant,
+    /// Who watches.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Arrival {
+    /// Removes what was there: the sender has something else.
+    pub fn begin_again(&mut self) -> io::Result<()> {
+        self.held = 0;
+        self.sink = None;
+        self.sink().map(drop)
+    }
+
+    /// The event of it.
+    pub fn event(&self, kind: Kind) -> Event {
+        event(kind, &self.folder, &self.config, &self.partial)
+    }
+}
+
+/// The event of a file on its way in.
+pub fn event(kind: Kind, folder: &Folder, config: &Arc<Config>, partial: &Partial) -> Event {
+    Event {
+        id: partial.id().into(),
+        kind,
+        folder: folder.clone(),
+        config: config.clone(),
+        file: Some(partial.subject().data_file()),
+        subject: Some(partial.subject().clone()),
+        asked: asked_of(&partial.subject().meta),
+    }
+}
+
+impl Target for Arrival {
+    fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    fn claimed_crc(&self) -> Option<u32> {
+        self.partial.subject().meta.file_crc
+    }
+
+    /// A hidden file, with the bytes that are there already and that the sender has too.
+    fn sink(&mut self) -> io::Result<&mut Box<dyn Sink>> {
+        match &mut self.sink {
+            Some(sink) => Ok(sink),
+            none => Ok(none.insert(self.partial.begin(self.held)?)),
+        }
+    }
+
+    /// Where the sender may resume some time, what has arrived waits for that, hidden.
+    fn end(self, why: &ReceiveError) {
+        let Self {
+            partial,
+            sink,
+            begun,
+            observer,
+            ..
+        } = self;
+        drop(sink);
+        not_received(&*observer, partial.subject(), begun, why);
+        if why.is_passing() {
+            partial.break_off();
+        }
+    }
+}
+
+/// Takes notice of a file that may come and did not.
+pub fn not_received(
+    observer: &dyn Observer,
+    subject: &Subject,
+    begun: Instant,
+    why: &ReceiveError,
+) {
+    let meta = &subject.meta;
+    warn!(
+        from = %meta.from, to = %meta.to, folder = %meta.folder,
+        stem = %subject.stem, bytes = meta.filesize,
+        seconds = begun.elapsed().as_secs_f64(),
+        id = meta.id.map(tracing::field::display),
+        verdict = %Ended::Failed.word(),
+        "not received: {}", printable(&why.to_string(), 300)
+    );
+    observer.ended(Ended::Failed);
+}

@@ -1,0 +1,346 @@
+//! From whole to safe: a finished file becomes durable and gets its name, many at a time.
+//!
+//! A flush takes milliseconds on a disk, for one file or for hundreds, so files of one
+//! folder that are whole at the same time share it. The steps, each for the whole group:
+//!
+//! 1. the `.meta` files get their last contents
+//! 2. bytes and `.meta` files are flushed, and the names that they have so far
+//! 3. the transfers are written into the journal, durably, and with each whether hooks will
+//!    have to hear of it
+//! 4. the files get their names
+//! 5. the names are flushed
+//!
+//! Only then does a hook hear of a file, and its sender. A server that ends before step 3
+//! has nothing but hidden files, with which the senders resume; after it
+//! [`recover`](super::recovery::recover) does what is left to do.
+
+use std::{
+    collections::HashMap,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+};
+
+use cap_std::fs::Dir;
+use tokio::{sync::oneshot, task};
+use tracing::error;
+
+use super::partial::Partial;
+use crate::{
+    journal::{
+        Journal,
+        delivered::{self, Key, State, Transfer},
+    },
+    meta::Meta,
+    root::{destination::Destination, file, tree::TreePath},
+    store::{Sink, group::Groups},
+};
+
+/// Files of one group.
+const GROUP: usize = 256;
+
+/// From this many files on, one flush of everything is cheaper than one for each.
+const MANY: usize = 3;
+
+/// Bytes from which a file is flushed by itself, so that small ones do not wait for it.
+const LARGE: u64 = 1 << 20;
+
+/// A file whose bytes are all there.
+pub struct Whole {
+    /// Its names and its place.
+    pub partial: Partial,
+    /// Its bytes.
+    pub sink: Box<dyn Sink>,
+    /// What is known of it now.
+    pub meta: Meta,
+    /// Whether hooks wait for it.
+    pub owed: bool,
+}
+
+/// What became of it: the error says why it has not got its name.
+pub type Committed = (Partial, io::Result<()>);
+
+/// Files of one session and folder, which are committed together.
+struct Batch {
+    files: Vec<Whole>,
+    done: oneshot::Sender<Vec<Committed>>,
+}
+
+/// Makes files safe. Copies of it are the same one.
+#[derive(Clone)]
+pub struct Committer {
+    journal: Journal,
+    /// Files that wait, by their folder.
+    groups: Groups<PathBuf, Batch>,
+}
+
+impl Committer {
+    /// A committer for the transfers of a journal.
+    pub fn new(journal: &Journal) -> Self {
+        Self {
+            journal: journal.clone(),
+            groups: Groups::default(),
+        }
+    }
+
+    /// Remembers that a transfer was refused. Nobody waits for that: forgotten, it is
+    /// decided about again.
+    pub fn refused(&self, transfer: Transfer) {
+        drop(
+            self.journal
+                .quietly(false, move |db| delivered::put(db, &transfer)),
+        );
+    }
+
+    /// Makes files of one folder safe and gives them their names, in their order. With an
+    /// error a file has no name, and nothing is known of it. `None` if a thread of ours
+    /// failed.
+    pub async fn commit(&self, mut files: Vec<Whole>) -> Option<Vec<Committed>> {
+        let is_large = |whole: &Whole| whole.meta.filesize.unwrap_or_default() >= LARGE;
+        let mut failed = Vec::new();
+        if files.iter().any(is_large) {
+            let settling = move || {
+                let mut failed = Vec::new();
+                for (at, whole) in files.iter_mut().enumerate() {
+                    if is_large(whole)
+                        && let Err(error) = whole.sink.settle()
+                    {
+                        failed.push((at, error));
+                    }
+                }
+                (files, failed)
+            };
+            (files, failed) = task::spawn_blocking(settling).await.ok()?;
+        }
+        let mut left = Vec::with_capacity(failed.len());
+        for (at, error) in failed.into_iter().rev() {
+            left.push((at, (files.remove(at).partial, Err(error))));
+        }
+        let mut committed = match files.first() {
+            None => Vec::new(),
+            Some(whole) => {
+                let folder = whole.partial.folder().path().to_owned();
+                let (done, result) = oneshot::channel();
+                if self.groups.bring(&folder, Batch { files, done }) {
+                    let this = self.clone();
+                    task::spawn_blocking(move || this.lead(&folder));
+                }
+                result.await.ok()?
+            }
+        };
+        for (at, failed) in left.into_iter().rev() {
+            committed.insert(at, failed);
+        }
+        Some(committed)
+    }
+
+    /// Commits what waits in a folder, group after group, until nothing waits.
+    fn lead(&self, folder: &PathBuf) {
+        while let Some(batches) = self.groups.next(folder, GROUP) {
+            // A batch that waits for a group that panics is told by its channel.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                let (mut files, mut waiting) = (Vec::new(), Vec::new());
+                for batch in batches {
+                    waiting.push((batch.files.len(), batch.done));
+                    files.extend(batch.files);
+                }
+                let mut committed = self.commit_group(files).into_iter();
+                for (len, done) in waiting {
+                    // If nobody waits any more, the partial cleans up after itself.
+                    let _ = done.send(committed.by_ref().take(len).collect());
+                }
+            }));
+        }
+    }
+
+    /// Commits a group; the results are in the order of the files.
+    fn commit_group(&self, group: Vec<Whole>) -> Vec<Committed> {
+        let mut group = Group::new(group);
+        group.write();
+        group.flush();
+        group.journal(&self.journal);
+        group.name(&self.journal);
+        group.settle(&self.journal);
+        group.into_results()
+    }
+}
+
+/// A file of a group.
+struct Member {
+    partial: Partial,
+    sink: Option<Box<dyn Sink>>,
+    owed: bool,
+    /// What went wrong with it.
+    error: Option<io::Error>,
+}
+
+/// Files that become safe together.
+struct Group {
+    files: Vec<Member>,
+    /// Directories outside of the folder that files got their paths in.
+    dirs: HashMap<Option<TreePath>, Dir>,
+}
+
+impl Group {
+    fn new(files: Vec<Whole>) -> Self {
+        let files = files.into_iter().map(|whole| {
+            let Whole {
+                mut partial,
+                sink,
+                meta,
+                owed,
+            } = whole;
+            partial.set_meta(meta);
+            Member {
+                partial,
+                sink: Some(sink),
+                owed,
+                error: None,
+            }
+        });
+        Self {
+            files: files.collect(),
+            dirs: HashMap::new(),
+        }
+    }
+
+    /// Files with which nothing went wrong.
+    fn good(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.files.iter_mut().filter(|file| file.error.is_none())
+    }
+
+    /// Something went wrong with all of them.
+    fn fail(&mut self, error: &io::Error) {
+        for file in self.good() {
+            file.error = Some(copy(error));
+        }
+    }
+
+    /// Step 1, and for a few files step 2.
+    fn write(&mut self) {
+        let many = self.files.len() >= MANY;
+        for Member {
+            partial,
+            sink,
+            error,
+            ..
+        } in &mut self.files
+        {
+            let sink = sink.take();
+            let written = match many {
+                true => partial.write_meta(),
+                false => sink
+                    .map_or(Ok(()), |mut sink| sink.settle())
+                    .and_then(|()| partial.write_meta_durably()),
+            };
+            *error = written.err();
+        }
+    }
+
+    /// Step 2.
+    fn flush(&mut self) {
+        let flushed = match self.files.first() {
+            Some(file) if self.files.len() >= MANY => file.partial.store().settle_all(),
+            _ => Ok(()),
+        };
+        if let Err(error) = flushed {
+            self.fail(&error);
+        }
+    }
+
+    /// Step 3.
+    fn journal(&mut self, journal: &Journal) {
+        let rows: Vec<Transfer> = self
+            .good()
+            .map(|file| match file.owed {
+                true => file.partial.transfer(State::Owed),
+                false => file.partial.transfer(State::Whole),
+            })
+            .collect();
+        let written = journal.quietly(true, move |db| {
+            rows.iter().try_for_each(|row| delivered::put(db, row))
+        });
+        if let Err(error) = written.wait() {
+            self.fail(&io::Error::other(error));
+        }
+    }
+
+    /// Step 4.
+    fn name(&mut self, journal: &Journal) {
+        let mut nameless: Vec<Key> = Vec::new();
+        let mut dirs = HashMap::new();
+        for file in self.good() {
+            let partial = &mut file.partial;
+            let destination = Destination::open(&partial.subject().meta);
+            let named = match destination.filter(|_| !file.owed) {
+                None => partial.publish(),
+                Some(destination) => partial.place(&destination).map(|dir| {
+                    let (above, _) = destination.path.split_last().unzip();
+                    dirs.insert(above, dir);
+                }),
+            };
+            if let Err(error) = named {
+                nameless.push(partial.key().clone());
+                file.error = Some(error);
+            }
+        }
+        self.dirs = dirs;
+        if nameless.is_empty() {
+            return;
+        }
+        // A row without its hidden file would stand for one that was delivered.
+        let undone = journal.quietly(false, move |db| {
+            nameless
+                .iter()
+                .try_for_each(|key| delivered::remove(db, key))
+        });
+        if let Err(error) = undone.wait() {
+            error!("{error}");
+        }
+    }
+
+    /// Step 5, and what is left to do behind it.
+    fn settle(&mut self, journal: &Journal) {
+        let Some(store) = self.good().next().map(|file| file.partial.store().clone()) else {
+            return;
+        };
+        // A name is there before the one that the file had is gone.
+        let dirs = std::mem::take(&mut self.dirs);
+        let synced = dirs.values().try_for_each(file::sync);
+        if let Err(error) = synced.and_then(|()| store.settle_names()) {
+            // They have their names, and their hooks will hear of it; that the names
+            // survive a loss of power nobody may be told.
+            return self.fail(&error);
+        }
+        let mut settled = Vec::new();
+        for file in self.good() {
+            // Before the row is settled, by which a server that starts again looks for it.
+            file.partial.forget_destination();
+            if !file.owed {
+                settled.push(file.partial.key().clone());
+            }
+        }
+        if !settled.is_empty() {
+            drop(journal.quietly(false, move |db| {
+                settled
+                    .iter()
+                    .try_for_each(|key| delivered::settle(db, key))
+            }));
+        }
+    }
+
+    fn into_results(self) -> Vec<Committed> {
+        let results = self.files.into_iter();
+        results
+            .map(|file| (file.partial, file.error.map_or(Ok(()), Err)))
+            .collect()
+    }
+}
+
+/// An error once more, for another file of the group.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}

@@ -1,0 +1,584 @@
+//! The receiver's decision about metas: steps 6 to 8, for all that came together.
+
+use std::{collections::HashMap, io, sync::Arc, time::Instant};
+
+use futures_util::future::join_all;
+use tracing::{error, info};
+use zeroize::Zeroizing;
+
+use super::{
+    arrival::{Arrival, event},
+    partial::{Partial, Reserved},
+    receiver::{Parties, Receiver},
+};
+use crate::{
+    crypto::random,
+    error::{Code, Error, printable},
+    event::{Kind, Outcome, Verdict},
+    files::{disk_queue::DiskQueue, exists},
+    hooks::Pinned,
+    journal::delivered::State,
+    json::Value,
+    meta::{Features, FileKey, Meta, QUARANTINE, TransferId, Wire, is_extra},
+    observer::Ended,
+    root::{
+        RootError, config::Config, conflict::Conflict, destination::Destination, folder::Folder,
+        name::Name, tree::TreePath, user::User,
+    },
+    store::Store,
+};
+
+/// Transfers that may be under way in one session at the same time: enough to keep both
+/// sides busy with small files while the answers are on their way.
+pub const FILES: u32 = 256;
+
+/// What this receiver can do.
+const FEATURES: Features = Features {
+    resume: true,
+    files: FILES,
+    requests: true,
+};
+
+/// What was decided about a meta.
+pub enum Decision {
+    /// The file may come.
+    Taken(Box<Arrival>),
+    /// It need not, or may not; the reply says so.
+    Answered(Box<Wire>),
+}
+
+impl Decision {
+    /// What the sender is told.
+    pub fn reply(&self) -> &Wire {
+        match self {
+            Self::Taken(arrival) => &arrival.reply,
+            Self::Answered(reply) => reply,
+        }
+    }
+
+    fn reply_mut(&mut self) -> &mut Wire {
+        match self {
+            Self::Taken(arrival) => &mut arrival.reply,
+            Self::Answered(reply) => reply,
+        }
+    }
+}
+
+/// A file that a contact wants to send.
+pub struct Offer {
+    /// What is said of it.
+    pub asked: Wire,
+    /// The path that it is to get, if its sender wants one.
+    pub destination: Option<Destination>,
+}
+
+/// An offer with nothing wrong in itself.
+struct Checked {
+    meta: Meta,
+    /// The meta as it came.
+    asked: Meta,
+    /// The path that no other file may have meanwhile.
+    path: Option<TreePath>,
+    size: u64,
+    id: TransferId,
+    resumes: bool,
+}
+
+/// A folder as it is now, for transfers that begin.
+#[derive(Clone)]
+struct Inbox {
+    folder: Folder,
+    config: Arc<Config>,
+    pinned: Pinned,
+    store: Arc<dyn Store>,
+    /// Bytes that fit there, if that can be told.
+    room: Option<u64>,
+    /// Whether a program at `[OnMeta]` reads the `.meta`.
+    shows_meta: bool,
+}
+
+/// A file that has a name, and that hooks have to decide about.
+struct Candidate {
+    partial: Partial,
+    inbox: Inbox,
+    size: u64,
+    held: u64,
+}
+
+impl Receiver {
+    /// Decides about files whose sender is certain: gives them names and runs `[OnMeta]`. The
+    /// decisions are in the order of the offers.
+    pub async fn decide(
+        self: &Arc<Self>,
+        queue: &DiskQueue,
+        parties: &Arc<Parties>,
+        offers: Vec<Offer>,
+    ) -> Vec<Decision> {
+        let begun = Instant::now();
+        let mut metas = Vec::with_capacity(offers.len());
+        let mut decided: Vec<Option<Result<Decision, Error>>> = Vec::with_capacity(offers.len());
+        let mut checked = Vec::with_capacity(offers.len());
+        for (at, offer) in offers.into_iter().enumerate() {
+            metas.push(offer.asked.meta.clone());
+            match self.check(parties, offer) {
+                Ok(Ok(offer)) => {
+                    checked.push((at, offer));
+                    decided.push(None);
+                }
+                Ok(Err(answered)) => decided.push(Some(Ok(answered))),
+                Err(refusal) => decided.push(Some(Err(refusal))),
+            }
+        }
+        let places: Vec<usize> = checked.iter().map(|(at, _)| *at).collect();
+        let results = self.decide_checked(queue, parties, checked, begun).await;
+        for (at, result) in places.into_iter().zip(results) {
+            if let Some(place) = decided.get_mut(at) {
+                *place = Some(result);
+            }
+        }
+        let lost = || Err(Error::new(Code::Failed, "the server failed, try later"));
+        metas
+            .into_iter()
+            .zip(decided)
+            .map(|(meta, result)| {
+                let mut decision = result.unwrap_or_else(lost).unwrap_or_else(|refusal| {
+                    self.log_not_taken(parties, &meta, None, begun, &refusal);
+                    Decision::Answered(Box::new(refused(meta, &refusal)))
+                });
+                decision.reply_mut().features = FEATURES;
+                decision
+            })
+            .collect()
+    }
+
+    /// What can be said of an offer without looking at a disk.
+    fn check(
+        &self,
+        parties: &Parties,
+        offer: Offer,
+    ) -> Result<Result<Checked, Decision>, Error> {
+        let Offer { asked, destination } = offer;
+        let Wire {
+            mut meta,
+            features,
+            session,
+            ..
+        } = asked;
+        let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
+        let Parties { user, from } = parties;
+        if meta.from != from.as_str() || meta.to != user.name().as_str() {
+            return Err(refuse(
+                "from and to must be the names that the header stands for",
+            ));
+        }
+        if session {
+            // No file: what is asked comes in records.
+            let meta = Meta::new(&meta.from, &meta.to, "", "");
+            return Ok(Err(Decision::Answered(Box::new(Wire::request(meta)))));
+        }
+        let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
+        let id = meta.id.ok_or_else(|| refuse("id is missing"))?;
+        if meta.datetime.is_empty() {
+            return Err(refuse("datetime is missing"));
+        }
+        let most = self.settings.max_filesize;
+        if size > most {
+            let sentence = format!("the file is too large, the receiver takes {most} bytes");
+            return Err(refuse(&sentence));
+        }
+        meta.error.clear();
+        meta.extra.retain(|field, _| is_extra(field));
+        if let Some(destination) = &destination {
+            destination.note(&mut meta);
+        }
+        // Of two that want one path, the second finds something there already.
+        let path = destination
+            .filter(|destination| destination.conflict == Conflict::Refuse)
+            .map(|destination| destination.path);
+        Ok(Ok(Checked {
+            asked: meta.clone(),
+            meta,
+            path,
+            size,
+            id,
+            resumes: features.resume,
+        }))
+    }
+
+    async fn decide_checked(
+        self: &Arc<Self>,
+        queue: &DiskQueue,
+        parties: &Arc<Parties>,
+        checked: Vec<(usize, Checked)>,
+        begun: Instant,
+    ) -> Vec<Result<Decision, Error>> {
+        if checked.is_empty() {
+            return Vec::new();
+        }
+        let asked: Vec<Meta> = checked.iter().map(|(_, one)| one.asked.clone()).collect();
+        let (this, people) = (self.clone(), parties.clone());
+        let reserved = queue.run(move || {
+            let mut inboxes = HashMap::new();
+            let offers = checked.into_iter();
+            let reserved = offers.map(|(_, offer)| this.reserve(&people, &mut inboxes, offer));
+            Ok(reserved.collect::<Vec<_>>())
+        });
+        let reserved = match reserved.await {
+            Ok(reserved) => reserved,
+            Err(error) => return asked.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut results: Vec<Option<Result<Decision, Error>>> = Vec::new();
+        let mut candidates = Vec::new();
+        for (reserved, asked) in reserved.into_iter().zip(asked) {
+            let at = results.len();
+            results.push(match reserved {
+                Err(error) => Some(Err(error)),
+                Ok((Reserved::Delivered(partial), ..)) => {
+                    Some(self.delivered_before(&partial, &asked, begun))
+                }
+                Ok((Reserved::New(partial), inbox, size, held)) => {
+                    let candidate = Candidate {
+                        partial,
+                        inbox,
+                        size,
+                        held,
+                    };
+                    match self.admit(candidate).await {
+                        Ok(candidate) => {
+                            candidates.push((at, candidate));
+                            None
+                        }
+                        Err(closed) => Some(Err(closed)),
+                    }
+                }
+            });
+        }
+        for (at, result) in self.ask_hooks(queue, parties, candidates, begun).await {
+            if let Some(place) = results.get_mut(at) {
+                *place = Some(result);
+            }
+        }
+        results.into_iter().flatten().collect()
+    }
+
+    /// Gives a file a name, on a thread of the disk.
+    fn reserve(
+        self: &Arc<Self>,
+        parties: &Parties,
+        inboxes: &mut HashMap<String, Result<Inbox, Error>>,
+        offer: Checked,
+    ) -> Result<(Reserved, Inbox, u64, u64), Error> {
+        let inbox = inboxes
+            .entry(offer.meta.folder.clone())
+            .or_insert_with_key(|folder| self.inbox(&parties.user, folder))
+            .clone()?;
+        let claim = self
+            .under_way
+            .claim(&inbox.folder, &parties.from, offer.id);
+        let mut claim = claim.ok_or_else(|| {
+            Error::new(Code::Later, "this transfer is under way already, try later")
+        })?;
+        let known = self.files.known(claim.key())?;
+        if let Some(path) = &offer.path
+            && known.is_none()
+            && !claim.take_path(path)
+        {
+            return Err(exists());
+        }
+        let store = inbox.store.clone();
+        let reserved = Partial::reserve(&inbox.folder, store, offer.meta, claim, known);
+        let mut reserved = reserved.map_err(|e| logged(&e))?;
+        let mut held = 0;
+        if let Reserved::New(partial) = &mut reserved {
+            match offer.resumes {
+                true => held = partial.held(offer.size).map_err(|e| logged(&e))?,
+                false => partial.discard(),
+            }
+            if inbox.room.is_some_and(|room| room < offer.size - held) {
+                return Err(store_error(&io::ErrorKind::StorageFull.into()));
+            }
+            if inbox.shows_meta {
+                partial.write_meta().map_err(|e| logged(&e))?;
+            }
+        }
+        Ok((reserved, inbox, offer.size, held))
+    }
+
+    /// A folder that a meta names, if it takes files.
+    fn inbox(&self, user: &User, folder: &str) -> Result<Inbox, Error> {
+        let failed = |e| folder_error(user, folder, &e);
+        let folder = Name::folder(folder)
+            .map_err(RootError::from)
+            .and_then(|name| user.folder(&name))
+            .map_err(failed)?;
+        let config = folder.config_to_receive().map_err(failed)?;
+        let store = (self.store_of)(&folder);
+        let scripts = config.scripts(Kind::Meta.section());
+        Ok(Inbox {
+            room: store.room().ok(),
+            store,
+            pinned: self.hooks.pin(&folder, &config),
+            shows_meta: scripts.iter().any(|script| !is_inside(script)),
+            folder,
+            config,
+        })
+    }
+
+    /// Fails where the folder is closed.
+    async fn admit(&self, candidate: Candidate) -> Result<Candidate, Error> {
+        let Inbox { folder, config, .. } = &candidate.inbox;
+        match self.startup.check(folder, config).await {
+            Ok(()) => {}
+            Err(closed) => {
+                abandon(candidate.partial).await;
+                return Err(closed);
+            }
+        }
+        self.observer.step(
+            6,
+            format_args!(
+                "checked metaCRC, reserved {}",
+                candidate.partial.subject().meta_file()
+            ),
+        );
+        self.observer.step(7, format_args!("run [OnMeta]"));
+        Ok(candidate)
+    }
+
+    /// Runs `[OnMeta]` for all, and follows what it says.
+    async fn ask_hooks(
+        self: &Arc<Self>,
+        queue: &DiskQueue,
+        parties: &Arc<Parties>,
+        candidates: Vec<(usize, Candidate)>,
+        begun: Instant,
+    ) -> Vec<(usize, Result<Decision, Error>)> {
+        let (mut asking, mut events) = (Vec::new(), Vec::new());
+        let mut judged = Vec::new();
+        for (at, candidate) in candidates {
+            let Inbox {
+                folder,
+                config,
+                pinned,
+                ..
+            } = &candidate.inbox;
+            if config.scripts(Kind::Meta.section()).is_empty() {
+                judged.push((at, self.take(candidate, None, begun)));
+                continue;
+            }
+            events.push((
+                event(Kind::Meta, folder, config, &candidate.partial),
+                pinned.clone(),
+            ));
+            asking.push((at, candidate));
+        }
+        if events.is_empty() {
+            return judged;
+        }
+        let verdicts = self.hooks.fire_batch(events).await;
+        let following = asking
+            .into_iter()
+            .zip(verdicts)
+            .map(|((at, candidate), verdict)| async move {
+                self.observe(&verdict);
+                (
+                    at,
+                    self.follow(queue, parties, candidate, verdict, begun).await,
+                )
+            });
+        judged.extend(join_all(following).await);
+        judged
+    }
+
+    /// Does what the hooks of a file decided.
+    async fn follow(
+        &self,
+        queue: &DiskQueue,
+        parties: &Parties,
+        mut candidate: Candidate,
+        verdict: Verdict,
+        begun: Instant,
+    ) -> Result<Decision, Error> {
+        let mut meta = verdict
+            .meta
+            .unwrap_or_else(|| candidate.partial.subject().meta.clone());
+        if let Outcome::Quarantined(reason) = &verdict.outcome {
+            let reason = Value::from(reason.as_str());
+            meta.extra.insert(QUARANTINE.to_owned(), reason);
+        }
+        if verdict.outcome == Outcome::Later {
+            // It was not looked at: nothing stays, and the sender tries again.
+            abandon(candidate.partial).await;
+            return Err(Error::new(Code::Later, Outcome::LATER));
+        }
+        if let Some(words) = verdict.outcome.objection() {
+            let words = Error::new(Code::Refused, words);
+            let reply = refused(meta.clone(), &words);
+            let partial = candidate.partial;
+            let (stem, left) = (partial.subject().stem.clone(), meta.clone());
+            self.committer.refused(partial.transfer(State::Refused));
+            queue
+                .run(move || partial.refuse(left).map_err(|e| logged(&e)))
+                .await?;
+            self.log_not_taken(parties, &meta, Some(&stem), begun, &words);
+            return Ok(Decision::Answered(Box::new(reply)));
+        }
+        let programs_ran = verdict.runs.iter().any(|run| !is_inside(&run.script));
+        if programs_ran {
+            let mut partial = candidate.partial;
+            let updating = queue.run(move || {
+                partial.update(meta).map_err(|e| logged(&e))?;
+                Ok(partial)
+            });
+            candidate.partial = updating.await?;
+            return self.take(candidate, None, begun);
+        }
+        self.take(candidate, Some(meta), begun)
+    }
+
+    /// Lets a file come, under a fresh key.
+    fn take(
+        &self,
+        candidate: Candidate,
+        meta: Option<Meta>,
+        begun: Instant,
+    ) -> Result<Decision, Error> {
+        let Candidate {
+            mut partial,
+            inbox,
+            size,
+            held,
+        } = candidate;
+        if let Some(meta) = meta {
+            partial.set_meta(meta);
+        }
+        let key = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
+        let mut reply = Wire {
+            filekey: Some(FileKey(Zeroizing::new(key))),
+            offset: held,
+            ..Wire::request(partial.subject().meta.clone())
+        };
+        reply.meta.extra.retain(|field, _| is_extra(field));
+        self.observer
+            .step(8, format_args!("made a fresh filekey for this attempt"));
+        Ok(Decision::Taken(Box::new(Arrival {
+            reply,
+            partial,
+            sink: None,
+            folder: inbox.folder,
+            config: inbox.config,
+            pinned: inbox.pinned,
+            expected: size,
+            held,
+            begun,
+            observer: self.observer.clone(),
+        })))
+    }
+
+    /// Answers for a file that is safe already: its ACK was lost.
+    fn delivered_before(
+        &self,
+        partial: &Partial,
+        asked: &Meta,
+        begun: Instant,
+    ) -> Result<Decision, Error> {
+        let meta = &partial.subject().meta;
+        let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
+        if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {
+            return Err(Error::new(
+                Code::Refused,
+                "a different file was delivered under this id: remove the field id from the .meta to send this one",
+            ));
+        }
+        info!(
+            from = %meta.from, to = %meta.to, folder = %meta.folder,
+            stem = %partial.subject().stem, bytes = meta.filesize,
+            seconds = begun.elapsed().as_secs_f64(),
+            id = meta.id.map(tracing::field::display),
+            verdict = %Ended::DeliveredBefore.word(),
+            "was delivered before"
+        );
+        self.observer.ended(Ended::DeliveredBefore);
+        // If its hooks have still to run, the journal knows of it.
+        let mut reply = Wire::request(meta.clone());
+        reply.meta.extra.retain(|field, _| is_extra(field));
+        reply.meta.error.clear();
+        reply.delivered = true;
+        Ok(Decision::Answered(Box::new(reply)))
+    }
+
+    fn log_not_taken(
+        &self,
+        parties: &Parties,
+        meta: &Meta,
+        stem: Option<&str>,
+        begun: Instant,
+        why: &Error,
+    ) {
+        let ended = Ended::of(why);
+        let said = match ended {
+            Ended::Refused => "refused",
+            _ => "not taken",
+        };
+        info!(
+            from = %parties.from, to = %parties.user.name(),
+            folder = %printable(&meta.folder, 64),
+            stem = stem.map(tracing::field::display),
+            bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(),
+            id = meta.id.map(tracing::field::display),
+            verdict = %ended.word(),
+            "{said}: {}", printable(&why.sentence, 200)
+        );
+        self.observer.ended(ended);
+    }
+}
+
+/// Whether a hook is a script that runs inside, and not a program.
+fn is_inside(script: &str) -> bool {
+    script.ends_with(".rhai")
+}
+
+/// Leaves an attempt that did not begin; to remove what it left takes time, so on a thread
+/// of the disk.
+async fn abandon(partial: Partial) {
+    let _ = tokio::task::spawn_blocking(move || partial.break_off()).await;
+}
+
+/// What a sender may know of a store that failed.
+pub fn store_error(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
+            Code::Later,
+            "the receiver has no room for the file, try later",
+        ),
+        _ => Error::new(
+            Code::Later,
+            "the receiver cannot store the file now, try later",
+        ),
+    }
+}
+
+/// The meta for a sender whose file is not taken.
+pub fn refused(mut meta: Meta, why: &Error) -> Wire {
+    meta.extra.retain(|field, _| is_extra(field));
+    meta.error.clone_from(&why.sentence);
+    Wire {
+        code: why.code.word().to_owned(),
+        ..Wire::request(meta)
+    }
+}
+
+fn folder_error(user: &User, folder: &str, error: &RootError) -> Error {
+    match error {
+        RootError::NoFolder | RootError::Name(_) => Error::new(Code::Refused, "no such folder"),
+        error => {
+            error!(user = %user.name(), folder = %printable(folder, 64), "{error}");
+            Error::new(Code::Later, "the folder cannot be used now, try later")
+        }
+    }
+}
+
+fn logged(error: &io::Error) -> Error {
+    error!("cannot store a file: {error}");
+    store_error(error)
+}

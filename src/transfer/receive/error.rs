@@ -1,0 +1,96 @@
+//! Why a file did not arrive, and what its sender may know of that.
+
+use std::io;
+
+use super::decision::store_error;
+use crate::{
+    error::{Code, Error},
+    files::exists,
+    wire::WireError,
+};
+
+/// Why a file did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The session broke off.
+    #[error("{why}")]
+    Session {
+        /// Why, for the log.
+        why: String,
+        /// What the sender may know; `None` if nobody is left to tell.
+        told: Option<Error>,
+    },
+    /// More or fewer bytes came than the meta says.
+    #[error("the file has a different size than its meta says")]
+    Size,
+    /// The bytes are not those that the sender read.
+    #[error("the CRC-32 of the file is {computed}, the sender says {claimed}")]
+    Checksum {
+        /// What the sender says.
+        claimed: u32,
+        /// What arrived.
+        computed: u32,
+    },
+    /// A different file has the path that the sender wants.
+    #[error("a different file is at its path")]
+    Taken,
+    /// The file cannot be stored.
+    #[error("the file cannot be stored: {0}")]
+    Store(io::Error),
+    /// The sender gave up.
+    #[error("the sender gave up: {0}")]
+    Sender(Error),
+    /// The server is going down.
+    #[error("the server is going down")]
+    GoingDown,
+    /// A thread of the server failed.
+    #[error("the server failed while it stored the file")]
+    Failed,
+}
+
+impl From<WireError> for ReceiveError {
+    fn from(error: WireError) -> Self {
+        let sentence = match error {
+            WireError::Crypto(_) => "the bytes were changed on the way",
+            _ => "a record came that does not belong there",
+        };
+        Self::Session {
+            why: error.to_string(),
+            told: Some(Error::new(Code::Integrity, sentence)),
+        }
+    }
+}
+
+impl ReceiveError {
+    /// Whether the next attempt may resume where this one broke off: all that has arrived is
+    /// what was sent.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Session { .. } | Self::GoingDown | Self::Failed => true,
+            Self::Sender(error) => error.code == Code::Later || error.code == Code::Interrupted,
+            // A disk that is full needs the room.
+            Self::Store(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::Size | Self::Checksum { .. } | Self::Taken => false,
+        }
+    }
+
+    /// What the sender may know; `None` if nobody is left to tell.
+    pub fn for_sender(&self) -> Option<Error> {
+        let (code, sentence) = match self {
+            Self::Session { told, .. } => return told.clone(),
+            Self::Sender(_) => return None,
+            Self::Size | Self::Checksum { .. } => (Code::Integrity, self.to_string()),
+            Self::Store(error) => return Some(store_error(error)),
+            Self::Taken => return Some(exists()),
+            Self::GoingDown => (
+                Code::Later,
+                "the server is going down, try later".to_owned(),
+            ),
+            Self::Failed => (Code::Failed, self.to_string()),
+        };
+        Some(Error::new(code, sentence))
+    }
+}

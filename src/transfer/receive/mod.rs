@@ -1,0 +1,12 @@
+//! The receiving half of a transfer.
+
+pub mod arrival;
+pub mod commit;
+pub mod decision;
+pub mod download;
+pub mod error;
+pub mod partial;
+pub mod receiver;
+pub mod recovery;
+pub mod target;
+pub mod under_way;

@@ -1,0 +1,320 @@
+//! A file on its way in: its names in the folder, hidden until it is whole.
+
+use std::{io, sync::Arc};
+
+use cap_std::fs::Dir;
+
+use super::under_way::Claim;
+use crate::{
+    event::Subject,
+    journal::delivered::{self, Key, State::Refused, Transfer},
+    meta::{Meta, TransferId},
+    root::{
+        destination::{Destination, Placed},
+        file,
+        folder::Folder,
+        meta_file,
+    },
+    store::{Sink, Store, local::PARTIAL, prefix::prefix_digest},
+    wire::record::MAX_BODY,
+};
+
+/// What a transfer finds in the folder.
+pub enum Reserved {
+    /// A name for a file that has to come.
+    New(Partial),
+    /// The file, from an earlier attempt whose ACK was lost.
+    Delivered(Partial),
+}
+
+/// A file on its way in. Dropped before it is whole, it leaves nothing behind.
+pub struct Partial {
+    folder: Folder,
+    store: Arc<dyn Store>,
+    subject: Subject,
+    hidden: String,
+    /// The path that it got, if its sender wanted one.
+    placed: Option<String>,
+    /// Whether the `.meta` is on the disk. Until the file is whole that is needed only by a
+    /// program that reads it.
+    has_meta: bool,
+    /// Whether the `.meta` stays when this is dropped.
+    keep: bool,
+    claim: Claim,
+}
+
+impl Partial {
+    /// Takes the name `from_datetime`, or the next free one of `from_datetime_2`, `_3` and
+    /// so on. A retry of a transfer that was refused gets the name that it had.
+    pub fn reserve(
+        folder: &Folder,
+        store: Arc<dyn Store>,
+        meta: Meta,
+        claim: Claim,
+        known: Option<Transfer>,
+    ) -> io::Result<Reserved> {
+        let hidden = hidden_name(claim.key());
+        let partial = |meta, stem, claim| Self {
+            folder: folder.clone(),
+            store: store.clone(),
+            subject: Subject { meta, stem },
+            hidden: hidden.clone(),
+            placed: None,
+            has_meta: false,
+            keep: false,
+            claim,
+        };
+        match known {
+            Some(known) if known.state == Refused => {
+                if own_meta(folder, &known.stem, &meta).is_some() {
+                    let mut partial = partial(meta, known.stem, claim);
+                    partial.replace_meta()?;
+                    return Ok(Reserved::New(partial));
+                }
+            }
+            // It was about to get its name, and did not.
+            Some(known) if known.state.is_open() && store.holds(&hidden)? => {}
+            Some(known) => {
+                if known.state.is_open() {
+                    // Nobody knows whether its name is safe.
+                    store.settle_names()?;
+                }
+                let meta = as_delivered(folder, meta, &known);
+                let mut partial = partial(meta, known.stem, claim);
+                partial.keep = true;
+                return Ok(Reserved::Delivered(partial));
+            }
+            None => {}
+        }
+        let stem = free_stem(folder, &*store, &claim, &meta)?;
+        Ok(Reserved::New(partial(meta, stem, claim)))
+    }
+
+    /// Where the file goes.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// The id of the transfer.
+    pub fn id(&self) -> TransferId {
+        self.claim.key().id
+    }
+
+    /// Which transfer it is.
+    pub fn key(&self) -> &Key {
+        self.claim.key()
+    }
+
+    /// What hooks are told of the file.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Bytes that an attempt which broke off left, of a file of `size` bytes: whole blocks,
+    /// and not the last one, which always has to come.
+    pub fn held(&self, size: u64) -> io::Result<u64> {
+        let most = size.saturating_sub(1);
+        if most < MAX_BODY as u64 {
+            return Ok(0);
+        }
+        let held = self.store.held(&self.hidden)?.min(most);
+        Ok(held - held % MAX_BODY as u64)
+    }
+
+    /// Removes what an attempt which broke off left.
+    pub fn discard(&self) {
+        self.store.discard(&self.hidden);
+    }
+
+    /// The SHA-256 and the CRC-32 of the first `len` bytes of the hidden file.
+    pub fn digest(&self, len: u64) -> io::Result<([u8; 32], crc32fast::Hasher)> {
+        prefix_digest(self.store.read(&self.hidden)?, len)
+    }
+
+    /// Takes over what is known of the file now; where the `.meta` is on the disk, there too.
+    pub fn update(&mut self, meta: Meta) -> io::Result<()> {
+        self.subject.meta = meta;
+        match self.has_meta {
+            true => self.write_meta(),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes over what is known of the file now.
+    pub fn set_meta(&mut self, meta: Meta) {
+        self.subject.meta = meta;
+    }
+
+    /// Writes the `.meta`. It is not final before the file has its name, and nobody counts on
+    /// it until then.
+    pub fn write_meta(&mut self) -> io::Result<()> {
+        let text = self.subject.meta.to_file();
+        if self.has_meta {
+            let name = self.subject.meta_file();
+            return file::overwrite_unflushed(self.folder.dir(), &name, 0o644, &text);
+        }
+        self.create_meta(|dir, name| file::create_unflushed(dir, name, 0o644, &text))
+    }
+
+    /// [`Self::write_meta`] that survives a loss of power, as do then the names that the
+    /// transfer has in the folder.
+    pub fn write_meta_durably(&mut self) -> io::Result<()> {
+        let text = self.subject.meta.to_file();
+        if self.has_meta {
+            let name = self.subject.meta_file();
+            return file::replace(self.folder.dir(), &name, 0o644, &text);
+        }
+        self.create_meta(|dir, name| file::create(dir, name, 0o644, &text))
+    }
+
+    fn replace_meta(&mut self) -> io::Result<()> {
+        let text = self.subject.meta.to_file();
+        let name = self.subject.meta_file();
+        file::replace_unflushed(self.folder.dir(), &name, 0o644, &text)?;
+        self.has_meta = true;
+        Ok(())
+    }
+
+    /// Has the `.meta` made. Where somebody took the name since it was reserved, the file gets
+    /// the next one.
+    fn create_meta(&mut self, make: impl Fn(&Dir, &str) -> io::Result<()>) -> io::Result<()> {
+        loop {
+            match make(self.folder.dir(), &self.subject.meta_file()) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    let meta = &self.subject.meta;
+                    self.subject.stem =
+                        free_stem(&self.folder, &*self.store, &self.claim, meta)?;
+                }
+                made => {
+                    self.has_meta = made.is_ok();
+                    return made;
+                }
+            }
+        }
+    }
+
+    /// Leaves the `.meta` in the folder, as a record of what was refused.
+    pub fn refuse(mut self, meta: Meta) -> io::Result<()> {
+        self.store.discard(&self.hidden);
+        self.keep = true;
+        self.subject.meta = meta;
+        self.write_meta()
+    }
+
+    /// Begins the hidden file, or goes on with its first `keep` bytes.
+    pub fn begin(&self, keep: u64) -> io::Result<Box<dyn Sink>> {
+        self.store.begin(&self.hidden, keep)
+    }
+
+    /// Ends an attempt that broke off: the next one goes on with what is there.
+    pub fn break_off(mut self) {
+        let held = self.store.held(&self.hidden).unwrap_or_default();
+        if held >= MAX_BODY as u64 {
+            self.keep = true;
+            self.remove_meta();
+        }
+    }
+
+    fn remove_meta(&self) {
+        if self.has_meta {
+            let _ = self.folder.dir().remove_file(self.subject.meta_file());
+        }
+    }
+
+    /// The transfer, as it stands in the journal.
+    pub fn transfer(&self, state: delivered::State) -> Transfer {
+        let meta = &self.subject.meta;
+        Transfer {
+            key: self.claim.key().clone(),
+            stem: self.subject.stem.clone(),
+            filename: meta.filename.clone(),
+            filesize: meta.filesize.unwrap_or_default(),
+            crc: meta.file_crc.unwrap_or_default(),
+            state,
+        }
+    }
+
+    /// Gives the file its name.
+    pub fn publish(&mut self) -> io::Result<()> {
+        let published = self.store.publish(&self.hidden, &self.subject.data_file());
+        // An error may come after the deed: where the file has its name, the .meta stays.
+        self.keep = published.is_ok() || !self.store.holds(&self.hidden).unwrap_or(true);
+        match self.keep {
+            true => Ok(()),
+            false => published,
+        }
+    }
+
+    /// Gives the file the path that its sender wants. Returns the directory, to be flushed;
+    /// then the `.meta` may go.
+    pub fn place(&mut self, destination: &Destination) -> io::Result<Dir> {
+        let Placed { path, dir } = destination.place(&self.folder, &self.hidden)?;
+        self.placed = Some(path.join());
+        Ok(dir)
+    }
+
+    /// Removes the `.meta` of a file that has the path that its sender wanted.
+    pub fn forget_destination(&self) {
+        if self.placed.is_some() {
+            let _ = self.folder.dir().remove_file(self.subject.meta_file());
+        }
+    }
+
+    /// The path that it got, if its sender wanted one.
+    pub fn placed(&self) -> Option<&str> {
+        self.placed.as_deref()
+    }
+
+    /// Where its bytes are.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+}
+
+/// What the bytes of a transfer lie under until the file is whole.
+pub fn hidden_name(key: &Key) -> String {
+    format!(".{}-{}{PARTIAL}", key.from, key.id)
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.store.discard(&self.hidden);
+            self.remove_meta();
+        }
+    }
+}
+
+/// The next stem that nobody has: neither a transfer of this process nor a file of the folder.
+fn free_stem(
+    folder: &Folder,
+    store: &dyn Store,
+    claim: &Claim,
+    meta: &Meta,
+) -> io::Result<String> {
+    loop {
+        let stem = claim.stem(&meta.datetime)?;
+        // A .meta may have been taken away from beside its file.
+        if !store.holds(&format!("{stem}.data"))?
+            && !file::exists(folder.dir(), &format!("{stem}.meta"))?
+        {
+            return Ok(stem);
+        }
+    }
+}
+
+/// The meta of a file that was delivered: as hooks left it, if it is still there.
+fn as_delivered(folder: &Folder, asked: Meta, known: &Transfer) -> Meta {
+    Meta {
+        filename: known.filename.clone(),
+        filesize: Some(known.filesize),
+        file_crc: Some(known.crc),
+        ..own_meta(folder, &known.stem, &asked).unwrap_or(asked)
+    }
+}
+
+/// The `.meta` of that stem, if it is of the same transfer.
+fn own_meta(folder: &Folder, stem: &str, asked: &Meta) -> Option<Meta> {
+    meta_file::of_stem(folder.dir(), stem)
+        .filter(|there| there.id == asked.id && there.from == asked.from)
+}

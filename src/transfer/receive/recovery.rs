@@ -1,0 +1,189 @@
+//! What a server does first: finish what one before it left in the middle.
+
+use std::{io, sync::Arc, time::SystemTime};
+
+use rusqlite::Connection;
+use tracing::{error, info};
+
+use super::{partial::hidden_name, under_way::UnderWay};
+use crate::{
+    hooks::dispatch::task_of_received,
+    journal::{
+        self, Journal, JournalError,
+        delivered::{self, Key, State, Transfer},
+    },
+    meta::PENDING_HOOK,
+    root::{
+        Root, RootError,
+        destination::{Destination, Placed},
+        file,
+        folder::Folder,
+        meta_file,
+        name::Name,
+    },
+    store::Store,
+};
+
+/// Does what a server that ended in the middle has left to do: files that are whole get
+/// their names, hooks that wait for one get a task in the journal, and what is older than
+/// anybody asks for is forgotten.
+///
+/// It belongs before everything else that looks into the journal.
+pub fn recover(
+    journal: &Journal,
+    root: &Root,
+    store_of: impl Fn(&Folder) -> Arc<dyn Store>,
+) -> Result<(), JournalError> {
+    let db = journal.reader()?;
+    let (mut settled, mut tasks) = (Vec::new(), Vec::new());
+    for transfer in delivered::open(&db)? {
+        match complete(root, &transfer, &store_of) {
+            Ok(()) => {
+                if transfer.state == State::Owed {
+                    tasks.push(task_of_received(&transfer));
+                }
+                settled.push(transfer.key);
+            }
+            Err(error) => error!(
+                user = transfer.key.user, folder = transfer.key.folder, stem = transfer.stem,
+                id = %transfer.key.id,
+                "cannot give a file its name that is whole: {error}"
+            ),
+        }
+    }
+    let written = journal.quietly(false, move |db| {
+        journal::insert(db, &tasks)?;
+        settled
+            .iter()
+            .try_for_each(|key| delivered::settle(db, key))?;
+        delivered::forget(db)
+    });
+    written.wait().map(drop)
+}
+
+/// Removes the `.meta` of files that were on their way when a server before this one ended,
+/// and of which nobody knows: the next attempt writes its own. What is under way stays;
+/// returns how many there were.
+pub fn sweep(journal: &Journal, root: &Root, under_way: &UnderWay) -> Result<usize, JournalError> {
+    let db = journal.reader()?;
+    let mut swept = 0;
+    for folder in root.folders().into_iter().flatten().flatten() {
+        let left = left_behind(&db, &folder, under_way);
+        for name in left.unwrap_or_default() {
+            swept += usize::from(folder.dir().remove_file(name).is_ok());
+        }
+    }
+    Ok(swept)
+}
+
+/// The names of such `.meta` in one folder.
+fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Result<Vec<String>> {
+    let (dir, owner) = (folder.dir(), folder.user().name().as_str());
+    let mut left = Vec::new();
+    // Of older ones nobody knows any more whether they were delivered.
+    let oldest = SystemTime::now().checked_sub(delivered::KEPT / 2);
+    for entry in dir.entries()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some((name, stem)) = name
+            .to_str()
+            .and_then(|name| Some((name, name.strip_suffix(".meta")?)))
+        else {
+            continue;
+        };
+        if file::exists(dir, &format!("{stem}.data"))? {
+            continue;
+        }
+        let about = entry.metadata()?;
+        let written = about.modified()?.into_std();
+        if oldest.is_some_and(|oldest| written < oldest) {
+            continue;
+        }
+        if about.is_file() && about.len() == 0 {
+            // It was made, and not written any more. A transfer of this server tries a stem
+            // before it makes anything.
+            let of_contact = stem.match_indices('_').any(|(end, _)| {
+                let from = stem.get(..end).and_then(|from| Name::user(from).ok());
+                from.is_some_and(|from| folder.user().contact(&from).is_ok())
+            });
+            if of_contact
+                && !under_way.has_stem(owner, folder.name().as_str(), stem)
+                && dir.symlink_metadata(name).is_ok_and(|now| now.len() == 0)
+            {
+                left.push(name.to_owned());
+            }
+            continue;
+        }
+        let Some(meta) = meta_file::read(dir, name) else {
+            continue;
+        };
+        let (Some(id), true) = (meta.id, meta.error.is_empty() && meta.from != owner) else {
+            continue;
+        };
+        let is_placed = !meta.extra.contains_key(PENDING_HOOK)
+            && Destination::open(&meta)
+                .is_some_and(|destination| destination.is_there(folder, meta.filesize));
+        let key = Key {
+            user: owner.to_owned(),
+            folder: folder.name().to_string(),
+            from: meta.from,
+            id,
+        };
+        // A transfer of this server is under way before it has a .meta, and after that is
+        // known, or has left an error there. Of one that is known, somebody may have taken
+        // the file away, if it has not just got its path.
+        let is_left = |known: Option<Transfer>| match known {
+            None => true,
+            Some(known) => known.stem == stem && is_placed && known.state == State::Delivered,
+        };
+        if !under_way.has(&key)
+            && delivered::find(db, &key).is_ok_and(is_left)
+            && meta_file::read(dir, name).is_some_and(|meta| meta.error.is_empty())
+        {
+            left.push(name.to_owned());
+        }
+    }
+    Ok(left)
+}
+
+fn complete(
+    root: &Root,
+    transfer: &Transfer,
+    store_of: impl Fn(&Folder) -> Arc<dyn Store>,
+) -> io::Result<()> {
+    let Transfer { key, stem, .. } = transfer;
+    let folder = folder_of(root, key).map_err(io::Error::other)?;
+    let (store, hidden) = (store_of(&folder), hidden_name(key));
+    let meta = meta_file::of_stem(folder.dir(), stem);
+    let destination = meta.as_ref().and_then(Destination::open);
+    // Without it the file has its name already, or had it before a hook took it away.
+    if store.holds(&hidden)? {
+        let placed = match (&destination, transfer.state) {
+            (Some(destination), State::Whole) => destination.place(&folder, &hidden).ok(),
+            _ => None,
+        };
+        match &placed {
+            Some(Placed { dir, .. }) => file::sync(dir)?,
+            // Where its path is taken by now, it is kept as what it is.
+            None => store.publish(&hidden, &format!("{stem}.data"))?,
+        }
+        store.settle_names()?;
+        info!(
+            from = key.from, to = key.user, folder = key.folder, %stem, id = %key.id,
+            "received, before the server ended"
+        );
+    }
+    if let (Some(destination), Some(meta)) = (destination, meta)
+        && !store.holds(&format!("{stem}.data"))?
+        // A hook may have given it another name, beside the same .meta.
+        && (transfer.state == State::Whole || destination.is_there(&folder, meta.filesize))
+    {
+        let _ = folder.dir().remove_file(format!("{stem}.meta"));
+    }
+    Ok(())
+}
+
+fn folder_of(root: &Root, key: &Key) -> Result<Folder, RootError> {
+    let user = root.user(&Name::user(&key.user)?)?;
+    user.folder(&Name::folder(&key.folder)?)
+}

@@ -1,0 +1,126 @@
+//! A file that arrives, block by block: the receiving half of a transfer, whichever side
+//! asked for it.
+
+use std::io;
+
+use super::error::ReceiveError;
+use crate::{
+    store::Sink,
+    wire::{WireError, record::{Head, MAX_BODY, Stream}},
+};
+
+/// Where a file goes, and what is known of it before its bytes come.
+pub trait Target: Send + 'static {
+    /// Bytes of the whole file.
+    fn expected(&self) -> u64;
+
+    /// Its CRC-32, if that is known.
+    fn claimed_crc(&self) -> Option<u32>;
+
+    /// Where its bytes go, opened when it is first asked for.
+    fn sink(&mut self) -> io::Result<&mut Box<dyn Sink>>;
+
+    /// Ends an attempt that did not complete the file. It may wait for a disk.
+    fn end(self, why: &ReceiveError);
+}
+
+/// Why a block was not taken.
+#[derive(Debug)]
+pub enum BlockError {
+    /// It belongs to a file of a different size than the meta says.
+    Size,
+    /// It cannot be opened, and with it no other record of the session.
+    Wire(WireError),
+}
+
+/// A file that is complete under its hidden name.
+pub struct Received<T> {
+    /// Where it went.
+    pub target: T,
+    /// Its CRC-32.
+    pub crc: u32,
+}
+
+/// A file whose blocks may come.
+pub struct Incoming<T> {
+    blocks: Stream,
+    target: T,
+    received: u64,
+    /// Whether the last block was there.
+    complete: bool,
+    crc: crc32fast::Hasher,
+}
+
+impl<T: Target> Incoming<T> {
+    /// A file whose first `received` bytes are there, with their CRC-32.
+    pub fn new(blocks: Stream, target: T, received: u64, crc: crc32fast::Hasher) -> Self {
+        Self {
+            blocks,
+            target,
+            received,
+            complete: false,
+            crc,
+        }
+    }
+
+    /// Where it goes.
+    pub fn target_mut(&mut self) -> &mut T {
+        &mut self.target
+    }
+
+    /// Where it goes, to be left as it is.
+    pub fn into_target(self) -> T {
+        self.target
+    }
+
+    /// Checks a block and opens it.
+    pub fn open<'a>(
+        &mut self,
+        head: Head,
+        sealed: &'a mut [u8],
+    ) -> Result<&'a mut [u8], BlockError> {
+        let after = self.received + head.len as u64;
+        let whole = head.last || head.len == MAX_BODY;
+        let expected = self.target.expected();
+        if self.complete || !whole || head.last != (after == expected) || after > expected {
+            return Err(BlockError::Size);
+        }
+        let body = self.blocks.open(head, sealed).map_err(BlockError::Wire)?;
+        self.crc.update(body);
+        self.received = after;
+        self.complete = head.last;
+        Ok(body)
+    }
+
+    /// Appends bodies that were opened, in their order.
+    pub fn append(&mut self, bodies: &[&[u8]]) -> io::Result<()> {
+        self.target.sink()?.append(bodies)
+    }
+
+    /// The whole file, if what arrived is what the sender read. `None` if the last block has
+    /// not come.
+    pub fn finish(self, claimed: u32) -> Option<Result<Received<T>, (T, ReceiveError)>> {
+        if !self.complete {
+            return None;
+        }
+        let computed = self.crc.finalize();
+        let target = self.target;
+        let said = target.claimed_crc();
+        let other = [Some(claimed), said]
+            .into_iter()
+            .flatten()
+            .find(|claimed| *claimed != computed);
+        Some(match other {
+            None => Ok(Received {
+                target,
+                crc: computed,
+            }),
+            Some(claimed) => Err((target, ReceiveError::Checksum { claimed, computed })),
+        })
+    }
+
+    /// Ends an attempt that did not complete the file.
+    pub fn end(self, why: &ReceiveError) {
+        self.target.end(why);
+    }
+}

@@ -1,0 +1,148 @@
+//! The blocks of a file that goes out: read, checksummed and sealed, a buffer at a time.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use crate::{
+    crypto::seal::TAG_LEN,
+    error::{Code, Error},
+    root::version::Version,
+    wire::record::{HEAD_LEN, Head, Kind, MAX_BODY, Stream},
+};
+
+/// What is to be sent in one attempt.
+pub struct Attempt {
+    /// The number of the transfer in its session.
+    pub transfer: u32,
+    /// The file.
+    pub file: Arc<File>,
+    /// The version that the meta speaks of.
+    pub version: Version,
+    /// Seals the blocks.
+    pub blocks: Stream,
+    /// Bytes that the receiver has, behind which the blocks begin.
+    pub offset: u64,
+    /// The CRC-32 of those.
+    pub crc: crc32fast::Hasher,
+    /// What the meta says of the file's CRC-32, if anything.
+    pub claimed_crc: Option<u32>,
+}
+
+/// The blocks of one file, which are made a buffer at a time.
+pub struct Blocks {
+    attempt: Attempt,
+    left: u64,
+    whole: bool,
+}
+
+impl Blocks {
+    /// The blocks from the beginning of an attempt.
+    pub fn new(attempt: Attempt) -> Self {
+        Self {
+            left: attempt.version.len().saturating_sub(attempt.offset),
+            attempt,
+            whole: false,
+        }
+    }
+
+    /// The number of the transfer in its session.
+    pub fn transfer(&self) -> u32 {
+        self.attempt.transfer
+    }
+
+    /// Whether all blocks were made.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The CRC-32 of the file, once all blocks were made.
+    pub fn crc(self) -> u32 {
+        self.attempt.crc.finalize()
+    }
+
+    /// Bytes that are still to be made.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Puts blocks behind the first `used` bytes of a buffer, as many as there are or fit
+    /// into `most` bytes. Returns how much of it is used then, and how many bytes of the
+    /// file that was.
+    pub fn fill(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        mut used: usize,
+        most: usize,
+    ) -> Result<(usize, u64), Error> {
+        let Self {
+            attempt,
+            left,
+            whole,
+        } = self;
+        let blocks = usize::try_from(*left / MAX_BODY as u64 + 1).unwrap_or(usize::MAX);
+        let wanted = blocks
+            .saturating_mul(HEAD_LEN + MAX_BODY + TAG_LEN)
+            .saturating_add(used)
+            .min(most);
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+        let mut body = 0;
+        while !*whole {
+            let len = usize::try_from(*left).unwrap_or(MAX_BODY).min(MAX_BODY);
+            let head = Head {
+                kind: Kind::Block,
+                last: len as u64 == *left,
+                transfer: attempt.transfer,
+                len,
+            };
+            let Some(space) = buffer.get_mut(used..used + head.record_len()) else {
+                break;
+            };
+            let into = space.get_mut(HEAD_LEN..HEAD_LEN + len).unwrap_or_default();
+            let at = attempt.version.len().saturating_sub(*left);
+            let read = attempt.file.read_exact_at(into, at);
+            read.map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => changed(),
+                _ => unreadable(&e),
+            })?;
+            attempt.crc.update(into);
+            attempt.blocks.seal(head, space).map_err(Error::from)?;
+            used += head.record_len();
+            body += len as u64;
+            *left -= len as u64;
+            *whole = head.last;
+        }
+        if *whole {
+            // Asked before the last block goes out, while all can still be undone.
+            unchanged(attempt)?;
+        }
+        Ok((used, body))
+    }
+}
+
+fn unchanged(attempt: &Attempt) -> Result<(), Error> {
+    let now = Version::of(&attempt.file).map_err(|e| unreadable(&e))?;
+    if now != attempt.version {
+        return Err(changed());
+    }
+    let crc = attempt.crc.clone().finalize();
+    match attempt.claimed_crc {
+        Some(claimed) if claimed != crc => {
+            let sentence = format!("fileCRC is {claimed}, but the file has {crc}");
+            Err(Error::new(Code::Integrity, sentence))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The file of a sender cannot be read.
+pub fn unreadable(error: &io::Error) -> Error {
+    Error::new(Code::Failed, format!("cannot read the file: {error}"))
+}
+
+fn changed() -> Error {
+    Error::new(
+        Code::Failed,
+        "the file changed while it was on its way: try again when it is complete",
+    )
+}

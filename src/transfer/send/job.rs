@@ -1,0 +1,64 @@
+//! What a session needs to know of a file that it is to send.
+
+use std::{borrow::Borrow, fs::File, io, sync::Arc};
+
+use zeroize::Zeroizing;
+
+use super::upload::Outgoing;
+use crate::{
+    error::Error,
+    meta::{Features, Meta, Wire},
+    root::version::Version,
+    wire::{record::Kind, request::Reply},
+};
+
+/// What this sender can do.
+pub const FEATURES: Features = Features {
+    resume: true,
+    files: 0,
+    requests: false,
+};
+
+/// A file to be sent, and how leave for that is asked.
+pub trait Job {
+    /// What is said of the file; an error if that is wrong.
+    fn meta(&self) -> Result<Meta, Error>;
+
+    /// The record that asks for leave.
+    fn ask(&self, meta: &Meta) -> (Kind, Zeroizing<Vec<u8>>);
+
+    /// The open file, and the version to be sent.
+    fn source(&self) -> (Arc<File>, Version);
+
+    /// The open file, to read from its beginning by one reader at a time.
+    fn read_again(&self) -> io::Result<File>;
+
+    /// The receiver has so much of it from before.
+    fn held(&mut self, _bytes: u64) {}
+
+    /// What the receiver said when it was safe, if that was more than an ACK.
+    fn stored(&mut self, _reply: Reply) {}
+}
+
+impl<T: Borrow<Outgoing>> Job for T {
+    fn meta(&self) -> Result<Meta, Error> {
+        self.borrow().request()
+    }
+
+    fn ask(&self, meta: &Meta) -> (Kind, Zeroizing<Vec<u8>>) {
+        let request = Wire {
+            features: FEATURES,
+            ..Wire::request(meta.clone())
+        };
+        let json = request.to_json().as_bytes().to_vec();
+        (Kind::Meta, Zeroizing::new(json))
+    }
+
+    fn source(&self) -> (Arc<File>, Version) {
+        self.borrow().source()
+    }
+
+    fn read_again(&self) -> io::Result<File> {
+        self.borrow().read_again()
+    }
+}

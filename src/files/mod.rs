@@ -1,3 +1,93 @@
 //! What a contact may see and change of a user's files.
+//!
+//! The [`service`] answers requests. It asks the hooks of folders first, and then a [`view`]
+//! of the files, in which what a contact may not see is not there.
 
+pub mod disk_queue;
+pub mod listing;
 pub mod service;
+pub mod view;
+
+use std::{fs::File, io, sync::Arc};
+
+use rustix::io::Errno;
+use tracing::error;
+
+use crate::{
+    error::{Code, Error},
+    meta::Wire,
+    root::{destination::Destination, version::Version},
+    wire::request::{Coming, Reply},
+};
+use listing::Listing;
+
+/// What is said to a request.
+pub enum Answer {
+    /// This, and nothing more.
+    Reply(Reply),
+    /// A part of a listing, of which more follows if there is more.
+    Page(Reply, Option<Box<Listing>>),
+    /// A file.
+    File(Box<Fetched>),
+    /// A file may come, if nothing else is against it.
+    Put(Box<Put>),
+}
+
+/// A file that somebody fetches.
+pub struct Fetched {
+    /// The reply.
+    pub coming: Coming,
+    /// The file.
+    pub file: Arc<File>,
+    /// The version that the reply speaks of.
+    pub version: Version,
+    /// The CRC-32 of what the other side has.
+    pub crc: crc32fast::Hasher,
+    /// Its path, as it was asked for.
+    pub path: String,
+}
+
+/// A file that somebody puts into a folder.
+pub struct Put {
+    /// What is said of it, with the folder.
+    pub meta: Wire,
+    /// Where in that folder it goes.
+    pub destination: Destination,
+}
+
+fn missing() -> Error {
+    Error::new(Code::NotFound, "no such file or directory")
+}
+
+/// There is something of that name.
+pub fn exists() -> Error {
+    Error::new(Code::Exists, "there is something of that name already")
+}
+
+fn failed(why: &str) -> Error {
+    error!("cannot answer a request: {why}");
+    Error::new(Code::Failed, "the server failed, see its log")
+}
+
+/// What a contact may know of why the system refused.
+fn refused(error: &io::Error) -> Error {
+    let of = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::InvalidInput => missing(),
+        // A link, a pipe.
+        _ if of(Errno::LOOP) || of(Errno::NXIO) => missing(),
+        io::ErrorKind::AlreadyExists => exists(),
+        io::ErrorKind::CrossesDevices => Error::new(
+            Code::Failed,
+            "no file can be put there: the directory is on another disk than its folder",
+        ),
+        io::ErrorKind::DirectoryNotEmpty => Error::new(Code::Failed, "the directory is not empty"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::new(Code::Later, "the server has no room for that, try later")
+        }
+        _ => failed(&error.to_string()),
+    }
+}

@@ -7,10 +7,14 @@
 //! that will speak of the file, until its hooks have run: ten thousand small files would
 //! otherwise write ten thousand tasks, to take them out again a moment later.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
+use super::{Journal, JournalError};
 use crate::{clock, meta::TransferId};
 
 /// How long a transfer is remembered: nobody retries for longer.
@@ -84,6 +88,23 @@ pub struct Transfer {
     pub crc: u32,
     /// How far it came.
     pub state: State,
+}
+
+/// Looks transfers up. Copies of it share one connection.
+#[derive(Clone)]
+pub struct DeliveredBefore(Arc<Mutex<Connection>>);
+
+impl DeliveredBefore {
+    /// Looks into a journal.
+    pub fn new(journal: &Journal) -> Result<Self, JournalError> {
+        Ok(Self(Arc::new(Mutex::new(journal.reader()?))))
+    }
+
+    /// What is known of a transfer that came to its end before.
+    pub fn find(&self, key: &Key) -> Result<Option<Transfer>, JournalError> {
+        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(find(&db, key)?)
+    }
 }
 
 /// What is known of a transfer.

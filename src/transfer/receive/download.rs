@@ -13,7 +13,7 @@ use std::{
 use cap_std::fs::Dir;
 use sha2::{Digest, Sha256};
 
-use super::{intake::Arriving, partial::prefix_digest, receive::ReceiveError};
+use super::{error::ReceiveError, target::Target};
 use crate::{
     crypto::random,
     json::{self, Map, Value},
@@ -23,7 +23,7 @@ use crate::{
         file,
     },
     store::{
-        Sink, Store,
+        prefix::prefix_digest, Sink, Store,
         local::{LocalStore, PARTIAL},
     },
     wire::{
@@ -251,7 +251,7 @@ impl Landing {
     }
 }
 
-impl Arriving for Landing {
+impl Target for Landing {
     fn expected(&self) -> u64 {
         self.coming.as_ref().map_or(0, |coming| coming.size)
     }

@@ -13,12 +13,12 @@ use cap_std::{
 };
 use sha2::{Digest, Sha256};
 
-use super::outgoing::{Origin, Outgoing, Version, open_source};
+use super::upload::{Origin, Outgoing, open_source};
 use crate::{
     error::{Code, Error},
     json::Value,
     meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
-    root::{file, name::Name, tree::TreePath, user::User},
+    root::{file, name::Name, tree::TreePath, user::User, version::Version},
 };
 
 /// What the name of a document to be sent ends with, and that of one that could not

@@ -12,15 +12,15 @@ use cap_std::{ambient_authority, fs::Dir};
 use rustix::{fs::OFlags, io::Errno};
 
 use super::{
-    draft::{Draft, Place},
-    outgoing::{Origin, Outgoing, Version, not_regular, open_any},
+    job_file::{Draft, Place},
+    upload::{Origin, Outgoing, not_regular, open_any},
 };
 use crate::{
     crypto::random,
     error::{Code, Error},
     json::Value,
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
-    root::file::Unnamed,
+    root::{file::Unnamed, version::Version},
     root::meta_file::{stem, under_free_name},
 };
 

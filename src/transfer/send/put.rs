@@ -15,15 +15,15 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    outgoing::{Version, open_source},
-    send::{FEATURES, Job},
+    job::{FEATURES, Job},
+    upload::open_source,
 };
 use crate::{
     crypto::random,
     error::{Code, Error},
     json::{self, Map, Value},
     meta::{Meta, TransferId, Wire, datetime_now},
-    root::{conflict::Conflict, file, user::User},
+    root::{conflict::Conflict, file, user::User, version::Version},
     wire::{
         record::{Kind, MAX_BODY},
         request::{Reply, Request},

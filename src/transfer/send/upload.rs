@@ -12,11 +12,11 @@ use cap_std::fs::Dir;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
-use super::draft::{Draft, Place, in_hand};
+use super::job_file::{Draft, Place, in_hand};
 use crate::{
     error::{Code, Error},
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, is_extra},
-    root::{file, user::User},
+    root::{file, user::User, version::Version},
 };
 
 /// So much of a file is written at once or not at all, even by a process that is killed.

@@ -1,0 +1,48 @@
+//! A listing, a part at a time: however long it is, little of it is in memory.
+
+use std::collections::VecDeque;
+
+use super::Answer;
+use crate::{
+    root::tree::{About, Walk},
+    wire::request::{Entry, Page},
+};
+
+/// A listing that goes on.
+pub struct Listing {
+    /// Entries that are there already.
+    pub ready: VecDeque<Entry>,
+    /// Directories that are still to be read, each with what stands before its paths.
+    pub walks: VecDeque<(String, Walk)>,
+}
+
+impl Listing {
+    /// The next part. It may wait for a disk.
+    pub fn page(mut self: Box<Self>) -> Answer {
+        let mut page = Page::default();
+        while !page.is_full() {
+            if let Some(entry) = self.ready.pop_front() {
+                page.push(entry);
+                continue;
+            }
+            let Some((before, walk)) = self.walks.front_mut() else {
+                return Answer::Page(page.reply(false), None);
+            };
+            match walk.advance() {
+                Some((path, about)) => page.push(entry(format!("{before}{path}"), &about)),
+                None => drop(self.walks.pop_front()),
+            }
+        }
+        Answer::Page(page.reply(true), Some(self))
+    }
+}
+
+/// The entry of a path.
+pub fn entry(path: String, about: &About) -> Entry {
+    Entry {
+        path,
+        is_dir: about.is_dir,
+        size: about.size,
+        modified: about.modified,
+    }
+}

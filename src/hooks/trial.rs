@@ -514,12 +514,11 @@ impl Bench {
             notes: Some(Notes::default()),
         };
         let known = self.inbox().len();
-        let task = dispatch::task_of(&event);
         let verdict = self.runtime.block_on(async {
             let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
             if kind == Kind::Received {
                 dispatch::Records::default()
-                    .store(self.hooks.own(), &task, None, &mut verdict)
+                    .store(self.hooks.own(), None, &mut verdict)
                     .await?;
             }
             Ok::<_, io::Error>(verdict)

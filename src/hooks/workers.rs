@@ -21,9 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::timeout};
-
-use super::slots::{PATIENCE, Slot};
+use super::slots::Slot;
 use crate::root::name::Name;
 
 /// Stack of each: the deepest recursion that a script's limits allow needs a part of it.
@@ -50,16 +48,8 @@ const NAPS: u32 = 50;
 static CORES: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(2, usize::from));
 
-type Work = Box<dyn FnOnce(&Rc<Seat>) + Send>;
-
-/// Why a script did not run to its end.
-#[derive(Debug)]
-pub enum Unserved {
-    /// Its turn did not come for a long time, or there is no thread.
-    Busy,
-    /// It panicked.
-    Panic,
-}
+/// Scripts to run.
+pub type Work = Box<dyn FnOnce(&Rc<Seat>) + Send>;
 
 /// Threads that run scripts. Copies of it are the same ones.
 #[derive(Clone)]
@@ -108,6 +98,14 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// Whether it was left.
+    pub fn has_left(&self) -> bool {
+        let slot = self.left.take();
+        let has_left = slot.is_some();
+        self.left.set(slot);
+        has_left
+    }
+
     /// Leaves the place to the next one, for another one among those that take long.
     pub fn leave(&self, slot: Slot) {
         self.left.set(Some(slot));
@@ -239,8 +237,10 @@ impl Shared {
             // Out of threads: whoever waits is told so, if no thread is left to come.
             let mut queue = self.queue();
             if queue.idle + queue.all == 0 && !queue.napping {
-                queue.work.clear();
+                let lost = std::mem::take(&mut queue.work);
                 self.waiting.store(0, Ordering::Relaxed);
+                drop(queue);
+                drop(lost);
             }
         }
     }
@@ -259,7 +259,8 @@ impl Shared {
                 left: Cell::new(None),
                 is_worn: Cell::new(false),
             });
-            work(&seat);
+            // Whatever panics, the thread serves on.
+            let _ = catch_unwind(AssertUnwindSafe(|| work(&seat)));
             if seat.left.take().is_none() {
                 self.queue().ended(&seat.user);
             } else if seat.is_worn.get() {
@@ -282,35 +283,11 @@ impl Default for Workers {
 }
 
 impl Workers {
-    /// Runs `work` for a user on one of the threads, when its turn comes. In a `crowd`
-    /// nobody looks out for one alone, neither the thread nor who waits.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        user: &Name,
-        crowd: bool,
-        work: impl FnOnce(&Rc<Seat>) -> T + Send + 'static,
-    ) -> Result<T, Unserved> {
-        let (done, mut result) = oneshot::channel();
-        let guarded = move |seat: &Rc<Seat>| {
-            let value = catch_unwind(AssertUnwindSafe(|| work(seat)));
-            let _ = done.send(value.map_err(|_| Unserved::Panic));
-        };
-        let (ticket, alone) = self.give(user, crowd, Box::new(guarded));
-        // Beside others the thread has better things to do.
-        if alone && !crowd {
-            spin(|| !result.is_empty());
-        }
-        if let Ok(result) = timeout(PATIENCE, &mut result).await {
-            return result.unwrap_or(Err(Unserved::Busy));
-        }
-        // What has begun ends by itself.
-        let taken = self.take_back(ticket);
-        drop(taken);
-        result.await.unwrap_or(Err(Unserved::Busy))
-    }
-
-    /// Puts work into the queue; returns its ticket, and whether there is no other.
-    fn give(&self, user: &Name, crowd: bool, work: Work) -> (u64, bool) {
+    /// Puts `work` for a user into the queue; one of the threads runs it when its turn
+    /// comes. Returns its ticket. Work that does not run is dropped. In a `crowd` nobody
+    /// looks out for one alone; otherwise, where there is no other work, this looks for a
+    /// moment whether it `is_done`.
+    pub fn give(&self, user: &Name, crowd: bool, work: Work, is_done: impl Fn() -> bool) -> u64 {
         let shared = &self.0;
         let mut queue = shared.queue();
         queue.tickets += 1;
@@ -324,14 +301,21 @@ impl Workers {
         shared.waiting.store(queue.work.len(), Ordering::Relaxed);
         let alone = queue.work.len() == 1 && queue.all == 0;
         shared.call(queue);
-        (ticket, alone)
+        // Beside others the thread has better things to do.
+        if alone && !crowd {
+            spin(is_done);
+        }
+        ticket
     }
 
-    fn take_back(&self, ticket: u64) -> Option<Waiting> {
+    /// Drops work whose turn has not come.
+    pub fn take_back(&self, ticket: u64) {
         let mut queue = self.0.queue();
-        let place = queue.work.iter().position(|w| w.ticket == ticket)?;
-        let taken = queue.work.remove(place);
-        self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
-        taken
+        if let Some(place) = queue.work.iter().position(|w| w.ticket == ticket) {
+            let taken = queue.work.remove(place);
+            self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
+            drop(queue);
+            drop(taken);
+        }
     }
 }

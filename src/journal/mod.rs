@@ -130,6 +130,17 @@ pub struct Task {
     pub body: Map<String, Value>,
 }
 
+/// A task that is done.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// The task.
+    pub task: Task,
+    /// The transfer that stands for it in the journal, if one does.
+    pub owed: Option<Key>,
+    /// What came of it.
+    pub came: Vec<Task>,
+}
+
 /// A task in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -270,13 +281,23 @@ impl Journal {
     /// what came of it.
     pub fn done(&self, task: &Task, owed: Option<Key>, came: Vec<Task>) -> Pending<()> {
         let task = task.clone();
-        self.send(!came.is_empty(), move |db| {
-            match &owed {
-                Some(key) => delivered::settle(db, key)?,
-                None => remove(db, &task)?,
+        self.done_all(vec![Done { task, owed, came }])
+    }
+
+    /// [`Self::done`] for many tasks in one write.
+    pub fn done_all(&self, done: Vec<Done>) -> Pending<()> {
+        let durable = done.iter().any(|done| !done.came.is_empty());
+        self.send(durable, move |db| {
+            let mut news = false;
+            for Done { task, owed, came } in &done {
+                match owed {
+                    Some(key) => delivered::settle(db, key)?,
+                    None => remove(db, task)?,
+                }
+                insert(db, came)?;
+                news = news || !came.is_empty() || is_waited_for(db, task)?;
             }
-            insert(db, &came)?;
-            Ok(((), !came.is_empty() || is_waited_for(db, &task)?))
+            Ok(((), news))
         })
     }
 

@@ -451,7 +451,7 @@ impl Receiver {
         match kept {
             Some(mut kept) => {
                 kept.event_mut().subject = Some(partial.subject().clone());
-                let verdict = self.hooks.settle(kept).await;
+                let verdict = self.hooks.run_kept(kept).await;
                 self.observe(&verdict);
                 verdict.placed
             }

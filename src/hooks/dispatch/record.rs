@@ -8,9 +8,8 @@ use tokio::{sync::oneshot, task};
 use tracing::warn;
 
 use crate::{
-    event::{Effect, Outcome, Verdict},
+    event::{Effect, Kind, Outcome, Run, Verdict},
     hooks::own::Own,
-    journal::Task,
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
     root::{
@@ -64,72 +63,43 @@ impl Records {
     pub async fn store(
         &self,
         own: &Own,
-        task: &Task,
         before: Option<&Meta>,
         verdict: &mut Verdict,
     ) -> io::Result<()> {
-        let programs_ran = verdict
-            .runs
-            .iter()
-            .any(|run| !run.script.ends_with(".rhai"));
-        let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
-            return Ok(());
-        };
-        meta.error.clear();
-        meta.extra.remove(PENDING_HOOK);
-        let objects = verdict.outcome.objection().is_some();
-        if objects {
-            let pending = Value::from(task.kind.as_str());
-            meta.extra.insert(PENDING_HOOK.to_owned(), pending);
-        }
-        if let Outcome::Quarantined(reason) = &verdict.outcome {
-            let reason = Value::from(reason.as_str());
-            meta.extra.insert(QUARANTINE.to_owned(), reason);
-        }
-        let file = verdict.file.as_deref();
-        let mut goes = Goes::Nowhere;
-        if !objects {
-            let destination = Destination::open(meta);
-            if meta.extra.contains_key(QUARANTINE) {
-                goes = Goes::OutOfSight;
-            } else if let Some(destination) = destination
-                && Destination::is_untouched(meta, &verdict.folder, &stem, file)
-            {
-                goes = Goes::To(destination);
-            } else {
-                // A hook gave it a place.
-                meta.extra.remove(PENDING_PUT);
+        let stored = self.store_all(own, vec![(before, verdict)]).await;
+        stored.into_iter().collect()
+    }
+
+    /// [`Self::store`] for many files at once.
+    pub async fn store_all(
+        &self,
+        own: &Own,
+        files: Vec<(Option<&Meta>, &mut Verdict)>,
+    ) -> Vec<io::Result<()>> {
+        let (mut waiting, mut led) = (Vec::new(), Vec::new());
+        for (before, verdict) in files {
+            let Some(record) = Record::of(own, before, verdict) else {
+                continue;
+            };
+            let folder = verdict.folder.path().to_owned();
+            let (done, result) = oneshot::channel();
+            if self.0.bring(&folder, Waiting { record, done }) {
+                led.push(folder);
             }
+            waiting.push((result, verdict));
         }
-        if before == Some(meta) && !programs_ran && matches!(goes, Goes::Nowhere) {
-            return Ok(());
-        }
-        let folder = verdict.folder.path().to_owned();
-        let (done, result) = oneshot::channel();
-        let record = Record {
-            own: own.clone(),
-            folder: verdict.folder.clone(),
-            stem,
-            meta: meta.clone(),
-            goes,
-        };
-        if self.0.bring(&folder, Waiting { record, done }) {
+        // Not before all are there: so they are one group.
+        for folder in led {
             let this = self.clone();
             task::spawn_blocking(move || this.lead(&folder));
         }
-        let lost = |_| Err(io::Error::other("the thread that stores it failed"));
-        verdict.placed = result.await.unwrap_or_else(lost)?;
-        if let Some(path) = &verdict.placed {
-            // What hooks asked for is done later, with the file where it is now.
-            for effect in &mut verdict.effects {
-                if let Effect::Send { file, .. } = effect
-                    && verdict.file.as_ref() == Some(file)
-                {
-                    file.clone_from(path);
-                }
-            }
+        let mut results = Vec::with_capacity(waiting.len());
+        for (result, verdict) in waiting {
+            let lost = |_| Err(io::Error::other("the thread that stores it failed"));
+            let stored = result.await.unwrap_or_else(lost);
+            results.push(stored.map(|path| is_placed(verdict, path)));
         }
-        Ok(())
+        results
     }
 
     fn lead(&self, folder: &PathBuf) {
@@ -181,7 +151,67 @@ fn copy(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
+/// A file got its path, if it got one. What its hooks asked for is done later, with the
+/// file where it is now.
+fn is_placed(verdict: &mut Verdict, path: Option<String>) {
+    if let Some(path) = &path {
+        for effect in &mut verdict.effects {
+            if let Effect::Send { file, .. } = effect
+                && verdict.file.as_ref() == Some(file)
+            {
+                file.clone_from(path);
+            }
+        }
+    }
+    verdict.placed = path;
+}
+
 impl Record {
+    /// What there is to store after a verdict; `None` if there is nothing.
+    fn of(own: &Own, before: Option<&Meta>, verdict: &mut Verdict) -> Option<Self> {
+        let is_program = |run: &Run| !run.script.ends_with(".rhai");
+        let programs_ran = verdict.runs.iter().any(is_program);
+        let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
+            return None;
+        };
+        meta.error.clear();
+        meta.extra.remove(PENDING_HOOK);
+        let objects = verdict.outcome.objection().is_some();
+        if objects {
+            let pending = Value::from(Kind::Received.section());
+            meta.extra.insert(PENDING_HOOK.to_owned(), pending);
+        }
+        if let Outcome::Quarantined(reason) = &verdict.outcome {
+            let reason = Value::from(reason.as_str());
+            meta.extra.insert(QUARANTINE.to_owned(), reason);
+        }
+        let file = verdict.file.as_deref();
+        let mut goes = Goes::Nowhere;
+        if !objects {
+            let destination = Destination::open(meta);
+            if meta.extra.contains_key(QUARANTINE) {
+                goes = Goes::OutOfSight;
+            } else if let Some(destination) = destination
+                && Destination::is_untouched(meta, &verdict.folder, &stem, file)
+            {
+                goes = Goes::To(destination);
+            } else {
+                // A hook gave it a place.
+                meta.extra.remove(PENDING_PUT);
+            }
+        }
+        if before == Some(meta) && !programs_ran && matches!(goes, Goes::Nowhere) {
+            return None;
+        }
+        Some(Self {
+            own: own.clone(),
+            folder: verdict.folder.clone(),
+            stem,
+            meta: meta.clone(),
+            goes,
+        })
+    }
+
     fn write(&self, durably: bool) -> io::Result<()> {
         let dir = self.folder.dir();
         let name = format!("{}.meta", self.stem);

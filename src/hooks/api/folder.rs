@@ -45,7 +45,7 @@ const MAX_METAS: usize = 5_000;
 const MAX_HEAD: usize = 512;
 
 /// Bytes of a file that is read as text.
-const MAX_READ: u64 = limits::MAX_STRING as u64;
+const MAX_READ: u64 = 4_096;
 
 /// Entries of a directory from one look at the clock to the next.
 const ENTRIES: usize = 256;

@@ -6,7 +6,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use cap_std::fs::Dir;
 
 use super::{
-    bundled, limits,
+    bundled, engine,
     report::HookError,
     script::{Part, Source},
 };
@@ -149,6 +149,6 @@ fn part(name: &str, file: &str, stamp: Stamp, dir: &Arc<Dir>) -> Part {
     Part {
         name: name.to_owned(),
         stamp: Some(stamp),
-        read: Box::new(move || file::read_text(&dir, file, limits::MAX_SOURCE)),
+        read: Box::new(move || file::read_text(&dir, file, engine::MAX_SOURCE)),
     }
 }

@@ -6,29 +6,32 @@
 //! one runs, and none can end the process or hold up another transfer.
 
 pub mod api;
+pub mod batch;
 pub mod bundled;
+mod call;
 pub mod check;
 pub mod dispatch;
+mod engine;
 pub mod external;
 pub mod firing;
 pub mod kept;
-mod limits;
 pub mod lookup;
 pub mod notes;
 pub mod own;
+mod pinned;
 pub mod report;
 pub mod schedule;
 pub mod script;
 mod slots;
 pub mod startup;
-pub mod trial;
+pub mod test_host;
 pub mod watch;
 mod workers;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
-    event::{Event, Kind, Run, Verdict},
+    event::{Event, Kind, Verdict},
     root::{
         Root,
         config::Config,
@@ -37,11 +40,13 @@ use crate::{
     },
 };
 use api::state::State;
-use firing::{Batch, ToFire};
+use batch::Batch;
+pub use firing::Heard;
+use firing::ToFire;
 use lookup::{Found, find};
 use notes::Mode;
 use own::Own;
-use script::Compiled;
+pub use pinned::Pinned;
 use slots::Slots;
 use workers::Workers;
 
@@ -56,24 +61,6 @@ pub struct Hooks {
     workers: Workers,
     own: Own,
     heard: Heard,
-}
-
-/// Hears of every hook that ran in earnest.
-pub type Heard = Arc<dyn Fn(&Run) + Send + Sync>;
-
-/// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
-#[derive(Clone, Default)]
-pub struct Pinned {
-    scripts: Arc<HashMap<String, Arc<Compiled>>>,
-    crowd: bool,
-}
-
-impl Pinned {
-    /// The same of one among many: nobody waits for it alone.
-    #[must_use]
-    pub fn in_a_crowd(self, crowd: bool) -> Self {
-        Self { crowd, ..self }
-    }
 }
 
 impl Hooks {

@@ -5,8 +5,8 @@ use std::{io, time::Duration};
 use rhai::{EvalAltResult, ParseError, Position};
 
 use super::{
-    api::{self, Failure},
-    limits::Stop,
+    api::function::{Failure, failure},
+    call::Stop,
 };
 use crate::{error::printable, event::Outcome, meta::MetaError, root::name::NameError};
 
@@ -265,7 +265,7 @@ pub fn with_place(mut error: EvalAltResult) -> EvalAltResult {
         && thrown.is_string()
     {
         let words = format!("thrown: {thrown}");
-        *thrown = api::failure(words);
+        *thrown = failure(words);
     }
     error
 }

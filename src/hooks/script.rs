@@ -1,7 +1,7 @@
 //! The script host: compiles Rhai, keeps what it compiled, runs it.
 //!
 //! A script compiles once and runs in a fresh scope each time, inside the fence of
-//! `limits.rs`; calls run in parallel without a lock.
+//! `engine.rs`; calls run in parallel without a lock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,7 +22,8 @@ use super::{
         log::Log,
         state::State,
     },
-    limits::{self, Call},
+    call::Call,
+    engine,
     notes::Mode,
     report::{HookError, compile_error, place, run_error},
 };
@@ -118,12 +119,12 @@ impl Host {
     /// A host that lets a script run for at most `deadline` and keeps its values in
     /// `state`.
     pub fn new(deadline: Duration, state: Arc<dyn State>) -> Self {
-        Self::with_engine(limits::engine(), deadline, state)
+        Self::with_engine(engine::engine(), deadline, state)
     }
 
     /// [`Host::new`] for scripts that test others: they can `assert` too.
     pub fn for_tests(deadline: Duration, state: Arc<dyn State>) -> Self {
-        let mut engine = limits::engine();
+        let mut engine = engine::engine();
         assert::register(&mut engine);
         Self::with_engine(engine, deadline, state)
     }
@@ -175,7 +176,8 @@ impl Host {
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
-            let result = Call::watch(until, log, Box::new(lengthen), || {
+            let print = Box::new(move |text: &str| log.info(text));
+            let result = Call::watch(until, print, Box::new(lengthen), || {
                 handles.during(|| {
                     self.engine
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
@@ -275,7 +277,7 @@ impl Host {
                 .engine
                 .compile(&text)
                 .map_err(|e| compile_error(&name, &text, &e))?;
-            limits::inspect(&ast).map_err(|(sentence, at)| place(&name, &text, &sentence, at))?;
+            engine::inspect(&ast).map_err(|(sentence, at)| place(&name, &text, &sentence, at))?;
             let functions = ast.iter_functions().map(|f| f.name.to_owned()).collect();
             // Of what is shared only the functions: its statements would run each time.
             whole = whole.merge(&match index < shared {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rhai::EvalAltResult;
 
-use super::fail;
+use super::function::fail;
 use crate::{event::Effect, root::name::Name};
 
 /// Effects that one run of a script may ask for.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString};
 
-use super::{Function, Made, fail};
+use super::function::{Function, Made, fail};
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(

@@ -4,7 +4,11 @@ use std::io::Write;
 
 use rhai::{Dynamic, Engine, Map};
 
-use super::{Function, Made, deeds::Deeds, fail, from_dynamic, shown};
+use super::{
+    deeds::Deeds,
+    function::{Function, Made, fail, shown},
+    value::from_dynamic,
+};
 use crate::{
     error::printable,
     event::Effect,

@@ -4,7 +4,12 @@ use std::cell::RefCell;
 
 use rhai::Engine;
 
-use super::{Function, Made, deeds::Deeds, fail, folder, from_dynamic, shown};
+use super::{
+    deeds::Deeds,
+    folder,
+    function::{Function, Made, fail, shown},
+    value::from_dynamic,
+};
 use crate::{
     event::Effect,
     json::{self, Map, Value},

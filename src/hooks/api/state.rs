@@ -7,7 +7,13 @@ use std::{
 
 use rhai::{Dynamic, Engine};
 
-use super::{Function, Made, deeds::Deeds, fail, from_dynamic, names::Names, text, to_dynamic};
+use super::{
+    deeds::Deeds,
+    function::{Function, Made, fail},
+    names::Names,
+    text,
+    value::{from_dynamic, to_dynamic},
+};
 use crate::{
     json::Value,
     root::{folder::Folder, name::Name},

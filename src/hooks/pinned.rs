@@ -1,0 +1,20 @@
+//! The scripts that a transfer began with.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::script::Compiled;
+
+/// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
+#[derive(Clone, Default)]
+pub struct Pinned {
+    pub(super) scripts: Arc<HashMap<String, Arc<Compiled>>>,
+    pub(super) crowd: bool,
+}
+
+impl Pinned {
+    /// The same of one among many: nobody waits for it alone.
+    #[must_use]
+    pub fn in_a_crowd(self, crowd: bool) -> Self {
+        Self { crowd, ..self }
+    }
+}

@@ -23,8 +23,8 @@ use m2y::{
     hooks::{
         api::{
             self,
+            actions::{Touch, Touched},
             decision::Decision,
-            deeds::{Touch, Touched},
             state::{MAX_KEYS, MemoryState, State, StateError},
         },
         report::HookError,

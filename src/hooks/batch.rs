@@ -28,13 +28,13 @@ use tracing::warn;
 
 use super::{
     Hooks,
-    api::deeds::{Touch, Touched},
+    api::actions::{Touch, Touched},
     firing::{Firing, Progress, ToFire},
-    lookup::{Found, find},
+    lookup::{Hook, find},
     notes::Mode,
-    own::Own,
     report::HookError,
     script::{Compiled, Ran},
+    self_changes::SelfChanges,
     slots::PATIENCE,
     workers::Seat,
 };
@@ -317,8 +317,8 @@ impl Hooks {
             None => {
                 let folder = &firing.event.folder;
                 match find(&self.root, folder, &self.programs, &firing.script)? {
-                    Found::Script(source) => self.scripts.compiled(source)?,
-                    Found::Executable(path) => return Ok(Step::Start(path)),
+                    Hook::Script(source) => self.scripts.compiled(source)?,
+                    Hook::Program(path) => return Ok(Step::Start(path)),
                 }
             }
         };
@@ -336,7 +336,7 @@ impl Hooks {
         };
         let ran = self.run_script(firing, &compiled, turn.mode, lengthen)?;
         for touched in &ran.touched {
-            note(&self.own, &firing.event.folder, touched);
+            note(&self.self_changes, &firing.event.folder, touched);
         }
         Ok(Step::Ran(Box::new(ran)))
     }
@@ -375,7 +375,7 @@ impl Hooks {
                 .await
                 .unwrap_or(Err(HookError::Panic))?;
         }
-        let _own = self.own.program(&event.folder);
+        let _own = self.self_changes.program(&event.folder);
         let meta = self.executables.run(program, event).await?;
         firing.on_disk.clone_from(&meta);
         Ok(Ran::accepted(meta))
@@ -383,12 +383,12 @@ impl Hooks {
 }
 
 /// Takes what a script did to a file as no news.
-fn note(own: &Own, folder: &Folder, touched: &Touched) {
+fn note(self_changes: &SelfChanges, folder: &Folder, touched: &Touched) {
     let noted = |name: &Name, file: &str| {
         if name == folder.name() {
-            own.note(folder, file);
+            self_changes.note(folder, file);
         } else if let Ok(folder) = folder.user().folder(name) {
-            own.note(&folder, file);
+            self_changes.note(&folder, file);
         }
     };
     noted(&touched.folder, &touched.name);

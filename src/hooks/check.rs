@@ -12,7 +12,7 @@ use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Scope, Stmt};
 use super::{
     api::{self, assert},
     bundled, engine,
-    lookup::{Found, SHARED, find},
+    lookup::{Hook, SHARED, find},
     report::{HookError, compile_error, place},
     test_host::{self, Stage},
 };
@@ -297,8 +297,8 @@ fn undefined(variable: &str, known: &[&str]) -> String {
 /// there.
 fn wrong_with(script: &str, root: &Root, folder: &Folder, programs: &Programs) -> Option<String> {
     match find(root, folder, programs, script) {
-        Ok(Found::Script(_)) => None,
-        Ok(Found::Executable(path)) => {
+        Ok(Hook::Script(_)) => None,
+        Ok(Hook::Program(path)) => {
             let mode = path.metadata().ok()?.permissions().mode();
             (mode & 0o111 == 0).then(|| {
                 format!(

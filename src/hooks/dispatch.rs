@@ -7,10 +7,10 @@
 //! nothing which is down delays a transfer.
 
 mod effect;
-mod hand;
-mod last;
+mod last_run;
+mod lease;
+mod rebuild;
 mod record;
-mod revive;
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Heard, Hooks, Pinned, firing::ToFire, kept::KeptState, notes::Mode, own::Own};
+use super::{
+    Heard, Hooks, Pinned, firing::ToFire, notes::Mode, script_state::JournalState,
+    self_changes::SelfChanges,
+};
 use crate::{
     clock,
     delivery::{Mailer, Webhook},
@@ -42,12 +45,12 @@ use crate::{
     },
 };
 use effect::{Courier, effects_of};
-use hand::{Hand, InHand};
-use last::LastRuns;
+use last_run::LastRuns;
+use lease::{Lease, Leases};
+use rebuild::{Gone, moved, rebuild};
+pub use rebuild::{asked_of, task_of, task_of_received};
 pub use record::Records;
 use record::put_away;
-use revive::{Gone, moved, revive};
-pub use revive::{asked_of, task_of, task_of_received};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
@@ -63,12 +66,12 @@ pub struct Dispatcher {
     journal: Journal,
     courier: Courier,
     retry: Retry,
-    in_hand: InHand,
+    leases: Leases,
     last_runs: LastRuns,
     records: Records,
 }
 
-/// An event in hand.
+/// An event that nobody else works on meanwhile.
 pub struct Kept {
     event: Event,
     pinned: Pinned,
@@ -76,7 +79,7 @@ pub struct Kept {
     /// The transfer that stands for the task in the journal, if one does.
     owed: Option<Key>,
     attempts: u32,
-    hand: Hand,
+    lease: Lease,
 }
 
 impl Kept {
@@ -92,14 +95,14 @@ impl Kept {
             task,
             owed,
             attempts,
-            hand,
+            lease,
         } = self;
         let owing = Owing {
             task,
             before: event.subject.as_ref().map(|subject| subject.meta.clone()),
             owed,
             attempts,
-            hand,
+            lease,
         };
         (owing, ToFire::all(event, pinned))
     }
@@ -112,7 +115,7 @@ struct Owing {
     before: Option<Meta>,
     owed: Option<Key>,
     attempts: u32,
-    hand: Hand,
+    lease: Lease,
 }
 
 impl Dispatcher {
@@ -120,7 +123,7 @@ impl Dispatcher {
     pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
         let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
         let journal = Journal::open(root).map_err(unusable)?;
-        let state = Arc::new(KeptState::new(&journal).map_err(unusable)?);
+        let state = Arc::new(JournalState::new(&journal).map_err(unusable)?);
         let mailer = settings
             .smtp
             .as_ref()
@@ -136,7 +139,7 @@ impl Dispatcher {
                 webhook: Webhook::new(&settings.webhook, root.path())?,
             },
             retry: settings.retry,
-            in_hand: InHand::default(),
+            leases: Leases::default(),
             last_runs: LastRuns::default(),
             records: Records::default(),
         })
@@ -150,8 +153,8 @@ impl Dispatcher {
     }
 
     /// What hooks themselves do to the files of their folders.
-    pub fn own(&self) -> &Own {
-        self.hooks.own()
+    pub fn self_changes(&self) -> &SelfChanges {
+        self.hooks.self_changes()
     }
 
     /// The journal.
@@ -246,7 +249,7 @@ impl Dispatcher {
         }
         if task.kind == Kind::Received.section()
             && let records = &self.records
-            && let Err(error) = records.store(self.own(), None, &mut verdict).await
+            && let Err(error) = records.store(self.self_changes(), None, &mut verdict).await
         {
             error!("cannot store what hooks wrote into a .meta: {error}");
         }
@@ -254,26 +257,27 @@ impl Dispatcher {
         verdict
     }
 
-    /// Takes the event of a file that arrives in hand before it happens; `None` if no hook
-    /// waits for it, or if somebody has it in hand already. The transfer belongs into the
+    /// Leases the event of a file that arrives before it happens; `None` if no hook waits
+    /// for it, or if it is leased already. The transfer belongs into the
     /// journal as one that owes it; then it happens by [`Self::run_kept`], or when the server
     /// starts again.
     pub fn keep(&self, event: Event, pinned: Pinned, transfer: &Key) -> Option<Kept> {
         if let Some(file) = &event.file {
-            self.own().arrives(&event.folder, &event.config, file);
+            self.self_changes()
+                .arrives(&event.folder, &event.config, file);
         }
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;
         }
         let task = task_of(&event);
-        let hand = self.in_hand.take(&task)?;
+        let lease = self.leases.take(&task)?;
         Some(Kept {
             event,
             pinned,
             task,
             owed: Some(transfer.clone()),
             attempts: 0,
-            hand,
+            lease,
         })
     }
 
@@ -282,7 +286,11 @@ impl Dispatcher {
         if !subject.meta.extra.contains_key(QUARANTINE) {
             return;
         }
-        let (own, folder, stem) = (self.own().clone(), folder.clone(), subject.stem.clone());
+        let (own, folder, stem) = (
+            self.self_changes().clone(),
+            folder.clone(),
+            subject.stem.clone(),
+        );
         let hidden = task::spawn_blocking(move || put_away(&own, &folder, &stem)).await;
         if !matches!(hidden, Ok(Ok(()))) {
             error!("cannot put a file into quarantine: {hidden:?}");
@@ -337,7 +345,11 @@ impl Dispatcher {
             .iter_mut()
             .filter(|(owing, _)| owing.task.kind == Kind::Received.section())
             .map(|(owing, verdict)| (owing.before.as_ref(), &mut **verdict));
-        for stored in self.records.store_all(self.own(), received.collect()).await {
+        for stored in self
+            .records
+            .store_all(self.self_changes(), received.collect())
+            .await
+        {
             if let Err(error) = stored {
                 // The file is delivered all the same.
                 error!("cannot store what [OnReceived] wrote into a .meta: {error}");
@@ -349,10 +361,10 @@ impl Dispatcher {
                 task,
                 owed,
                 attempts,
-                hand,
+                lease,
                 ..
             } = owing;
-            leases.push(hand);
+            leases.push(lease);
             match verdict.outcome.objection() {
                 None => done.push(Done {
                     came: effects_of(&task, &verdict.effects),
@@ -396,12 +408,12 @@ impl Dispatcher {
             while tasks.len() < AT_ONCE
                 && let Some(entry) = entries.pop_front()
             {
-                if let Some(hand) = self.in_hand.take(&entry.task) {
+                if let Some(lease) = self.leases.take(&entry.task) {
                     let (this, reader) = (self.clone(), reader.clone());
                     tasks.spawn(async move {
-                        // Between the look and the hand another one may have done it.
+                        // Between the look and the lease another one may have done it.
                         if still_there(reader, &entry).await {
-                            this.again(entry, hand).await;
+                            this.again(entry, lease).await;
                         }
                     });
                 }
@@ -424,10 +436,10 @@ impl Dispatcher {
 
     /// What is due, and how long nothing more will be.
     async fn look(&self, reader: &Arc<Mutex<Connection>>) -> (Vec<Entry>, Duration) {
-        let (reader, in_hand) = (reader.clone(), self.in_hand.len());
+        let (reader, leases) = (reader.clone(), self.leases.len());
         let looked = task::spawn_blocking(move || {
             let db = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            let (now, limit) = (clock::millis(), AT_ONCE.saturating_add(in_hand));
+            let (now, limit) = (clock::millis(), AT_ONCE.saturating_add(leases));
             let due = journal::due(&db, now, u32::try_from(limit).unwrap_or(u32::MAX))?;
             Ok::<_, rusqlite::Error>((due, journal::next_due(&db, now)?, now))
         });
@@ -444,7 +456,7 @@ impl Dispatcher {
         }
     }
 
-    async fn again(&self, entry: Entry, hand: Hand) {
+    async fn again(&self, entry: Entry, lease: Lease) {
         let Entry { task, attempts, .. } = entry;
         let written = if task.part > 0 {
             match self.courier.carry_out(&task).await {
@@ -454,8 +466,8 @@ impl Dispatcher {
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());
-            let revived = task::spawn_blocking(move || revive(&root, &asked)).await;
-            match revived.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
+            let rebuilt = task::spawn_blocking(move || rebuild(&root, &asked)).await;
+            match rebuilt.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
                 Ok(event) => {
                     let kept = Kept {
                         event,
@@ -463,7 +475,7 @@ impl Dispatcher {
                         task,
                         owed: None,
                         attempts,
-                        hand,
+                        lease,
                     };
                     self.run_kept(kept).await;
                     return;
@@ -478,7 +490,7 @@ impl Dispatcher {
         if let Err(error) = written.committed().await {
             error!("{error}");
         }
-        drop(hand);
+        drop(lease);
     }
 
     /// Writes down that an attempt failed, and when the next one is: not before

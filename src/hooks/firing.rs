@@ -6,8 +6,8 @@ use tracing::{debug, info, warn};
 
 use super::{
     api::{
+        actions::{Touch, Touched},
         decision::Decision,
-        deeds::{Touch, Touched},
     },
     notes::Mode,
     pinned::Pinned,

@@ -14,14 +14,14 @@ pub mod dispatch;
 mod engine;
 pub mod external;
 pub mod firing;
-pub mod kept;
 pub mod lookup;
 pub mod notes;
-pub mod own;
 mod pinned;
 pub mod report;
 pub mod schedule;
 pub mod script;
+pub mod script_state;
+pub mod self_changes;
 mod slots;
 pub mod startup;
 pub mod test_host;
@@ -43,10 +43,10 @@ use api::state::State;
 use batch::Batch;
 pub use firing::Heard;
 use firing::ToFire;
-use lookup::{Found, find};
+use lookup::{Hook, find};
 use notes::Mode;
-use own::Own;
 pub use pinned::Pinned;
+use self_changes::SelfChanges;
 use slots::Slots;
 use workers::Workers;
 
@@ -59,7 +59,7 @@ pub struct Hooks {
     programs: Arc<Programs>,
     slots: Slots,
     workers: Workers,
-    own: Own,
+    self_changes: SelfChanges,
     heard: Heard,
 }
 
@@ -74,7 +74,7 @@ impl Hooks {
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
             slots,
-            own: Own::new(settings.settle),
+            self_changes: SelfChanges::new(settings.settle),
             heard: Arc::new(|_| {}),
         }
     }
@@ -86,8 +86,8 @@ impl Hooks {
         let names = sections.iter().flat_map(|section| config.scripts(section));
         let compiled = names.filter_map(|name| {
             match find(&self.root, folder, &self.programs, &name).ok()? {
-                Found::Script(source) => Some((name, self.scripts.compiled(source).ok()?)),
-                Found::Executable(_) => None,
+                Hook::Script(source) => Some((name, self.scripts.compiled(source).ok()?)),
+                Hook::Program(_) => None,
             }
         });
         Pinned {
@@ -104,8 +104,8 @@ impl Hooks {
     }
 
     /// What the hooks themselves do to the files of their folders.
-    pub fn own(&self) -> &Own {
-        &self.own
+    pub fn self_changes(&self) -> &SelfChanges {
+        &self.self_changes
     }
 
     /// Runs the scripts of an event in their order, until one objects.

@@ -16,9 +16,10 @@ use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
     api::{
-        Handles, assert,
+        Handles,
+        actions::{Actions, Touched},
+        assert,
         decision::Decision,
-        deeds::{Deeds, Touched},
         log::Log,
         state::State,
     },
@@ -171,8 +172,8 @@ impl Host {
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name, mode.notes.clone());
-            let deeds = Deeds::new(mode.live);
-            let handles = Handles::new(event, profile, &log, &deeds, &self.state);
+            let actions = Actions::new(mode.live);
+            let handles = Handles::new(event, profile, &log, &actions, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
@@ -183,7 +184,7 @@ impl Host {
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
                 })
             });
-            let (effects, spared) = deeds.take();
+            let (effects, spared) = actions.take();
             // Told even of a script that failed.
             if let Some(notes) = &mode.notes {
                 notes.spared(&spared);
@@ -210,7 +211,7 @@ impl Host {
                 decision,
                 effects,
                 spared,
-                touched: deeds.take_touched(),
+                touched: actions.take_touched(),
             })
         }))
         .unwrap_or(Err(HookError::Panic))

@@ -19,8 +19,9 @@ use tokio::runtime::Handle;
 
 use super::{
     api::{
-        Handles, assert,
-        deeds::Deeds,
+        Handles,
+        actions::Actions,
+        assert,
         log::Log,
         state::{MemoryState, State},
     },
@@ -128,7 +129,7 @@ impl Tester {
         let event = sandbox.event(Kind::Startup, None, None)?;
         let log = Log::new(&event, test, Some(Notes::default()));
         let state: Arc<dyn State> = sandbox.state.clone();
-        let handles = Handles::new(&event, &json::Map::new(), &log, &Deeds::new(true), &state);
+        let handles = Handles::new(&event, &json::Map::new(), &log, &Actions::new(true), &state);
         let mut scope = Scope::new();
         handles.enter_test(&mut scope);
         let options = CallFnOptions::new().rewind_scope(false);

@@ -66,7 +66,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    work: VecDeque<Waiting>,
+    work: VecDeque<QueuedWork>,
     tickets: u64,
     /// Threads that wait for work.
     idle: usize,
@@ -79,7 +79,7 @@ struct Queue {
     all: usize,
 }
 
-struct Waiting {
+struct QueuedWork {
     ticket: u64,
     user: Name,
     crowd: bool,
@@ -124,7 +124,7 @@ impl Queue {
         if self.all >= of_all {
             return None;
         }
-        let may_run = |waiting: &Waiting| {
+        let may_run = |waiting: &QueuedWork| {
             let running = self.running.get(&waiting.user).copied();
             running.unwrap_or_default() < of_one
         };
@@ -162,7 +162,7 @@ impl Shared {
 
     /// The next work, for which the thread keeps looking before it sleeps if it shall;
     /// `None` if none came for a while.
-    fn next(&self, look: bool) -> Option<Waiting> {
+    fn next(&self, look: bool) -> Option<QueuedWork> {
         let (mut queue, mut looked, mut naps) = (self.queue(), !look, 0);
         loop {
             if let Some(place) = queue.runnable(self.of_one, self.of_all)
@@ -248,7 +248,7 @@ impl Shared {
     /// What a thread does.
     fn serve(self: Arc<Self>) {
         let mut look = true;
-        while let Some(Waiting {
+        while let Some(QueuedWork {
             user, crowd, work, ..
         }) = self.next(look)
         {
@@ -292,7 +292,7 @@ impl Workers {
         let mut queue = shared.queue();
         queue.tickets += 1;
         let (ticket, user) = (queue.tickets, user.clone());
-        queue.work.push_back(Waiting {
+        queue.work.push_back(QueuedWork {
             ticket,
             user,
             crowd,

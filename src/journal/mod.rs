@@ -10,7 +10,9 @@
 
 pub mod delivered;
 pub mod file_index;
+pub mod last_run;
 pub mod openings;
+pub mod script_state;
 
 use std::{
     path::Path,
@@ -60,13 +62,6 @@ CREATE TABLE IF NOT EXISTS task (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS task_due ON task (dead, due);
 CREATE INDEX IF NOT EXISTS task_file ON task (user, folder, file, seq);
-CREATE TABLE IF NOT EXISTS state (
-    user   TEXT NOT NULL,
-    folder TEXT NOT NULL,
-    key    TEXT NOT NULL,
-    value  TEXT NOT NULL,
-    PRIMARY KEY (user, folder, key)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS known (
     user     TEXT NOT NULL,
     folder   TEXT NOT NULL,
@@ -80,17 +75,6 @@ CREATE TABLE IF NOT EXISTS quiet (
     user   TEXT NOT NULL,
     folder TEXT NOT NULL,
     PRIMARY KEY (user, folder)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS run (
-    user    TEXT NOT NULL,
-    folder  TEXT NOT NULL,
-    event   TEXT NOT NULL,
-    script  TEXT NOT NULL,
-    time    INTEGER NOT NULL,
-    micros  INTEGER NOT NULL,
-    verdict TEXT NOT NULL,
-    words   TEXT NOT NULL,
-    PRIMARY KEY (user, folder, event, script)
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -220,6 +204,8 @@ impl Journal {
         let db = connect(&path)?;
         db.execute_batch(SCHEMA)?;
         db.execute_batch(delivered::SCHEMA)?;
+        db.execute_batch(script_state::SCHEMA)?;
+        db.execute_batch(last_run::SCHEMA)?;
         let (writes, waiting) = mpsc::channel();
         let news = Arc::new(Notify::new());
         thread::Builder::new()
@@ -502,61 +488,6 @@ pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
     };
     db.busy_timeout(BUSY)?;
     Ok(Some(db))
-}
-
-/// How a script ended last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastRun {
-    /// When, in milliseconds since 1970.
-    pub time: u64,
-    /// How long it took, in microseconds.
-    pub micros: u64,
-    /// What it decided.
-    pub verdict: String,
-    /// Its words, or why it failed.
-    pub words: String,
-}
-
-/// How a script of a folder ended last, if it ever ran.
-pub fn last_run(
-    db: &Connection,
-    user: &str,
-    folder: &str,
-    event: &str,
-    script: &str,
-) -> rusqlite::Result<Option<LastRun>> {
-    db.prepare_cached(
-        "SELECT time, micros, verdict, words FROM run
-         WHERE user = ?1 AND folder = ?2 AND event = ?3 AND script = ?4",
-    )?
-    .query_row([user, folder, event, script], |row| {
-        let number = |at| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)?.max(0).unsigned_abs());
-        Ok(LastRun {
-            time: number(0)?,
-            micros: number(1)?,
-            verdict: row.get(2)?,
-            words: row.get(3)?,
-        })
-    })
-    .optional()
-}
-
-/// Writes down how a script ended: user, folder, event and script.
-pub fn put_last_run(
-    db: &Connection,
-    [user, folder, event, script]: [&str; 4],
-    run: &LastRun,
-) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO run (user, folder, event, script, time, micros, verdict, words)
-         VALUES (:user, :folder, :event, :script, :time, :micros, :verdict, :words)",
-    )?
-    .execute(named_params! {
-        ":user": user, ":folder": folder, ":event": event, ":script": script,
-        ":time": signed(run.time), ":micros": signed(run.micros),
-        ":verdict": run.verdict, ":words": run.words,
-    })?;
-    Ok(())
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

@@ -390,7 +390,7 @@ impl Receiver {
         if let Some(destination) = &destination
             && let [name] = destination.path.components()
         {
-            self.hooks.own().arrives(&folder, &config, name);
+            self.hooks.self_changes().arrives(&folder, &config, name);
         }
         let goes_there = kept.is_none() && Destination::open(&meta).is_some();
         let sink = sink.ok_or(ReceiveError::Failed)?;
@@ -418,7 +418,7 @@ impl Receiver {
             && path != destination.path.join()
         {
             // It got a number.
-            self.hooks.own().arrives(&folder, &config, path);
+            self.hooks.self_changes().arrives(&folder, &config, path);
         }
         let placed = self.received(&partial, kept).await;
         let path = partial.placed().map(str::to_owned).or(placed);

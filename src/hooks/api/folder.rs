@@ -15,7 +15,7 @@ use cap_std::fs::{DirEntry, File, Metadata};
 use rhai::{Array, Engine, EvalAltResult};
 
 use super::{
-    deeds::{Deeds, Touch, Touched},
+    actions::{Actions, Touch, Touched},
     function::{Made, fail, shown},
     names::Names,
     text,
@@ -61,18 +61,18 @@ const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
 pub struct Handle {
     folder: Folder,
     config: Arc<Config>,
-    deeds: Deeds,
+    actions: Actions,
 }
 
 /// A file that goes somewhere: its name, and the one that it will have.
 type Move = (String, String);
 
 impl Handle {
-    pub(super) fn new(event: &Event, deeds: &Deeds) -> Self {
+    pub(super) fn new(event: &Event, actions: &Actions) -> Self {
         Self {
             folder: event.folder.clone(),
             config: event.config.clone(),
-            deeds: deeds.clone(),
+            actions: actions.clone(),
         }
     }
 
@@ -249,14 +249,14 @@ impl Handle {
         if text.len() as u64 > MAX_READ {
             return Err(fail(format!("{call}: the text may have {MAX_READ} bytes")));
         }
-        self.deeds.may_touch()?;
+        self.actions.may_touch()?;
         let write = || {
             file::replace(self.folder.dir(), name, 0o644, text.as_bytes())?;
             self.touch(name, Touch::Written);
             Ok(())
         };
         let what = || format!("folder.write({name:?}, {text:?})");
-        self.deeds
+        self.actions
             .act(what, (), write)
             .map_err(|e: io::Error| cannot(call, name, &e))
     }
@@ -330,7 +330,7 @@ impl Handle {
                 return Err(refuse(call, to, "is there already"));
             }
         }
-        self.deeds.may_touch()?;
+        self.actions.may_touch()?;
         let (here, there) = (self.folder.dir(), target.dir());
         let carry = || {
             for (n, (from, to)) in moves.iter().enumerate() {
@@ -354,7 +354,7 @@ impl Handle {
                 false => file::sync(here),
             }
         };
-        self.deeds.act(|| what, (), carry).map_err(|e| {
+        self.actions.act(|| what, (), carry).map_err(|e| {
             let (from, to) = moves.first().map_or(("", ""), |(a, b)| (a, b));
             match e.kind() {
                 io::ErrorKind::AlreadyExists => refuse(call, to, "is there already"),
@@ -376,7 +376,7 @@ impl Handle {
             .into_iter()
             .flatten()
             .collect();
-        self.deeds.may_touch()?;
+        self.actions.may_touch()?;
         let dir = self.folder.dir();
         let remove = || {
             for name in &names {
@@ -385,13 +385,13 @@ impl Handle {
             }
             file::sync(dir)
         };
-        self.deeds
+        self.actions
             .act(|| format!("folder.remove({name:?})"), (), remove)
             .map_err(|e| cannot(call, name, &e))
     }
 
     fn touch(&self, name: &str, how: Touch) {
-        self.deeds.touch(Touched {
+        self.actions.touch(Touched {
             folder: self.folder.name().clone(),
             name: name.to_owned(),
             how,
@@ -446,7 +446,7 @@ impl Handle {
 
     fn reset(&mut self) -> Made<i64> {
         let own = self.folder.user().name().as_str();
-        self.deeds
+        self.actions
             .act(
                 || "folder.reset()".to_owned(),
                 0,
@@ -466,7 +466,7 @@ impl Handle {
         let (dir, own) = (self.folder.dir(), self.folder.user().name().as_str());
         let swept =
             || Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?);
-        self.deeds
+        self.actions
             .act(|| format!("folder.sweep({days})"), 0, swept)
             .map(|n| whole(n as u64))
             .map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))

@@ -1,9 +1,9 @@
 //! What is in scope of a script, one file for each subject.
 
+pub mod actions;
 pub mod assert;
 pub mod config;
 pub mod decision;
-pub mod deeds;
 pub mod folder;
 pub mod function;
 pub mod hash;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use rhai::{Engine, Map, Scope};
 
-use deeds::Deeds;
+use actions::Actions;
 pub use function::Function;
 use state::State;
 use value::to_dynamic;
@@ -94,10 +94,10 @@ impl Handles {
         event: &Event,
         profile: &json::Map<String, Value>,
         log: &log::Log,
-        deeds: &Deeds,
+        actions: &Actions,
         state: &Arc<dyn State>,
     ) -> Self {
-        let folder = folder::Handle::new(event, deeds);
+        let folder = folder::Handle::new(event, actions);
         let mut facts = Map::new();
         facts.insert("name".into(), event.kind.section().into());
         facts.insert("folder".into(), event.folder.name().as_str().into());
@@ -118,11 +118,11 @@ impl Handles {
             meta: event.subject.as_ref().map(|s| meta::Handle::new(&s.meta)),
             config: config::Handle::new(&event.config),
             hash: hash::Handle::new(&folder),
-            send: send::Handle::new(&folder, deeds),
-            state: state::Handle::new(&event.folder, deeds, state),
+            send: send::Handle::new(&folder, actions),
+            state: state::Handle::new(&event.folder, actions, state),
             time: time::Handle::now(),
             folder,
-            notify: notify::Handle::new(event.folder.user(), deeds),
+            notify: notify::Handle::new(event.folder.user(), actions),
             log: log.clone(),
             event: facts,
             user: profile

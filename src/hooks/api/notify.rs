@@ -5,7 +5,7 @@ use std::io::Write;
 use rhai::{Dynamic, Engine, Map};
 
 use super::{
-    deeds::Deeds,
+    actions::Actions,
     function::{Function, Made, fail, shown},
     value::from_dynamic,
 };
@@ -67,14 +67,14 @@ notify.webhook("https://example.org/hook", #{ from: meta.from, size: meta.filesi
 #[derive(Clone)]
 pub struct Handle {
     user: User,
-    deeds: Deeds,
+    actions: Actions,
 }
 
 impl Handle {
-    pub(super) fn new(user: &User, deeds: &Deeds) -> Self {
+    pub(super) fn new(user: &User, actions: &Actions) -> Self {
         Self {
             user: user.clone(),
-            deeds: deeds.clone(),
+            actions: actions.clone(),
         }
     }
 
@@ -82,7 +82,7 @@ impl Handle {
         let line = format!("{} {}\n", datetime_now(), printable(text, 1_000));
         // One write call of one line: appends of two hooks do not mix.
         let write = || file::append(self.user.dir(), INBOX)?.write_all(line.as_bytes());
-        self.deeds
+        self.actions
             .act(|| format!("notify.inbox({text:?})"), (), write)
             .map_err(|e: std::io::Error| fail(format!("notify.inbox(): cannot write {INBOX}: {e}")))
     }
@@ -106,7 +106,7 @@ impl Handle {
                 "{call}: the text may have {MAX_MAIL} bytes, and no NUL"
             )));
         }
-        self.deeds.queue(Effect::Email {
+        self.actions.queue(Effect::Email {
             to: to.to_owned(),
             subject: subject.to_owned(),
             text: text.to_owned(),
@@ -123,7 +123,7 @@ impl Handle {
             )));
         }
         match body {
-            Value::Object(body) => self.deeds.queue(Effect::Webhook {
+            Value::Object(body) => self.actions.queue(Effect::Webhook {
                 url: url.to_owned(),
                 body,
             }),

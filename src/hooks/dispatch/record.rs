@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::{
     event::{Effect, Kind, Outcome, Run, Verdict},
-    hooks::own::Own,
+    hooks::self_changes::SelfChanges,
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
     root::{
@@ -27,7 +27,7 @@ const MANY: usize = 3;
 
 /// Stores the records of files, those of one folder together.
 #[derive(Clone, Default)]
-pub struct Records(Groups<PathBuf, Waiting>);
+pub struct Records(Groups<PathBuf, QueuedRecord>);
 
 /// Directories to be flushed, by where they are.
 type Dirs = HashMap<Option<TreePath>, Dir>;
@@ -35,14 +35,14 @@ type Dirs = HashMap<Option<TreePath>, Dir>;
 /// The path that a file got, if it got one.
 type Stored = io::Result<Option<String>>;
 
-struct Waiting {
+struct QueuedRecord {
     record: Record,
     done: oneshot::Sender<Stored>,
 }
 
 /// A `.meta` to be stored.
 struct Record {
-    own: Own,
+    self_changes: SelfChanges,
     folder: Folder,
     stem: String,
     meta: Meta,
@@ -62,28 +62,28 @@ impl Records {
     /// Where they do not, the file gets its path, if its sender wants one.
     pub async fn store(
         &self,
-        own: &Own,
+        self_changes: &SelfChanges,
         before: Option<&Meta>,
         verdict: &mut Verdict,
     ) -> io::Result<()> {
-        let stored = self.store_all(own, vec![(before, verdict)]).await;
+        let stored = self.store_all(self_changes, vec![(before, verdict)]).await;
         stored.into_iter().collect()
     }
 
     /// [`Self::store`] for many files at once.
     pub async fn store_all(
         &self,
-        own: &Own,
+        self_changes: &SelfChanges,
         files: Vec<(Option<&Meta>, &mut Verdict)>,
     ) -> Vec<io::Result<()>> {
         let (mut waiting, mut led) = (Vec::new(), Vec::new());
         for (before, verdict) in files {
-            let Some(record) = Record::of(own, before, verdict) else {
+            let Some(record) = Record::of(self_changes, before, verdict) else {
                 continue;
             };
             let folder = verdict.folder.path().to_owned();
             let (done, result) = oneshot::channel();
-            if self.0.bring(&folder, Waiting { record, done }) {
+            if self.0.bring(&folder, QueuedRecord { record, done }) {
                 led.push(folder);
             }
             waiting.push((result, verdict));
@@ -107,7 +107,7 @@ impl Records {
             let many = group.len() >= MANY;
             let mut flushed = Ok(());
             let mut stored = Vec::with_capacity(group.len());
-            for Waiting { record, done } in group {
+            for QueuedRecord { record, done } in group {
                 stored.push((record.write(!many), record, done));
             }
             if let (true, Some((_, record, _))) = (many, stored.first()) {
@@ -168,7 +168,11 @@ fn is_placed(verdict: &mut Verdict, path: Option<String>) {
 
 impl Record {
     /// What there is to store after a verdict; `None` if there is nothing.
-    fn of(own: &Own, before: Option<&Meta>, verdict: &mut Verdict) -> Option<Self> {
+    fn of(
+        self_changes: &SelfChanges,
+        before: Option<&Meta>,
+        verdict: &mut Verdict,
+    ) -> Option<Self> {
         let is_program = |run: &Run| !run.script.ends_with(".rhai");
         let programs_ran = verdict.runs.iter().any(is_program);
         let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
@@ -204,7 +208,7 @@ impl Record {
             return None;
         }
         Some(Self {
-            own: own.clone(),
+            self_changes: self_changes.clone(),
             folder: verdict.folder.clone(),
             stem,
             meta: meta.clone(),
@@ -235,7 +239,9 @@ impl Record {
     fn carry(&self, dirs: &mut Dirs) -> Stored {
         match &self.goes {
             Goes::Nowhere => Ok(None),
-            Goes::OutOfSight => put_away(&self.own, &self.folder, &self.stem).map(|()| None),
+            Goes::OutOfSight => {
+                put_away(&self.self_changes, &self.folder, &self.stem).map(|()| None)
+            }
             Goes::To(destination) => self.place(destination, dirs),
         }
     }
@@ -243,7 +249,7 @@ impl Record {
     /// A file gets this path, and that is news.
     fn arrives(&self, path: &TreePath) {
         if let (Ok(config), [name]) = (self.folder.config(), path.components()) {
-            self.own.arrives(&self.folder, &config, name);
+            self.self_changes.arrives(&self.folder, &config, name);
         }
     }
 
@@ -257,7 +263,7 @@ impl Record {
         self.arrives(&destination.path);
         match destination.place(folder, &data) {
             Ok(Placed { path, dir }) => {
-                self.own.note(folder, &data);
+                self.self_changes.note(folder, &data);
                 if path != destination.path {
                     self.arrives(&path);
                 }
@@ -279,8 +285,8 @@ impl Record {
 }
 
 /// Puts a file out of sight, which is no deed of a person.
-pub fn put_away(own: &Own, folder: &Folder, stem: &str) -> io::Result<()> {
+pub fn put_away(self_changes: &SelfChanges, folder: &Folder, stem: &str) -> io::Result<()> {
     let hidden = quarantine::hide(folder.dir(), stem);
-    own.note(folder, &format!("{stem}.data"));
+    self_changes.note(folder, &format!("{stem}.data"));
     hidden
 }

@@ -408,7 +408,7 @@ impl Sandbox {
             let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
             if kind == Kind::Received {
                 dispatch::Records::default()
-                    .store(self.hooks.own(), None, &mut verdict)
+                    .store(self.hooks.self_changes(), None, &mut verdict)
                     .await?;
             }
             Ok(verdict)

@@ -40,16 +40,16 @@ pub enum Touch {
     },
 }
 
-/// The deeds of one run of a script. Copies of it are the same list.
+/// The actions of one run of a script. Copies of it are the same list.
 #[derive(Clone)]
-pub struct Deeds {
+pub struct Actions {
     live: bool,
     queued: Arc<Mutex<Vec<Effect>>>,
     spared: Arc<Mutex<Vec<String>>>,
     touched: Arc<Mutex<Vec<Touched>>>,
 }
 
-impl Deeds {
+impl Actions {
     /// An empty list. Where a run is not `live`, nothing is done, and what would have
     /// been is written down.
     pub fn new(live: bool) -> Self {

@@ -8,7 +8,10 @@ use std::{
 use crate::{
     clock,
     event::Verdict,
-    journal::{self, Journal, LastRun, Pending, Task},
+    journal::{
+        Journal, Pending, Task,
+        last_run::{self, LastRun},
+    },
 };
 
 /// What ran since it was written down. It is only told to people, so the journal has it a
@@ -51,7 +54,7 @@ impl LastRuns {
             journal.quietly(false, move |db| {
                 last.iter()
                     .try_for_each(|((user, folder, event, script), run)| {
-                        journal::put_last_run(db, [user, folder, event, script], run)
+                        last_run::put(db, [user, folder, event, script], run)
                     })
             })
         })

@@ -14,6 +14,7 @@ pub mod dispatch;
 mod engine;
 pub mod external;
 pub mod firing;
+pub mod inbox;
 pub mod lookup;
 pub mod notes;
 mod pinned;
@@ -43,6 +44,7 @@ use api::state::State;
 use batch::Batch;
 pub use firing::Heard;
 use firing::ToFire;
+use inbox::Inboxes;
 use lookup::{Hook, find};
 use notes::Mode;
 pub use pinned::Pinned;
@@ -70,7 +72,10 @@ impl Hooks {
         Self {
             root: root.clone(),
             workers: Workers::default(),
-            scripts: Arc::new(script::Host::new(settings.script_deadline, state)),
+            scripts: Arc::new(
+                script::Host::new(settings.script_deadline, state)
+                    .with_inboxes(Inboxes::new(settings.inbox_max)),
+            ),
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
             slots,

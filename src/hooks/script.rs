@@ -25,6 +25,7 @@ use super::{
     },
     call::Call,
     engine,
+    inbox::Inboxes,
     notes::Mode,
     report::{HookError, compile_error, place, run_error},
 };
@@ -34,7 +35,7 @@ use crate::{
     event::{Effect, Event, Kind},
     json::{Map, Value},
     meta::Meta,
-    root::file::Stamp,
+    root::{file::Stamp, settings::Settings},
 };
 
 /// Compiled scripts that are kept; beyond, the cache starts anew.
@@ -113,6 +114,7 @@ pub struct Host {
     engine: Engine,
     deadline: Duration,
     state: Arc<dyn State>,
+    inboxes: Inboxes,
     compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
 
@@ -136,8 +138,15 @@ impl Host {
             engine,
             deadline,
             state,
+            inboxes: Inboxes::new(Settings::default().inbox_max),
             compiled: RwLock::default(),
         }
+    }
+
+    /// Has notices go to these inboxes.
+    #[must_use]
+    pub fn with_inboxes(self, inboxes: Inboxes) -> Self {
+        Self { inboxes, ..self }
     }
 
     /// Runs a script for an event; where it is not `live`, without doing anything but
@@ -172,7 +181,7 @@ impl Host {
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name, mode.notes.clone());
-            let actions = Actions::new(mode.live);
+            let actions = Actions::new(mode.live, &self.inboxes);
             let handles = Handles::new(event, profile, &log, &actions, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);

@@ -27,6 +27,7 @@ use super::{
     },
     call::Call,
     engine,
+    inbox::Inboxes,
     lookup::SHARED,
     notes::Notes,
     report::{HookError, run_error, with_place},
@@ -35,7 +36,10 @@ use super::{
 use crate::{
     event::Kind,
     json,
-    root::file::{self, Stamp},
+    root::{
+        file::{self, Stamp},
+        settings::Settings,
+    },
 };
 pub use functions::{Stage, register};
 pub use sandbox::{ENDING, Suite};
@@ -129,7 +133,14 @@ impl Tester {
         let event = sandbox.event(Kind::Startup, None, None)?;
         let log = Log::new(&event, test, Some(Notes::default()));
         let state: Arc<dyn State> = sandbox.state.clone();
-        let handles = Handles::new(&event, &json::Map::new(), &log, &Actions::new(true), &state);
+        let inboxes = Inboxes::new(Settings::default().inbox_max);
+        let handles = Handles::new(
+            &event,
+            &json::Map::new(),
+            &log,
+            &Actions::new(true, &inboxes),
+            &state,
+        );
         let mut scope = Scope::new();
         handles.enter_test(&mut scope);
         let options = CallFnOptions::new().rewind_scope(false);

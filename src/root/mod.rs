@@ -488,6 +488,9 @@ const SETTINGS_TEMPLATE: &str = "\
 # allow = hooks.example.org, intranet:8080, *.example.net
 # ca_file = ca.pem
 # deadline = 10s
+[folder]
+# Bytes of a user's inbox.log until it becomes inbox.log.1; five such files are kept.
+# inbox_max = 10M
 [watch]
 # A file that appeared or changed is an event when it has been closed and then rested so
 # long; one that is never closed, when it has rested 60 times as long.

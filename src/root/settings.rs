@@ -50,6 +50,8 @@ pub struct Settings {
     pub webhook: Webhook,
     /// `[watch] settle`: how long a file has to rest until its change is an event.
     pub settle: Duration,
+    /// Bytes of an inbox.log until it is rotated.
+    pub inbox_max: u64,
 }
 
 /// What the log of a server looks like.
@@ -144,6 +146,7 @@ impl Default for Settings {
             smtp: None,
             webhook: Webhook::default(),
             settle: Duration::from_millis(500),
+            inbox_max: 10 << 20,
         }
     }
 }
@@ -189,6 +192,7 @@ impl Settings {
             ("hooks", "retry_limit") => {
                 self.retry.limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
             }
+            ("folder", "inbox_max") => self.inbox_max = bytes(value)?,
             ("watch", "settle") => self.settle = duration(value)?,
             ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
             ("webhook", key) => self.webhook.set(key, value)?,

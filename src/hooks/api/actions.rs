@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rhai::EvalAltResult;
 
 use super::function::fail;
-use crate::{event::Effect, root::name::Name};
+use crate::{event::Effect, hooks::inbox::Inboxes, root::name::Name};
 
 /// Effects that one run of a script may ask for.
 const MAX_EFFECTS: usize = 32;
@@ -44,6 +44,7 @@ pub enum Touch {
 #[derive(Clone)]
 pub struct Actions {
     live: bool,
+    inboxes: Inboxes,
     queued: Arc<Mutex<Vec<Effect>>>,
     spared: Arc<Mutex<Vec<String>>>,
     touched: Arc<Mutex<Vec<Touched>>>,
@@ -52,9 +53,10 @@ pub struct Actions {
 impl Actions {
     /// An empty list. Where a run is not `live`, nothing is done, and what would have
     /// been is written down.
-    pub fn new(live: bool) -> Self {
+    pub fn new(live: bool, inboxes: &Inboxes) -> Self {
         Self {
             live,
+            inboxes: inboxes.clone(),
             queued: Arc::default(),
             spared: Arc::default(),
             touched: Arc::default(),
@@ -64,6 +66,11 @@ impl Actions {
     /// Whether what changes something is done, or only written down.
     pub fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// Where notices go.
+    pub(super) fn inboxes(&self) -> &Inboxes {
+        &self.inboxes
     }
 
     /// Asks for something that is done after the verdict.

@@ -1,7 +1,5 @@
 //! `notify`: tells the user something.
 
-use std::io::Write;
-
 use rhai::{Dynamic, Engine, Map};
 
 use super::{
@@ -10,15 +8,9 @@ use super::{
     value::from_dynamic,
 };
 use crate::{
-    error::printable,
-    event::Effect,
-    json::Value,
-    meta::datetime_now,
-    root::{file, user::User},
+    error::printable, event::Effect, hooks::inbox::INBOX, json::Value, meta::datetime_now,
+    root::user::User,
 };
-
-/// The file in the user's directory that notices go to.
-pub const INBOX: &str = "inbox.log";
 
 /// The longest address, in bytes (RFC 5321).
 const MAX_ADDRESS: usize = 254;
@@ -39,7 +31,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "notify",
         "notify.inbox(text)",
-        "Writes a line with the time into the user's inbox.log.",
+        "Writes a line with the time into the user's inbox.log; a full one becomes inbox.log.1.",
         r#"
 notify.inbox(`${meta.from} sent ${meta.filename}`);
 "#,
@@ -80,8 +72,7 @@ impl Handle {
 
     fn inbox(&mut self, text: &str) -> Made<()> {
         let line = format!("{} {}\n", datetime_now(), printable(text, 1_000));
-        // One write call of one line: appends of two hooks do not mix.
-        let write = || file::append(self.user.dir(), INBOX)?.write_all(line.as_bytes());
+        let write = || self.actions.inboxes().write(&self.user, &line);
         self.actions
             .act(|| format!("notify.inbox({text:?})"), (), write)
             .map_err(|e: std::io::Error| fail(format!("notify.inbox(): cannot write {INBOX}: {e}")))

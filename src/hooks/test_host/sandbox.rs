@@ -17,11 +17,11 @@ use crate::{
         Hooks, Pinned,
         api::{
             function::{Made, fail},
-            notify,
             state::MemoryState,
             value::{from_dynamic, to_dynamic},
         },
         dispatch, engine,
+        inbox::INBOX,
         notes::{Mode, Notes},
     },
     json::{self, Value},
@@ -463,7 +463,7 @@ impl Sandbox {
 
     /// The lines of the inbox, without their times.
     fn inbox(&self) -> Vec<String> {
-        let path = self.root.path().join("user").join(USER).join(notify::INBOX);
+        let path = self.root.path().join("user").join(USER).join(INBOX);
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = |line: &str| line.split_once(' ').map_or("", |(_, rest)| rest).to_owned();
         text.lines().map(line).collect()

@@ -56,7 +56,6 @@ pub type Verdicts = Vec<(usize, Verdict)>;
 pub struct Batch {
     hooks: Hooks,
     mode: Mode,
-    crowd: bool,
     left: usize,
     /// Those that no script waits for.
     over: Verdicts,
@@ -74,7 +73,6 @@ impl Batch {
         let mut batch = Self {
             hooks: hooks.clone(),
             mode: mode.clone(),
-            crowd: events.iter().any(|to_fire| to_fire.pinned.crowd),
             left: events.len(),
             over: Vec::new(),
             returning,
@@ -164,7 +162,7 @@ impl Batch {
         let ticket = self
             .hooks
             .workers
-            .give(&user, self.crowd, Box::new(work), || !returned.is_empty());
+            .give(&user, Box::new(work), || !returned.is_empty());
         self.tickets.push_back((ticket, Instant::now()));
     }
 

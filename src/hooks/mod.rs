@@ -97,7 +97,6 @@ impl Hooks {
         });
         Pinned {
             scripts: Arc::new(compiled.collect()),
-            crowd: false,
         }
     }
 

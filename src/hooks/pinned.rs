@@ -8,13 +8,4 @@ use super::script::Compiled;
 #[derive(Clone, Default)]
 pub struct Pinned {
     pub(super) scripts: Arc<HashMap<String, Arc<Compiled>>>,
-    pub(super) crowd: bool,
-}
-
-impl Pinned {
-    /// The same of one among many: nobody waits for it alone.
-    #[must_use]
-    pub fn in_a_crowd(self, crowd: bool) -> Self {
-        Self { crowd, ..self }
-    }
 }

@@ -38,13 +38,6 @@ const IDLE: Duration = Duration::from_secs(10);
 /// wake a thread costs several times what a short script does.
 const SPIN: Duration = Duration::from_micros(40);
 
-/// How long a thread sleeps in a crowd before it looks again: whoever brings a script then
-/// need not wake it, and it finds several.
-const NAP: Duration = Duration::from_micros(200);
-
-/// Naps in a row in which no script came, until it waits to be woken.
-const NAPS: u32 = 50;
-
 static CORES: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(2, usize::from));
 
@@ -70,8 +63,6 @@ struct Queue {
     tickets: u64,
     /// Threads that wait for work.
     idle: usize,
-    /// Whether a thread sleeps for a moment that needs no call.
-    napping: bool,
     /// Whether one of them keeps looking and needs no call.
     looking: bool,
     /// Scripts that run and have not left their place, of each user and in all.
@@ -82,7 +73,6 @@ struct Queue {
 struct QueuedWork {
     ticket: u64,
     user: Name,
-    crowd: bool,
     work: Work,
 }
 
@@ -112,7 +102,9 @@ impl Seat {
         let mut queue = self.shared.queue();
         queue.ended(&self.user);
         self.shared.call(queue);
-        if rustix::process::setpriority_process(None, LOW).is_ok() {
+        if std::env::var_os("NONICE").is_none()
+            && rustix::process::setpriority_process(None, LOW).is_ok()
+        {
             self.is_worn.set(true);
         }
     }
@@ -144,7 +136,7 @@ impl Queue {
 
 /// Keeps looking for a while until `there` is true.
 fn spin(there: impl Fn() -> bool) {
-    if *CORES < 2 {
+    if *CORES < 2 || std::env::var_os("NOSPIN").is_some() {
         return;
     }
     let begun = Instant::now();
@@ -162,8 +154,8 @@ impl Shared {
 
     /// The next work, for which the thread keeps looking before it sleeps if it shall;
     /// `None` if none came for a while.
-    fn next(&self, look: bool) -> Option<QueuedWork> {
-        let (mut queue, mut looked, mut naps) = (self.queue(), !look, 0);
+    fn next(&self) -> Option<QueuedWork> {
+        let (mut queue, mut looked) = (self.queue(), false);
         loop {
             if let Some(place) = queue.runnable(self.of_one, self.of_all)
                 && let Some(waiting) = queue.work.remove(place)
@@ -172,16 +164,6 @@ impl Shared {
                 *queue.running.entry(waiting.user.clone()).or_default() += 1;
                 queue.all += 1;
                 return Some(waiting);
-            }
-            // The next one of a crowd is on its way.
-            if !look && naps < NAPS && !queue.napping {
-                naps += 1;
-                queue.napping = true;
-                drop(queue);
-                thread::sleep(NAP);
-                queue = self.queue();
-                queue.napping = false;
-                continue;
             }
             queue.idle += 1;
             if !looked && queue.all == 0 && !queue.looking {
@@ -211,10 +193,6 @@ impl Shared {
         if queue.runnable(self.of_one, self.of_all).is_none() {
             return;
         }
-        // It comes by itself, and soon; but nobody outside of the crowd waits for that.
-        if queue.napping && queue.work.back().is_some_and(|last| last.crowd) {
-            return;
-        }
         let waiting = queue.work.len();
         if queue.idle >= waiting {
             // The one that looks takes the first.
@@ -236,7 +214,7 @@ impl Shared {
         if spawned.is_err() {
             // Out of threads: whoever waits is told so, if no thread is left to come.
             let mut queue = self.queue();
-            if queue.idle + queue.all == 0 && !queue.napping {
+            if queue.idle + queue.all == 0 {
                 let lost = std::mem::take(&mut queue.work);
                 self.waiting.store(0, Ordering::Relaxed);
                 drop(queue);
@@ -247,12 +225,7 @@ impl Shared {
 
     /// What a thread does.
     fn serve(self: Arc<Self>) {
-        let mut look = true;
-        while let Some(QueuedWork {
-            user, crowd, work, ..
-        }) = self.next(look)
-        {
-            look = !crowd;
+        while let Some(QueuedWork { user, work, .. }) = self.next() {
             let seat = Rc::new(Seat {
                 shared: self.clone(),
                 user,
@@ -284,25 +257,19 @@ impl Default for Workers {
 
 impl Workers {
     /// Puts `work` for a user into the queue; one of the threads runs it when its turn
-    /// comes. Returns its ticket. Work that does not run is dropped. In a `crowd` nobody
-    /// looks out for one alone; otherwise, where there is no other work, this looks for a
-    /// moment whether it `is_done`.
-    pub fn give(&self, user: &Name, crowd: bool, work: Work, is_done: impl Fn() -> bool) -> u64 {
+    /// comes. Returns its ticket. Work that does not run is dropped. Where there is no
+    /// other work, this looks for a moment whether it `is_done`.
+    pub fn give(&self, user: &Name, work: Work, is_done: impl Fn() -> bool) -> u64 {
         let shared = &self.0;
         let mut queue = shared.queue();
         queue.tickets += 1;
         let (ticket, user) = (queue.tickets, user.clone());
-        queue.work.push_back(QueuedWork {
-            ticket,
-            user,
-            crowd,
-            work,
-        });
+        queue.work.push_back(QueuedWork { ticket, user, work });
         shared.waiting.store(queue.work.len(), Ordering::Relaxed);
         let alone = queue.work.len() == 1 && queue.all == 0;
         shared.call(queue);
         // Beside others the thread has better things to do.
-        if alone && !crowd {
+        if alone {
             spin(is_done);
         }
         ticket

@@ -236,7 +236,6 @@ impl Receiver {
             pinned,
             ..
         } = place;
-        let pinned = pinned.in_a_crowd(lane.crowd());
         let mut partial = match reserved {
             Reserved::New(partial) => partial,
             Reserved::Delivered(partial) => {

@@ -30,7 +30,6 @@ pub mod file;
 pub mod folder;
 pub mod meta_file;
 pub mod name;
-pub mod quarantine;
 pub mod request;
 pub mod rotation;
 pub mod settings;

@@ -25,7 +25,7 @@ use std::{
 use common::{
     Local, M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, deliver, document,
     introduce, key, name, names, noise, person, said,
-    store::{Call, Watched},
+    store::{Call, Moment, Watched},
 };
 use m2y::{
     crypto::{

@@ -51,6 +51,15 @@ pub fn is_many(files: usize) -> bool {
 /// Makes contents and documents durable, and the names of the documents. Returns a result
 /// for each file, in their order.
 pub fn flush(files: &mut [Unflushed<'_>]) -> Vec<io::Result<()>> {
+    flush_by(files, &|file| {
+        rustix::fs::syncfs(file).map_err(io::Error::from)
+    })
+}
+
+/// Makes everything durable that was written to the file system of an open file.
+type SyncFs<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<()>;
+
+fn flush_by(files: &mut [Unflushed<'_>], sync_fs: SyncFs<'_>) -> Vec<io::Result<()>> {
     let mut directories = Directories::default();
     let mut systems: HashMap<u64, Shared> = HashMap::new();
     for file in files.iter() {
@@ -65,7 +74,7 @@ pub fn flush(files: &mut [Unflushed<'_>]) -> Vec<io::Result<()>> {
             let shared = small(sink).and_then(|device| systems.get_mut(&device));
             match (shared, sink.file_system()) {
                 (Some(shared), Some(system)) if is_many(shared.files) => {
-                    shared.flush(system.file)?;
+                    shared.flush(|| sync_fs(system.file))?;
                 }
                 _ => sink.settle()?,
             }
@@ -77,8 +86,10 @@ pub fn flush(files: &mut [Unflushed<'_>]) -> Vec<io::Result<()>> {
             .device(dir)
             .and_then(|device| systems.get_mut(&device));
         match shared {
-            // The handle itself may be one that only leads to names (O_PATH).
-            Some(shared) if is_many(shared.files) => shared.flush_of(dir),
+            Some(shared) if is_many(shared.files) => {
+                // The handle itself may be one that only leads to names (O_PATH).
+                shared.flush(|| sync_fs(dir.open(".")?.as_fd()))
+            }
             _ => {
                 file::open_itself(dir, name)?.0.sync_all()?;
                 directories.sync(dir)
@@ -124,13 +135,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn flush(&mut self, file: impl AsFd) -> io::Result<()> {
-        let flush = || rustix::fs::syncfs(file).map_err(io::Error::from);
+    fn flush(&mut self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         again(self.result.get_or_insert_with(flush))
-    }
-
-    fn flush_of(&mut self, dir: &Dir) -> io::Result<()> {
-        again(self.result.get_or_insert_with(|| flush_file_system(dir)))
     }
 }
 
@@ -169,5 +175,154 @@ impl Directories {
                 .entry(identity)
                 .or_insert_with(|| file::sync(dir)),
         )
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::{cell::RefCell, sync::Arc};
+
+    use cap_std::ambient_authority;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::store::{PartialName, Store, local::LocalStore};
+
+    struct Place {
+        _at: TempDir,
+        dir: Arc<Dir>,
+        device: u64,
+    }
+
+    fn place(at: TempDir) -> Place {
+        let dir = Arc::new(Dir::open_ambient_dir(at.path(), ambient_authority()).unwrap());
+        let device = dir.dir_metadata().unwrap().dev();
+        Place {
+            _at: at,
+            dir,
+            device,
+        }
+    }
+
+    /// Two directories on two file systems, if this machine has them.
+    fn two_file_systems() -> Option<[Place; 2]> {
+        let memory = tempfile::tempdir_in("/dev/shm").ok().map(place);
+        let places = [env!("CARGO_MANIFEST_DIR"), "/tmp", "/var/tmp"];
+        let disk = |path| tempfile::tempdir_in(path).ok().map(place);
+        let found = memory.and_then(|memory| {
+            let other = places.into_iter().filter_map(disk);
+            let other = other
+                .into_iter()
+                .find(|disk| disk.device != memory.device)?;
+            Some([other, memory])
+        });
+        if found.is_none() {
+            eprintln!("skipped: /dev/shm is missing, or the only file system to write to");
+        }
+        found
+    }
+
+    /// Sinks in these directories, each with a few bytes.
+    fn sinks(dirs: &[&Arc<Dir>], bytes: &[u8]) -> Vec<Box<dyn Sink>> {
+        let sink = |(n, dir): (usize, &&Arc<Dir>)| {
+            let name = PartialName::new(&n.to_string()).unwrap();
+            let mut sink = LocalStore::new(dir).begin(&name, 0).unwrap();
+            sink.append(&[bytes]).unwrap();
+            sink
+        };
+        dirs.iter().enumerate().map(sink).collect()
+    }
+
+    /// Flushes; returns the results and the devices that were flushed as a whole.
+    fn flushed(sinks: &mut [Box<dyn Sink>], fails: Option<u64>) -> (Vec<io::Result<()>>, Vec<u64>) {
+        let devices = RefCell::new(Vec::new());
+        let sync_fs = |file: BorrowedFd<'_>| {
+            let device = rustix::fs::fstat(file).unwrap().st_dev;
+            devices.borrow_mut().push(device);
+            match Some(device) == fails {
+                true => Err(io::Error::from(rustix::io::Errno::IO)),
+                false => rustix::fs::syncfs(file).map_err(io::Error::from),
+            }
+        };
+        let mut files: Vec<Unflushed<'_>> = sinks
+            .iter_mut()
+            .map(|sink| Unflushed {
+                sink: Some(&mut **sink),
+                document: None,
+            })
+            .collect();
+        let results = flush_by(&mut files, &sync_fs);
+        (results, devices.into_inner())
+    }
+
+    #[test]
+    fn many_small_files_on_two_file_systems_take_one_flush_of_each() {
+        let Some([a, b]) = two_file_systems() else {
+            return;
+        };
+        let dirs = [&a.dir, &b.dir, &a.dir, &b.dir, &a.dir, &b.dir];
+        let (results, devices) = flushed(&mut sinks(&dirs, b"abc"), None);
+        assert!(results.iter().all(Result::is_ok));
+        assert_eq!(devices, [a.device, b.device]);
+    }
+
+    #[test]
+    fn a_file_system_that_fails_fails_only_its_own_files() {
+        let Some([a, b]) = two_file_systems() else {
+            return;
+        };
+        let dirs = [&a.dir, &b.dir, &a.dir, &b.dir, &a.dir, &b.dir];
+        let (results, _) = flushed(&mut sinks(&dirs, b"abc"), Some(b.device));
+        let errors: Vec<bool> = results.iter().map(Result::is_err).collect();
+        assert_eq!(errors, [false, true, false, true, false, true]);
+        assert_eq!(
+            results[5].as_ref().unwrap_err().raw_os_error(),
+            results[1].as_ref().unwrap_err().raw_os_error()
+        );
+    }
+
+    #[test]
+    fn a_few_files_and_large_ones_are_flushed_each_by_itself() {
+        let a = place(tempfile::tempdir().unwrap());
+        let large = vec![1; usize::try_from(LARGE).unwrap()];
+        for mut sinks in [sinks(&[&a.dir; 2], b"abc"), sinks(&[&a.dir; 4], &large)] {
+            let (results, devices) = flushed(&mut sinks, None);
+            assert!(results.iter().all(Result::is_ok) && devices.is_empty());
+            let left = |sink: &Box<dyn Sink>| sink.file_system().unwrap().unflushed;
+            assert!(sinks.iter().all(|sink| left(sink) == 0));
+        }
+    }
+
+    #[test]
+    fn documents_count_with_the_contents_and_fail_by_themselves() {
+        let a = place(tempfile::tempdir().unwrap());
+        a.dir.write("x.meta", "1").unwrap();
+        let mut sinks = sinks(&[&a.dir; 2], b"abc");
+        let mut files: Vec<Unflushed<'_>> = sinks
+            .iter_mut()
+            .zip(["x.meta", "missing.meta"])
+            .map(|(sink, name)| Unflushed {
+                sink: Some(&mut **sink),
+                document: Some((&a.dir, name)),
+            })
+            .collect();
+        let count = RefCell::new(0);
+        let results = flush_by(&mut files, &|_| {
+            *count.borrow_mut() += 1;
+            Ok(())
+        });
+        // Two contents and two documents are many.
+        assert!(results.iter().all(Result::is_ok));
+        assert_eq!(count.into_inner(), 1);
+        let mut one = [Unflushed {
+            sink: None,
+            document: Some((&a.dir, "missing.meta")),
+        }];
+        assert_eq!(
+            flush(&mut one)[0].as_ref().unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        assert!(flush_names([&*a.dir, &*a.dir]).iter().all(Result::is_ok));
     }
 }

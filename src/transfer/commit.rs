@@ -35,7 +35,7 @@ use crate::{
     hooks::dispatch::task_of_received,
     journal::{
         self, Journal, JournalError,
-        delivered::{self, Key, State, Transfer},
+        delivered::{self, Key, Stage, Transfer},
     },
     meta::{Meta, PENDING_HOOK},
     root::{Root, RootError, destination::Destination, folder::Folder, meta_file, name::Name},
@@ -175,8 +175,8 @@ impl Committer {
         }
         // 3.
         let state = |owed: &bool| match owed {
-            true => State::Owed,
-            false => State::Whole,
+            true => Stage::Owed,
+            false => Stage::Whole,
         };
         let rows: Vec<Transfer> = files
             .iter()
@@ -251,7 +251,7 @@ impl Committer {
             drop(self.journal.quietly(false, move |db| {
                 settled
                     .iter()
-                    .try_for_each(|key| delivered::settle(db, key))
+                    .try_for_each(|key| delivered::complete(db, key))
             }));
         }
         for (partial, done) in named {
@@ -274,8 +274,7 @@ fn copy(error: &io::Error) -> io::Error {
 }
 
 /// Does what a server that ended in the middle has left to do: files that are whole get
-/// their names, hooks that wait for one get a task in the journal, and what is older than
-/// anybody asks for is forgotten.
+/// their names, and hooks that wait for one get a task in the journal.
 ///
 /// It belongs before everything else that looks into the journal.
 pub fn recover(
@@ -288,7 +287,7 @@ pub fn recover(
     for transfer in delivered::open(&db)? {
         match complete(root, &transfer, &store_of) {
             Ok(()) => {
-                if transfer.state == State::Owed {
+                if transfer.stage == Stage::Owed {
                     tasks.push(task_of_received(&transfer));
                 }
                 settled.push(transfer.key);
@@ -304,10 +303,9 @@ pub fn recover(
         journal::insert(db, &tasks)?;
         settled
             .iter()
-            .try_for_each(|key| delivered::settle(db, key))?;
-        delivered::forget(db)
+            .try_for_each(|key| delivered::complete(db, key))
     });
-    written.wait().map(drop)
+    written.wait()
 }
 
 /// Removes the `.meta` of files that were on their way when a server before this one ended,
@@ -385,7 +383,7 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
         // the file away, if it has not just got its path.
         let is_left = |known: Option<Transfer>| match known {
             None => true,
-            Some(known) => known.stem == stem && is_placed && known.state == State::Delivered,
+            Some(known) => known.stem == stem && is_placed && known.stage == Stage::Delivered,
         };
         if !under_way.has(&key)
             && delivered::find(db, &key).is_ok_and(is_left)
@@ -410,8 +408,8 @@ fn complete(
     let destination = meta.as_ref().and_then(Destination::open);
     // Without it the file has its name already, or had it before a hook took it away.
     if store.held(&hidden)?.is_some() {
-        let placed = match (&destination, transfer.state) {
-            (Some(destination), State::Whole) => {
+        let placed = match (&destination, transfer.stage) {
+            (Some(destination), Stage::Whole) => {
                 placement::place(&*store, &folder, Source::Partial(&hidden), destination).ok()
             }
             _ => None,
@@ -429,7 +427,7 @@ fn complete(
     if let (Some(destination), Some(meta)) = (destination, meta)
         && !store.holds(&path)?
         // A hook may have given it another name, beside the same .meta.
-        && (transfer.state == State::Whole || placement::is_there(&*store, &destination, meta.filesize))
+        && (transfer.stage == Stage::Whole || placement::is_there(&*store, &destination, meta.filesize))
     {
         let _ = folder.dir().remove_file(format!("{stem}.meta"));
     }

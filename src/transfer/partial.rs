@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::BUFFER;
 use crate::{
     event::Subject,
-    journal::delivered::{self, Key, State::Refused, Transfer},
+    journal::delivered::{self, Key, Stage::Refused, Transfer},
     meta::{Meta, TransferId},
     root::{destination::Destination, file, folder::Folder, meta_file, name::Name, tree::TreePath},
     store::{
@@ -192,7 +192,7 @@ impl Partial {
             claim,
         };
         match known {
-            Some(known) if known.state == Refused => {
+            Some(known) if known.stage == Refused => {
                 let record = own_meta(folder, &known.stem, &meta);
                 if record.is_some() {
                     let name = format!("{}.meta", known.stem);
@@ -201,9 +201,9 @@ impl Partial {
                 }
             }
             // It was about to get its name, and did not.
-            Some(known) if known.state.is_open() && store.held(&hidden)?.is_some() => {}
+            Some(known) if known.stage.is_open() && store.held(&hidden)?.is_some() => {}
             Some(known) => {
-                if known.state.is_open() {
+                if known.stage.is_open() {
                     // Nobody knows whether its name is safe.
                     store.settle_names(&[])?;
                 }
@@ -300,7 +300,7 @@ impl Partial {
     }
 
     /// The transfer, as it stands in the journal.
-    pub fn transfer(&self, state: delivered::State) -> Transfer {
+    pub fn transfer(&self, stage: delivered::Stage) -> Transfer {
         let meta = &self.subject.meta;
         Transfer {
             key: self.claim.key.clone(),
@@ -308,7 +308,7 @@ impl Partial {
             filename: meta.filename.clone(),
             filesize: meta.filesize.unwrap_or_default(),
             crc: meta.file_crc.unwrap_or_default(),
-            state,
+            stage,
         }
     }
 

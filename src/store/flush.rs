@@ -141,7 +141,7 @@ impl Shared {
 }
 
 fn again(result: &io::Result<()>) -> io::Result<()> {
-    result.as_ref().map(|()| ()).map_err(copy_of)
+    result.as_ref().copied().map_err(copy_of)
 }
 
 /// Directories that were met, so that the system is asked about each only once.
@@ -289,8 +289,8 @@ mod tests {
         for mut sinks in [sinks(&[&a.dir; 2], b"abc"), sinks(&[&a.dir; 4], &large)] {
             let (results, devices) = flushed(&mut sinks, None);
             assert!(results.iter().all(Result::is_ok) && devices.is_empty());
-            let left = |sink: &Box<dyn Sink>| sink.file_system().unwrap().unflushed;
-            assert!(sinks.iter().all(|sink| left(sink) == 0));
+            let left = |sink: &dyn Sink| sink.file_system().unwrap().unflushed;
+            assert!(sinks.iter().all(|sink| left(&**sink) == 0));
         }
     }
 

@@ -32,7 +32,7 @@ use crate::{
         startup::Startup,
         watch as files,
     },
-    journal::openings::Openings,
+    journal::{openings::Openings, prune},
     root::{
         Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings, user::User,
     },
@@ -202,6 +202,8 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     server.recover().await;
+    let pruning = prune::run(server.receiver.hooks.journal().clone(), shutdown.clone());
+    tokio::spawn(pruning);
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
     let watching = tokio::spawn(files::run(
         server.receiver.hooks.clone(),

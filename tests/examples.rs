@@ -26,8 +26,8 @@ use m2y::{
     hooks::{Pinned, dispatch::Dispatcher},
     json,
     meta::Meta,
-    root::quarantine,
     root::{config::Config, user::User},
+    store::{self, quarantine},
 };
 use servers::{
     http::Http,
@@ -92,7 +92,7 @@ fn refused(result: Result<Meta, Error>, words: &str) {
 /// Why each file of the folder is in quarantine.
 fn quarantined(world: &World) -> Vec<String> {
     let folder = world.receiver.folder(&common::name("photo")).unwrap();
-    let held = quarantine::list(folder.dir()).unwrap();
+    let held = quarantine::list(&*store::of_folder(&folder), &folder).unwrap();
     held.into_iter()
         .map(|(_, meta)| meta.unwrap().extra["quarantine"].as_str().unwrap().into())
         .collect()

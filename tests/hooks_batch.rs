@@ -23,7 +23,7 @@ use m2y::{
     hooks::{Pinned, dispatch::Dispatcher},
     journal::{
         self,
-        delivered::{self, Key, State, Transfer},
+        delivered::{self, Key, Stage, Transfer},
     },
     meta::PENDING_HOOK,
     root::folder::Folder,
@@ -213,7 +213,7 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
             filename: subject.meta.filename,
             filesize: 1,
             crc: 0,
-            state: State::Owed,
+            stage: Stage::Owed,
         };
         let written = dispatcher
             .journal()
@@ -232,7 +232,7 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
             assert_eq!(meta.extra["album"], format!("of f{n}"));
         }
         let transfer = delivered::find(&db, key).unwrap().unwrap();
-        assert_eq!(transfer.state, State::Delivered, "{n}");
+        assert_eq!(transfer.stage, Stage::Delivered, "{n}");
     }
     let mut mails = 0;
     for entry in journal::list(&db, None, 100).unwrap() {

@@ -24,7 +24,7 @@ use m2y::{
     },
     error::{Code, Error},
     meta::{Features, FileKey, Meta, TransferId, Wire},
-    root::{conflict::Conflict, contact::Card, request::RequestId},
+    root::{conflict::Conflict, contact::Card, contact_request::RequestId},
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},

@@ -23,7 +23,7 @@ use crate::{
     json::Value,
     meta::Meta,
     root::meta_file,
-    root::{Root, RootError, contact::Card, name::Name, user::User},
+    root::{Root, RootError, name::Name, user::User},
     server::{self, Server},
     transfer::{Observer, outgoing::Outgoing},
 };
@@ -176,7 +176,7 @@ fn people(path: &Path) -> Result<Root, Error> {
         Ok::<_, Error>((sender?, receiver?))
     })?;
     for (user, other) in [(&sender, &receiver), (&receiver, &sender)] {
-        let card = Card::of(other, None)?;
+        let card = other.card(None)?;
         user.add_contact(&card.name, &card.key, false)?;
     }
     for (name, config) in [("photo", PHOTO), ("backup", BACKUP), ("diary", DIARY)] {

@@ -24,7 +24,7 @@ use crate::{
     error::{Code, Error, printable},
     event::{self, Event, EventId, Kind, Outcome},
     hooks::{Pinned, api::text::matches, dispatch::task_of},
-    journal::delivered::{Key, State},
+    journal::delivered::{Key, Stage},
     meta::Wire,
     root::{
         config::Config,
@@ -407,7 +407,7 @@ impl<'a> Shared<'a> {
             from: self.from.to_string(),
             id,
         });
-        known.is_ok_and(|known| known.is_some_and(|known| known.state != State::Refused))
+        known.is_ok_and(|known| known.is_some_and(|known| known.stage != Stage::Refused))
     }
 
     /// Changes something where the contact may.

@@ -2,10 +2,9 @@
 //! which a key travels.
 
 use super::{
-    RootError,
     config::{Config, ConfigError},
+    error::RootError,
     name::Name,
-    user::User,
 };
 use crate::{
     crypto::keys::PublicKey,
@@ -33,15 +32,6 @@ pub struct Card {
 }
 
 impl Card {
-    /// The card of a user of this root.
-    pub fn of(user: &User, address: Option<String>) -> Result<Self, RootError> {
-        Ok(Self {
-            name: user.name().clone(),
-            key: user.own_key()?,
-            address,
-        })
-    }
-
     /// Reads a card; `path` is where it came from, for messages.
     pub fn parse(path: &str, text: &[u8]) -> Result<Self, RootError> {
         let card = json::parse(text).map_err(|e| RootError::json(path, e))?;

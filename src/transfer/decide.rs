@@ -19,7 +19,7 @@ use crate::{
     event::{Kind, Outcome},
     files::service::exists,
     hooks::Pinned,
-    journal::delivered::State,
+    journal::delivered::Stage,
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     root::{
@@ -271,7 +271,7 @@ impl Receiver {
             let words = Error::new(Code::Refused, words);
             let reply = refused(meta.clone(), &words);
             let (stem, left) = (partial.subject().stem.clone(), meta.clone());
-            self.committer.refused(partial.transfer(State::Refused));
+            self.committer.refused(partial.transfer(Stage::Refused));
             lane.run(move |_| partial.refuse(left).map_err(|e| logged(&e)))
                 .await?;
             self.not_taken(from, user.name(), &meta, Some(&stem), begun, &words);

@@ -24,7 +24,7 @@ use crate::{
     error::{Code, Error},
     hooks::Pinned,
     root::{config::Config, folder::Folder},
-    store::{Store, group::Groups},
+    store::{Store, batch::BatchQueue},
 };
 
 /// How old what was looked up may be: less than a person needs to save a file and send
@@ -61,7 +61,7 @@ const LONG: usize = 2;
 /// The queue of one session. Copies of it are the same one.
 #[derive(Clone)]
 pub struct Lane {
-    work: Groups<(), Work>,
+    work: BatchQueue<(), Work>,
     known: Arc<Mutex<Known>>,
     crowd: Arc<AtomicBool>,
     long: Arc<Semaphore>,
@@ -70,7 +70,7 @@ pub struct Lane {
 impl Default for Lane {
     fn default() -> Self {
         Self {
-            work: Groups::default(),
+            work: BatchQueue::default(),
             known: Arc::default(),
             crowd: Arc::default(),
             long: Arc::new(Semaphore::new(LONG)),
@@ -107,7 +107,7 @@ impl Lane {
         let work: Work = Box::new(move |places| {
             let _ = done.send(work(places));
         });
-        if self.work.bring(&(), work) {
+        if self.work.submit(&(), work) {
             let this = self.clone();
             task::spawn_blocking(move || this.lead());
         }
@@ -129,7 +129,7 @@ impl Lane {
     }
 
     fn lead(&self) {
-        while let Some(waiting) = self.work.next(&(), usize::MAX) {
+        while let Some(waiting) = self.work.next_batch(&(), usize::MAX) {
             let mut known = self.known();
             let _ = known.take_if(|(since, _)| since.elapsed() >= FRESH);
             let (_, places) = known.get_or_insert_with(|| (Instant::now(), Places::new()));

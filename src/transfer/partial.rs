@@ -6,23 +6,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cap_std::fs::Dir;
 use sha2::{Digest, Sha256};
 
 use super::BUFFER;
 use crate::{
     event::Subject,
-    journal::delivered::{self, Key, State::Refused, Transfer},
+    journal::delivered::{self, Key, Stage::Refused, Transfer},
     meta::{Meta, TransferId},
-    root::{
-        destination::{Destination, Placed},
-        file,
-        folder::Folder,
-        meta_file,
-        name::Name,
-        tree::TreePath,
+    root::{destination::Destination, file, folder::Folder, meta_file, name::Name, tree::TreePath},
+    store::{
+        ContentPath, PartialName, Sink, Store, Target,
+        placement::{self, Source},
     },
-    store::{Sink, Store, local::PARTIAL},
     wire::record::MAX_BODY,
 };
 
@@ -166,7 +161,7 @@ pub struct Partial {
     folder: Folder,
     store: Arc<dyn Store>,
     subject: Subject,
-    hidden: String,
+    hidden: PartialName,
     /// The path that it got, if its sender wanted one.
     placed: Option<String>,
     /// Whether the `.meta` stays when this is dropped.
@@ -186,7 +181,7 @@ impl Partial {
         known: Option<Transfer>,
     ) -> io::Result<Reserved> {
         let text = meta.to_file();
-        let hidden = hidden_name(&claim.key);
+        let hidden = hidden_name(&claim.key)?;
         let partial = |meta, stem, keep, claim| Self {
             folder: folder.clone(),
             store: store.clone(),
@@ -197,7 +192,7 @@ impl Partial {
             claim,
         };
         match known {
-            Some(known) if known.state == Refused => {
+            Some(known) if known.stage == Refused => {
                 let record = own_meta(folder, &known.stem, &meta);
                 if record.is_some() {
                     let name = format!("{}.meta", known.stem);
@@ -206,11 +201,11 @@ impl Partial {
                 }
             }
             // It was about to get its name, and did not.
-            Some(known) if known.state.is_open() && store.holds(&hidden)? => {}
+            Some(known) if known.stage.is_open() && store.held(&hidden)?.is_some() => {}
             Some(known) => {
-                if known.state.is_open() {
+                if known.stage.is_open() {
                     // Nobody knows whether its name is safe.
-                    store.settle_names()?;
+                    store.settle_names(&[])?;
                 }
                 let meta = as_delivered(folder, meta, &known);
                 return Ok(Reserved::Delivered(partial(meta, known.stem, true, claim)));
@@ -220,7 +215,7 @@ impl Partial {
         loop {
             let stem = claim.stem(&meta.datetime)?;
             // A .meta may have been taken away from beside its file.
-            if store.holds(&format!("{stem}.data"))? {
+            if store.holds(&ContentPath::parse(&format!("{stem}.data"))?)? {
                 continue;
             }
             match file::create_unflushed(folder.dir(), &format!("{stem}.meta"), 0o644, &text) {
@@ -255,7 +250,7 @@ impl Partial {
     /// and not the last one, which always has to come.
     pub fn held(&self, size: u64) -> io::Result<u64> {
         let most = size.saturating_sub(1);
-        let held = self.store.held(&self.hidden)?.min(most);
+        let held = self.store.held(&self.hidden)?.unwrap_or_default().min(most);
         Ok(held - held % MAX_BODY as u64)
     }
 
@@ -292,7 +287,12 @@ impl Partial {
 
     /// Ends an attempt that broke off: the next one goes on with what is there.
     pub fn break_off(mut self) {
-        let held = self.store.held(&self.hidden).unwrap_or_default();
+        let held = self
+            .store
+            .held(&self.hidden)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         if held >= MAX_BODY as u64 {
             self.keep = true;
             let _ = self.folder.dir().remove_file(self.subject.meta_file());
@@ -300,7 +300,7 @@ impl Partial {
     }
 
     /// The transfer, as it stands in the journal.
-    pub fn transfer(&self, state: delivered::State) -> Transfer {
+    pub fn transfer(&self, stage: delivered::Stage) -> Transfer {
         let meta = &self.subject.meta;
         Transfer {
             key: self.claim.key.clone(),
@@ -308,7 +308,7 @@ impl Partial {
             filename: meta.filename.clone(),
             filesize: meta.filesize.unwrap_or_default(),
             crc: meta.file_crc.unwrap_or_default(),
-            state,
+            stage,
         }
     }
 
@@ -323,21 +323,23 @@ impl Partial {
 
     /// Gives the file its name.
     pub fn publish(&mut self) -> io::Result<()> {
-        let published = self.store.publish(&self.hidden, &self.subject.data_file());
+        let path = ContentPath::parse(&self.subject.data_file())?;
+        let published = self.store.publish(&self.hidden, &Target::free(&path));
         // An error may come after the deed: where the file has its name, the .meta stays.
-        self.keep = published.is_ok() || !self.store.holds(&self.hidden).unwrap_or(true);
+        self.keep = published.is_ok() || matches!(self.store.held(&self.hidden), Ok(None));
         match self.keep {
             true => Ok(()),
             false => published,
         }
     }
 
-    /// Gives the file the path that its sender wants. Returns the directory, to be flushed;
-    /// then the `.meta` may go.
-    pub fn place(&mut self, destination: &Destination) -> io::Result<Dir> {
-        let Placed { path, dir } = destination.place(&self.folder, &self.hidden)?;
-        self.placed = Some(path.join());
-        Ok(dir)
+    /// Gives the file the path that its sender wants, and returns the one that it got. When
+    /// that is durable, the `.meta` may go.
+    pub fn place(&mut self, destination: &Destination) -> io::Result<ContentPath> {
+        let hidden = Source::Partial(&self.hidden);
+        let path = placement::place(&*self.store, &self.folder, hidden, destination)?;
+        self.placed = Some(path.to_string());
+        Ok(path)
     }
 
     /// Removes the `.meta` of a file that has the path that its sender wanted.
@@ -359,8 +361,8 @@ impl Partial {
 }
 
 /// What the bytes of a transfer lie under until the file is whole.
-pub fn hidden_name(key: &Key) -> String {
-    format!(".{}-{}{PARTIAL}", key.from, key.id)
+pub fn hidden_name(key: &Key) -> io::Result<PartialName> {
+    Ok(PartialName::new(&format!("{}-{}", key.from, key.id))?)
 }
 
 impl Drop for Partial {

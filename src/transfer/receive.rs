@@ -43,7 +43,6 @@ use crate::{
         config::Config, destination::Destination, folder::Folder, name::Name, settings::Settings,
         user::User,
     },
-    store::Store,
     wire::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
@@ -66,7 +65,7 @@ const WORKING: Duration = Duration::from_secs(5);
 const UNREAD: usize = 1 << 20;
 
 /// Makes the store of a folder.
-pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
+pub use crate::store::StoreOf;
 
 /// Receives files into the folders of a root.
 #[derive(Clone)]

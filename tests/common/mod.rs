@@ -36,6 +36,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 pub mod peer;
 pub mod relay;
+pub mod store;
 
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");
 

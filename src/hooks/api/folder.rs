@@ -28,9 +28,10 @@ use crate::{
         config::Config,
         file,
         folder::{CONFIG, Folder},
+        meta_file,
         name::Name,
     },
-    store::local,
+    store::{self, sweep},
 };
 
 pub(super) use functions::FUNCTIONS;
@@ -450,7 +451,7 @@ impl Handle {
             .act(
                 || "folder.reset()".to_owned(),
                 0,
-                || local::reset_failed(self.folder.dir(), own),
+                || meta_file::reset_failed(self.folder.dir(), own),
             )
             .map(|n| whole(n as u64))
             .map_err(|e| fail(format!("folder.reset(): {e}")))
@@ -463,9 +464,11 @@ impl Handle {
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
         let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
-        let (dir, own) = (self.folder.dir(), self.folder.user().name().as_str());
-        let swept =
-            || Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?);
+        let (folder, store) = (&self.folder, store::of_folder(&self.folder));
+        let swept = || {
+            let partials = sweep::partials(&*store, folder, before)?;
+            Ok(partials + sweep::refused(&*store, folder, before)?)
+        };
         self.actions
             .act(|| format!("folder.sweep({days})"), 0, swept)
             .map(|n| whole(n as u64))

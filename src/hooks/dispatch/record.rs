@@ -1,9 +1,8 @@
 //! The `.meta` of a file that was received, as its hooks left it; and the path of the file,
 //! where its sender wants one.
 
-use std::{collections::HashMap, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
-use cap_std::fs::Dir;
 use tokio::{sync::oneshot, task};
 use tracing::warn;
 
@@ -12,25 +11,22 @@ use crate::{
     hooks::self_changes::SelfChanges,
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
-    root::{
-        destination::{Destination, Placed},
-        file,
-        folder::Folder,
+    root::{destination::Destination, file, folder::Folder, tree::TreePath},
+    store::{
+        self, ContentPath,
+        batch::BatchQueue,
+        flush::{copy_of, flush_file_system, is_many},
+        placement::{self, Source},
         quarantine,
-        tree::TreePath,
     },
-    store::{group::Groups, local},
 };
-
-/// From this many on, one flush of everything is cheaper than one for each.
-const MANY: usize = 3;
 
 /// Stores the records of files, those of one folder together.
 #[derive(Clone, Default)]
-pub struct Records(Groups<PathBuf, QueuedRecord>);
+pub struct Records(BatchQueue<PathBuf, QueuedRecord>);
 
-/// Directories to be flushed, by where they are.
-type Dirs = HashMap<Option<TreePath>, Dir>;
+/// Paths that files got, to be made durable.
+type Placed = Vec<ContentPath>;
 
 /// The path that a file got, if it got one.
 type Stored = io::Result<Option<String>>;
@@ -83,7 +79,7 @@ impl Records {
             };
             let folder = verdict.folder.path().to_owned();
             let (done, result) = oneshot::channel();
-            if self.0.bring(&folder, QueuedRecord { record, done }) {
+            if self.0.submit(&folder, QueuedRecord { record, done }) {
                 led.push(folder);
             }
             waiting.push((result, verdict));
@@ -103,37 +99,36 @@ impl Records {
     }
 
     fn lead(&self, folder: &PathBuf) {
-        while let Some(group) = self.0.next(folder, usize::MAX) {
-            let many = group.len() >= MANY;
+        while let Some(group) = self.0.next_batch(folder, usize::MAX) {
+            let many = is_many(group.len());
             let mut flushed = Ok(());
             let mut stored = Vec::with_capacity(group.len());
             for QueuedRecord { record, done } in group {
                 stored.push((record.write(!many), record, done));
             }
             if let (true, Some((_, record, _))) = (many, stored.first()) {
-                flushed = local::settle_all(record.folder.dir());
+                flushed = flush_file_system(record.folder.dir());
             }
-            let mut dirs = Dirs::new();
+            let mut placed = Placed::new();
             let mut results = Vec::with_capacity(stored.len());
             for (written, record, done) in stored {
-                let flushed = flushed.as_ref().map_err(copy);
+                let flushed = flushed.as_ref().map_err(copy_of);
                 let result = written.and_then(|()| {
                     flushed?;
-                    record.carry(&mut dirs)
+                    record.carry(&mut placed)
                 });
                 results.push((result, record, done));
             }
             // The `.meta` says where a file goes until that is safe.
-            let named = match (dirs.is_empty(), results.first()) {
-                (false, Some((_, record, _))) => dirs
-                    .values()
-                    .try_for_each(file::sync)
-                    .and_then(|()| file::sync(record.folder.dir())),
+            let named = match (placed.is_empty(), results.first()) {
+                (false, Some((_, record, _))) => {
+                    store::of_folder(&record.folder).settle_names(&placed)
+                }
                 _ => Ok(()),
             };
             for (result, record, done) in results {
                 let result = match (result, &named) {
-                    (Ok(Some(_)), Err(error)) => Err(copy(error)),
+                    (Ok(Some(_)), Err(error)) => Err(copy_of(error)),
                     (Ok(Some(path)), Ok(())) => {
                         let name = format!("{}.meta", record.stem);
                         let _ = record.folder.dir().remove_file(name);
@@ -145,10 +140,6 @@ impl Records {
             }
         }
     }
-}
-
-fn copy(error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), error.to_string())
 }
 
 /// A file got its path, if it got one. What its hooks asked for is done later, with the
@@ -236,13 +227,13 @@ impl Record {
     }
 
     /// Brings the file to where it goes.
-    fn carry(&self, dirs: &mut Dirs) -> Stored {
+    fn carry(&self, placed: &mut Placed) -> Stored {
         match &self.goes {
             Goes::Nowhere => Ok(None),
             Goes::OutOfSight => {
                 put_away(&self.self_changes, &self.folder, &self.stem).map(|()| None)
             }
-            Goes::To(destination) => self.place(destination, dirs),
+            Goes::To(destination) => self.place(destination, placed),
         }
     }
 
@@ -255,21 +246,23 @@ impl Record {
 
     /// Gives the file its path. Where that is taken by now, the file stays as one that
     /// arrived: its hooks have had it.
-    fn place(&self, destination: &Destination, dirs: &mut Dirs) -> Stored {
+    fn place(&self, destination: &Destination, placed: &mut Placed) -> Stored {
         let (folder, data) = (&self.folder, self.data());
         if !file::exists(folder.dir(), &data)? {
             return Ok(None);
         }
         self.arrives(&destination.path);
-        match destination.place(folder, &data) {
-            Ok(Placed { path, dir }) => {
+        let arrived = ContentPath::parse(&data)?;
+        let store = store::of_folder(folder);
+        match placement::place(&*store, folder, Source::Arrived(&arrived), destination) {
+            Ok(path) => {
                 self.self_changes.note(folder, &data);
-                if path != destination.path {
-                    self.arrives(&path);
+                if let Some(path) = path.tree_path().filter(|path| **path != destination.path) {
+                    self.arrives(path);
                 }
-                let (above, _) = path.split_last().unzip();
-                dirs.insert(above, dir);
-                Ok(Some(path.join()))
+                let text = path.to_string();
+                placed.push(path);
+                Ok(Some(text))
             }
             Err(error) => {
                 let (user, path) = (folder.user().name(), destination.path.join());
@@ -286,7 +279,7 @@ impl Record {
 
 /// Puts a file out of sight, which is no deed of a person.
 pub fn put_away(self_changes: &SelfChanges, folder: &Folder, stem: &str) -> io::Result<()> {
-    let hidden = quarantine::hide(folder.dir(), stem);
+    let hidden = quarantine::hide(&*store::of_folder(folder), folder, stem);
     self_changes.note(folder, &format!("{stem}.data"));
     hidden
 }

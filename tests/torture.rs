@@ -39,7 +39,7 @@ use m2y::{
         envelope::{self, Contents, Part, Sealed},
         header::{AnswerHeader, Header, Turned},
         record::{Head, Kind, Stream},
-        session::{self, SessionKeys, Share},
+        session::{self, Direction, SessionKeys, Share},
     },
 };
 use tokio::{
@@ -588,7 +588,7 @@ async fn session_at(address: &str, time: u64) {
         &transcript,
     )
     .unwrap();
-    let mut blocks = Stream::new(&keys.file_key(&filekey, &reply.meta.id.unwrap())).unwrap();
+    let mut blocks = Stream::new(&keys.block_key(&filekey, &reply.meta.id.unwrap(), Direction::ToServer, 0)).unwrap();
     let head = Head {
         kind: Kind::Block,
         last: true,

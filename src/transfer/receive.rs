@@ -48,7 +48,7 @@ use crate::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
         request::Reply,
-        session::SessionKeys,
+        session::{Direction, SessionKeys},
     },
 };
 
@@ -196,6 +196,8 @@ struct Session<'a> {
     granted: intake::Granted<Arrival>,
     /// Transfers that have not had their last word.
     active: HashSet<u32>,
+    /// The highest number that a transfer of this session has had.
+    highest: Option<u32>,
     /// Files that the sender may go on with.
     resuming: HashMap<u32, Resuming>,
     /// Requests that are being answered, and whether the client has given them up since.
@@ -321,6 +323,7 @@ impl Receiver {
             buffer: MAX_RECORD,
             granted,
             active: HashSet::new(),
+            highest: None,
             resuming: HashMap::new(),
             answering: HashMap::new(),
             listings: VecDeque::new(),
@@ -333,6 +336,7 @@ impl Receiver {
         };
         if let Some(arrival) = first {
             session.active.insert(0);
+            session.highest = Some(0);
             session.grant(0, arrival)?;
         }
         let (intake, error) = session.run(channel, intake).await;
@@ -493,7 +497,7 @@ impl Session<'_> {
         };
         self.buffer = self.buffer.max(fitting);
         if arrival.held == 0 {
-            let incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
+            let incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
             self.granted.insert(transfer, Box::new(incoming));
             return Ok(());
         }
@@ -508,8 +512,21 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Opens a transfer. Its number must be above every earlier one: a number that comes
+    /// twice would derive a block key twice.
+    fn begin(&mut self, transfer: u32) -> Result<(), ReceiveError> {
+        let full = self.active.len() >= FILES as usize;
+        if full || self.highest >= Some(transfer) {
+            return Err(WireError::Record.into());
+        }
+        self.highest = Some(transfer);
+        self.active.insert(transfer);
+        Ok(())
+    }
+
     fn incoming(
         &self,
+        transfer: u32,
         arrival: Arrival,
         received: u64,
         crc: crc32fast::Hasher,
@@ -518,7 +535,7 @@ impl Session<'_> {
         let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
             return Err(ReceiveError::Failed);
         };
-        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        let blocks = Stream::new(&self.keys.block_key(filekey, id, Direction::ToServer, transfer))?;
         Ok(Incoming::new(blocks, arrival, received, crc))
     }
 
@@ -537,12 +554,12 @@ impl Session<'_> {
         let Prefix { arrival, read } = *prefix;
         if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
             let held = arrival.held;
-            let incoming = self.incoming(arrival, held, crc)?;
+            let incoming = self.incoming(transfer, arrival, held, crc)?;
             self.granted.insert(transfer, Box::new(incoming));
             return self.say(Kind::Resume, transfer, &record::encode_offset(held));
         }
         // Another file, or bytes that were never flushed or cannot be read: from the beginning.
-        let mut incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
+        let mut incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
         self.tasks.spawn(async move {
             let beginning = task::spawn_blocking(move || {
                 incoming.arrival_mut().begin_again()?;
@@ -730,10 +747,7 @@ impl Session<'_> {
     fn take(&mut self, news: News, closing: &mut bool) -> Result<(), ReceiveError> {
         match news {
             News::Meta(transfer, json) => {
-                let full = self.active.len() >= FILES as usize;
-                if full || !self.active.insert(transfer) {
-                    return Err(WireError::Record.into());
-                }
+                self.begin(transfer)?;
                 let (receiver, user) = (self.receiver.clone(), self.user.clone());
                 let (from, lane) = (self.from.clone(), self.lane.clone());
                 lane.is_a_crowd();

@@ -52,6 +52,7 @@
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, and [how people become contacts](wire::pairing) |
 //! | [`store`] | where contents rest, which openings were seen, the journal |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
+//! | [`transport`] | addresses, and links to and from them; TCP is the only kind |
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it needs |
 //! | [`crypto`] | keys, sealing, and the two back ends that do it |
@@ -82,6 +83,8 @@ pub mod store;
 pub mod journal;
 
 pub mod root;
+
+pub mod transport;
 
 pub mod meta;
 

@@ -466,8 +466,7 @@ fn request_vectors() -> Value {
         filekey: FileKey(Zeroizing::new([filekey; 32])),
         held,
     };
-    let block_key =
-        |id: &[u8; 16], key, transfer| {
+    let block_key = |id: &[u8; 16], key, transfer| {
         let filekey = FileKey(Zeroizing::new([key; 32]));
         keys.block_key(&filekey, &TransferId(*id), Direction::ToClient, transfer)
     };

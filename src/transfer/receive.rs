@@ -535,7 +535,11 @@ impl Session<'_> {
         let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
             return Err(ReceiveError::Failed);
         };
-        let blocks = Stream::new(&self.keys.block_key(filekey, id, Direction::ToServer, transfer))?;
+        let blocks = Stream::new(
+            &self
+                .keys
+                .block_key(filekey, id, Direction::ToServer, transfer),
+        )?;
         Ok(Incoming::new(blocks, arrival, received, crc))
     }
 

@@ -77,9 +77,22 @@ async fn message(stream: &mut TcpStream, head: usize) -> (Vec<u8>, Vec<u8>) {
     (header, envelope)
 }
 
-/// Opens a session as zhenqiang.
-pub async fn open(address: &str, asked: &Wire) -> Side {
-    let (own, theirs) = (private(ZHENQIANG), private(ROLAND));
+/// An opening as zhenqiang writes it: the header, then the envelope.
+struct Opening {
+    header: [u8; 24],
+    sealed: envelope::Sealed,
+    share: Share,
+}
+
+/// The bytes of an opening from zhenqiang to roland-frei that names this time. `receiver` is
+/// whose key can open it.
+pub fn opening(asked: &Wire, time: u64, receiver: &str) -> Vec<u8> {
+    let opening = seal_opening(asked, time, &private(receiver));
+    [opening.header.as_slice(), &opening.sealed.bytes].concat()
+}
+
+fn seal_opening(asked: &Wire, time: u64, theirs: &PrivateKey) -> Opening {
+    let own = private(ZHENQIANG);
     let json = asked.to_json();
     let share = Share::new(&mut SysRng).unwrap();
     let header = Header {
@@ -88,9 +101,28 @@ pub async fn open(address: &str, asked: &Wire) -> Side {
         to: name(ROLAND).hash(),
     }
     .encode();
-    let (part, contents) = (Part::Opening, contents(&share, &json));
+    let contents = Contents {
+        time,
+        ..contents(&share, &json)
+    };
+    let part = Part::Opening;
     let sealed =
         envelope::seal(part, &header, &contents, &own, theirs.public(), &mut SysRng).unwrap();
+    Opening {
+        header,
+        sealed,
+        share,
+    }
+}
+
+/// Opens a session as zhenqiang.
+pub async fn open(address: &str, asked: &Wire) -> Side {
+    let (own, theirs) = (private(ZHENQIANG), private(ROLAND));
+    let Opening {
+        header,
+        sealed,
+        share,
+    } = seal_opening(asked, clock::millis(), &theirs);
     let mut stream = TcpStream::connect(address).await.unwrap();
     let opening = [header.as_slice(), &sealed.bytes].concat();
     stream.write_all(&opening).await.unwrap();

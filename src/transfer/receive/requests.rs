@@ -55,7 +55,10 @@ impl Session<'_> {
         let (user, from) = (self.user.clone(), self.from.clone());
         let key = match &request {
             Request::Get { id, filekey, .. } => {
-                Some(self.keys.block_key(filekey, id, Direction::ToClient, transfer))
+                Some(
+                    self.keys
+                        .block_key(filekey, id, Direction::ToClient, transfer),
+                )
             }
             Request::Put { .. } => {
                 lane.is_a_crowd();

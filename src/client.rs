@@ -11,12 +11,7 @@ pub mod queue;
 
 use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpStream,
-    sync::mpsc,
-    task,
-    time::{Instant, timeout},
-};
+use tokio::{sync::mpsc, task, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -32,6 +27,7 @@ use crate::{
         pace::Pace,
         send::{self, Begin, Channel, Ended, Jobs, Sent, Session},
     },
+    transport::{Address, AddressError, Dialer, Direct, Link},
     wire::{
         WireError,
         envelope::{self, Contents, Part, SECRET_LEN},
@@ -40,9 +36,6 @@ use crate::{
         session::{self, SessionKeys, Share},
     },
 };
-
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(20);
 
 /// How long the receiver's hooks may think before the answer.
 const ANSWER: Duration = Duration::from_secs(300);
@@ -56,7 +49,8 @@ const BROKEN: u32 = 3;
 pub struct Route {
     user: User,
     contact: Contact,
-    address: String,
+    address: Address,
+    dialer: Arc<dyn Dialer>,
     idle: Duration,
     pace: Option<Arc<Pace>>,
 }
@@ -96,10 +90,13 @@ impl Route {
                 )
             })?,
         };
+        let address = address.parse();
+        let address = address.map_err(|e: AddressError| Error::new(Code::Usage, e.to_string()))?;
         Ok(Self {
             user: user.clone(),
             contact,
             address,
+            dialer: Arc::new(Direct),
             idle: settings.idle_deadline,
             pace: None,
         })
@@ -110,6 +107,12 @@ impl Route {
     #[must_use]
     pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
         Self { pace, ..self }
+    }
+
+    /// The same route, for which somebody else makes the links.
+    #[must_use]
+    pub fn dialled_by(self, dialer: Arc<dyn Dialer>) -> Self {
+        Self { dialer, ..self }
     }
 
     /// Who sends.
@@ -123,7 +126,7 @@ impl Route {
     }
 
     /// Where the receiver's server listens.
-    pub fn address(&self) -> &str {
+    pub fn address(&self) -> &Address {
         &self.address
     }
 }
@@ -247,6 +250,17 @@ pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result
     open_with(route, &private, request(asked), observer).await
 }
 
+/// [`open`], over a link that is there already.
+pub async fn open_over(
+    link: Link,
+    route: &Route,
+    asked: Meta,
+    observer: &dyn Observer,
+) -> Result<Opened, Error> {
+    let private = private_key(route).await?;
+    open_link(link, route, &private, request(asked), observer).await
+}
+
 /// Opens a session for which there is no file.
 async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
     let private = private_key(route).await?;
@@ -287,11 +301,19 @@ async fn open_with(
     asked: Wire,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
-    let stream = connect(&route.address).await?;
-    let _ = stream.set_nodelay(true);
-    let (read, write) = stream.into_split();
-    let mut reader = Reader::new(read, ANSWER);
-    let mut writer = Writer::new(write, route.idle);
+    let link = route.dialer.dial(&route.address).await?;
+    open_link(link, route, private, asked, observer).await
+}
+
+async fn open_link(
+    link: Link,
+    route: &Route,
+    private: &PrivateKey,
+    asked: Wire,
+    observer: &dyn Observer,
+) -> Result<Opened, Error> {
+    let mut reader = Reader::new(link.reader, ANSWER);
+    let mut writer = Writer::new(link.writer, route.idle);
     writer.set_pace(route.pace.clone());
 
     let share = Share::new(&mut SysRng).map_err(WireError::from)?;
@@ -346,16 +368,6 @@ async fn open_with(
         asked: asked.meta,
         reply,
     })
-}
-
-async fn connect(address: &str) -> Result<TcpStream, Error> {
-    let failed =
-        |why: String| Error::new(Code::Later, format!("cannot connect to {address}: {why}"));
-    match timeout(CONNECT, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no answer within {CONNECT:?}"))),
-    }
 }
 
 /// The first message of a session.
@@ -436,7 +448,9 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
         ),
         Turned::Stale => Error::new(
             Code::Later,
-            format!("{to} has had openings from you with a later time: is your clock behind?"),
+            format!(
+                "rejected because of its time, which is too far from the clock of {to}'s server or older than your last sessions with {to}: check this machine's clock"
+            ),
         ),
         Turned::Busy => Error::new(Code::Later, "the server is busy, try later"),
         Turned::Unreadable => Error::new(

@@ -53,6 +53,7 @@
 //! | [`store`] | where the contents of files rest: the trait, and what implements it |
 //! | [`journal`] | what must not be forgotten: tasks, transfers, openings, what hooks were told of |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
+//! | [`transport`] | addresses, and links to and from them; TCP is the only kind |
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it needs |
 //! | [`crypto`] | keys, sealing, and the two back ends that do it |
@@ -83,6 +84,8 @@ pub mod store;
 pub mod journal;
 
 pub mod root;
+
+pub mod transport;
 
 pub mod meta;
 

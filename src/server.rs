@@ -7,16 +7,15 @@
 mod admission;
 mod caller;
 pub mod metrics;
+mod stranger_log;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::AsyncWriteExt,
     sync::{Semaphore, watch},
     task::{self, JoinSet},
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
@@ -47,6 +46,7 @@ use crate::{
         partial::UnderWay,
         receive::{Channel, ReceiveError, Receiver, StoreOf},
     },
+    transport::{Link, Listener, Peer},
     wire::{
         header::{self, AnswerHeader, Header, Turned},
         session::SessionKeys,
@@ -55,14 +55,18 @@ use crate::{
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
 use metrics::{Counting, Metrics, Opening, Report};
+use stranger_log::StrangerLog;
 
-/// When strangers are answered, counted from their last byte: whatever was found
-/// out about them took less, so the time does not tell what it was.
+/// Strangers are answered at a multiple of this after their last byte. What is found out
+/// about them takes less, so the time does not tell what it was.
 const STRANGER_DELAY: Duration = Duration::from_millis(50);
 
 /// How long a connection that ends in an error is still listened to, so that the
 /// peer can read why.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// How long it may take to say that there are too many connections.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Everything that a server works with.
 #[derive(Clone)]
@@ -75,6 +79,7 @@ pub struct Server {
     /// Openings whose signature is being checked: as many as there are cores, so
     /// that strangers leave the threads of the disk to others.
     checking: Arc<Semaphore>,
+    strangers: StrangerLog,
 }
 
 impl Server {
@@ -110,6 +115,7 @@ impl Server {
             openings: Arc::default(),
             metrics,
             checking: Arc::new(Semaphore::new(cores)),
+            strangers: StrangerLog::default(),
         })
     }
 
@@ -197,7 +203,7 @@ impl Server {
 
 /// Serves until `shutdown` turns true, then lets what is under way finish for as
 /// long as the settings say, and tells the rest to try later.
-pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Receiver<bool>) {
+pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watch::Receiver<bool>) {
     let admission = Admission::new(&server.settings);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -223,7 +229,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next() => continue,
         };
-        let (stream, peer) = match accepted {
+        let link = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
                 // Out of descriptors, mostly: those under way will free some.
@@ -232,28 +238,28 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
                 continue;
             }
         };
-        let Some(admitted) = admission.admit(peer.ip()) else {
-            debug!(%peer, "too many connections, turned away");
-            let busy = AnswerHeader::Turned(Turned::Busy).encode();
-            let _ = stream.try_write(&busy);
+        let Some(admitted) = admission.admit(&link.peer) else {
+            debug!(peer = %link.peer, "too many connections, turned away");
             server.metrics.too_many();
+            tokio::spawn(turn_away_busy(link));
             continue;
         };
         let connection = Connection {
             server: server.clone(),
-            peer,
+            peer: link.peer.clone(),
             shutdown: shutdown.clone(),
             stop: stopping.clone(),
         };
         let connected = server.metrics.connected();
         connections.spawn(async move {
-            connection.serve(stream).await;
+            connection.serve(link).await;
             drop((admitted, connected));
         });
     }
     drop(listener);
     info!(connections = connections.len(), "going down");
     let deadline = Instant::now() + server.settings.shutdown_deadline;
+    server.strangers.sum_up();
     let rest = async {
         while connections.join_next().await.is_some() {}
         let _ = dispatching.await;
@@ -272,6 +278,12 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let _ = timeout(LINGER + Duration::from_secs(2), rest).await;
 }
 
+/// Says so in the few bytes that every link takes at once, and hangs up.
+async fn turn_away_busy(mut link: Link) {
+    let busy = AnswerHeader::Turned(Turned::Busy).encode();
+    let _ = timeout(BUSY, link.writer.write_all(&busy)).await;
+}
+
 /// What is left of an opening when it is answered: no private key, above all.
 struct Known {
     keys: SessionKeys,
@@ -280,37 +292,61 @@ struct Known {
     first: Option<Arrival>,
 }
 
+/// When a stranger is answered whose last byte was read then.
+fn next_answer(heard: Instant) -> Instant {
+    let passed = heard.elapsed().as_nanos() / STRANGER_DELAY.as_nanos();
+    let steps = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
+    heard + STRANGER_DELAY.saturating_mul(steps)
+}
+
+/// How a peer stood when its connection ended.
+enum Stood {
+    /// It had a session.
+    Known,
+    /// It was answered that it has none.
+    TurnedAway,
+}
+
 /// One connection in its task.
 struct Connection {
     server: Server,
-    peer: SocketAddr,
+    peer: Peer,
     shutdown: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn serve(mut self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        // A peer that vanished without a word is noticed by the system too.
-        let _ = SockRef::from(&stream).set_keepalive(true);
+    async fn serve(mut self, link: Link) {
+        let accepted = Instant::now();
         let idle = self.server.settings.idle_deadline;
-        let (read, write) = stream.into_split();
-        let (mut reader, mut writer) = (Reader::new(read, idle), Writer::new(write, idle));
-        if let Err(error) = self.session(&mut reader, &mut writer).await {
-            debug!(peer = %self.peer, "connection ended: {error}");
-        }
+        let mut reader = Reader::new(link.reader, idle);
+        let mut writer = Writer::new(link.writer, idle);
+        let linger = match self.session(&mut reader, &mut writer).await {
+            Ok(Stood::Known) => LINGER,
+            // What it sends now is in vain, and it must not keep its place for longer than
+            // it may take for a whole opening.
+            Ok(Stood::TurnedAway) => {
+                let deadline = self.server.settings.opening_deadline;
+                deadline.saturating_sub(accepted.elapsed()).min(LINGER)
+            }
+            // Nothing was said to it, so there is nothing that it could miss.
+            Err(error) => {
+                debug!(peer = %self.peer, "connection ended: {error}");
+                return;
+            }
+        };
         writer.finish().await;
-        reader.drain(LINGER).await;
+        reader.drain(linger).await;
     }
 
     async fn session(
         &mut self,
         reader: &mut Reader,
         writer: &mut Writer,
-    ) -> Result<(), ChannelError> {
+    ) -> Result<Stood, ChannelError> {
         // On the heap, and gone when it is done: a session that only waits is small.
         let Some(known) = Box::pin(self.greet(reader, writer)).await? else {
-            return Ok(());
+            return Ok(Stood::TurnedAway);
         };
         let mut channel = Channel {
             reader,
@@ -325,7 +361,7 @@ impl Connection {
             .session(&mut channel, &known.keys, people, known.first);
         // The sender knows what it may, and the log the rest.
         let _ = Box::pin(session).await;
-        Ok(())
+        Ok(Stood::Known)
     }
 
     /// Steps 3 to 12: who speaks, and what they are answered. `None` where that was all.
@@ -335,10 +371,10 @@ impl Connection {
         writer: &mut Writer,
     ) -> Result<Option<Known>, ChannelError> {
         let opening = self.opening(reader);
-        let (head, header, envelope) = match opening.await {
+        let opening = match opening.await {
             Ok(opening) => opening,
             Err(ChannelError::Wire(error)) => {
-                info!(peer = %self.peer, "turned away: {error}");
+                self.server.strangers.turned_away(&self.peer, &error);
                 self.server.metrics.opening(Opening::TurnedAway);
                 let answer = AnswerHeader::Turned(Turned::Unreadable);
                 writer.bytes(&answer.encode()).await?;
@@ -346,16 +382,16 @@ impl Connection {
             }
             Err(error) => return Err(error),
         };
-        let answer_at = Instant::now() + STRANGER_DELAY;
-        let caller = match self.identify(head, header, envelope).await {
+        let heard = Instant::now();
+        let caller = match self.identify(opening).await {
             Ok(caller) => caller,
             Err(unknown) => {
                 self.server.metrics.opening(Opening::TurnedAway);
                 match unknown.answer() {
-                    Turned::Busy => error!(peer = %self.peer, "turned away: {unknown}"),
-                    _ => info!(peer = %self.peer, "turned away: {unknown}"),
+                    Turned::Busy => self.server.strangers.failed(&self.peer, &unknown),
+                    _ => self.server.strangers.turned_away(&self.peer, &unknown),
                 }
-                sleep_until(answer_at).await;
+                sleep_until(next_answer(heard)).await;
                 let answer = AnswerHeader::Turned(unknown.answer());
                 writer.bytes(&answer.encode()).await?;
                 return Ok(None);
@@ -388,9 +424,7 @@ impl Connection {
 
     async fn identify(
         &self,
-        head: Header,
-        header: [u8; header::LEN],
-        envelope: Vec<u8>,
+        opening: (Header, [u8; header::LEN], Vec<u8>),
     ) -> Result<Caller, Unknown> {
         let _turn = self
             .server
@@ -402,9 +436,11 @@ impl Connection {
             root,
             openings,
             metrics,
+            settings,
             ..
         } = self.server.clone();
-        task::spawn_blocking(move || identify(&root, &openings, &metrics, head, &header, &envelope))
+        let max_age = settings.opening_max_age;
+        task::spawn_blocking(move || identify(&root, &openings, &metrics, max_age, &opening))
             .await
             .unwrap_or(Err(Unknown::Failed))
     }

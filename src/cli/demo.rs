@@ -1,7 +1,6 @@
 use std::{
     fmt, fs,
     io::Write,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,7 +10,7 @@ use std::{
 };
 
 use clap::Args;
-use tokio::{net::TcpListener, sync::watch, task};
+use tokio::{sync::watch, task};
 
 use super::output;
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
     root::{Root, RootError, name::Name, user::User},
     server::{self, Server},
     transfer::{Observer, outgoing::Outgoing},
+    transport::{self, Address, Listener},
 };
 
 /// Show it all: two people, a server, real files, every step, every hook
@@ -113,13 +113,9 @@ impl Demo {
         let server =
             Server::new(&root, &root.settings()?)?.observed(Arc::new(Side("server", show.clone())));
         server.start_folders().await?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .map_err(|e| cannot("listen", &e))?;
-        let address = listener
-            .local_addr()
-            .map_err(|e| cannot("listen", &e))?
-            .to_string();
+        let listener = transport::listen(&Address::any_local_port()).await?;
+        let address = listener.address().map_err(|e| cannot("listen", &e))?;
+        let address = address.to_string();
         voice.say(
             format_args!("A server on {address}"),
             &[

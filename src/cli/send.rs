@@ -264,7 +264,7 @@ impl Send {
         let template = parties.as_ref().map(Parties::template);
         let mut documents = None;
         if let Some(template) = &template {
-            let address = |route: Route| route.address().to_owned();
+            let address = |route: Route| route.address().to_string();
             routes.find(Path::new(""), template, address)?;
             if let Kind::Files(path) = self.kind(parties.as_ref())
                 && self.conflict == Conflict::Skip

@@ -175,6 +175,9 @@ const SETTINGS_TEMPLATE: &str = "\
 # max_connections = 4096
 # max_connections_per_address = 256
 # opening_deadline = 10s
+# How old the opening of a session may be, by this machine's clock: one that somebody held
+# back for longer does nothing.
+# opening_max_age = 30d
 # idle_deadline = 60s
 # shutdown_deadline = 20s
 # Bytes of the largest file that is taken; as large as the disk, unless it is set.

@@ -28,7 +28,7 @@ use crate::{
         WireError,
         record::{self, Kind, Stream},
         request::{PAGES_AHEAD, Reply, Request},
-        session::SessionKeys,
+        session::{Direction, SessionKeys},
     },
 };
 
@@ -293,7 +293,12 @@ impl Session {
                 let fresh = random().and_then(|key| Ok((random()?, key)));
                 let (id, key) = fresh.map_err(|e| Error::new(Code::Later, e.to_string()))?;
                 let (id, key) = (TransferId(id), FileKey(zeroize::Zeroizing::new(key)));
-                let blocks = Stream::new(&self.keys.file_key(&key, &id))?;
+                let blocks = Stream::new(&self.keys.block_key(
+                    &key,
+                    &id,
+                    Direction::ToClient,
+                    transfer,
+                ))?;
                 let held = landing.held().cloned();
                 let buffer = match landing.size() {
                     LARGE_FILE.. => LARGE_RECEIVE_BUFFER,

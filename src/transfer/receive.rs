@@ -47,7 +47,7 @@ use crate::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
         request::Reply,
-        session::SessionKeys,
+        session::{Direction, SessionKeys},
     },
 };
 
@@ -195,6 +195,8 @@ struct Session<'a> {
     granted: intake::Granted<Arrival>,
     /// Transfers that have not had their last word.
     active: HashSet<u32>,
+    /// The highest number that a transfer of this session has had.
+    highest: Option<u32>,
     /// Files that the sender may go on with.
     resuming: HashMap<u32, Resuming>,
     /// Requests that are being answered, and whether the client has given them up since.
@@ -320,6 +322,7 @@ impl Receiver {
             buffer: MAX_RECORD,
             granted,
             active: HashSet::new(),
+            highest: None,
             resuming: HashMap::new(),
             answering: HashMap::new(),
             listings: VecDeque::new(),
@@ -332,6 +335,7 @@ impl Receiver {
         };
         if let Some(arrival) = first {
             session.active.insert(0);
+            session.highest = Some(0);
             session.grant(0, arrival)?;
         }
         let (intake, error) = session.run(channel, intake).await;
@@ -492,7 +496,7 @@ impl Session<'_> {
         };
         self.buffer = self.buffer.max(fitting);
         if arrival.held == 0 {
-            let incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
+            let incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
             self.granted.insert(transfer, Box::new(incoming));
             return Ok(());
         }
@@ -507,8 +511,21 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Opens a transfer. Its number must be above every earlier one: a number that comes
+    /// twice would derive a block key twice.
+    fn begin(&mut self, transfer: u32) -> Result<(), ReceiveError> {
+        let full = self.active.len() >= FILES as usize;
+        if full || self.highest >= Some(transfer) {
+            return Err(WireError::Record.into());
+        }
+        self.highest = Some(transfer);
+        self.active.insert(transfer);
+        Ok(())
+    }
+
     fn incoming(
         &self,
+        transfer: u32,
         arrival: Arrival,
         received: u64,
         crc: crc32fast::Hasher,
@@ -517,7 +534,11 @@ impl Session<'_> {
         let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
             return Err(ReceiveError::Failed);
         };
-        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        let blocks = Stream::new(
+            &self
+                .keys
+                .block_key(filekey, id, Direction::ToServer, transfer),
+        )?;
         Ok(Incoming::new(blocks, arrival, received, crc))
     }
 
@@ -536,12 +557,12 @@ impl Session<'_> {
         let Prefix { arrival, read } = *prefix;
         if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
             let held = arrival.held;
-            let incoming = self.incoming(arrival, held, crc)?;
+            let incoming = self.incoming(transfer, arrival, held, crc)?;
             self.granted.insert(transfer, Box::new(incoming));
             return self.say(Kind::Resume, transfer, &record::encode_offset(held));
         }
         // Another file, or bytes that were never flushed or cannot be read: from the beginning.
-        let mut incoming = self.incoming(arrival, 0, crc32fast::Hasher::new())?;
+        let mut incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
         self.tasks.spawn(async move {
             let beginning = task::spawn_blocking(move || {
                 incoming.arrival_mut().begin_again()?;
@@ -729,10 +750,7 @@ impl Session<'_> {
     fn take(&mut self, news: News, closing: &mut bool) -> Result<(), ReceiveError> {
         match news {
             News::Meta(transfer, json) => {
-                let full = self.active.len() >= FILES as usize;
-                if full || !self.active.insert(transfer) {
-                    return Err(WireError::Record.into());
-                }
+                self.begin(transfer)?;
                 let (receiver, user) = (self.receiver.clone(), self.user.clone());
                 let (from, lane) = (self.from.clone(), self.lane.clone());
                 lane.is_a_crowd();

@@ -30,7 +30,7 @@ use crate::{
         WireError,
         record::{self, HEAD_LEN, Kind, Stream},
         request::Reply,
-        session::SessionKeys,
+        session::{Direction, SessionKeys},
     },
 };
 
@@ -549,7 +549,11 @@ impl<'a, J: Job> Session<'a, J> {
             self.tell(about, Err(error));
             return Ok(());
         };
-        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        let blocks = Stream::new(
+            &self
+                .keys
+                .block_key(filekey, id, Direction::ToServer, transfer),
+        )?;
         let (file, version) = about.job.source();
         about.is_sealing = true;
         let claimed_crc = about.asked.file_crc;

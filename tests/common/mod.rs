@@ -34,6 +34,7 @@ use m2y::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+pub mod memory;
 pub mod peer;
 pub mod relay;
 pub mod store;

@@ -45,7 +45,7 @@ impl Dry {
     }
 
     fn look(&mut self, item: &Item, place: &mut Place, sources: &mut Sources) -> Result<(), Error> {
-        let address = |route: crate::client::Route| route.address().to_owned();
+        let address = |route: crate::client::Route| route.address().to_string();
         if let Some(template) = &self.template {
             let address = self.routes.find(&item.path, template, address)?;
             let source = sources.open(&item.path)?;

@@ -9,11 +9,12 @@ use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
     files::service::{Answer, Fetched, Put},
-    transfer::{Ended, RECEIVE_BUFFER, decide::FILES, sealing::Attempt, supply::Made},
+    transfer::{Ended, RECEIVE_BUFFER, sealing::Attempt, supply::Made},
     wire::{
         WireError,
         record::{self, Kind, Stream},
         request::{PAGES_AHEAD, Reply, Request},
+        session::Direction,
     },
 };
 
@@ -39,10 +40,10 @@ pub(super) struct Fetch {
 impl Session<'_> {
     /// A contact asks for something.
     pub(super) fn request(&mut self, transfer: u32, body: &[u8]) -> Result<(), ReceiveError> {
-        let full = self.active.len() >= FILES as usize || self.unread.len() > UNREAD_LISTINGS;
-        if full || !self.active.insert(transfer) {
+        if self.unread.len() > UNREAD_LISTINGS {
             return Err(WireError::Record.into());
         }
+        self.begin(transfer)?;
         let request = match Request::from_body(body) {
             Ok(request) => request,
             Err(error) => {
@@ -53,7 +54,12 @@ impl Session<'_> {
         let (receiver, lane) = (self.receiver.clone(), self.lane.clone());
         let (user, from) = (self.user.clone(), self.from.clone());
         let key = match &request {
-            Request::Get { id, filekey, .. } => Some(self.keys.file_key(filekey, id)),
+            Request::Get { id, filekey, .. } => {
+                Some(
+                    self.keys
+                        .block_key(filekey, id, Direction::ToClient, transfer),
+                )
+            }
             Request::Put { .. } => {
                 lane.is_a_crowd();
                 self.buffer = self.buffer.max(RECEIVE_BUFFER);

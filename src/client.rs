@@ -11,18 +11,31 @@ pub mod queue;
 
 use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpStream,
-    sync::mpsc,
-    task,
-    time::{Instant, timeout},
-};
+use tokio::{sync::mpsc, task, time::Instant};
 use zeroize::Zeroizing;
 
-use crate::{clock, crypto::{SysRng, keys::PrivateKey}, error::{Code, Error, printable}, meta::{Meta, Wire}, root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User}, observer::Observer, transfer::send::{self, upload::Outgoing, Begin, Channel, Ended, Jobs, Sent, Session}, session::{channel::{Reader, Writer}, pace::Pace}, wire::{WireError, envelope::{self, Contents, Part, SECRET_LEN}, header::{self, AnswerHeader, Header, Turned}, record::Stream, session::{self, SessionKeys, Share}}};
-
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(20);
+use crate::{
+    clock,
+    crypto::{SysRng, keys::PrivateKey},
+    error::{Code, Error, printable},
+    meta::{Meta, Wire},
+    observer::Observer,
+    root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
+    session::{
+        asker::{Asker, Asks, Begin, Ended, Jobs, Sent},
+        channel::{Reader, Writer},
+        pace::Pace,
+        pump::Connection,
+    },
+    transfer::send::{job, upload::Outgoing},
+    transport::{Address, AddressError, Dialer, Direct, Link},
+    wire::{
+        WireError,
+        envelope::{self, Contents, Part, SECRET_LEN},
+        header::{self, AnswerHeader, Header, Turned},
+        session::{self, SessionKeys, Share},
+    },
+};
 
 /// How long the receiver's hooks may think before the answer.
 const ANSWER: Duration = Duration::from_secs(300);
@@ -36,7 +49,8 @@ const BROKEN: u32 = 3;
 pub struct Route {
     user: User,
     contact: Contact,
-    address: String,
+    address: Address,
+    dialer: Arc<dyn Dialer>,
     idle: Duration,
     pace: Option<Arc<Pace>>,
 }
@@ -76,10 +90,13 @@ impl Route {
                 )
             })?,
         };
+        let address = address.parse();
+        let address = address.map_err(|e: AddressError| Error::new(Code::Usage, e.to_string()))?;
         Ok(Self {
             user: user.clone(),
             contact,
             address,
+            dialer: Arc::new(Direct),
             idle: settings.idle_deadline,
             pace: None,
         })
@@ -90,6 +107,17 @@ impl Route {
     #[must_use]
     pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
         Self { pace, ..self }
+    }
+
+    /// The same route, for which somebody else makes the links.
+    #[must_use]
+    pub fn dialled_by(self, dialer: Arc<dyn Dialer>) -> Self {
+        Self { dialer, ..self }
+    }
+
+    /// How long its connections may be silent.
+    pub fn idle(&self) -> Duration {
+        self.idle
     }
 
     /// Who sends.
@@ -103,7 +131,7 @@ impl Route {
     }
 
     /// Where the receiver's server listens.
-    pub fn address(&self) -> &str {
+    pub fn address(&self) -> &Address {
         &self.address
     }
 }
@@ -130,12 +158,12 @@ pub async fn deliver(
 /// It ends early, with the reason, where no session comes about, where three in a row
 /// broke before a single file had its last word, and when `stop` is ready. What was under
 /// way has failed then, and what is still among the jobs was not begun.
-pub async fn deliver_all<J: Borrow<Outgoing>>(
+pub async fn deliver_all<J: Borrow<Outgoing> + Send>(
     route: &Route,
     jobs: &mut Jobs<J>,
     results: &mpsc::UnboundedSender<Sent<J>>,
     observer: &dyn Observer,
-    stop: impl Future<Output = Error>,
+    stop: impl Future<Output = Error> + Send,
 ) -> Result<(), Error> {
     tokio::pin!(stop);
     let mut key = None;
@@ -169,7 +197,7 @@ pub async fn deliver_all<J: Borrow<Outgoing>>(
             error = &mut stop => Err(error),
         };
         let Opened {
-            channel,
+            connection,
             keys,
             asked,
             reply,
@@ -181,13 +209,20 @@ pub async fn deliver_all<J: Borrow<Outgoing>>(
             }
         };
         let files = reply.features.files;
-        let session = Session::new(channel, keys, observer, files, results.clone());
-        let begin = Begin::Answered(Box::new((job, asked, reply)));
+        let asks = Asks::Jobs(jobs);
+        let asker = Asker::new(keys, observer, files, asks, stop.as_mut());
+        let begin = Begin {
+            answered: Some((job, asked, reply)),
+            first: Vec::new(),
+        };
         let Ended {
             settled,
             error,
             left,
-        } = session.run(begin, jobs, &mut stop).await;
+        } = asker
+            .telling(results.clone())
+            .run(connection, route.idle, begin)
+            .await;
         let Some(error) = error else {
             continue;
         };
@@ -212,7 +247,7 @@ async fn private_key(route: &Route) -> Result<PrivateKey, Error> {
 /// A session whose opening was answered.
 pub struct Opened {
     /// The connection.
-    pub channel: Channel,
+    pub connection: Connection,
     /// The keys of both directions and of files.
     pub keys: SessionKeys,
     /// The meta of the opening.
@@ -227,6 +262,17 @@ pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result
     open_with(route, &private, request(asked), observer).await
 }
 
+/// [`open`], over a link that is there already.
+pub async fn open_over(
+    link: Link,
+    route: &Route,
+    asked: Meta,
+    observer: &dyn Observer,
+) -> Result<Opened, Error> {
+    let private = private_key(route).await?;
+    open_link(link, route, &private, request(asked), observer).await
+}
+
 /// Opens a session for which there is no file.
 async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
     let private = private_key(route).await?;
@@ -237,7 +283,7 @@ async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, E
     };
     let mut opened = open_with(route, &private, asked, observer).await?;
     // What comes in is what such a session is about.
-    opened.channel.reader.set_pace(route.pace.clone());
+    opened.connection.reader.set_pace(route.pace.clone());
     let reply = &opened.reply;
     if !reply.features.requests {
         let (to, words) = (&route.contact.name, printable(&reply.meta.error, 300));
@@ -256,7 +302,7 @@ async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, E
 /// A meta for the other side, with what we can do.
 fn request(meta: Meta) -> Wire {
     Wire {
-        features: send::FEATURES,
+        features: job::FEATURES,
         ..Wire::request(meta)
     }
 }
@@ -267,11 +313,19 @@ async fn open_with(
     asked: Wire,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
-    let stream = connect(&route.address).await?;
-    let _ = stream.set_nodelay(true);
-    let (read, write) = stream.into_split();
-    let mut reader = Reader::new(read, ANSWER);
-    let mut writer = Writer::new(write, route.idle);
+    let link = route.dialer.dial(&route.address).await?;
+    open_link(link, route, private, asked, observer).await
+}
+
+async fn open_link(
+    link: Link,
+    route: &Route,
+    private: &PrivateKey,
+    asked: Wire,
+    observer: &dyn Observer,
+) -> Result<Opened, Error> {
+    let mut reader = Reader::new(link.reader, ANSWER);
+    let mut writer = Writer::new(link.writer, route.idle);
     writer.set_pace(route.pace.clone());
 
     let share = Share::new(&mut SysRng).map_err(WireError::from)?;
@@ -316,26 +370,11 @@ async fn open_with(
     )?;
     reader.set_idle(route.idle);
     Ok(Opened {
-        channel: Channel {
-            reader,
-            writer,
-            incoming: Stream::new(&keys.server)?,
-            outgoing: Stream::new(&keys.client)?,
-        },
+        connection: Connection { reader, writer },
         keys,
         asked: asked.meta,
         reply,
     })
-}
-
-async fn connect(address: &str) -> Result<TcpStream, Error> {
-    let failed =
-        |why: String| Error::new(Code::Later, format!("cannot connect to {address}: {why}"));
-    match timeout(CONNECT, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no answer within {CONNECT:?}"))),
-    }
 }
 
 /// The first message of a session.
@@ -416,7 +455,9 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
         ),
         Turned::Stale => Error::new(
             Code::Later,
-            format!("{to} has had openings from you with a later time: is your clock behind?"),
+            format!(
+                "rejected because of its time, which is too far from the clock of {to}'s server or older than your last sessions with {to}: check this machine's clock"
+            ),
         ),
         Turned::Busy => Error::new(Code::Later, "the server is busy, try later"),
         Turned::Unreadable => Error::new(

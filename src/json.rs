@@ -60,7 +60,7 @@ pub fn pretty(document: &Map<String, Value>) -> String {
 pub fn check(value: &Value) -> Result<(), JsonError> {
     fn walk(value: &Value, depth: usize) -> Result<(), JsonError> {
         match value {
-            Value::Number(n) if n.is_f64() => Err(fraction(&n.to_string())),
+            Value::Number(n) if n.is_f64() => Err(not_whole(n.as_f64().unwrap_or_default())),
             Value::Array(_) | Value::Object(_) if depth == 0 => Err(too_deep()),
             Value::Array(items) => items.iter().try_for_each(|v| walk(v, depth - 1)),
             Value::Object(map) => map.values().try_for_each(|v| walk(v, depth - 1)),
@@ -70,10 +70,15 @@ pub fn check(value: &Value) -> Result<(), JsonError> {
     walk(value, MAX_DEPTH)
 }
 
-fn fraction(number: &str) -> JsonError {
-    JsonError(format!(
-        "the number {number} is not whole: write it as text, \"{number}\""
-    ))
+/// Says what is wrong with a number that was read as a fraction. It is named only where
+/// the fraction is sure to be the number that was written.
+fn not_whole(number: f64) -> JsonError {
+    JsonError(if number.fract() == 0.0 {
+        "a number is outside -2^63 to 2^64 - 1, is -0, or has a point or an exponent: write it as text"
+            .to_owned()
+    } else {
+        format!("the number {number} is not whole: write it as text, \"{number}\"")
+    })
 }
 
 fn too_deep() -> JsonError {
@@ -120,7 +125,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
-        Err(E::custom(fraction(&v.to_string())))
+        Err(E::custom(not_whole(v)))
     }
 
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
@@ -186,6 +191,23 @@ mod tests {
     fn fractions_are_refused_with_the_way_to_write_them() {
         let error = parse(br#"{"lat":47.5}"#).unwrap_err().to_string();
         assert!(error.contains("write it as text, \"47.5\""), "{error}");
+    }
+
+    #[test]
+    fn a_number_that_is_too_large_is_not_taken_for_another() {
+        for text in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "-0",
+            "1e3",
+            "1.0",
+        ] {
+            let error = parse(format!("{{\"n\":{text}}}").as_bytes()).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("a number is outside"), "{text}: {error}");
+            assert!(!error.contains("000"), "{text}: {error}");
+        }
+        assert!(parse(br#"{"n":18446744073709551615,"m":-9223372036854775808}"#).is_ok());
     }
 
     #[test]

@@ -26,7 +26,7 @@
 //! may see, [`root::tree`], and never from outside of it; files go out as they come in, and
 //! [`transfer::landing`] puts them in their place. What a contact puts somewhere,
 //! [`client::put`], arrives like any other file, and when its hooks have had it and left it
-//! where it was, it gets the path that its sender wants, [`root::destination`].
+//! where it was, it gets the path that its sender wants, [`store::placement`].
 //!
 //! Beside the connections a server has three more things to do. It watches the folders
 //! whose scripts wait for that and fires an event for every file that appears, changes or
@@ -50,8 +50,10 @@
 //! | [`delivery`] | e-mails and webhooks: one attempt, and whether another makes sense |
 //! | [`event`] | what happened, what was decided: plain data |
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, and [how people become contacts](wire::pairing) |
-//! | [`store`] | where contents rest, which openings were seen, the journal |
+//! | [`store`] | where the contents of files rest: the trait, and what implements it |
+//! | [`journal`] | what must not be forgotten: tasks, transfers, openings, what hooks were told of |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
+//! | [`transport`] | addresses, and links to and from them; TCP is the only kind |
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it needs |
 //! | [`crypto`] | keys, sealing, and the two back ends that do it |
@@ -86,6 +88,8 @@ pub mod store;
 pub mod journal;
 
 pub mod root;
+
+pub mod transport;
 
 pub mod meta;
 

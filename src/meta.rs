@@ -438,7 +438,7 @@ fn number(
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) if text.is_empty() => return Ok(None),
         // The seed leaves open whether numbers are quoted, so both are read.
-        Some(Value::String(text)) => text.parse().ok(),
+        Some(Value::String(text)) => decimal(text),
         Some(Value::Number(number)) => number.as_u64(),
         Some(_) => None,
     };
@@ -449,6 +449,13 @@ fn number(
             must: "a whole number from 0 to 9223372036854775807",
         }),
     }
+}
+
+/// Reads `0|[1-9][0-9]*`: a number has one spelling.
+fn decimal(text: &str) -> Option<u64> {
+    let is_digits = text.bytes().all(|b| b.is_ascii_digit());
+    let is_padded = text.len() > 1 && text.starts_with('0');
+    text.parse().ok().filter(|_| is_digits && !is_padded)
 }
 
 fn checksum(

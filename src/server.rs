@@ -2,39 +2,77 @@
 //!
 //! Nothing but counting happens in the accept loop. Each connection has a task of
 //! its own, which reads the opening, checks the signature before any private key
-//! works, and then hands the meta to [`crate::transfer::receive`].
+//! works, and then hands the meta to [`crate::session::answerer`].
 
 mod admission;
 mod caller;
 pub mod metrics;
+mod stranger_log;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::AsyncWriteExt,
     sync::{Semaphore, watch},
     task::{self, JoinSet},
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{debug, error, info, warn};
 
-use crate::{error::{Code, Error}, event::Run, hooks::{dispatch::{Dispatcher, stopped}, schedule, startup::Startup, watch as files}, journal::openings::Openings, root::{Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings, user::User}, store::{Store, local::LocalStore}, observer::{Ended, Observer, Unobserved}, transfer::{receive::{commit::{self, Committer}, decision::{Arrival, Decision, refused}, partial::UnderWay, Channel, ReceiveError, Receiver, StoreOf}, intake::Arriving}, files::disk_queue::Lane, session::channel::{ChannelError, Reader, Writer}, wire::{header::{self, AnswerHeader, Header, Turned}, session::SessionKeys}};
+use crate::{
+    error::{Code, Error},
+    event::Run,
+    files::{disk_queue::DiskQueue, service::FileService},
+    hooks::{
+        dispatch::{Dispatcher, stopped},
+        schedule,
+        startup::Startup,
+        watch as files,
+    },
+    journal::{openings::Openings, prune},
+    observer::{Ended, Observer, Unobserved},
+    root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
+    session::{
+        SessionError,
+        answerer::Answerer,
+        channel::{ChannelError, Reader, Writer},
+        pump,
+    },
+    store::{self, StoreOf},
+    transfer::receive::{
+        arrival::Arrival,
+        commit::Committer,
+        decision::{Decision, Offer, refused},
+        error::ReceiveError,
+        receiver::{Parties, Receiver},
+        recovery,
+        target::Target,
+        under_way::UnderWay,
+    },
+    transport::{Link, Listener, Peer},
+    wire::{
+        header::{self, AnswerHeader, Header, Turned},
+        session::SessionKeys,
+    },
+};
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
 use metrics::{Counting, Metrics, Opening, Report};
+use stranger_log::StrangerLog;
 
-/// When strangers are answered, counted from their last byte: whatever was found
-/// out about them took less, so the time does not tell what it was.
+/// Strangers are answered at a multiple of this after their last byte. What is found out
+/// about them takes less, so the time does not tell what it was.
 const STRANGER_DELAY: Duration = Duration::from_millis(50);
 
 /// How long a connection that ends in an error is still listened to, so that the
 /// peer can read why.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// How long it may take to say that there are too many connections.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Everything that a server works with.
 #[derive(Clone)]
@@ -47,6 +85,7 @@ pub struct Server {
     /// Openings whose signature is being checked: as many as there are cores, so
     /// that strangers leave the threads of the disk to others.
     checking: Arc<Semaphore>,
+    strangers: StrangerLog,
 }
 
 impl Server {
@@ -59,39 +98,44 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let counted = metrics.clone();
         let hooks = Dispatcher::new(root, settings)?.heard(Arc::new(move |run| counted.hook(run)));
-        let committer = Committer::new(hooks.journal());
-        let committer = committer.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+        let observer: Arc<dyn Observer> = Arc::new(Counting {
+            metrics: metrics.clone(),
+            observer: Arc::new(Unobserved),
+        });
+        let files = FileService::new(&hooks, observer.clone());
+        let files = files.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let store_of: StoreOf =
-            Arc::new(|folder: &Folder| Arc::new(LocalStore::new(folder.dir())) as Arc<dyn Store>);
+        let store_of: StoreOf = Arc::new(store::of_folder);
         Ok(Self {
             root: root.clone(),
             settings: settings.clone(),
             receiver: Arc::new(Receiver {
                 startup: Startup::new(&hooks),
+                committer: Committer::new(hooks.journal()),
                 hooks,
                 settings: settings.clone(),
-                observer: Arc::new(Counting {
-                    metrics: metrics.clone(),
-                    observer: Arc::new(Unobserved),
-                }),
+                observer,
                 store_of,
                 under_way: UnderWay::default(),
-                committer,
+                files,
             }),
             openings: Arc::default(),
             metrics,
             checking: Arc::new(Semaphore::new(cores)),
+            strangers: StrangerLog::default(),
         })
     }
 
     /// Lets somebody watch every transfer.
     #[must_use]
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
-        Arc::make_mut(&mut self.receiver).observer = Arc::new(Counting {
+        let observer: Arc<dyn Observer> = Arc::new(Counting {
             metrics: self.metrics.clone(),
             observer,
         });
+        let receiver = Arc::make_mut(&mut self.receiver);
+        receiver.files.observer = observer.clone();
+        receiver.observer = observer;
         self
     }
 
@@ -131,7 +175,7 @@ impl Server {
         let (root, store_of) = (self.root.clone(), self.receiver.store_of.clone());
         let journal = self.receiver.hooks.journal().clone();
         let recovered = task::spawn_blocking(move || {
-            commit::recover(&journal, &root, |folder| store_of(folder))
+            recovery::recover(&journal, &root, |folder| store_of(folder))
         });
         if let Ok(Err(error)) = recovered.await {
             error!("{error}");
@@ -139,7 +183,7 @@ impl Server {
         let (journal, root) = (self.receiver.hooks.journal().clone(), self.root.clone());
         let under_way = self.receiver.under_way.clone();
         // Nobody has to wait for that.
-        task::spawn_blocking(move || match commit::sweep(&journal, &root, &under_way) {
+        task::spawn_blocking(move || match recovery::sweep(&journal, &root, &under_way) {
             Ok(0) => {}
             Ok(metas) => info!(
                 metas,
@@ -169,11 +213,13 @@ impl Server {
 
 /// Serves until `shutdown` turns true, then lets what is under way finish for as
 /// long as the settings say, and tells the rest to try later.
-pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Receiver<bool>) {
+pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watch::Receiver<bool>) {
     let admission = Admission::new(&server.settings);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     server.recover().await;
+    let pruning = prune::run(server.receiver.hooks.journal().clone(), shutdown.clone());
+    tokio::spawn(pruning);
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
     let watching = tokio::spawn(files::run(
         server.receiver.hooks.clone(),
@@ -193,7 +239,7 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next() => continue,
         };
-        let (stream, peer) = match accepted {
+        let link = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
                 // Out of descriptors, mostly: those under way will free some.
@@ -202,28 +248,28 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
                 continue;
             }
         };
-        let Some(admitted) = admission.admit(peer.ip()) else {
-            debug!(%peer, "too many connections, turned away");
-            let busy = AnswerHeader::Turned(Turned::Busy).encode();
-            let _ = stream.try_write(&busy);
+        let Some(admitted) = admission.admit(&link.peer) else {
+            debug!(peer = %link.peer, "too many connections, turned away");
             server.metrics.too_many();
+            tokio::spawn(turn_away_busy(link));
             continue;
         };
         let connection = Connection {
             server: server.clone(),
-            peer,
+            peer: link.peer.clone(),
             shutdown: shutdown.clone(),
             stop: stopping.clone(),
         };
         let connected = server.metrics.connected();
         connections.spawn(async move {
-            connection.serve(stream).await;
+            connection.serve(link).await;
             drop((admitted, connected));
         });
     }
     drop(listener);
     info!(connections = connections.len(), "going down");
     let deadline = Instant::now() + server.settings.shutdown_deadline;
+    server.strangers.sum_up();
     let rest = async {
         while connections.join_next().await.is_some() {}
         let _ = dispatching.await;
@@ -242,60 +288,77 @@ pub async fn run(listener: TcpListener, server: Server, mut shutdown: watch::Rec
     let _ = timeout(LINGER + Duration::from_secs(2), rest).await;
 }
 
+/// Says so in the few bytes that every link takes at once, and hangs up.
+async fn turn_away_busy(mut link: Link) {
+    let busy = AnswerHeader::Turned(Turned::Busy).encode();
+    let _ = timeout(BUSY, link.writer.write_all(&busy)).await;
+}
+
 /// What is left of an opening when it is answered: no private key, above all.
 struct Known {
     keys: SessionKeys,
-    user: User,
-    from: Name,
+    parties: Parties,
     first: Option<Arrival>,
+}
+
+/// When a stranger is answered whose last byte was read then.
+fn next_answer(heard: Instant) -> Instant {
+    let passed = heard.elapsed().as_nanos() / STRANGER_DELAY.as_nanos();
+    let steps = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
+    heard + STRANGER_DELAY.saturating_mul(steps)
 }
 
 /// One connection in its task.
 struct Connection {
     server: Server,
-    peer: SocketAddr,
+    peer: Peer,
     shutdown: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn serve(mut self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        // A peer that vanished without a word is noticed by the system too.
-        let _ = SockRef::from(&stream).set_keepalive(true);
+    async fn serve(mut self, link: Link) {
+        let accepted = Instant::now();
         let idle = self.server.settings.idle_deadline;
-        let (read, write) = stream.into_split();
-        let (mut reader, mut writer) = (Reader::new(read, idle), Writer::new(write, idle));
-        if let Err(error) = self.session(&mut reader, &mut writer).await {
-            debug!(peer = %self.peer, "connection ended: {error}");
-        }
+        let mut reader = Reader::new(link.reader, idle);
+        let mut writer = Writer::new(link.writer, idle);
+        // On the heap, and gone when it is done: a session that only waits is small.
+        let greeted = Box::pin(self.greet(&mut reader, &mut writer)).await;
+        let linger = match greeted {
+            Ok(Some(known)) => {
+                let connection = pump::Connection { reader, writer };
+                let mut connection = Box::pin(self.session(connection, known)).await;
+                connection.reader.drain(LINGER).await;
+                return;
+            }
+            // What it sends now is in vain, and it must not keep its place for longer than
+            // it may take for a whole opening.
+            Ok(None) => {
+                let deadline = self.server.settings.opening_deadline;
+                deadline.saturating_sub(accepted.elapsed()).min(LINGER)
+            }
+            // Nothing was said to it, so there is nothing that it could miss.
+            Err(error) => {
+                debug!(peer = %self.peer, "connection ended: {error}");
+                return;
+            }
+        };
         writer.finish().await;
-        reader.drain(LINGER).await;
+        reader.drain(linger).await;
     }
 
-    async fn session(
-        &mut self,
-        reader: &mut Reader,
-        writer: &mut Writer,
-    ) -> Result<(), ChannelError> {
-        // On the heap, and gone when it is done: a session that only waits is small.
-        let Some(known) = Box::pin(self.greet(reader, writer)).await? else {
-            return Ok(());
-        };
-        let mut channel = Channel {
-            reader,
-            writer,
-            shutdown: self.shutdown.clone(),
-            stop: self.stop.clone(),
-        };
-        let people = (&known.user, &known.from);
-        let session = self
-            .server
-            .receiver
-            .session(&mut channel, &known.keys, people, known.first);
-        // The sender knows what it may, and the log the rest.
-        let _ = Box::pin(session).await;
-        Ok(())
+    /// The session of a contact. The contact was told what it may know, and the log the
+    /// rest.
+    async fn session(&self, connection: pump::Connection, known: Known) -> pump::Connection {
+        let Known {
+            keys,
+            parties,
+            first,
+        } = known;
+        let stops = [self.shutdown.clone(), self.stop.clone()];
+        let answerer = Answerer::new(&self.server.receiver, &keys, parties, stops);
+        let (connection, _) = answerer.run(connection, first).await;
+        connection
     }
 
     /// Steps 3 to 12: who speaks, and what they are answered. `None` where that was all.
@@ -305,10 +368,10 @@ impl Connection {
         writer: &mut Writer,
     ) -> Result<Option<Known>, ChannelError> {
         let opening = self.opening(reader);
-        let (head, header, envelope) = match opening.await {
+        let opening = match opening.await {
             Ok(opening) => opening,
             Err(ChannelError::Wire(error)) => {
-                info!(peer = %self.peer, "turned away: {error}");
+                self.server.strangers.turned_away(&self.peer, &error);
                 self.server.metrics.opening(Opening::TurnedAway);
                 let answer = AnswerHeader::Turned(Turned::Unreadable);
                 writer.bytes(&answer.encode()).await?;
@@ -316,16 +379,16 @@ impl Connection {
             }
             Err(error) => return Err(error),
         };
-        let answer_at = Instant::now() + STRANGER_DELAY;
-        let caller = match self.identify(head, header, envelope).await {
+        let heard = Instant::now();
+        let caller = match self.identify(opening).await {
             Ok(caller) => caller,
             Err(unknown) => {
                 self.server.metrics.opening(Opening::TurnedAway);
                 match unknown.answer() {
-                    Turned::Busy => error!(peer = %self.peer, "turned away: {unknown}"),
-                    _ => info!(peer = %self.peer, "turned away: {unknown}"),
+                    Turned::Busy => self.server.strangers.failed(&self.peer, &unknown),
+                    _ => self.server.strangers.turned_away(&self.peer, &unknown),
                 }
-                sleep_until(answer_at).await;
+                sleep_until(next_answer(heard)).await;
                 let answer = AnswerHeader::Turned(unknown.answer());
                 writer.bytes(&answer.encode()).await?;
                 return Ok(None);
@@ -358,9 +421,7 @@ impl Connection {
 
     async fn identify(
         &self,
-        head: Header,
-        header: [u8; header::LEN],
-        envelope: Vec<u8>,
+        opening: (Header, [u8; header::LEN], Vec<u8>),
     ) -> Result<Caller, Unknown> {
         let _turn = self
             .server
@@ -372,9 +433,11 @@ impl Connection {
             root,
             openings,
             metrics,
+            settings,
             ..
         } = self.server.clone();
-        task::spawn_blocking(move || identify(&root, &openings, &metrics, head, &header, &envelope))
+        let max_age = settings.opening_max_age;
+        task::spawn_blocking(move || identify(&root, &openings, &metrics, max_age, &opening))
             .await
             .unwrap_or(Err(Unknown::Failed))
     }
@@ -391,11 +454,19 @@ impl Connection {
             5,
             format_args!("signature of {from} is good, opened the meta with the key of {to}"),
         );
+        let parties = Arc::new(Parties {
+            user: caller.user.clone(),
+            from: from.clone(),
+        });
         let decision = match &caller.request {
             Ok(request) => {
-                receiver
-                    .decide(&Lane::default(), &caller.user, from, request.clone(), None)
-                    .await
+                let offer = Offer {
+                    asked: request.clone(),
+                    destination: None,
+                };
+                let queue = DiskQueue::default();
+                let decided = receiver.decide(&queue, &parties, vec![offer]).await;
+                decided.into_iter().next().ok_or(ChannelError::Closed)?
             }
             Err(error) => {
                 let ended = Ended::of(error);
@@ -429,7 +500,7 @@ impl Connection {
         if let Err(error) = answered {
             let ending = move || {
                 if let Some(arrival) = first {
-                    arrival.end(&ReceiveError::Channel(error));
+                    arrival.end(&ReceiveError::from(&SessionError::from(error)));
                 }
             };
             let _ = task::spawn_blocking(ending).await;
@@ -437,8 +508,10 @@ impl Connection {
         }
         Ok(Some(Known {
             keys,
-            user: caller.user,
-            from: caller.contact.name,
+            parties: Parties {
+                user: caller.user,
+                from: caller.contact.name,
+            },
             first,
         }))
     }

@@ -26,8 +26,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Local, M2Y, Process, Random, World, deliver, names, noise, read_meta};
-use m2y::{client::{self, Route}, error::Code, event::{Kind as EventKind, Run}, root::{Root, folder::Folder}, server::{self, Server}, store::{Sink, Store, local::LocalStore}, observer::{Observer, Unobserved}, transfer::send::upload::Outgoing, wire::record::{HEAD_LEN, Head, Kind}};
+use common::{
+    Local, M2Y, Process, Random, World, deliver, names, noise, read_meta,
+    store::{Call, Moment, Watched},
+};
+use m2y::{
+    client::{self, Route},
+    error::Code,
+    event::{Kind as EventKind, Run},
+    observer::{Observer, Unobserved},
+    root::{Root, folder::Folder},
+    server::{self, Server},
+    store::local::LocalStore,
+    transfer::send::upload::Outgoing,
+    wire::record::{HEAD_LEN, Head, Kind},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -386,90 +399,32 @@ impl Observer for Death {
     }
 }
 
-/// A store that notes what is flushed, so that the rest can be lost.
-struct Mortal {
-    inner: LocalStore,
-    death: Arc<Death>,
-    flushed: PathBuf,
-}
-
-struct MortalSink {
-    inner: Box<dyn Sink>,
-    death: Arc<Death>,
-    flushed: PathBuf,
-}
-
-impl Store for Mortal {
-    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>> {
-        let inner = self.inner.begin(partial, keep)?;
-        self.death.comes_to("begin");
-        Ok(Box::new(MortalSink {
-            inner,
-            death: self.death.clone(),
-            flushed: self.flushed.clone(),
-        }))
-    }
-
-    fn held(&self, partial: &str) -> io::Result<u64> {
-        self.inner.held(partial)
-    }
-
-    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>> {
-        self.inner.read(partial)
-    }
-
-    fn publish(&self, partial: &str, name: &str) -> io::Result<()> {
-        self.death.comes_to("publish");
-        self.inner.publish(partial, name)?;
-        self.death.comes_to("renamed");
-        Ok(())
-    }
-
-    fn settle_names(&self) -> io::Result<()> {
-        self.inner.settle_names()?;
-        // Until here the name may be lost.
-        fs::write(&self.flushed, "published").unwrap();
-        self.death.comes_to("published");
-        Ok(())
-    }
-
-    fn settle_all(&self) -> io::Result<()> {
-        self.death.comes_to("settle");
-        self.inner.settle_all()?;
-        fs::write(&self.flushed, "settled").unwrap();
-        self.death.comes_to("settled");
-        Ok(())
-    }
-
-    fn discard(&self, partial: &str) {
-        self.inner.discard(partial);
-    }
-
-    fn holds(&self, name: &str) -> io::Result<bool> {
-        self.inner.holds(name)
-    }
-
-    fn room(&self) -> io::Result<u64> {
-        self.inner.room()
-    }
-}
-
-impl Sink for MortalSink {
-    fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        for piece in pieces {
-            self.death.comes_to("append");
-            self.inner.append(&[piece])?;
+/// A store at whose calls the server dies, and which notes what is flushed, so that the rest
+/// can be lost.
+fn mortal_store(inner: LocalStore, death: &Arc<Death>, flushed: &Path) -> Watched<LocalStore> {
+    let (death, flushed) = (death.clone(), flushed.to_owned());
+    Watched::new(inner, move |call, moment| {
+        let (before, after) = match call {
+            Call::Begin => (None, Some("begin")),
+            Call::Append => (Some("append"), None),
+            Call::Settle => (Some("settle"), Some("settled")),
+            Call::Publish => (Some("publish"), Some("renamed")),
+            // Until here the name may be lost.
+            Call::SettleNames => (None, Some("published")),
+            _ => (None, None),
+        };
+        let step = match moment {
+            Moment::Before => before,
+            Moment::After => after,
+        };
+        if let Some(step) = step {
+            if ["settled", "published"].contains(&step) {
+                fs::write(&flushed, step).unwrap();
+            }
+            death.comes_to(step);
         }
         Ok(())
-    }
-
-    fn settle(&mut self) -> io::Result<()> {
-        self.death.comes_to("settle");
-        self.inner.settle()?;
-        fs::write(&self.flushed, "settled").unwrap();
-        self.death.comes_to("settled");
-        Ok(())
-    }
+    })
 }
 
 /// Not a test: the server that dies, when it is started by one.
@@ -486,11 +441,8 @@ async fn a_server_of_its_own() {
         .unwrap()
         .observed(death)
         .storing(Arc::new(move |folder: &Folder| {
-            Arc::new(Mortal {
-                inner: LocalStore::new(folder.dir()),
-                death: mortal.clone(),
-                flushed: flushed.clone(),
-            })
+            let inner = LocalStore::new(folder.dir());
+            Arc::new(mortal_store(inner, &mortal, &flushed))
         }));
     server.start_folders().await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -22,12 +22,12 @@ use common::{Local, PETER, ROLAND, World, ZHENQIANG, read_meta};
 use hyper::{Response, body::Bytes};
 use m2y::{
     error::{Code, Error},
-    event::{Event, EventId, Kind, Outcome, Verdict},
+    event::{Event, EventId, Kind, Outcome, Subject, Verdict},
     hooks::{Pinned, dispatch::Dispatcher},
     json,
     meta::Meta,
-    root::quarantine,
     root::{config::Config, user::User},
+    store::{self, quarantine},
 };
 use servers::{
     http::Http,
@@ -92,7 +92,7 @@ fn refused(result: Result<Meta, Error>, words: &str) {
 /// Why each file of the folder is in quarantine.
 fn quarantined(world: &World) -> Vec<String> {
     let folder = world.receiver.folder(&common::name("photo")).unwrap();
-    let held = quarantine::list(folder.dir()).unwrap();
+    let held = quarantine::list(&*store::of_folder(&folder), &folder).unwrap();
     held.into_iter()
         .map(|(_, meta)| meta.unwrap().extra["quarantine"].as_str().unwrap().into())
         .collect()
@@ -321,6 +321,71 @@ async fn outbox_sends_what_is_put_into_the_folder() {
     assert_eq!(fs::read(folder.path_of(&arrived[0])).unwrap(), b"%PDF");
     // It takes nothing.
     deliver(&world, &there, "a", b"x").await.unwrap_err();
+}
+
+/// Names as long as a sender may give a file: 4,096 bytes.
+fn longest_names() -> Vec<String> {
+    let most = m2y::meta::MAX_TEXT;
+    ["a", "ü", "€", "🦀", "\"", "\u{1}", ".", "İ"]
+        .map(|c| {
+            let room = most - ".png".len();
+            let (fits, rest) = (room / c.len(), room % c.len());
+            let name = format!("{}{}.png", c.repeat(fits), "x".repeat(rest));
+            assert_eq!(name.len(), most);
+            name
+        })
+        .into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_and_bundled_hook_takes_the_longest_name_of_a_file() {
+    let mut ran = std::collections::BTreeSet::new();
+    for example in fs::read_dir(examples()).unwrap() {
+        let example = example.unwrap();
+        if !example.path().is_dir() {
+            continue;
+        }
+        let example = example.file_name().into_string().unwrap();
+        let world = installed(&example);
+        program(&world, "scanner", "#!/bin/sh\nexit 0\n");
+        let peter = common::person(&world.there, PETER);
+        common::introduce(&world.receiver, &peter);
+        let folder = world.receiver.folder(&common::name("photo")).unwrap();
+        let settings = world.there.settings().unwrap();
+        let dispatcher = Dispatcher::new(&world.there, &settings).unwrap();
+        for (n, filename) in longest_names().into_iter().enumerate() {
+            let mut meta = common::document(ZHENQIANG, ROLAND, "photo");
+            meta.filename = filename;
+            meta.filesize = Some(PNG.len() as u64);
+            meta.datetime = m2y::meta::datetime_now();
+            for kind in [Kind::Meta, Kind::Received] {
+                let stem = format!("zhenqiang_{n}");
+                fs::write(folder.path_of(&format!("{stem}.meta")), meta.to_file()).unwrap();
+                fs::write(folder.path_of(&format!("{stem}.data")), PNG).unwrap();
+                let event = Event {
+                    id: EventId::new().unwrap(),
+                    kind,
+                    config: folder.config().unwrap(),
+                    folder: folder.clone(),
+                    file: Some(format!("{stem}.data")),
+                    subject: Some(Subject {
+                        meta: meta.clone(),
+                        stem,
+                    }),
+                    asked: None,
+                };
+                let verdict = dispatcher.fire(event, &Pinned::default()).await;
+                let name = &meta.filename[..meta.filename.ceil_char_boundary(8)];
+                let said = format!("{example} {kind} {name:?}: {:?}", verdict.runs);
+                assert_eq!(verdict.outcome, Outcome::Accepted, "{said}");
+                ran.extend(verdict.runs.into_iter().map(|run| run.script));
+                meta = verdict.meta.unwrap();
+            }
+        }
+    }
+    for script in ["checkPermission.rhai", "notifyUser.rhai", "scan.sh"] {
+        assert!(ran.contains(script), "{script}: {ran:?}");
+    }
 }
 
 const EICAR: &str = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*";

@@ -14,7 +14,22 @@ use common::{
     Local, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, document, key, name, person_with_key,
     read_meta,
 };
-use m2y::{client::{self, Route}, crypto::{SysRng, keys::{PrivateKey, PublicKey}}, error::{Code, Error}, meta::{Meta, TransferId, Wire}, observer::Unobserved, transfer::send::{upload::Outgoing, Begin, Session}, wire::{envelope::{self, Contents, Part}, header::{AnswerHeader, Header, Turned}, session::Share}};
+use m2y::{
+    client::{self, Route},
+    crypto::{
+        SysRng,
+        keys::{PrivateKey, PublicKey},
+    },
+    error::{Code, Error},
+    meta::{Meta, TransferId, Wire},
+    observer::Unobserved,
+    transfer::send::{Begin, Session, upload::Outgoing},
+    wire::{
+        envelope::{self, Contents, Part},
+        header::{AnswerHeader, Header, Turned},
+        session::Share,
+    },
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -752,7 +767,7 @@ async fn an_opening_that_comes_twice_at_once_works_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opening_older_than_all_that_is_remembered_is_refused() {
-    use m2y::journal::openings::{KEPT, Opening, Openings};
+    use m2y::journal::openings::{KEPT, Opening, Openings, Stamp};
     let world = world();
     let contact = name(ZHENQIANG);
     let openings = Openings::default();
@@ -761,32 +776,27 @@ async fn an_opening_older_than_all_that_is_remembered_is_refused() {
         digest[..8].copy_from_slice(&n.to_be_bytes());
         digest
     };
-    let remember = |openings: &Openings, n: u64| {
+    let claim = |openings: &Openings, time: u64| {
+        let stamp = Stamp {
+            digest: digest(time),
+            time,
+        };
+        let any = 0..=u64::MAX;
         openings
-            .remember(&world.receiver, &contact, &digest(n), n)
+            .claim(&world.receiver, &contact, &stamp, &any)
             .unwrap()
     };
     let many = 2 * KEPT as u64;
     for n in 1..=many + 1 {
-        assert_eq!(remember(&openings, n), Opening::New);
+        assert_eq!(claim(&openings, n), Opening::New);
     }
-    // To look does not remember.
-    let look = |n| {
-        openings
-            .look(&world.receiver, &contact, &digest(n), n)
-            .unwrap()
-    };
-    assert_eq!(
-        [look(1), look(many), look(many + 9), look(many + 9)],
-        [Opening::Old, Opening::Seen, Opening::New, Opening::New]
-    );
     // The oldest are forgotten, and so is every opening of their time.
-    assert_eq!(remember(&openings, 1), Opening::Old);
-    assert_eq!(remember(&openings, many), Opening::Seen);
+    assert_eq!(claim(&openings, 1), Opening::Old);
+    assert_eq!(claim(&openings, many), Opening::Seen);
     let again = Openings::default();
-    assert_eq!(remember(&again, 1), Opening::Old);
-    assert_eq!(remember(&again, many), Opening::Seen);
-    assert_eq!(remember(&again, many + 2), Opening::New);
+    assert_eq!(claim(&again, 1), Opening::Old);
+    assert_eq!(claim(&again, many), Opening::Seen);
+    assert_eq!(claim(&again, many + 2), Opening::New);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,10 @@ use std::{
     fs,
     path::Path,
     process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,10 +24,12 @@ use common::{Process, World};
 use m2y::{
     journal::{
         self, Journal, Task,
-        delivered::{self, Key, State, Transfer},
+        delivered::{self, Key, Stage, Transfer},
+        prune,
     },
     meta::TransferId,
 };
+use tokio::sync::watch;
 
 const CONFIG: &str = "[OnMeta]\n[OnReceived]\nhook.sh\n";
 
@@ -98,7 +104,7 @@ fn events_of_a_file_wait_until_the_hooks_of_its_arrival_have_run() {
         filename: "x.png".to_owned(),
         filesize: 1,
         crc: 2,
-        state: State::Owed,
+        stage: Stage::Owed,
     };
     journal
         .write(true, move |db| delivered::put(db, &transfer))
@@ -388,4 +394,106 @@ fn a_server_that_is_killed_loses_no_event() {
 #[ignore = "takes a minute"]
 fn a_server_that_is_killed_two_hundred_times_loses_no_event() {
     killed(200);
+}
+
+fn delivered(n: u32, stage: Stage) -> Transfer {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&n.to_be_bytes());
+    Transfer {
+        key: Key {
+            user: "roland-frei".to_owned(),
+            folder: "photo".to_owned(),
+            from: "zhenqiang".to_owned(),
+            id: TransferId(id),
+        },
+        stem: format!("zhenqiang_30-12-2018_23-59-59_{n}"),
+        filename: "f".repeat(200),
+        filesize: 1,
+        crc: 1,
+        stage,
+    }
+}
+
+async fn deliver_many(journal: &Journal, from: u32, count: u32) {
+    let written = journal.quietly(false, move |db| {
+        let all = (from..from + count).map(|n| delivered(n, Stage::Delivered));
+        all.into_iter()
+            .try_for_each(|transfer| delivered::put(db, &transfer))
+    });
+    written.committed().await.unwrap();
+}
+
+/// Milliseconds since 1970, in so many days.
+fn in_days(days: u64) -> u64 {
+    m2y::clock::millis() + days * 86_400_000
+}
+
+fn size_of(world: &World) -> u64 {
+    let path = world.there.path().join(journal::FILE);
+    // What a checkpoint has still to bring there does not count.
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let ended: i64 = db
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(ended, 0, "somebody reads");
+    fs::metadata(path).unwrap().len()
+}
+
+#[tokio::test]
+async fn transfers_are_forgotten_after_ninety_days_and_those_with_work_left_are_not() {
+    let world = World::new(CONFIG);
+    let journal = Journal::open(&world.there).unwrap();
+    let open = [delivered(1, Stage::Whole), delivered(2, Stage::Owed)];
+    let rows = open.clone();
+    let written = journal.quietly(false, move |db| {
+        rows.iter().try_for_each(|row| delivered::put(db, row))?;
+        delivered::put(db, &delivered(3, Stage::Refused))
+    });
+    written.committed().await.unwrap();
+    assert_eq!(prune::prune(&journal, in_days(89)).await.unwrap(), 0);
+    assert_eq!(prune::prune(&journal, in_days(91)).await.unwrap(), 1);
+    let db = journal.reader().unwrap();
+    assert_eq!(delivered::open(&db).unwrap(), open);
+    let refused = delivered(3, Stage::Refused);
+    assert_eq!(delivered::find(&db, &refused.key).unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_server_that_runs_for_months_prunes_its_journal_and_the_file_gets_smaller() {
+    let world = World::new(CONFIG);
+    let journal = Journal::open(&world.there).unwrap();
+    deliver_many(&journal, 0, 10_000).await;
+    let full = size_of(&world);
+    let clock = Arc::new(AtomicU64::new(in_days(89)));
+    let (stop, shutdown) = watch::channel(false);
+    let (asked, mut passes) = watch::channel(0);
+    let now = {
+        let clock = clock.clone();
+        move || {
+            asked.send_modify(|passes| *passes += 1);
+            clock.load(Ordering::SeqCst)
+        }
+    };
+    let pause = Duration::from_millis(1);
+    let pruning = tokio::spawn(prune::run_every(pause, journal.clone(), now, shutdown));
+    let count = || {
+        let db = journal.reader().unwrap();
+        let count = "SELECT count(*) FROM transfer";
+        db.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    passes.wait_for(|passes| *passes >= 3).await.unwrap();
+    assert_eq!(count(), 10_000);
+    clock.store(in_days(91), Ordering::SeqCst);
+    // The first of them has ended when the second one begins.
+    let before = *passes.borrow();
+    let later = passes.wait_for(|passes| *passes >= before + 3);
+    later.await.unwrap();
+    assert_eq!(count(), 0);
+    stop.send(true).unwrap();
+    pruning.await.unwrap();
+    let after = size_of(&world);
+    assert!(after * 2 < full, "{after} of {full} bytes are left");
+    // What others write meanwhile uses the pages that are left.
+    deliver_many(&journal, 20_000, 2_000).await;
+    assert!(size_of(&world) < full);
 }

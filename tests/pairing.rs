@@ -20,7 +20,7 @@ use std::{
 use common::{M2Y, OPEN, PETER, Process, ROLAND, ZHENQIANG, key, name, names, person, said};
 use m2y::{
     crypto::{SysRng, keys::PrivateKey},
-    root::{Root, request::RequestId},
+    root::{Root, contact_request::RequestId},
     wire::pairing::{Announcement, Document},
 };
 use serde_json::Value;

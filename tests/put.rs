@@ -24,7 +24,14 @@ use common::{
     relay::Relay, said,
 };
 use futures_util::future::join_all;
-use m2y::{client::{Route, peer::Peer, put::put_all}, error::{Code, Error}, meta::{Meta, datetime_now}, root::{destination::Destination, conflict::Conflict, tree::TreePath}, observer::{Observer, Unobserved}, transfer::send::{upload::Outgoing, put::Put}};
+use m2y::{
+    client::{Route, peer::Peer, put::put_all},
+    error::{Code, Error},
+    meta::{Meta, datetime_now},
+    observer::{Observer, Unobserved},
+    root::{conflict::Conflict, destination::Destination, tree::TreePath},
+    transfer::send::{put::Put, upload::Outgoing},
+};
 use tokio::sync::mpsc;
 
 const KIB: usize = 1_024;

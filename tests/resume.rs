@@ -27,7 +27,15 @@ use common::{
     peer::{self, Side},
     read_meta, read_metas, said,
 };
-use m2y::{client::{self, Route}, error::{Code, Error}, event::Kind as EventKind, meta::{Features, Meta, TransferId, Wire}, observer::Unobserved, transfer::{receive::decision::FILES, send::upload::Outgoing}, wire::record::{self, Head, Kind, MAX_BODY}};
+use m2y::{
+    client::{self, Route},
+    error::{Code, Error},
+    event::Kind as EventKind,
+    meta::{Features, Meta, TransferId, Wire},
+    observer::Unobserved,
+    transfer::{receive::decision::FILES, send::upload::Outgoing},
+    wire::record::{self, Head, Kind, MAX_BODY},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -16,7 +16,13 @@ use std::{
 
 use cap_std::{ambient_authority, fs::Dir};
 use common::{Local, ROLAND, World, ZHENQIANG};
-use m2y::{client::{Route, peer::Peer}, error::{Code, Error}, root::conflict::Conflict, observer::Unobserved, transfer::receive::download::Landing};
+use m2y::{
+    client::{Route, peer::Peer},
+    error::{Code, Error},
+    observer::Unobserved,
+    root::conflict::Conflict,
+    transfer::receive::download::Landing,
+};
 
 const SHARE: &str = "[share]\nzhenqiang = list get mkdir rm mv\n";
 

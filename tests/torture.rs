@@ -25,6 +25,7 @@ use std::{
 use common::{
     Local, M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, deliver, document,
     introduce, key, name, names, noise, person, said,
+    store::{Call, Moment, Watched},
 };
 use m2y::{
     crypto::{
@@ -34,12 +35,12 @@ use m2y::{
     error::Code,
     meta::{TransferId, Wire},
     root::{Root, folder::Folder},
-    store::{Sink, Store, local::LocalStore},
+    store::{Store, local::LocalStore},
     wire::{
         envelope::{self, Contents, Part, Sealed},
         header::{AnswerHeader, Header, Turned},
         record::{Head, Kind, Stream},
-        session::{self, SessionKeys, Share},
+        session::{self, Direction, SessionKeys, Share},
     },
 };
 use tokio::{
@@ -588,7 +589,9 @@ async fn session_at(address: &str, time: u64) {
         &transcript,
     )
     .unwrap();
-    let mut blocks = Stream::new(&keys.file_key(&filekey, &reply.meta.id.unwrap())).unwrap();
+    let mut blocks =
+        Stream::new(&keys.block_key(&filekey, &reply.meta.id.unwrap(), Direction::ToServer, 0))
+            .unwrap();
     let head = Head {
         kind: Kind::Block,
         last: true,
@@ -642,7 +645,7 @@ fn a_clock_behind_all_that_is_remembered_is_one_clear_sentence() {
     let output = send(&server.address, &meta);
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("is your clock behind?"), "{text}");
+    assert!(text.contains("check this machine's clock"), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(world.arrived(".data").is_empty());
 }
@@ -1117,101 +1120,17 @@ fn a_server_that_runs_out_of_descriptors_has_senders_try_later_and_recovers() {
     assert_eq!(lines().len(), delivered, "a hook ran twice: {:?}", lines());
 }
 
-/// What a store does wrong.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    None,
-    Begin,
-    Append,
-    Settle,
-    Publish,
-    Holds,
-}
-
-struct Faulty {
-    inner: LocalStore,
-    fault: Arc<Mutex<Fault>>,
-}
-
-impl Faulty {
-    fn fails(fault: &Mutex<Fault>, at: Fault) -> io::Result<()> {
-        match *fault.lock().unwrap() == at {
-            // EIO, as from a disk that dies.
+/// A store that fails at one kind of call, at an append not before the tenth block, as from
+/// a disk that dies (EIO).
+fn faulty(inner: LocalStore, fault: &Arc<Mutex<Option<Call>>>) -> Watched<LocalStore> {
+    let (fault, appends) = (fault.clone(), AtomicUsize::new(0));
+    Watched::new(inner, move |call, moment| {
+        let early = call == Call::Append && appends.fetch_add(1, Ordering::Relaxed) < 20;
+        match moment == Moment::Before && *fault.lock().unwrap() == Some(call) && !early {
             true => Err(io::Error::from_raw_os_error(5)),
             false => Ok(()),
         }
-    }
-}
-
-impl Store for Faulty {
-    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>> {
-        Self::fails(&self.fault, Fault::Begin)?;
-        Ok(Box::new(FaultySink {
-            inner: self.inner.begin(partial, keep)?,
-            fault: self.fault.clone(),
-            pieces: 0,
-        }))
-    }
-
-    fn held(&self, partial: &str) -> io::Result<u64> {
-        self.inner.held(partial)
-    }
-
-    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>> {
-        self.inner.read(partial)
-    }
-
-    fn publish(&self, partial: &str, name: &str) -> io::Result<()> {
-        Self::fails(&self.fault, Fault::Publish)?;
-        self.inner.publish(partial, name)
-    }
-
-    fn settle_names(&self) -> io::Result<()> {
-        self.inner.settle_names()
-    }
-
-    fn settle_all(&self) -> io::Result<()> {
-        self.inner.settle_all()
-    }
-
-    fn discard(&self, partial: &str) {
-        self.inner.discard(partial);
-    }
-
-    fn holds(&self, name: &str) -> io::Result<bool> {
-        Self::fails(&self.fault, Fault::Holds)?;
-        self.inner.holds(name)
-    }
-
-    fn room(&self) -> io::Result<u64> {
-        self.inner.room()
-    }
-}
-
-struct FaultySink {
-    inner: Box<dyn Sink>,
-    fault: Arc<Mutex<Fault>>,
-    pieces: usize,
-}
-
-impl Sink for FaultySink {
-    fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        for piece in pieces {
-            self.pieces += 1;
-            if self.pieces > 10 && Faulty::fails(&self.fault, Fault::Append).is_err() {
-                // Half of it is written, as a write does that comes up short.
-                self.inner.append(&[&piece[..piece.len() / 2]])?;
-                Faulty::fails(&self.fault, Fault::Append)?;
-            }
-            self.inner.append(&[piece])?;
-        }
-        Ok(())
-    }
-
-    fn settle(&mut self) -> io::Result<()> {
-        Faulty::fails(&self.fault, Fault::Settle)?;
-        self.inner.settle()
-    }
+    })
 }
 
 /// Descriptors of this process for what lies in a directory: other tests run beside.
@@ -1228,16 +1147,13 @@ async fn a_store_that_fails_anywhere_has_the_sender_try_later_and_holds_up_nobod
     let world = World::new("[OnMeta]\n[OnReceived]\nnote.rhai\n");
     world.script("note.rhai", "notify.inbox(meta.filename);");
     world.folder("other", OPEN);
-    let fault = Arc::new(Mutex::new(Fault::None));
-    let faulty = fault.clone();
+    let fault = Arc::new(Mutex::new(None));
+    let failing = fault.clone();
     let server = Local::with(&world.there, move |server| {
         server.storing(Arc::new(move |folder: &Folder| -> Arc<dyn Store> {
             let inner = LocalStore::new(folder.dir());
             match folder.name().as_str() {
-                "photo" => Arc::new(Faulty {
-                    inner,
-                    fault: faulty.clone(),
-                }),
+                "photo" => Arc::new(faulty(inner, &failing)),
                 _ => Arc::new(inner),
             }
         }))
@@ -1250,14 +1166,14 @@ async fn a_store_that_fails_anywhere_has_the_sender_try_later_and_holds_up_nobod
     let there = world.there.path().canonicalize().unwrap();
     let before = descriptors_in(&there);
     let faults = [
-        Fault::Begin,
-        Fault::Append,
-        Fault::Settle,
-        Fault::Publish,
-        Fault::Holds,
+        Call::Begin,
+        Call::Append,
+        Call::Settle,
+        Call::Publish,
+        Call::Stat,
     ];
     for (n, bad) in faults.into_iter().enumerate() {
-        *fault.lock().unwrap() = bad;
+        *fault.lock().unwrap() = Some(bad);
         let file = world.file(&format!("{bad:?}"), &bytes);
         let (meta, other) = (world.meta("photo", &file), world.meta("other", &file));
         let (sent, beside) = tokio::join!(
@@ -1272,7 +1188,7 @@ async fn a_store_that_fails_anywhere_has_the_sender_try_later_and_holds_up_nobod
         let ran = fs::read_to_string(&hooks).map_or(0, |text| text.lines().count());
         assert_eq!(ran, n, "{bad:?}: a hook ran for what was not stored");
 
-        *fault.lock().unwrap() = Fault::None;
+        *fault.lock().unwrap() = None;
         fs::rename(meta.with_extension("failed"), &meta).unwrap();
         deliver(&meta, &server.address).await.unwrap();
         for data in world.arrived(".data") {

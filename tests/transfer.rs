@@ -20,12 +20,13 @@ use std::{
 use common::{
     Local, M2Y, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, deliver, document, introduce, name,
     noise, person, read_meta, said,
+    store::{Call, Watched},
 };
 use m2y::{
     error::Code,
     root::meta_file,
     root::{Root, folder::Folder},
-    store::{Sink, Store, local::LocalStore},
+    store::local::LocalStore,
 };
 
 fn arrives(len: usize) {
@@ -608,89 +609,16 @@ fn a_claim_about_the_file_that_is_wrong_fails_clearly() {
     assert!(world.arrived(".data").is_empty());
 }
 
-/// A store that has room for so many bytes, or ends in another error.
-struct Failing {
-    inner: LocalStore,
-    room: usize,
-    error: io::ErrorKind,
-}
-
-struct FailingSink {
-    inner: Box<dyn Sink>,
-    left: usize,
-    error: io::ErrorKind,
-}
-
-impl Store for Failing {
-    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>> {
-        Ok(Box::new(FailingSink {
-            inner: self.inner.begin(partial, keep)?,
-            left: self.room,
-            error: self.error,
-        }))
-    }
-
-    fn held(&self, partial: &str) -> io::Result<u64> {
-        self.inner.held(partial)
-    }
-
-    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>> {
-        self.inner.read(partial)
-    }
-
-    fn publish(&self, partial: &str, name: &str) -> io::Result<()> {
-        self.inner.publish(partial, name)
-    }
-
-    fn settle_names(&self) -> io::Result<()> {
-        self.inner.settle_names()
-    }
-
-    fn settle_all(&self) -> io::Result<()> {
-        self.inner.settle_all()
-    }
-
-    fn discard(&self, partial: &str) {
-        self.inner.discard(partial);
-    }
-
-    fn holds(&self, name: &str) -> io::Result<bool> {
-        self.inner.holds(name)
-    }
-
-    fn room(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
-    }
-}
-
-impl Sink for FailingSink {
-    fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        let len: usize = pieces.iter().map(|p| p.len()).sum();
-        self.left = self.left.checked_sub(len).ok_or(self.error)?;
-        self.inner.append(pieces)
-    }
-
-    fn settle(&mut self) -> io::Result<()> {
-        match self.left {
-            0 => Err(self.error.into()),
-            _ => self.inner.settle(),
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_an_error_that_the_sender_sees() {
     let world = World::new(OPEN);
     let file = world.file("f", &noise(5 << 20));
     // In the middle of the file, and when all of it is to be made durable.
-    for room in [1 << 20, 5 << 20] {
+    for (call, n) in [(Call::Append, 16), (Call::Settle, 1)] {
         let server = Local::with(&world.there, |server| {
             server.storing(Arc::new(move |folder: &Folder| {
-                Arc::new(Failing {
-                    inner: LocalStore::new(folder.dir()),
-                    room,
-                    error: io::ErrorKind::StorageFull,
-                })
+                let inner = LocalStore::new(folder.dir());
+                Arc::new(Watched::failing(inner, call, n, rustix::io::Errno::NOSPC))
             }))
         })
         .await;

@@ -24,14 +24,14 @@ use m2y::{
     },
     error::{Code, Error},
     meta::{Features, FileKey, Meta, TransferId, Wire},
-    root::{conflict::Conflict, contact::Card, request::RequestId},
+    root::{conflict::Conflict, contact::Card, contact_request::RequestId},
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
         pairing::{Announcement, Document, Request},
         record::{self, Head, Kind, Stream},
         request::{self, Coming, Entry, Held, Page, Reply},
-        session::{self, SessionKeys, Share},
+        session::{self, Direction, SessionKeys, Share},
     },
 };
 use rsa::rand_core::{TryCryptoRng, TryRng};
@@ -189,7 +189,12 @@ fn session_vectors() -> Value {
     )
     .unwrap();
     assert_eq!(keys.client.as_bytes(), same.client.as_bytes());
-    let block_key = keys.file_key(reply.filekey.as_ref().unwrap(), &meta().id.unwrap());
+    let block_key = keys.block_key(
+        reply.filekey.as_ref().unwrap(),
+        &meta().id.unwrap(),
+        Direction::ToServer,
+        0,
+    );
 
     let mut blocks = Stream::new(&block_key).unwrap();
     let block_head = Head {
@@ -290,7 +295,12 @@ fn resume_vectors() -> Value {
     crc.update(&file);
     let crc = crc.finalize();
 
-    let block_key = keys.file_key(reply.filekey.as_ref().unwrap(), &further.id.unwrap());
+    let block_key = keys.block_key(
+        reply.filekey.as_ref().unwrap(),
+        &further.id.unwrap(),
+        Direction::ToServer,
+        1,
+    );
     let head = Head {
         kind: Kind::Block,
         last: true,
@@ -456,8 +466,10 @@ fn request_vectors() -> Value {
         filekey: FileKey(Zeroizing::new([filekey; 32])),
         held,
     };
-    let block_key =
-        |id: &[u8; 16], key| keys.file_key(&FileKey(Zeroizing::new([key; 32])), &TransferId(*id));
+    let block_key = |id: &[u8; 16], key, transfer| {
+        let filekey = FileKey(Zeroizing::new([key; 32]));
+        keys.block_key(&filekey, &TransferId(*id), Direction::ToClient, transfer)
+    };
     let coming = |offset| {
         Reply::Coming(Coming {
             size: file.len() as u64,
@@ -487,7 +499,7 @@ fn request_vectors() -> Value {
     said.reply(2, &page(vec![entry("", true, 0)], false));
 
     let (id, resumed_id) = (b"0123456789abcdef", b"fedcba9876543210");
-    let (whole_key, resumed_key) = (block_key(id, 9), block_key(resumed_id, 10));
+    let (whole_key, resumed_key) = (block_key(id, 9, 3), block_key(resumed_id, 10, 4));
     said.ask(3, &get(id, 9, None));
     said.reply(3, &coming(0));
     let mut blocks = stream(&whole_key);
@@ -545,7 +557,12 @@ fn request_vectors() -> Value {
         },
         same,
     };
-    let put_key = keys.file_key(leave.filekey.as_ref().unwrap(), &sent.id.unwrap());
+    let put_key = keys.block_key(
+        leave.filekey.as_ref().unwrap(),
+        &sent.id.unwrap(),
+        Direction::ToServer,
+        9,
+    );
     said.ask(9, &put);
     said.text("server", Kind::Answer, 9, leave.to_json().as_bytes());
     said.block("client", &mut stream(&put_key), true, 9, rest);

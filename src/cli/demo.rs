@@ -1,7 +1,6 @@
 use std::{
     fmt, fs,
     io::Write,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,10 +10,23 @@ use std::{
 };
 
 use clap::Args;
-use tokio::{net::TcpListener, sync::watch, task};
+use tokio::{sync::watch, task};
 
 use super::output;
-use crate::{client::{self, Route}, crypto::keys::DEFAULT_BITS, error::{Code, Error, printable}, event::Run, hooks::bundled, json::Value, meta::Meta, root::{meta_file, Root, RootError, contact::Card, name::Name, user::User}, server::{self, Server}, observer::Observer, transfer::send::upload::Outgoing};
+use crate::{
+    client::{self, Route},
+    crypto::keys::DEFAULT_BITS,
+    error::{Code, Error, printable},
+    event::Run,
+    hooks::bundled,
+    json::Value,
+    meta::Meta,
+    observer::Observer,
+    root::{Root, RootError, meta_file, name::Name, user::User},
+    server::{self, Server},
+    transfer::send::upload::Outgoing,
+    transport::{self, Address, Listener},
+};
 
 /// Show it all: two people, a server, real files, every step, every hook
 ///
@@ -101,13 +113,9 @@ impl Demo {
         let server =
             Server::new(&root, &root.settings()?)?.observed(Arc::new(Side("server", show.clone())));
         server.start_folders().await?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .map_err(|e| cannot("listen", &e))?;
-        let address = listener
-            .local_addr()
-            .map_err(|e| cannot("listen", &e))?
-            .to_string();
+        let listener = transport::listen(&Address::any_local_port()).await?;
+        let address = listener.address().map_err(|e| cannot("listen", &e))?;
+        let address = address.to_string();
         voice.say(
             format_args!("A server on {address}"),
             &[
@@ -164,7 +172,7 @@ fn people(path: &Path) -> Result<Root, Error> {
         Ok::<_, Error>((sender?, receiver?))
     })?;
     for (user, other) in [(&sender, &receiver), (&receiver, &sender)] {
-        let card = Card::of(other, None)?;
+        let card = other.card(None)?;
         user.add_contact(&card.name, &card.key, false)?;
     }
     for (name, config) in [("photo", PHOTO), ("backup", BACKUP), ("diary", DIARY)] {

@@ -1,6 +1,5 @@
 use std::io;
 
-use cap_std::fs::Dir;
 use clap::{Args, Subcommand};
 
 use super::{RootArg, folder_name, output, user_name};
@@ -9,7 +8,7 @@ use crate::{
     json::Value,
     meta::QUARANTINE,
     root::folder::Folder as OpenFolder,
-    root::quarantine,
+    store::{self, Store, quarantine},
 };
 
 /// Make m2y-folders, and look after what hooks put into quarantine
@@ -69,8 +68,9 @@ impl Folder {
             Self::Quarantine(list) => list.run(json),
             Self::Release(held) => held.run(quarantine::release, "released", json),
             Self::Drop(held) => {
-                let remove =
-                    |dir: &Dir, stem: &str| quarantine::remove(dir, stem).map(|()| stem.to_owned());
+                let remove = |store: &dyn Store, folder: &OpenFolder, stem: &str| {
+                    quarantine::remove(store, folder, stem).map(|()| stem.to_owned())
+                };
                 held.run(remove, "removed", json)
             }
         }
@@ -87,7 +87,7 @@ impl Which {
 impl Quarantine {
     fn run(self, json: bool) -> Result<(), Error> {
         let folder = self.folder.open()?;
-        let held = quarantine::list(folder.dir())
+        let held = quarantine::list(&*store::of_folder(&folder), &folder)
             .map_err(|e| Error::io("read", &folder.path_of(quarantine::DIR), &e))?;
         if held.is_empty() && !json {
             output::line("nothing is in quarantine");
@@ -123,15 +123,15 @@ impl Quarantine {
 impl Held {
     fn run(
         self,
-        act: impl FnOnce(&Dir, &str) -> io::Result<String>,
+        act: impl FnOnce(&dyn Store, &OpenFolder, &str) -> io::Result<String>,
         done: &str,
         json: bool,
     ) -> Result<(), Error> {
         let folder = self.folder.open()?;
         let stem = self.file.strip_suffix(".data").unwrap_or(&self.file);
         let name = held_name(stem)?;
-        let stem =
-            act(folder.dir(), name).map_err(|e| Error::io("move", &folder.path_of(stem), &e))?;
+        let stem = act(&*store::of_folder(&folder), &folder, name)
+            .map_err(|e| Error::io("move", &folder.path_of(stem), &e))?;
         if json {
             output::object(&[("status", done.into()), ("file", stem.as_str().into())]);
         } else {

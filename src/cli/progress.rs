@@ -14,7 +14,11 @@ use tokio::{
 };
 
 use super::output::{bytes, count, files};
-use crate::{error::{Code, Error, printable}, meta::{Meta, TransferId}, observer::Observer};
+use crate::{
+    error::{Code, Error, printable},
+    meta::{Meta, TransferId},
+    observer::Observer,
+};
 
 /// How often there is a line where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -6,7 +6,13 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{RootArg, output, user_name};
-use crate::{client::{Route, peer::Peer}, error::{Code, Error, printable}, root::user::User, observer::{Observer, Unobserved}, wire::request::Entry};
+use crate::{
+    client::{Route, peer::Peer},
+    error::{Code, Error, printable},
+    observer::{Observer, Unobserved},
+    root::user::User,
+    wire::request::Entry,
+};
 
 /// Who asks, and where.
 #[derive(Debug, Args)]

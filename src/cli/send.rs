@@ -25,7 +25,16 @@ use self::{
     tally::Tally,
 };
 use super::{Failure, folder_name, limit::Limit, progress::Progress, user_name};
-use crate::{client::Route, error::{Code, Error}, meta::Meta, root::{Root, contact::check_address, name::Name}, transfer::send::{job_files::Documents, job_file::{Draft, Place}}};
+use crate::{
+    client::Route,
+    error::{Code, Error},
+    meta::Meta,
+    root::{Root, contact::check_address, name::Name},
+    transfer::send::{
+        job_file::{Draft, Place},
+        job_files::Documents,
+    },
+};
 
 /// Send files
 ///
@@ -255,7 +264,7 @@ impl Send {
         let template = parties.as_ref().map(Parties::template);
         let mut documents = None;
         if let Some(template) = &template {
-            let address = |route: Route| route.address().to_owned();
+            let address = |route: Route| route.address().to_string();
             routes.find(Path::new(""), template, address)?;
             if let Kind::Files(path) = self.kind(parties.as_ref())
                 && self.conflict == Conflict::Skip

@@ -1,11 +1,10 @@
 use std::{
+    fmt::Display,
     fs::{File, TryLockError},
-    io,
 };
 
 use clap::Args;
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
@@ -17,7 +16,8 @@ use crate::{
     crypto::backend::ACTIVE,
     error::{Code, Error},
     root::{Root, file, settings::LogFormat},
-    server::{self, Server},
+    server::{self, Server, metrics},
+    transport::{self, Address, Listener},
 };
 
 /// Receive files for every user of the root, and run the hooks of their folders
@@ -63,9 +63,9 @@ impl Serve {
         let _lock = lock(&root)?;
         let mut signals = Signals::new()?;
         let server = Server::new(&root, &settings)?;
-        let (listener, address) = bind(&settings.listen).await?;
-        let metrics = match &settings.metrics {
-            Some(metrics) => Some((bind(metrics).await?, server.report()?)),
+        let (listener, address) = listen(&settings.listen).await?;
+        let metrics_port = match &settings.metrics {
+            Some(metrics) => Some((metrics_at(metrics).await?, server.report()?)),
             None => None,
         };
         // Whoever connects meanwhile waits; a port that is taken has no hook run in vain.
@@ -80,14 +80,14 @@ impl Serve {
             output::line(format_args!("listening on {address}"));
         }
         let (shutdown, going_down) = watch::channel(false);
-        if let Some(((listener, address), report)) = metrics {
+        if let Some(((port, address), report)) = metrics_port {
             if json {
                 output::object(&[("status", "metrics".into()), ("address", address.into())]);
             } else {
                 output::line(format_args!("metrics on {address}"));
             }
             // Until the end: that it goes down is something to read there, too.
-            tokio::spawn(server::metrics::run(listener, report, going_down.clone()));
+            tokio::spawn(metrics::run(port, report, going_down.clone()));
         }
         systemd::tell("READY=1");
         let sending = outbox::run(root, settings, going_down.clone());
@@ -108,15 +108,24 @@ impl Serve {
     }
 }
 
-/// A listener, and its address.
-async fn bind(wanted: &str) -> Result<(TcpListener, String), Error> {
-    let cannot = |e: io::Error| {
-        let sentence = format!("cannot listen on {wanted}: {e}");
-        Error::new(Code::Failed, sentence)
-    };
-    let listener = TcpListener::bind(wanted).await.map_err(cannot)?;
-    let address = listener.local_addr().map_err(cannot)?.to_string();
-    Ok((listener, address))
+fn cannot_listen(wanted: &str, why: impl Display) -> Error {
+    Error::new(Code::Failed, format!("cannot listen on {wanted}: {why}"))
+}
+
+/// A listener for sessions, and its address.
+async fn listen(wanted: &str) -> Result<(Box<dyn Listener>, String), Error> {
+    let parsed: Result<Address, _> = wanted.parse();
+    let listener = transport::listen(&parsed.map_err(|e| cannot_listen(wanted, e))?).await?;
+    let address = listener.address().map_err(|e| cannot_listen(wanted, e))?;
+    Ok((listener, address.to_string()))
+}
+
+/// A port for metrics, and its address.
+async fn metrics_at(wanted: &str) -> Result<(metrics::Port, String), Error> {
+    let port = metrics::Port::bind(wanted).await;
+    let port = port.map_err(|e| cannot_listen(wanted, e))?;
+    let address = port.address().map_err(|e| cannot_listen(wanted, e))?;
+    Ok((port, address))
 }
 
 struct Signals {

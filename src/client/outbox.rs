@@ -28,7 +28,22 @@ use super::{
     Route,
     queue::{Front, Job, Outcome, Queue},
 };
-use crate::{error::{Code, Error, printable}, hooks::dispatch::stopped, meta::{self, Meta}, root::{Root, RootError, file, folder::Folder, settings::{Retry, Settings}, user::User}, observer::Unobserved, transfer::send::{job_file::{Draft, Place}, upload::Outgoing}};
+use crate::{
+    error::{Code, Error, printable},
+    hooks::dispatch::stopped,
+    meta::{self, Meta},
+    observer::Unobserved,
+    root::{
+        Root, RootError, file,
+        folder::Folder,
+        settings::{Retry, Settings},
+        user::User,
+    },
+    transfer::send::{
+        job_file::{Draft, Place},
+        upload::Outgoing,
+    },
+};
 
 /// How often folders are looked at.
 const LOOK: Duration = Duration::from_secs(1);

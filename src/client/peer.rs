@@ -8,13 +8,22 @@ use tokio::{
 };
 
 use super::{Opened, Route, open_asking};
-use crate::{error::{Code, Error}, observer::Observer, transfer::{fetch::{Ask, Session, Want}, receive::download::{Landed, Landing}}, wire::request::{Entry, Reply, Request}};
+use crate::{
+    error::{Code, Error},
+    observer::Observer,
+    session::asker::{Ask, Asker, Asks, Begin, Get},
+    transfer::{
+        receive::download::{Landed, Landing},
+        send::put::Put,
+    },
+    wire::request::{Entry, Reply, Request},
+};
 
 /// A session with a contact's server. Copies of it are the same one; it ends when the last
 /// of them is gone.
 #[derive(Clone)]
 pub struct Peer {
-    asks: mpsc::UnboundedSender<Ask>,
+    asks: mpsc::UnboundedSender<Ask<Put>>,
     /// Why the session ended, once it did.
     over: Arc<OnceLock<Error>>,
     work: AbortHandle,
@@ -23,7 +32,7 @@ pub struct Peer {
 /// A listing on its way.
 pub struct Listing {
     replies: mpsc::UnboundedReceiver<Result<(u32, Reply), Error>>,
-    asks: mpsc::UnboundedSender<Ask>,
+    asks: mpsc::UnboundedSender<Ask<Put>>,
     over: Arc<OnceLock<Error>>,
     done: bool,
 }
@@ -43,18 +52,26 @@ impl Peer {
     /// Opens a session.
     pub async fn connect(route: &Route, observer: Arc<dyn Observer>) -> Result<Self, Error> {
         let Opened {
-            channel,
+            connection,
             keys,
             reply,
             ..
         } = open_asking(route, &*observer).await?;
         let (asks, mut asked) = mpsc::unbounded_channel();
         let over = Arc::new(OnceLock::new());
-        let session = Session::new(channel, keys, reply.features.files, observer);
+        let (files, patience) = (reply.features.files, route.idle());
         let work = tokio::spawn({
             let over = over.clone();
             async move {
-                if let Err(error) = session.run(&mut asked).await {
+                let stop = std::future::pending();
+                tokio::pin!(stop);
+                let asks = Asks::Any(&mut asked);
+                let asker = Asker::new(keys, &*observer, files, asks, stop);
+                let begin = Begin {
+                    answered: None,
+                    first: Vec::new(),
+                };
+                if let Some(error) = asker.run(connection, patience, begin).await.error {
                     let _ = over.set(error);
                 }
             }
@@ -76,7 +93,7 @@ impl Peer {
         self.asks.is_closed()
     }
 
-    fn ask(&self, ask: Ask) -> Result<(), Error> {
+    fn ask(&self, ask: Ask<Put>) -> Result<(), Error> {
         let asked = self.asks.send(ask);
         asked.map_err(|_| gone(&self.over))
     }
@@ -133,12 +150,12 @@ impl Peer {
     /// Asks for a file.
     pub fn get(&self, path: &str, landing: Landing) -> Result<Fetching, Error> {
         let (done, landed) = oneshot::channel();
-        let want = Want {
+        let get = Get {
             path: path.to_owned(),
             landing,
             done,
         };
-        self.ask(Ask::Get(Box::new(want)))?;
+        self.ask(Ask::Get(Box::new(get)))?;
         Ok(Fetching {
             landed,
             over: self.over.clone(),

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{BROKEN, Opened, Route, open_asking};
-use crate::{error::{Code, Error}, observer::Observer, transfer::send::{put::Put, Begin, Ended, Jobs, Sent, Session}};
+use crate::{
+    error::{Code, Error},
+    observer::Observer,
+    session::asker::{Asker, Asks, Begin, Ended, Jobs, Sent},
+    transfer::send::put::Put,
+};
 
 /// Puts all that come as `jobs`, and tells what became of each. Where a session breaks, what
 /// was under way goes on in another.
@@ -18,7 +23,7 @@ pub async fn put_all(
     jobs: &mut Jobs<Put>,
     results: &mpsc::UnboundedSender<Sent<Put>>,
     observer: &Arc<dyn Observer>,
-    stop: impl Future<Output = Error>,
+    stop: impl Future<Output = Error> + Send,
 ) -> Result<(), Error> {
     tokio::pin!(stop);
     let mut again: Vec<Put> = Vec::new();
@@ -36,7 +41,7 @@ pub async fn put_all(
             error = &mut stop => Err(error),
         };
         let Opened {
-            channel,
+            connection,
             keys,
             reply,
             ..
@@ -49,13 +54,20 @@ pub async fn put_all(
             Err(error) => return Err(error),
         };
         let files = reply.features.files;
-        let session = Session::new(channel, keys, &**observer, files, results.clone());
-        let begin = Begin::Open(std::mem::take(&mut again));
+        let asks = Asks::Jobs(jobs);
+        let asker = Asker::new(keys, &**observer, files, asks, stop.as_mut());
+        let begin = Begin {
+            answered: None,
+            first: std::mem::take(&mut again),
+        };
         let Ended {
             settled,
             error,
             left,
-        } = session.run(begin, jobs, &mut stop).await;
+        } = asker
+            .telling(results.clone())
+            .run(connection, route.idle(), begin)
+            .await;
         again = left.into_iter().map(|(job, _)| job).collect();
         let Some(error) = error else {
             continue;

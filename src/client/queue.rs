@@ -10,7 +10,12 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Route, deliver_all};
-use crate::{error::Error, observer::Observer, transfer::send::{upload::Outgoing, Jobs, Sent}};
+use crate::{
+    error::Error,
+    observer::Observer,
+    session::asker::{Jobs, Sent},
+    transfer::send::upload::Outgoing,
+};
 
 /// A file that is open, and what whoever opened it knows it by.
 pub struct Job<T> {
@@ -71,14 +76,14 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T> Front<T> {
+impl<T: Send> Front<T> {
     /// Sends all, until the queue is gone or no session comes about, and tells what became of
     /// each: see [`deliver_all`].
     pub async fn run(
         mut self,
         route: &Route,
         observer: &dyn Observer,
-        stop: impl Future<Output = Error>,
+        stop: impl Future<Output = Error> + Send,
         mut tell: impl FnMut(Outcome<T>),
     ) {
         let (results, mut over) = mpsc::unbounded_channel();

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     error::{Code, Error},
-    store::group::Groups,
+    store::batch::BatchQueue,
 };
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -28,14 +28,14 @@ const LONG: usize = 2;
 /// The queue of one session. Copies of it are the same one.
 #[derive(Clone)]
 pub struct DiskQueue {
-    work: Groups<(), Work>,
+    work: BatchQueue<(), Work>,
     long: Arc<Semaphore>,
 }
 
 impl Default for DiskQueue {
     fn default() -> Self {
         Self {
-            work: Groups::default(),
+            work: BatchQueue::default(),
             long: Arc::new(Semaphore::new(LONG)),
         }
     }
@@ -51,7 +51,7 @@ impl DiskQueue {
         let work: Work = Box::new(move || {
             let _ = done.send(work());
         });
-        if self.work.bring(&(), work) {
+        if self.work.submit(&(), work) {
             let this = self.clone();
             task::spawn_blocking(move || this.lead());
         }
@@ -71,7 +71,7 @@ impl DiskQueue {
     }
 
     fn lead(&self) {
-        while let Some(waiting) = self.work.next(&(), usize::MAX) {
+        while let Some(waiting) = self.work.next_batch(&(), usize::MAX) {
             for work in waiting {
                 // The future of work that panics is told by its channel.
                 let _ = catch_unwind(AssertUnwindSafe(work));

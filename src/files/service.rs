@@ -15,7 +15,7 @@ use tracing::{error, info};
 use super::{
     Answer,
     disk_queue::DiskQueue,
-    view::{OUTGOING, Said, ToAsk, View},
+    view::{OUTGOING, Said, View, events_of},
 };
 use crate::{
     error::{Code, Error, printable},
@@ -73,7 +73,10 @@ impl FileService {
     pub fn known(&self, key: &Key) -> Result<Option<Transfer>, Error> {
         self.delivered.find(key).map_err(|error| {
             error!("{error}");
-            Error::new(Code::Later, "the receiver cannot store the file now, try later")
+            Error::new(
+                Code::Later,
+                "the receiver cannot store the file now, try later",
+            )
         })
     }
 
@@ -211,15 +214,6 @@ async fn blocking<T: Send + 'static>(
         // To read what was fetched before takes as long as that is.
         true => queue.apart(work).await,
         false => queue.run(work).await,
-    }
-}
-
-/// What a request is for the hooks of a folder. What is hidden from who looks is not there
-/// for who fetches or changes something either.
-pub fn events_of(request: &Request) -> &'static [Kind] {
-    match request {
-        Request::Get { .. } => &[Kind::List, Kind::Get],
-        _ => &[Kind::List],
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Code, Error},
     event::Kind,
-    journal::delivered::{DeliveredBefore, Key, State},
+    journal::delivered::{DeliveredBefore, Key, Stage},
     meta::Wire,
     root::{
         config::Config,
@@ -65,7 +65,11 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// The files of a user as a contact may see them, where hooks said this.
-    pub fn new((user, from): &'a (User, Name), asked: &'a Said, delivered: &'a DeliveredBefore) -> Self {
+    pub fn new(
+        (user, from): &'a (User, Name),
+        asked: &'a Said,
+        delivered: &'a DeliveredBefore,
+    ) -> Self {
         Self {
             user,
             from,
@@ -111,7 +115,7 @@ impl<'a> View<'a> {
     /// The folders whose hooks want to be asked about a request.
     pub fn to_ask(&self, request: &Request) -> Result<Vec<ToAsk>, Error> {
         let asks = |(folder, config): &(Folder, Arc<Config>)| {
-            let mut kinds = super::service::events_of(request).iter();
+            let mut kinds = events_of(request).iter();
             kinds.any(|kind| !config.scripts(kind.section()).is_empty())
                 && self.rights(folder, config).is_some()
         };
@@ -318,7 +322,7 @@ impl<'a> View<'a> {
             from: self.from.to_string(),
             id,
         });
-        known.is_ok_and(|known| known.is_some_and(|known| known.state != State::Refused))
+        known.is_ok_and(|known| known.is_some_and(|known| known.stage != Stage::Refused))
     }
 
     /// Changes something where the contact may.
@@ -374,5 +378,14 @@ impl<'a> View<'a> {
             }
             Request::Rename { path, to } => Answer::Reply(self.rename(path, to)?),
         })
+    }
+}
+
+/// What a request is for the hooks of a folder. What is hidden from who looks is not there
+/// for who fetches or changes something either.
+pub fn events_of(request: &Request) -> &'static [Kind] {
+    match request {
+        Request::Get { .. } => &[Kind::List, Kind::Get],
+        _ => &[Kind::List],
     }
 }

@@ -10,11 +10,11 @@ use std::{
 use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, Position, Scope, Stmt};
 
 use super::{
-    api::{self, assert, test},
-    bundled, limits,
-    lookup::{Found, SHARED, find},
+    api::{self, assert},
+    bundled, engine,
+    lookup::{Hook, SHARED, find},
     report::{HookError, compile_error, place},
-    trial,
+    test_host::{self, Stage},
 };
 use crate::{
     error::printable,
@@ -117,11 +117,11 @@ impl Known {
 
 impl Default for Checker {
     fn default() -> Self {
-        let mut with_tests = limits::engine();
+        let mut with_tests = engine::engine();
         assert::register(&mut with_tests);
-        test::register(&mut with_tests, &test::Stage::default());
+        test_host::register(&mut with_tests, &Stage::default());
         Self {
-            hooks: Known::new(limits::engine(), &HOOK_SCOPE),
+            hooks: Known::new(engine::engine(), &HOOK_SCOPE),
             tests: Known::new(with_tests, &TEST_SCOPE),
             files: 0,
             findings: Vec::new(),
@@ -235,7 +235,7 @@ impl Checker {
     }
 
     fn script(&mut self, file: &str, name: &str, text: &str, shared: &BTreeSet<(String, usize)>) {
-        let known = match name.ends_with(trial::ENDING) {
+        let known = match name.ends_with(test_host::ENDING) {
             true => &self.tests,
             false => &self.hooks,
         };
@@ -246,7 +246,7 @@ impl Checker {
         }
         match known.engine.compile_with_scope(&scope, text) {
             Ok(ast) => {
-                if let Err((sentence, at)) = limits::inspect(&ast) {
+                if let Err((sentence, at)) = engine::inspect(&ast) {
                     found.push((sentence, at));
                 }
                 found.extend(calls(&ast, known, shared));
@@ -297,8 +297,8 @@ fn undefined(variable: &str, known: &[&str]) -> String {
 /// there.
 fn wrong_with(script: &str, root: &Root, folder: &Folder, programs: &Programs) -> Option<String> {
     match find(root, folder, programs, script) {
-        Ok(Found::Script(_)) => None,
-        Ok(Found::Executable(path)) => {
+        Ok(Hook::Script(_)) => None,
+        Ok(Hook::Program(path)) => {
             let mode = path.metadata().ok()?.permissions().mode();
             (mode & 0o111 == 0).then(|| {
                 format!(
@@ -332,7 +332,7 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 
 fn read(dir: &Path, name: &str) -> io::Result<String> {
     let dir = cap_std::fs::Dir::open_ambient_dir(dir, cap_std::ambient_authority())?;
-    crate::root::file::read_text(&dir, name, limits::MAX_SOURCE)
+    crate::root::file::read_text(&dir, name, engine::MAX_SOURCE)
 }
 
 /// The line of a section, or of a line in it; 0 if it cannot be found.

@@ -7,10 +7,10 @@
 //! nothing which is down delays a transfer.
 
 mod effect;
-mod hand;
-mod last;
+mod last_run;
+mod lease;
+mod rebuild;
 mod record;
-mod revive;
 
 use std::{
     collections::VecDeque,
@@ -26,14 +26,17 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Heard, Hooks, Pinned, kept::KeptState, notes::Mode, own::Own};
+use super::{
+    Heard, Hooks, Pinned, firing::ToFire, notes::Mode, script_state::JournalState,
+    self_changes::SelfChanges,
+};
 use crate::{
     clock,
     delivery::{Mailer, Webhook},
     error::{Code, Error, printable},
     event::{Event, Kind, Subject, Verdict},
-    journal::{self, Entry, Journal, JournalError, Pending, Task, delivered::Key},
-    meta::QUARANTINE,
+    journal::{self, Done, Entry, Journal, JournalError, Pending, Task, delivered::Key},
+    meta::{Meta, QUARANTINE},
     root::{
         Root,
         config::Config,
@@ -42,12 +45,12 @@ use crate::{
     },
 };
 use effect::{Courier, effects_of};
-use hand::{Hand, InHand};
-use last::LastRuns;
+use last_run::LastRuns;
+use lease::{Lease, Leases};
+use rebuild::{Gone, moved, rebuild};
+pub use rebuild::{asked_of, task_of, task_of_received};
 pub use record::Records;
 use record::put_away;
-use revive::{Gone, moved, revive};
-pub use revive::{asked_of, task_of, task_of_received};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
@@ -63,12 +66,12 @@ pub struct Dispatcher {
     journal: Journal,
     courier: Courier,
     retry: Retry,
-    in_hand: InHand,
+    leases: Leases,
     last_runs: LastRuns,
     records: Records,
 }
 
-/// An event in hand.
+/// An event that nobody else works on meanwhile.
 pub struct Kept {
     event: Event,
     pinned: Pinned,
@@ -76,7 +79,7 @@ pub struct Kept {
     /// The transfer that stands for the task in the journal, if one does.
     owed: Option<Key>,
     attempts: u32,
-    _hand: Hand,
+    lease: Lease,
 }
 
 impl Kept {
@@ -84,6 +87,35 @@ impl Kept {
     pub fn event_mut(&mut self) -> &mut Event {
         &mut self.event
     }
+
+    fn split(self) -> (Owing, ToFire) {
+        let Self {
+            event,
+            pinned,
+            task,
+            owed,
+            attempts,
+            lease,
+        } = self;
+        let owing = Owing {
+            task,
+            before: event.subject.as_ref().map(|subject| subject.meta.clone()),
+            owed,
+            attempts,
+            lease,
+        };
+        (owing, ToFire::all(event, pinned))
+    }
+}
+
+/// What is to be written down of a kept event when its hooks have run.
+struct Owing {
+    task: Task,
+    /// Its `.meta` before that.
+    before: Option<Meta>,
+    owed: Option<Key>,
+    attempts: u32,
+    lease: Lease,
 }
 
 impl Dispatcher {
@@ -91,7 +123,7 @@ impl Dispatcher {
     pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
         let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
         let journal = Journal::open(root).map_err(unusable)?;
-        let state = Arc::new(KeptState::new(&journal).map_err(unusable)?);
+        let state = Arc::new(JournalState::new(&journal).map_err(unusable)?);
         let mailer = settings
             .smtp
             .as_ref()
@@ -107,7 +139,7 @@ impl Dispatcher {
                 webhook: Webhook::new(&settings.webhook, root.path())?,
             },
             retry: settings.retry,
-            in_hand: InHand::default(),
+            leases: Leases::default(),
             last_runs: LastRuns::default(),
             records: Records::default(),
         })
@@ -121,8 +153,8 @@ impl Dispatcher {
     }
 
     /// What hooks themselves do to the files of their folders.
-    pub fn own(&self) -> &Own {
-        self.hooks.own()
+    pub fn self_changes(&self) -> &SelfChanges {
+        self.hooks.self_changes()
     }
 
     /// The journal.
@@ -140,25 +172,67 @@ impl Dispatcher {
     /// Fires an event that decides about something which is not there yet; whoever asked
     /// asks again if it fails.
     pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
-        let scripts = event.config.scripts(event.kind.section());
-        self.fire_scripts(event, scripts, pinned).await
+        self.fire_only(ToFire::all(event, pinned.clone())).await
     }
 
-    /// [`Self::fire`] with only these scripts.
-    pub async fn fire_scripts(
-        &self,
-        event: Event,
-        scripts: Vec<String>,
-        pinned: &Pinned,
-    ) -> Verdict {
-        let task = task_of(&event);
-        let verdict = self
-            .hooks
-            .fire_scripts(event, scripts, pinned, &Mode::LIVE)
-            .await;
-        self.last_runs.note(&task, &verdict.runs);
-        self.note_effects(&task, &verdict).await;
+    /// [`Self::fire`], where not all scripts of the section are to run.
+    pub async fn fire_only(&self, event: ToFire) -> Verdict {
+        let task = task_of(&event.event);
+        let batch = self.hooks.fire_batch(vec![event], &Mode::LIVE);
+        let verdict = batch.only().await;
+        self.note_fired(&[(&task, &verdict)]).await;
         verdict
+    }
+
+    /// [`Self::fire`] for many events of one user, in one hand-over to a thread for scripts
+    /// where those are quick. The verdicts come in the order of the events, once there are
+    /// all of them.
+    pub async fn fire_batch(&self, events: Vec<(Event, Pinned)>) -> Vec<Verdict> {
+        let mut verdicts: Vec<_> = events.iter().map(|_| None).collect();
+        self.fire_each(events, |place, verdict| put(&mut verdicts, place, verdict))
+            .await;
+        verdicts.into_iter().flatten().collect()
+    }
+
+    /// [`Self::fire_batch`] that tells each verdict as soon as it is there, with the place
+    /// of its event: none waits for a slow script or a program of another one.
+    pub async fn fire_each(
+        &self,
+        events: Vec<(Event, Pinned)>,
+        mut tell: impl FnMut(usize, Verdict),
+    ) {
+        let tasks: Vec<Task> = events.iter().map(|(event, _)| task_of(event)).collect();
+        let events = events
+            .into_iter()
+            .map(|(event, pinned)| ToFire::all(event, pinned));
+        let mut batch = self.hooks.fire_batch(events.collect(), &Mode::LIVE);
+        while batch.left() > 0 {
+            let verdicts = batch.next().await;
+            let fired: Vec<_> = verdicts
+                .iter()
+                .filter_map(|(place, verdict)| Some((tasks.get(*place)?, verdict)))
+                .collect();
+            self.note_fired(&fired).await;
+            for (place, verdict) in verdicts {
+                tell(place, verdict);
+            }
+        }
+    }
+
+    /// Remembers how scripts ended, and writes down what they asked for.
+    async fn note_fired(&self, fired: &[(&Task, &Verdict)]) {
+        self.last_runs.note(fired);
+        let effects: Vec<Task> = fired
+            .iter()
+            .filter(|(_, verdict)| verdict.outcome.objection().is_none())
+            .flat_map(|(task, verdict)| effects_of(task, &verdict.effects))
+            .collect();
+        if effects.is_empty() {
+            return;
+        }
+        if let Err(error) = self.journal.add(true, effects).committed().await {
+            error!("what a hook asked for is lost: {error}");
+        }
     }
 
     /// Fires an event because a person asks for it, outside of any transfer: once, and
@@ -166,8 +240,8 @@ impl Dispatcher {
     pub async fn fire_by_hand(&self, event: Event, mode: &Mode) -> Verdict {
         let task = task_of(&event);
         let mut verdict = self.hooks.fire_as(event, &Pinned::default(), mode).await;
-        // Waited for: who asks may look at it next.
-        self.last_runs.note(&task, &verdict.runs);
+        // Waited for: the person may look at it next.
+        self.last_runs.note(&[(&task, &verdict)]);
         if let Some(noted) = self.last_runs.write(&self.journal)
             && let Err(error) = noted.committed().await
         {
@@ -175,34 +249,35 @@ impl Dispatcher {
         }
         if task.kind == Kind::Received.section()
             && let records = &self.records
-            && let Err(error) = records.store(self.own(), &task, None, &mut verdict).await
+            && let Err(error) = records.store(self.self_changes(), None, &mut verdict).await
         {
             error!("cannot store what hooks wrote into a .meta: {error}");
         }
-        self.note_effects(&task, &verdict).await;
+        self.note_fired(&[(&task, &verdict)]).await;
         verdict
     }
 
-    /// Takes the event of a file that arrives in hand before it happens; `None` if no hook
-    /// waits for it, or if somebody has it in hand already. The transfer belongs into the
-    /// journal as one that owes it; then it happens by [`Self::settle`], or when the server
+    /// Leases the event of a file that arrives before it happens; `None` if no hook waits
+    /// for it, or if it is leased already. The transfer belongs into the
+    /// journal as one that owes it; then it happens by [`Self::run_kept`], or when the server
     /// starts again.
     pub fn keep(&self, event: Event, pinned: Pinned, transfer: &Key) -> Option<Kept> {
         if let Some(file) = &event.file {
-            self.own().arrives(&event.folder, &event.config, file);
+            self.self_changes()
+                .arrives(&event.folder, &event.config, file);
         }
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;
         }
         let task = task_of(&event);
-        let hand = self.in_hand.take(&task)?;
+        let lease = self.leases.take(&task)?;
         Some(Kept {
             event,
             pinned,
             task,
             owed: Some(transfer.clone()),
             attempts: 0,
-            _hand: hand,
+            lease,
         })
     }
 
@@ -211,7 +286,11 @@ impl Dispatcher {
         if !subject.meta.extra.contains_key(QUARANTINE) {
             return;
         }
-        let (own, folder, stem) = (self.own().clone(), folder.clone(), subject.stem.clone());
+        let (own, folder, stem) = (
+            self.self_changes().clone(),
+            folder.clone(),
+            subject.stem.clone(),
+        );
         let hidden = task::spawn_blocking(move || put_away(&own, &folder, &stem)).await;
         if !matches!(hidden, Ok(Ok(()))) {
             error!("cannot put a file into quarantine: {hidden:?}");
@@ -220,45 +299,95 @@ impl Dispatcher {
 
     /// Runs the hooks of an event that was kept, and stores what they wrote into the
     /// `.meta`. Where they object, the event stays in the journal and is tried again.
-    pub async fn settle(&self, kept: Kept) -> Verdict {
-        let Kept {
-            event,
-            pinned,
-            task,
-            owed,
-            attempts,
-            _hand,
-        } = kept;
-        let before = event.subject.as_ref().map(|subject| subject.meta.clone());
-        let mut verdict = self.hooks.fire(event, &pinned).await;
-        self.last_runs.note(&task, &verdict.runs);
-        if task.kind == Kind::Received.section() {
-            let records = &self.records;
-            let stored = records.store(self.own(), &task, before.as_ref(), &mut verdict);
-            if let Err(error) = stored.await {
-                // The file is delivered all the same.
-                error!(
-                    "cannot store what [{}] wrote into a .meta: {error}",
-                    task.kind
-                );
-            }
-        }
-        let written = match verdict.outcome.objection() {
-            None => {
-                let effects = effects_of(&task, &verdict.effects);
-                self.journal.done(&task, owed, effects)
-            }
-            Some(words) => {
-                let why = verdict.runs.last().and_then(|run| run.error.clone());
-                let why = why.unwrap_or_else(|| words.to_owned());
-                // A hook may have renamed the file before another one failed.
-                self.fail(moved(task, &verdict), owed, attempts, why, None)
-            }
-        };
-        if let Err(error) = written.committed().await {
-            error!("{error}");
-        }
+    pub async fn run_kept(&self, kept: Kept) -> Verdict {
+        let (owing, event) = kept.split();
+        let batch = self.hooks.fire_batch(vec![event], &Mode::LIVE);
+        let mut verdict = batch.only().await;
+        self.conclude(vec![(owing, &mut verdict)]).await;
         verdict
+    }
+
+    /// [`Self::run_kept`] for many events of one user, in one hand-over to a thread for
+    /// scripts where those are quick. The verdicts come in the order of the events, once
+    /// there are all of them.
+    pub async fn run_kept_batch(&self, kept: Vec<Kept>) -> Vec<Verdict> {
+        let mut verdicts: Vec<_> = kept.iter().map(|_| None).collect();
+        self.run_kept_each(kept, |place, verdict| put(&mut verdicts, place, verdict))
+            .await;
+        verdicts.into_iter().flatten().collect()
+    }
+
+    /// [`Self::run_kept_batch`] that tells each verdict as soon as what it says is stored,
+    /// with the place of its event: none waits for a slow script or a program of another
+    /// one.
+    pub async fn run_kept_each(&self, kept: Vec<Kept>, mut tell: impl FnMut(usize, Verdict)) {
+        let (owing, events): (Vec<_>, Vec<_>) = kept.into_iter().map(Kept::split).unzip();
+        let mut owing: Vec<_> = owing.into_iter().map(Some).collect();
+        let mut batch = self.hooks.fire_batch(events, &Mode::LIVE);
+        while batch.left() > 0 {
+            let mut verdicts = batch.next().await;
+            let over = verdicts
+                .iter_mut()
+                .filter_map(|(place, verdict)| Some((owing.get_mut(*place)?.take()?, verdict)));
+            self.conclude(over.collect()).await;
+            for (place, verdict) in verdicts {
+                tell(place, verdict);
+            }
+        }
+    }
+
+    /// Stores what the hooks of kept events wrote into their `.meta`, and writes into the
+    /// journal that they are done, or have to be tried again.
+    async fn conclude(&self, mut over: Vec<(Owing, &mut Verdict)>) {
+        let fired: Vec<_> = over.iter().map(|(owing, v)| (&owing.task, &**v)).collect();
+        self.last_runs.note(&fired);
+        let received = over
+            .iter_mut()
+            .filter(|(owing, _)| owing.task.kind == Kind::Received.section())
+            .map(|(owing, verdict)| (owing.before.as_ref(), &mut **verdict));
+        for stored in self
+            .records
+            .store_all(self.self_changes(), received.collect())
+            .await
+        {
+            if let Err(error) = stored {
+                // The file is delivered all the same.
+                error!("cannot store what [OnReceived] wrote into a .meta: {error}");
+            }
+        }
+        let (mut done, mut written, mut leases) = (Vec::new(), Vec::new(), Vec::new());
+        for (owing, verdict) in over {
+            let Owing {
+                task,
+                owed,
+                attempts,
+                lease,
+                ..
+            } = owing;
+            leases.push(lease);
+            match verdict.outcome.objection() {
+                None => done.push(Done {
+                    came: effects_of(&task, &verdict.effects),
+                    task,
+                    owed,
+                }),
+                Some(words) => {
+                    let why = verdict.runs.last().and_then(|run| run.error.clone());
+                    let why = why.unwrap_or_else(|| words.to_owned());
+                    // A hook may have renamed the file before another one failed.
+                    written.push(self.fail(moved(task, verdict), owed, attempts, why, None));
+                }
+            }
+        }
+        if !done.is_empty() {
+            written.push(self.journal.done_all(done));
+        }
+        for written in written {
+            if let Err(error) = written.committed().await {
+                error!("{error}");
+            }
+        }
+        drop(leases);
     }
 
     /// Tries what is waiting, again and again, until `shutdown` turns true.
@@ -279,12 +408,12 @@ impl Dispatcher {
             while tasks.len() < AT_ONCE
                 && let Some(entry) = entries.pop_front()
             {
-                if let Some(hand) = self.in_hand.take(&entry.task) {
+                if let Some(lease) = self.leases.take(&entry.task) {
                     let (this, reader) = (self.clone(), reader.clone());
                     tasks.spawn(async move {
-                        // Between the look and the hand another one may have done it.
+                        // Between the look and the lease another one may have done it.
                         if still_there(reader, &entry).await {
-                            this.again(entry, hand).await;
+                            this.again(entry, lease).await;
                         }
                     });
                 }
@@ -307,10 +436,10 @@ impl Dispatcher {
 
     /// What is due, and how long nothing more will be.
     async fn look(&self, reader: &Arc<Mutex<Connection>>) -> (Vec<Entry>, Duration) {
-        let (reader, in_hand) = (reader.clone(), self.in_hand.len());
+        let (reader, leases) = (reader.clone(), self.leases.len());
         let looked = task::spawn_blocking(move || {
             let db = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            let (now, limit) = (clock::millis(), AT_ONCE.saturating_add(in_hand));
+            let (now, limit) = (clock::millis(), AT_ONCE.saturating_add(leases));
             let due = journal::due(&db, now, u32::try_from(limit).unwrap_or(u32::MAX))?;
             Ok::<_, rusqlite::Error>((due, journal::next_due(&db, now)?, now))
         });
@@ -327,7 +456,7 @@ impl Dispatcher {
         }
     }
 
-    async fn again(&self, entry: Entry, hand: Hand) {
+    async fn again(&self, entry: Entry, lease: Lease) {
         let Entry { task, attempts, .. } = entry;
         let written = if task.part > 0 {
             match self.courier.carry_out(&task).await {
@@ -337,8 +466,8 @@ impl Dispatcher {
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());
-            let revived = task::spawn_blocking(move || revive(&root, &asked)).await;
-            match revived.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
+            let rebuilt = task::spawn_blocking(move || rebuild(&root, &asked)).await;
+            match rebuilt.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
                 Ok(event) => {
                     let kept = Kept {
                         event,
@@ -346,9 +475,9 @@ impl Dispatcher {
                         task,
                         owed: None,
                         attempts,
-                        _hand: hand,
+                        lease,
                     };
-                    self.settle(kept).await;
+                    self.run_kept(kept).await;
                     return;
                 }
                 Err(Gone::Forget(why)) => {
@@ -361,7 +490,7 @@ impl Dispatcher {
         if let Err(error) = written.committed().await {
             error!("{error}");
         }
-        drop(hand);
+        drop(lease);
     }
 
     /// Writes down that an attempt failed, and when the next one is: not before
@@ -399,16 +528,12 @@ impl Dispatcher {
         );
         self.journal.failed(task, owed, why, None)
     }
+}
 
-    /// Writes down what hooks asked for that did not object.
-    async fn note_effects(&self, task: &Task, verdict: &Verdict) {
-        if verdict.outcome.objection().is_some() || verdict.effects.is_empty() {
-            return;
-        }
-        let effects = effects_of(task, &verdict.effects);
-        if let Err(error) = self.journal.add(true, effects).committed().await {
-            error!("what a hook asked for is lost: {error}");
-        }
+/// Puts a verdict where it belongs.
+fn put(verdicts: &mut [Option<Verdict>], place: usize, verdict: Verdict) {
+    if let Some(there) = verdicts.get_mut(place) {
+        *there = Some(verdict);
     }
 }
 

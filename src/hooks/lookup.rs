@@ -6,7 +6,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use cap_std::fs::Dir;
 
 use super::{
-    bundled, limits,
+    bundled, engine,
     report::HookError,
     script::{Part, Source},
 };
@@ -21,12 +21,12 @@ use crate::{
     },
 };
 
-/// What was found.
-pub enum Found {
+/// What a line of m2y.config names.
+pub enum Hook {
     /// A script, to be run inside.
     Script(Source),
     /// A program, to be started.
-    Executable(PathBuf),
+    Program(PathBuf),
 }
 
 /// Functions for the scripts beside them; those of `ROOT/scripts/` are for all.
@@ -60,7 +60,7 @@ pub fn find(
     folder: &Folder,
     programs: &Programs,
     line: &str,
-) -> Result<Found, HookError> {
+) -> Result<Hook, HookError> {
     let name = Name::script(line).map_err(|source| HookError::Name {
         line: printable(line, 80),
         source,
@@ -89,9 +89,7 @@ pub fn find(
             let path = folder.path_of(line);
             if !is_script {
                 let allowed = programs.in_folder_of(folder.user().name());
-                return allowed
-                    .then_some(Found::Executable(path))
-                    .ok_or_else(forbidden);
+                return allowed.then_some(Hook::Program(path)).ok_or_else(forbidden);
             }
             (path, part(line, line, stamp, folder.dir()))
         }
@@ -99,9 +97,7 @@ pub fn find(
             let path = scripts.join(line);
             if !is_script {
                 let allowed = *programs != Programs::None;
-                return allowed
-                    .then_some(Found::Executable(path))
-                    .ok_or_else(forbidden);
+                return allowed.then_some(Hook::Program(path)).ok_or_else(forbidden);
             }
             (path, part(line, line, stamp, dir))
         }
@@ -113,7 +109,7 @@ pub fn find(
                 stamp: None,
                 read: Box::new(|| Ok(text.to_owned())),
             };
-            return Ok(Found::Script(Source {
+            return Ok(Hook::Script(Source {
                 name: name.to_owned(),
                 key: name.into(),
                 parts: vec![part],
@@ -137,7 +133,7 @@ pub fn find(
             .path()
             .join(key.strip_prefix(root.path()).unwrap_or(&key)),
     };
-    Ok(Found::Script(Source {
+    Ok(Hook::Script(Source {
         name: line.to_owned(),
         key,
         parts,
@@ -149,6 +145,6 @@ fn part(name: &str, file: &str, stamp: Stamp, dir: &Arc<Dir>) -> Part {
     Part {
         name: name.to_owned(),
         stamp: Some(stamp),
-        read: Box::new(move || file::read_text(&dir, file, limits::MAX_SOURCE)),
+        read: Box::new(move || file::read_text(&dir, file, engine::MAX_SOURCE)),
     }
 }

@@ -56,10 +56,10 @@ impl Notes {
     }
 
     /// What a script would have done.
-    pub fn spared(&self, deeds: &[String]) {
+    pub fn spared(&self, actions: &[String]) {
         let mut written = self.lock();
         let room = MAX_LINES.saturating_sub(written.spared.len());
-        written.spared.extend(deeds.iter().take(room).cloned());
+        written.spared.extend(actions.iter().take(room).cloned());
     }
 
     fn lock(&self) -> MutexGuard<'_, Written> {

@@ -5,8 +5,8 @@ use std::{io, time::Duration};
 use rhai::{EvalAltResult, ParseError, Position};
 
 use super::{
-    api::{self, Failure},
-    limits::Stop,
+    api::function::{Failure, failure},
+    call::Stop,
 };
 use crate::{error::printable, event::Outcome, meta::MetaError, root::name::NameError};
 
@@ -50,7 +50,7 @@ pub enum HookError {
     },
     /// A script that does not compile, or stopped at an error.
     #[error("{0}")]
-    Script(Box<Place>),
+    Script(Box<SourceLine>),
     /// A script took longer than it may.
     #[error("{script}: stopped after {deadline:?}, its time was over")]
     Deadline {
@@ -167,7 +167,7 @@ impl HookError {
 
 /// An error with its place in a script.
 #[derive(Debug)]
-pub struct Place {
+pub struct SourceLine {
     script: String,
     message: String,
     line: usize,
@@ -177,14 +177,14 @@ pub struct Place {
     source: String,
 }
 
-impl Place {
+impl SourceLine {
     /// The script, what is wrong there, line and column; line 0 where it has no place.
     pub fn parts(&self) -> (&str, &str, usize, usize) {
         (&self.script, &self.message, self.line, self.column)
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for SourceLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             script,
@@ -265,7 +265,7 @@ pub fn with_place(mut error: EvalAltResult) -> EvalAltResult {
         && thrown.is_string()
     {
         let words = format!("thrown: {thrown}");
-        *thrown = api::failure(words);
+        *thrown = failure(words);
     }
     error
 }
@@ -282,7 +282,7 @@ pub fn place(script: &str, text: &str, message: &str, at: Position) -> HookError
     let skipped = column.saturating_sub(SHOWN / 2);
     let source = source.unwrap_or_default().chars().skip(skipped);
     let one_wide = |c: char| if c.is_control() { ' ' } else { c };
-    HookError::Script(Box::new(Place {
+    HookError::Script(Box::new(SourceLine {
         script: script.to_owned(),
         message: printable(message, 400),
         line,

@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 use super::{
     Pinned,
     dispatch::{Dispatcher, stopped},
+    firing::ToFire,
 };
 use crate::{
     clock,
@@ -136,10 +137,12 @@ async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line
         subject: None,
         asked: None,
     };
-    let scripts = line.scripts.clone();
-    dispatcher
-        .fire_scripts(event, scripts, &Pinned::default())
-        .await;
+    let to_fire = ToFire {
+        event,
+        scripts: line.scripts.clone(),
+        pinned: Pinned::default(),
+    };
+    dispatcher.fire_only(to_fire).await;
 }
 
 /// Every folder with a schedule. What is wrong with one is told when it begins.

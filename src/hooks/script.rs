@@ -1,7 +1,7 @@
 //! The script host: compiles Rhai, keeps what it compiled, runs it.
 //!
 //! A script compiles once and runs in a fresh scope each time, inside the fence of
-//! `limits.rs`; calls run in parallel without a lock.
+//! `engine.rs`; calls run in parallel without a lock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,13 +16,16 @@ use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
     api::{
-        Handles, assert,
+        Handles,
+        actions::{Actions, Touched},
+        assert,
         decision::Decision,
-        deeds::{Deeds, Touched},
         log::Log,
         state::State,
     },
-    limits::{self, Call},
+    call::Call,
+    engine,
+    inbox::Inboxes,
     notes::Mode,
     report::{HookError, compile_error, place, run_error},
 };
@@ -32,7 +35,7 @@ use crate::{
     event::{Effect, Event, Kind},
     json::{Map, Value},
     meta::Meta,
-    root::file::Stamp,
+    root::{file::Stamp, settings::Settings},
 };
 
 /// Compiled scripts that are kept; beyond, the cache starts anew.
@@ -111,6 +114,7 @@ pub struct Host {
     engine: Engine,
     deadline: Duration,
     state: Arc<dyn State>,
+    inboxes: Inboxes,
     compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
 
@@ -118,12 +122,12 @@ impl Host {
     /// A host that lets a script run for at most `deadline` and keeps its values in
     /// `state`.
     pub fn new(deadline: Duration, state: Arc<dyn State>) -> Self {
-        Self::with_engine(limits::engine(), deadline, state)
+        Self::with_engine(engine::engine(), deadline, state)
     }
 
     /// [`Host::new`] for scripts that test others: they can `assert` too.
     pub fn for_tests(deadline: Duration, state: Arc<dyn State>) -> Self {
-        let mut engine = limits::engine();
+        let mut engine = engine::engine();
         assert::register(&mut engine);
         Self::with_engine(engine, deadline, state)
     }
@@ -134,8 +138,15 @@ impl Host {
             engine,
             deadline,
             state,
+            inboxes: Inboxes::new(Settings::default().inbox_max),
             compiled: RwLock::default(),
         }
+    }
+
+    /// Has notices go to these inboxes.
+    #[must_use]
+    pub fn with_inboxes(self, inboxes: Inboxes) -> Self {
+        Self { inboxes, ..self }
     }
 
     /// Runs a script for an event; where it is not `live`, without doing anything but
@@ -170,18 +181,19 @@ impl Host {
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name, mode.notes.clone());
-            let deeds = Deeds::new(mode.live);
-            let handles = Handles::new(event, profile, &log, &deeds, &self.state);
+            let actions = Actions::new(mode.live, &self.inboxes);
+            let handles = Handles::new(event, profile, &log, &actions, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
             let until = Instant::now() + self.deadline;
-            let result = Call::watch(until, log, Box::new(lengthen), || {
+            let print = Box::new(move |text: &str| log.info(text));
+            let result = Call::watch(until, print, Box::new(lengthen), || {
                 handles.during(|| {
                     self.engine
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
                 })
             });
-            let (effects, spared) = deeds.take();
+            let (effects, spared) = actions.take();
             // Told even of a script that failed.
             if let Some(notes) = &mode.notes {
                 notes.spared(&spared);
@@ -208,7 +220,7 @@ impl Host {
                 decision,
                 effects,
                 spared,
-                touched: deeds.take_touched(),
+                touched: actions.take_touched(),
             })
         }))
         .unwrap_or(Err(HookError::Panic))
@@ -275,7 +287,7 @@ impl Host {
                 .engine
                 .compile(&text)
                 .map_err(|e| compile_error(&name, &text, &e))?;
-            limits::inspect(&ast).map_err(|(sentence, at)| place(&name, &text, &sentence, at))?;
+            engine::inspect(&ast).map_err(|(sentence, at)| place(&name, &text, &sentence, at))?;
             let functions = ast.iter_functions().map(|f| f.name.to_owned()).collect();
             // Of what is shared only the functions: its statements would run each time.
             whole = whole.merge(&match index < shared {

@@ -5,34 +5,42 @@
 //! names. A name that is no UTF-8 is passed over.
 //!
 //! inotify only says where to look. What is there is compared with an index in the journal
-//! ([`known`]), and what differs is written into the journal as a task, in one transaction
+//! (`file_index`), and what differs is written into the journal as a task, in one transaction
 //! with the index: nothing fires twice, and what changed while no server ran, or while
 //! inotify had lost its thread, fires when the folder is read as a whole. A task
 //! becomes an event by the [dispatcher](super::dispatch). The index of a folder that goes
 //! stays: should the folder come back, only what changed meanwhile is news.
 //!
-//! A folder whose m2y.config has no script under any of the three sections is quiet: only
-//! its m2y.config is watched, it has no index, and what a thousand files that arrive there
-//! would cost is spared. When a section gets its first script, all files that were written
-//! last before that m2y.config was changed last are taken for known; those written since
-//! then are new, also where no server ran just then: the journal remembers which folders
-//! were quiet. When the last script goes, so does the index; a section that comes back
-//! begins anew. What no server has seen as yet is no quiet folder, so if a folder has such
-//! a script from the start, all its files are new.
+//! # The states of a directory
+//!
+//! | state | which directory | what inotify watches | next state |
+//! | --- | --- | --- | --- |
+//! | `Names` | `ROOT/user`, and that of each user | its entries | stays |
+//! | `NoFolder` | without m2y.config, of a user that is not finished, or with an m2y.config that has not rested | its entries | `Quiet` or `Awaited`, when it has an m2y.config that has rested |
+//! | `Quiet` | an m2y-folder without a script under any of the three sections | its m2y.config | `Awaited`, when a section gets its first script |
+//! | `Awaited` | an m2y-folder with one | its entries; its files have an index | `Quiet`, when the last script goes |
+//!
+//! A directory whose state changes is watched anew. A quiet folder has no index, so it is
+//! spared what a thousand files that arrive there would cost. When it becomes `Awaited`,
+//! files that were written last before that m2y.config was changed last count as known,
+//! and those written since then are new, also where no server ran just then: the journal
+//! remembers which folders were quiet. A folder that becomes `Quiet` loses its index, and
+//! begins anew when a script comes back. In a folder that has such a script when a server
+//! sees it for the first time, all files are new.
 //!
 //! An m2y.config without such a script counts when it has rested: an editor may be about
-//! to write the rest of it. While it cannot be read, or is gone for a moment, what was
-//! waited for before is not forgotten.
+//! to write the rest of it. While it cannot be read, or is gone for a moment, the folder
+//! keeps its state.
 //!
-//! Only files that have come to rest are looked at. `notify` itself without its debouncer:
+//! Only files that have come to rest are compared; `pending.rs` has the states of a file. `notify` itself without its debouncer:
 //! that one knows how long a path was quiet, and not that its writer has closed it, so it
 //! fires in the middle of a slow copy; it also keeps every event of a path in memory, and
 //! what this needs is one entry for each.
 //!
-//! What hooks do to the files of their folder fires nothing: see [`super::own`].
+//! What hooks do to the files of their folder fires nothing: see [`super::self_changes`].
 
-mod look;
-mod seen;
+mod comparison;
+mod pending;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -51,7 +59,7 @@ use tracing::{error, warn};
 
 use super::{
     dispatch::{Dispatcher, stopped},
-    own::{Own, nanos_of},
+    self_changes::{SelfChanges, nanos_of},
 };
 use crate::{
     clock,
@@ -69,8 +77,8 @@ use crate::{
         settings::Settings,
     },
 };
-use look::{Look, tools};
-use seen::{Files, Place, Rested, Seen, Todo};
+use comparison::{Comparison, tools};
+use pending::{Directory, Files, Pending, Rested, Todo};
 
 /// Files that one transaction takes: others wait for it.
 const CHUNK: usize = 1_000;
@@ -109,15 +117,15 @@ pub async fn run(
     settings: Settings,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let seen = Arc::new(Seen::new(settings.settle));
-    let stop = Stop(seen.clone());
+    let pending = Arc::new(Pending::new(settings.settle));
+    let stop = Stop(pending.clone());
     let (alive, mut ended) = oneshot::channel::<()>();
     // A thread of its own: it waits for the disk, and for one folder after the other.
     let spawned = thread::Builder::new()
         .name("watch".to_owned())
         .spawn(move || {
             let _alive = alive;
-            match Worker::new(seen, &dispatcher, root, settings.settle) {
+            match Worker::new(pending, &dispatcher, root, settings.settle) {
                 Ok(worker) => worker.work(),
                 Err(error) => error!("cannot watch the folders: {error}"),
             }
@@ -134,7 +142,7 @@ pub async fn run(
 }
 
 /// Ends the thread, also where the task that started it is dropped.
-struct Stop(Arc<Seen>);
+struct Stop(Arc<Pending>);
 
 impl Drop for Stop {
     fn drop(&mut self) {
@@ -206,12 +214,12 @@ struct Watched {
     told: String,
 }
 
-/// What a directory holds: see [`Place`].
+/// The state of a directory, as the table in the module's documentation has it.
 enum Holds {
     Names,
-    Directory,
+    NoFolder,
     Quiet { user: Name, folder: Name },
-    Files(Folder),
+    Awaited(Folder),
 }
 
 /// Files that are gone, by what they were, and since when: they may be there under another
@@ -248,12 +256,12 @@ impl Watched {
 }
 
 struct Worker {
-    seen: Arc<Seen>,
+    pending: Arc<Pending>,
     watcher: Option<RecommendedWatcher>,
     root: Root,
     journal: Journal,
     reader: Connection,
-    own: Own,
+    self_changes: SelfChanges,
     settle: Duration,
     places: HashMap<PathBuf, Watched>,
     /// Directories that inotify does not watch.
@@ -263,12 +271,12 @@ struct Worker {
 
 impl Worker {
     fn new(
-        seen: Arc<Seen>,
+        pending: Arc<Pending>,
         dispatcher: &Dispatcher,
         root: Root,
         settle: Duration,
     ) -> Result<Self, JournalError> {
-        let told = seen.clone();
+        let told = pending.clone();
         let mut crowd = Crowd::new();
         let watcher = notify::recommended_watcher(move |event| {
             told.take(event);
@@ -276,12 +284,12 @@ impl Worker {
         })
         .inspect_err(|error| warn!("{}", no_inotify(error)));
         Ok(Self {
-            seen,
+            pending,
             watcher: watcher.ok(),
             root,
             reader: dispatcher.journal().reader()?,
             journal: dispatcher.journal().clone(),
-            own: dispatcher.own().clone(),
+            self_changes: dispatcher.self_changes().clone(),
             settle,
             places: HashMap::new(),
             blind: HashSet::new(),
@@ -293,10 +301,10 @@ impl Worker {
         self.list(&HashSet::new());
         loop {
             let pause = if self.blind.is_empty() { LIST } else { POLL };
-            match self.seen.wait(self.listed + pause) {
+            match self.pending.wait(self.listed + pause) {
                 Todo::Stop => return,
                 Todo::List(stale) => self.list(&stale),
-                Todo::Look(folders) => {
+                Todo::Compare(folders) => {
                     for (path, rested, scan) in folders {
                         let looked = self.look(&path, rested, scan);
                         self.tell(&path, looked);
@@ -314,7 +322,7 @@ impl Worker {
         let told = match looked {
             Ok(()) => String::new(),
             Err(error) => {
-                self.seen.scan_in(path, RETRY);
+                self.pending.scan_in(path, RETRY);
                 error.to_string()
             }
         };
@@ -335,7 +343,7 @@ impl Worker {
             Err(error) => return error!("cannot look for folders: {error}"),
         };
         if let Err(error) = self.forget(&found) {
-            self.seen.list_in(RETRY);
+            self.pending.list_in(RETRY);
             return error!("cannot look for folders: {error}");
         }
         let gone: Vec<PathBuf> = self
@@ -347,7 +355,7 @@ impl Worker {
             .map(|(path, _)| path.clone())
             .collect();
         for path in gone {
-            self.seen.remove(&path);
+            self.pending.remove(&path);
             self.blind.remove(&path);
             if let (Some(old), Some(watcher)) = (self.places.remove(&path), &mut self.watcher) {
                 // It may be gone already.
@@ -361,16 +369,16 @@ impl Worker {
             }
             let (target, config) = (watched.target(&path), watched.config);
             if known {
-                self.seen.scan_in(&path, Duration::ZERO);
+                self.pending.scan_in(&path, Duration::ZERO);
             } else {
                 // First of all: what happens from the next line on must not be missed.
                 let place = match watched.holds {
-                    Holds::Names => Place::Names,
-                    Holds::Directory => Place::Directory,
-                    Holds::Quiet { .. } => Place::Quiet,
-                    Holds::Files(_) => Place::Folder(Files::unread()),
+                    Holds::Names => Directory::Names,
+                    Holds::NoFolder => Directory::NoFolder,
+                    Holds::Quiet { .. } => Directory::Quiet,
+                    Holds::Awaited(_) => Directory::Awaited(Files::unread()),
                 };
-                self.seen.insert(&path, place);
+                self.pending.insert(&path, place);
                 self.places.insert(path.clone(), watched);
             }
             match self.watch(&target) {
@@ -385,7 +393,7 @@ impl Worker {
             }
             // It was read before anything told of its changes.
             if !known && self.config_at(&path) != config {
-                self.seen.list_in(Duration::ZERO);
+                self.pending.list_in(Duration::ZERO);
             }
         }
     }
@@ -474,7 +482,7 @@ impl Worker {
                 // What is wrong with a folder that cannot be opened is told by `serve`.
                 let holds = match user.folder(&name).ok().filter(|_| finished) {
                     Some(folder) => self.holds(&path, folder, config),
-                    None => Holds::Directory,
+                    None => Holds::NoFolder,
                 };
                 found.insert(path, Watched::new(&about, holds, config));
             }
@@ -490,19 +498,19 @@ impl Worker {
             folder: folder.name().clone(),
         };
         match waits {
-            Ok(true) => return Holds::Files(folder),
+            Ok(true) => return Holds::Awaited(folder),
             Ok(false) if self.rests(config) => return quiet(),
-            Ok(false) => self.seen.list_in(self.settle),
+            Ok(false) => self.pending.list_in(self.settle),
             Err(_) => {}
         }
         // Nobody knows as yet.
         let (user, name) = (folder.user().name().as_str(), folder.name().as_str());
         match self.before(path) {
-            Some(Holds::Files(_)) => Holds::Files(folder),
+            Some(Holds::Awaited(_)) => Holds::Awaited(folder),
             Some(Holds::Quiet { .. }) => quiet(),
             _ if file_index::is_quiet(&self.reader, user, name).unwrap_or(false) => quiet(),
-            _ if waits.is_err() => Holds::Files(folder),
-            _ => Holds::Directory,
+            _ if waits.is_err() => Holds::Awaited(folder),
+            _ => Holds::NoFolder,
         }
     }
 
@@ -538,23 +546,23 @@ impl Worker {
         rested: Vec<Rested>,
         scan: bool,
     ) -> Result<(), WatchError> {
-        let Some(Holds::Files(folder)) = self.before(path) else {
+        let Some(Holds::Awaited(folder)) = self.before(path) else {
             return Ok(());
         };
         // Without it nobody knows which events are waited for: they stay news.
         let config = folder.config()?;
         if !config.waits_for_files() {
             // The next list will find that nobody waits, or that it was half written.
-            self.seen.list_in(self.settle);
+            self.pending.list_in(self.settle);
             if scan {
-                self.seen.scan_in(path, self.settle);
+                self.pending.scan_in(path, self.settle);
             }
             for rested in rested {
-                self.seen.again(path, rested);
+                self.pending.again(path, rested);
             }
             return Ok(());
         }
-        let mut look = Look {
+        let mut look = Comparison {
             worker: self,
             path,
             folder,

@@ -21,9 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::timeout};
-
-use super::slots::{PATIENCE, Slot};
+use super::slots::Slot;
 use crate::root::name::Name;
 
 /// Stack of each: the deepest recursion that a script's limits allow needs a part of it.
@@ -40,26 +38,11 @@ const IDLE: Duration = Duration::from_secs(10);
 /// wake a thread costs several times what a short script does.
 const SPIN: Duration = Duration::from_micros(40);
 
-/// How long a thread sleeps in a crowd before it looks again: whoever brings a script then
-/// need not wake it, and it finds several.
-const NAP: Duration = Duration::from_micros(200);
-
-/// Naps in a row in which no script came, until it waits to be woken.
-const NAPS: u32 = 50;
-
 static CORES: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(2, usize::from));
 
-type Work = Box<dyn FnOnce(&Rc<Seat>) + Send>;
-
-/// Why a script did not run to its end.
-#[derive(Debug)]
-pub enum Unserved {
-    /// Its turn did not come for a long time, or there is no thread.
-    Busy,
-    /// It panicked.
-    Panic,
-}
+/// Scripts to run.
+pub type Work = Box<dyn FnOnce(&Rc<Seat>) + Send>;
 
 /// Threads that run scripts. Copies of it are the same ones.
 #[derive(Clone)]
@@ -76,12 +59,10 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    work: VecDeque<Waiting>,
+    work: VecDeque<QueuedWork>,
     tickets: u64,
     /// Threads that wait for work.
     idle: usize,
-    /// Whether a thread sleeps for a moment that needs no call.
-    napping: bool,
     /// Whether one of them keeps looking and needs no call.
     looking: bool,
     /// Scripts that run and have not left their place, of each user and in all.
@@ -89,10 +70,9 @@ struct Queue {
     all: usize,
 }
 
-struct Waiting {
+struct QueuedWork {
     ticket: u64,
     user: Name,
-    crowd: bool,
     work: Work,
 }
 
@@ -108,13 +88,23 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// Whether it was left.
+    pub fn has_left(&self) -> bool {
+        let slot = self.left.take();
+        let has_left = slot.is_some();
+        self.left.set(slot);
+        has_left
+    }
+
     /// Leaves the place to the next one, for another one among those that take long.
     pub fn leave(&self, slot: Slot) {
         self.left.set(Some(slot));
         let mut queue = self.shared.queue();
         queue.ended(&self.user);
         self.shared.call(queue);
-        if rustix::process::setpriority_process(None, LOW).is_ok() {
+        if std::env::var_os("NONICE").is_none()
+            && rustix::process::setpriority_process(None, LOW).is_ok()
+        {
             self.is_worn.set(true);
         }
     }
@@ -126,7 +116,7 @@ impl Queue {
         if self.all >= of_all {
             return None;
         }
-        let may_run = |waiting: &Waiting| {
+        let may_run = |waiting: &QueuedWork| {
             let running = self.running.get(&waiting.user).copied();
             running.unwrap_or_default() < of_one
         };
@@ -146,7 +136,7 @@ impl Queue {
 
 /// Keeps looking for a while until `there` is true.
 fn spin(there: impl Fn() -> bool) {
-    if *CORES < 2 {
+    if *CORES < 2 || std::env::var_os("NOSPIN").is_some() {
         return;
     }
     let begun = Instant::now();
@@ -164,8 +154,8 @@ impl Shared {
 
     /// The next work, for which the thread keeps looking before it sleeps if it shall;
     /// `None` if none came for a while.
-    fn next(&self, look: bool) -> Option<Waiting> {
-        let (mut queue, mut looked, mut naps) = (self.queue(), !look, 0);
+    fn next(&self) -> Option<QueuedWork> {
+        let (mut queue, mut looked) = (self.queue(), false);
         loop {
             if let Some(place) = queue.runnable(self.of_one, self.of_all)
                 && let Some(waiting) = queue.work.remove(place)
@@ -174,16 +164,6 @@ impl Shared {
                 *queue.running.entry(waiting.user.clone()).or_default() += 1;
                 queue.all += 1;
                 return Some(waiting);
-            }
-            // The next one of a crowd is on its way.
-            if !look && naps < NAPS && !queue.napping {
-                naps += 1;
-                queue.napping = true;
-                drop(queue);
-                thread::sleep(NAP);
-                queue = self.queue();
-                queue.napping = false;
-                continue;
             }
             queue.idle += 1;
             if !looked && queue.all == 0 && !queue.looking {
@@ -213,10 +193,6 @@ impl Shared {
         if queue.runnable(self.of_one, self.of_all).is_none() {
             return;
         }
-        // It comes by itself, and soon; but nobody outside of the crowd waits for that.
-        if queue.napping && queue.work.back().is_some_and(|last| last.crowd) {
-            return;
-        }
         let waiting = queue.work.len();
         if queue.idle >= waiting {
             // The one that looks takes the first.
@@ -238,28 +214,26 @@ impl Shared {
         if spawned.is_err() {
             // Out of threads: whoever waits is told so, if no thread is left to come.
             let mut queue = self.queue();
-            if queue.idle + queue.all == 0 && !queue.napping {
-                queue.work.clear();
+            if queue.idle + queue.all == 0 {
+                let lost = std::mem::take(&mut queue.work);
                 self.waiting.store(0, Ordering::Relaxed);
+                drop(queue);
+                drop(lost);
             }
         }
     }
 
     /// What a thread does.
     fn serve(self: Arc<Self>) {
-        let mut look = true;
-        while let Some(Waiting {
-            user, crowd, work, ..
-        }) = self.next(look)
-        {
-            look = !crowd;
+        while let Some(QueuedWork { user, work, .. }) = self.next() {
             let seat = Rc::new(Seat {
                 shared: self.clone(),
                 user,
                 left: Cell::new(None),
                 is_worn: Cell::new(false),
             });
-            work(&seat);
+            // Whatever panics, the thread serves on.
+            let _ = catch_unwind(AssertUnwindSafe(|| work(&seat)));
             if seat.left.take().is_none() {
                 self.queue().ended(&seat.user);
             } else if seat.is_worn.get() {
@@ -282,56 +256,33 @@ impl Default for Workers {
 }
 
 impl Workers {
-    /// Runs `work` for a user on one of the threads, when its turn comes. In a `crowd`
-    /// nobody looks out for one alone, neither the thread nor who waits.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        user: &Name,
-        crowd: bool,
-        work: impl FnOnce(&Rc<Seat>) -> T + Send + 'static,
-    ) -> Result<T, Unserved> {
-        let (done, mut result) = oneshot::channel();
-        let guarded = move |seat: &Rc<Seat>| {
-            let value = catch_unwind(AssertUnwindSafe(|| work(seat)));
-            let _ = done.send(value.map_err(|_| Unserved::Panic));
-        };
-        let (ticket, alone) = self.give(user, crowd, Box::new(guarded));
-        // Beside others the thread has better things to do.
-        if alone && !crowd {
-            spin(|| !result.is_empty());
-        }
-        if let Ok(result) = timeout(PATIENCE, &mut result).await {
-            return result.unwrap_or(Err(Unserved::Busy));
-        }
-        // What has begun ends by itself.
-        let taken = self.take_back(ticket);
-        drop(taken);
-        result.await.unwrap_or(Err(Unserved::Busy))
-    }
-
-    /// Puts work into the queue; returns its ticket, and whether there is no other.
-    fn give(&self, user: &Name, crowd: bool, work: Work) -> (u64, bool) {
+    /// Puts `work` for a user into the queue; one of the threads runs it when its turn
+    /// comes. Returns its ticket. Work that does not run is dropped. Where there is no
+    /// other work, this looks for a moment whether it `is_done`.
+    pub fn give(&self, user: &Name, work: Work, is_done: impl Fn() -> bool) -> u64 {
         let shared = &self.0;
         let mut queue = shared.queue();
         queue.tickets += 1;
         let (ticket, user) = (queue.tickets, user.clone());
-        queue.work.push_back(Waiting {
-            ticket,
-            user,
-            crowd,
-            work,
-        });
+        queue.work.push_back(QueuedWork { ticket, user, work });
         shared.waiting.store(queue.work.len(), Ordering::Relaxed);
         let alone = queue.work.len() == 1 && queue.all == 0;
         shared.call(queue);
-        (ticket, alone)
+        // Beside others the thread has better things to do.
+        if alone {
+            spin(is_done);
+        }
+        ticket
     }
 
-    fn take_back(&self, ticket: u64) -> Option<Waiting> {
+    /// Drops work whose turn has not come.
+    pub fn take_back(&self, ticket: u64) {
         let mut queue = self.0.queue();
-        let place = queue.work.iter().position(|w| w.ticket == ticket)?;
-        let taken = queue.work.remove(place);
-        self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
-        taken
+        if let Some(place) = queue.work.iter().position(|w| w.ticket == ticket) {
+            let taken = queue.work.remove(place);
+            self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
+            drop(queue);
+            drop(taken);
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
+use super::signed;
 use super::{Journal, JournalError};
 use crate::{clock, meta::TransferId};
 
@@ -55,7 +56,7 @@ pub struct Key {
 
 /// How far a transfer came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum Stage {
     /// The bytes are safe; the file gets its name, and no hook waits for it.
     Whole = 0,
     /// The file has its name.
@@ -66,7 +67,7 @@ pub enum State {
     Owed = 3,
 }
 
-impl State {
+impl Stage {
     /// Whether something is left to do that a server finds when it starts.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Whole | Self::Owed)
@@ -87,7 +88,7 @@ pub struct Transfer {
     /// CRC-32 of the file.
     pub crc: u32,
     /// How far it came.
-    pub state: State,
+    pub stage: Stage,
 }
 
 /// Looks transfers up. Copies of it share one connection.
@@ -145,14 +146,14 @@ pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
         ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
         ":stem": transfer.stem, ":filename": transfer.filename,
         ":filesize": transfer.filesize.cast_signed(), ":crc": transfer.crc,
-        ":now": clock::millis().cast_signed(), ":state": transfer.state as i64,
+        ":now": clock::millis().cast_signed(), ":state": transfer.stage as i64,
     })?;
     Ok(())
 }
 
 /// Writes down that nothing is left to do: the file has its name, and if hooks waited for it
 /// they have run, or a task stands for them.
-pub fn settle(db: &Connection, key: &Key) -> rusqlite::Result<()> {
+pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE transfer SET state = 1
          WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
@@ -175,14 +176,19 @@ pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Forgets what came to its end more than 90 days ago; returns how many.
-pub fn forget(db: &Connection) -> rusqlite::Result<usize> {
-    let kept = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
-    let before = clock::millis().saturating_sub(kept);
-    db.execute(
-        "DELETE FROM transfer WHERE state IN (1, 2) AND created < ?1",
-        [before.cast_signed()],
-    )
+/// Forgets of the `limit` oldest transfers that came to their end those that did so before a
+/// time, in milliseconds since 1970; returns how many. Fewer than `limit` means that there
+/// are no more.
+pub fn forget(db: &Connection, before: u64, limit: u32) -> rusqlite::Result<usize> {
+    // They are written in the order of their times: the oldest are found without a look at
+    // all the others.
+    db.prepare_cached(
+        "DELETE FROM transfer WHERE seq IN (
+             SELECT seq FROM (SELECT seq, created FROM transfer WHERE +state IN (1, 2)
+                              ORDER BY seq LIMIT :limit)
+             WHERE created < :before)",
+    )?
+    .execute(named_params! { ":limit": limit, ":before": signed(before) })
 }
 
 fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
@@ -197,11 +203,11 @@ fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
         filename: row.get("filename")?,
         filesize: row.get::<_, i64>("filesize")?.cast_unsigned(),
         crc: row.get("crc")?,
-        state: match row.get("state")? {
-            0_i64 => State::Whole,
-            1 => State::Delivered,
-            3 => State::Owed,
-            _ => State::Refused,
+        stage: match row.get("state")? {
+            0_i64 => Stage::Whole,
+            1 => Stage::Delivered,
+            3 => Stage::Owed,
+            _ => Stage::Refused,
         },
     })
 }

@@ -10,7 +10,12 @@
 
 pub mod delivered;
 pub mod file_index;
+pub mod last_run;
 pub mod openings;
+pub mod prune;
+pub mod script_state;
+mod task;
+mod writer;
 
 use std::{
     path::Path,
@@ -19,21 +24,15 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Notify, oneshot};
 
-use self::delivered::Key;
-use crate::{
-    clock,
-    json::{self, Map, Value},
-    root::{Root, file},
-};
+pub use self::task::{Done, Entry, Task, counts, due, find, insert, list, next_due};
+use self::writer::Write;
+use crate::root::{Root, file};
 
 /// The file, below the root.
 pub const FILE: &str = "journal.sqlite";
-
-/// Writes that one transaction takes.
-const BATCH: usize = 256;
 
 /// Statements that a connection keeps at hand: all that there are.
 const STATEMENTS: usize = 64;
@@ -42,31 +41,6 @@ const STATEMENTS: usize = 64;
 const BUSY: Duration = Duration::from_secs(10);
 
 const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS task (
-    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
-    id       TEXT NOT NULL,
-    kind     TEXT NOT NULL,
-    part     INTEGER NOT NULL,
-    user     TEXT NOT NULL,
-    folder   TEXT NOT NULL,
-    file     TEXT,
-    body     TEXT NOT NULL,
-    created  INTEGER NOT NULL,
-    due      INTEGER NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    dead     INTEGER NOT NULL DEFAULT 0,
-    error    TEXT NOT NULL DEFAULT '',
-    UNIQUE (id, kind, part)
-) STRICT;
-CREATE INDEX IF NOT EXISTS task_due ON task (dead, due);
-CREATE INDEX IF NOT EXISTS task_file ON task (user, folder, file, seq);
-CREATE TABLE IF NOT EXISTS state (
-    user   TEXT NOT NULL,
-    folder TEXT NOT NULL,
-    key    TEXT NOT NULL,
-    value  TEXT NOT NULL,
-    PRIMARY KEY (user, folder, key)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS known (
     user     TEXT NOT NULL,
     folder   TEXT NOT NULL,
@@ -80,17 +54,6 @@ CREATE TABLE IF NOT EXISTS quiet (
     user   TEXT NOT NULL,
     folder TEXT NOT NULL,
     PRIMARY KEY (user, folder)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS run (
-    user    TEXT NOT NULL,
-    folder  TEXT NOT NULL,
-    event   TEXT NOT NULL,
-    script  TEXT NOT NULL,
-    time    INTEGER NOT NULL,
-    micros  INTEGER NOT NULL,
-    verdict TEXT NOT NULL,
-    words   TEXT NOT NULL,
-    PRIMARY KEY (user, folder, event, script)
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -109,83 +72,6 @@ impl From<rusqlite::Error> for JournalError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Database(error.to_string())
     }
-}
-
-/// Something that has to happen in a folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// The id of the event that it is, or that it came of.
-    pub id: String,
-    /// The event, or what a hook asked for.
-    pub kind: String,
-    /// 0 for an event itself; of what its hooks asked for the first is 1.
-    pub part: u32,
-    /// Whose folder.
-    pub user: String,
-    /// The folder.
-    pub folder: String,
-    /// The name of the file that it is about. Events of one file happen in their order.
-    pub file: Option<String>,
-    /// All else.
-    pub body: Map<String, Value>,
-}
-
-/// A task in the journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place: those of one file happen in this order.
-    pub seq: i64,
-    /// What has to happen.
-    pub task: Task,
-    /// When it came, in milliseconds since 1970.
-    pub created: u64,
-    /// When it is tried next, in milliseconds since 1970.
-    pub due: u64,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// Whether it was given up.
-    pub dead: bool,
-    /// Why the last attempt failed.
-    pub error: String,
-}
-
-/// What is done in a transaction.
-trait Work: Send {
-    /// Does it. Where a transaction with others fails, it is done once more, alone. Tells
-    /// whether there may be something to do after it.
-    fn run(&mut self, db: &Connection) -> rusqlite::Result<bool>;
-
-    /// Tells whoever waits for it.
-    fn announce(self: Box<Self>, committed: Result<(), JournalError>);
-}
-
-struct Job<F, T> {
-    work: F,
-    value: Option<T>,
-    done: oneshot::Sender<Result<T, JournalError>>,
-}
-
-impl<F, T> Work for Job<F, T>
-where
-    F: Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send,
-    T: Send,
-{
-    fn run(&mut self, db: &Connection) -> rusqlite::Result<bool> {
-        let (value, news) = (self.work)(db)?;
-        self.value = Some(value);
-        Ok(news)
-    }
-
-    fn announce(self: Box<Self>, committed: Result<(), JournalError>) {
-        let Self { value, done, .. } = *self;
-        let _ = done.send(committed.and_then(|()| value.ok_or(JournalError::Closed)));
-    }
-}
-
-/// A write that waits for the thread.
-struct Write {
-    durable: bool,
-    work: Box<dyn Work>,
 }
 
 /// The journal of a root. Copies of it are the same one.
@@ -208,14 +94,17 @@ impl Journal {
         let path: Arc<Path> = root.path().join(FILE).into();
         let db = connect(&path)?;
         db.execute_batch(SCHEMA)?;
+        db.execute_batch(task::SCHEMA)?;
         db.execute_batch(delivered::SCHEMA)?;
+        db.execute_batch(script_state::SCHEMA)?;
+        db.execute_batch(last_run::SCHEMA)?;
         let (writes, waiting) = mpsc::channel();
         let news = Arc::new(Notify::new());
         thread::Builder::new()
             .name("journal".to_owned())
             .spawn({
                 let news = news.clone();
-                move || write_all(&db, &waiting, &news)
+                move || writer::write_all(&db, &waiting, &news)
             })
             .map_err(fail)?;
         Ok(Self { writes, path, news })
@@ -250,63 +139,10 @@ impl Journal {
         durable: bool,
         work: impl Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
     ) -> Pending<T> {
-        let (done, result) = oneshot::channel();
-        let work = Box::new(Job {
-            work,
-            value: None,
-            done,
-        });
+        let (write, result) = Write::new(durable, work);
         // Where the thread is gone, so is the sender of the result.
-        let _ = self.writes.send(Write { durable, work });
+        let _ = self.writes.send(write);
         Pending(result)
-    }
-
-    /// Adds tasks; one that is there already stays as it is.
-    pub fn add(&self, durable: bool, tasks: Vec<Task>) -> Pending<()> {
-        self.write(durable, move |db| insert(db, &tasks))
-    }
-
-    /// Takes out a task that is done, or settles the transfer that stands for it, and puts in
-    /// what came of it.
-    pub fn done(&self, task: &Task, owed: Option<Key>, came: Vec<Task>) -> Pending<()> {
-        let task = task.clone();
-        self.send(!came.is_empty(), move |db| {
-            match &owed {
-                Some(key) => delivered::settle(db, key)?,
-                None => remove(db, &task)?,
-            }
-            insert(db, &came)?;
-            Ok(((), !came.is_empty() || is_waited_for(db, &task)?))
-        })
-    }
-
-    /// Keeps a task that failed, to be tried at `due`, or given up if there is none. It
-    /// keeps its place, but may be about another file or folder by now. Where a transfer
-    /// stood for it until now, it does so itself from here on.
-    pub fn failed(
-        &self,
-        task: Task,
-        owed: Option<Key>,
-        error: String,
-        due: Option<u64>,
-    ) -> Pending<()> {
-        self.write(false, move |db| {
-            if let Some(key) = &owed {
-                delivered::settle(db, key)?;
-                insert(db, [&task])?;
-            }
-            db.prepare_cached(
-                "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
-                 due = coalesce(:due, due), folder = :folder, file = :file, body = :body
-                 WHERE id = :id AND kind = :kind AND part = :part",
-            )?
-            .execute(named_params! {
-                ":error": error, ":dead": due.is_none(), ":due": due.map(signed),
-                ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
-                ":id": task.id, ":kind": task.kind, ":part": task.part,
-            })?;
-            Ok(())
-        })
     }
 }
 
@@ -323,130 +159,6 @@ impl<T> Pending<T> {
     pub fn wait(self) -> Result<T, JournalError> {
         self.0.blocking_recv().unwrap_or(Err(JournalError::Closed))
     }
-}
-
-/// Tasks that are due and have none of their file in front of them, nor a transfer of it
-/// whose hooks have to run, nor a task of the same id, in their order: a file that was
-/// renamed goes, then it comes.
-pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>> {
-    // A '+' keeps SQLite from an index: in the order of `seq` it can stop at the limit, where
-    // it would sort ten thousand tasks for each that is done; of one id there are two or
-    // three, and of those that are not dead all.
-    db.prepare_cached(
-        "SELECT * FROM task t WHERE +dead = 0 AND +due <= :now AND (part > 0 OR (NOT EXISTS (
-             SELECT 1 FROM task f WHERE f.user = t.user AND f.folder = t.folder
-             AND f.file = t.file AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
-         AND NOT EXISTS (SELECT 1 FROM task f WHERE f.id = t.id
-             AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
-         AND NOT EXISTS (SELECT 1 FROM transfer o WHERE o.state = 3
-             AND o.user = t.user AND o.folder = t.folder
-             AND o.stem = substr(t.file, 1, length(t.file) - 5)
-             AND t.file = o.stem || '.data')))
-         ORDER BY seq LIMIT :limit",
-    )?
-    .query_map(
-        named_params! { ":now": signed(now), ":limit": limit },
-        entry,
-    )?
-    .collect()
-}
-
-/// When the next task is due, if there is one after `now`.
-pub fn next_due(db: &Connection, now: u64) -> rusqlite::Result<Option<u64>> {
-    let next: Option<i64> = db
-        .prepare_cached("SELECT min(due) FROM task WHERE dead = 0 AND due > :now")?
-        .query_row(named_params! { ":now": signed(now) }, |row| row.get(0))?;
-    Ok(next.and_then(|due| u64::try_from(due).ok()))
-}
-
-/// Every task, or those of a user, in their order.
-pub fn list(db: &Connection, user: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Entry>> {
-    db.prepare("SELECT * FROM task WHERE user = coalesce(:user, user) ORDER BY seq LIMIT :limit")?
-        .query_map(named_params! { ":user": user, ":limit": limit }, entry)?
-        .collect()
-}
-
-/// How many tasks are still to be done, with the transfers that stand for one, and how many
-/// were given up.
-pub fn counts(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let count = |sql| {
-        db.prepare_cached(sql)?
-            .query_row([], |row| row.get::<_, i64>(0))
-            .map(i64::unsigned_abs)
-    };
-    let tasks = count("SELECT count(*) FROM task WHERE dead = 0")?;
-    let owed = count("SELECT count(*) FROM transfer WHERE state = 3")?;
-    let dead = count("SELECT count(*) FROM task WHERE dead = 1")?;
-    Ok((tasks.saturating_add(owed), dead))
-}
-
-/// One task.
-pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
-    db.query_row("SELECT * FROM task WHERE seq = ?1", [seq], entry)
-        .optional()
-}
-
-/// Puts tasks in; one that is there already stays as it is.
-pub fn insert<'a>(
-    db: &Connection,
-    tasks: impl IntoIterator<Item = &'a Task>,
-) -> rusqlite::Result<()> {
-    let now = signed(clock::millis());
-    for task in tasks {
-        db.prepare_cached(
-            "INSERT OR IGNORE INTO task (id, kind, part, user, folder, file, body, created, due)
-             VALUES (:id, :kind, :part, :user, :folder, :file, :body, :now, :now)",
-        )?
-        .execute(named_params! {
-            ":id": task.id, ":kind": task.kind, ":part": task.part, ":user": task.user,
-            ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
-            ":now": now,
-        })?;
-    }
-    Ok(())
-}
-
-/// Takes a task out.
-pub fn remove(db: &Connection, task: &Task) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM task WHERE id = :id AND kind = :kind AND part = :part")?
-        .execute(named_params! { ":id": task.id, ":kind": task.kind, ":part": task.part })?;
-    Ok(())
-}
-
-/// Whether another task waits for one that is done: one of its file, or of its id.
-fn is_waited_for(db: &Connection, task: &Task) -> rusqlite::Result<bool> {
-    db.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM task WHERE id = :id) OR EXISTS (SELECT 1 FROM task
-         WHERE user = :user AND folder = :folder AND file = :file)",
-    )?
-    .query_row(
-        named_params! {
-            ":id": task.id, ":user": task.user, ":folder": task.folder, ":file": task.file,
-        },
-        |row| row.get(0),
-    )
-}
-
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let body: String = row.get("body")?;
-    let time = |column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.max(0).unsigned_abs());
-    Ok(Entry {
-        seq: row.get("seq")?,
-        task: Task {
-            id: row.get("id")?,
-            kind: row.get("kind")?,
-            part: row.get("part")?,
-            user: row.get("user")?,
-            folder: row.get("folder")?,
-            file: row.get("file")?,
-            body: json::parse(body.as_bytes()).unwrap_or_default(),
-        },
-        created: time("created")?,
-        due: time("due")?,
-        attempts: row.get("attempts")?,
-        dead: row.get("dead")?,
-        error: row.get("error")?,
-    })
 }
 
 fn signed(n: u64) -> i64 {
@@ -483,61 +195,6 @@ pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
     Ok(Some(db))
 }
 
-/// How a script ended last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastRun {
-    /// When, in milliseconds since 1970.
-    pub time: u64,
-    /// How long it took, in microseconds.
-    pub micros: u64,
-    /// What it decided.
-    pub verdict: String,
-    /// Its words, or why it failed.
-    pub words: String,
-}
-
-/// How a script of a folder ended last, if it ever ran.
-pub fn last_run(
-    db: &Connection,
-    user: &str,
-    folder: &str,
-    event: &str,
-    script: &str,
-) -> rusqlite::Result<Option<LastRun>> {
-    db.prepare_cached(
-        "SELECT time, micros, verdict, words FROM run
-         WHERE user = ?1 AND folder = ?2 AND event = ?3 AND script = ?4",
-    )?
-    .query_row([user, folder, event, script], |row| {
-        let number = |at| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)?.max(0).unsigned_abs());
-        Ok(LastRun {
-            time: number(0)?,
-            micros: number(1)?,
-            verdict: row.get(2)?,
-            words: row.get(3)?,
-        })
-    })
-    .optional()
-}
-
-/// Writes down how a script ended: user, folder, event and script.
-pub fn put_last_run(
-    db: &Connection,
-    [user, folder, event, script]: [&str; 4],
-    run: &LastRun,
-) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO run (user, folder, event, script, time, micros, verdict, words)
-         VALUES (:user, :folder, :event, :script, :time, :micros, :verdict, :words)",
-    )?
-    .execute(named_params! {
-        ":user": user, ":folder": folder, ":event": event, ":script": script,
-        ":time": signed(run.time), ":micros": signed(run.micros),
-        ":verdict": run.verdict, ":words": run.words,
-    })?;
-    Ok(())
-}
-
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -545,77 +202,10 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Only of a new file: then pruning can give pages back.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // Readers do not wait for the writer, nor it for them.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "foreign_keys", "ON")?;
     Ok(db)
-}
-
-/// Runs a statement that is needed again and again.
-fn run(db: &Connection, sql: &str) -> rusqlite::Result<()> {
-    db.prepare_cached(sql)?.execute([]).map(drop)
-}
-
-/// Commits what waits, batch after batch, until nobody can send more.
-fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: &Notify) {
-    let mut flushes = "";
-    while let Ok(first) = waiting.recv() {
-        let mut durable = false;
-        let batch: Vec<Box<dyn Work>> = std::iter::once(first)
-            .chain(waiting.try_iter().take(BATCH - 1))
-            .inspect(|write| durable |= write.durable)
-            .map(|write| write.work)
-            .collect();
-        // In WAL mode every commit survives the process; a flush makes it survive power.
-        let level = if durable { "FULL" } else { "NORMAL" };
-        if level != flushes {
-            match db.pragma_update(None, "synchronous", level) {
-                Ok(()) => flushes = level,
-                Err(error) => {
-                    announce(batch, Err(error.into()));
-                    continue;
-                }
-            }
-        }
-        if commit(db, batch) {
-            news.notify_one();
-        }
-    }
-}
-
-/// Does all in one transaction, or, where something in it fails, each in one of its own:
-/// what one did before it failed must not be committed with the others. Tells whether there
-/// may be something to do after it.
-fn commit(db: &Connection, mut batch: Vec<Box<dyn Work>>) -> bool {
-    let mut failed = false;
-    let committed = run(db, "BEGIN IMMEDIATE")
-        .and_then(|()| {
-            let news = batch
-                .iter_mut()
-                .try_fold(false, |news, work| Ok(news | work.run(db)?));
-            failed = news.is_err();
-            news
-        })
-        .and_then(|news| run(db, "COMMIT").map(|()| news));
-    if let Err(error) = &committed {
-        // Where it did not even begin, there is nothing to take back.
-        let _ = run(db, "ROLLBACK");
-        // Not everybody waits for what was written.
-        if !failed || batch.len() == 1 {
-            tracing::error!("{}", JournalError::Database(error.to_string()));
-        }
-    }
-    if failed && batch.len() > 1 {
-        let alone = |news, work| news | commit(db, vec![work]);
-        return batch.into_iter().fold(false, alone);
-    }
-    let news = *committed.as_ref().unwrap_or(&false);
-    announce(batch, committed.map(drop).map_err(JournalError::from));
-    news
-}
-
-fn announce(batch: Vec<Box<dyn Work>>, committed: Result<(), JournalError>) {
-    for work in batch {
-        work.announce(committed.clone());
-    }
 }

@@ -3,12 +3,13 @@
 //! For each contact there is a file `user/NAME/.openings/CONTACT` of 24-byte
 //! entries: the time that the opening names, in milliseconds, and the first 16
 //! bytes of its digest. The newest [`KEPT`] are kept; an opening that is older
-//! than all that were forgotten is refused too. Times are only compared with
-//! times of the same contact, so clocks need not agree.
+//! than all that were forgotten is refused too, and so is one from a time that the
+//! caller does not accept.
 
 use std::{
     collections::{HashMap, HashSet},
     io::{self, Write},
+    ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -31,6 +32,17 @@ pub enum Opening {
     Seen,
     /// It is older than what is remembered, so nobody can say.
     Old,
+    /// Its time is not one that is accepted.
+    Untimely,
+}
+
+/// What an opening is known again by.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// SHA-256 of the whole opening.
+    pub digest: [u8; 32],
+    /// The time that it names, milliseconds since 1970 in UTC.
+    pub time: u64,
 }
 
 /// The openings of every user of a root.
@@ -52,31 +64,24 @@ struct Memory {
 }
 
 impl Openings {
-    /// What the memory says of an opening, without remembering it.
-    pub fn look(
+    /// Claims an opening: remembers it if it is new and from an accepted time. Of many
+    /// copies that come at once one is [`Opening::New`], and after that none is, whatever
+    /// becomes of the one, and after a loss of power too.
+    pub fn claim(
         &self,
         user: &User,
         contact: &Name,
-        digest: &[u8; 32],
-        time: u64,
-    ) -> io::Result<Opening> {
-        self.with(user, contact, |memory| Ok(memory.look(&head(digest), time)))
-    }
-
-    /// Remembers an opening if it is new; when this returns [`Opening::New`], a loss
-    /// of power does not make it new again.
-    pub fn remember(
-        &self,
-        user: &User,
-        contact: &Name,
-        digest: &[u8; 32],
-        time: u64,
+        stamp: &Stamp,
+        accepted: &RangeInclusive<u64>,
     ) -> io::Result<Opening> {
         self.with(user, contact, |memory| {
-            let digest = head(digest);
+            let (digest, time) = (head(&stamp.digest), stamp.time);
             let found = memory.look(&digest, time);
             if found != Opening::New {
                 return Ok(found);
+            }
+            if !accepted.contains(&time) {
+                return Ok(Opening::Untimely);
             }
             if memory.entries.len() >= KEPT * 2 {
                 memory.forget(&open_dir(user)?, contact)?;

@@ -1,6 +1,6 @@
 //! `m2y.config`: which scripts run at which event of a folder, and their settings.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use croner::{
     Cron,
@@ -9,7 +9,7 @@ use croner::{
 use ini::{Ini, ParseOption};
 use jiff::{Timestamp, tz::Offset};
 
-use super::share;
+use super::{file::Stamp, share};
 
 /// The largest m2y.config, in bytes.
 pub const MAX_LEN: u64 = 65_536;
@@ -378,6 +378,17 @@ fn unquoted(value: &str) -> &str {
         .into_iter()
         .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
         .unwrap_or(value)
+}
+
+/// An m2y.config that was read.
+#[derive(Clone)]
+pub(super) struct ReadConfig {
+    /// The version that it was read from.
+    pub(super) stamp: Stamp,
+    /// What it says.
+    pub(super) config: Arc<Config>,
+    /// A later version that cannot be read, and of which the log was told.
+    pub(super) broken: Option<Stamp>,
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 //! which a key travels.
 
 use super::{
-    RootError,
     config::{Config, ConfigError},
+    error::RootError,
     name::Name,
-    user::User,
 };
 use crate::{
     crypto::keys::PublicKey,
     json::{self, Map, Value},
+    transport::Address,
 };
 
 /// Somebody whose key file lies in `pubKey/`.
@@ -33,15 +33,6 @@ pub struct Card {
 }
 
 impl Card {
-    /// The card of a user of this root.
-    pub fn of(user: &User, address: Option<String>) -> Result<Self, RootError> {
-        Ok(Self {
-            name: user.name().clone(),
-            key: user.own_key()?,
-            address,
-        })
-    }
-
     /// Reads a card; `path` is where it came from, for messages.
     pub fn parse(path: &str, text: &[u8]) -> Result<Self, RootError> {
         let card = json::parse(text).map_err(|e| RootError::json(path, e))?;
@@ -100,19 +91,8 @@ impl Card {
 
 /// Checks `HOST:PORT`.
 pub fn check_address(address: &str) -> Result<(), String> {
-    let is_host = |host: &str| {
-        !host.is_empty()
-            && host.len() <= 255
-            && host.chars().all(|c| {
-                c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '%')
-            })
-    };
-    match address.rsplit_once(':') {
-        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => Ok(()),
-        _ => Err(format!(
-            "{address:?} is no address, must be HOST:PORT, like example.org:5000"
-        )),
-    }
+    let parsed: Result<Address, _> = address.parse();
+    parsed.map(drop).map_err(|e| e.to_string())
 }
 
 /// The address of a contact in the text of a contacts.ini.

@@ -8,6 +8,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
@@ -308,6 +309,29 @@ pub fn is_same(a: impl Read, b: impl Read) -> io::Result<bool> {
         a.consume(len);
         b.consume(len);
     }
+}
+
+/// Removes files of a directory that were written last before a time and whose name is
+/// `ours`; returns how many.
+pub fn remove_old(dir: &Dir, before: SystemTime, ours: impl Fn(&str) -> bool) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in dir.entries()? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(&ours) {
+            continue;
+        }
+        let about = entry.metadata()?;
+        if about.is_file() && about.modified()?.into_std() < before {
+            entry.remove_file()?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Nanoseconds since 1970, from the seconds and nanoseconds that a file system gives.
+pub fn nanos(seconds: i64, nanos: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
 /// Makes the names in a directory durable.

@@ -10,8 +10,9 @@ use cap_std::fs::Dir;
 use tracing::warn;
 
 use super::{
-    ReadConfig, RootError,
-    config::{self, Config},
+    Root,
+    config::{self, Config, ReadConfig},
+    error::RootError,
     file::{self, Stamp},
     name::Name,
     user::User,
@@ -164,6 +165,22 @@ impl Folder {
 
     fn config_path(&self) -> String {
         self.user.at(&format!("{}/{CONFIG}", self.name))
+    }
+}
+
+impl Root {
+    /// Every m2y-folder of every user; an error for one that cannot be opened.
+    pub fn folders(&self) -> Result<Vec<Result<Folder, RootError>>, RootError> {
+        let mut folders = Vec::new();
+        for user in self.users()? {
+            folders.extend(user.folders()?);
+        }
+        Ok(folders)
+    }
+
+    /// Opens an m2y-folder of a user.
+    pub fn folder(&self, user: &Name, folder: &Name) -> Result<Folder, RootError> {
+        self.user(user)?.folder(folder)
     }
 }
 

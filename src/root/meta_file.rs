@@ -26,6 +26,34 @@ pub fn of_stem(dir: &Dir, stem: &str) -> Option<Meta> {
     read(dir, &format!("{stem}.meta"))
 }
 
+/// Makes every `.failed` of a user a `.meta` again, without its error; returns how many.
+/// One that cannot be read, or whose `.meta` is there, stays.
+pub fn reset_failed(dir: &Dir, user: &str) -> io::Result<usize> {
+    let mut reset = 0;
+    for entry in dir.entries()? {
+        let name = entry?.file_name();
+        let Some((name, stem)) = name
+            .to_str()
+            .and_then(|name| Some((name, name.strip_suffix(".failed")?)))
+        else {
+            continue;
+        };
+        let Some(mut meta) = read(dir, name).filter(|meta| meta.from == user) else {
+            continue;
+        };
+        meta.error.clear();
+        match file::create(dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
+            Ok(()) => {
+                dir.remove_file(name)?;
+                reset += 1;
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(reset)
+}
+
 /// Writes a `.meta` for `file` into `folder`, under a name that is free there; a meta
 /// without `filename` gets the file's own.
 pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Error> {

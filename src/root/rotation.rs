@@ -13,7 +13,7 @@
 
 use std::io;
 
-use super::{RootError, file, user::User};
+use super::{error::RootError, file, user::User};
 use crate::crypto::keys::{Fingerprint, PrivateKey, PublicKey};
 
 /// The key that a user had, and the one in its place.

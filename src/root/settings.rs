@@ -12,6 +12,9 @@ pub use webhook::{AllowedHost, Webhook};
 /// What is said of a key that would be ignored.
 const UNKNOWN: &str = "there is no such setting";
 
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
 /// The largest m2y.ini, in bytes.
 pub const MAX_LEN: u64 = 65_536;
 
@@ -26,6 +29,8 @@ pub struct Settings {
     pub max_per_address: usize,
     /// `[server] opening_deadline`: time for a whole opening to arrive.
     pub opening_deadline: Duration,
+    /// `[server] opening_max_age`: how old an opening may be, by the clock of the server.
+    pub opening_max_age: Duration,
     /// `[server] idle_deadline`: time in which a peer must move a byte.
     pub idle_deadline: Duration,
     /// `[server] shutdown_deadline`: time for what is under way to finish.
@@ -50,6 +55,8 @@ pub struct Settings {
     pub webhook: Webhook,
     /// `[watch] settle`: how long a file has to rest until its change is an event.
     pub settle: Duration,
+    /// Bytes of an inbox.log until it is rotated.
+    pub inbox_max: u64,
 }
 
 /// What the log of a server looks like.
@@ -129,6 +136,7 @@ impl Default for Settings {
             max_connections: 4096,
             max_per_address: 256,
             opening_deadline: Duration::from_secs(10),
+            opening_max_age: Duration::from_secs(30 * DAY),
             idle_deadline: Duration::from_secs(60),
             shutdown_deadline: Duration::from_secs(20),
             max_filesize: i64::MAX as u64,
@@ -144,6 +152,7 @@ impl Default for Settings {
             smtp: None,
             webhook: Webhook::default(),
             settle: Duration::from_millis(500),
+            inbox_max: 10 << 20,
         }
     }
 }
@@ -177,6 +186,7 @@ impl Settings {
             ("server", "max_connections") => self.max_connections = count(value)?,
             ("server", "max_connections_per_address") => self.max_per_address = count(value)?,
             ("server", "opening_deadline") => self.opening_deadline = duration(value)?,
+            ("server", "opening_max_age") => self.opening_max_age = age(value)?,
             ("server", "idle_deadline") => self.idle_deadline = duration(value)?,
             ("server", "shutdown_deadline") => self.shutdown_deadline = duration(value)?,
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
@@ -189,6 +199,7 @@ impl Settings {
             ("hooks", "retry_limit") => {
                 self.retry.limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
             }
+            ("folder", "inbox_max") => self.inbox_max = bytes(value)?,
             ("watch", "settle") => self.settle = duration(value)?,
             ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
             ("webhook", key) => self.webhook.set(key, value)?,
@@ -236,10 +247,22 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
         _ => return Err(MUST),
     };
     let time = Duration::from_millis(number.saturating_mul(scale));
-    if time.is_zero() || time > Duration::from_secs(86_400) {
+    if time.is_zero() || time > Duration::from_secs(DAY) {
         return Err(MUST);
     }
     Ok(time)
+}
+
+/// Reads days, `30d`, or a time as [`duration`] does.
+fn age(text: &str) -> Result<Duration, &'static str> {
+    const MUST: &str = "it must be a time like 12h or 30d, above 0 and at most 3650d";
+    let Some(days) = text.trim().strip_suffix('d') else {
+        return duration(text).map_err(|_| MUST);
+    };
+    match days.trim().parse() {
+        Ok(days @ 1..=3650) => Ok(Duration::from_secs(days * DAY)),
+        _ => Err(MUST),
+    }
 }
 
 /// Reads a plain number, or one with `K`, `M`, `G` or `T` (powers of 1024).
@@ -296,6 +319,13 @@ mod tests {
         let text = "[server]\nopening_deadline = 500ms\nidle_deadline = 2m\nmax_filesize=20G\n";
         let settings = Settings::parse(text).unwrap();
         assert_eq!(settings.opening_deadline, Duration::from_millis(500));
+        let age = |text: &str| Settings::parse(&format!("[server]\nopening_max_age = {text}\n"));
+        let of = |text| age(text).unwrap().opening_max_age;
+        assert_eq!(of("7d"), Duration::from_secs(7 * 86_400));
+        assert_eq!(of("90m"), Duration::from_secs(90 * 60));
+        for text in ["0d", "d", "4000d", "30x", "-1d"] {
+            assert!(age(text).is_err(), "{text}");
+        }
         assert_eq!(settings.idle_deadline, Duration::from_secs(120));
         assert_eq!(settings.max_filesize, 20 << 30);
     }

@@ -13,7 +13,6 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::{
     config::{Config, EVENT_SECTIONS},
-    conflict::{self, Conflict},
     file::{self, MAX_NAME},
     folder::CONFIG,
 };
@@ -30,9 +29,6 @@ const OWN: [&str; 4] = [".rhai", ".meta", ".done", ".failed"];
 
 /// What the name of a file that arrived ends with, and that of what is known of it.
 const ARRIVED: (&str, &str) = (".data", ".meta");
-
-/// Numbers that are tried to find a name that is free: each costs a question to the disk.
-const NUMBERS: usize = 65_536;
 
 /// Whether a file of that name is m2y's own, and nothing that others see or make.
 pub fn is_own(name: &str) -> bool {
@@ -86,6 +82,17 @@ impl TreePath {
     }
 }
 
+/// Opens a directory below another one, component by component. None may be a symbolic link.
+pub fn open_below<'a>(dir: &Dir, names: impl Iterator<Item = &'a str>) -> io::Result<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut opened = dir.open_dir(".")?;
+    for name in names {
+        let below = rustix::fs::openat(&opened, name, flags, Mode::empty())?;
+        opened = Dir::from_std_file(below.into());
+    }
+    Ok(opened)
+}
+
 /// What is known of a file or directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
@@ -108,11 +115,10 @@ impl About {
         if !about.is_file() && !about.is_dir() {
             return None;
         }
-        let nanos = about.mtime().checked_mul(1_000_000_000);
         Some(Self {
             is_dir: about.is_dir(),
             size: if about.is_dir() { 0 } else { about.len() },
-            modified: nanos.map_or(0, |n| n.saturating_add(about.mtime_nsec())),
+            modified: file::nanos(about.mtime(), about.mtime_nsec()),
         })
     }
 }
@@ -145,7 +151,7 @@ impl Tree {
     }
 
     /// Whether others may know of a file of that name.
-    fn shows(&self, name: &str) -> bool {
+    pub fn shows(&self, name: &str) -> bool {
         name.len() <= MAX_NAME
             && !name.starts_with('.')
             && !is_own(name)
@@ -159,16 +165,15 @@ impl Tree {
 
     /// Opens a directory.
     fn dir(&self, path: &TreePath) -> io::Result<Dir> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut dir = self.dir.open_dir(".")?;
-        for name in path.components() {
-            if !self.shows(name) {
-                return Err(Self::hidden());
-            }
-            let opened = rustix::fs::openat(&dir, name.as_str(), flags, Mode::empty())?;
-            dir = Dir::from_std_file(opened.into());
+        if !self.admits(path) {
+            return Err(Self::hidden());
         }
-        Ok(dir)
+        open_below(&self.dir, path.components().iter().map(String::as_str))
+    }
+
+    /// Whether others may know of a file at that path, as far as its names tell.
+    pub fn admits(&self, path: &TreePath) -> bool {
+        path.components().iter().all(|name| self.shows(name))
     }
 
     /// Opens the directory that a path lies in.
@@ -281,50 +286,6 @@ impl Tree {
         file::sync(&dir)?;
         file::sync(&new_dir)
     }
-
-    /// Gives a file of another directory a path; fails with `AlreadyExists` if that is taken
-    /// and nothing is to be done about that. Returns the path that it has, and the directory
-    /// that it is in: the name survives a loss of power when that one is flushed.
-    pub fn take_in(
-        &self,
-        from: &Dir,
-        name: &str,
-        path: &TreePath,
-        conflict: Conflict,
-    ) -> io::Result<(TreePath, Dir)> {
-        let (dir, new) = self.around(path)?;
-        match conflict {
-            Conflict::Refuse => to_free(from, name, &dir, new)?,
-            Conflict::Overwrite => match dir.symlink_metadata(new) {
-                Ok(about) if !about.is_file() => return Err(io::ErrorKind::AlreadyExists.into()),
-                Ok(_) => from.rename(name, &dir, new)?,
-                Err(_) if is_promised(&dir, new)? => {
-                    return Err(io::ErrorKind::AlreadyExists.into());
-                }
-                Err(_) => from.rename(name, &dir, new)?,
-            },
-            Conflict::Rename => {
-                // A number more never makes a name shorter.
-                let fitting = conflict::names(new)
-                    .take(NUMBERS)
-                    .take_while(|new| new.len() <= MAX_NAME);
-                for new in fitting.filter(|new| self.shows(new)) {
-                    match to_free(from, name, &dir, &new) {
-                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                        named => {
-                            named?;
-                            let mut path = path.clone();
-                            path.0.pop();
-                            path.0.push(new);
-                            return Ok((path, dir));
-                        }
-                    }
-                }
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-        }
-        Ok((path.clone(), dir))
-    }
 }
 
 /// Gives a file a name that is free and that no other file is to get.
@@ -335,9 +296,9 @@ fn to_free(from: &Dir, name: &str, to: &Dir, new: &str) -> io::Result<()> {
     file::rename_to_free(from, name, to, new)
 }
 
-/// Whether a name is the one that a file gets which is on its way, or would have got: what
-/// else got it would pass for what its `.meta` speaks of.
-fn is_promised(dir: &Dir, name: &str) -> io::Result<bool> {
+/// Whether a name belongs to a file that is on its way, or was refused: any other file of
+/// that name would pass for the one that its `.meta` describes.
+pub fn is_promised(dir: &Dir, name: &str) -> io::Result<bool> {
     let (data, meta) = ARRIVED;
     let at = name.len().checked_sub(data.len());
     match at.and_then(|at| name.split_at_checked(at)) {

@@ -10,8 +10,9 @@ use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt};
 use zeroize::Zeroizing;
 
 use super::{
-    Root, RootError,
-    contact::{self, Contact},
+    Root,
+    contact::{self, Card, Contact},
+    error::RootError,
     file,
     folder::Folder,
     name::Name,
@@ -423,6 +424,15 @@ impl User {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             read => read.map_err(RootError::io("open", self.at("contacts.ini"))),
         }
+    }
+
+    /// The card to hand out; `address` is where a server of the user listens, if known.
+    pub fn card(&self, address: Option<String>) -> Result<Card, RootError> {
+        Ok(Card {
+            name: self.name.clone(),
+            key: self.own_key()?,
+            address,
+        })
     }
 
     /// Opens an m2y-folder: a directory with an m2y.config in it.

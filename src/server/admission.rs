@@ -2,19 +2,18 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::root::settings::Settings;
+use crate::{root::settings::Settings, transport::Peer};
 
 /// Counts connections, in all and for one address.
 pub struct Admission {
     all: Arc<Semaphore>,
     each: usize,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    origins: Arc<Mutex<HashMap<Peer, usize>>>,
 }
 
 impl Admission {
@@ -25,26 +24,23 @@ impl Admission {
                 settings.max_connections.min(Semaphore::MAX_PERMITS),
             )),
             each: settings.max_per_address,
-            addresses: Arc::default(),
+            origins: Arc::default(),
         }
     }
 
     /// Counts a connection; `None` if there are too many.
-    pub fn admit(&self, address: IpAddr) -> Option<Admitted> {
-        let address = network(address);
+    pub fn admit(&self, peer: &Peer) -> Option<Admitted> {
+        let origin = peer.origin();
         let permit = self.all.clone().try_acquire_owned().ok()?;
-        let mut addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = addresses.entry(address).or_default();
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = origins.entry(origin.clone()).or_default();
         if *count >= self.each {
             return None;
         }
         *count += 1;
         Some(Admitted {
-            address,
-            addresses: self.addresses.clone(),
+            origin,
+            origins: self.origins.clone(),
             _permit: permit,
         })
     }
@@ -52,30 +48,19 @@ impl Admission {
 
 /// A connection that counts until this is dropped.
 pub struct Admitted {
-    address: IpAddr,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    origin: Peer,
+    origins: Arc<Mutex<HashMap<Peer, usize>>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut addresses = self
-            .addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = addresses.get_mut(&self.address) {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = origins.get_mut(&self.origin) {
             *count -= 1;
             if *count == 0 {
-                addresses.remove(&self.address);
+                origins.remove(&self.origin);
             }
         }
-    }
-}
-
-/// What counts as one address: with IPv6 a host has a whole /64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
     }
 }

@@ -1,7 +1,8 @@
 //! Who speaks: nothing is acted on before this is certain.
 
-use std::{io, sync::Arc};
+use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::metrics::Metrics;
@@ -9,7 +10,7 @@ use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
-    journal::openings::{Opening, Openings},
+    journal::openings::{Opening, Openings, Stamp},
     meta::{Meta, MetaError, Wire},
     root::{Root, RootError, contact::Contact, user::User},
     wire::{
@@ -19,6 +20,10 @@ use crate::{
         session::{self, SessionKeys, Share},
     },
 };
+
+/// How far a contact's clock may be ahead of ours, in milliseconds: a day, so that a wrong
+/// time zone does no harm.
+const AHEAD: u64 = 86_400_000;
 
 /// Who opened the session, certain by signature.
 pub struct Caller {
@@ -47,6 +52,8 @@ pub enum Unknown {
     Replay,
     #[error("the opening is older than those that were forgotten")]
     Stale,
+    #[error("the opening is from {time}, our clock says {now}: one of the clocks is wrong, or it was held back", time = moment(*time), now = moment(*now))]
+    Untimely { time: u64, now: u64 },
     #[error("the opening cannot be opened: {0}")]
     Envelope(WireError),
     #[error("{0}")]
@@ -66,21 +73,35 @@ impl Unknown {
             | Self::Signature(_)
             | Self::Replay
             | Self::Envelope(_) => Turned::Stranger,
-            Self::Stale => Turned::Stale,
+            Self::Stale | Self::Untimely { .. } => Turned::Stale,
             Self::Root(_) | Self::Memory(_) | Self::Failed => Turned::Busy,
         }
     }
 }
 
-/// Finds out who speaks: both keys by the hashes, the signature, then the seal.
+/// A time in milliseconds since 1970, for the log.
+fn moment(millis: u64) -> String {
+    let time = i64::try_from(millis).ok();
+    let time = time.and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    time.map_or_else(|| millis.to_string(), |time| time.to_string())
+}
+
+/// The times of openings that are taken now.
+fn accepted(now: u64, max_age: Duration) -> RangeInclusive<u64> {
+    let age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
+    now.saturating_sub(age)..=now.saturating_add(AHEAD)
+}
+
+/// Finds out who speaks: both keys by the hashes, the signature, whether the opening is
+/// new, then the seal.
 pub fn identify(
     root: &Root,
     openings: &Openings,
     metrics: &Arc<Metrics>,
-    head: Header,
-    header: &[u8; header::LEN],
-    envelope: &[u8],
+    max_age: Duration,
+    opening: &(Header, [u8; header::LEN], Vec<u8>),
 ) -> Result<Caller, Unknown> {
+    let (head, header, envelope) = opening;
     let name = root.name_of(&head.to).map_err(Unknown::Root)?;
     let name = name.ok_or(Unknown::Receiver)?;
     // A directory without a profile is nobody yet.
@@ -91,18 +112,20 @@ pub fn identify(
     let verified = envelope::verify(Part::Opening, header, envelope, &contact.key)
         .map_err(Unknown::Signature)?;
     let digest = session::opening_digest(header, envelope);
-    let time = verified.time();
-    let is_new = |found: io::Result<Opening>| match found.map_err(Unknown::Memory)? {
-        Opening::New => Ok(()),
-        Opening::Seen => Err(Unknown::Replay),
-        Opening::Old => Err(Unknown::Stale),
-    };
-    is_new(openings.look(&user, &contact.name, &digest, time))?;
+    let (time, now) = (verified.time(), clock::millis());
+    let stamp = Stamp { digest, time };
+    // Before the private key works: of many copies at once one costs an operation. If that
+    // one cannot be opened, it is of no use to anybody, and stays claimed.
+    let found = openings.claim(&user, &contact.name, &stamp, &accepted(now, max_age));
+    match found.map_err(Unknown::Memory)? {
+        Opening::New => {}
+        Opening::Seen => return Err(Unknown::Replay),
+        Opening::Old => return Err(Unknown::Stale),
+        Opening::Untimely => return Err(Unknown::Untimely { time, now }),
+    }
     let private = user.private_key().map_err(Unknown::Root)?;
     metrics.private_key();
     let opened = verified.open(&private).map_err(Unknown::Envelope)?;
-    // Asked again, and remembered: of two that came at once one is new.
-    is_new(openings.remember(&user, &contact.name, &digest, time))?;
     let request = Wire::from_json(&opened.contents.json).map_err(|e: MetaError| {
         let why = printable(&e.to_string(), 300);
         Error::new(Code::Failed, format!("the metadata cannot be read: {why}"))

@@ -7,6 +7,7 @@
 use std::{
     convert::Infallible,
     fmt::{self, Display, Write},
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -32,7 +33,11 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{event::{Kind, Outcome, Run}, journal, observer::{Ended, Observer}};
+use crate::{
+    event::{Kind, Outcome, Run},
+    journal,
+    observer::{Ended, Observer},
+};
 
 /// Readers of the page at the same time; more wait.
 const READERS: usize = 16;
@@ -339,14 +344,29 @@ pub struct Report {
     pub(super) journal: Arc<Mutex<Connection>>,
 }
 
+/// Where metrics are read, over HTTP.
+pub struct Port(TcpListener);
+
+impl Port {
+    /// Listens on `HOST:PORT`; port 0 takes any free one.
+    pub async fn bind(wanted: &str) -> io::Result<Self> {
+        TcpListener::bind(wanted).await.map(Self)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<String> {
+        Ok(self.0.local_addr()?.to_string())
+    }
+}
+
 /// Answers `GET /metrics` and `GET /healthz`, for as long as it is let.
-pub async fn run(listener: TcpListener, report: Report, going_down: watch::Receiver<bool>) {
+pub async fn run(port: Port, report: Report, going_down: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(READERS));
     loop {
         let Ok(reader) = room.clone().acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
+        let stream = match port.0.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
                 warn!("cannot take a connection for metrics: {e}");

@@ -17,10 +17,7 @@ use super::{
 use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
-    files::{
-        disk_queue::DiskQueue,
-        service::{Answer, Fetched, Listing},
-    },
+    files::{Answer, Fetched, disk_queue::DiskQueue, listing::Listing},
     hooks::dispatch::stopped,
     meta::{Meta, Wire},
     store::prefix::DIGEST_LEN,
@@ -34,7 +31,7 @@ use crate::{
     wire::{
         WireError,
         record::{self, Kind, MAX_BODY, MAX_RECORD, Side, Stream},
-        session::SessionKeys,
+        session::{Direction, SessionKeys},
     },
 };
 
@@ -236,10 +233,7 @@ impl<'a> Answerer<'a> {
             )),
             Err(error) => {
                 let why = printable(&error.to_string(), 300);
-                let error = Error::new(
-                    Code::Failed,
-                    format!("the metadata cannot be read: {why}"),
-                );
+                let error = Error::new(Code::Failed, format!("the metadata cannot be read: {why}"));
                 let Parties { user, from } = &*self.parties;
                 let meta = Meta::new(from.as_str(), user.name().as_str(), "", "");
                 let answered = Decision::Answered(Box::new(refused(meta, &error)));
@@ -316,7 +310,7 @@ impl<'a> Answerer<'a> {
 
     fn incoming(
         &self,
-        _transfer: u32,
+        transfer: u32,
         arrival: Arrival,
         received: u64,
         crc: crc32fast::Hasher,
@@ -325,7 +319,11 @@ impl<'a> Answerer<'a> {
         let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
             return Err(SessionError::Failed);
         };
-        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        let blocks = Stream::new(
+            &self
+                .keys
+                .block_key(filekey, id, Direction::ToServer, transfer),
+        )?;
         Ok(Incoming::new(blocks, arrival, received, crc))
     }
 
@@ -578,9 +576,11 @@ impl Role for Answerer<'_> {
     }
 
     fn open(&self) -> Option<u32> {
-        let is_open =
-            |(_, state): &(&u32, &Transfer)| !matches!(state, Transfer::Listed { .. });
-        self.transfers.iter().find(is_open).map(|(number, _)| *number)
+        let is_open = |(_, state): &(&u32, &Transfer)| !matches!(state, Transfer::Listed { .. });
+        self.transfers
+            .iter()
+            .find(is_open)
+            .map(|(number, _)| *number)
     }
 
     fn is_owed(&self, io: &AnswererIo) -> bool {

@@ -39,7 +39,7 @@ use crate::{
         WireError,
         record::{self, Kind, MAX_BODY, Side, Stream},
         request::{PAGES_AHEAD, Reply, Request},
-        session::SessionKeys,
+        session::{Direction, SessionKeys},
     },
 };
 
@@ -375,7 +375,12 @@ impl<'a, J: Job + Send> Asker<'a, J> {
         let fresh = random().and_then(|key| Ok((random()?, key)));
         let (id, key) = fresh.map_err(WireError::from)?;
         let (id, filekey) = (TransferId(id), FileKey(zeroize::Zeroizing::new(key)));
-        let blocks = Stream::new(&self.keys.file_key(&filekey, &id))?;
+        let blocks = Stream::new(&self.keys.block_key(
+            &filekey,
+            &id,
+            Direction::ToClient,
+            transfer,
+        ))?;
         let held = landing.held().cloned();
         io.buffer = io.buffer.max(match landing.size() {
             LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
@@ -472,7 +477,11 @@ impl<'a, J: Job + Send> Asker<'a, J> {
         let Stage::Agreeing(reply, crc) = std::mem::replace(&mut upload.stage, Stage::Asked) else {
             return Err(WireError::Record.into());
         };
-        let crc = if offset > 0 { crc } else { crc32fast::Hasher::new() };
+        let crc = if offset > 0 {
+            crc
+        } else {
+            crc32fast::Hasher::new()
+        };
         self.observer.moved(offset);
         upload.moved = offset;
         upload.job.held(offset);
@@ -493,7 +502,11 @@ impl<'a, J: Job + Send> Asker<'a, J> {
             self.tell(*upload, Err(error));
             return Ok(());
         };
-        let blocks = Stream::new(&self.keys.file_key(filekey, id))?;
+        let blocks = Stream::new(
+            &self
+                .keys
+                .block_key(filekey, id, Direction::ToServer, transfer),
+        )?;
         let (file, version) = upload.job.source();
         let claimed_crc = upload.asked.file_crc;
         upload.stage = Stage::Sending(reply);
@@ -526,7 +539,12 @@ impl<'a, J: Job + Send> Asker<'a, J> {
     }
 
     /// Takes a reply: of a request, or the last word of a file that was put somewhere.
-    fn replied(&mut self, io: &mut AskerIo, transfer: u32, body: &[u8]) -> Result<(), SessionError> {
+    fn replied(
+        &mut self,
+        io: &mut AskerIo,
+        transfer: u32,
+        body: &[u8],
+    ) -> Result<(), SessionError> {
         let reply = Reply::from_body(body)?;
         let more = matches!(reply, Reply::Entries { more: true, .. });
         let unexpected = || SessionError::from(WireError::Record);
@@ -922,9 +940,7 @@ fn not_stored(error: &io::Error) -> Error {
 /// Why a file did not come, for a person.
 fn not_received(error: ReceiveError) -> Error {
     match error {
-        ReceiveError::Session { why, told } => {
-            told.unwrap_or_else(|| Error::new(Code::Later, why))
-        }
+        ReceiveError::Session { why, told } => told.unwrap_or_else(|| Error::new(Code::Later, why)),
         ReceiveError::Sender(error) => Error::new(error.code, printable(&error.sentence, 500)),
         ReceiveError::Store(error) => not_stored(&error),
         ReceiveError::Size | ReceiveError::Checksum { .. } => {

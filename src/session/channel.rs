@@ -108,6 +108,13 @@ impl Reader {
         }
     }
 
+    /// Takes the reader apart: the half that it reads from, and the bytes that it has read
+    /// from there and not given out. They come before what the half still brings.
+    pub fn into_inner(mut self) -> (Box<dyn AsyncRead + Send + Unpin>, Vec<u8>) {
+        self.buffer.truncate(self.filled);
+        (self.half, self.buffer)
+    }
+
     /// From now on takes records no faster than this, if anything is given: what was not
     /// read holds the peer back.
     pub fn set_pace(&mut self, pace: Option<Arc<Pace>>) {
@@ -303,6 +310,11 @@ impl Writer {
         }
     }
 
+    /// Takes the writer apart: the half that it writes to. A writer buffers nothing.
+    pub fn into_inner(self) -> Box<dyn AsyncWrite + Send + Unpin> {
+        self.half
+    }
+
     /// From now on writes no faster than this, if anything is given.
     pub fn set_pace(&mut self, pace: Option<Arc<Pace>>) {
         self.pace = pace;
@@ -353,5 +365,31 @@ impl Writer {
     /// Says that nothing more will come.
     pub async fn finish(&mut self) {
         let _ = timeout(self.idle, self.half.shutdown()).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::crypto::seal::Key;
+
+    #[tokio::test]
+    async fn a_reader_that_is_taken_apart_loses_no_byte() {
+        let mut sealing = Stream::new(&Key::new([7; 16])).unwrap();
+        let first = sealing.record(Kind::Working, 0, &[]).unwrap();
+        let second = sealing.record(Kind::Ack, 1, b"ACK").unwrap();
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let early = [first.as_slice(), &second[..20]].concat();
+        far.write_all(&early).await.unwrap();
+        let mut reader = Reader::new(near, Duration::from_secs(5));
+        let mut opening = Stream::new(&Key::new([7; 16])).unwrap();
+        let (head, _) = reader.record(&mut opening).await.unwrap();
+        assert_eq!(head.kind, Kind::Working);
+        far.write_all(&second[20..]).await.unwrap();
+        drop(far);
+        let (mut half, mut bytes) = reader.into_inner();
+        half.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes, second);
     }
 }

@@ -80,9 +80,16 @@ impl From<JoinError> for SessionError {
 
 impl From<SessionError> for Error {
     fn from(error: SessionError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&SessionError> for Error {
+    fn from(error: &SessionError) -> Self {
         match error {
-            SessionError::Channel(error) => error.into(),
-            SessionError::Stopped(error) => error,
+            SessionError::Channel(ChannelError::Wire(error)) => error.clone().into(),
+            SessionError::Channel(error) => Self::new(Code::Later, error.to_string()),
+            SessionError::Stopped(error) => error.clone(),
             SessionError::GoingDown | SessionError::Closed => {
                 Self::new(Code::Later, error.to_string())
             }

@@ -49,8 +49,7 @@ pub enum News<T> {
 
 /// Makes a file ready whose blocks follow the reply that announces it; `None` where the reply
 /// says something else.
-pub type Begin<T> =
-    Box<dyn FnOnce(&[u8]) -> Result<Option<Incoming<T>>, ReceiveError> + Send>;
+pub type Begin<T> = Box<dyn FnOnce(&[u8]) -> Result<Option<Incoming<T>>, ReceiveError> + Send>;
 
 /// A file whose blocks may come.
 enum Expected<T> {

@@ -17,9 +17,7 @@ use super::{
 };
 use crate::{
     transfer::receive::{error::ReceiveError, target::Target},
-    wire::{
-        record::{Kind, MAX_RECORD, Side, Stream},
-    },
+    wire::record::{Kind, MAX_RECORD, Side, Stream},
 };
 
 /// How often the other side hears that this one is still there, at least.
@@ -41,17 +39,17 @@ pub struct Connection {
 }
 
 /// What a buffer of records brought.
-struct Opened<R: Role> {
-    opener: Opener<R::Target>,
+struct Opened<T> {
+    opener: Opener<T>,
     batch: Batch,
-    news: Vec<News<R::Target>>,
+    news: Vec<News<T>>,
     result: Result<(), SessionError>,
 }
 
 /// What happens next to a session.
 enum Event<R: Role> {
     Read(Result<(), ChannelError>),
-    Opened(Option<Opened<R>>),
+    Opened(Option<Opened<R::Target>>),
     Done(Option<R::Done>),
     Wrote(Result<usize, ChannelError>),
     Sealed(Option<Sealed>),
@@ -67,7 +65,7 @@ pub struct Pump<R: Role> {
     io: RoleIo<R>,
     /// Opens records, unless it is at work.
     opener: Option<Opener<R::Target>>,
-    work: Option<JoinHandle<Opened<R>>>,
+    work: Option<JoinHandle<Opened<R::Target>>>,
     /// Blocks that are being written, and how far.
     bulk: Option<(Sealed, usize)>,
     /// Why nothing more is read; what has come is looked at all the same.
@@ -77,10 +75,7 @@ pub struct Pump<R: Role> {
     tick: Interval,
 }
 
-impl<R: Role> Pump<R>
-where
-    R::Target: 'static,
-{
+impl<R: Role> Pump<R> {
     /// A session whose records to the other side the first stream seals, and those from it
     /// the second opens. The other side hears from this one at least every [`WORKING`], and
     /// three times within `patience`.
@@ -264,7 +259,8 @@ where
             Event::Done(done) => {
                 let mut done = Some(done);
                 while let Some(one) = done {
-                    self.role.done(&mut self.io, one.ok_or(SessionError::Failed)?)?;
+                    self.role
+                        .done(&mut self.io, one.ok_or(SessionError::Failed)?)?;
                     done = self.io.tasks.ready();
                 }
             }
@@ -311,7 +307,7 @@ where
     }
 
     /// Hands over what a buffer brought, up to the first thing that does not belong there.
-    fn opened(&mut self, opened: Opened<R>) -> Result<(), SessionError> {
+    fn opened(&mut self, opened: Opened<R::Target>) -> Result<(), SessionError> {
         let Opened {
             opener,
             batch,

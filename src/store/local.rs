@@ -2,101 +2,325 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice, Seek, Write},
-    sync::Arc,
+    io::{self, IoSlice, Read, Seek, Write},
+    ops::Deref,
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, MetadataExt as _},
+    },
+    sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
     time::SystemTime,
 };
 
-use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
-use rustix::fs::OFlags;
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, Metadata, MetadataExt, OpenOptions};
+use cap_std::fs::{OpenOptionsExt, ReadDir};
+use rustix::fs::{AtFlags, OFlags};
 
-use super::{Sink, Store};
-use crate::root::{file, meta_file};
+use super::{
+    ContentPath, Contents, Existing, Kind, Listing, PartialName, Sink, Stat, Store, Target,
+    flush::FileSystem,
+};
+use crate::root::{
+    destination::moment,
+    file::{self, nanos},
+    tree,
+};
 
-/// What the name of a hidden file under way ends with.
-pub const PARTIAL: &str = ".partial";
-
-/// A directory.
+/// A directory. No link in it is followed.
 pub struct LocalStore {
     dir: Arc<Dir>,
+    /// The file system of the directory, once somebody asked.
+    device: OnceLock<u64>,
+}
+
+/// An open directory: the store's own, or one below it.
+enum Opened<'a> {
+    Own(&'a Dir),
+    Below(Dir),
+}
+
+impl Deref for Opened<'_> {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        match self {
+            Self::Own(dir) => dir,
+            Self::Below(dir) => dir,
+        }
+    }
 }
 
 impl LocalStore {
     /// The store in an open directory.
     pub fn new(dir: &Arc<Dir>) -> Self {
-        Self { dir: dir.clone() }
+        Self {
+            dir: dir.clone(),
+            device: OnceLock::new(),
+        }
+    }
+
+    fn device(&self) -> io::Result<u64> {
+        match self.device.get() {
+            Some(device) => Ok(*device),
+            None => {
+                let device = self.dir.dir_metadata()?.dev();
+                Ok(*self.device.get_or_init(|| device))
+            }
+        }
+    }
+
+    fn directory(&self, path: &ContentPath) -> io::Result<Opened<'_>> {
+        match path.is_root() {
+            true => Ok(Opened::Own(&self.dir)),
+            false => tree::open_below(&self.dir, path.components()).map(Opened::Below),
+        }
+    }
+
+    /// The directory that a path lies in, open, and its name there.
+    fn locate<'a>(&self, path: &'a ContentPath) -> io::Result<(Opened<'_>, &'a str)> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.directory(&path.parent())?, name))
+    }
+
+    /// Like [`Self::locate`], of a path that something is to get.
+    fn locate_new<'a>(&self, path: &'a ContentPath) -> io::Result<(Opened<'_>, &'a str)> {
+        match self.locate(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && path.is_quarantined() => {
+                let mut builder = DirBuilder::new();
+                builder.recursive(true).mode(0o700);
+                for name in path.parent().components() {
+                    self.dir.create_dir_with(name, &builder)?;
+                }
+                self.locate(path)
+            }
+            located => located,
+        }
+    }
+
+    /// Gives a file or a directory a path.
+    fn put(&self, from: &Dir, name: &str, to: &Target<'_>) -> io::Result<()> {
+        let (dir, new) = self.locate_new(to.path)?;
+        if let Some(modified) = to.modified {
+            let (file, _) = file::open_itself(from, name)?;
+            // A file system that keeps no such time keeps the file all the same.
+            let _ = file.into_std().set_modified(moment(modified));
+        }
+        match to.existing {
+            Existing::Keep => from.rename(name, &dir, new),
+            Existing::Replace => match dir.symlink_metadata(new) {
+                Ok(about) if !about.is_file() => Err(io::ErrorKind::AlreadyExists.into()),
+                _ => from.rename(name, &dir, new),
+            },
+        }
     }
 }
 
 impl Store for LocalStore {
-    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>> {
+    fn begin(&self, partial: &PartialName, keep: u64) -> io::Result<Box<dyn Sink>> {
+        let device = self.device()?;
         let mut options = OpenOptions::new();
         options.write(true).mode(0o644);
         if keep == 0 {
             options.create_new(true);
-            let file = match self.dir.open_with(partial, &options) {
+            let file = match self.dir.open_with(partial.as_str(), &options) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     self.discard(partial);
-                    self.dir.open_with(partial, &options)?
+                    self.dir.open_with(partial.as_str(), &options)?
                 }
                 file => file?,
             };
-            return Ok(Box::new(LocalSink::new(file.into_std())));
+            return Ok(Box::new(LocalSink::new(file.into_std(), device)));
         }
         options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        let mut file = self.dir.open_with(partial, &options)?.into_std();
+        let file = self.dir.open_with(partial.as_str(), &options)?;
+        let mut file = file.into_std();
+        if file.metadata()?.len() < keep {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         file.set_len(keep)?;
         file.seek(io::SeekFrom::Start(keep))?;
-        Ok(Box::new(LocalSink::new(file)))
+        Ok(Box::new(LocalSink::new(file, device)))
     }
 
-    fn held(&self, partial: &str) -> io::Result<u64> {
-        match self.dir.symlink_metadata(partial) {
-            Ok(about) if about.is_file() => Ok(about.len()),
-            Ok(_) => Ok(0),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+    fn held(&self, partial: &PartialName) -> io::Result<Option<u64>> {
+        match self.dir.symlink_metadata(partial.as_str()) {
+            Ok(about) if about.is_file() => Ok(Some(about.len())),
+            // It is in the way of the next attempt, but holds nothing of the file.
+            Ok(_) => Ok(Some(0)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>> {
-        let (file, _) = file::open_itself(&self.dir, partial)?;
+    fn read(&self, partial: &PartialName) -> io::Result<Box<dyn Read + Send>> {
+        let (file, _) = file::open_itself(&self.dir, partial.as_str())?;
         Ok(Box::new(file))
     }
 
-    fn publish(&self, partial: &str, name: &str) -> io::Result<()> {
-        file::rename_to_free(&self.dir, partial, &self.dir, name)
+    fn discard(&self, partial: &PartialName) {
+        let _ = self.dir.remove_file(partial.as_str());
     }
 
-    fn settle_names(&self) -> io::Result<()> {
+    fn publish(&self, partial: &PartialName, to: &Target<'_>) -> io::Result<()> {
+        self.put(&self.dir, partial.as_str(), to)
+    }
+
+    fn open(&self, path: &ContentPath) -> io::Result<Box<dyn Contents>> {
+        let (dir, name) = self.locate(path)?;
+        let (file, _) = file::open_itself(&dir, name)?;
+        Ok(Box::new(LocalContents(file.into_std())))
+    }
+
+    fn stat(&self, path: &ContentPath) -> io::Result<Option<Stat>> {
+        let about = match path.file_name() {
+            None => self.directory(path).and_then(|dir| dir.dir_metadata()),
+            Some(_) => self
+                .locate(path)
+                .and_then(|(dir, name)| dir.symlink_metadata(name)),
+        };
+        match about {
+            Ok(about) => Ok(Some(Stat::from(&about))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn list(&self, directory: &ContentPath) -> io::Result<Listing> {
+        let dir = match self.directory(directory)? {
+            Opened::Own(dir) => dir.open_dir(".")?,
+            Opened::Below(dir) => dir,
+        };
+        let entries = dir.entries()?;
+        Ok(Box::new(Entries { dir, entries }))
+    }
+
+    fn make_dir(&self, path: &ContentPath) -> io::Result<()> {
+        let (dir, name) = self.locate_new(path)?;
+        dir.create_dir(name)
+    }
+
+    fn rename(&self, path: &ContentPath, to: &Target<'_>) -> io::Result<()> {
+        let (dir, name) = self.locate(path)?;
+        match Stat::from(&dir.symlink_metadata(name)?).kind {
+            Kind::Other => Err(io::ErrorKind::NotFound.into()),
+            Kind::File | Kind::Directory => self.put(&dir, name, to),
+        }
+    }
+
+    fn remove(&self, path: &ContentPath) -> io::Result<()> {
+        let (dir, name) = self.locate(path)?;
+        let flags = match Stat::from(&dir.symlink_metadata(name)?).kind {
+            Kind::File => AtFlags::empty(),
+            Kind::Directory => AtFlags::REMOVEDIR,
+            Kind::Other => return Err(io::ErrorKind::NotFound.into()),
+        };
+        rustix::fs::unlinkat(&*dir, name, flags).map_err(io::Error::from)
+    }
+
+    fn settle_names(&self, paths: &[ContentPath]) -> io::Result<()> {
+        let mut parents: Vec<ContentPath> = Vec::new();
+        for path in paths {
+            let parent = path.parent();
+            if !parent.is_root() && !parents.contains(&parent) {
+                parents.push(parent);
+            }
+        }
+        for parent in &parents {
+            match self.directory(parent) {
+                // Removed with all names in it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                dir => file::sync(&*dir?)?,
+            }
+        }
         file::sync(&self.dir)
-    }
-
-    fn settle_all(&self) -> io::Result<()> {
-        settle_all(&self.dir)
-    }
-
-    fn discard(&self, partial: &str) {
-        let _ = self.dir.remove_file(partial);
-    }
-
-    fn holds(&self, name: &str) -> io::Result<bool> {
-        file::exists(&self.dir, name)
     }
 
     fn room(&self) -> io::Result<u64> {
         let about = rustix::fs::fstatvfs(&*self.dir)?;
         Ok(about.f_bavail.saturating_mul(about.f_frsize))
     }
+
+    fn sweep(&self, before: SystemTime) -> io::Result<usize> {
+        file::remove_old(&self.dir, before, PartialName::is_one)
+    }
 }
 
-/// Returns when all that was written into the file system of a directory survives a loss
-/// of power.
-pub fn settle_all(dir: &Dir) -> io::Result<()> {
-    // The handle itself may be one that only leads to names (O_PATH).
-    let dir = dir.open(".")?;
-    rustix::fs::syncfs(&dir).map_err(io::Error::from)
+impl From<&Metadata> for Stat {
+    fn from(about: &Metadata) -> Self {
+        let kind = match about {
+            about if about.is_file() => Kind::File,
+            about if about.is_dir() => Kind::Directory,
+            _ => Kind::Other,
+        };
+        Self {
+            kind,
+            size: if kind == Kind::File { about.len() } else { 0 },
+            modified: nanos(about.mtime(), about.mtime_nsec()),
+        }
+    }
+}
+
+/// The entries of a directory, read as they are asked for.
+struct Entries {
+    dir: Dir,
+    entries: ReadDir,
+}
+
+impl Iterator for Entries {
+    type Item = io::Result<(String, Stat)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let name = match self.entries.next()? {
+                Ok(entry) => entry.file_name(),
+                Err(error) => return Some(Err(error)),
+            };
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with('.') || tree::is_own(name) {
+                continue;
+            }
+            match self
+                .dir
+                .symlink_metadata(name)
+                .map(|about| Stat::from(&about))
+            {
+                Ok(stat) if stat.kind == Kind::Other => {}
+                Ok(stat) => return Some(Ok((name.to_owned(), stat))),
+                // It vanished meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+struct LocalContents(File);
+
+impl Contents for LocalContents {
+    fn stat(&self) -> io::Result<Stat> {
+        let about = self.0.metadata()?;
+        Ok(Stat {
+            kind: Kind::File,
+            size: about.len(),
+            modified: nanos(about.mtime(), about.mtime_nsec()),
+        })
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset.min(5))
+    }
+
+    fn version(&self) -> io::Result<String> {
+        let about = self.0.metadata()?;
+        let modified = nanos(about.mtime(), about.mtime_nsec());
+        let (len, device, inode) = (about.len(), about.dev(), about.ino());
+        Ok(format!("{len}-{device}-{inode}-{modified}"))
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
 }
 
 /// Bytes after which what was written is sent on its way to the disk: a loss of power
@@ -105,15 +329,20 @@ const FLUSH: u64 = 32 << 20;
 
 struct LocalSink {
     file: Arc<File>,
+    device: u64,
+    /// Bytes that were written since the last [`Sink::settle`].
+    unsettled: u64,
     /// Bytes that were written since the last flush began.
     unflushed: u64,
     flushing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl LocalSink {
-    fn new(file: File) -> Self {
+    fn new(file: File, device: u64) -> Self {
         Self {
             file: Arc::new(file),
+            device,
+            unsettled: 0,
             unflushed: 0,
             flushing: None,
         }
@@ -158,6 +387,7 @@ impl Sink for LocalSink {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.unflushed += n as u64;
+                    self.unsettled += n as u64;
                     IoSlice::advance_slices(&mut rest, n);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -172,82 +402,16 @@ impl Sink for LocalSink {
 
     fn settle(&mut self) -> io::Result<()> {
         self.join()?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        self.unsettled = 0;
+        Ok(())
     }
-}
 
-/// Makes every `.failed` of the folder's own user a `.meta` again, without its
-/// error; returns how many. One that cannot be read, or whose `.meta` is there,
-/// stays.
-pub fn reset_failed(dir: &Dir, user: &str) -> io::Result<usize> {
-    let mut reset = 0;
-    for entry in dir.entries()? {
-        let name = entry?.file_name();
-        let Some((name, stem)) = name
-            .to_str()
-            .and_then(|name| Some((name, name.strip_suffix(".failed")?)))
-        else {
-            continue;
-        };
-        let Some(mut meta) = meta_file::read(dir, name).filter(|meta| meta.from == user) else {
-            continue;
-        };
-        meta.error.clear();
-        match file::create(dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
-            Ok(()) => {
-                dir.remove_file(name)?;
-                reset += 1;
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
-        }
+    fn file_system(&self) -> Option<FileSystem<'_>> {
+        Some(FileSystem {
+            device: self.device,
+            file: self.file.as_fd(),
+            unflushed: self.unsettled,
+        })
     }
-    Ok(reset)
-}
-
-/// Removes hidden files of m2y that nobody has written to since `before`; returns
-/// how many.
-pub fn sweep_partials(dir: &Dir, before: SystemTime) -> io::Result<usize> {
-    let mut swept = 0;
-    for entry in dir.entries()? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| {
-            name.starts_with('.') && (name.ends_with(PARTIAL) || name.ends_with(file::TEMPORARY))
-        });
-        if !ours {
-            continue;
-        }
-        let about = entry.metadata()?;
-        if about.is_file() && about.modified()?.into_std() < before {
-            entry.remove_file()?;
-            swept += 1;
-        }
-    }
-    Ok(swept)
-}
-
-/// Removes what is left of files that were refused before `before`: each a `.meta` from
-/// somebody else with an `error`, and no `.data`; returns how many.
-pub fn sweep_refused(dir: &Dir, user: &str, before: SystemTime) -> io::Result<usize> {
-    let mut swept = 0;
-    for entry in dir.entries()? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".meta")) else {
-            continue;
-        };
-        let about = entry.metadata()?;
-        let old = about.is_file() && about.modified()?.into_std() < before;
-        if !old || dir.symlink_metadata(format!("{stem}.data")).is_ok() {
-            continue;
-        }
-        let refused = meta_file::of_stem(dir, stem)
-            .is_some_and(|meta| meta.from != user && !meta.error.is_empty());
-        if refused {
-            entry.remove_file()?;
-            swept += 1;
-        }
-    }
-    Ok(swept)
 }

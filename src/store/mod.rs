@@ -1,54 +1,229 @@
-//! Where the contents of files rest: one small trait, and what implements it.
+//! Where the contents of a folder's files rest: one small trait, and what implements it.
 //!
-//! A file comes into being hidden, piece by piece, and appears under its name at
-//! once and whole. What a transfer asks of a store is all that there is here, so
-//! that a store for objects or stripes, or one that fails on purpose, is a few lines.
+//! A file begins as a partial one: hidden, written piece by piece, and kept for the next
+//! attempt if this one breaks off. It is published whole, under a [path](ContentPath) of the
+//! folder. Documents (`.meta`, m2y.config, scripts) are no contents; they stay in the
+//! folder's own directory, whatever the store.
+//!
+//! | to | ask |
+//! | --- | --- |
+//! | receive a file | [`Store::begin`], [`Sink::append`], [`Sink::settle`] or [`flush`], [`Store::publish`] |
+//! | go on with one | [`Store::held`], [`Store::read`], [`Store::begin`] |
+//! | serve one | [`Store::open`], [`Contents::read_at`] |
+//! | show a folder | [`Store::list`], [`Store::stat`] |
+//! | change a folder | [`Store::rename`], [`Store::remove`], [`Store::make_dir`] |
+//!
+//! **Durability.** Bytes survive a loss of power after [`Sink::settle`]; a change of names
+//! does after [`Store::settle_names`]. Nothing else promises that, so that a caller with many
+//! files pays once for all of them.
+//!
+//! A store that caches, stripes, seals or fails on purpose is a decorator: it implements
+//! [`Store`] over other stores.
 
-pub mod group;
+pub mod batch;
+pub mod flush;
 pub mod local;
+pub mod name;
+pub mod placement;
 pub mod prefix;
+pub mod quarantine;
+pub mod sweep;
 
-use std::io;
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::SystemTime,
+};
 
-/// A place for the contents of files, by names that were checked before.
+pub use self::name::{BadName, ContentPath, PartialName};
+use self::{flush::FileSystem, local::LocalStore};
+use crate::root::folder::Folder;
+
+/// Contents of files, by names that were checked. Calls may wait for a disk or a network.
 pub trait Store: Send + Sync {
-    /// Begins a hidden file with the first `keep` bytes of the one that is there, or goes
-    /// on with it; with 0 that one goes.
-    fn begin(&self, partial: &str, keep: u64) -> io::Result<Box<dyn Sink>>;
+    /// Begins a partial file, or goes on with the first `keep` bytes of the one that an
+    /// earlier attempt left. With 0 what was left is gone.
+    fn begin(&self, partial: &PartialName, keep: u64) -> io::Result<Box<dyn Sink>>;
 
-    /// Bytes of a hidden file that was abandoned; 0 if there is none.
-    fn held(&self, partial: &str) -> io::Result<u64>;
+    /// The bytes of a partial file; `None` if there is none.
+    fn held(&self, partial: &PartialName) -> io::Result<Option<u64>>;
 
-    /// Reads a hidden file from its beginning.
-    fn read(&self, partial: &str) -> io::Result<Box<dyn io::Read + Send>>;
+    /// Reads a partial file from its beginning.
+    fn read(&self, partial: &PartialName) -> io::Result<Box<dyn Read + Send>>;
 
-    /// Gives a hidden file its name; fails with `AlreadyExists` if the name is taken. That
-    /// survives a loss of power after [`Self::settle_names`].
-    fn publish(&self, partial: &str, name: &str) -> io::Result<()>;
+    /// Removes a partial file, if there is one. What cannot be removed now stays for
+    /// [`Self::sweep`].
+    fn discard(&self, partial: &PartialName);
 
-    /// Returns when every name that was given survives a loss of power.
-    fn settle_names(&self) -> io::Result<()>;
+    /// Makes a partial file whole: from here on it is the file at that path. It fails with
+    /// `AlreadyExists` if the path is taken, and then the partial file is as it was.
+    fn publish(&self, partial: &PartialName, to: &Target<'_>) -> io::Result<()>;
 
-    /// Returns when all that was appended to any file survives a loss of power, and all
-    /// that was written beside. For many small files that takes one flush, where
-    /// [`Sink::settle`] takes one for each.
-    fn settle_all(&self) -> io::Result<()>;
+    /// Opens a file to read it. What was opened stays the same file, whatever becomes of
+    /// its name.
+    fn open(&self, path: &ContentPath) -> io::Result<Box<dyn Contents>>;
 
-    /// Removes a hidden file, if it is there.
-    fn discard(&self, partial: &str);
+    /// What lies at a path; `None` if nothing does.
+    fn stat(&self, path: &ContentPath) -> io::Result<Option<Stat>>;
 
-    /// Whether there is a file of that name.
-    fn holds(&self, name: &str) -> io::Result<bool>;
+    /// The files and directories of a directory, in no order, a few at a time. Links and
+    /// special files are not among them, and neither is what is hidden.
+    fn list(&self, directory: &ContentPath) -> io::Result<Listing>;
+
+    /// Makes a directory; fails with `AlreadyExists` if the path is taken.
+    fn make_dir(&self, path: &ContentPath) -> io::Result<()>;
+
+    /// Moves a file or a directory. It fails with `AlreadyExists` if the new path is taken.
+    fn rename(&self, path: &ContentPath, to: &Target<'_>) -> io::Result<()>;
+
+    /// Removes a file or an empty directory.
+    fn remove(&self, path: &ContentPath) -> io::Result<()>;
+
+    /// Returns when the names in the directories of these paths survive a loss of power, in
+    /// this order, and at last those of the partial files. Of a rename give the new path
+    /// before the old one: then a crash leaves two names rather than none.
+    fn settle_names(&self, paths: &[ContentPath]) -> io::Result<()>;
 
     /// Bytes that still fit.
     fn room(&self) -> io::Result<u64>;
+
+    /// Removes partial files to which nothing was appended since `before`; returns how
+    /// many.
+    fn sweep(&self, before: SystemTime) -> io::Result<usize>;
+
+    /// Whether anything lies at a path, be it a file or not.
+    fn holds(&self, path: &ContentPath) -> io::Result<bool> {
+        self.stat(path).map(|found| found.is_some())
+    }
 }
 
-/// A hidden file that grows.
+/// A partial file that grows.
 pub trait Sink: Send {
-    /// Adds pieces at the end.
+    /// Adds pieces at the end. After an error it is not known how much of them is there.
     fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()>;
 
     /// Returns when all that was appended survives a loss of power.
     fn settle(&mut self) -> io::Result<()>;
+
+    /// The file system of this machine that the bytes rest on, if they do: [`flush`] then
+    /// makes many files durable at once. `None` has it call [`Self::settle`] for each.
+    fn file_system(&self) -> Option<FileSystem<'_>> {
+        None
+    }
+}
+
+/// A whole file, open to be read.
+pub trait Contents: Send + Sync {
+    /// What is known of it now.
+    fn stat(&self) -> io::Result<Stat>;
+
+    /// Reads bytes from `offset` on into the buffer; returns how many, and 0 only at the
+    /// end of the file or for an empty buffer.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// A text that differs for every other version of the file. It is not for peers: it may
+    /// tell about the machine.
+    fn version(&self) -> io::Result<String>;
+
+    /// Returns when the bytes survive a loss of power.
+    fn settle(&self) -> io::Result<()>;
+}
+
+/// The entries of a directory: each with its name, or why it cannot be read.
+pub type Listing = Box<dyn Iterator<Item = io::Result<(String, Stat)>> + Send>;
+
+/// What the folder's contents go to.
+pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
+
+/// The store of a folder: its own directory.
+pub fn of_folder(folder: &Folder) -> Arc<dyn Store> {
+    Arc::new(LocalStore::new(folder.dir()))
+}
+
+/// Where a file goes, and how.
+#[derive(Clone, Debug)]
+pub struct Target<'a> {
+    /// Its path. The directory that it names has to be there.
+    pub path: &'a ContentPath,
+    /// What happens to a file that is there.
+    pub existing: Existing,
+    /// When the file changed last, in nanoseconds since 1970; `None` leaves it as it is. A
+    /// store that keeps no such time keeps the file all the same.
+    pub modified: Option<i64>,
+}
+
+impl<'a> Target<'a> {
+    /// A path that has to be free.
+    pub fn free(path: &'a ContentPath) -> Self {
+        Self {
+            path,
+            existing: Existing::Keep,
+            modified: None,
+        }
+    }
+}
+
+/// What happens to a file whose path another one is to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the other one fails with `AlreadyExists`.
+    Keep,
+    /// It is replaced at once: nobody finds neither. A directory is never replaced.
+    Replace,
+}
+
+/// What has a name in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file that can be opened.
+    File,
+    /// A directory.
+    Directory,
+    /// Something that only takes the name: a link, a pipe, a device.
+    Other,
+}
+
+/// What is known of a file or a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file; else 0.
+    pub size: u64,
+    /// When it changed last, in nanoseconds since 1970.
+    pub modified: i64,
+}
+
+impl Stat {
+    /// Whether it may be a file of that size and time. Times are compared to the
+    /// microsecond: some file systems keep no more.
+    pub fn is_file_of(&self, size: Option<u64>, modified: i64) -> bool {
+        self.kind == Kind::File
+            && Some(self.size) == size
+            && self.modified.abs_diff(modified) < 1_000
+    }
+}
+
+/// Reads contents from the beginning to the end.
+pub struct Reader<'a> {
+    contents: &'a dyn Contents,
+    offset: u64,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader that stands at the beginning.
+    pub fn new(contents: &'a dyn Contents) -> Self {
+        Self {
+            contents,
+            offset: 0,
+        }
+    }
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.contents.read_at(buffer, self.offset)?;
+        self.offset = self.offset.saturating_add(read as u64);
+        Ok(read)
+    }
 }

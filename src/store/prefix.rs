@@ -11,7 +11,10 @@ const BUFFER: usize = 262_144;
 pub const DIGEST_LEN: usize = 32;
 
 /// The SHA-256 and the CRC-32 of the first `len` bytes; an error where there are fewer.
-pub fn prefix_digest(from: impl Read, len: u64) -> io::Result<([u8; DIGEST_LEN], crc32fast::Hasher)> {
+pub fn prefix_digest(
+    from: impl Read,
+    len: u64,
+) -> io::Result<([u8; DIGEST_LEN], crc32fast::Hasher)> {
     let mut from = from.take(len);
     let (mut sha, mut crc) = (Sha256::new(), crc32fast::Hasher::new());
     let mut buffer = vec![0; BUFFER];

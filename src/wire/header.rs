@@ -65,8 +65,8 @@ pub enum Turned {
     Busy,
     /// The head cannot be read: another version, or not m2y at all.
     Unreadable,
-    /// The opening is genuine, and older than those of its sender that the server
-    /// has forgotten: a recording, or a clock that went back.
+    /// The opening is genuine, but too old or from the future, or older than those of its
+    /// sender that the server has forgotten: a recording, or a clock that is wrong.
     Stale,
 }
 

@@ -41,6 +41,9 @@ pub enum WireError {
     /// A share of X25519 that gives no secret.
     #[error("the key exchange gave no secret")]
     Share,
+    /// One key has sealed as many records as it may.
+    #[error("this key has sealed 2^32 records: go on in a new session")]
+    KeyWorn,
     /// A record that means nothing, or not here.
     #[error("the record cannot be read")]
     Record,
@@ -54,6 +57,7 @@ impl From<WireError> for Error {
         let code = match &error {
             WireError::Crypto(CryptoError::Signature) => Code::Identity,
             WireError::Crypto(CryptoError::Open) | WireError::Share => Code::Integrity,
+            WireError::KeyWorn => Code::Later,
             _ => Code::Failed,
         };
         Self::new(code, error.to_string())

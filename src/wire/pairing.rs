@@ -16,8 +16,8 @@ use crate::{
     root::{
         RootError,
         contact::{Card, check_address},
+        contact_request::RequestId,
         name::Name,
-        request::RequestId,
     },
 };
 

@@ -163,6 +163,11 @@ pub fn split(bytes: &mut [u8]) -> Result<Option<(Head, &mut [u8])>, WireError> {
         .map(|sealed| (head, sealed)))
 }
 
+/// How much one key may seal: 256 TiB of blocks. The numbers are counted, so they would go
+/// on for longer; this keeps what AES reveals by having blocks of 128 bits below a chance
+/// of 2^-40.
+const MAX_SEALED: u64 = 1 << 32;
+
 /// One key with the number of what it seals next: a direction of a session, or
 /// the blocks of one attempt to send one file.
 pub struct Stream {
@@ -179,6 +184,14 @@ impl Stream {
         })
     }
 
+    /// The number of the next record; fails where the key has sealed enough.
+    fn number(&self) -> Result<u64, WireError> {
+        match self.next {
+            number @ ..MAX_SEALED => Ok(number),
+            _ => Err(WireError::KeyWorn),
+        }
+    }
+
     /// Seals a record in place: `record` holds room for the head, the body, room
     /// for the tag, and nothing else.
     pub fn seal(&mut self, head: Head, record: &mut [u8]) -> Result<(), WireError> {
@@ -187,7 +200,7 @@ impl Stream {
         let (to, rest) = record.split_first_chunk_mut().ok_or(WireError::Record)?;
         let (body, tag) = rest.split_last_chunk_mut().ok_or(WireError::Record)?;
         *to = bytes;
-        *tag = self.seal.seal(self.next, head.last, &bytes, body)?;
+        *tag = self.seal.seal(self.number()?, head.last, &bytes, body)?;
         self.next += 1;
         Ok(())
     }
@@ -200,7 +213,7 @@ impl Stream {
     ) -> Result<&'a mut [u8], WireError> {
         let (body, tag) = sealed.split_last_chunk_mut().ok_or(WireError::Record)?;
         self.seal
-            .open(self.next, head.last, &head.encode(), body, tag)?;
+            .open(self.number()?, head.last, &head.encode(), body, tag)?;
         self.next += 1;
         Ok(body)
     }

@@ -54,6 +54,24 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// Which side sends the blocks of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The client sends them: a further file, or a `put`.
+    ToServer,
+    /// The server sends them: a `get`.
+    ToClient,
+}
+
+impl Direction {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::ToServer => b"m2y/1 client blocks",
+            Self::ToClient => b"m2y/1 server blocks",
+        }
+    }
+}
+
 /// The keys of a session, the same on both sides.
 pub struct SessionKeys {
     /// Seals the records of who sent the opening.
@@ -88,9 +106,19 @@ impl SessionKeys {
         })
     }
 
-    /// The key for the blocks of one attempt to send one file.
-    pub fn file_key(&self, filekey: &FileKey, id: &TransferId) -> Key {
-        let info = [b"m2y/1 blocks".as_slice(), &id.0].concat();
+    /// The key for the blocks of one transfer.
+    ///
+    /// A session never uses a transfer number twice, so it never derives a key twice,
+    /// even if the peer repeats its `filekey` and `id`.
+    pub fn block_key(
+        &self,
+        filekey: &FileKey,
+        id: &TransferId,
+        direction: Direction,
+        transfer: u32,
+    ) -> Key {
+        let number = transfer.to_be_bytes();
+        let info = [direction.label(), &id.0, &number].concat();
         Key::new(derive(&*self.files, &*filekey.0, &info))
     }
 }

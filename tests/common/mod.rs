@@ -21,12 +21,23 @@ use std::{
     },
 };
 
-use m2y::{client::{self, Route}, error::Error, event::Run, meta::Meta, root::{meta_file, Root, folder::Folder, name::Name, user::User}, server::{self, Server}, observer::{Observer, Unobserved}, transfer::send::upload::Outgoing};
+use m2y::{
+    client::{self, Route},
+    error::Error,
+    event::Run,
+    meta::Meta,
+    observer::{Observer, Unobserved},
+    root::{Root, folder::Folder, meta_file, name::Name, user::User},
+    server::{self, Server},
+    transfer::send::upload::Outgoing,
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+pub mod memory;
 pub mod peer;
 pub mod relay;
+pub mod store;
 
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");
 

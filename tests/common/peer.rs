@@ -10,7 +10,7 @@ use m2y::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
         record::{self, Head, Kind, MAX_BODY, Stream},
-        session::{self, SessionKeys, Share},
+        session::{self, Direction, SessionKeys, Share},
     },
 };
 use tokio::{
@@ -50,6 +50,8 @@ pub struct Side {
     outgoing: Stream,
     incoming: Stream,
     blocks: HashMap<u32, Stream>,
+    /// The body of the record that was heard last, as it came.
+    pub last_sealed: Vec<u8>,
     /// What the other side said in its envelope.
     pub said: Wire,
 }
@@ -75,9 +77,22 @@ async fn message(stream: &mut TcpStream, head: usize) -> (Vec<u8>, Vec<u8>) {
     (header, envelope)
 }
 
-/// Opens a session as zhenqiang.
-pub async fn open(address: &str, asked: &Wire) -> Side {
-    let (own, theirs) = (private(ZHENQIANG), private(ROLAND));
+/// An opening as zhenqiang writes it: the header, then the envelope.
+struct Opening {
+    header: [u8; 24],
+    sealed: envelope::Sealed,
+    share: Share,
+}
+
+/// The bytes of an opening from zhenqiang to roland-frei that names this time. `receiver` is
+/// whose key can open it.
+pub fn opening(asked: &Wire, time: u64, receiver: &str) -> Vec<u8> {
+    let opening = seal_opening(asked, time, &private(receiver));
+    [opening.header.as_slice(), &opening.sealed.bytes].concat()
+}
+
+fn seal_opening(asked: &Wire, time: u64, theirs: &PrivateKey) -> Opening {
+    let own = private(ZHENQIANG);
     let json = asked.to_json();
     let share = Share::new(&mut SysRng).unwrap();
     let header = Header {
@@ -86,9 +101,28 @@ pub async fn open(address: &str, asked: &Wire) -> Side {
         to: name(ROLAND).hash(),
     }
     .encode();
-    let (part, contents) = (Part::Opening, contents(&share, &json));
+    let contents = Contents {
+        time,
+        ..contents(&share, &json)
+    };
+    let part = Part::Opening;
     let sealed =
         envelope::seal(part, &header, &contents, &own, theirs.public(), &mut SysRng).unwrap();
+    Opening {
+        header,
+        sealed,
+        share,
+    }
+}
+
+/// Opens a session as zhenqiang.
+pub async fn open(address: &str, asked: &Wire) -> Side {
+    let (own, theirs) = (private(ZHENQIANG), private(ROLAND));
+    let Opening {
+        header,
+        sealed,
+        share,
+    } = seal_opening(asked, clock::millis(), &theirs);
     let mut stream = TcpStream::connect(address).await.unwrap();
     let opening = [header.as_slice(), &sealed.bytes].concat();
     stream.write_all(&opening).await.unwrap();
@@ -113,6 +147,7 @@ pub async fn open(address: &str, asked: &Wire) -> Side {
         outgoing: Stream::new(&keys.client).unwrap(),
         incoming: Stream::new(&keys.server).unwrap(),
         blocks: HashMap::new(),
+        last_sealed: Vec::new(),
         said: Wire::from_json(&opened.contents.json).unwrap(),
         keys,
     }
@@ -153,6 +188,7 @@ pub async fn accept(listener: &TcpListener, answer: impl FnOnce(&Wire) -> Wire) 
         outgoing: Stream::new(&keys.server).unwrap(),
         incoming: Stream::new(&keys.client).unwrap(),
         blocks: HashMap::new(),
+        last_sealed: Vec::new(),
         said,
         keys,
     }
@@ -200,6 +236,7 @@ impl Side {
         let head = Head::decode(&head).unwrap();
         let mut sealed = vec![0; head.len + 16];
         self.stream.read_exact(&mut sealed).await.ok()?;
+        self.last_sealed.clone_from(&sealed);
         let stream = match head.kind {
             Kind::Block => self.blocks.get_mut(&head.transfer).expect("a block"),
             _ => &mut self.incoming,
@@ -208,10 +245,20 @@ impl Side {
         Some((head, body))
     }
 
-    /// Sends, or takes, the blocks of a transfer under the key of this answer.
+    /// The blocks that the client sends after this answer.
     pub fn with_key(&mut self, transfer: u32, reply: &Wire) {
-        let filekey = reply.filekey.as_ref().expect(&reply.meta.error);
-        let key = self.keys.file_key(filekey, &reply.meta.id.unwrap());
+        self.key(transfer, reply, Direction::ToServer);
+    }
+
+    /// The blocks that the server sends for a `get` with the `filekey` and `id` of `asked`.
+    pub fn with_get_key(&mut self, transfer: u32, asked: &Wire) {
+        self.key(transfer, asked, Direction::ToClient);
+    }
+
+    fn key(&mut self, transfer: u32, of: &Wire, direction: Direction) {
+        let filekey = of.filekey.as_ref().expect(&of.meta.error);
+        let id = of.meta.id.unwrap();
+        let key = self.keys.block_key(filekey, &id, direction, transfer);
         self.blocks.insert(transfer, Stream::new(&key).unwrap());
     }
 

@@ -4,7 +4,7 @@ use super::{super::RootArg, checked, fingerprint_lines, output, print};
 use crate::{
     cli::user_name,
     error::Error,
-    root::{contact::Card, request::RequestId},
+    root::contact_request::RequestId,
     wire::{WireError, pairing},
 };
 
@@ -46,7 +46,7 @@ impl Export {
         let name = user_name(&self.name)?;
         let address = checked(self.address)?;
         let user = self.root.open()?.user(&name)?;
-        let card = Card::of(&user, address)?;
+        let card = user.card(address)?;
         print(&card.to_document()?, json);
         if !json {
             output::aside(format_args!("the card of {name}"));
@@ -62,7 +62,7 @@ impl Request {
         let address = checked(self.address)?;
         let user = self.root.open()?.user(&name)?;
         let request = pairing::Request {
-            card: Card::of(&user, address)?,
+            card: user.card(address)?,
             id: RequestId::random().map_err(WireError::from)?,
         };
         let document = request.to_document()?;

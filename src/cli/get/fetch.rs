@@ -18,7 +18,19 @@ use super::{
     record::Record,
     walk::{Found, Remote, Walk, strange},
 };
-use crate::{cli::{progress::Progress, remote::{Link, Place}, tally::{Tally, Through, Voice, Way}}, client::peer::Peer, error::{Code, Error, printable}, json::Value, root::{conflict::Conflict, tree::TreePath}, transfer::receive::download::{Landed, Landing}, wire::record::MAX_BODY};
+use crate::{
+    cli::{
+        progress::Progress,
+        remote::{Link, Place},
+        tally::{Tally, Through, Voice, Way},
+    },
+    client::peer::Peer,
+    error::{Code, Error, printable},
+    json::Value,
+    root::{conflict::Conflict, tree::TreePath},
+    transfer::receive::download::{Landed, Landing},
+    wire::record::MAX_BODY,
+};
 
 /// Files that are under way at the same time.
 const AT_ONCE: usize = 128;

@@ -7,7 +7,10 @@ use crate::{
     error::{Code, Error, printable},
     event::Kind,
     hooks::lookup,
-    journal::{self, LastRun},
+    journal::{
+        self,
+        last_run::{self, LastRun},
+    },
 };
 
 /// List what runs where, and how it ended last
@@ -36,7 +39,7 @@ impl List {
                 for script in config.scripts(kind.section()) {
                     let from = lookup::place(&root, &folder, &script).unwrap_or("missing");
                     let last = match &db {
-                        Some(db) => journal::last_run(db, user, name, kind.section(), &script)
+                        Some(db) => last_run::find(db, user, name, kind.section(), &script)
                             .map_err(|e| failed(e.into()))?,
                         None => None,
                     };

@@ -10,8 +10,8 @@ use crate::{
     hooks::{
         Hooks, Pinned,
         dispatch::Dispatcher,
-        kept::SeenState,
         notes::{Mode, Notes, Written},
+        script_state::ReadOnlyState,
     },
     json::{Map, Value},
     meta::Meta,
@@ -90,7 +90,7 @@ impl Run {
             dispatcher.fire_by_hand(event, &mode).await
         } else {
             let state =
-                SeenState::new(&root).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+                ReadOnlyState::new(&root).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
             let hooks = Hooks::new(&root, &settings, Arc::new(state));
             hooks.fire_as(event, &Pinned::default(), &mode).await
         };

@@ -12,7 +12,7 @@ use crate::{
     error::{Code, Error, printable},
     hooks::{
         report::HookError,
-        trial::{Suite, Tester},
+        test_host::{Suite, Tester},
     },
     json::Value,
     root::{Root, folder::CONFIG},

@@ -16,7 +16,24 @@ use super::{
     Options,
     walk::{Found, Walk},
 };
-use crate::{cli::{progress::Progress, remote::Link, tally::{Item, Tally, Through, Voice, Way}}, client::put::put_all, error::{Code, Error, printable}, json::Value, meta::Meta, root::{conflict::Conflict, tree::{TreePath, is_own}, user::User}, observer::Observer, transfer::send::put::Put};
+use crate::{
+    cli::{
+        progress::Progress,
+        remote::Link,
+        tally::{Item, Tally, Through, Voice, Way},
+    },
+    client::put::put_all,
+    error::{Code, Error, printable},
+    json::Value,
+    meta::Meta,
+    observer::Observer,
+    root::{
+        conflict::Conflict,
+        tree::{TreePath, is_own},
+        user::User,
+    },
+    transfer::send::put::Put,
+};
 
 /// Files that are open and wait for their turn, and as many that are being opened.
 const AHEAD: usize = 64;

@@ -5,7 +5,16 @@ use super::{
     producer::{Outcome, Routes, is_of_another, read},
     tally::Tally,
 };
-use crate::{cli::Failure, error::Error, meta::Meta, transfer::send::{job_files::{Documents, Sources}, job_file::{Draft, Place}, upload::{check_size, open_source}}};
+use crate::{
+    cli::Failure,
+    error::Error,
+    meta::Meta,
+    transfer::send::{
+        job_file::{Draft, Place},
+        job_files::{Documents, Sources},
+        upload::{check_size, open_source},
+    },
+};
 
 /// Looks, and tells.
 pub struct Dry {
@@ -36,7 +45,7 @@ impl Dry {
     }
 
     fn look(&mut self, item: &Item, place: &mut Place, sources: &mut Sources) -> Result<(), Error> {
-        let address = |route: crate::client::Route| route.address().to_owned();
+        let address = |route: crate::client::Route| route.address().to_string();
         if let Some(template) = &self.template {
             let address = self.routes.find(&item.path, template, address)?;
             let source = sources.open(&item.path)?;

@@ -13,7 +13,24 @@ use tokio::{
 };
 
 use super::plan::{Item, Plan};
-use crate::{client::{Route, queue::{self, Queue}}, error::{Code, Error}, meta::Meta, root::{Root, RootError, name::Name}, observer::Observer, transfer::{receive::decision::FILES, send::{job_files::{Documents, Sources}, job_file::{Draft, Place}, Sent}}, session::pace::Pace};
+use crate::{
+    client::{
+        Route,
+        queue::{self, Queue},
+    },
+    error::{Code, Error},
+    meta::Meta,
+    observer::Observer,
+    root::{Root, RootError, name::Name},
+    session::{asker::Sent, pace::Pace},
+    transfer::{
+        receive::decision::FILES,
+        send::{
+            job_file::{Draft, Place},
+            job_files::{Documents, Sources},
+        },
+    },
+};
 
 /// Files that are open at the same time: those that a receiver lets be under way, and some
 /// that wait. Each has two descriptors, one that is resumed a third, and systems let a

@@ -24,7 +24,7 @@ use crate::{
     json::Value,
     meta::Meta,
     root::Root,
-    transfer::send::Sent,
+    session::asker::Sent,
 };
 
 /// Outcomes whose lines are printed together.

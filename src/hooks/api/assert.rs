@@ -2,7 +2,7 @@
 
 use rhai::{Dynamic, Engine};
 
-use super::{Function, Made, fail};
+use super::function::{Function, Made, fail};
 use crate::error::printable;
 
 /// Characters of a value that a failure shows.

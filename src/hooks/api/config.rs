@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, Engine, Map};
 
-use super::{Function, Made, fail, shown};
+use super::function::{Function, Made, fail, shown};
 use crate::root::{config::Config, settings};
 
 pub(super) const FUNCTIONS: &[Function] = &[

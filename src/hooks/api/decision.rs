@@ -2,7 +2,7 @@
 
 use rhai::{Array, Dynamic, Engine, EvalAltResult, Position};
 
-use super::{Function, fail};
+use super::function::{Function, fail};
 use crate::{
     event::Kind,
     meta::{MAX_TEXT, TEXT},

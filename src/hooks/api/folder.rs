@@ -3,6 +3,8 @@
 //! A script names files, never paths. No link is followed, no pipe is waited for, and
 //! nothing is overwritten by a new name.
 
+mod functions;
+
 use std::{
     io::{self, Read},
     sync::Arc,
@@ -13,24 +15,26 @@ use cap_std::fs::{DirEntry, File, Metadata};
 use rhai::{Array, Engine, EvalAltResult};
 
 use super::{
-    Function, Made,
-    deeds::{Deeds, Touch, Touched},
-    fail,
+    actions::{Actions, Touch, Touched},
+    function::{Made, fail, shown},
     names::Names,
-    shown, text,
+    text,
 };
 use crate::{
     event::{Event, Kind},
-    hooks::limits,
+    hooks::call,
     meta::{self, Meta},
     root::{
         config::Config,
         file,
         folder::{CONFIG, Folder},
+        meta_file,
         name::Name,
     },
-    store::local,
+    store::{self, sweep},
 };
+
+pub(super) use functions::FUNCTIONS;
 
 /// Names that a list may hold.
 const MAX_LIST: usize = 1_000;
@@ -45,7 +49,7 @@ const MAX_METAS: usize = 5_000;
 const MAX_HEAD: usize = 512;
 
 /// Bytes of a file that is read as text.
-const MAX_READ: u64 = limits::MAX_STRING as u64;
+const MAX_READ: u64 = 4_096;
 
 /// Entries of a directory from one look at the clock to the next.
 const ENTRIES: usize = 256;
@@ -53,176 +57,23 @@ const ENTRIES: usize = 256;
 /// The endings of files that m2y itself writes and reads.
 const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
 
-pub(super) const FUNCTIONS: &[Function] = &[
-    Function::new(
-        "folder",
-        "folder.list()",
-        "The names of the files that are not hidden, sorted; at most 1,000. For what they can do, see names.",
-        r#"
-for name in folder.list() {
-    if text.extension(name) == "tmp" { folder.remove(name); }
-}
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.list(pattern)",
-        "The names that are as the pattern says, sorted; at most 1,000. * stands for any characters or none, ? for one.",
-        r#"
-assert_eq(folder.list("my*.jpg").to_array(), ["myfoto.jpg"]);
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.older(pattern, seconds)",
-        "The names that are as the pattern says, of files that were written last more than so many seconds ago, sorted. Of more than 1,000 it gives 1,000, so who takes those away gets others the next time.",
-        r#"
-for name in folder.older("*.tmp", 7 * 86_400) { folder.remove(name); }
-assert_eq(folder.older("*", 3600).len(), 0);
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.exists(name)",
-        "Whether there is a file of that name.",
-        r#"
-assert(folder.exists(event.data_file));
-assert(!folder.exists("nothing.txt"));
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.size(name)",
-        "Bytes of a file.",
-        r#"
-assert_eq(folder.size("abc.txt"), 3);
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.modified(name)",
-        "When a file was written last, in seconds since 1970.",
-        r#"
-let days = (time.now() - folder.modified("abc.txt")) / 86400;
-assert_eq(days, 0);
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.rename(from, to)",
-        "Gives a file another name, never one that is taken. The .meta of a file that somebody sent goes with it: x.data and x.meta become photo.jpg and photo.meta. A name that ends with .meta, .data, .done or .failed goes only to a file that has that ending; scripts and m2y.config stay as they are.",
-        r#"
-folder.rename(event.data_file, "photo.jpg");
-assert(folder.exists("photo.jpg") && folder.exists("photo.meta"));
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.move_to(name, other_folder)",
-        "Moves a file to another m2y-folder of the same user, never over one that is there. The .meta of a file that somebody sent goes with it.",
-        r#"
-folder.move_to(event.data_file, "archive");
-assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.remove(name)",
-        "Removes a file, and with a file that somebody sent its .meta.",
-        r#"
-folder.remove(event.data_file);
-assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.head(name, n)",
-        "The first n bytes of a file as numbers, fewer if it is shorter; at most 512.",
-        r#"
-assert_eq(folder.head("abc.txt", 2), [0x61, 0x62]);
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.starts_with(name, bytes)",
-        "Whether a file begins with these bytes, at most 512: that tells what it is, whatever its name.",
-        r#"
-if !folder.starts_with("myfoto.jpg", [0xff, 0xd8, 0xff]) { reject("no JPEG"); }
-assert(!folder.starts_with("abc.txt", [0x89, 0x50, 0x4e, 0x47]));
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.read(name)",
-        "A file of at most 4,096 bytes as text, which must be UTF-8.",
-        r#"
-assert_eq(folder.read("abc.txt"), "abc");
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.write(name, text)",
-        "Writes a small text file, in the place of the one that is there, if any; no reader ever sees half of it. It writes no .meta, .data, .done or .failed, no script and no m2y.config.",
-        r#"
-folder.write("last.txt", `${meta.from} sent ${meta.filename}`);
-assert(folder.read("last.txt").contains(meta.from));
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.bytes()",
-        "Bytes of all files together that are not hidden; of at most 50,000 files.",
-        r#"
-if folder.bytes() > 10_000_000_000 { reject("the folder is full"); }
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.bytes_from(sender)",
-        "Bytes of all .data together that a sender sent, as their .meta say; of at most 5,000 .data. What a contact put at a path of its own is not among them. In a larger folder keep the sum with state.add.",
-        r#"
-if folder.bytes_from(meta.from) > 1_000_000_000 { reject("your share is used up"); }
-assert_eq(folder.bytes_from("nobody"), 0);
-"#,
-    ),
-    Function::new(
-        "folder",
-        "folder.reset()",
-        "Makes every .failed of the user's own a .meta again, its error cleared, to be sent again; how many.",
-        r#"
-let again = folder.reset();
-if again > 0 { log.info(`${again} to be sent again`); }
-"#,
-    )
-    .only_at(&[Kind::Startup, Kind::Schedule]),
-    Function::new(
-        "folder",
-        "folder.sweep(days)",
-        "Removes partial files that nobody has touched for so many days, and the .meta of files that were refused that long ago; how many. What was delivered more than 90 days ago is forgotten too: no sender tries again for so long.",
-        r#"
-let swept = folder.sweep(7);
-"#,
-    )
-    .only_at(&[Kind::Startup, Kind::Schedule]),
-];
-
 /// `folder` in a script.
 #[derive(Clone)]
 pub struct Handle {
     folder: Folder,
     config: Arc<Config>,
-    deeds: Deeds,
+    actions: Actions,
 }
 
 /// A file that goes somewhere: its name, and the one that it will have.
 type Move = (String, String);
 
 impl Handle {
-    pub(super) fn new(event: &Event, deeds: &Deeds) -> Self {
+    pub(super) fn new(event: &Event, actions: &Actions) -> Self {
         Self {
             folder: event.folder.clone(),
             config: event.config.clone(),
-            deeds: deeds.clone(),
+            actions: actions.clone(),
         }
     }
 
@@ -260,7 +111,7 @@ impl Handle {
         let failed = |e: io::Error| fail(format!("{call}: cannot read the folder: {e}"));
         for (n, entry) in self.folder.dir().entries().map_err(failed)?.enumerate() {
             if n.is_multiple_of(ENTRIES) {
-                limits::go_on()?;
+                call::go_on()?;
             }
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
@@ -399,14 +250,14 @@ impl Handle {
         if text.len() as u64 > MAX_READ {
             return Err(fail(format!("{call}: the text may have {MAX_READ} bytes")));
         }
-        self.deeds.may_touch()?;
+        self.actions.may_touch()?;
         let write = || {
             file::replace(self.folder.dir(), name, 0o644, text.as_bytes())?;
             self.touch(name, Touch::Written);
             Ok(())
         };
         let what = || format!("folder.write({name:?}, {text:?})");
-        self.deeds
+        self.actions
             .act(what, (), write)
             .map_err(|e: io::Error| cannot(call, name, &e))
     }
@@ -480,7 +331,7 @@ impl Handle {
                 return Err(refuse(call, to, "is there already"));
             }
         }
-        self.deeds.may_touch()?;
+        self.actions.may_touch()?;
         let (here, there) = (self.folder.dir(), target.dir());
         let carry = || {
             for (n, (from, to)) in moves.iter().enumerate() {
@@ -504,7 +355,7 @@ impl Handle {
                 false => file::sync(here),
             }
         };
-        self.deeds.act(|| what, (), carry).map_err(|e| {
+        self.actions.act(|| what, (), carry).map_err(|e| {
             let (from, to) = moves.first().map_or(("", ""), |(a, b)| (a, b));
             match e.kind() {
                 io::ErrorKind::AlreadyExists => refuse(call, to, "is there already"),
@@ -526,7 +377,7 @@ impl Handle {
             .into_iter()
             .flatten()
             .collect();
-        self.deeds.may_touch()?;
+        self.actions.may_touch()?;
         let dir = self.folder.dir();
         let remove = || {
             for name in &names {
@@ -535,13 +386,13 @@ impl Handle {
             }
             file::sync(dir)
         };
-        self.deeds
+        self.actions
             .act(|| format!("folder.remove({name:?})"), (), remove)
             .map_err(|e| cannot(call, name, &e))
     }
 
     fn touch(&self, name: &str, how: Touch) {
-        self.deeds.touch(Touched {
+        self.actions.touch(Touched {
             folder: self.folder.name().clone(),
             name: name.to_owned(),
             how,
@@ -583,7 +434,7 @@ impl Handle {
         })?;
         let mut bytes = 0_u64;
         for stem in stems {
-            limits::go_on()?;
+            call::go_on()?;
             let meta = self.read_meta(&format!("{stem}.meta"));
             if meta.is_some_and(|meta| meta.from == sender)
                 && let Ok(about) = self.folder.dir().symlink_metadata(format!("{stem}.data"))
@@ -596,11 +447,11 @@ impl Handle {
 
     fn reset(&mut self) -> Made<i64> {
         let own = self.folder.user().name().as_str();
-        self.deeds
+        self.actions
             .act(
                 || "folder.reset()".to_owned(),
                 0,
-                || local::reset_failed(self.folder.dir(), own),
+                || meta_file::reset_failed(self.folder.dir(), own),
             )
             .map(|n| whole(n as u64))
             .map_err(|e| fail(format!("folder.reset(): {e}")))
@@ -613,10 +464,12 @@ impl Handle {
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
         let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
-        let (dir, own) = (self.folder.dir(), self.folder.user().name().as_str());
-        let swept =
-            || Ok(local::sweep_partials(dir, before)? + local::sweep_refused(dir, own, before)?);
-        self.deeds
+        let (folder, store) = (&self.folder, store::of_folder(&self.folder));
+        let swept = || {
+            let partials = sweep::partials(&*store, folder, before)?;
+            Ok(partials + sweep::refused(&*store, folder, before)?)
+        };
+        self.actions
             .act(|| format!("folder.sweep({days})"), 0, swept)
             .map(|n| whole(n as u64))
             .map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))

@@ -5,8 +5,11 @@ use std::io::Read;
 use rhai::Engine;
 use sha2::{Digest, Sha256};
 
-use super::{Function, Made, fail, folder, shown};
-use crate::hooks::limits;
+use super::{
+    folder,
+    function::{Function, Made, fail, shown},
+};
+use crate::hooks::call;
 
 /// Bytes that are read at a time; between two of them the script can be stopped.
 const BUFFER: usize = 65_536;
@@ -56,7 +59,7 @@ impl Handle {
         let mut file = self.0.open(call, name)?;
         let mut buffer = vec![0; BUFFER];
         loop {
-            limits::go_on()?;
+            call::go_on()?;
             match file.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(n) => each(buffer.get(..n).unwrap_or_default()),

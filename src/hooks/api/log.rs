@@ -8,7 +8,7 @@ use std::sync::{
 use rhai::Engine;
 use tracing::{error, info, warn};
 
-use super::Function;
+use super::function::Function;
 use crate::{error::printable, event::Event, hooks::notes::Notes};
 
 /// Lines that one call of a script may write.

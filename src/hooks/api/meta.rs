@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rhai::{Dynamic, Engine, EvalAltResult};
 
-use super::{Function, fail, from_dynamic, to_dynamic};
+use super::{
+    function::{Function, fail},
+    value::{from_dynamic, to_dynamic},
+};
 use crate::{
     event::Kind,
     meta::{MAX_TEXT, Meta, TEXT, is_extra},

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rhai::{Array, Dynamic, Engine, ImmutableString};
 
-use super::{Function, Made, fail};
+use super::function::{Function, Made, fail};
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
@@ -49,7 +49,7 @@ assert_eq(folder.list("*.txt")[0], "abc.txt");
     Function::new(
         "names",
         "names.to_array()",
-        "The names as an array, where all together have no more than 4,096 bytes.",
+        "The names as an array, where all together have no more than 8,192 bytes.",
         r#"
 let long = folder.list().to_array().filter(|name| name.len() > 30);
 assert_eq(long.len(), 2);

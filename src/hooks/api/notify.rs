@@ -1,20 +1,16 @@
 //! `notify`: tells the user something.
 
-use std::io::Write;
-
 use rhai::{Dynamic, Engine, Map};
 
-use super::{Function, Made, deeds::Deeds, fail, from_dynamic, shown};
-use crate::{
-    error::printable,
-    event::Effect,
-    json::Value,
-    meta::datetime_now,
-    root::{file, user::User},
+use super::{
+    actions::Actions,
+    function::{Function, Made, fail, shown},
+    value::from_dynamic,
 };
-
-/// The file in the user's directory that notices go to.
-pub const INBOX: &str = "inbox.log";
+use crate::{
+    error::printable, event::Effect, hooks::inbox::INBOX, json::Value, meta::datetime_now,
+    root::user::User,
+};
 
 /// The longest address, in bytes (RFC 5321).
 const MAX_ADDRESS: usize = 254;
@@ -35,7 +31,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "notify",
         "notify.inbox(text)",
-        "Writes a line with the time into the user's inbox.log.",
+        "Writes a line with the time into the user's inbox.log; a full one becomes inbox.log.1.",
         r#"
 notify.inbox(`${meta.from} sent ${meta.filename}`);
 "#,
@@ -63,22 +59,21 @@ notify.webhook("https://example.org/hook", #{ from: meta.from, size: meta.filesi
 #[derive(Clone)]
 pub struct Handle {
     user: User,
-    deeds: Deeds,
+    actions: Actions,
 }
 
 impl Handle {
-    pub(super) fn new(user: &User, deeds: &Deeds) -> Self {
+    pub(super) fn new(user: &User, actions: &Actions) -> Self {
         Self {
             user: user.clone(),
-            deeds: deeds.clone(),
+            actions: actions.clone(),
         }
     }
 
     fn inbox(&mut self, text: &str) -> Made<()> {
         let line = format!("{} {}\n", datetime_now(), printable(text, 1_000));
-        // One write call of one line: appends of two hooks do not mix.
-        let write = || file::append(self.user.dir(), INBOX)?.write_all(line.as_bytes());
-        self.deeds
+        let write = || self.actions.inboxes().write(&self.user, &line);
+        self.actions
             .act(|| format!("notify.inbox({text:?})"), (), write)
             .map_err(|e: std::io::Error| fail(format!("notify.inbox(): cannot write {INBOX}: {e}")))
     }
@@ -102,7 +97,7 @@ impl Handle {
                 "{call}: the text may have {MAX_MAIL} bytes, and no NUL"
             )));
         }
-        self.deeds.queue(Effect::Email {
+        self.actions.queue(Effect::Email {
             to: to.to_owned(),
             subject: subject.to_owned(),
             text: text.to_owned(),
@@ -119,7 +114,7 @@ impl Handle {
             )));
         }
         match body {
-            Value::Object(body) => self.deeds.queue(Effect::Webhook {
+            Value::Object(body) => self.actions.queue(Effect::Webhook {
                 url: url.to_owned(),
                 body,
             }),

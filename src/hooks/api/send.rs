@@ -4,7 +4,12 @@ use std::cell::RefCell;
 
 use rhai::Engine;
 
-use super::{Function, Made, deeds::Deeds, fail, folder, from_dynamic, shown};
+use super::{
+    actions::Actions,
+    folder,
+    function::{Function, Made, fail, shown},
+    value::from_dynamic,
+};
 use crate::{
     event::Effect,
     json::{self, Map, Value},
@@ -34,14 +39,14 @@ thread_local! {
 #[derive(Clone)]
 pub struct Handle {
     folder: folder::Handle,
-    deeds: Deeds,
+    actions: Actions,
 }
 
 impl Handle {
-    pub(super) fn new(folder: &folder::Handle, deeds: &Deeds) -> Self {
+    pub(super) fn new(folder: &folder::Handle, actions: &Actions) -> Self {
         Self {
             folder: folder.clone(),
-            deeds: deeds.clone(),
+            actions: actions.clone(),
         }
     }
 
@@ -85,7 +90,7 @@ impl Handle {
         user.contact(&to).map_err(|e| wrong(&e))?;
         self.folder.about("send()", &file)?;
         let fields = fields(what)?;
-        self.deeds.queue(Effect::Send {
+        self.actions.queue(Effect::Send {
             to: to.to_string(),
             folder: folder.to_string(),
             file,

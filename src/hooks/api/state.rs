@@ -7,7 +7,13 @@ use std::{
 
 use rhai::{Dynamic, Engine};
 
-use super::{Function, Made, deeds::Deeds, fail, from_dynamic, names::Names, text, to_dynamic};
+use super::{
+    actions::Actions,
+    function::{Function, Made, fail},
+    names::Names,
+    text,
+    value::{from_dynamic, to_dynamic},
+};
 use crate::{
     json::Value,
     root::{folder::Folder, name::Name},
@@ -189,15 +195,15 @@ for key in state.keys("files ????-??") {
 #[derive(Clone)]
 pub struct Handle {
     folder: Folder,
-    deeds: Deeds,
+    actions: Actions,
     state: Arc<dyn State>,
 }
 
 impl Handle {
-    pub(super) fn new(folder: &Folder, deeds: &Deeds, state: &Arc<dyn State>) -> Self {
+    pub(super) fn new(folder: &Folder, actions: &Actions, state: &Arc<dyn State>) -> Self {
         Self {
             folder: folder.clone(),
-            deeds: deeds.clone(),
+            actions: actions.clone(),
             state: state.clone(),
         }
     }
@@ -239,7 +245,7 @@ impl Handle {
             )));
         }
         let (user, folder) = self.names();
-        self.deeds
+        self.actions
             .act(
                 || format!("state.set({key:?}, {text})"),
                 (),
@@ -253,12 +259,12 @@ impl Handle {
         checked(call, key)?;
         let (user, folder) = self.names();
         let add = || self.state.add(user, folder, key, n);
-        if self.deeds.is_live() {
+        if self.actions.is_live() {
             return add().map_err(failed(call));
         }
         let value = self.state.get(user, folder, key).map_err(failed(call))?;
         let otherwise = sum(value.as_ref(), n).map_err(failed(call))?;
-        self.deeds
+        self.actions
             .act(|| format!("state.add({key:?}, {n})"), otherwise, add)
             .map_err(failed(call))
     }
@@ -281,13 +287,13 @@ impl Handle {
     fn take(&self, call: &str, key: &str) -> Made<bool> {
         checked(call, key)?;
         let (user, folder) = self.names();
-        let there = !self.deeds.is_live()
+        let there = !self.actions.is_live()
             && self
                 .state
                 .get(user, folder, key)
                 .map_err(failed(call))?
                 .is_some();
-        self.deeds
+        self.actions
             .act(
                 || format!("state.remove({key:?})"),
                 there,

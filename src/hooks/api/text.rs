@@ -2,7 +2,7 @@
 
 use rhai::{Array, Engine, ImmutableString};
 
-use super::{Function, Made, fail};
+use super::function::{Function, Made, fail};
 use crate::root::{file, folder::CONFIG};
 
 /// The widest that a text is padded to, in characters.

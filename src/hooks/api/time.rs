@@ -3,7 +3,7 @@
 use jiff::{Timestamp, Zoned, civil::DateTime, fmt::strtime, tz::TimeZone};
 use rhai::Engine;
 
-use super::{Function, Made, fail, shown};
+use super::function::{Function, Made, fail, shown};
 use crate::meta::DATETIME;
 
 /// The longest format, in bytes; a part of it stands for 255 at most.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::task;
 
-use super::revive::{Gone, folder_of};
+use super::rebuild::{Gone, folder_of};
 use crate::{
     delivery::{DeliveryError, DeliveryId, Mailer, Webhook},
     event::Effect,

@@ -1,49 +1,44 @@
 //! The `.meta` of a file that was received, as its hooks left it; and the path of the file,
 //! where its sender wants one.
 
-use std::{collections::HashMap, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
-use cap_std::fs::Dir;
 use tokio::{sync::oneshot, task};
 use tracing::warn;
 
 use crate::{
-    event::{Effect, Outcome, Verdict},
-    hooks::own::Own,
-    journal::Task,
+    event::{Effect, Kind, Outcome, Run, Verdict},
+    hooks::self_changes::SelfChanges,
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
-    root::{
-        destination::{Destination, Placed},
-        file,
-        folder::Folder,
+    root::{destination::Destination, file, folder::Folder, tree::TreePath},
+    store::{
+        self, ContentPath,
+        batch::BatchQueue,
+        flush::{copy_of, flush_file_system, is_many},
+        placement::{self, Source},
         quarantine,
-        tree::TreePath,
     },
-    store::{group::Groups, local},
 };
-
-/// From this many on, one flush of everything is cheaper than one for each.
-const MANY: usize = 3;
 
 /// Stores the records of files, those of one folder together.
 #[derive(Clone, Default)]
-pub struct Records(Groups<PathBuf, Waiting>);
+pub struct Records(BatchQueue<PathBuf, QueuedRecord>);
 
-/// Directories to be flushed, by where they are.
-type Dirs = HashMap<Option<TreePath>, Dir>;
+/// Paths that files got, to be made durable.
+type Placed = Vec<ContentPath>;
 
 /// The path that a file got, if it got one.
 type Stored = io::Result<Option<String>>;
 
-struct Waiting {
+struct QueuedRecord {
     record: Record,
     done: oneshot::Sender<Stored>,
 }
 
 /// A `.meta` to be stored.
 struct Record {
-    own: Own,
+    self_changes: SelfChanges,
     folder: Folder,
     stem: String,
     meta: Meta,
@@ -63,23 +58,122 @@ impl Records {
     /// Where they do not, the file gets its path, if its sender wants one.
     pub async fn store(
         &self,
-        own: &Own,
-        task: &Task,
+        self_changes: &SelfChanges,
         before: Option<&Meta>,
         verdict: &mut Verdict,
     ) -> io::Result<()> {
-        let programs_ran = verdict
-            .runs
-            .iter()
-            .any(|run| !run.script.ends_with(".rhai"));
+        let stored = self.store_all(self_changes, vec![(before, verdict)]).await;
+        stored.into_iter().collect()
+    }
+
+    /// [`Self::store`] for many files at once.
+    pub async fn store_all(
+        &self,
+        self_changes: &SelfChanges,
+        files: Vec<(Option<&Meta>, &mut Verdict)>,
+    ) -> Vec<io::Result<()>> {
+        let (mut waiting, mut led) = (Vec::new(), Vec::new());
+        for (before, verdict) in files {
+            let Some(record) = Record::of(self_changes, before, verdict) else {
+                continue;
+            };
+            let folder = verdict.folder.path().to_owned();
+            let (done, result) = oneshot::channel();
+            if self.0.submit(&folder, QueuedRecord { record, done }) {
+                led.push(folder);
+            }
+            waiting.push((result, verdict));
+        }
+        // Not before all are there: so they are one group.
+        for folder in led {
+            let this = self.clone();
+            task::spawn_blocking(move || this.lead(&folder));
+        }
+        let mut results = Vec::with_capacity(waiting.len());
+        for (result, verdict) in waiting {
+            let lost = |_| Err(io::Error::other("the thread that stores it failed"));
+            let stored = result.await.unwrap_or_else(lost);
+            results.push(stored.map(|path| is_placed(verdict, path)));
+        }
+        results
+    }
+
+    fn lead(&self, folder: &PathBuf) {
+        while let Some(group) = self.0.next_batch(folder, usize::MAX) {
+            let many = is_many(group.len());
+            let mut flushed = Ok(());
+            let mut stored = Vec::with_capacity(group.len());
+            for QueuedRecord { record, done } in group {
+                stored.push((record.write(!many), record, done));
+            }
+            if let (true, Some((_, record, _))) = (many, stored.first()) {
+                flushed = flush_file_system(record.folder.dir());
+            }
+            let mut placed = Placed::new();
+            let mut results = Vec::with_capacity(stored.len());
+            for (written, record, done) in stored {
+                let flushed = flushed.as_ref().map_err(copy_of);
+                let result = written.and_then(|()| {
+                    flushed?;
+                    record.carry(&mut placed)
+                });
+                results.push((result, record, done));
+            }
+            // The `.meta` says where a file goes until that is safe.
+            let named = match (placed.is_empty(), results.first()) {
+                (false, Some((_, record, _))) => {
+                    store::of_folder(&record.folder).settle_names(&placed)
+                }
+                _ => Ok(()),
+            };
+            for (result, record, done) in results {
+                let result = match (result, &named) {
+                    (Ok(Some(_)), Err(error)) => Err(copy_of(error)),
+                    (Ok(Some(path)), Ok(())) => {
+                        let name = format!("{}.meta", record.stem);
+                        let _ = record.folder.dir().remove_file(name);
+                        Ok(Some(path))
+                    }
+                    (result, _) => result,
+                };
+                let _ = done.send(result);
+            }
+        }
+    }
+}
+
+/// A file got its path, if it got one. What its hooks asked for is done later, with the
+/// file where it is now.
+fn is_placed(verdict: &mut Verdict, path: Option<String>) {
+    if let Some(path) = &path {
+        for effect in &mut verdict.effects {
+            if let Effect::Send { file, .. } = effect
+                && verdict.file.as_ref() == Some(file)
+            {
+                file.clone_from(path);
+            }
+        }
+    }
+    verdict.placed = path;
+}
+
+impl Record {
+    /// What there is to store after a verdict; `None` if there is nothing.
+    fn of(
+        self_changes: &SelfChanges,
+        before: Option<&Meta>,
+        verdict: &mut Verdict,
+    ) -> Option<Self> {
+        let is_program = |run: &Run| !run.script.ends_with(".rhai");
+        let programs_ran = verdict.runs.iter().any(is_program);
         let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
-            return Ok(());
+            return None;
         };
         meta.error.clear();
         meta.extra.remove(PENDING_HOOK);
         let objects = verdict.outcome.objection().is_some();
         if objects {
-            let pending = Value::from(task.kind.as_str());
+            let pending = Value::from(Kind::Received.section());
             meta.extra.insert(PENDING_HOOK.to_owned(), pending);
         }
         if let Outcome::Quarantined(reason) = &verdict.outcome {
@@ -102,86 +196,17 @@ impl Records {
             }
         }
         if before == Some(meta) && !programs_ran && matches!(goes, Goes::Nowhere) {
-            return Ok(());
+            return None;
         }
-        let folder = verdict.folder.path().to_owned();
-        let (done, result) = oneshot::channel();
-        let record = Record {
-            own: own.clone(),
+        Some(Self {
+            self_changes: self_changes.clone(),
             folder: verdict.folder.clone(),
             stem,
             meta: meta.clone(),
             goes,
-        };
-        if self.0.bring(&folder, Waiting { record, done }) {
-            let this = self.clone();
-            task::spawn_blocking(move || this.lead(&folder));
-        }
-        let lost = |_| Err(io::Error::other("the thread that stores it failed"));
-        verdict.placed = result.await.unwrap_or_else(lost)?;
-        if let Some(path) = &verdict.placed {
-            // What hooks asked for is done later, with the file where it is now.
-            for effect in &mut verdict.effects {
-                if let Effect::Send { file, .. } = effect
-                    && verdict.file.as_ref() == Some(file)
-                {
-                    file.clone_from(path);
-                }
-            }
-        }
-        Ok(())
+        })
     }
 
-    fn lead(&self, folder: &PathBuf) {
-        while let Some(group) = self.0.next(folder, usize::MAX) {
-            let many = group.len() >= MANY;
-            let mut flushed = Ok(());
-            let mut stored = Vec::with_capacity(group.len());
-            for Waiting { record, done } in group {
-                stored.push((record.write(!many), record, done));
-            }
-            if let (true, Some((_, record, _))) = (many, stored.first()) {
-                flushed = local::settle_all(record.folder.dir());
-            }
-            let mut dirs = Dirs::new();
-            let mut results = Vec::with_capacity(stored.len());
-            for (written, record, done) in stored {
-                let flushed = flushed.as_ref().map_err(copy);
-                let result = written.and_then(|()| {
-                    flushed?;
-                    record.carry(&mut dirs)
-                });
-                results.push((result, record, done));
-            }
-            // The `.meta` says where a file goes until that is safe.
-            let named = match (dirs.is_empty(), results.first()) {
-                (false, Some((_, record, _))) => dirs
-                    .values()
-                    .try_for_each(file::sync)
-                    .and_then(|()| file::sync(record.folder.dir())),
-                _ => Ok(()),
-            };
-            for (result, record, done) in results {
-                let result = match (result, &named) {
-                    (Ok(Some(_)), Err(error)) => Err(copy(error)),
-                    (Ok(Some(path)), Ok(())) => {
-                        let name = format!("{}.meta", record.stem);
-                        let _ = record.folder.dir().remove_file(name);
-                        Ok(Some(path))
-                    }
-                    (result, _) => result,
-                };
-                let _ = done.send(result);
-            }
-        }
-    }
-}
-
-fn copy(error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), error.to_string())
-}
-
-impl Record {
     fn write(&self, durably: bool) -> io::Result<()> {
         let dir = self.folder.dir();
         let name = format!("{}.meta", self.stem);
@@ -202,38 +227,42 @@ impl Record {
     }
 
     /// Brings the file to where it goes.
-    fn carry(&self, dirs: &mut Dirs) -> Stored {
+    fn carry(&self, placed: &mut Placed) -> Stored {
         match &self.goes {
             Goes::Nowhere => Ok(None),
-            Goes::OutOfSight => put_away(&self.own, &self.folder, &self.stem).map(|()| None),
-            Goes::To(destination) => self.place(destination, dirs),
+            Goes::OutOfSight => {
+                put_away(&self.self_changes, &self.folder, &self.stem).map(|()| None)
+            }
+            Goes::To(destination) => self.place(destination, placed),
         }
     }
 
     /// A file gets this path, and that is news.
     fn arrives(&self, path: &TreePath) {
         if let (Ok(config), [name]) = (self.folder.config(), path.components()) {
-            self.own.arrives(&self.folder, &config, name);
+            self.self_changes.arrives(&self.folder, &config, name);
         }
     }
 
     /// Gives the file its path. Where that is taken by now, the file stays as one that
     /// arrived: its hooks have had it.
-    fn place(&self, destination: &Destination, dirs: &mut Dirs) -> Stored {
+    fn place(&self, destination: &Destination, placed: &mut Placed) -> Stored {
         let (folder, data) = (&self.folder, self.data());
         if !file::exists(folder.dir(), &data)? {
             return Ok(None);
         }
         self.arrives(&destination.path);
-        match destination.place(folder, &data) {
-            Ok(Placed { path, dir }) => {
-                self.own.note(folder, &data);
-                if path != destination.path {
-                    self.arrives(&path);
+        let arrived = ContentPath::parse(&data)?;
+        let store = store::of_folder(folder);
+        match placement::place(&*store, folder, Source::Arrived(&arrived), destination) {
+            Ok(path) => {
+                self.self_changes.note(folder, &data);
+                if let Some(path) = path.tree_path().filter(|path| **path != destination.path) {
+                    self.arrives(path);
                 }
-                let (above, _) = path.split_last().unzip();
-                dirs.insert(above, dir);
-                Ok(Some(path.join()))
+                let text = path.to_string();
+                placed.push(path);
+                Ok(Some(text))
             }
             Err(error) => {
                 let (user, path) = (folder.user().name(), destination.path.join());
@@ -249,8 +278,8 @@ impl Record {
 }
 
 /// Puts a file out of sight, which is no deed of a person.
-pub fn put_away(own: &Own, folder: &Folder, stem: &str) -> io::Result<()> {
-    let hidden = quarantine::hide(folder.dir(), stem);
-    own.note(folder, &format!("{stem}.data"));
+pub fn put_away(self_changes: &SelfChanges, folder: &Folder, stem: &str) -> io::Result<()> {
+    let hidden = quarantine::hide(&*store::of_folder(folder), folder, stem);
+    self_changes.note(folder, &format!("{stem}.data"));
     hidden
 }

@@ -8,17 +8,15 @@ use super::{Answerer, AnswererIo, Done, Transfer};
 use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
-    files::service::{Answer, Fetched, Put},
+    files::{Answer, Fetched, Put},
     observer::Ended,
     session::{RECEIVE_BUFFER, SessionError},
-    transfer::{
-        receive::decision::Offer,
-        send::blocks::Attempt,
-    },
+    transfer::{receive::decision::Offer, send::blocks::Attempt},
     wire::{
         WireError,
         record::{self, Kind, Stream},
         request::{PAGES_AHEAD, Reply, Request},
+        session::Direction,
     },
 };
 
@@ -61,7 +59,12 @@ impl Answerer<'_> {
             }
         };
         let key = match &request {
-            Request::Get { id, filekey, .. } => Some(self.keys.file_key(filekey, id)),
+            Request::Get { id, filekey, .. } => {
+                Some(
+                    self.keys
+                        .block_key(filekey, id, Direction::ToClient, transfer),
+                )
+            }
             Request::Put { .. } => {
                 io.buffer = io.buffer.max(RECEIVE_BUFFER);
                 None

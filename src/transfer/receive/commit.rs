@@ -15,13 +15,11 @@
 //! [`recover`](super::recovery::recover) does what is left to do.
 
 use std::{
-    collections::HashMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
 };
 
-use cap_std::fs::Dir;
 use tokio::{sync::oneshot, task};
 use tracing::error;
 
@@ -29,21 +27,19 @@ use super::partial::Partial;
 use crate::{
     journal::{
         Journal,
-        delivered::{self, Key, State, Transfer},
+        delivered::{self, Key, Stage, Transfer},
     },
     meta::Meta,
-    root::{destination::Destination, file, tree::TreePath},
-    store::{Sink, group::Groups},
+    root::destination::Destination,
+    store::{
+        ContentPath, Sink,
+        batch::BatchQueue,
+        flush::{self, LARGE, Unflushed, copy_of},
+    },
 };
 
 /// Files of one group.
 const GROUP: usize = 256;
-
-/// From this many files on, one flush of everything is cheaper than one for each.
-const MANY: usize = 3;
-
-/// Bytes from which a file is flushed by itself, so that small ones do not wait for it.
-const LARGE: u64 = 1 << 20;
 
 /// A file whose bytes are all there.
 pub struct Whole {
@@ -71,7 +67,7 @@ struct Batch {
 pub struct Committer {
     journal: Journal,
     /// Files that wait, by their folder.
-    groups: Groups<PathBuf, Batch>,
+    groups: BatchQueue<PathBuf, Batch>,
 }
 
 impl Committer {
@@ -79,7 +75,7 @@ impl Committer {
     pub fn new(journal: &Journal) -> Self {
         Self {
             journal: journal.clone(),
-            groups: Groups::default(),
+            groups: BatchQueue::default(),
         }
     }
 
@@ -121,7 +117,7 @@ impl Committer {
             Some(whole) => {
                 let folder = whole.partial.folder().path().to_owned();
                 let (done, result) = oneshot::channel();
-                if self.groups.bring(&folder, Batch { files, done }) {
+                if self.groups.submit(&folder, Batch { files, done }) {
                     let this = self.clone();
                     task::spawn_blocking(move || this.lead(&folder));
                 }
@@ -136,7 +132,7 @@ impl Committer {
 
     /// Commits what waits in a folder, group after group, until nothing waits.
     fn lead(&self, folder: &PathBuf) {
-        while let Some(batches) = self.groups.next(folder, GROUP) {
+        while let Some(batches) = self.groups.next_batch(folder, GROUP) {
             // A batch that waits for a group that panics is told by its channel.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 let (mut files, mut waiting) = (Vec::new(), Vec::new());
@@ -168,7 +164,7 @@ impl Committer {
 /// A file of a group.
 struct Member {
     partial: Partial,
-    sink: Option<Box<dyn Sink>>,
+    sink: Box<dyn Sink>,
     owed: bool,
     /// What went wrong with it.
     error: Option<io::Error>,
@@ -177,8 +173,8 @@ struct Member {
 /// Files that become safe together.
 struct Group {
     files: Vec<Member>,
-    /// Directories outside of the folder that files got their paths in.
-    dirs: HashMap<Option<TreePath>, Dir>,
+    /// Paths that files got, because their senders wanted them.
+    placed: Vec<ContentPath>,
 }
 
 impl Group {
@@ -193,14 +189,14 @@ impl Group {
             partial.set_meta(meta);
             Member {
                 partial,
-                sink: Some(sink),
+                sink,
                 owed,
                 error: None,
             }
         });
         Self {
             files: files.collect(),
-            dirs: HashMap::new(),
+            placed: Vec::new(),
         }
     }
 
@@ -212,39 +208,39 @@ impl Group {
     /// Something went wrong with all of them.
     fn fail(&mut self, error: &io::Error) {
         for file in self.good() {
-            file.error = Some(copy(error));
+            file.error = Some(copy_of(error));
         }
     }
 
-    /// Step 1, and for a few files step 2.
+    /// Step 1.
     fn write(&mut self) {
-        let many = self.files.len() >= MANY;
-        for Member {
-            partial,
-            sink,
-            error,
-            ..
-        } in &mut self.files
-        {
-            let sink = sink.take();
-            let written = match many {
-                true => partial.write_meta(),
-                false => sink
-                    .map_or(Ok(()), |mut sink| sink.settle())
-                    .and_then(|()| partial.write_meta_durably()),
-            };
-            *error = written.err();
+        for file in &mut self.files {
+            file.error = file.partial.write_meta().err();
         }
     }
 
     /// Step 2.
     fn flush(&mut self) {
-        let flushed = match self.files.first() {
-            Some(file) if self.files.len() >= MANY => file.partial.store().settle_all(),
-            _ => Ok(()),
-        };
-        if let Err(error) = flushed {
-            self.fail(&error);
+        let mut good: Vec<&mut Member> = self.good().collect();
+        let mut names = Vec::with_capacity(good.len());
+        for file in &good {
+            names.push(file.partial.subject().meta_file());
+        }
+        let mut unflushed: Vec<Unflushed<'_>> = good
+            .iter_mut()
+            .zip(&names)
+            .map(|(file, name)| {
+                let Member { partial, sink, .. } = &mut **file;
+                let dir: &cap_std::fs::Dir = partial.folder().dir();
+                Unflushed {
+                    sink: Some(&mut **sink),
+                    document: Some((dir, name.as_str())),
+                }
+            })
+            .collect();
+        let flushed = flush::flush(&mut unflushed);
+        for (file, result) in good.into_iter().zip(flushed) {
+            file.error = result.err();
         }
     }
 
@@ -253,8 +249,8 @@ impl Group {
         let rows: Vec<Transfer> = self
             .good()
             .map(|file| match file.owed {
-                true => file.partial.transfer(State::Owed),
-                false => file.partial.transfer(State::Whole),
+                true => file.partial.transfer(Stage::Owed),
+                false => file.partial.transfer(Stage::Whole),
             })
             .collect();
         let written = journal.quietly(true, move |db| {
@@ -268,23 +264,20 @@ impl Group {
     /// Step 4.
     fn name(&mut self, journal: &Journal) {
         let mut nameless: Vec<Key> = Vec::new();
-        let mut dirs = HashMap::new();
+        let mut placed = Vec::new();
         for file in self.good() {
             let partial = &mut file.partial;
             let destination = Destination::open(&partial.subject().meta);
             let named = match destination.filter(|_| !file.owed) {
                 None => partial.publish(),
-                Some(destination) => partial.place(&destination).map(|dir| {
-                    let (above, _) = destination.path.split_last().unzip();
-                    dirs.insert(above, dir);
-                }),
+                Some(destination) => partial.place(&destination).map(|path| placed.push(path)),
             };
             if let Err(error) = named {
                 nameless.push(partial.key().clone());
                 file.error = Some(error);
             }
         }
-        self.dirs = dirs;
+        self.placed = placed;
         if nameless.is_empty() {
             return;
         }
@@ -305,9 +298,7 @@ impl Group {
             return;
         };
         // A name is there before the one that the file had is gone.
-        let dirs = std::mem::take(&mut self.dirs);
-        let synced = dirs.values().try_for_each(file::sync);
-        if let Err(error) = synced.and_then(|()| store.settle_names()) {
+        if let Err(error) = store.settle_names(&self.placed) {
             // They have their names, and their hooks will hear of it; that the names
             // survive a loss of power nobody may be told.
             return self.fail(&error);
@@ -324,7 +315,7 @@ impl Group {
             drop(journal.quietly(false, move |db| {
                 settled
                     .iter()
-                    .try_for_each(|key| delivered::settle(db, key))
+                    .try_for_each(|key| delivered::complete(db, key))
             }));
         }
     }
@@ -334,13 +325,5 @@ impl Group {
         results
             .map(|file| (file.partial, file.error.map_or(Ok(()), Err)))
             .collect()
-    }
-}
-
-/// An error once more, for another file of the group.
-fn copy(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(number) => io::Error::from_raw_os_error(number),
-        None => io::Error::new(error.kind(), error.to_string()),
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     event::{Kind, Outcome, Verdict},
     files::{disk_queue::DiskQueue, exists},
     hooks::Pinned,
-    journal::delivered::State,
+    journal::delivered::Stage,
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, TransferId, Wire, is_extra},
     observer::Ended,
@@ -152,11 +152,7 @@ impl Receiver {
     }
 
     /// What can be said of an offer without looking at a disk.
-    fn check(
-        &self,
-        parties: &Parties,
-        offer: Offer,
-    ) -> Result<Result<Checked, Decision>, Error> {
+    fn check(&self, parties: &Parties, offer: Offer) -> Result<Result<Checked, Decision>, Error> {
         let Offer { asked, destination } = offer;
         let Wire {
             mut meta,
@@ -272,9 +268,7 @@ impl Receiver {
             .entry(offer.meta.folder.clone())
             .or_insert_with_key(|folder| self.inbox(&parties.user, folder))
             .clone()?;
-        let claim = self
-            .under_way
-            .claim(&inbox.folder, &parties.from, offer.id);
+        let claim = self.under_way.claim(&inbox.folder, &parties.from, offer.id);
         let mut claim = claim.ok_or_else(|| {
             Error::new(Code::Later, "this transfer is under way already, try later")
         })?;
@@ -376,16 +370,17 @@ impl Receiver {
             return judged;
         }
         let verdicts = self.hooks.fire_batch(events).await;
-        let following = asking
-            .into_iter()
-            .zip(verdicts)
-            .map(|((at, candidate), verdict)| async move {
-                self.observe(&verdict);
-                (
-                    at,
-                    self.follow(queue, parties, candidate, verdict, begun).await,
-                )
-            });
+        let following =
+            asking
+                .into_iter()
+                .zip(verdicts)
+                .map(|((at, candidate), verdict)| async move {
+                    self.observe(&verdict);
+                    (
+                        at,
+                        self.follow(queue, parties, candidate, verdict, begun).await,
+                    )
+                });
         judged.extend(join_all(following).await);
         judged
     }
@@ -416,7 +411,7 @@ impl Receiver {
             let reply = refused(meta.clone(), &words);
             let partial = candidate.partial;
             let (stem, left) = (partial.subject().stem.clone(), meta.clone());
-            self.committer.refused(partial.transfer(State::Refused));
+            self.committer.refused(partial.transfer(Stage::Refused));
             queue
                 .run(move || partial.refuse(left).map_err(|e| logged(&e)))
                 .await?;

@@ -22,10 +22,7 @@ use crate::{
         destination::moment,
         file,
     },
-    store::{
-        prefix::prefix_digest, Sink, Store,
-        local::{LocalStore, PARTIAL},
-    },
+    store::{PartialName, Sink, Store, flush, local::LocalStore, prefix::prefix_digest},
     wire::{
         record::MAX_BODY,
         request::{Coming, Held},
@@ -69,7 +66,7 @@ pub struct Landing {
     /// Bytes that it is thought to have.
     size: u64,
     /// What its bytes lie under, and the note beside them, while it is under way.
-    partial: String,
+    partial: PartialName,
     note: String,
     /// What the note says: whose file it is, and which.
     origin: Map<String, Value>,
@@ -106,15 +103,15 @@ impl Landing {
             // Nobody goes on with it.
             false => random::<16>().map_err(io::Error::other)?.to_vec(),
         };
-        let stem = format!(".{}", hex::encode(digest.get(..16).unwrap_or_default()));
+        let stem = hex::encode(digest.get(..16).unwrap_or_default());
         let mut landing = Self {
             dir: dir.clone(),
             store: LocalStore::new(dir),
             name: name.to_owned(),
             conflict,
             size,
-            partial: format!("{stem}{PARTIAL}"),
-            note: format!("{stem}.of"),
+            partial: PartialName::new(&stem)?,
+            note: format!(".{stem}.of"),
             origin,
             lock: None,
             held: None,
@@ -153,7 +150,7 @@ impl Landing {
         note.take(MAX_NOTE).read_to_end(&mut text)?;
         // The last block comes again even where it is there: with nothing to send, the server
         // would begin from the beginning.
-        let bytes = self.store.held(&self.partial)?;
+        let bytes = self.store.held(&self.partial)?.unwrap_or_default();
         let bytes = bytes.min(self.size.saturating_sub(1));
         let bytes = bytes - bytes % MAX_BODY as u64;
         let version = json::parse(&text).ok().and_then(|mut note| {
@@ -215,16 +212,17 @@ impl Landing {
     fn name(mut self, crc: u32) -> io::Result<Landed> {
         let coming = self.coming.clone().ok_or(io::ErrorKind::InvalidInput)?;
         drop(self.sink.take());
-        let (file, _) = file::open_itself(&self.dir, &self.partial)?;
+        let (file, _) = file::open_itself(&self.dir, self.partial.as_str())?;
         // A file system that keeps no such time keeps the file all the same.
         let _ = file.into_std().set_modified(moment(coming.modified));
         let name = match self.conflict {
             Conflict::Refuse => {
-                self.store.publish(&self.partial, &self.name)?;
+                file::rename_to_free(&self.dir, self.partial.as_str(), &self.dir, &self.name)?;
                 self.name.clone()
             }
             Conflict::Overwrite => {
-                self.dir.rename(&self.partial, &self.dir, &self.name)?;
+                self.dir
+                    .rename(self.partial.as_str(), &self.dir, &self.name)?;
                 self.name.clone()
             }
             Conflict::Rename => self.under_free_name()?,
@@ -242,7 +240,7 @@ impl Landing {
 
     fn under_free_name(&self) -> io::Result<String> {
         for name in conflict::names(&self.name) {
-            match self.store.publish(&self.partial, &name) {
+            match file::rename_to_free(&self.dir, self.partial.as_str(), &self.dir, &name) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 published => return published.map(|()| name),
             }
@@ -292,7 +290,7 @@ pub fn land(files: Vec<(Landing, u32)>) -> Vec<io::Result<Landed>> {
     let mut flushed = Vec::with_capacity(files.len());
     let mut together = Ok(());
     if many && let Some((landing, _)) = files.first() {
-        together = landing.store.settle_all();
+        together = flush::flush_file_system(&landing.dir);
     }
     let mut dirs: Vec<Arc<Dir>> = Vec::new();
     for (mut landing, crc) in files {

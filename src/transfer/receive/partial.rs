@@ -2,20 +2,17 @@
 
 use std::{io, sync::Arc};
 
-use cap_std::fs::Dir;
-
 use super::under_way::Claim;
 use crate::{
     event::Subject,
-    journal::delivered::{self, Key, State::Refused, Transfer},
+    journal::delivered::{self, Key, Stage::Refused, Transfer},
     meta::{Meta, TransferId},
-    root::{
-        destination::{Destination, Placed},
-        file,
-        folder::Folder,
-        meta_file,
+    root::{destination::Destination, file, folder::Folder, meta_file},
+    store::{
+        ContentPath, PartialName, Sink, Store, Target,
+        placement::{self, Source},
+        prefix::prefix_digest,
     },
-    store::{Sink, Store, local::PARTIAL, prefix::prefix_digest},
     wire::record::MAX_BODY,
 };
 
@@ -32,7 +29,7 @@ pub struct Partial {
     folder: Folder,
     store: Arc<dyn Store>,
     subject: Subject,
-    hidden: String,
+    hidden: PartialName,
     /// The path that it got, if its sender wanted one.
     placed: Option<String>,
     /// Whether the `.meta` is on the disk. Until the file is whole that is needed only by a
@@ -53,7 +50,7 @@ impl Partial {
         claim: Claim,
         known: Option<Transfer>,
     ) -> io::Result<Reserved> {
-        let hidden = hidden_name(claim.key());
+        let hidden = hidden_name(claim.key())?;
         let partial = |meta, stem, claim| Self {
             folder: folder.clone(),
             store: store.clone(),
@@ -65,7 +62,7 @@ impl Partial {
             claim,
         };
         match known {
-            Some(known) if known.state == Refused => {
+            Some(known) if known.stage == Refused => {
                 if own_meta(folder, &known.stem, &meta).is_some() {
                     let mut partial = partial(meta, known.stem, claim);
                     partial.replace_meta()?;
@@ -73,11 +70,11 @@ impl Partial {
                 }
             }
             // It was about to get its name, and did not.
-            Some(known) if known.state.is_open() && store.holds(&hidden)? => {}
+            Some(known) if known.stage.is_open() && store.held(&hidden)?.is_some() => {}
             Some(known) => {
-                if known.state.is_open() {
+                if known.stage.is_open() {
                     // Nobody knows whether its name is safe.
-                    store.settle_names()?;
+                    store.settle_names(&[])?;
                 }
                 let meta = as_delivered(folder, meta, &known);
                 let mut partial = partial(meta, known.stem, claim);
@@ -117,7 +114,7 @@ impl Partial {
         if most < MAX_BODY as u64 {
             return Ok(0);
         }
-        let held = self.store.held(&self.hidden)?.min(most);
+        let held = self.store.held(&self.hidden)?.unwrap_or_default().min(most);
         Ok(held - held % MAX_BODY as u64)
     }
 
@@ -153,18 +150,21 @@ impl Partial {
             let name = self.subject.meta_file();
             return file::overwrite_unflushed(self.folder.dir(), &name, 0o644, &text);
         }
-        self.create_meta(|dir, name| file::create_unflushed(dir, name, 0o644, &text))
-    }
-
-    /// [`Self::write_meta`] that survives a loss of power, as do then the names that the
-    /// transfer has in the folder.
-    pub fn write_meta_durably(&mut self) -> io::Result<()> {
-        let text = self.subject.meta.to_file();
-        if self.has_meta {
+        loop {
             let name = self.subject.meta_file();
-            return file::replace(self.folder.dir(), &name, 0o644, &text);
+            match file::create_unflushed(self.folder.dir(), &name, 0o644, &text) {
+                // Somebody took the name since it was reserved.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    let meta = &self.subject.meta;
+                    let stem = free_stem(&self.folder, &*self.store, &self.claim, meta)?;
+                    self.subject.stem = stem;
+                }
+                made => {
+                    self.has_meta = made.is_ok();
+                    return made;
+                }
+            }
         }
-        self.create_meta(|dir, name| file::create(dir, name, 0o644, &text))
     }
 
     fn replace_meta(&mut self) -> io::Result<()> {
@@ -173,24 +173,6 @@ impl Partial {
         file::replace_unflushed(self.folder.dir(), &name, 0o644, &text)?;
         self.has_meta = true;
         Ok(())
-    }
-
-    /// Has the `.meta` made. Where somebody took the name since it was reserved, the file gets
-    /// the next one.
-    fn create_meta(&mut self, make: impl Fn(&Dir, &str) -> io::Result<()>) -> io::Result<()> {
-        loop {
-            match make(self.folder.dir(), &self.subject.meta_file()) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    let meta = &self.subject.meta;
-                    self.subject.stem =
-                        free_stem(&self.folder, &*self.store, &self.claim, meta)?;
-                }
-                made => {
-                    self.has_meta = made.is_ok();
-                    return made;
-                }
-            }
-        }
     }
 
     /// Leaves the `.meta` in the folder, as a record of what was refused.
@@ -208,7 +190,8 @@ impl Partial {
 
     /// Ends an attempt that broke off: the next one goes on with what is there.
     pub fn break_off(mut self) {
-        let held = self.store.held(&self.hidden).unwrap_or_default();
+        let held = self.store.held(&self.hidden).ok().flatten();
+        let held = held.unwrap_or_default();
         if held >= MAX_BODY as u64 {
             self.keep = true;
             self.remove_meta();
@@ -222,7 +205,7 @@ impl Partial {
     }
 
     /// The transfer, as it stands in the journal.
-    pub fn transfer(&self, state: delivered::State) -> Transfer {
+    pub fn transfer(&self, stage: delivered::Stage) -> Transfer {
         let meta = &self.subject.meta;
         Transfer {
             key: self.claim.key().clone(),
@@ -230,27 +213,29 @@ impl Partial {
             filename: meta.filename.clone(),
             filesize: meta.filesize.unwrap_or_default(),
             crc: meta.file_crc.unwrap_or_default(),
-            state,
+            stage,
         }
     }
 
     /// Gives the file its name.
     pub fn publish(&mut self) -> io::Result<()> {
-        let published = self.store.publish(&self.hidden, &self.subject.data_file());
+        let path = ContentPath::parse(&self.subject.data_file())?;
+        let published = self.store.publish(&self.hidden, &Target::free(&path));
         // An error may come after the deed: where the file has its name, the .meta stays.
-        self.keep = published.is_ok() || !self.store.holds(&self.hidden).unwrap_or(true);
+        self.keep = published.is_ok() || matches!(self.store.held(&self.hidden), Ok(None));
         match self.keep {
             true => Ok(()),
             false => published,
         }
     }
 
-    /// Gives the file the path that its sender wants. Returns the directory, to be flushed;
-    /// then the `.meta` may go.
-    pub fn place(&mut self, destination: &Destination) -> io::Result<Dir> {
-        let Placed { path, dir } = destination.place(&self.folder, &self.hidden)?;
-        self.placed = Some(path.join());
-        Ok(dir)
+    /// Gives the file the path that its sender wants, and returns the one that it got. When
+    /// that is durable, the `.meta` may go.
+    pub fn place(&mut self, destination: &Destination) -> io::Result<ContentPath> {
+        let hidden = Source::Partial(&self.hidden);
+        let path = placement::place(&*self.store, &self.folder, hidden, destination)?;
+        self.placed = Some(path.to_string());
+        Ok(path)
     }
 
     /// Removes the `.meta` of a file that has the path that its sender wanted.
@@ -272,8 +257,8 @@ impl Partial {
 }
 
 /// What the bytes of a transfer lie under until the file is whole.
-pub fn hidden_name(key: &Key) -> String {
-    format!(".{}-{}{PARTIAL}", key.from, key.id)
+pub fn hidden_name(key: &Key) -> io::Result<PartialName> {
+    Ok(PartialName::new(&format!("{}-{}", key.from, key.id))?)
 }
 
 impl Drop for Partial {
@@ -286,16 +271,11 @@ impl Drop for Partial {
 }
 
 /// The next stem that nobody has: neither a transfer of this process nor a file of the folder.
-fn free_stem(
-    folder: &Folder,
-    store: &dyn Store,
-    claim: &Claim,
-    meta: &Meta,
-) -> io::Result<String> {
+fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> io::Result<String> {
     loop {
         let stem = claim.stem(&meta.datetime)?;
         // A .meta may have been taken away from beside its file.
-        if !store.holds(&format!("{stem}.data"))?
+        if !store.holds(&ContentPath::parse(&format!("{stem}.data"))?)?
             && !file::exists(folder.dir(), &format!("{stem}.meta"))?
         {
             return Ok(stem);

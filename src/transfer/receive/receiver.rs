@@ -26,12 +26,9 @@ use crate::{
         config::Config, destination::Destination, folder::Folder, name::Name, settings::Settings,
         user::User,
     },
-    store::Store,
+    store::StoreOf,
     wire::request::Reply,
 };
-
-/// Makes the store of a folder.
-pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
 
 /// The two people of a session, certain by signature.
 pub struct Parties {
@@ -145,7 +142,7 @@ impl Receiver {
         if let Some(destination) = &destination
             && let [name] = destination.path.components()
         {
-            self.hooks.own().arrives(&folder, &config, name);
+            self.hooks.self_changes().arrives(&folder, &config, name);
         }
         let storing = Storing {
             subject: partial.subject().clone(),
@@ -168,10 +165,7 @@ impl Receiver {
     }
 
     /// Commits files, those of one folder together. `None` where a thread of ours failed.
-    async fn commit(
-        &self,
-        files: Vec<Option<Whole>>,
-    ) -> Vec<Option<(Partial, io::Result<()>)>> {
+    async fn commit(&self, files: Vec<Option<Whole>>) -> Vec<Option<(Partial, io::Result<()>)>> {
         let mut results: Vec<_> = files.iter().map(|_| None).collect();
         let mut folders: Vec<(Vec<usize>, Vec<Whole>)> = Vec::new();
         for (at, whole) in files.into_iter().enumerate() {
@@ -192,9 +186,9 @@ impl Receiver {
                 None => folders.push((vec![at], vec![whole])),
             }
         }
-        let committing = folders.into_iter().map(|(places, group)| async {
-            (places, self.committer.commit(group).await)
-        });
+        let committing = folders
+            .into_iter()
+            .map(|(places, group)| async { (places, self.committer.commit(group).await) });
         for (places, committed) in futures_util::future::join_all(committing).await {
             for (at, one) in places.into_iter().zip(committed.unwrap_or_default()) {
                 if let Some(place) = results.get_mut(at) {
@@ -237,7 +231,7 @@ impl Receiver {
         if storing.subject.stem != partial.subject().stem {
             // Its name was taken since it was reserved.
             self.hooks
-                .own()
+                .self_changes()
                 .arrives(&storing.folder, &storing.config, &data_file);
         }
         storing.subject = partial.subject().clone();
@@ -249,7 +243,7 @@ impl Receiver {
         {
             // It got a number.
             self.hooks
-                .own()
+                .self_changes()
                 .arrives(&storing.folder, &storing.config, path);
         }
         Ok((storing, partial))
@@ -280,7 +274,7 @@ impl Receiver {
         }
         let verdicts = match kept.is_empty() {
             true => Vec::new(),
-            false => self.hooks.settle_batch(kept).await,
+            false => self.hooks.run_kept_batch(kept).await,
         };
         for (place, verdict) in places.into_iter().zip(verdicts) {
             self.observe(&verdict);

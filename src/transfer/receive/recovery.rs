@@ -10,23 +10,18 @@ use crate::{
     hooks::dispatch::task_of_received,
     journal::{
         self, Journal, JournalError,
-        delivered::{self, Key, State, Transfer},
+        delivered::{self, Key, Stage, Transfer},
     },
     meta::PENDING_HOOK,
-    root::{
-        Root, RootError,
-        destination::{Destination, Placed},
-        file,
-        folder::Folder,
-        meta_file,
-        name::Name,
+    root::{Root, RootError, destination::Destination, folder::Folder, meta_file, name::Name},
+    store::{
+        self, ContentPath, Store, Target,
+        placement::{self, Source},
     },
-    store::Store,
 };
 
 /// Does what a server that ended in the middle has left to do: files that are whole get
-/// their names, hooks that wait for one get a task in the journal, and what is older than
-/// anybody asks for is forgotten.
+/// their names, and hooks that wait for one get a task in the journal.
 ///
 /// It belongs before everything else that looks into the journal.
 pub fn recover(
@@ -39,7 +34,7 @@ pub fn recover(
     for transfer in delivered::open(&db)? {
         match complete(root, &transfer, &store_of) {
             Ok(()) => {
-                if transfer.state == State::Owed {
+                if transfer.stage == Stage::Owed {
                     tasks.push(task_of_received(&transfer));
                 }
                 settled.push(transfer.key);
@@ -55,10 +50,9 @@ pub fn recover(
         journal::insert(db, &tasks)?;
         settled
             .iter()
-            .try_for_each(|key| delivered::settle(db, key))?;
-        delivered::forget(db)
+            .try_for_each(|key| delivered::complete(db, key))
     });
-    written.wait().map(drop)
+    written.wait()
 }
 
 /// Removes the `.meta` of files that were on their way when a server before this one ended,
@@ -79,6 +73,7 @@ pub fn sweep(journal: &Journal, root: &Root, under_way: &UnderWay) -> Result<usi
 /// The names of such `.meta` in one folder.
 fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Result<Vec<String>> {
     let (dir, owner) = (folder.dir(), folder.user().name().as_str());
+    let store = store::of_folder(folder);
     let mut left = Vec::new();
     // Of older ones nobody knows any more whether they were delivered.
     let oldest = SystemTime::now().checked_sub(delivered::KEPT / 2);
@@ -91,7 +86,8 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
         else {
             continue;
         };
-        if file::exists(dir, &format!("{stem}.data"))? {
+        let contents = ContentPath::parse(&format!("{stem}.data"));
+        if !contents.is_ok_and(|path| matches!(store.holds(&path), Ok(false))) {
             continue;
         }
         let about = entry.metadata()?;
@@ -122,7 +118,7 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
         };
         let is_placed = !meta.extra.contains_key(PENDING_HOOK)
             && Destination::open(&meta)
-                .is_some_and(|destination| destination.is_there(folder, meta.filesize));
+                .is_some_and(|to| placement::is_there(&*store, &to, meta.filesize));
         let key = Key {
             user: owner.to_owned(),
             folder: folder.name().to_string(),
@@ -134,7 +130,7 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
         // the file away, if it has not just got its path.
         let is_left = |known: Option<Transfer>| match known {
             None => true,
-            Some(known) => known.stem == stem && is_placed && known.state == State::Delivered,
+            Some(known) => known.stem == stem && is_placed && known.stage == Stage::Delivered,
         };
         if !under_way.has(&key)
             && delivered::find(db, &key).is_ok_and(is_left)
@@ -153,30 +149,32 @@ fn complete(
 ) -> io::Result<()> {
     let Transfer { key, stem, .. } = transfer;
     let folder = folder_of(root, key).map_err(io::Error::other)?;
-    let (store, hidden) = (store_of(&folder), hidden_name(key));
+    let (store, hidden) = (store_of(&folder), hidden_name(key)?);
+    let path = ContentPath::parse(&format!("{stem}.data"))?;
     let meta = meta_file::of_stem(folder.dir(), stem);
     let destination = meta.as_ref().and_then(Destination::open);
     // Without it the file has its name already, or had it before a hook took it away.
-    if store.holds(&hidden)? {
-        let placed = match (&destination, transfer.state) {
-            (Some(destination), State::Whole) => destination.place(&folder, &hidden).ok(),
+    if store.held(&hidden)?.is_some() {
+        let placed = match (&destination, transfer.stage) {
+            (Some(destination), Stage::Whole) => {
+                placement::place(&*store, &folder, Source::Partial(&hidden), destination).ok()
+            }
             _ => None,
         };
-        match &placed {
-            Some(Placed { dir, .. }) => file::sync(dir)?,
-            // Where its path is taken by now, it is kept as what it is.
-            None => store.publish(&hidden, &format!("{stem}.data"))?,
+        if placed.is_none() {
+            // Where its path is taken meanwhile, it is kept as what it is.
+            store.publish(&hidden, &Target::free(&path))?;
         }
-        store.settle_names()?;
+        store.settle_names(placed.as_slice())?;
         info!(
             from = key.from, to = key.user, folder = key.folder, %stem, id = %key.id,
             "received, before the server ended"
         );
     }
     if let (Some(destination), Some(meta)) = (destination, meta)
-        && !store.holds(&format!("{stem}.data"))?
+        && !store.holds(&path)?
         // A hook may have given it another name, beside the same .meta.
-        && (transfer.state == State::Whole || destination.is_there(&folder, meta.filesize))
+        && (transfer.stage == Stage::Whole || placement::is_there(&*store, &destination, meta.filesize))
     {
         let _ = folder.dir().remove_file(format!("{stem}.meta"));
     }

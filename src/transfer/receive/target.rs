@@ -6,7 +6,10 @@ use std::io;
 use super::error::ReceiveError;
 use crate::{
     store::Sink,
-    wire::{WireError, record::{Head, MAX_BODY, Stream}},
+    wire::{
+        WireError,
+        record::{Head, MAX_BODY, Stream},
+    },
 };
 
 /// Where a file goes, and what is known of it before its bytes come.

@@ -20,8 +20,8 @@ use crate::{
     error::{Code, Error},
     json::Value,
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
-    root::{file::Unnamed, version::Version},
     root::meta_file::{stem, under_free_name},
+    root::{file::Unnamed, version::Version},
 };
 
 /// In the meta of a file that was found in a directory: where in it, as text.

@@ -3,14 +3,13 @@
 use std::{
     fs::{File, Metadata, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use cap_std::fs::Dir;
 use rustix::fs::OFlags;
-use sha2::{Digest, Sha256};
 
 use super::job_file::{Draft, Place, in_hand};
 use crate::{
@@ -70,19 +69,19 @@ impl Outgoing {
 
     /// Bytes of the file.
     pub fn len(&self) -> u64 {
-        self.version.len
+        self.version.len()
     }
 
     /// Whether the file has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.version.len == 0
+        self.version.is_empty()
     }
 
     /// The document as the receiver gets it. Fails if it says another size.
     pub fn request(&self) -> Result<Meta, Error> {
-        check_size(&self.meta, self.version.len)?;
+        check_size(&self.meta, self.version.len())?;
         let mut meta = self.meta.clone();
-        meta.filesize = Some(self.version.len);
+        meta.filesize = Some(self.version.len());
         meta.extra.retain(|field, _| is_extra(field));
         Ok(meta)
     }

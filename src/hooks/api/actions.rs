@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rhai::EvalAltResult;
 
-use super::fail;
-use crate::{event::Effect, root::name::Name};
+use super::function::fail;
+use crate::{event::Effect, hooks::inbox::Inboxes, root::name::Name};
 
 /// Effects that one run of a script may ask for.
 const MAX_EFFECTS: usize = 32;
@@ -40,21 +40,23 @@ pub enum Touch {
     },
 }
 
-/// The deeds of one run of a script. Copies of it are the same list.
+/// The actions of one run of a script. Copies of it are the same list.
 #[derive(Clone)]
-pub struct Deeds {
+pub struct Actions {
     live: bool,
+    inboxes: Inboxes,
     queued: Arc<Mutex<Vec<Effect>>>,
     spared: Arc<Mutex<Vec<String>>>,
     touched: Arc<Mutex<Vec<Touched>>>,
 }
 
-impl Deeds {
+impl Actions {
     /// An empty list. Where a run is not `live`, nothing is done, and what would have
     /// been is written down.
-    pub fn new(live: bool) -> Self {
+    pub fn new(live: bool, inboxes: &Inboxes) -> Self {
         Self {
             live,
+            inboxes: inboxes.clone(),
             queued: Arc::default(),
             spared: Arc::default(),
             touched: Arc::default(),
@@ -64,6 +66,11 @@ impl Deeds {
     /// Whether what changes something is done, or only written down.
     pub fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// Where notices go.
+    pub(super) fn inboxes(&self) -> &Inboxes {
+        &self.inboxes
     }
 
     /// Asks for something that is done after the verdict.

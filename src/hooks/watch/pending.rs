@@ -1,7 +1,23 @@
-//! What inotify has told and nobody has looked at yet.
+//! Files that may have changed and have not been compared with the index yet.
 //!
 //! The thread of inotify writes here and does nothing else, so that its queue in the
 //! kernel stays short; the thread of the watch takes from here what has come to rest.
+//!
+//! # The states of a file
+//!
+//! A file that inotify tells of is pending until nothing more is heard of it for the time
+//! to rest; then it is taken out and compared. How long that is depends on its writer:
+//!
+//! | event | `Gone` becomes | `Created` becomes | `Writing` becomes |
+//! | --- | --- | --- | --- |
+//! | created | `Created` | `Created` | `Writing` |
+//! | opened | `Gone` | `Writing` | `Writing` |
+//! | written | `Writing` | `Writing` | `Writing` |
+//! | closed, moved in, moved out, removed | `Gone` | `Gone` | `Gone` |
+//! | events were lost | `Gone` | `Gone` | `Gone` |
+//!
+//! In `Gone` and `Created` it rests after the time to rest, in `Writing` after
+//! [`PATIENCE`] times that.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,15 +46,15 @@ const MAX_PENDING: usize = 65_536;
 const PATIENCE: u32 = 60;
 
 /// What inotify has told. Shared by two threads.
-pub struct Seen {
-    state: Mutex<State>,
+pub struct Pending {
+    state: Mutex<Directories>,
     wake: Condvar,
     settle: Duration,
 }
 
 #[derive(Default)]
-struct State {
-    places: HashMap<PathBuf, Place>,
+struct Directories {
+    places: HashMap<PathBuf, Directory>,
     /// Directories that went, or whose name stands for another one now.
     stale: HashSet<PathBuf>,
     /// When to look which folders there are.
@@ -50,21 +66,21 @@ struct State {
 }
 
 /// What a watched directory holds.
-pub enum Place {
+pub enum Directory {
     /// Users, or folders.
     Names,
     /// No m2y.config as yet.
-    Directory,
+    NoFolder,
     /// An m2y-folder of whose files nobody wants to hear: only its m2y.config is watched.
     Quiet,
     /// The files of an m2y-folder.
-    Folder(Files),
+    Awaited(Files),
 }
 
 /// Files that wait, and when the folder is to be read as a whole.
 #[derive(Default)]
 pub struct Files {
-    pending: HashMap<Box<str>, Pending>,
+    pending: HashMap<Box<str>, PendingFile>,
     scan: Option<Instant>,
 }
 
@@ -78,14 +94,24 @@ impl Files {
     }
 }
 
-struct Pending {
+struct PendingFile {
     order: u64,
     touched: Instant,
     /// The first and the last event, in nanoseconds since 1970.
     first: Option<i64>,
     last: Option<i64>,
-    created: bool,
-    writing: bool,
+    writer: Writer,
+}
+
+/// Whether somebody is still writing a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    /// Nobody, as far as is known.
+    Gone,
+    /// It was made just now: whoever made it may open it next.
+    Created,
+    /// Somebody has it open.
+    Writing,
 }
 
 /// A file that has come to rest.
@@ -105,7 +131,7 @@ pub enum Todo {
     /// Look which folders there are; these directories are not what they were.
     List(HashSet<PathBuf>),
     /// Look at these files, in the order of their last events, and perhaps at all.
-    Look(Vec<(PathBuf, Vec<Rested>, bool)>),
+    Compare(Vec<(PathBuf, Vec<Rested>, bool)>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,7 +179,7 @@ fn matters(path: &Path, what: What) -> bool {
     })
 }
 
-impl Seen {
+impl Pending {
     /// Nothing yet.
     pub fn new(settle: Duration) -> Self {
         Self {
@@ -195,9 +221,9 @@ impl Seen {
         let mut state = self.lock();
         state.list_at(now);
         for place in state.places.values_mut() {
-            if let Place::Folder(files) = place {
+            if let Directory::Awaited(files) = place {
                 for pending in files.pending.values_mut() {
-                    (pending.created, pending.writing) = (false, false);
+                    pending.writer = Writer::Gone;
                     pending.touched = now;
                 }
                 files.scan_at(now + self.settle);
@@ -207,7 +233,7 @@ impl Seen {
     }
 
     /// A directory is watched from now on.
-    pub fn insert(&self, path: &Path, place: Place) {
+    pub fn insert(&self, path: &Path, place: Directory) {
         self.lock().places.insert(path.to_owned(), place);
     }
 
@@ -223,7 +249,7 @@ impl Seen {
 
     /// A folder has to be read as a whole after that time.
     pub fn scan_in(&self, folder: &Path, pause: Duration) {
-        if let Some(Place::Folder(files)) = self.lock().places.get_mut(folder) {
+        if let Some(Directory::Awaited(files)) = self.lock().places.get_mut(folder) {
             files.scan_at(Instant::now() + pause);
         }
     }
@@ -233,7 +259,7 @@ impl Seen {
         let mut state = self.lock();
         state.order += 1;
         let order = state.order;
-        if let Some(Place::Folder(files)) = state.places.get_mut(folder) {
+        if let Some(Directory::Awaited(files)) = state.places.get_mut(folder) {
             let touched = Instant::now();
             let Some(pending) = files.entry(&rested.file, order, touched, self.settle) else {
                 return;
@@ -246,7 +272,7 @@ impl Seen {
     /// Whether a file waits, to be looked at later.
     pub fn waits(&self, folder: &Path, file: &str) -> bool {
         match self.lock().places.get(folder) {
-            Some(Place::Folder(files)) => files.pending.contains_key(file),
+            Some(Directory::Awaited(files)) => files.pending.contains_key(file),
             _ => false,
         }
     }
@@ -276,7 +302,7 @@ impl Seen {
             }
             let (look, waiting) = state.rested(now, self.settle);
             if !look.is_empty() {
-                return Todo::Look(look);
+                return Todo::Compare(look);
             }
             let left = until.saturating_duration_since(now);
             // Nobody is woken by every event of a busy folder.
@@ -293,19 +319,19 @@ impl Seen {
         (self.settle / 4).clamp(Duration::from_millis(5), Duration::from_millis(250))
     }
 
-    fn call(&self, mut state: MutexGuard<'_, State>) {
+    fn call(&self, mut state: MutexGuard<'_, Directories>) {
         if std::mem::take(&mut state.asleep) {
             drop(state);
             self.wake.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Directories> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Directories {
     fn take(&mut self, path: &Path, what: What, settle: Duration, tick: Duration) {
         // Directories mostly come with what is in them.
         let soon = Instant::now() + tick;
@@ -320,19 +346,23 @@ impl State {
         self.order += 1;
         let order = self.order;
         match self.places.get_mut(dir) {
-            Some(Place::Names) if what.of_names() && Name::user(file).is_ok() => {
+            Some(Directory::Names) if what.of_names() && Name::user(file).is_ok() => {
                 self.list_at(soon);
             }
             // To read it is no change; all else may be one, or be its end.
-            Some(Place::Directory | Place::Folder(_)) if file == CONFIG && what != What::Opened => {
+            Some(Directory::NoFolder | Directory::Awaited(_))
+                if file == CONFIG && what != What::Opened =>
+            {
                 self.list_at(soon);
             }
             // The name may stand for another file now, which is not watched as yet.
-            Some(Place::Quiet) if file == CONFIG && what != What::Opened => {
+            Some(Directory::Quiet) if file == CONFIG && what != What::Opened => {
                 self.stale.insert(dir.to_owned());
                 self.list_at(soon);
             }
-            Some(Place::Folder(files)) if counts(file) => files.take(file, what, order, settle),
+            Some(Directory::Awaited(files)) if counts(file) => {
+                files.take(file, what, order, settle)
+            }
             _ => {}
         }
     }
@@ -350,7 +380,7 @@ impl State {
         let mut look = Vec::new();
         let mut waiting = self.list.is_some();
         for (path, place) in &mut self.places {
-            let Place::Folder(files) = place else {
+            let Directory::Awaited(files) = place else {
                 continue;
             };
             let scan = files.scan.take_if(|at| *at <= now).is_some();
@@ -371,7 +401,9 @@ impl Files {
             // Who made a file has it open until it is closed. Nothing else tells a reader
             // from a writer, and a hard link is made without being opened.
             if let Some(pending) = self.pending.get_mut(file) {
-                pending.writing |= pending.created;
+                if pending.writer == Writer::Created {
+                    pending.writer = Writer::Writing;
+                }
             }
             return;
         }
@@ -382,12 +414,12 @@ impl Files {
         pending.first = pending.first.or(Some(seen));
         pending.last = Some(seen);
         match what {
-            What::Created => pending.created = true,
-            What::Written => pending.writing = true,
+            What::Created if pending.writer == Writer::Gone => pending.writer = Writer::Created,
+            What::Written => pending.writer = Writer::Writing,
             What::Closed | What::Arrived | What::Gone => {
-                (pending.created, pending.writing) = (false, false);
+                pending.writer = Writer::Gone;
             }
-            What::Touched | What::Opened => {}
+            What::Created | What::Touched | What::Opened => {}
         }
     }
 
@@ -398,18 +430,17 @@ impl Files {
         order: u64,
         now: Instant,
         settle: Duration,
-    ) -> Option<&mut Pending> {
+    ) -> Option<&mut PendingFile> {
         if self.pending.len() >= MAX_PENDING && !self.pending.contains_key(file) {
             self.scan_at(now + settle);
             return None;
         }
-        let pending = self.pending.entry(file.into()).or_insert(Pending {
+        let pending = self.pending.entry(file.into()).or_insert(PendingFile {
             order,
             touched: now,
             first: None,
             last: None,
-            created: false,
-            writing: false,
+            writer: Writer::Gone,
         });
         (pending.order, pending.touched) = (order, now);
         Some(pending)
@@ -425,9 +456,9 @@ impl Files {
             .pending
             .extract_if(|_, pending| {
                 let quiet = now.saturating_duration_since(pending.touched);
-                match pending.writing {
-                    false => quiet >= settle,
-                    true => quiet >= settle.saturating_mul(PATIENCE),
+                match pending.writer {
+                    Writer::Gone | Writer::Created => quiet >= settle,
+                    Writer::Writing => quiet >= settle.saturating_mul(PATIENCE),
                 }
             })
             .map(|(file, pending)| {
@@ -453,24 +484,24 @@ mod tests {
 
     const SETTLE: Duration = Duration::from_millis(20);
 
-    fn seen() -> Seen {
-        let seen = Seen::new(SETTLE);
-        seen.insert(Path::new("/f"), Place::Folder(Files::default()));
-        seen
+    fn empty() -> Pending {
+        let pending = Pending::new(SETTLE);
+        pending.insert(Path::new("/f"), Directory::Awaited(Files::default()));
+        pending
     }
 
-    fn tell(seen: &Seen, kind: EventKind, file: &str) {
-        seen.take(Ok(Event::new(kind).add_path(Path::new("/f").join(file))));
+    fn tell(pending: &Pending, kind: EventKind, file: &str) {
+        pending.take(Ok(Event::new(kind).add_path(Path::new("/f").join(file))));
     }
 
     /// The files that rest next, and whether the folder is to be read.
-    fn look(seen: &Seen) -> (Vec<String>, bool) {
-        match seen.wait(Instant::now() + Duration::from_secs(60)) {
-            Todo::Look(folders) => {
+    fn look(pending: &Pending) -> (Vec<String>, bool) {
+        match pending.wait(Instant::now() + Duration::from_secs(60)) {
+            Todo::Compare(folders) => {
                 let (_, rested, scan) = folders.into_iter().next().unwrap();
                 (rested.into_iter().map(|rested| rested.file).collect(), scan)
             }
-            Todo::List(_) => look(seen),
+            Todo::List(_) => look(pending),
             Todo::Stop => (Vec::new(), false),
         }
     }
@@ -481,46 +512,46 @@ mod tests {
 
     #[test]
     fn files_rest_in_the_order_of_their_last_events() {
-        let seen = seen();
+        let pending = empty();
         for file in ["b", "a", "c", "b"] {
-            tell(&seen, CLOSED, file);
+            tell(&pending, CLOSED, file);
         }
-        assert_eq!(look(&seen).0, ["a", "c", "b"]);
+        assert_eq!(look(&pending).0, ["a", "c", "b"]);
     }
 
     #[test]
     fn a_file_rests_when_who_made_it_has_closed_it() {
-        let seen = seen();
-        tell(&seen, CREATED, "open");
-        tell(&seen, OPENED, "open");
-        tell(&seen, CREATED, "linked");
-        assert_eq!(look(&seen).0, ["linked"]);
-        assert!(seen.waits(Path::new("/f"), "open"));
-        tell(&seen, CLOSED, "open");
-        assert_eq!(look(&seen).0, ["open"]);
+        let pending = empty();
+        tell(&pending, CREATED, "open");
+        tell(&pending, OPENED, "open");
+        tell(&pending, CREATED, "linked");
+        assert_eq!(look(&pending).0, ["linked"]);
+        assert!(pending.waits(Path::new("/f"), "open"));
+        tell(&pending, CLOSED, "open");
+        assert_eq!(look(&pending).0, ["open"]);
     }
 
     #[test]
     fn a_file_that_is_never_closed_rests_in_the_end() {
-        let seen = seen();
+        let pending = empty();
         let begun = Instant::now();
-        tell(&seen, CREATED, "open");
-        tell(&seen, OPENED, "open");
-        assert_eq!(look(&seen).0, ["open"]);
+        tell(&pending, CREATED, "open");
+        tell(&pending, OPENED, "open");
+        assert_eq!(look(&pending).0, ["open"]);
         assert!(begun.elapsed() >= SETTLE * PATIENCE);
     }
 
     #[test]
     fn what_waits_is_bounded_and_the_rest_is_found_by_reading_the_folder() {
-        let seen = seen();
+        let pending = empty();
         for n in 0..=MAX_PENDING {
-            tell(&seen, CREATED, &n.to_string());
-            tell(&seen, OPENED, &n.to_string());
+            tell(&pending, CREATED, &n.to_string());
+            tell(&pending, OPENED, &n.to_string());
         }
-        assert_eq!(look(&seen), (Vec::new(), true));
-        let state = seen.lock();
+        assert_eq!(look(&pending), (Vec::new(), true));
+        let state = pending.lock();
         assert!(matches!(&state.places[Path::new("/f")],
-            Place::Folder(files) if files.pending.len() == MAX_PENDING));
+            Directory::Awaited(files) if files.pending.len() == MAX_PENDING));
     }
 
     #[test]
@@ -537,21 +568,21 @@ mod tests {
                 "{file}"
             );
         }
-        let seen = seen();
-        seen.insert(Path::new("/user"), Place::Names);
+        let pending = empty();
+        pending.insert(Path::new("/user"), Directory::Names);
         let folder = Path::new("/user/a.meta").to_owned();
-        seen.take(Ok(
+        pending.take(Ok(
             Event::new(EventKind::Create(CreateKind::Folder)).add_path(folder)
         ));
-        assert!(seen.lock().list.is_some());
+        assert!(pending.lock().list.is_some());
     }
 
     #[test]
     fn when_events_are_lost_the_folder_is_read_and_nobody_is_waited_for() {
-        let seen = seen();
-        tell(&seen, CREATED, "open");
-        tell(&seen, OPENED, "open");
-        seen.take(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
-        assert_eq!(look(&seen), (vec!["open".to_owned()], true));
+        let pending = empty();
+        tell(&pending, CREATED, "open");
+        tell(&pending, OPENED, "open");
+        pending.take(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        assert_eq!(look(&pending), (vec!["open".to_owned()], true));
     }
 }

@@ -2,22 +2,22 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 
 use super::api::state::{MAX_KEYS, State, StateError, sum};
 use crate::{
-    journal::{self, Journal, JournalError},
+    journal::{self, Journal, JournalError, script_state},
     json::Value,
     root::{Root, name::Name},
 };
 
 /// Values that outlive the process, and a loss of power.
-pub struct KeptState {
+pub struct JournalState {
     journal: Journal,
     reader: Mutex<Connection>,
 }
 
-impl KeptState {
+impl JournalState {
     /// The values of a journal.
     pub fn new(journal: &Journal) -> Result<Self, JournalError> {
         Ok(Self {
@@ -37,9 +37,9 @@ impl KeptState {
 }
 
 /// Values to look at only, for runs that change nothing.
-pub struct SeenState(Option<Mutex<Connection>>);
+pub struct ReadOnlyState(Option<Mutex<Connection>>);
 
-impl SeenState {
+impl ReadOnlyState {
     /// The values of a root, if it has any.
     pub fn new(root: &Root) -> Result<Self, JournalError> {
         Ok(Self(journal::look(root)?.map(Mutex::new)))
@@ -52,13 +52,13 @@ fn only_seen<T>() -> Result<T, StateError> {
     Err(StateError::Unreachable(sentence))
 }
 
-impl State for SeenState {
+impl State for ReadOnlyState {
     fn get(&self, user: &Name, folder: &Name, key: &str) -> Result<Option<Value>, StateError> {
         let Some(db) = &self.0 else {
             return Ok(None);
         };
         let db = db.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&db, user.as_str(), folder.as_str(), key).map_err(unreachable)
+        script_state::get(&db, user.as_str(), folder.as_str(), key).map_err(unreachable)
     }
 
     fn set(&self, _: &Name, _: &Name, _: &str, _: Value) -> Result<(), StateError> {
@@ -78,26 +78,12 @@ impl State for SeenState {
             return Ok(Vec::new());
         };
         let db = db.lock().unwrap_or_else(PoisonError::into_inner);
-        read_keys(&db, user.as_str(), folder.as_str()).map_err(unreachable)
+        script_state::keys(&db, user.as_str(), folder.as_str()).map_err(unreachable)
     }
 }
 
 fn unreachable(error: impl Into<JournalError>) -> StateError {
     StateError::Unreachable(error.into().to_string())
-}
-
-fn read(db: &Connection, user: &str, folder: &str, key: &str) -> rusqlite::Result<Option<Value>> {
-    let text: Option<String> = db
-        .prepare_cached("SELECT value FROM state WHERE user = ?1 AND folder = ?2 AND key = ?3")?
-        .query_row([user, folder, key], |row| row.get(0))
-        .optional()?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
-}
-
-fn read_keys(db: &Connection, user: &str, folder: &str) -> rusqlite::Result<Vec<String>> {
-    db.prepare_cached("SELECT key FROM state WHERE user = ?1 AND folder = ?2 ORDER BY key")?
-        .query_map([user, folder], |row| row.get(0))?
-        .collect()
 }
 
 fn put(
@@ -107,23 +93,17 @@ fn put(
     key: &str,
     value: &Value,
 ) -> rusqlite::Result<Result<(), StateError>> {
-    let keys: u32 = db
-        .prepare_cached("SELECT count(*) FROM state WHERE user = ?1 AND folder = ?2 AND key <> ?3")?
-        .query_row([user, folder, key], |row| row.get(0))?;
-    if usize::try_from(keys).is_ok_and(|keys| keys >= MAX_KEYS) {
+    if script_state::others(db, user, folder, key)? >= MAX_KEYS as u64 {
         return Ok(Err(StateError::Full));
     }
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO state (user, folder, key, value) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![user, folder, key, value.to_string()])?;
+    script_state::put(db, user, folder, key, value)?;
     Ok(Ok(()))
 }
 
-impl State for KeptState {
+impl State for JournalState {
     fn get(&self, user: &Name, folder: &Name, key: &str) -> Result<Option<Value>, StateError> {
         let db = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        read(&db, user.as_str(), folder.as_str(), key).map_err(unreachable)
+        script_state::get(&db, user.as_str(), folder.as_str(), key).map_err(unreachable)
     }
 
     fn set(&self, user: &Name, folder: &Name, key: &str, value: Value) -> Result<(), StateError> {
@@ -134,7 +114,7 @@ impl State for KeptState {
     fn add(&self, user: &Name, folder: &Name, key: &str, n: i64) -> Result<i64, StateError> {
         let (user, folder, key) = (user.to_string(), folder.to_string(), key.to_owned());
         self.write(move |db| {
-            let old = read(db, &user, &folder, &key)?;
+            let old = script_state::get(db, &user, &folder, &key)?;
             let new = match sum(old.as_ref(), n) {
                 Ok(new) => new,
                 Err(error) => return Ok(Err(error)),
@@ -145,16 +125,11 @@ impl State for KeptState {
 
     fn remove(&self, user: &Name, folder: &Name, key: &str) -> Result<bool, StateError> {
         let (user, folder, key) = (user.to_string(), folder.to_string(), key.to_owned());
-        self.write(move |db| {
-            let removed = db
-                .prepare_cached("DELETE FROM state WHERE user = ?1 AND folder = ?2 AND key = ?3")?
-                .execute([&user, &folder, &key])?;
-            Ok(Ok(removed > 0))
-        })
+        self.write(move |db| Ok(Ok(script_state::remove(db, &user, &folder, &key)?)))
     }
 
     fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError> {
         let db = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        read_keys(&db, user.as_str(), folder.as_str()).map_err(unreachable)
+        script_state::keys(&db, user.as_str(), folder.as_str()).map_err(unreachable)
     }
 }

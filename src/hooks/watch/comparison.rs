@@ -6,12 +6,12 @@ use cap_std::fs::MetadataExt;
 use rusqlite::Connection;
 use tracing::{debug, info, warn};
 
-use super::{CHUNK, MAX_MOVED, Moved, WatchError, Worker, counts, seen::Rested};
+use super::{CHUNK, MAX_MOVED, Moved, WatchError, Worker, counts, pending::Rested};
 use crate::{
     clock,
     crypto::CryptoError,
     event::{EventId, Kind},
-    hooks::own::{When, nanos_of},
+    hooks::self_changes::{When, nanos_of},
     journal::{
         self, JournalError, Task,
         file_index::{self, Print, nanos},
@@ -32,7 +32,7 @@ pub fn tools(config: &Config) -> HashSet<String> {
 }
 
 /// One look into one folder.
-pub struct Look<'a> {
+pub struct Comparison<'a> {
     pub(super) worker: &'a Worker,
     pub(super) path: &'a Path,
     pub(super) folder: &'a Folder,
@@ -49,7 +49,7 @@ struct Change {
     is: Option<Print>,
 }
 
-impl Look<'_> {
+impl Comparison<'_> {
     /// Writes down what was there when somebody began to wait for news; tells whether it
     /// came to an end.
     pub(super) fn learn(&self) -> Result<bool, WatchError> {
@@ -86,7 +86,7 @@ impl Look<'_> {
                     Ok(())
                 }
             })?;
-            if all || self.worker.seen.stopped() {
+            if all || self.worker.pending.stopped() {
                 return Ok(all);
             }
         }
@@ -106,7 +106,7 @@ impl Look<'_> {
     /// Compares the whole folder with the index: first what the index knows, so that what
     /// was renamed goes before it comes.
     pub(super) fn scan(&mut self) -> Result<(), WatchError> {
-        let seen = &self.worker.seen;
+        let pending = &self.worker.pending;
         let mut last = String::new();
         loop {
             let known = file_index::after(&self.worker.reader, self.user, self.name, &last, CHUNK)?;
@@ -116,10 +116,10 @@ impl Look<'_> {
             last.clone_from(file);
             let differs = known.into_iter().filter_map(|(file, was)| {
                 let same = self.print(&file).is_ok_and(|is| is.0 == Some(was));
-                (!same && !seen.waits(self.path, &file)).then_some(file)
+                (!same && !pending.waits(self.path, &file)).then_some(file)
             });
             self.compare_all(differs.map(unseen).collect())?;
-            if seen.stopped() {
+            if pending.stopped() {
                 return Ok(());
             }
         }
@@ -132,14 +132,14 @@ impl Look<'_> {
             };
             if counts(&file)
                 && entry.file_type()?.is_file()
-                && !seen.waits(self.path, &file)
+                && !pending.waits(self.path, &file)
                 && file_index::get(&self.worker.reader, self.user, self.name, &file)?.is_none()
             {
                 names.push(unseen(file));
             }
             if names.len() >= CHUNK {
                 self.compare_all(std::mem::take(&mut names))?;
-                if seen.stopped() {
+                if pending.stopped() {
                     return Ok(());
                 }
             }
@@ -173,7 +173,7 @@ impl Look<'_> {
             // Where events are missing, nothing else tells that somebody writes.
             let age = is.map(|is| now.saturating_sub(is.modified));
             if age.is_some_and(|age| (0..nanos_of(self.worker.settle)).contains(&age)) {
-                self.worker.seen.again(self.path, rested);
+                self.worker.pending.again(self.path, rested);
                 continue;
             }
             let kind = match (was, is) {
@@ -187,7 +187,11 @@ impl Look<'_> {
                 first: rested.first,
                 last: rested.last,
             };
-            if self.worker.own.has(self.path, &rested.file, is, when) {
+            if self
+                .worker
+                .self_changes
+                .has(self.path, &rested.file, is, when)
+            {
                 own = own.saturating_add(1);
             } else if !self.tools.contains(&rested.file) {
                 let id = self.id(was, is)?;

@@ -7,8 +7,11 @@ use std::{
 
 use crate::{
     clock,
-    event::Run,
-    journal::{self, Journal, LastRun, Pending, Task},
+    event::Verdict,
+    journal::{
+        Journal, Pending, Task,
+        last_run::{self, LastRun},
+    },
 };
 
 /// What ran since it was written down. It is only told to people, so the journal has it a
@@ -20,24 +23,27 @@ pub struct LastRuns(Arc<Mutex<HashMap<Script, LastRun>>>);
 type Script = (String, String, String, String);
 
 impl LastRuns {
-    /// Remembers how scripts ended.
-    pub fn note(&self, task: &Task, runs: &[Run]) {
+    /// Remembers how the scripts of events ended.
+    pub fn note(&self, fired: &[(&Task, &Verdict)]) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for run in runs {
-            let (verdict, words) = run.outcome.words();
-            let script = (
-                task.user.clone(),
-                task.folder.clone(),
-                run.event.section().to_owned(),
-                run.script.clone(),
-            );
-            let ended = LastRun {
-                time: clock::millis(),
-                micros: u64::try_from(run.took.as_micros()).unwrap_or(u64::MAX),
-                verdict: verdict.to_owned(),
-                words: run.error.as_deref().unwrap_or(words).to_owned(),
-            };
-            last.insert(script, ended);
+        let time = clock::millis();
+        for (task, verdict) in fired {
+            for run in &verdict.runs {
+                let (verdict, words) = run.outcome.words();
+                let script = (
+                    task.user.clone(),
+                    task.folder.clone(),
+                    run.event.section().to_owned(),
+                    run.script.clone(),
+                );
+                let ended = LastRun {
+                    time,
+                    micros: u64::try_from(run.took.as_micros()).unwrap_or(u64::MAX),
+                    verdict: verdict.to_owned(),
+                    words: run.error.as_deref().unwrap_or(words).to_owned(),
+                };
+                last.insert(script, ended);
+            }
         }
     }
 
@@ -48,7 +54,7 @@ impl LastRuns {
             journal.quietly(false, move |db| {
                 last.iter()
                     .try_for_each(|((user, folder, event, script), run)| {
-                        journal::put_last_run(db, [user, folder, event, script], run)
+                        last_run::put(db, [user, folder, event, script], run)
                     })
             })
         })

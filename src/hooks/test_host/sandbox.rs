@@ -1,50 +1,37 @@
-//! Tests of hooks: a made-up root for each, in which events happen for real.
-//!
-//! What a hook does at once (files, `state`, the inbox) is done, in a folder that is
-//! gone afterwards. What is done after the verdict (e-mail, webhooks, files for others)
-//! is only written down. So a test needs no server, no keys and no network.
+//! A made-up root with one folder, in which events happen for real.
 
 use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
-use rhai::{CallFnOptions, Dynamic, Engine, Map, Scope};
+use rhai::{Dynamic, Map};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::{
-    Hooks, Pinned,
-    api::{
-        Handles, Made, assert,
-        deeds::Deeds,
-        fail, from_dynamic,
-        log::Log,
-        notify,
-        state::{MemoryState, State},
-        test::{self, Stage},
-        to_dynamic,
-    },
-    dispatch,
-    limits::{self, Call},
-    lookup::SHARED,
-    notes::{Mode, Notes},
-    report::{HookError, run_error, with_place},
-    script::{Compiled, Host, Part, Source},
-};
 use crate::{
-    event::{Asked, Event, EventId, Kind, Outcome, Subject},
+    event::{Asked, Event, EventId, Kind, Outcome, Subject, Verdict},
+    hooks::{
+        Hooks, Pinned,
+        api::{
+            function::{Made, fail},
+            state::MemoryState,
+            value::{from_dynamic, to_dynamic},
+        },
+        dispatch, engine,
+        inbox::INBOX,
+        notes::{Mode, Notes},
+    },
     json::{self, Value},
     meta::{self, Meta},
-    root::meta_file,
     root::{
         Root,
         config::Config,
-        file::{self, Stamp},
+        file,
         folder::{CONFIG, Folder},
+        meta_file,
         name::Name,
         settings::{Programs, Settings},
     },
@@ -53,12 +40,6 @@ use crate::{
 /// What the name of a file with tests ends with.
 pub const ENDING: &str = "_test.rhai";
 
-/// What the name of a test begins with.
-const TEST: &str = "test_";
-
-/// The time that one test has.
-const DEADLINE: Duration = Duration::from_secs(60);
-
 /// Files of a directory that are copied for a test.
 const MAX_FILES: usize = 1_000;
 
@@ -66,7 +47,7 @@ const MAX_FILES: usize = 1_000;
 const MAX_PROGRAM: u64 = 64 << 20;
 
 /// The largest file that a test looks at, in bytes.
-const MAX_TEXT: u64 = 1 << 20;
+pub(super) const MAX_TEXT: u64 = 1 << 20;
 
 /// How many files of one sender in one second are told apart.
 const MAX_CLASHES: u32 = 1_000;
@@ -99,31 +80,6 @@ pub struct Suite {
     pub programs: bool,
 }
 
-/// How a test ended.
-pub struct Tested {
-    /// How long it took.
-    pub took: Duration,
-    /// Why it failed, if it did.
-    pub failure: Option<HookError>,
-    /// What the last event said, where it did not go through.
-    pub note: Option<String>,
-}
-
-/// A file with tests, compiled.
-pub struct TestFile {
-    compiled: Arc<Compiled>,
-    /// The names of its tests, in their order.
-    pub tests: Vec<String>,
-}
-
-/// Runs tests of hooks.
-pub struct Tester {
-    engine: Engine,
-    host: Host,
-    stage: Stage,
-    runtime: Handle,
-}
-
 impl Suite {
     /// The files with tests, sorted.
     pub fn files(&self) -> io::Result<Vec<String>> {
@@ -137,123 +93,6 @@ impl Suite {
     }
 }
 
-impl Tester {
-    /// A tester whose hooks run on that runtime.
-    pub fn new(runtime: Handle) -> Self {
-        let stage = Stage::default();
-        Self {
-            engine: engine(&stage),
-            host: Host::with_engine(engine(&stage), DEADLINE, Arc::new(MemoryState::default())),
-            stage,
-            runtime,
-        }
-    }
-
-    /// Compiles a file with tests; it can call the functions of the lib.rhai beside it.
-    pub fn compile(&self, suite: &Suite, name: &str) -> Result<TestFile, HookError> {
-        let mut parts = Vec::new();
-        if let Some(shared) = suite.shared.as_ref().filter(|shared| **shared != suite.dir) {
-            parts.extend(part(shared, SHARED, "scripts/lib.rhai")?);
-        }
-        parts.extend(part(&suite.dir, SHARED, SHARED)?);
-        let own = part(&suite.dir, name, name)?;
-        let text = fs::read_to_string(suite.dir.join(name)).unwrap_or_default();
-        parts.extend(own);
-        let compiled = self.host.compile(Source {
-            name: name.to_owned(),
-            key: suite.dir.join(name),
-            parts,
-        })?;
-        let mut tests: Vec<(usize, String)> = compiled
-            .ast()
-            .iter_functions()
-            .filter(|function| function.name.starts_with(TEST) && function.params.is_empty())
-            .filter_map(|function| {
-                let at = place_of(&text, function.name)?;
-                Some((at, function.name.to_owned()))
-            })
-            .collect();
-        tests.sort();
-        Ok(TestFile {
-            compiled,
-            tests: tests.into_iter().map(|(_, name)| name).collect(),
-        })
-    }
-
-    /// Runs one test in a made-up root of its own.
-    ///
-    /// Blocks, so it belongs on a thread that may block.
-    pub fn run(&self, suite: &Suite, file: &TestFile, test: &str) -> io::Result<Tested> {
-        let begun = Instant::now();
-        let bench = Arc::new(Bench::new(suite, &self.runtime)?);
-        self.stage.set(Some(bench.clone()));
-        let event = bench.event(Kind::Startup, None, None)?;
-        let log = Log::new(&event, test, Some(Notes::default()));
-        let state: Arc<dyn State> = bench.state.clone();
-        let handles = Handles::new(&event, &json::Map::new(), &log, &Deeds::new(true), &state);
-        let mut scope = Scope::new();
-        handles.enter_test(&mut scope);
-        let options = CallFnOptions::new().rewind_scope(false);
-        let result = Call::watch(Instant::now() + DEADLINE, log, Box::new(|| {}), || {
-            let ast = file.compiled.ast();
-            self.engine
-                .call_fn_with_options::<Dynamic>(options, &mut scope, ast, test, ())
-        });
-        self.stage.set(None);
-        let text_of = |function: Option<&str>| file.compiled.text_of(function);
-        let failure = result
-            .err()
-            .map(|error| run_error(test, text_of, DEADLINE, with_place(*error)));
-        Ok(Tested {
-            took: begun.elapsed(),
-            note: failure.as_ref().and_then(|_| bench.note()),
-            failure,
-        })
-    }
-}
-
-/// Where a function stands in a text.
-fn place_of(text: &str, function: &str) -> Option<usize> {
-    text.match_indices(function)
-        .find(|(at, _)| {
-            let before = text.get(..*at).unwrap_or_default().trim_end();
-            before.ends_with("fn")
-        })
-        .map(|(at, _)| at)
-}
-
-/// A fence as for hooks, with more room: results of hooks are values of a test.
-fn engine(stage: &Stage) -> Engine {
-    let mut engine = limits::engine();
-    engine
-        .set_max_operations(10_000_000)
-        .set_max_string_size(MAX_TEXT as usize)
-        .set_max_array_size(65_536)
-        .set_max_map_size(4_096);
-    assert::register(&mut engine);
-    test::register(&mut engine, stage);
-    engine
-}
-
-/// A text of a test, where it is there.
-fn part(dir: &Path, file: &str, name: &str) -> Result<Option<Part>, HookError> {
-    let unreadable = |source| HookError::Unreadable {
-        script: name.to_owned(),
-        source,
-    };
-    let dir = cap_std::fs::Dir::open_ambient_dir(dir, cap_std::ambient_authority())
-        .map_err(unreadable)?;
-    let Some(stamp) = Stamp::of(&dir, file).map_err(unreadable)? else {
-        return Ok(None);
-    };
-    let file = file.to_owned();
-    Ok(Some(Part {
-        name: name.to_owned(),
-        stamp: Some(stamp),
-        read: Box::new(move || file::read_text(&dir, file, limits::MAX_SOURCE)),
-    }))
-}
-
 /// What an event is about.
 pub enum What {
     /// The folder.
@@ -264,13 +103,30 @@ pub enum What {
     Sent(Map),
 }
 
+/// An event that is to happen.
+pub struct Happening<'a> {
+    /// The only script that runs, if not all of the section do.
+    pub script: Option<&'a str>,
+    /// The section.
+    pub event: &'a str,
+    /// What it is about.
+    pub what: What,
+    /// The content of the file.
+    pub content: Option<Vec<u8>>,
+}
+
+fn texts(lines: Vec<String>) -> Dynamic {
+    let lines = lines.into_iter().map(Dynamic::from);
+    lines.collect::<Vec<_>>().into()
+}
+
 /// A made-up root, with one folder.
-pub struct Bench {
+pub struct Sandbox {
     dir: TempDir,
     root: Root,
     folder: Folder,
     hooks: Hooks,
-    state: Arc<MemoryState>,
+    pub(super) state: Arc<MemoryState>,
     config: Mutex<Config>,
     runtime: Handle,
     programs: bool,
@@ -278,8 +134,8 @@ pub struct Bench {
     last: Mutex<Option<String>>,
 }
 
-impl Bench {
-    fn new(suite: &Suite, runtime: &Handle) -> io::Result<Self> {
+impl Sandbox {
+    pub(super) fn new(suite: &Suite, runtime: &Handle) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("m2y-test-").tempdir()?;
         let at = dir.path();
         let user = at.join("user").join(USER);
@@ -329,7 +185,7 @@ impl Bench {
     }
 
     /// What the last event said, where it did not go through.
-    fn note(&self) -> Option<String> {
+    pub(super) fn note(&self) -> Option<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.clone()
     }
@@ -339,7 +195,7 @@ impl Bench {
         config.clone()
     }
 
-    fn event(
+    pub(super) fn event(
         &self,
         kind: Kind,
         file: Option<String>,
@@ -442,117 +298,41 @@ impl Bench {
         Ok(())
     }
 
-    /// Lets an event happen, with one script or all of its section; what came of it.
-    pub(super) fn run(
-        &self,
-        call: &str,
-        script: Option<&str>,
-        event: &str,
-        what: What,
-        content: Option<Vec<u8>>,
-    ) -> Made<Map> {
+    /// Lets an event happen; what came of it.
+    pub(super) fn run(&self, call: &str, happening: Happening<'_>) -> Made<Map> {
         let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {why}"));
-        let kind = Kind::of_section(event).ok_or_else(|| {
+        let kind = Kind::of_section(happening.event).ok_or_else(|| {
             let events: Vec<_> = Kind::ALL.into_iter().map(Kind::section).collect();
             wrong(&format!(
-                "there is no event {event:?}: the events are {}",
+                "there is no event {:?}: the events are {}",
+                happening.event,
                 events.join(", ")
             ))
         })?;
-        let mut file = None;
-        let subject = match what {
-            What::Nothing if matches!(kind, Kind::Startup | Kind::Schedule | Kind::List) => None,
-            What::Nothing => {
-                let made = match kind {
-                    Kind::Meta | Kind::Received => {
-                        "a meta, as meta(#{filename: \"a.jpg\"}) makes one"
-                    }
-                    _ => "the name of a file, or a meta, as meta(#{filename: \"a.jpg\"}) makes one",
-                };
-                return Err(wrong(&format!(
-                    "{event} is about a file: after it write {made}"
-                )));
-            }
-            What::File(_) if matches!(kind, Kind::Meta | Kind::Received) => {
-                return Err(wrong(&format!(
-                    "{event} is about a file that was sent: it takes a meta, as meta(#{{filename: \"a.jpg\"}}) makes one"
-                )));
-            }
-            What::File(name) => {
-                if kind != Kind::Deleted && !self.has(&name)? {
-                    return Err(wrong(&format!(
-                        "there is no file {name:?} in the folder: make it with file({name:?}, \"...\")"
-                    )));
-                }
-                let subject = self.sent(&name);
-                file = Some(name);
-                subject
-            }
-            What::Sent(fields) => {
-                let mut meta = self.read_meta(call, &self.meta(fields)?)?;
-                if let Some(content) = &content {
-                    meta.filesize = Some(content.len() as u64);
-                }
-                let subject = self
-                    .arrive(meta, kind, &content.unwrap_or_else(|| b"test".to_vec()))
-                    .map_err(|e| wrong(&e))?;
-                file = Some(subject.data_file());
-                Some(subject)
-            }
-        };
+        let (file, subject) = self.prepare(call, kind, happening.what, happening.content)?;
         let mut event = self
             .event(kind, file.clone(), subject)
             .map_err(|e| wrong(&e))?;
-        if let Some(script) = script {
+        if let Some(script) = happening.script {
             let mut config = self.config();
             config.only(kind.section(), script);
             event.config = Arc::new(config);
         }
-        let mode = Mode {
-            live: true,
-            programs: self.programs,
-            notes: Some(Notes::default()),
-        };
+        let notes = Notes::default();
         let known = self.inbox().len();
-        let task = dispatch::task_of(&event);
-        let verdict = self.runtime.block_on(async {
-            let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
-            if kind == Kind::Received {
-                dispatch::Records::default()
-                    .store(self.hooks.own(), &task, None, &mut verdict)
-                    .await?;
-            }
-            Ok::<_, io::Error>(verdict)
-        });
-        let verdict = verdict.map_err(|e| wrong(&e))?;
-        let written = mode.notes.map(|notes| notes.take()).unwrap_or_default();
-        let (outcome, words) = verdict.outcome.words();
+        let verdict = self.fire(event, notes.clone()).map_err(|e| wrong(&e))?;
         let error = verdict.runs.iter().rev().find_map(|run| run.error.clone());
         let error = error.unwrap_or_default();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = match (&verdict.outcome, words, error.as_str()) {
-            (Outcome::Accepted, ..) => None,
-            (_, "", error) => Some(format!("{outcome}: {error}")),
-            (_, words, _) => Some(format!("{outcome}: {words}")),
-        };
-        drop(last);
-        let texts = |lines: Vec<String>| -> Dynamic {
-            lines
-                .into_iter()
-                .map(Dynamic::from)
-                .collect::<Vec<_>>()
-                .into()
-        };
+        self.remember(&verdict.outcome, &error);
         let mut result = Map::new();
+        let (outcome, words) = verdict.outcome.words();
         result.insert("outcome".into(), outcome.into());
         result.insert("words".into(), words.to_owned().into());
         result.insert("error".into(), error.into());
-        result.insert(
-            "meta".into(),
-            verdict.meta.as_ref().map_or(Dynamic::UNIT, shown),
-        );
+        let meta = verdict.meta.as_ref();
+        result.insert("meta".into(), meta.map_or(Dynamic::UNIT, shown));
         result.insert("file".into(), file.map_or(Dynamic::UNIT, Dynamic::from));
-        result.insert("log".into(), texts(written.log));
+        result.insert("log".into(), texts(notes.take().log));
         result.insert("inbox".into(), texts(self.inbox().split_off(known)));
         let effects: Vec<Dynamic> = verdict
             .effects
@@ -565,6 +345,84 @@ impl Bench {
             .collect();
         result.insert("effects".into(), effects.into());
         Ok(result)
+    }
+
+    /// Puts there what an event is about; the name of the file, and what is known of it.
+    fn prepare(
+        &self,
+        call: &str,
+        kind: Kind,
+        what: What,
+        content: Option<Vec<u8>>,
+    ) -> Made<(Option<String>, Option<Subject>)> {
+        let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {why}"));
+        match what {
+            What::Nothing if matches!(kind, Kind::Startup | Kind::Schedule | Kind::List) => {
+                Ok((None, None))
+            }
+            What::Nothing => {
+                let made = match kind {
+                    Kind::Meta | Kind::Received => {
+                        "a meta, as meta(#{filename: \"a.jpg\"}) makes one"
+                    }
+                    _ => "the name of a file, or a meta, as meta(#{filename: \"a.jpg\"}) makes one",
+                };
+                Err(wrong(&format!(
+                    "{kind} is about a file: after it write {made}"
+                )))
+            }
+            What::File(_) if matches!(kind, Kind::Meta | Kind::Received) => Err(wrong(&format!(
+                "{kind} is about a file that was sent: it takes a meta, as meta(#{{filename: \"a.jpg\"}}) makes one"
+            ))),
+            What::File(name) => {
+                if kind != Kind::Deleted && !self.has(&name)? {
+                    return Err(wrong(&format!(
+                        "there is no file {name:?} in the folder: make it with file({name:?}, \"...\")"
+                    )));
+                }
+                let subject = self.sent(&name);
+                Ok((Some(name), subject))
+            }
+            What::Sent(fields) => {
+                let mut meta = self.read_meta(call, &self.meta(fields)?)?;
+                if let Some(content) = &content {
+                    meta.filesize = Some(content.len() as u64);
+                }
+                let subject = self
+                    .arrive(meta, kind, &content.unwrap_or_else(|| b"test".to_vec()))
+                    .map_err(|e| wrong(&e))?;
+                Ok((Some(subject.data_file()), Some(subject)))
+            }
+        }
+    }
+
+    /// Fires an event, and stores what its hooks wrote into the `.meta`.
+    fn fire(&self, event: Event, notes: Notes) -> io::Result<Verdict> {
+        let kind = event.kind;
+        let mode = Mode {
+            live: true,
+            programs: self.programs,
+            notes: Some(notes),
+        };
+        self.runtime.block_on(async {
+            let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
+            if kind == Kind::Received {
+                dispatch::Records::default()
+                    .store(self.hooks.self_changes(), None, &mut verdict)
+                    .await?;
+            }
+            Ok(verdict)
+        })
+    }
+
+    fn remember(&self, outcome: &Outcome, error: &str) {
+        let (word, words) = outcome.words();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = match (outcome, words) {
+            (Outcome::Accepted, _) => None,
+            (_, "") => Some(format!("{word}: {error}")),
+            (_, words) => Some(format!("{word}: {words}")),
+        };
     }
 
     /// What is known of a file that was sent and is in the folder.
@@ -605,14 +463,14 @@ impl Bench {
 
     /// The lines of the inbox, without their times.
     fn inbox(&self) -> Vec<String> {
-        let path = self.root.path().join("user").join(USER).join(notify::INBOX);
+        let path = self.root.path().join("user").join(USER).join(INBOX);
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = |line: &str| line.split_once(' ').map_or("", |(_, rest)| rest).to_owned();
         text.lines().map(line).collect()
     }
 }
 
-impl Drop for Bench {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         // A hook may have taken the right to remove what is in its folder.
         let user = self.dir.path().join("user").join(USER).join(FOLDER);
@@ -641,7 +499,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
             continue;
         };
         let is_program = about.permissions().mode() & 0o111 != 0 && about.len() <= MAX_PROGRAM;
-        let is_script = name.ends_with(".rhai") && about.len() <= limits::MAX_SOURCE;
+        let is_script = name.ends_with(".rhai") && about.len() <= engine::MAX_SOURCE;
         if about.is_file() && !name.starts_with('.') && (name == CONFIG || is_script || is_program)
         {
             fs::copy(entry.path(), to.join(&name))?;

@@ -70,7 +70,7 @@ pub fn moved(mut task: Task, verdict: &Verdict) -> Task {
 }
 
 /// Makes an event of what the journal has of it.
-pub fn revive(root: &Root, task: &Task) -> Result<Event, Gone> {
+pub fn rebuild(root: &Root, task: &Task) -> Result<Event, Gone> {
     let kind = Kind::of_section(&task.kind)
         .ok_or_else(|| Gone::Forget("there is no such event".to_owned()))?;
     let folder = folder_of(root, task)?;

@@ -35,13 +35,13 @@ const MAX_RUNS: usize = 4_096;
 
 /// What hooks did, in all folders. Copies of it are the same one.
 #[derive(Clone)]
-pub struct Own {
-    folders: Arc<Mutex<HashMap<PathBuf, Deeds>>>,
+pub struct SelfChanges {
+    folders: Arc<Mutex<HashMap<PathBuf, FolderChanges>>>,
     settle: Duration,
 }
 
 #[derive(Default)]
-struct Deeds {
+struct FolderChanges {
     notes: HashMap<String, (Note, Instant)>,
     running: usize,
     /// Times in which programs ran, in nanoseconds since 1970; the last one may go on.
@@ -67,7 +67,7 @@ pub struct When {
     pub last: Option<i64>,
 }
 
-impl Own {
+impl SelfChanges {
     /// Nothing yet. `settle` is how long a file has to rest until it is looked at.
     pub fn new(settle: Duration) -> Self {
         Self {
@@ -95,25 +95,25 @@ impl Own {
     }
 
     /// A program runs in the folder until what this returns is dropped.
-    pub fn program(&self, folder: &Folder) -> Program {
+    pub fn program(&self, folder: &Folder) -> ProgramRun {
         // The clock that file systems go by: it may lag behind the exact one.
         let clock = clock_gettime(ClockId::RealtimeCoarse);
         let since = nanos(clock.tv_sec, clock.tv_nsec);
         let mut folders = self.lock();
-        let deeds = folders.entry(folder.path().to_owned()).or_default();
-        if deeds.running == 0 {
+        let changes = folders.entry(folder.path().to_owned()).or_default();
+        if changes.running == 0 {
             let before = since.saturating_sub(nanos_of(self.kept()));
-            deeds
+            changes
                 .runs
                 .retain(|(_, until)| until.is_none_or(|until| until > before));
-            if deeds.runs.len() >= MAX_RUNS {
-                deeds.runs.pop_front();
+            if changes.runs.len() >= MAX_RUNS {
+                changes.runs.pop_front();
             }
-            deeds.runs.push_back((since, None));
+            changes.runs.push_back((since, None));
         }
-        deeds.running = deeds.running.saturating_add(1);
-        Program {
-            own: self.clone(),
+        changes.running = changes.running.saturating_add(1);
+        ProgramRun {
+            self_changes: self.clone(),
             folder: folder.path().to_owned(),
         }
     }
@@ -121,22 +121,22 @@ impl Own {
     /// Whether hooks themselves made a file of that folder what it is.
     pub(super) fn has(&self, folder: &Path, file: &str, is: Option<Print>, when: When) -> bool {
         let mut folders = self.lock();
-        let Some(deeds) = folders.get_mut(folder) else {
+        let Some(changes) = folders.get_mut(folder) else {
             return false;
         };
-        match deeds.notes.get(file) {
+        match changes.notes.get(file) {
             Some((Note::Arrives, _)) => {
-                deeds.notes.remove(file);
+                changes.notes.remove(file);
                 return false;
             }
             Some((Note::Left(left), _)) if *left == is => {
-                deeds.notes.remove(file);
+                changes.notes.remove(file);
                 return true;
             }
             _ => {}
         }
         let during = |at: i64, grace: i64| {
-            deeds.runs.iter().any(|(since, until)| {
+            changes.runs.iter().any(|(since, until)| {
                 *since <= at && until.is_none_or(|until| at <= until.saturating_add(grace))
             })
         };
@@ -168,24 +168,24 @@ impl Own {
         self.settle.saturating_mul(64) + Duration::from_secs(10)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Deeds>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, FolderChanges>> {
         self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A program that runs in a folder.
 #[must_use]
-pub struct Program {
-    own: Own,
+pub struct ProgramRun {
+    self_changes: SelfChanges,
     folder: PathBuf,
 }
 
-impl Drop for Program {
+impl Drop for ProgramRun {
     fn drop(&mut self) {
         let until = clock::nanos();
-        if let Some(deeds) = self.own.lock().get_mut(&self.folder) {
-            deeds.running = deeds.running.saturating_sub(1);
-            if let (0, Some(run)) = (deeds.running, deeds.runs.back_mut()) {
+        if let Some(changes) = self.self_changes.lock().get_mut(&self.folder) {
+            changes.running = changes.running.saturating_sub(1);
+            if let (0, Some(run)) = (changes.running, changes.runs.back_mut()) {
                 run.1 = Some(until);
             }
         }

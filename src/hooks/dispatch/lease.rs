@@ -1,4 +1,4 @@
-//! Tasks in hand: each is worked on by one at a time.
+//! Tasks in lease: each is worked on by one at a time.
 
 use std::{
     collections::HashSet,
@@ -9,20 +9,20 @@ use crate::journal::Task;
 
 /// Tasks that somebody works on; nobody else takes them.
 #[derive(Clone, Default)]
-pub struct InHand(Arc<Mutex<HashSet<(String, String, u32)>>>);
+pub struct Leases(Arc<Mutex<HashSet<(String, String, u32)>>>);
 
-/// A task in hand, until it is dropped.
-pub struct Hand {
-    tasks: InHand,
+/// A task in lease, until it is dropped.
+pub struct Lease {
+    tasks: Leases,
     task: (String, String, u32),
 }
 
-impl InHand {
+impl Leases {
     /// Takes a task; `None` if it is in another hand.
-    pub fn take(&self, task: &Task) -> Option<Hand> {
+    pub fn take(&self, task: &Task) -> Option<Lease> {
         let task = (task.id.clone(), task.kind.clone(), task.part);
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.insert(task.clone()).then(|| Hand {
+        tasks.insert(task.clone()).then(|| Lease {
             tasks: self.clone(),
             task,
         })
@@ -34,7 +34,7 @@ impl InHand {
     }
 }
 
-impl Drop for Hand {
+impl Drop for Lease {
     fn drop(&mut self) {
         let mut tasks = self.tasks.0.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.remove(&self.task);

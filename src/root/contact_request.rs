@@ -2,7 +2,7 @@
 
 use std::{fmt, io, str::FromStr};
 
-use super::{RootError, file, user::User};
+use super::{error::RootError, file, user::User};
 use crate::{
     crypto,
     json::{Map, Value, pretty},

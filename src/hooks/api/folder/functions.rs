@@ -1,0 +1,156 @@
+//! What `folder` can do, described.
+
+use crate::{event::Kind, hooks::api::function::Function};
+
+pub(in crate::hooks::api) const FUNCTIONS: &[Function] = &[
+    Function::new(
+        "folder",
+        "folder.list()",
+        "The names of the files that are not hidden, sorted; at most 1,000. For what they can do, see names.",
+        r#"
+for name in folder.list() {
+    if text.extension(name) == "tmp" { folder.remove(name); }
+}
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.list(pattern)",
+        "The names that are as the pattern says, sorted; at most 1,000. * stands for any characters or none, ? for one.",
+        r#"
+assert_eq(folder.list("my*.jpg").to_array(), ["myfoto.jpg"]);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.older(pattern, seconds)",
+        "The names that are as the pattern says, of files that were written last more than so many seconds ago, sorted. Of more than 1,000 it gives 1,000, so who takes those away gets others the next time.",
+        r#"
+for name in folder.older("*.tmp", 7 * 86_400) { folder.remove(name); }
+assert_eq(folder.older("*", 3600).len(), 0);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.exists(name)",
+        "Whether there is a file of that name.",
+        r#"
+assert(folder.exists(event.data_file));
+assert(!folder.exists("nothing.txt"));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.size(name)",
+        "Bytes of a file.",
+        r#"
+assert_eq(folder.size("abc.txt"), 3);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.modified(name)",
+        "When a file was written last, in seconds since 1970.",
+        r#"
+let days = (time.now() - folder.modified("abc.txt")) / 86400;
+assert_eq(days, 0);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.rename(from, to)",
+        "Gives a file another name, never one that is taken. The .meta of a file that somebody sent goes with it: x.data and x.meta become photo.jpg and photo.meta. A name that ends with .meta, .data, .done or .failed goes only to a file that has that ending; scripts and m2y.config stay as they are.",
+        r#"
+folder.rename(event.data_file, "photo.jpg");
+assert(folder.exists("photo.jpg") && folder.exists("photo.meta"));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.move_to(name, other_folder)",
+        "Moves a file to another m2y-folder of the same user, never over one that is there. The .meta of a file that somebody sent goes with it.",
+        r#"
+folder.move_to(event.data_file, "archive");
+assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.remove(name)",
+        "Removes a file, and with a file that somebody sent its .meta.",
+        r#"
+folder.remove(event.data_file);
+assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.head(name, n)",
+        "The first n bytes of a file as numbers, fewer if it is shorter; at most 512.",
+        r#"
+assert_eq(folder.head("abc.txt", 2), [0x61, 0x62]);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.starts_with(name, bytes)",
+        "Whether a file begins with these bytes, at most 512: that tells what it is, whatever its name.",
+        r#"
+if !folder.starts_with("myfoto.jpg", [0xff, 0xd8, 0xff]) { reject("no JPEG"); }
+assert(!folder.starts_with("abc.txt", [0x89, 0x50, 0x4e, 0x47]));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.read(name)",
+        "A file of at most 4,096 bytes as text, which must be UTF-8.",
+        r#"
+assert_eq(folder.read("abc.txt"), "abc");
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.write(name, text)",
+        "Writes a small text file, in the place of the one that is there, if any; no reader ever sees half of it. It writes no .meta, .data, .done or .failed, no script and no m2y.config.",
+        r#"
+folder.write("last.txt", `${meta.from} sent ${meta.filename}`);
+assert(folder.read("last.txt").contains(meta.from));
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.bytes()",
+        "Bytes of all files together that are not hidden; of at most 50,000 files.",
+        r#"
+if folder.bytes() > 10_000_000_000 { reject("the folder is full"); }
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.bytes_from(sender)",
+        "Bytes of all .data together that a sender sent, as their .meta say; of at most 5,000 .data. What a contact put at a path of its own is not among them. In a larger folder keep the sum with state.add.",
+        r#"
+if folder.bytes_from(meta.from) > 1_000_000_000 { reject("your share is used up"); }
+assert_eq(folder.bytes_from("nobody"), 0);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.reset()",
+        "Makes every .failed of the user's own a .meta again, its error cleared, to be sent again; how many.",
+        r#"
+let again = folder.reset();
+if again > 0 { log.info(`${again} to be sent again`); }
+"#,
+    )
+    .only_at(&[Kind::Startup, Kind::Schedule]),
+    Function::new(
+        "folder",
+        "folder.sweep(days)",
+        "Removes partial files that nobody has touched for so many days, and the .meta of files that were refused that long ago; how many. What was delivered more than 90 days ago is forgotten too: no sender tries again for so long.",
+        r#"
+let swept = folder.sweep(7);
+"#,
+    )
+    .only_at(&[Kind::Startup, Kind::Schedule]),
+];

@@ -1,0 +1,417 @@
+//! Events on their way through their scripts, one or many in one hand-over to a thread.
+//!
+//! A thread takes a parcel of events of one user and runs them one after the other, script
+//! by script. Scripts take microseconds and a hand-over costs more than that, so one
+//! hand-over serves all. Two things end it early: an event that needs a program leaves the
+//! parcel and goes on by itself, and a parcel that has used up its [`BUDGET`] comes back.
+//! What is left of it then goes on in two halves at the same time, so that a slow script
+//! holds up the other events for a few budgets at most.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use cap_std::fs::Dir;
+use futures_util::FutureExt;
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinSet},
+    time::timeout_at,
+};
+use tracing::warn;
+
+use super::{
+    Hooks,
+    api::actions::{Touch, Touched},
+    firing::{Firing, Progress, ToFire},
+    lookup::{Hook, find},
+    notes::Mode,
+    report::HookError,
+    script::{Compiled, Ran},
+    self_changes::SelfChanges,
+    slots::PATIENCE,
+    workers::Seat,
+};
+use crate::{
+    event::{Event, Subject, Verdict},
+    json::{Map, Value},
+    root::{file, folder::Folder, name::Name},
+};
+
+/// How long one hand-over may keep a thread until others share what is left of it. It is
+/// the time after which a single script counts as long (see `limits.rs`): hundreds of quick
+/// scripts fit into it, and a person does not notice it.
+const BUDGET: Duration = Duration::from_millis(5);
+
+/// Verdicts, each with the place of its event in the batch.
+pub type Verdicts = Vec<(usize, Verdict)>;
+
+/// Events that are fired together. What has its verdict comes by [`Batch::next`].
+pub struct Batch {
+    hooks: Hooks,
+    mode: Mode,
+    left: usize,
+    /// Those that no script waits for.
+    over: Verdicts,
+    returning: mpsc::UnboundedSender<Vec<Box<Firing>>>,
+    returned: mpsc::UnboundedReceiver<Vec<Box<Firing>>>,
+    /// What was handed to the threads, and when.
+    tickets: VecDeque<(u64, Instant)>,
+    /// Programs that run for events of the batch.
+    programs: Option<JoinSet<()>>,
+}
+
+impl Batch {
+    pub(super) fn new(hooks: &Hooks, mode: &Mode, events: Vec<ToFire>) -> Self {
+        let (returning, returned) = mpsc::unbounded_channel();
+        let mut batch = Self {
+            hooks: hooks.clone(),
+            mode: mode.clone(),
+            left: events.len(),
+            over: Vec::new(),
+            returning,
+            returned,
+            tickets: VecDeque::new(),
+            programs: None,
+        };
+        let mut ready = Vec::with_capacity(events.len());
+        for (place, to_fire) in events.into_iter().enumerate() {
+            let firing = Firing::new(place, to_fire);
+            match firing.progress {
+                Progress::Over => batch.over.push(firing.verdict()),
+                _ => ready.push(firing),
+            }
+        }
+        batch.hand_over(ready);
+        batch
+    }
+
+    /// How many events have not had their verdict yet.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Waits for the next verdicts; for ever, if there are none [left](Self::left).
+    pub async fn next(&mut self) -> Verdicts {
+        let mut over = mem::take(&mut self.over);
+        while over.is_empty() {
+            let mut ready = Vec::new();
+            let heard = &self.hooks.heard.clone();
+            for mut firing in self.come_back().await {
+                match mem::replace(&mut firing.progress, Progress::Ready) {
+                    Progress::Ready => {}
+                    Progress::Over => firing.progress = Progress::Over,
+                    Progress::Program(path) => {
+                        self.start(firing, path);
+                        continue;
+                    }
+                    Progress::Ended(result) => firing.has_run(result, &self.mode, heard),
+                    Progress::Unserved => {
+                        let script = firing.script.clone();
+                        let busy = Err(HookError::Busy { script });
+                        firing.has_run(busy, &self.mode, heard);
+                    }
+                    Progress::Panicked => {
+                        let panic = Err(HookError::Panic);
+                        firing.has_run(panic, &self.mode, heard);
+                    }
+                }
+                match firing.progress {
+                    Progress::Over => over.push(firing.verdict()),
+                    _ => ready.push(firing),
+                }
+            }
+            let half = ready.split_off(ready.len() / 2);
+            self.hand_over(ready);
+            self.hand_over(half);
+        }
+        self.left = self.left.saturating_sub(over.len());
+        over
+    }
+
+    /// Waits for the one verdict of a batch of one.
+    pub(super) async fn only(mut self) -> Verdict {
+        loop {
+            if let Some((_, verdict)) = self.next().await.pop() {
+                return verdict;
+            }
+        }
+    }
+
+    /// Hands events to a thread for scripts.
+    fn hand_over(&mut self, firings: Vec<Box<Firing>>) {
+        let Some(first) = firings.first() else {
+            return;
+        };
+        let user = first.event.folder.user().name().clone();
+        let parcel = Parcel {
+            ready: firings.into(),
+            done: Vec::new(),
+            has_begun: false,
+            returning: self.returning.clone(),
+        };
+        let (hooks, mode) = (self.hooks.clone(), self.mode.clone());
+        let work = move |seat: &Rc<Seat>| parcel.run(&hooks, &mode, seat);
+        let returned = &self.returned;
+        let ticket = self
+            .hooks
+            .workers
+            .give(&user, Box::new(work), || !returned.is_empty());
+        self.tickets.push_back((ticket, Instant::now()));
+    }
+
+    /// Waits for events that come back from a thread or a program. Those whose turn on a
+    /// thread does not come for a long time are taken back.
+    async fn come_back(&mut self) -> Vec<Box<Firing>> {
+        loop {
+            let back = match self.tickets.front() {
+                None => self.returned.recv().await,
+                Some((_, since)) => {
+                    let patience = (*since + PATIENCE).into();
+                    match timeout_at(patience, self.returned.recv()).await {
+                        Ok(back) => back,
+                        Err(_) => {
+                            // What has begun ends by itself.
+                            let ticket = self.tickets.pop_front();
+                            ticket.map(|(ticket, _)| self.hooks.workers.take_back(ticket));
+                            continue;
+                        }
+                    }
+                }
+            };
+            match back {
+                Some(firings) => return firings,
+                // It cannot be closed: the other end is here too.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Runs a program for an event, beside all else.
+    fn start(&mut self, mut firing: Box<Firing>, path: PathBuf) {
+        let (hooks, returning) = (self.hooks.clone(), self.returning.clone());
+        let programs = self.programs.get_or_insert_default();
+        programs.spawn(async move {
+            let started = hooks.start(&path, &mut firing);
+            let ended = AssertUnwindSafe(started).catch_unwind().await;
+            firing.progress = Progress::Ended(ended.unwrap_or(Err(HookError::Panic)));
+            let _ = returning.send(vec![firing]);
+        });
+    }
+}
+
+/// Events that one thread takes in one go. Whatever becomes of it, they come back.
+struct Parcel {
+    ready: VecDeque<Box<Firing>>,
+    done: Vec<Box<Firing>>,
+    has_begun: bool,
+    returning: mpsc::UnboundedSender<Vec<Box<Firing>>>,
+}
+
+impl Parcel {
+    /// Runs the scripts of the events, on a thread for scripts.
+    fn run(mut self, hooks: &Hooks, mode: &Mode, seat: &Rc<Seat>) {
+        self.has_begun = true;
+        let turn = Turn {
+            mode,
+            seat,
+            begun: Instant::now(),
+            parcel: Rc::new(RefCell::new(self)),
+        };
+        loop {
+            let Some(mut firing) = turn.parcel.borrow_mut().ready.pop_front() else {
+                break;
+            };
+            let advanced = catch_unwind(AssertUnwindSafe(|| hooks.advance(&mut firing, &turn)));
+            if advanced.is_err() {
+                firing.progress = Progress::Panicked;
+            }
+            turn.parcel.borrow_mut().done.push(firing);
+            if turn.is_over() {
+                break;
+            }
+        }
+    }
+
+    fn hand_back(&mut self) {
+        let mut back = mem::take(&mut self.done);
+        back.extend(mem::take(&mut self.ready));
+        if !back.is_empty() {
+            // Nobody may wait for them any more.
+            let _ = self.returning.send(back);
+        }
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        if !self.has_begun {
+            for firing in &mut self.ready {
+                firing.progress = Progress::Unserved;
+            }
+        }
+        self.hand_back();
+    }
+}
+
+/// The turn of a parcel on a thread.
+struct Turn<'a> {
+    mode: &'a Mode,
+    seat: &'a Rc<Seat>,
+    begun: Instant,
+    parcel: Rc<RefCell<Parcel>>,
+}
+
+impl Turn<'_> {
+    fn is_over(&self) -> bool {
+        self.seat.has_left() || self.begun.elapsed() > BUDGET
+    }
+}
+
+/// How far a thread gets with a script.
+enum Step {
+    Ran(Box<Ran>),
+    Start(PathBuf),
+}
+
+impl Hooks {
+    /// Runs the scripts of an event until it needs a program, it is over, or the turn is.
+    fn advance(&self, firing: &mut Firing, turn: &Turn<'_>) {
+        while matches!(firing.progress, Progress::Ready) {
+            firing.since = Instant::now();
+            let result = match self.step(firing, turn) {
+                Ok(Step::Start(path)) if turn.mode.programs => {
+                    firing.progress = Progress::Program(path);
+                    return;
+                }
+                Ok(Step::Start(_)) => {
+                    if let Some(notes) = &turn.mode.notes {
+                        let script = &firing.script;
+                        notes.line("INFO", &format!("{script}: a program, not started"));
+                    }
+                    let subject = firing.event.subject.as_ref();
+                    Ok(Ran::accepted(subject.map(|subject| subject.meta.clone())))
+                }
+                Ok(Step::Ran(ran)) => Ok(*ran),
+                Err(error) => Err(error),
+            };
+            firing.has_run(result, turn.mode, &self.heard);
+            if turn.is_over() {
+                return;
+            }
+        }
+    }
+
+    /// Finds what a line names, and runs it if it is a script.
+    fn step(&self, firing: &mut Firing, turn: &Turn<'_>) -> Result<Step, HookError> {
+        let compiled = match firing.pinned.scripts.get(&firing.script) {
+            Some(compiled) => compiled.clone(),
+            None => {
+                let folder = &firing.event.folder;
+                match find(&self.root, folder, &self.programs, &firing.script)? {
+                    Hook::Script(source) => self.scripts.compiled(source)?,
+                    Hook::Program(path) => return Ok(Step::Start(path)),
+                }
+            }
+        };
+        let lengthen = {
+            let (seat, long) = (turn.seat.clone(), self.slots.long.clone());
+            let user = firing.event.folder.user().name().clone();
+            let parcel = turn.parcel.clone();
+            move || {
+                // The others need not wait for this one.
+                parcel.borrow_mut().hand_back();
+                if let Some(slot) = long.try_take(&user) {
+                    seat.leave(slot);
+                }
+            }
+        };
+        let ran = self.run_script(firing, &compiled, turn.mode, lengthen)?;
+        for touched in &ran.touched {
+            note(&self.self_changes, &firing.event.folder, touched);
+        }
+        Ok(Step::Ran(Box::new(ran)))
+    }
+
+    fn run_script(
+        &self,
+        firing: &mut Firing,
+        compiled: &Compiled,
+        mode: &Mode,
+        lengthen: impl FnOnce() + 'static,
+    ) -> Result<Ran, HookError> {
+        let none = Map::new();
+        let event = &firing.event;
+        let profile = match compiled.mentions("user") {
+            true => firing.profile.get_or_insert_with(|| profile_of(event)),
+            false => &none,
+        };
+        self.scripts
+            .run_as(&firing.script, compiled, event, profile, mode, lengthen)
+    }
+
+    /// Runs a program.
+    async fn start(&self, program: &Path, firing: &mut Firing) -> Result<Ran, HookError> {
+        let (event, name) = (&firing.event, &firing.script);
+        let user = event.folder.user().name();
+        let busy = || HookError::Busy {
+            script: name.clone(),
+        };
+        let _slot = self.slots.programs.take(user).await.ok_or_else(busy)?;
+        if let Some(subject) = event.subject.clone()
+            && firing.on_disk.as_ref() != Some(&subject.meta)
+        {
+            let (dir, name) = (event.folder.dir().clone(), name.clone());
+            // Leaves the threads of the network to the network.
+            task::spawn_blocking(move || write_meta(&dir, &name, &subject))
+                .await
+                .unwrap_or(Err(HookError::Panic))?;
+        }
+        let _own = self.self_changes.program(&event.folder);
+        let meta = self.executables.run(program, event).await?;
+        firing.on_disk.clone_from(&meta);
+        Ok(Ran::accepted(meta))
+    }
+}
+
+/// Takes what a script did to a file as no news.
+fn note(self_changes: &SelfChanges, folder: &Folder, touched: &Touched) {
+    let noted = |name: &Name, file: &str| {
+        if name == folder.name() {
+            self_changes.note(folder, file);
+        } else if let Ok(folder) = folder.user().folder(name) {
+            self_changes.note(&folder, file);
+        }
+    };
+    noted(&touched.folder, &touched.name);
+    if let Touch::Renamed { folder, name } = &touched.how {
+        noted(folder, name);
+    }
+}
+
+fn profile_of(event: &Event) -> Map<String, Value> {
+    let user = event.folder.user();
+    // A hook that needs none is not held up by a profile that cannot be read.
+    user.profile().unwrap_or_else(|error| {
+        warn!(user = %user.name(), "{error}");
+        Map::new()
+    })
+}
+
+/// Writes down what scripts made of a meta, for a program that comes after them.
+fn write_meta(dir: &Dir, script: &str, subject: &Subject) -> Result<(), HookError> {
+    let file = subject.meta_file();
+    file::replace(dir, &file, 0o644, &subject.meta.to_file()).map_err(|source| {
+        HookError::Unwritable {
+            script: script.to_owned(),
+            file,
+            source,
+        }
+    })
+}

@@ -1,0 +1,187 @@
+//! The call of a script that runs on a thread: its deadline, and what it holds of memory.
+//!
+//! The allocator counts memory for each thread: what the system tells of pages is blind to
+//! memory that was used before.
+
+use std::{
+    cell::{Cell, RefCell},
+    sync::atomic::{AtomicI64, Ordering},
+    time::{Duration, Instant},
+};
+
+use rhai::{Dynamic, EvalAltResult, Position};
+use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp, deallocatedp};
+
+/// Bytes that a script may hold. Rhai checks the item that is put into an array or a map
+/// by index, not what holds it, so a few lines can grow without an end.
+const MAX_HELD: i64 = 8 << 20;
+
+/// Bytes that all scripts may hold that run at the same time.
+const MAX_HELD_BY_ALL: i64 = 64 << 20;
+
+/// What a script holds is counted for all in such steps.
+const SHARE: i64 = 1 << 20;
+
+/// From when on a script has worked for long.
+const LONG: Duration = Duration::from_millis(5);
+
+/// Why a script was stopped from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Its time was over.
+    Deadline,
+    /// It held too much memory, or all scripts together did.
+    Memory,
+}
+
+/// What is known of the script that runs on a thread.
+pub struct Call {
+    until: Instant,
+    /// Takes what the script prints.
+    print: Box<dyn Fn(&str)>,
+    begun: Instant,
+    /// Turns the script into one that has worked for long; away once it was tried.
+    lengthen: Cell<Option<Box<dyn FnOnce()>>>,
+    /// What it holds; nothing where the allocator does not count.
+    memory: Option<Memory>,
+}
+
+thread_local! {
+    static CALL: RefCell<Option<Call>> = const { RefCell::new(None) };
+}
+
+impl Call {
+    /// Watches over the script that is run inside `run`, which ends at `until`; `print` takes
+    /// what it prints. Calls `lengthen` once it has worked for long.
+    pub fn watch<T>(
+        until: Instant,
+        print: Box<dyn Fn(&str)>,
+        lengthen: Box<dyn FnOnce()>,
+        run: impl FnOnce() -> T,
+    ) -> T {
+        /// Takes the call off the thread, whatever panics.
+        struct Over;
+        impl Drop for Over {
+            fn drop(&mut self) {
+                CALL.set(None);
+            }
+        }
+        CALL.set(Some(Self {
+            until,
+            print,
+            begun: Instant::now(),
+            lengthen: Cell::new(Some(lengthen)),
+            memory: Memory::watch(),
+        }));
+        let _over = Over;
+        run()
+    }
+
+    /// Why the script has to stop, if it has to.
+    fn stop(&self) -> Option<Stop> {
+        let now = Instant::now();
+        if now > self.until {
+            return Some(Stop::Deadline);
+        }
+        if now.duration_since(self.begun) > LONG
+            && let Some(lengthen) = self.lengthen.take()
+        {
+            lengthen();
+        }
+        let memory = self.memory.as_ref()?;
+        memory.is_too_much().then_some(Stop::Memory)
+    }
+}
+
+/// Why the script that runs on this thread has to stop, if it has to.
+pub fn stop() -> Option<Stop> {
+    CALL.with_borrow(|call| call.as_ref()?.stop())
+}
+
+/// Takes what the script that runs on this thread prints.
+pub fn print(text: &str) {
+    CALL.with_borrow(|call| {
+        if let Some(call) = call {
+            (call.print)(text);
+        }
+    });
+}
+
+/// For functions of ours that take long: an error as soon as the script has to stop,
+/// one that no `catch` of the script's catches.
+pub fn go_on() -> Result<(), Box<EvalAltResult>> {
+    match stop() {
+        None => Ok(()),
+        Some(stop) => Err(Box::new(EvalAltResult::ErrorTerminated(
+            Dynamic::from(stop),
+            Position::NONE,
+        ))),
+    }
+}
+
+/// What the allocator counts of a thread, in bytes since the thread began.
+struct Counts {
+    allocated: ThreadLocal<u64>,
+    freed: ThreadLocal<u64>,
+}
+
+impl Counts {
+    fn of_thread() -> Option<Self> {
+        Some(Self {
+            allocated: allocatedp::read().ok()?,
+            freed: deallocatedp::read().ok()?,
+        })
+    }
+
+    /// Bytes that the thread took and did not give back; what others freed of it counts
+    /// as held, and what it freed of others as given back.
+    fn held(&self) -> i64 {
+        self.allocated
+            .get()
+            .wrapping_sub(self.freed.get())
+            .cast_signed()
+    }
+}
+
+/// What all scripts hold that run now, in bytes, counted in steps of [`SHARE`].
+static HELD_BY_ALL: AtomicI64 = AtomicI64::new(0);
+
+/// What a script holds.
+struct Memory {
+    counts: Counts,
+    before: i64,
+    /// What it counts for in [`HELD_BY_ALL`].
+    shared: Cell<i64>,
+}
+
+impl Memory {
+    fn watch() -> Option<Self> {
+        let counts = Counts::of_thread()?;
+        Some(Self {
+            before: counts.held(),
+            counts,
+            shared: Cell::new(0),
+        })
+    }
+
+    fn is_too_much(&self) -> bool {
+        let held = self.counts.held().saturating_sub(self.before);
+        if held > MAX_HELD {
+            return true;
+        }
+        let shared = self.shared.get();
+        if held.abs_diff(shared) < SHARE.unsigned_abs() {
+            return false;
+        }
+        self.shared.set(held);
+        let before = HELD_BY_ALL.fetch_add(held - shared, Ordering::Relaxed);
+        // Who grows last has to go; one that holds little is not to blame.
+        held > shared && before + held - shared > MAX_HELD_BY_ALL
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        HELD_BY_ALL.fetch_sub(self.shared.get(), Ordering::Relaxed);
+    }
+}

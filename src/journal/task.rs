@@ -1,0 +1,268 @@
+//! Tasks: what still has to happen in a folder. Each is an event whose hooks have to run, or
+//! something that a hook asked for.
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
+
+use super::{
+    Journal, Pending,
+    delivered::{self, Key},
+    signed,
+};
+use crate::{
+    clock,
+    json::{self, Map, Value},
+};
+
+pub(super) const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS task (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+    id       TEXT NOT NULL,
+    kind     TEXT NOT NULL,
+    part     INTEGER NOT NULL,
+    user     TEXT NOT NULL,
+    folder   TEXT NOT NULL,
+    file     TEXT,
+    body     TEXT NOT NULL,
+    created  INTEGER NOT NULL,
+    due      INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    dead     INTEGER NOT NULL DEFAULT 0,
+    error    TEXT NOT NULL DEFAULT '',
+    UNIQUE (id, kind, part)
+) STRICT;
+CREATE INDEX IF NOT EXISTS task_due ON task (dead, due);
+CREATE INDEX IF NOT EXISTS task_file ON task (user, folder, file, seq);
+";
+
+/// Something that has to happen in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The id of the event that it is, or that it came of.
+    pub id: String,
+    /// The event, or what a hook asked for.
+    pub kind: String,
+    /// 0 for an event itself; of what its hooks asked for the first is 1.
+    pub part: u32,
+    /// Whose folder.
+    pub user: String,
+    /// The folder.
+    pub folder: String,
+    /// The name of the file that it is about. Events of one file happen in their order.
+    pub file: Option<String>,
+    /// All else.
+    pub body: Map<String, Value>,
+}
+
+/// A task that is done.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// The task.
+    pub task: Task,
+    /// The transfer that stands for it in the journal, if one does.
+    pub owed: Option<Key>,
+    /// What came of it.
+    pub came: Vec<Task>,
+}
+
+/// A task in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place: those of one file happen in this order.
+    pub seq: i64,
+    /// What has to happen.
+    pub task: Task,
+    /// When it came, in milliseconds since 1970.
+    pub created: u64,
+    /// When it is tried next, in milliseconds since 1970.
+    pub due: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Whether it was given up.
+    pub dead: bool,
+    /// Why the last attempt failed.
+    pub error: String,
+}
+
+impl Journal {
+    /// Adds tasks; one that is there already stays as it is.
+    pub fn add(&self, durable: bool, tasks: Vec<Task>) -> Pending<()> {
+        self.write(durable, move |db| insert(db, &tasks))
+    }
+
+    /// Takes out a task that is done, or completes the transfer that stands for it, and puts in
+    /// what came of it.
+    pub fn done(&self, task: &Task, owed: Option<Key>, came: Vec<Task>) -> Pending<()> {
+        let task = task.clone();
+        self.done_all(vec![Done { task, owed, came }])
+    }
+
+    /// [`Self::done`] for many tasks in one write.
+    pub fn done_all(&self, done: Vec<Done>) -> Pending<()> {
+        let durable = done.iter().any(|done| !done.came.is_empty());
+        self.send(durable, move |db| {
+            let mut news = false;
+            for Done { task, owed, came } in &done {
+                match owed {
+                    Some(key) => delivered::complete(db, key)?,
+                    None => remove(db, task)?,
+                }
+                insert(db, came)?;
+                news = news || !came.is_empty() || is_waited_for(db, task)?;
+            }
+            Ok(((), news))
+        })
+    }
+
+    /// Keeps a task that failed, to be tried at `due`, or given up if there is none. It
+    /// keeps its place, but may be about another file or folder by now. Where a transfer
+    /// stood for it until now, it does so itself from here on.
+    pub fn failed(
+        &self,
+        task: Task,
+        owed: Option<Key>,
+        error: String,
+        due: Option<u64>,
+    ) -> Pending<()> {
+        self.write(false, move |db| {
+            if let Some(key) = &owed {
+                delivered::complete(db, key)?;
+                insert(db, [&task])?;
+            }
+            db.prepare_cached(
+                "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
+                 due = coalesce(:due, due), folder = :folder, file = :file, body = :body
+                 WHERE id = :id AND kind = :kind AND part = :part",
+            )?
+            .execute(named_params! {
+                ":error": error, ":dead": due.is_none(), ":due": due.map(signed),
+                ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
+                ":id": task.id, ":kind": task.kind, ":part": task.part,
+            })?;
+            Ok(())
+        })
+    }
+}
+
+/// Tasks that are due and have none of their file in front of them, nor a transfer of it
+/// whose hooks have to run, nor a task of the same id, in their order: a file that was
+/// renamed goes, then it comes.
+pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>> {
+    // A '+' keeps SQLite from an index: in the order of `seq` it can stop at the limit, where
+    // it would sort ten thousand tasks for each that is done; of one id there are two or
+    // three, and of those that are not dead all.
+    db.prepare_cached(
+        "SELECT * FROM task t WHERE +dead = 0 AND +due <= :now AND (part > 0 OR (NOT EXISTS (
+             SELECT 1 FROM task f WHERE f.user = t.user AND f.folder = t.folder
+             AND f.file = t.file AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
+         AND NOT EXISTS (SELECT 1 FROM task f WHERE f.id = t.id
+             AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
+         AND NOT EXISTS (SELECT 1 FROM transfer o WHERE o.state = 3
+             AND o.user = t.user AND o.folder = t.folder
+             AND o.stem = substr(t.file, 1, length(t.file) - 5)
+             AND t.file = o.stem || '.data')))
+         ORDER BY seq LIMIT :limit",
+    )?
+    .query_map(
+        named_params! { ":now": signed(now), ":limit": limit },
+        entry,
+    )?
+    .collect()
+}
+
+/// When the next task is due, if there is one after `now`.
+pub fn next_due(db: &Connection, now: u64) -> rusqlite::Result<Option<u64>> {
+    let next: Option<i64> = db
+        .prepare_cached("SELECT min(due) FROM task WHERE dead = 0 AND due > :now")?
+        .query_row(named_params! { ":now": signed(now) }, |row| row.get(0))?;
+    Ok(next.and_then(|due| u64::try_from(due).ok()))
+}
+
+/// Every task, or those of a user, in their order.
+pub fn list(db: &Connection, user: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Entry>> {
+    db.prepare("SELECT * FROM task WHERE user = coalesce(:user, user) ORDER BY seq LIMIT :limit")?
+        .query_map(named_params! { ":user": user, ":limit": limit }, entry)?
+        .collect()
+}
+
+/// How many tasks are still to be done, with the transfers that stand for one, and how many
+/// were given up.
+pub fn counts(db: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let count = |sql| {
+        db.prepare_cached(sql)?
+            .query_row([], |row| row.get::<_, i64>(0))
+            .map(i64::unsigned_abs)
+    };
+    let tasks = count("SELECT count(*) FROM task WHERE dead = 0")?;
+    let owed = count("SELECT count(*) FROM transfer WHERE state = 3")?;
+    let dead = count("SELECT count(*) FROM task WHERE dead = 1")?;
+    Ok((tasks.saturating_add(owed), dead))
+}
+
+/// One task.
+pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
+    db.query_row("SELECT * FROM task WHERE seq = ?1", [seq], entry)
+        .optional()
+}
+
+/// Puts tasks in; one that is there already stays as it is.
+pub fn insert<'a>(
+    db: &Connection,
+    tasks: impl IntoIterator<Item = &'a Task>,
+) -> rusqlite::Result<()> {
+    let now = signed(clock::millis());
+    for task in tasks {
+        db.prepare_cached(
+            "INSERT OR IGNORE INTO task (id, kind, part, user, folder, file, body, created, due)
+             VALUES (:id, :kind, :part, :user, :folder, :file, :body, :now, :now)",
+        )?
+        .execute(named_params! {
+            ":id": task.id, ":kind": task.kind, ":part": task.part, ":user": task.user,
+            ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
+            ":now": now,
+        })?;
+    }
+    Ok(())
+}
+
+/// Takes a task out.
+pub fn remove(db: &Connection, task: &Task) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM task WHERE id = :id AND kind = :kind AND part = :part")?
+        .execute(named_params! { ":id": task.id, ":kind": task.kind, ":part": task.part })?;
+    Ok(())
+}
+
+/// Whether another task waits for one that is done: one of its file, or of its id.
+fn is_waited_for(db: &Connection, task: &Task) -> rusqlite::Result<bool> {
+    db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM task WHERE id = :id) OR EXISTS (SELECT 1 FROM task
+         WHERE user = :user AND folder = :folder AND file = :file)",
+    )?
+    .query_row(
+        named_params! {
+            ":id": task.id, ":user": task.user, ":folder": task.folder, ":file": task.file,
+        },
+        |row| row.get(0),
+    )
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let body: String = row.get("body")?;
+    let time = |column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.max(0).unsigned_abs());
+    Ok(Entry {
+        seq: row.get("seq")?,
+        task: Task {
+            id: row.get("id")?,
+            kind: row.get("kind")?,
+            part: row.get("part")?,
+            user: row.get("user")?,
+            folder: row.get("folder")?,
+            file: row.get("file")?,
+            body: json::parse(body.as_bytes()).unwrap_or_default(),
+        },
+        created: time("created")?,
+        due: time("due")?,
+        attempts: row.get("attempts")?,
+        dead: row.get("dead")?,
+        error: row.get("error")?,
+    })
+}

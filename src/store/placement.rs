@@ -1,0 +1,187 @@
+//! Gives a file that a contact put somewhere the path that its sender wants.
+
+use std::io;
+
+use super::{ContentPath, Existing, PartialName, Reader, Store, Target};
+use crate::root::{
+    conflict::{self, Conflict},
+    destination::Destination,
+    file::{self, MAX_NAME},
+    folder::Folder,
+    tree::{self, Tree},
+};
+
+/// Numbers that are tried to find a name that is free: each costs a question to the store.
+const NUMBERS: usize = 65_536;
+
+/// Where a file is before it gets its path.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// Hidden.
+    Partial(&'a PartialName),
+    /// In the folder, under the name with which it arrived.
+    Arrived(&'a ContentPath),
+}
+
+/// Gives a file of the folder its path, and returns the one that it got. That survives a
+/// loss of power after [`Store::settle_names`] with it.
+///
+/// It fails with `AlreadyExists` if the path is taken and the destination says to refuse
+/// then. Where the same file is there already, from an attempt whose answer was lost, this
+/// one is removed.
+pub fn place(
+    store: &dyn Store,
+    folder: &Folder,
+    source: Source<'_>,
+    destination: &Destination,
+) -> io::Result<ContentPath> {
+    let config = folder.config().map_err(io::Error::other)?;
+    let tree = Tree::new(folder.dir(), Some(&config));
+    let hidden = || io::Error::from(io::ErrorKind::NotFound);
+    if !tree.admits(&destination.path) {
+        return Err(hidden());
+    }
+    let path = ContentPath::try_from(destination.path.clone()).map_err(|_| hidden())?;
+    let mover = Mover {
+        store,
+        folder,
+        source,
+        modified: destination.modified,
+    };
+    if matches!(source, Source::Arrived(arrived) if *arrived == path) {
+        // It has its path, and wants only its time.
+        return mover.go(&path, Existing::Replace).map(|()| path);
+    }
+    let placed = match destination.conflict {
+        Conflict::Refuse => mover.go_if_free(&path).map(|()| path.clone()),
+        Conflict::Overwrite => {
+            let is_free = !store.holds(&path)?;
+            match is_free && mover.is_promised(&path)? {
+                true => Err(io::ErrorKind::AlreadyExists.into()),
+                false => mover.go(&path, Existing::Replace).map(|()| path.clone()),
+            }
+        }
+        Conflict::Rename => mover.go_beside(&path, &tree),
+    };
+    match placed {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && mover.is_copy(&path)? => {
+            mover.remove()?;
+            Ok(path)
+        }
+        placed => placed,
+    }
+}
+
+/// Whether the file of a destination lies at its path: one of that size and time.
+pub fn is_there(store: &dyn Store, destination: &Destination, size: Option<u64>) -> bool {
+    let stat = ContentPath::try_from(destination.path.clone()).map(|path| store.stat(&path));
+    matches!(stat, Ok(Ok(Some(stat))) if stat.is_file_of(size, destination.modified))
+}
+
+struct Mover<'a> {
+    store: &'a dyn Store,
+    folder: &'a Folder,
+    source: Source<'a>,
+    modified: i64,
+}
+
+impl Mover<'_> {
+    fn go(&self, path: &ContentPath, existing: Existing) -> io::Result<()> {
+        let target = Target {
+            path,
+            existing,
+            modified: Some(self.modified),
+        };
+        match self.source {
+            Source::Partial(partial) => self.store.publish(partial, &target),
+            Source::Arrived(arrived) => self.store.rename(arrived, &target),
+        }
+    }
+
+    fn go_if_free(&self, path: &ContentPath) -> io::Result<()> {
+        match self.is_promised(path)? {
+            true => Err(io::ErrorKind::AlreadyExists.into()),
+            false => self.go(path, Existing::Keep),
+        }
+    }
+
+    /// Takes the first free name beside the path, or the path itself.
+    fn go_beside(&self, path: &ContentPath, tree: &Tree) -> io::Result<ContentPath> {
+        let name = path.file_name().ok_or(io::ErrorKind::NotFound)?;
+        // A further number never makes a name shorter.
+        let fitting = conflict::names(name)
+            .take(NUMBERS)
+            .take_while(|name| name.len() <= MAX_NAME);
+        for name in fitting.filter(|name| tree.shows(name)) {
+            let path = path.sibling(&name)?;
+            match self.go_if_free(&path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                gone => return gone.map(|()| path),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Whether a `.meta` describes a file of that name which is on its way.
+    fn is_promised(&self, path: &ContentPath) -> io::Result<bool> {
+        let Some(name) = path.file_name() else {
+            return Ok(false);
+        };
+        let parent = path.parent();
+        if parent.is_root() {
+            return tree::is_promised(self.folder.dir(), name);
+        }
+        match tree::open_below(self.folder.dir(), parent.components()) {
+            Ok(dir) => tree::is_promised(&dir, name),
+            // A store elsewhere: documents lie in no directory but the folder's own.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether the file at the path is a copy of this one, and as safe.
+    fn is_copy(&self, path: &ContentPath) -> io::Result<bool> {
+        let Ok(there) = self.store.open(path) else {
+            return Ok(false);
+        };
+        let size = match self.source {
+            Source::Partial(partial) => self.store.held(partial)?,
+            Source::Arrived(arrived) => self.store.stat(arrived)?.map(|stat| stat.size),
+        };
+        if !there.stat()?.is_file_of(size, self.modified) || self.is_alias(path) {
+            return Ok(false);
+        }
+        let same = match self.source {
+            Source::Partial(partial) => {
+                file::is_same(Reader::new(&*there), self.store.read(partial)?)?
+            }
+            Source::Arrived(arrived) => {
+                let ours = self.store.open(arrived)?;
+                file::is_same(Reader::new(&*there), Reader::new(&*ours))?
+            }
+        };
+        if same {
+            there.settle()?;
+        }
+        Ok(same)
+    }
+
+    /// Whether the path may be another spelling of the name that the file has: a file
+    /// system may take one letter for another, and then there is only one file.
+    fn is_alias(&self, path: &ContentPath) -> bool {
+        let Source::Arrived(arrived) = self.source else {
+            // That name begins with a dot, and no path does.
+            return false;
+        };
+        arrived.to_string().to_lowercase() == path.to_string().to_lowercase()
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        match self.source {
+            Source::Partial(partial) => {
+                self.store.discard(partial);
+                Ok(())
+            }
+            Source::Arrived(arrived) => self.store.remove(arrived),
+        }
+    }
+}

@@ -23,7 +23,8 @@ use m2y::{
     error::{Code, Error},
     meta::{Meta, TransferId, Wire},
     observer::Unobserved,
-    transfer::send::{Begin, Session, upload::Outgoing},
+    session::asker::{Asker, Asks, Begin},
+    transfer::send::upload::Outgoing,
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header, Turned},
@@ -337,10 +338,18 @@ async fn a_meta_as_large_as_an_envelope_is_stored_and_read_back() {
 async fn send_as(route: &Route, out: &Outgoing, lie: Meta) -> Result<Meta, Error> {
     let opened = client::open(route, lie, &Unobserved).await?;
     let (results, mut result) = mpsc::unbounded_channel();
-    let session = Session::new(opened.channel, opened.keys, &Unobserved, 0, results);
     let (_, mut jobs) = mpsc::channel(1);
-    let begin = Begin::Answered(Box::new((out, opened.asked, opened.reply)));
-    let ended = session.run(begin, &mut jobs, std::future::pending()).await;
+    let stop = std::future::pending();
+    tokio::pin!(stop);
+    let asker = Asker::new(opened.keys, &Unobserved, 0, Asks::Jobs(&mut jobs), stop);
+    let begin = Begin {
+        answered: Some((out, opened.asked, opened.reply)),
+        first: Vec::new(),
+    };
+    let ended = asker
+        .telling(results)
+        .run(opened.connection, route.idle(), begin)
+        .await;
     match ended.error {
         Some(error) => Err(error),
         None => result.recv().await.unwrap().1,
@@ -821,22 +830,21 @@ async fn a_request_that_the_server_does_not_know_is_answered_and_the_session_goe
     let out = Outgoing::open(&path).unwrap();
     let route = Route::find(None, Some(&server.address), &out).unwrap();
     let meta = out.request().unwrap();
-    let mut channel = client::open(&route, meta, &Unobserved)
-        .await
-        .unwrap()
-        .channel;
+    let opened = client::open(&route, meta, &Unobserved).await.unwrap();
+    let mut outgoing = Stream::new(&opened.keys.client).unwrap();
+    let mut incoming = Stream::new(&opened.keys.server).unwrap();
+    let mut channel = opened.connection;
     for (transfer, kind, answer) in [
         (1, Kind::Meta, Kind::Answer),
         (2, Kind::Other(200), Kind::Error),
         (3, Kind::Meta, Kind::Answer),
     ] {
-        let outgoing: &mut Stream = &mut channel.outgoing;
         channel
             .writer
-            .record(outgoing, kind, transfer, b"{}")
+            .record(&mut outgoing, kind, transfer, b"{}")
             .await
             .unwrap();
-        let (head, body) = channel.reader.record(&mut channel.incoming).await.unwrap();
+        let (head, body) = channel.reader.record(&mut incoming).await.unwrap();
         assert_eq!((head.kind, head.transfer), (answer, transfer));
         let said = match answer {
             Kind::Error => record::decode_error(&body).unwrap().code.word().to_owned(),

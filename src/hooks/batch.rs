@@ -158,11 +158,7 @@ impl Batch {
         };
         let (hooks, mode) = (self.hooks.clone(), self.mode.clone());
         let work = move |seat: &Rc<Seat>| parcel.run(&hooks, &mode, seat);
-        let returned = &self.returned;
-        let ticket = self
-            .hooks
-            .workers
-            .give(&user, Box::new(work), || !returned.is_empty());
+        let ticket = self.hooks.workers.give(&user, Box::new(work));
         self.tickets.push_back((ticket, Instant::now()));
     }
 

@@ -10,15 +10,11 @@
 use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
-    hint,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
-    sync::{
-        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::slots::Slot;
@@ -28,15 +24,11 @@ use crate::root::name::Name;
 const STACK: usize = 8 << 20;
 
 /// The priority of a script that has worked for long (nice(2)): about a tenth of the
-/// time that others get.
+/// time that others get. `beside_the_stuck` in `benches/hooks.rs` shows what it is for.
 const LOW: i32 = 10;
 
 /// How long a thread waits for the next script.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// How long one of them, and whoever waits for it, keeps looking before it sleeps: to
-/// wake a thread costs several times what a short script does.
-const SPIN: Duration = Duration::from_micros(40);
 
 static CORES: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(2, usize::from));
@@ -51,8 +43,6 @@ pub struct Workers(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     news: Condvar,
-    /// Work in the queue, for the thread that looks without the lock.
-    waiting: AtomicUsize,
     of_one: usize,
     of_all: usize,
 }
@@ -63,8 +53,6 @@ struct Queue {
     tickets: u64,
     /// Threads that wait for work.
     idle: usize,
-    /// Whether one of them keeps looking and needs no call.
-    looking: bool,
     /// Scripts that run and have not left their place, of each user and in all.
     running: HashMap<Name, usize>,
     all: usize,
@@ -102,9 +90,7 @@ impl Seat {
         let mut queue = self.shared.queue();
         queue.ended(&self.user);
         self.shared.call(queue);
-        if std::env::var_os("NONICE").is_none()
-            && rustix::process::setpriority_process(None, LOW).is_ok()
-        {
+        if rustix::process::setpriority_process(None, LOW).is_ok() {
             self.is_worn.set(true);
         }
     }
@@ -134,48 +120,23 @@ impl Queue {
     }
 }
 
-/// Keeps looking for a while until `there` is true.
-fn spin(there: impl Fn() -> bool) {
-    if *CORES < 2 || std::env::var_os("NOSPIN").is_some() {
-        return;
-    }
-    let begun = Instant::now();
-    while !there() && begun.elapsed() < SPIN {
-        for _ in 0..16 {
-            hint::spin_loop();
-        }
-    }
-}
-
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next work, for which the thread keeps looking before it sleeps if it shall;
-    /// `None` if none came for a while.
+    /// The next work; `None` if none came for a while.
     fn next(&self) -> Option<QueuedWork> {
-        let (mut queue, mut looked) = (self.queue(), false);
+        let mut queue = self.queue();
         loop {
             if let Some(place) = queue.runnable(self.of_one, self.of_all)
                 && let Some(waiting) = queue.work.remove(place)
             {
-                self.waiting.store(queue.work.len(), Ordering::Relaxed);
                 *queue.running.entry(waiting.user.clone()).or_default() += 1;
                 queue.all += 1;
                 return Some(waiting);
             }
             queue.idle += 1;
-            if !looked && queue.all == 0 && !queue.looking {
-                looked = true;
-                queue.looking = true;
-                drop(queue);
-                spin(|| self.waiting.load(Ordering::Relaxed) > 0);
-                queue = self.queue();
-                queue.looking = false;
-                queue.idle -= 1;
-                continue;
-            }
             let (woken, waited) = self
                 .news
                 .wait_timeout(queue, IDLE)
@@ -193,15 +154,7 @@ impl Shared {
         if queue.runnable(self.of_one, self.of_all).is_none() {
             return;
         }
-        let waiting = queue.work.len();
-        if queue.idle >= waiting {
-            // The one that looks takes the first.
-            if waiting > usize::from(queue.looking) {
-                self.news.notify_one();
-            }
-            return;
-        }
-        if queue.idle + queue.all >= self.of_all {
+        if queue.idle >= queue.work.len() || queue.idle + queue.all >= self.of_all {
             self.news.notify_one();
             return;
         }
@@ -216,7 +169,6 @@ impl Shared {
             let mut queue = self.queue();
             if queue.idle + queue.all == 0 {
                 let lost = std::mem::take(&mut queue.work);
-                self.waiting.store(0, Ordering::Relaxed);
                 drop(queue);
                 drop(lost);
             }
@@ -248,7 +200,6 @@ impl Default for Workers {
         Self(Arc::new(Shared {
             queue: Mutex::default(),
             news: Condvar::new(),
-            waiting: AtomicUsize::new(0),
             of_one: *CORES,
             of_all: *CORES * 2,
         }))
@@ -257,21 +208,14 @@ impl Default for Workers {
 
 impl Workers {
     /// Puts `work` for a user into the queue; one of the threads runs it when its turn
-    /// comes. Returns its ticket. Work that does not run is dropped. Where there is no
-    /// other work, this looks for a moment whether it `is_done`.
-    pub fn give(&self, user: &Name, work: Work, is_done: impl Fn() -> bool) -> u64 {
+    /// comes. Returns its ticket. Work that does not run is dropped.
+    pub fn give(&self, user: &Name, work: Work) -> u64 {
         let shared = &self.0;
         let mut queue = shared.queue();
         queue.tickets += 1;
         let (ticket, user) = (queue.tickets, user.clone());
         queue.work.push_back(QueuedWork { ticket, user, work });
-        shared.waiting.store(queue.work.len(), Ordering::Relaxed);
-        let alone = queue.work.len() == 1 && queue.all == 0;
         shared.call(queue);
-        // Beside others the thread has better things to do.
-        if alone {
-            spin(is_done);
-        }
         ticket
     }
 
@@ -280,7 +224,6 @@ impl Workers {
         let mut queue = self.0.queue();
         if let Some(place) = queue.work.iter().position(|w| w.ticket == ticket) {
             let taken = queue.work.remove(place);
-            self.0.waiting.store(queue.work.len(), Ordering::Relaxed);
             drop(queue);
             drop(taken);
         }

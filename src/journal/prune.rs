@@ -78,7 +78,7 @@ fn give_back(db: &Connection) -> rusqlite::Result<bool> {
     let (free, all) = (number("freelist_count")?, number("page_count")?);
     let spare = free.saturating_sub(all / 4);
     // In a file of an older m2y they cannot be given back; they are used again.
-    if spare < u32::MAX || number("auto_vacuum")? != 2 {
+    if spare < PAGES || number("auto_vacuum")? != 2 {
         return Ok(false);
     }
     let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;

@@ -107,7 +107,7 @@ impl LocalStore {
             let _ = file.into_std().set_modified(moment(modified));
         }
         match to.existing {
-            Existing::Keep => from.rename(name, &dir, new),
+            Existing::Keep => file::rename_to_free(from, name, &dir, new),
             Existing::Replace => match dir.symlink_metadata(new) {
                 Ok(about) if !about.is_file() => Err(io::ErrorKind::AlreadyExists.into()),
                 _ => from.rename(name, &dir, new),
@@ -308,7 +308,7 @@ impl Contents for LocalContents {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset.min(5))
+        self.0.read_at(buffer, offset)
     }
 
     fn version(&self) -> io::Result<String> {

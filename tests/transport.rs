@@ -74,9 +74,9 @@ async fn a_session_can_be_opened_over_a_link_and_its_halves_taken_out_again() {
     let opened = client::open_over(link, &route, asked, &Unobserved).await;
     let opened = opened.unwrap();
     assert_eq!(Code::from_word(&opened.reply.code), Code::Refused);
-    let (reader, bytes) = opened.channel.reader.into_inner();
+    let (reader, bytes) = opened.connection.reader.into_inner();
     assert!(bytes.is_empty(), "nothing came behind the answer");
-    drop((reader, opened.channel.writer.into_inner()));
+    drop((reader, opened.connection.writer.into_inner()));
     shutdown.send(true).unwrap();
     serving.await.unwrap();
 }

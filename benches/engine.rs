@@ -23,7 +23,7 @@ use m2y::{
         envelope::{self, Contents, Part, Sealed},
         header::Header,
         record::{HEAD_LEN, Head, Kind, MAX_BODY, Stream},
-        session::{SessionKeys, Share},
+        session::{Direction, SessionKeys, Share},
     },
 };
 use zeroize::Zeroizing;
@@ -159,7 +159,10 @@ fn session(c: &mut Criterion) {
     );
     // Once for each file of a session.
     group.bench_function("key of a file in use", |b| {
-        b.iter(|| Stream::new(&keys.file_key(black_box(&filekey), &id)).unwrap());
+        b.iter(|| {
+            let key = keys.block_key(black_box(&filekey), &id, Direction::ToServer, 0);
+            Stream::new(&key).unwrap()
+        });
     });
     group.finish();
 }

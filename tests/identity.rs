@@ -263,6 +263,14 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
         change(&mut meta);
         Wire::request(meta).to_json().to_string()
     };
+    // Another spelling of the size, with a metaCRC that matches it.
+    let filesize = |spelled: &str| {
+        let claimed = Wire::request(meta()).to_document()["metaCRC"].to_string();
+        let spelled = good.replace("\"filesize\":1", &format!("\"filesize\":{spelled}"));
+        let own = format!("\"metaCRC\":{claimed}");
+        let crc = crc32fast::hash(spelled.replace(&own, "\"metaCRC\":\"\"").as_bytes());
+        spelled.replace(&own, &format!("\"metaCRC\":{crc}"))
+    };
     let cases: Vec<(String, &str)> = vec![
         (String::new(), "not a JSON"),
         ("[]".to_owned(), "not a JSON object"),
@@ -291,6 +299,11 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
             "datetime",
         ),
         (changed(&|m| m.filesize = Some(1 << 63)), "filesize"),
+        (filesize("\"+1\""), "filesize"),
+        (filesize("\"01\""), "filesize"),
+        (filesize("\"00\""), "filesize"),
+        (filesize("\" 1\""), "filesize"),
+        (filesize("18446744073709551616"), "a number is outside"),
         (changed(&|m| m.filename = "x".repeat(5_000)), "filename"),
     ];
     for (json, expected) in cases {
@@ -305,6 +318,10 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
         assert!(reply.filekey.is_none());
         let (error, head) = (&reply.meta.error, &json[..json.len().min(80)]);
         assert!(error.contains(expected), "{head}: {error}");
+    }
+    for spelled in ["\"1\"", "\"0\"", "1"] {
+        let read = Wire::from_json(filesize(spelled).as_bytes());
+        assert!(read.is_ok(), "{spelled}");
     }
     assert_eq!(server.stop().await.hooks(), 0);
     nothing_happened(&world);

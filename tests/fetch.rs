@@ -39,8 +39,8 @@ use m2y::{
     observer::{Observer, Unobserved},
     root::{Root, conflict::Conflict, user::User},
     transfer::{
-        intake::Arriving,
         receive::download::{Landing, land as land_files},
+        receive::target::Target,
         send::put::Put,
     },
     wire::{

@@ -465,8 +465,8 @@ impl Connection {
                     destination: None,
                 };
                 let queue = DiskQueue::default();
-                let decided = receiver.decide(&queue, &parties, vec![offer]).await;
-                decided.into_iter().next().ok_or(ChannelError::Closed)?
+                let decided = receiver.decide_one(&queue, &parties, offer).await;
+                decided.ok_or(ChannelError::Closed)?
             }
             Err(error) => {
                 let ended = Ended::of(error);

@@ -581,7 +581,7 @@ async fn what_a_dead_server_left_of_a_file_that_nobody_sends_again_goes() {
     let world = world();
     let mut files = Files::new();
     let before = world.arrived("");
-    let (mut child, address, _) = tokio::task::block_in_place(|| mortal(&world, "append 1"));
+    let (mut child, address, _) = tokio::task::block_in_place(|| mortal(&world, "settle 1"));
     let meta = files.make(&world, 1_000);
     deliver(&meta, &address).await.unwrap_err();
     tokio::task::block_in_place(|| child.wait().unwrap());

@@ -395,7 +395,7 @@ async fn a_filesize_that_lies_is_found_out() {
         let error = send_as(&route, &out, lie).await.unwrap_err();
         let sentence = &error.sentence;
         assert!(
-            sentence.contains("another size") || sentence.contains("no room"),
+            sentence.contains("different size") || sentence.contains("no room"),
             "{says} {has}: {error}"
         );
         fs::remove_file(path).unwrap();

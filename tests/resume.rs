@@ -733,7 +733,7 @@ async fn a_sender_that_lies_ends_its_session_and_stores_nothing() {
         side.say(Kind::Close, 0, &[]).await;
     })
     .await;
-    assert!(error.sentence.contains("another size"), "{error}");
+    assert!(error.sentence.contains("different size"), "{error}");
     let error = lied(&world, &server, async |side| {
         side.blocks(0, &bytes).await;
         side.trailer(0, b"something else").await;

@@ -19,7 +19,7 @@ use crate::{
     error::{Code, Error, printable},
     files::{Answer, Fetched, disk_queue::DiskQueue, listing::Listing},
     hooks::dispatch::stopped,
-    meta::{Meta, Wire},
+    meta::Wire,
     store::prefix::DIGEST_LEN,
     transfer::receive::{
         arrival::Arrival,
@@ -234,8 +234,7 @@ impl<'a> Answerer<'a> {
             Err(error) => {
                 let why = printable(&error.to_string(), 300);
                 let error = Error::new(Code::Failed, format!("the metadata cannot be read: {why}"));
-                let Parties { user, from } = &*self.parties;
-                let meta = Meta::new(from.as_str(), user.name().as_str(), "", "");
+                let meta = self.parties.empty_meta();
                 let answered = Decision::Answered(Box::new(refused(meta, &error)));
                 self.decided(io, transfer, answered)?;
             }
@@ -488,9 +487,20 @@ impl Role for Answerer<'_> {
                 std::mem::take(&mut self.offers).into_iter().unzip();
             let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
             let parties = self.parties.clone();
+            let early = io.tasks.early();
             io.tasks.spawn(async move {
-                let decisions = receiver.decide(&queue, &parties, offers).await;
-                Done::Decided(transfers.into_iter().zip(decisions).collect())
+                let number = |at: usize| transfers.get(at).copied();
+                let tell = |at, decision| {
+                    if let Some(transfer) = number(at) {
+                        let _ = early.send(Done::Decided(vec![(transfer, decision)]));
+                    }
+                };
+                let rest = receiver.decide(&queue, &parties, offers, tell).await;
+                let rest = rest.into_iter();
+                Done::Decided(
+                    rest.filter_map(|(at, one)| Some((number(at)?, one)))
+                        .collect(),
+                )
             });
         }
         if !self.whole.is_empty() {

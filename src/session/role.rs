@@ -4,6 +4,8 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
+use tokio::sync::mpsc;
+
 use super::{
     SessionError,
     opener::{Downloads, Record},
@@ -48,11 +50,21 @@ impl<T, D> Io<T, D> {
 /// What goes on beside the records. All of it is polled by the task of the session: of many
 /// small files each one's steps are so short that to hand them to another thread, and to be
 /// woken by it, takes longer.
-pub struct Tasks<D>(FuturesUnordered<BoxFuture<'static, Option<D>>>);
+pub struct Tasks<D> {
+    work: FuturesUnordered<BoxFuture<'static, Option<D>>>,
+    /// What is done of work that does several things.
+    early: mpsc::UnboundedReceiver<D>,
+    tell: mpsc::UnboundedSender<D>,
+}
 
 impl<D> Default for Tasks<D> {
     fn default() -> Self {
-        Self(FuturesUnordered::new())
+        let (tell, early) = mpsc::unbounded_channel();
+        Self {
+            work: FuturesUnordered::new(),
+            early,
+            tell,
+        }
     }
 }
 
@@ -61,7 +73,7 @@ impl<D: Send + 'static> Tasks<D> {
     pub fn spawn(&self, work: impl Future<Output = D> + Send + 'static) {
         // At once: it is some kilobytes, and each layer around it would move them.
         let work = Box::pin(work);
-        self.0.push(
+        self.work.push(
             AssertUnwindSafe(work)
                 .catch_unwind()
                 .map(Result::ok)
@@ -71,20 +83,26 @@ impl<D: Send + 'static> Tasks<D> {
 
     /// Whether nothing goes on.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.work.is_empty() && self.early.is_empty()
+    }
+
+    /// Where work tells what is done before all of it is.
+    pub fn early(&self) -> mpsc::UnboundedSender<D> {
+        self.tell.clone()
     }
 
     /// The next that is done, or has panicked; never, if nothing goes on.
     pub(super) async fn next(&mut self) -> Option<D> {
-        match self.0.next().await {
-            Some(done) => done,
-            None => std::future::pending().await,
+        tokio::select! {
+            biased;
+            Some(done) = self.early.recv() => Some(done),
+            Some(done) = self.work.next() => done,
         }
     }
 
     /// [`Self::next`], if there is one already.
     pub(super) fn ready(&mut self) -> Option<Option<D>> {
-        self.0.next().now_or_never().flatten()
+        self.next().now_or_never()
     }
 }
 

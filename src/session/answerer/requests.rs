@@ -86,8 +86,8 @@ impl Answerer<'_> {
                         asked: meta,
                         destination: Some(destination),
                     };
-                    let decisions = receiver.decide(&queue, &parties, vec![offer]).await;
-                    Done::Decided(decisions.into_iter().map(|one| (transfer, one)).collect())
+                    let decision = receiver.decide_one(&queue, &parties, offer).await;
+                    Done::Decided(decision.into_iter().map(|one| (transfer, one)).collect())
                 }
                 (answer, _) => Done::Answered(transfer, answer),
             }

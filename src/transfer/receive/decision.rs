@@ -106,47 +106,60 @@ struct Candidate {
 }
 
 impl Receiver {
-    /// Decides about files whose sender is certain: gives them names and runs `[OnMeta]`. The
-    /// decisions are in the order of the offers.
+    /// Decides about a file whose sender is certain.
+    pub async fn decide_one(
+        self: &Arc<Self>,
+        queue: &DiskQueue,
+        parties: &Arc<Parties>,
+        offer: Offer,
+    ) -> Option<Decision> {
+        let mut early = None;
+        let tell = |_, decision| early = Some(decision);
+        let rest = self.decide(queue, parties, vec![offer], tell).await;
+        early.or(rest.into_iter().next().map(|(_, decision)| decision))
+    }
+
+    /// Decides about files whose sender is certain: gives them names and runs `[OnMeta]`.
+    /// A file that hooks let come is told at once, with the place of its offer, so that it
+    /// does not wait for the slow hooks of another one; the rest is returned.
     pub async fn decide(
         self: &Arc<Self>,
         queue: &DiskQueue,
         parties: &Arc<Parties>,
         offers: Vec<Offer>,
-    ) -> Vec<Decision> {
+        mut tell: impl FnMut(usize, Decision) + Send,
+    ) -> Vec<(usize, Decision)> {
         let begun = Instant::now();
         let mut metas = Vec::with_capacity(offers.len());
-        let mut decided: Vec<Option<Result<Decision, Error>>> = Vec::with_capacity(offers.len());
+        let mut decided: Vec<(usize, Result<Decision, Error>)> = Vec::new();
         let mut checked = Vec::with_capacity(offers.len());
         for (at, offer) in offers.into_iter().enumerate() {
             metas.push(offer.asked.meta.clone());
             match self.check(parties, offer) {
-                Ok(Ok(offer)) => {
-                    checked.push((at, offer));
-                    decided.push(None);
-                }
-                Ok(Err(answered)) => decided.push(Some(Ok(answered))),
-                Err(refusal) => decided.push(Some(Err(refusal))),
+                Ok(Ok(offer)) => checked.push((at, offer)),
+                Ok(Err(answered)) => decided.push((at, Ok(answered))),
+                Err(refusal) => decided.push((at, Err(refusal))),
             }
         }
-        let places: Vec<usize> = checked.iter().map(|(at, _)| *at).collect();
-        let results = self.decide_checked(queue, parties, checked, begun).await;
-        for (at, result) in places.into_iter().zip(results) {
-            if let Some(place) = decided.get_mut(at) {
-                *place = Some(result);
-            }
-        }
-        let lost = || Err(Error::new(Code::Failed, "the server failed, try later"));
-        metas
+        let early = |at, mut decision: Decision| {
+            decision.reply_mut().features = FEATURES;
+            tell(at, decision);
+        };
+        decided.extend(
+            self.decide_checked(queue, parties, checked, begun, early)
+                .await,
+        );
+        decided
             .into_iter()
-            .zip(decided)
-            .map(|(meta, result)| {
-                let mut decision = result.unwrap_or_else(lost).unwrap_or_else(|refusal| {
+            .map(|(at, result)| {
+                let meta = metas.get(at).cloned();
+                let mut decision = result.unwrap_or_else(|refusal| {
+                    let meta = meta.unwrap_or_else(|| parties.empty_meta());
                     self.log_not_taken(parties, &meta, None, begun, &refusal);
                     Decision::Answered(Box::new(refused(meta, &refusal)))
                 });
                 decision.reply_mut().features = FEATURES;
-                decision
+                (at, decision)
             })
             .collect()
     }
@@ -207,11 +220,13 @@ impl Receiver {
         parties: &Arc<Parties>,
         checked: Vec<(usize, Checked)>,
         begun: Instant,
-    ) -> Vec<Result<Decision, Error>> {
+        early: impl FnMut(usize, Decision) + Send,
+    ) -> Vec<(usize, Result<Decision, Error>)> {
         if checked.is_empty() {
             return Vec::new();
         }
-        let asked: Vec<Meta> = checked.iter().map(|(_, one)| one.asked.clone()).collect();
+        let asked = checked.iter().map(|(at, one)| (*at, one.asked.clone()));
+        let asked: Vec<(usize, Meta)> = asked.collect();
         let (this, people) = (self.clone(), parties.clone());
         let reserved = queue.run(move || {
             let mut inboxes = HashMap::new();
@@ -221,16 +236,17 @@ impl Receiver {
         });
         let reserved = match reserved.await {
             Ok(reserved) => reserved,
-            Err(error) => return asked.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => {
+                let failed = asked.into_iter();
+                return failed.map(|(at, _)| (at, Err(error.clone()))).collect();
+            }
         };
-        let mut results: Vec<Option<Result<Decision, Error>>> = Vec::new();
-        let mut candidates = Vec::new();
-        for (reserved, asked) in reserved.into_iter().zip(asked) {
-            let at = results.len();
-            results.push(match reserved {
-                Err(error) => Some(Err(error)),
+        let (mut decided, mut candidates) = (Vec::new(), Vec::new());
+        for (reserved, (at, asked)) in reserved.into_iter().zip(asked) {
+            match reserved {
+                Err(error) => decided.push((at, Err(error))),
                 Ok((Reserved::Delivered(partial), ..)) => {
-                    Some(self.delivered_before(&partial, &asked, begun))
+                    decided.push((at, self.delivered_before(&partial, &asked, begun)));
                 }
                 Ok((Reserved::New(partial), inbox, size, held)) => {
                     let candidate = Candidate {
@@ -240,21 +256,15 @@ impl Receiver {
                         held,
                     };
                     match self.admit(candidate).await {
-                        Ok(candidate) => {
-                            candidates.push((at, candidate));
-                            None
-                        }
-                        Err(closed) => Some(Err(closed)),
+                        Ok(candidate) => candidates.push((at, candidate)),
+                        Err(closed) => decided.push((at, Err(closed))),
                     }
                 }
-            });
-        }
-        for (at, result) in self.ask_hooks(queue, parties, candidates, begun).await {
-            if let Some(place) = results.get_mut(at) {
-                *place = Some(result);
             }
         }
-        results.into_iter().flatten().collect()
+        let asked = self.ask_hooks(queue, parties, candidates, begun, early);
+        decided.extend(asked.await);
+        decided
     }
 
     /// Gives a file a name, on a thread of the disk.
@@ -339,16 +349,17 @@ impl Receiver {
         Ok(candidate)
     }
 
-    /// Runs `[OnMeta]` for all, and follows what it says.
+    /// Runs `[OnMeta]` for all, and follows what it says. Files that it lets come are told
+    /// at once, the rest is returned.
     async fn ask_hooks(
         self: &Arc<Self>,
         queue: &DiskQueue,
         parties: &Arc<Parties>,
         candidates: Vec<(usize, Candidate)>,
         begun: Instant,
+        mut early: impl FnMut(usize, Decision) + Send,
     ) -> Vec<(usize, Result<Decision, Error>)> {
-        let (mut asking, mut events) = (Vec::new(), Vec::new());
-        let mut judged = Vec::new();
+        let (mut asking, mut events, mut judged) = (Vec::new(), Vec::new(), Vec::new());
         for (at, candidate) in candidates {
             let Inbox {
                 folder,
@@ -360,28 +371,40 @@ impl Receiver {
                 judged.push((at, self.take(candidate, None, begun)));
                 continue;
             }
-            events.push((
-                event(Kind::Meta, folder, config, &candidate.partial),
-                pinned.clone(),
-            ));
-            asking.push((at, candidate));
+            let event = event(Kind::Meta, folder, config, &candidate.partial);
+            events.push((event, pinned.clone()));
+            asking.push(Some((at, candidate)));
         }
         if events.is_empty() {
             return judged;
         }
-        let verdicts = self.hooks.fire_batch(events).await;
-        let following =
-            asking
-                .into_iter()
-                .zip(verdicts)
-                .map(|((at, candidate), verdict)| async move {
-                    self.observe(&verdict);
-                    (
-                        at,
-                        self.follow(queue, parties, candidate, verdict, begun).await,
-                    )
-                });
+        let mut following = Vec::new();
+        let told = |place, verdict: Verdict| {
+            self.observe(&verdict);
+            let Some((at, candidate)) = asking.get_mut(place).and_then(Option::take) else {
+                return;
+            };
+            let is_quick = verdict.outcome == Outcome::Accepted
+                && verdict.runs.iter().all(|run| is_inside(&run.script));
+            if !is_quick {
+                following.push((at, candidate, verdict));
+                return;
+            }
+            match self.take(candidate, verdict.meta, begun) {
+                Ok(taken) => early(at, taken),
+                error => judged.push((at, error)),
+            }
+        };
+        self.hooks.fire_each(events, told).await;
+        let following = following
+            .into_iter()
+            .map(|(at, candidate, verdict)| async move {
+                let followed = self.follow(queue, parties, candidate, verdict, begun);
+                (at, followed.await)
+            });
         judged.extend(join_all(following).await);
+        let lost = || Err(Error::new(Code::Later, Outcome::LATER));
+        judged.extend(asking.into_iter().flatten().map(|(at, _)| (at, lost())));
         judged
     }
 

@@ -21,6 +21,7 @@ use crate::{
         dispatch::{Dispatcher, Kept},
         startup::Startup,
     },
+    meta::Meta,
     observer::{Ended, Observer},
     root::{
         config::Config, destination::Destination, folder::Folder, name::Name, settings::Settings,
@@ -36,6 +37,13 @@ pub struct Parties {
     pub user: User,
     /// The contact.
     pub from: Name,
+}
+
+impl Parties {
+    /// A meta to answer with where none could be read.
+    pub fn empty_meta(&self) -> Meta {
+        Meta::new(self.from.as_str(), self.user.name().as_str(), "", "")
+    }
 }
 
 /// Receives files into the folders of a root.

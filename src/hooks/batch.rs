@@ -7,6 +7,11 @@
 //! What is left of it then goes on in two halves at the same time, so that a slow script
 //! holds up the other events for a few budgets at most.
 
+#![expect(
+    clippy::vec_box,
+    reason = "a firing is large, and moves from parcel to parcel and from thread to thread"
+)]
+
 use std::{
     cell::RefCell,
     collections::VecDeque,
@@ -111,7 +116,7 @@ impl Batch {
                         self.start(firing, path);
                         continue;
                     }
-                    Progress::Ended(result) => firing.has_run(result, &self.mode, heard),
+                    Progress::Ended(result) => firing.has_run(*result, &self.mode, heard),
                     Progress::Unserved => {
                         let script = firing.script.clone();
                         let busy = Err(HookError::Busy { script });
@@ -175,7 +180,9 @@ impl Batch {
                         Err(_) => {
                             // What has begun ends by itself.
                             let ticket = self.tickets.pop_front();
-                            ticket.map(|(ticket, _)| self.hooks.workers.take_back(ticket));
+                            if let Some((ticket, _)) = ticket {
+                                self.hooks.workers.take_back(ticket);
+                            }
                             continue;
                         }
                     }
@@ -196,7 +203,7 @@ impl Batch {
         programs.spawn(async move {
             let started = hooks.start(&path, &mut firing);
             let ended = AssertUnwindSafe(started).catch_unwind().await;
-            firing.progress = Progress::Ended(ended.unwrap_or(Err(HookError::Panic)));
+            firing.progress = Progress::Ended(Box::new(ended.unwrap_or(Err(HookError::Panic))));
             let _ = returning.send(vec![firing]);
         });
     }

@@ -51,7 +51,7 @@ pub(super) enum Progress {
     /// It is this program's turn.
     Program(PathBuf),
     /// The program has ended.
-    Ended(Result<Ran, HookError>),
+    Ended(Box<Result<Ran, HookError>>),
     /// The turn of the script did not come, or there was no thread.
     Unserved,
     /// The thread panicked at the script.

@@ -400,10 +400,10 @@ impl Files {
         if what == What::Opened {
             // Who made a file has it open until it is closed. Nothing else tells a reader
             // from a writer, and a hard link is made without being opened.
-            if let Some(pending) = self.pending.get_mut(file) {
-                if pending.writer == Writer::Created {
-                    pending.writer = Writer::Writing;
-                }
+            if let Some(pending) = self.pending.get_mut(file)
+                && pending.writer == Writer::Created
+            {
+                pending.writer = Writer::Writing;
             }
             return;
         }

@@ -63,7 +63,9 @@ impl Partial {
         };
         match known {
             Some(known) if known.stage == Refused => {
-                if own_meta(folder, &known.stem, &meta).is_some() {
+                let record = own_meta(folder, &known.stem, &meta);
+                // Where somebody removed the record, its name may be taken.
+                if record.is_some() {
                     let mut partial = partial(meta, known.stem, claim);
                     partial.replace_meta()?;
                     return Ok(Reserved::New(partial));

@@ -3,7 +3,7 @@
 //! A thread takes a parcel of events of one user and runs them one after the other, script
 //! by script. Scripts take microseconds and a hand-over costs more than that, so one
 //! hand-over serves all. Two things end it early: an event that needs a program leaves the
-//! parcel and goes on by itself, and a parcel that has used up its [`BUDGET`] comes back.
+//! parcel and goes on by itself, and a parcel that has used up its `BUDGET` comes back.
 //! What is left of it then goes on in two halves at the same time, so that a slow script
 //! holds up the other events for a few budgets at most.
 

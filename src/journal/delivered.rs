@@ -1,7 +1,7 @@
 //! Which transfers a root has had, so that a retry after a lost ACK is not stored and
 //! does not make hooks run a second time, wherever the file has gone since.
 //!
-//! Each is a row in the [journal](super::journal). It is written when the bytes of the file
+//! Each is a row in the [journal](super). It is written when the bytes of the file
 //! are safe under their hidden name, and before the file gets its name: a server that ends
 //! between the two finds by the row what is left to do. The row stands for the event too
 //! that will speak of the file, until its hooks have run: ten thousand small files would

@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     LARGE_FILE, LARGE_RECEIVE_BUFFER, RECEIVE_BUFFER, SessionError,
+    channel::ChannelError,
     opener::Record,
     pump::{Connection, Pump},
     role::{Flow, Io, Role},
@@ -272,7 +273,11 @@ impl<'a, J: Job + Send> Asker<'a, J> {
             left: left.collect(),
             settled: role.settled,
             error: result.err().map(|error| {
-                match is_sending && matches!(error, SessionError::Channel(_)) {
+                let is_cut = match &error {
+                    SessionError::Channel(error) => !matches!(error, ChannelError::Wire(_)),
+                    _ => false,
+                };
+                match is_sending && is_cut {
                     true => Error::from(error).within("no ACK came"),
                     false => error.into(),
                 }

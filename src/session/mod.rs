@@ -2,12 +2,12 @@
 //!
 //! The [`pump`] moves records both ways, so that neither side waits for the other to read.
 //! It keeps deadlines, says *working*, holds back a peer that does not read, and hands over
-//! what came to its [`Role`](role::Role): the [`asker`] is the client, the [`answerer`] the
+//! what came to its `Role`: the [`asker`] is the client, the [`answerer`] the
 //! server.
 //!
-//! Records come through the [`channel`] in whole buffers. The [`opener`] opens them, on a
+//! Records come through the [`channel`] in whole buffers. The `opener` opens them, on a
 //! thread that may wait for a disk where blocks are to be expected, and appends the blocks to
-//! their files. Files go out through the [`upload_queue`], which seals a buffer at a time
+//! their files. Files go out through the `upload_queue`, which seals a buffer at a time
 //! while the one before is written. So memory does not depend on the length of a file, and a
 //! thread is taken for as long as a buffer takes: a slow peer holds none.
 //!

@@ -77,7 +77,7 @@ pub struct Pump<R: Role> {
 
 impl<R: Role> Pump<R> {
     /// A session whose records to the other side the first stream seals, and those from it
-    /// the second opens. The other side hears from this one at least every [`WORKING`], and
+    /// the second opens. The other side hears from this one at least every five seconds, and
     /// three times within `patience`.
     pub fn new(
         connection: Connection,

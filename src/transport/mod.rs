@@ -4,7 +4,7 @@
 //! A link carries bytes in order, in both directions, and ends when a half is shut down or
 //! dropped. It need not be secret or authentic: the session on top of it is. TCP is the only
 //! kind of address so far. A further one needs a variant of [`Address`] and a file beside
-//! [`tcp`].
+//! `tcp`.
 
 mod address;
 mod tcp;

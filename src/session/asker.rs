@@ -1,11 +1,9 @@
 //! The client's role: asks for leave to send files, for listings and changes, for files.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    pin::Pin,
-    time::{Duration, Instant},
-};
+mod requests;
+mod uploads;
+
+use std::{collections::BTreeMap, io, pin::Pin, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -13,36 +11,34 @@ use tokio::{
 };
 
 use super::{
-    LARGE_FILE, LARGE_RECEIVE_BUFFER, RECEIVE_BUFFER, SessionError,
+    SessionError,
     channel::ChannelError,
     opener::Record,
     pump::{Connection, Pump},
     role::{Flow, Io, Role},
 };
 use crate::{
-    crypto::random,
-    error::{Code, Error, printable},
-    meta::{FileKey, MAX_TEXT, Meta, TransferId, Wire, is_extra},
+    error::{Code, Error},
+    meta::{Meta, Wire},
     observer::Observer,
-    store::prefix::{DIGEST_LEN, prefix_digest},
+    store::prefix::DIGEST_LEN,
     transfer::{
         receive::{
             download::{Landed, Landing, land},
             error::ReceiveError,
-            target::{Incoming, Received},
+            target::Received,
         },
-        send::{
-            blocks::{Attempt, unreadable},
-            job::Job,
-        },
+        send::job::Job,
     },
     wire::{
         WireError,
-        record::{self, Kind, MAX_BODY, Side, Stream},
-        request::{PAGES_AHEAD, Reply, Request},
-        session::{Direction, SessionKeys},
+        record::{self, Kind, Side, Stream},
+        request::{Reply, Request},
+        session::SessionKeys,
     },
 };
+use requests::not_received;
+use uploads::{Stage, Upload};
 
 /// Bytes of records that wait to be written, up to which further files are asked about.
 const TOGETHER: usize = 65_536;
@@ -125,33 +121,6 @@ enum Transfer<J> {
     Download(oneshot::Sender<Result<Landed, Error>>),
     /// Nobody here wants it any more.
     Abandoned,
-}
-
-/// A file that goes out.
-struct Upload<J> {
-    job: J,
-    /// How leave was asked for.
-    kind: Kind,
-    /// When leave was asked for.
-    since: Instant,
-    /// Bytes of the file that are sent, or were before.
-    moved: u64,
-    asked: Meta,
-    stage: Stage,
-}
-
-/// How far a file that goes out has come.
-enum Stage {
-    /// Leave was asked for.
-    Asked,
-    /// The other side has a prefix of it; that of our file is being read.
-    Digesting(Box<Wire>),
-    /// Our digest was sent; with the CRC-32 of the prefix.
-    Agreeing(Box<Wire>, crc32fast::Hasher),
-    /// Blocks go out.
-    Sending(Box<Wire>),
-    /// All of it is sent; its CRC-32.
-    Sent(Box<Wire>, u32),
 }
 
 /// What is done beside the records.
@@ -326,352 +295,6 @@ impl<'a, J: Job + Send> Asker<'a, J> {
         let transfer = self.next;
         self.next = self.next.wrapping_add(1);
         transfer
-    }
-
-    /// Asks for leave to send a file.
-    fn ask_to_send(&mut self, io: &mut AskerIo, job: J) -> Result<(), SessionError> {
-        let asked = match job.meta() {
-            Ok(asked) => asked,
-            Err(error) => {
-                self.told((job, Err(error), Duration::ZERO));
-                return Ok(());
-            }
-        };
-        let (kind, json) = job.ask(&asked);
-        if json.len() > MAX_BODY {
-            let sentence = "the .meta is too large to be sent: 64 KiB at most";
-            let error = Error::new(Code::Failed, sentence);
-            self.told((job, Err(error), Duration::ZERO));
-            return Ok(());
-        }
-        let transfer = self.number();
-        io.outbox.say(kind, transfer, &json)?;
-        let upload = Upload::new(job, kind, asked);
-        self.transfers.insert(transfer, Transfer::Upload(upload));
-        Ok(())
-    }
-
-    fn request(
-        &mut self,
-        io: &mut AskerIo,
-        transfer: u32,
-        request: &Request,
-        waiting: Transfer<J>,
-    ) -> Result<(), SessionError> {
-        let body = request.to_body();
-        if body.len() > MAX_BODY {
-            io.downloads.withdraw(transfer);
-            fail(waiting, Error::new(Code::Failed, "the path is too long"));
-            return Ok(());
-        }
-        self.transfers.insert(transfer, waiting);
-        io.outbox.say(Kind::Request, transfer, &body)?;
-        Ok(())
-    }
-
-    /// Asks for a file.
-    fn get(&mut self, io: &mut AskerIo, get: Get) -> Result<(), SessionError> {
-        let Get {
-            path,
-            landing,
-            done,
-        } = get;
-        let transfer = self.number();
-        let fresh = random().and_then(|key| Ok((random()?, key)));
-        let (id, key) = fresh.map_err(WireError::from)?;
-        let (id, filekey) = (TransferId(id), FileKey(zeroize::Zeroizing::new(key)));
-        let blocks = Stream::new(&self.keys.block_key(
-            &filekey,
-            &id,
-            Direction::ToClient,
-            transfer,
-        ))?;
-        let held = landing.held().cloned();
-        io.buffer = io.buffer.max(match landing.size() {
-            LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
-            _ => RECEIVE_BUFFER,
-        });
-        let begin = move |body: &[u8]| announced(landing, blocks, body);
-        io.downloads.announce(transfer, Box::new(begin));
-        let request = Request::Get {
-            path,
-            id,
-            filekey,
-            held,
-        };
-        self.request(io, transfer, &request, Transfer::Download(done))
-    }
-
-    /// Lets the other side go on with a listing.
-    fn taken(&mut self, io: &mut AskerIo, transfer: u32) -> Result<(), SessionError> {
-        if let Some(Transfer::Request(_, waiting)) = self.transfers.get_mut(&transfer) {
-            *waiting = waiting.saturating_sub(1);
-            io.outbox.say(Kind::Ack, transfer, record::ACK)?;
-        }
-        Ok(())
-    }
-
-    /// Takes an upload out of the open transfers, if the other side may speak of it so.
-    fn expect(
-        &mut self,
-        transfer: u32,
-        may: impl FnOnce(&Upload<J>) -> bool,
-    ) -> Result<Box<Upload<J>>, SessionError> {
-        match self.transfers.remove(&transfer) {
-            Some(Transfer::Upload(upload)) if may(&upload) => Ok(upload),
-            other => {
-                // It ends with the session, and its sender is told.
-                other.map(|other| self.transfers.insert(transfer, other));
-                Err(WireError::Record.into())
-            }
-        }
-    }
-
-    /// The answer to a meta.
-    fn answered(
-        &mut self,
-        io: &mut AskerIo,
-        transfer: u32,
-        reply: Wire,
-    ) -> Result<(), SessionError> {
-        let mut upload = self.expect(transfer, |upload| matches!(upload.stage, Stage::Asked))?;
-        if let Err(error) = granted(&reply, &upload.asked) {
-            self.tell(*upload, Err(error));
-            return Ok(());
-        }
-        if reply.delivered {
-            self.observer
-                .step(15, format_args!("the file was delivered before"));
-            let meta = delivered(&upload.asked, &reply.meta, reply.meta.file_crc);
-            self.tell(*upload, Ok(meta));
-            return Ok(());
-        }
-        let (offset, reply) = (reply.offset, Box::new(reply));
-        if offset == 0 {
-            let bytes = upload.asked.filesize.unwrap_or_default();
-            self.observer
-                .step(13, format_args!("send {bytes} bytes in sealed blocks"));
-            let crc = crc32fast::Hasher::new();
-            return self.send(io, transfer, upload, reply, (0, crc));
-        }
-        let source = upload.job.read_again();
-        io.tasks.spawn(async move {
-            let digest = task::spawn_blocking(move || {
-                let file = source.map_err(|e| unreadable(&e))?;
-                prefix_digest(file, offset).map_err(|e| unreadable(&e))
-            });
-            let failed = |_| Err(Error::new(Code::Failed, "the file could not be read"));
-            Done::Digested(transfer, digest.await.unwrap_or_else(failed))
-        });
-        upload.stage = Stage::Digesting(reply);
-        self.transfers.insert(transfer, Transfer::Upload(upload));
-        Ok(())
-    }
-
-    /// The other side says where the blocks begin.
-    fn resumed(
-        &mut self,
-        io: &mut AskerIo,
-        transfer: u32,
-        offset: u64,
-    ) -> Result<(), SessionError> {
-        let mut upload = self.expect(transfer, |upload| match &upload.stage {
-            Stage::Agreeing(reply, _) => offset == reply.offset || offset == 0,
-            _ => false,
-        })?;
-        let Stage::Agreeing(reply, crc) = std::mem::replace(&mut upload.stage, Stage::Asked) else {
-            return Err(WireError::Record.into());
-        };
-        let crc = if offset > 0 {
-            crc
-        } else {
-            crc32fast::Hasher::new()
-        };
-        self.observer.moved(offset);
-        upload.moved = offset;
-        upload.job.held(offset);
-        self.send(io, transfer, upload, reply, (offset, crc))
-    }
-
-    /// Has the blocks sealed, from an offset on, with the CRC-32 of what is before it.
-    fn send(
-        &mut self,
-        io: &mut AskerIo,
-        transfer: u32,
-        mut upload: Box<Upload<J>>,
-        reply: Box<Wire>,
-        (offset, crc): (u64, crc32fast::Hasher),
-    ) -> Result<(), SessionError> {
-        let (Some(filekey), Some(id)) = (&reply.filekey, &upload.asked.id) else {
-            let error = Error::new(Code::Failed, "the answer has no filekey");
-            self.tell(*upload, Err(error));
-            return Ok(());
-        };
-        let blocks = Stream::new(
-            &self
-                .keys
-                .block_key(filekey, id, Direction::ToServer, transfer),
-        )?;
-        let (file, version) = upload.job.source();
-        let claimed_crc = upload.asked.file_crc;
-        upload.stage = Stage::Sending(reply);
-        self.transfers.insert(transfer, Transfer::Upload(upload));
-        io.uploads.push(Attempt {
-            transfer,
-            file,
-            version,
-            blocks,
-            offset,
-            crc,
-            claimed_crc,
-        });
-        Ok(())
-    }
-
-    /// Tells the other side that a file will not come, and why.
-    fn give_up(
-        &mut self,
-        io: &mut AskerIo,
-        transfer: u32,
-        error: Error,
-    ) -> Result<(), SessionError> {
-        io.outbox
-            .say(Kind::Error, transfer, &record::encode_error(&error))?;
-        if let Some(Transfer::Upload(upload)) = self.transfers.remove(&transfer) {
-            self.tell(*upload, Err(error));
-        }
-        Ok(())
-    }
-
-    /// Takes a reply: of a request, or the last word of a file that was put somewhere.
-    fn replied(
-        &mut self,
-        io: &mut AskerIo,
-        transfer: u32,
-        body: &[u8],
-    ) -> Result<(), SessionError> {
-        let reply = Reply::from_body(body)?;
-        let more = matches!(reply, Reply::Entries { more: true, .. });
-        let unexpected = || SessionError::from(WireError::Record);
-        let transferred = self.transfers.remove(&transfer).ok_or_else(unexpected)?;
-        let open = match transferred {
-            Transfer::Upload(upload) => {
-                self.transfers.insert(transfer, Transfer::Upload(upload));
-                return self.stored(transfer, reply);
-            }
-            // More than it may send before it hears from us.
-            Transfer::Request(_, waiting) if waiting > PAGES_AHEAD => return Err(unexpected()),
-            Transfer::Request(replies, waiting) => match replies.send(Ok((transfer, reply))) {
-                Ok(()) => Transfer::Request(replies, waiting + 1),
-                Err(_) => {
-                    if more {
-                        let error = Error::new(Code::Failed, "nobody reads the listing any more");
-                        io.outbox
-                            .say(Kind::Error, transfer, &record::encode_error(&error))?;
-                    }
-                    Transfer::Abandoned
-                }
-            },
-            Transfer::Abandoned => Transfer::Abandoned,
-            Transfer::Download(_) | Transfer::Ending => return Err(unexpected()),
-        };
-        if more {
-            self.transfers.insert(transfer, open);
-        }
-        Ok(())
-    }
-
-    /// A file that was put somewhere is there.
-    fn stored(&mut self, transfer: u32, reply: Reply) -> Result<(), SessionError> {
-        let same = match &reply {
-            Reply::Stored { same, .. } => *same,
-            Reply::Done => false,
-            _ => return Err(WireError::Record.into()),
-        };
-        let mut upload = self.expect(transfer, |upload| {
-            let is_time = match same {
-                true => matches!(upload.stage, Stage::Asked),
-                false => matches!(upload.stage, Stage::Sent(..)),
-            };
-            is_time && upload.kind == Kind::Request
-        })?;
-        upload.job.stored(reply);
-        self.safe(*upload);
-        Ok(())
-    }
-
-    /// The other side has a file.
-    fn safe(&mut self, upload: Upload<J>) {
-        let meta = match &upload.stage {
-            Stage::Sent(reply, crc) => delivered(&upload.asked, &reply.meta, Some(*crc)),
-            _ => delivered(&upload.asked, &upload.asked, None),
-        };
-        self.tell(upload, Ok(meta));
-    }
-
-    /// The other side ended a transfer.
-    fn ended(&mut self, io: &mut AskerIo, transfer: u32, body: &[u8]) -> Result<(), SessionError> {
-        let error = record::decode_error(body)?;
-        let error = Error::new(error.code, printable(&error.sentence, 500));
-        // Of what we gave up first, it says so once more.
-        match self.transfers.remove(&transfer) {
-            Some(Transfer::Upload(upload)) => {
-                if matches!(upload.stage, Stage::Sending(_)) {
-                    match io.uploads.give_up(transfer) {
-                        true => {
-                            self.transfers.insert(transfer, Transfer::Ending);
-                        }
-                        false => self.say_ended(io, transfer)?,
-                    }
-                }
-                self.tell(*upload, Err(error));
-            }
-            Some(open) => fail(open, error),
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// The other side waits for an end of what it ended.
-    fn say_ended(&self, io: &mut AskerIo, transfer: u32) -> Result<(), SessionError> {
-        let error = Error::new(Code::Later, "the receiver ended the transfer");
-        io.outbox
-            .say(Kind::Error, transfer, &record::encode_error(&error))?;
-        Ok(())
-    }
-
-    fn landed(
-        &mut self,
-        io: &mut AskerIo,
-        transfer: u32,
-        landed: io::Result<Landed>,
-    ) -> Result<(), SessionError> {
-        let Some(Transfer::Download(done)) = self.transfers.remove(&transfer) else {
-            return Ok(());
-        };
-        let landed = landed.map_err(|e| not_stored(&e));
-        match &landed {
-            Ok(_) => io.outbox.say(Kind::Ack, transfer, record::ACK)?,
-            Err(error) => {
-                io.outbox
-                    .say(Kind::Error, transfer, &record::encode_error(error))?;
-            }
-        }
-        let _ = done.send(landed);
-        Ok(())
-    }
-}
-
-impl<J> Upload<J> {
-    fn new(job: J, kind: Kind, asked: Meta) -> Box<Self> {
-        Box::new(Self {
-            job,
-            kind,
-            since: Instant::now(),
-            moved: 0,
-            asked,
-            stage: Stage::Asked,
-        })
     }
 }
 
@@ -904,20 +527,6 @@ impl<J: Job + Send> Role for Asker<'_, J> {
     }
 }
 
-/// Makes a file ready whose blocks come now.
-fn announced(
-    mut landing: Landing,
-    blocks: Stream,
-    body: &[u8],
-) -> Result<Option<Incoming<Landing>>, ReceiveError> {
-    let Reply::Coming(coming) = Reply::from_body(body)? else {
-        return Ok(None);
-    };
-    let offset = coming.offset;
-    let crc = landing.expect(coming).map_err(ReceiveError::Store)?;
-    Ok(Some(Incoming::new(blocks, landing, offset, crc)))
-}
-
 /// Tells whoever waits that it is over.
 fn fail<J>(open: Transfer<J>, error: Error) {
     match open {
@@ -925,65 +534,4 @@ fn fail<J>(open: Transfer<J>, error: Error) {
         Transfer::Download(done) => drop(done.send(Err(error))),
         Transfer::Upload(_) | Transfer::Ending | Transfer::Abandoned => {}
     }
-}
-
-fn not_stored(error: &io::Error) -> Error {
-    let code = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::Later,
-        _ => Code::Failed,
-    };
-    let sentence = match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            "there is another file of that name: take --conflict overwrite, rename or skip"
-                .to_owned()
-        }
-        _ => format!("the file cannot be stored: {error}"),
-    };
-    Error::new(code, sentence)
-}
-
-/// Why a file did not come, for a person.
-fn not_received(error: ReceiveError) -> Error {
-    match error {
-        ReceiveError::Session { why, told } => told.unwrap_or_else(|| Error::new(Code::Later, why)),
-        ReceiveError::Sender(error) => Error::new(error.code, printable(&error.sentence, 500)),
-        ReceiveError::Store(error) => not_stored(&error),
-        ReceiveError::Size | ReceiveError::Checksum { .. } => {
-            Error::new(Code::Integrity, error.to_string())
-        }
-        ReceiveError::Taken => Error::new(Code::Exists, error.to_string()),
-        ReceiveError::GoingDown | ReceiveError::Failed => {
-            Error::new(Code::Failed, error.to_string())
-        }
-    }
-}
-
-/// Whether the file may come, or the receiver's reason to refuse.
-fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
-    if !reply.meta.error.is_empty() {
-        let sentence = printable(&reply.meta.error, MAX_TEXT);
-        return Err(Error::new(Code::from_word(&reply.code), sentence));
-    }
-    let about = |meta: &Meta| (meta.id, meta.filesize, meta.from.clone(), meta.to.clone());
-    if about(&reply.meta) != about(sent) {
-        let sentence = "the answer speaks of another transfer";
-        return Err(Error::new(Code::Failed, sentence));
-    }
-    if reply.offset > 0 && sent.filesize.is_none_or(|size| reply.offset >= size) {
-        let sentence = "the receiver says that it has more of the file than there is";
-        return Err(Error::new(Code::Failed, sentence));
-    }
-    Ok(())
-}
-
-/// What was sent, with what the receiver's hooks wrote into it.
-fn delivered(sent: &Meta, reply: &Meta, crc: Option<u32>) -> Meta {
-    let mut meta = sent.clone();
-    for (field, value) in &reply.extra {
-        if is_extra(field) {
-            meta.extra.insert(field.clone(), value.clone());
-        }
-    }
-    meta.file_crc = crc;
-    meta
 }

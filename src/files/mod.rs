@@ -25,7 +25,7 @@ use listing::Listing;
 pub enum Answer {
     /// This, and nothing more.
     Reply(Reply),
-    /// A part of a listing, of which more follows if there is more.
+    /// A part of a listing, with the rest of it if there is more.
     Page(Reply, Option<Box<Listing>>),
     /// A file.
     File(Box<Fetched>),

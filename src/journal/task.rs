@@ -114,7 +114,7 @@ impl Journal {
     }
 
     /// Keeps a task that failed, to be tried at `due`, or given up if there is none. It
-    /// keeps its place, but may be about another file or folder by now. Where a transfer
+    /// keeps its place, but its file or folder may have changed. Where a transfer
     /// stood for it until now, it does so itself from here on.
     pub fn failed(
         &self,

@@ -16,7 +16,7 @@ pub(super) trait Statement: Send {
     /// whether there may be something to do after it.
     fn run(&mut self, db: &Connection) -> rusqlite::Result<bool>;
 
-    /// Tells whoever waits for it.
+    /// Announces the result.
     fn announce(self: Box<Self>, committed: Result<(), JournalError>);
 }
 

@@ -387,7 +387,7 @@ pub(super) struct ReadConfig {
     pub(super) stamp: Stamp,
     /// What it says.
     pub(super) config: Arc<Config>,
-    /// A later version that cannot be read, and of which the log was told.
+    /// A later version that cannot be read and was logged.
     pub(super) broken: Option<Stamp>,
 }
 

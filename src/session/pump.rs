@@ -226,7 +226,6 @@ impl<R: Role> Pump<R> {
         self.io.uploads.shrink();
         self.io.outbox.shrink();
         self.io.buffer = MAX_RECORD;
-        self.role.rest();
     }
 
     async fn next(&mut self, at_rest: bool) -> Event<R> {

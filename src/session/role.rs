@@ -182,9 +182,6 @@ pub trait Role: Send {
     /// Whether the session may end, once all is written and nothing goes on.
     fn is_over(&self) -> bool;
 
-    /// Nothing is under way: a session that only waits holds as little as it can.
-    fn rest(&mut self) {}
-
     /// Whether something goes on that has to be done even though the session is over.
     fn must_finish(&self, io: &RoleIo<Self>) -> bool;
 

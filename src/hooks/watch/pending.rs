@@ -108,7 +108,7 @@ struct PendingFile {
 enum Writer {
     /// Nobody, as far as is known.
     Gone,
-    /// It was made just now: whoever made it may open it next.
+    /// It was made just now: the program that made it may open it next.
     Created,
     /// Somebody has it open.
     Writing,

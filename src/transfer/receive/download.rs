@@ -22,18 +22,17 @@ use crate::{
         destination::moment,
         file,
     },
-    store::{PartialName, Sink, Store, flush, local::LocalStore, prefix::prefix_digest},
+    store::{
+        PartialName, Sink, Store,
+        flush::{self, Unflushed},
+        local::LocalStore,
+        prefix::prefix_digest,
+    },
     wire::{
         record::MAX_BODY,
         request::{Coming, Held},
     },
 };
-
-/// From this many files on, one flush of everything is cheaper than one for each.
-const MANY: usize = 3;
-
-/// Bytes from which a file is flushed by itself.
-const LARGE: u64 = 1 << 20;
 
 /// The longest note of a file under way, in bytes.
 const MAX_NOTE: u64 = 65_536;
@@ -285,32 +284,31 @@ impl Drop for Landing {
 }
 
 /// Makes files safe that are whole, and gives them their names. It waits for a disk.
-pub fn land(files: Vec<(Landing, u32)>) -> Vec<io::Result<Landed>> {
-    let many = files.len() >= MANY;
-    let mut flushed = Vec::with_capacity(files.len());
-    let mut together = Ok(());
-    if many && let Some((landing, _)) = files.first() {
-        together = flush::flush_file_system(&landing.dir);
+pub fn land(mut files: Vec<(Landing, u32)>) -> Vec<io::Result<Landed>> {
+    let opened: Vec<io::Result<()>> = files
+        .iter_mut()
+        .map(|(landing, _)| landing.sink().map(drop))
+        .collect();
+    let mut unflushed: Vec<Unflushed<'_>> = files
+        .iter_mut()
+        .map(|(landing, _)| Unflushed {
+            // One that could not be opened has nothing to flush.
+            sink: landing.sink.as_mut().map(|sink| &mut **sink as _),
+            document: None,
+        })
+        .collect();
+    let flushed = flush::flush(&mut unflushed);
+    let mut named = Vec::with_capacity(files.len());
+    let mut dirs = Vec::with_capacity(files.len());
+    for ((landing, crc), ready) in files.into_iter().zip(opened.into_iter().zip(flushed)) {
+        let (opened, flushed) = ready;
+        dirs.push(landing.dir.clone());
+        named.push(opened.and(flushed).and_then(|()| landing.name(crc)));
     }
-    let mut dirs: Vec<Arc<Dir>> = Vec::new();
-    for (mut landing, crc) in files {
-        // Of another file system than the first one, or too large to wait for.
-        let alone = !many || landing.expected() >= LARGE;
-        let result = match (&together, alone) {
-            (Err(error), _) => Err(io::Error::new(error.kind(), error.to_string())),
-            (Ok(()), true) => landing.sink().and_then(|sink| sink.settle()),
-            (Ok(()), false) => Ok(()),
-        };
-        if !dirs.iter().any(|dir| Arc::ptr_eq(dir, &landing.dir)) {
-            dirs.push(landing.dir.clone());
-        }
-        flushed.push(result.and_then(|()| landing.name(crc)));
-    }
-    for dir in dirs {
-        if let Err(error) = file::sync(&dir) {
-            let failed = || Err(io::Error::new(error.kind(), error.to_string()));
-            flushed = flushed.into_iter().map(|_| failed()).collect();
-        }
-    }
-    flushed
+    let synced = flush::flush_names(dirs.iter().map(|dir| &**dir));
+    named
+        .into_iter()
+        .zip(synced)
+        .map(|(named, synced)| named.and_then(|landed| synced.map(|()| landed)))
+        .collect()
 }

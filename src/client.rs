@@ -27,7 +27,7 @@ use crate::{
         pace::Pace,
         pump::Connection,
     },
-    transfer::send::{job, upload::Outgoing},
+    transfer::send::{job, send_job::SendJob},
     transport::{Address, AddressError, Dialer, Direct, Link},
     wire::{
         WireError,
@@ -58,7 +58,7 @@ pub struct Route {
 impl Route {
     /// Finds user, contact and address for a `.meta`: in `root`, or in the root
     /// that the `.meta` lies in.
-    pub fn find(root: Option<&Path>, server: Option<&str>, out: &Outgoing) -> Result<Self, Error> {
+    pub fn find(root: Option<&Path>, server: Option<&str>, out: &SendJob) -> Result<Self, Error> {
         let path = match root {
             Some(path) => path.to_owned(),
             None => Root::around(out.path()).ok_or_else(|| {
@@ -137,11 +137,7 @@ impl Route {
 }
 
 /// Sends one file, all fifteen steps; returns the meta as it was delivered.
-pub async fn deliver(
-    route: &Route,
-    out: &Outgoing,
-    observer: &dyn Observer,
-) -> Result<Meta, Error> {
+pub async fn deliver(route: &Route, out: &SendJob, observer: &dyn Observer) -> Result<Meta, Error> {
     let (give, mut jobs) = mpsc::channel(1);
     let (results, mut result) = mpsc::unbounded_channel();
     let _ = give.try_send(out);
@@ -158,7 +154,7 @@ pub async fn deliver(
 /// It ends early, with the reason, where no session comes about, where three in a row
 /// broke before a single file had its last word, and when `stop` is ready. What was under
 /// way has failed then, and what is still among the jobs was not begun.
-pub async fn deliver_all<J: Borrow<Outgoing> + Send>(
+pub async fn deliver_all<J: Borrow<SendJob> + Send>(
     route: &Route,
     jobs: &mut Jobs<J>,
     results: &mpsc::UnboundedSender<Sent<J>>,

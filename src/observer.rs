@@ -29,12 +29,12 @@ pub trait Observer: Send + Sync {
     fn hook(&self, _run: &Run) {}
 
     /// A transfer has ended, on the side of the server.
-    fn ended(&self, _how: Ended) {}
+    fn ended(&self, _how: TransferEnd) {}
 }
 
 /// How a transfer ended for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum TransferEnd {
     /// The file is safe.
     Received,
     /// It was safe already.
@@ -47,7 +47,7 @@ pub enum Ended {
     Failed,
 }
 
-impl Ended {
+impl TransferEnd {
     /// Every way to end.
     pub const ALL: [Self; 5] = [
         Self::Received,

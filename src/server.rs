@@ -33,7 +33,7 @@ use crate::{
         watch as files,
     },
     journal::{openings::Openings, prune},
-    observer::{Ended, Observer, Unobserved},
+    observer::{Observer, TransferEnd, Unobserved},
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     session::{
         SessionError,
@@ -45,8 +45,9 @@ use crate::{
     transfer::receive::{
         arrival::Arrival,
         commit::Committer,
-        decision::{Decision, Offer, refused},
+        decision::{Decision, refused},
         error::ReceiveError,
+        offer::Offer,
         receiver::{Parties, Receiver},
         recovery,
         target::Target,
@@ -469,7 +470,7 @@ impl Connection {
                 decided.ok_or(ChannelError::Closed)?
             }
             Err(error) => {
-                let ended = Ended::of(error);
+                let ended = TransferEnd::of(error);
                 info!(%from, %to, verdict = %ended.word(), "refused: {error}");
                 receiver.observer.ended(ended);
                 Decision::Answered(Box::new(refused(caller.empty_meta(), error)))

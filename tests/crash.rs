@@ -38,7 +38,7 @@ use m2y::{
     root::{Root, folder::Folder},
     server::{self, Server},
     store::local::LocalStore,
-    transfer::send::upload::Outgoing,
+    transfer::send::send_job::SendJob,
     wire::record::{HEAD_LEN, Head, Kind},
 };
 use tokio::{
@@ -162,7 +162,7 @@ fn done(world: &World) -> HashSet<String> {
 
 /// Sends all in one session and more, within this process.
 async fn send_all(address: &str, metas: &[PathBuf]) {
-    let outs: Vec<Outgoing> = metas.iter().map(|m| Outgoing::open(m).unwrap()).collect();
+    let outs: Vec<SendJob> = metas.iter().map(|m| SendJob::open(m).unwrap()).collect();
     let route = Route::find(None, Some(address), &outs[0]).unwrap();
     let (give, mut jobs) = mpsc::channel(outs.len());
     let (results, mut told) = mpsc::unbounded_channel();

@@ -39,7 +39,7 @@ use m2y::{
     observer::{Observer, Unobserved},
     root::{Root, conflict::Conflict, user::User},
     transfer::{
-        receive::download::{Landing, land as land_files},
+        receive::download::{Download, complete},
         receive::target::Target,
         send::put::Put,
     },
@@ -88,8 +88,8 @@ async fn fetch(peer: &Peer, path: &str, into: &Path) -> Result<Vec<u8>, Error> {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let dir = Arc::new(Dir::open_ambient_dir(into, ambient_authority()).unwrap());
     let file = format!("f{}", NUMBER.fetch_add(1, Ordering::SeqCst));
-    let landing = Landing::new(&dir, &file, Conflict::Refuse, (ROLAND, path), 0).unwrap();
-    peer.get(path, landing)?.landed().await?;
+    let download = Download::new(&dir, &file, Conflict::Refuse, (ROLAND, path), 0).unwrap();
+    peer.get(path, download)?.downloaded().await?;
     let bytes = fs::read(into.join(&file)).unwrap();
     fs::remove_file(into.join(&file)).unwrap();
     Ok(bytes)
@@ -1812,7 +1812,7 @@ fn of_two_who_fetch_one_file_to_one_place_one_gets_it_whole() {
     let dir = tempfile::tempdir().unwrap();
     let into = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
     let of = (ROLAND, "photo/large.bin");
-    let land = || Landing::new(&into, "large.bin", Conflict::Refuse, of, 1 << 20);
+    let land = || Download::new(&into, "large.bin", Conflict::Refuse, of, 1 << 20);
     let mut first = land().unwrap();
     let coming = Coming {
         size: 1 << 20,
@@ -1824,8 +1824,8 @@ fn of_two_who_fetch_one_file_to_one_place_one_gets_it_whole() {
     first.sink().unwrap().append(&[&noise(1 << 20)]).unwrap();
     let second = land().err().unwrap();
     assert_eq!(second.kind(), std::io::ErrorKind::WouldBlock);
-    let landed = land_files(vec![(first, 0)]).remove(0).unwrap();
-    assert_eq!(landed.size, 1 << 20);
+    let downloaded = complete(vec![(first, 0)]).remove(0).unwrap();
+    assert_eq!(downloaded.size, 1 << 20);
     assert!(fs::read(dir.path().join("large.bin")).unwrap() == noise(1 << 20));
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use common::{ROLAND, World, ZHENQIANG, name, read_meta};
 use m2y::{
-    event::{Event, EventId, Kind, Outcome, Subject},
+    event::{Event, EventId, Kind, Outcome, Subject, Verdict},
     hooks::{Pinned, dispatch::Dispatcher},
     journal::{
         self,
@@ -222,7 +222,14 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
         kept.push(dispatcher.keep(event, Pinned::default(), &key).unwrap());
         keys.push(key);
     }
-    let verdicts = dispatcher.run_kept_batch(kept).await;
+    let mut verdicts: Vec<Option<Verdict>> = kept.iter().map(|_| None).collect();
+    let tell = |told: Vec<(usize, Verdict)>| {
+        for (place, verdict) in told {
+            assert!(verdicts[place].replace(verdict).is_none(), "{place}");
+        }
+    };
+    dispatcher.run_kept_each(kept, tell).await;
+    let verdicts: Vec<_> = verdicts.into_iter().map(Option::unwrap).collect();
     let db = dispatcher.journal().reader().unwrap();
     for (n, (verdict, key)) in verdicts.iter().zip(&keys).enumerate() {
         let meta = read_meta(&folder.path_of(&format!("f{n}.meta")));

@@ -24,7 +24,7 @@ use m2y::{
     meta::{Meta, TransferId, Wire},
     observer::Unobserved,
     session::asker::{Asker, Asks, Begin},
-    transfer::send::upload::Outgoing,
+    transfer::send::send_job::SendJob,
     wire::{
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header, Turned},
@@ -352,7 +352,7 @@ async fn a_meta_as_large_as_an_envelope_is_stored_and_read_back() {
 }
 
 /// Sends a file under a meta that may say something else.
-async fn send_as(route: &Route, out: &Outgoing, lie: Meta) -> Result<Meta, Error> {
+async fn send_as(route: &Route, out: &SendJob, lie: Meta) -> Result<Meta, Error> {
     let opened = client::open(route, lie, &Unobserved).await?;
     let (results, mut result) = mpsc::unbounded_channel();
     let (_, mut jobs) = mpsc::channel(1);
@@ -388,7 +388,7 @@ async fn a_filesize_that_lies_is_found_out() {
     ] {
         let file = world.file("f", &common::noise(has));
         let path = world.meta("photo", &file);
-        let out = Outgoing::open(&path).unwrap();
+        let out = SendJob::open(&path).unwrap();
         let route = Route::find(None, Some(&server.address), &out).unwrap();
         let mut lie = out.request().unwrap();
         lie.filesize = Some(says);
@@ -844,7 +844,7 @@ async fn a_request_that_the_server_does_not_know_is_answered_and_the_session_goe
     let server = Local::serve(&world.there).await;
     let file = world.file("f", b"x");
     let path = world.meta("photo", &file);
-    let out = Outgoing::open(&path).unwrap();
+    let out = SendJob::open(&path).unwrap();
     let route = Route::find(None, Some(&server.address), &out).unwrap();
     let meta = out.request().unwrap();
     let opened = client::open(&route, meta, &Unobserved).await.unwrap();

@@ -30,7 +30,7 @@ use m2y::{
     meta::{Meta, datetime_now},
     observer::{Observer, Unobserved},
     root::{conflict::Conflict, destination::Destination, tree::TreePath},
-    transfer::send::{put::Put, upload::Outgoing},
+    transfer::send::{put::Put, send_job::SendJob},
 };
 use tokio::sync::mpsc;
 
@@ -287,7 +287,7 @@ async fn what_a_hook_hands_on_is_sent_from_where_it_is() {
     let meta = world.photo().join("a.meta");
     wait_for(|| meta.exists()).await;
     assert_eq!(server.stop(), Some(0));
-    let out = Outgoing::open_of(&world.receiver, &meta).unwrap();
+    let out = SendJob::open_of(&world.receiver, &meta).unwrap();
     assert_eq!(out.meta().filename, "a.jpg");
     assert_eq!((out.meta().to.as_str(), out.len()), (ZHENQIANG, 4));
 }

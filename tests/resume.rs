@@ -33,7 +33,7 @@ use m2y::{
     event::Kind as EventKind,
     meta::{Features, Meta, TransferId, Wire},
     observer::Unobserved,
-    transfer::{receive::decision::FILES, send::upload::Outgoing},
+    transfer::{receive::decision::FILES, send::send_job::SendJob},
     wire::record::{self, Head, Kind, MAX_BODY},
 };
 use tokio::{
@@ -220,21 +220,25 @@ fn hidden(folder: &Path) -> Vec<PathBuf> {
     names.map(|name| folder.join(name)).collect()
 }
 
+/// How many transfers broke off that a server has let go of, as its log says.
+fn not_received(log: &Path) -> usize {
+    let text = fs::read_to_string(log).unwrap();
+    text.matches(" not received: ").count()
+}
+
 fn len(path: &Path) -> usize {
     fs::metadata(path).unwrap().len() as usize
 }
 
 /// Sends a file whose way is cut after so many bytes; returns its `.meta` and what the
 /// receiver has of it.
-async fn broken(world: &World, server: &str, file: &Path, after: usize) -> (PathBuf, PathBuf) {
+async fn broken(world: &World, server: &Local, file: &Path, after: usize) -> (PathBuf, PathBuf) {
     let meta = world.meta("photo", file);
-    let relay = Relay::cut(server, after).await;
+    let failed = server.counter.failed();
+    let relay = Relay::cut(&server.address, after).await;
     let error = deliver(&meta, &relay.address).await.unwrap_err();
     assert_eq!(error.code, Code::Later, "{error}");
-    until("the server has let go", || {
-        world.arrived(".meta").is_empty()
-    })
-    .await;
+    until("the server has let go", || server.counter.failed() > failed).await;
     let mut hidden = hidden(&world.photo());
     assert_eq!(hidden.len(), 1, "{hidden:?}");
     (meta, hidden.remove(0))
@@ -281,7 +285,7 @@ async fn a_transfer_that_was_cut_goes_on_where_the_receiver_is() {
     let server = Local::serve(&world.there).await;
     let bytes = noise(LEN);
     let file = world.file("f", &bytes);
-    let (meta, partial) = broken(&world, &server.address, &file, LEN / 2).await;
+    let (meta, partial) = broken(&world, &server, &file, LEN / 2).await;
     let held = len(&partial);
     assert!(held > LEN / 2 - 2 * MIB, "{held} bytes were kept");
 
@@ -314,7 +318,8 @@ fn begin_to_send(address: &str, path: &Path) -> Child {
 async fn a_transfer_goes_on_after_both_sides_were_killed() {
     const LEN: usize = 12 * MIB;
     let world = hooked();
-    let mut server = Process::serve(&world.there);
+    let log = world.dir.path().join("log");
+    let mut server = Process::serve_with_log(&world.there, &log);
     let bytes = noise(LEN);
     let meta = world.meta("photo", &world.file("f", &bytes));
 
@@ -325,10 +330,7 @@ async fn a_transfer_goes_on_after_both_sides_were_killed() {
     sender.kill().unwrap();
     sender.wait().unwrap();
     relay.go.send(true).unwrap();
-    until("the server has let go", || {
-        world.arrived(".meta").is_empty()
-    })
-    .await;
+    until("the server has let go", || not_received(&log) == 1).await;
     let first = len(&hidden(&world.photo())[0]);
     assert!(first > LEN / 4, "{first}");
 
@@ -367,7 +369,7 @@ async fn a_source_that_changed_is_sent_from_its_beginning() {
         let world = hooked();
         let server = Local::serve(&world.there).await;
         let file = world.file("f", &noise(LEN));
-        let (meta, _) = broken(&world, &server.address, &file, LEN / 2).await;
+        let (meta, _) = broken(&world, &server, &file, LEN / 2).await;
         let before = fs::metadata(&file).unwrap().modified().unwrap();
         let mut bytes = noise(LEN + longer);
         bytes[..5].copy_from_slice(b"other");
@@ -455,7 +457,7 @@ async fn a_hidden_file_that_was_changed_on_the_disk_does_no_harm() {
         let server = Local::serve(&world.there).await;
         let bytes = noise(LEN);
         let file = world.file("f", &bytes);
-        let (meta, partial) = broken(&world, &server.address, &file, LEN / 2).await;
+        let (meta, partial) = broken(&world, &server, &file, LEN / 2).await;
         harm(&partial);
         let relay = Relay::through(&server.address).await;
         again(&meta, &relay.address).await.unwrap();
@@ -477,7 +479,8 @@ async fn a_hidden_file_that_was_changed_on_the_disk_does_no_harm() {
 /// than once, at most, for one cut.
 async fn sent_twice(len: u64, cuts: usize) -> usize {
     let world = hooked();
-    let server = Process::serve(&world.there);
+    let log = world.dir.path().join("log");
+    let server = Process::serve_with_log(&world.there, &log);
     // Large, and takes little room at the sender's.
     let path = world.dir.path().join("large");
     let mut file = fs::File::create(&path).unwrap();
@@ -497,13 +500,11 @@ async fn sent_twice(len: u64, cuts: usize) -> usize {
         // Not too much at once, so that there is something left to be cut.
         let piece = 100_000 + ((state >> 33) % (2 * len / cuts as u64)) as usize;
         let piece = piece.min((len as usize - held) / 2);
+        let failed = not_received(&log);
         let relay = Relay::new(&server.address, piece, Then::Cut, false).await;
         let sent = again(&meta, &relay.address).await;
         assert_eq!(sent.unwrap_err().code, Code::Later);
-        until("the server has let go", || {
-            world.arrived(".meta").is_empty()
-        })
-        .await;
+        until("the server has let go", || not_received(&log) > failed).await;
         let now = names(&world.photo(), ".partial").pop();
         let now = now.map_or(0, |name| self::len(&world.photo().join(name)));
         assert!(now >= held, "{now} bytes are left of {held}");
@@ -743,7 +744,6 @@ async fn a_sender_that_lies_ends_its_session_and_stores_nothing() {
     assert!(error.sentence.contains("CRC-32"), "{error}");
 
     // The folder is as before, and its owner gets other files.
-    until("all is let go", || world.arrived(".meta").is_empty()).await;
     let file = world.file("f", b"x");
     world.deliver(&server.address, &file).await.unwrap();
     assert_eq!(the_file(&world.photo()), b"x");
@@ -784,10 +784,7 @@ async fn a_digest_that_lies_gets_the_file_from_its_beginning() {
     side.with_key(0, &reply);
     side.block(0, &bytes[..MAX_BODY], false).await;
     drop(side);
-    until("the server has let go", || {
-        world.arrived(".meta").is_empty()
-    })
-    .await;
+    until("the server has let go", || server.counter.failed() == 1).await;
 
     let mut side = peer::open(&server.address, &asked).await;
     let reply = side.said.clone();
@@ -929,19 +926,19 @@ async fn a_receiver_that_lies_is_found_out() {
 
 // Many files in a session.
 
-fn outgoing(world: &World, files: &[(&str, &[u8])]) -> Vec<Outgoing> {
+fn outgoing(world: &World, files: &[(&str, &[u8])]) -> Vec<SendJob> {
     let metas = files
         .iter()
         .map(|(name, bytes)| world.meta("photo", &world.file(name, bytes)));
     let metas: Vec<PathBuf> = metas.collect();
     metas
         .iter()
-        .map(|meta| Outgoing::open(meta).unwrap())
+        .map(|meta| SendJob::open(meta).unwrap())
         .collect()
 }
 
 /// Sends all in as few sessions as it takes; what became of each, by its name.
-async fn deliver_all(address: &str, all: Vec<Outgoing>) -> Vec<(String, Result<Meta, Error>)> {
+async fn deliver_all(address: &str, all: Vec<SendJob>) -> Vec<(String, Result<Meta, Error>)> {
     let route = Route::find(None, Some(address), &all[0]).unwrap();
     let (give, mut jobs) = mpsc::channel(all.len());
     let (results, mut told) = mpsc::unbounded_channel();
@@ -1069,10 +1066,10 @@ async fn one_id_twice_in_a_session_is_under_way_and_then_delivered_before() {
     let out = |name: &str| {
         let copy = first.with_file_name(name);
         fs::copy(&first, &copy).unwrap();
-        Outgoing::open(&copy).unwrap()
+        SendJob::open(&copy).unwrap()
     };
     let (second, third) = (out("second.meta"), out("third.meta"));
-    let first = Outgoing::open(&first).unwrap();
+    let first = SendJob::open(&first).unwrap();
     let relay = Relay::new(&server.address, MIB, Then::Wait, true).await;
     let route = Route::find(None, Some(&relay.address), &first).unwrap();
     let (give, mut jobs) = mpsc::channel(3);
@@ -1112,11 +1109,11 @@ async fn a_file_that_was_cut_goes_on_within_a_session_of_many() {
     let world = hooked();
     let server = Local::serve(&world.there).await;
     let large = noise(4 * MIB);
-    let (meta, partial) = broken(&world, &server.address, &world.file("f", &large), MIB * 2).await;
+    let (meta, partial) = broken(&world, &server, &world.file("f", &large), MIB * 2).await;
     let held = len(&partial) / MAX_BODY * MAX_BODY;
     anew(&meta);
     let mut all = outgoing(&world, &[("a", b"before")]);
-    all.push(Outgoing::open(&meta).unwrap());
+    all.push(SendJob::open(&meta).unwrap());
     all.extend(outgoing(&world, &[("z", b"behind")]));
     let relay = Relay::through(&server.address).await;
     for (name, result) in deliver_all(&relay.address, all).await {
@@ -1138,7 +1135,7 @@ async fn a_sender_that_cannot_resume_is_served_as_before() {
     let server = Local::serve(&world.there).await;
     let bytes = noise(5 * MAX_BODY);
     let file = world.file("f", &bytes);
-    let (meta, _) = broken(&world, &server.address, &file, 3 * MAX_BODY).await;
+    let (meta, _) = broken(&world, &server, &file, 3 * MAX_BODY).await;
     let mut asked = peer::meta(1, bytes.len());
     asked.id = read_meta(&meta.with_extension("failed")).id;
     let asked = peer::request(asked, Features::default());

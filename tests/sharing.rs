@@ -21,7 +21,7 @@ use m2y::{
     error::{Code, Error},
     observer::Unobserved,
     root::conflict::Conflict,
-    transfer::receive::download::Landing,
+    transfer::receive::download::Download,
 };
 
 const SHARE: &str = "[share]\nzhenqiang = list get mkdir rm mv\n";
@@ -48,9 +48,9 @@ async fn get(world: &World, peer: &Peer, path: &str) -> Result<Vec<u8>, Error> {
     let _ = fs::remove_dir_all(&to);
     fs::create_dir(&to).unwrap();
     let dir = Arc::new(Dir::open_ambient_dir(&to, ambient_authority()).unwrap());
-    let landing = Landing::new(&dir, "file", Conflict::Refuse, (ROLAND, path), 100).unwrap();
-    let landed = peer.get(path, landing)?.landed().await?;
-    assert_eq!(landed.name, "file");
+    let download = Download::new(&dir, "file", Conflict::Refuse, (ROLAND, path), 100).unwrap();
+    let downloaded = peer.get(path, download)?.downloaded().await?;
+    assert_eq!(downloaded.name, "file");
     Ok(fs::read(to.join("file")).unwrap())
 }
 

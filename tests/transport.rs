@@ -21,7 +21,7 @@ use m2y::{
     error::Code,
     observer::Unobserved,
     server::{self, Server},
-    transfer::send::upload::Outgoing,
+    transfer::send::send_job::SendJob,
 };
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -44,7 +44,7 @@ async fn a_file_goes_from_client_to_server_without_a_socket() {
     let (shutdown, serving) = serve(&world, listener).await;
     let bytes = noise(1_000_000);
     let meta = world.meta("photo", &world.file("large.bin", &bytes));
-    let out = Outgoing::open(&meta).unwrap();
+    let out = SendJob::open(&meta).unwrap();
     // An address where nobody could connect.
     let route = Route::find(None, Some("memory:1"), &out).unwrap();
     let route = route.dialled_by(Arc::new(dialer));

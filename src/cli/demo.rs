@@ -24,7 +24,7 @@ use crate::{
     observer::Observer,
     root::{Root, RootError, meta_file, name::Name, user::User},
     server::{self, Server},
-    transfer::send::upload::Outgoing,
+    transfer::send::send_job::SendJob,
     transport::{self, Address, Listener},
 };
 
@@ -249,7 +249,7 @@ impl Scene<'_> {
         let dir = self.root.path().join(format!("user/{SENDER}/{folder}"));
         let meta = Meta::new(SENDER, RECEIVER, folder, "");
         let path: PathBuf = meta_file::write(&dir, file, meta)?;
-        let out = Outgoing::open(&path)?;
+        let out = SendJob::open(&path)?;
         let route = Route::find(Some(self.root.path()), Some(self.address), &out)?;
         let side = Side("client", self.show.clone());
         let begun = Instant::now();

@@ -31,8 +31,8 @@ use crate::{
     meta::Meta,
     root::{Root, contact::check_address, name::Name},
     transfer::send::{
-        job_file::{Draft, Place},
-        job_files::Documents,
+        job_file::{JobFile, LastDir},
+        job_files::JobFiles,
     },
 };
 
@@ -241,28 +241,28 @@ impl Send {
     /// What opens the files. Mistakes that concern all of them are found here.
     fn producer(&self, plan: Plan, tools: Tools) -> Result<Producer, Error> {
         let mut routes = Routes::new(self.root(), self.server.clone());
-        let documents = match self.parties()? {
+        let job_files = match self.parties()? {
             Some(parties) => {
                 let template = parties.template();
                 routes.find(Path::new(""), &template, |route| tools.queue(route))?;
                 let root = Root::open(&self.root().unwrap_or_default())?;
                 let path = root.user(&parties.from)?.outbox(&parties.folder)?;
-                let mut documents = Documents::open(&path, template)?;
+                let mut job_files = JobFiles::open(&path, template)?;
                 if self.conflict == Conflict::Skip {
-                    documents.remember()?;
+                    job_files.remember()?;
                 }
-                Some(documents)
+                Some(job_files)
             }
             None => None,
         };
-        Ok(Producer::new(plan, documents, routes, tools))
+        Ok(Producer::new(plan, job_files, routes, tools))
     }
 
     fn dry(&self, plan: Plan, tally: Tally) -> Result<(), Failure> {
         let mut routes = Routes::new(self.root(), self.server.clone());
         let parties = self.parties()?;
         let template = parties.as_ref().map(Parties::template);
-        let mut documents = None;
+        let mut job_files = None;
         if let Some(template) = &template {
             let address = |route: Route| route.address().to_string();
             routes.find(Path::new(""), template, address)?;
@@ -270,15 +270,15 @@ impl Send {
                 && self.conflict == Conflict::Skip
                 && path.is_dir()
             {
-                let mut there = Documents::open(&path, template.clone())?;
+                let mut there = JobFiles::open(&path, template.clone())?;
                 there.remember()?;
-                documents = Some(there);
+                job_files = Some(there);
             }
         }
         let dry = Dry {
             routes,
             template,
-            documents,
+            job_files,
             tally,
         };
         dry.run(plan)
@@ -292,7 +292,7 @@ fn lost(_: task::JoinError) -> Error {
 /// Finds out how much there is to send.
 fn weigh(plan: Plan, progress: &Progress) {
     let (mut files, mut bytes) = (0, 0);
-    let mut place = Place::default();
+    let mut last_dir = LastDir::default();
     for item in plan.flatten() {
         files += 1;
         let is_document = item
@@ -300,7 +300,8 @@ fn weigh(plan: Plan, progress: &Progress) {
             .extension()
             .is_some_and(|e| e == "meta" || e == "failed");
         let file = match item.within.is_none() && is_document {
-            true => Draft::look(&item.path, &mut place).and_then(|draft| draft.source()),
+            true => JobFile::read_unlocked(&item.path, &mut last_dir)
+                .and_then(|job_file| job_file.source()),
             false => Ok(item.path),
         };
         let about = file.ok().and_then(|file| file.metadata().ok());

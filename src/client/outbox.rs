@@ -40,8 +40,8 @@ use crate::{
         user::User,
     },
     transfer::send::{
-        job_file::{Draft, Place},
-        upload::Outgoing,
+        job_file::{JobFile, LastDir},
+        send_job::SendJob,
     },
 };
 
@@ -325,7 +325,7 @@ impl Batch {
         stop: &watch::Receiver<bool>,
     ) {
         let at_hand = Arc::new(Semaphore::new(AT_HAND));
-        let mut place = Place::default();
+        let mut last_dir = LastDir::default();
         for attempt in self.attempts {
             let Ok(permit) = at_hand.clone().acquire_owned().await else {
                 return;
@@ -338,17 +338,17 @@ impl Batch {
             let opened = task::spawn_blocking(move || {
                 let opened = match dead {
                     Some(error) => Err(attempt.unopened(&user, error)),
-                    None => attempt.open(&user, &to, &mut place),
+                    None => attempt.open(&user, &to, &mut last_dir),
                 };
-                (attempt, opened, place)
+                (attempt, opened, last_dir)
             });
             let Ok((attempt, opened, last)) = opened.await else {
                 // It panicked; the others are none the worse for it.
                 let _ = tell.send((asked, Sent::Over));
-                place = Place::default();
+                last_dir = LastDir::default();
                 continue;
             };
-            place = last;
+            last_dir = last;
             let job = match opened {
                 Ok(out) => Job {
                     out,
@@ -410,24 +410,24 @@ async fn settle(mut over: mpsc::UnboundedReceiver<Outcome<Attempt>>, tell: &Tell
 
 impl Attempt {
     /// Opens the `.meta` and its file.
-    fn open(&self, user: &User, to: &str, place: &mut Place) -> Result<Outgoing, Sent> {
-        let draft = match Draft::read(&self.path, place) {
-            Ok(draft) => draft,
+    fn open(&self, user: &User, to: &str, last_dir: &mut LastDir) -> Result<SendJob, Sent> {
+        let job_file = match JobFile::read(&self.path, last_dir) {
+            Ok(job_file) => job_file,
             Err(error) if error.code == Code::NotFound => return Err(Sent::Over),
             Err(error) => return Err(self.unopened(user, error)),
         };
-        let Meta { from, to: now, .. } = draft.meta();
+        let Meta { from, to: now, .. } = job_file.meta();
         if from != user.name().as_str() || now != to {
             return Err(Sent::Changed);
         }
         // Its file may still be written.
-        draft
+        job_file
             .open_of(user)
             .map_err(|error| self.unopened(user, error))
     }
 
     /// What becomes of one that was on its way.
-    fn opened(&self, out: &Outgoing, result: Result<Meta, Error>) -> Sent {
+    fn opened(&self, out: &SendJob, result: Result<Meta, Error>) -> Sent {
         let to = printable(&out.meta().to, 64);
         match result.and_then(|meta| out.done(&meta)) {
             Ok(done) => {

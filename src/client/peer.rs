@@ -13,7 +13,7 @@ use crate::{
     observer::Observer,
     session::asker::{Ask, Asker, Asks, Begin, Get},
     transfer::{
-        receive::download::{Landed, Landing},
+        receive::download::{Download, Downloaded},
         send::put::Put,
     },
     wire::request::{Entry, Reply, Request},
@@ -39,7 +39,7 @@ pub struct Listing {
 
 /// A file on its way.
 pub struct Fetching {
-    landed: oneshot::Receiver<Result<Landed, Error>>,
+    downloaded: oneshot::Receiver<Result<Downloaded, Error>>,
     over: Arc<OnceLock<Error>>,
 }
 
@@ -148,16 +148,16 @@ impl Peer {
     }
 
     /// Asks for a file.
-    pub fn get(&self, path: &str, landing: Landing) -> Result<Fetching, Error> {
-        let (done, landed) = oneshot::channel();
+    pub fn get(&self, path: &str, download: Download) -> Result<Fetching, Error> {
+        let (done, downloaded) = oneshot::channel();
         let get = Get {
             path: path.to_owned(),
-            landing,
+            download,
             done,
         };
         self.ask(Ask::Get(Box::new(get)))?;
         Ok(Fetching {
-            landed,
+            downloaded,
             over: self.over.clone(),
         })
     }
@@ -196,7 +196,9 @@ impl Listing {
 
 impl Fetching {
     /// Waits until the file is safe.
-    pub async fn landed(self) -> Result<Landed, Error> {
-        self.landed.await.unwrap_or_else(|_| Err(gone(&self.over)))
+    pub async fn downloaded(self) -> Result<Downloaded, Error> {
+        self.downloaded
+            .await
+            .unwrap_or_else(|_| Err(gone(&self.over)))
     }
 }

@@ -14,21 +14,21 @@ use crate::{
     error::Error,
     observer::Observer,
     session::asker::{Jobs, Sent},
-    transfer::send::upload::Outgoing,
+    transfer::send::send_job::SendJob,
 };
 
 /// A file that is open, and what whoever opened it knows it by.
 pub struct Job<T> {
     /// The file.
-    pub out: Outgoing,
+    pub out: SendJob,
     /// What it is known by.
     pub known: T,
     /// Lets it be open.
     pub permit: OwnedSemaphorePermit,
 }
 
-impl<T> Borrow<Outgoing> for Job<T> {
-    fn borrow(&self) -> &Outgoing {
+impl<T> Borrow<SendJob> for Job<T> {
+    fn borrow(&self) -> &SendJob {
         &self.out
     }
 }

@@ -42,7 +42,8 @@ use crate::{
 };
 
 /// A contact who is told that something is not there is told so at a multiple of this after
-/// the question, so that the time does not tell what was found on the way.
+/// the question, so that the time does not tell what was found on the way: with it no
+/// difference is left in `ten_thousand_answers_*` of tests/fetch.rs.
 const GRID: Duration = Duration::from_millis(10);
 
 /// So long before such a moment a thread takes over to wait. A timer of tokio's ends whole

@@ -381,12 +381,9 @@ fn own_functions(ast: &AST) -> BTreeSet<(String, usize)> {
 
 type Wrong = (String, Position);
 
-/// Calls of functions and uses of fields that are not there.
-fn calls(ast: &AST, known: &Known, shared: &BTreeSet<(String, usize)>) -> Vec<Wrong> {
-    let mut own = own_functions(ast);
-    own.extend(shared.iter().cloned());
-    let methods = methods();
-    // What the script itself names so is something else.
+/// The names that a script gives to values of its own: a value of the host with such a name
+/// is hidden.
+fn declared(ast: &AST) -> BTreeSet<String> {
     let mut declared: BTreeSet<String> = ast
         .iter_functions()
         .flat_map(|function| {
@@ -416,6 +413,15 @@ fn calls(ast: &AST, known: &Known, shared: &BTreeSet<(String, usize)>) -> Vec<Wr
         }
         true
     });
+    declared
+}
+
+/// Calls of functions and uses of fields that are not there.
+fn calls(ast: &AST, known: &Known, shared: &BTreeSet<(String, usize)>) -> Vec<Wrong> {
+    let mut own = own_functions(ast);
+    own.extend(shared.iter().cloned());
+    let methods = methods();
+    let declared = declared(ast);
     let mut found = Vec::new();
     if known.functions_see_nothing {
         ast.clone_functions_only().walk(&mut |path| {

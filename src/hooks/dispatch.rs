@@ -27,7 +27,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    Heard, Hooks, Pinned, firing::ToFire, notes::Mode, script_state::JournalState,
+    Heard, Hooks, Pinned, batch::Verdicts, firing::ToFire, notes::Mode, script_state::JournalState,
     self_changes::SelfChanges,
 };
 use crate::{
@@ -308,19 +308,10 @@ impl Dispatcher {
     }
 
     /// [`Self::run_kept`] for many events of one user, in one hand-over to a thread for
-    /// scripts where those are quick. The verdicts come in the order of the events, once
-    /// there are all of them.
-    pub async fn run_kept_batch(&self, kept: Vec<Kept>) -> Vec<Verdict> {
-        let mut verdicts: Vec<_> = kept.iter().map(|_| None).collect();
-        self.run_kept_each(kept, |place, verdict| put(&mut verdicts, place, verdict))
-            .await;
-        verdicts.into_iter().flatten().collect()
-    }
-
-    /// [`Self::run_kept_batch`] that tells each verdict as soon as what it says is stored,
-    /// with the place of its event: none waits for a slow script or a program of another
-    /// one.
-    pub async fn run_kept_each(&self, kept: Vec<Kept>, mut tell: impl FnMut(usize, Verdict)) {
+    /// scripts where those are quick. Tells verdicts, with the places of their events, as
+    /// soon as what they say is stored: none waits for a slow script or a program of another
+    /// event.
+    pub async fn run_kept_each(&self, kept: Vec<Kept>, mut tell: impl FnMut(Verdicts)) {
         let (owing, events): (Vec<_>, Vec<_>) = kept.into_iter().map(Kept::split).unzip();
         let mut owing: Vec<_> = owing.into_iter().map(Some).collect();
         let mut batch = self.hooks.fire_batch(events, &Mode::LIVE);
@@ -330,9 +321,7 @@ impl Dispatcher {
                 .iter_mut()
                 .filter_map(|(place, verdict)| Some((owing.get_mut(*place)?.take()?, verdict)));
             self.conclude(over.collect()).await;
-            for (place, verdict) in verdicts {
-                tell(place, verdict);
-            }
+            tell(verdicts);
         }
     }
 

@@ -69,75 +69,77 @@ pub fn find(
         script: name.to_string(),
         source,
     };
-    let forbidden = || HookError::Forbidden {
-        script: name.to_string(),
-    };
     let is_script = line.ends_with(".rhai");
     let shared = match root.dir().open_dir("scripts") {
         Ok(dir) => Some(Arc::new(dir)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(unreadable(e)),
     };
-    let scripts = root.path().join("scripts");
     let in_folder = Stamp::of(folder.dir(), line).map_err(unreadable)?;
     let in_shared = match &shared {
         Some(dir) if in_folder.is_none() => Stamp::of(dir, line).map_err(unreadable)?,
         _ => None,
     };
-    let (key, own) = match (in_folder, in_shared, &shared) {
-        (Some(stamp), ..) => {
-            let path = folder.path_of(line);
-            if !is_script {
-                let allowed = programs.in_folder_of(folder.user().name());
-                return allowed.then_some(Hook::Program(path)).ok_or_else(forbidden);
-            }
-            (path, part(line, line, stamp, folder.dir()))
-        }
-        (None, Some(stamp), Some(dir)) => {
-            let path = scripts.join(line);
-            if !is_script {
-                let allowed = *programs != Programs::None;
-                return allowed.then_some(Hook::Program(path)).ok_or_else(forbidden);
-            }
-            (path, part(line, line, stamp, dir))
-        }
-        _ => {
-            let (name, text) =
-                bundled::find(line).ok_or_else(|| HookError::Missing(name.to_string()))?;
-            let part = Part {
-                name: name.to_owned(),
-                stamp: None,
-                read: Box::new(|| Ok(text.to_owned())),
-            };
-            return Ok(Hook::Script(Source {
-                name: name.to_owned(),
-                key: name.into(),
-                parts: vec![part],
-            }));
-        }
+    let (path, dir, stamp) = match (in_folder, in_shared, &shared) {
+        (Some(stamp), ..) => (folder.path_of(line), folder.dir(), stamp),
+        (None, Some(stamp), Some(dir)) => (root.path().join("scripts").join(line), dir, stamp),
+        _ => return bundled(&name),
     };
-    let mut parts = Vec::with_capacity(3);
-    if let Some(dir) = &shared
-        && let Some(stamp) = Stamp::of(dir, SHARED).map_err(unreadable)?
-    {
-        parts.push(part("scripts/lib.rhai", SHARED, stamp, dir));
+    if !is_script {
+        let is_allowed = match in_folder {
+            Some(_) => programs.in_folder_of(folder.user().name()),
+            None => *programs != Programs::None,
+        };
+        return is_allowed
+            .then_some(Hook::Program(path))
+            .ok_or_else(|| HookError::Forbidden {
+                script: name.to_string(),
+            });
     }
-    if let Some(stamp) = Stamp::of(folder.dir(), SHARED).map_err(unreadable)? {
-        parts.push(part(SHARED, SHARED, stamp, folder.dir()));
-    }
-    parts.push(own);
+    let mut parts = libraries(folder, shared.as_ref()).map_err(unreadable)?;
+    parts.push(part(line, line, stamp, dir));
     // A script of the root means something else beside another lib.rhai.
     let key = match parts.len() {
-        1 => key,
+        1 => path,
         _ => folder
             .path()
-            .join(key.strip_prefix(root.path()).unwrap_or(&key)),
+            .join(path.strip_prefix(root.path()).unwrap_or(&path)),
     };
     Ok(Hook::Script(Source {
         name: line.to_owned(),
         key,
         parts,
     }))
+}
+
+/// The script of this name that comes with the program.
+fn bundled(line: &Name) -> Result<Hook, HookError> {
+    let found = bundled::find(line.as_str());
+    let (name, text) = found.ok_or_else(|| HookError::Missing(line.to_string()))?;
+    let part = Part {
+        name: name.to_owned(),
+        stamp: None,
+        read: Box::new(|| Ok(text.to_owned())),
+    };
+    Ok(Hook::Script(Source {
+        name: name.to_owned(),
+        key: name.into(),
+        parts: vec![part],
+    }))
+}
+
+/// What stands before every script of a folder: the functions for all, and its own.
+fn libraries(folder: &Folder, shared: Option<&Arc<Dir>>) -> io::Result<Vec<Part>> {
+    let mut parts = Vec::with_capacity(3);
+    if let Some(dir) = shared
+        && let Some(stamp) = Stamp::of(dir, SHARED)?
+    {
+        parts.push(part("scripts/lib.rhai", SHARED, stamp, dir));
+    }
+    if let Some(stamp) = Stamp::of(folder.dir(), SHARED)? {
+        parts.push(part(SHARED, SHARED, stamp, folder.dir()));
+    }
+    Ok(parts)
 }
 
 fn part(name: &str, file: &str, stamp: Stamp, dir: &Arc<Dir>) -> Part {

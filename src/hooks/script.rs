@@ -168,6 +168,8 @@ impl Host {
 
     /// [`Host::run`], in the given mode; calls `lengthen` once the script has worked for
     /// long.
+    // Six parameters, all different at each of its two callers: a struct would only name
+    // them a second time.
     pub fn run_as(
         &self,
         name: &str,

@@ -4,8 +4,7 @@
 //! the network nor one of the disk, and memory that it let go of is what the next one on
 //! the thread takes. Scripts work, so there are few threads for each core, and no user's
 //! scripts take more than half of them. A script that works for long leaves its place to
-//! the next one and goes on with a lower priority, so that even a crowd that works to its
-//! deadline keeps nobody waiting.
+//! the next one, so that even a crowd that works to its deadline keeps nobody waiting.
 
 use std::{
     cell::Cell,
@@ -22,10 +21,6 @@ use crate::root::name::Name;
 
 /// Stack of each: the deepest recursion that a script's limits allow needs a part of it.
 const STACK: usize = 8 << 20;
-
-/// The priority of a script that has worked for long (nice(2)): about a tenth of the
-/// time that others get. `beside_the_stuck` in `benches/hooks.rs` shows what it is for.
-const LOW: i32 = 10;
 
 /// How long a thread waits for the next script.
 const IDLE: Duration = Duration::from_secs(10);
@@ -70,9 +65,6 @@ pub struct Seat {
     user: Name,
     /// What it took for its place when it left that.
     left: Cell<Option<Slot>>,
-    /// Whether the thread may serve another script after this one: a lower priority
-    /// cannot be taken back.
-    is_worn: Cell<bool>,
 }
 
 impl Seat {
@@ -90,9 +82,6 @@ impl Seat {
         let mut queue = self.shared.queue();
         queue.ended(&self.user);
         self.shared.call(queue);
-        if rustix::process::setpriority_process(None, LOW).is_ok() {
-            self.is_worn.set(true);
-        }
     }
 }
 
@@ -182,14 +171,11 @@ impl Shared {
                 shared: self.clone(),
                 user,
                 left: Cell::new(None),
-                is_worn: Cell::new(false),
             });
             // Whatever panics, the thread serves on.
             let _ = catch_unwind(AssertUnwindSafe(|| work(&seat)));
             if seat.left.take().is_none() {
                 self.queue().ended(&seat.user);
-            } else if seat.is_worn.get() {
-                break;
             }
         }
     }

@@ -36,7 +36,7 @@ use tracing::{error, warn};
 use crate::{
     event::{Kind, Outcome, Run},
     journal,
-    observer::{Ended, Observer},
+    observer::{Observer, TransferEnd},
 };
 
 /// Readers of the page at the same time; more wait.
@@ -68,7 +68,7 @@ pub struct Metrics {
     connections: AtomicU64,
     too_many: AtomicU64,
     openings: Each<Opening>,
-    transfers: Each<Ended>,
+    transfers: Each<TransferEnd>,
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     private_key_operations: AtomicU64,
@@ -92,7 +92,7 @@ impl Default for Metrics {
             connections: AtomicU64::default(),
             too_many: AtomicU64::default(),
             openings: Each::new([Opening::Known, Opening::TurnedAway]),
-            transfers: Each::new(Ended::ALL),
+            transfers: Each::new(TransferEnd::ALL),
             received_bytes: AtomicU64::default(),
             sent_bytes: AtomicU64::default(),
             private_key_operations: AtomicU64::default(),
@@ -188,6 +188,11 @@ impl Metrics {
             "",
             number(&self.private_key_operations),
         );
+        self.hooks_and_tasks(&mut page, tasks);
+        page.0
+    }
+
+    fn hooks_and_tasks(&self, page: &mut Page, tasks: Option<(u64, u64)>) {
         page.family(
             "m2y_hooks_total",
             "counter",
@@ -198,7 +203,7 @@ impl Metrics {
             let labels = format!("{{event=\"{event}\",verdict=\"{verdict}\"}}");
             page.sample("m2y_hooks_total", &labels, n);
         }
-        self.hook_times.write(&mut page, "m2y_hook_seconds");
+        self.hook_times.write(page, "m2y_hook_seconds");
         if let Some((pending, dead)) = tasks {
             page.family(
                 "m2y_tasks_pending",
@@ -213,7 +218,6 @@ impl Metrics {
             );
             page.sample("m2y_tasks_dead", "", dead);
         }
-        page.0
     }
 }
 
@@ -330,7 +334,7 @@ impl Observer for Counting {
         self.observer.hook(run);
     }
 
-    fn ended(&self, how: Ended) {
+    fn ended(&self, how: TransferEnd) {
         self.metrics.transfers.count(how);
         self.observer.ended(how);
     }

@@ -1,5 +1,6 @@
 //! The server's role: decides about files, makes them safe, answers requests.
 
+mod arrivals;
 mod requests;
 
 use std::{collections::HashMap, io, sync::Arc};
@@ -7,8 +8,9 @@ use std::{collections::HashMap, io, sync::Arc};
 use tokio::{sync::watch, task};
 use tracing::info;
 
+use self::arrivals::{Prefix, leave};
 use super::{
-    LARGE_FILE, LARGE_RECEIVE_BUFFER, RECEIVE_BUFFER, SessionError,
+    SessionError,
     channel::ChannelError,
     opener::Record,
     pump::{Connection, Pump},
@@ -19,19 +21,19 @@ use crate::{
     error::{Code, Error, printable},
     files::{Answer, Fetched, disk_queue::DiskQueue, listing::Listing},
     hooks::dispatch::stopped,
-    meta::Wire,
     store::prefix::DIGEST_LEN,
     transfer::receive::{
         arrival::Arrival,
-        decision::{Decision, FILES, Offer, refused},
+        decision::{Decision, FILES},
         error::ReceiveError,
+        offer::Offer,
         receiver::{Parties, Receiver, Stored},
-        target::{Incoming, Received, Target},
+        target::{Incoming, Received},
     },
     wire::{
         WireError,
-        record::{self, Kind, MAX_BODY, MAX_RECORD, Side, Stream},
-        session::{Direction, SessionKeys},
+        record::{self, Kind, Side, Stream},
+        session::SessionKeys,
     },
 };
 
@@ -58,13 +60,6 @@ enum Transfer {
     Listed { unread: usize },
     /// A file goes out.
     Sending(requests::Sending),
-}
-
-/// The part of a file that is there.
-pub struct Prefix {
-    arrival: Arrival,
-    /// What it is, where it could be read.
-    read: Option<([u8; DIGEST_LEN], crc32fast::Hasher)>,
 }
 
 /// What was done beside the records.
@@ -214,177 +209,6 @@ impl<'a> Answerer<'a> {
         Ok(())
     }
 
-    /// A further meta.
-    fn offered(
-        &mut self,
-        io: &mut AnswererIo,
-        transfer: u32,
-        json: &[u8],
-    ) -> Result<(), SessionError> {
-        self.begin(transfer, Transfer::Deciding { given_up: false })?;
-        io.buffer = io.buffer.max(RECEIVE_BUFFER);
-        match Wire::from_json(json) {
-            Ok(asked) => self.offers.push((
-                transfer,
-                Offer {
-                    asked,
-                    destination: None,
-                },
-            )),
-            Err(error) => {
-                let why = printable(&error.to_string(), 300);
-                let error = Error::new(Code::Failed, format!("the metadata cannot be read: {why}"));
-                let meta = self.parties.empty_meta();
-                let answered = Decision::Answered(Box::new(refused(meta, &error)));
-                self.decided(io, transfer, answered)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Says what was decided about a meta.
-    fn decided(
-        &mut self,
-        io: &mut AnswererIo,
-        transfer: u32,
-        decision: Decision,
-    ) -> Result<(), SessionError> {
-        let given_up = matches!(
-            self.transfers.get(&transfer),
-            Some(Transfer::Deciding { given_up: true } | Transfer::Answering { given_up: true })
-        );
-        if given_up {
-            if let Decision::Taken(arrival) = decision {
-                leave(*arrival);
-            }
-            return self.let_go(io, transfer);
-        }
-        let mut json = decision.reply().to_json();
-        if json.len() > MAX_BODY {
-            // What hooks added does not fit; the sender can do without.
-            let mut reply = decision.reply().clone();
-            reply.meta.extra.clear();
-            json = reply.to_json();
-        }
-        match decision {
-            Decision::Taken(arrival) => self.grant(io, transfer, *arrival)?,
-            Decision::Answered(_) => drop(self.close(transfer)),
-        }
-        io.outbox.say(Kind::Answer, transfer, json.as_bytes())?;
-        Ok(())
-    }
-
-    /// Lets the blocks of a file come, or first the digest of what is there.
-    fn grant(
-        &mut self,
-        io: &mut AnswererIo,
-        transfer: u32,
-        arrival: Arrival,
-    ) -> Result<(), SessionError> {
-        io.buffer = io.buffer.max(match arrival.expected {
-            LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
-            n if n > MAX_BODY as u64 => RECEIVE_BUFFER,
-            _ => MAX_RECORD,
-        });
-        if arrival.held == 0 {
-            let incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
-            io.downloads.allow(transfer, Box::new(incoming));
-            self.transfers.insert(transfer, Transfer::Receiving);
-            return Ok(());
-        }
-        let agreeing = Transfer::Agreeing {
-            theirs: None,
-            ours: None,
-        };
-        self.transfers.insert(transfer, agreeing);
-        io.tasks.spawn(async move {
-            let digesting = task::spawn_blocking(move || {
-                let read = arrival.partial.digest(arrival.held).ok();
-                Box::new(Prefix { arrival, read })
-            });
-            Done::Digested(transfer, digesting.await)
-        });
-        Ok(())
-    }
-
-    fn incoming(
-        &self,
-        transfer: u32,
-        arrival: Arrival,
-        received: u64,
-        crc: crc32fast::Hasher,
-    ) -> Result<Incoming<Arrival>, SessionError> {
-        let meta = &arrival.partial.subject().meta;
-        let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
-            return Err(SessionError::Failed);
-        };
-        let blocks = Stream::new(
-            &self
-                .keys
-                .block_key(filekey, id, Direction::ToServer, transfer),
-        )?;
-        Ok(Incoming::new(blocks, arrival, received, crc))
-    }
-
-    /// Lets the blocks come when both sides have told what they have.
-    fn resume(&mut self, io: &mut AnswererIo, transfer: u32) -> Result<(), SessionError> {
-        let Some(Transfer::Agreeing { theirs, ours }) = self.transfers.get_mut(&transfer) else {
-            return Ok(());
-        };
-        let Some(theirs) = *theirs else {
-            return Ok(());
-        };
-        let Some(prefix) = ours.take() else {
-            return Ok(());
-        };
-        self.transfers.insert(transfer, Transfer::Receiving);
-        let Prefix { arrival, read } = *prefix;
-        if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
-            let held = arrival.held;
-            let incoming = self.incoming(transfer, arrival, held, crc)?;
-            io.downloads.allow(transfer, Box::new(incoming));
-            io.outbox
-                .say(Kind::Resume, transfer, &record::encode_offset(held))?;
-            return Ok(());
-        }
-        // A different file, or bytes that were never flushed or cannot be read: from the
-        // beginning.
-        let mut incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
-        io.tasks.spawn(async move {
-            let beginning = task::spawn_blocking(move || {
-                incoming.target_mut().begin_again()?;
-                Ok(Box::new(incoming))
-            });
-            let ready = beginning.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-            Done::Ready(transfer, ready)
-        });
-        Ok(())
-    }
-
-    /// Says what became of a file.
-    fn stored(
-        &mut self,
-        io: &mut AnswererIo,
-        transfer: u32,
-        stored: &Stored,
-    ) -> Result<(), SessionError> {
-        self.receiver.log(stored);
-        match &stored.result {
-            Ok(safe) => {
-                self.receiver
-                    .observer
-                    .step(15, format_args!("the file is safe, answer ACK"));
-                self.close(transfer);
-                match &safe.reply {
-                    None => io.outbox.say(Kind::Ack, transfer, record::ACK)?,
-                    Some(reply) => io.outbox.say(Kind::Reply, transfer, &reply.to_body())?,
-                }
-                Ok(())
-            }
-            Err(error) => self.fail(io, transfer, error),
-        }
-    }
-
     /// The client gives a transfer up of which no blocks come in.
     fn given_up(&mut self, io: &mut AnswererIo, transfer: u32) -> Result<(), SessionError> {
         match self.transfers.get_mut(&transfer) {
@@ -507,9 +331,16 @@ impl Role for Answerer<'_> {
             let (transfers, whole): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut self.whole).into_iter().unzip();
             let receiver = self.receiver.clone();
+            let early = io.tasks.early();
             io.tasks.spawn(async move {
-                let stored = receiver.store(whole).await;
-                Done::Stored(transfers.into_iter().zip(stored).collect())
+                let tell = |stored: Vec<(usize, Stored)>| {
+                    let stored = stored.into_iter();
+                    let stored =
+                        stored.filter_map(|(at, one)| Some((transfers.get(at).copied()?, one)));
+                    let _ = early.send(Done::Stored(stored.collect()));
+                };
+                receiver.store(whole, tell).await;
+                Done::Stored(Vec::new())
             });
         }
         Ok(())
@@ -623,11 +454,7 @@ impl Role for Answerer<'_> {
         }
     }
 
-    fn end(&mut self, io: &mut AnswererIo, error: Option<&SessionError>) {
-        let open = std::mem::take(&mut self.transfers);
-        let Some(error) = error else {
-            return;
-        };
+    fn give_up(&mut self, io: &mut AnswererIo, error: &SessionError) {
         // A sender that has every answer may just go.
         let gone = matches!(error, SessionError::Channel(ChannelError::Closed));
         if !gone || self.open > 0 {
@@ -636,6 +463,10 @@ impl Role for Answerer<'_> {
                 "session ended: {}", printable(&error.to_string(), 300));
         }
         let why = ReceiveError::from(error);
+        let (storing, open): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut self.transfers)
+            .into_iter()
+            .partition(|(_, state)| matches!(state, Transfer::Storing));
+        self.transfers = storing;
         for (transfer, state) in open {
             match state {
                 Transfer::Listed { .. } => continue,
@@ -649,9 +480,18 @@ impl Role for Answerer<'_> {
             }
         }
     }
-}
 
-/// Leaves a file that was not looked at: the next attempt resumes with it.
-fn leave(arrival: Arrival) {
-    task::spawn_blocking(move || arrival.end(&ReceiveError::GoingDown));
+    fn end(&mut self, io: &mut AnswererIo, error: Option<&SessionError>) {
+        let Some(error) = error else {
+            return;
+        };
+        // What a thread of ours failed to make safe.
+        let why = ReceiveError::from(error);
+        let storing = std::mem::take(&mut self.transfers);
+        for transfer in storing.into_keys() {
+            if self.fail(io, transfer, &why).is_err() {
+                return;
+            }
+        }
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     store::prefix::DIGEST_LEN,
     transfer::{
         receive::{
-            download::{Landed, Landing, land},
+            download::{Download, Downloaded, complete},
             error::ReceiveError,
             target::Received,
         },
@@ -70,9 +70,9 @@ pub struct Get {
     /// Its path at the other side.
     pub path: String,
     /// Where it goes.
-    pub landing: Landing,
+    pub download: Download,
     /// Who waits for it.
-    pub done: oneshot::Sender<Result<Landed, Error>>,
+    pub done: oneshot::Sender<Result<Downloaded, Error>>,
 }
 
 /// Where what is asked comes from.
@@ -118,7 +118,7 @@ enum Transfer<J> {
     /// Replies come; so many were not taken yet.
     Request(Replies, usize),
     /// A file comes in, or is being made safe.
-    Download(oneshot::Sender<Result<Landed, Error>>),
+    Download(oneshot::Sender<Result<Downloaded, Error>>),
     /// Nobody here wants it any more.
     Abandoned,
 }
@@ -128,7 +128,7 @@ pub enum Done {
     /// What the own file has where the other side has something of a transfer.
     Digested(u32, Result<([u8; DIGEST_LEN], crc32fast::Hasher), Error>),
     /// Files are safe, or are not.
-    Landed(Vec<(u32, io::Result<Landed>)>),
+    Downloaded(Vec<(u32, io::Result<Downloaded>)>),
 }
 
 /// What comes from outside.
@@ -153,12 +153,12 @@ pub struct Asker<'a, J> {
     stop: Pin<&'a mut (dyn Future<Output = Error> + Send + 'a)>,
     results: Option<mpsc::UnboundedSender<Sent<J>>>,
     /// Files that are whole, and are not being made safe yet.
-    whole: Vec<(u32, Received<Landing>)>,
+    whole: Vec<(u32, Received<Download>)>,
     is_landing: bool,
     settled: u64,
 }
 
-type AskerIo = Io<Landing, Done>;
+type AskerIo = Io<Download, Done>;
 
 /// What a session begins with.
 pub struct Begin<J> {
@@ -300,7 +300,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
 
 impl<J: Job + Send> Role for Asker<'_, J> {
     const SIDE: Side = Side::Client;
-    type Target = Landing;
+    type Target = Download;
     type Done = Done;
     type Input = Input<J>;
 
@@ -341,7 +341,7 @@ impl<J: Job + Send> Role for Asker<'_, J> {
         &mut self,
         _: &mut AskerIo,
         transfer: u32,
-        received: Received<Landing>,
+        received: Received<Download>,
     ) -> Result<(), SessionError> {
         self.whole.push((transfer, received));
         Ok(())
@@ -426,11 +426,13 @@ impl<J: Job + Send> Role for Asker<'_, J> {
                 Ok(())
             }
             Done::Digested(transfer, Err(error)) => self.give_up(io, transfer, error),
-            Done::Landed(landed) => {
+            Done::Downloaded(downloaded) => {
                 self.is_landing = false;
-                landed
+                downloaded
                     .into_iter()
-                    .try_for_each(|(transfer, landed)| self.landed(io, transfer, landed))
+                    .try_for_each(|(transfer, downloaded)| {
+                        self.downloaded(io, transfer, downloaded)
+                    })
             }
         }
     }
@@ -441,17 +443,17 @@ impl<J: Job + Send> Role for Asker<'_, J> {
             let whole = std::mem::take(&mut self.whole);
             let transfers: Vec<u32> = whole.iter().map(|(transfer, _)| *transfer).collect();
             io.tasks.spawn(async move {
-                let landing = task::spawn_blocking(move || {
+                let download = task::spawn_blocking(move || {
                     let files = whole
                         .into_iter()
                         .map(|(_, received)| (received.target, received.crc));
-                    land(files.collect())
+                    complete(files.collect())
                 });
-                let landed = landing.await.unwrap_or_else(|_| {
+                let downloaded = download.await.unwrap_or_else(|_| {
                     let lost = || Err(io::Error::other("a thread that stores files failed"));
                     transfers.iter().map(|_| lost()).collect()
                 });
-                Done::Landed(transfers.into_iter().zip(landed).collect())
+                Done::Downloaded(transfers.into_iter().zip(downloaded).collect())
             });
         }
         while !self.no_more

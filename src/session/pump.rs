@@ -133,24 +133,43 @@ impl<R: Role> Pump<R> {
             leave(opened.news).await;
         }
         self.io.uploads.clear();
-        while self.role.must_finish(&self.io) {
-            if let Some(done) = self.io.tasks.next().await {
-                self.role.done_late(&mut self.io, done);
-            }
-        }
-        self.role.end(&mut self.io, error);
         if let Some(opener) = self.opener.take()
             && opener.expects_blocks()
         {
             let why = error.map_or(ReceiveError::GoingDown, ReceiveError::from);
             let _ = task::spawn_blocking(move || opener.end_all(&why)).await;
         }
+        if let Some(error) = error {
+            self.role.give_up(&mut self.io, error);
+        }
+        self.finish().await;
+        self.role.end(&mut self.io, error);
         let writer = &mut self.connection.writer;
         if self.mute.is_none() {
             let _ = writer.bytes(self.io.outbox.pending()).await;
         }
         writer.finish().await;
         (self.role, self.connection, result)
+    }
+
+    /// Finishes what goes on, and has written meanwhile what was said.
+    async fn finish(&mut self) {
+        let (role, io) = (&mut self.role, &mut self.io);
+        while role.must_finish(io) {
+            let pending = match self.mute {
+                None => io.outbox.pending(),
+                Some(_) => &[],
+            };
+            tokio::select! {
+                done = io.tasks.next() => if let Some(done) = done {
+                    role.done_late(io, done);
+                },
+                wrote = self.connection.writer.some(pending), if !pending.is_empty() => match wrote {
+                    Ok(wrote) => io.outbox.wrote(wrote),
+                    Err(error) => self.mute = Some((error, Instant::now())),
+                },
+            }
+        }
     }
 
     async fn records(&mut self) -> Result<(), SessionError> {

@@ -185,6 +185,10 @@ pub trait Role: Send {
     /// Whether something goes on that has to be done even though the session is over.
     fn must_finish(&self, io: &RoleIo<Self>) -> bool;
 
+    /// The session is over by this: says the last words of transfers for which nothing has
+    /// to be finished.
+    fn give_up(&mut self, _io: &mut RoleIo<Self>, _error: &SessionError) {}
+
     /// [`Self::done`], after the end of the session.
     fn done_late(&mut self, io: &mut RoleIo<Self>, done: Self::Done);
 

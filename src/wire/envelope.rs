@@ -82,6 +82,7 @@ pub fn sealed_len(
 
 /// Seals `contents`. `bound` is what stands before the envelope (see
 /// [the protocol](super)); the envelope cannot be moved behind anything else.
+// Six parameters: they are what the protocol's formula of an envelope names.
 pub fn seal(
     part: Part,
     bound: &[u8],

@@ -26,10 +26,10 @@ use m2y::{
     error::Error,
     event::Run,
     meta::Meta,
-    observer::{Observer, Unobserved},
+    observer::{Observer, TransferEnd, Unobserved},
     root::{Root, folder::Folder, meta_file, name::Name, user::User},
     server::{self, Server},
-    transfer::send::upload::Outgoing,
+    transfer::send::send_job::SendJob,
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -215,7 +215,7 @@ pub fn document(from: &str, to: &str, folder: &str) -> Meta {
 
 /// Sends what a `.meta` says, and makes it `.done` or `.failed`, as `m2y send` does.
 pub async fn deliver(meta: &Path, address: &str) -> Result<Meta, Error> {
-    let out = Outgoing::open(meta)?;
+    let out = SendJob::open(meta)?;
     let route = Route::find(None, Some(address), &out)?;
     let result = client::deliver(&route, &out, &Unobserved).await;
     match &result {
@@ -328,9 +328,15 @@ pub struct Counter {
     pub hooks: AtomicU64,
     pub bytes: AtomicU64,
     pub runs: Mutex<Vec<Run>>,
+    pub failed: AtomicU64,
 }
 
 impl Counter {
+    /// Transfers that failed, and that the server has let go of.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::SeqCst)
+    }
+
     pub fn hooks(&self) -> u64 {
         self.hooks.load(Ordering::SeqCst)
     }
@@ -348,6 +354,12 @@ impl Observer for Counter {
     fn hook(&self, run: &Run) {
         self.hooks.fetch_add(1, Ordering::SeqCst);
         self.runs.lock().unwrap().push(run.clone());
+    }
+
+    fn ended(&self, how: TransferEnd) {
+        if how == TransferEnd::Failed {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Side {
     pub last_sealed: Vec<u8>,
     /// What the other side said in its envelope.
     pub said: Wire,
+    /// What is held back, to go out together.
+    held: Option<Vec<u8>>,
 }
 
 fn private(who: &str) -> PrivateKey {
@@ -148,6 +150,7 @@ pub async fn open(address: &str, asked: &Wire) -> Side {
         incoming: Stream::new(&keys.server).unwrap(),
         blocks: HashMap::new(),
         last_sealed: Vec::new(),
+        held: None,
         said: Wire::from_json(&opened.contents.json).unwrap(),
         keys,
     }
@@ -189,6 +192,7 @@ pub async fn accept(listener: &TcpListener, answer: impl FnOnce(&Wire) -> Wire) 
         incoming: Stream::new(&keys.client).unwrap(),
         blocks: HashMap::new(),
         last_sealed: Vec::new(),
+        held: None,
         said,
         keys,
     }
@@ -206,7 +210,24 @@ impl Side {
     /// Says something; whether the other side still listens is not looked at.
     pub async fn say(&mut self, kind: Kind, transfer: u32, body: &[u8]) {
         let record = self.outgoing.record(kind, transfer, body).unwrap();
-        let _ = self.stream.write_all(&record).await;
+        self.write(&record).await;
+    }
+
+    async fn write(&mut self, record: &[u8]) {
+        match &mut self.held {
+            Some(held) => held.extend(record),
+            None => drop(self.stream.write_all(record).await),
+        }
+    }
+
+    /// What is said from now on goes out in one piece, at [`Self::release`].
+    pub fn hold(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    pub async fn release(&mut self) {
+        let held = self.held.take().expect("something was held back");
+        let _ = self.stream.write_all(&held).await;
     }
 
     /// Says something many times; returns how many bytes that were.
@@ -273,7 +294,7 @@ impl Side {
         let mut record = [&[0; 12], body, &[0; 16]].concat();
         let blocks = self.blocks.get_mut(&transfer).expect("a key");
         blocks.seal(head, &mut record).unwrap();
-        let _ = self.stream.write_all(&record).await;
+        self.write(&record).await;
     }
 
     /// Sends all blocks of these bytes.

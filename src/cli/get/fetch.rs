@@ -28,7 +28,7 @@ use crate::{
     error::{Code, Error, printable},
     json::Value,
     root::{conflict::Conflict, tree::TreePath},
-    transfer::receive::download::{Landed, Landing},
+    transfer::receive::download::{Download, Downloaded},
     wire::record::MAX_BODY,
 };
 
@@ -44,7 +44,7 @@ const DIRS: usize = 64;
 /// A file that is on its way no more.
 struct Came {
     remote: Remote,
-    landed: Result<Landed, Error>,
+    downloaded: Result<Downloaded, Error>,
     /// Bytes of it that were there when it was asked for.
     held: u64,
     took: Duration,
@@ -314,10 +314,10 @@ impl<'w> Work<'w> {
             async move {
                 let (path, size) = (remote.path.clone(), remote.size);
                 let looking = task::spawn_blocking(move || {
-                    Landing::new(&dir, &name, conflict, (&whose, &path), size)
+                    Download::new(&dir, &name, conflict, (&whose, &path), size)
                 });
-                let landing = match looking.await {
-                    Ok(landing) => landing.map_err(|e| match e.kind() {
+                let download = match looking.await {
+                    Ok(download) => download.map_err(|e| match e.kind() {
                         io::ErrorKind::WouldBlock => {
                             Error::new(Code::Later, "another m2y fetches it to the same place")
                         }
@@ -325,19 +325,19 @@ impl<'w> Work<'w> {
                     }),
                     Err(_) => Err(Error::new(Code::Failed, "a thread failed")),
                 };
-                let held = landing.as_ref().ok().and_then(Landing::held);
+                let held = download.as_ref().ok().and_then(Download::held);
                 let held = held.map_or(0, |held| held.bytes);
                 progress.held(held);
-                let landed = match landing {
-                    Ok(landing) => match peer.get(&remote.path, landing) {
-                        Ok(fetching) => fetching.landed().await,
+                let downloaded = match download {
+                    Ok(download) => match peer.get(&remote.path, download) {
+                        Ok(fetching) => fetching.downloaded().await,
                         Err(error) => Err(error),
                     },
                     Err(error) => Err(error),
                 };
                 Came {
                     remote,
-                    landed,
+                    downloaded,
                     held,
                     took: begun.elapsed(),
                 }
@@ -434,28 +434,28 @@ impl<'w> Work<'w> {
     fn come(&mut self, peer: &Peer, came: Came) -> Result<(), Error> {
         let Came {
             remote,
-            landed,
+            downloaded,
             held,
             took,
         } = came;
         self.taken.remove(&remote.local.join());
-        match landed {
-            Ok(landed) => {
+        match downloaded {
+            Ok(downloaded) => {
                 self.leave(&remote);
                 self.settle(&remote);
-                self.fetch.bytes += landed.size;
+                self.fetch.bytes += downloaded.size;
                 // What was there may have been of another file, and came once more.
-                let twice = held.saturating_sub(landed.resumed);
+                let twice = held.saturating_sub(downloaded.resumed);
                 self.fetch.progress.counted_twice(twice);
-                if landed.name == remote.local.split_last().map_or("", |(_, name)| name) {
+                if downloaded.name == remote.local.split_last().map_or("", |(_, name)| name) {
                     self.record.note(&remote);
                 }
                 let path = self.fetch.output.join(remote.local.join());
-                let path = path.with_file_name(&landed.name);
+                let path = path.with_file_name(&downloaded.name);
                 let through = Through {
-                    resumed: landed.resumed,
-                    started_over: landed.started_over,
-                    crc: Some(landed.crc),
+                    resumed: downloaded.resumed,
+                    started_over: downloaded.started_over,
+                    crc: Some(downloaded.crc),
                     took,
                 };
                 self.fetch.tally.through(&remote.item(&path), &through);

@@ -141,14 +141,13 @@ fn test_suite(tester: &Tester, suite: &Suite, count: &mut Count, json: bool) -> 
         let file = match tester.compile(suite, &name) {
             Ok(file) => file,
             Err(error) => {
-                report(
-                    &shown,
-                    "",
-                    Duration::ZERO,
-                    Some((&error, None)),
-                    count,
-                    json,
-                );
+                let report = Report {
+                    file: &shown,
+                    test: "",
+                    took: Duration::ZERO,
+                    failure: Some((&error, None)),
+                };
+                report.tell(count, json);
                 continue;
             }
         };
@@ -159,54 +158,70 @@ fn test_suite(tester: &Tester, suite: &Suite, count: &mut Count, json: bool) -> 
             })?;
             let failure = tested.failure.as_ref();
             let failure = failure.map(|error| (error, tested.note.as_deref()));
-            report(&shown, test, tested.took, failure, count, json);
+            let report = Report {
+                file: &shown,
+                test,
+                took: tested.took,
+                failure,
+            };
+            report.tell(count, json);
         }
     }
     Ok(())
 }
 
-/// Tells how one test ended; one without a name is a file that does not compile.
-fn report(
-    file: &str,
-    test: &str,
+/// How one test ended; one without a name is a file that does not compile.
+struct Report<'a> {
+    file: &'a str,
+    test: &'a str,
     took: Duration,
-    failure: Option<(&HookError, Option<&str>)>,
-    count: &mut Count,
-    json: bool,
-) {
-    match failure {
-        None => count.passed += 1,
-        Some(_) => count.failed += 1,
-    }
-    let outcome = if failure.is_none() { "ok" } else { "failed" };
-    if json {
-        let mut fields = vec![
-            ("status", Value::from(outcome)),
-            ("file", file.into()),
-            ("test", test.into()),
-            ("seconds", took.as_secs_f64().into()),
-        ];
-        if let Some((error, note)) = failure {
-            fields.push(("error", error.to_string().into()));
-            if let HookError::Script(place) = error {
-                let (_, message, line, column) = place.parts();
-                fields.push(("message", message.into()));
-                fields.push(("line", line.into()));
-                fields.push(("column", column.into()));
-            }
-            fields.push(("last_event", note.into()));
+    /// What failed, and the event of the last hook that ran.
+    failure: Option<(&'a HookError, Option<&'a str>)>,
+}
+
+impl Report<'_> {
+    /// Counts it and tells a person, or a program, of it.
+    fn tell(self, count: &mut Count, json: bool) {
+        let Self {
+            file,
+            test,
+            took,
+            failure,
+        } = self;
+        match failure {
+            None => count.passed += 1,
+            Some(_) => count.failed += 1,
         }
-        output::object(&fields);
-        return;
-    }
-    let word = if failure.is_none() { "ok" } else { "FAILED" };
-    let test = if test.is_empty() { "(compiled)" } else { test };
-    output::line(format_args!("test {file}: {test} ... {word}"));
-    if let Some((error, note)) = failure {
-        let note = note.map(|note| format!("the last event was {note}"));
-        for line in [Some(error.to_string()), note].iter().flatten() {
-            for line in line.lines() {
-                output::line(format_args!("    {}", printable(line, 1_000)));
+        let outcome = if failure.is_none() { "ok" } else { "failed" };
+        if json {
+            let mut fields = vec![
+                ("status", Value::from(outcome)),
+                ("file", file.into()),
+                ("test", test.into()),
+                ("seconds", took.as_secs_f64().into()),
+            ];
+            if let Some((error, note)) = failure {
+                fields.push(("error", error.to_string().into()));
+                if let HookError::Script(place) = error {
+                    let (_, message, line, column) = place.parts();
+                    fields.push(("message", message.into()));
+                    fields.push(("line", line.into()));
+                    fields.push(("column", column.into()));
+                }
+                fields.push(("last_event", note.into()));
+            }
+            output::object(&fields);
+            return;
+        }
+        let word = if failure.is_none() { "ok" } else { "FAILED" };
+        let test = if test.is_empty() { "(compiled)" } else { test };
+        output::line(format_args!("test {file}: {test} ... {word}"));
+        if let Some((error, note)) = failure {
+            let note = note.map(|note| format!("the last event was {note}"));
+            for line in [Some(error.to_string()), note].iter().flatten() {
+                for line in line.lines() {
+                    output::line(format_args!("    {}", printable(line, 1_000)));
+                }
             }
         }
     }

@@ -10,9 +10,9 @@ use crate::{
     error::Error,
     meta::Meta,
     transfer::send::{
-        job_file::{Draft, Place},
-        job_files::{Documents, Sources},
-        upload::{check_size, open_source},
+        job_file::{JobFile, LastDir},
+        job_files::{JobFiles, Sources},
+        send_job::{check_size, open_source},
     },
 };
 
@@ -23,7 +23,7 @@ pub struct Dry {
     /// What the `.meta` would say, where the files themselves were named.
     pub template: Option<Meta>,
     /// The folder of the sender, where it is there and matters.
-    pub documents: Option<Documents>,
+    pub job_files: Option<JobFiles>,
     /// What has become of them so far.
     pub tally: Tally,
 }
@@ -31,10 +31,10 @@ pub struct Dry {
 impl Dry {
     /// Looks at all, and ends as far as that can be known as to send them would.
     pub fn run(mut self, mut plan: Plan) -> Result<(), Failure> {
-        let (mut place, mut sources) = (Place::default(), Sources::default());
+        let (mut last_dir, mut sources) = (LastDir::default(), Sources::default());
         for found in plan.by_ref() {
             let looked = found.and_then(|item| {
-                self.look(&item, &mut place, &mut sources)
+                self.look(&item, &mut last_dir, &mut sources)
                     .map_err(|error| (item.path, error))
             });
             if let Err((path, error)) = looked {
@@ -44,15 +44,20 @@ impl Dry {
         self.tally.finish(plan.passed_over, true)
     }
 
-    fn look(&mut self, item: &Item, place: &mut Place, sources: &mut Sources) -> Result<(), Error> {
+    fn look(
+        &mut self,
+        item: &Item,
+        last_dir: &mut LastDir,
+        sources: &mut Sources,
+    ) -> Result<(), Error> {
         let address = |route: crate::client::Route| route.address().to_string();
         if let Some(template) = &self.template {
             let address = self.routes.find(&item.path, template, address)?;
             let source = sources.open(&item.path)?;
             let sent = self
-                .documents
+                .job_files
                 .as_ref()
-                .and_then(|documents| documents.sent(&source));
+                .and_then(|job_files| job_files.sent(&source));
             match sent {
                 Some(done) => {
                     let skipped = Outcome::Skipped(item.path.clone(), done.to_owned());
@@ -64,15 +69,15 @@ impl Dry {
             }
             return Ok(());
         }
-        let draft = read(&item.path, |path| Draft::look(path, place))?;
-        if is_of_another(item, draft.meta()) {
+        let job_file = read(&item.path, |path| JobFile::read_unlocked(path, last_dir))?;
+        if is_of_another(item, job_file.meta()) {
             return Ok(());
         }
-        let address = self.routes.find(&item.path, draft.meta(), address)?;
-        let (_, version) = open_source(&draft.source()?)?;
-        check_size(draft.meta(), version.len())?;
+        let address = self.routes.find(&item.path, job_file.meta(), address)?;
+        let (_, version) = open_source(&job_file.source()?)?;
+        check_size(job_file.meta(), version.len())?;
         self.tally
-            .would(&item.path, draft.meta(), version.len(), address);
+            .would(&item.path, job_file.meta(), version.len(), address);
         Ok(())
     }
 }

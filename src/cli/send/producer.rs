@@ -26,8 +26,8 @@ use crate::{
     transfer::{
         receive::decision::FILES,
         send::{
-            job_file::{Draft, Place},
-            job_files::{Documents, Sources},
+            job_file::{JobFile, LastDir},
+            job_files::{JobFiles, Sources},
         },
     },
 };
@@ -122,14 +122,14 @@ pub struct Producer {
     /// What there is.
     pub plan: Plan,
     /// Where new `.meta` go, where the files themselves were named.
-    pub documents: Option<Documents>,
+    pub job_files: Option<JobFiles>,
     /// The routes that were met.
     pub routes: Routes<Queue<PathBuf>>,
     /// What every queue needs.
     pub tools: Tools,
     /// Bounds what is open.
     pub at_hand: Arc<Semaphore>,
-    place: Place,
+    last_dir: LastDir,
     sources: Sources,
 }
 
@@ -167,17 +167,17 @@ impl Producer {
     /// Nothing was opened yet.
     pub fn new(
         plan: Plan,
-        documents: Option<Documents>,
+        job_files: Option<JobFiles>,
         routes: Routes<Queue<PathBuf>>,
         tools: Tools,
     ) -> Self {
         Self {
             plan,
-            documents,
+            job_files,
             routes,
             tools,
             at_hand: Arc::new(Semaphore::new(AT_HAND)),
-            place: Place::default(),
+            last_dir: LastDir::default(),
             sources: Sources::default(),
         }
     }
@@ -208,26 +208,26 @@ impl Producer {
     }
 
     fn send(&mut self, item: &Item) -> Result<(), Not> {
-        let Some(documents) = &mut self.documents else {
+        let Some(job_files) = &mut self.job_files else {
             return self.send_document(&item.path, item);
         };
         let tools = &self.tools;
         let make = |route| tools.queue(route);
-        let template = documents.template().clone();
+        let template = job_files.template().clone();
         let queue = self.routes.find(&item.path, &template, make)?;
         if let Some(error) = queue.dead() {
             return Err(Not::Left(None, error.clone()));
         }
         let source = self.sources.open(&item.path)?;
-        if let Some(done) = documents.sent(&source) {
+        if let Some(done) = job_files.sent(&source) {
             return Err(Not::Skipped(done.to_owned()));
         }
-        if let Some(unsent) = documents.unsent(&source).map(Path::to_owned) {
+        if let Some(unsent) = job_files.unsent(&source).map(Path::to_owned) {
             return self.send_document(&unsent, item);
         }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
         let job = Job {
-            out: documents.add(source, item.within.as_deref())?,
+            out: job_files.add(source, item.within.as_deref())?,
             known: item.path.clone(),
             permit,
         };
@@ -236,20 +236,20 @@ impl Producer {
 
     /// Sends what a `.meta` or a `.failed` says.
     fn send_document(&mut self, path: &Path, item: &Item) -> Result<(), Not> {
-        let draft = read(path, |path| Draft::read(path, &mut self.place))?;
-        if is_of_another(item, draft.meta()) {
+        let job_file = read(path, |path| JobFile::read(path, &mut self.last_dir))?;
+        if is_of_another(item, job_file.meta()) {
             return Err(Not::Other);
         }
         let tools = &self.tools;
         let queue = self
             .routes
-            .find(path, draft.meta(), |route| tools.queue(route))?;
+            .find(path, job_file.meta(), |route| tools.queue(route))?;
         if let Some(error) = queue.dead() {
             return Err(Not::Left(None, error.clone()));
         }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
         let job = Job {
-            out: draft.open()?,
+            out: job_file.open()?,
             known: item.path.clone(),
             permit,
         };
@@ -258,7 +258,10 @@ impl Producer {
 }
 
 /// Reads a document. A person may send a file by its name and mean its `.meta`.
-pub fn read(path: &Path, read: impl FnOnce(&Path) -> Result<Draft, Error>) -> Result<Draft, Error> {
+pub fn read(
+    path: &Path,
+    read: impl FnOnce(&Path) -> Result<JobFile, Error>,
+) -> Result<JobFile, Error> {
     let is_one = path
         .extension()
         .is_some_and(|e| e == "meta" || e == "failed");

@@ -9,9 +9,9 @@ use crate::{
     crypto::seal::Key,
     error::{Code, Error, printable},
     files::{Answer, Fetched, Put},
-    observer::Ended,
+    observer::TransferEnd,
     session::{RECEIVE_BUFFER, SessionError},
-    transfer::{receive::decision::Offer, send::blocks::Attempt},
+    transfer::{receive::offer::Offer, send::blocks::Attempt},
     wire::{
         WireError,
         record::{self, Kind, Stream},
@@ -278,8 +278,8 @@ impl Answerer<'_> {
         info!(from = %self.parties.from, to = %self.parties.user.name(),
             path = %printable(&path, 200), bytes, resumed = offset,
             seconds = begun.elapsed().as_secs_f64(), crc,
-            verdict = %Ended::Fetched.word(), "fetched");
-        self.receiver.observer.ended(Ended::Fetched);
+            verdict = %TransferEnd::Fetched.word(), "fetched");
+        self.receiver.observer.ended(TransferEnd::Fetched);
         let (receiver, parties) = (self.receiver.clone(), self.parties.clone());
         // Nobody is told, and it goes on where the session ends.
         tokio::spawn(async move {

@@ -10,7 +10,7 @@ use crate::{
     session::{LARGE_FILE, LARGE_RECEIVE_BUFFER, RECEIVE_BUFFER},
     transfer::{
         receive::{
-            download::{Landed, Landing},
+            download::{Download, Downloaded},
             error::ReceiveError,
             target::Incoming,
         },
@@ -47,7 +47,7 @@ impl<J: Job + Send> Asker<'_, J> {
     pub(super) fn get(&mut self, io: &mut AskerIo, get: Get) -> Result<(), SessionError> {
         let Get {
             path,
-            landing,
+            download,
             done,
         } = get;
         let transfer = self.number();
@@ -60,12 +60,12 @@ impl<J: Job + Send> Asker<'_, J> {
             Direction::ToClient,
             transfer,
         ))?;
-        let held = landing.held().cloned();
-        io.buffer = io.buffer.max(match landing.size() {
+        let held = download.held().cloned();
+        io.buffer = io.buffer.max(match download.size() {
             LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
             _ => RECEIVE_BUFFER,
         });
-        let begin = move |body: &[u8]| announced(landing, blocks, body);
+        let begin = move |body: &[u8]| announced(download, blocks, body);
         io.downloads.announce(transfer, Box::new(begin));
         let request = Request::Get {
             path,
@@ -123,40 +123,40 @@ impl<J: Job + Send> Asker<'_, J> {
         Ok(())
     }
 
-    pub(super) fn landed(
+    pub(super) fn downloaded(
         &mut self,
         io: &mut AskerIo,
         transfer: u32,
-        landed: io::Result<Landed>,
+        downloaded: io::Result<Downloaded>,
     ) -> Result<(), SessionError> {
         let Some(Transfer::Download(done)) = self.transfers.remove(&transfer) else {
             return Ok(());
         };
-        let landed = landed.map_err(|e| not_stored(&e));
-        match &landed {
+        let downloaded = downloaded.map_err(|e| not_stored(&e));
+        match &downloaded {
             Ok(_) => io.outbox.say(Kind::Ack, transfer, record::ACK)?,
             Err(error) => {
                 io.outbox
                     .say(Kind::Error, transfer, &record::encode_error(error))?;
             }
         }
-        let _ = done.send(landed);
+        let _ = done.send(downloaded);
         Ok(())
     }
 }
 
 /// Makes a file ready whose blocks come now.
 fn announced(
-    mut landing: Landing,
+    mut download: Download,
     blocks: Stream,
     body: &[u8],
-) -> Result<Option<Incoming<Landing>>, ReceiveError> {
+) -> Result<Option<Incoming<Download>>, ReceiveError> {
     let Reply::Coming(coming) = Reply::from_body(body)? else {
         return Ok(None);
     };
     let offset = coming.offset;
-    let crc = landing.expect(coming).map_err(ReceiveError::Store)?;
-    Ok(Some(Incoming::new(blocks, landing, offset, crc)))
+    let crc = download.expect(coming).map_err(ReceiveError::Store)?;
+    Ok(Some(Incoming::new(blocks, download, offset, crc)))
 }
 
 fn not_stored(error: &io::Error) -> Error {

@@ -10,7 +10,7 @@ use crate::{
     event::{Event, Kind, Subject},
     hooks::{Pinned, dispatch::asked_of},
     meta::Wire,
-    observer::{Ended, Observer},
+    observer::{Observer, TransferEnd},
     root::{config::Config, folder::Folder},
     store::Sink,
 };
@@ -93,10 +93,13 @@ impl Target for Arrival {
             ..
         } = self;
         drop(sink);
-        not_received(&*observer, partial.subject(), begun, why);
-        if why.is_passing() {
-            partial.break_off();
+        let subject = partial.subject().clone();
+        match why.is_passing() {
+            true => partial.break_off(),
+            false => drop(partial),
         }
+        // Told last: who hears of it may count on it that the next attempt can begin.
+        not_received(&*observer, &subject, begun, why);
     }
 }
 
@@ -113,8 +116,8 @@ pub fn not_received(
         stem = %subject.stem, bytes = meta.filesize,
         seconds = begun.elapsed().as_secs_f64(),
         id = meta.id.map(tracing::field::display),
-        verdict = %Ended::Failed.word(),
+        verdict = %TransferEnd::Failed.word(),
         "not received: {}", printable(&why.to_string(), 300)
     );
-    observer.ended(Ended::Failed);
+    observer.ended(TransferEnd::Failed);
 }

@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 
 use super::{
     arrival::{Arrival, event},
+    error::store_error,
+    offer::{Checked, FileOffer, Offer},
     partial::{Partial, Reserved},
     receiver::{Parties, Receiver},
 };
@@ -19,12 +21,9 @@ use crate::{
     hooks::Pinned,
     journal::delivered::Stage,
     json::Value,
-    meta::{Features, FileKey, Meta, QUARANTINE, TransferId, Wire, is_extra},
-    observer::Ended,
-    root::{
-        RootError, config::Config, conflict::Conflict, destination::Destination, folder::Folder,
-        name::Name, tree::TreePath, user::User,
-    },
+    meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
+    observer::TransferEnd,
+    root::{RootError, config::Config, folder::Folder, name::Name, user::User},
     store::Store,
 };
 
@@ -62,26 +61,6 @@ impl Decision {
             Self::Answered(reply) => reply,
         }
     }
-}
-
-/// A file that a contact wants to send.
-pub struct Offer {
-    /// What is said of it.
-    pub asked: Wire,
-    /// The path that it is to get, if its sender wants one.
-    pub destination: Option<Destination>,
-}
-
-/// An offer with nothing wrong in itself.
-struct Checked {
-    meta: Meta,
-    /// The meta as it came.
-    asked: Meta,
-    /// The path that no other file may have meanwhile.
-    path: Option<TreePath>,
-    size: u64,
-    id: TransferId,
-    resumes: bool,
 }
 
 /// A folder as it is now, for transfers that begin.
@@ -132,12 +111,12 @@ impl Receiver {
         let begun = Instant::now();
         let mut metas = Vec::with_capacity(offers.len());
         let mut decided: Vec<(usize, Result<Decision, Error>)> = Vec::new();
-        let mut checked = Vec::with_capacity(offers.len());
+        let mut files = Vec::with_capacity(offers.len());
         for (at, offer) in offers.into_iter().enumerate() {
             metas.push(offer.asked.meta.clone());
-            match self.check(parties, offer) {
-                Ok(Ok(offer)) => checked.push((at, offer)),
-                Ok(Err(answered)) => decided.push((at, Ok(answered))),
+            match offer.check(parties, self.settings.max_filesize) {
+                Ok(Checked::File(offer)) => files.push((at, offer)),
+                Ok(Checked::Session(reply)) => decided.push((at, Ok(Decision::Answered(reply)))),
                 Err(refusal) => decided.push((at, Err(refusal))),
             }
         }
@@ -145,10 +124,7 @@ impl Receiver {
             decision.reply_mut().features = FEATURES;
             tell(at, decision);
         };
-        decided.extend(
-            self.decide_checked(queue, parties, checked, begun, early)
-                .await,
-        );
+        decided.extend(self.decide_files(queue, parties, files, begun, early).await);
         decided
             .into_iter()
             .map(|(at, result)| {
@@ -164,73 +140,23 @@ impl Receiver {
             .collect()
     }
 
-    /// What can be said of an offer without looking at a disk.
-    fn check(&self, parties: &Parties, offer: Offer) -> Result<Result<Checked, Decision>, Error> {
-        let Offer { asked, destination } = offer;
-        let Wire {
-            mut meta,
-            features,
-            session,
-            ..
-        } = asked;
-        let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
-        let Parties { user, from } = parties;
-        if meta.from != from.as_str() || meta.to != user.name().as_str() {
-            return Err(refuse(
-                "from and to must be the names that the header stands for",
-            ));
-        }
-        if session {
-            // No file: what is asked comes in records.
-            let meta = Meta::new(&meta.from, &meta.to, "", "");
-            return Ok(Err(Decision::Answered(Box::new(Wire::request(meta)))));
-        }
-        let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
-        let id = meta.id.ok_or_else(|| refuse("id is missing"))?;
-        if meta.datetime.is_empty() {
-            return Err(refuse("datetime is missing"));
-        }
-        let most = self.settings.max_filesize;
-        if size > most {
-            let sentence = format!("the file is too large, the receiver takes {most} bytes");
-            return Err(refuse(&sentence));
-        }
-        meta.error.clear();
-        meta.extra.retain(|field, _| is_extra(field));
-        if let Some(destination) = &destination {
-            destination.note(&mut meta);
-        }
-        // Of two that want one path, the second finds something there already.
-        let path = destination
-            .filter(|destination| destination.conflict == Conflict::Refuse)
-            .map(|destination| destination.path);
-        Ok(Ok(Checked {
-            asked: meta.clone(),
-            meta,
-            path,
-            size,
-            id,
-            resumes: features.resume,
-        }))
-    }
-
-    async fn decide_checked(
+    async fn decide_files(
         self: &Arc<Self>,
         queue: &DiskQueue,
         parties: &Arc<Parties>,
-        checked: Vec<(usize, Checked)>,
+        files: Vec<(usize, FileOffer)>,
         begun: Instant,
         early: impl FnMut(usize, Decision) + Send,
     ) -> Vec<(usize, Result<Decision, Error>)> {
-        if checked.is_empty() {
+        if files.is_empty() {
             return Vec::new();
         }
-        let asked = checked.iter().map(|(at, one)| (*at, one.asked.clone()));
+        let asked = files.iter().map(|(at, offer)| (*at, offer.meta.clone()));
         let asked: Vec<(usize, Meta)> = asked.collect();
         let (this, people) = (self.clone(), parties.clone());
         let reserved = queue.run(move || {
             let mut inboxes = HashMap::new();
-            let offers = checked.into_iter();
+            let offers = files.into_iter();
             let reserved = offers.map(|(_, offer)| this.reserve(&people, &mut inboxes, offer));
             Ok(reserved.collect::<Vec<_>>())
         });
@@ -272,7 +198,7 @@ impl Receiver {
         self: &Arc<Self>,
         parties: &Parties,
         inboxes: &mut HashMap<String, Result<Inbox, Error>>,
-        offer: Checked,
+        offer: FileOffer,
     ) -> Result<(Reserved, Inbox, u64, u64), Error> {
         let inbox = inboxes
             .entry(offer.meta.folder.clone())
@@ -513,10 +439,10 @@ impl Receiver {
             stem = %partial.subject().stem, bytes = meta.filesize,
             seconds = begun.elapsed().as_secs_f64(),
             id = meta.id.map(tracing::field::display),
-            verdict = %Ended::DeliveredBefore.word(),
+            verdict = %TransferEnd::DeliveredBefore.word(),
             "was delivered before"
         );
-        self.observer.ended(Ended::DeliveredBefore);
+        self.observer.ended(TransferEnd::DeliveredBefore);
         // If its hooks have still to run, the journal knows of it.
         let mut reply = Wire::request(meta.clone());
         reply.meta.extra.retain(|field, _| is_extra(field));
@@ -533,9 +459,9 @@ impl Receiver {
         begun: Instant,
         why: &Error,
     ) {
-        let ended = Ended::of(why);
+        let ended = TransferEnd::of(why);
         let said = match ended {
-            Ended::Refused => "refused",
+            TransferEnd::Refused => "refused",
             _ => "not taken",
         };
         info!(
@@ -560,20 +486,6 @@ fn is_inside(script: &str) -> bool {
 /// of the disk.
 async fn abandon(partial: Partial) {
     let _ = tokio::task::spawn_blocking(move || partial.break_off()).await;
-}
-
-/// What a sender may know of a store that failed.
-pub fn store_error(error: &io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
-            Code::Later,
-            "the receiver has no room for the file, try later",
-        ),
-        _ => Error::new(
-            Code::Later,
-            "the receiver cannot store the file now, try later",
-        ),
-    }
 }
 
 /// The meta for a sender whose file is not taken.

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A file that was fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Landed {
+pub struct Downloaded {
     /// Its name.
     pub name: String,
     /// Its bytes.
@@ -57,7 +57,7 @@ pub struct Landed {
 }
 
 /// A file on its way in.
-pub struct Landing {
+pub struct Download {
     dir: Arc<Dir>,
     store: LocalStore,
     name: String,
@@ -81,7 +81,7 @@ pub struct Landing {
     keep: bool,
 }
 
-impl Landing {
+impl Download {
     /// Looks for what an earlier attempt left of the file. It may wait for a disk, for as
     /// long as it takes to read that.
     ///
@@ -103,7 +103,7 @@ impl Landing {
             false => random::<16>().map_err(io::Error::other)?.to_vec(),
         };
         let stem = hex::encode(digest.get(..16).unwrap_or_default());
-        let mut landing = Self {
+        let mut download = Self {
             dir: dir.clone(),
             store: LocalStore::new(dir),
             name: name.to_owned(),
@@ -121,9 +121,9 @@ impl Landing {
             keep: false,
         };
         if size > MAX_BODY as u64 {
-            landing.look()?;
+            download.look()?;
         }
-        Ok(landing)
+        Ok(download)
     }
 
     /// Takes the file in hand, and looks what there is of it.
@@ -208,7 +208,7 @@ impl Landing {
     }
 
     /// Gives the file its times and its name.
-    fn name(mut self, crc: u32) -> io::Result<Landed> {
+    fn name(mut self, crc: u32) -> io::Result<Downloaded> {
         let coming = self.coming.clone().ok_or(io::ErrorKind::InvalidInput)?;
         drop(self.sink.take());
         let (file, _) = file::open_itself(&self.dir, self.partial.as_str())?;
@@ -228,7 +228,7 @@ impl Landing {
         };
         // The bytes have their name: what goes now is the note.
         self.keep = false;
-        Ok(Landed {
+        Ok(Downloaded {
             name,
             size: coming.size,
             resumed: coming.offset,
@@ -248,7 +248,7 @@ impl Landing {
     }
 }
 
-impl Target for Landing {
+impl Target for Download {
     fn expected(&self) -> u64 {
         self.coming.as_ref().map_or(0, |coming| coming.size)
     }
@@ -272,7 +272,7 @@ impl Target for Landing {
     }
 }
 
-impl Drop for Landing {
+impl Drop for Download {
     fn drop(&mut self) {
         if !self.keep {
             self.store.discard(&self.partial);
@@ -284,31 +284,31 @@ impl Drop for Landing {
 }
 
 /// Makes files safe that are whole, and gives them their names. It waits for a disk.
-pub fn land(mut files: Vec<(Landing, u32)>) -> Vec<io::Result<Landed>> {
+pub fn complete(mut files: Vec<(Download, u32)>) -> Vec<io::Result<Downloaded>> {
     let opened: Vec<io::Result<()>> = files
         .iter_mut()
-        .map(|(landing, _)| landing.sink().map(drop))
+        .map(|(download, _)| download.sink().map(drop))
         .collect();
     let mut unflushed: Vec<Unflushed<'_>> = files
         .iter_mut()
-        .map(|(landing, _)| Unflushed {
+        .map(|(download, _)| Unflushed {
             // One that could not be opened has nothing to flush.
-            sink: landing.sink.as_mut().map(|sink| &mut **sink as _),
+            sink: download.sink.as_mut().map(|sink| &mut **sink as _),
             document: None,
         })
         .collect();
     let flushed = flush::flush(&mut unflushed);
     let mut named = Vec::with_capacity(files.len());
     let mut dirs = Vec::with_capacity(files.len());
-    for ((landing, crc), ready) in files.into_iter().zip(opened.into_iter().zip(flushed)) {
+    for ((download, crc), ready) in files.into_iter().zip(opened.into_iter().zip(flushed)) {
         let (opened, flushed) = ready;
-        dirs.push(landing.dir.clone());
-        named.push(opened.and(flushed).and_then(|()| landing.name(crc)));
+        dirs.push(download.dir.clone());
+        named.push(opened.and(flushed).and_then(|()| download.name(crc)));
     }
     let synced = flush::flush_names(dirs.iter().map(|dir| &**dir));
     named
         .into_iter()
         .zip(synced)
-        .map(|(named, synced)| named.and_then(|landed| synced.map(|()| landed)))
+        .map(|(named, synced)| named.and_then(|downloaded| synced.map(|()| downloaded)))
         .collect()
 }

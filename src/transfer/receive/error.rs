@@ -2,7 +2,6 @@
 
 use std::io;
 
-use super::decision::store_error;
 use crate::{
     error::{Code, Error},
     files::exists,
@@ -92,5 +91,19 @@ impl ReceiveError {
             Self::Failed => (Code::Failed, self.to_string()),
         };
         Some(Error::new(code, sentence))
+    }
+}
+
+/// What a sender may know of a store that failed.
+pub fn store_error(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
+            Code::Later,
+            "the receiver has no room for the file, try later",
+        ),
+        _ => Error::new(
+            Code::Later,
+            "the receiver cannot store the file now, try later",
+        ),
     }
 }

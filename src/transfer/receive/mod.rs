@@ -5,6 +5,7 @@ pub mod commit;
 pub mod decision;
 pub mod download;
 pub mod error;
+pub mod offer;
 pub mod partial;
 pub mod receiver;
 pub mod recovery;

@@ -18,11 +18,12 @@ use crate::{
     event::{Kind, Subject, Verdict},
     files::service::FileService,
     hooks::{
+        batch::Verdicts,
         dispatch::{Dispatcher, Kept},
         startup::Startup,
     },
     meta::Meta,
-    observer::{Ended, Observer},
+    observer::{Observer, TransferEnd},
     root::{
         config::Config, destination::Destination, folder::Folder, name::Name, settings::Settings,
         user::User,
@@ -96,36 +97,69 @@ struct Storing {
     crc: u32,
 }
 
-impl Receiver {
-    /// Makes complete files safe, gives them their names, runs `[OnReceived]`. The results
-    /// are in the order of the files.
-    pub async fn store(&self, received: Vec<Received<Arrival>>) -> Vec<Stored> {
-        let (mut storing, mut whole) = (Vec::new(), Vec::new());
-        let mut stored: Vec<Option<Stored>> = Vec::new();
-        for received in received {
-            let (about, file) = self.begin_to_store(received);
-            storing.push(about);
-            stored.push(None);
-            whole.push(file);
+impl Storing {
+    /// The file is safe, at this path if it has one.
+    fn safe(self, placed: Option<String>) -> Stored {
+        let folder = &self.folder;
+        let reply = self.destination.map(|_| match placed {
+            Some(path) => Reply::Stored {
+                path: format!("{}/{path}", folder.name()),
+                same: false,
+            },
+            // Its receiver's hooks have it.
+            None => Reply::Done,
+        });
+        Stored {
+            subject: self.subject,
+            begun: self.begun,
+            result: Ok(Safe {
+                crc: self.crc,
+                reply,
+            }),
         }
+    }
+}
+
+impl Receiver {
+    /// Makes complete files safe, gives them their names, runs `[OnReceived]`. Tells what
+    /// became of them, with their places among the files, as soon as that is certain: a file
+    /// does not wait for the slow hooks of another one.
+    pub async fn store(
+        &self,
+        received: Vec<Received<Arrival>>,
+        mut tell: impl FnMut(Vec<(usize, Stored)>) + Send,
+    ) {
+        let (storing, whole): (Vec<_>, Vec<_>) = received
+            .into_iter()
+            .map(|received| self.begin_to_store(received))
+            .unzip();
         let committed = self.commit(whole).await;
-        let mut safe = Vec::new();
-        for (at, (about, committed)) in storing.into_iter().zip(committed).enumerate() {
-            match self.committed(about, committed).await {
-                Ok(named) => safe.push((at, named)),
+        let (mut over, mut asking) = (Vec::new(), Vec::new());
+        for (at, (storing, committed)) in storing.into_iter().zip(committed).enumerate() {
+            let (mut storing, partial) = match self.committed(storing, committed).await {
+                Ok(named) => named,
                 Err(failed) => {
-                    if let Some(place) = stored.get_mut(at) {
-                        *place = Some(failed);
-                    }
+                    over.push((at, failed));
+                    continue;
+                }
+            };
+            match storing.kept.take() {
+                Some(kept) => asking.push((at, storing, partial, kept)),
+                None => {
+                    self.hooks
+                        .hide_if_asked(partial.folder(), partial.subject())
+                        .await;
+                    let placed = partial.placed().map(str::to_owned);
+                    over.push((at, storing.safe(placed)));
                 }
             }
         }
-        for (at, done) in self.received(safe).await {
-            if let Some(place) = stored.get_mut(at) {
-                *place = Some(done);
-            }
+        if !over.is_empty() {
+            tell(over);
         }
-        stored.into_iter().flatten().collect()
+        if !asking.is_empty() {
+            self.received(asking, tell).await;
+        }
     }
 
     fn begin_to_store(&self, received: Received<Arrival>) -> (Storing, Option<Whole>) {
@@ -259,60 +293,30 @@ impl Receiver {
 
     /// Runs `[OnReceived]` for files that are safe. Where it objects, a file stays, marked,
     /// and its hooks run again.
-    async fn received(&self, safe: Vec<(usize, (Storing, Partial))>) -> Vec<(usize, Stored)> {
-        let (mut kept, mut places) = (Vec::new(), Vec::new());
-        let mut files = Vec::new();
-        for (at, (mut storing, partial)) in safe {
-            let mut placed = partial.placed().map(str::to_owned);
-            match storing.kept.take() {
-                Some(mut one) => {
-                    let event = one.event_mut();
-                    event.file = Some(storing.subject.data_file());
-                    event.subject = Some(storing.subject.clone());
-                    places.push(files.len());
-                    kept.push(one);
-                }
-                None => {
-                    self.hooks
-                        .hide_if_asked(partial.folder(), partial.subject())
-                        .await;
-                }
-            }
-            files.push((at, storing, partial, placed.take()));
+    async fn received(
+        &self,
+        asking: Vec<(usize, Storing, Partial, Kept)>,
+        mut tell: impl FnMut(Vec<(usize, Stored)>),
+    ) {
+        let (mut files, mut kept) = (Vec::new(), Vec::new());
+        for (at, storing, partial, mut one) in asking {
+            let event = one.event_mut();
+            event.file = Some(storing.subject.data_file());
+            event.subject = Some(storing.subject.clone());
+            kept.push(one);
+            // As long as its hooks work, the transfer is under way.
+            files.push(Some((at, storing, partial)));
         }
-        let verdicts = match kept.is_empty() {
-            true => Vec::new(),
-            false => self.hooks.run_kept_batch(kept).await,
-        };
-        for (place, verdict) in places.into_iter().zip(verdicts) {
-            self.observe(&verdict);
-            if let Some((.., placed)) = files.get_mut(place)
-                && placed.is_none()
-            {
-                *placed = verdict.placed;
-            }
-        }
-        let done = files.into_iter().map(|(at, storing, _, placed)| {
-            let folder = &storing.folder;
-            let reply = storing.destination.map(|_| match placed {
-                Some(path) => Reply::Stored {
-                    path: format!("{}/{path}", folder.name()),
-                    same: false,
-                },
-                // Its receiver's hooks have it.
-                None => Reply::Done,
+        let heard = |verdicts: Verdicts| {
+            let over = verdicts.into_iter().filter_map(|(place, verdict)| {
+                self.observe(&verdict);
+                let (at, storing, partial) = files.get_mut(place)?.take()?;
+                let placed = partial.placed().map(str::to_owned);
+                Some((at, storing.safe(placed.or(verdict.placed))))
             });
-            let stored = Stored {
-                subject: storing.subject,
-                begun: storing.begun,
-                result: Ok(Safe {
-                    crc: storing.crc,
-                    reply,
-                }),
-            };
-            (at, stored)
-        });
-        done.collect()
+            tell(over.collect());
+        };
+        self.hooks.run_kept_each(kept, heard).await;
     }
 
     /// Tells log and observer what became of a file.
@@ -332,10 +336,10 @@ impl Receiver {
             stem = %subject.stem, path = path.map(|path| printable(path, 200)),
             bytes = meta.filesize, seconds = begun.elapsed().as_secs_f64(), crc,
             id = meta.id.map(tracing::field::display),
-            verdict = %Ended::Received.word(),
+            verdict = %TransferEnd::Received.word(),
             "received"
         );
-        self.observer.ended(Ended::Received);
+        self.observer.ended(TransferEnd::Received);
     }
 
     /// Tells the observer which hooks ran.

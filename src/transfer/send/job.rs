@@ -4,7 +4,7 @@ use std::{borrow::Borrow, fs::File, io, sync::Arc};
 
 use zeroize::Zeroizing;
 
-use super::upload::Outgoing;
+use super::send_job::SendJob;
 use crate::{
     error::Error,
     meta::{Features, Meta, Wire},
@@ -40,7 +40,7 @@ pub trait Job {
     fn stored(&mut self, _reply: Reply) {}
 }
 
-impl<T: Borrow<Outgoing>> Job for T {
+impl<T: Borrow<SendJob>> Job for T {
     fn meta(&self) -> Result<Meta, Error> {
         self.borrow().request()
     }

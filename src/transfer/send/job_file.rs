@@ -13,7 +13,7 @@ use cap_std::{
 };
 use sha2::{Digest, Sha256};
 
-use super::upload::{Origin, Outgoing, open_source};
+use super::send_job::{Origin, SendJob, open_source};
 use crate::{
     error::{Code, Error},
     json::Value,
@@ -27,9 +27,9 @@ const ENDINGS: [&str; 2] = [".meta", ".failed"];
 
 /// The directory that a document was in last: the next is often in the same.
 #[derive(Default)]
-pub struct Place(Option<(PathBuf, Arc<Dir>)>);
+pub struct LastDir(Option<(PathBuf, Arc<Dir>)>);
 
-impl Place {
+impl LastDir {
     fn open(&mut self, parent: &Path) -> io::Result<Arc<Dir>> {
         if let Self(Some((path, dir))) = self
             && path == parent
@@ -43,7 +43,7 @@ impl Place {
 }
 
 /// A document to be sent, as a person wrote it.
-pub struct Draft {
+pub struct JobFile {
     dir: Arc<Dir>,
     stem: String,
     again: bool,
@@ -56,7 +56,7 @@ pub struct Draft {
 }
 
 /// A document that is open, and was not read yet.
-struct Found<'a> {
+struct Opened<'a> {
     path: &'a Path,
     dir: Arc<Dir>,
     name: &'a str,
@@ -65,8 +65,8 @@ struct Found<'a> {
     inode: u64,
 }
 
-impl<'a> Found<'a> {
-    fn open(path: &'a Path, place: &mut Place, endings: &[&str]) -> Result<Self, Error> {
+impl<'a> Opened<'a> {
+    fn open(path: &'a Path, last_dir: &mut LastDir, endings: &[&str]) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
         let Some((name, stem)) = name.and_then(|name| {
             let stem = endings.iter().find_map(|end| name.strip_suffix(end));
@@ -81,7 +81,7 @@ impl<'a> Found<'a> {
             ));
         };
         let at = |e: io::Error| Error::io("open", path, &e);
-        let dir = place.open(parent(path)).map_err(at)?;
+        let dir = last_dir.open(parent(path)).map_err(at)?;
         let (document, about) = file::open(&dir, name).map_err(at)?;
         Ok(Self {
             path,
@@ -102,7 +102,7 @@ impl<'a> Found<'a> {
                 let gone = io::ErrorKind::NotFound.into();
                 Err(Error::io("open", self.path, &gone))
             }
-            Err(TryLockError::WouldBlock) => Err(in_hand(self.path)),
+            Err(TryLockError::WouldBlock) => Err(being_sent(self.path)),
             // Some file systems have no locks; the receiver takes one attempt at a time.
             Err(TryLockError::Error(_)) => Ok(self),
         }
@@ -114,7 +114,7 @@ impl<'a> Found<'a> {
         there.is_ok_and(|there| there.ino() == self.inode)
     }
 
-    fn read(self) -> Result<Draft, Error> {
+    fn read(self) -> Result<JobFile, Error> {
         let path = self.path;
         let at = |e: io::Error| Error::io("open", path, &e);
         let version = Version::of(&self.document).map_err(at)?;
@@ -122,7 +122,7 @@ impl<'a> Found<'a> {
         let meta = Meta::from_file(&text).map_err(|e| {
             Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
         })?;
-        Ok(Draft {
+        Ok(JobFile {
             dir: self.dir,
             stem: self.stem.to_owned(),
             again: self.name.ends_with(".failed"),
@@ -134,22 +134,22 @@ impl<'a> Found<'a> {
     }
 }
 
-impl Draft {
+impl JobFile {
     /// Keeps others from sending a `.meta` or a `.failed`, and reads it: in this order, so
     /// that nothing is read that somebody is still writing who had it before.
-    pub fn read(path: &Path, place: &mut Place) -> Result<Self, Error> {
-        Found::open(path, place, &ENDINGS)?.lock()?.read()
+    pub fn read(path: &Path, last_dir: &mut LastDir) -> Result<Self, Error> {
+        Opened::open(path, last_dir, &ENDINGS)?.lock()?.read()
     }
 
     /// Only reads it: it cannot be sent.
-    pub fn look(path: &Path, place: &mut Place) -> Result<Self, Error> {
-        Found::open(path, place, &ENDINGS)?.read()
+    pub fn read_unlocked(path: &Path, last_dir: &mut LastDir) -> Result<Self, Error> {
+        Opened::open(path, last_dir, &ENDINGS)?.read()
     }
 
-    /// [`Self::look`] for a `.done` too.
-    pub fn look_back(path: &Path, place: &mut Place) -> Result<Self, Error> {
+    /// [`Self::read_unlocked`] for a `.done` too.
+    pub fn read_any(path: &Path, last_dir: &mut LastDir) -> Result<Self, Error> {
         let [meta, failed] = ENDINGS;
-        Found::open(path, place, &[meta, failed, ".done"])?.read()
+        Opened::open(path, last_dir, &[meta, failed, ".done"])?.read()
     }
 
     /// The document.
@@ -182,20 +182,20 @@ impl Draft {
     /// that changed since is another transfer.
     ///
     /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
-    pub fn open(self) -> Result<Outgoing, Error> {
+    pub fn open(self) -> Result<SendJob, Error> {
         self.open_by(open_source)
     }
 
     /// [`Self::open`] for what nobody looks at before it is sent: only files that lie
     /// in a folder of this user.
-    pub fn open_of(self, user: &User) -> Result<Outgoing, Error> {
+    pub fn open_of(self, user: &User) -> Result<SendJob, Error> {
         self.open_by(|source| open_of(user, source))
     }
 
     fn open_by(
         self,
         open_source: impl FnOnce(&Path) -> Result<(File, Version), Error>,
-    ) -> Result<Outgoing, Error> {
+    ) -> Result<SendJob, Error> {
         let (file, version) = open_source(&self.source()?)?;
         let Self {
             dir,
@@ -224,7 +224,7 @@ impl Draft {
             meta.datetime = datetime_now();
         }
         meta.error.clear();
-        let mut out = Outgoing {
+        let mut out = SendJob {
             dir,
             stem,
             path,
@@ -235,7 +235,7 @@ impl Draft {
             lock,
         };
         if again {
-            out.revive()?;
+            out.requeue()?;
         }
         if is_new {
             out.write_down()?;
@@ -245,7 +245,7 @@ impl Draft {
 }
 
 /// The error for a document that somebody else sends.
-pub(super) fn in_hand(path: &Path) -> Error {
+pub(super) fn being_sent(path: &Path) -> Error {
     let sentence = format!("{} is being sent by another m2y", path.display());
     Error::new(Code::Later, sentence)
 }

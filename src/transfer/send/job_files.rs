@@ -12,8 +12,8 @@ use cap_std::{ambient_authority, fs::Dir};
 use rustix::{fs::OFlags, io::Errno};
 
 use super::{
-    job_file::{Draft, Place},
-    upload::{Origin, Outgoing, not_regular, open_any},
+    job_file::{JobFile, LastDir},
+    send_job::{Origin, SendJob, not_regular, open_any},
 };
 use crate::{
     crypto::random,
@@ -28,7 +28,7 @@ use crate::{
 pub const PATH: &str = "path";
 
 /// A folder, and what its new `.meta` have in common.
-pub struct Documents {
+pub struct JobFiles {
     path: PathBuf,
     full: PathBuf,
     dir: Arc<Dir>,
@@ -126,7 +126,7 @@ impl Sources {
     }
 }
 
-impl Documents {
+impl JobFiles {
     /// The folder at `path`, which is there.
     pub fn open(path: &Path, template: Meta) -> Result<Self, Error> {
         let at = |e: io::Error| Error::io("open", path, &e);
@@ -145,19 +145,19 @@ impl Documents {
     pub fn remember(&mut self) -> Result<(), Error> {
         let mut before: HashMap<PathBuf, Before> = HashMap::new();
         let at = |e: io::Error| Error::io("open", &self.path, &e);
-        let mut place = Place::default();
+        let mut last_dir = LastDir::default();
         for entry in self.dir.entries().map_err(at)? {
             let name = entry.map_err(at)?.file_name();
             let path = self.path.join(&name);
             // One that cannot be read is no document of an earlier time.
-            let Ok(draft) = Draft::look_back(&path, &mut place) else {
+            let Ok(job_file) = JobFile::read_any(&path, &mut last_dir) else {
                 continue;
             };
-            let (meta, template) = (draft.meta(), &self.template);
+            let (meta, template) = (job_file.meta(), &self.template);
             let same = (&meta.from, &meta.to, &meta.folder)
                 == (&template.from, &template.to, &template.folder);
             let (Some(Value::String(version)), true, Ok(source)) =
-                (meta.extra.get(SOURCE_VERSION), same, draft.source())
+                (meta.extra.get(SOURCE_VERSION), same, job_file.source())
             else {
                 continue;
             };
@@ -206,7 +206,7 @@ impl Documents {
 
     /// Writes a `.meta` under a name that is free here; `path` is where in a directory the
     /// file was found. Nothing is flushed: the file itself is the truth.
-    pub fn add(&mut self, source: Source, path: Option<&Path>) -> Result<Outgoing, Error> {
+    pub fn add(&mut self, source: Source, path: Option<&Path>) -> Result<SendJob, Error> {
         let not_text = || {
             let path = source.parent.join(&source.name);
             let sentence = format!("cannot send {}: its path is not UTF-8", path.display());
@@ -235,7 +235,7 @@ impl Documents {
         let clash = self.clashes.entry(stem(&source.name, 1)).or_insert(0);
         let (stem, lock) =
             under_free_name(&self.dir, &source.name, clash, |name| new.name(name)).map_err(at)?;
-        Ok(Outgoing {
+        Ok(SendJob {
             dir: self.dir.clone(),
             path: self.path.join(format!("{stem}.meta")),
             stem,

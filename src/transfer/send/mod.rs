@@ -5,4 +5,4 @@ pub mod job;
 pub mod job_file;
 pub mod job_files;
 pub mod put;
-pub mod upload;
+pub mod send_job;

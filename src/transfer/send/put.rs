@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{
     job::{FEATURES, Job},
-    upload::open_source,
+    send_job::open_source,
 };
 use crate::{
     crypto::random,
@@ -101,7 +101,7 @@ impl Put {
     /// Takes the file in hand, under the id that it had if it is what was begun.
     fn take(&mut self, user: &User, peer: &str, id: &mut TransferId) -> Result<(), Error> {
         let at = |e: io::Error| Error::io("write a note into", &user.path().join(NOTES), &e);
-        let in_hand = || {
+        let being_sent = || {
             let sentence = format!("another m2y puts something at {peer}:{}", self.path);
             Error::new(Code::Later, sentence)
         };
@@ -111,11 +111,11 @@ impl Put {
         let name = hex::encode(digest.get(..16).unwrap_or_default());
         let lock = file::append(&dir, &name).map_err(at)?.into_std();
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(in_hand());
+            return Err(being_sent());
         }
         // Who had it in hand may have taken it away.
         if !file::exists(&dir, &name).map_err(at)? {
-            return Err(in_hand());
+            return Err(being_sent());
         }
         let (note, _) = file::open_itself(&dir, &name).map_err(at)?;
         let text = file::read_open(note, MAX_NOTE).map_err(at)?;

@@ -11,7 +11,7 @@ use std::{
 use cap_std::fs::Dir;
 use rustix::fs::OFlags;
 
-use super::job_file::{Draft, Place, in_hand};
+use super::job_file::{JobFile, LastDir, being_sent};
 use crate::{
     error::{Code, Error},
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, is_extra},
@@ -22,7 +22,7 @@ use crate::{
 const PAGE: usize = 4_096;
 
 /// Something to be sent: a `.meta` with the file that it describes.
-pub struct Outgoing {
+pub struct SendJob {
     pub(super) dir: Arc<Dir>,
     pub(super) stem: String,
     pub(super) path: PathBuf,
@@ -40,21 +40,21 @@ pub(super) enum Origin {
     /// Somebody's `.meta`.
     Found,
     /// A `.failed`.
-    Revived,
+    Requeued,
     /// Nothing: this process made the `.meta`, of so many bytes. It holds nothing that
     /// the file and the command line do not.
     Made(usize),
 }
 
-impl Outgoing {
-    /// Reads a `.meta` or a `.failed` and opens its file: [`Draft::open`].
+impl SendJob {
+    /// Reads a `.meta` or a `.failed` and opens its file: [`JobFile::open`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Draft::read(path, &mut Place::default())?.open()
+        JobFile::read(path, &mut LastDir::default())?.open()
     }
 
-    /// The same for what nobody looks at before it is sent: [`Draft::open_of`].
+    /// The same for what nobody looks at before it is sent: [`JobFile::open_of`].
     pub fn open_of(user: &User, path: &Path) -> Result<Self, Error> {
-        Draft::read(path, &mut Place::default())?.open_of(user)
+        JobFile::read(path, &mut LastDir::default())?.open_of(user)
     }
 
     /// Where the `.meta` is.
@@ -123,7 +123,7 @@ impl Outgoing {
         let name = format!("{}.meta", self.stem);
         match self.origin {
             Origin::Found => Ok(()),
-            Origin::Revived => {
+            Origin::Requeued => {
                 let failed = format!("{}.failed", self.stem);
                 file::rename_to_free(&self.dir, &name, &self.dir, &failed)
             }
@@ -176,7 +176,7 @@ impl Outgoing {
     }
 
     /// Makes the `.failed` that was read the `.meta`, unless there is one.
-    pub(super) fn revive(&mut self) -> Result<(), Error> {
+    pub(super) fn requeue(&mut self) -> Result<(), Error> {
         let (stem, path) = (&self.stem, &self.path);
         let (failed, name) = (format!("{stem}.failed"), format!("{stem}.meta"));
         match file::rename_to_free(&self.dir, &failed, &self.dir, &name) {
@@ -190,7 +190,7 @@ impl Outgoing {
             }
             Err(e) => return Err(Error::io("write", path, &e)),
         }
-        self.origin = Origin::Revived;
+        self.origin = Origin::Requeued;
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl Outgoing {
         let (lock, _) = file::open(&self.dir, &name).map_err(at)?;
         let lock = lock.into_std();
         if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(in_hand(&self.path));
+            return Err(being_sent(&self.path));
         }
         self.lock = lock;
         Ok(())

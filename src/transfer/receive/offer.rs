@@ -1,0 +1,88 @@
+//! What a contact offers, checked as far as that goes without looking at a disk.
+
+use super::receiver::Parties;
+use crate::{
+    error::{Code, Error},
+    meta::{Meta, TransferId, Wire, is_extra},
+    root::{conflict::Conflict, destination::Destination, tree::TreePath},
+};
+
+/// What a contact wants to send.
+pub struct Offer {
+    /// What is said of it.
+    pub asked: Wire,
+    /// The path that it is to get, if its sender wants one.
+    pub destination: Option<Destination>,
+}
+
+/// An offer with nothing wrong in itself.
+pub enum Checked {
+    /// A file.
+    File(FileOffer),
+    /// No file: what is asked comes in records. The answer to it.
+    Session(Box<Wire>),
+}
+
+/// A file that is offered.
+pub struct FileOffer {
+    /// What is known of it.
+    pub meta: Meta,
+    /// The path that no other file may take meanwhile.
+    pub path: Option<TreePath>,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Its transfer.
+    pub id: TransferId,
+    /// Whether its sender can resume.
+    pub resumes: bool,
+}
+
+impl Offer {
+    /// Checks an offer of a file of at most `max_filesize` bytes.
+    pub fn check(self, parties: &Parties, max_filesize: u64) -> Result<Checked, Error> {
+        let Self { asked, destination } = self;
+        let Wire {
+            mut meta,
+            features,
+            session,
+            ..
+        } = asked;
+        let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
+        let Parties { user, from } = parties;
+        if meta.from != from.as_str() || meta.to != user.name().as_str() {
+            return Err(refuse(
+                "from and to must be the names that the header stands for",
+            ));
+        }
+        if session {
+            let meta = Meta::new(&meta.from, &meta.to, "", "");
+            return Ok(Checked::Session(Box::new(Wire::request(meta))));
+        }
+        let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
+        let id = meta.id.ok_or_else(|| refuse("id is missing"))?;
+        if meta.datetime.is_empty() {
+            return Err(refuse("datetime is missing"));
+        }
+        if size > max_filesize {
+            let sentence =
+                format!("the file is too large, the receiver takes {max_filesize} bytes");
+            return Err(refuse(&sentence));
+        }
+        meta.error.clear();
+        meta.extra.retain(|field, _| is_extra(field));
+        if let Some(destination) = &destination {
+            destination.note(&mut meta);
+        }
+        // Of two that want one path, the second finds something there already.
+        let path = destination
+            .filter(|destination| destination.conflict == Conflict::Refuse)
+            .map(|destination| destination.path);
+        Ok(Checked::File(FileOffer {
+            meta,
+            path,
+            size,
+            id,
+            resumes: features.resume,
+        }))
+    }
+}

@@ -144,7 +144,7 @@ impl Receiver {
         self: &Arc<Self>,
         queue: &DiskQueue,
         parties: &Arc<Parties>,
-        files: Vec<(usize, FileOffer)>,
+        files: Vec<(usize, Box<FileOffer>)>,
         begun: Instant,
         early: impl FnMut(usize, Decision) + Send,
     ) -> Vec<(usize, Result<Decision, Error>)> {
@@ -198,7 +198,7 @@ impl Receiver {
         self: &Arc<Self>,
         parties: &Parties,
         inboxes: &mut HashMap<String, Result<Inbox, Error>>,
-        offer: FileOffer,
+        offer: Box<FileOffer>,
     ) -> Result<(Reserved, Inbox, u64, u64), Error> {
         let inbox = inboxes
             .entry(offer.meta.folder.clone())

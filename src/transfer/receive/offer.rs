@@ -18,7 +18,7 @@ pub struct Offer {
 /// An offer with nothing wrong in itself.
 pub enum Checked {
     /// A file.
-    File(FileOffer),
+    File(Box<FileOffer>),
     /// No file: what is asked comes in records. The answer to it.
     Session(Box<Wire>),
 }
@@ -77,12 +77,12 @@ impl Offer {
         let path = destination
             .filter(|destination| destination.conflict == Conflict::Refuse)
             .map(|destination| destination.path);
-        Ok(Checked::File(FileOffer {
+        Ok(Checked::File(Box::new(FileOffer {
             meta,
             path,
             size,
             id,
             resumes: features.resume,
-        }))
+        })))
     }
 }

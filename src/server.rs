@@ -41,7 +41,7 @@ use crate::{
         channel::{ChannelError, Reader, Writer},
         pump,
     },
-    store::{self, StoreOf},
+    store::Stores,
     transfer::receive::{
         arrival::Arrival,
         commit::Committer,
@@ -93,12 +93,18 @@ impl Server {
     /// A server for a root. Fails if a private key could be read by others, or
     /// cannot be read at all.
     pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
+        Self::with_stores(root, settings, &Stores::default())
+    }
+
+    /// [`Self::new`] for a root whose folders keep their contents in these stores.
+    pub fn with_stores(root: &Root, settings: &Settings, stores: &Stores) -> Result<Self, Error> {
         for user in root.users()? {
             user.own_key()?;
         }
         let metrics = Arc::new(Metrics::default());
         let counted = metrics.clone();
-        let hooks = Dispatcher::new(root, settings)?.heard(Arc::new(move |run| counted.hook(run)));
+        let hooks = Dispatcher::with_stores(root, settings, stores)?;
+        let hooks = hooks.heard(Arc::new(move |run| counted.hook(run)));
         let observer: Arc<dyn Observer> = Arc::new(Counting {
             metrics: metrics.clone(),
             observer: Arc::new(Unobserved),
@@ -106,7 +112,6 @@ impl Server {
         let files = FileService::new(&hooks, observer.clone());
         let files = files.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let store_of: StoreOf = Arc::new(store::of_folder);
         Ok(Self {
             root: root.clone(),
             settings: settings.clone(),
@@ -116,7 +121,6 @@ impl Server {
                 hooks,
                 settings: settings.clone(),
                 observer,
-                store_of,
                 under_way: UnderWay::default(),
                 files,
             }),
@@ -150,13 +154,6 @@ impl Server {
         })
     }
 
-    /// Puts contents somewhere else than into the folder.
-    #[must_use]
-    pub fn storing(mut self, store_of: StoreOf) -> Self {
-        Arc::make_mut(&mut self.receiver).store_of = store_of;
-        self
-    }
-
     /// Runs `[OnStartup]` of every folder; returns what ran. A folder that objects takes
     /// no files, others do.
     pub async fn start_folders(&self) -> Result<Vec<Run>, Error> {
@@ -173,18 +170,18 @@ impl Server {
 
     /// Does what a server that ended in the middle has left to do.
     async fn recover(&self) {
-        let (root, store_of) = (self.root.clone(), self.receiver.store_of.clone());
+        let (root, stores) = (self.root.clone(), self.receiver.hooks.stores().clone());
         let journal = self.receiver.hooks.journal().clone();
-        let recovered = task::spawn_blocking(move || {
-            recovery::recover(&journal, &root, |folder| store_of(folder))
-        });
+        let recovered = task::spawn_blocking(move || recovery::recover(&journal, &root, &stores));
         if let Ok(Err(error)) = recovered.await {
             error!("{error}");
         }
         let (journal, root) = (self.receiver.hooks.journal().clone(), self.root.clone());
         let under_way = self.receiver.under_way.clone();
+        let stores = self.receiver.hooks.stores().clone();
+        let sweep = move || recovery::sweep(&journal, &root, &stores, &under_way);
         // Nobody has to wait for that.
-        task::spawn_blocking(move || match recovery::sweep(&journal, &root, &under_way) {
+        task::spawn_blocking(move || match sweep() {
             Ok(0) => {}
             Ok(metas) => info!(
                 metas,

@@ -35,9 +35,9 @@ use m2y::{
     error::Code,
     event::{Kind as EventKind, Run},
     observer::{Observer, Unobserved},
-    root::{Root, folder::Folder},
+    root::Root,
     server::{self, Server},
-    store::local::LocalStore,
+    store::{Stores, local::LocalStore},
     transfer::send::send_job::SendJob,
     wire::record::{HEAD_LEN, Head, Kind},
 };
@@ -437,13 +437,13 @@ async fn a_server_of_its_own() {
     let (root, says) = (Root::open(Path::new(&root)).unwrap(), PathBuf::from(says));
     let death = Arc::new(Death::at(&env::var(STEP).unwrap()));
     let (mortal, flushed) = (death.clone(), says.with_extension("flushed"));
-    let server = Server::new(&root, &root.settings().unwrap())
+    let stores = Stores::new(move |folder| {
+        let inner = LocalStore::new(folder.dir());
+        Arc::new(mortal_store(inner, &mortal, &flushed))
+    });
+    let server = Server::with_stores(&root, &root.settings().unwrap(), &stores)
         .unwrap()
-        .observed(death)
-        .storing(Arc::new(move |folder: &Folder| {
-            let inner = LocalStore::new(folder.dir());
-            Arc::new(mortal_store(inner, &mortal, &flushed))
-        }));
+        .observed(death);
     server.start_folders().await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -27,7 +27,7 @@ use m2y::{
     json,
     meta::Meta,
     root::{config::Config, user::User},
-    store::{self, quarantine},
+    store::{Stores, quarantine},
 };
 use servers::{
     http::Http,
@@ -92,7 +92,7 @@ fn refused(result: Result<Meta, Error>, words: &str) {
 /// Why each file of the folder is in quarantine.
 fn quarantined(world: &World) -> Vec<String> {
     let folder = world.receiver.folder(&common::name("photo")).unwrap();
-    let held = quarantine::list(&*store::of_folder(&folder), &folder).unwrap();
+    let held = quarantine::list(&*Stores::default().of(&folder), &folder).unwrap();
     held.into_iter()
         .map(|(_, meta)| meta.unwrap().extra["quarantine"].as_str().unwrap().into())
         .collect()

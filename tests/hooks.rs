@@ -25,7 +25,7 @@ use m2y::{
     journal::{self, Journal},
     meta::Meta,
     root::folder::Folder,
-    store::{self, quarantine},
+    store::{Stores, quarantine},
 };
 
 /// The m2y.config of the seed, to the letter but for the names of the scripts.
@@ -1266,9 +1266,9 @@ async fn a_file_in_quarantine_is_safe_and_out_of_sight_until_it_is_released() {
         assert!(!result.unwrap().extra.contains_key("quarantine"));
         assert!(world.arrived(".data").is_empty() && world.arrived(".meta").is_empty());
         let folder = world.receiver.folder(&common::name("photo")).unwrap();
-        let stems = quarantine::list(&*store::of_folder(&folder), &folder).unwrap();
+        let stems = quarantine::list(&*Stores::default().of(&folder), &folder).unwrap();
         assert_eq!(stems.len(), 1);
-        quarantine::release(&*store::of_folder(&folder), &folder, &stems[0].0).unwrap();
+        quarantine::release(&*Stores::default().of(&folder), &folder, &stems[0].0).unwrap();
         let meta = read_meta(&world.photo().join(&world.arrived(".meta")[0]));
         assert_eq!(meta.extra["quarantine"], "looks odd");
         assert_eq!(

@@ -15,7 +15,7 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
-use common::{Local, ROLAND, World, ZHENQIANG};
+use common::{Local, ROLAND, World, ZHENQIANG, names, store::Memory};
 use m2y::{
     client::{Route, peer::Peer},
     error::{Code, Error},
@@ -187,4 +187,46 @@ async fn listings_that_nobody_wants_any_more_leave_room_for_others() {
     // It waits for no last word.
     let stopped = tokio::time::timeout(Duration::from_secs(20), server.stop());
     stopped.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_that_rest_outside_of_the_folder_are_seen_by_scripts_and_contacts_alike() {
+    let config = "[OnMeta]\n[OnReceived]\nlook.rhai\n[share]\nzhenqiang = list get rm mv\n";
+    let world = World::new(config);
+    world.script(
+        "look.rhai",
+        "let came = event.data_file;
+         notify.inbox(`${folder.read(came)} ${hash.crc32(came)} ${folder.bytes_from(meta.from)}`);
+         folder.rename(came, \"sea.txt\");
+         folder.write(\"note.txt\", \"by the way\");
+         notify.inbox(folder.list(\"*.txt\").len());",
+    );
+    let contents = Memory::default();
+    let store = Arc::new(contents.clone());
+    let server = Local::storing(&world.there, move |_| store.clone()).await;
+    let file = world.file("f", b"hello");
+    world.deliver(&server.address, &file).await.unwrap();
+    let notices = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+    let crc = crc32fast::hash(b"hello");
+    assert!(notices.contains(&format!("hello {crc} 5\n")), "{notices}");
+    assert!(notices.contains(" 2\n"), "{notices}");
+
+    let peer = peer(&world, &server.address).await;
+    let paths = ["note.txt", "sea.txt"];
+    assert_eq!(list(&peer, "photo").await.unwrap(), paths);
+    assert_eq!(get(&world, &peer, "photo/sea.txt").await.unwrap(), b"hello");
+    peer.rename("photo/sea.txt", "photo/lake.txt")
+        .await
+        .unwrap();
+    peer.remove("photo/note.txt").await.unwrap();
+    assert_eq!(list(&peer, "photo").await.unwrap(), ["lake.txt"]);
+    assert_eq!(
+        get(&world, &peer, "photo/lake.txt").await.unwrap(),
+        b"hello"
+    );
+    server.stop().await;
+    // The folder holds documents only.
+    assert_eq!(names(&world.photo(), ".txt"), [""; 0]);
+    assert_eq!(names(&world.photo(), ".data"), [""; 0]);
+    assert_eq!(contents.after_power_loss()["lake.txt"], b"hello");
 }

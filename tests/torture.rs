@@ -34,7 +34,7 @@ use m2y::{
     },
     error::Code,
     meta::{TransferId, Wire},
-    root::{Root, folder::Folder},
+    root::Root,
     store::{Store, local::LocalStore},
     wire::{
         envelope::{self, Contents, Part, Sealed},
@@ -1149,14 +1149,12 @@ async fn a_store_that_fails_anywhere_has_the_sender_try_later_and_holds_up_nobod
     world.folder("other", OPEN);
     let fault = Arc::new(Mutex::new(None));
     let failing = fault.clone();
-    let server = Local::with(&world.there, move |server| {
-        server.storing(Arc::new(move |folder: &Folder| -> Arc<dyn Store> {
-            let inner = LocalStore::new(folder.dir());
-            match folder.name().as_str() {
-                "photo" => Arc::new(faulty(inner, &failing)),
-                _ => Arc::new(inner),
-            }
-        }))
+    let server = Local::storing(&world.there, move |folder| -> Arc<dyn Store> {
+        let inner = LocalStore::new(folder.dir());
+        match folder.name().as_str() {
+            "photo" => Arc::new(faulty(inner, &failing)),
+            _ => Arc::new(inner),
+        }
     })
     .await;
     let bytes = noise(2 << 20);

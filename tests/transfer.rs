@@ -22,12 +22,7 @@ use common::{
     noise, person, read_meta, said,
     store::{Call, Watched},
 };
-use m2y::{
-    error::Code,
-    root::meta_file,
-    root::{Root, folder::Folder},
-    store::local::LocalStore,
-};
+use m2y::{error::Code, root::Root, root::meta_file, store::local::LocalStore};
 
 fn arrives(len: usize) {
     let world = World::new(OPEN);
@@ -615,11 +610,9 @@ async fn a_full_disk_is_an_error_that_the_sender_sees() {
     let file = world.file("f", &noise(5 << 20));
     // In the middle of the file, and when all of it is to be made durable.
     for (call, n) in [(Call::Append, 16), (Call::Settle, 1)] {
-        let server = Local::with(&world.there, |server| {
-            server.storing(Arc::new(move |folder: &Folder| {
-                let inner = LocalStore::new(folder.dir());
-                Arc::new(Watched::failing(inner, call, n, rustix::io::Errno::NOSPC))
-            }))
+        let server = Local::storing(&world.there, move |folder| {
+            let inner = LocalStore::new(folder.dir());
+            Arc::new(Watched::failing(inner, call, n, rustix::io::Errno::NOSPC))
         })
         .await;
         let error = world.deliver(&server.address, &file).await.unwrap_err();

@@ -8,7 +8,7 @@ use crate::{
     json::Value,
     meta::QUARANTINE,
     root::folder::Folder as OpenFolder,
-    store::{self, Store, quarantine},
+    store::{Store, Stores, quarantine},
 };
 
 /// Make m2y-folders, and look after what hooks put into quarantine
@@ -87,7 +87,7 @@ impl Which {
 impl Quarantine {
     fn run(self, json: bool) -> Result<(), Error> {
         let folder = self.folder.open()?;
-        let held = quarantine::list(&*store::of_folder(&folder), &folder)
+        let held = quarantine::list(&*Stores::default().of(&folder), &folder)
             .map_err(|e| Error::io("read", &folder.path_of(quarantine::DIR), &e))?;
         if held.is_empty() && !json {
             output::line("nothing is in quarantine");
@@ -130,7 +130,7 @@ impl Held {
         let folder = self.folder.open()?;
         let stem = self.file.strip_suffix(".data").unwrap_or(&self.file);
         let name = held_name(stem)?;
-        let stem = act(&*store::of_folder(&folder), &folder, name)
+        let stem = act(&*Stores::default().of(&folder), &folder, name)
             .map_err(|e| Error::io("move", &folder.path_of(stem), &e))?;
         if json {
             output::object(&[("status", done.into()), ("file", stem.as_str().into())]);

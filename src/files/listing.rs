@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::Answer;
+use super::{Answer, tree::Walk};
 use crate::{
-    root::tree::{About, Walk},
+    store::{Kind, Stat},
     wire::request::{Entry, Page},
 };
 
@@ -29,7 +29,7 @@ impl Listing {
                 return Answer::Page(page.reply(false), None);
             };
             match walk.advance() {
-                Some((path, about)) => page.push(entry(format!("{before}{path}"), &about)),
+                Some((path, stat)) => page.push(entry(format!("{before}{path}"), &stat)),
                 None => drop(self.walks.pop_front()),
             }
         }
@@ -38,11 +38,11 @@ impl Listing {
 }
 
 /// The entry of a path.
-pub fn entry(path: String, about: &About) -> Entry {
+pub fn entry(path: String, stat: &Stat) -> Entry {
     Entry {
         path,
-        is_dir: about.is_dir,
-        size: about.size,
-        modified: about.modified,
+        is_dir: stat.kind == Kind::Directory,
+        size: stat.size,
+        modified: stat.modified,
     }
 }

@@ -6,9 +6,10 @@
 pub mod disk_queue;
 pub mod listing;
 pub mod service;
+pub mod tree;
 pub mod view;
 
-use std::{fs::File, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use rustix::io::Errno;
 use tracing::error;
@@ -16,7 +17,8 @@ use tracing::error;
 use crate::{
     error::{Code, Error},
     meta::Wire,
-    root::{destination::Destination, version::Version},
+    root::destination::Destination,
+    store::Contents,
     wire::request::{Coming, Reply},
 };
 use listing::Listing;
@@ -38,9 +40,9 @@ pub struct Fetched {
     /// The reply.
     pub coming: Coming,
     /// The file.
-    pub file: Arc<File>,
+    pub contents: Arc<dyn Contents>,
     /// The version that the reply speaks of.
-    pub version: Version,
+    pub version: String,
     /// The CRC-32 of what the other side has.
     pub crc: crc32fast::Hasher,
     /// Its path, as it was asked for.

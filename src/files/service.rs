@@ -118,10 +118,10 @@ impl FileService {
         // Most folders have no such hooks, and then it is one step.
         let first = {
             let (people, request) = (people.clone(), request.clone());
-            let delivered = self.delivered.clone();
+            let (delivered, stores) = (self.delivered.clone(), self.hooks.stores().clone());
             move || {
                 let none = Said::new();
-                let shared = View::new(&people, &none, &delivered);
+                let shared = View::new(&people, &none, &delivered, &stores);
                 let to_ask = shared.to_ask(&request)?;
                 match to_ask.is_empty() {
                     true => shared.answer(&request).map(Ok),
@@ -142,9 +142,9 @@ impl FileService {
                 .await?;
             asked.insert(name, said);
         }
-        let delivered = self.delivered.clone();
+        let (delivered, stores) = (self.delivered.clone(), self.hooks.stores().clone());
         let second = move || {
-            let shared = View::new(&people, &asked, &delivered);
+            let shared = View::new(&people, &asked, &delivered, &stores);
             shared.answer(&request)
         };
         blocking(queue, is_long, second).await

@@ -7,10 +7,13 @@ use std::{
     sync::Arc,
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{
     Answer, Fetched, Put, exists, failed,
     listing::{Listing, entry},
     missing, refused,
+    tree::Tree,
 };
 use crate::{
     error::{Code, Error},
@@ -24,11 +27,10 @@ use crate::{
         folder::Folder,
         name::Name,
         share::Rights,
-        tree::{About, Hides, Tree, TreePath},
+        tree::{Hides, Shown, TreePath, open_below},
         user::User,
-        version::Version,
     },
-    store::prefix::prefix_digest,
+    store::{self, Reader, Stat, Stores, local::LocalStore, prefix::prefix_digest},
     wire::{
         record::MAX_BODY,
         request::{Coming, Held, Page, Reply, Request},
@@ -61,6 +63,7 @@ pub struct View<'a> {
     /// The folder that the request is about, once it was looked up.
     folder: OnceCell<Option<(Folder, Arc<Config>)>>,
     delivered: &'a DeliveredBefore,
+    stores: &'a Stores,
 }
 
 impl<'a> View<'a> {
@@ -69,6 +72,7 @@ impl<'a> View<'a> {
         (user, from): &'a (User, Name),
         asked: &'a Said,
         delivered: &'a DeliveredBefore,
+        stores: &'a Stores,
     ) -> Self {
         Self {
             user,
@@ -76,6 +80,7 @@ impl<'a> View<'a> {
             asked,
             folder: OnceCell::new(),
             delivered,
+            stores,
         }
     }
 
@@ -91,8 +96,10 @@ impl<'a> View<'a> {
 
     /// What lies ready for the contact, if there is such a directory.
     fn outgoing(&self) -> Option<Tree> {
-        let path = TreePath::parse(&format!("{OUTGOING}/{}", self.from))?;
-        Tree::new(self.user.dir(), None).below(&path).ok()
+        let path = [OUTGOING, self.from.as_str()].into_iter();
+        let dir = open_below(self.user.dir(), path).ok()?;
+        let store = LocalStore::new(&Arc::new(dir));
+        Some(Tree::new(Arc::new(store), Shown::new(None)))
     }
 
     /// What the contact may do in a folder.
@@ -104,12 +111,12 @@ impl<'a> View<'a> {
         if !rights.any() {
             return None;
         }
-        let tree = Tree::new(folder.dir(), Some(config));
-        match self.asked.get(folder.name()) {
-            None => Some((tree, rights)),
-            Some(Some(hides)) => Some((tree.without(hides.clone()), rights)),
-            Some(None) => None,
+        let mut shown = Shown::new(Some(config));
+        if let Some(hides) = self.asked.get(folder.name()) {
+            shown = shown.without(hides.clone()?);
         }
+        let store = self.stores.of(folder);
+        Some((Tree::of_folder(folder, store, shown), rights))
     }
 
     /// The folders whose hooks want to be asked about a request.
@@ -168,12 +175,12 @@ impl<'a> View<'a> {
                     let Some((tree, rights)) = rights else {
                         continue;
                     };
-                    let Ok(about) = tree.about(&all) else {
+                    let Ok(stat) = tree.stat(&all) else {
                         continue;
                     };
                     listing
                         .ready
-                        .push_back(entry(folder.name().to_string(), &about));
+                        .push_back(entry(folder.name().to_string(), &stat));
                     if recursive
                         && rights.list
                         && let Ok(walk) = tree.walk(&all, true)
@@ -193,13 +200,13 @@ impl<'a> View<'a> {
                 if !rights.list {
                     return Err(missing());
                 }
-                let about = tree.about(&path).map_err(|e| refused(&e))?;
-                match about.is_dir {
+                let stat = tree.stat(&path).map_err(|e| refused(&e))?;
+                match stat.kind == store::Kind::Directory {
                     true => {
                         let walk = tree.walk(&path, recursive).map_err(|e| refused(&e))?;
                         listing.walks.push_back((String::new(), walk));
                     }
-                    false => listing.ready.push_back(entry(String::new(), &about)),
+                    false => listing.ready.push_back(entry(String::new(), &stat)),
                 }
             }
         }
@@ -207,18 +214,18 @@ impl<'a> View<'a> {
     }
 
     fn stat(&self, path: &str) -> Result<Reply, Error> {
-        let about = match self.find(path)? {
-            Place::Top => self.user.dir().dir_metadata().map(|_| About {
-                is_dir: true,
+        let stat = match self.find(path)? {
+            Place::Top => self.user.dir().dir_metadata().map(|_| Stat {
+                kind: store::Kind::Directory,
                 size: 0,
                 modified: 0,
             }),
-            Place::Below(tree, rights, path) if rights.list || rights.get => tree.about(&path),
+            Place::Below(tree, rights, path) if rights.list || rights.get => tree.stat(&path),
             Place::Below(..) => return Err(missing()),
         };
-        let about = about.map_err(|e| refused(&e))?;
+        let stat = stat.map_err(|e| refused(&e))?;
         let mut page = Page::default();
-        page.push(entry(String::new(), &about));
+        page.push(entry(String::new(), &stat));
         Ok(page.reply(false))
     }
 
@@ -230,28 +237,29 @@ impl<'a> View<'a> {
         if !rights.get {
             return Err(missing());
         }
-        let (file, about) = tree.open(&path).map_err(|e| refused(&e))?;
-        let version = Version::of(&file).map_err(|e| refused(&e))?;
-        let tag = version.tag();
+        let contents = tree.open(&path).map_err(|e| refused(&e))?;
+        let stat = contents.stat().map_err(|e| refused(&e))?;
+        let version = contents.version().map_err(|e| refused(&e))?;
+        let tag = tag_of(&version);
         let mut crc = crc32fast::Hasher::new();
         let mut offset = 0;
         if let Some(held) = held
             && held.version == tag
-            && held.bytes < version.len()
+            && held.bytes < stat.size
             && held.bytes.is_multiple_of(MAX_BODY as u64)
-            && let Ok((digest, so_far)) = prefix_digest(&file, held.bytes)
+            && let Ok((digest, so_far)) = prefix_digest(Reader::new(&*contents), held.bytes)
             && digest == held.digest
         {
             (crc, offset) = (so_far, held.bytes);
         }
         Ok(Fetched {
             coming: Coming {
-                size: version.len(),
-                modified: about.modified,
+                size: stat.size,
+                modified: stat.modified,
                 version: tag,
                 offset,
             },
-            file: Arc::new(file),
+            contents: contents.into(),
             version,
             crc,
             path: asked.to_owned(),
@@ -279,7 +287,7 @@ impl<'a> View<'a> {
         if let Some(there) = &there {
             let same = there.is_file_of(meta.meta.filesize, modified);
             match conflict {
-                _ if there.is_dir => return Err(exists()),
+                _ if there.kind == store::Kind::Directory => return Err(exists()),
                 _ if same && (rights.list || rights.get) => {
                     let path = path.to_owned();
                     return Ok(Answer::Reply(Reply::Stored { path, same }));
@@ -379,6 +387,12 @@ impl<'a> View<'a> {
             Request::Rename { path, to } => Answer::Reply(self.rename(path, to)?),
         })
     }
+}
+
+/// Another text for every other version of a file, which tells a peer nothing else of it.
+fn tag_of(version: &str) -> String {
+    let digest = Sha256::digest(version);
+    hex::encode(digest.get(..16).unwrap_or_default())
 }
 
 /// What a request is for the hooks of a folder. What is hidden from who looks is not there

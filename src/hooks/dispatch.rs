@@ -43,6 +43,7 @@ use crate::{
         folder::Folder,
         settings::{Retry, Settings},
     },
+    store::Stores,
 };
 use effect::{Courier, effects_of};
 use last_run::LastRuns;
@@ -119,8 +120,13 @@ struct Owing {
 }
 
 impl Dispatcher {
-    /// A dispatcher for a root.
+    /// A dispatcher for a root whose folders keep their contents in themselves.
     pub fn new(root: &Root, settings: &Settings) -> Result<Self, Error> {
+        Self::with_stores(root, settings, &Stores::default())
+    }
+
+    /// [`Self::new`] for a root whose folders keep their contents in these stores.
+    pub fn with_stores(root: &Root, settings: &Settings, stores: &Stores) -> Result<Self, Error> {
         let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
         let journal = Journal::open(root).map_err(unusable)?;
         let state = Arc::new(JournalState::new(&journal).map_err(unusable)?);
@@ -130,7 +136,7 @@ impl Dispatcher {
             .map(|smtp| Mailer::new(smtp, root.path()))
             .transpose()?;
         Ok(Self {
-            hooks: Hooks::new(root, settings, state),
+            hooks: Hooks::with_stores(root, settings, state, stores),
             root: root.clone(),
             journal,
             courier: Courier {
@@ -141,7 +147,7 @@ impl Dispatcher {
             retry: settings.retry,
             leases: Leases::default(),
             last_runs: LastRuns::default(),
-            records: Records::default(),
+            records: Records::new(stores),
         })
     }
 
@@ -150,6 +156,11 @@ impl Dispatcher {
     pub fn heard(mut self, heard: Heard) -> Self {
         self.hooks = self.hooks.heard(heard);
         self
+    }
+
+    /// Where the contents of folders rest.
+    pub fn stores(&self) -> &Stores {
+        self.hooks.stores()
     }
 
     /// What hooks themselves do to the files of their folders.
@@ -286,12 +297,9 @@ impl Dispatcher {
         if !subject.meta.extra.contains_key(QUARANTINE) {
             return;
         }
-        let (own, folder, stem) = (
-            self.self_changes().clone(),
-            folder.clone(),
-            subject.stem.clone(),
-        );
-        let hidden = task::spawn_blocking(move || put_away(&own, &folder, &stem)).await;
+        let (own, store) = (self.self_changes().clone(), self.stores().of(folder));
+        let (folder, stem) = (folder.clone(), subject.stem.clone());
+        let hidden = task::spawn_blocking(move || put_away(&*store, &own, &folder, &stem)).await;
         if !matches!(hidden, Ok(Ok(()))) {
             error!("cannot put a file into quarantine: {hidden:?}");
         }
@@ -455,7 +463,8 @@ impl Dispatcher {
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());
-            let rebuilt = task::spawn_blocking(move || rebuild(&root, &asked)).await;
+            let stores = self.stores().clone();
+            let rebuilt = task::spawn_blocking(move || rebuild(&root, &stores, &asked)).await;
             match rebuilt.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
                 Ok(event) => {
                     let kept = Kept {

@@ -39,6 +39,7 @@ use crate::{
         folder::Folder,
         settings::{Programs, Settings},
     },
+    store::Stores,
 };
 use api::state::State;
 use batch::Batch;
@@ -62,20 +63,34 @@ pub struct Hooks {
     slots: Slots,
     workers: Workers,
     self_changes: SelfChanges,
+    stores: Stores,
     heard: Heard,
 }
 
 impl Hooks {
-    /// A host with the limits of `settings`.
+    /// A host with the limits of `settings`, for folders that keep their contents in
+    /// themselves.
     pub fn new(root: &Root, settings: &Settings, state: Arc<dyn State>) -> Self {
+        Self::with_stores(root, settings, state, &Stores::default())
+    }
+
+    /// [`Self::new`] for folders that keep their contents in these stores.
+    pub fn with_stores(
+        root: &Root,
+        settings: &Settings,
+        state: Arc<dyn State>,
+        stores: &Stores,
+    ) -> Self {
         let slots = Slots::default();
         Self {
             root: root.clone(),
             workers: Workers::default(),
             scripts: Arc::new(
                 script::Host::new(settings.script_deadline, state)
-                    .with_inboxes(Inboxes::new(settings.inbox_max)),
+                    .with_inboxes(Inboxes::new(settings.inbox_max))
+                    .with_stores(stores),
             ),
+            stores: stores.clone(),
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
             slots,
@@ -105,6 +120,11 @@ impl Hooks {
     pub fn heard(mut self, heard: Heard) -> Self {
         self.heard = heard;
         self
+    }
+
+    /// Where the contents of folders rest.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// What the hooks themselves do to the files of their folders.

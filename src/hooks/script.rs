@@ -36,6 +36,7 @@ use crate::{
     json::{Map, Value},
     meta::Meta,
     root::{file::Stamp, settings::Settings},
+    store::Stores,
 };
 
 /// Compiled scripts that are kept; beyond, the cache starts anew.
@@ -115,6 +116,7 @@ pub struct Host {
     deadline: Duration,
     state: Arc<dyn State>,
     inboxes: Inboxes,
+    stores: Stores,
     compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
 
@@ -139,6 +141,7 @@ impl Host {
             deadline,
             state,
             inboxes: Inboxes::new(Settings::default().inbox_max),
+            stores: Stores::default(),
             compiled: RwLock::default(),
         }
     }
@@ -147,6 +150,15 @@ impl Host {
     #[must_use]
     pub fn with_inboxes(self, inboxes: Inboxes) -> Self {
         Self { inboxes, ..self }
+    }
+
+    /// Has scripts see and change contents in these stores.
+    #[must_use]
+    pub fn with_stores(self, stores: &Stores) -> Self {
+        Self {
+            stores: stores.clone(),
+            ..self
+        }
     }
 
     /// Runs a script for an event; where it is not `live`, without doing anything but
@@ -183,7 +195,7 @@ impl Host {
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name, mode.notes.clone());
-            let actions = Actions::new(mode.live, &self.inboxes);
+            let actions = Actions::new(mode.live, &self.inboxes, &self.stores);
             let handles = Handles::new(event, profile, &log, &actions, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);

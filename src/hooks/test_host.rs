@@ -40,6 +40,7 @@ use crate::{
         file::{self, Stamp},
         settings::Settings,
     },
+    store::Stores,
 };
 pub use functions::{Stage, register};
 pub use sandbox::{ENDING, Suite};
@@ -138,7 +139,7 @@ impl Tester {
             &event,
             &json::Map::new(),
             &log,
-            &Actions::new(true, &inboxes),
+            &Actions::new(true, &inboxes, &Stores::default()),
             &state,
         );
         let mut scope = Scope::new();

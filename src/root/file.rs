@@ -103,13 +103,16 @@ pub fn read_open(file: impl Read + AsFd, limit: u64) -> io::Result<Vec<u8>> {
     let len = rustix::fs::fstat(&file).map_or(0, |about| about.st_size.unsigned_abs());
     let mut bytes = Vec::with_capacity(usize::try_from(len.min(limit) + 1).unwrap_or_default());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it is larger than {limit} bytes"),
-        ));
+    match bytes.len() as u64 > limit {
+        true => Err(too_large(limit)),
+        false => Ok(bytes),
     }
-    Ok(bytes)
+}
+
+/// The error for a file of more than `limit` bytes.
+pub fn too_large(limit: u64) -> io::Error {
+    let sentence = format!("it is larger than {limit} bytes");
+    io::Error::new(io::ErrorKind::FileTooLarge, sentence)
 }
 
 /// Whether it failed because a symbolic link leads out of the directory handle.

@@ -6,8 +6,6 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-use sha2::{Digest, Sha256};
-
 /// By which a change of a file is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -46,10 +44,12 @@ impl Version {
         format!("{len} bytes, {seconds}.{nanos:09}, inode {inode}")
     }
 
-    /// Another text for every other version, of which a peer learns nothing else.
-    pub fn tag(self) -> String {
-        let digest = Sha256::digest(self.to_bytes());
-        hex::encode(digest.get(..16).unwrap_or_default())
+    /// Another text for every other version. It is not for peers: it tells about the machine.
+    pub fn key(self) -> String {
+        let Self {
+            len, device, inode, ..
+        } = self;
+        format!("{len}-{device}-{inode}-{}", self.modified())
     }
 
     /// Other bytes for every other version.

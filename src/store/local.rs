@@ -18,13 +18,14 @@ use cap_std::fs::{OpenOptionsExt, ReadDir};
 use rustix::fs::{AtFlags, OFlags};
 
 use super::{
-    ContentPath, Contents, Existing, Kind, Listing, PartialName, Sink, Stat, Store, Target,
+    ContentPath, Contents, Existing, Kind, Listing, Names, PartialName, Sink, Stat, Store, Target,
     flush::FileSystem,
 };
 use crate::root::{
     destination::moment,
     file::{self, nanos},
     tree,
+    version::Version,
 };
 
 /// A directory. No link in it is followed.
@@ -58,6 +59,11 @@ impl LocalStore {
             dir: dir.clone(),
             device: OnceLock::new(),
         }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Arc<Dir> {
+        &self.dir
     }
 
     fn device(&self) -> io::Result<u64> {
@@ -236,6 +242,38 @@ impl Store for LocalStore {
         file::sync(&self.dir)
     }
 
+    fn names(&self, directory: &ContentPath) -> io::Result<Names> {
+        let entries = self.directory(directory)?.entries()?;
+        Ok(Box::new(entries.filter_map(|entry| {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error)),
+            };
+            let name = entry.file_name().into_string().ok()?;
+            let kind = match entry.file_type() {
+                Ok(of) if of.is_file() => Kind::File,
+                Ok(of) if of.is_dir() => Kind::Directory,
+                Ok(_) => return None,
+                Err(error) => return Some(Err(error)),
+            };
+            is_shown(&name).then_some(Ok((name, kind)))
+        })))
+    }
+
+    fn as_local(&self) -> Option<&LocalStore> {
+        Some(self)
+    }
+
+    fn takes(&self, path: &ContentPath) -> io::Result<()> {
+        let parent = path.parent();
+        let is_same =
+            parent.is_root() || self.directory(&parent)?.dir_metadata()?.dev() == self.device()?;
+        match is_same {
+            true => Ok(()),
+            false => Err(io::ErrorKind::CrossesDevices.into()),
+        }
+    }
+
     fn room(&self) -> io::Result<u64> {
         let about = rustix::fs::fstatvfs(&*self.dir)?;
         Ok(about.f_bavail.saturating_mul(about.f_frsize))
@@ -261,6 +299,11 @@ impl From<&Metadata> for Stat {
     }
 }
 
+/// Whether a name may be that of contents.
+fn is_shown(name: &str) -> bool {
+    !name.starts_with('.') && !tree::is_own(name)
+}
+
 /// The entries of a directory, read as they are asked for.
 struct Entries {
     dir: Dir,
@@ -277,7 +320,7 @@ impl Iterator for Entries {
                 Err(error) => return Some(Err(error)),
             };
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with('.') || tree::is_own(name) {
+            if !is_shown(name) {
                 continue;
             }
             match self
@@ -295,7 +338,8 @@ impl Iterator for Entries {
     }
 }
 
-struct LocalContents(File);
+/// A file of this machine as contents.
+pub struct LocalContents(pub File);
 
 impl Contents for LocalContents {
     fn stat(&self) -> io::Result<Stat> {
@@ -312,10 +356,7 @@ impl Contents for LocalContents {
     }
 
     fn version(&self) -> io::Result<String> {
-        let about = self.0.metadata()?;
-        let modified = nanos(about.mtime(), about.mtime_nsec());
-        let (len, device, inode) = (about.len(), about.dev(), about.ino());
-        Ok(format!("{len}-{device}-{inode}-{modified}"))
+        Ok(Version::of(&self.0)?.key())
     }
 
     fn settle(&self) -> io::Result<()> {

@@ -91,6 +91,36 @@ pub trait Store: Send + Sync {
     /// many.
     fn sweep(&self, before: SystemTime) -> io::Result<usize>;
 
+    /// The names and kinds of a directory, as [`Self::list`] has them: for who does not look
+    /// at the files themselves.
+    fn names(&self, directory: &ContentPath) -> io::Result<Names> {
+        let entries = self.list(directory)?;
+        Ok(Box::new(
+            entries.map(|entry| entry.map(|(name, stat)| (name, stat.kind))),
+        ))
+    }
+
+    /// The directory of this machine that the store is, if it is one: a file goes from one
+    /// such store to another by a change of its name.
+    fn as_local(&self) -> Option<&LocalStore> {
+        None
+    }
+
+    /// Whether a file of this store may get a path, as far as that can be told before it
+    /// comes: fails with `NotFound` where the directory is missing, and with
+    /// `CrossesDevices` where no change of names leads there.
+    fn takes(&self, path: &ContentPath) -> io::Result<()> {
+        let parent = path.parent();
+        let parent = match parent.is_root() {
+            true => return Ok(()),
+            false => self.stat(&parent)?,
+        };
+        match parent.is_some_and(|parent| parent.kind == Kind::Directory) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Whether anything lies at a path, be it a file or not.
     fn holds(&self, path: &ContentPath) -> io::Result<bool> {
         self.stat(path).map(|found| found.is_some())
@@ -132,12 +162,30 @@ pub trait Contents: Send + Sync {
 /// The entries of a directory: each with its name, or why it cannot be read.
 pub type Listing = Box<dyn Iterator<Item = io::Result<(String, Stat)>> + Send>;
 
-/// What the folder's contents go to.
-pub type StoreOf = Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>;
+/// The entries of a directory without what is known of them.
+pub type Names = Box<dyn Iterator<Item = io::Result<(String, Kind)>> + Send>;
 
-/// The store of a folder: its own directory.
-pub fn of_folder(folder: &Folder) -> Arc<dyn Store> {
-    Arc::new(LocalStore::new(folder.dir()))
+/// The stores of folders. Copies of it are the same one; the default gives each folder its
+/// own directory.
+#[derive(Clone)]
+pub struct Stores(Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>);
+
+impl Stores {
+    /// Stores that this makes.
+    pub fn new(make: impl Fn(&Folder) -> Arc<dyn Store> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(make))
+    }
+
+    /// Where the contents of a folder rest.
+    pub fn of(&self, folder: &Folder) -> Arc<dyn Store> {
+        (self.0)(folder)
+    }
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Self::new(|folder| Arc::new(LocalStore::new(folder.dir())))
+    }
 }
 
 /// Where a file goes, and how.

@@ -8,7 +8,7 @@ use crate::root::{
     destination::Destination,
     file::{self, MAX_NAME},
     folder::Folder,
-    tree::{self, Tree},
+    tree::{self, Shown},
 };
 
 /// Numbers that are tried to find a name that is free: each costs a question to the store.
@@ -36,9 +36,9 @@ pub fn place(
     destination: &Destination,
 ) -> io::Result<ContentPath> {
     let config = folder.config().map_err(io::Error::other)?;
-    let tree = Tree::new(folder.dir(), Some(&config));
+    let shown = Shown::new(Some(&config));
     let hidden = || io::Error::from(io::ErrorKind::NotFound);
-    if !tree.admits(&destination.path) {
+    if !shown.admits(&destination.path) {
         return Err(hidden());
     }
     let path = ContentPath::try_from(destination.path.clone()).map_err(|_| hidden())?;
@@ -56,12 +56,12 @@ pub fn place(
         Conflict::Refuse => mover.go_if_free(&path).map(|()| path.clone()),
         Conflict::Overwrite => {
             let is_free = !store.holds(&path)?;
-            match is_free && mover.is_promised(&path)? {
+            match is_free && is_promised(folder, &path)? {
                 true => Err(io::ErrorKind::AlreadyExists.into()),
                 false => mover.go(&path, Existing::Replace).map(|()| path.clone()),
             }
         }
-        Conflict::Rename => mover.go_beside(&path, &tree),
+        Conflict::Rename => mover.go_beside(&path, &shown),
     };
     match placed {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && mover.is_copy(&path)? => {
@@ -76,6 +76,23 @@ pub fn place(
 pub fn is_there(store: &dyn Store, destination: &Destination, size: Option<u64>) -> bool {
     let stat = ContentPath::try_from(destination.path.clone()).map(|path| store.stat(&path));
     matches!(stat, Ok(Ok(Some(stat))) if stat.is_file_of(size, destination.modified))
+}
+
+/// Whether a `.meta` of the folder describes a file of that path which is on its way, or was
+/// refused: any other file there would pass for that one.
+pub fn is_promised(folder: &Folder, path: &ContentPath) -> io::Result<bool> {
+    let Some(name) = path.file_name() else {
+        return Ok(false);
+    };
+    let parent = path.parent();
+    if parent.is_root() {
+        return tree::is_promised(folder.dir(), name);
+    }
+    match tree::open_below(folder.dir(), parent.components()) {
+        Ok(dir) => tree::is_promised(&dir, name),
+        // A store elsewhere: documents lie in no directory but the folder's own.
+        Err(_) => Ok(false),
+    }
 }
 
 struct Mover<'a> {
@@ -99,20 +116,20 @@ impl Mover<'_> {
     }
 
     fn go_if_free(&self, path: &ContentPath) -> io::Result<()> {
-        match self.is_promised(path)? {
+        match is_promised(self.folder, path)? {
             true => Err(io::ErrorKind::AlreadyExists.into()),
             false => self.go(path, Existing::Keep),
         }
     }
 
     /// Takes the first free name beside the path, or the path itself.
-    fn go_beside(&self, path: &ContentPath, tree: &Tree) -> io::Result<ContentPath> {
+    fn go_beside(&self, path: &ContentPath, shown: &Shown) -> io::Result<ContentPath> {
         let name = path.file_name().ok_or(io::ErrorKind::NotFound)?;
         // A further number never makes a name shorter.
         let fitting = conflict::names(name)
             .take(NUMBERS)
             .take_while(|name| name.len() <= MAX_NAME);
-        for name in fitting.filter(|name| tree.shows(name)) {
+        for name in fitting.filter(|name| shown.shows(name)) {
             let path = path.sibling(&name)?;
             match self.go_if_free(&path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -120,22 +137,6 @@ impl Mover<'_> {
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    /// Whether a `.meta` describes a file of that name which is on its way.
-    fn is_promised(&self, path: &ContentPath) -> io::Result<bool> {
-        let Some(name) = path.file_name() else {
-            return Ok(false);
-        };
-        let parent = path.parent();
-        if parent.is_root() {
-            return tree::is_promised(self.folder.dir(), name);
-        }
-        match tree::open_below(self.folder.dir(), parent.components()) {
-            Ok(dir) => tree::is_promised(&dir, name),
-            // A store elsewhere: documents lie in no directory but the folder's own.
-            Err(_) => Ok(false),
-        }
     }
 
     /// Whether the file at the path is a copy of this one, and as safe.

@@ -29,6 +29,7 @@ use m2y::{
     observer::{Observer, TransferEnd, Unobserved},
     root::{Root, folder::Folder, meta_file, name::Name, user::User},
     server::{self, Server},
+    store::{Store, Stores},
     transfer::send::send_job::SendJob,
 };
 use tempfile::TempDir;
@@ -377,11 +378,23 @@ impl Local {
     }
 
     pub async fn with(root: &Root, change: impl FnOnce(Server) -> Server) -> Self {
+        let server = Server::new(root, &root.settings().unwrap()).unwrap();
+        Self::of(server, change).await
+    }
+
+    /// A server whose folders keep their contents in these stores.
+    pub async fn storing(
+        root: &Root,
+        store_of: impl Fn(&Folder) -> Arc<dyn Store> + Send + Sync + 'static,
+    ) -> Self {
+        let (settings, stores) = (root.settings().unwrap(), Stores::new(store_of));
+        let server = Server::with_stores(root, &settings, &stores).unwrap();
+        Self::of(server, |server| server).await
+    }
+
+    async fn of(server: Server, change: impl FnOnce(Server) -> Server) -> Self {
         let counter = Arc::new(Counter::default());
-        let server = Server::new(root, &root.settings().unwrap())
-            .unwrap()
-            .observed(counter.clone());
-        let server = change(server);
+        let server = change(server.observed(counter.clone()));
         server.start_folders().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

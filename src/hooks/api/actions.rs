@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rhai::EvalAltResult;
 
 use super::function::fail;
-use crate::{event::Effect, hooks::inbox::Inboxes, root::name::Name};
+use crate::{event::Effect, hooks::inbox::Inboxes, root::name::Name, store::Stores};
 
 /// Effects that one run of a script may ask for.
 const MAX_EFFECTS: usize = 32;
@@ -45,6 +45,7 @@ pub enum Touch {
 pub struct Actions {
     live: bool,
     inboxes: Inboxes,
+    stores: Stores,
     queued: Arc<Mutex<Vec<Effect>>>,
     spared: Arc<Mutex<Vec<String>>>,
     touched: Arc<Mutex<Vec<Touched>>>,
@@ -53,10 +54,11 @@ pub struct Actions {
 impl Actions {
     /// An empty list. Where a run is not `live`, nothing is done, and what would have
     /// been is written down.
-    pub fn new(live: bool, inboxes: &Inboxes) -> Self {
+    pub fn new(live: bool, inboxes: &Inboxes, stores: &Stores) -> Self {
         Self {
             live,
             inboxes: inboxes.clone(),
+            stores: stores.clone(),
             queued: Arc::default(),
             spared: Arc::default(),
             touched: Arc::default(),
@@ -71,6 +73,11 @@ impl Actions {
     /// Where notices go.
     pub(super) fn inboxes(&self) -> &Inboxes {
         &self.inboxes
+    }
+
+    /// Where contents rest.
+    pub(super) fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// Asks for something that is done after the verdict.

@@ -3,6 +3,7 @@
 //! A script names files, never paths. No link is followed, no pipe is waited for, and
 //! nothing is overwritten by a new name.
 
+mod files;
 mod functions;
 
 use std::{
@@ -11,7 +12,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use cap_std::fs::{DirEntry, File, Metadata};
 use rhai::{Array, Engine, EvalAltResult};
 
 use super::{
@@ -31,9 +31,10 @@ use crate::{
         meta_file,
         name::Name,
     },
-    store::{self, sweep},
+    store::{Contents, Kind as StoredKind, Reader, Stat, sweep},
 };
 
+use files::Files;
 pub(super) use functions::FUNCTIONS;
 
 /// Names that a list may hold.
@@ -61,6 +62,7 @@ const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
 #[derive(Clone)]
 pub struct Handle {
     folder: Folder,
+    files: Files,
     config: Arc<Config>,
     actions: Actions,
 }
@@ -72,6 +74,7 @@ impl Handle {
     pub(super) fn new(event: &Event, actions: &Actions) -> Self {
         Self {
             folder: event.folder.clone(),
+            files: Files::new(&event.folder, actions.stores()),
             config: event.config.clone(),
             actions: actions.clone(),
         }
@@ -83,44 +86,36 @@ impl Handle {
     }
 
     /// What is known of a regular file that a person sees.
-    pub(super) fn about(&self, call: &str, name: &str) -> Made<Metadata> {
+    pub(super) fn about(&self, call: &str, name: &str) -> Made<Stat> {
         self.look(call, name)?
             .ok_or_else(|| refuse(call, name, "is not there"))
     }
 
-    fn look(&self, call: &str, name: &str) -> Made<Option<Metadata>> {
+    fn look(&self, call: &str, name: &str) -> Made<Option<Stat>> {
         file::check_name(name).map_err(|why| refuse(call, name, why))?;
-        match self.folder.dir().symlink_metadata(name) {
-            Ok(about) if about.is_file() => Ok(Some(about)),
-            Ok(_) => Err(refuse(call, name, "is not a regular file")),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        match self.files.stat(name) {
+            Ok(Some(stat)) if stat.kind != StoredKind::File => {
+                Err(refuse(call, name, "is not a regular file"))
+            }
+            Ok(stat) => Ok(stat),
             Err(e) => Err(cannot(call, name, &e)),
         }
     }
 
     /// Opens a regular file that a person sees, to read it.
-    pub(super) fn open(&self, call: &str, name: &str) -> Made<File> {
+    pub(super) fn open(&self, call: &str, name: &str) -> Made<Box<dyn Contents>> {
         self.about(call, name)?;
-        file::open_itself(self.folder.dir(), name)
-            .map(|(file, _)| file)
-            .map_err(|e| cannot(call, name, &e))
+        self.files.open(name).map_err(|e| cannot(call, name, &e))
     }
 
     /// Every file that a person sees, by its name.
-    fn each(&self, call: &str, mut each: impl FnMut(&DirEntry, &str) -> Made<()>) -> Made<()> {
+    fn each(&self, call: &str, mut each: impl FnMut(&str) -> Made<()>) -> Made<()> {
         let failed = |e: io::Error| fail(format!("{call}: cannot read the folder: {e}"));
-        for (n, entry) in self.folder.dir().entries().map_err(failed)?.enumerate() {
+        for (n, name) in self.files.names().map_err(failed)?.enumerate() {
             if n.is_multiple_of(ENTRIES) {
                 call::go_on()?;
             }
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
-                continue;
-            };
-            if entry.file_type().is_ok_and(|of| of.is_file()) {
-                each(&entry, name)?;
-            }
+            each(&name.map_err(failed)?)?;
         }
         Ok(())
     }
@@ -135,7 +130,7 @@ impl Handle {
             return Err(refuse(call, pattern, "is longer than any name"));
         }
         let (mut names, mut count) = (Vec::new(), 0_usize);
-        self.each(call, |_, name| {
+        self.each(call, |name| {
             if text::matches(name, pattern) {
                 count += 1;
                 if count <= MAX_LIST {
@@ -162,11 +157,14 @@ impl Handle {
             .map_err(|_| fail(format!("{call}: seconds must not be below 0")))?;
         let before = SystemTime::now()
             .checked_sub(Duration::from_secs(age))
-            .unwrap_or(UNIX_EPOCH);
+            .and_then(|then| then.duration_since(UNIX_EPOCH).ok())
+            .map_or(0, |since| {
+                i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+            });
         let mut names = Vec::new();
-        self.each(call, |entry, name| {
+        self.each(call, |name| {
             // One that has gone meanwhile is not old.
-            let is_old = || Some(entry.metadata().ok()?.modified().ok()?.into_std() < before);
+            let is_old = || Some(self.files.stat(name).ok()??.modified < before);
             if names.len() < MAX_LIST && text::matches(name, pattern) && is_old() == Some(true) {
                 names.push(name.into());
             }
@@ -179,29 +177,23 @@ impl Handle {
     fn exists(&mut self, name: &str) -> Made<bool> {
         let call = "folder.exists()";
         file::check_name(name).map_err(|why| refuse(call, name, why))?;
-        let about = self.folder.dir().symlink_metadata(name);
-        Ok(about.is_ok_and(|about| about.is_file()))
+        let stat = self.files.stat(name);
+        Ok(matches!(stat, Ok(Some(stat)) if stat.kind == StoredKind::File))
     }
 
     fn size(&mut self, name: &str) -> Made<i64> {
-        Ok(whole(self.about("folder.size()", name)?.len()))
+        Ok(whole(self.about("folder.size()", name)?.size))
     }
 
     fn modified(&mut self, name: &str) -> Made<i64> {
         let call = "folder.modified()";
-        let when = self
-            .about(call, name)?
-            .modified()
-            .map_err(|e| cannot(call, name, &e))?;
-        Ok(match when.into_std().duration_since(UNIX_EPOCH) {
-            Ok(since) => whole(since.as_secs()),
-            Err(before) => -whole(before.duration().as_secs()),
-        })
+        Ok(self.about(call, name)?.modified.div_euclid(1_000_000_000))
     }
 
     fn begin(&self, call: &str, name: &str, n: usize) -> Made<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.open(call, name)?
+        let contents = self.open(call, name)?;
+        Reader::new(&*contents)
             .take(n as u64)
             .read_to_end(&mut bytes)
             .map_err(|e| cannot(call, name, &e))?;
@@ -238,8 +230,8 @@ impl Handle {
 
     fn read(&mut self, name: &str) -> Made<String> {
         let call = "folder.read()";
-        let file = self.open(call, name)?;
-        let bytes = file::read_open(file, MAX_READ).map_err(|e| cannot(call, name, &e))?;
+        let contents = self.open(call, name)?;
+        let bytes = read_all(&*contents).map_err(|e| cannot(call, name, &e))?;
         String::from_utf8(bytes).map_err(|_| refuse(call, name, "is not UTF-8 text"))
     }
 
@@ -252,7 +244,7 @@ impl Handle {
         }
         self.actions.may_touch()?;
         let write = || {
-            file::replace(self.folder.dir(), name, 0o644, text.as_bytes())?;
+            self.files.write(name, text.as_bytes())?;
             self.touch(name, Touch::Written);
             Ok(())
         };
@@ -277,7 +269,7 @@ impl Handle {
             }
         }
         let what = format!("folder.rename({from:?}, {to:?})");
-        self.carry(call, what, &self.folder, &moves)
+        self.carry(call, what, (&self.folder, &self.files), &moves)
     }
 
     fn move_to(&mut self, name: &str, other: &str) -> Made<()> {
@@ -299,7 +291,8 @@ impl Handle {
         let mut moves = vec![(name.to_owned(), name.to_owned())];
         moves.extend(self.meta_of(name).map(|meta| (meta.clone(), meta)));
         let what = format!("folder.move_to({name:?}, {other:?})");
-        self.carry(call, what, &target, &moves)
+        let files = Files::new(&target, self.actions.stores());
+        self.carry(call, what, (&target, &files), &moves)
     }
 
     /// The `.meta` that goes where a file goes: it must tell of a file that came, since
@@ -325,19 +318,25 @@ impl Handle {
     }
 
     /// Moves files that belong together: all of them or none.
-    fn carry(&self, call: &str, what: String, target: &Folder, moves: &[Move]) -> Made<()> {
+    fn carry(
+        &self,
+        call: &str,
+        what: String,
+        (target, there): (&Folder, &Files),
+        moves: &[Move],
+    ) -> Made<()> {
         for (_, to) in moves {
-            if target.dir().symlink_metadata(to).is_ok() {
+            if matches!(there.stat(to), Ok(Some(_))) {
                 return Err(refuse(call, to, "is there already"));
             }
         }
         self.actions.may_touch()?;
-        let (here, there) = (self.folder.dir(), target.dir());
+        let here = &self.files;
         let carry = || {
             for (n, (from, to)) in moves.iter().enumerate() {
-                if let Err(e) = file::rename_to_free(here, from, there, to) {
+                if let Err(e) = here.rename(from, there, to) {
                     for (from, to) in moves.iter().take(n) {
-                        let _ = file::rename_to_free(there, to, here, from);
+                        let _ = there.rename(to, here, from);
                     }
                     return Err(e);
                 }
@@ -349,10 +348,10 @@ impl Handle {
                 };
                 self.touch(from, to);
             }
-            file::sync(there)?;
+            there.settle_names()?;
             match target.name() == self.folder.name() {
                 true => Ok(()),
-                false => file::sync(here),
+                false => here.settle_names(),
             }
         };
         self.actions.act(|| what, (), carry).map_err(|e| {
@@ -378,13 +377,12 @@ impl Handle {
             .flatten()
             .collect();
         self.actions.may_touch()?;
-        let dir = self.folder.dir();
         let remove = || {
             for name in &names {
-                dir.remove_file(name)?;
+                self.files.remove(name)?;
                 self.touch(name, Touch::Removed);
             }
-            file::sync(dir)
+            self.files.settle_names()
         };
         self.actions
             .act(|| format!("folder.remove({name:?})"), (), remove)
@@ -402,7 +400,7 @@ impl Handle {
     fn bytes(&mut self) -> Made<i64> {
         let call = "folder.bytes()";
         let (mut count, mut bytes) = (0_usize, 0_u64);
-        self.each(call, |entry, _| {
+        self.each(call, |name| {
             count += 1;
             if count > MAX_SIZES {
                 return Err(fail(format!(
@@ -410,8 +408,8 @@ impl Handle {
                 )));
             }
             // One that has gone meanwhile has no bytes.
-            if let Ok(about) = entry.metadata() {
-                bytes = bytes.saturating_add(about.len());
+            if let Ok(Some(stat)) = self.files.stat(name) {
+                bytes = bytes.saturating_add(stat.size);
             }
             Ok(())
         })?;
@@ -421,7 +419,7 @@ impl Handle {
     fn bytes_from(&mut self, sender: &str) -> Made<i64> {
         let call = "folder.bytes_from()";
         let mut stems = Vec::new();
-        self.each(call, |_, name| {
+        self.each(call, |name| {
             if let Some(stem) = name.strip_suffix(".data") {
                 if stems.len() >= MAX_METAS {
                     return Err(fail(format!(
@@ -437,9 +435,9 @@ impl Handle {
             call::go_on()?;
             let meta = self.read_meta(&format!("{stem}.meta"));
             if meta.is_some_and(|meta| meta.from == sender)
-                && let Ok(about) = self.folder.dir().symlink_metadata(format!("{stem}.data"))
+                && let Ok(Some(stat)) = self.files.stat(&format!("{stem}.data"))
             {
-                bytes = bytes.saturating_add(about.len());
+                bytes = bytes.saturating_add(stat.size);
             }
         }
         Ok(whole(bytes))
@@ -464,15 +462,27 @@ impl Handle {
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
         let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
-        let (folder, store) = (&self.folder, store::of_folder(&self.folder));
+        let (folder, store) = (&self.folder, self.files.store());
         let swept = || {
-            let partials = sweep::partials(&*store, folder, before)?;
-            Ok(partials + sweep::refused(&*store, folder, before)?)
+            let partials = sweep::partials(store, folder, before)?;
+            Ok(partials + sweep::refused(store, folder, before)?)
         };
         self.actions
             .act(|| format!("folder.sweep({days})"), 0, swept)
             .map(|n| whole(n as u64))
             .map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))
+    }
+}
+
+/// The bytes of a file that is to be read as text.
+fn read_all(contents: &dyn Contents) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    Reader::new(contents)
+        .take(MAX_READ + 1)
+        .read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_READ {
+        true => Err(file::too_large(MAX_READ)),
+        false => Ok(bytes),
     }
 }
 

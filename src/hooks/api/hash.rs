@@ -9,7 +9,7 @@ use super::{
     folder,
     function::{Function, Made, fail, shown},
 };
-use crate::hooks::call;
+use crate::{hooks::call, store::Reader};
 
 /// Bytes that are read at a time; between two of them the script can be stopped.
 const BUFFER: usize = 65_536;
@@ -56,7 +56,8 @@ impl Handle {
     }
 
     fn read(&self, call: &str, name: &str, mut each: impl FnMut(&[u8])) -> Made<()> {
-        let mut file = self.0.open(call, name)?;
+        let contents = self.0.open(call, name)?;
+        let mut file = Reader::new(&*contents);
         let mut buffer = vec![0; BUFFER];
         loop {
             call::go_on()?;

@@ -1,5 +1,7 @@
 //! Events as the journal has them, and events again that were made of that.
 
+use std::io;
+
 use crate::{
     error::printable,
     event::{Asked, Event, EventId, Kind, Subject, Verdict},
@@ -9,6 +11,7 @@ use crate::{
     root::{
         Root, RootError, destination::Destination, file, folder::Folder, meta_file, name::Name,
     },
+    store::{ContentPath, Stores},
 };
 
 /// Why an event cannot be fired again.
@@ -69,8 +72,16 @@ pub fn moved(mut task: Task, verdict: &Verdict) -> Task {
     task
 }
 
+/// Whether a file of a folder is there, be it contents or a document.
+fn is_there(folder: &Folder, stores: &Stores, file: &str) -> io::Result<bool> {
+    match ContentPath::parse(file) {
+        Ok(path) => stores.of(folder).holds(&path),
+        Err(_) => file::exists(folder.dir(), file),
+    }
+}
+
 /// Makes an event of what the journal has of it.
-pub fn rebuild(root: &Root, task: &Task) -> Result<Event, Gone> {
+pub fn rebuild(root: &Root, stores: &Stores, task: &Task) -> Result<Event, Gone> {
     let kind = Kind::of_section(&task.kind)
         .ok_or_else(|| Gone::Forget("there is no such event".to_owned()))?;
     let folder = folder_of(root, task)?;
@@ -81,7 +92,7 @@ pub fn rebuild(root: &Root, task: &Task) -> Result<Event, Gone> {
     let file = task.file.clone();
     if kind != Kind::Deleted
         && let Some(file) = &file
-        && !file::exists(folder.dir(), file).map_err(|e| Gone::Later(e.to_string()))?
+        && !is_there(&folder, stores, file).map_err(|e| Gone::Later(e.to_string()))?
     {
         return Err(Gone::Forget(format!("{} is gone", printable(file, 200))));
     }

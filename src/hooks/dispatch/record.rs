@@ -1,7 +1,7 @@
 //! The `.meta` of a file that was received, as its hooks left it; and the path of the file,
 //! where its sender wants one.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::{sync::oneshot, task};
 use tracing::warn;
@@ -13,7 +13,7 @@ use crate::{
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
     root::{destination::Destination, file, folder::Folder, tree::TreePath},
     store::{
-        self, ContentPath,
+        ContentPath, Store, Stores,
         batch::BatchQueue,
         flush::{copy_of, flush_file_system, is_many},
         placement::{self, Source},
@@ -22,8 +22,11 @@ use crate::{
 };
 
 /// Stores the records of files, those of one folder together.
-#[derive(Clone, Default)]
-pub struct Records(BatchQueue<PathBuf, QueuedRecord>);
+#[derive(Clone)]
+pub struct Records {
+    queue: BatchQueue<PathBuf, QueuedRecord>,
+    stores: Stores,
+}
 
 /// Paths that files got, to be made durable.
 type Placed = Vec<ContentPath>;
@@ -40,6 +43,7 @@ struct QueuedRecord {
 struct Record {
     self_changes: SelfChanges,
     folder: Folder,
+    store: Arc<dyn Store>,
     stem: String,
     meta: Meta,
     /// Where the file goes after that, and what becomes of the `.meta` then.
@@ -53,6 +57,14 @@ enum Goes {
 }
 
 impl Records {
+    /// Files whose contents are in these stores.
+    pub fn new(stores: &Stores) -> Self {
+        Self {
+            queue: BatchQueue::default(),
+            stores: stores.clone(),
+        }
+    }
+
     /// Stores what hooks wrote into the `.meta` of a file that was received, if it is not
     /// what was in it `before`: where they object, with a mark that they have to run again.
     /// Where they do not, the file gets its path, if its sender wants one.
@@ -74,12 +86,12 @@ impl Records {
     ) -> Vec<io::Result<()>> {
         let (mut waiting, mut led) = (Vec::new(), Vec::new());
         for (before, verdict) in files {
-            let Some(record) = Record::of(self_changes, before, verdict) else {
+            let Some(record) = Record::of(self_changes, &self.stores, before, verdict) else {
                 continue;
             };
             let folder = verdict.folder.path().to_owned();
             let (done, result) = oneshot::channel();
-            if self.0.submit(&folder, QueuedRecord { record, done }) {
+            if self.queue.submit(&folder, QueuedRecord { record, done }) {
                 led.push(folder);
             }
             waiting.push((result, verdict));
@@ -99,7 +111,7 @@ impl Records {
     }
 
     fn lead(&self, folder: &PathBuf) {
-        while let Some(group) = self.0.next_batch(folder, usize::MAX) {
+        while let Some(group) = self.queue.next_batch(folder, usize::MAX) {
             let many = is_many(group.len());
             let mut flushed = Ok(());
             let mut stored = Vec::with_capacity(group.len());
@@ -121,9 +133,7 @@ impl Records {
             }
             // The `.meta` says where a file goes until that is safe.
             let named = match (placed.is_empty(), results.first()) {
-                (false, Some((_, record, _))) => {
-                    store::of_folder(&record.folder).settle_names(&placed)
-                }
+                (false, Some((_, record, _))) => record.store.settle_names(&placed),
                 _ => Ok(()),
             };
             for (result, record, done) in results {
@@ -161,6 +171,7 @@ impl Record {
     /// What there is to store after a verdict; `None` if there is nothing.
     fn of(
         self_changes: &SelfChanges,
+        stores: &Stores,
         before: Option<&Meta>,
         verdict: &mut Verdict,
     ) -> Option<Self> {
@@ -200,6 +211,7 @@ impl Record {
         }
         Some(Self {
             self_changes: self_changes.clone(),
+            store: stores.of(&verdict.folder),
             folder: verdict.folder.clone(),
             stem,
             meta: meta.clone(),
@@ -212,7 +224,7 @@ impl Record {
         let name = format!("{}.meta", self.stem);
         let goes = matches!(self.goes, Goes::To(_));
         // A hook may have taken the file away, and its .meta with it.
-        if goes || !file::exists(dir, &name)? && !file::exists(dir, &self.data())? {
+        if goes || !file::exists(dir, &name)? && !self.has_contents()? {
             return Ok(());
         }
         let text = self.meta.to_file();
@@ -220,6 +232,10 @@ impl Record {
             true => file::replace(dir, &name, 0o644, &text),
             false => file::replace_unflushed(dir, &name, 0o644, &text),
         }
+    }
+
+    fn has_contents(&self) -> io::Result<bool> {
+        self.store.holds(&ContentPath::parse(&self.data())?)
     }
 
     fn data(&self) -> String {
@@ -231,7 +247,7 @@ impl Record {
         match &self.goes {
             Goes::Nowhere => Ok(None),
             Goes::OutOfSight => {
-                put_away(&self.self_changes, &self.folder, &self.stem).map(|()| None)
+                put_away(&*self.store, &self.self_changes, &self.folder, &self.stem).map(|()| None)
             }
             Goes::To(destination) => self.place(destination, placed),
         }
@@ -247,14 +263,13 @@ impl Record {
     /// Gives the file its path. Where that is taken by now, the file stays as one that
     /// arrived: its hooks have had it.
     fn place(&self, destination: &Destination, placed: &mut Placed) -> Stored {
-        let (folder, data) = (&self.folder, self.data());
-        if !file::exists(folder.dir(), &data)? {
+        let (folder, store, data) = (&self.folder, &*self.store, self.data());
+        if !self.has_contents()? {
             return Ok(None);
         }
         self.arrives(&destination.path);
         let arrived = ContentPath::parse(&data)?;
-        let store = store::of_folder(folder);
-        match placement::place(&*store, folder, Source::Arrived(&arrived), destination) {
+        match placement::place(store, folder, Source::Arrived(&arrived), destination) {
             Ok(path) => {
                 self.self_changes.note(folder, &data);
                 if let Some(path) = path.tree_path().filter(|path| **path != destination.path) {
@@ -278,8 +293,13 @@ impl Record {
 }
 
 /// Puts a file out of sight, which is no deed of a person.
-pub fn put_away(self_changes: &SelfChanges, folder: &Folder, stem: &str) -> io::Result<()> {
-    let hidden = quarantine::hide(&*store::of_folder(folder), folder, stem);
+pub fn put_away(
+    store: &dyn Store,
+    self_changes: &SelfChanges,
+    folder: &Folder,
+    stem: &str,
+) -> io::Result<()> {
+    let hidden = quarantine::hide(store, folder, stem);
     self_changes.note(folder, &format!("{stem}.data"));
     hidden
 }

@@ -407,7 +407,7 @@ impl Sandbox {
         self.runtime.block_on(async {
             let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
             if kind == Kind::Received {
-                dispatch::Records::default()
+                dispatch::Records::new(self.hooks.stores())
                     .store(self.hooks.self_changes(), None, &mut verdict)
                     .await?;
             }

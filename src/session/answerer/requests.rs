@@ -187,7 +187,7 @@ impl Answerer<'_> {
         }
         let Fetched {
             coming,
-            file,
+            contents,
             version,
             crc,
             path,
@@ -204,7 +204,8 @@ impl Answerer<'_> {
         self.transfers.insert(transfer, Transfer::Sending(sending));
         io.uploads.push(Attempt {
             transfer,
-            file,
+            contents,
+            size: coming.size,
             version,
             blocks: Stream::new(key)?,
             offset: coming.offset,

@@ -8,7 +8,7 @@ use super::{Asker, AskerIo, Done, SessionError, Transfer, fail};
 use crate::{
     error::{Code, Error, printable},
     meta::{MAX_TEXT, Meta, Wire, is_extra},
-    store::prefix::prefix_digest,
+    store::{Reader, prefix::prefix_digest},
     transfer::send::{
         blocks::{Attempt, unreadable},
         job::Job,
@@ -128,11 +128,10 @@ impl<J: Job + Send> Asker<'_, J> {
             let crc = crc32fast::Hasher::new();
             return self.send(io, transfer, upload, reply, (0, crc));
         }
-        let source = upload.job.read_again();
+        let (contents, _) = upload.job.source();
         io.tasks.spawn(async move {
             let digest = task::spawn_blocking(move || {
-                let file = source.map_err(|e| unreadable(&e))?;
-                prefix_digest(file, offset).map_err(|e| unreadable(&e))
+                prefix_digest(Reader::new(&*contents), offset).map_err(|e| unreadable(&e))
             });
             let failed = |_| Err(Error::new(Code::Failed, "the file could not be read"));
             Done::Digested(transfer, digest.await.unwrap_or_else(failed))
@@ -186,14 +185,15 @@ impl<J: Job + Send> Asker<'_, J> {
                 .keys
                 .block_key(filekey, id, Direction::ToServer, transfer),
         )?;
-        let (file, version) = upload.job.source();
+        let (contents, version) = upload.job.source();
         let claimed_crc = upload.asked.file_crc;
         upload.stage = Stage::Sending(reply);
         self.transfers.insert(transfer, Transfer::Upload(upload));
         io.uploads.push(Attempt {
             transfer,
-            file,
-            version,
+            contents,
+            size: version.len(),
+            version: version.key(),
             blocks,
             offset,
             crc,

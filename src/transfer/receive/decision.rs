@@ -242,7 +242,7 @@ impl Receiver {
             .and_then(|name| user.folder(&name))
             .map_err(failed)?;
         let config = folder.config_to_receive().map_err(failed)?;
-        let store = (self.store_of)(&folder);
+        let store = self.hooks.stores().of(&folder);
         let scripts = config.scripts(Kind::Meta.section());
         Ok(Inbox {
             room: store.room().ok(),

@@ -28,7 +28,6 @@ use crate::{
         config::Config, destination::Destination, folder::Folder, name::Name, settings::Settings,
         user::User,
     },
-    store::StoreOf,
     wire::request::Reply,
 };
 
@@ -58,8 +57,6 @@ pub struct Receiver {
     pub settings: Settings,
     /// Who watches.
     pub observer: Arc<dyn Observer>,
-    /// Where contents go.
-    pub store_of: StoreOf,
     /// What is under way.
     pub under_way: UnderWay,
     /// Makes files safe.

@@ -1,6 +1,6 @@
 //! What a server does first: finish what one before it left in the middle.
 
-use std::{io, sync::Arc, time::SystemTime};
+use std::{io, time::SystemTime};
 
 use rusqlite::Connection;
 use tracing::{error, info};
@@ -15,7 +15,7 @@ use crate::{
     meta::PENDING_HOOK,
     root::{Root, RootError, destination::Destination, folder::Folder, meta_file, name::Name},
     store::{
-        self, ContentPath, Store, Target,
+        ContentPath, Stores, Target,
         placement::{self, Source},
     },
 };
@@ -24,15 +24,11 @@ use crate::{
 /// their names, and hooks that wait for one get a task in the journal.
 ///
 /// It belongs before everything else that looks into the journal.
-pub fn recover(
-    journal: &Journal,
-    root: &Root,
-    store_of: impl Fn(&Folder) -> Arc<dyn Store>,
-) -> Result<(), JournalError> {
+pub fn recover(journal: &Journal, root: &Root, stores: &Stores) -> Result<(), JournalError> {
     let db = journal.reader()?;
     let (mut settled, mut tasks) = (Vec::new(), Vec::new());
     for transfer in delivered::open(&db)? {
-        match complete(root, &transfer, &store_of) {
+        match complete(root, &transfer, stores) {
             Ok(()) => {
                 if transfer.stage == Stage::Owed {
                     tasks.push(task_of_received(&transfer));
@@ -58,11 +54,16 @@ pub fn recover(
 /// Removes the `.meta` of files that were on their way when a server before this one ended,
 /// and of which nobody knows: the next attempt writes its own. What is under way stays;
 /// returns how many there were.
-pub fn sweep(journal: &Journal, root: &Root, under_way: &UnderWay) -> Result<usize, JournalError> {
+pub fn sweep(
+    journal: &Journal,
+    root: &Root,
+    stores: &Stores,
+    under_way: &UnderWay,
+) -> Result<usize, JournalError> {
     let db = journal.reader()?;
     let mut swept = 0;
     for folder in root.folders().into_iter().flatten().flatten() {
-        let left = left_behind(&db, &folder, under_way);
+        let left = left_behind(&db, &folder, stores, under_way);
         for name in left.unwrap_or_default() {
             swept += usize::from(folder.dir().remove_file(name).is_ok());
         }
@@ -71,9 +72,14 @@ pub fn sweep(journal: &Journal, root: &Root, under_way: &UnderWay) -> Result<usi
 }
 
 /// The names of such `.meta` in one folder.
-fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Result<Vec<String>> {
+fn left_behind(
+    db: &Connection,
+    folder: &Folder,
+    stores: &Stores,
+    under_way: &UnderWay,
+) -> io::Result<Vec<String>> {
     let (dir, owner) = (folder.dir(), folder.user().name().as_str());
-    let store = store::of_folder(folder);
+    let store = stores.of(folder);
     let mut left = Vec::new();
     // Of older ones nobody knows any more whether they were delivered.
     let oldest = SystemTime::now().checked_sub(delivered::KEPT / 2);
@@ -142,14 +148,10 @@ fn left_behind(db: &Connection, folder: &Folder, under_way: &UnderWay) -> io::Re
     Ok(left)
 }
 
-fn complete(
-    root: &Root,
-    transfer: &Transfer,
-    store_of: impl Fn(&Folder) -> Arc<dyn Store>,
-) -> io::Result<()> {
+fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()> {
     let Transfer { key, stem, .. } = transfer;
     let folder = folder_of(root, key).map_err(io::Error::other)?;
-    let (store, hidden) = (store_of(&folder), hidden_name(key)?);
+    let (store, hidden) = (stores.of(&folder), hidden_name(key)?);
     let path = ContentPath::parse(&format!("{stem}.data"))?;
     let meta = meta_file::of_stem(folder.dir(), stem);
     let destination = meta.as_ref().and_then(Destination::open);

@@ -1,11 +1,11 @@
 //! The blocks of a file that goes out: read, checksummed and sealed, a buffer at a time.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{io, sync::Arc};
 
 use crate::{
     crypto::seal::TAG_LEN,
     error::{Code, Error},
-    root::version::Version,
+    store::Contents,
     wire::record::{HEAD_LEN, Head, Kind, MAX_BODY, Stream},
 };
 
@@ -14,9 +14,11 @@ pub struct Attempt {
     /// The number of the transfer in its session.
     pub transfer: u32,
     /// The file.
-    pub file: Arc<File>,
+    pub contents: Arc<dyn Contents>,
+    /// Its size in bytes.
+    pub size: u64,
     /// The version that the meta speaks of.
-    pub version: Version,
+    pub version: String,
     /// Seals the blocks.
     pub blocks: Stream,
     /// Bytes that the receiver has, behind which the blocks begin.
@@ -38,7 +40,7 @@ impl Blocks {
     /// The blocks from the beginning of an attempt.
     pub fn new(attempt: Attempt) -> Self {
         Self {
-            left: attempt.version.len().saturating_sub(attempt.offset),
+            left: attempt.size.saturating_sub(attempt.offset),
             attempt,
             whole: false,
         }
@@ -99,8 +101,8 @@ impl Blocks {
                 break;
             };
             let into = space.get_mut(HEAD_LEN..HEAD_LEN + len).unwrap_or_default();
-            let at = attempt.version.len().saturating_sub(*left);
-            let read = attempt.file.read_exact_at(into, at);
+            let at = attempt.size.saturating_sub(*left);
+            let read = read_exact_at(&*attempt.contents, into, at);
             read.map_err(|e| match e.kind() {
                 io::ErrorKind::UnexpectedEof => changed(),
                 _ => unreadable(&e),
@@ -120,8 +122,23 @@ impl Blocks {
     }
 }
 
+fn read_exact_at(contents: &dyn Contents, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !into.is_empty() {
+        match contents.read_at(into, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                into = into.get_mut(read..).unwrap_or_default();
+                at = at.saturating_add(read as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 fn unchanged(attempt: &Attempt) -> Result<(), Error> {
-    let now = Version::of(&attempt.file).map_err(|e| unreadable(&e))?;
+    let now = attempt.contents.version().map_err(|e| unreadable(&e))?;
     if now != attempt.version {
         return Err(changed());
     }

@@ -1,6 +1,6 @@
 //! What a session needs to know of a file that it is to send.
 
-use std::{borrow::Borrow, fs::File, io, sync::Arc};
+use std::{borrow::Borrow, sync::Arc};
 
 use zeroize::Zeroizing;
 
@@ -9,6 +9,7 @@ use crate::{
     error::Error,
     meta::{Features, Meta, Wire},
     root::version::Version,
+    store::Contents,
     wire::{record::Kind, request::Reply},
 };
 
@@ -28,10 +29,7 @@ pub trait Job {
     fn ask(&self, meta: &Meta) -> (Kind, Zeroizing<Vec<u8>>);
 
     /// The open file, and the version to be sent.
-    fn source(&self) -> (Arc<File>, Version);
-
-    /// The open file, to read from its beginning by one reader at a time.
-    fn read_again(&self) -> io::Result<File>;
+    fn source(&self) -> (Arc<dyn Contents>, Version);
 
     /// The receiver has so much of it from before.
     fn held(&mut self, _bytes: u64) {}
@@ -54,11 +52,7 @@ impl<T: Borrow<SendJob>> Job for T {
         (Kind::Meta, Zeroizing::new(json))
     }
 
-    fn source(&self) -> (Arc<File>, Version) {
+    fn source(&self) -> (Arc<dyn Contents>, Version) {
         self.borrow().source()
-    }
-
-    fn read_again(&self) -> io::Result<File> {
-        self.borrow().read_again()
     }
 }

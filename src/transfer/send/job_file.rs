@@ -19,6 +19,7 @@ use crate::{
     json::Value,
     meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
     root::{file, name::Name, tree::TreePath, user::User, version::Version},
+    store::local::LocalContents,
 };
 
 /// What the name of a document to be sent ends with, and that of one that could not
@@ -229,7 +230,7 @@ impl JobFile {
             stem,
             path,
             meta,
-            file: Arc::new(file),
+            contents: Arc::new(LocalContents(file)),
             version,
             origin: Origin::Found,
             lock,

@@ -22,6 +22,7 @@ use crate::{
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
     root::meta_file::{stem, under_free_name},
     root::{file::Unnamed, version::Version},
+    store::local::LocalContents,
 };
 
 /// In the meta of a file that was found in a directory: where in it, as text.
@@ -240,7 +241,7 @@ impl JobFiles {
             path: self.path.join(format!("{stem}.meta")),
             stem,
             meta,
-            file: Arc::new(source.file),
+            contents: Arc::new(LocalContents(source.file)),
             version: source.version,
             origin: Origin::Made(text.len()),
             lock,

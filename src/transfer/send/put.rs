@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, Seek, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,6 +24,7 @@ use crate::{
     json::{self, Map, Value},
     meta::{Meta, TransferId, Wire, datetime_now},
     root::{conflict::Conflict, file, user::User, version::Version},
+    store::{Contents, local::LocalContents},
     wire::{
         record::{Kind, MAX_BODY},
         request::{Reply, Request},
@@ -42,7 +43,7 @@ pub struct Put {
     local: PathBuf,
     conflict: Conflict,
     meta: Meta,
-    file: Arc<File>,
+    contents: Arc<LocalContents>,
     version: Version,
     note: Option<Note>,
     changed: bool,
@@ -83,7 +84,7 @@ impl Put {
             local: local.to_owned(),
             conflict,
             meta,
-            file: Arc::new(file),
+            contents: Arc::new(LocalContents(file)),
             version,
             note: None,
             changed: false,
@@ -206,14 +207,8 @@ impl Job for Put {
         (Kind::Request, request.to_body())
     }
 
-    fn source(&self) -> (Arc<File>, Version) {
-        (self.file.clone(), self.version)
-    }
-
-    fn read_again(&self) -> io::Result<File> {
-        let mut file = self.file.try_clone()?;
-        file.rewind()?;
-        Ok(file)
+    fn source(&self) -> (Arc<dyn Contents>, Version) {
+        (self.contents.clone(), self.version)
     }
 
     fn held(&mut self, bytes: u64) {

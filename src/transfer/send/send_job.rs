@@ -16,6 +16,7 @@ use crate::{
     error::{Code, Error},
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, is_extra},
     root::{file, user::User, version::Version},
+    store::{Contents, local::LocalContents},
 };
 
 /// So much of a file is written at once or not at all, even by a process that is killed.
@@ -27,7 +28,7 @@ pub struct SendJob {
     pub(super) stem: String,
     pub(super) path: PathBuf,
     pub(super) meta: Meta,
-    pub(super) file: Arc<File>,
+    pub(super) contents: Arc<LocalContents>,
     pub(super) version: Version,
     pub(super) origin: Origin,
     /// The `.meta`, locked, so that nobody else sends it at the same time.
@@ -87,16 +88,8 @@ impl SendJob {
     }
 
     /// The open file, and the version to be sent.
-    pub fn source(&self) -> (Arc<File>, Version) {
-        (self.file.clone(), self.version)
-    }
-
-    /// The open file, to read from its beginning by one reader at a time.
-    pub fn read_again(&self) -> io::Result<File> {
-        use std::io::Seek;
-        let mut file = self.file.try_clone()?;
-        file.rewind()?;
-        Ok(file)
+    pub fn source(&self) -> (Arc<dyn Contents>, Version) {
+        (self.contents.clone(), self.version)
     }
 
     /// Makes the `.meta` a `.done`, with what the receiver made of the document. That is

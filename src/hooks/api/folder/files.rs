@@ -1,0 +1,186 @@
+//! The files of a folder as its scripts see them: contents in the folder's store, and the
+//! documents beside them in its directory.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
+
+use cap_std::fs::Dir;
+
+use crate::{
+    crypto::random,
+    root::{file, folder::Folder, tree::is_own},
+    store::{
+        ContentPath, Contents, Existing, Kind, PartialName, Stat, Store, Stores, Target,
+        local::LocalContents,
+    },
+};
+
+/// Bytes that are copied at once where a file cannot just change its name.
+const COPIED: usize = 262_144;
+
+/// The files of one folder.
+#[derive(Clone)]
+pub struct Files {
+    folder: Folder,
+    store: Arc<dyn Store>,
+}
+
+/// Where a name leads.
+enum Found {
+    Contents(ContentPath),
+    Document,
+}
+
+impl Files {
+    /// Those of a folder.
+    pub fn new(folder: &Folder, stores: &Stores) -> Self {
+        Self {
+            folder: folder.clone(),
+            store: stores.of(folder),
+        }
+    }
+
+    /// Where contents are.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    fn find(&self, name: &str) -> io::Result<Found> {
+        match is_own(name) {
+            true => Ok(Found::Document),
+            false => Ok(Found::Contents(ContentPath::parse(name)?)),
+        }
+    }
+
+    /// What has a name, if anything does.
+    pub fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+        match self.find(name)? {
+            Found::Contents(path) => self.store.stat(&path),
+            Found::Document => match self.folder.dir().symlink_metadata(name) {
+                Ok(about) => Ok(Some(Stat::from(&about))),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            },
+        }
+    }
+
+    /// Opens a regular file to read it.
+    pub fn open(&self, name: &str) -> io::Result<Box<dyn Contents>> {
+        match self.find(name)? {
+            Found::Contents(path) => self.store.open(&path),
+            Found::Document => {
+                let (file, _) = file::open_itself(self.folder.dir(), name)?;
+                Ok(Box::new(LocalContents(file.into_std())))
+            }
+        }
+    }
+
+    /// The names of all regular files that a person sees.
+    pub fn names(&self) -> io::Result<impl Iterator<Item = io::Result<String>>> {
+        let contents = self.store.names(&ContentPath::default())?;
+        let contents = contents.filter_map(|entry| match entry {
+            Ok((name, Kind::File)) => Some(Ok(name)),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        });
+        let documents = self.folder.dir().entries()?.filter_map(|entry| {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error)),
+            };
+            let name = entry.file_name().into_string().ok()?;
+            let is_seen = !name.starts_with('.') && is_own(&name);
+            (is_seen && entry.file_type().is_ok_and(|of| of.is_file())).then_some(Ok(name))
+        });
+        Ok(contents.chain(documents))
+    }
+
+    /// Puts a text into a new file, or into the place of one.
+    pub fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        if let Some(local) = self.store.as_local() {
+            return file::replace(local.dir(), name, 0o644, text);
+        }
+        let path = ContentPath::parse(name)?;
+        let replaced = Target {
+            existing: Existing::Replace,
+            ..Target::free(&path)
+        };
+        self.publish(&mut &*text, &replaced)?;
+        self.store.settle_names(&[path])
+    }
+
+    fn publish(&self, from: &mut dyn Read, to: &Target<'_>) -> io::Result<()> {
+        let unused = random::<16>().map_err(io::Error::other)?;
+        let partial = PartialName::new(&hex::encode(unused))?;
+        let published = self.store.begin(&partial, 0).and_then(|mut sink| {
+            let mut buffer = vec![0; COPIED];
+            loop {
+                match from.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(read) => sink.append(&[buffer.get(..read).unwrap_or_default()])?,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            sink.settle()?;
+            drop(sink);
+            self.store.publish(&partial, to)
+        });
+        if published.is_err() {
+            self.store.discard(&partial);
+        }
+        published
+    }
+
+    /// The directory of this machine that a name is in, if it is in one.
+    fn directory(&self, found: &Found) -> Option<&Dir> {
+        match found {
+            Found::Document => Some(self.folder.dir()),
+            Found::Contents(_) => self.store.as_local().map(|local| &**local.dir()),
+        }
+    }
+
+    /// Gives a file another name, here or in another folder. It fails with `AlreadyExists`
+    /// if the name is taken, and with `CrossesDevices` between two disks of this machine.
+    pub fn rename(&self, name: &str, there: &Self, to: &str) -> io::Result<()> {
+        let (from, target) = (self.find(name)?, there.find(to)?);
+        if let (Some(here), Some(dir)) = (self.directory(&from), there.directory(&target)) {
+            return file::rename_to_free(here, name, dir, to);
+        }
+        if let (Found::Contents(path), Found::Contents(to)) = (&from, &target)
+            && Arc::ptr_eq(&self.store, &there.store)
+        {
+            return self.store.rename(path, &Target::free(to));
+        }
+        let contents = self.open(name)?;
+        let mut reader = crate::store::Reader::new(&*contents);
+        match &target {
+            Found::Contents(path) => there.publish(&mut reader, &Target::free(path))?,
+            Found::Document => {
+                let mut text = Vec::new();
+                reader.take(crate::meta::MAX_LEN).read_to_end(&mut text)?;
+                file::create(there.folder.dir(), to, 0o644, &text)?;
+            }
+        }
+        self.remove(name)
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match self.find(name)? {
+            Found::Contents(path) => self.store.remove(&path),
+            Found::Document => self.folder.dir().remove_file(name),
+        }
+    }
+
+    /// Returns when the names survive a loss of power.
+    pub fn settle_names(&self) -> io::Result<()> {
+        file::sync(self.folder.dir())?;
+        match self.store.as_local() {
+            Some(_) => Ok(()),
+            None => self.store.settle_names(&[]),
+        }
+    }
+}

@@ -571,7 +571,8 @@ fn first_message(bytes: &[u8], head: usize) -> usize {
 
 const ACK_RECORD: usize = 12 + 3 + 16;
 const BLOCK_RECORD: usize = 12 + SMALL.len() + 16;
-const TRAILER_RECORD: usize = 12 + 4 + 16;
+const TRAILER_RECORD: usize = 12 + 8 + 16;
+const CLOSE_RECORD: usize = 12 + 16;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_anywhere_in_what_the_client_says_stores_nothing() {

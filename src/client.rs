@@ -212,7 +212,7 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
             first: Vec::new(),
         };
         let Ended {
-            settled,
+            concluded,
             error,
             left,
         } = asker
@@ -225,7 +225,7 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
         for (job, took) in left {
             let _ = results.send((job, Err(error.clone()), took));
         }
-        broken = if settled == 0 { broken + 1 } else { 0 };
+        broken = if concluded == 0 { broken + 1 } else { 0 };
         if error.code == Code::Interrupted || broken == BROKEN {
             return Err(error);
         }

@@ -195,7 +195,7 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
     );
     let dispatcher = dispatcher(&world);
     let folder = photo(&world);
-    let (mut kept, mut keys) = (Vec::new(), Vec::new());
+    let (mut leased, mut keys) = (Vec::new(), Vec::new());
     for n in 0..20 {
         let event = event(Kind::Received, &folder, &format!("f{n}"));
         let subject = event.subject.clone().unwrap();
@@ -219,16 +219,16 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
             .journal()
             .write(true, move |db| delivered::put(db, &transfer));
         written.committed().await.unwrap();
-        kept.push(dispatcher.keep(event, Pinned::default(), &key).unwrap());
+        leased.push(dispatcher.lease(event, Pinned::default(), &key).unwrap());
         keys.push(key);
     }
-    let mut verdicts: Vec<Option<Verdict>> = kept.iter().map(|_| None).collect();
+    let mut verdicts: Vec<Option<Verdict>> = leased.iter().map(|_| None).collect();
     let tell = |told: Vec<(usize, Verdict)>| {
         for (place, verdict) in told {
             assert!(verdicts[place].replace(verdict).is_none(), "{place}");
         }
     };
-    dispatcher.run_kept_each(kept, tell).await;
+    dispatcher.run_leased_each(leased, tell).await;
     let verdicts: Vec<_> = verdicts.into_iter().map(Option::unwrap).collect();
     let db = dispatcher.journal().reader().unwrap();
     for (n, (verdict, key)) in verdicts.iter().zip(&keys).enumerate() {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{
     output,
-    remote::{Asker, Place, about},
+    remote::{Asker, RemotePath, about},
 };
 use crate::{
     error::{Code, Error, printable},
@@ -17,8 +17,8 @@ pub struct Mkdir {
     #[command(flatten)]
     asker: Asker,
     /// What is made; what it lies in must be there
-    #[arg(required = true, value_name = "PEER:PATH", value_parser = Place::parse)]
-    places: Vec<Place>,
+    #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse)]
+    places: Vec<RemotePath>,
 }
 
 /// Remove files, or empty directories, of a contact who lets you
@@ -27,8 +27,8 @@ pub struct Rm {
     #[command(flatten)]
     asker: Asker,
     /// What goes
-    #[arg(required = true, value_name = "PEER:PATH", value_parser = Place::parse)]
-    places: Vec<Place>,
+    #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse)]
+    places: Vec<RemotePath>,
 }
 
 /// Give a file or directory of a contact, who lets you, another path in its folder
@@ -39,14 +39,14 @@ pub struct Mv {
     #[command(flatten)]
     asker: Asker,
     /// What gets another path
-    #[arg(value_name = "PEER:PATH", value_parser = Place::parse)]
-    place: Place,
+    #[arg(value_name = "PEER:PATH", value_parser = RemotePath::parse)]
+    place: RemotePath,
     /// The new path, the folder's name first, like the old one
     #[arg(value_name = "NEW-PATH")]
     to: String,
 }
 
-fn done(what: &str, place: &Place, json: bool) {
+fn done(what: &str, place: &RemotePath, json: bool) {
     let path = format!("{}:{}", place.peer, place.path);
     match json {
         true => output::object(&[("status", what.into()), ("path", Value::from(path))]),
@@ -81,7 +81,7 @@ impl Rm {
 impl Mv {
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         // People write the contact before the new path too.
-        let to = match Place::parse(&self.to) {
+        let to = match RemotePath::parse(&self.to) {
             Ok(to) if self.to.contains(':') && to.peer != self.place.peer => {
                 let sentence = "both paths must be of the same contact";
                 return Err(Error::new(Code::Usage, sentence));

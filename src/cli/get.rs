@@ -14,7 +14,7 @@ use super::{
     conflict::OnConflict,
     limit::Limit,
     progress::Progress,
-    remote::{Asker, Link, Place},
+    remote::{Asker, Link, RemotePath},
     tally::Voice,
 };
 use crate::error::Error;
@@ -44,8 +44,8 @@ pub struct Get {
     #[arg(long)]
     no_progress: bool,
     /// Whose files, and which
-    #[arg(required = true, value_name = "PEER[:PATH]", value_parser = Place::parse)]
-    places: Vec<Place>,
+    #[arg(required = true, value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
+    places: Vec<RemotePath>,
 }
 
 /// What is fetched, and what is done about files that are there.
@@ -110,10 +110,11 @@ impl Get {
 }
 
 /// The places of each contact, in the order in which the contacts are named.
-fn by_peer(places: &[Place]) -> Vec<Vec<&Place>> {
-    let mut peers: Vec<Vec<&Place>> = Vec::new();
+fn by_peer(places: &[RemotePath]) -> Vec<Vec<&RemotePath>> {
+    let mut peers: Vec<Vec<&RemotePath>> = Vec::new();
     for place in places {
-        let same = |of: &&mut Vec<&Place>| of.first().is_some_and(|first| first.peer == place.peer);
+        let same =
+            |of: &&mut Vec<&RemotePath>| of.first().is_some_and(|first| first.peer == place.peer);
         match peers.iter_mut().find(same) {
             Some(of) => of.push(place),
             None => peers.push(vec![place]),

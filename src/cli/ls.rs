@@ -2,7 +2,7 @@ use clap::Args;
 
 use super::{
     output,
-    remote::{Asker, Place, about, exact_time, time},
+    remote::{Asker, RemotePath, about, exact_time, time},
 };
 use crate::{
     client::peer::Listing,
@@ -35,8 +35,8 @@ pub struct Ls {
     #[arg(short = 'R', long)]
     recursive: bool,
     /// Whose files, and which
-    #[arg(value_name = "PEER[:PATH]", value_parser = Place::parse)]
-    place: Place,
+    #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
+    place: RemotePath,
 }
 
 impl Ls {

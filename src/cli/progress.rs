@@ -34,10 +34,10 @@ const NAME: &str = "{msg}";
 
 /// How far a command is. It shows nothing before it begins and when it has ended.
 #[derive(Default)]
-pub struct Progress(Mutex<State>);
+pub struct Progress(Mutex<Counts>);
 
 #[derive(Default)]
-struct State {
+struct Counts {
     files: u64,
     /// Bytes that are there, or were sent.
     bytes: u64,
@@ -71,7 +71,7 @@ struct Bars {
 }
 
 impl Progress {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,11 +82,11 @@ impl Progress {
             true => Shown::Bars(Bars::new(several)),
             false => Shown::Lines,
         };
-        *self.state() = State {
+        *self.state() = Counts {
             before: Some((Instant::now(), 0)),
             several,
             shown,
-            ..State::default()
+            ..Counts::default()
         };
     }
 
@@ -245,7 +245,7 @@ impl Observer for Progress {
     }
 }
 
-impl State {
+impl Counts {
     /// Counts bytes; returns how many of them were not counted before.
     fn count(&mut self, bytes: u64) -> u64 {
         let again = self.again.min(bytes);

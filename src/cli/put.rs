@@ -13,7 +13,7 @@ use super::{
     conflict::OnConflict,
     limit::Limit,
     progress::Progress,
-    remote::{Asker, Link, Place},
+    remote::{Asker, Link, RemotePath},
     tally::Voice,
 };
 use crate::error::{Code, Error};
@@ -67,7 +67,7 @@ impl Options {
 
 impl Put {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
-        let place = Place::parse(&self.to).map_err(|e| Error::new(Code::Usage, e))?;
+        let place = RemotePath::parse(&self.to).map_err(|e| Error::new(Code::Usage, e))?;
         let route = self.asker.route(&place.peer)?.paced(self.limit.pace());
         let target = Target::new(place.path()?, self.to.ends_with('/'));
         let progress = Arc::new(Progress::default());

@@ -29,14 +29,14 @@ pub struct Asker {
 
 /// `PEER:PATH`, or `PEER` for the top directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct RemotePath {
     /// The contact.
     pub peer: String,
     /// The path at the contact's, as it was written.
     pub path: String,
 }
 
-impl Place {
+impl RemotePath {
     /// Reads what stands on the command line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (peer, path) = text.split_once(':').unwrap_or((text, ""));
@@ -161,7 +161,7 @@ impl Link {
 }
 
 /// Puts in front of an error what it is about.
-pub fn about(place: &Place, error: Error) -> Error {
+pub fn about(place: &RemotePath, error: Error) -> Error {
     error.within(printable(&place.shown(), 300))
 }
 
@@ -187,12 +187,12 @@ mod tests {
     #[test]
     fn a_place_is_a_contact_and_a_path() {
         let of = |text| {
-            let place = Place::parse(text).unwrap();
+            let place = RemotePath::parse(text).unwrap();
             (place.peer, place.path)
         };
         let is = |peer: &str, path: &str| (peer.to_owned(), path.to_owned());
         assert_eq!(of("roland"), is("roland", ""));
         assert_eq!(of("roland:/photo/a:b/"), is("roland", "photo/a:b"));
-        assert!(Place::parse(":photo").is_err() && Place::parse("./photo").is_err());
+        assert!(RemotePath::parse(":photo").is_err() && RemotePath::parse("./photo").is_err());
     }
 }

@@ -32,13 +32,13 @@ use self::{
     command::{Asked, Command},
     complete::{Completion, Sight},
     fault::{Fault, STATUSES},
-    lines::Source,
+    lines::LineSource,
     remote::Directory,
 };
 use super::{
     Failure, output,
     progress::Progress,
-    remote::{Asker, Link, Place},
+    remote::{Asker, Link, RemotePath},
 };
 use crate::{
     error::{Code, Error, printable},
@@ -55,7 +55,7 @@ const REMEMBERED: usize = 10_000;
 const HISTORY: &str = ".shell_history";
 
 /// What a command comes to: the content of its answer.
-type Outcome = Result<Value, Fault>;
+type CommandResult = Result<Value, Fault>;
 
 /// Look around in a contact's files, and fetch them, as in sftp
 ///
@@ -76,8 +76,8 @@ pub struct ShellArgs {
     #[arg(short, long, value_name = "FILE")]
     batch: Option<PathBuf>,
     /// Whose files, and the directory to begin in
-    #[arg(value_name = "PEER[:PATH]", value_parser = Place::parse)]
-    place: Place,
+    #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
+    place: RemotePath,
 }
 
 /// A shell at work.
@@ -119,11 +119,11 @@ impl ShellArgs {
         }
         let sight = Arc::new(Sight::default());
         let source = match &self.batch {
-            Some(file) => Source::batch(file)?,
-            None if !stdin().is_terminal() => Source::stdin(),
+            Some(file) => LineSource::batch(file)?,
+            None if !stdin().is_terminal() => LineSource::stdin(),
             None => {
                 let completion = Completion::new(sight.clone(), Handle::current());
-                Source::person(completion, &history, json)?
+                LineSource::person(completion, &history, json)?
             }
         };
         let mut shell = Shell {
@@ -160,7 +160,7 @@ impl Shell {
 
     async fn run(
         mut self,
-        source: Source,
+        source: LineSource,
         sight: &Sight,
         interrupts: &mut Signal,
     ) -> Result<(), Failure> {
@@ -224,7 +224,7 @@ impl Shell {
     }
 
     /// Says what a command came to.
-    fn answer(&self, outcome: &Outcome) {
+    fn answer(&self, outcome: &CommandResult) {
         let (status, message, content) = match outcome {
             Ok(content) => (200, "OK", content.clone()),
             Err(fault) => (
@@ -245,7 +245,7 @@ impl Shell {
     }
 
     /// Does what a line says.
-    async fn command(&mut self, line: &str) -> Outcome {
+    async fn command(&mut self, line: &str) -> CommandResult {
         if let Some(text) = line.strip_prefix('!') {
             // Ctrl-C is the program's, which has the terminal.
             return local::run(text, self).await;

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use super::{
     Route,
-    queue::{Front, Job, Outcome, Queue},
+    queue::{Delivery, Front, Queue, QueuedFile},
 };
 use crate::{
     error::{Code, Error, printable},
@@ -67,12 +67,12 @@ struct Waiting {
     /// Whom it is for. That is read before each attempt: a person may have changed it.
     to: Option<String>,
     /// Whether somebody sends it at the moment.
-    in_hand: bool,
+    is_being_sent: bool,
 }
 
 impl Waiting {
     fn is_due(&self, now: Instant) -> bool {
-        !self.in_hand && self.due.is_none_or(|due| due <= now)
+        !self.is_being_sent && self.due.is_none_or(|due| due <= now)
     }
 }
 
@@ -118,7 +118,7 @@ pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<b
         tokio::select! {
             Some((attempt, sent)) = told.recv() => {
                 if let Some(seen) = folders.get_mut(&attempt.folder) {
-                    seen.settle(&attempt.path, sent);
+                    seen.note(&attempt.path, sent);
                 }
             }
             Some(_) = sending.join_next() => {}
@@ -143,11 +143,11 @@ pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<b
 }
 
 impl Seen {
-    fn settle(&mut self, path: &Path, sent: Sent) {
+    fn note(&mut self, path: &Path, sent: Sent) {
         let Some(waiting) = self.waiting.get_mut(path) else {
             return;
         };
-        (waiting.in_hand, waiting.to) = (false, None);
+        (waiting.is_being_sent, waiting.to) = (false, None);
         match sent {
             Sent::Over => {
                 self.waiting.remove(path);
@@ -181,7 +181,7 @@ impl Seen {
                     }
                 }
                 // The record of a file from somebody else, which was refused.
-                Ok(_) => self.settle(&path, Sent::Over),
+                Ok(_) => self.note(&path, Sent::Over),
                 // It may still be written.
                 Err(error) => {
                     let attempt = Attempt {
@@ -190,7 +190,7 @@ impl Seen {
                         pause,
                     };
                     let sent = attempt.unopened(&self.user, error);
-                    self.settle(&attempt.path, sent);
+                    self.note(&attempt.path, sent);
                 }
             }
         }
@@ -273,8 +273,11 @@ fn batches(folders: &mut Folders, retry: &Retry) -> impl Iterator<Item = Batch> 
     let route = |user: &User, to: &str| (user.name().clone(), to.to_owned());
     let mut busy = BTreeSet::new();
     for seen in folders.values() {
-        let in_hand = seen.waiting.values().filter(|waiting| waiting.in_hand);
-        let receivers = in_hand.filter_map(|waiting| waiting.to.as_deref());
+        let is_being_sent = seen
+            .waiting
+            .values()
+            .filter(|waiting| waiting.is_being_sent);
+        let receivers = is_being_sent.filter_map(|waiting| waiting.to.as_deref());
         busy.extend(receivers.map(|to| route(&seen.user, to)));
     }
     let mut batches = BTreeMap::new();
@@ -297,7 +300,7 @@ fn batches(folders: &mut Folders, retry: &Retry) -> impl Iterator<Item = Batch> 
                 path: path.clone(),
                 pause: retry.pause(waiting.attempts),
             });
-            waiting.in_hand = true;
+            waiting.is_being_sent = true;
         }
     }
     batches.into_values()
@@ -312,7 +315,7 @@ impl Batch {
         tokio::join!(
             go(user, to, front, outcomes.clone()),
             self.open(queue, outcomes, tell, stop),
-            settle(over, tell),
+            record_deliveries(over, tell),
         );
     }
 
@@ -350,7 +353,7 @@ impl Batch {
             };
             last_dir = last;
             let job = match opened {
-                Ok(out) => Job {
+                Ok(out) => QueuedFile {
                     out,
                     known: attempt,
                     permit,
@@ -363,13 +366,13 @@ impl Batch {
             if let Err(job) = queue.give(job).await {
                 let gone = || Error::new(Code::Later, "nothing is sent any more");
                 let error = queue.dead().cloned().unwrap_or_else(gone);
-                let _ = outcomes.send(Outcome::Left(job, error));
+                let _ = outcomes.send(Delivery::Left(job, error));
             }
         }
     }
 }
 
-type Outcomes = mpsc::UnboundedSender<Outcome<Attempt>>;
+type Outcomes = mpsc::UnboundedSender<Delivery<Attempt>>;
 
 /// Sends what comes through a queue.
 async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
@@ -390,21 +393,21 @@ async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
 }
 
 /// Writes down what became of each.
-async fn settle(mut over: mpsc::UnboundedReceiver<Outcome<Attempt>>, tell: &Tell) {
+async fn record_deliveries(mut over: mpsc::UnboundedReceiver<Delivery<Attempt>>, tell: &Tell) {
     let mut some = Vec::new();
     while over.recv_many(&mut some, TOGETHER).await > 0 {
         let (some, tell) = (std::mem::take(&mut some), tell.clone());
-        let settled = task::spawn_blocking(move || {
+        let noted = task::spawn_blocking(move || {
             for outcome in some {
                 let (job, result) = match outcome {
-                    Outcome::Over((job, result, _)) => (job, result),
-                    Outcome::Left(job, error) => (job, Err(error)),
+                    Delivery::Over((job, result, _)) => (job, result),
+                    Delivery::Left(job, error) => (job, Err(error)),
                 };
                 let sent = job.known.opened(&job.out, result);
                 let _ = tell.send((job.known, sent));
             }
         });
-        let _ = settled.await;
+        let _ = noted.await;
     }
 }
 

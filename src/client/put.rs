@@ -61,7 +61,7 @@ pub async fn put_all(
             first: std::mem::take(&mut again),
         };
         let Ended {
-            settled,
+            concluded,
             error,
             left,
         } = asker
@@ -73,7 +73,7 @@ pub async fn put_all(
             continue;
         };
         was_cut = true;
-        let came = settled > 0 || held(&again) > before;
+        let came = concluded > 0 || held(&again) > before;
         broken = if came { 0 } else { broken + 1 };
         let is_final = matches!(error.code, Code::Interrupted | Code::Integrity);
         if is_final || broken == BROKEN {

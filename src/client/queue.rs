@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A file that is open, and what whoever opened it knows it by.
-pub struct Job<T> {
+pub struct QueuedFile<T> {
     /// The file.
     pub out: SendJob,
     /// What it is known by.
@@ -27,29 +27,29 @@ pub struct Job<T> {
     pub permit: OwnedSemaphorePermit,
 }
 
-impl<T> Borrow<SendJob> for Job<T> {
+impl<T> Borrow<SendJob> for QueuedFile<T> {
     fn borrow(&self) -> &SendJob {
         &self.out
     }
 }
 
 /// What became of a file.
-pub enum Outcome<T> {
+pub enum Delivery<T> {
     /// It was sent, or failed.
-    Over(Sent<Job<T>>),
+    Over(Sent<QueuedFile<T>>),
     /// It was not begun, because nothing reaches its receiver.
-    Left(Job<T>, Error),
+    Left(QueuedFile<T>, Error),
 }
 
 /// Takes files for a route.
 pub struct Queue<T> {
-    jobs: mpsc::Sender<Job<T>>,
+    jobs: mpsc::Sender<QueuedFile<T>>,
     dead: Arc<OnceLock<Error>>,
 }
 
 /// Where the files of a queue are sent.
 pub struct Front<T> {
-    jobs: Jobs<Job<T>>,
+    jobs: Jobs<QueuedFile<T>>,
     dead: Arc<OnceLock<Error>>,
 }
 
@@ -71,7 +71,7 @@ impl<T> Queue<T> {
     }
 
     /// Gives a file, once there is room. It comes back where nothing is sent any more.
-    pub async fn give(&self, job: Job<T>) -> Result<(), Job<T>> {
+    pub async fn give(&self, job: QueuedFile<T>) -> Result<(), QueuedFile<T>> {
         self.jobs.send(job).await.map_err(|refused| refused.0)
     }
 }
@@ -84,7 +84,7 @@ impl<T: Send> Front<T> {
         route: &Route,
         observer: &dyn Observer,
         stop: impl Future<Output = Error> + Send,
-        mut tell: impl FnMut(Outcome<T>),
+        mut tell: impl FnMut(Delivery<T>),
     ) {
         let (results, mut over) = mpsc::unbounded_channel();
         let all = async {
@@ -93,7 +93,7 @@ impl<T: Send> Front<T> {
         };
         let told = async {
             while let Some(sent) = over.recv().await {
-                tell(Outcome::Over(sent));
+                tell(Delivery::Over(sent));
             }
         };
         let (ended, ()) = tokio::join!(all, told);
@@ -103,11 +103,11 @@ impl<T: Send> Front<T> {
     }
 
     /// Sends nothing more.
-    pub async fn leave(mut self, error: &Error, mut tell: impl FnMut(Outcome<T>)) {
+    pub async fn leave(mut self, error: &Error, mut tell: impl FnMut(Delivery<T>)) {
         let _ = self.dead.set(error.clone());
         self.jobs.close();
         while let Some(job) = self.jobs.recv().await {
-            tell(Outcome::Left(job, error.clone()));
+            tell(Delivery::Left(job, error.clone()));
         }
     }
 }

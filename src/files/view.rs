@@ -41,7 +41,7 @@ use crate::{
 pub const OUTGOING: &str = "outgoing";
 
 /// Where a path leads.
-enum Place {
+enum Location {
     /// To the top directory.
     Top,
     /// Into a folder, or into what lies ready for the contact.
@@ -145,19 +145,19 @@ impl<'a> View<'a> {
             .collect())
     }
 
-    fn find(&self, path: &str) -> Result<Place, Error> {
+    fn find(&self, path: &str) -> Result<Location, Error> {
         let path = TreePath::parse(path).ok_or_else(missing)?;
         let Some((first, rest)) = path.split_first() else {
-            return Ok(Place::Top);
+            return Ok(Location::Top);
         };
         let folder = self.folder(first);
         if let Some((tree, rights)) =
             folder.and_then(|(folder, config)| self.rights(folder, config))
         {
-            return Ok(Place::Below(tree, rights, rest));
+            return Ok(Location::Below(tree, rights, rest));
         }
         let tree = self.outgoing().ok_or_else(missing)?;
-        Ok(Place::Below(tree, Rights::READ, path))
+        Ok(Location::Below(tree, Rights::READ, path))
     }
 
     fn list(&self, path: &str, recursive: bool) -> Result<Box<Listing>, Error> {
@@ -167,7 +167,7 @@ impl<'a> View<'a> {
         };
         let all = TreePath::default();
         match self.find(path)? {
-            Place::Top => {
+            Location::Top => {
                 let folders = self.user.folders().map_err(|e| failed(&e.to_string()))?;
                 for folder in folders.into_iter().flatten() {
                     let config = folder.config().ok();
@@ -196,7 +196,7 @@ impl<'a> View<'a> {
                     listing.walks.push_back((String::new(), walk));
                 }
             }
-            Place::Below(tree, rights, path) => {
+            Location::Below(tree, rights, path) => {
                 if !rights.list {
                     return Err(missing());
                 }
@@ -215,13 +215,13 @@ impl<'a> View<'a> {
 
     fn stat(&self, path: &str) -> Result<Reply, Error> {
         let stat = match self.find(path)? {
-            Place::Top => self.user.dir().dir_metadata().map(|_| Stat {
+            Location::Top => self.user.dir().dir_metadata().map(|_| Stat {
                 kind: store::Kind::Directory,
                 size: 0,
                 modified: 0,
             }),
-            Place::Below(tree, rights, path) if rights.list || rights.get => tree.stat(&path),
-            Place::Below(..) => return Err(missing()),
+            Location::Below(tree, rights, path) if rights.list || rights.get => tree.stat(&path),
+            Location::Below(..) => return Err(missing()),
         };
         let stat = stat.map_err(|e| refused(&e))?;
         let mut page = Page::default();
@@ -231,7 +231,7 @@ impl<'a> View<'a> {
 
     fn get(&self, path: &str, held: Option<&Held>) -> Result<Fetched, Error> {
         let asked = path;
-        let Place::Below(tree, rights, path) = self.find(path)? else {
+        let Location::Below(tree, rights, path) = self.find(path)? else {
             return Err(missing());
         };
         if !rights.get {
@@ -276,7 +276,7 @@ impl<'a> View<'a> {
     ) -> Result<Answer, Error> {
         let first = TreePath::parse(path);
         let first = first.as_ref().and_then(TreePath::split_first);
-        let (Place::Below(tree, rights, below), Some((folder, _))) = (self.find(path)?, first)
+        let (Location::Below(tree, rights, below), Some((folder, _))) = (self.find(path)?, first)
         else {
             return Err(missing());
         };
@@ -341,7 +341,7 @@ impl<'a> View<'a> {
         change: impl FnOnce(&Tree, &TreePath) -> io::Result<()>,
     ) -> Result<Reply, Error> {
         match self.find(path)? {
-            Place::Below(tree, rights, path) if may(rights) && path.split_last().is_some() => {
+            Location::Below(tree, rights, path) if may(rights) && path.split_last().is_some() => {
                 change(&tree, &path).map_err(|e| refused(&e))?;
                 Ok(Reply::Done)
             }

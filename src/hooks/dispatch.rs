@@ -73,7 +73,7 @@ pub struct Dispatcher {
 }
 
 /// An event that nobody else works on meanwhile.
-pub struct Kept {
+pub struct LeasedEvent {
     event: Event,
     pinned: Pinned,
     task: Task,
@@ -83,7 +83,7 @@ pub struct Kept {
     lease: Lease,
 }
 
-impl Kept {
+impl LeasedEvent {
     /// The event.
     pub fn event_mut(&mut self) -> &mut Event {
         &mut self.event
@@ -109,7 +109,7 @@ impl Kept {
     }
 }
 
-/// What is to be written down of a kept event when its hooks have run.
+/// What is to be written down of a leased event when its hooks have run.
 struct Owing {
     task: Task,
     /// Its `.meta` before that.
@@ -270,9 +270,9 @@ impl Dispatcher {
 
     /// Leases the event of a file that arrives before it happens; `None` if no hook waits
     /// for it, or if it is leased already. The transfer belongs into the
-    /// journal as one that owes it; then it happens by [`Self::run_kept`], or when the server
+    /// journal as one that owes it; then it happens by [`Self::run_leased`], or when the server
     /// starts again.
-    pub fn keep(&self, event: Event, pinned: Pinned, transfer: &Key) -> Option<Kept> {
+    pub fn lease(&self, event: Event, pinned: Pinned, transfer: &Key) -> Option<LeasedEvent> {
         if let Some(file) = &event.file {
             self.self_changes()
                 .arrives(&event.folder, &event.config, file);
@@ -282,7 +282,7 @@ impl Dispatcher {
         }
         let task = task_of(&event);
         let lease = self.leases.take(&task)?;
-        Some(Kept {
+        Some(LeasedEvent {
             event,
             pinned,
             task,
@@ -305,22 +305,22 @@ impl Dispatcher {
         }
     }
 
-    /// Runs the hooks of an event that was kept, and stores what they wrote into the
+    /// Runs the hooks of an event that was leased, and stores what they wrote into the
     /// `.meta`. Where they object, the event stays in the journal and is tried again.
-    pub async fn run_kept(&self, kept: Kept) -> Verdict {
-        let (owing, event) = kept.split();
+    pub async fn run_leased(&self, leased: LeasedEvent) -> Verdict {
+        let (owing, event) = leased.split();
         let batch = self.hooks.fire_batch(vec![event], &Mode::LIVE);
         let mut verdict = batch.only().await;
         self.conclude(vec![(owing, &mut verdict)]).await;
         verdict
     }
 
-    /// [`Self::run_kept`] for many events of one user, in one hand-over to a thread for
+    /// [`Self::run_leased`] for many events of one user, in one hand-over to a thread for
     /// scripts where those are quick. Tells verdicts, with the places of their events, as
     /// soon as what they say is stored: none waits for a slow script or a program of another
     /// event.
-    pub async fn run_kept_each(&self, kept: Vec<Kept>, mut tell: impl FnMut(Verdicts)) {
-        let (owing, events): (Vec<_>, Vec<_>) = kept.into_iter().map(Kept::split).unzip();
+    pub async fn run_leased_each(&self, leased: Vec<LeasedEvent>, mut tell: impl FnMut(Verdicts)) {
+        let (owing, events): (Vec<_>, Vec<_>) = leased.into_iter().map(LeasedEvent::split).unzip();
         let mut owing: Vec<_> = owing.into_iter().map(Some).collect();
         let mut batch = self.hooks.fire_batch(events, &Mode::LIVE);
         while batch.left() > 0 {
@@ -333,7 +333,7 @@ impl Dispatcher {
         }
     }
 
-    /// Stores what the hooks of kept events wrote into their `.meta`, and writes into the
+    /// Stores what the hooks of leased events wrote into their `.meta`, and writes into the
     /// journal that they are done, or have to be tried again.
     async fn conclude(&self, mut over: Vec<(Owing, &mut Verdict)>) {
         let fired: Vec<_> = over.iter().map(|(owing, v)| (&owing.task, &**v)).collect();
@@ -467,7 +467,7 @@ impl Dispatcher {
             let rebuilt = task::spawn_blocking(move || rebuild(&root, &stores, &asked)).await;
             match rebuilt.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
                 Ok(event) => {
-                    let kept = Kept {
+                    let leased = LeasedEvent {
                         event,
                         pinned: Pinned::default(),
                         task,
@@ -475,7 +475,7 @@ impl Dispatcher {
                         attempts,
                         lease,
                     };
-                    self.run_kept(kept).await;
+                    self.run_leased(leased).await;
                     return;
                 }
                 Err(Gone::Forget(why)) => {

@@ -102,7 +102,7 @@ impl<J> Asks<'_, J> {
 /// What came of a session.
 pub struct Ended<J> {
     /// Files that had their last word while it held.
-    pub settled: u64,
+    pub concluded: u64,
     /// Why it ended early.
     pub error: Option<Error>,
     /// Files that had no last word, and how long they were under way.
@@ -155,7 +155,7 @@ pub struct Asker<'a, J> {
     /// Files that are whole, and are not being made safe yet.
     whole: Vec<(u32, Received<Download>)>,
     is_landing: bool,
-    settled: u64,
+    concluded: u64,
 }
 
 type AskerIo = Io<Download, Done>;
@@ -192,7 +192,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
             results: None,
             whole: Vec::new(),
             is_landing: false,
-            settled: 0,
+            concluded: 0,
         }
     }
 
@@ -219,7 +219,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
         let [Ok(ours), Ok(theirs)] = streams else {
             let left = begin.first.into_iter().map(|job| (job, Duration::ZERO));
             return Ended {
-                settled: 0,
+                concluded: 0,
                 error: Some(Error::new(Code::Failed, "the session has no keys")),
                 left: left.collect(),
             };
@@ -240,7 +240,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
         });
         Ended {
             left: left.collect(),
-            settled: role.settled,
+            concluded: role.concluded,
             error: result.err().map(|error| {
                 let is_cut = match &error {
                     SessionError::Channel(error) => !matches!(error, ChannelError::Wire(_)),
@@ -267,7 +267,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
     }
 
     fn tell(&mut self, upload: Upload<J>, result: Result<Meta, Error>) {
-        self.settled += 1;
+        self.concluded += 1;
         let took = upload.since.elapsed();
         self.told((upload.job, result, took));
     }

@@ -189,16 +189,16 @@ mod tests {
     use super::*;
     use crate::store::{PartialName, Store, local::LocalStore};
 
-    struct Place {
+    struct Mount {
         _at: TempDir,
         dir: Arc<Dir>,
         device: u64,
     }
 
-    fn place(at: TempDir) -> Place {
+    fn place(at: TempDir) -> Mount {
         let dir = Arc::new(Dir::open_ambient_dir(at.path(), ambient_authority()).unwrap());
         let device = dir.dir_metadata().unwrap().dev();
-        Place {
+        Mount {
             _at: at,
             dir,
             device,
@@ -206,7 +206,7 @@ mod tests {
     }
 
     /// Two directories on two file systems, if this machine has them.
-    fn two_file_systems() -> Option<[Place; 2]> {
+    fn two_file_systems() -> Option<[Mount; 2]> {
         let memory = tempfile::tempdir_in("/dev/shm").ok().map(place);
         let places = [env!("CARGO_MANIFEST_DIR"), "/tmp", "/var/tmp"];
         let disk = |path| tempfile::tempdir_in(path).ok().map(place);

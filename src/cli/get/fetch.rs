@@ -16,12 +16,12 @@ use tokio::task;
 use super::{
     Options,
     record::Record,
-    walk::{Found, Remote, Walk, strange},
+    walk::{GetItem, Remote, Walk, strange},
 };
 use crate::{
     cli::{
         progress::Progress,
-        remote::{Link, Place},
+        remote::{Link, RemotePath},
         tally::{Tally, Through, Voice, Way},
     },
     client::peer::Peer,
@@ -83,7 +83,7 @@ struct Work<'a> {
 
 /// A place, and what is left to do of it.
 struct Stop<'a> {
-    place: &'a Place,
+    place: &'a RemotePath,
     /// Whether all that lies there is known.
     walked: bool,
     under_way: usize,
@@ -124,7 +124,7 @@ impl Fetch {
     pub async fn places<'a>(
         &mut self,
         link: &mut Link,
-        places: &[&'a Place],
+        places: &[&'a RemotePath],
         only: bool,
     ) -> Result<(), Error> {
         let Some(first) = places.first() else {
@@ -132,7 +132,7 @@ impl Fetch {
         };
         let record = Record::open(&self.output, &first.peer)
             .map_err(|e| Error::io("open", &self.output, &e))?;
-        let stop = |place: &&'a Place| Stop {
+        let stop = |place: &&'a RemotePath| Stop {
             place,
             walked: false,
             under_way: 0,
@@ -247,13 +247,13 @@ impl<'w> Work<'w> {
         &mut self,
         peer: &'a Peer,
         number: usize,
-        found: Found,
+        found: GetItem,
         coming: &mut Coming<'a>,
     ) -> Result<(), Error> {
         match found {
-            Found::Dir(local) => self.dir(&local).map(drop),
-            Found::File(remote) => self.begin(peer, remote, coming).await,
-            Found::End => {
+            GetItem::Dir(local) => self.dir(&local).map(drop),
+            GetItem::File(remote) => self.begin(peer, remote, coming).await,
+            GetItem::End => {
                 if let Some(stop) = self.stops.get_mut(number) {
                     stop.walked = true;
                 }
@@ -376,7 +376,7 @@ impl<'w> Work<'w> {
                         .saturating_sub(remote.modified.rem_euclid(1_000_000_000))
         };
         if about.is_file() && about.len() == remote.size && same_time {
-            self.settle(remote);
+            self.conclude(&remote);
             self.fetch.tally.same(&item);
             return Ok(None);
         }
@@ -392,7 +392,7 @@ impl<'w> Work<'w> {
                 Ok(Some(Conflict::Overwrite))
             }
             on if on.skips() => {
-                self.settle(remote);
+                self.conclude(&remote);
                 self.fetch.tally.skipped(&item);
                 Ok(None)
             }
@@ -442,7 +442,7 @@ impl<'w> Work<'w> {
         match downloaded {
             Ok(downloaded) => {
                 self.leave(&remote);
-                self.settle(&remote);
+                self.conclude(&remote);
                 self.fetch.bytes += downloaded.size;
                 // What was there may have been of another file, and came once more.
                 let twice = held.saturating_sub(downloaded.resumed);
@@ -478,7 +478,7 @@ impl<'w> Work<'w> {
     }
 
     /// The file has had its last word.
-    fn settle(&mut self, remote: &Remote) {
+    fn conclude(&mut self, remote: &Remote) {
         self.over.insert(remote.key());
         if self.begun.remove(&remote.key()) {
             self.fetch.progress.over();
@@ -486,7 +486,7 @@ impl<'w> Work<'w> {
     }
 
     fn failed(&mut self, remote: Remote, error: &Error) {
-        self.settle(&remote);
+        self.conclude(&remote);
         let error = error.clone().within(printable(&remote.path, 300));
         self.fetch.failed(&error, &remote.path);
     }

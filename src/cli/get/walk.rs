@@ -11,7 +11,7 @@ use futures_util::{
 use super::Options;
 use crate::{
     cli::{
-        remote::{Place, about},
+        remote::{RemotePath, about},
         tally::Item,
     },
     client::peer::{Listing, Peer},
@@ -38,7 +38,7 @@ pub struct Remote {
 }
 
 /// Something at a place.
-pub enum Found {
+pub enum GetItem {
     /// A directory, and where it goes.
     Dir(TreePath),
     /// A file.
@@ -48,7 +48,7 @@ pub enum Found {
 }
 
 /// What a place is, once that is known.
-type Stat<'a> = (usize, &'a Place, Result<Entry, Error>);
+type Stat<'a> = (usize, &'a RemotePath, Result<Entry, Error>);
 
 /// A way through places.
 pub struct Walk<'a> {
@@ -61,17 +61,17 @@ pub struct Walk<'a> {
 /// The place where it is.
 struct Here<'a> {
     number: usize,
-    place: &'a Place,
+    place: &'a RemotePath,
     /// What goes in front of the paths below a directory.
     below: String,
     listing: Option<Listing>,
-    found: vec::IntoIter<Result<Found, Error>>,
+    found: vec::IntoIter<Result<GetItem, Error>>,
 }
 
 impl<'a> Walk<'a> {
     /// The way through places, each with its number.
-    pub fn new(peer: &'a Peer, options: Options, places: Vec<(usize, &'a Place)>) -> Self {
-        let stat = move |(number, place): (usize, &'a Place)| async move {
+    pub fn new(peer: &'a Peer, options: Options, places: Vec<(usize, &'a RemotePath)>) -> Self {
+        let stat = move |(number, place): (usize, &'a RemotePath)| async move {
             (number, place, peer.stat(&place.path).await)
         };
         Self {
@@ -84,7 +84,7 @@ impl<'a> Walk<'a> {
 
     /// What comes next, and at which place; `None` behind the last one. Where it is an
     /// error there is no more at that place. Nothing is lost if the future is dropped.
-    pub async fn next(&mut self) -> Option<(usize, Result<Found, Error>)> {
+    pub async fn next(&mut self) -> Option<(usize, Result<GetItem, Error>)> {
         loop {
             let Some(here) = &mut self.here else {
                 let stat = self.stats.next().await?;
@@ -114,7 +114,7 @@ impl<'a> Walk<'a> {
                 }
                 None => {
                     self.here = None;
-                    return Some((number, Ok(Found::End)));
+                    return Some((number, Ok(GetItem::End)));
                 }
             }
         }
@@ -168,7 +168,7 @@ impl Here<'_> {
             // A server cannot be trusted with where files go.
             let local = TreePath::parse(&local).ok_or_else(|| strange(&entry.path))?;
             if entry.is_dir {
-                return Ok(Found::Dir(local));
+                return Ok(GetItem::Dir(local));
             }
             let path = match self.place.path.as_str() {
                 "" => entry.path.clone(),
@@ -179,8 +179,8 @@ impl Here<'_> {
         self.found = found.collect::<Vec<_>>().into_iter();
     }
 
-    fn file(&self, path: String, local: TreePath, entry: &Entry) -> Found {
-        Found::File(Remote {
+    fn file(&self, path: String, local: TreePath, entry: &Entry) -> GetItem {
+        GetItem::File(Remote {
             path,
             local,
             size: entry.size,

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Options,
-    walk::{Found, Walk},
+    walk::{PutItem, Walk},
 };
 use crate::{
     cli::{
@@ -102,12 +102,12 @@ impl Opener {
         {
             match found {
                 Err(error) => several.push(Ready::Failed(String::new(), error)),
-                Ok(Found::Dir(below) | Found::File(_, below)) if self.is_unmade(&below) => {}
-                Ok(Found::Dir(below)) => {
+                Ok(PutItem::Dir(below) | PutItem::File(_, below)) if self.is_unmade(&below) => {}
+                Ok(PutItem::Dir(below)) => {
                     several.push(Ready::Dir(below));
                     break;
                 }
-                Ok(Found::File(file, below)) => {
+                Ok(PutItem::File(file, below)) => {
                     let path = self.target.below(&below);
                     several.push(match self.open(&file, &path) {
                         Ok(job) => Ready::File(Box::new(job)),

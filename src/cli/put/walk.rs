@@ -10,7 +10,7 @@ use std::{
 use crate::error::{Code, Error};
 
 /// Something that was found.
-pub enum Found {
+pub enum PutItem {
     /// A directory: its path below the one that all goes into.
     Dir(String),
     /// A file here, and its path below the one that all goes into.
@@ -74,7 +74,7 @@ impl Walk {
     }
 
     /// What a path that was named stands for.
-    fn named(&mut self, path: PathBuf) -> Option<Result<Found, Error>> {
+    fn named(&mut self, path: PathBuf) -> Option<Result<PutItem, Error>> {
         let about = match fs::metadata(&path) {
             Ok(about) => about,
             Err(e) => return Some(Err(Error::io("open", &path, &e))),
@@ -86,7 +86,7 @@ impl Walk {
             _ => return Some(Err(not_utf8(&path))),
         };
         if !about.is_dir() {
-            return Some(Ok(Found::File(path, name)));
+            return Some(Ok(PutItem::File(path, name)));
         }
         if !self.recursive {
             let sentence = format!(
@@ -101,7 +101,7 @@ impl Walk {
         };
         match self.enter(path, below) {
             Err(error) => Some(Err(error)),
-            Ok(()) => (!name.is_empty()).then_some(Ok(Found::Dir(name))),
+            Ok(()) => (!name.is_empty()).then_some(Ok(PutItem::Dir(name))),
         }
     }
 }
@@ -112,7 +112,7 @@ fn not_utf8(path: &Path) -> Error {
 }
 
 impl Iterator for Walk {
-    type Item = Result<Found, Error>;
+    type Item = Result<PutItem, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -133,12 +133,12 @@ impl Iterator for Walk {
             let (path, below) = (level.path.join(&name), format!("{}{name}", level.below));
             if kind.is_dir() {
                 return Some(match self.enter(path, format!("{below}/")) {
-                    Ok(()) => Ok(Found::Dir(below)),
+                    Ok(()) => Ok(PutItem::Dir(below)),
                     Err(error) => Err(error),
                 });
             }
             if kind.is_file() {
-                return Some(Ok(Found::File(path, below)));
+                return Some(Ok(PutItem::File(path, below)));
             }
             self.passed_over += 1;
         }
@@ -164,8 +164,8 @@ mod tests {
             let found: Vec<String> = walk
                 .by_ref()
                 .map(|found| match found.unwrap() {
-                    Found::Dir(below) => format!("{below}/"),
-                    Found::File(_, below) => below,
+                    PutItem::Dir(below) => format!("{below}/"),
+                    PutItem::File(_, below) => below,
                 })
                 .collect();
             assert_eq!(walk.passed_over, 2);

@@ -2,7 +2,7 @@
 
 use super::{
     plan::{Item, Plan},
-    producer::{Outcome, Routes, is_of_another, read},
+    producer::{Report, Routes, is_of_another, read},
     tally::Tally,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     meta::Meta,
     transfer::send::{
         job_file::{JobFile, LastDir},
-        job_files::{JobFiles, Sources},
+        job_files::{JobFiles, SourceFiles},
         send_job::{check_size, open_source},
     },
 };
@@ -31,7 +31,7 @@ pub struct Dry {
 impl Dry {
     /// Looks at all, and ends as far as that can be known as to send them would.
     pub fn run(mut self, mut plan: Plan) -> Result<(), Failure> {
-        let (mut last_dir, mut sources) = (LastDir::default(), Sources::default());
+        let (mut last_dir, mut sources) = (LastDir::default(), SourceFiles::default());
         for found in plan.by_ref() {
             let looked = found.and_then(|item| {
                 self.look(&item, &mut last_dir, &mut sources)
@@ -48,7 +48,7 @@ impl Dry {
         &mut self,
         item: &Item,
         last_dir: &mut LastDir,
-        sources: &mut Sources,
+        sources: &mut SourceFiles,
     ) -> Result<(), Error> {
         let address = |route: crate::client::Route| route.address().to_string();
         if let Some(template) = &self.template {
@@ -60,7 +60,7 @@ impl Dry {
                 .and_then(|job_files| job_files.sent(&source));
             match sent {
                 Some(done) => {
-                    let skipped = Outcome::Skipped(item.path.clone(), done.to_owned());
+                    let skipped = Report::Skipped(item.path.clone(), done.to_owned());
                     self.tally.take(skipped);
                 }
                 None => self

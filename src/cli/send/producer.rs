@@ -27,7 +27,7 @@ use crate::{
         receive::decision::FILES,
         send::{
             job_file::{JobFile, LastDir},
-            job_files::{JobFiles, Sources},
+            job_files::{JobFiles, SourceFiles},
         },
     },
 };
@@ -39,16 +39,16 @@ const AT_HAND: usize = FILES as usize + 64;
 const _: () = assert!(AT_HAND * 3 < 1_000, "too many descriptors");
 
 /// A file that is open, by the path that was given or found.
-pub type Job = queue::Job<PathBuf>;
+pub type QueuedPath = queue::QueuedFile<PathBuf>;
 
 /// What became of a file.
-pub enum Outcome {
+pub enum Report {
     /// It was sent, or failed.
-    Over(Box<Sent<Job>>),
+    Over(Box<Sent<QueuedPath>>),
     /// It could not be begun, and is as it was.
     Failed(PathBuf, Error),
     /// It was not tried, because nothing reaches its receiver.
-    Left(PathBuf, Option<Box<Job>>, Error),
+    Left(PathBuf, Option<Box<QueuedPath>>, Error),
     /// It was sent at another time; its `.done`.
     Skipped(PathBuf, PathBuf),
 }
@@ -130,7 +130,7 @@ pub struct Producer {
     /// Bounds what is open.
     pub at_hand: Arc<Semaphore>,
     last_dir: LastDir,
-    sources: Sources,
+    sources: SourceFiles,
 }
 
 /// What every queue needs.
@@ -139,7 +139,7 @@ pub struct Tools {
     /// Where queues are sent.
     pub handle: Handle,
     /// Hears what became of each file.
-    pub outcomes: mpsc::UnboundedSender<Outcome>,
+    pub outcomes: mpsc::UnboundedSender<Report>,
     /// Watches.
     pub observer: Arc<dyn Observer>,
     /// Turns true when the person interrupts.
@@ -151,7 +151,7 @@ pub struct Tools {
 /// Why a file is not on its way.
 enum Not {
     Failed(Error),
-    Left(Option<Box<Job>>, Error),
+    Left(Option<Box<QueuedPath>>, Error),
     Skipped(PathBuf),
     /// It is nobody's to send.
     Other,
@@ -178,7 +178,7 @@ impl Producer {
             tools,
             at_hand: Arc::new(Semaphore::new(AT_HAND)),
             last_dir: LastDir::default(),
-            sources: Sources::default(),
+            sources: SourceFiles::default(),
         }
     }
 
@@ -197,9 +197,9 @@ impl Producer {
                 Err((path, error)) => (path, Not::Failed(error)),
             };
             let outcome = match not {
-                Not::Failed(error) => Outcome::Failed(path, error),
-                Not::Left(job, error) => Outcome::Left(path, job, error),
-                Not::Skipped(done) => Outcome::Skipped(path, done),
+                Not::Failed(error) => Report::Failed(path, error),
+                Not::Left(job, error) => Report::Left(path, job, error),
+                Not::Skipped(done) => Report::Skipped(path, done),
                 Not::Other => continue,
             };
             let _ = self.tools.outcomes.send(outcome);
@@ -226,7 +226,7 @@ impl Producer {
             return self.send_document(&unsent, item);
         }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
-        let job = Job {
+        let job = QueuedPath {
             out: job_files.add(source, item.within.as_deref())?,
             known: item.path.clone(),
             permit,
@@ -248,7 +248,7 @@ impl Producer {
             return Err(Not::Left(None, error.clone()));
         }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
-        let job = Job {
+        let job = QueuedPath {
             out: job_file.open()?,
             known: item.path.clone(),
             permit,
@@ -306,9 +306,9 @@ impl Tools {
             };
             let tell = |outcome| {
                 let outcome = match outcome {
-                    queue::Outcome::Over(sent) => Outcome::Over(Box::new(sent)),
-                    queue::Outcome::Left(job, error) => {
-                        Outcome::Left(job.known.clone(), Some(Box::new(job)), error)
+                    queue::Delivery::Over(sent) => Report::Over(Box::new(sent)),
+                    queue::Delivery::Left(job, error) => {
+                        Report::Left(job.known.clone(), Some(Box::new(job)), error)
                     }
                 };
                 let _ = tools.outcomes.send(outcome);
@@ -319,7 +319,7 @@ impl Tools {
     }
 
     /// Puts a file into a queue, and waits while that is full.
-    fn give(&self, queue: &Queue<PathBuf>, job: Job) -> Result<(), Not> {
+    fn give(&self, queue: &Queue<PathBuf>, job: QueuedPath) -> Result<(), Not> {
         self.handle.block_on(queue.give(job)).map_err(|job| {
             let gone = || Error::new(Code::Failed, "nothing is sent any more");
             let error = queue.dead().cloned().unwrap_or_else(gone);

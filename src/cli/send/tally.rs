@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Send,
-    producer::{Job, Outcome},
+    producer::{QueuedPath, Report},
     quoted,
 };
 use crate::{
@@ -79,7 +79,7 @@ impl Tally {
     }
 
     /// Takes all outcomes. It waits for disks.
-    pub fn run(mut self, mut outcomes: mpsc::UnboundedReceiver<Outcome>) -> Self {
+    pub fn run(mut self, mut outcomes: mpsc::UnboundedReceiver<Report>) -> Self {
         while let Some(outcome) = outcomes.blocking_recv() {
             self.take(outcome);
             for _ in 1..TOGETHER {
@@ -104,11 +104,11 @@ impl Tally {
     }
 
     /// Counts an outcome, and does what is left to do.
-    pub fn take(&mut self, outcome: Outcome) {
+    pub fn take(&mut self, outcome: Report) {
         match outcome {
-            Outcome::Over(sent) => self.over(*sent),
-            Outcome::Failed(path, error) => self.failure(&path, error),
-            Outcome::Left(path, job, error) => {
+            Report::Over(sent) => self.over(*sent),
+            Report::Failed(path, error) => self.failure(&path, error),
+            Report::Left(path, job, error) => {
                 if let Some(Err(error)) = job.map(|job| job.out.leave()) {
                     return self.failure(&path, error);
                 }
@@ -124,7 +124,7 @@ impl Tally {
                     ("error", error.sentence.into()),
                 ]);
             }
-            Outcome::Skipped(path, done) => {
+            Report::Skipped(path, done) => {
                 self.skipped += 1;
                 self.progress.over();
                 self.object(&[
@@ -140,9 +140,9 @@ impl Tally {
         }
     }
 
-    fn over(&mut self, (job, result, took): Sent<Job>) {
+    fn over(&mut self, (job, result, took): Sent<QueuedPath>) {
         self.progress.over();
-        let Job { out, known, .. } = &job;
+        let QueuedPath { out, known, .. } = &job;
         match result {
             Ok(meta) => match out.done(&meta) {
                 Ok(done) => self.success(&done, &meta, out.len(), took),

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
-use super::{Fault, Outcome, Shell, local, own, remote, transfer, words};
+use super::{CommandResult, Fault, Shell, local, own, remote, transfer, words};
 use crate::{cli::sentence, json::Value};
 
 /// One file for each kind of command; each has its words, its help and its work together.
@@ -130,7 +130,7 @@ impl Command {
     }
 
     /// Does it.
-    pub async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub async fn run(&self, shell: &mut Shell) -> CommandResult {
         match self {
             Self::Pwd(pwd) => pwd.run(shell),
             Self::Cd(cd) => cd.run(shell).await,

@@ -22,7 +22,7 @@ const LONGEST: u64 = 1 << 16;
 const REMEMBERED: usize = 1_000;
 
 /// Where lines come from. Each is read when it is asked for, on a thread of its own.
-pub enum Source {
+pub enum LineSource {
     /// A person.
     Person(Box<Editing>),
     /// A file, or standard input.
@@ -45,7 +45,7 @@ fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::new(Code::Failed, format!("cannot read commands: {error}"))
 }
 
-impl Source {
+impl LineSource {
     /// A file, or standard input for `-`.
     pub fn batch(path: &Path) -> Result<Self, Error> {
         if path.as_os_str() == "-" {

@@ -6,7 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 use tokio::process::Command;
 
-use super::{Fault, LISTED, Outcome, Shell, full, remote::to_object, words};
+use super::{CommandResult, Fault, LISTED, Shell, full, remote::to_object, words};
 use crate::{
     cli::ls,
     error::{Code, Error, printable},
@@ -59,7 +59,7 @@ fn failed(action: &str, path: &Path, error: &io::Error) -> Fault {
 }
 
 impl Lpwd {
-    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+    pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         let here = env::current_dir();
         let here = here.map_err(|e| failed("see", Path::new("the directory"), &e))?;
         let here = here.display().to_string();
@@ -69,7 +69,7 @@ impl Lpwd {
 }
 
 impl Lcd {
-    pub(super) fn run(&self) -> Outcome {
+    pub(super) fn run(&self) -> CommandResult {
         let home = || env::var("HOME").map_err(|_| Fault::usage("say where to: lcd DIR"));
         let dir = match &self.dir {
             Some(dir) => words::literal(dir),
@@ -95,7 +95,7 @@ fn entry(path: &Path, shown: String) -> io::Result<Entry> {
 }
 
 impl Lls {
-    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+    pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         let mut found: Vec<Entry> = Vec::new();
         let here = [".".to_owned()];
         let paths = if self.paths.is_empty() {
@@ -169,7 +169,7 @@ pub fn no_match(pattern: &str) -> Fault {
 }
 
 impl Lmkdir {
-    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+    pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         for dir in &self.dirs {
             let dir = words::literal(dir);
             fs::create_dir(&dir).map_err(|e| failed("make", Path::new(&dir), &e))?;
@@ -180,7 +180,7 @@ impl Lmkdir {
 }
 
 /// Runs a command of the system here.
-pub async fn run(text: &str, shell: &Shell) -> Outcome {
+pub async fn run(text: &str, shell: &Shell) -> CommandResult {
     if text.trim().is_empty() {
         return Err(Fault::usage("a command is missing: write it behind the !"));
     }

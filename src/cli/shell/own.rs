@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Outcome, Shell, command, words};
+use super::{CommandResult, Shell, command, words};
 use crate::{
     cli::output,
     error::printable,
@@ -26,7 +26,7 @@ pub struct Help {
 pub struct Exit {}
 
 impl History {
-    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+    pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         for (n, line) in (1..).zip(&shell.history) {
             shell.say(format_args!("{n:>5}  {}", printable(line, 8_192)));
         }
@@ -36,7 +36,7 @@ impl History {
 }
 
 impl Help {
-    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+    pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         if let Some(name) = &self.command {
             let help = command::help(&words::literal(name))?;
             shell.say(help.as_str().unwrap_or_default().trim_end());
@@ -63,7 +63,7 @@ impl Help {
 }
 
 impl Exit {
-    pub(super) fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) fn run(&self, shell: &mut Shell) -> CommandResult {
         shell.over = true;
         Ok(Value::Null)
     }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Fault, LISTED, Outcome, Shell, full, local::no_match, words};
+use super::{CommandResult, Fault, LISTED, Shell, full, local::no_match, words};
 use crate::{
     cli::{
         ls, output,
@@ -59,13 +59,13 @@ pub fn plain(components: &[String]) -> Result<String, Error> {
 }
 
 /// A path that a word stands for.
-struct Found {
+struct Match {
     path: String,
     /// Where a pattern matched it.
     entry: Option<Entry>,
 }
 
-impl Found {
+impl Match {
     /// Puts in front of an error what it is about.
     fn about<T>(&self, result: Result<T, Error>) -> Result<T, Fault> {
         let shown = || format!("/{}", printable(&self.path, 300));
@@ -75,26 +75,26 @@ impl Found {
 
 impl Shell {
     /// The one path that a word means.
-    fn one(&self, word: &str) -> Result<Found, Fault> {
+    fn one(&self, word: &str) -> Result<Match, Fault> {
         let literal = words::literal(word);
         let path = plain(&self.directory.resolve(&literal)?)?;
-        Ok(Found { path, entry: None })
+        Ok(Match { path, entry: None })
     }
 
     /// The paths that a word means: itself, or what its pattern matches.
-    async fn several(&mut self, word: &str) -> Result<Vec<Found>, Fault> {
+    async fn several(&mut self, word: &str) -> Result<Vec<Match>, Fault> {
         if !words::is_pattern(word) {
             return Ok(vec![self.one(word)?]);
         }
         let peer = self.link.peer().await?;
-        let mut found = vec![Found {
+        let mut found = vec![Match {
             path: String::new(),
             entry: None,
         }];
         let components = self.directory.resolve(word)?;
         for component in &components {
             let mut next = Vec::new();
-            for Found { path: above, entry } in found {
+            for Match { path: above, entry } in found {
                 if entry.is_some_and(|entry| !entry.is_dir) {
                     continue;
                 }
@@ -104,13 +104,13 @@ impl Shell {
                 };
                 if !words::is_pattern(component) {
                     let path = below(&words::literal(component));
-                    next.push(Found { path, entry: None });
+                    next.push(Match { path, entry: None });
                     continue;
                 }
                 let pattern = words::pattern(component)?;
                 let shown = ls::sorted(peer.list(&above, false)?, |entry| {
                     if words::matches(&pattern, &entry.path) {
-                        next.push(Found {
+                        next.push(Match {
                             path: below(&entry.path),
                             entry: Some(entry),
                         });
@@ -159,7 +159,7 @@ impl Shell {
     }
 
     /// All that several words mean.
-    async fn all(&mut self, words: &[String]) -> Result<Vec<Found>, Fault> {
+    async fn all(&mut self, words: &[String]) -> Result<Vec<Match>, Fault> {
         let mut all = Vec::new();
         for word in words {
             all.extend(self.several(word).await?);
@@ -295,7 +295,7 @@ pub struct Tree {
 }
 
 impl Pwd {
-    pub(super) fn run(&self, shell: &Shell) -> Outcome {
+    pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         let here = format!("/{}", shell.directory.0.join("/"));
         shell.say(printable(&here, 8_192));
         Ok(here.into())
@@ -303,10 +303,10 @@ impl Pwd {
 }
 
 impl Cd {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let components = shell.directory.resolve(&words::literal(&self.path))?;
         let path = plain(&components)?;
-        let found = Found { path, entry: None };
+        let found = Match { path, entry: None };
         let peer = shell.link.peer().await?;
         if !found.about(peer.stat(&found.path).await)?.is_dir {
             let shown = printable(&found.path, 300);
@@ -320,7 +320,7 @@ impl Cd {
 }
 
 impl Ls {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let here = [".".to_owned()];
         let words = if self.paths.is_empty() {
             &here[..]
@@ -398,13 +398,13 @@ impl Shell {
         }
     }
 
-    fn did(&self, what: &str, found: &Found) {
+    fn did(&self, what: &str, found: &Match) {
         self.say(format_args!("{what} /{}", printable(&found.path, 8_192)));
     }
 }
 
 impl Mkdir {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let peer = shell.link.peer().await?;
         for word in &self.paths {
             let found = shell.one(word)?;
@@ -416,7 +416,7 @@ impl Mkdir {
 }
 
 impl Rm {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let all = shell.all(&self.paths).await?;
         let peer = shell.link.peer().await?;
         for found in all {
@@ -432,7 +432,7 @@ impl Rm {
 }
 
 impl Mv {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let all = shell.all(&self.paths).await?;
         let peer = shell.link.peer().await?;
         let to = shell.one(&self.to)?;
@@ -460,7 +460,7 @@ impl Mv {
 }
 
 impl Stat {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let mut objects = Vec::new();
         for found in shell.all(&self.paths).await? {
             let peer = shell.link.peer().await?;
@@ -487,7 +487,7 @@ impl Stat {
 }
 
 impl Find {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let (path, pattern) = match self.words.as_slice() {
             [path, pattern] => (Some(path.clone()), pattern),
             [pattern] => (None, pattern),
@@ -506,7 +506,7 @@ impl Find {
 }
 
 impl Du {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let all = shell.below(&self.path).await?;
         let dirs = all.iter().filter(|entry| entry.is_dir).count() as u64;
         let files = all.len() as u64 - dirs;
@@ -527,7 +527,7 @@ impl Du {
 }
 
 impl Tree {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let all = shell.below(&self.path).await?;
         if !shell.json {
             draw(shell, &all);

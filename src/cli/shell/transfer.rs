@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::{Fault, Outcome, Shell, local, words};
+use super::{CommandResult, Fault, Shell, local, words};
 use crate::{
     cli::{
         get::{self, fetch::Fetch},
@@ -13,7 +13,7 @@ use crate::{
             self,
             upload::{Target, Upload},
         },
-        remote::Place,
+        remote::RemotePath,
         tally::Voice,
     },
     error::{Code, Error},
@@ -50,19 +50,19 @@ pub struct Put {
 }
 
 impl Get {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let paths = shell.all_paths(&self.paths).await?;
-        let place = |path: String| Place {
+        let place = |path: String| RemotePath {
             peer: shell.name.clone(),
             path,
         };
-        let places: Vec<Place> = paths.into_iter().map(place).collect();
+        let places: Vec<RemotePath> = paths.into_iter().map(place).collect();
         let only = places.len() == 1;
         let (options, progress) = (self.options.clone(), shell.progress.clone());
         let several = options.is_several(places.len());
         let mut fetch = Fetch::new(options, Path::new("."), progress.clone(), voice(shell))?;
         begin(shell, several);
-        let places: Vec<&Place> = places.iter().collect();
+        let places: Vec<&RemotePath> = places.iter().collect();
         let fetched = fetch.places(&mut shell.link, &places, only).await;
         progress.end();
         outcome(shell, only, fetched, fetch.end())
@@ -70,7 +70,7 @@ impl Get {
 }
 
 impl Put {
-    pub(super) async fn run(&self, shell: &mut Shell) -> Outcome {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let mut files = Vec::new();
         for word in &self.files {
             files.extend(local::expand(word)?);
@@ -114,7 +114,7 @@ fn outcome(
     only: bool,
     done: Result<(), Error>,
     (ended, kept): (Result<(), Error>, Vec<Value>),
-) -> Outcome {
+) -> CommandResult {
     done?;
     let reason = kept.iter().find_map(|object| {
         let reason = object.get("error").and_then(Value::as_str);

@@ -19,7 +19,7 @@ use crate::{
     files::service::FileService,
     hooks::{
         batch::Verdicts,
-        dispatch::{Dispatcher, Kept},
+        dispatch::{Dispatcher, LeasedEvent},
         startup::Startup,
     },
     meta::Meta,
@@ -90,7 +90,7 @@ struct Storing {
     /// Whether it gets the path that its sender wants at once.
     goes_there: bool,
     /// What its hooks will hear.
-    kept: Option<Kept>,
+    leased: Option<LeasedEvent>,
     crc: u32,
 }
 
@@ -140,8 +140,8 @@ impl Receiver {
                     continue;
                 }
             };
-            match storing.kept.take() {
-                Some(kept) => asking.push((at, storing, partial, kept)),
+            match storing.leased.take() {
+                Some(leased) => asking.push((at, storing, partial, leased)),
                 None => {
                     self.hooks
                         .hide_if_asked(partial.folder(), partial.subject())
@@ -176,7 +176,7 @@ impl Receiver {
         } = arrival;
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
-        let kept = self.hooks.keep(event, pinned, partial.key());
+        let leased = self.hooks.lease(event, pinned, partial.key());
         let destination = Destination::of(&meta);
         if let Some(destination) = &destination
             && let [name] = destination.path.components()
@@ -188,12 +188,12 @@ impl Receiver {
             begun,
             folder,
             config,
-            goes_there: kept.is_none() && Destination::open(&meta).is_some(),
+            goes_there: leased.is_none() && Destination::open(&meta).is_some(),
             destination,
             crc,
-            kept,
+            leased,
         };
-        let owed = storing.kept.is_some();
+        let owed = storing.leased.is_some();
         let whole = sink.map(|sink| Whole {
             partial,
             sink,
@@ -292,15 +292,15 @@ impl Receiver {
     /// and its hooks run again.
     async fn received(
         &self,
-        asking: Vec<(usize, Storing, Partial, Kept)>,
+        asking: Vec<(usize, Storing, Partial, LeasedEvent)>,
         mut tell: impl FnMut(Vec<(usize, Stored)>),
     ) {
-        let (mut files, mut kept) = (Vec::new(), Vec::new());
+        let (mut files, mut leased) = (Vec::new(), Vec::new());
         for (at, storing, partial, mut one) in asking {
             let event = one.event_mut();
             event.file = Some(storing.subject.data_file());
             event.subject = Some(storing.subject.clone());
-            kept.push(one);
+            leased.push(one);
             // As long as its hooks work, the transfer is under way.
             files.push(Some((at, storing, partial)));
         }
@@ -313,7 +313,7 @@ impl Receiver {
             });
             tell(over.collect());
         };
-        self.hooks.run_kept_each(kept, heard).await;
+        self.hooks.run_leased_each(leased, heard).await;
     }
 
     /// Tells log and observer what became of a file.

@@ -20,10 +20,10 @@ const MAX_SECONDS: usize = 4_096;
 
 /// Transfers that are under way in this process.
 #[derive(Clone, Default)]
-pub struct UnderWay(Arc<Mutex<State>>);
+pub struct UnderWay(Arc<Mutex<Claims>>);
 
 #[derive(Default)]
-struct State {
+struct Claims {
     /// With the stem that each of them tries, or has.
     transfers: HashMap<Key, String>,
     /// The last number that was tried for files of one sender and one second, so that the
@@ -68,7 +68,7 @@ impl UnderWay {
             .any(|(key, tried)| key.user == user && key.folder == folder && tried == stem)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Claims> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

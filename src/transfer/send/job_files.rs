@@ -48,14 +48,14 @@ struct Before {
 }
 
 /// A file that is to be sent.
-pub struct Source {
+pub struct SourceFile {
     file: std::fs::File,
     version: Version,
     parent: PathBuf,
     name: String,
 }
 
-impl Source {
+impl SourceFile {
     /// Bytes of the file.
     pub fn len(&self) -> u64 {
         self.version.len()
@@ -69,13 +69,13 @@ impl Source {
 
 /// Opens files, and knows where the directory is that the file before lay in.
 #[derive(Default)]
-pub struct Sources {
+pub struct SourceFiles {
     parent: Option<(PathBuf, PathBuf)>,
 }
 
-impl Sources {
+impl SourceFiles {
     /// Opens a file, by a name that may be a link.
-    pub fn open(&mut self, path: &Path) -> Result<Source, Error> {
+    pub fn open(&mut self, path: &Path) -> Result<SourceFile, Error> {
         let at = |e: io::Error| Error::io("open", path, &e);
         let (file, about, full) = match open_any(path, OFlags::NOFOLLOW) {
             Ok((file, about)) => (file, about, path.to_owned()),
@@ -103,7 +103,7 @@ impl Sources {
             let sentence = format!("cannot send {}: its name is not UTF-8", path.display());
             Error::new(Code::Failed, sentence)
         })?;
-        Ok(Source {
+        Ok(SourceFile {
             version: Version::from(&about),
             parent: self.parent_of(&full).map_err(at)?,
             name: name.to_owned(),
@@ -183,14 +183,14 @@ impl JobFiles {
         &self.template
     }
 
-    fn before(&self, source: &Source) -> Option<&Before> {
+    fn before(&self, source: &SourceFile) -> Option<&Before> {
         let before = self.before.as_ref()?;
         let before = before.get(&source.parent.join(&source.name))?;
         (before.version == source.version.to_text()).then_some(before)
     }
 
     /// The `.done` of a file that was sent and has not changed since.
-    pub fn sent(&self, source: &Source) -> Option<&Path> {
+    pub fn sent(&self, source: &SourceFile) -> Option<&Path> {
         let path = &self.before(source)?.path;
         path.extension()
             .is_some_and(|e| e == "done")
@@ -198,7 +198,7 @@ impl JobFiles {
     }
 
     /// The `.meta` or `.failed` of a file that was to be sent and has not changed since.
-    pub fn unsent(&self, source: &Source) -> Option<&Path> {
+    pub fn unsent(&self, source: &SourceFile) -> Option<&Path> {
         let path = &self.before(source)?.path;
         path.extension()
             .is_some_and(|e| e != "done")
@@ -207,7 +207,7 @@ impl JobFiles {
 
     /// Writes a `.meta` under a name that is free here; `path` is where in a directory the
     /// file was found. Nothing is flushed: the file itself is the truth.
-    pub fn add(&mut self, source: Source, path: Option<&Path>) -> Result<SendJob, Error> {
+    pub fn add(&mut self, source: SourceFile, path: Option<&Path>) -> Result<SendJob, Error> {
         let not_text = || {
             let path = source.parent.join(&source.name);
             let sentence = format!("cannot send {}: its path is not UTF-8", path.display());

@@ -28,7 +28,7 @@ pub struct Files {
 }
 
 /// Where a name leads.
-enum Found {
+enum FileKind {
     Contents(ContentPath),
     Document,
 }
@@ -47,18 +47,18 @@ impl Files {
         &*self.store
     }
 
-    fn find(&self, name: &str) -> io::Result<Found> {
+    fn find(&self, name: &str) -> io::Result<FileKind> {
         match is_own(name) {
-            true => Ok(Found::Document),
-            false => Ok(Found::Contents(ContentPath::parse(name)?)),
+            true => Ok(FileKind::Document),
+            false => Ok(FileKind::Contents(ContentPath::parse(name)?)),
         }
     }
 
     /// What has a name, if anything does.
     pub fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
         match self.find(name)? {
-            Found::Contents(path) => self.store.stat(&path),
-            Found::Document => match self.folder.dir().symlink_metadata(name) {
+            FileKind::Contents(path) => self.store.stat(&path),
+            FileKind::Document => match self.folder.dir().symlink_metadata(name) {
                 Ok(about) => Ok(Some(Stat::from(&about))),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),
@@ -69,8 +69,8 @@ impl Files {
     /// Opens a regular file to read it.
     pub fn open(&self, name: &str) -> io::Result<Box<dyn Contents>> {
         match self.find(name)? {
-            Found::Contents(path) => self.store.open(&path),
-            Found::Document => {
+            FileKind::Contents(path) => self.store.open(&path),
+            FileKind::Document => {
                 let (file, _) = file::open_itself(self.folder.dir(), name)?;
                 Ok(Box::new(LocalContents(file.into_std())))
             }
@@ -135,10 +135,10 @@ impl Files {
     }
 
     /// The directory of this machine that a name is in, if it is in one.
-    fn directory(&self, found: &Found) -> Option<&Dir> {
+    fn directory(&self, found: &FileKind) -> Option<&Dir> {
         match found {
-            Found::Document => Some(self.folder.dir()),
-            Found::Contents(_) => self.store.as_local().map(|local| &**local.dir()),
+            FileKind::Document => Some(self.folder.dir()),
+            FileKind::Contents(_) => self.store.as_local().map(|local| &**local.dir()),
         }
     }
 
@@ -149,7 +149,7 @@ impl Files {
         if let (Some(here), Some(dir)) = (self.directory(&from), there.directory(&target)) {
             return file::rename_to_free(here, name, dir, to);
         }
-        if let (Found::Contents(path), Found::Contents(to)) = (&from, &target)
+        if let (FileKind::Contents(path), FileKind::Contents(to)) = (&from, &target)
             && Arc::ptr_eq(&self.store, &there.store)
         {
             return self.store.rename(path, &Target::free(to));
@@ -157,8 +157,8 @@ impl Files {
         let contents = self.open(name)?;
         let mut reader = crate::store::Reader::new(&*contents);
         match &target {
-            Found::Contents(path) => there.publish(&mut reader, &Target::free(path))?,
-            Found::Document => {
+            FileKind::Contents(path) => there.publish(&mut reader, &Target::free(path))?,
+            FileKind::Document => {
                 let mut text = Vec::new();
                 reader.take(crate::meta::MAX_LEN).read_to_end(&mut text)?;
                 file::create(there.folder.dir(), to, 0o644, &text)?;
@@ -170,8 +170,8 @@ impl Files {
     /// Removes a file.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match self.find(name)? {
-            Found::Contents(path) => self.store.remove(&path),
-            Found::Document => self.folder.dir().remove_file(name),
+            FileKind::Contents(path) => self.store.remove(&path),
+            FileKind::Document => self.folder.dir().remove_file(name),
         }
     }
 

@@ -70,9 +70,12 @@ impl FileService {
         })
     }
 
-    /// What is known of a transfer that came to its end before.
-    pub fn known(&self, key: &Key) -> Result<Option<Transfer>, Error> {
-        self.delivered.find(key).map_err(|error| {
+    /// What is known of transfers that came to their end before, in their order.
+    pub fn known<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a Key>,
+    ) -> Result<Vec<Option<Transfer>>, Error> {
+        self.delivered.find_all(keys).map_err(|error| {
             error!("{error}");
             Error::new(
                 Code::Later,

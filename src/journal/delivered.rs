@@ -106,6 +106,21 @@ impl DeliveredBefore {
         let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(find(&db, key)?)
     }
+
+    /// [`Self::find`] for many transfers, in their order: the locks of the journal are taken
+    /// once for all.
+    pub fn find_all<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a Key>,
+    ) -> Result<Vec<Option<Transfer>>, JournalError> {
+        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = db.unchecked_transaction()?;
+        let found = keys
+            .map(|key| find(&reading, key))
+            .collect::<Result<_, _>>()?;
+        reading.finish()?;
+        Ok(found)
+    }
 }
 
 /// What is known of a transfer.

@@ -168,7 +168,10 @@ pub type Names = Box<dyn Iterator<Item = io::Result<(String, Kind)>> + Send>;
 /// The stores of folders. Copies of it are the same one; the default gives each folder its
 /// own directory.
 #[derive(Clone)]
-pub struct Stores(Arc<dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync>);
+pub struct Stores(Arc<Make>);
+
+/// Makes the store of a folder.
+type Make = dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync;
 
 impl Stores {
     /// Stores that this makes.

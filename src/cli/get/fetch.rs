@@ -376,7 +376,7 @@ impl<'w> Work<'w> {
                         .saturating_sub(remote.modified.rem_euclid(1_000_000_000))
         };
         if about.is_file() && about.len() == remote.size && same_time {
-            self.conclude(&remote);
+            self.conclude(remote);
             self.fetch.tally.same(&item);
             return Ok(None);
         }
@@ -392,7 +392,7 @@ impl<'w> Work<'w> {
                 Ok(Some(Conflict::Overwrite))
             }
             on if on.skips() => {
-                self.conclude(&remote);
+                self.conclude(remote);
                 self.fetch.tally.skipped(&item);
                 Ok(None)
             }

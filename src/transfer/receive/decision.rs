@@ -12,6 +12,7 @@ use super::{
     offer::{Checked, FileOffer, Offer},
     partial::{Partial, Reserved},
     receiver::{Parties, Receiver},
+    under_way::Claim,
 };
 use crate::{
     crypto::random,
@@ -19,7 +20,7 @@ use crate::{
     event::{Kind, Outcome, Verdict},
     files::{disk_queue::DiskQueue, exists},
     hooks::Pinned,
-    journal::delivered::Stage,
+    journal::delivered::{Stage, Transfer},
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
@@ -74,6 +75,13 @@ struct Inbox {
     room: Option<u64>,
     /// Whether a program at `[OnMeta]` reads the `.meta`.
     shows_meta: bool,
+}
+
+/// A file whose transfer no other session has in hand.
+struct Claimed {
+    offer: Box<FileOffer>,
+    inbox: Inbox,
+    claim: Claim,
 }
 
 /// A file that has a name, and that hooks have to decide about.
@@ -156,8 +164,16 @@ impl Receiver {
         let (this, people) = (self.clone(), parties.clone());
         let reserved = queue.run(move || {
             let mut inboxes = HashMap::new();
-            let offers = files.into_iter();
-            let reserved = offers.map(|(_, offer)| this.reserve(&people, &mut inboxes, offer));
+            let claimed: Vec<_> = files
+                .into_iter()
+                .map(|(_, offer)| this.claim(&people, &mut inboxes, offer))
+                .collect();
+            let keys = claimed.iter().flatten().map(|claimed| claimed.claim.key());
+            let mut known = this.files.known(keys)?.into_iter();
+            let reserved = claimed.into_iter().map(|claimed| {
+                let claimed = claimed?;
+                this.reserve(claimed, known.next().flatten())
+            });
             Ok(reserved.collect::<Vec<_>>())
         });
         let reserved = match reserved.await {
@@ -193,22 +209,40 @@ impl Receiver {
         decided
     }
 
-    /// Gives a file a name, on a thread of the disk.
-    fn reserve(
-        self: &Arc<Self>,
+    /// Claims a transfer for this session.
+    fn claim(
+        &self,
         parties: &Parties,
         inboxes: &mut HashMap<String, Result<Inbox, Error>>,
         offer: Box<FileOffer>,
-    ) -> Result<(Reserved, Inbox, u64, u64), Error> {
+    ) -> Result<Claimed, Error> {
         let inbox = inboxes
             .entry(offer.meta.folder.clone())
             .or_insert_with_key(|folder| self.inbox(&parties.user, folder))
             .clone()?;
         let claim = self.under_way.claim(&inbox.folder, &parties.from, offer.id);
-        let mut claim = claim.ok_or_else(|| {
+        let claim = claim.ok_or_else(|| {
             Error::new(Code::Later, "this transfer is under way already, try later")
         })?;
-        let known = self.files.known(claim.key())?;
+        Ok(Claimed {
+            offer,
+            inbox,
+            claim,
+        })
+    }
+
+    /// Gives a file a name, on a thread of the disk. `known` is what the journal has of its
+    /// transfer; that was asked after the transfer was claimed, so it is the latest.
+    fn reserve(
+        &self,
+        claimed: Claimed,
+        known: Option<Transfer>,
+    ) -> Result<(Reserved, Inbox, u64, u64), Error> {
+        let Claimed {
+            offer,
+            inbox,
+            mut claim,
+        } = claimed;
         if let Some(path) = &offer.path
             && known.is_none()
             && !claim.take_path(path)

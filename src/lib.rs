@@ -40,7 +40,7 @@
 //! # The map
 //!
 //! The modules stand in the order in which data flows. Each knows those below it and
-//! none above; only `session` knows wire, hooks and store together.
+//! none above.
 //!
 //! | module | owns |
 //! | --- | --- |

@@ -295,3 +295,26 @@ pub fn decode_error(body: &[u8]) -> Result<Error, WireError> {
         _ => Err(WireError::Record),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_seals_and_opens_no_more_than_its_share() {
+        let near_its_end = || Stream {
+            next: MAX_SEALED - 1,
+            ..Stream::new(&Key::new([7; 16])).unwrap()
+        };
+        let (mut ours, mut theirs) = (near_its_end(), near_its_end());
+        let mut last = ours.record(Kind::Ack, 1, ACK).unwrap();
+        let head = Head::decode(last.first_chunk().unwrap()).unwrap();
+        let sealed = last.split_at_mut(HEAD_LEN).1;
+        assert_eq!(theirs.open(head, &mut sealed.to_vec()).unwrap(), ACK);
+        let worn = ours.record(Kind::Ack, 1, ACK).unwrap_err();
+        assert!(matches!(worn, WireError::KeyWorn), "{worn}");
+        let worn = theirs.open(head, sealed).unwrap_err();
+        assert!(matches!(worn, WireError::KeyWorn), "{worn}");
+    }
+}

@@ -108,7 +108,7 @@ start_nginx() {
     port=$(free_port)
     WEB=https://127.0.0.1:$port
     CURL=(curl -sS -f --tlsv1.3 --tls13-ciphers TLS_AES_128_GCM_SHA256 --cacert "$W/tls.pem")
-    mkdir -p "$W/nginx" "$W/src"
+    mkdir "$W/nginx"
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1 \
         -addext subjectAltName=IP:127.0.0.1 -keyout "$W/tls.key" -out "$W/tls.pem" 2>/dev/null
     cat >"$W/nginx/nginx.conf" <<END
@@ -183,7 +183,7 @@ over_ssh=" "
 for tool in scp scp-sync rsync rsync-fsync tar; do
     ! have $tool sshd ssh ssh-keygen "${tool%%-*}" || over_ssh+="$tool "
 done
-if [[ $over_ssh == *rsync-fsync* ]] && ! rsync --help | grep -q -- --fsync; then
+if [[ $over_ssh == *rsync-fsync* ]] && ! rsync --help | grep -e --fsync >/dev/null; then
     missing "rsync-fsync (this rsync has no --fsync)"
     over_ssh=${over_ssh/ rsync-fsync / }
 fi
@@ -195,7 +195,7 @@ transfer() { # TOOL SOURCE
     case $1 in
     m2y*)
         "$M2Y" send --no-progress --root "$ROOT" --server "$ADDRESS" \
-            --from zhenqiang --to roland-frei --folder "$1" --recursive "$2"
+            --from zhenqiang --to roland-frei --folder "$NAME" --recursive "$2"
         ;;
     socat)
         port=$(free_port)
@@ -222,16 +222,19 @@ run() { # PART TOOL
     esac
 }
 
-# What came before is gone, from the disk too; the sources are in memory.
+# Each run has a directory or a folder of its own: on ext4 new files cost more CPU where others
+# were deleted in the last seconds.
 # Last, memory is touched and freed. A virtual machine may get a page from its host only when
 # it first touches it, at less than the speed of a transfer, and give it back seconds later.
-ready() {
-    rm -rf "$DST"
+ready() { # TOOL
     mkdir "$DST"
-    find "$ROOT"/user/*/m2y* -maxdepth 1 -type f ! -name '*.rhai' ! -name m2y.config -delete
+    case $1 in
+    m2y) folder "$ROOT" "$NAME" OnMeta OnReceived ;;
+    m2y-onmeta) folder "$ROOT" "$NAME" OnMeta ;;
+    m2y-none) folder "$ROOT" "$NAME" ;;
+    esac
     find "$SRC" -type f -exec cat {} + >/dev/null
     sync -f "$DST"
-    sleep 0.5 # for a server that watches what we deleted
     dd if=/dev/zero of=/dev/null bs="${TOUCH_MIB}M" count=1 iflag=fullblock status=none
 }
 
@@ -262,7 +265,7 @@ ended() {
 
 # The contents arrived, and with m2y every hook has left its word in every .meta.
 check() { # TOOL
-    local event inbox=$ROOT/user/roland-frei/$1 events="" seen
+    local event inbox=$ROOT/user/roland-frei/$NAME events="" seen
     case $1 in
     m2y | m2y-onmeta | m2y-none) sums "$inbox" .data ;;
     *) sums "$DST" .bin ;;
@@ -276,7 +279,8 @@ check() { # TOOL
 
 once() { # PART TOOL ROUND
     local c0 took
-    ready
+    NAME=$2-$3 DST=$PLACE/$2-$3
+    ready "$2"
     cpu; c0=$CPU
     T0=$(now)
     run "$1" "$2" >"$W/out.log" 2>&1 || die "$2 failed ($1): $(tail -qn 3 "$W/out.log" "$W/serve.log")"
@@ -285,15 +289,16 @@ once() { # PART TOOL ROUND
     cpu
     check "$2" || die "$2: what arrived is not what was sent ($1)"
     [ "$3" = 0 ] || echo "$took $((CPU - c0))" >>"$W/result.$1.$2"
+    [ "$1" = disk-small ] || rm -rf "$DST" "$ROOT"/user/*/"$NAME"
 }
 
 # Sources, two people, a server, and all rounds of a part.
 measure() { # PART TOOL ...
     local part=$1 n=$(($# - 1)) at i r
-    case $part in disk-*) SRC=$DISK ;; *) SRC=$W ;; esac
-    ROOT=$SRC/root DST=$SRC/dst SRC=$SRC/src
-    rm -rf "$ROOT" "$SRC" "$DST"
-    mkdir -p "$SRC/small" "$DST"
+    PLACE=$W/$part
+    [[ $part != disk-* ]] || PLACE=$DISK/$part
+    ROOT=$PLACE/root SRC=$PLACE/src
+    mkdir -p "$SRC/small"
     case $part in
     *-large) FILES=1; head -c $((BIG_MIB << 20)) /dev/urandom >"$SRC/big.bin" ;;
     disk-small) FILES=$DISK_FILES ;;
@@ -309,9 +314,6 @@ measure() { # PART TOOL ...
         split -b "$SIZE" -a 6 -d --additional-suffix=.bin - "$SRC/small/f"
     sums "$SRC" .bin >"$W/sums"
     people "$ROOT"
-    folder "$ROOT" m2y OnMeta OnReceived
-    folder "$ROOT" m2y-onmeta OnMeta
-    folder "$ROOT" m2y-none
     serve "$ROOT"
     for ((r = 0; r <= RUNS; r++)); do
         note "$part: round $r of $RUNS"
@@ -322,18 +324,18 @@ measure() { # PART TOOL ...
     done
     PEAK=$(memory VmHWM "$SERVER")
     end "$SERVER"
-    rm -rf "$ROOT" "$SRC" "$DST"
+    rm -rf "$PLACE"
 }
 
 TICK=$(getconf CLK_TCK)
 table() { # PART TITLE UNIT UNITS CPU-UNIT CPU-UNITS TOOL ...
     local part=$1 title=$2 unit=$3 units=$4 cpu_unit=$5 cpu_units=$6 tool time cpu ratio promised=""
-    echo "| $title | s | $unit | CPU s for $cpu_unit, both sides | m2y is so many times as fast |"
+    echo "| $title | s | $unit | CPU s per $cpu_unit, both sides | time relative to m2y |"
     echo "| --- | --- | --- | --- | --- |"
     for tool in "${@:7}"; do
         time=$(cut -d' ' -f1 "$W/result.$part.$tool" | spread)
         cpu=$(cut -d' ' -f2 "$W/result.$part.$tool" | spread)
-        # Within a round, where both met the same machine.
+        # Within a round, where both met the same conditions.
         ratio=$(paste -d' ' "$W/result.$part.$tool" "$W/result.$part.m2y" | awk '{ print $1 / $3 }' | spread)
         awk -v name="${SAYS[$tool]}" -v units="$units" -v cpu_units="$cpu_units" -v tick="$TICK" \
             -v all="$time $cpu $ratio" -v own="$([ "$tool" = m2y ] && echo 1)" '
@@ -348,13 +350,13 @@ table() { # PART TITLE UNIT UNITS CPU-UNIT CPU-UNITS TOOL ...
             }'
         [ -z "${PROMISED[$part:$tool]:-}" ] ||
             promised+=$(awk -v want="${PROMISED[$part:$tool]}" -v have="$(cut -d' ' -f2 <<<"$ratio")" -v tool="$tool" \
-                'BEGIN { printf "Promised: %s times as fast as %s; %s.", want, tool, (have >= want ? "kept" : "NOT kept") }')$'\n'
+                'BEGIN { printf "Promised: at least %s times as fast as %s; %s.", want, tool, (have >= want ? "kept" : "NOT kept") }')$'\n'
     done
     printf '\n%s%s\n\n' "$promised" "Peak memory of the m2y server: $(awk -v k="$PEAK" 'BEGIN { printf "%.0f", k / 1024 }') MiB."
 }
 
 machine
-echo "\`RUNS=$RUNS PARTS=\"$PARTS\" benches/side_by_side.sh\`: medians of $RUNS rounds, in brackets the least and the most. The others run no hooks."
+echo "\`RUNS=$RUNS PARTS=\"$PARTS\" benches/side_by_side.sh\`: median of $RUNS rounds (minimum to maximum). The others run no hooks."
 echo "Peers: $(for peer in "ssh -V" "rsync --version" "socat -V" "nginx -v" "curl --version"; do
     # shellcheck disable=SC2086 # words of a command
     ! command -v "${peer%% *}" >/dev/null || $peer 2>&1 | grep -m 1 -E '[0-9]\.[0-9]' | cut -d' ' -f1-4
@@ -371,7 +373,7 @@ for part in $PARTS; do
     case $part in
     *-small) table "$part" "$FILES files of $SIZE bytes, $place" files/s "$FILES" "10,000 files" "$(awk -v n="$FILES" 'BEGIN { print n / 1e4 }')" "${tools[@]}" ;;
     *-large) mb=$(awk -v n="$SIZE" 'BEGIN { print n / 1e6 }')
-        table "$part" "one file of $BIG_MIB MiB, $place" MB/s "$mb" "a GB" "$(awk -v mb="$mb" 'BEGIN { print mb / 1e3 }')" "${tools[@]}" ;;
+        table "$part" "one file of $BIG_MIB MiB, $place" MB/s "$mb" GB "$(awk -v mb="$mb" 'BEGIN { print mb / 1e3 }')" "${tools[@]}" ;;
     fresh) table "$part" "$FILES files of 4 KiB, a new process and connection for each" sends/s "$FILES" "100 sends" "$(awk -v n="$FILES" 'BEGIN { print n / 100 }')" "${tools[@]}" ;;
     esac
 done

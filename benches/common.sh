@@ -45,36 +45,43 @@ machine() {
     echo
 }
 
-# Two people in a root, who know each other, and a folder with a Rhai hook at [OnMeta] and
-# one at [OnReceived]. The second one writes into the meta, so that it can be seen to
-# have run.
+# Two people in a root, who know each other, and a folder `photo` with a hook at [OnMeta] and
+# one at [OnReceived].
 people() { # ROOT
     local u
     "$M2Y" init --root "$1" >/dev/null
     for u in zhenqiang roland-frei; do
         echo "{\"username\": \"$u\"}" >"$W/$u.json"
         "$M2Y" user create --root "$1" "$W/$u.json" >/dev/null
-        "$M2Y" contact export --root "$1" $u >"$W/$u.card"
+        "$M2Y" contact export --root "$1" $u >"$W/$u.card" 2>"$W/export.log" ||
+            die "m2y contact export: $(cat "$W/export.log")"
     done
     "$M2Y" contact add --root "$1" --user zhenqiang "$W/roland-frei.card" >/dev/null
     "$M2Y" contact add --root "$1" --user roland-frei "$W/zhenqiang.card" >/dev/null
-    "$M2Y" folder create --root "$1" --user roland-frei photo >/dev/null
-    INBOX=$1/user/roland-frei/photo
-    OUTBOX=$1/user/zhenqiang/photo
+    folder "$1" photo OnMeta OnReceived
+    # shellcheck disable=SC2034 # limits.sh uses them
+    INBOX=$1/user/roland-frei/photo OUTBOX=$1/user/zhenqiang/photo
     mkdir -p "$OUTBOX"
-    echo 'meta.shelf = "of " + meta.from;' >"$INBOX/shelf.rhai"
-    cat >"$INBOX/m2y.config" <<'END'
-[OnMeta]
-checkPermission.rhai
-[OnReceived]
-shelf.rhai
-[permission]
-zhenqiang = always
-END
+}
+
+# A folder of Roland's with a Rhai script at each EVENT. A script writes its event into the
+# .meta, so that one can see that it ran. Without an EVENT the folder takes everything;
+# OnMeta has to be the first.
+folder() { # ROOT NAME EVENT ...
+    local at=$1/user/roland-frei/$2 event
+    "$M2Y" folder create --root "$1" --user roland-frei "$2" >/dev/null
+    {
+        echo "[OnMeta]"
+        for event in "${@:3}"; do
+            [ "$event" = OnMeta ] || echo "[$event]"
+            echo "at$event.rhai"
+            echo "meta.seenAt$event = \"from \" + meta.from;" >"$at/at$event.rhai"
+        done
+    } >"$at/m2y.config"
 }
 
 # Starts a server on a free port: SERVER is its process, ADDRESS where it listens.
-# shellcheck disable=SC2034 # whoever sources this uses them
+# shellcheck disable=SC2034 # the scripts that source this use them
 serve() { # ROOT
     rm -f "$W/said"
     mkfifo "$W/said"
@@ -91,13 +98,6 @@ end() { # PID
     wait "$1" 2>/dev/null || true
     for p in "${PIDS[@]}"; do [ "$p" = "$1" ] || left+=("$p"); done
     PIDS=("${left[@]:-}")
-}
-
-# A file that people write, before the clock starts: the .meta of a file beside it.
-prepare_meta() { # FILE
-    local name=${1##*/}
-    printf '{"from": "zhenqiang", "to": "roland-frei", "folder": "photo", "filename": "%s"}\n' \
-        "$name" >"${1%.*}.meta"
 }
 
 # Kilobytes that a process has, or had at most: VmRSS, VmHWM.

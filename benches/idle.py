@@ -80,7 +80,7 @@ def opener(root):
 
     def open_session(address, n):
         sock = connect(address)
-        text, transfer = meta(n)
+        text, file_id = meta(n)
         share = X25519PrivateKey.generate()
         plain = share.public_key().public_bytes_raw() + text
         length = 1 + 8 + peer_size + len(plain) + 16 + own_size
@@ -111,7 +111,7 @@ def opener(root):
         secrets = shared + secret + answered
         client = hkdf(transcript, secrets, b"m2y/1 client records")
         files = hkdf(transcript, secrets, b"m2y/1 files", 32)
-        blocks = hkdf(files, bytes.fromhex(answer["filekey"]), b"m2y/1 blocks" + transfer)
+        blocks = hkdf(files, bytes.fromhex(answer["filekey"]), b"m2y/1 client blocks" + file_id + bytes(4))
         sock.sendall(record(blocks, 0, 3, b"") + record(client, 0, 4, bytes(8)))
         while True:
             kind, _, _, _, length = struct.unpack(">BBHII", exactly(sock, 12))

@@ -369,3 +369,14 @@ pub struct Run {
     /// Why it failed, with the place in the script: for the owner, not for a peer.
     pub error: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::config::EVENT_SECTIONS;
+
+    #[test]
+    fn every_event_has_its_section_in_an_m2y_config() {
+        assert_eq!(Kind::ALL.map(Kind::section), EVENT_SECTIONS);
+    }
+}

@@ -1,4 +1,4 @@
-//! Every example of `examples/hooks` does what its README says.
+//! Every example of `examples/hooks` does what its README says, and the one of the library runs.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -7,6 +7,9 @@
 )]
 
 mod common;
+#[allow(dead_code)]
+#[path = "../examples/library.rs"]
+mod library;
 mod servers;
 
 use std::{
@@ -581,6 +584,14 @@ async fn webhook_tells_a_web_server_of_each_file() {
     assert_eq!(body["sent"], sent.datetime.as_str());
     assert_eq!(body["id"], sent.id.unwrap().to_string().as_str());
     assert_eq!(body["file"], world.arrived(".data")[0].as_str());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_uses_the_library_moves_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let arrived = library::transfer(dir.path()).await.unwrap();
+    assert_eq!(arrived.text, "Hello, Roland");
+    assert_eq!(arrived.shelf, "letters from zhenqiang");
 }
 
 #[test]

@@ -158,14 +158,14 @@ impl From<TransportError> for Error {
 /// Connects to an address.
 pub async fn dial(address: &Address) -> Result<Link, TransportError> {
     match address {
-        Address::Tcp(_) => tcp::dial(address).await,
+        Address::Tcp(host) => tcp::dial(address, host).await,
     }
 }
 
 /// Listens on an address. With TCP, port 0 takes any free port.
 pub async fn listen(address: &Address) -> Result<Box<dyn Listener>, TransportError> {
     match address {
-        Address::Tcp(_) => tcp::listen(address).await,
+        Address::Tcp(host) => tcp::listen(address, host).await,
     }
 }
 

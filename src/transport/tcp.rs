@@ -14,13 +14,12 @@ use super::{Address, Link, Listener, Peer, TransportError};
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(20);
 
-pub(super) async fn dial(address: &Address) -> Result<Link, TransportError> {
-    let Address::Tcp(host) = address;
+pub(super) async fn dial(address: &Address, host: &str) -> Result<Link, TransportError> {
     let failed = |source| TransportError::Connect {
         address: address.clone(),
         source,
     };
-    let stream = match timeout(CONNECT, TcpStream::connect(host.as_str())).await {
+    let stream = match timeout(CONNECT, TcpStream::connect(host)).await {
         Ok(connected) => connected.map_err(failed)?,
         Err(_) => {
             return Err(TransportError::Silent {
@@ -33,9 +32,11 @@ pub(super) async fn dial(address: &Address) -> Result<Link, TransportError> {
     Ok(link(stream, Peer::Ip(peer)))
 }
 
-pub(super) async fn listen(address: &Address) -> Result<Box<dyn Listener>, TransportError> {
-    let Address::Tcp(host) = address;
-    match TcpListener::bind(host.as_str()).await {
+pub(super) async fn listen(
+    address: &Address,
+    host: &str,
+) -> Result<Box<dyn Listener>, TransportError> {
+    match TcpListener::bind(host).await {
         Ok(listener) => Ok(Box::new(listener)),
         Err(source) => Err(TransportError::Listen {
             address: address.clone(),

@@ -9,14 +9,15 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{process::Command, sync::Arc, time::Duration};
 
-use common::{OPEN, World, peer, said};
+use common::{M2Y, OPEN, ROLAND, World, ZHENQIANG, peer, said};
 use m2y::{
+    error::{Code, Error},
     meta::{Features, Wire},
     wire::record::{self, Kind},
 };
-use tokio::{net::TcpListener, task};
+use tokio::{net::TcpListener, task, time::timeout};
 
 /// Sends of one file each.
 const SENDS: usize = 40;
@@ -67,6 +68,54 @@ async fn every_send_ends_its_session_with_close() {
         closed += usize::from(take(&listener).await);
         let output = sending.await.unwrap();
         assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(closed, SENDS);
+}
+
+/// Answers one request as roland-frei with *not-found*; whether a *close* came after that.
+async fn refuse(listener: &TcpListener) -> bool {
+    let features = Features {
+        resume: true,
+        files: 256,
+        requests: true,
+    };
+    let answer = |asked: &Wire| Wire {
+        features,
+        ..Wire::request(asked.meta.clone())
+    };
+    let mut side = peer::accept(listener, answer).await;
+    let mut closed = false;
+    while let Some((head, _)) = side.hear().await {
+        match head.kind {
+            Kind::Request => {
+                let error = Error::new(Code::NotFound, "no such file or directory");
+                let body = record::encode_error(&error);
+                side.say(Kind::Error, head.transfer, &body).await;
+            }
+            Kind::Close => closed = true,
+            kind => panic!("{kind:?}"),
+        }
+    }
+    closed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_ends_its_session_with_close() {
+    let world = World::new(OPEN);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let root = world.here.path().to_owned();
+    let mut closed = 0;
+    for _ in 0..SENDS {
+        let mut command = Command::new(M2Y);
+        command.args(["rm", "--user", ZHENQIANG, "--server", &address, "--root"]);
+        command.arg(&root);
+        command.arg(format!("{ROLAND}:photo/a.jpg"));
+        let asking = task::spawn_blocking(move || command.output().unwrap());
+        let refused = timeout(Duration::from_secs(60), refuse(&listener));
+        closed += usize::from(refused.await.expect("nobody asked"));
+        let output = asking.await.unwrap();
+        assert_eq!(output.status.code(), Some(4), "{}", said(&output));
     }
     assert_eq!(closed, SENDS);
 }

@@ -33,6 +33,7 @@ use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use tracing::{Level, enabled, error};
 
 use crate::{
+    client::peer::wait_for_ends,
     error::{Code, Error, printable},
     root::{name::Name, settings::LogFormat},
 };
@@ -207,7 +208,11 @@ pub fn run(cli: Cli) -> ExitCode {
         .build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(execute(cli));
+            let result = runtime.block_on(async {
+                let result = execute(cli).await;
+                wait_for_ends().await;
+                result
+            });
             // Tasks end here, and with them the programs that they started as hooks;
             // a thread that waits for a disk does not hold up the end.
             runtime.shutdown_timeout(Duration::from_millis(200));

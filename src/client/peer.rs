@@ -1,10 +1,16 @@
 //! The files of a contact, as the contact's server shows them: a session that is asked.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    mem,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::AbortHandle,
+    task::JoinHandle,
+    time::timeout,
 };
 
 use super::{Opened, Route, open_asking};
@@ -26,7 +32,32 @@ pub struct Peer {
     asks: mpsc::UnboundedSender<Ask<Put>>,
     /// Why the session ended, once it did.
     over: Arc<OnceLock<Error>>,
-    work: AbortHandle,
+    work: Arc<Work>,
+}
+
+/// The task of a session. When nobody holds the session any more, it goes on until it has
+/// said *close*.
+struct Work(Option<JoinHandle<()>>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+        ending.retain(|task| !task.is_finished());
+        ending.extend(self.0.take());
+    }
+}
+
+/// Sessions of this process that nobody holds any more: [`wait_for_ends`].
+static ENDING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// How long a process waits at most for its sessions to say *close*.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Waits for a moment until every session that nobody holds any more has said *close*: a
+/// process that ends before that looks to the server as if the connection was cut.
+pub async fn wait_for_ends() {
+    let ending = mem::take(&mut *ENDING.lock().unwrap_or_else(PoisonError::into_inner));
+    let _ = timeout(CLOSING, join_all(ending)).await;
 }
 
 /// A listing on its way.
@@ -79,13 +110,15 @@ impl Peer {
         Ok(Self {
             asks,
             over,
-            work: work.abort_handle(),
+            work: Arc::new(Work(Some(work))),
         })
     }
 
     /// Ends the session at once, whatever is under way; files go on later where they are.
     pub fn hang_up(&self) {
-        self.work.abort();
+        if let Some(work) = &self.work.0 {
+            work.abort();
+        }
     }
 
     /// Whether the session has ended by itself.

@@ -107,6 +107,6 @@ pub mod clock;
 pub mod error;
 
 /// Counts what each thread holds: by that a script that grows is stopped, see
-/// `hooks/limits.rs`.
+/// `hooks/call.rs`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

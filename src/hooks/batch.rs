@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// How long one hand-over may keep a thread until others share what is left of it. It is
-/// the time after which a single script counts as long (see `limits.rs`): hundreds of quick
+/// the time after which a single script counts as long (see `call.rs`): hundreds of quick
 /// scripts fit into it, and a person does not notice it.
 const BUDGET: Duration = Duration::from_millis(5);
 

@@ -1,7 +1,7 @@
 //! The way of one file, in both directions.
 //!
 //! [`send`] is the half that has the file: a [`send::job_file`] is a `.meta` that was read,
-//! and with its file open it is an [`send::upload`]; [`send::blocks`] reads a file and seals
+//! and with its file open it is a [`send::send_job`]; [`send::blocks`] reads a file and seals
 //! its blocks.
 //!
 //! [`receive`] is the half that gets it: [`receive::decision`] says whether it may come,

@@ -56,6 +56,16 @@ fn dispatcher(world: &World) -> Dispatcher {
     Dispatcher::new(&world.there, &world.there.settings().unwrap()).unwrap()
 }
 
+/// Fires events together; the verdicts in their order.
+async fn fire_all(dispatcher: &Dispatcher, events: Vec<(Event, Pinned)>) -> Vec<Verdict> {
+    let mut verdicts: Vec<Option<Verdict>> = events.iter().map(|_| None).collect();
+    let tell = |place: usize, verdict| {
+        assert!(verdicts[place].replace(verdict).is_none(), "{place}");
+    };
+    dispatcher.fire_each(events, tell).await;
+    verdicts.into_iter().map(Option::unwrap).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_event_of_a_batch_has_its_own_verdict_in_the_order_of_the_events() {
     let world = World::new("[OnMeta]\nhook.rhai\nsecond.rhai\n");
@@ -73,7 +83,7 @@ async fn each_event_of_a_batch_has_its_own_verdict_in_the_order_of_the_events() 
         let event = event(Kind::Meta, &folder, &format!("f{n}"));
         (event, pinned.clone())
     });
-    let verdicts = dispatcher.fire_batch(events.collect()).await;
+    let verdicts = fire_all(&dispatcher, events.collect()).await;
     assert_eq!(verdicts.len(), 300);
     for (n, verdict) in verdicts.iter().enumerate() {
         let meta = verdict.meta.as_ref().unwrap();
@@ -179,7 +189,7 @@ async fn a_panic_at_one_event_fails_that_one_only() {
         let event = event(Kind::Meta, &folder, &format!("f{n}"));
         (event, Pinned::default())
     });
-    let verdicts = dispatcher.fire_batch(events.collect()).await;
+    let verdicts = fire_all(&dispatcher, events.collect()).await;
     let failed = verdicts.iter().filter(|v| v.outcome == Outcome::Failed);
     assert_eq!((verdicts.len(), failed.count()), (20, 1));
 }
@@ -272,5 +282,5 @@ async fn a_batch_without_a_script_is_accepted_as_it_is() {
         })
         .await;
     assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
-    assert!(dispatcher.fire_batch(Vec::new()).await.is_empty());
+    assert!(fire_all(&dispatcher, Vec::new()).await.is_empty());
 }

@@ -211,6 +211,10 @@ async fn contents_that_rest_outside_of_the_folder_are_seen_by_scripts_and_contac
     assert!(notices.contains(&format!("hello {crc} 5\n")), "{notices}");
     assert!(notices.contains("2 texts\n"), "{notices}");
 
+    // What the script did survives a loss of power, and leaves no second name.
+    let safe: Vec<String> = contents.after_power_loss().into_keys().collect();
+    assert_eq!(safe, ["note.txt", "sea.txt"]);
+
     let peer = peer(&world, &server.address).await;
     let paths = ["note.txt", "sea.txt"];
     assert_eq!(list(&peer, "photo").await.unwrap(), paths);

@@ -210,7 +210,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(runtime) => {
             let result = runtime.block_on(async {
                 let result = execute(cli).await;
-                wait_for_ends().await;
+                // Who interrupts waits for nothing.
+                if !matches!(&result, Err(failure) if failure.error.code == Code::Interrupted) {
+                    wait_for_ends().await;
+                }
                 result
             });
             // Tasks end here, and with them the programs that they started as hooks;

@@ -146,8 +146,8 @@ impl Walk {
             let level = self.levels.last_mut()?;
             let (name, stat) = match level.entries.next() {
                 Some(Ok(entry)) => entry,
-                // A directory that fails does so again.
-                Some(Err(_)) | None => {
+                Some(Err(_)) => continue,
+                None => {
                     self.levels.pop();
                     continue;
                 }

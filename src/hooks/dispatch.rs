@@ -196,17 +196,8 @@ impl Dispatcher {
     }
 
     /// [`Self::fire`] for many events of one user, in one hand-over to a thread for scripts
-    /// where those are quick. The verdicts come in the order of the events, once there are
-    /// all of them.
-    pub async fn fire_batch(&self, events: Vec<(Event, Pinned)>) -> Vec<Verdict> {
-        let mut verdicts: Vec<_> = events.iter().map(|_| None).collect();
-        self.fire_each(events, |place, verdict| put(&mut verdicts, place, verdict))
-            .await;
-        verdicts.into_iter().flatten().collect()
-    }
-
-    /// [`Self::fire_batch`] that tells each verdict as soon as it is there, with the place
-    /// of its event: none waits for a slow script or a program of another one.
+    /// where those are quick. Tells each verdict as soon as it is there, with the place of
+    /// its event: none waits for a slow script or a program of another one.
     pub async fn fire_each(
         &self,
         events: Vec<(Event, Pinned)>,
@@ -525,13 +516,6 @@ impl Dispatcher {
             task.kind, printable(&why, 400)
         );
         self.journal.failed(task, owed, why, None)
-    }
-}
-
-/// Puts a verdict where it belongs.
-fn put(verdicts: &mut [Option<Verdict>], place: usize, verdict: Verdict) {
-    if let Some(there) = verdicts.get_mut(place) {
-        *there = Some(verdict);
     }
 }
 

@@ -198,6 +198,7 @@ impl Store for LocalStore {
             Opened::Below(dir) => dir,
         };
         let entries = dir.entries()?;
+        let entries = Some(entries);
         Ok(Box::new(Entries { dir, entries }))
     }
 
@@ -253,8 +254,8 @@ impl Store for LocalStore {
             let kind = match entry.file_type() {
                 Ok(of) if of.is_file() => Kind::File,
                 Ok(of) if of.is_dir() => Kind::Directory,
-                Ok(_) => return None,
-                Err(error) => return Some(Err(error)),
+                // It is something else, or vanished meanwhile.
+                Ok(_) | Err(_) => return None,
             };
             is_shown(&name).then_some(Ok((name, kind)))
         })))
@@ -307,7 +308,8 @@ fn is_shown(name: &str) -> bool {
 /// The entries of a directory, read as they are asked for.
 struct Entries {
     dir: Dir,
-    entries: ReadDir,
+    /// Nothing more comes after an error of the directory, which would come again.
+    entries: Option<ReadDir>,
 }
 
 impl Iterator for Entries {
@@ -315,9 +317,12 @@ impl Iterator for Entries {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let name = match self.entries.next()? {
+            let name = match self.entries.as_mut()?.next()? {
                 Ok(entry) => entry.file_name(),
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.entries = None;
+                    return Some(Err(error));
+                }
             };
             let Some(name) = name.to_str() else { continue };
             if !is_shown(name) {

@@ -159,7 +159,8 @@ pub trait Contents: Send + Sync {
     fn settle(&self) -> io::Result<()>;
 }
 
-/// The entries of a directory: each with its name, or why it cannot be read.
+/// The entries of a directory: each with its name, or why it cannot be read. Others follow it;
+/// where the directory itself fails, its error is the last entry.
 pub type Listing = Box<dyn Iterator<Item = io::Result<(String, Stat)>> + Send>;
 
 /// The entries of a directory without what is known of them.

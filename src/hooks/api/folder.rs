@@ -348,10 +348,10 @@ impl Handle {
                 };
                 self.touch(from, to);
             }
-            there.settle_names()?;
+            there.settle_names(moves.iter().map(|(_, to)| to.as_str()))?;
             match target.name() == self.folder.name() {
                 true => Ok(()),
-                false => here.settle_names(),
+                false => here.settle_names(moves.iter().map(|(from, _)| from.as_str())),
             }
         };
         self.actions.act(|| what, (), carry).map_err(|e| {
@@ -382,7 +382,7 @@ impl Handle {
                 self.files.remove(name)?;
                 self.touch(name, Touch::Removed);
             }
-            self.files.settle_names()
+            self.files.settle_names(names.iter().map(String::as_str))
         };
         self.actions
             .act(|| format!("folder.remove({name:?})"), (), remove)

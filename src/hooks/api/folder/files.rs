@@ -175,12 +175,21 @@ impl Files {
         }
     }
 
-    /// Returns when the names survive a loss of power.
-    pub fn settle_names(&self) -> io::Result<()> {
-        file::sync(self.folder.dir())?;
-        match self.store.as_local() {
-            Some(_) => Ok(()),
-            None => self.store.settle_names(&[]),
+    /// Returns when what became of these names survives a loss of power.
+    pub fn settle_names<'a>(&self, names: impl Iterator<Item = &'a str>) -> io::Result<()> {
+        let (mut contents, mut has_documents) = (Vec::new(), false);
+        for name in names {
+            match self.find(name)? {
+                FileKind::Contents(path) => contents.push(path),
+                FileKind::Document => has_documents = true,
+            }
+        }
+        if !contents.is_empty() {
+            self.store.settle_names(&contents)?;
+        }
+        match has_documents {
+            true => file::sync(self.folder.dir()),
+            false => Ok(()),
         }
     }
 }

@@ -13,7 +13,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use m2y::{
     crypto::{
         SysRng,
-        backend::ACTIVE,
+        backend::active,
         keys::{DEFAULT_BITS, PrivateKey},
         seal::{Key, TAG_LEN},
     },
@@ -44,7 +44,7 @@ fn stream() -> Stream {
 
 /// The bulk of every transfer: one block of 64 KiB, in place.
 fn records(c: &mut Criterion) {
-    let mut group = c.benchmark_group(format!("record of 64 KiB, {}", ACTIVE.name()));
+    let mut group = c.benchmark_group(format!("record of 64 KiB, {}", active().name()));
     group.throughput(Throughput::Bytes(MAX_BODY as u64));
     group.bench_function("seal", |b| {
         let mut stream = stream();
@@ -70,7 +70,7 @@ fn records(c: &mut Criterion) {
     });
     group.finish();
     // What a small file, an answer, an ACK cost: here the constant part shows.
-    let mut group = c.benchmark_group(format!("small record, {}", ACTIVE.name()));
+    let mut group = c.benchmark_group(format!("small record, {}", active().name()));
     for len in [3, 512, 4096] {
         let head = Head { len, ..BLOCK };
         group.throughput(Throughput::Bytes(len as u64));
@@ -128,7 +128,7 @@ fn envelopes(c: &mut Criterion) {
     let sealed = seal().bytes;
     let verify = || envelope::verify(Part::Opening, &header, &sealed, sender.public()).unwrap();
 
-    let mut group = c.benchmark_group(format!("envelope, RSA {DEFAULT_BITS}, {}", ACTIVE.name()));
+    let mut group = c.benchmark_group(format!("envelope, RSA {DEFAULT_BITS}, {}", active().name()));
     group.bench_function("seal", |b| b.iter(seal));
     // All that a stranger can make a server do.
     group.bench_function("verify", |b| b.iter(|| black_box(verify().time())));

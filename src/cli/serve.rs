@@ -13,7 +13,7 @@ use tracing::info;
 use super::{RootArg, output, systemd};
 use crate::{
     client::outbox,
-    crypto::backend::ACTIVE,
+    crypto::backend::active,
     error::{Code, Error},
     root::{Root, file, settings::LogFormat},
     server::{self, Server, metrics},
@@ -73,7 +73,7 @@ impl Serve {
             started = server.start_folders() => { started?; }
             () = signals.next() => return Ok(()),
         }
-        info!(%address, root = %root.path().display(), crypto = ACTIVE.name(), "serving");
+        info!(%address, root = %root.path().display(), crypto = active().name(), "serving");
         if json {
             output::object(&[("status", "listening".into()), ("address", address.into())]);
         } else {

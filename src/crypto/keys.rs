@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{
     CryptoError, Random, SysRng,
-    backend::{ACTIVE, Backend, PrivateOperations},
+    backend::{Backend, PrivateOperations, active},
 };
 
 /// Bits of a key unless the user asks for others.
@@ -157,7 +157,7 @@ pub struct PrivateKey {
 impl PrivateKey {
     /// Reads PEM PKCS#8 (`BEGIN PRIVATE KEY`).
     pub fn from_pem(pem: &str) -> Result<Self, CryptoError> {
-        Self::with_backend(ACTIVE, pem)
+        Self::with_backend(active(), pem)
     }
 
     /// Reads PEM PKCS#8 for a chosen back end.

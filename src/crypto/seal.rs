@@ -12,7 +12,7 @@ use sha2::Sha256;
 
 use super::{
     CryptoError,
-    backend::{ACTIVE, Aead, Backend, Nonce},
+    backend::{Aead, Backend, Nonce, active},
 };
 pub use super::{
     Key,
@@ -33,7 +33,7 @@ pub struct Seal(Box<dyn Aead>);
 impl Seal {
     /// Takes `key` into use.
     pub fn new(key: &Key) -> Result<Self, CryptoError> {
-        Self::with_backend(ACTIVE, key)
+        Self::with_backend(active(), key)
     }
 
     /// Takes `key` into use with a chosen back end.

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "aws-lc")]
 pub mod aws_lc;
+#[cfg(all(feature = "aws-lc", target_arch = "x86_64"))]
+pub mod ring;
 pub mod rust_crypto;
 
 use super::{CryptoError, Key, Random};
@@ -53,16 +55,23 @@ pub trait Backend: Send + Sync {
     fn private_key(&self, pkcs8: &[u8]) -> Result<Box<dyn PrivateOperations>, CryptoError>;
 }
 
-/// The back end that this build works with.
-#[cfg(feature = "aws-lc")]
-pub const ACTIVE: &dyn Backend = &aws_lc::AwsLc;
-/// The back end that this build works with.
-#[cfg(not(feature = "aws-lc"))]
-pub const ACTIVE: &dyn Backend = &rust_crypto::RustCrypto;
+/// The back end that this build works with on this CPU.
+pub fn active() -> &'static dyn Backend {
+    #[cfg(all(feature = "aws-lc", target_arch = "x86_64"))]
+    if ring::Ring::is_faster_here() {
+        return &ring::Ring;
+    }
+    #[cfg(feature = "aws-lc")]
+    return &aws_lc::AwsLc;
+    #[cfg(not(feature = "aws-lc"))]
+    return &rust_crypto::RustCrypto;
+}
 
 /// Every back end of this build.
 pub const ALL: &[&dyn Backend] = &[
     #[cfg(feature = "aws-lc")]
     &aws_lc::AwsLc,
+    #[cfg(all(feature = "aws-lc", target_arch = "x86_64"))]
+    &ring::Ring,
     &rust_crypto::RustCrypto,
 ];

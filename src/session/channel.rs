@@ -65,6 +65,8 @@ pub struct Reader {
     filled: usize,
     /// What is read into next.
     spare: Vec<u8>,
+    /// Bytes that both buffers have at least.
+    width: usize,
     /// Since when the peer is silent. Kept here, because whoever waits may stop
     /// waiting and begin again.
     silent_since: Instant,
@@ -103,6 +105,7 @@ impl Reader {
             buffer: Vec::new(),
             filled: 0,
             spare: Vec::new(),
+            width: 0,
             silent_since: Instant::now(),
             pace: None,
         }
@@ -166,8 +169,9 @@ impl Reader {
         }
         let tail = filled.get(whole..).unwrap_or_default();
         let mut next = std::mem::take(&mut self.spare);
-        if next.len() < tail.len() {
-            next.resize(tail.len(), 0);
+        let len = tail.len().max(self.width);
+        if next.len() < len {
+            next.resize(len, 0);
         }
         if let Some(to) = next.get_mut(..tail.len()) {
             to.copy_from_slice(tail);
@@ -228,10 +232,9 @@ impl Reader {
     /// From now on reads so many bytes at once: a file comes.
     pub fn widen(&mut self, len: usize) {
         self.silent_since = Instant::now();
-        for buffer in [&mut self.buffer, &mut self.spare] {
-            if buffer.len() < len {
-                buffer.resize(len, 0);
-            }
+        self.width = self.width.max(len);
+        if self.buffer.len() < len {
+            self.buffer.resize(len, 0);
         }
     }
 
@@ -264,6 +267,7 @@ impl Reader {
         self.buffer.truncate(self.filled);
         self.buffer.shrink_to_fit();
         self.spare = Vec::new();
+        self.width = 0;
     }
 
     /// Reads and throws away, so that a peer that is still sending hears what was

@@ -1,7 +1,7 @@
 //! What the engine costs without sockets, disks and hooks: `cargo bench --bench engine`.
 //!
-//! A build has one back end, whose name is in each line; add `--no-default-features`
-//! for the other.
+//! `block` compares all back ends of a build. The others have the one that the build works
+//! with on this CPU, whose name is in each line; add `--no-default-features` for pure Rust.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
@@ -13,9 +13,9 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use m2y::{
     crypto::{
         SysRng,
-        backend::active,
+        backend::{ALL, active},
         keys::{DEFAULT_BITS, PrivateKey},
-        seal::{Key, TAG_LEN},
+        seal::{Key, Seal, TAG_LEN},
     },
     meta::{FileKey, Meta, TransferId, Wire},
     root::name::Name,
@@ -28,7 +28,9 @@ use m2y::{
 };
 use zeroize::Zeroizing;
 
-criterion_group!(benches, records, envelopes, session, metas, checksum);
+criterion_group!(
+    benches, blocks, records, envelopes, session, metas, checksum
+);
 criterion_main!(benches);
 
 const BLOCK: Head = Head {
@@ -40,6 +42,32 @@ const BLOCK: Head = Head {
 
 fn stream() -> Stream {
     Stream::new(&Key::new(*b"sixteen byte key")).unwrap()
+}
+
+/// What every byte of a file costs once on each side, by each back end.
+fn blocks(c: &mut Criterion) {
+    let mut group = c.benchmark_group("block of 64 KiB");
+    group.throughput(Throughput::Bytes(MAX_BODY as u64));
+    for backend in ALL {
+        let seal = Seal::with_backend(*backend, &Key::new(*b"sixteen byte key")).unwrap();
+        let plain = vec![7; MAX_BODY];
+        group.bench_function(BenchmarkId::new("seal", backend.name()), |b| {
+            let mut data = plain.clone();
+            b.iter(|| seal.seal(1, false, b"head", black_box(&mut data)).unwrap());
+        });
+        let mut sealed = plain.clone();
+        let tag = seal.seal(1, false, b"head", &mut sealed).unwrap();
+        // What was opened has to be sealed bytes again: that copy is in the time.
+        group.bench_function(BenchmarkId::new("copy and open", backend.name()), |b| {
+            let mut data = plain.clone();
+            b.iter(|| {
+                data.copy_from_slice(&sealed);
+                seal.open(1, false, b"head", black_box(&mut data), &tag)
+                    .unwrap();
+            });
+        });
+    }
+    group.finish();
 }
 
 /// The bulk of every transfer: one block of 64 KiB, in place.

@@ -1,9 +1,10 @@
-//! Two implementations of the same operations, giving and taking the same bytes.
+//! Implementations of the same operations, giving and taking the same bytes.
 //!
 //! The default build works with AWS-LC: constant time, and fast enough that
-//! sealing is not what a transfer waits for. A build without default features
-//! has only [`rust_crypto`]. Both are compiled into the default build, so that
-//! one test can let each read what the other wrote.
+//! sealing is not what a transfer waits for. On CPUs for which AWS-LC has no fast
+//! AES-GCM, `ring` seals and opens. A build without default features has only
+//! [`rust_crypto`]. All are compiled into the default build, so that one test can
+//! let each read what the others wrote.
 
 #[cfg(feature = "aws-lc")]
 pub mod aws_lc;
@@ -43,7 +44,7 @@ pub trait PrivateOperations: Send + Sync {
     fn sign(&self, message: &[u8], random: &mut Random<'_>) -> Result<Vec<u8>, CryptoError>;
 }
 
-/// One of the two implementations.
+/// One of the implementations.
 pub trait Backend: Send + Sync {
     /// Its name, for `m2y --version` and the log.
     fn name(&self) -> &'static str;

@@ -73,6 +73,7 @@ fn event(folder: &Folder) -> Event {
             stem: "x".to_owned(),
         }),
         asked: None,
+        deferred: None,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     crypto::{CryptoError, random},
     json::{Map, Value},
     meta::{Meta, TransferId},
-    root::{config::Config, folder::Folder},
+    root::{config::Config, deferred_meta::DeferredMeta, folder::Folder},
 };
 
 /// The events of a folder, each a section of m2y.config.
@@ -126,6 +126,8 @@ pub struct Event {
     pub subject: Option<Subject>,
     /// Who looks, fetches or puts, and what, where a contact does.
     pub asked: Option<Asked>,
+    /// The `.meta` of the file, where it is not in the folder yet.
+    pub deferred: Option<DeferredMeta>,
 }
 
 /// What a contact asks for.

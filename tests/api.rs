@@ -102,6 +102,7 @@ impl Desk {
                 stem: STEM.to_owned(),
             }),
             asked: None,
+            deferred: None,
         }
     }
 

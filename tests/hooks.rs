@@ -1103,6 +1103,7 @@ fn event(folder: &Folder) -> Event {
             stem: "x".to_owned(),
         }),
         asked: None,
+        deferred: None,
     }
 }
 

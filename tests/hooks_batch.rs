@@ -45,6 +45,7 @@ fn event(kind: Kind, folder: &Folder, file: &str) -> Event {
             stem: file.to_owned(),
         }),
         asked: None,
+        deferred: None,
     }
 }
 
@@ -224,6 +225,7 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
             filesize: 1,
             crc: 0,
             stage: Stage::Owed,
+            meta: None,
         };
         let written = dispatcher
             .journal()

@@ -105,6 +105,7 @@ fn events_of_a_file_wait_until_the_hooks_of_its_arrival_have_run() {
         filesize: 1,
         crc: 2,
         stage: Stage::Owed,
+        meta: None,
     };
     journal
         .write(true, move |db| delivered::put(db, &transfer))
@@ -411,6 +412,7 @@ fn delivered(n: u32, stage: Stage) -> Transfer {
         filesize: 1,
         crc: 1,
         stage,
+        meta: None,
     }
 }
 

@@ -240,6 +240,7 @@ fn asks(
             contact: from.to_string(),
             path,
         }),
+        deferred: None,
     })
 }
 

@@ -14,6 +14,7 @@ mod record;
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,13 +23,13 @@ use rusqlite::Connection;
 use tokio::{
     sync::watch,
     task::{self, JoinSet},
-    time::{interval, sleep},
+    time::{interval, sleep, timeout},
 };
 use tracing::{error, info, warn};
 
 use super::{
-    Heard, Hooks, Pinned, batch::Verdicts, firing::ToFire, notes::Mode, script_state::JournalState,
-    self_changes::SelfChanges,
+    Heard, Hooks, Pinned, batch::Verdicts, firing::ToFire, lookup::is_program, notes::Mode,
+    script_state::JournalState, self_changes::SelfChanges,
 };
 use crate::{
     clock,
@@ -40,6 +41,7 @@ use crate::{
     root::{
         Root,
         config::Config,
+        deferred_meta::DeferredMeta,
         folder::Folder,
         settings::{Retry, Settings},
     },
@@ -51,10 +53,13 @@ use lease::{Lease, Leases};
 use rebuild::{Gone, moved, rebuild};
 pub use rebuild::{asked_of, task_of, task_of_received};
 pub use record::Records;
-use record::put_away;
+use record::{ToRecord, put_away};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
+
+/// How long the `.meta` of files wait for their hooks. Somebody may look for them.
+const DEFERRED: Duration = Duration::from_millis(50);
 
 /// How often the journal is looked into for what another process wrote.
 const LOOK: Duration = Duration::from_secs(1);
@@ -89,6 +94,20 @@ impl LeasedEvent {
         &mut self.event
     }
 
+    /// Lets the `.meta` of the file, which says this, wait for the hooks, unless one of them
+    /// is a program: that reads it. The transfer belongs into the journal together with it.
+    pub fn defer(&mut self, meta: &Meta) -> Option<DeferredMeta> {
+        let event = &mut self.event;
+        let scripts = event.config.scripts(event.kind.section());
+        if scripts.iter().any(|script| is_program(script)) {
+            return None;
+        }
+        let name = event.subject.as_ref()?.meta_file();
+        let text = String::from_utf8(meta.to_file()).ok()?;
+        event.deferred = Some(DeferredMeta::new(&event.folder, name, text.into()));
+        event.deferred.clone()
+    }
+
     fn split(self) -> (Owing, ToFire) {
         let Self {
             event,
@@ -101,6 +120,7 @@ impl LeasedEvent {
         let owing = Owing {
             task,
             before: event.subject.as_ref().map(|subject| subject.meta.clone()),
+            deferred: event.deferred.clone(),
             owed,
             attempts,
             lease,
@@ -114,9 +134,24 @@ struct Owing {
     task: Task,
     /// Its `.meta` before that.
     before: Option<Meta>,
+    deferred: Option<DeferredMeta>,
     owed: Option<Key>,
     attempts: u32,
     lease: Lease,
+}
+
+/// Writes the `.meta` of files whose hooks take long.
+async fn write_deferred(owing: &[Option<Owing>]) {
+    let deferred = owing
+        .iter()
+        .flatten()
+        .filter_map(|one| one.deferred.clone());
+    let deferred: Vec<_> = deferred.collect();
+    let writing = move || deferred.iter().try_for_each(DeferredMeta::write);
+    if let Ok(Err(error)) = task::spawn_blocking(writing).await {
+        // It is tried again when the hooks have run.
+        warn!("cannot write a .meta: {error}");
+    }
 }
 
 impl Dispatcher {
@@ -251,7 +286,7 @@ impl Dispatcher {
         }
         if task.kind == Kind::Received.section()
             && let records = &self.records
-            && let Err(error) = records.store(self.self_changes(), None, &mut verdict).await
+            && let Err(error) = records.store(self.self_changes(), &mut verdict).await
         {
             error!("cannot store what hooks wrote into a .meta: {error}");
         }
@@ -315,7 +350,14 @@ impl Dispatcher {
         let mut owing: Vec<_> = owing.into_iter().map(Some).collect();
         let mut batch = self.hooks.fire_batch(events, &Mode::LIVE);
         while batch.left() > 0 {
-            let mut verdicts = batch.next().await;
+            let mut next = pin!(batch.next());
+            let mut verdicts = match timeout(DEFERRED, &mut next).await {
+                Ok(verdicts) => verdicts,
+                Err(_) => {
+                    write_deferred(&owing).await;
+                    next.await
+                }
+            };
             let over = verdicts
                 .iter_mut()
                 .filter_map(|(place, verdict)| Some((owing.get_mut(*place)?.take()?, verdict)));
@@ -332,7 +374,11 @@ impl Dispatcher {
         let received = over
             .iter_mut()
             .filter(|(owing, _)| owing.task.kind == Kind::Received.section())
-            .map(|(owing, verdict)| (owing.before.as_ref(), &mut **verdict));
+            .map(|(owing, verdict)| ToRecord {
+                before: owing.before.as_ref(),
+                deferred: owing.deferred.clone(),
+                verdict,
+            });
         for stored in self
             .records
             .store_all(self.self_changes(), received.collect())
@@ -350,9 +396,14 @@ impl Dispatcher {
                 owed,
                 attempts,
                 lease,
+                deferred,
                 ..
             } = owing;
             leases.push(lease);
+            if deferred.is_some_and(|deferred| !deferred.is_safe()) {
+                // The journal has to keep it. The next server writes it, and runs hooks again.
+                continue;
+            }
             match verdict.outcome.objection() {
                 None => done.push(Done {
                     came: effects_of(&task, &verdict.effects),

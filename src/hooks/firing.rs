@@ -9,6 +9,7 @@ use super::{
         actions::{Touch, Touched},
         decision::Decision,
     },
+    lookup::is_program,
     notes::Mode,
     pinned::Pinned,
     report::HookError,
@@ -97,7 +98,7 @@ impl Firing {
             scripts,
             pinned,
         } = to_fire;
-        let has_program = scripts.iter().any(|script| !script.ends_with(".rhai"));
+        let has_program = scripts.iter().any(|script| is_program(script));
         let subject = event.subject.as_ref().filter(|_| has_program);
         let mut firing = Self {
             place,

@@ -32,9 +32,14 @@ pub enum Hook {
 /// Functions for the scripts beside them; those of `ROOT/scripts/` are for all.
 pub const SHARED: &str = "lib.rhai";
 
+/// Whether a line names a program: whatever is no script is one.
+pub fn is_program(line: &str) -> bool {
+    !line.ends_with(".rhai")
+}
+
 /// Where the script of a line lies, in a word for people; `None` where it is missing.
 pub fn place(root: &Root, folder: &Folder, line: &str) -> Option<&'static str> {
-    let is_script = line.ends_with(".rhai");
+    let is_script = !is_program(line);
     Name::script(line).ok()?;
     if folder.path_of(line).is_file() {
         return Some(if is_script {
@@ -69,7 +74,7 @@ pub fn find(
         script: name.to_string(),
         source,
     };
-    let is_script = line.ends_with(".rhai");
+    let is_script = !is_program(line);
     let shared = match root.dir().open_dir("scripts") {
         Ok(dir) => Some(Arc::new(dir)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,

@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS transfer (
     filesize INTEGER NOT NULL,
     crc      INTEGER NOT NULL,
     created  INTEGER NOT NULL,
-    state    INTEGER NOT NULL
+    state    INTEGER NOT NULL,
+    meta     TEXT
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS transfer_id ON transfer (id, sender, user, folder);
 CREATE INDEX IF NOT EXISTS transfer_whole ON transfer (state) WHERE state = 0;
@@ -89,6 +90,16 @@ pub struct Transfer {
     pub crc: u32,
     /// How far it came.
     pub stage: Stage,
+    /// The text of its `.meta`, as long as that may be missing in the folder.
+    pub meta: Option<Arc<str>>,
+}
+
+/// Brings the tables of an older journal up to date.
+pub fn migrate(db: &Connection) -> rusqlite::Result<()> {
+    if !db.column_exists(None, "transfer", "meta")? {
+        db.execute_batch("ALTER TABLE transfer ADD COLUMN meta TEXT")?;
+    }
+    Ok(())
 }
 
 /// Looks transfers up. Copies of it share one connection.
@@ -154,14 +165,16 @@ pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
     let Transfer { key, .. } = transfer;
     db.prepare_cached(
         "INSERT OR REPLACE INTO transfer
-         (id, sender, user, folder, stem, filename, filesize, crc, created, state)
-         VALUES (:id, :from, :user, :folder, :stem, :filename, :filesize, :crc, :now, :state)",
+         (id, sender, user, folder, stem, filename, filesize, crc, created, state, meta)
+         VALUES (:id, :from, :user, :folder, :stem, :filename, :filesize, :crc, :now, :state,
+                 :meta)",
     )?
     .execute(named_params! {
         ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
         ":stem": transfer.stem, ":filename": transfer.filename,
         ":filesize": transfer.filesize.cast_signed(), ":crc": transfer.crc,
         ":now": clock::millis().cast_signed(), ":state": transfer.stage as i64,
+        ":meta": transfer.meta,
     })?;
     Ok(())
 }
@@ -170,7 +183,7 @@ pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
 /// they have run, or a task stands for them.
 pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "UPDATE transfer SET state = 1
+        "UPDATE transfer SET state = 1, meta = NULL
          WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
     )?
     .execute(named_params! {
@@ -224,5 +237,6 @@ fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
             3 => Stage::Owed,
             _ => Stage::Refused,
         },
+        meta: row.get("meta")?,
     })
 }

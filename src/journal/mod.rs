@@ -96,6 +96,7 @@ impl Journal {
         db.execute_batch(SCHEMA)?;
         db.execute_batch(task::SCHEMA)?;
         db.execute_batch(delivered::SCHEMA)?;
+        delivered::migrate(&db)?;
         db.execute_batch(script_state::SCHEMA)?;
         db.execute_batch(last_run::SCHEMA)?;
         let (writes, waiting) = mpsc::channel();

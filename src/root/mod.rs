@@ -26,6 +26,7 @@ pub mod config;
 pub mod conflict;
 pub mod contact;
 pub mod contact_request;
+pub mod deferred_meta;
 pub mod destination;
 mod error;
 pub mod file;

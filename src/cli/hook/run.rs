@@ -181,6 +181,7 @@ impl Run {
             }),
             file: file.filter(|_| !is_asked),
             subject,
+            deferred: None,
         })
     }
 }

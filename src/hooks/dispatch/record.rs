@@ -8,10 +8,12 @@ use tracing::warn;
 
 use crate::{
     event::{Effect, Kind, Outcome, Run, Verdict},
-    hooks::self_changes::SelfChanges,
+    hooks::{lookup::is_program, self_changes::SelfChanges},
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
-    root::{destination::Destination, file, folder::Folder, tree::TreePath},
+    root::{
+        deferred_meta::DeferredMeta, destination::Destination, file, folder::Folder, tree::TreePath,
+    },
     store::{
         ContentPath, Store, Stores,
         batch::BatchQueue,
@@ -48,6 +50,18 @@ struct Record {
     meta: Meta,
     /// Where the file goes after that, and what becomes of the `.meta` then.
     goes: Goes,
+    /// The `.meta`, where it was not in the folder before its hooks ran.
+    deferred: Option<DeferredMeta>,
+}
+
+/// A file whose hooks have run.
+pub struct ToRecord<'a> {
+    /// What its `.meta` said before that, if that is known.
+    pub before: Option<&'a Meta>,
+    /// The `.meta`, where it was not in the folder then.
+    pub deferred: Option<DeferredMeta>,
+    /// What the hooks said.
+    pub verdict: &'a mut Verdict,
 }
 
 enum Goes {
@@ -65,30 +79,31 @@ impl Records {
         }
     }
 
-    /// Stores what hooks wrote into the `.meta` of a file that was received, if it is not
-    /// what was in it `before`: where they object, with a mark that they have to run again.
-    /// Where they do not, the file gets its path, if its sender wants one.
-    pub async fn store(
-        &self,
-        self_changes: &SelfChanges,
-        before: Option<&Meta>,
-        verdict: &mut Verdict,
-    ) -> io::Result<()> {
-        let stored = self.store_all(self_changes, vec![(before, verdict)]).await;
+    /// [`Self::store_all`] for one file of whose `.meta` nobody knows what it said before.
+    pub async fn store(&self, self_changes: &SelfChanges, verdict: &mut Verdict) -> io::Result<()> {
+        let file = ToRecord {
+            before: None,
+            deferred: None,
+            verdict,
+        };
+        let stored = self.store_all(self_changes, vec![file]).await;
         stored.into_iter().collect()
     }
 
-    /// [`Self::store`] for many files at once.
+    /// Stores what hooks wrote into the `.meta` of files that were received, where it is not
+    /// what was in it before: where they object, with a mark that they have to run again.
+    /// Where they do not, a file gets its path, if its sender wants one.
     pub async fn store_all(
         &self,
         self_changes: &SelfChanges,
-        files: Vec<(Option<&Meta>, &mut Verdict)>,
+        files: Vec<ToRecord<'_>>,
     ) -> Vec<io::Result<()>> {
         let (mut waiting, mut led) = (Vec::new(), Vec::new());
-        for (before, verdict) in files {
-            let Some(record) = Record::of(self_changes, &self.stores, before, verdict) else {
+        for mut file in files {
+            let Some(record) = Record::of(self_changes, &self.stores, &mut file) else {
                 continue;
             };
+            let verdict = file.verdict;
             let folder = verdict.folder.path().to_owned();
             let (done, result) = oneshot::channel();
             if self.queue.submit(&folder, QueuedRecord { record, done }) {
@@ -146,6 +161,9 @@ impl Records {
                     }
                     (result, _) => result,
                 };
+                if let (Some(deferred), Ok(_)) = (&record.deferred, &result) {
+                    deferred.set_safe();
+                }
                 let _ = done.send(result);
             }
         }
@@ -169,13 +187,9 @@ fn is_placed(verdict: &mut Verdict, path: Option<String>) {
 
 impl Record {
     /// What there is to store after a verdict; `None` if there is nothing.
-    fn of(
-        self_changes: &SelfChanges,
-        stores: &Stores,
-        before: Option<&Meta>,
-        verdict: &mut Verdict,
-    ) -> Option<Self> {
-        let is_program = |run: &Run| !run.script.ends_with(".rhai");
+    fn of(self_changes: &SelfChanges, stores: &Stores, file: &mut ToRecord<'_>) -> Option<Self> {
+        let verdict = &mut *file.verdict;
+        let is_program = |run: &Run| is_program(&run.script);
         let programs_ran = verdict.runs.iter().any(is_program);
         let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
             return None;
@@ -191,14 +205,14 @@ impl Record {
             let reason = Value::from(reason.as_str());
             meta.extra.insert(QUARANTINE.to_owned(), reason);
         }
-        let file = verdict.file.as_deref();
+        let data = verdict.file.as_deref();
         let mut goes = Goes::Nowhere;
         if !objects {
             let destination = Destination::open(meta);
             if meta.extra.contains_key(QUARANTINE) {
                 goes = Goes::OutOfSight;
             } else if let Some(destination) = destination
-                && Destination::is_untouched(meta, &verdict.folder, &stem, file)
+                && Destination::is_untouched(meta, &verdict.folder, &stem, data)
             {
                 goes = Goes::To(destination);
             } else {
@@ -206,7 +220,9 @@ impl Record {
                 meta.extra.remove(PENDING_PUT);
             }
         }
-        if before == Some(meta) && !programs_ran && matches!(goes, Goes::Nowhere) {
+        let deferred = file.deferred.take();
+        let is_safe = file.before == Some(meta) && !programs_ran && deferred.is_none();
+        if is_safe && matches!(goes, Goes::Nowhere) {
             return None;
         }
         Some(Self {
@@ -216,6 +232,7 @@ impl Record {
             stem,
             meta: meta.clone(),
             goes,
+            deferred,
         })
     }
 
@@ -223,11 +240,23 @@ impl Record {
         let dir = self.folder.dir();
         let name = format!("{}.meta", self.stem);
         let goes = matches!(self.goes, Goes::To(_));
+        let is_missing = self.deferred.as_ref().is_some_and(DeferredMeta::is_missing);
         // A hook may have taken the file away, and its .meta with it.
-        if goes || !file::exists(dir, &name)? && !self.has_contents()? {
+        if goes || (is_missing || !file::exists(dir, &name)?) && !self.has_contents()? {
             return Ok(());
         }
         let text = self.meta.to_file();
+        if is_missing {
+            let made = match durably {
+                true => file::create(dir, &name, 0o644, &text),
+                false => file::create_unflushed(dir, &name, 0o644, &text),
+            };
+            match made {
+                // Somebody has put one there.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
+            }
+        }
         match durably {
             true => file::replace(dir, &name, 0o644, &text),
             false => file::replace_unflushed(dir, &name, 0o644, &text),

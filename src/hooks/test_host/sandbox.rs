@@ -219,6 +219,7 @@ impl Sandbox {
             }),
             file: file.filter(|_| !is_asked),
             subject,
+            deferred: None,
         })
     }
 
@@ -408,7 +409,7 @@ impl Sandbox {
             let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
             if kind == Kind::Received {
                 dispatch::Records::new(self.hooks.stores())
-                    .store(self.hooks.self_changes(), None, &mut verdict)
+                    .store(self.hooks.self_changes(), &mut verdict)
                     .await?;
             }
             Ok(verdict)

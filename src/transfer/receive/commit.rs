@@ -3,10 +3,11 @@
 //! A flush takes milliseconds on a disk, for one file or for hundreds, so files of one
 //! folder that are whole at the same time share it. The steps, each for the whole group:
 //!
-//! 1. the `.meta` files get their last contents
+//! 1. the `.meta` files get their last contents, where they do not wait in the journal for
+//!    hooks to write into them
 //! 2. bytes and `.meta` files are flushed, and the names that they have so far
 //! 3. the transfers are written into the journal, durably, and with each whether hooks will
-//!    have to hear of it
+//!    have to hear of it, and a `.meta` that waits
 //! 4. the files get their names
 //! 5. the names are flushed
 //!
@@ -30,7 +31,7 @@ use crate::{
         delivered::{self, Key, Stage, Transfer},
     },
     meta::Meta,
-    root::destination::Destination,
+    root::{deferred_meta::DeferredMeta, destination::Destination},
     store::{
         ContentPath, Sink,
         batch::BatchQueue,
@@ -51,6 +52,8 @@ pub struct Whole {
     pub meta: Meta,
     /// Whether hooks wait for it.
     pub owed: bool,
+    /// Its `.meta`, if that is not written yet.
+    pub deferred: Option<DeferredMeta>,
 }
 
 /// What became of it: the error says why it has not got its name.
@@ -166,6 +169,7 @@ struct Member {
     partial: Partial,
     sink: Box<dyn Sink>,
     owed: bool,
+    deferred: Option<DeferredMeta>,
     /// What went wrong with it.
     error: Option<io::Error>,
 }
@@ -185,12 +189,14 @@ impl Group {
                 sink,
                 meta,
                 owed,
+                deferred,
             } = whole;
             partial.set_meta(meta);
             Member {
                 partial,
                 sink,
                 owed,
+                deferred,
                 error: None,
             }
         });
@@ -215,7 +221,9 @@ impl Group {
     /// Step 1.
     fn write(&mut self) {
         for file in &mut self.files {
-            file.error = file.partial.write_meta().err();
+            if file.deferred.is_none() {
+                file.error = file.partial.write_meta().err();
+            }
         }
     }
 
@@ -224,7 +232,8 @@ impl Group {
         let mut good: Vec<&mut Member> = self.good().collect();
         let mut names = Vec::with_capacity(good.len());
         for file in &good {
-            names.push(file.partial.subject().meta_file());
+            let name = file.partial.subject().meta_file();
+            names.push(file.deferred.is_none().then_some(name));
         }
         let mut unflushed: Vec<Unflushed<'_>> = good
             .iter_mut()
@@ -234,7 +243,7 @@ impl Group {
                 let dir: &cap_std::fs::Dir = partial.folder().dir();
                 Unflushed {
                     sink: Some(&mut **sink),
-                    document: Some((dir, name.as_str())),
+                    document: name.as_deref().map(|name| (dir, name)),
                 }
             })
             .collect();
@@ -248,9 +257,12 @@ impl Group {
     fn journal(&mut self, journal: &Journal) {
         let rows: Vec<Transfer> = self
             .good()
-            .map(|file| match file.owed {
-                true => file.partial.transfer(Stage::Owed),
-                false => file.partial.transfer(Stage::Whole),
+            .map(|file| Transfer {
+                meta: file.deferred.as_ref().map(|meta| meta.text().clone()),
+                ..file.partial.transfer(match file.owed {
+                    true => Stage::Owed,
+                    false => Stage::Whole,
+                })
             })
             .collect();
         let written = journal.quietly(true, move |db| {

@@ -19,7 +19,7 @@ use crate::{
     error::{Code, Error, printable},
     event::{Kind, Outcome, Verdict},
     files::{disk_queue::DiskQueue, exists},
-    hooks::Pinned,
+    hooks::{Pinned, lookup::is_program},
     journal::delivered::{Stage, Transfer},
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
@@ -282,7 +282,7 @@ impl Receiver {
             room: store.room().ok(),
             store,
             pinned: self.hooks.pin(&folder, &config),
-            shows_meta: scripts.iter().any(|script| !is_inside(script)),
+            shows_meta: scripts.iter().any(|script| is_program(script)),
             folder,
             config,
         })
@@ -345,7 +345,7 @@ impl Receiver {
                 return;
             };
             let is_quick = verdict.outcome == Outcome::Accepted
-                && verdict.runs.iter().all(|run| is_inside(&run.script));
+                && verdict.runs.iter().all(|run| !is_program(&run.script));
             if !is_quick {
                 following.push((at, candidate, verdict));
                 return;
@@ -401,7 +401,7 @@ impl Receiver {
             self.log_not_taken(parties, &meta, Some(&stem), begun, &words);
             return Ok(Decision::Answered(Box::new(reply)));
         }
-        let programs_ran = verdict.runs.iter().any(|run| !is_inside(&run.script));
+        let programs_ran = verdict.runs.iter().any(|run| is_program(&run.script));
         if programs_ran {
             let mut partial = candidate.partial;
             let updating = queue.run(move || {
@@ -509,11 +509,6 @@ impl Receiver {
         );
         self.observer.ended(ended);
     }
-}
-
-/// Whether a hook is a script that runs inside, and not a program.
-fn is_inside(script: &str) -> bool {
-    script.ends_with(".rhai")
 }
 
 /// Leaves an attempt that did not begin; to remove what it left takes time, so on a thread

@@ -216,7 +216,13 @@ impl Partial {
             filesize: meta.filesize.unwrap_or_default(),
             crc: meta.file_crc.unwrap_or_default(),
             stage,
+            meta: None,
         }
+    }
+
+    /// Whether the `.meta` is in the folder.
+    pub fn has_meta(&self) -> bool {
+        self.has_meta
     }
 
     /// Gives the file its name.

@@ -13,7 +13,9 @@ use crate::{
         delivered::{self, Key, Stage, Transfer},
     },
     meta::PENDING_HOOK,
-    root::{Root, RootError, destination::Destination, folder::Folder, meta_file, name::Name},
+    root::{
+        Root, RootError, destination::Destination, file, folder::Folder, meta_file, name::Name,
+    },
     store::{
         ContentPath, Stores, Target,
         placement::{self, Source},
@@ -153,7 +155,19 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
     let folder = folder_of(root, key).map_err(io::Error::other)?;
     let (store, hidden) = (stores.of(&folder), hidden_name(key)?);
     let path = ContentPath::parse(&format!("{stem}.data"))?;
-    let meta = meta_file::of_stem(folder.dir(), stem);
+    let mut meta = meta_file::of_stem(folder.dir(), stem);
+    if let (Some(text), None) = (&transfer.meta, &meta)
+        && (store.held(&hidden)?.is_some() || store.holds(&path)?)
+    {
+        // It waited for hooks to write into it, or was being written.
+        file::replace(
+            folder.dir(),
+            &format!("{stem}.meta"),
+            0o644,
+            text.as_bytes(),
+        )?;
+        meta = meta_file::of_stem(folder.dir(), stem);
+    }
     let destination = meta.as_ref().and_then(Destination::open);
     // Without it the file has its name already, or had it before a hook took it away.
     if store.held(&hidden)?.is_some() {

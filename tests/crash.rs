@@ -34,8 +34,9 @@ use m2y::{
     client::{self, Route},
     error::Code,
     event::{Kind as EventKind, Run},
+    journal::{Journal, delivered},
     observer::{Observer, Unobserved},
-    root::Root,
+    root::{Root, meta_file},
     server::{self, Server},
     store::{Stores, local::LocalStore},
     transfer::send::send_job::SendJob,
@@ -59,16 +60,30 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// What the hook of a world does besides leaving a line in the inbox.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hook {
+    /// It writes a file into the folder: so it finds there what belongs there.
+    Looks,
+    /// It writes into the `.meta` only, which waits in the journal for it.
+    Marks,
+}
+
 /// A world whose hook leaves a line for each time that it runs, and one file for each id.
 fn world() -> World {
+    world_of(Hook::Looks)
+}
+
+fn world_of(hook: Hook) -> World {
     let world = World::new("[OnMeta]\nmeta.rhai\n[OnReceived]\nreceived.rhai\n");
     let ini = "[hooks]\nretry_delay = 50ms\n";
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
     world.script("meta.rhai", "meta.seen = true;");
-    world.script(
-        "received.rhai",
-        "notify.inbox(meta.id); folder.write(`effect_${meta.id}.txt`, meta.filename);",
-    );
+    let does = match hook {
+        Hook::Looks => "folder.write(`effect_${meta.id}.txt`, meta.filename);",
+        Hook::Marks => "meta.mark = meta.filename;",
+    };
+    world.script("received.rhai", &format!("notify.inbox(meta.id); {does}"));
     world
 }
 
@@ -96,13 +111,18 @@ impl Files {
     }
 
     /// Checks that what is visible in the receiver's folder is right; returns the names of
-    /// the files. What was looked at before is not looked at again.
+    /// the files. What was looked at before is not looked at again, nor what hooks have not
+    /// had: its `.meta` may be missing, and nobody was told of it.
     fn check(&self, world: &World, seen: &mut HashMap<String, String>) {
+        let folder = world.receiver.folder(&common::name("photo")).unwrap();
         for data in world.arrived(".data") {
             if seen.contains_key(&data) {
                 continue;
             }
-            let meta = read_meta(&world.photo().join(data.replace(".data", ".meta")));
+            let stem = data.trim_end_matches(".data");
+            let Some(meta) = meta_file::of_stem(folder.dir(), stem) else {
+                continue;
+            };
             let len = self.made[&meta.filename];
             let at = meta.filename[1..].parse::<usize>().unwrap() % 1_000;
             let bytes = fs::read(world.photo().join(&data)).unwrap();
@@ -113,7 +133,7 @@ impl Files {
     }
 
     /// Checks that all has come, once, and that hooks have run for each.
-    fn all_delivered(&self, world: &World) {
+    fn all_delivered(&self, world: &World, hook: Hook) {
         let mut seen = HashMap::new();
         self.check(world, &mut seen);
         let files: HashSet<&String> = seen.values().collect();
@@ -132,6 +152,14 @@ impl Files {
             let text = fs::read_to_string(&inbox).unwrap_or_default();
             ids.iter().all(|id| text.contains(id))
         });
+        if hook == Hook::Marks {
+            return until("every hook has left its mark", || {
+                seen.iter().all(|(data, file)| {
+                    let meta = read_meta(&world.photo().join(data.replace(".data", ".meta")));
+                    meta.extra.get("mark").is_some_and(|mark| mark == file)
+                })
+            });
+        }
         let effect = |id: &String| format!("effect_{id}.txt");
         let effects: Vec<String> = ids.iter().map(effect).collect();
         // A script writes it after its line in the inbox.
@@ -304,7 +332,7 @@ async fn killed(who: Who, kills: usize) {
         left(&world, &mut metas);
         assert!(finish.elapsed() < PATIENCE, "{metas:?} are not delivered");
     }
-    tokio::task::block_in_place(|| files.all_delivered(&world));
+    tokio::task::block_in_place(|| files.all_delivered(&world, Hook::Looks));
     eprintln!(
         "{who:?}: {done_kills} kills, {} files, {:.0} s",
         files.made.len(),
@@ -517,12 +545,11 @@ fn lose(world: &World, flushed: &Path, lost: Lost, random: &mut Random) {
     }
     if flushed == "settled" {
         // The file is safe, and its name is not: it may have either.
-        let acknowledged = "f0";
-        for data in world.arrived(".data") {
-            let at = world.photo().join(&data);
-            let meta = read_meta(&at.with_extension("meta"));
-            if meta.filename != acknowledged && !matches!(lost, Lost::Nothing) {
-                let hidden = format!(".{}-{}.partial", meta.from, meta.id.unwrap());
+        let journal = Journal::open(&Root::open(world.there.path()).unwrap()).unwrap();
+        for open in delivered::open(&journal.reader().unwrap()).unwrap() {
+            let at = world.photo().join(format!("{}.data", open.stem));
+            if at.exists() && !matches!(lost, Lost::Nothing) {
+                let hidden = format!(".{}-{}.partial", open.key.from, open.key.id);
                 fs::rename(&at, world.photo().join(hidden)).unwrap();
             }
         }
@@ -546,9 +573,15 @@ fn lose(world: &World, flushed: &Path, lost: Lost, random: &mut Random) {
 }
 
 async fn dies_at(step: &str, lost: Lost, random: &mut Random) {
-    let world = world();
+    for hook in [Hook::Looks, Hook::Marks] {
+        hook_dies_at(hook, step, lost, random).await;
+    }
+}
+
+async fn hook_dies_at(hook: Hook, step: &str, lost: Lost, random: &mut Random) {
+    let world = world_of(hook);
     let mut files = Files::new();
-    let case = format!("{step}, {lost:?} is lost");
+    let case = format!("{step}, {lost:?} is lost, the hook {hook:?}");
     let server = Process::serve(&world.there);
     let first = files.make(&world, 300_000);
     deliver(&first, &server.address).await.unwrap();
@@ -572,13 +605,13 @@ async fn dies_at(step: &str, lost: Lost, random: &mut Random) {
         let sent = deliver(again, &server.address).await;
         sent.unwrap_or_else(|e| panic!("{case}: {e}"));
     }
-    tokio::task::block_in_place(|| files.all_delivered(&world));
+    tokio::task::block_in_place(|| files.all_delivered(&world, hook));
     assert_eq!(server.stop(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_server_left_of_a_file_that_nobody_sends_again_goes() {
-    let world = world();
+    let world = World::new("[OnMeta]\n");
     let mut files = Files::new();
     let before = world.arrived("");
     let (mut child, address, _) = tokio::task::block_in_place(|| mortal(&world, "settle 1"));
@@ -763,7 +796,7 @@ async fn acks_lost(count: usize, losses: usize) {
         done.unwrap();
     }
     server.stop().await;
-    files.all_delivered(&world);
+    files.all_delivered(&world, Hook::Looks);
     let ran = (&hooks.meta, &hooks.received);
     let ran = (ran.0.load(Ordering::SeqCst), ran.1.load(Ordering::SeqCst));
     assert_eq!(

@@ -312,21 +312,50 @@ async fn a_meta_does_not_wait_where_a_program_reads_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_meta_that_cannot_be_written_stays_in_the_journal() {
+async fn a_meta_that_cannot_be_written_stays_in_the_journal_until_it_can() {
     let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
-    world.script("hook.rhai", "meta.album = \"trip\";");
+    world.script(
+        "hook.rhai",
+        "meta.album = \"trip\"; state.add(\"runs\", 1);",
+    );
+    let ini = "[hooks]\nretry_delay = 10ms\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
     let dispatcher = dispatcher(&world);
     let folder = photo(&world);
     let (mut one, key, meta) = arrives(&dispatcher, &folder, "f");
     let deferred = one.defer(&meta).unwrap();
     owe(&dispatcher, &key, &meta, Some(deferred)).await;
     // Nothing can be written over a directory.
-    fs::create_dir_all(folder.path_of("f.meta").join("x")).unwrap();
-    dispatcher.run_leased_each(vec![one], |_| {}).await;
+    let in_the_way = folder.path_of("f.meta");
+    fs::create_dir_all(in_the_way.join("x")).unwrap();
+    let mut accepted = false;
+    dispatcher
+        .run_leased_each(vec![one], |verdicts| {
+            accepted = verdicts[0].1.outcome == Outcome::Accepted;
+        })
+        .await;
+    assert!(accepted, "the file is safe, and its hooks have run");
     let db = dispatcher.journal().reader().unwrap();
     let open = delivered::open(&db).unwrap();
     assert_eq!(open[0].key, key);
-    assert!(open[0].meta.is_some(), "the next server writes it");
+    assert!(open[0].meta.is_some());
+    // Its sender tries again: hooks do not run twice for that.
+    dispatcher.take_over(&open[0]);
+    fs::remove_dir_all(&in_the_way).unwrap();
+    let (stay, shutdown) = tokio::sync::watch::channel(false);
+    let runs = tokio::spawn(dispatcher.clone().run(shutdown));
+    let is_over = || {
+        let tasks = journal::list(&db, None, 10).unwrap();
+        delivered::open(&db).unwrap().is_empty() && tasks.is_empty()
+    };
+    while !is_over() {
+        tokio::task::yield_now().await;
+    }
+    stay.send(true).unwrap();
+    runs.await.unwrap();
+    assert_eq!(read_meta(&in_the_way).extra["album"], "trip");
+    let state = journal::script_state::get(&db, ROLAND, "photo", "runs").unwrap();
+    assert_eq!(state.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

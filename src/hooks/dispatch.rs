@@ -6,6 +6,7 @@
 //! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that
 //! nothing which is down delays a transfer.
 
+mod conclusion;
 mod effect;
 mod last_run;
 mod lease;
@@ -36,7 +37,10 @@ use crate::{
     delivery::{Mailer, Webhook},
     error::{Code, Error, printable},
     event::{Event, Kind, Subject, Verdict},
-    journal::{self, Done, Entry, Journal, JournalError, Pending, Task, delivered::Key},
+    journal::{
+        self, Entry, Journal, JournalError, Pending, Task,
+        delivered::{Key, Transfer},
+    },
     meta::{Meta, QUARANTINE},
     root::{
         Root,
@@ -47,18 +51,20 @@ use crate::{
     },
     store::Stores,
 };
+use conclusion::{Owing, write_deferred};
 use effect::{Courier, effects_of};
 use last_run::LastRuns;
 use lease::{Lease, Leases};
-use rebuild::{Gone, moved, rebuild};
+use rebuild::{Gone, rebuild};
 pub use rebuild::{asked_of, task_of, task_of_received};
 pub use record::Records;
-use record::{ToRecord, put_away};
+use record::put_away;
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
 
-/// How long the `.meta` of files wait for their hooks. Somebody may look for them.
+/// How long a `.meta` waits for hooks before it is written all the same: somebody may look
+/// for it.
 const DEFERRED: Duration = Duration::from_millis(50);
 
 /// How often the journal is looked into for what another process wrote.
@@ -126,31 +132,6 @@ impl LeasedEvent {
             lease,
         };
         (owing, ToFire::all(event, pinned))
-    }
-}
-
-/// What is to be written down of a leased event when its hooks have run.
-struct Owing {
-    task: Task,
-    /// Its `.meta` before that.
-    before: Option<Meta>,
-    deferred: Option<DeferredMeta>,
-    owed: Option<Key>,
-    attempts: u32,
-    lease: Lease,
-}
-
-/// Writes the `.meta` of files whose hooks take long.
-async fn write_deferred(owing: &[Option<Owing>]) {
-    let deferred = owing
-        .iter()
-        .flatten()
-        .filter_map(|one| one.deferred.clone());
-    let deferred: Vec<_> = deferred.collect();
-    let writing = move || deferred.iter().try_for_each(DeferredMeta::write);
-    if let Ok(Err(error)) = task::spawn_blocking(writing).await {
-        // It is tried again when the hooks have run.
-        warn!("cannot write a .meta: {error}");
     }
 }
 
@@ -318,6 +299,13 @@ impl Dispatcher {
         })
     }
 
+    /// Has the hooks of a file run that has its name by now, and whose attempt failed before
+    /// they could.
+    pub fn take_over(&self, transfer: &Transfer) {
+        let (key, task) = (transfer.key.clone(), task_of_received(transfer));
+        drop(self.journal.take_over(key, task));
+    }
+
     /// Puts a file out of sight for which `[OnMeta]` asked that, and no other hook runs.
     pub async fn hide_if_asked(&self, folder: &Folder, subject: &Subject) {
         if !subject.meta.extra.contains_key(QUARANTINE) {
@@ -364,69 +352,6 @@ impl Dispatcher {
             self.conclude(over.collect()).await;
             tell(verdicts);
         }
-    }
-
-    /// Stores what the hooks of leased events wrote into their `.meta`, and writes into the
-    /// journal that they are done, or have to be tried again.
-    async fn conclude(&self, mut over: Vec<(Owing, &mut Verdict)>) {
-        let fired: Vec<_> = over.iter().map(|(owing, v)| (&owing.task, &**v)).collect();
-        self.last_runs.note(&fired);
-        let received = over
-            .iter_mut()
-            .filter(|(owing, _)| owing.task.kind == Kind::Received.section())
-            .map(|(owing, verdict)| ToRecord {
-                before: owing.before.as_ref(),
-                deferred: owing.deferred.clone(),
-                verdict,
-            });
-        for stored in self
-            .records
-            .store_all(self.self_changes(), received.collect())
-            .await
-        {
-            if let Err(error) = stored {
-                // The file is delivered all the same.
-                error!("cannot store what [OnReceived] wrote into a .meta: {error}");
-            }
-        }
-        let (mut done, mut written, mut leases) = (Vec::new(), Vec::new(), Vec::new());
-        for (owing, verdict) in over {
-            let Owing {
-                task,
-                owed,
-                attempts,
-                lease,
-                deferred,
-                ..
-            } = owing;
-            leases.push(lease);
-            if deferred.is_some_and(|deferred| !deferred.is_safe()) {
-                // The journal has to keep it. The next server writes it, and runs hooks again.
-                continue;
-            }
-            match verdict.outcome.objection() {
-                None => done.push(Done {
-                    came: effects_of(&task, &verdict.effects),
-                    task,
-                    owed,
-                }),
-                Some(words) => {
-                    let why = verdict.runs.last().and_then(|run| run.error.clone());
-                    let why = why.unwrap_or_else(|| words.to_owned());
-                    // A hook may have renamed the file before another one failed.
-                    written.push(self.fail(moved(task, verdict), owed, attempts, why, None));
-                }
-            }
-        }
-        if !done.is_empty() {
-            written.push(self.journal.done_all(done));
-        }
-        for written in written {
-            if let Err(error) = written.committed().await {
-                error!("{error}");
-            }
-        }
-        drop(leases);
     }
 
     /// Tries what is waiting, again and again, until `shutdown` turns true.

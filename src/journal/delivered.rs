@@ -180,16 +180,18 @@ pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
 }
 
 /// Writes down that nothing is left to do: the file has its name, and if hooks waited for it
-/// they have run, or a task stands for them.
-pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "UPDATE transfer SET state = 1, meta = NULL
-         WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
-    )?
-    .execute(named_params! {
-        ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
-    })?;
-    Ok(())
+/// they have run, or a task stands for them. Returns whether something was left.
+pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<bool> {
+    let completed = db
+        .prepare_cached(
+            "UPDATE transfer SET state = 1, meta = NULL
+             WHERE id = :id AND sender = :from AND user = :user AND folder = :folder
+             AND state IN (0, 3)",
+        )?
+        .execute(named_params! {
+            ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+        })?;
+    Ok(completed > 0)
 }
 
 /// Takes a transfer out whose file did not get its name.

@@ -102,14 +102,27 @@ impl Journal {
         self.send(durable, move |db| {
             let mut news = false;
             for Done { task, owed, came } in &done {
-                match owed {
+                let is_completed = match owed {
                     Some(key) => delivered::complete(db, key)?,
-                    None => remove(db, task)?,
+                    None => false,
+                };
+                if !is_completed {
+                    remove(db, task)?;
                 }
                 insert(db, came)?;
                 news = news || !came.is_empty() || is_waited_for(db, task)?;
             }
             Ok(((), news))
+        })
+    }
+
+    /// Lets a task stand from now on for what a transfer has left to do, if it has.
+    pub fn take_over(&self, key: Key, task: Task) -> Pending<()> {
+        self.write(false, move |db| {
+            if delivered::complete(db, &key)? {
+                insert(db, [&task])?;
+            }
+            Ok(())
         })
     }
 

@@ -327,7 +327,7 @@ impl Group {
             drop(journal.quietly(false, move |db| {
                 settled
                     .iter()
-                    .try_for_each(|key| delivered::complete(db, key))
+                    .try_for_each(|key| delivered::complete(db, key).map(drop))
             }));
         }
     }

@@ -187,7 +187,10 @@ impl Receiver {
         for (reserved, (at, asked)) in reserved.into_iter().zip(asked) {
             match reserved {
                 Err(error) => decided.push((at, Err(error))),
-                Ok((Reserved::Delivered(partial), ..)) => {
+                Ok((Reserved::Delivered(partial, owed), ..)) => {
+                    if let Some(transfer) = owed {
+                        self.hooks.take_over(&transfer);
+                    }
                     decided.push((at, self.delivered_before(&partial, &asked, begun)));
                 }
                 Ok((Reserved::New(partial), inbox, size, held)) => {
@@ -477,7 +480,6 @@ impl Receiver {
             "was delivered before"
         );
         self.observer.ended(TransferEnd::DeliveredBefore);
-        // If its hooks have still to run, the journal knows of it.
         let mut reply = Wire::request(meta.clone());
         reply.meta.extra.retain(|field, _| is_extra(field));
         reply.meta.error.clear();

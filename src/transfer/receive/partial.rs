@@ -5,7 +5,11 @@ use std::{io, sync::Arc};
 use super::under_way::Claim;
 use crate::{
     event::Subject,
-    journal::delivered::{self, Key, Stage::Refused, Transfer},
+    journal::delivered::{
+        self, Key,
+        Stage::{Owed, Refused},
+        Transfer,
+    },
     meta::{Meta, TransferId},
     root::{destination::Destination, file, folder::Folder, meta_file},
     store::{
@@ -20,8 +24,9 @@ use crate::{
 pub enum Reserved {
     /// A name for a file that has to come.
     New(Partial),
-    /// The file, from an earlier attempt whose ACK was lost.
-    Delivered(Partial),
+    /// The file, from an earlier attempt whose ACK was lost; and the transfer, if its hooks
+    /// have not run.
+    Delivered(Partial, Option<Transfer>),
 }
 
 /// A file on its way in. Dropped before it is whole, it leaves nothing behind.
@@ -77,11 +82,13 @@ impl Partial {
                 if known.stage.is_open() {
                     // Nobody knows whether its name is safe.
                     store.settle_names(&[])?;
+                    restore_meta(folder, &*store, &known)?;
                 }
                 let meta = as_delivered(folder, meta, &known);
-                let mut partial = partial(meta, known.stem, claim);
+                let mut partial = partial(meta, known.stem.clone(), claim);
                 partial.keep = true;
-                return Ok(Reserved::Delivered(partial));
+                let owed = (known.stage == Owed).then_some(known);
+                return Ok(Reserved::Delivered(partial, owed));
             }
             None => {}
         }
@@ -289,6 +296,25 @@ fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> 
             return Ok(stem);
         }
     }
+}
+
+/// Writes the `.meta` of a file that has its name, where only the journal has it: it waited
+/// for hooks that have not run, or was being written.
+pub fn restore_meta(folder: &Folder, store: &dyn Store, transfer: &Transfer) -> io::Result<()> {
+    let Transfer { stem, meta, .. } = transfer;
+    let Some(text) = meta else {
+        return Ok(());
+    };
+    let is_there = meta_file::of_stem(folder.dir(), stem).is_some();
+    if !is_there && store.holds(&ContentPath::parse(&format!("{stem}.data"))?)? {
+        file::replace(
+            folder.dir(),
+            &format!("{stem}.meta"),
+            0o644,
+            text.as_bytes(),
+        )?;
+    }
+    Ok(())
 }
 
 /// The meta of a file that was delivered: as hooks left it, if it is still there.

@@ -5,17 +5,18 @@ use std::{io, time::SystemTime};
 use rusqlite::Connection;
 use tracing::{error, info};
 
-use super::{partial::hidden_name, under_way::UnderWay};
+use super::{
+    partial::{hidden_name, restore_meta},
+    under_way::UnderWay,
+};
 use crate::{
     hooks::dispatch::task_of_received,
     journal::{
         self, Journal, JournalError,
         delivered::{self, Key, Stage, Transfer},
     },
-    meta::PENDING_HOOK,
-    root::{
-        Root, RootError, destination::Destination, file, folder::Folder, meta_file, name::Name,
-    },
+    meta::{Meta, PENDING_HOOK},
+    root::{Root, RootError, destination::Destination, folder::Folder, meta_file, name::Name},
     store::{
         ContentPath, Stores, Target,
         placement::{self, Source},
@@ -48,7 +49,7 @@ pub fn recover(journal: &Journal, root: &Root, stores: &Stores) -> Result<(), Jo
         journal::insert(db, &tasks)?;
         settled
             .iter()
-            .try_for_each(|key| delivered::complete(db, key))
+            .try_for_each(|key| delivered::complete(db, key).map(drop))
     });
     written.wait()
 }
@@ -155,19 +156,13 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
     let folder = folder_of(root, key).map_err(io::Error::other)?;
     let (store, hidden) = (stores.of(&folder), hidden_name(key)?);
     let path = ContentPath::parse(&format!("{stem}.data"))?;
-    let mut meta = meta_file::of_stem(folder.dir(), stem);
-    if let (Some(text), None) = (&transfer.meta, &meta)
-        && (store.held(&hidden)?.is_some() || store.holds(&path)?)
-    {
-        // It waited for hooks to write into it, or was being written.
-        file::replace(
-            folder.dir(),
-            &format!("{stem}.meta"),
-            0o644,
-            text.as_bytes(),
-        )?;
-        meta = meta_file::of_stem(folder.dir(), stem);
-    }
+    let meta = match meta_file::of_stem(folder.dir(), stem) {
+        None => {
+            let text = transfer.meta.as_deref().unwrap_or_default();
+            Meta::from_file(text.as_bytes()).ok()
+        }
+        there => there,
+    };
     let destination = meta.as_ref().and_then(Destination::open);
     // Without it the file has its name already, or had it before a hook took it away.
     if store.held(&hidden)?.is_some() {
@@ -187,6 +182,7 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
             "received, before the server ended"
         );
     }
+    restore_meta(&folder, &*store, transfer)?;
     if let (Some(destination), Some(meta)) = (destination, meta)
         && !store.holds(&path)?
         // A hook may have given it another name, beside the same .meta.

@@ -73,7 +73,6 @@ fn event(folder: &Folder) -> Event {
             stem: "x".to_owned(),
         }),
         asked: None,
-        deferred: None,
     }
 }
 

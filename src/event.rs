@@ -2,11 +2,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     crypto::{CryptoError, random},
+    journal::delivered::Key,
     json::{Map, Value},
-    meta::{Meta, TransferId},
-    root::{config::Config, deferred_meta::DeferredMeta, folder::Folder},
+    meta::Meta,
+    root::{config::Config, folder::Folder},
 };
 
 /// The events of a folder, each a section of m2y.config.
@@ -96,10 +99,20 @@ impl EventId {
     }
 }
 
-impl From<TransferId> for EventId {
-    /// An event of a transfer has the transfer's id; its kind tells it from others.
-    fn from(id: TransferId) -> Self {
-        Self(id.0)
+impl From<&Key> for EventId {
+    /// Events of a transfer have one id, which their kinds tell apart. It is not the id of the
+    /// transfer alone: that is its sender's choice, for any number of folders.
+    fn from(key: &Key) -> Self {
+        let mut hash = Sha256::new();
+        for name in [&key.user, &key.folder, &key.from] {
+            // No name holds a line break.
+            hash.update(name.as_bytes());
+            hash.update(b"\n");
+        }
+        hash.update(key.id.0);
+        let [id @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _]: [u8; 32] =
+            hash.finalize().into();
+        Self(id)
     }
 }
 
@@ -126,8 +139,6 @@ pub struct Event {
     pub subject: Option<Subject>,
     /// Who looks, fetches or puts, and what, where a contact does.
     pub asked: Option<Asked>,
-    /// The `.meta` of the file, where it is not in the folder yet.
-    pub deferred: Option<DeferredMeta>,
 }
 
 /// What a contact asks for.

@@ -102,7 +102,6 @@ impl Desk {
                 stem: STEM.to_owned(),
             }),
             asked: None,
-            deferred: None,
         }
     }
 

@@ -10,7 +10,7 @@ mod common;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,23 +20,20 @@ use std::{
 use common::{ROLAND, World, ZHENQIANG, name, read_meta};
 use m2y::{
     event::{Event, EventId, Kind, Outcome, Subject, Verdict},
-    hooks::{
-        Pinned,
-        dispatch::{Dispatcher, LeasedEvent},
-    },
+    hooks::{Pinned, dispatch::Dispatcher},
     journal::{
         self,
         delivered::{self, Key, Stage, Transfer},
     },
-    meta::{Meta, PENDING_HOOK},
-    root::{deferred_meta::DeferredMeta, folder::Folder},
+    meta::{PENDING_HOOK, TransferId},
+    root::folder::Folder,
 };
 
 fn event(kind: Kind, folder: &Folder, file: &str) -> Event {
     let mut meta = common::document(ZHENQIANG, ROLAND, folder.name().as_str());
     meta.filename = file.to_owned();
     let id = EventId::new().unwrap();
-    meta.id = Some(m2y::meta::TransferId(id.0));
+    meta.id = Some(TransferId(id.0));
     Event {
         id,
         kind,
@@ -48,7 +45,6 @@ fn event(kind: Kind, folder: &Folder, file: &str) -> Event {
             stem: file.to_owned(),
         }),
         asked: None,
-        deferred: None,
     }
 }
 
@@ -198,166 +194,6 @@ async fn a_panic_at_one_event_fails_that_one_only() {
     assert_eq!((verdicts.len(), failed.count()), (20, 1));
 }
 
-/// A file whose contents are in the folder, and its event, leased.
-fn arrives(dispatcher: &Dispatcher, folder: &Folder, file: &str) -> (LeasedEvent, Key, Meta) {
-    let event = event(Kind::Received, folder, file);
-    let meta = event.subject.clone().unwrap().meta;
-    fs::write(folder.path_of(&format!("{file}.data")), b"x").unwrap();
-    let key = Key {
-        user: ROLAND.to_owned(),
-        folder: "photo".to_owned(),
-        from: ZHENQIANG.to_owned(),
-        id: meta.id.unwrap(),
-    };
-    let leased = dispatcher.lease(event, Pinned::default(), &key).unwrap();
-    (leased, key, meta)
-}
-
-/// Writes a transfer whose hooks have to run into the journal.
-async fn owe(dispatcher: &Dispatcher, key: &Key, meta: &Meta, deferred: Option<DeferredMeta>) {
-    let transfer = Transfer {
-        key: key.clone(),
-        stem: meta.filename.clone(),
-        filename: meta.filename.clone(),
-        filesize: 1,
-        crc: 0,
-        stage: Stage::Owed,
-        meta: deferred.map(|meta| meta.text().clone()),
-    };
-    let written = dispatcher
-        .journal()
-        .write(true, move |db| delivered::put(db, &transfer));
-    written.committed().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_meta_that_waits_for_its_hooks_is_there_for_one_that_looks() {
-    let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
-    world.script(
-        "hook.rhai",
-        r#"if !folder.exists(meta.filename + ".meta") { throw "it is missing"; }
-           meta.album = "trip";
-           folder.rename(event.data_file, meta.filename + "-renamed.data");"#,
-    );
-    let dispatcher = dispatcher(&world);
-    let folder = photo(&world);
-    let mut leased = Vec::new();
-    // More than share a flush, and fewer.
-    for n in 0..4 {
-        let (mut one, key, meta) = arrives(&dispatcher, &folder, &format!("f{n}"));
-        let deferred = one.defer(&meta).unwrap();
-        assert!(deferred.is_missing());
-        owe(&dispatcher, &key, &meta, Some(deferred)).await;
-        leased.push(one);
-    }
-    let alone = leased.pop().unwrap();
-    let mut told = 0;
-    let mut accepted = |verdicts: Vec<(usize, Verdict)>| {
-        for (_, verdict) in verdicts {
-            assert_eq!(verdict.outcome, Outcome::Accepted, "{:?}", verdict.runs);
-            told += 1;
-        }
-    };
-    dispatcher.run_leased_each(leased, &mut accepted).await;
-    dispatcher.run_leased_each(vec![alone], &mut accepted).await;
-    assert_eq!(told, 4);
-    for n in 0..4 {
-        let meta = read_meta(&folder.path_of(&format!("f{n}-renamed.meta")));
-        assert_eq!(meta.extra["album"], "trip");
-    }
-    assert_eq!(world.arrived(".meta").len(), 4, "there is no other one");
-    let db = dispatcher.journal().reader().unwrap();
-    assert!(delivered::open(&db).unwrap().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_meta_does_not_wait_for_a_hook_that_takes_long() {
-    let world = World::new("[OnMeta]\n[OnReceived]\nwork.rhai\n");
-    // Works until the .meta is there, or to its deadline.
-    let meta = photo(&world).path_of("f.meta");
-    world.script(
-        "work.rhai",
-        r#"let s = ""; s.pad(1000, ' '); for i in 0..100000 { s.split(' '); }"#,
-    );
-    let dispatcher = dispatcher(&world);
-    let folder = photo(&world);
-    let (mut one, key, text) = arrives(&dispatcher, &folder, "f");
-    let deferred = one.defer(&text).unwrap();
-    owe(&dispatcher, &key, &text, Some(deferred.clone())).await;
-    let works = tokio::spawn(async move {
-        let mut objected = false;
-        dispatcher
-            .run_leased_each(vec![one], |verdicts| {
-                objected = verdicts[0].1.outcome.objection().is_some();
-            })
-            .await;
-        objected
-    });
-    while deferred.is_missing() {
-        assert!(!works.is_finished(), "the .meta came after its hooks");
-        tokio::task::yield_now().await;
-    }
-    let early = read_meta(&meta);
-    assert!(!early.extra.contains_key(PENDING_HOOK));
-    assert!(works.await.unwrap(), "the script has its deadline");
-    assert!(read_meta(&meta).extra.contains_key(PENDING_HOOK));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_meta_does_not_wait_where_a_program_reads_it() {
-    let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\nprogram.sh\n");
-    let dispatcher = dispatcher(&world);
-    let (mut one, _, meta) = arrives(&dispatcher, &photo(&world), "f");
-    assert!(one.defer(&meta).is_none());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_meta_that_cannot_be_written_stays_in_the_journal_until_it_can() {
-    let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
-    world.script(
-        "hook.rhai",
-        "meta.album = \"trip\"; state.add(\"runs\", 1);",
-    );
-    let ini = "[hooks]\nretry_delay = 10ms\n";
-    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
-    let dispatcher = dispatcher(&world);
-    let folder = photo(&world);
-    let (mut one, key, meta) = arrives(&dispatcher, &folder, "f");
-    let deferred = one.defer(&meta).unwrap();
-    owe(&dispatcher, &key, &meta, Some(deferred)).await;
-    // Nothing can be written over a directory.
-    let in_the_way = folder.path_of("f.meta");
-    fs::create_dir_all(in_the_way.join("x")).unwrap();
-    let mut accepted = false;
-    dispatcher
-        .run_leased_each(vec![one], |verdicts| {
-            accepted = verdicts[0].1.outcome == Outcome::Accepted;
-        })
-        .await;
-    assert!(accepted, "the file is safe, and its hooks have run");
-    let db = dispatcher.journal().reader().unwrap();
-    let open = delivered::open(&db).unwrap();
-    assert_eq!(open[0].key, key);
-    assert!(open[0].meta.is_some());
-    // Its sender tries again: hooks do not run twice for that.
-    dispatcher.take_over(&open[0]);
-    fs::remove_dir_all(&in_the_way).unwrap();
-    let (stay, shutdown) = tokio::sync::watch::channel(false);
-    let runs = tokio::spawn(dispatcher.clone().run(shutdown));
-    let is_over = || {
-        let tasks = journal::list(&db, None, 10).unwrap();
-        delivered::open(&db).unwrap().is_empty() && tasks.is_empty()
-    };
-    while !is_over() {
-        tokio::task::yield_now().await;
-    }
-    stay.send(true).unwrap();
-    runs.await.unwrap();
-    assert_eq!(read_meta(&in_the_way).extra["album"], "trip");
-    let state = journal::script_state::get(&db, ROLAND, "photo", "runs").unwrap();
-    assert_eq!(state.unwrap(), 1);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
     let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
@@ -369,17 +205,38 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
     );
     let dispatcher = dispatcher(&world);
     let folder = photo(&world);
-    let (mut leased, mut keys) = (Vec::new(), Vec::new());
+    let inode = |n: usize| {
+        let meta = fs::metadata(folder.path_of(&format!("f{n}.meta"))).unwrap();
+        meta.ino()
+    };
+    let (mut leased, mut keys, mut inodes) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..20 {
-        let (mut one, key, meta) = arrives(&dispatcher, &folder, &format!("f{n}"));
-        // Of some the .meta is there before their hooks run.
-        let deferred = (n % 2 == 0).then(|| one.defer(&meta).unwrap());
-        if deferred.is_none() {
-            fs::write(folder.path_of(&format!("f{n}.meta")), meta.to_file()).unwrap();
-        }
-        owe(&dispatcher, &key, &meta, deferred).await;
-        leased.push(one);
+        let event = event(Kind::Received, &folder, &format!("f{n}"));
+        let subject = event.subject.clone().unwrap();
+        fs::write(folder.path_of(&subject.data_file()), b"x").unwrap();
+        fs::write(folder.path_of(&subject.meta_file()), subject.meta.to_file()).unwrap();
+        let key = Key {
+            user: ROLAND.to_owned(),
+            folder: "photo".to_owned(),
+            from: ZHENQIANG.to_owned(),
+            id: subject.meta.id.unwrap(),
+        };
+        let transfer = Transfer {
+            key: key.clone(),
+            stem: subject.stem,
+            filename: subject.meta.filename,
+            filesize: 1,
+            crc: 0,
+            stage: Stage::Owed,
+            meta: Some("{}".into()),
+        };
+        let written = dispatcher
+            .journal()
+            .write(true, move |db| delivered::put(db, &transfer));
+        written.committed().await.unwrap();
+        leased.push(dispatcher.lease(event, Pinned::default(), &key).unwrap());
         keys.push(key);
+        inodes.push(inode(n));
     }
     let mut verdicts: Vec<Option<Verdict>> = leased.iter().map(|_| None).collect();
     let tell = |told: Vec<(usize, Verdict)>| {
@@ -403,6 +260,8 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
             (Stage::Delivered, None),
             "{n}"
         );
+        // A new one for each of many files would make a disk slow.
+        assert_eq!(inode(n), inodes[n], "f{n}.meta is another file");
     }
     let mut mails = 0;
     for entry in journal::list(&db, None, 100).unwrap() {
@@ -436,4 +295,24 @@ async fn a_batch_without_a_script_is_accepted_as_it_is() {
         .await;
     assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
     assert!(fire_all(&dispatcher, Vec::new()).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_one_id_in_two_folders_have_their_hooks_both() {
+    let config = "[OnMeta]\n[OnReceived]\nhook.rhai\n";
+    let world = World::new(config);
+    let dispatcher = dispatcher(&world);
+    let mut leased = Vec::new();
+    for folder in [photo(&world), world.folder("other", config)] {
+        let mut event = event(Kind::Received, &folder, "f");
+        let key = Key {
+            user: ROLAND.to_owned(),
+            folder: folder.name().to_string(),
+            from: ZHENQIANG.to_owned(),
+            id: TransferId([7; 16]),
+        };
+        event.id = EventId::from(&key);
+        leased.push(dispatcher.lease(event, Pinned::default(), &key));
+    }
+    assert!(leased.iter().all(Option::is_some));
 }

@@ -240,7 +240,6 @@ fn asks(
             contact: from.to_string(),
             path,
         }),
-        deferred: None,
     })
 }
 

@@ -6,7 +6,6 @@
 //! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that
 //! nothing which is down delays a transfer.
 
-mod conclusion;
 mod effect;
 mod last_run;
 mod lease;
@@ -15,7 +14,6 @@ mod record;
 
 use std::{
     collections::VecDeque,
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,13 +22,13 @@ use rusqlite::Connection;
 use tokio::{
     sync::watch,
     task::{self, JoinSet},
-    time::{interval, sleep, timeout},
+    time::{interval, sleep},
 };
 use tracing::{error, info, warn};
 
 use super::{
-    Heard, Hooks, Pinned, batch::Verdicts, firing::ToFire, lookup::is_program, notes::Mode,
-    script_state::JournalState, self_changes::SelfChanges,
+    Heard, Hooks, Pinned, batch::Verdicts, firing::ToFire, notes::Mode, script_state::JournalState,
+    self_changes::SelfChanges,
 };
 use crate::{
     clock,
@@ -38,34 +36,28 @@ use crate::{
     error::{Code, Error, printable},
     event::{Event, Kind, Subject, Verdict},
     journal::{
-        self, Entry, Journal, JournalError, Pending, Task,
+        self, Done, Entry, Journal, JournalError, Pending, Task,
         delivered::{Key, Transfer},
     },
     meta::{Meta, QUARANTINE},
     root::{
         Root,
         config::Config,
-        deferred_meta::DeferredMeta,
         folder::Folder,
         settings::{Retry, Settings},
     },
     store::Stores,
 };
-use conclusion::{Owing, write_deferred};
 use effect::{Courier, effects_of};
 use last_run::LastRuns;
 use lease::{Lease, Leases};
-use rebuild::{Gone, rebuild};
+use rebuild::{Gone, moved, rebuild};
 pub use rebuild::{asked_of, task_of, task_of_received};
 pub use record::Records;
-use record::put_away;
+use record::{ToRecord, put_away};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
-
-/// How long a `.meta` waits for hooks before it is written all the same: somebody may look
-/// for it.
-const DEFERRED: Duration = Duration::from_millis(50);
 
 /// How often the journal is looked into for what another process wrote.
 const LOOK: Duration = Duration::from_secs(1);
@@ -100,20 +92,6 @@ impl LeasedEvent {
         &mut self.event
     }
 
-    /// Lets the `.meta` of the file, which says this, wait for the hooks, unless one of them
-    /// is a program: that reads it. The transfer belongs into the journal together with it.
-    pub fn defer(&mut self, meta: &Meta) -> Option<DeferredMeta> {
-        let event = &mut self.event;
-        let scripts = event.config.scripts(event.kind.section());
-        if scripts.iter().any(|script| is_program(script)) {
-            return None;
-        }
-        let name = event.subject.as_ref()?.meta_file();
-        let text = String::from_utf8(meta.to_file()).ok()?;
-        event.deferred = Some(DeferredMeta::new(&event.folder, name, text.into()));
-        event.deferred.clone()
-    }
-
     fn split(self) -> (Owing, ToFire) {
         let Self {
             event,
@@ -126,13 +104,22 @@ impl LeasedEvent {
         let owing = Owing {
             task,
             before: event.subject.as_ref().map(|subject| subject.meta.clone()),
-            deferred: event.deferred.clone(),
             owed,
             attempts,
             lease,
         };
         (owing, ToFire::all(event, pinned))
     }
+}
+
+/// What is to be written down of a leased event when its hooks have run.
+struct Owing {
+    task: Task,
+    /// Its `.meta` before that.
+    before: Option<Meta>,
+    owed: Option<Key>,
+    attempts: u32,
+    lease: Lease,
 }
 
 impl Dispatcher {
@@ -338,20 +325,72 @@ impl Dispatcher {
         let mut owing: Vec<_> = owing.into_iter().map(Some).collect();
         let mut batch = self.hooks.fire_batch(events, &Mode::LIVE);
         while batch.left() > 0 {
-            let mut next = pin!(batch.next());
-            let mut verdicts = match timeout(DEFERRED, &mut next).await {
-                Ok(verdicts) => verdicts,
-                Err(_) => {
-                    write_deferred(&owing).await;
-                    next.await
-                }
-            };
+            let mut verdicts = batch.next().await;
             let over = verdicts
                 .iter_mut()
                 .filter_map(|(place, verdict)| Some((owing.get_mut(*place)?.take()?, verdict)));
             self.conclude(over.collect()).await;
             tell(verdicts);
         }
+    }
+
+    /// Stores what the hooks of leased events wrote into their `.meta`, and writes into the
+    /// journal that they are done, or have to be tried again.
+    async fn conclude(&self, mut over: Vec<(Owing, &mut Verdict)>) {
+        let fired: Vec<_> = over.iter().map(|(owing, v)| (&owing.task, &**v)).collect();
+        self.last_runs.note(&fired);
+        let received = over
+            .iter_mut()
+            .filter(|(owing, _)| owing.task.kind == Kind::Received.section())
+            .map(|(owing, verdict)| ToRecord {
+                before: owing.before.as_ref(),
+                // Only of a file that has its name still does the journal know the .meta.
+                is_backed: owing.owed.is_some() && owing.task.file == verdict.file,
+                verdict,
+            });
+        for stored in self
+            .records
+            .store_all(self.self_changes(), received.collect())
+            .await
+        {
+            if let Err(error) = stored {
+                // The file is delivered all the same.
+                error!("cannot store what [OnReceived] wrote into a .meta: {error}");
+            }
+        }
+        let (mut done, mut written, mut leases) = (Vec::new(), Vec::new(), Vec::new());
+        for (owing, verdict) in over {
+            let Owing {
+                task,
+                owed,
+                attempts,
+                lease,
+                ..
+            } = owing;
+            leases.push(lease);
+            match verdict.outcome.objection() {
+                None => done.push(Done {
+                    came: effects_of(&task, &verdict.effects),
+                    task,
+                    owed,
+                }),
+                Some(words) => {
+                    let why = verdict.runs.last().and_then(|run| run.error.clone());
+                    let why = why.unwrap_or_else(|| words.to_owned());
+                    // A hook may have renamed the file before another one failed.
+                    written.push(self.fail(moved(task, verdict), owed, attempts, why, None));
+                }
+            }
+        }
+        if !done.is_empty() {
+            written.push(self.journal.done_all(done));
+        }
+        for written in written {
+            if let Err(error) = written.committed().await {
+                error!("{error}");
+            }
+        }
+        drop(leases);
     }
 
     /// Tries what is waiting, again and again, until `shutdown` turns true.

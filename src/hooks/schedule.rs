@@ -136,7 +136,6 @@ async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line
         file: None,
         subject: None,
         asked: None,
-        deferred: None,
     };
     let to_fire = ToFire {
         event,

@@ -45,7 +45,6 @@ impl Startup {
             file: None,
             subject: None,
             asked: None,
-            deferred: None,
         };
         let verdict = self.dispatcher.fire(event, &Pinned::default()).await;
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);

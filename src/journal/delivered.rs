@@ -90,7 +90,7 @@ pub struct Transfer {
     pub crc: u32,
     /// How far it came.
     pub stage: Stage,
-    /// The text of its `.meta`, as long as that may be missing in the folder.
+    /// The text of its `.meta` before its hooks, as long as they may be writing into it.
     pub meta: Option<Arc<str>>,
 }
 

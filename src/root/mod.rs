@@ -26,7 +26,6 @@ pub mod config;
 pub mod conflict;
 pub mod contact;
 pub mod contact_request;
-pub mod deferred_meta;
 pub mod destination;
 mod error;
 pub mod file;

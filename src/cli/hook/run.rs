@@ -181,7 +181,6 @@ impl Run {
             }),
             file: file.filter(|_| !is_asked),
             subject,
-            deferred: None,
         })
     }
 }

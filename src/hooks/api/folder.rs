@@ -26,7 +26,6 @@ use crate::{
     meta::{self, Meta},
     root::{
         config::Config,
-        deferred_meta::DeferredMeta,
         file,
         folder::{CONFIG, Folder},
         meta_file,
@@ -66,8 +65,6 @@ pub struct Handle {
     files: Files,
     config: Arc<Config>,
     actions: Actions,
-    /// The `.meta` of the file that came, which is written when a script looks.
-    deferred: Option<DeferredMeta>,
 }
 
 /// A file that goes somewhere: its name, and the one that it will have.
@@ -80,14 +77,7 @@ impl Handle {
             files: Files::new(&event.folder, actions.stores()),
             config: event.config.clone(),
             actions: actions.clone(),
-            deferred: event.deferred.clone(),
         }
-    }
-
-    /// Sees to it that the folder holds all that it is to hold, before a script looks.
-    fn ready(&self, call: &str) -> Made<()> {
-        let written = self.deferred.as_ref().map_or(Ok(()), DeferredMeta::write);
-        written.map_err(|e| fail(format!("{call}: cannot write a .meta: {e}")))
     }
 
     /// The folder itself.
@@ -103,7 +93,6 @@ impl Handle {
 
     fn look(&self, call: &str, name: &str) -> Made<Option<Stat>> {
         file::check_name(name).map_err(|why| refuse(call, name, why))?;
-        self.ready(call)?;
         match self.files.stat(name) {
             Ok(Some(stat)) if stat.kind != StoredKind::File => {
                 Err(refuse(call, name, "is not a regular file"))
@@ -121,7 +110,6 @@ impl Handle {
 
     /// Every file that a person sees, by its name.
     fn each(&self, call: &str, mut each: impl FnMut(&str) -> Made<()>) -> Made<()> {
-        self.ready(call)?;
         let failed = |e: io::Error| fail(format!("{call}: cannot read the folder: {e}"));
         for (n, name) in self.files.names().map_err(failed)?.enumerate() {
             if n.is_multiple_of(ENTRIES) {
@@ -189,7 +177,6 @@ impl Handle {
     fn exists(&mut self, name: &str) -> Made<bool> {
         let call = "folder.exists()";
         file::check_name(name).map_err(|why| refuse(call, name, why))?;
-        self.ready(call)?;
         let stat = self.files.stat(name);
         Ok(matches!(stat, Ok(Some(stat)) if stat.kind == StoredKind::File))
     }
@@ -475,7 +462,6 @@ impl Handle {
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
         let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
-        self.ready("folder.sweep()")?;
         let (folder, store) = (&self.folder, self.files.store());
         let swept = || {
             let partials = sweep::partials(store, folder, before)?;

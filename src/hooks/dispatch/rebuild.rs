@@ -40,7 +40,7 @@ pub fn task_of_received(transfer: &Transfer) -> Task {
     let Transfer { key, stem, .. } = transfer;
     let file = Some(format!("{stem}.data"));
     let names = (&key.user, &key.folder);
-    task(&key.id.into(), Kind::Received, names, file, Some(stem))
+    task(&key.into(), Kind::Received, names, file, Some(stem))
 }
 
 fn task<N: ToString>(
@@ -112,7 +112,6 @@ pub fn rebuild(root: &Root, stores: &Stores, task: &Task) -> Result<Event, Gone>
         file,
         subject,
         asked: asked(task).or(of_subject),
-        deferred: None,
     })
 }
 

@@ -7,13 +7,11 @@ use tokio::{sync::oneshot, task};
 use tracing::warn;
 
 use crate::{
-    event::{Effect, Kind, Outcome, Run, Verdict},
+    event::{Effect, Kind, Outcome, Verdict},
     hooks::{lookup::is_program, self_changes::SelfChanges},
     json::Value,
     meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
-    root::{
-        deferred_meta::DeferredMeta, destination::Destination, file, folder::Folder, tree::TreePath,
-    },
+    root::{destination::Destination, file, folder::Folder, tree::TreePath},
     store::{
         ContentPath, Store, Stores,
         batch::BatchQueue,
@@ -22,6 +20,9 @@ use crate::{
         quarantine,
     },
 };
+
+/// Bytes that a reader sees all at once, old or new.
+const PAGE: usize = 4_096;
 
 /// Stores the records of files, those of one folder together.
 #[derive(Clone)]
@@ -50,16 +51,16 @@ struct Record {
     meta: Meta,
     /// Where the file goes after that, and what becomes of the `.meta` then.
     goes: Goes,
-    /// The `.meta`, where it was not in the folder before its hooks ran.
-    deferred: Option<DeferredMeta>,
+    /// Whether the journal has the text that the `.meta` had before its hooks.
+    is_backed: bool,
 }
 
 /// A file whose hooks have run.
 pub struct ToRecord<'a> {
     /// What its `.meta` said before that, if that is known.
     pub before: Option<&'a Meta>,
-    /// The `.meta`, where it was not in the folder then.
-    pub deferred: Option<DeferredMeta>,
+    /// Whether the journal has that until it is told that the hooks have run.
+    pub is_backed: bool,
     /// What the hooks said.
     pub verdict: &'a mut Verdict,
 }
@@ -83,7 +84,7 @@ impl Records {
     pub async fn store(&self, self_changes: &SelfChanges, verdict: &mut Verdict) -> io::Result<()> {
         let file = ToRecord {
             before: None,
-            deferred: None,
+            is_backed: false,
             verdict,
         };
         let stored = self.store_all(self_changes, vec![file]).await;
@@ -161,9 +162,6 @@ impl Records {
                     }
                     (result, _) => result,
                 };
-                if let (Some(deferred), Ok(_)) = (&record.deferred, &result) {
-                    deferred.set_safe();
-                }
                 let _ = done.send(result);
             }
         }
@@ -187,10 +185,13 @@ fn is_placed(verdict: &mut Verdict, path: Option<String>) {
 
 impl Record {
     /// What there is to store after a verdict; `None` if there is nothing.
-    fn of(self_changes: &SelfChanges, stores: &Stores, file: &mut ToRecord<'_>) -> Option<Self> {
-        let verdict = &mut *file.verdict;
-        let is_program = |run: &Run| is_program(&run.script);
-        let programs_ran = verdict.runs.iter().any(is_program);
+    fn of(
+        self_changes: &SelfChanges,
+        stores: &Stores,
+        to_record: &mut ToRecord<'_>,
+    ) -> Option<Self> {
+        let verdict = &mut *to_record.verdict;
+        let programs_ran = verdict.runs.iter().any(|run| is_program(&run.script));
         let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
             return None;
         };
@@ -205,14 +206,14 @@ impl Record {
             let reason = Value::from(reason.as_str());
             meta.extra.insert(QUARANTINE.to_owned(), reason);
         }
-        let data = verdict.file.as_deref();
+        let file = verdict.file.as_deref();
         let mut goes = Goes::Nowhere;
         if !objects {
             let destination = Destination::open(meta);
             if meta.extra.contains_key(QUARANTINE) {
                 goes = Goes::OutOfSight;
             } else if let Some(destination) = destination
-                && Destination::is_untouched(meta, &verdict.folder, &stem, data)
+                && Destination::is_untouched(meta, &verdict.folder, &stem, file)
             {
                 goes = Goes::To(destination);
             } else {
@@ -220,9 +221,7 @@ impl Record {
                 meta.extra.remove(PENDING_PUT);
             }
         }
-        let deferred = file.deferred.take();
-        let is_safe = file.before == Some(meta) && !programs_ran && deferred.is_none();
-        if is_safe && matches!(goes, Goes::Nowhere) {
+        if to_record.before == Some(meta) && !programs_ran && matches!(goes, Goes::Nowhere) {
             return None;
         }
         Some(Self {
@@ -232,7 +231,7 @@ impl Record {
             stem,
             meta: meta.clone(),
             goes,
-            deferred,
+            is_backed: to_record.is_backed,
         })
     }
 
@@ -240,25 +239,18 @@ impl Record {
         let dir = self.folder.dir();
         let name = format!("{}.meta", self.stem);
         let goes = matches!(self.goes, Goes::To(_));
-        let is_missing = self.deferred.as_ref().is_some_and(DeferredMeta::is_missing);
         // A hook may have taken the file away, and its .meta with it.
-        if goes || (is_missing || !file::exists(dir, &name)?) && !self.has_contents()? {
+        if goes || !file::exists(dir, &name)? && !self.has_contents()? {
             return Ok(());
         }
         let text = self.meta.to_file();
-        if is_missing {
-            let made = match durably {
-                true => file::create(dir, &name, 0o644, &text),
-                false => file::create_unflushed(dir, &name, 0o644, &text),
-            };
-            match made {
-                // Somebody has put one there.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                made => return made,
-            }
-        }
         match durably {
             true => file::replace(dir, &name, 0o644, &text),
+            // A file in its place would free an inode, and for minutes ext4 searches past
+            // each of those whenever it makes a file.
+            false if self.is_backed && text.len() <= PAGE => {
+                file::overwrite_unflushed(dir, &name, 0o644, &text)
+            }
             false => file::replace_unflushed(dir, &name, 0o644, &text),
         }
     }

@@ -203,7 +203,7 @@ impl Sandbox {
     ) -> io::Result<Event> {
         let id = subject.as_ref().and_then(|subject| subject.meta.id);
         let id = match id {
-            Some(id) => id.into(),
+            Some(id) => EventId(id.0),
             None => EventId::new().map_err(|e| io::Error::other(e.to_string()))?,
         };
         let is_asked = matches!(kind, Kind::List | Kind::Get | Kind::Sent);
@@ -219,7 +219,6 @@ impl Sandbox {
             }),
             file: file.filter(|_| !is_asked),
             subject,
-            deferred: None,
         })
     }
 

@@ -56,14 +56,13 @@ impl Arrival {
 /// The event of a file on its way in.
 pub fn event(kind: Kind, folder: &Folder, config: &Arc<Config>, partial: &Partial) -> Event {
     Event {
-        id: partial.id().into(),
+        id: partial.key().into(),
         kind,
         folder: folder.clone(),
         config: config.clone(),
         file: Some(partial.subject().data_file()),
         subject: Some(partial.subject().clone()),
         asked: asked_of(&partial.subject().meta),
-        deferred: None,
     }
 }
 

@@ -3,11 +3,10 @@
 //! A flush takes milliseconds on a disk, for one file or for hundreds, so files of one
 //! folder that are whole at the same time share it. The steps, each for the whole group:
 //!
-//! 1. the `.meta` files get their last contents, where they do not wait in the journal for
-//!    hooks to write into them
+//! 1. the `.meta` files get their last contents
 //! 2. bytes and `.meta` files are flushed, and the names that they have so far
 //! 3. the transfers are written into the journal, durably, and with each whether hooks will
-//!    have to hear of it, and a `.meta` that waits
+//!    have to hear of it: if so, with the text of its `.meta`, into which they may write
 //! 4. the files get their names
 //! 5. the names are flushed
 //!
@@ -31,7 +30,7 @@ use crate::{
         delivered::{self, Key, Stage, Transfer},
     },
     meta::Meta,
-    root::{deferred_meta::DeferredMeta, destination::Destination},
+    root::destination::Destination,
     store::{
         ContentPath, Sink,
         batch::BatchQueue,
@@ -52,8 +51,6 @@ pub struct Whole {
     pub meta: Meta,
     /// Whether hooks wait for it.
     pub owed: bool,
-    /// Its `.meta`, if that is not written yet.
-    pub deferred: Option<DeferredMeta>,
 }
 
 /// What became of it: the error says why it has not got its name.
@@ -169,7 +166,6 @@ struct Member {
     partial: Partial,
     sink: Box<dyn Sink>,
     owed: bool,
-    deferred: Option<DeferredMeta>,
     /// What went wrong with it.
     error: Option<io::Error>,
 }
@@ -189,14 +185,12 @@ impl Group {
                 sink,
                 meta,
                 owed,
-                deferred,
             } = whole;
             partial.set_meta(meta);
             Member {
                 partial,
                 sink,
                 owed,
-                deferred,
                 error: None,
             }
         });
@@ -221,9 +215,7 @@ impl Group {
     /// Step 1.
     fn write(&mut self) {
         for file in &mut self.files {
-            if file.deferred.is_none() {
-                file.error = file.partial.write_meta().err();
-            }
+            file.error = file.partial.write_meta().err();
         }
     }
 
@@ -232,8 +224,7 @@ impl Group {
         let mut good: Vec<&mut Member> = self.good().collect();
         let mut names = Vec::with_capacity(good.len());
         for file in &good {
-            let name = file.partial.subject().meta_file();
-            names.push(file.deferred.is_none().then_some(name));
+            names.push(file.partial.subject().meta_file());
         }
         let mut unflushed: Vec<Unflushed<'_>> = good
             .iter_mut()
@@ -243,7 +234,7 @@ impl Group {
                 let dir: &cap_std::fs::Dir = partial.folder().dir();
                 Unflushed {
                     sink: Some(&mut **sink),
-                    document: name.as_deref().map(|name| (dir, name)),
+                    document: Some((dir, name.as_str())),
                 }
             })
             .collect();
@@ -257,12 +248,12 @@ impl Group {
     fn journal(&mut self, journal: &Journal) {
         let rows: Vec<Transfer> = self
             .good()
-            .map(|file| Transfer {
-                meta: file.deferred.as_ref().map(|meta| meta.text().clone()),
-                ..file.partial.transfer(match file.owed {
-                    true => Stage::Owed,
-                    false => Stage::Whole,
-                })
+            .map(|file| match file.owed {
+                true => Transfer {
+                    meta: file.partial.meta_text(),
+                    ..file.partial.transfer(Stage::Owed)
+                },
+                false => file.partial.transfer(Stage::Whole),
             })
             .collect();
         let written = journal.quietly(true, move |db| {

@@ -227,9 +227,10 @@ impl Partial {
         }
     }
 
-    /// Whether the `.meta` is in the folder.
-    pub fn has_meta(&self) -> bool {
-        self.has_meta
+    /// What the `.meta` says.
+    pub fn meta_text(&self) -> Option<Arc<str>> {
+        let text = String::from_utf8(self.subject.meta.to_file());
+        text.ok().map(Arc::from)
     }
 
     /// Gives the file its name.
@@ -298,23 +299,23 @@ fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> 
     }
 }
 
-/// Writes the `.meta` of a file that has its name, where only the journal has it: it waited
-/// for hooks that have not run, or was being written.
+/// Makes the `.meta` of a file durable whose hooks may have been writing into it when the
+/// server ended. If it cannot be read, the text comes back that it had before them.
 pub fn restore_meta(folder: &Folder, store: &dyn Store, transfer: &Transfer) -> io::Result<()> {
     let Transfer { stem, meta, .. } = transfer;
+    let (dir, name) = (folder.dir(), format!("{stem}.meta"));
     let Some(text) = meta else {
         return Ok(());
     };
-    let is_there = meta_file::of_stem(folder.dir(), stem).is_some();
-    if !is_there && store.holds(&ContentPath::parse(&format!("{stem}.data"))?)? {
-        file::replace(
-            folder.dir(),
-            &format!("{stem}.meta"),
-            0o644,
-            text.as_bytes(),
-        )?;
+    if meta_file::read(dir, &name).is_some() {
+        file::open_itself(dir, &name)?.0.sync_all()?;
+        return file::sync(dir);
     }
-    Ok(())
+    // Without its contents it is gone because somebody took both away.
+    match store.holds(&ContentPath::parse(&format!("{stem}.data"))?)? {
+        true => file::replace(dir, &name, 0o644, text.as_bytes()),
+        false => Ok(()),
+    }
 }
 
 /// The meta of a file that was delivered: as hooks left it, if it is still there.

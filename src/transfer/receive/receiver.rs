@@ -176,11 +176,7 @@ impl Receiver {
         } = arrival;
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
-        let mut leased = self.hooks.lease(event, pinned, partial.key());
-        let deferred = leased
-            .as_mut()
-            .filter(|_| !partial.has_meta())
-            .and_then(|leased| leased.defer(&meta));
+        let leased = self.hooks.lease(event, pinned, partial.key());
         let destination = Destination::of(&meta);
         if let Some(destination) = &destination
             && let [name] = destination.path.components()
@@ -203,7 +199,6 @@ impl Receiver {
             sink,
             meta,
             owed,
-            deferred,
         });
         (storing, whole)
     }

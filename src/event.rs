@@ -110,8 +110,10 @@ impl From<&Key> for EventId {
             hash.update(b"\n");
         }
         hash.update(key.id.0);
-        let [id @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _]: [u8; 32] =
-            hash.finalize().into();
+        let mut id = [0; 16];
+        for (to, from) in id.iter_mut().zip(hash.finalize()) {
+            *to = from;
+        }
         Self(id)
     }
 }

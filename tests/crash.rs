@@ -34,9 +34,10 @@ use m2y::{
     client::{self, Route},
     error::Code,
     event::{Kind as EventKind, Run},
-    journal::{Journal, delivered},
+    journal::{self, Journal, delivered},
+    meta::TransferId,
     observer::{Observer, Unobserved},
-    root::{Root, meta_file},
+    root::Root,
     server::{self, Server},
     store::{Stores, local::LocalStore},
     transfer::send::send_job::SendJob,
@@ -63,15 +64,15 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
 /// What the hook of a world does besides leaving a line in the inbox.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Hook {
-    /// It writes a file into the folder: so it finds there what belongs there.
-    Looks,
-    /// It writes into the `.meta` only, which waits in the journal for it.
+    /// It writes a file into the folder.
+    Writes,
+    /// It writes into the `.meta`.
     Marks,
 }
 
 /// A world whose hook leaves a line for each time that it runs, and one file for each id.
 fn world() -> World {
-    world_of(Hook::Looks)
+    world_of(Hook::Writes)
 }
 
 fn world_of(hook: Hook) -> World {
@@ -80,7 +81,7 @@ fn world_of(hook: Hook) -> World {
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
     world.script("meta.rhai", "meta.seen = true;");
     let does = match hook {
-        Hook::Looks => "folder.write(`effect_${meta.id}.txt`, meta.filename);",
+        Hook::Writes => "folder.write(`effect_${meta.id}.txt`, meta.filename);",
         Hook::Marks => "meta.mark = meta.filename;",
     };
     world.script("received.rhai", &format!("notify.inbox(meta.id); {does}"));
@@ -111,18 +112,13 @@ impl Files {
     }
 
     /// Checks that what is visible in the receiver's folder is right; returns the names of
-    /// the files. What was looked at before is not looked at again, nor what hooks have not
-    /// had: its `.meta` may be missing, and nobody was told of it.
+    /// the files. What was looked at before is not looked at again.
     fn check(&self, world: &World, seen: &mut HashMap<String, String>) {
-        let folder = world.receiver.folder(&common::name("photo")).unwrap();
         for data in world.arrived(".data") {
             if seen.contains_key(&data) {
                 continue;
             }
-            let stem = data.trim_end_matches(".data");
-            let Some(meta) = meta_file::of_stem(folder.dir(), stem) else {
-                continue;
-            };
+            let meta = read_meta(&world.photo().join(data.replace(".data", ".meta")));
             let len = self.made[&meta.filename];
             let at = meta.filename[1..].parse::<usize>().unwrap() % 1_000;
             let bytes = fs::read(world.photo().join(&data)).unwrap();
@@ -332,7 +328,7 @@ async fn killed(who: Who, kills: usize) {
         left(&world, &mut metas);
         assert!(finish.elapsed() < PATIENCE, "{metas:?} are not delivered");
     }
-    tokio::task::block_in_place(|| files.all_delivered(&world, Hook::Looks));
+    tokio::task::block_in_place(|| files.all_delivered(&world, Hook::Writes));
     eprintln!(
         "{who:?}: {done_kills} kills, {} files, {:.0} s",
         files.made.len(),
@@ -573,7 +569,7 @@ fn lose(world: &World, flushed: &Path, lost: Lost, random: &mut Random) {
 }
 
 async fn dies_at(step: &str, lost: Lost, random: &mut Random) {
-    for hook in [Hook::Looks, Hook::Marks] {
+    for hook in [Hook::Writes, Hook::Marks] {
         hook_dies_at(hook, step, lost, random).await;
     }
 }
@@ -611,7 +607,7 @@ async fn hook_dies_at(hook: Hook, step: &str, lost: Lost, random: &mut Random) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_server_left_of_a_file_that_nobody_sends_again_goes() {
-    let world = World::new("[OnMeta]\n");
+    let world = world();
     let mut files = Files::new();
     let before = world.arrived("");
     let (mut child, address, _) = tokio::task::block_in_place(|| mortal(&world, "settle 1"));
@@ -653,6 +649,24 @@ async fn a_server_may_die_at_any_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_meta_that_was_torn_while_hooks_wrote_into_it_comes_back() {
+    let world = world_of(Hook::Marks);
+    let mut files = Files::new();
+    let (mut child, address, _) = tokio::task::block_in_place(|| mortal(&world, "published 1"));
+    let meta = files.make(&world, 1_000);
+    deliver(&meta, &address).await.unwrap_err();
+    tokio::task::block_in_place(|| child.wait().unwrap());
+    let torn = world.photo().join(&world.arrived(".meta")[0]);
+    let text = fs::read(&torn).unwrap();
+    fs::write(&torn, &text[..text.len() / 2]).unwrap();
+    let server = tokio::task::block_in_place(|| Process::serve(&world.there));
+    fs::rename(meta.with_extension("failed"), &meta).unwrap();
+    deliver(&meta, &server.address).await.unwrap();
+    tokio::task::block_in_place(|| files.all_delivered(&world, Hook::Marks));
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_loss_of_power_at_a_step_costs_nothing_that_was_acknowledged() {
     let mut random = Random(2);
     for (step, lost) in [
@@ -684,6 +698,33 @@ async fn a_loss_of_power_at_any_step_costs_nothing_that_was_acknowledged() {
         }
         eprintln!("round {round}: {losses} losses, {:.0?}", begun.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_one_id_in_two_folders_have_their_hooks_both() {
+    let config = "[OnMeta]\n[OnReceived]\nbroken.rhai\n";
+    let world = World::new(config);
+    let other = world.folder("other", config);
+    world.script("broken.rhai", "throw \"not yet\";");
+    fs::write(other.path_of("broken.rhai"), "throw \"not yet\";").unwrap();
+    let server = Local::serve(&world.there).await;
+    let file = world.file("f", b"one");
+    for folder in ["photo", "other"] {
+        let meta = world.meta(folder, &file);
+        let mut document = read_meta(&meta);
+        document.id = Some(TransferId([7; 16]));
+        fs::write(&meta, document.to_file()).unwrap();
+        deliver(&meta, &server.address).await.unwrap();
+    }
+    server.stop().await;
+    let journal = Journal::open(&world.there).unwrap();
+    let tasks = journal::list(&journal.reader().unwrap(), None, 9).unwrap();
+    let mut folders: Vec<_> = tasks
+        .iter()
+        .map(|entry| entry.task.folder.as_str())
+        .collect();
+    folders.sort_unstable();
+    assert_eq!(folders, ["other", "photo"], "each is tried again");
 }
 
 // ACKs that are lost.
@@ -796,7 +837,7 @@ async fn acks_lost(count: usize, losses: usize) {
         done.unwrap();
     }
     server.stop().await;
-    files.all_delivered(&world, Hook::Looks);
+    files.all_delivered(&world, Hook::Writes);
     let ran = (&hooks.meta, &hooks.received);
     let ran = (ran.0.load(Ordering::SeqCst), ran.1.load(Ordering::SeqCst));
     assert_eq!(

@@ -296,23 +296,3 @@ async fn a_batch_without_a_script_is_accepted_as_it_is() {
     assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
     assert!(fire_all(&dispatcher, Vec::new()).await.is_empty());
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn files_of_one_id_in_two_folders_have_their_hooks_both() {
-    let config = "[OnMeta]\n[OnReceived]\nhook.rhai\n";
-    let world = World::new(config);
-    let dispatcher = dispatcher(&world);
-    let mut leased = Vec::new();
-    for folder in [photo(&world), world.folder("other", config)] {
-        let mut event = event(Kind::Received, &folder, "f");
-        let key = Key {
-            user: ROLAND.to_owned(),
-            folder: folder.name().to_string(),
-            from: ZHENQIANG.to_owned(),
-            id: TransferId([7; 16]),
-        };
-        event.id = EventId::from(&key);
-        leased.push(dispatcher.lease(event, Pinned::default(), &key));
-    }
-    assert!(leased.iter().all(Option::is_some));
-}

@@ -286,8 +286,8 @@ impl Dispatcher {
         })
     }
 
-    /// Has the hooks of a file run that has its name by now, and whose attempt failed before
-    /// they could.
+    /// Runs the hooks of a file that is stored, although the attempt which brought it failed
+    /// before they could run.
     pub fn take_over(&self, transfer: &Transfer) {
         let (key, task) = (transfer.key.clone(), task_of_received(transfer));
         drop(self.journal.take_over(key, task));

@@ -65,7 +65,7 @@ pub struct Reader {
     filled: usize,
     /// What is read into next.
     spare: Vec<u8>,
-    /// Bytes that both buffers have at least.
+    /// Bytes that a buffer gets, at least, before it is read into.
     width: usize,
     /// Since when the peer is silent. Kept here, because whoever waits may stop
     /// waiting and begin again.

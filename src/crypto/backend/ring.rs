@@ -1,6 +1,6 @@
 //! AES-GCM of `ring`, for CPUs with VAES but without AVX-512.
 //!
-//! AWS-LC 0.47 has code for AES-NI and for AVX-512, and takes the former on AMD's
+//! AWS-LC (aws-lc-sys 0.47) has code for AES-NI and for AVX-512, and takes the former on AMD's
 //! Zen 3 and on Intel's desktop CPUs since Alder Lake. `ring` has BoringSSL's code
 //! for VAES with AVX2, which does about twice as much there: 6.3 GB/s sealed and 5.4
 //! opened, in blocks of 64 KiB, against 3.5 and 2.8 (EPYC 7003, one core; `cargo bench

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Bytes that a reader sees all at once, old or new.
+/// Bytes of a `.meta` that is written in place: they go to the disk as one.
 const PAGE: usize = 4_096;
 
 /// Stores the records of files, those of one folder together.

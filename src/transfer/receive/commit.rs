@@ -18,6 +18,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    sync::Arc,
 };
 
 use tokio::{sync::oneshot, task};
@@ -166,6 +167,8 @@ struct Member {
     partial: Partial,
     sink: Box<dyn Sink>,
     owed: bool,
+    /// What its `.meta` says.
+    text: Option<Arc<str>>,
     /// What went wrong with it.
     error: Option<io::Error>,
 }
@@ -191,6 +194,7 @@ impl Group {
                 partial,
                 sink,
                 owed,
+                text: None,
                 error: None,
             }
         });
@@ -215,7 +219,10 @@ impl Group {
     /// Step 1.
     fn write(&mut self) {
         for file in &mut self.files {
-            file.error = file.partial.write_meta().err();
+            match file.partial.write_meta() {
+                Ok(text) => file.text = String::from_utf8(text).ok().map(Arc::from),
+                Err(error) => file.error = Some(error),
+            }
         }
     }
 
@@ -250,7 +257,7 @@ impl Group {
             .good()
             .map(|file| match file.owed {
                 true => Transfer {
-                    meta: file.partial.meta_text(),
+                    meta: file.text.take(),
                     ..file.partial.transfer(Stage::Owed)
                 },
                 false => file.partial.transfer(Stage::Whole),

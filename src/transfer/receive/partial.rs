@@ -141,7 +141,7 @@ impl Partial {
     pub fn update(&mut self, meta: Meta) -> io::Result<()> {
         self.subject.meta = meta;
         match self.has_meta {
-            true => self.write_meta(),
+            true => self.write_meta().map(drop),
             false => Ok(()),
         }
     }
@@ -152,12 +152,13 @@ impl Partial {
     }
 
     /// Writes the `.meta`. It is not final before the file has its name, and nobody counts on
-    /// it until then.
-    pub fn write_meta(&mut self) -> io::Result<()> {
+    /// it until then. Returns its text.
+    pub fn write_meta(&mut self) -> io::Result<Vec<u8>> {
         let text = self.subject.meta.to_file();
         if self.has_meta {
             let name = self.subject.meta_file();
-            return file::overwrite_unflushed(self.folder.dir(), &name, 0o644, &text);
+            file::overwrite_unflushed(self.folder.dir(), &name, 0o644, &text)?;
+            return Ok(text);
         }
         loop {
             let name = self.subject.meta_file();
@@ -170,7 +171,7 @@ impl Partial {
                 }
                 made => {
                     self.has_meta = made.is_ok();
-                    return made;
+                    return made.map(|()| text);
                 }
             }
         }
@@ -189,7 +190,7 @@ impl Partial {
         self.store.discard(&self.hidden);
         self.keep = true;
         self.subject.meta = meta;
-        self.write_meta()
+        self.write_meta().map(drop)
     }
 
     /// Begins the hidden file, or goes on with its first `keep` bytes.
@@ -225,12 +226,6 @@ impl Partial {
             stage,
             meta: None,
         }
-    }
-
-    /// What the `.meta` says.
-    pub fn meta_text(&self) -> Option<Arc<str>> {
-        let text = String::from_utf8(self.subject.meta.to_file());
-        text.ok().map(Arc::from)
     }
 
     /// Gives the file its name.

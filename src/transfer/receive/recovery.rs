@@ -15,7 +15,7 @@ use crate::{
         self, Journal, JournalError,
         delivered::{self, Key, Stage, Transfer},
     },
-    meta::{Meta, PENDING_HOOK},
+    meta::PENDING_HOOK,
     root::{Root, RootError, destination::Destination, folder::Folder, meta_file, name::Name},
     store::{
         ContentPath, Stores, Target,
@@ -156,13 +156,7 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
     let folder = folder_of(root, key).map_err(io::Error::other)?;
     let (store, hidden) = (stores.of(&folder), hidden_name(key)?);
     let path = ContentPath::parse(&format!("{stem}.data"))?;
-    let meta = match meta_file::of_stem(folder.dir(), stem) {
-        None => {
-            let text = transfer.meta.as_deref().unwrap_or_default();
-            Meta::from_file(text.as_bytes()).ok()
-        }
-        there => there,
-    };
+    let meta = meta_file::of_stem(folder.dir(), stem);
     let destination = meta.as_ref().and_then(Destination::open);
     // Without it the file has its name already, or had it before a hook took it away.
     if store.held(&hidden)?.is_some() {

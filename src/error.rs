@@ -153,6 +153,24 @@ pub fn printable(text: &str, limit: usize) -> String {
     out
 }
 
+/// `: did you mean x?`, or nothing where nothing is like it.
+pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let distance =
+        |one: &str| strsim::damerau_levenshtein(&word.to_lowercase(), &one.to_lowercase());
+    let near = known
+        .into_iter()
+        .filter(|one| *one != word)
+        .map(|one| (distance(one), one))
+        .min();
+    match near {
+        // A third of a word may be wrong, and in a short one a letter.
+        Some((wrong, one)) if wrong <= (word.chars().count() / 3).max(1) => {
+            format!(": did you mean {one}?")
+        }
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

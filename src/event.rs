@@ -343,7 +343,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// What a peer hears of a hook that failed.
-    pub const FAILED: &str = "a hook of the folder failed";
+    pub const FAILED: &str = "a hook of the folder failed, try later";
 
     /// The word for it, and the hook's own words.
     pub fn words(&self) -> (&'static str, &str) {
@@ -364,6 +364,15 @@ impl Outcome {
         match self {
             Self::Accepted | Self::Quarantined(_) => None,
             Self::Refused(words) => Some(words),
+            Self::Failed | Self::Later => self.failure(),
+        }
+    }
+
+    /// Why there is no decision, for the peer: the hook did not come to one, and may when it
+    /// runs again. `None` where it decided.
+    pub fn failure(&self) -> Option<&'static str> {
+        match self {
+            Self::Accepted | Self::Refused(_) | Self::Quarantined(_) => None,
             Self::Failed => Some(Self::FAILED),
             Self::Later => Some(Self::LATER),
         }

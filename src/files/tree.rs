@@ -1,7 +1,7 @@
 //! Files of a store that somebody else may reach, by paths that a peer wrote.
 //!
-//! What others may not know of, and whatever is neither a file nor a directory, is not there
-//! for anybody.
+//! What others may not know of, whatever is neither a file nor a directory, and a file that
+//! `[OnReceived]` has not accepted yet, is not there for anybody.
 
 use std::{io, sync::Arc};
 
@@ -13,12 +13,15 @@ use crate::{
     store::{ContentPath, Contents, Kind, Listing, Stat, Store, Target, placement::is_promised},
 };
 
+/// Whether `[OnReceived]` has still to accept the file of this name in the folder.
+pub type IsPending = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// What lies in a store, as others may see it.
 #[derive(Clone)]
 pub struct Tree {
     store: Arc<dyn Store>,
-    /// The folder whose documents speak of it.
-    folder: Option<Folder>,
+    /// The folder whose documents speak of it, and which of its files nobody may have yet.
+    folder: Option<(Folder, IsPending)>,
     shown: Shown,
 }
 
@@ -34,16 +37,32 @@ impl Tree {
 
     /// What lies in the store of a folder: `.meta` in it may promise names to files that are
     /// on their way.
-    pub fn of_folder(folder: &Folder, store: Arc<dyn Store>, shown: Shown) -> Self {
+    pub fn of_folder(
+        folder: &Folder,
+        store: Arc<dyn Store>,
+        shown: Shown,
+        is_pending: IsPending,
+    ) -> Self {
         Self {
-            folder: Some(folder.clone()),
+            folder: Some((folder.clone(), is_pending)),
             ..Self::new(store, shown)
         }
     }
 
+    /// Whether `[OnReceived]` has still to accept a file of the folder itself: until then it
+    /// has the name with which it arrived.
+    fn is_pending(&self, name: &str) -> bool {
+        let folder = self.folder.as_ref();
+        name.ends_with(".data") && folder.is_some_and(|(_, is_pending)| is_pending(name))
+    }
+
+    fn is_pending_at(&self, path: &TreePath) -> bool {
+        matches!(path.components(), [name] if self.is_pending(name))
+    }
+
     /// The path in the store, if others may know of it.
     fn at(&self, path: &TreePath) -> io::Result<ContentPath> {
-        match self.shown.admits(path) {
+        match self.shown.admits(path) && !self.is_pending_at(path) {
             true => ContentPath::try_from(path.clone()).map_err(|_| hidden()),
             false => Err(hidden()),
         }
@@ -61,6 +80,9 @@ impl Tree {
     pub fn there(&self, path: &TreePath) -> io::Result<Option<Stat>> {
         if path.split_last().is_none() {
             return Err(hidden());
+        }
+        if self.shown.admits(path) && self.is_pending_at(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
         let path = self.at(path)?;
         self.store.takes(&path)?;
@@ -108,7 +130,7 @@ impl Tree {
     /// Gives a file or directory another path; fails with `AlreadyExists` if that is taken.
     pub fn rename(&self, path: &TreePath, to: &TreePath) -> io::Result<()> {
         let (path, to) = (self.at(path)?, self.at(to)?);
-        if let Some(folder) = &self.folder
+        if let Some((folder, _)) = &self.folder
             && is_promised(folder, &to)?
         {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -154,6 +176,9 @@ impl Walk {
             };
             let path = format!("{}{name}", level.shown);
             if !self.tree.shown.shows(&name) || path.len() > MAX_PATH {
+                continue;
+            }
+            if level.path.is_root() && self.tree.is_pending(&name) {
                 continue;
             }
             if self.recursive

@@ -8,6 +8,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tracing::error;
 
 use super::{
     Answer, Fetched, Put, exists, failed,
@@ -116,7 +117,18 @@ impl<'a> View<'a> {
             shown = shown.without(hides.clone()?);
         }
         let store = self.stores.of(folder);
-        Some((Tree::of_folder(folder, store, shown), rights))
+        let (delivered, names) = (
+            self.delivered.clone(),
+            (folder.user().name().clone(), folder.name().clone()),
+        );
+        let is_pending = Arc::new(move |file: &str| {
+            let pending = delivered.is_pending((names.0.as_str(), names.1.as_str()), file);
+            pending.unwrap_or_else(|error| {
+                error!("{error}");
+                true
+            })
+        });
+        Some((Tree::of_folder(folder, store, shown, is_pending), rights))
     }
 
     /// The folders whose hooks want to be asked about a request.

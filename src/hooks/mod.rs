@@ -34,7 +34,7 @@ use std::sync::Arc;
 use crate::{
     event::{Event, Kind, Verdict},
     root::{
-        Root,
+        Examiner, Root,
         config::Config,
         folder::Folder,
         settings::{Programs, Settings},
@@ -82,14 +82,16 @@ impl Hooks {
         stores: &Stores,
     ) -> Self {
         let slots = Slots::default();
+        let scripts = Arc::new(
+            script::Host::new(settings.script_deadline, state)
+                .with_inboxes(Inboxes::new(settings.inbox_max))
+                .with_stores(stores),
+        );
+        root.examine_edits(examiner(&scripts, &settings.executables));
         Self {
             root: root.clone(),
             workers: Workers::default(),
-            scripts: Arc::new(
-                script::Host::new(settings.script_deadline, state)
-                    .with_inboxes(Inboxes::new(settings.inbox_max))
-                    .with_stores(stores),
-            ),
+            scripts,
             stores: stores.clone(),
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
@@ -148,4 +150,28 @@ impl Hooks {
     pub fn fire_batch(&self, events: Vec<ToFire>, mode: &Mode) -> Batch {
         Batch::new(self, mode, events)
     }
+}
+
+/// Says which script of an m2y.config is missing or does not compile.
+fn examiner(scripts: &Arc<script::Host>, programs: &Programs) -> Arc<Examiner> {
+    // The root may outlive the host.
+    let (scripts, programs) = (Arc::downgrade(scripts), programs.clone());
+    Arc::new(move |folder, config| {
+        let Some(scripts) = scripts.upgrade() else {
+            return Ok(());
+        };
+        let root = folder.user().root();
+        for kind in Kind::ALL {
+            for line in config.scripts(kind.section()) {
+                if let Some(wrong) = check::wrong_with(&line, root, folder, &programs) {
+                    return Err(format!("[{kind}] {wrong}"));
+                }
+                if let Ok(Hook::Script(source)) = find(root, folder, &programs, &line) {
+                    let compiled = scripts.compiled(source);
+                    compiled.map_err(|error| format!("[{kind}] {error}"))?;
+                }
+            }
+        }
+        Ok(())
+    })
 }

@@ -118,6 +118,12 @@ impl DeliveredBefore {
         Ok(find(&db, key)?)
     }
 
+    /// Whether `[OnReceived]` has still to accept a file of the folder of a user.
+    pub fn is_pending(&self, folder: (&str, &str), file: &str) -> Result<bool, JournalError> {
+        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(is_pending(&db, folder, file)?)
+    }
+
     /// [`Self::find`] for many transfers, in their order: the locks of the journal are taken
     /// once for all.
     pub fn find_all<'a>(
@@ -147,6 +153,26 @@ pub fn find(db: &Connection, key: &Key) -> rusqlite::Result<Option<Transfer>> {
         transfer,
     )
     .optional()
+}
+
+/// Whether `[OnReceived]` has still to accept a file of the folder of a user: its first attempt
+/// is left to do, or the next one, or it was given up.
+pub fn is_pending(
+    db: &Connection,
+    (user, folder): (&str, &str),
+    file: &str,
+) -> rusqlite::Result<bool> {
+    db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM transfer WHERE state = 3
+             AND user = :user AND folder = :folder AND stem || '.data' = :file
+             AND stem = substr(:file, 1, length(:file) - 5))
+         OR EXISTS (SELECT 1 FROM task WHERE kind = 'OnReceived' AND part = 0
+             AND user = :user AND folder = :folder AND file = :file)",
+    )?
+    .query_row(
+        named_params! { ":user": user, ":folder": folder, ":file": file },
+        |row| row.get(0),
+    )
 }
 
 /// Those of which something is left to do, in the order of their ends.

@@ -1,6 +1,11 @@
 //! `m2y.config`: which scripts run at which event of a folder, and their settings.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use croner::{
     Cron,
@@ -10,6 +15,7 @@ use ini::{Ini, ParseOption};
 use jiff::{Timestamp, tz::Offset};
 
 use super::{file::Stamp, share};
+use crate::error::did_you_mean;
 
 /// The largest m2y.config, in bytes.
 pub const MAX_LEN: u64 = 65_536;
@@ -36,6 +42,9 @@ const FILE_SECTIONS: [&str; 3] = ["OnNew", "OnChanged", "OnDeleted"];
 
 /// The section whose lines are times and the scripts that run then.
 const SCHEDULE: &str = "OnSchedule";
+
+/// After which time a broken version is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Marks the end of a value; a control character, which no line may hold.
 const END: char = '\u{1f}';
@@ -69,45 +78,48 @@ impl Config {
     /// stands under a mistyped heading would otherwise never run.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse_ini(text)?;
+        match config.faults(text).into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(config),
+        }
+    }
+
+    /// All that is wrong with the text of an m2y.config that can be read.
+    pub fn faults(&self, text: &str) -> Vec<ConfigError> {
+        let mut faults = Vec::new();
         let mut seen = HashSet::new();
-        for (number, heading) in headings(text) {
+        for (line, heading) in headings(text) {
             // A section may go on under a further heading, thousands of times.
             if !seen.insert(heading) {
                 continue;
             }
-            if EVENT_SECTIONS.contains(&heading) && config.scripts(heading).len() > MAX_SCRIPTS {
-                return Err(ConfigError {
-                    line: number,
-                    reason: format!("an event can have {MAX_SCRIPTS} scripts"),
-                });
-            }
-            if means_event(heading) && !EVENT_SECTIONS.contains(&heading) {
-                return Err(ConfigError {
-                    line: number,
-                    reason: format!(
-                        "there is no event [{heading}]: the events are {}",
-                        EVENT_SECTIONS.join(", ")
-                    ),
-                });
+            if EVENT_SECTIONS.contains(&heading) {
+                if self.scripts(heading).len() > MAX_SCRIPTS {
+                    let reason = format!("an event can have {MAX_SCRIPTS} scripts");
+                    faults.push(ConfigError { line, reason });
+                }
+            } else if means_event(heading) {
+                let reason = format!(
+                    "there is no event [{heading}]: the events are {}{}",
+                    EVENT_SECTIONS.join(", "),
+                    did_you_mean(heading, EVENT_SECTIONS),
+                );
+                faults.push(ConfigError { line, reason });
             }
         }
-        for (number, line) in lines_of(text, SCHEDULE) {
-            let (time, scripts) = line.split_once('=').unwrap_or((line, ""));
-            let fail = |reason| ConfigError {
-                line: number,
-                reason,
-            };
-            Line::parse(time, scripts).map_err(fail)?;
+        for (line, words) in lines_of(text, SCHEDULE) {
+            let (time, scripts) = words.split_once('=').unwrap_or((words, ""));
+            if let Err(reason) = Line::parse(time, scripts) {
+                faults.push(ConfigError { line, reason });
+            }
         }
-        for (number, line) in lines_of(text, share::SECTION) {
-            let (_, words) = line.split_once('=').unwrap_or((line, ""));
-            let fail = |reason| ConfigError {
-                line: number,
-                reason,
-            };
-            share::Rights::parse(unquoted(words.trim())).map_err(fail)?;
+        for (line, words) in lines_of(text, share::SECTION) {
+            let (_, words) = words.split_once('=').unwrap_or((words, ""));
+            if let Err(reason) = share::Rights::parse(unquoted(words.trim())) {
+                faults.push(ConfigError { line, reason });
+            }
         }
-        Ok(config)
+        faults
     }
 
     /// Reads any INI file whose lines need no `=`.
@@ -291,7 +303,6 @@ impl fmt::Display for Line {
     }
 }
 
-/// The lines under a heading that are no comments, with their numbers.
 /// Whether who wrote the heading meant an event: `OnMetta`, `onmeta`, but not `only`.
 fn means_event(heading: &str) -> bool {
     let Some(rest) = heading
@@ -306,7 +317,8 @@ fn means_event(heading: &str) -> bool {
     rest.starts_with(char::is_uppercase) || EVENT_SECTIONS.iter().any(|event| near(event))
 }
 
-fn lines_of<'a>(text: &'a str, section: &str) -> impl Iterator<Item = (usize, &'a str)> {
+/// The lines under a heading that are no comments, with their numbers.
+pub fn lines_of<'a>(text: &'a str, section: &str) -> impl Iterator<Item = (usize, &'a str)> {
     let mut inside = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
         let line = line.trim_start_matches('\u{feff}').trim();
@@ -387,8 +399,17 @@ pub(super) struct ReadConfig {
     pub(super) stamp: Stamp,
     /// What it says.
     pub(super) config: Arc<Config>,
-    /// A later version that cannot be read and was logged.
-    pub(super) broken: Option<Stamp>,
+    /// A later version that is broken and was logged, and when it was looked at last.
+    pub(super) broken: Option<(Stamp, Instant)>,
+}
+
+impl ReadConfig {
+    /// Whether that version was found to be broken a moment ago. What is missing for it may
+    /// come without a further edit of it.
+    pub(super) fn is_known_broken(&self, version: Stamp) -> bool {
+        self.broken
+            .is_some_and(|(stamp, looked)| stamp == version && looked.elapsed() < LOOK_AGAIN)
+    }
 }
 
 #[cfg(test)]

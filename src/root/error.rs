@@ -76,6 +76,9 @@ pub enum RootError {
     /// No such directory, or one without m2y.config.
     #[error("no such folder")]
     NoFolder,
+    /// A folder whose m2y.config has no `[OnMeta]`.
+    #[error("this folder takes no files")]
+    TakesNoFiles,
     /// Another key is there under this name.
     #[error(
         "{name} already has another key, {old}; compare the new one, {new}, with {name} in person, then repeat with --replace"

@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
+    time::Instant,
 };
 
 use cap_std::fs::Dir;
@@ -99,8 +100,8 @@ impl Folder {
         self.path.join(file)
     }
 
-    /// What m2y.config says now. Where it was changed into something that cannot be read,
-    /// it is what it said before, and the log says so once.
+    /// What m2y.config says now. Where it was changed into something that cannot be read or
+    /// cannot work, it is what it said before, and the log says so once.
     pub fn config(&self) -> Result<Arc<Config>, RootError> {
         let key = (self.user.name().clone(), self.name.clone());
         let configs = || {
@@ -112,11 +113,17 @@ impl Folder {
             .ok_or(RootError::NoFolder)?;
         let before = configs().get(&key).cloned();
         if let Some(read) = &before
-            && (read.stamp == stamp || read.broken == Some(stamp))
+            && (read.stamp == stamp || read.is_known_broken(stamp))
         {
             return Ok(read.config.clone());
         }
-        let (read, result) = match (self.read_config(), before) {
+        let edited = self
+            .read_config()
+            .and_then(|config| match before.as_ref().map(|read| &*read.config) {
+                Some(before) => self.examine(before, config),
+                None => Ok(config),
+            });
+        let (read, result) = match (edited, before) {
             (Ok(config), _) => {
                 let config = Arc::new(config);
                 let read = ReadConfig {
@@ -127,10 +134,12 @@ impl Folder {
                 (read, config)
             }
             (Err(error), Some(before)) => {
-                warn!("{error}; what it said before still holds");
+                if before.broken.is_none_or(|(known, _)| known != stamp) {
+                    warn!("{error}; what it said before still holds");
+                }
                 let config = before.config.clone();
                 let read = ReadConfig {
-                    broken: Some(stamp),
+                    broken: Some((stamp, Instant::now())),
                     ..before
                 };
                 (read, config)
@@ -141,6 +150,21 @@ impl Folder {
         Ok(result)
     }
 
+    /// Looks whether an edited m2y.config can work.
+    fn examine(&self, before: &Config, edited: Config) -> Result<Config, RootError> {
+        // Some editors empty a file before they write it.
+        if edited.sections().next().is_none() && before.sections().next().is_some() {
+            return Err(RootError::document(self.config_path(), "it is empty"));
+        }
+        match self.user.root().examiner() {
+            Some(examine) => match examine(self, &edited) {
+                Ok(()) => Ok(edited),
+                Err(reason) => Err(RootError::document(self.config_path(), reason)),
+            },
+            None => Ok(edited),
+        }
+    }
+
     /// Reads m2y.config as it is now, for those who want to know what is wrong with it.
     pub fn read_config(&self) -> Result<Config, RootError> {
         let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
@@ -148,18 +172,13 @@ impl Folder {
         Config::parse(&text).map_err(|e| RootError::config(self.config_path(), e))
     }
 
-    /// [`Folder::config`] of a folder that files are to arrive in.
-    ///
-    /// Without an `[OnMeta]` nobody said who may send: the file may have been cut off
-    /// while it was written.
+    /// [`Folder::config`] of a folder that files are to arrive in: without an `[OnMeta]`
+    /// nobody said who may send.
     pub fn config_to_receive(&self) -> Result<Arc<Config>, RootError> {
         let config = self.config()?;
         match config.has("OnMeta") {
             true => Ok(config),
-            false => Err(RootError::document(
-                self.config_path(),
-                "there is no [OnMeta]: write one, and leave it empty if every contact may send",
-            )),
+            false => Err(RootError::TakesNoFiles),
         }
     }
 

@@ -44,13 +44,14 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Weak, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
 };
 
 use cap_std::{ambient_authority, fs::Dir};
 
 pub use self::error::RootError;
-use config::ReadConfig;
+use config::{Config, ReadConfig};
+use folder::Folder;
 use name::Name;
 use settings::Settings;
 
@@ -63,6 +64,9 @@ type Dirs = Mutex<HashMap<Name, Weak<Dir>>>;
 /// What each m2y.config says.
 type Configs = Mutex<HashMap<(Name, Name), ReadConfig>>;
 
+/// Says what is wrong with an m2y.config besides its syntax.
+pub type Examiner = dyn Fn(&Folder, &Config) -> Result<(), String> + Send + Sync;
+
 /// An open root directory.
 #[derive(Clone)]
 pub struct Root {
@@ -73,6 +77,8 @@ pub struct Root {
     told: Arc<AtomicBool>,
     /// The m2y.config of each folder, as it was when it could be read last.
     configs: Arc<Configs>,
+    /// Whether an m2y.config that was edited can work is known above this module.
+    examiner: Arc<Mutex<Option<Arc<Examiner>>>>,
     /// Shared, so that ten thousand sessions of one user rest on one descriptor.
     dirs: Arc<Dirs>,
 }
@@ -92,8 +98,19 @@ impl Root {
             path: full.into(),
             told: Arc::default(),
             configs: Arc::default(),
+            examiner: Arc::default(),
             dirs: Arc::default(),
         })
+    }
+
+    /// Has each m2y.config that is edited from now on examined before it holds.
+    pub fn examine_edits(&self, examiner: Arc<Examiner>) {
+        *self.examiner.lock().unwrap_or_else(PoisonError::into_inner) = Some(examiner);
+    }
+
+    fn examiner(&self) -> Option<Arc<Examiner>> {
+        let examiner = self.examiner.lock().unwrap_or_else(PoisonError::into_inner);
+        examiner.clone()
     }
 
     /// Makes a root, or what is missing in one; overwrites nothing.

@@ -4,11 +4,8 @@ use clap::Args;
 
 use crate::{
     cli::{Failure, output},
-    error::{Code, Error},
-    hooks::{
-        api::{Function, functions},
-        check::did_you_mean,
-    },
+    error::{Code, Error, did_you_mean},
+    hooks::api::{Function, functions},
     json::Value,
 };
 

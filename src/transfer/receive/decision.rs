@@ -387,10 +387,10 @@ impl Receiver {
             let reason = Value::from(reason.as_str());
             meta.extra.insert(QUARANTINE.to_owned(), reason);
         }
-        if verdict.outcome == Outcome::Later {
-            // It was not looked at: nothing stays, and the sender tries again.
+        if let Some(words) = verdict.outcome.failure() {
+            // Nobody decided anything: nothing stays, and the sender tries again.
             abandon(candidate.partial).await;
-            return Err(Error::new(Code::Later, Outcome::LATER));
+            return Err(Error::new(Code::Later, words));
         }
         if let Some(words) = verdict.outcome.objection() {
             let words = Error::new(Code::Refused, words);
@@ -532,6 +532,7 @@ pub fn refused(mut meta: Meta, why: &Error) -> Wire {
 fn folder_error(user: &User, folder: &str, error: &RootError) -> Error {
     match error {
         RootError::NoFolder | RootError::Name(_) => Error::new(Code::Refused, "no such folder"),
+        RootError::TakesNoFiles => Error::new(Code::Refused, error.to_string()),
         error => {
             error!(user = %user.name(), folder = %printable(folder, 64), "{error}");
             Error::new(Code::Later, "the folder cannot be used now, try later")

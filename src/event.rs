@@ -57,6 +57,12 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.section() == section)
     }
 
+    /// Whether its hooks may refuse, by whatever words: who asks hears them. At
+    /// `[OnReceived]` only `reject` refuses, and what else they say leaves the file pending.
+    pub fn asks(self) -> bool {
+        matches!(self, Self::Meta | Self::List | Self::Get | Self::Startup)
+    }
+
     /// The section of m2y.config that names its scripts.
     pub fn section(self) -> &'static str {
         match self {
@@ -188,8 +194,14 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// Which scripts ran, in their order.
     pub runs: Vec<Run>,
-    /// What they asked for, to be done now that they have decided.
+    /// What they asked for that is done later, now that they have decided.
     pub effects: Vec<Effect>,
+    /// Lines for the user's inbox.
+    pub inbox: Vec<String>,
+    /// Whether the decision has taken effect, and what they asked for is in the journal.
+    pub is_settled: bool,
+    /// Whether the sender is told that the file went into quarantine.
+    pub tells_sender: bool,
     /// Patterns of what a contact is not to see.
     pub hidden: Vec<String>,
     /// Which path below its folder the file got that its sender wanted one for.

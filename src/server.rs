@@ -172,7 +172,11 @@ impl Server {
     async fn recover(&self) {
         let (root, stores) = (self.root.clone(), self.receiver.hooks.stores().clone());
         let journal = self.receiver.hooks.journal().clone();
-        let recovered = task::spawn_blocking(move || recovery::recover(&journal, &root, &stores));
+        let hooks = self.receiver.hooks.clone();
+        let recovered = task::spawn_blocking(move || {
+            hooks.redo()?;
+            recovery::recover(&journal, &root, &stores)
+        });
         if let Ok(Err(error)) = recovered.await {
             error!("{error}");
         }
@@ -274,7 +278,9 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
         let _ = watching.await;
         let _ = scheduling.await;
     };
-    if timeout_at(deadline, rest).await.is_ok() {
+    let is_over = timeout_at(deadline, rest).await.is_ok();
+    server.receiver.hooks.settle_changes().await;
+    if is_over {
         return;
     }
     warn!(

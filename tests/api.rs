@@ -25,14 +25,22 @@ use m2y::{
             self,
             actions::{Touch, Touched},
             decision::Decision,
-            state::{MAX_KEYS, MemoryState, State, StateError},
+            state::{MAX_KEYS, MemoryState, State},
         },
+        decide::Unrecorded,
+        inbox::Inboxes,
+        notes::{Mode, Notes},
+        redo::Changer,
         report::HookError,
         script::{Host, Part, Ran, Source},
+        self_changes::SelfChanges,
+        transaction::Transaction,
     },
+    journal::script_state::Edits,
     json::Map,
     meta::Meta,
     root::name::Name,
+    store::Stores,
 };
 
 const STEM: &str = "zhenqiang_30-12-2018_23-59-59";
@@ -46,6 +54,21 @@ struct Desk {
     world: World,
     host: Host,
     state: Arc<MemoryState>,
+}
+
+/// What a script did.
+struct Done {
+    ran: Ran,
+    effects: Vec<Effect>,
+    spared: Vec<String>,
+}
+
+impl std::ops::Deref for Done {
+    type Target = Ran;
+
+    fn deref(&self) -> &Ran {
+        &self.ran
+    }
 }
 
 impl Desk {
@@ -105,7 +128,7 @@ impl Desk {
         }
     }
 
-    fn run_as(&self, text: &str, live: bool) -> Result<Ran, HookError> {
+    fn run_as(&self, text: &str, live: bool) -> Result<Done, HookError> {
         let text = text.to_owned();
         let source = Source {
             name: "hook.rhai".to_owned(),
@@ -119,12 +142,36 @@ impl Desk {
         let compiled = self.host.compiled(source)?;
         let mut profile = Map::new();
         profile.insert("email".to_owned(), "roland@example.org".into());
-        self.host
-            .run("hook.rhai", &compiled, &self.event(), &profile, live)
+        let event = self.event();
+        let (user, stores) = (event.folder.user(), Stores::default());
+        let transaction = Transaction::new(user, &stores);
+        let notes = Notes::default();
+        let mode = Mode {
+            live,
+            notes: Some(notes.clone()),
+            ..Mode::LIVE
+        };
+        let about = (&event, &profile);
+        let ran = self
+            .host
+            .run("hook.rhai", &compiled, about, &transaction, &mode, || {})?;
+        let changes = transaction.take().unwrap();
+        if live {
+            let self_changes = SelfChanges::new(Duration::ZERO);
+            let changer = Changer::new(&stores, &Inboxes::new(1 << 20), &self_changes);
+            let state: Arc<dyn State> = self.state.clone();
+            let unrecorded = Unrecorded::new(&state, &changer);
+            unrecorded.make(user, &changes).unwrap();
+        }
+        Ok(Done {
+            ran,
+            effects: changes.effects,
+            spared: notes.take().spared,
+        })
     }
 
     #[track_caller]
-    fn run(&self, text: &str) -> Ran {
+    fn run(&self, text: &str) -> Done {
         match self.run_as(text, true) {
             Ok(ran) => ran,
             Err(error) => panic!("{error}\n{text}"),
@@ -476,16 +523,15 @@ fn a_dry_run_changes_nothing_and_says_what_it_would_have_done() {
         folder.rename(event.data_file, "sea.jpg");
         folder.move_to("abc.txt", "archive");
         folder.write("new.txt", "x");
-        folder.remove("abc.txt");
+        folder.remove("new.txt");
         notify.inbox("x");
         state.set("k", 1);
         assert_eq!(state.add("n", 2), 2);
-        assert(!state.remove("k"));
+        assert(state.remove("k"));
     "#
     .replace("assert_eq!", "assert_eq");
     let ran = desk.run_as(&script, false).unwrap();
     assert_eq!(listing(&desk.world), before);
-    assert!(ran.touched.is_empty());
     assert_eq!(ran.spared.len(), 8, "{:?}", ran.spared);
     assert_eq!(ran.spared[1], "folder.move_to(\"abc.txt\", \"archive\")");
     let (user, folder) = (common::name(ROLAND), common::name("photo"));
@@ -828,38 +874,32 @@ fn values_stay_from_one_run_to_the_next_and_belong_to_the_folder() {
 
 #[test]
 fn a_folder_keeps_so_many_values_and_no_more() {
-    let state = MemoryState::default();
-    let (user, folder) = (common::name(ROLAND), common::name("photo"));
-    for n in 0..MAX_KEYS {
-        state.set(&user, &folder, &n.to_string(), 1.into()).unwrap();
+    let desk = Desk::new();
+    for n in 0..MAX_KEYS / 100 {
+        desk.run(&format!("for k in 0..100 {{ state.set(`{n} ${{k}}`, 1); }}"));
     }
-    let full = state.set(&user, &folder, "more", 1.into());
-    assert!(matches!(full, Err(StateError::Full)));
-    let full = state.add(&user, &folder, "more", 1);
-    assert!(matches!(full, Err(StateError::Full)));
-    // What is there can change, and what goes makes room.
-    state.set(&user, &folder, "0", 2.into()).unwrap();
-    assert!(state.remove(&user, &folder, "1").unwrap());
-    state.add(&user, &folder, "more", 1).unwrap();
-    state
-        .set(&user, &common::name("archive"), "x", 1.into())
-        .unwrap();
+    desk.fails("state.set(\"more\", 1);", "keeps 1000 values already");
+    desk.fails("state.add(\"more\", 1);", "keeps 1000 values already");
+    // What is there can change, and what goes makes room, in the same run too.
+    desk.run("state.set(\"0 0\", 2); state.remove(\"0 1\"); state.add(\"more\", 1);");
+    desk.fails("state.set(\"another\", 1);", "keeps 1000 values already");
 }
 
 #[test]
-fn of_two_additions_at_once_none_is_lost() {
+fn of_two_scripts_that_read_the_same_value_at_once_one_begins_again() {
     let state = MemoryState::default();
-    let (user, folder) = (common::name(ROLAND), common::name("photo"));
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..1_000 {
-                    state.add(&user, &folder, "n", 1).unwrap();
-                }
-            });
-        }
-    });
-    assert_eq!(state.get(&user, &folder, "n").unwrap(), Some(4_000.into()));
+    let user = common::name(ROLAND);
+    let edits = |before: Option<i64>, after: i64| {
+        let mut edits = Edits::default();
+        edits.reads.insert("n".to_owned(), before.map(Into::into));
+        edits.writes.insert("n".to_owned(), Some(after.into()));
+        std::collections::BTreeMap::from([("photo".to_owned(), edits)])
+    };
+    assert!(state.apply(&user, &edits(None, 1)).unwrap());
+    assert!(!state.apply(&user, &edits(None, 1)).unwrap());
+    assert!(state.apply(&user, &edits(Some(1), 2)).unwrap());
+    let folder = common::name("photo");
+    assert_eq!(state.get(&user, &folder, "n").unwrap(), Some(2.into()));
 }
 
 #[test]

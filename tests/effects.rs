@@ -103,7 +103,7 @@ async fn a_dead_mail_server_delays_nobody_and_gets_the_mail_when_it_lives_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhooks_are_posted_once_for_each_event_and_never_for_a_file_that_was_refused() {
+async fn webhooks_are_posted_once_for_each_event_that_is_decided_and_never_for_one_that_fails() {
     let http = Http::start(Response::new(Bytes::new()), None).await;
     let world = World::new("[OnMeta]\nhook.rhai\nno.rhai\n[OnReceived]\nhook.rhai\n");
     world.script(
@@ -113,11 +113,18 @@ async fn webhooks_are_posted_once_for_each_event_and_never_for_a_file_that_was_r
             http.address
         ),
     );
-    world.script("no.rhai", "if meta.filename == \"no\" { reject(\"no\"); }");
+    world.script(
+        "no.rhai",
+        "if meta.filename == \"no\" { reject(\"no\"); } if meta.filename == \"fails\" { 1 / 0; }",
+    );
     settings(&world, &format!("[webhook]\nallow = {}\n", http.address));
     let server = Local::serve(&world.there).await;
     world
         .deliver(&server.address, &world.file("no", b"x"))
+        .await
+        .unwrap_err();
+    world
+        .deliver(&server.address, &world.file("fails", b"x"))
         .await
         .unwrap_err();
     world
@@ -126,7 +133,7 @@ async fn webhooks_are_posted_once_for_each_event_and_never_for_a_file_that_was_r
         .unwrap();
     let journal = Journal::open(&world.there).unwrap();
     until("nothing was posted", || {
-        (http.heard().len() >= 2 && waiting(&journal).is_empty()).then_some(())
+        (http.heard().len() >= 3 && waiting(&journal).is_empty()).then_some(())
     })
     .await;
     server.stop().await;
@@ -139,6 +146,7 @@ async fn webhooks_are_posted_once_for_each_event_and_never_for_a_file_that_was_r
     assert_eq!(
         bodies,
         [
+            r#"{"event":"OnMeta","file":"no"}"#,
             r#"{"event":"OnMeta","file":"yes"}"#,
             r#"{"event":"OnReceived","file":"yes"}"#
         ]

@@ -431,7 +431,7 @@ fn the_exit_code_of_a_run_is_its_verdict() {
         assert!(said.ends_with(&format!("\n{word}\n")), "{said}");
     }
     home.write("other.rhai", "reject(\"other\");");
-    let other = run_args("OnNew", &["--meta", text(&meta), "--script", "other.rhai"]);
+    let other = run_args("OnReceived", &["--meta", text(&meta), "--script", "other.rhai"]);
     assert!(home.ends(10, &other).contains("other.rhai: refused"));
     home.ends(2, &run_args("OnMeta", &[]));
     home.ends(2, &run_args("OnNew", &[]));
@@ -506,7 +506,7 @@ fn a_check_finds_what_is_wrong_and_says_what_was_meant() {
         "did you mean checkPermission.rhai?",
         "m2y.config:3: there can be no script",
         "m2y.config:4: scan.sh: not run, programs of this folder are not allowed",
-        "m2y.config:12: no event is called [nDeleted], so nothing runs: did you mean OnDeleted?",
+        "m2y.config:12: no script reads [nDeleted]: did you mean OnDeleted?",
         "wrong.rhai:1:5: there is no log.inf(): did you mean info?",
         "wrong.rhai:2:19: there is no folder.sizes(): did you mean size?",
         "wrong.rhai:3:8: folder.rename() takes 2 arguments, not 1",

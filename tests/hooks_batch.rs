@@ -229,6 +229,7 @@ async fn what_a_batch_of_received_files_wrote_and_asked_for_is_stored() {
             crc: 0,
             stage: Stage::Owed,
             meta: Some("{}".into()),
+            words: None,
         };
         let written = dispatcher
             .journal()

@@ -355,9 +355,11 @@ fn what_nobody_comes_back_for_is_swept(make: fn() -> Made) {
     drop(store.begin(&hidden, 0).unwrap());
     put(&*store, "f", b"1");
     let day = Duration::from_secs(86_400);
-    assert_eq!(store.sweep(SystemTime::now() - day).unwrap(), 0);
+    assert_eq!(store.sweep(SystemTime::now() - day, true).unwrap(), 0);
     assert_eq!(store.held(&hidden).unwrap(), Some(0));
-    assert_eq!(store.sweep(SystemTime::now() + day).unwrap(), 1);
+    let soon = SystemTime::now() + day;
+    assert_eq!(store.sweep(soon, false).unwrap(), 1);
+    assert_eq!(store.sweep(soon, true).unwrap(), 1);
     assert_eq!(store.held(&hidden).unwrap(), None);
     assert!(store.holds(&path("f")).unwrap());
 }
@@ -422,7 +424,7 @@ fn a_day_in_a_folder(store: &dyn Store) -> io::Result<()> {
     Reader::new(&*contents).read_to_end(&mut Vec::new())?;
     store.held(&partial("x"))?;
     store.room()?;
-    store.sweep(SystemTime::UNIX_EPOCH).map(drop)
+    store.sweep(SystemTime::UNIX_EPOCH, true).map(drop)
 }
 
 #[test]

@@ -342,7 +342,8 @@ impl<'a> View<'a> {
             from: self.from.to_string(),
             id,
         });
-        known.is_ok_and(|known| known.is_some_and(|known| known.stage != Stage::Refused))
+        let is_refused = |stage| matches!(stage, Stage::Refused | Stage::Rejected);
+        known.is_ok_and(|known| known.is_some_and(|known| !is_refused(known.stage)))
     }
 
     /// Changes something where the contact may.

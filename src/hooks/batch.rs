@@ -33,26 +33,28 @@ use tracing::warn;
 
 use super::{
     Hooks,
-    api::actions::{Touch, Touched},
+    decide::Undecided,
     firing::{Firing, Progress, ToFire},
     lookup::{Hook, find},
     notes::Mode,
     report::HookError,
     script::{Compiled, Ran},
-    self_changes::SelfChanges,
     slots::PATIENCE,
     workers::Seat,
 };
 use crate::{
     event::{Event, Subject, Verdict},
     json::{Map, Value},
-    root::{file, folder::Folder, name::Name},
+    root::file,
 };
 
 /// How long one hand-over may keep a thread until others share what is left of it. It is
 /// the time after which a single script counts as long (see `call.rs`): hundreds of quick
 /// scripts fit into it, and a person does not notice it.
 const BUDGET: Duration = Duration::from_millis(5);
+
+/// How often the scripts of an event begin again because others were faster.
+const MAX_CONFLICTS: u32 = 32;
 
 /// Verdicts, each with the place of its event in the batch.
 pub type Verdicts = Vec<(usize, Verdict)>;
@@ -87,7 +89,7 @@ impl Batch {
         };
         let mut ready = Vec::with_capacity(events.len());
         for (place, to_fire) in events.into_iter().enumerate() {
-            let firing = Firing::new(place, to_fire);
+            let firing = Firing::new(place, to_fire, &hooks.stores);
             match firing.progress {
                 Progress::Over => batch.over.push(firing.verdict()),
                 _ => ready.push(firing),
@@ -111,6 +113,7 @@ impl Batch {
             for mut firing in self.come_back().await {
                 match mem::replace(&mut firing.progress, Progress::Ready) {
                     Progress::Ready => {}
+                    Progress::Undecided => firing.progress = Progress::Undecided,
                     Progress::Over => firing.progress = Progress::Over,
                     Progress::Program(path) => {
                         self.start(firing, path);
@@ -286,7 +289,18 @@ enum Step {
 impl Hooks {
     /// Runs the scripts of an event until it needs a program, it is over, or the turn is.
     fn advance(&self, firing: &mut Firing, turn: &Turn<'_>) {
-        while matches!(firing.progress, Progress::Ready) {
+        loop {
+            match firing.progress {
+                Progress::Ready => {}
+                Progress::Undecided => {
+                    self.decide(firing);
+                    match turn.is_over() {
+                        true => return,
+                        false => continue,
+                    }
+                }
+                _ => return,
+            }
             firing.since = Instant::now();
             let result = match self.step(firing, turn) {
                 Ok(Step::Start(path)) if turn.mode.programs => {
@@ -308,6 +322,21 @@ impl Hooks {
             if turn.is_over() {
                 return;
             }
+        }
+    }
+
+    /// Has what was decided take effect. Where something that the scripts looked at has
+    /// changed meanwhile, they begin again.
+    fn decide(&self, firing: &mut Firing) {
+        let (mut verdict, changes) = firing.undecided();
+        let before = firing.origin.meta();
+        let record = firing.record.as_ref();
+        match self.decider.decide(record, &mut verdict, before, changes) {
+            Ok(()) => firing.settle(verdict),
+            Err(Undecided::Conflict) if firing.conflicts < MAX_CONFLICTS => {
+                firing.begin_again(&self.stores);
+            }
+            Err(error) => firing.fail_as(verdict, error.to_string()),
         }
     }
 
@@ -336,9 +365,6 @@ impl Hooks {
             }
         };
         let ran = self.run_script(firing, &compiled, turn.mode, lengthen)?;
-        for touched in &ran.touched {
-            note(&self.self_changes, &firing.event.folder, touched);
-        }
         Ok(Step::Ran(Box::new(ran)))
     }
 
@@ -355,13 +381,20 @@ impl Hooks {
             true => firing.profile.get_or_insert_with(|| profile_of(event)),
             false => &none,
         };
-        self.scripts
-            .run_as(&firing.script, compiled, event, profile, mode, lengthen)
+        let about = (event, profile);
+        self.scripts.run(
+            &firing.script,
+            compiled,
+            about,
+            &firing.transaction,
+            mode,
+            lengthen,
+        )
     }
 
     /// Runs a program.
     async fn start(&self, program: &Path, firing: &mut Firing) -> Result<Ran, HookError> {
-        let (event, name) = (&firing.event, &firing.script);
+        let (event, name) = (&firing.for_program(), &firing.script);
         let user = event.folder.user().name();
         let busy = || HookError::Busy {
             script: name.clone(),
@@ -380,21 +413,6 @@ impl Hooks {
         let meta = self.executables.run(program, event).await?;
         firing.on_disk.clone_from(&meta);
         Ok(Ran::accepted(meta))
-    }
-}
-
-/// Takes what a script did to a file as no news.
-fn note(self_changes: &SelfChanges, folder: &Folder, touched: &Touched) {
-    let noted = |name: &Name, file: &str| {
-        if name == folder.name() {
-            self_changes.note(folder, file);
-        } else if let Ok(folder) = folder.user().folder(name) {
-            self_changes.note(&folder, file);
-        }
-    };
-    noted(&touched.folder, &touched.name);
-    if let Touch::Renamed { folder, name } = &touched.how {
-        noted(folder, name);
     }
 }
 

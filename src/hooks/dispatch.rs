@@ -6,11 +6,12 @@
 //! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that
 //! nothing which is down delays a transfer.
 
+mod decider;
 mod effect;
 mod last_run;
 mod lease;
 mod rebuild;
-mod record;
+mod retry;
 
 use std::{
     collections::VecDeque,
@@ -27,16 +28,23 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    Heard, Hooks, Pinned, batch::Verdicts, firing::ToFire, notes::Mode, script_state::JournalState,
+    Heard, Hooks, Pinned,
+    batch::Verdicts,
+    decide::{Record, Stands},
+    firing::ToFire,
+    notes::Mode,
+    received::put_away,
+    script_state::JournalState,
     self_changes::SelfChanges,
+    transaction::Changes,
 };
 use crate::{
     clock,
     delivery::{Mailer, Webhook},
     error::{Code, Error, printable},
-    event::{Event, Kind, Subject, Verdict},
+    event::{Event, Outcome, Subject, Verdict},
     journal::{
-        self, Done, Entry, Journal, JournalError, Pending, Task,
+        self, Entry, Journal, JournalError, Task,
         delivered::{Key, Transfer},
     },
     meta::{Meta, QUARANTINE},
@@ -48,13 +56,13 @@ use crate::{
     },
     store::Stores,
 };
-use effect::{Courier, effects_of};
+use decider::{Decider, Plan};
+use effect::Courier;
 use last_run::LastRuns;
 use lease::{Lease, Leases};
-use rebuild::{Gone, moved, rebuild};
+use rebuild::{Gone, key_of, rebuild};
 pub use rebuild::{asked_of, task_of, task_of_received};
-pub use record::Records;
-use record::{ToRecord, put_away};
+use retry::Attempt;
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
@@ -72,16 +80,14 @@ pub struct Dispatcher {
     retry: Retry,
     leases: Leases,
     last_runs: LastRuns,
-    records: Records,
+    decider: Decider,
 }
 
 /// An event that nobody else works on meanwhile.
 pub struct LeasedEvent {
     event: Event,
     pinned: Pinned,
-    task: Task,
-    /// The transfer that stands for the task in the journal, if one does.
-    owed: Option<Key>,
+    record: Arc<Record>,
     attempts: u32,
     lease: Lease,
 }
@@ -92,34 +98,48 @@ impl LeasedEvent {
         &mut self.event
     }
 
-    fn split(self) -> (Owing, ToFire) {
+    fn split(self) -> (Leased, ToFire) {
         let Self {
             event,
             pinned,
-            task,
-            owed,
+            mut record,
             attempts,
             lease,
         } = self;
-        let owing = Owing {
-            task,
+        if record.task.file != event.file {
+            // The file got another name since its event was leased.
+            let mut renamed = (*record).clone();
+            renamed.task = task_of(&event);
+            record = Arc::new(renamed);
+        }
+        let leased = Leased {
+            record: record.clone(),
             before: event.subject.as_ref().map(|subject| subject.meta.clone()),
-            owed,
             attempts,
             lease,
         };
-        (owing, ToFire::all(event, pinned))
+        let record = Some(record);
+        (leased, ToFire { record, ..ToFire::all(event, pinned) })
     }
 }
 
-/// What is to be written down of a leased event when its hooks have run.
-struct Owing {
-    task: Task,
+/// What is known of a leased event while its hooks run.
+struct Leased {
+    record: Arc<Record>,
     /// Its `.meta` before that.
     before: Option<Meta>,
-    owed: Option<Key>,
     attempts: u32,
     lease: Lease,
+}
+
+fn record_of(event: &Event, stands: Stands) -> Arc<Record> {
+    Arc::new(Record {
+        user: event.folder.user().clone(),
+        kind: event.kind,
+        id: event.id,
+        task: task_of(event),
+        stands,
+    })
 }
 
 impl Dispatcher {
@@ -133,13 +153,15 @@ impl Dispatcher {
         let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
         let journal = Journal::open(root).map_err(unusable)?;
         let state = Arc::new(JournalState::new(&journal).map_err(unusable)?);
+        let hooks = Hooks::with_stores(root, settings, state, stores);
+        let decider = Decider::new(&journal, hooks.changer(), stores);
         let mailer = settings
             .smtp
             .as_ref()
             .map(|smtp| Mailer::new(smtp, root.path()))
             .transpose()?;
         Ok(Self {
-            hooks: Hooks::with_stores(root, settings, state, stores),
+            hooks: hooks.decided_by(Arc::new(decider.clone())),
             root: root.clone(),
             journal,
             courier: Courier {
@@ -150,7 +172,7 @@ impl Dispatcher {
             retry: settings.retry,
             leases: Leases::default(),
             last_runs: LastRuns::default(),
-            records: Records::new(stores),
+            decider,
         })
     }
 
@@ -191,10 +213,17 @@ impl Dispatcher {
 
     /// [`Self::fire`], where not all scripts of the section are to run.
     pub async fn fire_only(&self, event: ToFire) -> Verdict {
-        let task = task_of(&event.event);
-        let batch = self.hooks.fire_batch(vec![event], &Mode::LIVE);
-        let verdict = batch.only().await;
-        self.note_fired(&[(&task, &verdict)]).await;
+        self.fire_once(event, &Mode::LIVE).await
+    }
+
+    async fn fire_once(&self, mut event: ToFire, mode: &Mode) -> Verdict {
+        let record = record_of(&event.event, Stands::Nothing);
+        let before = event.event.subject.as_ref();
+        let before = before.map(|subject| subject.meta.clone());
+        event.record = Some(record.clone());
+        let mut verdict = self.hooks.fire_batch(vec![event], mode).only().await;
+        let fired = vec![(record, before.as_ref(), &mut verdict)];
+        self.conclude_fired(fired).await;
         verdict
     }
 
@@ -206,60 +235,77 @@ impl Dispatcher {
         events: Vec<(Event, Pinned)>,
         mut tell: impl FnMut(usize, Verdict),
     ) {
-        let tasks: Vec<Task> = events.iter().map(|(event, _)| task_of(event)).collect();
-        let events = events
-            .into_iter()
-            .map(|(event, pinned)| ToFire::all(event, pinned));
-        let mut batch = self.hooks.fire_batch(events.collect(), &Mode::LIVE);
+        let (mut records, mut to_fire) = (Vec::new(), Vec::new());
+        for (event, pinned) in events {
+            let record = record_of(&event, Stands::Nothing);
+            records.push(record.clone());
+            to_fire.push(ToFire {
+                record: Some(record),
+                ..ToFire::all(event, pinned)
+            });
+        }
+        let mut batch = self.hooks.fire_batch(to_fire, &Mode::LIVE);
         while batch.left() > 0 {
-            let verdicts = batch.next().await;
-            let fired: Vec<_> = verdicts
-                .iter()
-                .filter_map(|(place, verdict)| Some((tasks.get(*place)?, verdict)))
-                .collect();
-            self.note_fired(&fired).await;
+            let mut verdicts = batch.next().await;
+            let fired = verdicts
+                .iter_mut()
+                .filter_map(|(place, verdict)| {
+                    let record = records.get(*place)?.clone();
+                    Some((record, None, verdict))
+                });
+            self.conclude_fired(fired.collect()).await;
             for (place, verdict) in verdicts {
                 tell(place, verdict);
             }
         }
     }
 
-    /// Remembers how scripts ended, and writes down what they asked for.
-    async fn note_fired(&self, fired: &[(&Task, &Verdict)]) {
-        self.last_runs.note(fired);
-        let effects: Vec<Task> = fired
-            .iter()
-            .filter(|(_, verdict)| verdict.outcome.objection().is_none())
-            .flat_map(|(task, verdict)| effects_of(task, &verdict.effects))
-            .collect();
-        if effects.is_empty() {
-            return;
+    /// Remembers how scripts ended, and has what they asked for take effect.
+    async fn conclude_fired(&self, fired: Vec<(Arc<Record>, Option<&Meta>, &mut Verdict)>) {
+        let ended: Vec<_> = fired.iter().map(|(record, _, v)| (&record.task, &**v)).collect();
+        self.last_runs.note(&ended);
+        let (mut plans, mut verdicts) = (Vec::new(), Vec::new());
+        for (record, before, verdict) in fired {
+            // Nothing stays of what hooks did that came to no decision, and nobody tries again.
+            if !verdict.is_settled && verdict.outcome.failure().is_none() {
+                let changes = asked_for(verdict);
+                plans.push(Plan::new(Some(&record), verdict, before, changes, None));
+                verdicts.push(verdict);
+            }
         }
-        if let Err(error) = self.journal.add(true, effects).committed().await {
-            error!("what a hook asked for is lost: {error}");
+        if let Err(error) = self.decider.settle(plans).await {
+            error!("what hooks asked for is lost: {error}");
+            for verdict in verdicts {
+                verdict.outcome = Outcome::Later;
+            }
         }
     }
 
     /// Fires an event because a person asks for it, outside of any transfer: once, and
     /// nothing is tried again but what its hooks ask for.
     pub async fn fire_by_hand(&self, event: Event, mode: &Mode) -> Verdict {
-        let task = task_of(&event);
-        let mut verdict = self.hooks.fire_as(event, &Pinned::default(), mode).await;
+        let to_fire = ToFire::all(event, Pinned::default());
+        let verdict = self.fire_once(to_fire, mode).await;
         // Waited for: the person may look at it next.
-        self.last_runs.note(&[(&task, &verdict)]);
         if let Some(noted) = self.last_runs.write(&self.journal)
             && let Err(error) = noted.committed().await
         {
             error!("{error}");
         }
-        if task.kind == Kind::Received.section()
-            && let records = &self.records
-            && let Err(error) = records.store(self.self_changes(), &mut verdict).await
-        {
-            error!("cannot store what hooks wrote into a .meta: {error}");
-        }
-        self.note_fired(&[(&task, &verdict)]).await;
+        self.settle_changes().await;
         verdict
+    }
+
+    /// Returns when all that hooks changed survives a loss of power.
+    pub async fn settle_changes(&self) {
+        let decider = self.decider.clone();
+        let _ = task::spawn_blocking(move || decider.flush()).await;
+    }
+
+    /// Makes the changes again that hooks asked for, and that a server before this one did not
+    /// live to see done. It belongs before everything else. It waits for a disk.
+    pub fn redo(&self) -> Result<(), JournalError> {
+        self.decider.redo(&self.root)
     }
 
     /// Leases the event of a file that arrives before it happens; `None` if no hook waits
@@ -274,13 +320,12 @@ impl Dispatcher {
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;
         }
-        let task = task_of(&event);
-        let lease = self.leases.take(&task)?;
+        let record = record_of(&event, Stands::Transfer(transfer.clone()));
+        let lease = self.leases.take(&record.task)?;
         Some(LeasedEvent {
             event,
             pinned,
-            task,
-            owed: Some(transfer.clone()),
+            record,
             attempts: 0,
             lease,
         })
@@ -306,13 +351,13 @@ impl Dispatcher {
         }
     }
 
-    /// Runs the hooks of an event that was leased, and stores what they wrote into the
-    /// `.meta`. Where they object, the event stays in the journal and is tried again.
+    /// Runs the hooks of an event that was leased. Where they come to no decision, the event
+    /// stays in the journal and is tried again.
     pub async fn run_leased(&self, leased: LeasedEvent) -> Verdict {
-        let (owing, event) = leased.split();
+        let (leased, event) = leased.split();
         let batch = self.hooks.fire_batch(vec![event], &Mode::LIVE);
         let mut verdict = batch.only().await;
-        self.conclude(vec![(owing, &mut verdict)]).await;
+        self.conclude(vec![(leased, &mut verdict)]).await;
         verdict
     }
 
@@ -321,73 +366,59 @@ impl Dispatcher {
     /// soon as what they say is stored: none waits for a slow script or a program of another
     /// event.
     pub async fn run_leased_each(&self, leased: Vec<LeasedEvent>, mut tell: impl FnMut(Verdicts)) {
-        let (owing, events): (Vec<_>, Vec<_>) = leased.into_iter().map(LeasedEvent::split).unzip();
-        let mut owing: Vec<_> = owing.into_iter().map(Some).collect();
+        let (leased, events): (Vec<_>, Vec<_>) =
+            leased.into_iter().map(LeasedEvent::split).unzip();
+        let mut leased: Vec<_> = leased.into_iter().map(Some).collect();
         let mut batch = self.hooks.fire_batch(events, &Mode::LIVE);
         while batch.left() > 0 {
             let mut verdicts = batch.next().await;
             let over = verdicts
                 .iter_mut()
-                .filter_map(|(place, verdict)| Some((owing.get_mut(*place)?.take()?, verdict)));
+                .filter_map(|(place, verdict)| Some((leased.get_mut(*place)?.take()?, verdict)));
             self.conclude(over.collect()).await;
             tell(verdicts);
         }
     }
 
-    /// Stores what the hooks of leased events wrote into their `.meta`, and writes into the
-    /// journal that they are done, or have to be tried again.
-    async fn conclude(&self, mut over: Vec<(Owing, &mut Verdict)>) {
-        let fired: Vec<_> = over.iter().map(|(owing, v)| (&owing.task, &**v)).collect();
+    /// Has what the hooks of leased events decided take effect, or writes down that they have
+    /// to run again.
+    async fn conclude(&self, over: Vec<(Leased, &mut Verdict)>) {
+        let fired: Vec<_> = over.iter().map(|(leased, v)| (&leased.record.task, &**v)).collect();
         self.last_runs.note(&fired);
-        let received = over
-            .iter_mut()
-            .filter(|(owing, _)| owing.task.kind == Kind::Received.section())
-            .map(|(owing, verdict)| ToRecord {
-                before: owing.before.as_ref(),
-                // Only of a file that has its name still does the journal know the .meta.
-                is_backed: owing.owed.is_some() && owing.task.file == verdict.file,
-                verdict,
-            });
-        for stored in self
-            .records
-            .store_all(self.self_changes(), received.collect())
-            .await
-        {
-            if let Err(error) = stored {
-                // The file is delivered all the same.
-                error!("cannot store what [OnReceived] wrote into a .meta: {error}");
-            }
-        }
-        let (mut done, mut written, mut leases) = (Vec::new(), Vec::new(), Vec::new());
-        for (owing, verdict) in over {
-            let Owing {
-                task,
-                owed,
+        let (mut plans, mut verdicts, mut leases) = (Vec::new(), Vec::new(), Vec::new());
+        for (leased, verdict) in over {
+            let Leased {
+                record,
+                before,
                 attempts,
                 lease,
-                ..
-            } = owing;
+            } = leased;
             leases.push(lease);
-            match verdict.outcome.objection() {
-                None => done.push(Done {
-                    came: effects_of(&task, &verdict.effects),
-                    task,
-                    owed,
-                }),
-                Some(words) => {
-                    let why = verdict.runs.last().and_then(|run| run.error.clone());
-                    let why = why.unwrap_or_else(|| words.to_owned());
-                    // A hook may have renamed the file before another one failed.
-                    written.push(self.fail(moved(task, verdict), owed, attempts, why, None));
+            if verdict.is_settled {
+                continue;
+            }
+            let attempt = verdict.outcome.failure().map(|words| {
+                let why = verdict.runs.last().and_then(|run| run.error.clone());
+                let why = why.unwrap_or_else(|| words.to_owned());
+                self.attempt(&record.task, attempts, why, None)
+            });
+            let changes = asked_for(verdict);
+            let plan = Plan::new(Some(&record), verdict, before.as_ref(), changes, attempt);
+            plans.push(plan);
+            verdicts.push(verdict);
+        }
+        match self.decider.settle(plans).await {
+            Ok(paths) => {
+                for (verdict, path) in verdicts.into_iter().zip(paths) {
+                    verdict.placed = path;
                 }
             }
-        }
-        if !done.is_empty() {
-            written.push(self.journal.done_all(done));
-        }
-        for written in written {
-            if let Err(error) = written.committed().await {
-                error!("{error}");
+            Err(error) => {
+                // They run again when the server starts again.
+                error!("what hooks decided is lost: {error}");
+                for verdict in verdicts {
+                    verdict.outcome = Outcome::Later;
+                }
             }
         }
         drop(leases);
@@ -425,7 +456,13 @@ impl Dispatcher {
                 () = self.journal.news.notified(), if tasks.len() < AT_ONCE => {}
                 Some(_) = tasks.join_next() => {}
                 () = sleep(pause) => {}
-                _ = tick.tick() => drop(self.last_runs.write(&self.journal)),
+                _ = tick.tick() => {
+                    drop(self.last_runs.write(&self.journal));
+                    let decider = self.decider.clone();
+                    tasks.spawn(async move {
+                        let _ = task::spawn_blocking(move || decider.flush()).await;
+                    });
+                }
                 () = stopped(&mut shutdown) => break,
             }
         }
@@ -461,11 +498,22 @@ impl Dispatcher {
 
     async fn again(&self, entry: Entry, lease: Lease) {
         let Entry { task, attempts, .. } = entry;
+        let failed = |attempt: Attempt| {
+            let Attempt { task, why, due } = attempt;
+            self.journal.failed(task, why, due)
+        };
         let written = if task.part > 0 {
             match self.courier.carry_out(&task).await {
-                Ok(()) => self.journal.done(&task, None, Vec::new()),
-                Err(failure) if failure.permanent => self.give_up(task, None, failure.sentence),
-                Err(failure) => self.fail(task, None, attempts, failure.sentence, failure.pause),
+                Ok(()) => self.journal.done(&task),
+                Err(failure) if failure.permanent => {
+                    failed(give_up(&task, failure.sentence))
+                }
+                Err(failure) => failed(self.attempt(
+                    &task,
+                    attempts,
+                    failure.sentence,
+                    failure.pause,
+                )),
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());
@@ -474,10 +522,9 @@ impl Dispatcher {
             match rebuilt.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
                 Ok(event) => {
                     let leased = LeasedEvent {
+                        record: record_of(&event, Stands::Task),
                         event,
                         pinned: Pinned::default(),
-                        task,
-                        owed: None,
                         attempts,
                         lease,
                     };
@@ -486,9 +533,9 @@ impl Dispatcher {
                 }
                 Err(Gone::Forget(why)) => {
                     info!(id = %task.id, event = %task.kind, "forgotten: {why}");
-                    self.journal.done(&task, None, Vec::new())
+                    self.journal.done(&task)
                 }
-                Err(Gone::Later(why)) => self.fail(task, None, attempts, why, None),
+                Err(Gone::Later(why)) => failed(self.attempt(&task, attempts, why, None)),
             }
         };
         if let Err(error) = written.committed().await {
@@ -497,18 +544,16 @@ impl Dispatcher {
         drop(lease);
     }
 
-    /// Writes down that an attempt failed, and when the next one is: not before
-    /// `at_least` is over.
-    fn fail(
+    /// An attempt that failed, and when the next one is: not before `at_least` is over.
+    fn attempt(
         &self,
-        task: Task,
-        owed: Option<Key>,
+        task: &Task,
         attempts: u32,
         why: String,
         at_least: Option<Duration>,
-    ) -> Pending<()> {
+    ) -> Attempt {
         let Some(pause) = self.retry.pause(attempts) else {
-            return self.give_up(task, owed, why);
+            return give_up(task, why);
         };
         let pause = pause.max(at_least.unwrap_or_default());
         let (user, folder) = (&task.user, &task.folder);
@@ -518,19 +563,35 @@ impl Dispatcher {
             task.kind, printable(&why, 400)
         );
         let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        let due = clock::millis().saturating_add(pause);
-        self.journal.failed(task, owed, why, Some(due))
+        Attempt {
+            task: task.clone(),
+            why,
+            due: Some(clock::millis().saturating_add(pause)),
+        }
     }
+}
 
-    /// Writes down that no further attempt makes sense until a person says so.
-    fn give_up(&self, task: Task, owed: Option<Key>, why: String) -> Pending<()> {
-        let (user, folder) = (&task.user, &task.folder);
-        warn!(
-            id = %task.id,
-            "{user}/{folder} [{}]: given up, see m2y events: {}",
-            task.kind, printable(&why, 400)
-        );
-        self.journal.failed(task, owed, why, None)
+/// No further attempt makes sense until a person says so.
+fn give_up(task: &Task, why: String) -> Attempt {
+    let (user, folder) = (&task.user, &task.folder);
+    warn!(
+        id = %task.id,
+        "{user}/{folder} [{}]: given up, see m2y events: {}",
+        task.kind, printable(&why, 400)
+    );
+    Attempt {
+        task: task.clone(),
+        why,
+        due: None,
+    }
+}
+
+/// What hooks asked for that has not taken effect: only what can wait for others.
+fn asked_for(verdict: &mut Verdict) -> Changes {
+    Changes {
+        inbox: std::mem::take(&mut verdict.inbox),
+        effects: std::mem::take(&mut verdict.effects),
+        ..Changes::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! An event on its way through its scripts.
 
-use std::{mem, path::PathBuf, time::Instant, vec};
+use std::{mem, path::PathBuf, sync::Arc, time::Instant};
 
 use tracing::{debug, info, warn};
 
@@ -9,21 +9,25 @@ use super::{
         actions::{Touch, Touched},
         decision::Decision,
     },
+    decide::Record,
     lookup::is_program,
     notes::Mode,
     pinned::Pinned,
     report::HookError,
     script::Ran,
+    transaction::{Changes, Transaction},
 };
 use crate::{
     error::printable,
-    event::{Effect, Event, Kind, Outcome, Run, Verdict},
+    event::{Event, Kind, Outcome, Run, Subject, Verdict},
     json::{Map, Value},
     meta::Meta,
+    root::folder::Folder,
+    store::Stores,
 };
 
 /// Hears of every hook that ran in earnest.
-pub type Heard = std::sync::Arc<dyn Fn(&Run) + Send + Sync>;
+pub type Heard = Arc<dyn Fn(&Run) + Send + Sync>;
 
 /// An event on its way through its scripts.
 pub(super) struct Firing {
@@ -31,10 +35,19 @@ pub(super) struct Firing {
     pub(super) place: usize,
     pub(super) event: Event,
     pub(super) pinned: Pinned,
+    /// By what the journal knows it, if it does.
+    pub(super) record: Option<Arc<Record>>,
+    /// What its scripts have asked for so far.
+    pub(super) transaction: Transaction,
+    /// What it was before them.
+    pub(super) origin: Origin,
     /// The script whose turn it is.
     pub(super) script: String,
-    /// Those after it.
-    scripts: vec::IntoIter<String>,
+    scripts: Vec<String>,
+    /// How many of them have had their turn.
+    turns: usize,
+    /// How often they had to begin again.
+    pub(super) conflicts: u32,
     /// Since when it is that script's turn.
     pub(super) since: Instant,
     pub(super) progress: Progress,
@@ -43,6 +56,24 @@ pub(super) struct Firing {
     /// What a program finds in the `.meta`; scripts may be ahead of it.
     pub(super) on_disk: Option<Meta>,
     so_far: SoFar,
+    /// Why the last script came to no decision.
+    why: Option<String>,
+    /// What was decided, once that has taken effect.
+    settled: Option<Verdict>,
+}
+
+/// What an event was about before its scripts ran.
+pub(super) struct Origin {
+    folder: Folder,
+    file: Option<String>,
+    subject: Option<Subject>,
+}
+
+impl Origin {
+    /// What the `.meta` said.
+    pub(super) fn meta(&self) -> Option<&Meta> {
+        self.subject.as_ref().map(|subject| &subject.meta)
+    }
 }
 
 /// How far an event is.
@@ -57,7 +88,10 @@ pub(super) enum Progress {
     Unserved,
     /// The thread panicked at the script.
     Panicked,
-    /// All scripts have run, or one objected.
+    /// All scripts have run, or one objected. What they decided has still to take effect, on
+    /// a thread for scripts.
+    Undecided,
+    /// Nothing is left to do for it.
     Over,
 }
 
@@ -65,9 +99,23 @@ pub(super) enum Progress {
 struct SoFar {
     outcome: Outcome,
     runs: Vec<Run>,
-    effects: Vec<Effect>,
     quarantine: Option<String>,
+    tells_sender: bool,
     hidden: Vec<String>,
+    changes: Changes,
+}
+
+impl SoFar {
+    fn nothing() -> Self {
+        Self {
+            outcome: Outcome::Accepted,
+            runs: Vec::new(),
+            quarantine: None,
+            tells_sender: false,
+            hidden: Vec::new(),
+            changes: Changes::default(),
+        }
+    }
 }
 
 /// An event to be fired, and the scripts that are to run for it.
@@ -78,6 +126,9 @@ pub struct ToFire {
     pub scripts: Vec<String>,
     /// Those that are read already.
     pub pinned: Pinned,
+    /// By what the journal knows it, if it does: then who fires it sees to it that what is
+    /// decided takes effect where that can wait for others.
+    pub record: Option<Arc<Record>>,
 }
 
 impl ToFire {
@@ -87,56 +138,107 @@ impl ToFire {
             scripts: event.config.scripts(event.kind.section()),
             event,
             pinned,
+            record: None,
         }
     }
 }
 
 impl Firing {
-    pub(super) fn new(place: usize, to_fire: ToFire) -> Box<Self> {
+    pub(super) fn new(place: usize, to_fire: ToFire, stores: &Stores) -> Box<Self> {
         let ToFire {
             event,
             scripts,
             pinned,
+            record,
         } = to_fire;
         let has_program = scripts.iter().any(|script| is_program(script));
         let subject = event.subject.as_ref().filter(|_| has_program);
         let mut firing = Self {
             place,
             on_disk: subject.map(|subject| subject.meta.clone()),
+            record,
+            transaction: Transaction::new(event.folder.user(), stores),
+            origin: Origin {
+                folder: event.folder.clone(),
+                file: event.file.clone(),
+                subject: event.subject.clone(),
+            },
             event,
             pinned,
             script: String::new(),
-            scripts: scripts.into_iter(),
+            scripts,
+            turns: 0,
+            conflicts: 0,
             since: Instant::now(),
             progress: Progress::Ready,
             profile: None,
-            so_far: SoFar {
-                outcome: Outcome::Accepted,
-                runs: Vec::new(),
-                effects: Vec::new(),
-                quarantine: None,
-                hidden: Vec::new(),
-            },
+            so_far: SoFar::nothing(),
+            why: None,
+            settled: None,
         };
         firing.turn();
+        if matches!(firing.progress, Progress::Undecided) {
+            // No script runs.
+            firing.progress = Progress::Over;
+        }
         Box::new(firing)
     }
 
     /// It is the next script's turn, if there is one.
     fn turn(&mut self) {
-        match self.scripts.next() {
+        match self.scripts.get(self.turns) {
             Some(script) => {
-                self.script = script;
+                self.script.clone_from(script);
+                self.turns += 1;
                 self.since = Instant::now();
                 self.progress = Progress::Ready;
             }
-            None => self.progress = Progress::Over,
+            None => self.progress = Progress::Undecided,
         }
+    }
+
+    /// All scripts run again: what they looked at has changed meanwhile.
+    pub(super) fn begin_again(&mut self, stores: &Stores) {
+        self.conflicts += 1;
+        self.take_back();
+        self.transaction = Transaction::new(self.event.folder.user(), stores);
+        self.so_far = SoFar::nothing();
+        self.turns = 0;
+        self.turn();
+    }
+
+    /// The event is about what it was about before its scripts.
+    fn take_back(&mut self) {
+        let Origin {
+            folder,
+            file,
+            subject,
+        } = &self.origin;
+        self.event.folder.clone_from(folder);
+        self.event.file.clone_from(file);
+        self.event.subject.clone_from(subject);
+    }
+
+    /// A program is to see the file where it is: what scripts asked for is not done yet. The
+    /// `.meta` has what they wrote into it.
+    pub(super) fn for_program(&self) -> Event {
+        let mut event = self.event.clone();
+        event.folder.clone_from(&self.origin.folder);
+        event.file.clone_from(&self.origin.file);
+        if let (Some(subject), Some(before)) = (&mut event.subject, &self.origin.subject) {
+            subject.stem.clone_from(&before.stem);
+        }
+        event
+    }
+
+    /// What a script said refuses nothing at this event: it is why there is no decision.
+    fn no_decision(&mut self, words: String) -> Outcome {
+        self.why = Some(words);
+        Outcome::Failed
     }
 
     /// What a script did becomes that of the event; returns what it decided.
     fn follow(&mut self, ran: Ran) -> Outcome {
-        self.so_far.effects.extend(ran.effects);
         for touched in &ran.touched {
             follow(&mut self.event, touched);
         }
@@ -144,11 +246,15 @@ impl Firing {
         if let (Some(subject), Some(meta)) = (&mut self.event.subject, ran.meta) {
             subject.meta = meta;
         }
+        let may_reject = self.event.kind.asks() || self.event.kind == Kind::Received;
         match (ran.decision, words.unwrap_or_default()) {
-            (Decision::Reject(reason), _) => Outcome::Refused(reason),
+            (Decision::Reject(reason), _) if may_reject => Outcome::Refused(reason),
+            (Decision::Reject(words), _) => self.no_decision(words),
+            (_, words) if !words.is_empty() && !self.event.kind.asks() => self.no_decision(words),
             (_, words) if !words.is_empty() => Outcome::Refused(words),
-            (Decision::Quarantine(reason), _) => {
+            (Decision::Quarantine { reason, tell }, _) => {
                 self.so_far.quarantine = Some(reason.clone());
+                self.so_far.tells_sender = tell;
                 Outcome::Quarantined(reason)
             }
             (Decision::Hide(patterns), _) => {
@@ -161,7 +267,7 @@ impl Firing {
 
     /// Takes down how a script ended. It is the next one's turn then, or the event is over.
     pub(super) fn has_run(&mut self, result: Result<Ran, HookError>, mode: &Mode, heard: &Heard) {
-        let why = result.as_ref().err().map(ToString::to_string);
+        self.why = result.as_ref().err().map(ToString::to_string);
         let outcome = match result {
             Ok(ran) => self.follow(ran),
             Err(error) => {
@@ -171,7 +277,10 @@ impl Firing {
                     let user = folder.user().name();
                     warn!("{user}/{} [{kind}] {error}", folder.name());
                 }
-                error.outcome()
+                match error.outcome() {
+                    Outcome::Refused(words) if !self.event.kind.asks() => self.no_decision(words),
+                    outcome => outcome,
+                }
             }
         };
         let run = Run {
@@ -179,7 +288,7 @@ impl Firing {
             script: mem::take(&mut self.script),
             took: self.since.elapsed(),
             outcome: outcome.clone(),
-            error: why,
+            error: self.why.take(),
         };
         if mode.notes.is_none() {
             log_run(&self.event, &run);
@@ -192,45 +301,105 @@ impl Firing {
         let is_over = outcome.objection().is_some() || (is_held && self.event.kind != Kind::Meta);
         self.so_far.outcome = outcome;
         match is_over {
-            true => self.progress = Progress::Over,
+            true => self.progress = Progress::Undecided,
             false => self.turn(),
+        }
+        if matches!(self.progress, Progress::Undecided) {
+            self.end(mode);
         }
     }
 
-    pub(super) fn verdict(self) -> (usize, Verdict) {
-        let SoFar {
-            mut outcome,
-            runs,
-            effects,
-            quarantine,
-            hidden,
-        } = self.so_far;
-        if let (Outcome::Accepted, Some(reason)) = (&outcome, quarantine) {
+    /// Takes what the scripts asked for, which they cannot change any more. Where it may wait
+    /// until others are decided, or there is nothing, the event is over.
+    fn end(&mut self, mode: &Mode) {
+        // A folder that does not start has decided nothing.
+        let failed = self.so_far.outcome.failure().is_some()
+            || (self.event.kind == Kind::Startup && self.so_far.outcome.objection().is_some());
+        match self.transaction.take() {
+            Ok(changes) if !failed => self.so_far.changes = changes,
+            Ok(_) => {}
+            Err(why) => self.fail(why),
+        }
+        let changes = &self.so_far.changes;
+        let can_wait = self.record.is_some() && !changes.are_shared();
+        if !mode.live || can_wait || changes.is_empty() {
+            self.progress = Progress::Over;
+        }
+    }
+
+    /// What was decided cannot take effect.
+    pub(super) fn fail_as(&mut self, verdict: Verdict, why: String) {
+        self.so_far.runs = verdict.runs;
+        self.fail(why);
+    }
+
+    /// There is no decision after all.
+    fn fail(&mut self, why: String) {
+        let (folder, kind) = (&self.event.folder, self.event.kind);
+        warn!("{}/{} [{kind}] {why}", folder.user().name(), folder.name());
+        if let Some(run) = self.so_far.runs.last_mut() {
+            run.outcome = Outcome::Failed;
+            run.error = Some(why);
+        }
+        self.so_far.outcome = Outcome::Failed;
+        self.so_far.changes = Changes::default();
+        self.progress = Progress::Over;
+    }
+
+    /// What the scripts asked for and has still to take effect, and the verdict without that.
+    pub(super) fn undecided(&mut self) -> (Verdict, Changes) {
+        let changes = mem::take(&mut self.so_far.changes);
+        (self.to_verdict(), changes)
+    }
+
+    /// The decision has taken effect.
+    pub(super) fn settle(&mut self, mut verdict: Verdict) {
+        verdict.is_settled = true;
+        self.settled = Some(verdict);
+        self.progress = Progress::Over;
+    }
+
+    pub(super) fn verdict(mut self) -> (usize, Verdict) {
+        let verdict = self.settled.take();
+        let verdict = verdict.unwrap_or_else(|| self.to_verdict());
+        (self.place, verdict)
+    }
+
+    fn to_verdict(&mut self) -> Verdict {
+        if self.so_far.outcome.failure().is_some() {
+            // Nothing of what they did stays.
+            self.take_back();
+        }
+        let so_far = mem::replace(&mut self.so_far, SoFar::nothing());
+        let mut outcome = so_far.outcome;
+        if let (Outcome::Accepted, Some(reason)) = (&outcome, so_far.quarantine) {
             outcome = Outcome::Quarantined(reason);
         }
-        let event = self.event;
-        let (meta, stem) = event
-            .subject
+        let is_quarantined = matches!(outcome, Outcome::Quarantined(_));
+        let subject = self.event.subject.clone();
+        let (meta, stem) = subject
             .map(|subject| {
                 let mut meta = subject.meta;
-                if let Some(words) = outcome.objection() {
-                    meta.error = words.to_owned();
+                if let Outcome::Refused(words) = &outcome {
+                    meta.error.clone_from(words);
                 }
                 (meta, subject.stem)
             })
             .unzip();
-        let verdict = Verdict {
+        Verdict {
             meta,
             stem,
-            folder: event.folder,
-            file: event.file,
+            folder: self.event.folder.clone(),
+            file: self.event.file.clone(),
             outcome,
-            runs,
-            effects,
-            hidden,
+            runs: so_far.runs,
+            effects: so_far.changes.effects,
+            inbox: so_far.changes.inbox,
+            is_settled: false,
+            tells_sender: is_quarantined && so_far.tells_sender,
+            hidden: so_far.hidden,
             placed: None,
-        };
-        (self.place, verdict)
+        }
     }
 }
 

@@ -46,11 +46,26 @@ impl Inboxes {
         }
     }
 
-    /// Writes one line, which ends with a line break.
+    /// Writes lines that belong together, each of which ends with a line break.
     pub fn write(&self, user: &User, line: &str) -> io::Result<()> {
         let inbox = self.of(user.path());
         let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
         inbox.write(user.dir(), line, self.max)
+    }
+
+    /// Whether lines were written, a moment ago perhaps.
+    pub fn has(&self, user: &User, lines: &str) -> io::Result<bool> {
+        let inbox = self.of(user.path());
+        let _inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in [INBOX.to_owned(), format!("{INBOX}.1")] {
+            match file::read(user.dir(), &name, u64::MAX) {
+                Ok(text) if String::from_utf8_lossy(&text).contains(lines) => return Ok(true),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(false)
     }
 
     fn of(&self, path: PathBuf) -> Arc<Mutex<Inbox>> {

@@ -10,14 +10,18 @@ pub mod batch;
 pub mod bundled;
 mod call;
 pub mod check;
+pub mod decide;
 pub mod dispatch;
 mod engine;
 pub mod external;
+pub mod folder_files;
 pub mod firing;
 pub mod inbox;
 pub mod lookup;
 pub mod notes;
 mod pinned;
+pub mod received;
+pub mod redo;
 pub mod report;
 pub mod schedule;
 pub mod script;
@@ -26,6 +30,7 @@ pub mod self_changes;
 mod slots;
 pub mod startup;
 pub mod test_host;
+pub mod transaction;
 pub mod watch;
 mod workers;
 
@@ -43,12 +48,14 @@ use crate::{
 };
 use api::state::State;
 use batch::Batch;
+use decide::{Decide, Unrecorded};
 pub use firing::Heard;
 use firing::ToFire;
 use inbox::Inboxes;
 use lookup::{Hook, find};
 use notes::Mode;
 pub use pinned::Pinned;
+use redo::Changer;
 use self_changes::SelfChanges;
 use slots::Slots;
 use workers::Workers;
@@ -64,6 +71,8 @@ pub struct Hooks {
     workers: Workers,
     self_changes: SelfChanges,
     stores: Stores,
+    changer: Changer,
+    decider: Arc<dyn Decide>,
     heard: Heard,
 }
 
@@ -82,11 +91,10 @@ impl Hooks {
         stores: &Stores,
     ) -> Self {
         let slots = Slots::default();
-        let scripts = Arc::new(
-            script::Host::new(settings.script_deadline, state)
-                .with_inboxes(Inboxes::new(settings.inbox_max))
-                .with_stores(stores),
-        );
+        let self_changes = SelfChanges::new(settings.settle);
+        let changer = Changer::new(stores, &Inboxes::new(settings.inbox_max), &self_changes);
+        let decider = Arc::new(Unrecorded::new(&state, &changer));
+        let scripts = Arc::new(script::Host::new(settings.script_deadline, state));
         root.examine_edits(examiner(&scripts, &settings.executables));
         Self {
             root: root.clone(),
@@ -96,7 +104,9 @@ impl Hooks {
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
             slots,
-            self_changes: SelfChanges::new(settings.settle),
+            self_changes,
+            changer,
+            decider,
             heard: Arc::new(|_| {}),
         }
     }
@@ -122,6 +132,18 @@ impl Hooks {
     pub fn heard(mut self, heard: Heard) -> Self {
         self.heard = heard;
         self
+    }
+
+    /// Has decisions take effect by that.
+    #[must_use]
+    pub(super) fn decided_by(mut self, decider: Arc<dyn Decide>) -> Self {
+        self.decider = decider;
+        self
+    }
+
+    /// What makes the changes that scripts ask for.
+    pub(super) fn changer(&self) -> &Changer {
+        &self.changer
     }
 
     /// Where the contents of folders rest.

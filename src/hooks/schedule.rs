@@ -141,6 +141,7 @@ async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line
         event,
         scripts: line.scripts.clone(),
         pinned: Pinned::default(),
+        record: None,
     };
     dispatcher.fire_only(to_fire).await;
 }

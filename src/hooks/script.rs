@@ -25,18 +25,17 @@ use super::{
     },
     call::Call,
     engine,
-    inbox::Inboxes,
     notes::Mode,
     report::{HookError, compile_error, place, run_error},
+    transaction::Transaction,
 };
 use tracing::warn;
 
 use crate::{
-    event::{Effect, Event, Kind},
+    event::{Event, Kind},
     json::{Map, Value},
     meta::Meta,
-    root::{file::Stamp, settings::Settings},
-    store::Stores,
+    root::file::Stamp,
 };
 
 /// Compiled scripts that are kept; beyond, the cache starts anew.
@@ -48,10 +47,6 @@ pub struct Ran {
     pub meta: Option<Meta>,
     /// What it decided by the function that it ended with.
     pub decision: Decision,
-    /// What is to be done after the verdict.
-    pub effects: Vec<Effect>,
-    /// Where the run was not live: what it would have done.
-    pub spared: Vec<String>,
     /// The files that it changed.
     pub touched: Vec<Touched>,
 }
@@ -62,8 +57,6 @@ impl Ran {
         Self {
             meta,
             decision: Decision::Accept,
-            effects: Vec::new(),
-            spared: Vec::new(),
             touched: Vec::new(),
         }
     }
@@ -115,8 +108,6 @@ pub struct Host {
     engine: Engine,
     deadline: Duration,
     state: Arc<dyn State>,
-    inboxes: Inboxes,
-    stores: Stores,
     compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
 
@@ -140,54 +131,23 @@ impl Host {
             engine,
             deadline,
             state,
-            inboxes: Inboxes::new(Settings::default().inbox_max),
-            stores: Stores::default(),
             compiled: RwLock::default(),
         }
     }
 
-    /// Has notices go to these inboxes.
-    #[must_use]
-    pub fn with_inboxes(self, inboxes: Inboxes) -> Self {
-        Self { inboxes, ..self }
-    }
-
-    /// Has scripts see and change contents in these stores.
-    #[must_use]
-    pub fn with_stores(self, stores: &Stores) -> Self {
-        Self {
-            stores: stores.clone(),
-            ..self
-        }
-    }
-
-    /// Runs a script for an event; where it is not `live`, without doing anything but
-    /// deciding.
+    /// Runs a script for an event, whose scripts ask for what they want in a transaction; calls
+    /// `lengthen` once it has worked for long.
     ///
     /// Blocks for as long as the script runs, so it belongs on a thread that may
     /// block, with a stack of at least 2 MiB.
+    // Six parameters, all different at each of its callers: a struct would only name them a
+    // second time.
     pub fn run(
         &self,
         name: &str,
         compiled: &Compiled,
-        event: &Event,
-        profile: &Map<String, Value>,
-        live: bool,
-    ) -> Result<Ran, HookError> {
-        let mode = Mode { live, ..Mode::LIVE };
-        self.run_as(name, compiled, event, profile, &mode, || {})
-    }
-
-    /// [`Host::run`], in the given mode; calls `lengthen` once the script has worked for
-    /// long.
-    // Six parameters, all different at each of its two callers: a struct would only name
-    // them a second time.
-    pub fn run_as(
-        &self,
-        name: &str,
-        compiled: &Compiled,
-        event: &Event,
-        profile: &Map<String, Value>,
+        (event, profile): (&Event, &Map<String, Value>),
+        transaction: &Transaction,
         mode: &Mode,
         lengthen: impl FnOnce() + 'static,
     ) -> Result<Ran, HookError> {
@@ -195,7 +155,7 @@ impl Host {
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name, mode.notes.clone());
-            let actions = Actions::new(mode.live, &self.inboxes, &self.stores);
+            let actions = Actions::new(transaction, mode.notes.is_some());
             let handles = Handles::new(event, profile, &log, &actions, &self.state);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
@@ -207,10 +167,9 @@ impl Host {
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
                 })
             });
-            let (effects, spared) = actions.take();
             // Told even of a script that failed.
-            if let Some(notes) = &mode.notes {
-                notes.spared(&spared);
+            if let Some(notes) = mode.notes.as_ref().filter(|_| !mode.live) {
+                notes.spared(&actions.take_calls());
             }
             let value = result.map_err(|e| {
                 run_error(
@@ -232,8 +191,6 @@ impl Host {
             Ok(Ran {
                 meta,
                 decision,
-                effects,
-                spared,
                 touched: actions.take_touched(),
             })
         }))

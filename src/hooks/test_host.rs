@@ -27,7 +27,6 @@ use super::{
     },
     call::Call,
     engine,
-    inbox::Inboxes,
     lookup::SHARED,
     notes::Notes,
     report::{HookError, run_error, with_place},
@@ -38,9 +37,7 @@ use crate::{
     json,
     root::{
         file::{self, Stamp},
-        settings::Settings,
     },
-    store::Stores,
 };
 pub use functions::{Stage, register};
 pub use sandbox::{ENDING, Suite};
@@ -134,12 +131,11 @@ impl Tester {
         let event = sandbox.event(Kind::Startup, None, None)?;
         let log = Log::new(&event, test, Some(Notes::default()));
         let state: Arc<dyn State> = sandbox.state.clone();
-        let inboxes = Inboxes::new(Settings::default().inbox_max);
         let handles = Handles::new(
             &event,
             &json::Map::new(),
             &log,
-            &Actions::new(true, &inboxes, &Stores::default()),
+            &Actions::new(&sandbox.transaction, false),
             &state,
         );
         let mut scope = Scope::new();

@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS transfer (
     crc      INTEGER NOT NULL,
     created  INTEGER NOT NULL,
     state    INTEGER NOT NULL,
-    meta     TEXT
+    meta     TEXT,
+    words    TEXT
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS transfer_id ON transfer (id, sender, user, folder);
 CREATE INDEX IF NOT EXISTS transfer_whole ON transfer (state) WHERE state = 0;
@@ -66,6 +67,8 @@ pub enum Stage {
     Refused = 2,
     /// The bytes are safe; the file gets its name or has it, and hooks have still to run.
     Owed = 3,
+    /// A hook would not have its contents: the sender hears that, and no hook runs again.
+    Rejected = 4,
 }
 
 impl Stage {
@@ -92,12 +95,16 @@ pub struct Transfer {
     pub stage: Stage,
     /// The text of its `.meta` before its hooks, as long as they may be writing into it.
     pub meta: Option<Arc<str>>,
+    /// Why a hook would not have its contents.
+    pub words: Option<String>,
 }
 
 /// Brings the tables of an older journal up to date.
 pub fn migrate(db: &Connection) -> rusqlite::Result<()> {
-    if !db.column_exists(None, "transfer", "meta")? {
-        db.execute_batch("ALTER TABLE transfer ADD COLUMN meta TEXT")?;
+    for column in ["meta", "words"] {
+        if !db.column_exists(None, "transfer", column)? {
+            db.execute_batch(&format!("ALTER TABLE transfer ADD COLUMN {column} TEXT"))?;
+        }
     }
     Ok(())
 }
@@ -220,6 +227,19 @@ pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<bool> {
     Ok(completed > 0)
 }
 
+/// Writes down that a hook would not have the contents of a file that was delivered, and why.
+pub fn reject(db: &Connection, key: &Key, words: &str) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE transfer SET state = 4, meta = NULL, words = :words
+         WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
+    )?
+    .execute(named_params! {
+        ":words": words,
+        ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+    })?;
+    Ok(())
+}
+
 /// Takes a transfer out whose file did not get its name.
 pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     db.prepare_cached(
@@ -240,7 +260,7 @@ pub fn forget(db: &Connection, before: u64, limit: u32) -> rusqlite::Result<usiz
     // all the others.
     db.prepare_cached(
         "DELETE FROM transfer WHERE seq IN (
-             SELECT seq FROM (SELECT seq, created FROM transfer WHERE +state IN (1, 2)
+             SELECT seq FROM (SELECT seq, created FROM transfer WHERE +state IN (1, 2, 4)
                               ORDER BY seq LIMIT :limit)
              WHERE created < :before)",
     )?
@@ -263,8 +283,10 @@ fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
             0_i64 => Stage::Whole,
             1 => Stage::Delivered,
             3 => Stage::Owed,
+            4 => Stage::Rejected,
             _ => Stage::Refused,
         },
         meta: row.get("meta")?,
+        words: row.get("words")?,
     })
 }

@@ -13,6 +13,7 @@ pub mod file_index;
 pub mod last_run;
 pub mod openings;
 pub mod prune;
+pub mod redo;
 pub mod script_state;
 mod task;
 mod writer;
@@ -27,7 +28,9 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Notify, oneshot};
 
-pub use self::task::{Done, Entry, Task, counts, due, find, insert, list, next_due};
+pub use self::task::{
+    Entry, Task, counts, due, fail, find, insert, is_waited_for, list, next_due, remove,
+};
 use self::writer::Write;
 use crate::root::{Root, file};
 
@@ -97,6 +100,7 @@ impl Journal {
         db.execute_batch(task::SCHEMA)?;
         db.execute_batch(delivered::SCHEMA)?;
         delivered::migrate(&db)?;
+        db.execute_batch(redo::SCHEMA)?;
         db.execute_batch(script_state::SCHEMA)?;
         db.execute_batch(last_run::SCHEMA)?;
         let (writes, waiting) = mpsc::channel();
@@ -133,6 +137,15 @@ impl Journal {
         work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Pending<T> {
         self.send(durable, move |db| Ok((work(db)?, false)))
+    }
+
+    /// [`Self::write`] of work that tells itself whether it brings something to do.
+    pub fn decide<T: Send + 'static>(
+        &self,
+        durable: bool,
+        work: impl Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
+    ) -> Pending<T> {
+        self.send(durable, work)
     }
 
     fn send<T: Send + 'static>(

@@ -53,17 +53,6 @@ pub struct Task {
     pub body: Map<String, Value>,
 }
 
-/// A task that is done.
-#[derive(Clone, Debug)]
-pub struct Done {
-    /// The task.
-    pub task: Task,
-    /// The transfer that stands for it in the journal, if one does.
-    pub owed: Option<Key>,
-    /// What came of it.
-    pub came: Vec<Task>,
-}
-
 /// A task in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -89,30 +78,12 @@ impl Journal {
         self.write(durable, move |db| insert(db, &tasks))
     }
 
-    /// Takes out a task that is done, or completes the transfer that stands for it, and puts in
-    /// what came of it.
-    pub fn done(&self, task: &Task, owed: Option<Key>, came: Vec<Task>) -> Pending<()> {
+    /// Takes out a task that is done.
+    pub fn done(&self, task: &Task) -> Pending<()> {
         let task = task.clone();
-        self.done_all(vec![Done { task, owed, came }])
-    }
-
-    /// [`Self::done`] for many tasks in one write.
-    pub fn done_all(&self, done: Vec<Done>) -> Pending<()> {
-        let durable = done.iter().any(|done| !done.came.is_empty());
-        self.send(durable, move |db| {
-            let mut news = false;
-            for Done { task, owed, came } in &done {
-                let is_completed = match owed {
-                    Some(key) => delivered::complete(db, key)?,
-                    None => false,
-                };
-                if !is_completed {
-                    remove(db, task)?;
-                }
-                insert(db, came)?;
-                news = news || !came.is_empty() || is_waited_for(db, task)?;
-            }
-            Ok(((), news))
+        self.send(false, move |db| {
+            remove(db, &task)?;
+            Ok(((), is_waited_for(db, &task)?))
         })
     }
 
@@ -126,34 +97,31 @@ impl Journal {
         })
     }
 
-    /// Keeps a task that failed, to be tried at `due`, or given up if there is none. It
-    /// keeps its place, but its file or folder may have changed. Where a transfer
-    /// stood for it until now, it does so itself from here on.
-    pub fn failed(
-        &self,
-        task: Task,
-        owed: Option<Key>,
-        error: String,
-        due: Option<u64>,
-    ) -> Pending<()> {
-        self.write(false, move |db| {
-            if let Some(key) = &owed {
-                delivered::complete(db, key)?;
-                insert(db, [&task])?;
-            }
-            db.prepare_cached(
-                "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
-                 due = coalesce(:due, due), folder = :folder, file = :file, body = :body
-                 WHERE id = :id AND kind = :kind AND part = :part",
-            )?
-            .execute(named_params! {
-                ":error": error, ":dead": due.is_none(), ":due": due.map(signed),
-                ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
-                ":id": task.id, ":kind": task.kind, ":part": task.part,
-            })?;
-            Ok(())
-        })
+    /// Keeps a task that failed: see [`fail`].
+    pub fn failed(&self, task: Task, error: String, due: Option<u64>) -> Pending<()> {
+        self.write(false, move |db| fail(db, &task, &error, due))
     }
+}
+
+/// Keeps a task that failed, to be tried at `due`, or given up if there is none. It keeps its
+/// place, but its file or folder may have changed.
+pub fn fail(
+    db: &Connection,
+    task: &Task,
+    error: &str,
+    due: Option<u64>,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
+         due = coalesce(:due, due), folder = :folder, file = :file, body = :body
+         WHERE id = :id AND kind = :kind AND part = :part",
+    )?
+    .execute(named_params! {
+        ":error": error, ":dead": due.is_none(), ":due": due.map(signed),
+        ":folder": task.folder, ":file": task.file, ":body": json::canonical(&task.body),
+        ":id": task.id, ":kind": task.kind, ":part": task.part,
+    })?;
+    Ok(())
 }
 
 /// Tasks that are due and have none of their file in front of them, nor a transfer of it
@@ -245,7 +213,7 @@ pub fn remove(db: &Connection, task: &Task) -> rusqlite::Result<()> {
 }
 
 /// Whether another task waits for one that is done: one of its file, or of its id.
-fn is_waited_for(db: &Connection, task: &Task) -> rusqlite::Result<bool> {
+pub fn is_waited_for(db: &Connection, task: &Task) -> rusqlite::Result<bool> {
     db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM task WHERE id = :id) OR EXISTS (SELECT 1 FROM task
          WHERE user = :user AND folder = :folder AND file = :file)",

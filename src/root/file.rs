@@ -315,8 +315,13 @@ pub fn is_same(a: impl Read, b: impl Read) -> io::Result<bool> {
 }
 
 /// Removes files of a directory that were written last before a time and whose name is
-/// `ours`; returns how many.
-pub fn remove_old(dir: &Dir, before: SystemTime, ours: impl Fn(&str) -> bool) -> io::Result<usize> {
+/// `ours`, or only counts them; returns how many.
+pub fn remove_old(
+    dir: &Dir,
+    before: SystemTime,
+    ours: impl Fn(&str) -> bool,
+    removes: bool,
+) -> io::Result<usize> {
     let mut removed = 0;
     for entry in dir.entries()? {
         let entry = entry?;
@@ -325,7 +330,9 @@ pub fn remove_old(dir: &Dir, before: SystemTime, ours: impl Fn(&str) -> bool) ->
         }
         let about = entry.metadata()?;
         if about.is_file() && about.modified()?.into_std() < before {
-            entry.remove_file()?;
+            if removes {
+                entry.remove_file()?;
+            }
             removed += 1;
         }
     }

@@ -26,10 +26,10 @@ pub fn of_stem(dir: &Dir, stem: &str) -> Option<Meta> {
     read(dir, &format!("{stem}.meta"))
 }
 
-/// Makes every `.failed` of a user a `.meta` again, without its error; returns how many.
-/// One that cannot be read, or whose `.meta` is there, stays.
-pub fn reset_failed(dir: &Dir, user: &str) -> io::Result<usize> {
-    let mut reset = 0;
+/// The stems of every `.failed` of a user that can be a `.meta` again, with what it says: not
+/// of one that cannot be read, or whose `.meta` is there.
+pub fn failed(dir: &Dir, user: &str) -> io::Result<Vec<(String, Meta)>> {
+    let mut failed = Vec::new();
     for entry in dir.entries()? {
         let name = entry?.file_name();
         let Some((name, stem)) = name
@@ -38,20 +38,27 @@ pub fn reset_failed(dir: &Dir, user: &str) -> io::Result<usize> {
         else {
             continue;
         };
-        let Some(mut meta) = read(dir, name).filter(|meta| meta.from == user) else {
-            continue;
-        };
+        let meta = read(dir, name).filter(|meta| meta.from == user);
+        if let Some(meta) = meta
+            && !file::exists(dir, &format!("{stem}.meta"))?
+        {
+            failed.push((stem.to_owned(), meta));
+        }
+    }
+    Ok(failed)
+}
+
+/// Makes every `.failed` of a user a `.meta` again, without its error.
+pub fn reset_failed(dir: &Dir, user: &str) -> io::Result<()> {
+    for (stem, mut meta) in failed(dir, user)? {
         meta.error.clear();
         match file::create(dir, &format!("{stem}.meta"), 0o644, &meta.to_file()) {
-            Ok(()) => {
-                dir.remove_file(name)?;
-                reset += 1;
-            }
+            Ok(()) => dir.remove_file(format!("{stem}.failed"))?,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(reset)
+    Ok(())
 }
 
 /// Writes a `.meta` for `file` into `folder`, under a name that is free there; a meta

@@ -280,8 +280,8 @@ impl Store for LocalStore {
         Ok(about.f_bavail.saturating_mul(about.f_frsize))
     }
 
-    fn sweep(&self, before: SystemTime) -> io::Result<usize> {
-        file::remove_old(&self.dir, before, PartialName::is_one)
+    fn sweep(&self, before: SystemTime, removes: bool) -> io::Result<usize> {
+        file::remove_old(&self.dir, before, PartialName::is_one, removes)
     }
 }
 

@@ -87,9 +87,9 @@ pub trait Store: Send + Sync {
     /// Bytes that still fit.
     fn room(&self) -> io::Result<u64>;
 
-    /// Removes partial files to which nothing was appended since `before`; returns how
-    /// many.
-    fn sweep(&self, before: SystemTime) -> io::Result<usize>;
+    /// Removes partial files to which nothing was appended since `before`, or only counts
+    /// them; returns how many.
+    fn sweep(&self, before: SystemTime, removes: bool) -> io::Result<usize>;
 
     /// The names and kinds of a directory, as [`Self::list`] has them: for who does not look
     /// at the files themselves.

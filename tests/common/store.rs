@@ -144,8 +144,8 @@ impl<S: Store> Store for Watched<S> {
         self.watch(Call::Room, S::room)
     }
 
-    fn sweep(&self, before: SystemTime) -> io::Result<usize> {
-        self.watch(Call::Sweep, |store| store.sweep(before))
+    fn sweep(&self, before: SystemTime, removes: bool) -> io::Result<usize> {
+        self.watch(Call::Sweep, |store| store.sweep(before, removes))
     }
 }
 
@@ -472,15 +472,16 @@ impl Store for Memory {
         Ok(room.saturating_sub(files.used()))
     }
 
-    fn sweep(&self, before: SystemTime) -> io::Result<usize> {
+    fn sweep(&self, before: SystemTime, removes: bool) -> io::Result<usize> {
         let before = before.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let before = i64::try_from(before.as_nanos()).unwrap();
         let mut files = self.lock();
-        let there = files.partials.len();
-        files
-            .partials
-            .retain(|_, bytes| bytes.lock().unwrap().modified >= before);
-        Ok(there - files.partials.len())
+        let is_old = |bytes: &Bytes| bytes.lock().unwrap().modified < before;
+        let old = files.partials.values().filter(|bytes| is_old(bytes)).count();
+        if removes {
+            files.partials.retain(|_, bytes| !is_old(bytes));
+        }
+        Ok(old)
     }
 }
 

@@ -1,11 +1,16 @@
-//! What a script does besides deciding: at once, or after the verdict.
+//! What a script does besides deciding: all of it after the decision of the event.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rhai::EvalAltResult;
 
 use super::function::fail;
-use crate::{event::Effect, hooks::inbox::Inboxes, root::name::Name, store::Stores};
+use crate::{
+    event::Effect,
+    hooks::transaction::{Asked, Transaction},
+    root::name::Name,
+    store::Stores,
+};
 
 /// Effects that one run of a script may ask for.
 const MAX_EFFECTS: usize = 32;
@@ -43,75 +48,71 @@ pub enum Touch {
 /// The actions of one run of a script. Copies of it are the same list.
 #[derive(Clone)]
 pub struct Actions {
-    live: bool,
-    inboxes: Inboxes,
-    stores: Stores,
-    queued: Arc<Mutex<Vec<Effect>>>,
-    spared: Arc<Mutex<Vec<String>>>,
-    touched: Arc<Mutex<Vec<Touched>>>,
+    transaction: Transaction,
+    run: Arc<Mutex<OfRun>>,
+}
+
+/// What one run has done.
+#[derive(Default)]
+struct OfRun {
+    effects: usize,
+    touched: Vec<Touched>,
+    /// What it asked for, as calls of a script; `None` where nobody wants to know.
+    calls: Option<Vec<String>>,
 }
 
 impl Actions {
-    /// An empty list. Where a run is not `live`, nothing is done, and what would have
-    /// been is written down.
-    pub fn new(live: bool, inboxes: &Inboxes, stores: &Stores) -> Self {
+    /// An empty list, of a run that belongs to a transaction. `told` says whether what the run
+    /// asks for is to be written down as calls.
+    pub fn new(transaction: &Transaction, told: bool) -> Self {
+        let run = OfRun {
+            calls: told.then(Vec::new),
+            ..OfRun::default()
+        };
         Self {
-            live,
-            inboxes: inboxes.clone(),
-            stores: stores.clone(),
-            queued: Arc::default(),
-            spared: Arc::default(),
-            touched: Arc::default(),
+            transaction: transaction.clone(),
+            run: Arc::new(Mutex::new(run)),
         }
     }
 
-    /// Whether what changes something is done, or only written down.
-    pub fn is_live(&self) -> bool {
-        self.live
-    }
-
-    /// Where notices go.
-    pub(super) fn inboxes(&self) -> &Inboxes {
-        &self.inboxes
-    }
-
     /// Where contents rest.
-    pub(super) fn stores(&self) -> &Stores {
-        &self.stores
+    pub(super) fn stores(&self) -> Stores {
+        self.transaction().files.stores().clone()
+    }
+
+    /// What the scripts of the event have asked for.
+    pub(super) fn transaction(&self) -> MutexGuard<'_, Asked> {
+        self.transaction.lock()
+    }
+
+    fn run(&self) -> MutexGuard<'_, OfRun> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for something that is done after the verdict.
     pub fn queue(&self, effect: Effect) -> Result<(), Box<EvalAltResult>> {
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
-        if queued.len() >= MAX_EFFECTS {
+        let mut run = self.run();
+        if run.effects >= MAX_EFFECTS {
             let sentence = format!("a script can send at most {MAX_EFFECTS} things in one run");
             return Err(fail(sentence));
         }
-        queued.push(effect);
+        run.effects += 1;
+        self.transaction().queue(effect);
         Ok(())
     }
 
-    /// Does something at once; where the run is not live, returns `otherwise` and writes
-    /// down `what`, a call as it would stand in a script.
-    pub fn act<T, E>(
-        &self,
-        what: impl FnOnce() -> String,
-        otherwise: T,
-        act: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
-        if self.live {
-            return act();
+    /// Writes down what was asked for, as a call would stand in a script.
+    pub fn note(&self, call: impl FnOnce() -> String) {
+        if let Some(calls) = &mut self.run().calls
+            && calls.len() < MAX_EFFECTS
+        {
+            calls.push(call());
         }
-        let mut spared = self.spared.lock().unwrap_or_else(PoisonError::into_inner);
-        if spared.len() < MAX_EFFECTS {
-            spared.push(what());
-        }
-        Ok(otherwise)
     }
 
     /// Whether one more file may be changed; asked before it is.
     pub fn may_touch(&self) -> Result<(), Box<EvalAltResult>> {
-        if self.touched().len() < MAX_TOUCHED {
+        if self.run().touched.len() < MAX_TOUCHED {
             return Ok(());
         }
         let sentence = format!("a script can change at most {MAX_TOUCHED} files in one run");
@@ -120,25 +121,16 @@ impl Actions {
 
     /// Remembers a file that was changed.
     pub fn touch(&self, touched: Touched) {
-        self.touched().push(touched);
+        self.run().touched.push(touched);
     }
 
     /// Takes the list of the files that were changed, in the order of the changes.
     pub fn take_touched(&self) -> Vec<Touched> {
-        std::mem::take(&mut *self.touched())
+        std::mem::take(&mut self.run().touched)
     }
 
-    fn touched(&self) -> MutexGuard<'_, Vec<Touched>> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was asked for, and what would have been done.
-    pub fn take(&self) -> (Vec<Effect>, Vec<String>) {
-        let take = |list: &Mutex<Vec<_>>| {
-            std::mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner))
-        };
-        let queued =
-            std::mem::take(&mut *self.queued.lock().unwrap_or_else(PoisonError::into_inner));
-        (queued, take(&self.spared))
+    /// What was asked for, as calls of a script.
+    pub fn take_calls(&self) -> Vec<String> {
+        self.run().calls.take().unwrap_or_default()
     }
 }

@@ -23,7 +23,7 @@ reject("only from zhenqiang");
     Function::new(
         "decision",
         "reject(reason)",
-        "Refuses the file; the sender reads the reason, at most 4,096 bytes. To who looks or fetches (OnList, OnGet) it seems not to be there, and only the log has the reason. The script ends here, and no further one runs.",
+        "Refuses the file; the sender reads the reason, at most 4,096 bytes. At OnReceived the file is removed. To who looks or fetches (OnList, OnGet) it seems not to be there, and only the log has the reason. The script ends here, and no further one runs.",
         r#"
 if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
 "#,
@@ -38,6 +38,15 @@ if text.extension(meta.filename) == "exe" { quarantine("a program"); }
 "#,
     )
     .only_at(&[Kind::Meta, Kind::Received]),
+    Function::new(
+        "decision",
+        "quarantine(reason, #{tell})",
+        "The same, and with tell: true the sender hears that the file was refused, and the reason.",
+        r#"
+if text.extension(meta.filename) == "exe" { quarantine("a program", #{ tell: true }); }
+"#,
+    )
+    .only_at(&[Kind::Received]),
     Function::new(
         "decision",
         "hide(patterns)",
@@ -62,8 +71,13 @@ pub enum Decision {
     Accept,
     /// It may not come; why.
     Reject(String),
-    /// It may come, and is kept out of sight; why.
-    Quarantine(String),
+    /// It may come, and is kept out of sight.
+    Quarantine {
+        /// Why.
+        reason: String,
+        /// Whether its sender hears that instead of an ACK.
+        tell: bool,
+    },
     /// It may be seen, but for what has names like these.
     Hide(Vec<String>),
 }
@@ -78,7 +92,27 @@ fn end(decision: Decision) -> Ended {
     )))
 }
 
-fn with_reason(function: &str, reason: &str, decision: fn(String) -> Decision) -> Ended {
+/// Whether the sender of a file that goes into quarantine is told.
+fn tell(options: &rhai::Map) -> Result<bool, Box<EvalAltResult>> {
+    let mut tell = false;
+    for (option, value) in options {
+        tell = match (option.as_str(), value.as_bool()) {
+            ("tell", Ok(tell)) => tell,
+            _ => {
+                return Err(fail(
+                    "quarantine(reason, options): there is only tell, true or false",
+                ));
+            }
+        };
+    }
+    Ok(tell)
+}
+
+fn with_reason(
+    function: &str,
+    reason: &str,
+    decision: impl FnOnce(String) -> Decision,
+) -> Ended {
     if reason.trim().is_empty() || reason.len() > MAX_TEXT {
         return Err(fail(format!(
             "{function}(reason): the reason must be {TEXT}, and not empty"
@@ -104,7 +138,17 @@ pub(super) fn register(engine: &mut Engine) {
             with_reason("reject", reason, Decision::Reject)
         })
         .register_fn("quarantine", |reason: &str| {
-            with_reason("quarantine", reason, Decision::Quarantine)
+            with_reason("quarantine", reason, |reason| Decision::Quarantine {
+                reason,
+                tell: false,
+            })
+        })
+        .register_fn("quarantine", |reason: &str, options: rhai::Map| {
+            let tell = tell(&options)?;
+            with_reason("quarantine", reason, |reason| Decision::Quarantine {
+                reason,
+                tell,
+            })
         })
         .register_fn("hide", |pattern: &str| hide(vec![pattern.to_owned()]))
         .register_fn("hide", |patterns: Array| {

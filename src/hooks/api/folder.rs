@@ -3,7 +3,6 @@
 //! A script names files, never paths. No link is followed, no pipe is waited for, and
 //! nothing is overwritten by a new name.
 
-mod files;
 mod functions;
 
 use std::{
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     event::{Event, Kind},
-    hooks::call,
+    hooks::{call, redo::Change},
     meta::{self, Meta},
     root::{
         config::Config,
@@ -34,7 +33,6 @@ use crate::{
     store::{Contents, Kind as StoredKind, Reader, Stat, sweep},
 };
 
-use files::Files;
 pub(super) use functions::FUNCTIONS;
 
 /// Names that a list may hold.
@@ -62,7 +60,6 @@ const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
 #[derive(Clone)]
 pub struct Handle {
     folder: Folder,
-    files: Files,
     config: Arc<Config>,
     actions: Actions,
 }
@@ -72,9 +69,9 @@ type Move = (String, String);
 
 impl Handle {
     pub(super) fn new(event: &Event, actions: &Actions) -> Self {
+        actions.transaction().files.enter(&event.folder);
         Self {
             folder: event.folder.clone(),
-            files: Files::new(&event.folder, actions.stores()),
             config: event.config.clone(),
             actions: actions.clone(),
         }
@@ -85,6 +82,10 @@ impl Handle {
         &self.folder
     }
 
+    fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+        self.actions.transaction().files.stat(self.folder.name(), name)
+    }
+
     /// What is known of a regular file that a person sees.
     pub(super) fn about(&self, call: &str, name: &str) -> Made<Stat> {
         self.look(call, name)?
@@ -93,7 +94,7 @@ impl Handle {
 
     fn look(&self, call: &str, name: &str) -> Made<Option<Stat>> {
         file::check_name(name).map_err(|why| refuse(call, name, why))?;
-        match self.files.stat(name) {
+        match self.stat(name) {
             Ok(Some(stat)) if stat.kind != StoredKind::File => {
                 Err(refuse(call, name, "is not a regular file"))
             }
@@ -105,13 +106,16 @@ impl Handle {
     /// Opens a regular file that a person sees, to read it.
     pub(super) fn open(&self, call: &str, name: &str) -> Made<Box<dyn Contents>> {
         self.about(call, name)?;
-        self.files.open(name).map_err(|e| cannot(call, name, &e))
+        let mut transaction = self.actions.transaction();
+        let opened = transaction.files.open(self.folder.name(), name);
+        opened.map_err(|e| cannot(call, name, &e))
     }
 
     /// Every file that a person sees, by its name.
     fn each(&self, call: &str, mut each: impl FnMut(&str) -> Made<()>) -> Made<()> {
         let failed = |e: io::Error| fail(format!("{call}: cannot read the folder: {e}"));
-        for (n, name) in self.files.names().map_err(failed)?.enumerate() {
+        let names = self.actions.transaction().files.names(self.folder.name());
+        for (n, name) in names.map_err(failed)?.enumerate() {
             if n.is_multiple_of(ENTRIES) {
                 call::go_on()?;
             }
@@ -164,7 +168,7 @@ impl Handle {
         let mut names = Vec::new();
         self.each(call, |name| {
             // One that has gone meanwhile is not old.
-            let is_old = || Some(self.files.stat(name).ok()??.modified < before);
+            let is_old = || Some(self.stat(name).ok()??.modified < before);
             if names.len() < MAX_LIST && text::matches(name, pattern) && is_old() == Some(true) {
                 names.push(name.into());
             }
@@ -177,7 +181,7 @@ impl Handle {
     fn exists(&mut self, name: &str) -> Made<bool> {
         let call = "folder.exists()";
         file::check_name(name).map_err(|why| refuse(call, name, why))?;
-        let stat = self.files.stat(name);
+        let stat = self.stat(name);
         Ok(matches!(stat, Ok(Some(stat)) if stat.kind == StoredKind::File))
     }
 
@@ -231,7 +235,7 @@ impl Handle {
     fn read(&mut self, name: &str) -> Made<String> {
         let call = "folder.read()";
         let contents = self.open(call, name)?;
-        let bytes = read_all(&*contents).map_err(|e| cannot(call, name, &e))?;
+        let bytes = read_all(&*contents, MAX_READ).map_err(|e| cannot(call, name, &e))?;
         String::from_utf8(bytes).map_err(|_| refuse(call, name, "is not UTF-8 text"))
     }
 
@@ -243,15 +247,14 @@ impl Handle {
             return Err(fail(format!("{call}: the text may have {MAX_READ} bytes")));
         }
         self.actions.may_touch()?;
-        let write = || {
-            self.files.write(name, text.as_bytes())?;
-            self.touch(name, Touch::Written);
-            Ok(())
-        };
-        let what = || format!("folder.write({name:?}, {text:?})");
+        let mut transaction = self.actions.transaction();
+        let written = transaction.files.write(self.folder.name(), name, text);
+        drop(transaction);
+        written.map_err(|e| cannot(call, name, &e))?;
+        self.touch(name, Touch::Written);
         self.actions
-            .act(what, (), write)
-            .map_err(|e: io::Error| cannot(call, name, &e))
+            .note(|| format!("folder.write({name:?}, {text:?})"));
+        Ok(())
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Made<()> {
@@ -269,7 +272,7 @@ impl Handle {
             }
         }
         let what = format!("folder.rename({from:?}, {to:?})");
-        self.carry(call, what, (&self.folder, &self.files), &moves)
+        self.carry(call, what, &self.folder, &moves)
     }
 
     fn move_to(&mut self, name: &str, other: &str) -> Made<()> {
@@ -291,8 +294,8 @@ impl Handle {
         let mut moves = vec![(name.to_owned(), name.to_owned())];
         moves.extend(self.meta_of(name).map(|meta| (meta.clone(), meta)));
         let what = format!("folder.move_to({name:?}, {other:?})");
-        let files = Files::new(&target, self.actions.stores());
-        self.carry(call, what, (&target, &files), &moves)
+        self.actions.transaction().files.enter(&target);
+        self.carry(call, what, &target, &moves)
     }
 
     /// The `.meta` that goes where a file goes: it must tell of a file that came, since
@@ -300,10 +303,9 @@ impl Handle {
     fn meta_of(&self, name: &str) -> Option<String> {
         let (stem, ending) = text::split(name);
         let meta = format!("{stem}.meta");
-        let dir = self.folder.dir();
         if ending == "data" {
-            let about = dir.symlink_metadata(&meta).ok()?;
-            return about.is_file().then_some(meta);
+            let stat = self.stat(&meta).ok()??;
+            return (stat.kind == StoredKind::File).then_some(meta);
         }
         if ending_of(name).is_some() {
             return None;
@@ -313,80 +315,61 @@ impl Handle {
     }
 
     fn read_meta(&self, name: &str) -> Option<Meta> {
-        let (file, _) = file::open_itself(self.folder.dir(), name).ok()?;
-        Meta::from_file(&file::read_open(file, meta::MAX_LEN).ok()?).ok()
+        let contents = self.actions.transaction().files.open(self.folder.name(), name);
+        let bytes = read_all(&*contents.ok()?, meta::MAX_LEN).ok()?;
+        Meta::from_file(&bytes).ok()
     }
 
     /// Moves files that belong together: all of them or none.
-    fn carry(
-        &self,
-        call: &str,
-        what: String,
-        (target, there): (&Folder, &Files),
-        moves: &[Move],
-    ) -> Made<()> {
+    fn carry(&self, call: &str, what: String, target: &Folder, moves: &[Move]) -> Made<()> {
+        self.actions.may_touch()?;
+        let mut transaction = self.actions.transaction();
         for (_, to) in moves {
-            if matches!(there.stat(to), Ok(Some(_))) {
+            if matches!(transaction.files.stat(target.name(), to), Ok(Some(_))) {
                 return Err(refuse(call, to, "is there already"));
             }
         }
-        self.actions.may_touch()?;
-        let here = &self.files;
-        let carry = || {
-            for (n, (from, to)) in moves.iter().enumerate() {
-                if let Err(e) = here.rename(from, there, to) {
-                    for (from, to) in moves.iter().take(n) {
-                        let _ = there.rename(to, here, from);
-                    }
-                    return Err(e);
-                }
-            }
-            for (from, to) in moves {
-                let to = Touch::Renamed {
-                    folder: target.name().clone(),
-                    name: to.clone(),
-                };
-                self.touch(from, to);
-            }
-            there.settle_names(moves.iter().map(|(_, to)| to.as_str()))?;
-            match target.name() == self.folder.name() {
-                true => Ok(()),
-                false => here.settle_names(moves.iter().map(|(from, _)| from.as_str())),
-            }
-        };
-        self.actions.act(|| what, (), carry).map_err(|e| {
-            let (from, to) = moves.first().map_or(("", ""), |(a, b)| (a, b));
-            match e.kind() {
-                io::ErrorKind::AlreadyExists => refuse(call, to, "is there already"),
+        for (from, to) in moves {
+            let place = |folder: &Folder, name: &str| (folder.name().clone(), name.to_owned());
+            let moved = transaction
+                .files
+                .rename(place(&self.folder, from), place(target, to));
+            moved.map_err(|e| match e.kind() {
                 io::ErrorKind::CrossesDevices => refuse(
                     call,
                     from,
                     "cannot go there: that folder is on another disk",
                 ),
                 _ => cannot(call, from, &e),
-            }
-        })
+            })?;
+        }
+        drop(transaction);
+        for (from, to) in moves {
+            let to = Touch::Renamed {
+                folder: target.name().clone(),
+                name: to.clone(),
+            };
+            self.touch(from, to);
+        }
+        self.actions.note(|| what);
+        Ok(())
     }
 
     fn remove(&mut self, name: &str) -> Made<()> {
         let call = "folder.remove()";
         changeable(call, name, &self.config)?;
         self.about(call, name)?;
-        let names: Vec<String> = [Some(name.to_owned()), self.meta_of(name)]
-            .into_iter()
-            .flatten()
-            .collect();
+        let names = [Some(name.to_owned()), self.meta_of(name)];
         self.actions.may_touch()?;
-        let remove = || {
-            for name in &names {
-                self.files.remove(name)?;
-                self.touch(name, Touch::Removed);
-            }
-            self.files.settle_names(names.iter().map(String::as_str))
-        };
-        self.actions
-            .act(|| format!("folder.remove({name:?})"), (), remove)
-            .map_err(|e| cannot(call, name, &e))
+        for name in names.iter().flatten() {
+            let mut transaction = self.actions.transaction();
+            let removed = transaction.files.remove(self.folder.name(), name);
+            drop(transaction);
+            removed.map_err(|e| cannot(call, name, &e))?;
+            self.touch(name, Touch::Removed);
+        }
+        self.actions.note(|| format!("folder.remove({name:?})"));
+        Ok(())
     }
 
     fn touch(&self, name: &str, how: Touch) {
@@ -408,7 +391,7 @@ impl Handle {
                 )));
             }
             // One that has gone meanwhile has no bytes.
-            if let Ok(Some(stat)) = self.files.stat(name) {
+            if let Ok(Some(stat)) = self.stat(name) {
                 bytes = bytes.saturating_add(stat.size);
             }
             Ok(())
@@ -435,7 +418,7 @@ impl Handle {
             call::go_on()?;
             let meta = self.read_meta(&format!("{stem}.meta"));
             if meta.is_some_and(|meta| meta.from == sender)
-                && let Ok(Some(stat)) = self.files.stat(&format!("{stem}.data"))
+                && let Ok(Some(stat)) = self.stat(&format!("{stem}.data"))
             {
                 bytes = bytes.saturating_add(stat.size);
             }
@@ -445,14 +428,12 @@ impl Handle {
 
     fn reset(&mut self) -> Made<i64> {
         let own = self.folder.user().name().as_str();
-        self.actions
-            .act(
-                || "folder.reset()".to_owned(),
-                0,
-                || meta_file::reset_failed(self.folder.dir(), own),
-            )
-            .map(|n| whole(n as u64))
-            .map_err(|e| fail(format!("folder.reset(): {e}")))
+        let count = meta_file::failed(self.folder.dir(), own).map(|failed| failed.len() as u64);
+        let count = count.map_err(|e| fail(format!("folder.reset(): {e}")))?;
+        let reset = Change::Reset(self.folder.name().clone());
+        self.actions.transaction().keep_up(reset);
+        self.actions.note(|| "folder.reset()".to_owned());
+        Ok(whole(count))
     }
 
     fn sweep(&mut self, days: i64) -> Made<i64> {
@@ -462,26 +443,30 @@ impl Handle {
             .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
         let age = Duration::from_secs(days.saturating_mul(86_400));
         let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
-        let (folder, store) = (&self.folder, self.files.store());
-        let swept = || {
-            let partials = sweep::partials(store, folder, before)?;
-            Ok(partials + sweep::refused(store, folder, before)?)
+        let store = self.actions.stores().of(&self.folder);
+        let count = || {
+            let partials = sweep::partials(&*store, &self.folder, before, false)?;
+            Ok(partials + sweep::refused(&*store, &self.folder, before, false)?)
         };
-        self.actions
-            .act(|| format!("folder.sweep({days})"), 0, swept)
-            .map(|n| whole(n as u64))
-            .map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))
+        let count = count().map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))?;
+        let since = before.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.actions.transaction().keep_up(Change::Sweep {
+            folder: self.folder.name().clone(),
+            before: since.as_secs(),
+        });
+        self.actions.note(|| format!("folder.sweep({days})"));
+        Ok(whole(count as u64))
     }
 }
 
 /// The bytes of a file that is to be read as text.
-fn read_all(contents: &dyn Contents) -> io::Result<Vec<u8>> {
+fn read_all(contents: &dyn Contents, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     Reader::new(contents)
-        .take(MAX_READ + 1)
+        .take(most + 1)
         .read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > MAX_READ {
-        true => Err(file::too_large(MAX_READ)),
+    match bytes.len() as u64 > most {
+        true => Err(file::too_large(most)),
         false => Ok(bytes),
     }
 }

@@ -122,7 +122,7 @@ impl Handles {
             state: state::Handle::new(&event.folder, actions, state),
             time: time::Handle::now(),
             folder,
-            notify: notify::Handle::new(event.folder.user(), actions),
+            notify: notify::Handle::new(event, actions),
             log: log.clone(),
             event: facts,
             user: profile

@@ -8,8 +8,10 @@ use super::{
     value::from_dynamic,
 };
 use crate::{
-    error::printable, event::Effect, hooks::inbox::INBOX, json::Value, meta::datetime_now,
-    root::user::User,
+    error::printable,
+    event::{Effect, Event},
+    json::Value,
+    meta::datetime_now,
 };
 
 /// The longest address, in bytes (RFC 5321).
@@ -31,7 +33,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "notify",
         "notify.inbox(text)",
-        "Writes a line with the time into the user's inbox.log; a full one becomes inbox.log.1.",
+        "Writes a line into the user's inbox.log, with the time and the id of the event; a full one becomes inbox.log.1.",
         r#"
 notify.inbox(`${meta.from} sent ${meta.filename}`);
 "#,
@@ -58,24 +60,27 @@ notify.webhook("https://example.org/hook", #{ from: meta.from, size: meta.filesi
 /// `notify` in a script.
 #[derive(Clone)]
 pub struct Handle {
-    user: User,
+    /// The event, as it stands behind each line of the inbox.
+    event: String,
     actions: Actions,
 }
 
 impl Handle {
-    pub(super) fn new(user: &User, actions: &Actions) -> Self {
+    pub(super) fn new(event: &Event, actions: &Actions) -> Self {
         Self {
-            user: user.clone(),
+            event: format!("[{} {}]", event.kind, event.id),
             actions: actions.clone(),
         }
     }
 
     fn inbox(&mut self, text: &str) -> Made<()> {
-        let line = format!("{} {}\n", datetime_now(), printable(text, 1_000));
-        let write = || self.actions.inboxes().write(&self.user, &line);
-        self.actions
-            .act(|| format!("notify.inbox({text:?})"), (), write)
-            .map_err(|e: std::io::Error| fail(format!("notify.inbox(): cannot write {INBOX}: {e}")))
+        let (time, event) = (datetime_now(), &self.event);
+        let line = format!("{time} {} {event}\n", printable(text, 1_000));
+        if !self.actions.transaction().tell(line) {
+            return Err(fail("notify.inbox(): the scripts of one event can write 1024 lines"));
+        }
+        self.actions.note(|| format!("notify.inbox({text:?})"));
+        Ok(())
     }
 
     fn email(&mut self, to: &str, subject: &str, text: &str) -> Made<()> {

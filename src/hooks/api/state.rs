@@ -1,7 +1,7 @@
 //! `state`: small values that a folder's scripts keep from one event to the next.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,6 +15,7 @@ use super::{
     value::{from_dynamic, to_dynamic},
 };
 use crate::{
+    journal::script_state::Edits,
     json::Value,
     root::{folder::Folder, name::Name},
 };
@@ -47,86 +48,69 @@ pub enum StateError {
 
 /// Where the values are kept. A value belongs to a key of a folder of a user.
 ///
-/// Keys and values were checked before; an implementation keeps [`MAX_KEYS`]. Calls
-/// come from several threads at once.
+/// Calls come from several threads at once.
 pub trait State: Send + Sync {
     /// The value, where there is one.
     fn get(&self, user: &Name, folder: &Name, key: &str) -> Result<Option<Value>, StateError>;
 
-    /// Puts a value in the place of the one that is there, if any.
-    fn set(&self, user: &Name, folder: &Name, key: &str, value: Value) -> Result<(), StateError>;
-
-    /// Adds to a whole number, 0 where there is none, and returns the new one. Of two
-    /// calls at once none is lost.
-    fn add(&self, user: &Name, folder: &Name, key: &str, n: i64) -> Result<i64, StateError>;
-
-    /// Takes a value away; whether there was one.
-    fn remove(&self, user: &Name, folder: &Name, key: &str) -> Result<bool, StateError>;
-
     /// Every key that has a value, sorted.
     fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError>;
-}
 
-/// What `add` makes of the value that is there.
-pub fn sum(value: Option<&Value>, n: i64) -> Result<i64, StateError> {
-    let old = match value {
-        None => 0,
-        Some(value) => value.as_i64().ok_or(StateError::NoNumber)?,
-    };
-    old.checked_add(n).ok_or(StateError::Overflow)
+    /// Makes edits of folders, by their names: all of them, or none where somebody has changed
+    /// meanwhile what the scripts had read, or a folder would have more than [`MAX_KEYS`].
+    /// Returns whether they were made.
+    fn apply(&self, user: &Name, edits: &BTreeMap<String, Edits>) -> Result<bool, StateError>;
 }
 
 type Values = BTreeMap<String, Value>;
 
 /// Values that are gone with the process.
 #[derive(Default)]
-pub struct MemoryState(Mutex<HashMap<(Name, Name), Values>>);
+pub struct MemoryState(Mutex<BTreeMap<(String, String), Values>>);
 
 impl MemoryState {
-    // Every change is one insertion, so what a panic leaves is whole.
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Name, Name), Values>> {
+    // Edits are made under one lock, and a panic between two of them is none of ours.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Values>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn insert(values: &mut Values, key: &str, value: Value) -> Result<(), StateError> {
-    if values.len() >= MAX_KEYS && !values.contains_key(key) {
-        return Err(StateError::Full);
-    }
-    values.insert(key.to_owned(), value);
-    Ok(())
-}
-
 impl State for MemoryState {
     fn get(&self, user: &Name, folder: &Name, key: &str) -> Result<Option<Value>, StateError> {
-        let of = (user.clone(), folder.clone());
+        let of = (user.to_string(), folder.to_string());
         Ok(self.lock().get(&of).and_then(|v| v.get(key)).cloned())
     }
 
-    fn set(&self, user: &Name, folder: &Name, key: &str, value: Value) -> Result<(), StateError> {
-        let of = (user.clone(), folder.clone());
-        insert(self.lock().entry(of).or_default(), key, value)
-    }
-
-    fn add(&self, user: &Name, folder: &Name, key: &str, n: i64) -> Result<i64, StateError> {
-        let of = (user.clone(), folder.clone());
-        let mut folders = self.lock();
-        let values = folders.entry(of).or_default();
-        let sum = sum(values.get(key), n)?;
-        insert(values, key, sum.into())?;
-        Ok(sum)
-    }
-
-    fn remove(&self, user: &Name, folder: &Name, key: &str) -> Result<bool, StateError> {
-        let of = (user.clone(), folder.clone());
-        let removed = self.lock().get_mut(&of).and_then(|v| v.remove(key));
-        Ok(removed.is_some())
-    }
-
     fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError> {
-        let of = (user.clone(), folder.clone());
+        let of = (user.to_string(), folder.to_string());
         let keys = self.lock().get(&of).map(|v| v.keys().cloned().collect());
         Ok(keys.unwrap_or_default())
+    }
+
+    fn apply(&self, user: &Name, edits: &BTreeMap<String, Edits>) -> Result<bool, StateError> {
+        let mut folders = self.lock();
+        let mut edited = Vec::new();
+        for (folder, edits) in edits {
+            let of = (user.to_string(), folder.clone());
+            let mut values = folders.get(&of).cloned().unwrap_or_default();
+            let is_same = edits.reads.iter().all(|(key, before)| values.get(key) == before.as_ref());
+            let keys = edits.keys.as_ref();
+            if !is_same || keys.is_some_and(|keys| !values.keys().eq(keys)) {
+                return Ok(false);
+            }
+            for (key, value) in &edits.writes {
+                match value {
+                    Some(value) => values.insert(key.clone(), value.clone()),
+                    None => values.remove(key),
+                };
+            }
+            if values.len() > MAX_KEYS {
+                return Ok(false);
+            }
+            edited.push((of, values));
+        }
+        folders.extend(edited);
+        Ok(true)
     }
 }
 
@@ -208,25 +192,45 @@ impl Handle {
         }
     }
 
-    fn names(&self) -> (&Name, &Name) {
-        (self.folder.user().name(), self.folder.name())
+    /// What is under a key, with what the scripts of the event have written.
+    fn find(&self, call: &str, key: &str) -> Made<Option<Value>> {
+        checked(call, key)?;
+        let (user, folder) = (self.folder.user().name(), self.folder.name());
+        let mut transaction = self.actions.transaction();
+        let values = transaction.values(folder);
+        if let Some(written) = values.writes.get(key) {
+            return Ok(written.clone());
+        }
+        if let Some(known) = values.reads.get(key) {
+            return Ok(known.clone());
+        }
+        let found = self.state.get(user, folder, key).map_err(failed(call))?;
+        values.reads.insert(key.to_owned(), found.clone());
+        Ok(found)
     }
 
-    fn find(&self, key: &str) -> Made<Option<Value>> {
-        checked("state.get()", key)?;
-        let (user, folder) = self.names();
-        self.state
-            .get(user, folder, key)
-            .map_err(failed("state.get()"))
+    fn put(&self, call: &str, key: &str, value: Option<Value>) -> Made<()> {
+        let is_new = value.is_some() && self.find(call, key)?.is_none();
+        let (user, folder) = (self.folder.user().name(), self.folder.name());
+        let mut transaction = self.actions.transaction();
+        if is_new {
+            let there = self.state.keys(user, folder).map_err(failed(call))?;
+            if transaction.values(folder).merged(there).len() >= MAX_KEYS {
+                return Err(failed(call)(StateError::Full));
+            }
+        }
+        let values = transaction.values(folder);
+        values.writes.insert(key.to_owned(), value);
+        Ok(())
     }
 
     fn get(&mut self, key: &str) -> Made<Dynamic> {
-        let value = self.find(key)?;
+        let value = self.find("state.get()", key)?;
         Ok(value.as_ref().map_or(Dynamic::UNIT, to_dynamic))
     }
 
     fn get_or(&mut self, key: &str, default: Dynamic) -> Made<Dynamic> {
-        let value = self.find(key)?;
+        let value = self.find("state.get()", key)?;
         Ok(value.as_ref().map_or(default, to_dynamic))
     }
 
@@ -244,29 +248,19 @@ impl Handle {
                 text.len()
             )));
         }
-        let (user, folder) = self.names();
+        self.put(call, key, Some(value))?;
         self.actions
-            .act(
-                || format!("state.set({key:?}, {text})"),
-                (),
-                || self.state.set(user, folder, key, value),
-            )
-            .map_err(failed(call))
+            .note(|| format!("state.set({key:?}, {text})"));
+        Ok(())
     }
 
     fn add(&mut self, key: &str, n: i64) -> Made<i64> {
         let call = "state.add()";
-        checked(call, key)?;
-        let (user, folder) = self.names();
-        let add = || self.state.add(user, folder, key, n);
-        if self.actions.is_live() {
-            return add().map_err(failed(call));
-        }
-        let value = self.state.get(user, folder, key).map_err(failed(call))?;
-        let otherwise = sum(value.as_ref(), n).map_err(failed(call))?;
-        self.actions
-            .act(|| format!("state.add({key:?}, {n})"), otherwise, add)
-            .map_err(failed(call))
+        let value = self.find(call, key)?;
+        let sum = sum(value.as_ref(), n).map_err(failed(call))?;
+        self.put(call, key, Some(sum.into()))?;
+        self.actions.note(|| format!("state.add({key:?}, {n})"));
+        Ok(sum)
     }
 
     fn remove(&mut self, key: &str) -> Made<bool> {
@@ -278,29 +272,36 @@ impl Handle {
         if pattern.len() > MAX_KEY {
             return Err(fail(format!("{call}: the pattern is longer than any key")));
         }
-        let (user, folder) = self.names();
-        let keys = self.state.keys(user, folder).map_err(failed(call))?;
-        let like = keys.into_iter().filter(|key| text::matches(key, pattern));
+        let (user, folder) = (self.folder.user().name(), self.folder.name());
+        let mut transaction = self.actions.transaction();
+        let values = transaction.values(folder);
+        let there = match &values.keys {
+            Some(known) => known.clone(),
+            None => self.state.keys(user, folder).map_err(failed(call))?,
+        };
+        values.keys = Some(there.clone());
+        let keys = values.merged(there).into_iter();
+        let like = keys.filter(|key| text::matches(key, pattern));
         Ok(Names::new(like.map(Into::into).collect()))
     }
 
     fn take(&self, call: &str, key: &str) -> Made<bool> {
-        checked(call, key)?;
-        let (user, folder) = self.names();
-        let there = !self.actions.is_live()
-            && self
-                .state
-                .get(user, folder, key)
-                .map_err(failed(call))?
-                .is_some();
-        self.actions
-            .act(
-                || format!("state.remove({key:?})"),
-                there,
-                || self.state.remove(user, folder, key),
-            )
-            .map_err(failed(call))
+        let was_there = self.find(call, key)?.is_some();
+        if was_there {
+            self.put(call, key, None)?;
+        }
+        self.actions.note(|| format!("state.remove({key:?})"));
+        Ok(was_there)
     }
+}
+
+/// What `add` makes of the value that is there.
+fn sum(value: Option<&Value>, n: i64) -> Result<i64, StateError> {
+    let old = match value {
+        None => 0,
+        Some(value) => value.as_i64().ok_or(StateError::NoNumber)?,
+    };
+    old.checked_add(n).ok_or(StateError::Overflow)
 }
 
 fn checked(call: &str, key: &str) -> Made<()> {

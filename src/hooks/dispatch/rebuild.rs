@@ -1,11 +1,15 @@
 //! Events as the journal has them, and events again that were made of that.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use crate::{
     error::printable,
-    event::{Asked, Event, EventId, Kind, Subject, Verdict},
-    journal::{Task, delivered::Transfer},
+    event::{Asked, Event, EventId, Kind, Subject},
+    hooks::decide::Record,
+    journal::{
+        Task,
+        delivered::{Key, Transfer},
+    },
     json::{Map, Value},
     meta::Meta,
     root::{
@@ -62,14 +66,15 @@ fn task<N: ToString>(
     }
 }
 
-/// The task of an event that failed, about the file where it is now.
-pub fn moved(mut task: Task, verdict: &Verdict) -> Task {
-    task.folder = verdict.folder.name().to_string();
-    task.file.clone_from(&verdict.file);
-    if let Some(stem) = &verdict.stem {
-        task.body.insert("stem".to_owned(), stem.as_str().into());
-    }
-    task
+/// The transfer that brought the file of an event, where it is about one.
+pub fn key_of((meta, record): (&Meta, &Arc<Record>)) -> Option<Key> {
+    let id = meta.id.filter(|_| record.kind == Kind::Received)?;
+    Some(Key {
+        user: record.task.user.clone(),
+        folder: meta.folder.clone(),
+        from: meta.from.clone(),
+        id,
+    })
 }
 
 /// Whether a file of a folder is there, be it contents or a document.

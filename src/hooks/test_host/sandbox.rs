@@ -17,12 +17,16 @@ use crate::{
         Hooks, Pinned,
         api::{
             function::{Made, fail},
-            state::MemoryState,
+            state::{MemoryState, State},
             value::{from_dynamic, to_dynamic},
         },
-        dispatch, engine,
+        decide::Unrecorded,
+        engine,
         inbox::INBOX,
         notes::{Mode, Notes},
+        received::changes_of,
+        redo::Pass,
+        transaction::Transaction,
     },
     json::{self, Value},
     meta::{self, Meta},
@@ -35,6 +39,7 @@ use crate::{
         name::Name,
         settings::{Programs, Settings},
     },
+    store::Stores,
 };
 
 /// What the name of a file with tests ends with.
@@ -127,6 +132,8 @@ pub struct Sandbox {
     folder: Folder,
     hooks: Hooks,
     pub(super) state: Arc<MemoryState>,
+    /// What the test itself asks for.
+    pub(super) transaction: Transaction,
     config: Mutex<Config>,
     runtime: Handle,
     programs: bool,
@@ -172,6 +179,7 @@ impl Sandbox {
         // What a hook asks the runtime for has to be asked from inside of it.
         let _entered = runtime.enter();
         Ok(Self {
+            transaction: Transaction::new(folder.user(), &Stores::default()),
             hooks: Hooks::new(&root, &settings, state.clone()),
             dir,
             root,
@@ -188,6 +196,16 @@ impl Sandbox {
     pub(super) fn note(&self) -> Option<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.clone()
+    }
+
+    /// Has what the test asked for so far take effect: the next step is to see it.
+    fn settle(&self, call: &str) -> Made<()> {
+        let wrong = |e: &dyn std::fmt::Display| fail(format!("{call}: {e}"));
+        let changes = self.transaction.take().map_err(|e| wrong(&e))?;
+        let state: Arc<dyn State> = self.state.clone();
+        Unrecorded::new(&state, self.hooks.changer())
+            .make(self.folder.user(), &changes)
+            .map_err(|e| wrong(&e))
     }
 
     fn config(&self) -> Config {
@@ -259,16 +277,19 @@ impl Sandbox {
     }
 
     pub(super) fn write(&self, call: &str, name: &str, bytes: &[u8]) -> Made<()> {
+        self.settle(call)?;
         let path = self.place(call, name)?;
         fs::write(path, bytes).map_err(|e| fail(format!("{call}: cannot write {name:?}: {e}")))
     }
 
     pub(super) fn has(&self, name: &str) -> Made<bool> {
+        self.settle("has()")?;
         let about = self.place("has()", name)?.symlink_metadata();
         Ok(about.is_ok_and(|about| about.is_file()))
     }
 
     pub(super) fn text(&self, name: &str) -> Made<String> {
+        self.settle("text()")?;
         let path = self.place("text()", name)?;
         let cannot = |e: &dyn std::fmt::Display| fail(format!("text(): cannot read {name:?}: {e}"));
         let about = path.metadata().map_err(|e| cannot(&e))?;
@@ -300,6 +321,7 @@ impl Sandbox {
 
     /// Lets an event happen; what came of it.
     pub(super) fn run(&self, call: &str, happening: Happening<'_>) -> Made<Map> {
+        self.settle(call)?;
         let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {why}"));
         let kind = Kind::of_section(happening.event).ok_or_else(|| {
             let events: Vec<_> = Kind::ALL.into_iter().map(Kind::section).collect();
@@ -407,9 +429,9 @@ impl Sandbox {
         self.runtime.block_on(async {
             let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
             if kind == Kind::Received {
-                dispatch::Records::new(self.hooks.stores())
-                    .store(self.hooks.self_changes(), &mut verdict)
-                    .await?;
+                let changes = changes_of(&mut verdict, None);
+                let (user, changer) = (self.folder.user(), self.hooks.changer());
+                changer.make(user, &[&changes], Pass::First);
             }
             Ok(verdict)
         })
@@ -461,11 +483,15 @@ impl Sandbox {
         Err(io::Error::other("too many files of one second"))
     }
 
-    /// The lines of the inbox, without their times.
+    /// The lines of the inbox, without their times and events.
     fn inbox(&self) -> Vec<String> {
         let path = self.root.path().join("user").join(USER).join(INBOX);
         let text = fs::read_to_string(path).unwrap_or_default();
-        let line = |line: &str| line.split_once(' ').map_or("", |(_, rest)| rest).to_owned();
+        let line = |line: &str| {
+            let line = line.split_once(' ').map_or("", |(_, rest)| rest);
+            let words = line.rsplit_once(" [").map_or(line, |(words, _)| words);
+            words.to_owned()
+        };
         text.lines().map(line).collect()
     }
 }

@@ -184,6 +184,7 @@ pub(super) fn not_received(error: ReceiveError) -> Error {
             Error::new(Code::Integrity, error.to_string())
         }
         ReceiveError::Taken => Error::new(Code::Exists, error.to_string()),
+        ReceiveError::Refused(_) => Error::new(Code::Refused, error.to_string()),
         ReceiveError::GoingDown | ReceiveError::Failed => {
             Error::new(Code::Failed, error.to_string())
         }

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{error::ReceiveError, partial::Partial, target::Target};
 use crate::{
@@ -111,6 +111,17 @@ pub fn not_received(
     why: &ReceiveError,
 ) {
     let meta = &subject.meta;
+    if let ReceiveError::Refused(words) = why {
+        info!(
+            from = %meta.from, to = %meta.to, folder = %meta.folder,
+            stem = %subject.stem, bytes = meta.filesize,
+            seconds = begun.elapsed().as_secs_f64(),
+            id = meta.id.map(tracing::field::display),
+            verdict = %TransferEnd::Refused.word(),
+            "refused: {}", printable(words, 200)
+        );
+        return observer.ended(TransferEnd::Refused);
+    }
     warn!(
         from = %meta.from, to = %meta.to, folder = %meta.folder,
         stem = %subject.stem, bytes = meta.filesize,

@@ -193,6 +193,9 @@ impl Receiver {
                     }
                     decided.push((at, self.delivered_before(&partial, &asked, begun)));
                 }
+                Ok((Reserved::Rejected(words), ..)) => {
+                    decided.push((at, Err(Error::new(Code::Refused, words))));
+                }
                 Ok((Reserved::New(partial), inbox, size, held)) => {
                     let candidate = Candidate {
                         partial,

@@ -36,6 +36,9 @@ pub enum ReceiveError {
     /// The file cannot be stored.
     #[error("the file cannot be stored: {0}")]
     Store(io::Error),
+    /// A hook would not have the contents.
+    #[error("refused: {0}")]
+    Refused(String),
     /// The sender gave up.
     #[error("the sender gave up: {0}")]
     Sender(Error),
@@ -72,7 +75,7 @@ impl ReceiveError {
                 error.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),
-            Self::Size | Self::Checksum { .. } | Self::Taken => false,
+            Self::Size | Self::Checksum { .. } | Self::Taken | Self::Refused(_) => false,
         }
     }
 
@@ -84,6 +87,7 @@ impl ReceiveError {
             Self::Size | Self::Checksum { .. } => (Code::Integrity, self.to_string()),
             Self::Store(error) => return Some(store_error(error)),
             Self::Taken => return Some(exists()),
+            Self::Refused(words) => (Code::Refused, words.clone()),
             Self::GoingDown => (
                 Code::Later,
                 "the server is going down, try later".to_owned(),

@@ -7,7 +7,7 @@ use crate::{
     event::Subject,
     journal::delivered::{
         self, Key,
-        Stage::{Owed, Refused},
+        Stage::{Owed, Refused, Rejected},
         Transfer,
     },
     meta::{Meta, TransferId},
@@ -27,6 +27,8 @@ pub enum Reserved {
     /// The file, from an earlier attempt whose ACK was lost; and the transfer, if its hooks
     /// have not run.
     Delivered(Partial, Option<Transfer>),
+    /// Hooks would not have the contents; why.
+    Rejected(String),
 }
 
 /// A file on its way in. Dropped before it is whole, it leaves nothing behind.
@@ -67,6 +69,9 @@ impl Partial {
             claim,
         };
         match known {
+            Some(known) if known.stage == Rejected => {
+                return Ok(Reserved::Rejected(known.words.unwrap_or_default()));
+            }
             Some(known) if known.stage == Refused => {
                 let record = own_meta(folder, &known.stem, &meta);
                 // Where somebody removed the record, its name may be taken.
@@ -225,6 +230,7 @@ impl Partial {
             crc: meta.file_crc.unwrap_or_default(),
             stage,
             meta: None,
+            words: None,
         }
     }
 

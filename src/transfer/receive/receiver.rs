@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::printable,
-    event::{Kind, Subject, Verdict},
+    event::{Kind, Outcome, Subject, Verdict},
     files::service::FileService,
     hooks::{
         batch::Verdicts,
@@ -95,6 +95,15 @@ struct Storing {
 }
 
 impl Storing {
+    /// Hooks would not have the contents, and the sender is to know.
+    fn refused(self, words: String) -> Stored {
+        Stored {
+            subject: self.subject,
+            begun: self.begun,
+            result: Err(ReceiveError::Refused(words)),
+        }
+    }
+
     /// The file is safe, at this path if it has one.
     fn safe(self, placed: Option<String>) -> Stored {
         let folder = &self.folder;
@@ -288,8 +297,8 @@ impl Receiver {
         Ok((storing, partial))
     }
 
-    /// Runs `[OnReceived]` for files that are safe. Where it objects, a file stays, marked,
-    /// and its hooks run again.
+    /// Runs `[OnReceived]` for files that are safe. Where it comes to no decision, a file
+    /// stays, marked, and its hooks run again; one that it refuses is gone.
     async fn received(
         &self,
         asking: Vec<(usize, Storing, Partial, LeasedEvent)>,
@@ -309,7 +318,12 @@ impl Receiver {
                 self.observe(&verdict);
                 let (at, storing, partial) = files.get_mut(place)?.take()?;
                 let placed = partial.placed().map(str::to_owned);
-                Some((at, storing.safe(placed.or(verdict.placed))))
+                let stored = match verdict.outcome {
+                    Outcome::Refused(words) => storing.refused(words),
+                    Outcome::Quarantined(words) if verdict.tells_sender => storing.refused(words),
+                    _ => storing.safe(placed.or(verdict.placed)),
+                };
+                Some((at, stored))
             });
             tell(over.collect());
         };

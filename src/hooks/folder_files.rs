@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, MetadataExt};
 
 use crate::{
     crypto::random,
@@ -78,7 +78,7 @@ impl Files {
     }
 
     /// The names of all regular files that a person sees.
-    pub fn names(&self) -> io::Result<impl Iterator<Item = io::Result<String>>> {
+    pub fn names(&self) -> io::Result<impl Iterator<Item = io::Result<String>> + use<>> {
         let contents = self.store.names(&ContentPath::default())?;
         let contents = contents.filter_map(|entry| match entry {
             Ok((name, Kind::File)) => Some(Ok(name)),
@@ -100,7 +100,7 @@ impl Files {
     /// Puts a text into a new file, or into the place of one.
     pub fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
         if let Some(local) = self.store.as_local() {
-            return file::replace(local.dir(), name, 0o644, text);
+            return file::replace_unflushed(local.dir(), name, 0o644, text);
         }
         let path = ContentPath::parse(name)?;
         let replaced = Target {
@@ -175,21 +175,14 @@ impl Files {
         }
     }
 
-    /// Returns when what became of these names survives a loss of power.
-    pub fn settle_names<'a>(&self, names: impl Iterator<Item = &'a str>) -> io::Result<()> {
-        let (mut contents, mut has_documents) = (Vec::new(), false);
-        for name in names {
-            match self.find(name)? {
-                FileKind::Contents(path) => contents.push(path),
-                FileKind::Document => has_documents = true,
-            }
+    /// Whether a file can get a name in another folder: fails with `CrossesDevices` between two
+    /// disks of this machine.
+    pub fn can_move_to(&self, there: &Self) -> io::Result<()> {
+        if let (Some(here), Some(there)) = (self.store.as_local(), there.store.as_local())
+            && here.dir().dir_metadata()?.dev() != there.dir().dir_metadata()?.dev()
+        {
+            return Err(io::ErrorKind::CrossesDevices.into());
         }
-        if !contents.is_empty() {
-            self.store.settle_names(&contents)?;
-        }
-        match has_documents {
-            true => file::sync(self.folder.dir()),
-            false => Ok(()),
-        }
+        Ok(())
     }
 }

@@ -1,0 +1,122 @@
+//! The decision about an event, and all that its scripts asked for, take effect together.
+
+use std::sync::Arc;
+
+use super::{
+    api::state::State,
+    redo::{Change, Changer, Pass},
+    transaction::Changes,
+};
+use crate::{
+    event::{EventId, Kind, Verdict},
+    journal::{Task, delivered::Key},
+    meta::Meta,
+    root::user::User,
+};
+
+/// By what the journal knows an event.
+#[derive(Clone)]
+pub struct Record {
+    /// Whose folder it is about.
+    pub user: User,
+    /// Which event.
+    pub kind: Kind,
+    /// Its id.
+    pub id: EventId,
+    /// The event as a task.
+    pub task: Task,
+    /// What stands for it in the journal until it is decided.
+    pub stands: Stands,
+}
+
+/// What stands for an event in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// Nothing: who asked asks again.
+    Nothing,
+    /// A task.
+    Task,
+    /// A transfer whose hooks have still to run.
+    Transfer(Key),
+}
+
+/// Why a decision did not take effect: nothing of it did.
+#[derive(Debug, thiserror::Error)]
+pub enum Undecided {
+    /// Something that the scripts looked at has changed meanwhile; they are to run again.
+    #[error("what the scripts looked at has changed meanwhile")]
+    Conflict,
+    /// It cannot be written down.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Makes decisions take effect: all of one, or nothing. It may wait for a disk.
+pub trait Decide: Send + Sync {
+    /// Makes the decision of a verdict take effect, and what its scripts asked for. `before` is
+    /// what the `.meta` of the file said before them.
+    fn decide(
+        &self,
+        record: Option<&Arc<Record>>,
+        verdict: &mut Verdict,
+        before: Option<&Meta>,
+        changes: Changes,
+    ) -> Result<(), Undecided>;
+}
+
+/// Makes decisions take effect that no journal knows of: in a test of hooks, or where a program
+/// uses the library.
+pub struct Unrecorded {
+    state: Arc<dyn State>,
+    changer: Changer,
+}
+
+impl Unrecorded {
+    /// Values go there, files are changed by that.
+    pub fn new(state: &Arc<dyn State>, changer: &Changer) -> Self {
+        Self {
+            state: state.clone(),
+            changer: changer.clone(),
+        }
+    }
+
+    /// Makes changes that a user's scripts asked for.
+    pub fn make(&self, user: &User, changes: &Changes) -> Result<(), Undecided> {
+        let failed = |e: &dyn std::fmt::Display| Undecided::Failed(e.to_string());
+        if !changes.values.is_empty() {
+            let made = self.state.apply(user.name(), &changes.values);
+            if !made.map_err(|e| failed(&e))? {
+                return Err(Undecided::Conflict);
+            }
+        }
+        let mut list = changes.files.clone();
+        list.extend(told(&changes.inbox));
+        let made = self.changer.make(user, &[&list], Pass::First);
+        if let Some(error) = made.error {
+            return Err(failed(&error));
+        }
+        self.changer
+            .flush(user, list.iter())
+            .map_err(|e| failed(&e))
+    }
+}
+
+impl Decide for Unrecorded {
+    fn decide(
+        &self,
+        _: Option<&Arc<Record>>,
+        verdict: &mut Verdict,
+        _: Option<&Meta>,
+        changes: Changes,
+    ) -> Result<(), Undecided> {
+        let user = verdict.folder.user().clone();
+        self.make(&user, &changes)?;
+        verdict.effects = changes.effects;
+        Ok(())
+    }
+}
+
+/// Lines for the inbox, as one change.
+pub fn told(lines: &[String]) -> Option<Change> {
+    (!lines.is_empty()).then(|| Change::Tell(lines.concat()))
+}

@@ -1,0 +1,477 @@
+//! Makes decisions take effect: one write of the journal has the decision and all that the
+//! scripts asked for, and a list of what is done outside of it; then that is done.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use tracing::error;
+
+use super::{effect::effects_of, key_of, retry::Attempt};
+use crate::{
+    event::{Effect, Kind, Outcome, Verdict},
+    hooks::{
+        api::state::MAX_KEYS,
+        decide::{Decide, Record, Stands, Undecided, told},
+        folder_files::Files,
+        received::{changes_of, is_placed},
+        redo::{Change, Changer, Pass, from_body, to_body},
+        transaction::{Changes, files::Place, files::Touched},
+    },
+    journal::{
+        self, Journal, JournalError, Task,
+        delivered,
+        redo::{self, Redo},
+        script_state::{self, Edits},
+    },
+    meta::Meta,
+    root::{Root, name::Name, user::User},
+    store::Stores,
+};
+
+/// Makes decisions take effect. Copies of it are the same one.
+#[derive(Clone)]
+pub struct Decider {
+    journal: Journal,
+    changer: Changer,
+    stores: Stores,
+    claims: Claims,
+    unflushed: Arc<Mutex<Vec<Unflushed>>>,
+}
+
+/// Changes that were made and do not survive a loss of power yet, or could not be made: their
+/// row of the journal has to stay.
+struct Unflushed {
+    seq: i64,
+    user: User,
+    changes: Arc<[Change]>,
+    /// When they are made again, where they could not be.
+    again: Option<(Instant, Duration)>,
+}
+
+/// How long changes that could not be made wait at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Rows whose changes wait for a flush before one is made at once.
+const MAX_UNFLUSHED: usize = 1_024;
+
+/// What is written into the journal about one event whose hooks have run.
+pub(super) struct Plan {
+    record: Option<Arc<Record>>,
+    user: User,
+    /// The transfer that brought the file, where it is about one.
+    transfer: Option<delivered::Key>,
+    values: BTreeMap<String, Edits>,
+    changes: Arc<[Change]>,
+    tasks: Vec<Task>,
+    /// What the sender is told instead of an ACK, now and whenever it asks again.
+    words: Option<String>,
+    /// When the hooks run again, where they came to no decision.
+    attempt: Option<Attempt>,
+}
+
+impl Plan {
+    /// The plan for an event. Where it came to no decision, `attempt` says how it goes on.
+    pub(super) fn new(
+        record: Option<&Arc<Record>>,
+        verdict: &mut Verdict,
+        before: Option<&Meta>,
+        changes: Changes,
+        attempt: Option<Attempt>,
+    ) -> Self {
+        let Changes {
+            values,
+            files,
+            inbox,
+            effects,
+            ..
+        } = changes;
+        let transfer = verdict.meta.as_ref().zip(record).and_then(key_of);
+        let mut list = files;
+        if record.is_some_and(|record| record.kind == Kind::Received) {
+            list.extend(changes_of(verdict, before));
+        }
+        list.extend(told(&inbox));
+        let words = match &verdict.outcome {
+            Outcome::Refused(words) => Some(words.clone()),
+            Outcome::Quarantined(reason) if verdict.tells_sender => Some(reason.clone()),
+            _ => None,
+        };
+        let is_received = record.is_some_and(|record| record.kind == Kind::Received);
+        let tasks = record.map(|record| effects_of(&record.task, &effects));
+        verdict.effects = effects;
+        Self {
+            user: verdict.folder.user().clone(),
+            record: record.cloned(),
+            transfer,
+            values,
+            changes: list.into(),
+            tasks: tasks.unwrap_or_default(),
+            words: words.filter(|_| is_received),
+            attempt,
+        }
+    }
+
+    /// Whether it says nothing that the journal does not know.
+    fn is_empty(&self) -> bool {
+        let stands = self.record.as_ref().map(|record| &record.stands);
+        matches!(stands, None | Some(Stands::Nothing))
+            && self.values.is_empty()
+            && self.changes.is_empty()
+            && self.tasks.is_empty()
+    }
+
+    /// Whether the tasks have to wait until the file has the path that its sender wants.
+    fn waits(&self) -> bool {
+        !self.tasks.is_empty() && self.changes.iter().any(|c| matches!(c, Change::Put(_)))
+    }
+
+    /// Whether it has to survive a loss of power before its changes are made. A `.meta` need
+    /// not: as long as its transfer waits for hooks, that has what it said before them.
+    fn is_durable(&self) -> bool {
+        let is_meta = |change: &Change| matches!(change, Change::Meta { .. });
+        let stands = self.record.as_ref().map(|record| &record.stands);
+        let of_transfer = matches!(stands, Some(Stands::Transfer(_)));
+        if self.attempt.is_some() {
+            return false;
+        }
+        self.words.is_some()
+            || !self.tasks.is_empty()
+            || !self.changes.iter().all(is_meta)
+            || !(of_transfer || self.changes.is_empty())
+    }
+
+    /// Writes all but the changes; returns whether there may be something to do after it.
+    fn write(&self, db: &Connection) -> rusqlite::Result<bool> {
+        script_state::apply(db, self.user.name().as_str(), &self.values)?;
+        if !self.waits() {
+            journal::insert(db, &self.tasks)?;
+        }
+        let Some(record) = &self.record else {
+            return Ok(false);
+        };
+        if let Some(attempt) = &self.attempt {
+            attempt.write(db, &record.stands)?;
+            return Ok(true);
+        }
+        let mut is_completed = false;
+        if let Stands::Transfer(key) = &record.stands {
+            is_completed = delivered::complete(db, key)?;
+        }
+        if !is_completed && record.stands != Stands::Nothing {
+            journal::remove(db, &record.task)?;
+        }
+        if let (Some(words), Some(key)) = (&self.words, &self.transfer) {
+            delivered::reject(db, key, words)?;
+        }
+        Ok(!self.tasks.is_empty() || journal::is_waited_for(db, &record.task)?)
+    }
+}
+
+/// What a write of plans gave: the rows of their changes, where they have any.
+type Rows = Vec<(i64, Vec<usize>)>;
+
+/// Writes plans, or nothing where values are not what the scripts read.
+fn write(db: &Connection, plans: &[Plan]) -> rusqlite::Result<(Option<Rows>, bool)> {
+    for plan in plans {
+        let user = plan.user.name().as_str();
+        if !script_state::can_apply(db, user, &plan.values, MAX_KEYS)? {
+            return Ok((None, false));
+        }
+    }
+    let (mut rows, mut news) = (Rows::new(), false);
+    let mut together = Vec::new();
+    for (at, plan) in plans.iter().enumerate() {
+        news |= plan.write(db)?;
+        if plan.waits() {
+            let body = to_body(&plan.changes);
+            rows.push((redo::add(db, plan.user.name().as_str(), &body)?, vec![at]));
+        } else if !plan.changes.is_empty() {
+            together.push(at);
+        }
+    }
+    if let Some(first) = together.first().and_then(|at| plans.get(*at)) {
+        let all: Vec<Change> = together
+            .iter()
+            .filter_map(|at| plans.get(*at))
+            .flat_map(|plan| plan.changes.iter().cloned())
+            .collect();
+        let seq = redo::add(db, first.user.name().as_str(), &to_body(&all))?;
+        rows.push((seq, together));
+    }
+    Ok((Some(rows), news))
+}
+
+impl Decider {
+    /// Writes into a journal, and makes changes by that.
+    pub fn new(journal: &Journal, changer: &Changer, stores: &Stores) -> Self {
+        Self {
+            journal: journal.clone(),
+            changer: changer.clone(),
+            stores: stores.clone(),
+            claims: Claims::default(),
+            unflushed: Arc::default(),
+        }
+    }
+
+    /// Has plans of one user take effect together, whose scripts touched nothing that others
+    /// may touch too. Returns for each the path that its file got, if its sender wants one.
+    pub(super) async fn settle(&self, plans: Vec<Plan>) -> Result<Vec<Option<String>>, String> {
+        let nothing = vec![None; plans.len()];
+        if plans.iter().all(Plan::is_empty) {
+            return Ok(nothing);
+        }
+        let plans: Arc<[Plan]> = plans.into();
+        let durable = plans.iter().any(Plan::is_durable);
+        let written = {
+            let plans = plans.clone();
+            self.journal.decide(durable, move |db| write(db, &plans))
+        };
+        let rows = written.committed().await.map_err(|e| e.to_string())?;
+        let rows = rows.unwrap_or_default();
+        if rows.is_empty() {
+            return Ok(nothing);
+        }
+        let this = self.clone();
+        let making = tokio::task::spawn_blocking(move || this.make(&plans, rows));
+        making.await.map_err(|e| e.to_string())
+    }
+
+    /// Makes the changes of plans.
+    fn make(&self, plans: &[Plan], rows: Rows) -> Vec<Option<String>> {
+        let mut paths = vec![None; plans.len()];
+        for (seq, of) in rows {
+            let list: Vec<&Plan> = of.iter().filter_map(|at| plans.get(*at)).collect();
+            let Some(first) = list.first() else {
+                continue;
+            };
+            let changes: Vec<&[Change]> = list.iter().map(|plan| &*plan.changes).collect();
+            let made = self.changer.make(&first.user, &changes, Pass::First);
+            let is_made = made.error.is_none();
+            if !first.waits() || !is_made {
+                let all = changes.concat();
+                self.remember(seq, &first.user, all.into(), made.error);
+            }
+            if first.waits() {
+                let path = made.paths.first().and_then(Option::as_deref);
+                self.add_tasks(first, is_made.then_some(seq), path);
+            }
+            for (at, path) in of.into_iter().zip(made.paths) {
+                if let Some(place) = paths.get_mut(at) {
+                    *place = path;
+                }
+            }
+        }
+        self.flush_if_many();
+        paths
+    }
+
+    /// Adds tasks that waited for the path of their file, and forgets the changes in the row,
+    /// which are safe.
+    fn add_tasks(&self, plan: &Plan, row: Option<i64>, path: Option<&str>) {
+        let mut tasks = plan.tasks.clone();
+        let file = plan.record.as_ref().and_then(|r| r.task.file.as_deref());
+        if let Some(path) = path {
+            for task in &mut tasks {
+                if let Some(mut effect) = Effect::from_document(&task.kind, &task.body) {
+                    is_placed(std::slice::from_mut(&mut effect), file, path);
+                    task.body = effect.to_document();
+                }
+            }
+        }
+        let written = self.journal.write(true, move |db| {
+            journal::insert(db, &tasks)?;
+            row.map_or(Ok(()), |seq| redo::remove(db, seq))
+        });
+        if let Err(error) = written.wait() {
+            error!("{error}");
+        }
+    }
+
+    fn remember(
+        &self,
+        seq: i64,
+        user: &User,
+        changes: Arc<[Change]>,
+        failed: Option<io::Error>,
+    ) {
+        if let Some(error) = &failed {
+            error!(user = %user.name(), "cannot do what hooks asked for, tried again: {error}");
+        }
+        self.unflushed().push(Unflushed {
+            seq,
+            user: user.clone(),
+            changes,
+            again: failed.map(|_| (Instant::now() + PAUSES.0, PAUSES.0)),
+        });
+    }
+
+    /// Makes changes again that could not be made; returns whether they are made.
+    fn make_again(&self, row: &mut Unflushed) -> bool {
+        let Some((when, pause)) = row.again else {
+            return true;
+        };
+        if Instant::now() < when {
+            return false;
+        }
+        let made = self.changer.make(&row.user, &[&row.changes], Pass::Again);
+        let pause = pause.saturating_mul(2).min(PAUSES.1);
+        row.again = made.error.map(|_| (Instant::now() + pause, pause));
+        row.again.is_none()
+    }
+
+    fn unflushed(&self) -> MutexGuard<'_, Vec<Unflushed>> {
+        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush_if_many(&self) {
+        if self.unflushed().len() >= MAX_UNFLUSHED {
+            self.flush();
+        }
+    }
+
+    /// Returns when all changes that were made survive a loss of power. It waits for a disk.
+    pub fn flush(&self) {
+        let mut rows = std::mem::take(&mut *self.unflushed());
+        let mut left = Vec::new();
+        rows.retain_mut(|row| {
+            let is_made = self.make_again(row);
+            if !is_made {
+                left.push(Unflushed {
+                    user: row.user.clone(),
+                    changes: row.changes.clone(),
+                    ..*row
+                });
+            }
+            is_made
+        });
+        self.unflushed().extend(left);
+        let mut users: BTreeMap<Name, (User, Vec<Unflushed>)> = BTreeMap::new();
+        for row in rows {
+            let of = users.entry(row.user.name().clone());
+            of.or_insert_with(|| (row.user.clone(), Vec::new()))
+                .1
+                .push(row);
+        }
+        let mut done = Vec::new();
+        for (user, rows) in users.into_values() {
+            let changes = rows.iter().flat_map(|row| row.changes.iter());
+            match self.changer.flush(&user, changes) {
+                Ok(()) => done.extend(rows.iter().map(|row| row.seq)),
+                Err(error) => {
+                    error!(user = %user.name(), "cannot flush what hooks changed: {error}");
+                    self.unflushed().extend(rows);
+                }
+            }
+        }
+        if !done.is_empty() {
+            drop(self.journal.quietly(false, move |db| {
+                done.iter().try_for_each(|seq| redo::remove(db, *seq))
+            }));
+        }
+    }
+
+    /// Makes the changes again of decisions that a server before this one took and did not
+    /// live to see done. It belongs before everything else that looks into the journal or the
+    /// folders.
+    pub fn redo(&self, root: &Root) -> Result<(), JournalError> {
+        let rows = redo::list(&self.journal.reader()?)?;
+        for Redo { seq, user, body } in rows {
+            let user = Name::user(&user).ok().and_then(|name| root.user(&name).ok());
+            if let (Some(user), Some(changes)) = (user, from_body(&body)) {
+                let made = self.changer.make(&user, &[&changes], Pass::Again);
+                self.remember(seq, &user, changes.into(), made.error);
+            } else {
+                error!("the journal has changes for nobody: {body}");
+                drop(self.journal.quietly(false, move |db| redo::remove(db, seq)));
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// Whether files are what they were when scripts touched them.
+    fn holds(&self, user: &User, touched: &Touched) -> bool {
+        touched.iter().all(|((folder, name), before)| {
+            let Ok(folder) = user.folder(folder) else {
+                return false;
+            };
+            let now = Files::new(&folder, &self.stores).stat(name);
+            now.is_ok_and(|now| now == *before)
+        })
+    }
+}
+
+impl Decide for Decider {
+    fn decide(
+        &self,
+        record: Option<&Arc<Record>>,
+        verdict: &mut Verdict,
+        before: Option<&Meta>,
+        changes: Changes,
+    ) -> Result<(), Undecided> {
+        let touched = changes.touched.clone();
+        let plan = Plan::new(record, verdict, before, changes, None);
+        let user = plan.user.clone();
+        // Until it is done, nobody else changes the same files.
+        let _claim = self.claims.claim(&user, &touched);
+        if !self.holds(&user, &touched) {
+            return Err(Undecided::Conflict);
+        }
+        let durable = plan.is_durable();
+        let plans: Arc<[Plan]> = [plan].into();
+        let written = {
+            let plans = plans.clone();
+            self.journal.decide(durable, move |db| write(db, &plans))
+        };
+        let rows = written
+            .wait()
+            .map_err(|e| Undecided::Failed(e.to_string()))?
+            .ok_or(Undecided::Conflict)?;
+        verdict.placed = self.make(&plans, rows).into_iter().next().flatten();
+        Ok(())
+    }
+}
+
+/// Files that a decision changes just now.
+#[derive(Clone, Default)]
+struct Claims(Arc<(Mutex<HashSet<(Name, Place)>>, Condvar)>);
+
+/// A claim, until it is dropped.
+struct Claim {
+    claims: Claims,
+    places: Vec<(Name, Place)>,
+}
+
+impl Claims {
+    /// Waits until nobody else changes these files.
+    fn claim(&self, user: &User, touched: &Touched) -> Claim {
+        let of = |place: &Place| (user.name().clone(), place.clone());
+        let places: Vec<_> = touched.keys().map(of).collect();
+        let (lock, freed) = &*self.0;
+        let mut claimed = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while places.iter().any(|place| claimed.contains(place)) {
+            claimed = freed.wait(claimed).unwrap_or_else(PoisonError::into_inner);
+        }
+        claimed.extend(places.iter().cloned());
+        Claim {
+            claims: self.clone(),
+            places,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let (lock, freed) = &*self.claims.0;
+        let mut claimed = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in &self.places {
+            claimed.remove(place);
+        }
+        freed.notify_all();
+    }
+}

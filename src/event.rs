@@ -182,6 +182,8 @@ impl Subject {
 /// What the hooks of a folder said to an event.
 #[derive(Clone)]
 pub struct Verdict {
+    /// The subject's meta before them.
+    pub before: Option<Meta>,
     /// The subject's meta, with what the hooks wrote into it.
     pub meta: Option<Meta>,
     /// The stem of its names, which a hook may have changed.

@@ -25,6 +25,9 @@ pub trait Observer: Send + Sync {
     /// Blocks of the file of this meta go out or come in; so many bytes of it have moved.
     fn file(&self, _file: &Meta, _moved: u64) {}
 
+    /// The hooks of the folder that the file goes to are at work on it, and take their time.
+    fn waiting_for_hooks(&self, _file: &Meta) {}
+
     /// A hook has run.
     fn hook(&self, _run: &Run) {}
 

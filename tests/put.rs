@@ -861,6 +861,7 @@ async fn who_waits_for_news_hears_of_what_was_put_under_its_name_and_of_nothing_
             let text = fs::read_to_string(world.receiver.path().join("inbox.log"));
             let text = text.unwrap_or_default();
             let lines = text.lines().map(|line| line.split_once('|').unwrap().1);
+            let lines = lines.map(|line| line.rsplit_once(" [").unwrap().0);
             // The program is new in the folder too.
             let files = lines.filter(|line| !line.ends_with(" program.sh"));
             files.map(str::to_owned).collect::<Vec<_>>()

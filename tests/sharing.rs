@@ -19,6 +19,7 @@ use common::{Local, ROLAND, World, ZHENQIANG, names, store::Memory};
 use m2y::{
     client::{Route, peer::Peer},
     error::{Code, Error},
+    journal::{self, Journal},
     observer::Unobserved,
     root::conflict::Conflict,
     transfer::receive::download::Download,
@@ -139,7 +140,7 @@ async fn a_hook_hears_of_a_file_that_was_fetched_and_again_until_it_succeeds() {
     .unwrap();
     world.script(
         "sent.rhai",
-        "if state.add(\"tries\", 1) < 3 { throw \"not yet\"; }\n\
+        "if !folder.exists(\"go\") { throw \"not yet\"; }\n\
          notify.inbox(`${event.contact} has ${event.path}`);",
     );
     fill(&world);
@@ -148,6 +149,14 @@ async fn a_hook_hears_of_a_file_that_was_fetched_and_again_until_it_succeeds() {
     assert_eq!(get(&world, &peer, "photo/sub/e.jpg").await.unwrap(), b"e");
     let inbox = world.receiver.path().join("inbox.log");
     let begun = Instant::now();
+    let journal = Journal::open(&world.there).unwrap();
+    let db = journal.reader().unwrap();
+    let failed = |entry: &journal::Entry| entry.attempts >= 2;
+    while !journal::list(&db, None, 9).unwrap().iter().any(failed) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it did not fail");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fs::write(world.photo().join("go"), "").unwrap();
     let said = loop {
         let said = fs::read_to_string(&inbox).unwrap_or_default();
         if !said.is_empty() {
@@ -208,8 +217,8 @@ async fn contents_that_rest_outside_of_the_folder_are_seen_by_scripts_and_contac
     world.deliver(&server.address, &file).await.unwrap();
     let notices = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
     let crc = crc32fast::hash(b"hello");
-    assert!(notices.contains(&format!("hello {crc} 5\n")), "{notices}");
-    assert!(notices.contains("2 texts\n"), "{notices}");
+    assert!(notices.contains(&format!("hello {crc} 5 [")), "{notices}");
+    assert!(notices.contains("2 texts ["), "{notices}");
 
     // What the script did survives a loss of power, and leaves no second name.
     let safe: Vec<String> = contents.after_power_loss().into_keys().collect();
@@ -233,4 +242,61 @@ async fn contents_that_rest_outside_of_the_folder_are_seen_by_scripts_and_contac
     assert_eq!(names(&world.photo(), ".txt"), [""; 0]);
     assert_eq!(names(&world.photo(), ".data"), [""; 0]);
     assert_eq!(contents.after_power_loss()["lake.txt"], b"hello");
+}
+
+/// The names of the files that arrived in the folder, as its owner sees them.
+fn contents(world: &World) -> Vec<String> {
+    names(&world.photo(), ".data")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_its_hooks_have_not_accepted_is_there_for_nobody() {
+    let share = "[share]\nzhenqiang = list get put mkdir rm mv\n";
+    let world = World::new(&format!("[OnMeta]\n[OnReceived]\nscan.sh\n{share}"));
+    let ini = "[hooks]\nexecutables = all\nretry_delay = 5ms\nretry_limit = 10000\n";
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    // The scanner is down until there is a file `up`, and works while there is one `busy`.
+    world.script(
+        "scan.sh",
+        "#!/bin/sh\ntouch ../began; while [ -e ../busy ]; do sleep 0.01; done\n[ -e ../up ]\n",
+    );
+    let at = world.receiver.path();
+    fs::write(at.join("busy"), "").unwrap();
+    let server = Local::serve(&world.there).await;
+    let peer = peer(&world, &server.address).await;
+    let file = world.file("f", b"what was sent");
+    let address = server.address.clone();
+    let meta = world.meta("photo", &file);
+    let sending = tokio::spawn(async move { common::deliver(&meta, &address).await });
+    while !at.join("began").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let name = contents(&world).pop().unwrap();
+    let path = format!("photo/{name}");
+    let before = fs::read(world.photo().join(&name)).unwrap();
+    for is_down in [false, true] {
+        assert_eq!(list(&peer, "photo").await.unwrap(), Vec::<String>::new());
+        is_missing(list(&peer, &path).await);
+        is_missing(get(&world, &peer, &path).await);
+        is_missing(peer.remove(&path).await);
+        is_missing(peer.rename(&path, "photo/mine").await);
+        fs::write(world.photo().join("mine"), "mine").unwrap();
+        assert!(peer.rename("photo/mine", &path).await.is_err());
+        fs::remove_file(world.photo().join("mine")).unwrap();
+        assert_eq!(fs::read(world.photo().join(&name)).unwrap(), before);
+        if !is_down {
+            // From now on the scanner fails, and the file waits for the next attempt.
+            fs::remove_file(at.join("busy")).unwrap();
+        }
+    }
+    sending.await.unwrap().unwrap();
+    assert_eq!(list(&peer, "photo").await.unwrap(), Vec::<String>::new());
+    fs::write(at.join("up"), "").unwrap();
+    let begun = Instant::now();
+    while list(&peer, "photo").await.unwrap() != [name.as_str()] {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never came");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(get(&world, &peer, &path).await.unwrap(), b"what was sent");
+    server.stop().await;
 }

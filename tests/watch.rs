@@ -54,6 +54,8 @@ fn told(world: &World) -> Vec<String> {
     let inbox = world.receiver.path().join("inbox.log");
     let text = fs::read_to_string(inbox).unwrap_or_default();
     let lines = text.lines().map(|l| l.split_once('|').unwrap().1);
+    // Behind each stands the id of its event.
+    let lines = lines.map(|line| line.rsplit_once(" [").unwrap().0);
     lines.map(str::to_owned).collect()
 }
 
@@ -411,7 +413,7 @@ async fn folders_that_come_while_the_server_runs_are_watched_and_those_that_go_a
     fs::write(folder.path_of("hello"), "x").unwrap();
     let inbox = peter.path().join("inbox.log");
     wait("peter hears of his file", || {
-        fs::read_to_string(&inbox).is_ok_and(|text| text.trim_end().ends_with("hello"))
+        fs::read_to_string(&inbox).is_ok_and(|text| text.contains(" hello [OnNew "))
     })
     .await;
     server.stop().await;
@@ -628,6 +630,7 @@ async fn what_is_due_fires_once_in_its_minute() {
         "[OnMeta]\n[OnSchedule]\n*/10 * * * * = say.rhai\n5 * * * * = no.rhai say.rhai\n7 * * * * = say.rhai\n",
     );
     world.script("say.rhai", "notify.inbox(`|${event.name}`);");
+    // Nothing of a run that fails stays.
     world.script("no.rhai", "notify.inbox(\"|no\"); throw \"enough\";");
     let schedule = Scheduled::start(&world);
     let inbox = |count| {
@@ -638,9 +641,8 @@ async fn what_is_due_fires_once_in_its_minute() {
     schedule.minute(HOUR).await;
     schedule.minute(HOUR).await;
     schedule.minute(HOUR + 5).await;
-    inbox(1).await;
     schedule.minute(HOUR + 10).await;
-    inbox(3).await;
+    inbox(2).await;
     schedule.minute(HOUR + 10).await;
     schedule.minute(HOUR + 9).await;
     schedule.minute(HOUR + 11).await;
@@ -654,9 +656,9 @@ async fn what_is_due_fires_once_in_its_minute() {
     world.script("other.rhai", "notify.inbox(\"|other\");");
     fs::write(world.photo().join("m2y.config"), config).unwrap();
     schedule.minute(HOUR + 56).await;
-    inbox(4).await;
+    inbox(3).await;
     schedule.stop().await;
-    assert_eq!(told(&world), ["no", "OnSchedule", "OnSchedule", "other"]);
+    assert_eq!(told(&world), ["OnSchedule", "OnSchedule", "other"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

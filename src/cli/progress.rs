@@ -50,6 +50,8 @@ struct Counts {
     /// What had moved at the line before, and when that was.
     before: Option<(Instant, u64)>,
     several: bool,
+    /// What is waited for, and what had moved when that began.
+    waiting: Option<(String, u64)>,
     shown: Shown,
 }
 
@@ -226,6 +228,15 @@ impl Observer for Progress {
         }
     }
 
+    fn waiting_for_hooks(&self, file: &Meta) {
+        let mut state = self.state();
+        let words = format!("waiting for {}'s hooks", printable(&file.to, 64));
+        if let Shown::Bars(bars) = &state.shown {
+            bars.current.set_message(words.clone());
+        }
+        state.waiting = Some((words, state.moved));
+    }
+
     fn undone(&self, bytes: u64) {
         self.counted_twice(bytes);
     }
@@ -288,6 +299,16 @@ impl Counts {
         let seconds = now.duration_since(since).as_secs_f64();
         let rate = self.moved.saturating_sub(had) as f64 / seconds.max(1e-6);
         let done = self.several.then_some(self.files);
+        if let Some((words, moved)) = &self.waiting
+            && *moved == self.moved
+        {
+            let total = self.total.map(|(all, _)| files(all));
+            return match (done, total) {
+                (Some(done), Some(all)) => format!("{} of {all}, {words}", count(done)),
+                (Some(done), None) => format!("{}, {words}", files(done)),
+                (None, _) => words.clone(),
+            };
+        }
         line(done, self.bytes, self.total, rate as u64)
     }
 }
@@ -349,6 +370,11 @@ mod tests {
             "1,204 of 10,000 files, 4.9 MB of 40.9 MB, 3.1 MB/s"
         );
         assert_eq!(line(Some(1), 12, None, 0), "1 file, 12 bytes, 0 bytes/s");
+        let waiting = Progress::default();
+        waiting.waiting_for_hooks(&Meta::new("zhenqiang", "roland-frei", "photo", "a.jpg"));
+        assert_eq!(waiting.state().line(), "waiting for roland-frei's hooks");
+        waiting.moved(1);
+        assert_eq!(waiting.state().line(), "1 bytes, 0 bytes/s");
         assert_eq!(
             line(None, 4_900_000, Some((1, 5_000_000)), 1_000),
             "4.9 MB of 5.0 MB, 1.0 kB/s"

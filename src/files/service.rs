@@ -27,6 +27,7 @@ use crate::{
     },
     journal::{
         JournalError,
+        decided::Decided,
         delivered::{DeliveredBefore, Key, Transfer},
     },
     observer::Observer,
@@ -81,6 +82,19 @@ impl FileService {
                 Code::Later,
                 "the receiver cannot store the file now, try later",
             )
+        })
+    }
+
+    /// What `[OnMeta]` decided about a transfer whose file has not come, if that is remembered.
+    pub fn decided(&self, key: &Key) -> Option<Decided> {
+        if !self.hooks.journal().has_decisions() {
+            return None;
+        }
+        let decided = self.delivered.decided(key);
+        // Without it the hooks decide once more.
+        decided.unwrap_or_else(|error| {
+            error!("{error}");
+            None
         })
     }
 

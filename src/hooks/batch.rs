@@ -329,9 +329,8 @@ impl Hooks {
     /// changed meanwhile, they begin again.
     fn decide(&self, firing: &mut Firing) {
         let (mut verdict, changes) = firing.undecided();
-        let before = firing.origin.meta();
         let record = firing.record.as_ref();
-        match self.decider.decide(record, &mut verdict, before, changes) {
+        match self.decider.decide(record, &mut verdict, changes) {
             Ok(()) => firing.settle(verdict),
             Err(Undecided::Conflict) if firing.conflicts < MAX_CONFLICTS => {
                 firing.begin_again(&self.stores);

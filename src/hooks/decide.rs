@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::{
     api::state::State,
+    pinned::Pinned,
     redo::{Change, Changer, Pass},
     transaction::Changes,
 };
@@ -11,7 +14,7 @@ use crate::{
     event::{EventId, Kind, Verdict},
     journal::{Task, delivered::Key},
     meta::Meta,
-    root::user::User,
+    root::{config::Config, user::User},
 };
 
 /// By what the journal knows an event.
@@ -27,6 +30,36 @@ pub struct Record {
     pub task: Task,
     /// What stands for it in the journal until it is decided.
     pub stands: Stands,
+    /// What its scripts are told of the folder, and which they are.
+    pub rules: Rules,
+}
+
+/// The rules by which an event is decided: the m2y.config and the scripts, as they were when
+/// its transfer began.
+#[derive(Clone)]
+pub struct Rules {
+    /// What m2y.config says.
+    pub config: Arc<Config>,
+    /// The scripts.
+    pub pinned: Pinned,
+}
+
+impl Rules {
+    /// A digest of them and of what a sender asks: what is decided about the same by the same
+    /// rules need not be decided again.
+    pub fn basis(&self, asked: &Meta) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut add = |text: &[u8]| {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        };
+        add(self.config.to_string().as_bytes());
+        for text in self.pinned.texts() {
+            add(text.as_bytes());
+        }
+        add(&asked.to_file());
+        hash.finalize().into()
+    }
 }
 
 /// What stands for an event in the journal.
@@ -53,13 +86,11 @@ pub enum Undecided {
 
 /// Makes decisions take effect: all of one, or nothing. It may wait for a disk.
 pub trait Decide: Send + Sync {
-    /// Makes the decision of a verdict take effect, and what its scripts asked for. `before` is
-    /// what the `.meta` of the file said before them.
+    /// Makes the decision of a verdict take effect, and what its scripts asked for.
     fn decide(
         &self,
         record: Option<&Arc<Record>>,
         verdict: &mut Verdict,
-        before: Option<&Meta>,
         changes: Changes,
     ) -> Result<(), Undecided>;
 }
@@ -106,7 +137,6 @@ impl Decide for Unrecorded {
         &self,
         _: Option<&Arc<Record>>,
         verdict: &mut Verdict,
-        _: Option<&Meta>,
         changes: Changes,
     ) -> Result<(), Undecided> {
         let user = verdict.folder.user().clone();

@@ -30,7 +30,7 @@ use tracing::{error, info, warn};
 use super::{
     Heard, Hooks, Pinned,
     batch::Verdicts,
-    decide::{Record, Stands},
+    decide::{Record, Rules, Stands},
     firing::ToFire,
     notes::Mode,
     received::put_away,
@@ -47,7 +47,7 @@ use crate::{
         self, Entry, Journal, JournalError, Task,
         delivered::{Key, Transfer},
     },
-    meta::{Meta, QUARANTINE},
+    meta::QUARANTINE,
     root::{
         Root,
         config::Config,
@@ -114,7 +114,6 @@ impl LeasedEvent {
         }
         let leased = Leased {
             record: record.clone(),
-            before: event.subject.as_ref().map(|subject| subject.meta.clone()),
             attempts,
             lease,
         };
@@ -126,19 +125,21 @@ impl LeasedEvent {
 /// What is known of a leased event while its hooks run.
 struct Leased {
     record: Arc<Record>,
-    /// Its `.meta` before that.
-    before: Option<Meta>,
     attempts: u32,
     lease: Lease,
 }
 
-fn record_of(event: &Event, stands: Stands) -> Arc<Record> {
+fn record_of(event: &Event, pinned: &Pinned, stands: Stands) -> Arc<Record> {
     Arc::new(Record {
         user: event.folder.user().clone(),
         kind: event.kind,
         id: event.id,
         task: task_of(event),
         stands,
+        rules: Rules {
+            config: event.config.clone(),
+            pinned: pinned.clone(),
+        },
     })
 }
 
@@ -217,13 +218,10 @@ impl Dispatcher {
     }
 
     async fn fire_once(&self, mut event: ToFire, mode: &Mode) -> Verdict {
-        let record = record_of(&event.event, Stands::Nothing);
-        let before = event.event.subject.as_ref();
-        let before = before.map(|subject| subject.meta.clone());
+        let record = record_of(&event.event, &event.pinned, Stands::Nothing);
         event.record = Some(record.clone());
         let mut verdict = self.hooks.fire_batch(vec![event], mode).only().await;
-        let fired = vec![(record, before.as_ref(), &mut verdict)];
-        self.conclude_fired(fired).await;
+        self.conclude_fired(vec![(record, &mut verdict)]).await;
         verdict
     }
 
@@ -237,7 +235,7 @@ impl Dispatcher {
     ) {
         let (mut records, mut to_fire) = (Vec::new(), Vec::new());
         for (event, pinned) in events {
-            let record = record_of(&event, Stands::Nothing);
+            let record = record_of(&event, &pinned, Stands::Nothing);
             records.push(record.clone());
             to_fire.push(ToFire {
                 record: Some(record),
@@ -251,7 +249,7 @@ impl Dispatcher {
                 .iter_mut()
                 .filter_map(|(place, verdict)| {
                     let record = records.get(*place)?.clone();
-                    Some((record, None, verdict))
+                    Some((record, verdict))
                 });
             self.conclude_fired(fired.collect()).await;
             for (place, verdict) in verdicts {
@@ -261,15 +259,15 @@ impl Dispatcher {
     }
 
     /// Remembers how scripts ended, and has what they asked for take effect.
-    async fn conclude_fired(&self, fired: Vec<(Arc<Record>, Option<&Meta>, &mut Verdict)>) {
-        let ended: Vec<_> = fired.iter().map(|(record, _, v)| (&record.task, &**v)).collect();
+    async fn conclude_fired(&self, fired: Vec<(Arc<Record>, &mut Verdict)>) {
+        let ended: Vec<_> = fired.iter().map(|(record, v)| (&record.task, &**v)).collect();
         self.last_runs.note(&ended);
         let (mut plans, mut verdicts) = (Vec::new(), Vec::new());
-        for (record, before, verdict) in fired {
+        for (record, verdict) in fired {
             // Nothing stays of what hooks did that came to no decision, and nobody tries again.
             if !verdict.is_settled && verdict.outcome.failure().is_none() {
                 let changes = asked_for(verdict);
-                plans.push(Plan::new(Some(&record), verdict, before, changes, None));
+                plans.push(Plan::new(Some(&record), verdict, changes, None));
                 verdicts.push(verdict);
             }
         }
@@ -320,7 +318,7 @@ impl Dispatcher {
         if event.config.scripts(event.kind.section()).is_empty() {
             return None;
         }
-        let record = record_of(&event, Stands::Transfer(transfer.clone()));
+        let record = record_of(&event, &pinned, Stands::Transfer(transfer.clone()));
         let lease = self.leases.take(&record.task)?;
         Some(LeasedEvent {
             event,
@@ -389,7 +387,6 @@ impl Dispatcher {
         for (leased, verdict) in over {
             let Leased {
                 record,
-                before,
                 attempts,
                 lease,
             } = leased;
@@ -403,7 +400,7 @@ impl Dispatcher {
                 self.attempt(&record.task, attempts, why, None)
             });
             let changes = asked_for(verdict);
-            let plan = Plan::new(Some(&record), verdict, before.as_ref(), changes, attempt);
+            let plan = Plan::new(Some(&record), verdict, changes, attempt);
             plans.push(plan);
             verdicts.push(verdict);
         }
@@ -522,7 +519,7 @@ impl Dispatcher {
             match rebuilt.unwrap_or_else(|_| Err(Gone::Later("the server failed".to_owned()))) {
                 Ok(event) => {
                     let leased = LeasedEvent {
-                        record: record_of(&event, Stands::Task),
+                        record: record_of(&event, &Pinned::default(), Stands::Task),
                         event,
                         pinned: Pinned::default(),
                         attempts,

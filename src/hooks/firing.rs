@@ -40,7 +40,7 @@ pub(super) struct Firing {
     /// What its scripts have asked for so far.
     pub(super) transaction: Transaction,
     /// What it was before them.
-    pub(super) origin: Origin,
+    origin: Origin,
     /// The script whose turn it is.
     pub(super) script: String,
     scripts: Vec<String>,
@@ -67,13 +67,6 @@ pub(super) struct Origin {
     folder: Folder,
     file: Option<String>,
     subject: Option<Subject>,
-}
-
-impl Origin {
-    /// What the `.meta` said.
-    pub(super) fn meta(&self) -> Option<&Meta> {
-        self.subject.as_ref().map(|subject| &subject.meta)
-    }
 }
 
 /// How far an event is.
@@ -386,7 +379,9 @@ impl Firing {
                 (meta, subject.stem)
             })
             .unzip();
+        let before = self.origin.subject.as_ref();
         Verdict {
+            before: before.map(|subject| subject.meta.clone()),
             meta,
             stem,
             folder: self.event.folder.clone(),

@@ -152,7 +152,8 @@ impl Files {
         if let (FileKind::Contents(path), FileKind::Contents(to)) = (&from, &target)
             && Arc::ptr_eq(&self.store, &there.store)
         {
-            return self.store.rename(path, &Target::free(to));
+            self.store.rename(path, &Target::free(to))?;
+            return self.store.settle_names(&[to.clone(), path.clone()]);
         }
         let contents = self.open(name)?;
         let mut reader = crate::store::Reader::new(&*contents);

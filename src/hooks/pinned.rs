@@ -9,3 +9,13 @@ use super::script::Compiled;
 pub struct Pinned {
     pub(super) scripts: Arc<HashMap<String, Arc<Compiled>>>,
 }
+
+impl Pinned {
+    /// The texts of the scripts, in the order of their names.
+    pub(super) fn texts(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.scripts.iter().collect();
+        names.sort_by_key(|(name, _)| *name);
+        let scripts = names.into_iter();
+        scripts.flat_map(|(_, script)| script.texts()).collect()
+    }
+}

@@ -6,18 +6,17 @@ use super::{lookup::is_program, redo::Change, self_changes::SelfChanges};
 use crate::{
     event::{Effect, Kind, Outcome, Verdict},
     json::Value,
-    meta::{Meta, PENDING_HOOK, PENDING_PUT, QUARANTINE},
+    meta::{PENDING_HOOK, PENDING_PUT, QUARANTINE},
     root::{destination::Destination, folder::Folder},
     store::{Store, quarantine},
 };
 
-/// What has to be done after what the hooks asked for; `before` is what the `.meta` said
-/// before them, if that is known.
+/// What has to be done after what the hooks asked for.
 ///
 /// Where they did not come to a decision, the file stays with a mark that they have to run
 /// again. A file that they refuse goes, and its `.meta` stays and says why. Else it goes into
 /// quarantine, or gets its path if its sender wants one, or stays where the hooks left it.
-pub fn changes_of(verdict: &mut Verdict, before: Option<&Meta>) -> Vec<Change> {
+pub fn changes_of(verdict: &mut Verdict) -> Vec<Change> {
     let programs_ran = verdict.runs.iter().any(|run| is_program(&run.script));
     let folder = verdict.folder.name().clone();
     let (Some(meta), Some(stem)) = (&mut verdict.meta, verdict.stem.clone()) else {
@@ -60,7 +59,7 @@ pub fn changes_of(verdict: &mut Verdict, before: Option<&Meta>) -> Vec<Change> {
     }
     // Until a file has the path that its sender wants, its .meta says which; then it goes.
     let is_put = matches!(place, Some(Change::Put(_)));
-    if !is_put && (before != Some(meta) || programs_ran) {
+    if !is_put && (verdict.before.as_ref() != Some(&*meta) || programs_ran) {
         let text = String::from_utf8_lossy(&meta.to_file()).into_owned();
         changes.push(Change::Meta { folder, stem, text });
     }

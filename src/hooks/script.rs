@@ -281,6 +281,11 @@ impl Compiled {
         self.texts.iter().any(|text| text.text.contains(word))
     }
 
+    /// The texts that it is made of.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(|text| text.text.as_str())
+    }
+
     /// What it was compiled to.
     pub(super) fn ast(&self) -> &AST {
         &self.ast

@@ -14,8 +14,11 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::signed;
-use super::{Journal, JournalError};
+use super::{
+    Journal, JournalError,
+    decided::{self, Decided},
+    signed,
+};
 use crate::{clock, meta::TransferId};
 
 /// How long a transfer is remembered: nobody retries for longer.
@@ -129,6 +132,12 @@ impl DeliveredBefore {
     pub fn is_pending(&self, folder: (&str, &str), file: &str) -> Result<bool, JournalError> {
         let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(is_pending(&db, folder, file)?)
+    }
+
+    /// What `[OnMeta]` decided about a transfer whose file has not come, if that is remembered.
+    pub fn decided(&self, key: &Key) -> Result<Option<Decided>, JournalError> {
+        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(decided::find(&db, key)?)
     }
 
     /// [`Self::find`] for many transfers, in their order: the locks of the journal are taken

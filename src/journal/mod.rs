@@ -8,6 +8,7 @@
 //! transaction: many that have to be durable share one flush. The rows are plain words
 //! here; what they mean is for those above to know.
 
+pub mod decided;
 pub mod delivered;
 pub mod file_index;
 pub mod last_run;
@@ -20,7 +21,11 @@ mod writer;
 
 use std::{
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -82,6 +87,8 @@ impl From<rusqlite::Error> for JournalError {
 pub struct Journal {
     writes: mpsc::Sender<Write>,
     path: Arc<Path>,
+    /// Whether there may be decisions to look for: most roots never have one.
+    decides: Arc<AtomicBool>,
     /// Told where a task may have come, or one that stood in front of another is done.
     pub news: Arc<Notify>,
 }
@@ -100,9 +107,11 @@ impl Journal {
         db.execute_batch(task::SCHEMA)?;
         db.execute_batch(delivered::SCHEMA)?;
         delivered::migrate(&db)?;
+        db.execute_batch(decided::SCHEMA)?;
         db.execute_batch(redo::SCHEMA)?;
         db.execute_batch(script_state::SCHEMA)?;
         db.execute_batch(last_run::SCHEMA)?;
+        let decides = Arc::new(AtomicBool::new(decided::any(&db)?));
         let (writes, waiting) = mpsc::channel();
         let news = Arc::new(Notify::new());
         thread::Builder::new()
@@ -112,7 +121,22 @@ impl Journal {
                 move || writer::write_all(&db, &waiting, &news)
             })
             .map_err(fail)?;
-        Ok(Self { writes, path, news })
+        Ok(Self {
+            writes,
+            path,
+            decides,
+            news,
+        })
+    }
+
+    /// Whether there may be decisions of `[OnMeta]` to look for.
+    pub fn has_decisions(&self) -> bool {
+        self.decides.load(Ordering::Relaxed)
+    }
+
+    /// From now on there may be.
+    pub fn expect_decisions(&self) {
+        self.decides.store(true, Ordering::Relaxed);
     }
 
     /// A connection of one's own, to read.

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{debug, error};
 
 use super::{
-    Journal, JournalError,
+    Journal, JournalError, decided,
     delivered::{self, KEPT},
 };
 use crate::clock;
@@ -67,6 +67,8 @@ pub async fn prune(journal: &Journal, now: u64) -> Result<usize, JournalError> {
             break;
         }
     }
+    let forgetting = journal.quietly(false, move |db| decided::forget(db, before));
+    forgetting.committed().await?;
     while journal.quietly(false, give_back).committed().await? {}
     Ok(forgotten)
 }

@@ -27,7 +27,7 @@ use crate::{
         decision::{Decision, FILES},
         error::ReceiveError,
         offer::Offer,
-        receiver::{Parties, Receiver, Stored},
+        receiver::{Parties, Receiver, StoreNews, Stored},
         target::{Incoming, Received},
     },
     wire::{
@@ -48,8 +48,8 @@ enum Transfer {
     },
     /// Its blocks come.
     Receiving,
-    /// It is complete, and is being made safe.
-    Storing,
+    /// It is complete, and is being made safe; then its hooks run.
+    Storing { hooks_run: bool },
     /// A request is answered. The client may have given it up meanwhile.
     Answering { given_up: bool },
     /// A listing waits for the client to read: so many parts were not acknowledged.
@@ -66,6 +66,8 @@ enum Transfer {
 pub enum Done {
     /// Metas were decided about.
     Decided(Vec<(u32, Decision)>),
+    /// The hooks of files that are safe have begun to run.
+    Asking(Vec<u32>),
     /// Files were stored, or were not.
     Stored(Vec<(u32, Stored)>),
     /// The part of a file that is there was read.
@@ -233,7 +235,7 @@ impl<'a> Answerer<'a> {
                 }
                 self.close(transfer);
             }
-            Some(Transfer::Receiving | Transfer::Storing) | None => {}
+            Some(Transfer::Receiving | Transfer::Storing { .. }) | None => {}
         }
         Ok(())
     }
@@ -291,7 +293,8 @@ impl Role for Answerer<'_> {
         transfer: u32,
         received: Received<Arrival>,
     ) -> Result<(), SessionError> {
-        self.transfers.insert(transfer, Transfer::Storing);
+        let storing = Transfer::Storing { hooks_run: false };
+        self.transfers.insert(transfer, storing);
         self.whole.push((transfer, received));
         Ok(())
     }
@@ -312,6 +315,7 @@ impl Role for Answerer<'_> {
             let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
             let parties = self.parties.clone();
             let early = io.tasks.early();
+            io.has_begun = true;
             io.tasks.spawn(async move {
                 let number = |at: usize| transfers.get(at).copied();
                 let tell = |at, decision| {
@@ -333,11 +337,18 @@ impl Role for Answerer<'_> {
             let receiver = self.receiver.clone();
             let early = io.tasks.early();
             io.tasks.spawn(async move {
-                let tell = |stored: Vec<(usize, Stored)>| {
-                    let stored = stored.into_iter();
-                    let stored =
-                        stored.filter_map(|(at, one)| Some((transfers.get(at).copied()?, one)));
-                    let _ = early.send(Done::Stored(stored.collect()));
+                let number = |at: usize| transfers.get(at).copied();
+                let tell = |news: StoreNews| {
+                    let _ = early.send(match news {
+                        StoreNews::Asking(places) => {
+                            Done::Asking(places.into_iter().filter_map(number).collect())
+                        }
+                        StoreNews::Over(stored) => {
+                            let stored = stored.into_iter();
+                            let stored = stored.filter_map(|(at, one)| Some((number(at)?, one)));
+                            Done::Stored(stored.collect())
+                        }
+                    });
                 };
                 receiver.store(whole, tell).await;
                 Done::Stored(Vec::new())
@@ -368,6 +379,17 @@ impl Role for Answerer<'_> {
             Done::Decided(decisions) => decisions
                 .into_iter()
                 .try_for_each(|(transfer, decision)| self.decided(io, transfer, decision)),
+            Done::Asking(transfers) => {
+                for transfer in transfers {
+                    if let Some(state @ Transfer::Storing { .. }) =
+                        self.transfers.get_mut(&transfer)
+                    {
+                        *state = Transfer::Storing { hooks_run: true };
+                        io.has_begun = true;
+                    }
+                }
+                Ok(())
+            }
             Done::Stored(stored) => stored
                 .iter()
                 .try_for_each(|(transfer, stored)| self.stored(io, *transfer, stored)),
@@ -416,12 +438,18 @@ impl Role for Answerer<'_> {
         })
     }
 
-    fn open(&self) -> Option<u32> {
-        let is_open = |(_, state): &(&u32, &Transfer)| !matches!(state, Transfer::Listed { .. });
-        self.transfers
-            .iter()
-            .find(is_open)
-            .map(|(number, _)| *number)
+    fn open(&self) -> Option<(u32, &'static [u8])> {
+        let mut open = None;
+        for (number, state) in &self.transfers {
+            match state {
+                Transfer::Listed { .. } => {}
+                Transfer::Deciding { .. } | Transfer::Storing { hooks_run: true } => {
+                    return Some((*number, record::HOOKS));
+                }
+                _ => open = Some((*number, &[][..])),
+            }
+        }
+        open
     }
 
     fn is_owed(&self, io: &AnswererIo) -> bool {
@@ -465,7 +493,7 @@ impl Role for Answerer<'_> {
         let why = ReceiveError::from(error);
         let (storing, open): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut self.transfers)
             .into_iter()
-            .partition(|(_, state)| matches!(state, Transfer::Storing));
+            .partition(|(_, state)| matches!(state, Transfer::Storing { .. }));
         self.transfers = storing;
         for (transfer, state) in open {
             match state {

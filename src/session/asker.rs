@@ -311,7 +311,14 @@ impl<J: Job + Send> Role for Asker<'_, J> {
             body,
         } = record;
         match kind {
-            Kind::Working => Ok(()),
+            Kind::Working => {
+                if body == record::HOOKS
+                    && let Some(Transfer::Upload(upload)) = self.transfers.get(&transfer)
+                {
+                    self.observer.waiting_for_hooks(&upload.asked);
+                }
+                Ok(())
+            }
             Kind::Answer => {
                 let reply = Wire::from_json(&body).map_err(|e| {
                     let sentence = format!("the answer cannot be read: {e}");
@@ -483,8 +490,8 @@ impl<J: Job + Send> Role for Asker<'_, J> {
         Ok(Flow::Continue)
     }
 
-    fn open(&self) -> Option<u32> {
-        self.transfers.keys().next().copied()
+    fn open(&self) -> Option<(u32, &'static [u8])> {
+        Some((*self.transfers.keys().next()?, &[]))
     }
 
     fn is_owed(&self, _: &AskerIo) -> bool {

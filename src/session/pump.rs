@@ -23,6 +23,9 @@ use crate::{
 /// How often the other side hears that this one is still there, at least.
 const WORKING: Duration = Duration::from_secs(5);
 
+/// How soon the other side hears of what has begun, if it is not over by then.
+const SOON: Duration = Duration::from_millis(500);
+
 /// Bytes of records that wait to be written, up to which more is taken in: a peer that asks
 /// and asks and does not read the answers has to wait.
 const UNREAD: usize = 1 << 20;
@@ -73,6 +76,8 @@ pub struct Pump<R: Role> {
     /// Why nothing more is written, and until when the other side may say its reason.
     mute: Option<(ChannelError, Instant)>,
     tick: Interval,
+    /// Whether the next tick comes earlier than usual.
+    is_soon: bool,
 }
 
 impl<R: Role> Pump<R> {
@@ -103,6 +108,7 @@ impl<R: Role> Pump<R> {
             ended: None,
             mute: None,
             tick,
+            is_soon: false,
         }
     }
 
@@ -180,6 +186,7 @@ impl<R: Role> Pump<R> {
                 return Err(error);
             }
             self.role.proceed(&mut self.io)?;
+            self.speak_soon();
             match self.mute {
                 None => self.io.uploads.proceed(),
                 Some(_) => self.io.outbox.clear(),
@@ -286,12 +293,13 @@ impl<R: Role> Pump<R> {
             Event::Sealed(sealed) => self.sealed(sealed.ok_or(SessionError::Failed)?)?,
             // A peer whose last bytes are still on a slow way hears from us.
             Event::Tick => {
+                self.is_soon = false;
                 if self.mute.is_none()
                     && self.io.outbox.is_empty()
-                    && let Some(transfer) = self.role.open()
+                    && let Some((transfer, what)) = self.role.open()
                 {
                     let outbox = &mut self.io.outbox;
-                    outbox.say(Kind::Working, transfer, &[])?;
+                    outbox.say(Kind::Working, transfer, what)?;
                 }
             }
             Event::Input(input) => {
@@ -304,6 +312,14 @@ impl<R: Role> Pump<R> {
             }
         }
         Ok(())
+    }
+
+    /// Has the other side hear soon of what began just now.
+    fn speak_soon(&mut self) {
+        if std::mem::take(&mut self.io.has_begun) && !self.is_soon {
+            self.is_soon = true;
+            self.tick.reset_after(SOON.min(self.tick.period()));
+        }
     }
 
     fn read(&mut self, read: Result<(), ChannelError>) {

@@ -33,6 +33,8 @@ pub struct Io<T, D> {
     pub tasks: Tasks<D>,
     /// Bytes of each buffer that records come into.
     pub buffer: usize,
+    /// Something began that the other side wants to hear of if it lasts.
+    pub has_begun: bool,
 }
 
 impl<T, D> Io<T, D> {
@@ -43,6 +45,7 @@ impl<T, D> Io<T, D> {
             downloads: Downloads::default(),
             tasks: Tasks::default(),
             buffer: MAX_RECORD,
+            has_begun: false,
         }
     }
 }
@@ -173,8 +176,9 @@ pub trait Role: Send {
     /// Takes it.
     fn take(&mut self, io: &mut RoleIo<Self>, input: Self::Input) -> Result<Flow, SessionError>;
 
-    /// A transfer that has not had its last word, for *working* to name.
-    fn open(&self) -> Option<u32>;
+    /// A transfer that has not had its last word, for *working* to name, and what that says
+    /// of it.
+    fn open(&self) -> Option<(u32, &'static [u8])>;
 
     /// Whether the other side owes something, so that its silence means that it is gone.
     fn is_owed(&self, io: &RoleIo<Self>) -> bool;

@@ -254,6 +254,10 @@ impl Stream {
 /// The body of [`Kind::Ack`].
 pub const ACK: &[u8] = b"ACK";
 
+/// The body of a [`Kind::Working`] that says why: the hooks of the folder that the file of its
+/// transfer goes to are at work.
+pub const HOOKS: &[u8] = b"hooks";
+
 /// The body of [`Kind::Trailer`]: the CRC-32 as an int64.
 pub fn encode_trailer(crc: u32) -> [u8; 8] {
     u64::from(crc).to_be_bytes()

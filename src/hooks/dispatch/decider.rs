@@ -24,11 +24,12 @@ use crate::{
     },
     journal::{
         self, Journal, JournalError, Task,
+        decided::{self, Decided},
         delivered,
         redo::{self, Redo},
         script_state::{self, Edits},
     },
-    meta::Meta,
+    meta::QUARANTINE,
     root::{Root, name::Name, user::User},
     store::Stores,
 };
@@ -70,6 +71,8 @@ pub(super) struct Plan {
     tasks: Vec<Task>,
     /// What the sender is told instead of an ACK, now and whenever it asks again.
     words: Option<String>,
+    /// What `[OnMeta]` decided, where the next attempt of the transfer has to go by it.
+    decided: Option<Decided>,
     /// When the hooks run again, where they came to no decision.
     attempt: Option<Attempt>,
 }
@@ -79,7 +82,6 @@ impl Plan {
     pub(super) fn new(
         record: Option<&Arc<Record>>,
         verdict: &mut Verdict,
-        before: Option<&Meta>,
         changes: Changes,
         attempt: Option<Attempt>,
     ) -> Self {
@@ -93,7 +95,7 @@ impl Plan {
         let transfer = verdict.meta.as_ref().zip(record).and_then(key_of);
         let mut list = files;
         if record.is_some_and(|record| record.kind == Kind::Received) {
-            list.extend(changes_of(verdict, before));
+            list.extend(changes_of(verdict));
         }
         list.extend(told(&inbox));
         let words = match &verdict.outcome {
@@ -104,6 +106,11 @@ impl Plan {
         let is_received = record.is_some_and(|record| record.kind == Kind::Received);
         let tasks = record.map(|record| effects_of(&record.task, &effects));
         verdict.effects = effects;
+        let asks_nothing = values.is_empty() && list.is_empty() && verdict.effects.is_empty();
+        let decided = match record {
+            Some(record) if record.kind == Kind::Meta && !asks_nothing => decided(record, verdict),
+            _ => None,
+        };
         Self {
             user: verdict.folder.user().clone(),
             record: record.cloned(),
@@ -112,6 +119,7 @@ impl Plan {
             changes: list.into(),
             tasks: tasks.unwrap_or_default(),
             words: words.filter(|_| is_received),
+            decided,
             attempt,
         }
     }
@@ -158,6 +166,9 @@ impl Plan {
             attempt.write(db, &record.stands)?;
             return Ok(true);
         }
+        if let (Some(decided), Some(key)) = (&self.decided, &self.transfer) {
+            decided::put(db, key, decided)?;
+        }
         let mut is_completed = false;
         if let Stands::Transfer(key) = &record.stands {
             is_completed = delivered::complete(db, key)?;
@@ -170,6 +181,25 @@ impl Plan {
         }
         Ok(!self.tasks.is_empty() || journal::is_waited_for(db, &record.task)?)
     }
+}
+
+/// A decision to let a file come by which the next attempt goes. One to refuse it is not
+/// remembered: who sends it again wants it to be looked at again.
+fn decided(record: &Record, verdict: &Verdict) -> Option<Decided> {
+    let (asked, meta) = (verdict.before.as_ref()?, verdict.meta.as_ref()?);
+    let mut meta = meta.clone();
+    match &verdict.outcome {
+        Outcome::Accepted => {}
+        Outcome::Quarantined(reason) => {
+            let reason = reason.as_str().into();
+            meta.extra.insert(QUARANTINE.to_owned(), reason);
+        }
+        Outcome::Refused(_) | Outcome::Failed | Outcome::Later => return None,
+    }
+    Some(Decided {
+        basis: record.rules.basis(asked),
+        meta: String::from_utf8(meta.to_file()).ok()?,
+    })
 }
 
 /// What a write of plans gave: the rows of their changes, where they have any.
@@ -224,6 +254,9 @@ impl Decider {
         let nothing = vec![None; plans.len()];
         if plans.iter().all(Plan::is_empty) {
             return Ok(nothing);
+        }
+        if plans.iter().any(|plan| plan.decided.is_some()) {
+            self.journal.expect_decisions();
         }
         let plans: Arc<[Plan]> = plans.into();
         let durable = plans.iter().any(Plan::is_durable);
@@ -411,11 +444,13 @@ impl Decide for Decider {
         &self,
         record: Option<&Arc<Record>>,
         verdict: &mut Verdict,
-        before: Option<&Meta>,
         changes: Changes,
     ) -> Result<(), Undecided> {
         let touched = changes.touched.clone();
-        let plan = Plan::new(record, verdict, before, changes, None);
+        let plan = Plan::new(record, verdict, changes, None);
+        if plan.decided.is_some() {
+            self.journal.expect_decisions();
+        }
         let user = plan.user.clone();
         // Until it is done, nobody else changes the same files.
         let _claim = self.claims.claim(&user, &touched);

@@ -68,7 +68,8 @@ fn task<N: ToString>(
 
 /// The transfer that brought the file of an event, where it is about one.
 pub fn key_of((meta, record): (&Meta, &Arc<Record>)) -> Option<Key> {
-    let id = meta.id.filter(|_| record.kind == Kind::Received)?;
+    let is_of_transfer = matches!(record.kind, Kind::Meta | Kind::Received);
+    let id = meta.id.filter(|_| is_of_transfer)?;
     Some(Key {
         user: record.task.user.clone(),
         folder: meta.folder.clone(),

@@ -429,7 +429,7 @@ impl Sandbox {
         self.runtime.block_on(async {
             let mut verdict = self.hooks.fire_as(event, &Pinned::default(), &mode).await;
             if kind == Kind::Received {
-                let changes = changes_of(&mut verdict, None);
+                let changes = changes_of(&mut verdict);
                 let (user, changer) = (self.folder.user(), self.hooks.changer());
                 changer.make(user, &[&changes], Pass::First);
             }

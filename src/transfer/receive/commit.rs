@@ -27,7 +27,7 @@ use tracing::error;
 use super::partial::Partial;
 use crate::{
     journal::{
-        Journal,
+        Journal, decided,
         delivered::{self, Key, Stage, Transfer},
     },
     meta::Meta,
@@ -263,8 +263,14 @@ impl Group {
                 false => file.partial.transfer(Stage::Whole),
             })
             .collect();
+        let was_decided = journal.has_decisions();
         let written = journal.quietly(true, move |db| {
-            rows.iter().try_for_each(|row| delivered::put(db, row))
+            rows.iter().try_for_each(|row| {
+                if was_decided {
+                    decided::remove(db, &row.key)?;
+                }
+                delivered::put(db, row)
+            })
         });
         if let Err(error) = written.wait() {
             self.fail(&io::Error::other(error));

@@ -19,7 +19,7 @@ use crate::{
     error::{Code, Error, printable},
     event::{Kind, Outcome, Verdict},
     files::{disk_queue::DiskQueue, exists},
-    hooks::{Pinned, lookup::is_program},
+    hooks::{Pinned, decide::Rules, lookup::is_program},
     journal::delivered::{Stage, Transfer},
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
@@ -337,6 +337,10 @@ impl Receiver {
                 judged.push((at, self.take(candidate, None, begun)));
                 continue;
             }
+            if let Some(meta) = self.decided_before(&candidate) {
+                judged.push((at, self.take(candidate, Some(meta), begun)));
+                continue;
+            }
             let event = event(Kind::Meta, folder, config, &candidate.partial);
             events.push((event, pinned.clone()));
             asking.push(Some((at, candidate)));
@@ -372,6 +376,21 @@ impl Receiver {
         let lost = || Err(Error::new(Code::Later, Outcome::LATER));
         judged.extend(asking.into_iter().flatten().map(|(at, _)| (at, lost())));
         judged
+    }
+
+    /// The meta of a file that hooks let come when its sender asked before, if nothing that
+    /// they went by has changed: what they asked for was done.
+    fn decided_before(&self, candidate: &Candidate) -> Option<Meta> {
+        let Candidate { partial, inbox, .. } = candidate;
+        let decided = self.files.decided(partial.key())?;
+        let rules = Rules {
+            config: inbox.config.clone(),
+            pinned: inbox.pinned.clone(),
+        };
+        if rules.basis(&partial.subject().meta) != decided.basis {
+            return None;
+        }
+        Meta::from_file(decided.meta.as_bytes()).ok()
     }
 
     /// Does what the hooks of a file decided.

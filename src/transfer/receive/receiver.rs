@@ -73,6 +73,14 @@ pub struct Stored {
     pub result: Result<Safe, ReceiveError>,
 }
 
+/// What is told of files while they are made safe, with their places among them.
+pub enum StoreNews {
+    /// They are safe, and their hooks begin to run.
+    Asking(Vec<usize>),
+    /// What became of them.
+    Over(Vec<(usize, Stored)>),
+}
+
 /// A file that is safe.
 pub struct Safe {
     crc: u32,
@@ -133,7 +141,7 @@ impl Receiver {
     pub async fn store(
         &self,
         received: Vec<Received<Arrival>>,
-        mut tell: impl FnMut(Vec<(usize, Stored)>) + Send,
+        mut tell: impl FnMut(StoreNews) + Send,
     ) {
         let (storing, whole): (Vec<_>, Vec<_>) = received
             .into_iter()
@@ -161,9 +169,11 @@ impl Receiver {
             }
         }
         if !over.is_empty() {
-            tell(over);
+            tell(StoreNews::Over(over));
         }
         if !asking.is_empty() {
+            let places = asking.iter().map(|(at, ..)| *at).collect();
+            tell(StoreNews::Asking(places));
             self.received(asking, tell).await;
         }
     }
@@ -302,7 +312,7 @@ impl Receiver {
     async fn received(
         &self,
         asking: Vec<(usize, Storing, Partial, LeasedEvent)>,
-        mut tell: impl FnMut(Vec<(usize, Stored)>),
+        mut tell: impl FnMut(StoreNews),
     ) {
         let (mut files, mut leased) = (Vec::new(), Vec::new());
         for (at, storing, partial, mut one) in asking {
@@ -325,7 +335,7 @@ impl Receiver {
                 };
                 Some((at, stored))
             });
-            tell(over.collect());
+            tell(StoreNews::Over(over.collect()));
         };
         self.hooks.run_leased_each(leased, heard).await;
     }

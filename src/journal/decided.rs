@@ -1,0 +1,85 @@
+//! What `[OnMeta]` decided about transfers whose file has not come yet, where its hooks asked for
+//! something: the next attempt of the same transfer goes by it, and no hook runs again.
+
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use super::{delivered::Key, signed};
+use crate::clock;
+
+pub(super) const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS decided (
+    id      BLOB NOT NULL,
+    sender  TEXT NOT NULL,
+    user    TEXT NOT NULL,
+    folder  TEXT NOT NULL,
+    basis   BLOB NOT NULL,
+    meta    TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    PRIMARY KEY (id, sender, user, folder)
+) STRICT, WITHOUT ROWID;
+";
+
+/// A decision to let a file come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// A digest of all that it was based on: else the hooks have to decide anew.
+    pub basis: [u8; 32],
+    /// The text of the `.meta`, as the hooks left it.
+    pub meta: String,
+}
+
+/// What was decided about a transfer, if it is remembered.
+pub fn find(db: &Connection, key: &Key) -> rusqlite::Result<Option<Decided>> {
+    db.prepare_cached(
+        "SELECT basis, meta FROM decided
+         WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
+    )?
+    .query_row(
+        named_params! {
+            ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+        },
+        |row| {
+            Ok(Decided {
+                basis: row.get(0)?,
+                meta: row.get(1)?,
+            })
+        },
+    )
+    .optional()
+}
+
+/// Remembers a decision, in place of the one before.
+pub fn put(db: &Connection, key: &Key, decided: &Decided) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO decided (id, sender, user, folder, basis, meta, created)
+         VALUES (:id, :from, :user, :folder, :basis, :meta, :now)",
+    )?
+    .execute(named_params! {
+        ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+        ":basis": decided.basis, ":meta": decided.meta, ":now": signed(clock::millis()),
+    })?;
+    Ok(())
+}
+
+/// Forgets a decision: the file has come.
+pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "DELETE FROM decided
+         WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
+    )?
+    .execute(named_params! {
+        ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+    })?;
+    Ok(())
+}
+
+/// Forgets decisions from before a time, in milliseconds since 1970.
+pub fn forget(db: &Connection, before: u64) -> rusqlite::Result<()> {
+    db.execute("DELETE FROM decided WHERE created < ?1", [signed(before)])?;
+    Ok(())
+}
+
+/// Whether any decision is remembered.
+pub fn any(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM decided)", [], |row| row.get(0))
+}

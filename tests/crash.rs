@@ -433,6 +433,7 @@ fn mortal_store(inner: LocalStore, death: &Arc<Death>, flushed: &Path) -> Watche
             Call::Append => (Some("append"), None),
             Call::Settle => (Some("settle"), Some("settled")),
             Call::Publish => (Some("publish"), Some("renamed")),
+            Call::Remove => (Some("remove"), Some("removed")),
             // Until here the name may be lost.
             Call::SettleNames => (None, Some("published")),
             _ => (None, None),
@@ -645,6 +646,32 @@ async fn a_server_may_die_at_any_step() {
     let mut random = Random(1);
     for step in STEPS {
         dies_at(step, Lost::Nothing, &mut random).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_that_a_hook_rejected_stay_rejected_wherever_the_server_dies() {
+    for step in ["published 1", "remove 1", "removed 1", "hook OnReceived 1"] {
+        let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
+        let script = "notify.inbox(`try ${state.add(\"n\", 1)}`); reject(\"a virus\");";
+        world.script("hook.rhai", script);
+        let (mut child, address, _) = tokio::task::block_in_place(|| mortal(&world, step));
+        let meta = Files::new().make(&world, 1_000);
+        let error = deliver(&meta, &address).await.unwrap_err();
+        assert_eq!(error.code, Code::Later, "{step}: {error}");
+        tokio::task::block_in_place(|| child.wait().unwrap());
+        let server = tokio::task::block_in_place(|| Process::serve(&world.there));
+        for _ in 0..2 {
+            fs::rename(meta.with_extension("failed"), &meta).unwrap();
+            let error = deliver(&meta, &server.address).await.unwrap_err();
+            let told = (error.code, error.sentence.as_str());
+            assert_eq!(told, (Code::Refused, "a virus"), "{step}");
+        }
+        assert_eq!(server.stop(), Some(0));
+        assert!(world.arrived(".data").is_empty(), "{step}");
+        let inbox = fs::read_to_string(world.receiver.path().join("inbox.log")).unwrap();
+        assert_eq!(inbox.lines().count(), 1, "{step}: {inbox}");
+        assert!(inbox.contains(" try 1 ["), "{step}: {inbox}");
     }
 }
 

@@ -3,6 +3,7 @@ use clap::{Args, Subcommand};
 use super::{RootArg, output, user_name};
 use crate::{
     error::{Code, Error, printable},
+    hooks::dispatch::BEFORE,
     journal::{self, Entry, Journal, JournalError},
     json::{Value, pretty},
 };
@@ -122,7 +123,9 @@ impl Show {
                 output::line(format_args!("  error {}", printable(line, 1_000)));
             }
         }
-        for line in pretty(&entry.task.body).lines() {
+        let mut body = entry.task.body.clone();
+        body.remove(BEFORE);
+        for line in pretty(&body).lines() {
             output::line(format_args!("  {}", printable(line, 1_000)));
         }
         Ok(())

@@ -85,6 +85,29 @@ impl FileService {
         })
     }
 
+    /// Waits until the hooks of a file that was delivered have said their first word, and
+    /// returns what is known of the transfer then. `None` if that takes longer than `patience`.
+    pub async fn decided_after(&self, key: &Key, patience: Duration) -> Option<Transfer> {
+        let until = Instant::now() + patience;
+        let event = EventId::from(key).to_string();
+        loop {
+            let (delivered, key, event) = (self.delivered.clone(), key.clone(), event.clone());
+            let known = task::spawn_blocking(move || {
+                let is_over = !delivered.is_undecided(&key, &event)?;
+                Ok::<_, JournalError>((is_over, delivered.find(&key)?))
+            });
+            if let Ok(Ok((true, known))) = known.await {
+                return known;
+            }
+            if Instant::now() > until {
+                return None;
+            }
+            // Seldom: only where a server ended while hooks ran, and their sender came back
+            // before they ran again.
+            sleep_until(Instant::now() + Duration::from_millis(20)).await;
+        }
+    }
+
     /// What `[OnMeta]` decided about a transfer whose file has not come, if that is remembered.
     pub fn decided(&self, key: &Key) -> Option<Decided> {
         if !self.hooks.journal().has_decisions() {

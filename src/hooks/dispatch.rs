@@ -60,7 +60,8 @@ use decider::{Decider, Plan};
 use effect::Courier;
 use last_run::LastRuns;
 use lease::{Lease, Leases};
-use rebuild::{Gone, key_of, rebuild};
+pub use rebuild::BEFORE;
+use rebuild::{Gone, key_of, rebuild, undecided};
 pub use rebuild::{asked_of, task_of, task_of_received};
 use retry::Attempt;
 
@@ -397,7 +398,9 @@ impl Dispatcher {
             let attempt = verdict.outcome.failure().map(|words| {
                 let why = verdict.runs.last().and_then(|run| run.error.clone());
                 let why = why.unwrap_or_else(|| words.to_owned());
-                self.attempt(&record.task, attempts, why, None)
+                let mut attempt = self.attempt(&record.task, attempts, why, None);
+                attempt.task = undecided(attempt.task, verdict);
+                attempt
             });
             let changes = asked_for(verdict);
             let plan = Plan::new(Some(&record), verdict, changes, attempt);

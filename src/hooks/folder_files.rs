@@ -2,7 +2,7 @@
 //! documents beside them in its directory.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use crate::{
     crypto::random,
     root::{file, folder::Folder, tree::is_own},
     store::{
-        ContentPath, Contents, Existing, Kind, PartialName, Stat, Store, Stores, Target,
+        ContentPath, Contents, Existing, Kind, PartialName, Reader, Stat, Store, Stores, Target,
         local::LocalContents,
     },
 };
@@ -111,6 +111,27 @@ impl Files {
         self.store.settle_names(&[path])
     }
 
+    /// Puts a text behind the end of a file, or into a new one.
+    pub fn append(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        if let Some(local) = self.store.as_local() {
+            return file::append(local.dir(), name)?.write_all(text);
+        }
+        let path = ContentPath::parse(name)?;
+        let before = match self.store.holds(&path)? {
+            true => Some(self.store.open(&path)?),
+            false => None,
+        };
+        let longer = Target {
+            existing: Existing::Replace,
+            ..Target::free(&path)
+        };
+        match &before {
+            Some(before) => self.publish(&mut Reader::new(&**before).chain(text), &longer)?,
+            None => self.publish(&mut &*text, &longer)?,
+        }
+        self.store.settle_names(&[path])
+    }
+
     fn publish(&self, from: &mut dyn Read, to: &Target<'_>) -> io::Result<()> {
         let unused = random::<16>().map_err(io::Error::other)?;
         let partial = PartialName::new(&hex::encode(unused))?;
@@ -156,7 +177,7 @@ impl Files {
             return self.store.settle_names(&[to.clone(), path.clone()]);
         }
         let contents = self.open(name)?;
-        let mut reader = crate::store::Reader::new(&*contents);
+        let mut reader = Reader::new(&*contents);
         match &target {
             FileKind::Contents(path) => there.publish(&mut reader, &Target::free(path))?,
             FileKind::Document => {

@@ -51,6 +51,15 @@ pub enum Change {
     Remove(Place),
     /// A file has this text, be there one or not.
     Write(Place, String),
+    /// A file has this text behind what it had.
+    Append {
+        /// The file.
+        place: Place,
+        /// Its bytes before that.
+        len: u64,
+        /// The text.
+        text: String,
+    },
     /// The `.meta` of a file has this text.
     Meta {
         /// The folder of the file.
@@ -98,6 +107,12 @@ impl Change {
                 words.extend(place(at));
                 words.push(text.as_str().into());
             }
+            Self::Append { place: at, len, text } => {
+                words.push("append".into());
+                words.extend(place(at));
+                words.push((*len).into());
+                words.push(text.as_str().into());
+            }
             Self::Meta { folder, stem, text } => {
                 let texts = ["meta", folder.as_str(), stem, text];
                 words.extend(texts.map(Value::from));
@@ -134,6 +149,11 @@ impl Change {
             },
             "remove" => Self::Remove(place(1)?),
             "write" => Self::Write(place(1)?, text(3)?),
+            "append" => Self::Append {
+                place: place(1)?,
+                len: words.get(3)?.as_u64()?,
+                text: text(4)?,
+            },
             "meta" => Self::Meta {
                 folder: folder(1)?,
                 stem: text(2)?,
@@ -158,6 +178,7 @@ impl Change {
             Self::Move { from: at, .. }
             | Self::Remove(at)
             | Self::Write(at, _)
+            | Self::Append { place: at, .. }
             | Self::Hide(at)
             | Self::Put(at) => vec![&at.0],
             Self::Meta { folder, .. } | Self::Reset(folder) | Self::Sweep { folder, .. } => {
@@ -265,6 +286,18 @@ impl Changer {
                 let folder = open(folder)?;
                 Files::new(&folder, &self.stores).write(name, text.as_bytes())?;
                 self.self_changes.note(&folder, name);
+            }
+            Change::Append { place, len, text } => {
+                let folder = open(&place.0)?;
+                let files = Files::new(&folder, &self.stores);
+                let rest = match pass {
+                    Pass::First => text.as_str(),
+                    Pass::Again => missing(&files, &place.1, *len, text)?,
+                };
+                if !rest.is_empty() {
+                    files.append(&place.1, rest.as_bytes())?;
+                }
+                self.self_changes.note(&folder, &place.1);
             }
             Change::Meta { folder, stem, text } => self.write_meta(&open(folder)?, stem, text)?,
             Change::Hide((folder, stem)) => {
@@ -412,6 +445,32 @@ impl Changer {
         }
         Ok(())
     }
+}
+
+/// The part of a text that a file lacks which was to get it behind its first `len` bytes.
+fn missing<'a>(files: &Files, name: &str, len: u64, text: &'a str) -> io::Result<&'a str> {
+    let Some(stat) = files.stat(name)? else {
+        return Ok(text);
+    };
+    let contents = files.open(name)?;
+    let mut there = vec![0; text.len()];
+    let mut read = 0;
+    while let Some(rest) = there.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match contents.read_at(rest, len.saturating_add(read as u64))? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    let there = there.get(..read).unwrap_or_default();
+    if text.as_bytes() == there {
+        return Ok("");
+    }
+    // A loss of power may have kept the beginning of it.
+    let is_torn = len.saturating_add(read as u64) == stat.size;
+    Ok(match is_torn && text.as_bytes().starts_with(there) {
+        true => text.get(read..).unwrap_or(text),
+        false => text,
+    })
 }
 
 /// The body of a row of the journal.

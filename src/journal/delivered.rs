@@ -134,6 +134,13 @@ impl DeliveredBefore {
         Ok(is_pending(&db, folder, file)?)
     }
 
+    /// Whether `[OnReceived]` has still to say its first word to a file that was delivered:
+    /// its event has this id.
+    pub fn is_undecided(&self, key: &Key, event: &str) -> Result<bool, JournalError> {
+        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(is_undecided(&db, key, event)?)
+    }
+
     /// What `[OnMeta]` decided about a transfer whose file has not come, if that is remembered.
     pub fn decided(&self, key: &Key) -> Result<Option<Decided>, JournalError> {
         let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,6 +194,23 @@ pub fn is_pending(
     )?
     .query_row(
         named_params! { ":user": user, ":folder": folder, ":file": file },
+        |row| row.get(0),
+    )
+}
+
+/// Whether `[OnReceived]` has still to say its first word to a file that was delivered.
+fn is_undecided(db: &Connection, key: &Key, event: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM transfer WHERE state = 3
+             AND id = :id AND sender = :from AND user = :user AND folder = :folder)
+         OR EXISTS (SELECT 1 FROM task WHERE kind = 'OnReceived' AND part = 0
+             AND id = :event AND attempts = 0 AND dead = 0)",
+    )?
+    .query_row(
+        named_params! {
+            ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
+            ":event": event,
+        },
         |row| row.get(0),
     )
 }

@@ -257,6 +257,24 @@ impl Handle {
         Ok(())
     }
 
+    fn append(&mut self, name: &str, text: &str) -> Made<()> {
+        let call = "folder.append()";
+        new_name(call, None, name, &self.config)?;
+        self.look(call, name)?;
+        if text.len() as u64 > MAX_READ {
+            return Err(fail(format!("{call}: the text may have {MAX_READ} bytes")));
+        }
+        self.actions.may_touch()?;
+        let mut transaction = self.actions.transaction();
+        let appended = transaction.files.append(self.folder.name(), name, text);
+        drop(transaction);
+        appended.map_err(|e| cannot(call, name, &e))?;
+        self.touch(name, Touch::Written);
+        self.actions
+            .note(|| format!("folder.append({name:?}, {text:?})"));
+        Ok(())
+    }
+
     fn rename(&mut self, from: &str, to: &str) -> Made<()> {
         let call = "folder.rename()";
         changeable(call, from, &self.config)?;
@@ -548,6 +566,7 @@ pub(super) fn register(engine: &mut Engine) {
         .register_fn("starts_with", Handle::starts_with)
         .register_fn("read", Handle::read)
         .register_fn("write", Handle::write)
+        .register_fn("append", Handle::append)
         .register_fn("bytes", Handle::bytes)
         .register_fn("bytes_from", Handle::bytes_from)
         .register_fn("reset", Handle::reset)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use tracing::error;
+use tracing::{debug, error};
 
 use super::{effect::effects_of, key_of, retry::Attempt};
 use crate::{
@@ -430,11 +430,20 @@ impl Decider {
     /// Whether files are what they were when scripts touched them.
     fn holds(&self, user: &User, touched: &Touched) -> bool {
         touched.iter().all(|((folder, name), before)| {
-            let Ok(folder) = user.folder(folder) else {
+            let Ok(opened) = user.folder(folder) else {
                 return false;
             };
-            let now = Files::new(&folder, &self.stores).stat(name);
-            now.is_ok_and(|now| now == *before)
+            let now = Files::new(&opened, &self.stores).stat(name);
+            // A program of the event may have written into the .meta: it was to.
+            let is_meta = name.ends_with(".meta") && before.is_some();
+            let holds = now.is_ok_and(|now| match is_meta {
+                true => now.is_some(),
+                false => now == *before,
+            });
+            if !holds {
+                debug!(user = %user.name(), %folder, "{name} has changed while scripts ran");
+            }
+            holds
         })
     }
 }

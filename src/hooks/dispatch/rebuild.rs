@@ -4,8 +4,8 @@ use std::{io, sync::Arc};
 
 use crate::{
     error::printable,
-    event::{Asked, Event, EventId, Kind, Subject},
-    hooks::decide::Record,
+    event::{Asked, Event, EventId, Kind, Subject, Verdict},
+    hooks::{decide::Record, lookup::is_program},
     journal::{
         Task,
         delivered::{Key, Transfer},
@@ -17,6 +17,9 @@ use crate::{
     },
     store::{ContentPath, Stores},
 };
+
+/// The field of a task with the text that a `.meta` had before its hooks.
+pub const BEFORE: &str = "meta";
 
 /// Why an event cannot be fired again.
 pub enum Gone {
@@ -44,7 +47,22 @@ pub fn task_of_received(transfer: &Transfer) -> Task {
     let Transfer { key, stem, .. } = transfer;
     let file = Some(format!("{stem}.data"));
     let names = (&key.user, &key.folder);
-    task(&key.into(), Kind::Received, names, file, Some(stem))
+    let mut task = task(&key.into(), Kind::Received, names, file, Some(stem));
+    if let Some(text) = &transfer.meta {
+        task.body.insert(BEFORE.to_owned(), (**text).into());
+    }
+    task
+}
+
+/// The task of an event that came to no decision. Where a program is among its hooks, that may
+/// have left anything in the `.meta`, so the task has what it said before them.
+pub fn undecided(mut task: Task, verdict: &Verdict) -> Task {
+    let has_program = verdict.runs.iter().any(|run| is_program(&run.script));
+    if let Some(before) = verdict.before.as_ref().filter(|_| has_program) {
+        let text = String::from_utf8_lossy(&before.to_file()).into_owned();
+        task.body.insert(BEFORE.to_owned(), text.into());
+    }
+    task
 }
 
 fn task<N: ToString>(
@@ -104,8 +122,10 @@ pub fn rebuild(root: &Root, stores: &Stores, task: &Task) -> Result<Event, Gone>
     }
     let stem = stem.or_else(|| file.as_deref()?.strip_suffix(".data"));
     let subject = stem.and_then(|stem| {
+        let before = task.body.get(BEFORE).and_then(Value::as_str);
+        let before = before.and_then(|text| Meta::from_file(text.as_bytes()).ok());
         Some(Subject {
-            meta: meta_file::of_stem(folder.dir(), stem)?,
+            meta: before.or_else(|| meta_file::of_stem(folder.dir(), stem))?,
             stem: stem.to_owned(),
         })
     });

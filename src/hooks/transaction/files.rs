@@ -41,6 +41,8 @@ pub struct FileEdits {
     folders: BTreeMap<Name, (Folder, Option<Files>)>,
     /// Places that are not as they are on the disk.
     entries: BTreeMap<Place, Entry>,
+    /// Texts behind the ends of files that are on the disk, by the places where these are now.
+    appended: BTreeMap<Place, String>,
     touched: Touched,
 }
 
@@ -51,6 +53,7 @@ impl FileEdits {
             stores: stores.clone(),
             folders: BTreeMap::new(),
             entries: BTreeMap::new(),
+            appended: BTreeMap::new(),
             touched: Touched::new(),
         }
     }
@@ -86,8 +89,25 @@ impl FileEdits {
         }
     }
 
+    /// The text that was put behind the end of a file.
+    fn suffix(&self, folder: &Name, name: &str) -> Option<&String> {
+        match self.appended.is_empty() {
+            true => None,
+            false => self.appended.get(&(folder.clone(), name.to_owned())),
+        }
+    }
+
     /// What has a name, if anything does.
     pub fn stat(&mut self, folder: &Name, name: &str) -> io::Result<Option<Stat>> {
+        let mut stat = self.stat_whole(folder, name)?;
+        if let (Some(stat), Some(text)) = (&mut stat, self.suffix(folder, name)) {
+            stat.size = stat.size.saturating_add(text.len() as u64);
+            stat.modified = clock::nanos();
+        }
+        Ok(stat)
+    }
+
+    fn stat_whole(&mut self, folder: &Name, name: &str) -> io::Result<Option<Stat>> {
         match self.entry(folder, name).cloned() {
             None => self.disk(folder)?.stat(name),
             Some(Entry::Gone) => Ok(None),
@@ -102,6 +122,18 @@ impl FileEdits {
 
     /// Opens a regular file to read it.
     pub fn open(&mut self, folder: &Name, name: &str) -> io::Result<Box<dyn Contents>> {
+        let whole = self.open_whole(folder, name)?;
+        match self.suffix(folder, name) {
+            None => Ok(whole),
+            Some(text) => Ok(Box::new(Longer {
+                len: whole.stat()?.size,
+                whole,
+                text: Written(text.as_str().into()),
+            })),
+        }
+    }
+
+    fn open_whole(&mut self, folder: &Name, name: &str) -> io::Result<Box<dyn Contents>> {
         match self.entry(folder, name).cloned() {
             None => self.disk(folder)?.open(name),
             Some(Entry::Gone) => Err(io::ErrorKind::NotFound.into()),
@@ -137,20 +169,45 @@ impl FileEdits {
         Ok(())
     }
 
-    /// Puts a text into a new file, or into the place of one.
-    pub fn write(&mut self, folder: &Name, name: &str, text: &str) -> io::Result<()> {
+    /// Whether the scripts may write a further text.
+    fn has_room(&self, text: &str) -> io::Result<()> {
         let texts = self.entries.values().map(|entry| match entry {
             Entry::Text(text) => text.len(),
             _ => 0,
         });
-        if texts.sum::<usize>().saturating_add(text.len()) > MAX_TEXTS {
-            return Err(io::Error::other(format!(
+        let texts: usize = texts.chain(self.appended.values().map(String::len)).sum();
+        match texts.saturating_add(text.len()) > MAX_TEXTS {
+            true => Err(io::Error::other(format!(
                 "the scripts of one event can write {MAX_TEXTS} bytes in all"
-            )));
+            ))),
+            false => Ok(()),
         }
+    }
+
+    /// Puts a text into a new file, or into the place of one.
+    pub fn write(&mut self, folder: &Name, name: &str, text: &str) -> io::Result<()> {
+        self.has_room(text)?;
         let place = (folder.clone(), name.to_owned());
         self.touch(&place)?;
+        self.appended.remove(&place);
         self.entries.insert(place, Entry::Text(text.into()));
+        Ok(())
+    }
+
+    /// Puts a text behind the end of a file, or into a new one.
+    pub fn append(&mut self, folder: &Name, name: &str, text: &str) -> io::Result<()> {
+        self.has_room(text)?;
+        let place = (folder.clone(), name.to_owned());
+        self.touch(&place)?;
+        let is_there = matches!(self.touched.get(&place), Some(Some(_)));
+        match self.entries.get_mut(&place) {
+            Some(Entry::Text(so_far)) => *so_far = format!("{so_far}{text}").into(),
+            Some(Entry::From(_)) => self.appended.entry(place).or_default().push_str(text),
+            None if is_there => self.appended.entry(place).or_default().push_str(text),
+            Some(Entry::Gone) | None => {
+                self.entries.insert(place, Entry::Text(text.into()));
+            }
+        }
         Ok(())
     }
 
@@ -166,6 +223,9 @@ impl FileEdits {
             Some(entry) => entry.clone(),
             None => Entry::From(from.clone()),
         };
+        if let Some(text) = self.appended.remove(&from) {
+            self.appended.insert(to.clone(), text);
+        }
         self.entries.insert(from, Entry::Gone);
         match &entry {
             Entry::From(origin) if *origin == to => self.entries.remove(&to),
@@ -178,6 +238,7 @@ impl FileEdits {
     pub fn remove(&mut self, folder: &Name, name: &str) -> io::Result<()> {
         let place = (folder.clone(), name.to_owned());
         self.touch(&place)?;
+        self.appended.remove(&place);
         self.entries.insert(place, Entry::Gone);
         Ok(())
     }
@@ -214,6 +275,15 @@ impl FileEdits {
             let replaces = was_there(&to) && !moved_away(&entries, &to);
             changes.push(Change::Move { from, to, replaces });
         }
+        for (place, text) in std::mem::take(&mut self.appended) {
+            let origin = match entries.get(&place) {
+                Some(Entry::From(origin)) => origin,
+                _ => &place,
+            };
+            let len = touched.get(origin).copied().flatten();
+            let len = len.map_or(0, |stat| stat.size);
+            changes.push(Change::Append { place, len, text });
+        }
         for (place, entry) in entries {
             if let Entry::Text(text) = entry {
                 changes.push(Change::Write(place, text.to_string()));
@@ -227,6 +297,38 @@ impl FileEdits {
 fn moved_away(entries: &BTreeMap<Place, Entry>, place: &Place) -> bool {
     let mut entries = entries.values();
     entries.any(|entry| matches!(entry, Entry::From(origin) if origin == place))
+}
+
+/// A file with a text behind its end.
+struct Longer {
+    whole: Box<dyn Contents>,
+    len: u64,
+    text: Written,
+}
+
+impl Contents for Longer {
+    fn stat(&self) -> io::Result<Stat> {
+        let added = self.text.stat()?;
+        Ok(Stat {
+            size: self.len.saturating_add(added.size),
+            ..added
+        })
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match offset.checked_sub(self.len) {
+            Some(offset) => self.text.read_at(buffer, offset),
+            None => self.whole.read_at(buffer, offset),
+        }
+    }
+
+    fn version(&self) -> io::Result<String> {
+        Ok(String::new())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A text that is no file yet.

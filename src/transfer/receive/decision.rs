@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
@@ -184,6 +184,7 @@ impl Receiver {
             }
         };
         let (mut decided, mut candidates) = (Vec::new(), Vec::new());
+        let mut undecided = Vec::new();
         for (reserved, (at, asked)) in reserved.into_iter().zip(asked) {
             match reserved {
                 Err(error) => decided.push((at, Err(error))),
@@ -191,7 +192,7 @@ impl Receiver {
                     if let Some(transfer) = owed {
                         self.hooks.take_over(&transfer);
                     }
-                    decided.push((at, self.delivered_before(&partial, &asked, begun)));
+                    undecided.push((at, partial, asked));
                 }
                 Ok((Reserved::Rejected(words), ..)) => {
                     decided.push((at, Err(Error::new(Code::Refused, words))));
@@ -211,7 +212,12 @@ impl Receiver {
             }
         }
         let asked = self.ask_hooks(queue, parties, candidates, begun, early);
-        decided.extend(asked.await);
+        let undecided = undecided.into_iter().map(|(at, partial, asked)| async move {
+            (at, self.delivered_before(&partial, &asked, begun).await)
+        });
+        let (asked, known) = join(asked, join_all(undecided)).await;
+        decided.extend(asked);
+        decided.extend(known);
         decided
     }
 
@@ -478,13 +484,23 @@ impl Receiver {
         })))
     }
 
-    /// Answers for a file that is safe already: its ACK was lost.
-    fn delivered_before(
+    /// Answers for a file that is safe already: its ACK was lost, or a server ended before its
+    /// hooks had decided about it.
+    async fn delivered_before(
         &self,
         partial: &Partial,
         asked: &Meta,
         begun: Instant,
     ) -> Result<Decision, Error> {
+        let patience = self.settings.idle_deadline / 2;
+        match self.files.decided_after(partial.key(), patience).await {
+            Some(known) if known.stage == Stage::Rejected => {
+                let words = known.words.unwrap_or_default();
+                return Err(Error::new(Code::Refused, words));
+            }
+            Some(_) => {}
+            None => return Err(Error::new(Code::Later, Outcome::LATER)),
+        }
         let meta = &partial.subject().meta;
         let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
         if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {

@@ -10,7 +10,7 @@ use crate::{
         Stage::{Owed, Refused, Rejected},
         Transfer,
     },
-    meta::{Meta, TransferId},
+    meta::{MAX_LEN, Meta, TransferId},
     root::{destination::Destination, file, folder::Folder, meta_file},
     store::{
         ContentPath, PartialName, Sink, Store, Target,
@@ -301,14 +301,14 @@ fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> 
 }
 
 /// Makes the `.meta` of a file durable whose hooks may have been writing into it when the
-/// server ended. If it cannot be read, the text comes back that it had before them.
+/// server ended: the text comes back that it had before them, for they begin again.
 pub fn restore_meta(folder: &Folder, store: &dyn Store, transfer: &Transfer) -> io::Result<()> {
     let Transfer { stem, meta, .. } = transfer;
     let (dir, name) = (folder.dir(), format!("{stem}.meta"));
     let Some(text) = meta else {
         return Ok(());
     };
-    if meta_file::read(dir, &name).is_some() {
+    if file::read(dir, &name, MAX_LEN).is_ok_and(|there| there == text.as_bytes()) {
         file::open_itself(dir, &name)?.0.sync_all()?;
         return file::sync(dir);
     }

@@ -119,6 +119,16 @@ assert(folder.read("last.txt").contains(meta.from));
     ),
     Function::new(
         "folder",
+        "folder.append(name, text)",
+        "Puts a text of at most 4,096 bytes behind the end of a file, however long that is, or into a new one. It is written once for each event. As folder.write it writes no .meta, .data, .done or .failed, no script and no m2y.config.",
+        r#"
+folder.append("sent.csv", `${meta.from},${meta.filesize}` + "\n");
+folder.append("sent.csv", "end\n");
+assert(folder.read("sent.csv").ends_with("\nend\n"));
+"#,
+    ),
+    Function::new(
+        "folder",
         "folder.bytes()",
         "Bytes of all files together that are not hidden; of at most 50,000 files.",
         r#"

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    sync::{Semaphore, watch},
+    sync::{OnceCell, Semaphore, watch},
     task::{self, JoinSet},
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
@@ -87,6 +87,8 @@ pub struct Server {
     /// that strangers leave the threads of the disk to others.
     checking: Arc<Semaphore>,
     strangers: StrangerLog,
+    /// Set once what a server before this one left is done.
+    recovered: Arc<OnceCell<()>>,
 }
 
 impl Server {
@@ -128,6 +130,7 @@ impl Server {
             metrics,
             checking: Arc::new(Semaphore::new(cores)),
             strangers: StrangerLog::default(),
+            recovered: Arc::default(),
         })
     }
 
@@ -157,6 +160,8 @@ impl Server {
     /// Runs `[OnStartup]` of every folder; returns what ran. A folder that objects takes
     /// no files, others do.
     pub async fn start_folders(&self) -> Result<Vec<Run>, Error> {
+        // Before any script looks at what a server before this one left.
+        self.recover().await;
         let mut runs = Vec::new();
         for (folder, config) in self.folders().await? {
             let verdict = self.receiver.startup.start(&folder, &config).await?;
@@ -168,8 +173,12 @@ impl Server {
         Ok(runs)
     }
 
-    /// Does what a server that ended in the middle has left to do.
+    /// Does what a server that ended in the middle has left to do, once.
     async fn recover(&self) {
+        self.recovered.get_or_init(|| self.recover_now()).await;
+    }
+
+    async fn recover_now(&self) {
         let (root, stores) = (self.root.clone(), self.receiver.hooks.stores().clone());
         let journal = self.receiver.hooks.journal().clone();
         let hooks = self.receiver.hooks.clone();

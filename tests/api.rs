@@ -876,7 +876,9 @@ fn values_stay_from_one_run_to_the_next_and_belong_to_the_folder() {
 fn a_folder_keeps_so_many_values_and_no_more() {
     let desk = Desk::new();
     for n in 0..MAX_KEYS / 100 {
-        desk.run(&format!("for k in 0..100 {{ state.set(`{n} ${{k}}`, 1); }}"));
+        desk.run(&format!(
+            "for k in 0..100 {{ state.set(`{n} ${{k}}`, 1); }}"
+        ));
     }
     desk.fails("state.set(\"more\", 1);", "keeps 1000 values already");
     desk.fails("state.add(\"more\", 1);", "keeps 1000 values already");

@@ -431,7 +431,10 @@ fn the_exit_code_of_a_run_is_its_verdict() {
         assert!(said.ends_with(&format!("\n{word}\n")), "{said}");
     }
     home.write("other.rhai", "reject(\"other\");");
-    let other = run_args("OnReceived", &["--meta", text(&meta), "--script", "other.rhai"]);
+    let other = run_args(
+        "OnReceived",
+        &["--meta", text(&meta), "--script", "other.rhai"],
+    );
     assert!(home.ends(10, &other).contains("other.rhai: refused"));
     home.ends(2, &run_args("OnMeta", &[]));
     home.ends(2, &run_args("OnNew", &[]));

@@ -626,10 +626,7 @@ fn a_hostile_script_is_stopped_in_under_a_second_and_harms_nobody() {
                 || error.contains(Outcome::LATER),
             "{what}: {error}"
         );
-        assert!(
-            !error.contains(".rhai"),
-            "{what}: {error}"
-        );
+        assert!(!error.contains(".rhai"), "{what}: {error}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let grown = peak().saturating_sub(before);

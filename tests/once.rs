@@ -147,7 +147,10 @@ fn killed(kills: u32) {
                 let waits = || {
                     let waits = journal::list(&db, None, 1_000_000).unwrap();
                     let waits = waits.into_iter().filter(|e| e.task.kind != "email");
-                    (waits.collect::<Vec<_>>(), lines(&world.photo().join("new.csv")))
+                    (
+                        waits.collect::<Vec<_>>(),
+                        lines(&world.photo().join("new.csv")),
+                    )
                 };
                 assert!(begun.elapsed() < Duration::from_secs(60), "{:#?}", waits());
                 std::thread::sleep(Duration::from_millis(20));
@@ -177,7 +180,10 @@ fn check(world: &World, files: u64, drops: u32) {
     // The inbox, all files of it: each event once, each number once.
     let mut told: BTreeMap<String, Vec<(String, u64)>> = BTreeMap::new();
     let user = world.receiver.path();
-    for name in common::names(&user, "").iter().filter(|name| name.starts_with("inbox.log")) {
+    for name in common::names(&user, "")
+        .iter()
+        .filter(|name| name.starts_with("inbox.log"))
+    {
         for line in lines(&user.join(name)) {
             let words = line.split_once('|').unwrap().1;
             let words = words.rsplit_once(" [").unwrap().0;
@@ -192,7 +198,11 @@ fn check(world: &World, files: u64, drops: u32) {
         let names: Vec<_> = told.iter().map(|(name, _)| name.clone()).collect();
         let distinct: BTreeSet<_> = names.iter().cloned().collect();
         assert_eq!(&distinct, expected, "{event}");
-        assert_eq!(names.len(), expected.len(), "{event}: a line is there twice");
+        assert_eq!(
+            names.len(),
+            expected.len(),
+            "{event}: a line is there twice"
+        );
         let numbers: BTreeSet<_> = told.iter().map(|(_, n)| *n).collect();
         let whole: BTreeSet<_> = (1..=expected.len() as u64).collect();
         assert_eq!(numbers, whole, "{event}");

@@ -125,7 +125,11 @@ fn with_log_format_json_every_line_is_an_object_and_every_transfer_has_one() {
         assert!(is_word(line, "folder", "photo"), "{line}");
         // Of what was put off nothing stays, and so it has no name.
         let stem = line["stem"].as_str().unwrap_or_default();
-        assert_eq!(stem.starts_with("zhenqiang_"), verdict != "failed", "{line}");
+        assert_eq!(
+            stem.starts_with("zhenqiang_"),
+            verdict != "failed",
+            "{line}"
+        );
         assert_eq!(line["bytes"], 12, "{line}");
         assert!(line["seconds"].as_f64().unwrap() > 0.0, "{line}");
         assert_eq!(line["id"].as_str().unwrap().len(), 32, "{line}");

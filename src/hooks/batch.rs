@@ -19,6 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -52,6 +53,9 @@ use crate::{
 /// the time after which a single script counts as long (see `call.rs`): hundreds of quick
 /// scripts fit into it, and a person does not notice it.
 const BUDGET: Duration = Duration::from_millis(5);
+
+/// After so many times an event decides while no other one of its user does.
+const PATIENT: u32 = 3;
 
 /// How often the scripts of an event begin again because others were faster.
 const MAX_CONFLICTS: u32 = 32;
@@ -291,43 +295,57 @@ impl Hooks {
     fn advance(&self, firing: &mut Firing, turn: &Turn<'_>) {
         loop {
             match firing.progress {
-                Progress::Ready => {}
-                Progress::Undecided => {
-                    self.decide(firing);
-                    match turn.is_over() {
-                        true => return,
-                        false => continue,
-                    }
-                }
+                Progress::Ready => self.run_next(firing, turn),
+                Progress::Undecided => self.decide(firing, turn),
                 _ => return,
             }
-            firing.since = Instant::now();
-            let result = match self.step(firing, turn) {
-                Ok(Step::Start(path)) if turn.mode.programs => {
-                    firing.progress = Progress::Program(path);
-                    return;
-                }
-                Ok(Step::Start(_)) => {
-                    if let Some(notes) = &turn.mode.notes {
-                        let script = &firing.script;
-                        notes.line("INFO", &format!("{script}: a program, not started"));
-                    }
-                    let subject = firing.event.subject.as_ref();
-                    Ok(Ran::accepted(subject.map(|subject| subject.meta.clone())))
-                }
-                Ok(Step::Ran(ran)) => Ok(*ran),
-                Err(error) => Err(error),
-            };
-            firing.has_run(result, turn.mode, &self.heard);
             if turn.is_over() {
                 return;
             }
         }
     }
 
+    /// Runs the script whose turn it is, unless that is a program.
+    fn run_next(&self, firing: &mut Firing, turn: &Turn<'_>) {
+        firing.since = Instant::now();
+        let result = match self.step(firing, turn) {
+            Ok(Step::Start(path)) if turn.mode.programs => {
+                firing.progress = Progress::Program(path);
+                return;
+            }
+            Ok(Step::Start(_)) => {
+                if let Some(notes) = &turn.mode.notes {
+                    let script = &firing.script;
+                    notes.line("INFO", &format!("{script}: a program, not started"));
+                }
+                let subject = firing.event.subject.as_ref();
+                Ok(Ran::accepted(subject.map(|subject| subject.meta.clone())))
+            }
+            Ok(Step::Ran(ran)) => Ok(*ran),
+            Err(error) => Err(error),
+        };
+        firing.has_run(result, turn.mode, &self.heard);
+    }
+
     /// Has what was decided take effect. Where something that the scripts looked at has
-    /// changed meanwhile, they begin again.
-    fn decide(&self, firing: &mut Firing) {
+    /// changed meanwhile, they begin again; after a few times while nobody else decides.
+    fn decide(&self, firing: &mut Firing, turn: &Turn<'_>) {
+        let of_user = self.turns.of(firing.event.folder.user().name());
+        if firing.conflicts < PATIENT {
+            let _with_others = of_user.read().unwrap_or_else(PoisonError::into_inner);
+            return self.decide_now(firing);
+        }
+        let _alone = of_user.write().unwrap_or_else(PoisonError::into_inner);
+        self.decide_now(firing);
+        while matches!(firing.progress, Progress::Ready | Progress::Undecided) {
+            match firing.progress {
+                Progress::Undecided => self.decide_now(firing),
+                _ => self.run_next(firing, turn),
+            }
+        }
+    }
+
+    fn decide_now(&self, firing: &mut Firing) {
         let (mut verdict, changes) = firing.undecided();
         let record = firing.record.as_ref();
         match self.decider.decide(record, &mut verdict, changes) {
@@ -409,7 +427,11 @@ impl Hooks {
                 .unwrap_or(Err(HookError::Panic))?;
         }
         let _own = self.self_changes.program(&event.folder);
-        let meta = self.executables.run(program, event).await?;
+        let ended = self.executables.run(program, event).await;
+        // What it did to files that scripts before it looked at is no reason to begin again.
+        let transaction = firing.transaction.clone();
+        let _ = task::spawn_blocking(move || transaction.refresh()).await;
+        let meta = ended?;
         firing.on_disk.clone_from(&meta);
         Ok(Ran::accepted(meta))
     }

@@ -46,11 +46,13 @@ pub struct Finding {
 }
 
 /// What every hook has in scope, and what a test has.
-const HOOK_SCOPE: [&str; 12] = [
-    "meta", "config", "folder", "hash", "notify", "state", "text", "time", "log", "event", "user",
-    "this",
+const HOOK_SCOPE: [&str; 14] = [
+    "meta", "config", "folder", "hash", "notify", "state", "text", "csv", "json", "time", "log",
+    "event", "user", "this",
 ];
-const TEST_SCOPE: [&str; 6] = ["folder", "hash", "state", "text", "time", "log"];
+const TEST_SCOPE: [&str; 8] = [
+    "folder", "hash", "state", "text", "csv", "json", "time", "log",
+];
 
 /// Finds what is wrong in the folders of a root.
 pub struct Checker {
@@ -223,7 +225,11 @@ fn compile(known: &Known, text: &str) -> (Option<AST>, Vec<Wrong>) {
         // What is left of the line keeps the blocks around it whole.
         let line = at.line().and_then(|line| lines.get_mut(line - 1));
         match line {
-            Some(line) if line.chars().any(|c| !c.is_whitespace() && !"{}".contains(c)) => {
+            Some(line)
+                if line
+                    .chars()
+                    .any(|c| !c.is_whitespace() && !"{}".contains(c)) =>
+            {
                 line.retain(|c| "{}".contains(c));
             }
             _ => break,
@@ -247,4 +253,3 @@ fn read(dir: &Path, name: &str) -> io::Result<String> {
     let dir = cap_std::fs::Dir::open_ambient_dir(dir, cap_std::ambient_authority())?;
     crate::root::file::read_text(&dir, name, engine::MAX_SOURCE)
 }
-

@@ -119,7 +119,13 @@ impl LeasedEvent {
             lease,
         };
         let record = Some(record);
-        (leased, ToFire { record, ..ToFire::all(event, pinned) })
+        (
+            leased,
+            ToFire {
+                record,
+                ..ToFire::all(event, pinned)
+            },
+        )
     }
 }
 
@@ -246,12 +252,10 @@ impl Dispatcher {
         let mut batch = self.hooks.fire_batch(to_fire, &Mode::LIVE);
         while batch.left() > 0 {
             let mut verdicts = batch.next().await;
-            let fired = verdicts
-                .iter_mut()
-                .filter_map(|(place, verdict)| {
-                    let record = records.get(*place)?.clone();
-                    Some((record, verdict))
-                });
+            let fired = verdicts.iter_mut().filter_map(|(place, verdict)| {
+                let record = records.get(*place)?.clone();
+                Some((record, verdict))
+            });
             self.conclude_fired(fired.collect()).await;
             for (place, verdict) in verdicts {
                 tell(place, verdict);
@@ -261,7 +265,10 @@ impl Dispatcher {
 
     /// Remembers how scripts ended, and has what they asked for take effect.
     async fn conclude_fired(&self, fired: Vec<(Arc<Record>, &mut Verdict)>) {
-        let ended: Vec<_> = fired.iter().map(|(record, v)| (&record.task, &**v)).collect();
+        let ended: Vec<_> = fired
+            .iter()
+            .map(|(record, v)| (&record.task, &**v))
+            .collect();
         self.last_runs.note(&ended);
         let (mut plans, mut verdicts) = (Vec::new(), Vec::new());
         for (record, verdict) in fired {
@@ -365,8 +372,7 @@ impl Dispatcher {
     /// soon as what they say is stored: none waits for a slow script or a program of another
     /// event.
     pub async fn run_leased_each(&self, leased: Vec<LeasedEvent>, mut tell: impl FnMut(Verdicts)) {
-        let (leased, events): (Vec<_>, Vec<_>) =
-            leased.into_iter().map(LeasedEvent::split).unzip();
+        let (leased, events): (Vec<_>, Vec<_>) = leased.into_iter().map(LeasedEvent::split).unzip();
         let mut leased: Vec<_> = leased.into_iter().map(Some).collect();
         let mut batch = self.hooks.fire_batch(events, &Mode::LIVE);
         while batch.left() > 0 {
@@ -382,7 +388,10 @@ impl Dispatcher {
     /// Has what the hooks of leased events decided take effect, or writes down that they have
     /// to run again.
     async fn conclude(&self, over: Vec<(Leased, &mut Verdict)>) {
-        let fired: Vec<_> = over.iter().map(|(leased, v)| (&leased.record.task, &**v)).collect();
+        let fired: Vec<_> = over
+            .iter()
+            .map(|(leased, v)| (&leased.record.task, &**v))
+            .collect();
         self.last_runs.note(&fired);
         let (mut plans, mut verdicts, mut leases) = (Vec::new(), Vec::new(), Vec::new());
         for (leased, verdict) in over {
@@ -505,15 +514,10 @@ impl Dispatcher {
         let written = if task.part > 0 {
             match self.courier.carry_out(&task).await {
                 Ok(()) => self.journal.done(&task),
-                Err(failure) if failure.permanent => {
-                    failed(give_up(&task, failure.sentence))
+                Err(failure) if failure.permanent => failed(give_up(&task, failure.sentence)),
+                Err(failure) => {
+                    failed(self.attempt(&task, attempts, failure.sentence, failure.pause))
                 }
-                Err(failure) => failed(self.attempt(
-                    &task,
-                    attempts,
-                    failure.sentence,
-                    failure.pause,
-                )),
             }
         } else {
             let (root, asked) = (self.root.clone(), task.clone());

@@ -23,7 +23,7 @@ pub const MAX_SOURCE: u64 = 65_536;
 
 /// The longest text that a script can hold, in bytes: the longest that a sender may write
 /// into a field, and as much again around it.
-const MAX_STRING: usize = 2 * MAX_TEXT;
+pub const MAX_STRING: usize = 2 * MAX_TEXT;
 
 /// Arguments of one call. A call is one step of Rhai's, which no deadline interrupts,
 /// however many arguments it has.

@@ -413,7 +413,10 @@ fn follow(event: &mut Event, touched: &Touched) {
     }
     if let Some(subject) = &mut event.subject {
         let stem = name.strip_suffix(".data");
-        let stem = stem.or_else(|| name.rsplit_once('.').map(|(stem, _)| stem));
+        let dot = name
+            .rsplit_once('.')
+            .filter(|(_, ending)| !ending.contains('/'));
+        let stem = stem.or_else(|| dot.map(|(stem, _)| stem));
         subject.stem = stem.unwrap_or(name).to_owned();
     }
     event.file = Some(name.clone());

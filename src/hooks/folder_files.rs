@@ -10,10 +10,14 @@ use cap_std::fs::{Dir, MetadataExt};
 
 use crate::{
     crypto::random,
-    root::{file, folder::Folder, tree::is_own},
+    root::{
+        file,
+        folder::Folder,
+        tree::{is_own, open_below},
+    },
     store::{
         ContentPath, Contents, Existing, Kind, PartialName, Reader, Stat, Store, Stores, Target,
-        local::LocalContents,
+        local::{LocalContents, LocalStore},
     },
 };
 
@@ -47,10 +51,11 @@ impl Files {
         &*self.store
     }
 
-    fn find(&self, name: &str) -> io::Result<FileKind> {
+    fn find(&self, path: &str) -> io::Result<FileKind> {
+        let name = path.rsplit('/').next().unwrap_or(path);
         match is_own(name) {
             true => Ok(FileKind::Document),
-            false => Ok(FileKind::Contents(ContentPath::parse(name)?)),
+            false => Ok(FileKind::Contents(ContentPath::parse(path)?)),
         }
     }
 
@@ -58,11 +63,15 @@ impl Files {
     pub fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
         match self.find(name)? {
             FileKind::Contents(path) => self.store.stat(&path),
-            FileKind::Document => match self.folder.dir().symlink_metadata(name) {
-                Ok(about) => Ok(Some(Stat::from(&about))),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(e),
-            },
+            FileKind::Document => {
+                let about = below(self.folder.dir(), name)
+                    .and_then(|(dir, name)| dir.symlink_metadata(name));
+                match about {
+                    Ok(about) => Ok(Some(Stat::from(&about))),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                    Err(e) => Err(e),
+                }
+            }
         }
     }
 
@@ -71,21 +80,30 @@ impl Files {
         match self.find(name)? {
             FileKind::Contents(path) => self.store.open(&path),
             FileKind::Document => {
-                let (file, _) = file::open_itself(self.folder.dir(), name)?;
+                let (dir, name) = below(self.folder.dir(), name)?;
+                let (file, _) = file::open_itself(&dir, name)?;
                 Ok(Box::new(LocalContents(file.into_std())))
             }
         }
     }
 
-    /// The names of all regular files that a person sees.
-    pub fn names(&self) -> io::Result<impl Iterator<Item = io::Result<String>> + use<>> {
-        let contents = self.store.names(&ContentPath::default())?;
+    /// The names of all regular files of a directory that a person sees: "" is the folder.
+    pub fn names(
+        &self,
+        directory: &str,
+    ) -> io::Result<impl Iterator<Item = io::Result<String>> + use<>> {
+        let contents = self.store.names(&ContentPath::parse(directory)?)?;
         let contents = contents.filter_map(|entry| match entry {
             Ok((name, Kind::File)) => Some(Ok(name)),
             Ok(_) => None,
             Err(error) => Some(Err(error)),
         });
-        let documents = self.folder.dir().entries()?.filter_map(|entry| {
+        let documents = match below(self.folder.dir(), &format!("{directory}/")) {
+            Ok((dir, _)) => Some(dir.entries()?),
+            // A store elsewhere: there may be none.
+            Err(_) => None,
+        };
+        let documents = documents.into_iter().flatten().filter_map(|entry| {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => return Some(Err(error)),
@@ -97,10 +115,27 @@ impl Files {
         Ok(contents.chain(documents))
     }
 
+    /// Makes a directory, unless it is there.
+    pub fn make_dir(&self, path: &str) -> io::Result<()> {
+        let there = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        };
+        let content = ContentPath::parse(path)?;
+        self.store.make_dir(&content).or_else(there)?;
+        if self.store.as_local().is_some() {
+            return Ok(());
+        }
+        self.store.settle_names(&[content])?;
+        let (dir, name) = below(self.folder.dir(), path)?;
+        dir.create_dir(name).or_else(there)
+    }
+
     /// Puts a text into a new file, or into the place of one.
     pub fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
         if let Some(local) = self.store.as_local() {
-            return file::replace_unflushed(local.dir(), name, 0o644, text);
+            let (dir, name) = below(local.dir(), name)?;
+            return file::replace_unflushed(&dir, name, 0o644, text);
         }
         let path = ContentPath::parse(name)?;
         let replaced = Target {
@@ -114,7 +149,8 @@ impl Files {
     /// Puts a text behind the end of a file, or into a new one.
     pub fn append(&self, name: &str, text: &[u8]) -> io::Result<()> {
         if let Some(local) = self.store.as_local() {
-            return file::append(local.dir(), name)?.write_all(text);
+            let (dir, name) = below(local.dir(), name)?;
+            return file::append(&dir, name)?.write_all(text);
         }
         let path = ContentPath::parse(name)?;
         let before = match self.store.holds(&path)? {
@@ -155,11 +191,11 @@ impl Files {
         published
     }
 
-    /// The directory of this machine that a name is in, if it is in one.
-    fn directory(&self, found: &FileKind) -> Option<&Dir> {
+    /// The directory of this machine that names are below, if they are in one.
+    fn directory(&self, found: &FileKind) -> Option<&Arc<Dir>> {
         match found {
             FileKind::Document => Some(self.folder.dir()),
-            FileKind::Contents(_) => self.store.as_local().map(|local| &**local.dir()),
+            FileKind::Contents(_) => self.store.as_local().map(LocalStore::dir),
         }
     }
 
@@ -168,7 +204,8 @@ impl Files {
     pub fn rename(&self, name: &str, there: &Self, to: &str) -> io::Result<()> {
         let (from, target) = (self.find(name)?, there.find(to)?);
         if let (Some(here), Some(dir)) = (self.directory(&from), there.directory(&target)) {
-            return file::rename_to_free(here, name, dir, to);
+            let ((here, name), (dir, to)) = (below(here, name)?, below(dir, to)?);
+            return file::rename_to_free(&here, name, &dir, to);
         }
         if let (FileKind::Contents(path), FileKind::Contents(to)) = (&from, &target)
             && Arc::ptr_eq(&self.store, &there.store)
@@ -183,7 +220,8 @@ impl Files {
             FileKind::Document => {
                 let mut text = Vec::new();
                 reader.take(crate::meta::MAX_LEN).read_to_end(&mut text)?;
-                file::create(there.folder.dir(), to, 0o644, &text)?;
+                let (dir, to) = below(there.folder.dir(), to)?;
+                file::create(&dir, to, 0o644, &text)?;
             }
         }
         self.remove(name)
@@ -193,7 +231,10 @@ impl Files {
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match self.find(name)? {
             FileKind::Contents(path) => self.store.remove(&path),
-            FileKind::Document => self.folder.dir().remove_file(name),
+            FileKind::Document => {
+                let (dir, name) = below(self.folder.dir(), name)?;
+                dir.remove_file(name)
+            }
         }
     }
 
@@ -206,5 +247,17 @@ impl Files {
             return Err(io::ErrorKind::CrossesDevices.into());
         }
         Ok(())
+    }
+}
+
+/// The directory that a path lies in, and its name there. No component leads out of it, and
+/// none may be a symbolic link.
+fn below<'a>(dir: &Arc<Dir>, path: &'a str) -> io::Result<(Arc<Dir>, &'a str)> {
+    match path.rsplit_once('/') {
+        None => Ok((dir.clone(), path)),
+        Some((parents, name)) => {
+            let parents = parents.split('/').filter(|name| !name.is_empty());
+            Ok((Arc::new(open_below(dir, parents)?), name))
+        }
     }
 }

@@ -14,8 +14,8 @@ pub mod decide;
 pub mod dispatch;
 mod engine;
 pub mod external;
-pub mod folder_files;
 pub mod firing;
+pub mod folder_files;
 pub mod inbox;
 pub mod lookup;
 pub mod notes;
@@ -31,6 +31,7 @@ mod slots;
 pub mod startup;
 pub mod test_host;
 pub mod transaction;
+mod turns;
 pub mod watch;
 mod workers;
 
@@ -58,6 +59,7 @@ pub use pinned::Pinned;
 use redo::Changer;
 use self_changes::SelfChanges;
 use slots::Slots;
+use turns::Turns;
 use workers::Workers;
 
 /// Runs the hooks of every folder of a root.
@@ -73,6 +75,7 @@ pub struct Hooks {
     stores: Stores,
     changer: Changer,
     decider: Arc<dyn Decide>,
+    turns: Turns,
     heard: Heard,
 }
 
@@ -107,6 +110,7 @@ impl Hooks {
             self_changes,
             changer,
             decider,
+            turns: Turns::default(),
             heard: Arc::new(|_| {}),
         }
     }
@@ -178,13 +182,16 @@ impl Hooks {
 fn examiner(scripts: &Arc<script::Host>, programs: &Programs) -> Arc<Examiner> {
     // The root may outlive the host.
     let (scripts, programs) = (Arc::downgrade(scripts), programs.clone());
-    Arc::new(move |folder, config| {
+    Arc::new(move |folder, before, config| {
         let Some(scripts) = scripts.upgrade() else {
             return Ok(());
         };
         let root = folder.user().root();
         for kind in Kind::ALL {
-            for line in config.scripts(kind.section()) {
+            let known = before.scripts(kind.section());
+            let lines = config.scripts(kind.section()).into_iter();
+            // An edit that takes a right away holds, whatever else is wrong since before.
+            for line in lines.filter(|line| !known.contains(line)) {
                 if let Some(wrong) = check::wrong_with(&line, root, folder, &programs) {
                     return Err(format!("[{kind}] {wrong}"));
                 }

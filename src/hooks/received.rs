@@ -35,7 +35,7 @@ pub fn changes_of(verdict: &mut Verdict) -> Vec<Change> {
             meta.error.clone_from(words);
             meta.extra.remove(PENDING_PUT);
             let file = verdict.file.clone();
-            changes.extend(file.map(|file| Change::Remove((folder.clone(), file))));
+            changes.extend(file.map(|file| Change::Reject((folder.clone(), file))));
         }
         Outcome::Quarantined(reason) => {
             let reason = Value::from(reason.as_str());
@@ -51,17 +51,22 @@ pub fn changes_of(verdict: &mut Verdict) -> Vec<Change> {
         } else if destination.is_some()
             && Destination::is_untouched(meta, &verdict.folder, &stem, file)
         {
-            place = Some(Change::Put((folder.clone(), stem.clone())));
+            let text = String::from_utf8_lossy(&meta.to_file()).into_owned();
+            place = Some(Change::Put {
+                place: (folder.clone(), stem.clone()),
+                text,
+            });
         } else {
             // A hook gave it a place.
             meta.extra.remove(PENDING_PUT);
         }
     }
     // Until a file has the path that its sender wants, its .meta says which; then it goes.
-    let is_put = matches!(place, Some(Change::Put(_)));
+    let is_put = matches!(place, Some(Change::Put { .. }));
     if !is_put && (verdict.before.as_ref() != Some(&*meta) || programs_ran) {
         let text = String::from_utf8_lossy(&meta.to_file()).into_owned();
-        changes.push(Change::Meta { folder, stem, text });
+        let place = (folder, stem);
+        changes.push(Change::Meta { place, text });
     }
     changes.extend(place);
     changes

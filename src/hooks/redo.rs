@@ -6,6 +6,7 @@
 //! made.
 
 use std::{
+    collections::BTreeSet,
     io,
     time::{Duration, UNIX_EPOCH},
 };
@@ -13,18 +14,16 @@ use std::{
 use tracing::warn;
 
 use super::{
-    folder_files::Files,
-    inbox::Inboxes,
-    received::put_away,
-    self_changes::SelfChanges,
+    folder_files::Files, inbox::Inboxes, received::put_away, self_changes::SelfChanges,
     transaction::files::Place,
 };
 use crate::{
-    json::Value,
+    journal::Task,
+    json::{Map, Value},
     meta::{Meta, PENDING_PUT},
     root::{destination::Destination, file, folder::Folder, meta_file, name::Name, user::User},
     store::{
-        ContentPath, Stores,
+        ContentPath, Kind, Stat, Stores,
         flush::flush_file_system,
         placement::{self, Source},
         sweep,
@@ -34,9 +33,19 @@ use crate::{
 /// Bytes of a `.meta` that is written in place: they go to the disk as one.
 const PAGE: usize = 4_096;
 
-/// One change.
+/// One change. What it knows of a file from before the decision tells, when it is made again,
+/// whether it was made, or somebody has put another file there since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// A directory is there.
+    MakeDir(Place),
+    /// A file goes.
+    Remove {
+        /// The file.
+        place: Place,
+        /// What it was.
+        was: Stat,
+    },
     /// A file gets another name or folder. What has that name stays, and the file where it is,
     /// unless it is to be replaced.
     Move {
@@ -44,13 +53,11 @@ pub enum Change {
         from: Place,
         /// Where it will be.
         to: Place,
-        /// Whether a file that is there goes.
-        replaces: bool,
+        /// What it was.
+        was: Stat,
+        /// The file there that goes, if one does.
+        replaces: Option<Stat>,
     },
-    /// A file goes.
-    Remove(Place),
-    /// A file has this text, be there one or not.
-    Write(Place, String),
     /// A file has this text behind what it had.
     Append {
         /// The file.
@@ -60,19 +67,33 @@ pub enum Change {
         /// The text.
         text: String,
     },
-    /// The `.meta` of a file has this text.
+    /// A file has this text.
+    Write {
+        /// The file.
+        place: Place,
+        /// The text.
+        text: String,
+        /// What was there, if anything was.
+        was: Option<Stat>,
+    },
+    /// The `.meta` of a file has this text; the place has the stem.
     Meta {
-        /// The folder of the file.
-        folder: Name,
-        /// Its stem.
-        stem: String,
+        /// The folder and the stem.
+        place: Place,
         /// The text.
         text: String,
     },
-    /// A file goes out of sight.
+    /// A file that arrived goes, whatever it is; the place has its name.
+    Reject(Place),
+    /// A file goes out of sight; the place has its stem.
     Hide(Place),
-    /// A file gets the path that its sender wants, as its `.meta` says; the place has its stem.
-    Put(Place),
+    /// A file gets the path that its sender wants; the place has its stem.
+    Put {
+        /// The folder and the stem.
+        place: Place,
+        /// The text of its `.meta`, which says where it goes.
+        text: String,
+    },
     /// Lines in the inbox of the user.
     Tell(String),
     /// Every `.failed` becomes a `.meta` again.
@@ -87,52 +108,65 @@ pub enum Change {
 }
 
 impl Change {
-    /// As the journal has it.
+    /// As the journal has it: a word, places, then the rest.
     pub fn to_value(&self) -> Value {
-        let place = |(folder, name): &Place| [folder.as_str().into(), name.as_str().into()];
-        let mut words: Vec<Value> = Vec::new();
-        match self {
-            Self::Move { from, to, replaces } => {
-                words.push("move".into());
-                words.extend(place(from));
-                words.extend(place(to));
-                words.push((*replaces).into());
+        let place = |(folder, name): &Place| -> [Value; 2] {
+            [folder.as_str().into(), name.as_str().into()]
+        };
+        let stat = |stat: &Option<Stat>| -> [Value; 2] {
+            match stat {
+                Some(stat) => [stat.size.into(), stat.modified.into()],
+                None => [Value::Null, Value::Null],
             }
-            Self::Remove(at) => {
-                words.push("remove".into());
-                words.extend(place(at));
+        };
+        let (word, places, rest): (_, Vec<[Value; 2]>, Vec<Value>) = match self {
+            Self::MakeDir(at) => ("mkdir", vec![place(at)], vec![]),
+            Self::Remove { place: at, was } => {
+                ("remove", vec![place(at), stat(&Some(*was))], vec![])
             }
-            Self::Write(at, text) => {
-                words.push("write".into());
-                words.extend(place(at));
-                words.push(text.as_str().into());
+            Self::Move {
+                from,
+                to,
+                was,
+                replaces,
+            } => {
+                let stats = [stat(&Some(*was)), stat(replaces)];
+                let places = [place(from), place(to)].into_iter().chain(stats);
+                ("move", places.collect(), vec![])
             }
-            Self::Append { place: at, len, text } => {
-                words.push("append".into());
-                words.extend(place(at));
-                words.push((*len).into());
-                words.push(text.as_str().into());
+            Self::Append {
+                place: at,
+                len,
+                text,
+            } => {
+                let rest = vec![(*len).into(), text.as_str().into()];
+                ("append", vec![place(at)], rest)
             }
-            Self::Meta { folder, stem, text } => {
-                let texts = ["meta", folder.as_str(), stem, text];
-                words.extend(texts.map(Value::from));
-            }
-            Self::Hide(at) => {
-                words.push("hide".into());
-                words.extend(place(at));
-            }
-            Self::Put(at) => {
-                words.push("put".into());
-                words.extend(place(at));
-            }
-            Self::Tell(lines) => words.extend(["tell", lines].map(Value::from)),
-            Self::Reset(folder) => words.extend(["reset", folder.as_str()].map(Value::from)),
+            Self::Write {
+                place: at,
+                text,
+                was,
+            } => (
+                "write",
+                vec![place(at), stat(was)],
+                vec![text.as_str().into()],
+            ),
+            Self::Meta { place: at, text } => ("meta", vec![place(at)], vec![text.as_str().into()]),
+            Self::Reject(at) => ("reject", vec![place(at)], vec![]),
+            Self::Hide(at) => ("hide", vec![place(at)], vec![]),
+            Self::Put { place: at, text } => ("put", vec![place(at)], vec![text.as_str().into()]),
+            Self::Tell(lines) => ("tell", vec![], vec![lines.as_str().into()]),
+            Self::Reset(folder) => ("reset", vec![], vec![folder.as_str().into()]),
             Self::Sweep { folder, before } => {
-                words.extend(["sweep", folder.as_str()].map(Value::from));
-                words.push((*before).into());
+                let rest = vec![folder.as_str().into(), (*before).into()];
+                ("sweep", vec![], rest)
             }
-        }
-        Value::Array(words)
+        };
+        let words = [Value::from(word)].into_iter();
+        words
+            .chain(places.into_iter().flatten())
+            .chain(rest)
+            .collect()
     }
 
     /// Reads what [`Self::to_value`] wrote.
@@ -141,26 +175,45 @@ impl Change {
         let text = |at: usize| Some(words.get(at)?.as_str()?.to_owned());
         let folder = |at: usize| Name::folder(words.get(at)?.as_str()?).ok();
         let place = |at: usize| Some((folder(at)?, text(at + 1)?));
+        let stat = |at: usize| {
+            Some(Stat {
+                kind: Kind::File,
+                size: words.get(at)?.as_u64()?,
+                modified: words.get(at + 1)?.as_i64()?,
+            })
+        };
         Some(match words.first()?.as_str()? {
+            "mkdir" => Self::MakeDir(place(1)?),
+            "remove" => Self::Remove {
+                place: place(1)?,
+                was: stat(3)?,
+            },
             "move" => Self::Move {
                 from: place(1)?,
                 to: place(3)?,
-                replaces: words.get(5)?.as_bool()?,
+                was: stat(5)?,
+                replaces: stat(7),
             },
-            "remove" => Self::Remove(place(1)?),
-            "write" => Self::Write(place(1)?, text(3)?),
             "append" => Self::Append {
                 place: place(1)?,
                 len: words.get(3)?.as_u64()?,
                 text: text(4)?,
             },
+            "write" => Self::Write {
+                place: place(1)?,
+                was: stat(3),
+                text: text(5)?,
+            },
             "meta" => Self::Meta {
-                folder: folder(1)?,
-                stem: text(2)?,
+                place: place(1)?,
                 text: text(3)?,
             },
+            "reject" => Self::Reject(place(1)?),
             "hide" => Self::Hide(place(1)?),
-            "put" => Self::Put(place(1)?),
+            "put" => Self::Put {
+                place: place(1)?,
+                text: text(3)?,
+            },
             "tell" => Self::Tell(text(1)?),
             "reset" => Self::Reset(folder(1)?),
             "sweep" => Self::Sweep {
@@ -171,29 +224,59 @@ impl Change {
         })
     }
 
+    /// The places of the files that it changes, where it names them.
+    pub fn places(&self) -> Vec<&Place> {
+        match self {
+            Self::Move { from, to, .. } => vec![from, to],
+            Self::MakeDir(place)
+            | Self::Remove { place, .. }
+            | Self::Write { place, .. }
+            | Self::Append { place, .. }
+            | Self::Meta { place, .. }
+            | Self::Reject(place)
+            | Self::Hide(place)
+            | Self::Put { place, .. } => vec![place],
+            Self::Tell(_) | Self::Reset(_) | Self::Sweep { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether a file has another place after it, or none: what is made again of a decision
+    /// before it would not find the file.
+    pub fn displaces(&self) -> bool {
+        matches!(self, Self::Move { .. } | Self::Remove { .. })
+    }
+
+    /// The file that nobody may see any more from the decision on.
+    pub fn withholds(&self) -> Option<Place> {
+        let data = |(folder, stem): &Place| (folder.clone(), format!("{stem}.data"));
+        match self {
+            Self::Reject(place) => Some(place.clone()),
+            Self::Hide(place) | Self::Put { place, .. } => Some(data(place)),
+            _ => None,
+        }
+    }
+
     /// The folders that it is about.
     fn folders(&self) -> Vec<&Name> {
         match self {
-            Self::Move { from, to, .. } if from.0 != to.0 => vec![&from.0, &to.0],
-            Self::Move { from: at, .. }
-            | Self::Remove(at)
-            | Self::Write(at, _)
-            | Self::Append { place: at, .. }
-            | Self::Hide(at)
-            | Self::Put(at) => vec![&at.0],
-            Self::Meta { folder, .. } | Self::Reset(folder) | Self::Sweep { folder, .. } => {
-                vec![folder]
-            }
-            Self::Tell(_) => Vec::new(),
+            Self::Reset(folder) | Self::Sweep { folder, .. } => vec![folder],
+            change => change
+                .places()
+                .into_iter()
+                .map(|(folder, _)| folder)
+                .collect(),
         }
     }
 }
 
 /// What came of changes.
+#[derive(Default)]
 pub struct Made {
     /// For each decision the path that the file got whose sender wants one; that is safe.
     pub paths: Vec<Option<String>>,
-    /// Why some could not be made, if some could not: they are to be made again.
+    /// Those that could not be made.
+    pub failed: Vec<Change>,
+    /// Why the first of them could not.
     pub error: Option<io::Error>,
 }
 
@@ -202,6 +285,7 @@ struct Put {
     folder: Folder,
     stem: String,
     path: ContentPath,
+    change: Change,
 }
 
 /// Makes changes. Copies of it are the same one.
@@ -235,79 +319,106 @@ impl Changer {
     /// loss of power after [`Self::flush`].
     pub fn make(&self, user: &User, decisions: &[&[Change]], pass: Pass) -> Made {
         let mut put: Vec<(usize, Put)> = Vec::new();
-        let mut error = None;
+        let mut made = Made {
+            paths: vec![None; decisions.len()],
+            ..Made::default()
+        };
+        let mut stayed = Stayed::new();
         for (at, changes) in decisions.iter().enumerate() {
             for change in *changes {
-                match self.make_one(user, change, pass) {
+                match self.make_one(user, change, pass, &mut stayed) {
                     Ok(got) => put.extend(got.map(|got| (at, got))),
-                    Err(why) => error = error.or(Some(why)),
+                    Err(error) => {
+                        made.failed.push(change.clone());
+                        made.error.get_or_insert(error);
+                    }
                 }
             }
         }
-        let mut paths = vec![None; decisions.len()];
         while let Some((_, first)) = put.first() {
             let folder = first.folder.clone();
             let is_here = |one: &Put| one.folder.path() == folder.path();
-            let (here, elsewhere): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut put).into_iter().partition(|(_, one)| is_here(one));
+            let (here, elsewhere): (Vec<_>, Vec<_>) = std::mem::take(&mut put)
+                .into_iter()
+                .partition(|(_, one)| is_here(one));
             put = elsewhere;
             let got: Vec<ContentPath> = here.iter().map(|(_, one)| one.path.clone()).collect();
-            if let Err(why) = self.stores.of(&folder).settle_names(&got) {
-                error = error.or(Some(why));
+            if let Err(error) = self.stores.of(&folder).settle_names(&got) {
+                made.failed
+                    .extend(here.into_iter().map(|(_, one)| one.change));
+                made.error.get_or_insert(error);
                 continue;
             }
             for (at, Put { path, stem, .. }) in here {
                 // It said where the file goes until that was safe.
                 let _ = folder.dir().remove_file(format!("{stem}.meta"));
-                if let Some(place) = paths.get_mut(at) {
+                if let Some(place) = made.paths.get_mut(at) {
                     *place = Some(path.to_string());
                 }
             }
         }
-        Made { paths, error }
+        made
     }
 
-    fn make_one(&self, user: &User, change: &Change, pass: Pass) -> io::Result<Option<Put>> {
+    fn make_one(
+        &self,
+        user: &User,
+        change: &Change,
+        pass: Pass,
+        stayed: &mut Stayed,
+    ) -> io::Result<Option<Put>> {
         let open = |name: &Name| user.folder(name).map_err(io::Error::other);
+        let files = |name: &Name| Ok::<_, io::Error>(Files::new(&open(name)?, &self.stores));
+        // What was made before, or is another file by now, is left alone.
+        let is_due = |place: &Place, was: Option<Stat>| match pass {
+            Pass::First => Ok(true),
+            Pass::Again => Ok::<_, io::Error>(files(&place.0)?.stat(&place.1)? == was),
+        };
         match change {
-            Change::Move { from, to, replaces } => {
-                let (here, there) = (open(&from.0)?, open(&to.0)?);
-                self.move_file((&here, &from.1), (&there, &to.1), *replaces)?;
-            }
-            Change::Remove((folder, name)) => {
-                let folder = open(folder)?;
-                match Files::new(&folder, &self.stores).remove(name) {
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    removed => removed?,
+            Change::MakeDir((folder, path)) => files(folder)?.make_dir(path)?,
+            Change::Remove { place, was } => {
+                if is_due(place, Some(*was))? {
+                    self.remove(&open(&place.0)?, &place.1)?;
                 }
-                self.self_changes.note(&folder, name);
             }
-            Change::Write((folder, name), text) => {
-                let folder = open(folder)?;
-                Files::new(&folder, &self.stores).write(name, text.as_bytes())?;
-                self.self_changes.note(&folder, name);
+            Change::Reject((folder, name)) => self.remove(&open(folder)?, name)?,
+            Change::Move {
+                from,
+                to,
+                was,
+                replaces,
+            } => {
+                if is_due(from, Some(*was))? && !stayed.holds(from) {
+                    let moved = self.move_file((user, from), to, *replaces);
+                    if !moved? {
+                        stayed.insert(from);
+                    }
+                }
+            }
+            Change::Write { place, text, was } => {
+                if is_due(place, *was)? {
+                    let folder = open(&place.0)?;
+                    Files::new(&folder, &self.stores).write(&place.1, text.as_bytes())?;
+                    self.self_changes.note(&folder, &place.1);
+                }
             }
             Change::Append { place, len, text } => {
                 let folder = open(&place.0)?;
                 let files = Files::new(&folder, &self.stores);
                 let rest = match pass {
-                    Pass::First => text.as_str(),
-                    Pass::Again => missing(&files, &place.1, *len, text)?,
+                    Pass::First => text.as_bytes(),
+                    Pass::Again => missing(&files, &place.1, *len, text.as_bytes())?,
                 };
                 if !rest.is_empty() {
-                    files.append(&place.1, rest.as_bytes())?;
+                    files.append(&place.1, rest)?;
                 }
                 self.self_changes.note(&folder, &place.1);
             }
-            Change::Meta { folder, stem, text } => self.write_meta(&open(folder)?, stem, text)?,
-            Change::Hide((folder, stem)) => {
-                let folder = open(folder)?;
-                let store = self.stores.of(&folder);
-                if store.holds(&ContentPath::parse(&format!("{stem}.data"))?)? {
-                    put_away(&*store, &self.self_changes, &folder, stem)?;
-                }
+            Change::Meta { place, text } => self.write_meta(&open(&place.0)?, &place.1, text)?,
+            Change::Hide((folder, stem)) => self.hide(&open(folder)?, stem)?,
+            Change::Put { place, text } => {
+                return self.put(&open(&place.0)?, &place.1, text, change);
             }
-            Change::Put((folder, stem)) => return self.put(&open(folder)?, stem),
             Change::Tell(lines) => {
                 if pass == Pass::First || !self.inboxes.has(user, lines)? {
                     self.inboxes.write(user, lines)?;
@@ -327,32 +438,50 @@ impl Changer {
         Ok(None)
     }
 
+    fn remove(&self, folder: &Folder, name: &str) -> io::Result<()> {
+        match Files::new(folder, &self.stores).remove(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        self.self_changes.note(folder, name);
+        Ok(())
+    }
+
+    /// Puts a file and its `.meta` out of sight, if both are not there already.
+    fn hide(&self, folder: &Folder, stem: &str) -> io::Result<()> {
+        let store = self.stores.of(folder);
+        match put_away(&*store, &self.self_changes, folder, stem) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            hidden => hidden,
+        }
+    }
+
+    /// Moves a file; `false` if somebody has taken its name meanwhile, and it stays.
     fn move_file(
         &self,
-        (here, from): (&Folder, &str),
-        (there, to): (&Folder, &str),
-        replaces: bool,
-    ) -> io::Result<()> {
-        let files = Files::new(here, &self.stores);
-        let target = Files::new(there, &self.stores);
-        if files.stat(from)?.is_none() {
-            // It was moved before the server ended.
-            return Ok(());
+        (user, from): (&User, &Place),
+        to: &Place,
+        replaces: Option<Stat>,
+    ) -> io::Result<bool> {
+        let open = |name: &Name| user.folder(name).map_err(io::Error::other);
+        let (here, there) = (open(&from.0)?, open(&to.0)?);
+        let files = Files::new(&here, &self.stores);
+        let target = Files::new(&there, &self.stores);
+        if replaces.is_some() && target.stat(&to.1)? == replaces {
+            target.remove(&to.1)?;
         }
-        if replaces && target.stat(to)?.is_some() {
-            target.remove(to)?;
-        }
-        match files.rename(from, &target, to) {
+        match files.rename(&from.1, &target, &to.1) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let (user, folder) = (here.user().name(), here.name());
+                let (user, folder) = (user.name(), here.name());
+                let (from, to) = (&from.1, &to.1);
                 warn!(%user, %folder, "{from} keeps its name: there is another {to} by now");
-                return Ok(());
+                return Ok(false);
             }
             renamed => renamed?,
         }
-        self.self_changes.note(here, from);
-        self.self_changes.note(there, to);
-        Ok(())
+        self.self_changes.note(&here, &from.1);
+        self.self_changes.note(&there, &to.1);
+        Ok(true)
     }
 
     fn write_meta(&self, folder: &Folder, stem: &str, text: &str) -> io::Result<()> {
@@ -372,19 +501,30 @@ impl Changer {
 
     /// Gives a file the path that its sender wants. Where that is taken by now, the file stays
     /// as one that arrived: its hooks have had it.
-    fn put(&self, folder: &Folder, stem: &str) -> io::Result<Option<Put>> {
+    fn put(
+        &self,
+        folder: &Folder,
+        stem: &str,
+        text: &str,
+        change: &Change,
+    ) -> io::Result<Option<Put>> {
         let (store, data) = (self.stores.of(folder), format!("{stem}.data"));
-        let meta = meta_file::of_stem(folder.dir(), stem);
-        let destination = meta.as_ref().and_then(Destination::open);
-        let (Some(meta), Some(destination)) = (meta, destination) else {
+        let meta = Meta::from_file(text.as_bytes()).map_err(io::Error::other)?;
+        let Some(destination) = Destination::open(&meta) else {
             return Ok(None);
         };
         let arrived = ContentPath::parse(&data)?;
+        let got = |path| Put {
+            folder: folder.clone(),
+            stem: stem.to_owned(),
+            path,
+            change: change.clone(),
+        };
         if !store.holds(&arrived)? {
-            if placement::is_there(&*store, &destination, meta.filesize) {
-                let _ = folder.dir().remove_file(format!("{stem}.meta"));
-            }
-            return Ok(None);
+            // It has its path already, unless somebody took it away.
+            let path = ContentPath::try_from(destination.path.clone())?;
+            let is_there = placement::is_there(&*store, &destination, meta.filesize);
+            return Ok(is_there.then(|| got(path)));
         }
         self.arrives(folder, destination.path.components());
         match placement::place(&*store, folder, Source::Arrived(&arrived), &destination) {
@@ -393,16 +533,12 @@ impl Changer {
                 if let Some(path) = path.tree_path().filter(|path| **path != destination.path) {
                     self.arrives(folder, path.components());
                 }
-                Ok(Some(Put {
-                    folder: folder.clone(),
-                    stem: stem.to_owned(),
-                    path,
-                }))
+                Ok(Some(got(path)))
             }
             Err(error) => {
                 let (user, path) = (folder.user().name(), destination.path.join());
                 warn!(%user, folder = %folder.name(), %path, "stays as {data}: {error}");
-                let mut meta: Meta = meta;
+                let mut meta = meta;
                 meta.extra.remove(PENDING_PUT);
                 let name = format!("{stem}.meta");
                 file::replace(folder.dir(), &name, 0o644, &meta.to_file())?;
@@ -419,7 +555,11 @@ impl Changer {
     }
 
     /// Returns when changes of a user's folders that were made survive a loss of power.
-    pub fn flush<'a>(&self, user: &User, changes: impl Iterator<Item = &'a Change>) -> io::Result<()> {
+    pub fn flush<'a>(
+        &self,
+        user: &User,
+        changes: impl Iterator<Item = &'a Change>,
+    ) -> io::Result<()> {
         let mut names: Vec<&Name> = Vec::new();
         let mut tells = false;
         for change in changes {
@@ -447,10 +587,35 @@ impl Changer {
     }
 }
 
+/// Files that kept their names, by folder and stem: what is known of one stays with it.
+struct Stayed(BTreeSet<Place>);
+
+impl Stayed {
+    fn new() -> Self {
+        Self(BTreeSet::new())
+    }
+
+    fn stem((folder, path): &Place) -> Place {
+        let stem = path
+            .rsplit_once('.')
+            .map_or(path.as_str(), |(stem, _)| stem);
+        (folder.clone(), stem.to_owned())
+    }
+
+    fn insert(&mut self, place: &Place) {
+        self.0.insert(Self::stem(place));
+    }
+
+    fn holds(&self, place: &Place) -> bool {
+        place.1.ends_with(".meta") && self.0.contains(&Self::stem(place))
+    }
+}
+
 /// The part of a text that a file lacks which was to get it behind its first `len` bytes.
-fn missing<'a>(files: &Files, name: &str, len: u64, text: &'a str) -> io::Result<&'a str> {
+fn missing<'a>(files: &Files, name: &str, len: u64, text: &'a [u8]) -> io::Result<&'a [u8]> {
     let Some(stat) = files.stat(name)? else {
-        return Ok(text);
+        // It is somewhere else by now, with the text or without.
+        return Ok(&[]);
     };
     let contents = files.open(name)?;
     let mut there = vec![0; text.len()];
@@ -462,24 +627,40 @@ fn missing<'a>(files: &Files, name: &str, len: u64, text: &'a str) -> io::Result
         }
     }
     let there = there.get(..read).unwrap_or_default();
-    if text.as_bytes() == there {
-        return Ok("");
+    if text == there {
+        return Ok(&[]);
     }
     // A loss of power may have kept the beginning of it.
     let is_torn = len.saturating_add(read as u64) == stat.size;
-    Ok(match is_torn && text.as_bytes().starts_with(there) {
+    Ok(match is_torn && text.starts_with(there) {
         true => text.get(read..).unwrap_or(text),
         false => text,
     })
 }
 
-/// The body of a row of the journal.
-pub fn to_body(changes: &[Change]) -> String {
-    Value::Array(changes.iter().map(Change::to_value).collect()).to_string()
+/// The body of a row of the journal: what is to be done, and the tasks that follow it.
+pub fn to_body(changes: &[Change], then: &[Task]) -> String {
+    let mut body = Map::new();
+    body.insert(
+        "do".to_owned(),
+        changes.iter().map(Change::to_value).collect(),
+    );
+    if !then.is_empty() {
+        let tasks = then.iter().map(Task::to_document).map(Value::Object);
+        body.insert("then".to_owned(), tasks.collect());
+    }
+    Value::Object(body).to_string()
 }
 
 /// Reads what [`to_body`] wrote.
-pub fn from_body(body: &str) -> Option<Vec<Change>> {
+pub fn from_body(body: &str) -> Option<(Vec<Change>, Vec<Task>)> {
     let value: Value = serde_json::from_str(body).ok()?;
-    value.as_array()?.iter().map(Change::from_value).collect()
+    let changes = value.get("do")?.as_array()?.iter().map(Change::from_value);
+    let then = value.get("then").and_then(Value::as_array);
+    let then = then.into_iter().flatten();
+    let tasks = then.map(|task| Task::from_document(task.as_object()?));
+    Some((
+        changes.collect::<Option<_>>()?,
+        tasks.collect::<Option<_>>()?,
+    ))
 }

@@ -17,7 +17,8 @@ use crate::{
     root::{Root, name::Name},
 };
 
-/// Values that outlive the process, and a loss of power.
+/// Values that outlive the process; what was decided last before a loss of power goes with its
+/// decision.
 pub struct JournalState {
     journal: Journal,
     reader: Mutex<Connection>,

@@ -35,9 +35,7 @@ use super::{
 use crate::{
     event::Kind,
     json,
-    root::{
-        file::{self, Stamp},
-    },
+    root::file::{self, Stamp},
 };
 pub use functions::{Stage, register};
 pub use sandbox::{ENDING, Suite};

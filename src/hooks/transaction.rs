@@ -22,7 +22,7 @@ use crate::{
 use files::FileEdits;
 
 /// Lines for the inbox of one event.
-const MAX_LINES: usize = 1_024;
+pub const MAX_LINES: usize = 1_024;
 
 /// What the scripts of one event have asked for so far. Copies of it are the same one.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ pub struct Changes {
     pub values: BTreeMap<String, Edits>,
     /// What becomes of files, in this order.
     pub files: Vec<Change>,
-    /// What is known of files that they touched, as it was then.
+    /// What is known of files that they looked at or changed, as it was then.
     pub touched: files::Touched,
     /// Lines for the inbox.
     pub inbox: Vec<String>,
@@ -68,6 +68,17 @@ impl Transaction {
     /// What was asked for so far.
     pub fn lock(&self) -> MutexGuard<'_, Asked> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks again at all files that the scripts touched: a program has run since. It waits for
+    /// a disk.
+    pub fn refresh(&self) -> std::io::Result<()> {
+        self.lock().files.refresh()
+    }
+
+    /// Whether the scripts have touched no file.
+    pub fn is_unchanged(&self) -> bool {
+        self.lock().files.is_unchanged()
     }
 
     /// Ends it, and takes what was asked for. Fails where files would have to change their
@@ -114,8 +125,8 @@ impl Asked {
 }
 
 impl Changes {
-    /// Whether a script that runs at the same time may see them, or see what they were made
-    /// from: then they have to be made before it.
+    /// Whether the scripts of another event may see them: then they take effect before the
+    /// next script runs.
     pub fn are_shared(&self) -> bool {
         !self.files.is_empty() || self.values.values().any(|edits| !edits.writes.is_empty())
     }

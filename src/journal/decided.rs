@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS decided (
     created INTEGER NOT NULL,
     PRIMARY KEY (id, sender, user, folder)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS decided_sender ON decided (sender, user, created);
 ";
 
 /// A decision to let a file come.
@@ -48,6 +49,9 @@ pub fn find(db: &Connection, key: &Key) -> rusqlite::Result<Option<Decided>> {
     .optional()
 }
 
+/// Decisions that are remembered for one sender to one user: the oldest make way.
+const MAX_OF_SENDER: u32 = 10_000;
+
 /// Remembers a decision, in place of the one before.
 pub fn put(db: &Connection, key: &Key, decided: &Decided) -> rusqlite::Result<()> {
     db.prepare_cached(
@@ -57,6 +61,15 @@ pub fn put(db: &Connection, key: &Key, decided: &Decided) -> rusqlite::Result<()
     .execute(named_params! {
         ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
         ":basis": decided.basis, ":meta": decided.meta, ":now": signed(clock::millis()),
+    })?;
+    db.prepare_cached(
+        "DELETE FROM decided WHERE (id, sender, user, folder) IN (
+             SELECT id, sender, user, folder FROM decided
+             WHERE sender = :from AND user = :user
+             ORDER BY created DESC LIMIT -1 OFFSET :most)",
+    )?
+    .execute(named_params! {
+        ":from": key.from, ":user": key.user, ":most": MAX_OF_SENDER,
     })?;
     Ok(())
 }
@@ -81,5 +94,7 @@ pub fn forget(db: &Connection, before: u64) -> rusqlite::Result<()> {
 
 /// Whether any decision is remembered.
 pub fn any(db: &Connection) -> rusqlite::Result<bool> {
-    db.query_row("SELECT EXISTS (SELECT 1 FROM decided)", [], |row| row.get(0))
+    db.query_row("SELECT EXISTS (SELECT 1 FROM decided)", [], |row| {
+        row.get(0)
+    })
 }

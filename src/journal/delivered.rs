@@ -18,6 +18,7 @@ use super::{
     Journal, JournalError,
     decided::{self, Decided},
     signed,
+    withheld::WithheldFiles,
 };
 use crate::{clock, meta::TransferId};
 
@@ -114,12 +115,13 @@ pub fn migrate(db: &Connection) -> rusqlite::Result<()> {
 
 /// Looks transfers up. Copies of it share one connection.
 #[derive(Clone)]
-pub struct DeliveredBefore(Arc<Mutex<Connection>>);
+pub struct DeliveredBefore(Arc<Mutex<Connection>>, WithheldFiles);
 
 impl DeliveredBefore {
     /// Looks into a journal.
     pub fn new(journal: &Journal) -> Result<Self, JournalError> {
-        Ok(Self(Arc::new(Mutex::new(journal.reader()?))))
+        let db = Arc::new(Mutex::new(journal.reader()?));
+        Ok(Self(db, journal.withheld.clone()))
     }
 
     /// What is known of a transfer that came to its end before.
@@ -128,10 +130,15 @@ impl DeliveredBefore {
         Ok(find(&db, key)?)
     }
 
-    /// Whether `[OnReceived]` has still to accept a file of the folder of a user.
+    /// Whether `[OnReceived]` has still to accept a file of the folder of a user, or what it
+    /// decided is being done.
     pub fn is_pending(&self, folder: (&str, &str), file: &str) -> Result<bool, JournalError> {
-        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(is_pending(&db, folder, file)?)
+        // In this order: what is decided in between is withheld before.
+        let is_pending = {
+            let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            is_pending(&db, folder, file)?
+        };
+        Ok(is_pending || self.1.has(folder, file))
     }
 
     /// Whether `[OnReceived]` has still to say its first word to a file that was delivered:

@@ -17,6 +17,7 @@ pub mod prune;
 pub mod redo;
 pub mod script_state;
 mod task;
+mod withheld;
 mod writer;
 
 use std::{
@@ -36,7 +37,8 @@ use tokio::sync::{Notify, oneshot};
 pub use self::task::{
     Entry, Task, counts, due, fail, find, insert, is_waited_for, list, next_due, remove,
 };
-use self::writer::Write;
+pub use self::withheld::Withheld;
+use self::{withheld::WithheldFiles, writer::Write};
 use crate::root::{Root, file};
 
 /// The file, below the root.
@@ -89,6 +91,8 @@ pub struct Journal {
     path: Arc<Path>,
     /// Whether there may be decisions to look for: most roots never have one.
     decides: Arc<AtomicBool>,
+    /// Files that nobody may see although the journal does not say that they are pending.
+    withheld: WithheldFiles,
     /// Told where a task may have come, or one that stood in front of another is done.
     pub news: Arc<Notify>,
 }
@@ -125,6 +129,7 @@ impl Journal {
             writes,
             path,
             decides,
+            withheld: WithheldFiles::default(),
             news,
         })
     }
@@ -132,6 +137,11 @@ impl Journal {
     /// Whether there may be decisions of `[OnMeta]` to look for.
     pub fn has_decisions(&self) -> bool {
         self.decides.load(Ordering::Relaxed)
+    }
+
+    /// Hides files, each by user, folder and name, until what this returns is dropped.
+    pub fn withhold(&self, files: Vec<withheld::File>) -> Withheld {
+        self.withheld.add(files)
     }
 
     /// From now on there may be.

@@ -30,6 +30,13 @@ pub fn add(db: &Connection, user: &str, body: &str) -> rusqlite::Result<i64> {
     Ok(db.last_insert_rowid())
 }
 
+/// Has a row say something else.
+pub fn update(db: &Connection, seq: i64, body: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE redo SET body = ?2 WHERE seq = ?1")?
+        .execute(params![seq, body])?;
+    Ok(())
+}
+
 /// Every row, in their order.
 pub fn list(db: &Connection) -> rusqlite::Result<Vec<Redo>> {
     db.prepare("SELECT seq, user, body FROM redo ORDER BY seq")?

@@ -136,11 +136,7 @@ pub fn can_apply(
 }
 
 /// Makes edits of many folders.
-pub fn apply(
-    db: &Connection,
-    user: &str,
-    edits: &BTreeMap<String, Edits>,
-) -> rusqlite::Result<()> {
+pub fn apply(db: &Connection, user: &str, edits: &BTreeMap<String, Edits>) -> rusqlite::Result<()> {
     for (folder, edits) in edits {
         for (key, value) in &edits.writes {
             match value {

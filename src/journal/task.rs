@@ -53,6 +53,36 @@ pub struct Task {
     pub body: Map<String, Value>,
 }
 
+impl Task {
+    /// As a document.
+    pub fn to_document(&self) -> Map<String, Value> {
+        let mut document = Map::new();
+        let mut put = |field: &str, value: Value| document.insert(field.to_owned(), value);
+        put("id", self.id.as_str().into());
+        put("kind", self.kind.as_str().into());
+        put("part", self.part.into());
+        put("user", self.user.as_str().into());
+        put("folder", self.folder.as_str().into());
+        put("file", self.file.clone().into());
+        put("body", Value::Object(self.body.clone()));
+        document
+    }
+
+    /// Reads what [`Self::to_document`] wrote.
+    pub fn from_document(document: &Map<String, Value>) -> Option<Self> {
+        let text = |field| Some(document.get(field)?.as_str()?.to_owned());
+        Some(Self {
+            id: text("id")?,
+            kind: text("kind")?,
+            part: u32::try_from(document.get("part")?.as_u64()?).ok()?,
+            user: text("user")?,
+            folder: text("folder")?,
+            file: text("file"),
+            body: document.get("body")?.as_object()?.clone(),
+        })
+    }
+}
+
 /// A task in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -105,12 +135,7 @@ impl Journal {
 
 /// Keeps a task that failed, to be tried at `due`, or given up if there is none. It keeps its
 /// place, but its file or folder may have changed.
-pub fn fail(
-    db: &Connection,
-    task: &Task,
-    error: &str,
-    due: Option<u64>,
-) -> rusqlite::Result<()> {
+pub fn fail(db: &Connection, task: &Task, error: &str, due: Option<u64>) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE task SET attempts = attempts + 1, error = :error, dead = :dead,
          due = coalesce(:due, due), folder = :folder, file = :file, body = :body

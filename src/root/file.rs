@@ -62,7 +62,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
         return Err("is no name of a file: it must have 1 to 255 bytes");
     }
     if name.contains(['/', '\0']) {
-        return Err("is no name of a file: a script names files of its folder, without a path");
+        return Err("is no name of a file: it holds / or NUL");
     }
     if name.starts_with('.') {
         return Err("is hidden: names that begin with '.' are m2y's own");

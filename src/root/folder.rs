@@ -117,12 +117,12 @@ impl Folder {
         {
             return Ok(read.config.clone());
         }
-        let edited = self
-            .read_config()
-            .and_then(|config| match before.as_ref().map(|read| &*read.config) {
-                Some(before) => self.examine(before, config),
-                None => Ok(config),
-            });
+        let edited =
+            self.read_config()
+                .and_then(|config| match before.as_ref().map(|read| &*read.config) {
+                    Some(before) => self.examine(before, config),
+                    None => Ok(config),
+                });
         let (read, result) = match (edited, before) {
             (Ok(config), _) => {
                 let config = Arc::new(config);
@@ -157,7 +157,7 @@ impl Folder {
             return Err(RootError::document(self.config_path(), "it is empty"));
         }
         match self.user.root().examiner() {
-            Some(examine) => match examine(self, &edited) {
+            Some(examine) => match examine(self, before, &edited) {
                 Ok(()) => Ok(edited),
                 Err(reason) => Err(RootError::document(self.config_path(), reason)),
             },

@@ -64,8 +64,9 @@ type Dirs = Mutex<HashMap<Name, Weak<Dir>>>;
 /// What each m2y.config says.
 type Configs = Mutex<HashMap<(Name, Name), ReadConfig>>;
 
-/// Says what is wrong with an m2y.config besides its syntax.
-pub type Examiner = dyn Fn(&Folder, &Config) -> Result<(), String> + Send + Sync;
+/// Says what is wrong with an edited m2y.config besides its syntax; the first one is what was
+/// in force before, whose faults are known.
+pub type Examiner = dyn Fn(&Folder, &Config, &Config) -> Result<(), String> + Send + Sync;
 
 /// An open root directory.
 #[derive(Clone)]

@@ -55,8 +55,8 @@ pub fn place(
     let placed = match destination.conflict {
         Conflict::Refuse => mover.go_if_free(&path).map(|()| path.clone()),
         Conflict::Overwrite => {
-            let is_free = !store.holds(&path)?;
-            match is_free && is_promised(folder, &path)? {
+            // A file that a .meta describes is not to become another one under it.
+            match is_promised(folder, &path)? {
                 true => Err(io::ErrorKind::AlreadyExists.into()),
                 false => mover.go(&path, Existing::Replace).map(|()| path.clone()),
             }

@@ -477,7 +477,11 @@ impl Store for Memory {
         let before = i64::try_from(before.as_nanos()).unwrap();
         let mut files = self.lock();
         let is_old = |bytes: &Bytes| bytes.lock().unwrap().modified < before;
-        let old = files.partials.values().filter(|bytes| is_old(bytes)).count();
+        let old = files
+            .partials
+            .values()
+            .filter(|bytes| is_old(bytes))
+            .count();
         if removes {
             files.partials.retain(|_, bytes| !is_old(bytes));
         }

@@ -12,7 +12,8 @@ use crate::{
 /// Show what a script can call, with examples
 ///
 /// By subject, which is also the name of the value that its functions are called on:
-/// config, meta, decision, folder, names, hash, log, notify, send, state, text, time; and
+/// config, csv, meta, decision, folder, names, hash, json, log, notify, send, state, text,
+/// time; and
 /// for tests of hooks assert and test.
 #[derive(Debug, Args)]
 pub struct Api {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rhai::{Dynamic, Engine, Map};
 
 use super::function::{Function, Made, fail, shown};
-use crate::root::{config::Config, settings};
+use crate::root::config::Config;
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
@@ -28,10 +28,19 @@ assert_eq(config.get("album", "prefix", "album"), "album");
     Function::new(
         "config",
         "config.number(section, key, default)",
-        "A value of the folder's m2y.config as a whole number, or the default where there is none. K, M, G and T behind it count bytes, as in 500M. Anything else fails, and says where it stands.",
+        "A value of the folder's m2y.config as a whole number, or the default where there is none. K, M, G and T behind it stand for thousands, millions and so on, Ki, Mi, Gi and Ti for powers of 1,024, as in 500M or 64Ki. Anything else fails, and says where it stands.",
         r#"
 if meta.filesize > config.number("album", "most", 500_000_000) { reject("too large"); }
 assert_eq(config.number("album", "most", 20), 20);
+"#,
+    ),
+    Function::new(
+        "config",
+        "config.number(section, key)",
+        "The same, with () where there is none.",
+        r#"
+let most = config.number("pictures", "most");
+if most != () && meta.filesize > most { reject("too large"); }
 "#,
     ),
     Function::new(
@@ -70,19 +79,45 @@ impl Handle {
     }
 }
 
-fn number(config: &mut Handle, section: &str, key: &str, default: i64) -> Made<i64> {
+fn number(config: &mut Handle, section: &str, key: &str) -> Made<Option<i64>> {
     let Some(value) = config.0.get(section, key) else {
-        return Ok(default);
+        return Ok(None);
     };
-    // With a minus no unit makes sense.
-    let plain = value.parse().ok();
-    let number = plain.or_else(|| i64::try_from(settings::bytes(value).ok()?).ok());
-    number.ok_or_else(|| {
-        let value = shown(value);
-        fail(format!(
-            "config.number(): {value} is no whole number like 20 or 500M: see {key} under [{section}] in m2y.config"
-        ))
-    })
+    match whole(value) {
+        Some(number) => Ok(Some(number)),
+        None => {
+            let value = shown(value);
+            Err(fail(format!(
+                "config.number(): {value} is no whole number like 20, 500M or 64Ki: see {key} under [{section}] in m2y.config"
+            )))
+        }
+    }
+}
+
+/// Reads a whole number, with a unit behind it or none.
+fn whole(text: &str) -> Option<i64> {
+    const UNITS: [(&str, i64); 8] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("K", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+    ];
+    for (unit, factor) in UNITS {
+        let cut = text.len().checked_sub(unit.len());
+        let parts = cut.and_then(|cut| Some((text.get(..cut)?, text.get(cut..)?)));
+        if let Some((number, end)) = parts
+            && end.eq_ignore_ascii_case(unit)
+        {
+            // With a minus no unit makes sense.
+            let number: u64 = number.trim().parse().ok()?;
+            return i64::try_from(number).ok()?.checked_mul(factor);
+        }
+    }
+    text.parse().ok()
 }
 
 pub(super) fn register(engine: &mut Engine) {
@@ -105,7 +140,19 @@ pub(super) fn register(engine: &mut Engine) {
                 None => default,
             },
         )
-        .register_fn("number", number)
+        .register_fn(
+            "number",
+            |config: &mut Handle, section: &str, key: &str| -> Made<Dynamic> {
+                let number = number(config, section, key)?;
+                Ok(number.map_or(Dynamic::UNIT, Dynamic::from))
+            },
+        )
+        .register_fn(
+            "number",
+            |config: &mut Handle, section: &str, key: &str, default: i64| -> Made<i64> {
+                Ok(number(config, section, key)?.unwrap_or(default))
+            },
+        )
         .register_fn("has", |config: &mut Handle, section: &str| {
             config.0.has(section)
         })

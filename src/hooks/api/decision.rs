@@ -32,7 +32,7 @@ if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
     Function::new(
         "decision",
         "quarantine(reason)",
-        "Takes the file and keeps it hidden until somebody releases it. The script ends here, and the next one runs.",
+        "Takes the file and keeps it hidden until somebody releases it. The script ends here; at OnMeta the next one runs, and may still refuse.",
         r#"
 if text.extension(meta.filename) == "exe" { quarantine("a program"); }
 "#,
@@ -108,11 +108,7 @@ fn tell(options: &rhai::Map) -> Result<bool, Box<EvalAltResult>> {
     Ok(tell)
 }
 
-fn with_reason(
-    function: &str,
-    reason: &str,
-    decision: impl FnOnce(String) -> Decision,
-) -> Ended {
+fn with_reason(function: &str, reason: &str, decision: impl FnOnce(String) -> Decision) -> Ended {
     if reason.trim().is_empty() || reason.len() > MAX_TEXT {
         return Err(fail(format!(
             "{function}(reason): the reason must be {TEXT}, and not empty"

@@ -1,9 +1,11 @@
 //! `folder`: the m2y-folder that the event is about.
 //!
-//! A script names files, never paths. No link is followed, no pipe is waited for, and
-//! nothing is overwritten by a new name.
+//! A script names files of the folder and of directories in it, by paths of plain names that
+//! never lead out of it. No link is followed, no pipe is waited for, and nothing is overwritten
+//! by a new name.
 
 mod functions;
+mod lines;
 
 use std::{
     io::{self, Read},
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::{
     event::{Event, Kind},
-    hooks::{call, redo::Change},
+    hooks::{call, redo::Change, transaction::files::split},
     meta::{self, Meta},
     root::{
         config::Config,
@@ -34,6 +36,7 @@ use crate::{
 };
 
 pub(super) use functions::FUNCTIONS;
+use lines::Lines;
 
 /// Names that a list may hold.
 const MAX_LIST: usize = 1_000;
@@ -49,6 +52,12 @@ const MAX_HEAD: usize = 512;
 
 /// Bytes of a file that is read as text.
 const MAX_READ: u64 = 4_096;
+
+/// The longest path of a script, in bytes.
+const MAX_PATH: usize = 1_024;
+
+/// Directories within each other, with the file in the last one.
+const MAX_DEPTH: usize = 16;
 
 /// Entries of a directory from one look at the clock to the next.
 const ENTRIES: usize = 256;
@@ -83,7 +92,15 @@ impl Handle {
     }
 
     fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
-        self.actions.transaction().files.stat(self.folder.name(), name)
+        self.actions
+            .transaction()
+            .files
+            .stat(self.folder.name(), name)
+    }
+
+    fn glance(&self, name: &str) -> io::Result<Option<Stat>> {
+        let mut transaction = self.actions.transaction();
+        transaction.files.glance(self.folder.name(), name)
     }
 
     /// What is known of a regular file that a person sees.
@@ -93,7 +110,7 @@ impl Handle {
     }
 
     fn look(&self, call: &str, name: &str) -> Made<Option<Stat>> {
-        file::check_name(name).map_err(|why| refuse(call, name, why))?;
+        let name = &path_of(call, name)?;
         match self.stat(name) {
             Ok(Some(stat)) if stat.kind != StoredKind::File => {
                 Err(refuse(call, name, "is not a regular file"))
@@ -106,15 +123,26 @@ impl Handle {
     /// Opens a regular file that a person sees, to read it.
     pub(super) fn open(&self, call: &str, name: &str) -> Made<Box<dyn Contents>> {
         self.about(call, name)?;
+        let name = &path_of(call, name)?;
         let mut transaction = self.actions.transaction();
         let opened = transaction.files.open(self.folder.name(), name);
         opened.map_err(|e| cannot(call, name, &e))
     }
 
-    /// Every file that a person sees, by its name.
-    fn each(&self, call: &str, mut each: impl FnMut(&str) -> Made<()>) -> Made<()> {
-        let failed = |e: io::Error| fail(format!("{call}: cannot read the folder: {e}"));
-        let names = self.actions.transaction().files.names(self.folder.name());
+    /// Every file of a directory that a person sees, by its name; "" is the folder.
+    fn each(
+        &self,
+        call: &str,
+        directory: &str,
+        mut each: impl FnMut(&str) -> Made<()>,
+    ) -> Made<()> {
+        let failed = |e: io::Error| match directory {
+            "" => fail(format!("{call}: cannot read the folder: {e}")),
+            _ => cannot(call, directory, &e),
+        };
+        let mut transaction = self.actions.transaction();
+        let names = transaction.files.names(self.folder.name(), directory);
+        drop(transaction);
         for (n, name) in names.map_err(failed)?.enumerate() {
             if n.is_multiple_of(ENTRIES) {
                 call::go_on()?;
@@ -130,15 +158,22 @@ impl Handle {
 
     fn list_like(&mut self, pattern: &str) -> Made<Names> {
         let call = "folder.list()";
+        // What stands before the last / is a directory, and the names of what is in it begin
+        // with that.
+        let (directory, pattern, before) = match pattern.rsplit_once('/') {
+            Some((directory, "")) => (path_of(call, directory)?, "*", "/"),
+            Some((directory, pattern)) => (path_of(call, directory)?, pattern, "/"),
+            None => (String::new(), pattern, ""),
+        };
         if pattern.len() > file::MAX_NAME {
             return Err(refuse(call, pattern, "is longer than any name"));
         }
         let (mut names, mut count) = (Vec::new(), 0_usize);
-        self.each(call, |name| {
+        self.each(call, &directory, |name| {
             if text::matches(name, pattern) {
                 count += 1;
                 if count <= MAX_LIST {
-                    names.push(name.into());
+                    names.push(format!("{directory}{before}{name}").into());
                 }
             }
             Ok(())
@@ -166,9 +201,9 @@ impl Handle {
                 i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
             });
         let mut names = Vec::new();
-        self.each(call, |name| {
+        self.each(call, "", |name| {
             // One that has gone meanwhile is not old.
-            let is_old = || Some(self.stat(name).ok()??.modified < before);
+            let is_old = || Some(self.glance(name).ok()??.modified < before);
             if names.len() < MAX_LIST && text::matches(name, pattern) && is_old() == Some(true) {
                 names.push(name.into());
             }
@@ -180,8 +215,7 @@ impl Handle {
 
     fn exists(&mut self, name: &str) -> Made<bool> {
         let call = "folder.exists()";
-        file::check_name(name).map_err(|why| refuse(call, name, why))?;
-        let stat = self.stat(name);
+        let stat = self.stat(&path_of(call, name)?);
         Ok(matches!(stat, Ok(Some(stat)) if stat.kind == StoredKind::File))
     }
 
@@ -239,10 +273,22 @@ impl Handle {
         String::from_utf8(bytes).map_err(|_| refuse(call, name, "is not UTF-8 text"))
     }
 
+    fn lines(&mut self, name: &str) -> Made<Lines> {
+        let contents = self.open("folder.lines()", name)?;
+        Ok(Lines::new(&shown(name), contents))
+    }
+
+    fn contains_line(&mut self, name: &str, text: &str) -> Made<bool> {
+        let contents = self.open("folder.contains_line()", name)?;
+        Lines::new(&shown(name), contents).contain(text)
+    }
+
     fn write(&mut self, name: &str, text: &str) -> Made<()> {
         let call = "folder.write()";
+        let name = &path_of(call, name)?;
         new_name(call, None, name, &self.config)?;
         self.look(call, name)?;
+        self.has_parent(call, name)?;
         if text.len() as u64 > MAX_READ {
             return Err(fail(format!("{call}: the text may have {MAX_READ} bytes")));
         }
@@ -259,8 +305,10 @@ impl Handle {
 
     fn append(&mut self, name: &str, text: &str) -> Made<()> {
         let call = "folder.append()";
+        let name = &path_of(call, name)?;
         new_name(call, None, name, &self.config)?;
         self.look(call, name)?;
+        self.has_parent(call, name)?;
         if text.len() as u64 > MAX_READ {
             return Err(fail(format!("{call}: the text may have {MAX_READ} bytes")));
         }
@@ -277,15 +325,17 @@ impl Handle {
 
     fn rename(&mut self, from: &str, to: &str) -> Made<()> {
         let call = "folder.rename()";
+        let (from, to) = (&path_of(call, from)?, &path_of(call, to)?);
         changeable(call, from, &self.config)?;
         new_name(call, Some(from), to, &self.config)?;
         self.about(call, from)?;
+        self.has_parent(call, to)?;
         let mut moves = vec![(from.to_owned(), to.to_owned())];
         if let Some(meta) = self.meta_of(from) {
-            let renamed = format!("{}.meta", text::split(to).0);
+            let renamed = format!("{}.meta", stem_of(to));
             // x.data that becomes x.jpg has the right one already.
             if meta != renamed {
-                file::check_name(&renamed).map_err(|why| refuse(call, &renamed, why))?;
+                path_of(call, &renamed)?;
                 moves.push((meta, renamed));
             }
         }
@@ -295,8 +345,14 @@ impl Handle {
 
     fn move_to(&mut self, name: &str, other: &str) -> Made<()> {
         let call = "folder.move_to()";
+        let name = &path_of(call, name)?;
         changeable(call, name, &self.config)?;
         self.about(call, name)?;
+        // Behind the folder's name there may be a directory in it.
+        let (other, directory) = match other.split_once('/') {
+            Some((other, directory)) => (other, path_of(call, directory)?),
+            None => (other, String::new()),
+        };
         let target = Name::folder(other)
             .map_err(|e| fail(format!("{call}: {e}")))
             .and_then(|other| {
@@ -308,20 +364,57 @@ impl Handle {
             })?;
         // There a program or script of that name may be a hook.
         let config = target.config().map_err(|e| fail(format!("{call}: {e}")))?;
-        changeable(call, name, &config)?;
-        let mut moves = vec![(name.to_owned(), name.to_owned())];
-        moves.extend(self.meta_of(name).map(|meta| (meta.clone(), meta)));
+        let there = |path: &str| match (directory.as_str(), split(path).1) {
+            ("", name) => name.to_owned(),
+            (directory, name) => format!("{directory}/{name}"),
+        };
+        changeable(call, &there(name), &config)?;
+        let mut transaction = self.actions.transaction();
+        transaction.files.enter(&target);
+        let has_dir = transaction.files.has_dir(target.name(), &directory);
+        drop(transaction);
+        if !has_dir.map_err(|e| cannot(call, &directory, &e))? {
+            return Err(refuse(call, &directory, NO_DIRECTORY));
+        }
+        let mut moves = vec![(name.to_owned(), there(name))];
+        moves.extend(self.meta_of(name).map(|meta| (meta.clone(), there(&meta))));
         let what = format!("folder.move_to({name:?}, {other:?})");
-        self.actions.transaction().files.enter(&target);
         self.carry(call, what, &target, &moves)
+    }
+
+    fn mkdir(&mut self, path: &str) -> Made<()> {
+        let call = "folder.mkdir()";
+        let path = &path_of(call, path)?;
+        new_name(call, None, path, &self.config)?;
+        self.actions.may_touch()?;
+        let mut transaction = self.actions.transaction();
+        let made = transaction.files.make_dir(self.folder.name(), path);
+        drop(transaction);
+        made.map_err(|e| match e.kind() {
+            io::ErrorKind::NotADirectory => refuse(call, path, "is a file, or lies below one"),
+            _ => cannot(call, path, &e),
+        })?;
+        self.touch(path, Touch::Written);
+        self.actions.note(|| format!("folder.mkdir({path:?})"));
+        Ok(())
+    }
+
+    /// Whether a file can get this path: there is its directory.
+    fn has_parent(&self, call: &str, path: &str) -> Made<()> {
+        let parent = split(path).0;
+        let mut transaction = self.actions.transaction();
+        let has_dir = transaction.files.has_dir(self.folder.name(), parent);
+        match has_dir.map_err(|e| cannot(call, parent, &e))? {
+            true => Ok(()),
+            false => Err(refuse(call, parent, NO_DIRECTORY)),
+        }
     }
 
     /// The `.meta` that goes where a file goes: it must tell of a file that came, since
     /// the user's own tells what is to be sent.
     fn meta_of(&self, name: &str) -> Option<String> {
-        let (stem, ending) = text::split(name);
-        let meta = format!("{stem}.meta");
-        if ending == "data" {
+        let meta = format!("{}.meta", stem_of(name));
+        if text::split(name).1 == "data" {
             let stat = self.stat(&meta).ok()??;
             return (stat.kind == StoredKind::File).then_some(meta);
         }
@@ -333,7 +426,11 @@ impl Handle {
     }
 
     fn read_meta(&self, name: &str) -> Option<Meta> {
-        let contents = self.actions.transaction().files.open(self.folder.name(), name);
+        let contents = self
+            .actions
+            .transaction()
+            .files
+            .open(self.folder.name(), name);
         let bytes = read_all(&*contents.ok()?, meta::MAX_LEN).ok()?;
         Meta::from_file(&bytes).ok()
     }
@@ -375,6 +472,7 @@ impl Handle {
 
     fn remove(&mut self, name: &str) -> Made<()> {
         let call = "folder.remove()";
+        let name = &path_of(call, name)?;
         changeable(call, name, &self.config)?;
         self.about(call, name)?;
         let names = [Some(name.to_owned()), self.meta_of(name)];
@@ -401,7 +499,7 @@ impl Handle {
     fn bytes(&mut self) -> Made<i64> {
         let call = "folder.bytes()";
         let (mut count, mut bytes) = (0_usize, 0_u64);
-        self.each(call, |name| {
+        self.each(call, "", |name| {
             count += 1;
             if count > MAX_SIZES {
                 return Err(fail(format!(
@@ -409,7 +507,7 @@ impl Handle {
                 )));
             }
             // One that has gone meanwhile has no bytes.
-            if let Ok(Some(stat)) = self.stat(name) {
+            if let Ok(Some(stat)) = self.glance(name) {
                 bytes = bytes.saturating_add(stat.size);
             }
             Ok(())
@@ -420,7 +518,7 @@ impl Handle {
     fn bytes_from(&mut self, sender: &str) -> Made<i64> {
         let call = "folder.bytes_from()";
         let mut stems = Vec::new();
-        self.each(call, |name| {
+        self.each(call, "", |name| {
             if let Some(stem) = name.strip_suffix(".data") {
                 if stems.len() >= MAX_METAS {
                     return Err(fail(format!(
@@ -436,7 +534,7 @@ impl Handle {
             call::go_on()?;
             let meta = self.read_meta(&format!("{stem}.meta"));
             if meta.is_some_and(|meta| meta.from == sender)
-                && let Ok(Some(stat)) = self.stat(&format!("{stem}.data"))
+                && let Ok(Some(stat)) = self.glance(&format!("{stem}.data"))
             {
                 bytes = bytes.saturating_add(stat.size);
             }
@@ -477,6 +575,28 @@ impl Handle {
     }
 }
 
+/// What is said where a directory is missing.
+const NO_DIRECTORY: &str = "is no directory: make it with folder.mkdir()";
+
+/// A path as a script wrote it: plain names, none hidden, with one / between them.
+fn path_of(call: &str, path: &str) -> Made<String> {
+    if path.len() > MAX_PATH || path.split('/').count() > MAX_DEPTH {
+        return Err(refuse(call, path, "is too long, or too deep"));
+    }
+    for name in path.split('/') {
+        file::check_name(name).map_err(|why| refuse(call, path, why))?;
+    }
+    Ok(path.to_owned())
+}
+
+/// A path without the ending of its name.
+fn stem_of(path: &str) -> String {
+    match split(path) {
+        ("", name) => text::split(name).0.to_owned(),
+        (directory, name) => format!("{directory}/{}", text::split(name).0),
+    }
+}
+
 /// The bytes of a file that is to be read as text.
 fn read_all(contents: &dyn Contents, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -508,8 +628,10 @@ fn ending_of(name: &str) -> Option<&'static str> {
 }
 
 /// Whether scripts may change a file of that name: none changes what decides.
-fn changeable(call: &str, name: &str, config: &Config) -> Made<()> {
-    file::check_name(name).map_err(|why| refuse(call, name, why))?;
+fn changeable(call: &str, path: &str, config: &Config) -> Made<()> {
+    path_of(call, path)?;
+    // A file system may take other letters for the same; in directories it is no hook.
+    let (directory, name) = split(path);
     let is_hook = || {
         Kind::ALL.iter().any(|kind| {
             let scripts = config.scripts(kind.section());
@@ -519,7 +641,7 @@ fn changeable(call: &str, name: &str, config: &Config) -> Made<()> {
     if name.eq_ignore_ascii_case(CONFIG) || name.to_ascii_lowercase().ends_with(".rhai") {
         return Err(refuse(call, name, "cannot be changed by a script"));
     }
-    if is_hook() {
+    if directory.is_empty() && is_hook() {
         return Err(refuse(
             call,
             name,
@@ -551,6 +673,7 @@ fn new_name(call: &str, from: Option<&str>, name: &str, config: &Config) -> Made
 }
 
 pub(super) fn register(engine: &mut Engine) {
+    lines::register(engine);
     engine
         .register_type_with_name::<Handle>("Folder")
         .register_fn("list", Handle::list)
@@ -565,8 +688,11 @@ pub(super) fn register(engine: &mut Engine) {
         .register_fn("head", Handle::head)
         .register_fn("starts_with", Handle::starts_with)
         .register_fn("read", Handle::read)
+        .register_fn("lines", Handle::lines)
+        .register_fn("contains_line", Handle::contains_line)
         .register_fn("write", Handle::write)
         .register_fn("append", Handle::append)
+        .register_fn("mkdir", Handle::mkdir)
         .register_fn("bytes", Handle::bytes)
         .register_fn("bytes_from", Handle::bytes_from)
         .register_fn("reset", Handle::reset)

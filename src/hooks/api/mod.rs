@@ -3,14 +3,17 @@
 pub mod actions;
 pub mod assert;
 pub mod config;
+pub mod csv;
 pub mod decision;
 pub mod folder;
 pub mod function;
 pub mod hash;
+pub mod json;
 pub mod log;
 pub mod meta;
 pub mod names;
 pub mod notify;
+pub mod regex;
 pub mod send;
 pub mod state;
 pub mod test;
@@ -30,7 +33,7 @@ use value::to_dynamic;
 use super::report::HookError;
 use crate::{
     event::Event,
-    json::{self, Value},
+    json::{self as document, Value},
     meta::Meta,
 };
 
@@ -38,16 +41,19 @@ use crate::{
 pub fn functions() -> impl Iterator<Item = &'static Function> {
     [
         config::FUNCTIONS,
+        csv::FUNCTIONS,
         meta::FUNCTIONS,
         decision::FUNCTIONS,
         folder::FUNCTIONS,
         names::FUNCTIONS,
         hash::FUNCTIONS,
+        json::FUNCTIONS,
         log::FUNCTIONS,
         notify::FUNCTIONS,
         send::FUNCTIONS,
         state::FUNCTIONS,
         text::FUNCTIONS,
+        regex::FUNCTIONS,
         time::FUNCTIONS,
         assert::FUNCTIONS,
         test::FUNCTIONS,
@@ -60,13 +66,16 @@ pub fn functions() -> impl Iterator<Item = &'static Function> {
 pub fn register(engine: &mut Engine) {
     function::register(engine);
     config::register(engine);
+    csv::register(engine);
     decision::register(engine);
     folder::register(engine);
     hash::register(engine);
+    json::register(engine);
     log::register(engine);
     meta::register(engine);
     names::register(engine);
     notify::register(engine);
+    regex::register(engine);
     send::register(engine);
     state::register(engine);
     text::register(engine);
@@ -92,7 +101,7 @@ impl Handles {
     /// The values for an event; `profile` is that of the folder's user.
     pub fn new(
         event: &Event,
-        profile: &json::Map<String, Value>,
+        profile: &document::Map<String, Value>,
         log: &log::Log,
         actions: &Actions,
         state: &Arc<dyn State>,
@@ -145,6 +154,8 @@ impl Handles {
             .push("notify", self.notify.clone())
             .push("state", self.state.clone())
             .push("text", text::Handle)
+            .push("csv", csv::Handle)
+            .push("json", json::Handle)
             .push("time", self.time.clone())
             .push("log", self.log.clone())
             .push("event", self.event.clone())
@@ -158,6 +169,8 @@ impl Handles {
             .push("hash", self.hash.clone())
             .push("state", self.state.clone())
             .push("text", text::Handle)
+            .push("csv", csv::Handle)
+            .push("json", json::Handle)
             .push("time", self.time.clone())
             .push("log", self.log.clone());
     }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     error::printable,
     event::{Effect, Event},
+    hooks::transaction::MAX_LINES,
     json::Value,
     meta::datetime_now,
 };
@@ -77,7 +78,9 @@ impl Handle {
         let (time, event) = (datetime_now(), &self.event);
         let line = format!("{time} {} {event}\n", printable(text, 1_000));
         if !self.actions.transaction().tell(line) {
-            return Err(fail("notify.inbox(): the scripts of one event can write 1024 lines"));
+            return Err(fail(format!(
+                "notify.inbox(): the scripts of one event can write {MAX_LINES} lines"
+            )));
         }
         self.actions.note(|| format!("notify.inbox({text:?})"));
         Ok(())

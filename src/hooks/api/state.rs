@@ -29,6 +29,9 @@ pub const MAX_VALUE: usize = 4_096;
 /// Keys of one folder.
 pub const MAX_KEYS: usize = 1_000;
 
+/// Values that the scripts of one event may look at.
+const MAX_READS: usize = 1_024;
+
 /// Why a value cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -93,7 +96,10 @@ impl State for MemoryState {
         for (folder, edits) in edits {
             let of = (user.to_string(), folder.clone());
             let mut values = folders.get(&of).cloned().unwrap_or_default();
-            let is_same = edits.reads.iter().all(|(key, before)| values.get(key) == before.as_ref());
+            let is_same = edits
+                .reads
+                .iter()
+                .all(|(key, before)| values.get(key) == before.as_ref());
             let keys = edits.keys.as_ref();
             if !is_same || keys.is_some_and(|keys| !values.keys().eq(keys)) {
                 return Ok(false);
@@ -204,6 +210,11 @@ impl Handle {
         if let Some(known) = values.reads.get(key) {
             return Ok(known.clone());
         }
+        if values.reads.len() >= MAX_READS {
+            return Err(fail(format!(
+                "{call}: the scripts of one event can look at {MAX_READS} values"
+            )));
+        }
         let found = self.state.get(user, folder, key).map_err(failed(call))?;
         values.reads.insert(key.to_owned(), found.clone());
         Ok(found)
@@ -249,8 +260,7 @@ impl Handle {
             )));
         }
         self.put(call, key, Some(value))?;
-        self.actions
-            .note(|| format!("state.set({key:?}, {text})"));
+        self.actions.note(|| format!("state.set({key:?}, {text})"));
         Ok(())
     }
 

@@ -1,10 +1,10 @@
-//! `time`: one moment for a whole run of a script, always in UTC.
+//! `time`: one moment for a whole run of a script, in UTC unless it names a zone.
 
 use jiff::{Timestamp, Zoned, civil::DateTime, fmt::strtime, tz::TimeZone};
 use rhai::Engine;
 
 use super::function::{Function, Made, fail, shown};
-use crate::meta::DATETIME;
+use crate::{meta::DATETIME, root::config};
 
 /// The longest format, in bytes; a part of it stands for 255 at most.
 const MAX_FORMAT: usize = 64;
@@ -40,7 +40,7 @@ assert_eq(time.clock().len(), 8);
     Function::new(
         "time",
         "time.format(seconds, format)",
-        "Writes seconds since 1970 as strftime(3) does, in UTC: %Y year, %m month, %d day, %H hour, %M minute, %S second, %j day of the year, %V week, %A name of the day.",
+        "Writes seconds since 1970 as strftime(3) does, in UTC or the zone of time.zone(): %Y year, %m month, %d day, %H hour, %M minute, %S second, %j day of the year, %V week, %A name of the day.",
         r#"
 assert_eq(time.format(1546214399, "%Y/%m"), "2018/12");
 assert_eq(time.format(1546214399, "%d.%m.%Y %H:%M"), "30.12.2018 23:59");
@@ -53,6 +53,17 @@ assert_eq(time.format(1546214399, "%d.%m.%Y %H:%M"), "30.12.2018 23:59");
         r#"
 if time.weekday() > 7 { reject("not on this day"); }
 assert_eq(`${time.weekday()}`, time.format(time.now(), "%u"));
+"#,
+    ),
+    Function::new(
+        "time",
+        "time.zone(name)",
+        "The same moment in a zone of the IANA database, like Europe/Zurich: date, clock, format, weekday and parse of what it returns are of that zone.",
+        r#"
+let here = time.zone("Europe/Zurich");
+assert_eq(here.format(1546214399, "%d.%m.%Y %H:%M %Z"), "31.12.2018 00:59 CET");
+assert_eq(here.parse("31-12-2018_00-59-59"), 1546214399);
+if here.weekday() == 7 { log.info("it is Sunday"); }
 "#,
     ),
     Function::new(
@@ -76,7 +87,7 @@ impl Handle {
     }
 }
 
-fn format(seconds: i64, format: &str) -> Made<String> {
+fn format(zone: &TimeZone, seconds: i64, format: &str) -> Made<String> {
     let call = "time.format()";
     if format.len() > MAX_FORMAT {
         return Err(fail(format!(
@@ -86,13 +97,13 @@ fn format(seconds: i64, format: &str) -> Made<String> {
     let wrong = |e: jiff::Error| fail(format!("{call}: {e}"));
     let moment = Timestamp::from_second(seconds)
         .map_err(wrong)?
-        .to_zoned(TimeZone::UTC);
+        .to_zoned(zone.clone());
     strtime::format(format, &moment).map_err(wrong)
 }
 
-fn parse(text: &str) -> Made<i64> {
+fn parse(zone: &TimeZone, text: &str) -> Made<i64> {
     DateTime::strptime(DATETIME, text)
-        .and_then(|moment| moment.to_zoned(TimeZone::UTC))
+        .and_then(|moment| moment.to_zoned(zone.clone()))
         .map(|moment| moment.timestamp().as_second())
         .map_err(|_| {
             let text = shown(text);
@@ -100,6 +111,13 @@ fn parse(text: &str) -> Made<i64> {
                 "time.parse(): {text} is no moment like 30-12-2018_23-59-59"
             ))
         })
+}
+
+fn zone(time: &Handle, name: &str) -> Made<Handle> {
+    match config::zone(name) {
+        Ok(zone) => Ok(Handle(time.0.with_time_zone(zone))),
+        Err(why) => Err(fail(format!("time.zone(): {why}"))),
+    }
 }
 
 pub(super) fn register(engine: &mut Engine) {
@@ -110,11 +128,14 @@ pub(super) fn register(engine: &mut Engine) {
         .register_fn("clock", |time: &mut Handle| {
             time.0.strftime("%H:%M:%S").to_string()
         })
-        .register_fn("format", |_: &mut Handle, seconds: i64, text: &str| {
-            format(seconds, text)
+        .register_fn("format", |time: &mut Handle, seconds: i64, text: &str| {
+            format(time.0.time_zone(), seconds, text)
         })
+        .register_fn("zone", |time: &mut Handle, name: &str| zone(time, name))
         .register_fn("weekday", |time: &mut Handle| {
             i64::from(time.0.weekday().to_monday_one_offset())
         })
-        .register_fn("parse", |_: &mut Handle, text: &str| parse(text));
+        .register_fn("parse", |time: &mut Handle, text: &str| {
+            parse(time.0.time_zone(), text)
+        });
 }

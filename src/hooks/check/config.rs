@@ -191,4 +191,3 @@ fn line_of(text: &str, section: &str, key: Option<&str>) -> usize {
     }
     0
 }
-

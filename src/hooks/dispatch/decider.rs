@@ -23,14 +23,14 @@ use crate::{
         transaction::{Changes, files::Place, files::Touched},
     },
     journal::{
-        self, Journal, JournalError, Task,
+        self, Journal, JournalError, Task, Withheld,
         decided::{self, Decided},
         delivered,
         redo::{self, Redo},
         script_state::{self, Edits},
     },
     meta::QUARANTINE,
-    root::{Root, name::Name, user::User},
+    root::{Root, RootError, name::Name, user::User},
     store::Stores,
 };
 
@@ -42,6 +42,8 @@ pub struct Decider {
     stores: Stores,
     claims: Claims,
     unflushed: Arc<Mutex<Vec<Unflushed>>>,
+    /// Taken by who flushes, so that others wait until it is done.
+    flushing: Arc<Mutex<()>>,
 }
 
 /// Changes that were made and do not survive a loss of power yet, or could not be made: their
@@ -50,12 +52,27 @@ struct Unflushed {
     seq: i64,
     user: User,
     changes: Arc<[Change]>,
+    /// Tasks that wait for them.
+    then: Vec<Task>,
     /// When they are made again, where they could not be.
-    again: Option<(Instant, Duration)>,
+    again: Option<Again>,
+    /// Files that stay hidden until then.
+    withheld: Option<Withheld>,
+}
+
+/// The next attempt at changes that could not be made.
+#[derive(Clone, Copy)]
+struct Again {
+    when: Instant,
+    pause: Duration,
+    attempts: u32,
 }
 
 /// How long changes that could not be made wait at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Attempts at changes until they are given up.
+const MAX_ATTEMPTS: u32 = 20;
 
 /// Rows whose changes wait for a flush before one is made at once.
 const MAX_UNFLUSHED: usize = 1_024;
@@ -135,7 +152,7 @@ impl Plan {
 
     /// Whether the tasks have to wait until the file has the path that its sender wants.
     fn waits(&self) -> bool {
-        !self.tasks.is_empty() && self.changes.iter().any(|c| matches!(c, Change::Put(_)))
+        !self.tasks.is_empty() && self.changes.iter().any(|c| matches!(c, Change::Put { .. }))
     }
 
     /// Whether it has to survive a loss of power before its changes are made. A `.meta` need
@@ -147,7 +164,11 @@ impl Plan {
         if self.attempt.is_some() {
             return false;
         }
-        self.words.is_some()
+        // What [OnMeta] counted goes with the file that it let come; else nothing follows that
+        // would make it safe.
+        let is_last = stands == Some(&Stands::Nothing) && self.decided.is_none();
+        (is_last && !self.values.is_empty())
+            || self.words.is_some()
             || !self.tasks.is_empty()
             || !self.changes.iter().all(is_meta)
             || !(of_transfer || self.changes.is_empty())
@@ -218,7 +239,7 @@ fn write(db: &Connection, plans: &[Plan]) -> rusqlite::Result<(Option<Rows>, boo
     for (at, plan) in plans.iter().enumerate() {
         news |= plan.write(db)?;
         if plan.waits() {
-            let body = to_body(&plan.changes);
+            let body = to_body(&plan.changes, &plan.tasks);
             rows.push((redo::add(db, plan.user.name().as_str(), &body)?, vec![at]));
         } else if !plan.changes.is_empty() {
             together.push(at);
@@ -230,7 +251,8 @@ fn write(db: &Connection, plans: &[Plan]) -> rusqlite::Result<(Option<Rows>, boo
             .filter_map(|at| plans.get(*at))
             .flat_map(|plan| plan.changes.iter().cloned())
             .collect();
-        let seq = redo::add(db, first.user.name().as_str(), &to_body(&all))?;
+        let body = to_body(&all, &[]);
+        let seq = redo::add(db, first.user.name().as_str(), &body)?;
         rows.push((seq, together));
     }
     Ok((Some(rows), news))
@@ -245,6 +267,7 @@ impl Decider {
             stores: stores.clone(),
             claims: Claims::default(),
             unflushed: Arc::default(),
+            flushing: Arc::default(),
         }
     }
 
@@ -259,6 +282,7 @@ impl Decider {
             self.journal.expect_decisions();
         }
         let plans: Arc<[Plan]> = plans.into();
+        let _withheld = self.withhold_all(&plans);
         let durable = plans.iter().any(Plan::is_durable);
         let written = {
             let plans = plans.clone();
@@ -274,6 +298,21 @@ impl Decider {
         making.await.map_err(|e| e.to_string())
     }
 
+    /// Hides files that are to go, or to get another place, until that is done: from the
+    /// decision on the journal does not say any more that they are pending.
+    fn withhold<'a>(&self, user: &User, changes: impl Iterator<Item = &'a Change>) -> Withheld {
+        let places = changes.filter_map(Change::withholds);
+        let places =
+            places.map(|(folder, file)| (user.name().to_string(), folder.to_string(), file));
+        self.journal.withhold(places.collect())
+    }
+
+    /// [`Self::withhold`] for plans of one user.
+    fn withhold_all(&self, plans: &[Plan]) -> Option<Withheld> {
+        let changes = plans.iter().flat_map(|plan| plan.changes.iter());
+        Some(self.withhold(&plans.first()?.user, changes))
+    }
+
     /// Makes the changes of plans.
     fn make(&self, plans: &[Plan], rows: Rows) -> Vec<Option<String>> {
         let mut paths = vec![None; plans.len()];
@@ -284,104 +323,149 @@ impl Decider {
             };
             let changes: Vec<&[Change]> = list.iter().map(|plan| &*plan.changes).collect();
             let made = self.changer.make(&first.user, &changes, Pass::First);
-            let is_made = made.error.is_none();
-            if !first.waits() || !is_made {
-                let all = changes.concat();
-                self.remember(seq, &first.user, all.into(), made.error);
-            }
-            if first.waits() {
-                let path = made.paths.first().and_then(Option::as_deref);
-                self.add_tasks(first, is_made.then_some(seq), path);
-            }
+            let row = Unflushed {
+                seq,
+                user: first.user.clone(),
+                changes: changes.concat().into(),
+                then: match first.waits() {
+                    true => first.tasks.clone(),
+                    false => Vec::new(),
+                },
+                again: None,
+                withheld: None,
+            };
+            let path = made.paths.first().cloned().flatten();
             for (at, path) in of.into_iter().zip(made.paths) {
                 if let Some(place) = paths.get_mut(at) {
                     *place = path;
                 }
             }
+            let failed = made.error.map(|error| (made.failed, error));
+            self.remember(row, failed, path.as_deref());
         }
         self.flush_if_many();
         paths
     }
 
-    /// Adds tasks that waited for the path of their file, and forgets the changes in the row,
-    /// which are safe.
-    fn add_tasks(&self, plan: &Plan, row: Option<i64>, path: Option<&str>) {
-        let mut tasks = plan.tasks.clone();
-        let file = plan.record.as_ref().and_then(|r| r.task.file.as_deref());
+    /// Keeps a row until its changes are safe. Of those that could not all be made only these
+    /// are kept, to be made again.
+    fn remember(
+        &self,
+        mut row: Unflushed,
+        failed: Option<(Vec<Change>, io::Error)>,
+        path: Option<&str>,
+    ) {
+        match failed {
+            Some((changes, error)) => {
+                let user = row.user.name();
+                error!(%user, "cannot do what hooks asked for, tried again: {error}");
+                let (seq, body) = (row.seq, to_body(&changes, &row.then));
+                row.withheld = Some(self.withhold(&row.user, changes.iter()));
+                row.changes = changes.into();
+                row.again = Some(Again {
+                    when: Instant::now() + PAUSES.0,
+                    pause: PAUSES.0,
+                    attempts: 1,
+                });
+                drop(
+                    self.journal
+                        .quietly(false, move |db| redo::update(db, seq, &body)),
+                );
+            }
+            None => self.add_tasks(&mut row, path),
+        }
+        self.unflushed().push(row);
+    }
+
+    /// Adds the tasks that waited for changes, about the file where it is now.
+    fn add_tasks(&self, row: &mut Unflushed, path: Option<&str>) {
+        let mut tasks = std::mem::take(&mut row.then);
+        if tasks.is_empty() {
+            return;
+        }
+        let arrived = row.changes.iter().find_map(|change| match change {
+            Change::Put { place, .. } => Some(format!("{}.data", place.1)),
+            _ => None,
+        });
         if let Some(path) = path {
             for task in &mut tasks {
                 if let Some(mut effect) = Effect::from_document(&task.kind, &task.body) {
-                    is_placed(std::slice::from_mut(&mut effect), file, path);
+                    is_placed(std::slice::from_mut(&mut effect), arrived.as_deref(), path);
                     task.body = effect.to_document();
                 }
             }
         }
+        let (seq, body) = (row.seq, to_body(&row.changes, &[]));
         let written = self.journal.write(true, move |db| {
             journal::insert(db, &tasks)?;
-            row.map_or(Ok(()), |seq| redo::remove(db, seq))
+            redo::update(db, seq, &body)
         });
         if let Err(error) = written.wait() {
+            // The row has them, for the next start.
             error!("{error}");
         }
     }
 
-    fn remember(
-        &self,
-        seq: i64,
-        user: &User,
-        changes: Arc<[Change]>,
-        failed: Option<io::Error>,
-    ) {
-        if let Some(error) = &failed {
-            error!(user = %user.name(), "cannot do what hooks asked for, tried again: {error}");
-        }
-        self.unflushed().push(Unflushed {
-            seq,
-            user: user.clone(),
-            changes,
-            again: failed.map(|_| (Instant::now() + PAUSES.0, PAUSES.0)),
-        });
-    }
-
-    /// Makes changes again that could not be made; returns whether they are made.
+    /// Makes changes again that could not be made; returns whether nothing is left to make.
     fn make_again(&self, row: &mut Unflushed) -> bool {
-        let Some((when, pause)) = row.again else {
+        let Some(again) = row.again else {
             return true;
         };
-        if Instant::now() < when {
+        if Instant::now() < again.when {
             return false;
         }
+        let places = row.changes.iter().flat_map(Change::places).cloned();
+        let _claim = self.claims.claim(&row.user, places.collect());
         let made = self.changer.make(&row.user, &[&row.changes], Pass::Again);
-        let pause = pause.saturating_mul(2).min(PAUSES.1);
-        row.again = made.error.map(|_| (Instant::now() + pause, pause));
-        row.again.is_none()
+        row.again = None;
+        if let Some(error) = made.error {
+            let user = row.user.name();
+            if again.attempts < MAX_ATTEMPTS {
+                let pause = again.pause.saturating_mul(2).min(PAUSES.1);
+                row.changes = made.failed.into();
+                row.again = Some(Again {
+                    when: Instant::now() + pause,
+                    pause,
+                    attempts: again.attempts + 1,
+                });
+                return false;
+            }
+            error!(%user, "given up what hooks asked for: {error}: {:?}", made.failed);
+        }
+        let path = made.paths.into_iter().next().flatten();
+        self.add_tasks(row, path.as_deref());
+        row.withheld = None;
+        true
     }
 
     fn unflushed(&self) -> MutexGuard<'_, Vec<Unflushed>> {
-        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unflushed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn flush_if_many(&self) {
-        if self.unflushed().len() >= MAX_UNFLUSHED {
+        let made = |row: &&Unflushed| row.again.is_none();
+        if self.unflushed().iter().filter(made).count() >= MAX_UNFLUSHED {
             self.flush();
         }
     }
 
     /// Returns when all changes that were made survive a loss of power. It waits for a disk.
     pub fn flush(&self) {
+        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = std::mem::take(&mut *self.unflushed());
         let mut left = Vec::new();
-        rows.retain_mut(|row| {
-            let is_made = self.make_again(row);
-            if !is_made {
-                left.push(Unflushed {
-                    user: row.user.clone(),
-                    changes: row.changes.clone(),
-                    ..*row
-                });
-            }
-            is_made
-        });
+        rows = rows
+            .into_iter()
+            .filter_map(|mut row| match self.make_again(&mut row) {
+                true => Some(row),
+                false => {
+                    left.push(row);
+                    None
+                }
+            })
+            .collect();
         self.unflushed().extend(left);
         let mut users: BTreeMap<Name, (User, Vec<Unflushed>)> = BTreeMap::new();
         for row in rows {
@@ -414,17 +498,54 @@ impl Decider {
     pub fn redo(&self, root: &Root) -> Result<(), JournalError> {
         let rows = redo::list(&self.journal.reader()?)?;
         for Redo { seq, user, body } in rows {
-            let user = Name::user(&user).ok().and_then(|name| root.user(&name).ok());
-            if let (Some(user), Some(changes)) = (user, from_body(&body)) {
-                let made = self.changer.make(&user, &[&changes], Pass::Again);
-                self.remember(seq, &user, changes.into(), made.error);
-            } else {
-                error!("the journal has changes for nobody: {body}");
+            let name = Name::user(&user).ok();
+            let user = match name.as_ref().map(|name| root.user(name)) {
+                Some(Ok(user)) => Some(user),
+                Some(Err(RootError::NoUser(_))) | None => None,
+                Some(Err(error)) => {
+                    // The next start may find the user.
+                    error!("{error}");
+                    continue;
+                }
+            };
+            let Some((user, (changes, tasks))) = user.zip(from_body(&body)) else {
+                error!("the journal has changes for nobody: row {seq}");
                 drop(self.journal.quietly(false, move |db| redo::remove(db, seq)));
-            }
+                continue;
+            };
+            let made = self.changer.make(&user, &[&changes], Pass::Again);
+            let row = Unflushed {
+                seq,
+                user,
+                changes: changes.into(),
+                then: tasks,
+                again: None,
+                withheld: None,
+            };
+            let path = made.paths.into_iter().next().flatten();
+            let failed = made.error.map(|error| (made.failed, error));
+            self.remember(row, failed, path.as_deref());
         }
         self.flush();
         Ok(())
+    }
+
+    /// Whether a decision about files could not be told from one before it, if both were made
+    /// again: then those before it have to be safe first.
+    fn meets_unflushed(&self, user: &User, changes: &[Change]) -> bool {
+        let unflushed = self.unflushed();
+        let rows = unflushed
+            .iter()
+            .filter(|row| row.user.name() == user.name());
+        rows.flat_map(|row| row.changes.iter()).any(|before| {
+            changes.iter().any(|change| {
+                (before.displaces() || change.displaces())
+                    && before
+                        .places()
+                        .iter()
+                        .any(|at| change.places().contains(at))
+            })
+        })
     }
 
     /// Whether files are what they were when scripts touched them.
@@ -434,12 +555,7 @@ impl Decider {
                 return false;
             };
             let now = Files::new(&opened, &self.stores).stat(name);
-            // A program of the event may have written into the .meta: it was to.
-            let is_meta = name.ends_with(".meta") && before.is_some();
-            let holds = now.is_ok_and(|now| match is_meta {
-                true => now.is_some(),
-                false => now == *before,
-            });
+            let holds = now.is_ok_and(|now| now == *before);
             if !holds {
                 debug!(user = %user.name(), %folder, "{name} has changed while scripts ran");
             }
@@ -457,17 +573,22 @@ impl Decide for Decider {
     ) -> Result<(), Undecided> {
         let touched = changes.touched.clone();
         let plan = Plan::new(record, verdict, changes, None);
+        if self.meets_unflushed(&plan.user, &plan.changes) {
+            self.flush();
+        }
         if plan.decided.is_some() {
             self.journal.expect_decisions();
         }
         let user = plan.user.clone();
         // Until it is done, nobody else changes the same files.
-        let _claim = self.claims.claim(&user, &touched);
+        let places = plan.changes.iter().flat_map(Change::places).cloned();
+        let _claim = self.claims.claim(&user, places.collect());
         if !self.holds(&user, &touched) {
             return Err(Undecided::Conflict);
         }
         let durable = plan.is_durable();
         let plans: Arc<[Plan]> = [plan].into();
+        let _withheld = self.withhold_all(&plans);
         let written = {
             let plans = plans.clone();
             self.journal.decide(durable, move |db| write(db, &plans))
@@ -493,9 +614,9 @@ struct Claim {
 
 impl Claims {
     /// Waits until nobody else changes these files.
-    fn claim(&self, user: &User, touched: &Touched) -> Claim {
-        let of = |place: &Place| (user.name().clone(), place.clone());
-        let places: Vec<_> = touched.keys().map(of).collect();
+    fn claim(&self, user: &User, places: Vec<Place>) -> Claim {
+        let of = |place: Place| (user.name().clone(), place);
+        let places: Vec<_> = places.into_iter().map(of).collect();
         let (lock, freed) = &*self.0;
         let mut claimed = lock.lock().unwrap_or_else(PoisonError::into_inner);
         while places.iter().any(|place| claimed.contains(place)) {

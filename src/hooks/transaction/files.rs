@@ -17,7 +17,10 @@ use crate::{
 /// Bytes of the texts that the scripts of one event may write.
 const MAX_TEXTS: usize = 1 << 20;
 
-/// A folder of the user and the name of a file in it.
+/// Files that the scripts of one event may look at by their names, or change.
+const MAX_TOUCHED: usize = 4_096;
+
+/// A folder of the user and the path of a file in it.
 pub type Place = (Name, String);
 
 /// What was at places before the scripts touched them.
@@ -43,6 +46,8 @@ pub struct FileEdits {
     entries: BTreeMap<Place, Entry>,
     /// Texts behind the ends of files that are on the disk, by the places where these are now.
     appended: BTreeMap<Place, String>,
+    /// Directories that are to be made, each before those in it.
+    made: BTreeSet<Place>,
     touched: Touched,
 }
 
@@ -54,6 +59,7 @@ impl FileEdits {
             folders: BTreeMap::new(),
             entries: BTreeMap::new(),
             appended: BTreeMap::new(),
+            made: BTreeSet::new(),
             touched: Touched::new(),
         }
     }
@@ -69,7 +75,10 @@ impl FileEdits {
             let opened = self.user.folder(folder).map_err(io::Error::other)?;
             self.enter(&opened);
         }
-        let (folder, files) = self.folders.get_mut(folder).ok_or(io::ErrorKind::NotFound)?;
+        let (folder, files) = self
+            .folders
+            .get_mut(folder)
+            .ok_or(io::ErrorKind::NotFound)?;
         Ok(files.get_or_insert_with(|| Files::new(folder, &self.stores)))
     }
 
@@ -107,9 +116,22 @@ impl FileEdits {
         Ok(stat)
     }
 
+    /// [`Self::stat`] of a file that the scripts only come by: if it changes, they need not run
+    /// again.
+    pub fn glance(&mut self, folder: &Name, name: &str) -> io::Result<Option<Stat>> {
+        match self.entry(folder, name) {
+            None => self.disk(folder)?.stat(name),
+            Some(_) => self.stat(folder, name),
+        }
+    }
+
     fn stat_whole(&mut self, folder: &Name, name: &str) -> io::Result<Option<Stat>> {
         match self.entry(folder, name).cloned() {
-            None => self.disk(folder)?.stat(name),
+            None => {
+                let place = (folder.clone(), name.to_owned());
+                self.touch(&place)?;
+                Ok(self.touched.get(&place).copied().flatten())
+            }
             Some(Entry::Gone) => Ok(None),
             Some(Entry::From((folder, name))) => self.disk(&folder)?.stat(&name),
             Some(Entry::Text(text)) => Ok(Some(Stat {
@@ -142,27 +164,70 @@ impl FileEdits {
         }
     }
 
-    /// The names of all regular files of a folder that a person sees.
+    /// The names of all regular files of a directory that a person sees: "" is the folder.
     pub fn names(
         &mut self,
         folder: &Name,
+        directory: &str,
     ) -> io::Result<Box<dyn Iterator<Item = io::Result<String>>>> {
         let mut written = Vec::new();
         let mut changed = BTreeSet::new();
-        for ((_, name), entry) in self.entries.iter().filter(|((of, _), _)| of == folder) {
-            changed.insert(name.clone());
+        for ((_, path), entry) in self.entries.iter().filter(|((of, _), _)| of == folder) {
+            let (parent, name) = split(path);
+            if parent != directory {
+                continue;
+            }
+            changed.insert(name.to_owned());
             if !matches!(entry, Entry::Gone) {
-                written.push(Ok(name.clone()));
+                written.push(Ok(name.to_owned()));
             }
         }
-        let disk = self.disk(folder)?.names()?;
+        let is_made = self.made.contains(&(folder.clone(), directory.to_owned()));
+        let disk = match self.disk(folder)?.names(directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && is_made => None,
+            names => Some(names?),
+        };
+        let disk = disk.into_iter().flatten();
         let same = disk.filter(move |name| !matches!(name, Ok(name) if changed.contains(name)));
         Ok(Box::new(same.chain(written)))
     }
 
-    /// Remembers what is at a place on the disk before it changes.
+    /// Whether there is a directory; "" is the folder.
+    pub fn has_dir(&mut self, folder: &Name, path: &str) -> io::Result<bool> {
+        if path.is_empty() || self.made.contains(&(folder.clone(), path.to_owned())) {
+            return Ok(true);
+        }
+        let stat = self.disk(folder)?.stat(path)?;
+        Ok(stat.is_some_and(|stat| stat.kind == Kind::Directory))
+    }
+
+    /// Makes a directory, and those that it lies in.
+    pub fn make_dir(&mut self, folder: &Name, path: &str) -> io::Result<()> {
+        let ends = path
+            .match_indices('/')
+            .map(|(at, _)| at)
+            .chain([path.len()]);
+        for end in ends {
+            let path = path.get(..end).unwrap_or(path);
+            if self.has_dir(folder, path)? {
+                continue;
+            }
+            if self.stat(folder, path)?.is_some() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            self.made.insert((folder.clone(), path.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Remembers what is at a place on the disk, before it is looked at or changes.
     fn touch(&mut self, place: &Place) -> io::Result<()> {
         if !self.touched.contains_key(place) {
+            if self.touched.len() >= MAX_TOUCHED {
+                return Err(io::Error::other(format!(
+                    "the scripts of one event can look at {MAX_TOUCHED} files"
+                )));
+            }
             let stat = self.disk(&place.0)?.stat(&place.1)?;
             self.touched.insert(place.clone(), stat);
         }
@@ -215,6 +280,10 @@ impl FileEdits {
     pub fn rename(&mut self, from: Place, to: Place) -> io::Result<()> {
         self.touch(&from)?;
         self.touch(&to)?;
+        let is_there = matches!(self.touched.get(&to), Some(Some(_)));
+        if is_there && !self.entries.contains_key(&to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         if from.0 != to.0 {
             let there = self.disk(&to.0)?.clone();
             self.disk(&from.0)?.can_move_to(&there)?;
@@ -243,60 +312,111 @@ impl FileEdits {
         Ok(())
     }
 
+    /// Looks again at all files that the scripts touched: a program has run since.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        let places: Vec<Place> = self.touched.keys().cloned().collect();
+        for place in places {
+            let stat = self.disk(&place.0)?.stat(&place.1)?;
+            self.touched.insert(place, stat);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is to be changed.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.entries.is_empty() && self.appended.is_empty() && self.made.is_empty()
+    }
+
     /// What has to be done to the disk, in an order in which each step finds its name free.
     /// Fails where files change their names in a circle.
     pub(super) fn take(&mut self) -> Result<(Vec<Change>, Touched), String> {
         let entries = std::mem::take(&mut self.entries);
         let touched = std::mem::take(&mut self.touched);
-        let was_there = |place: &Place| matches!(touched.get(place), Some(Some(_)));
-        let mut moves = Vec::new();
-        let mut sources = BTreeSet::new();
+        let was = |place: &Place| touched.get(place).copied().flatten();
+        let moves: BTreeMap<&Place, &Place> = entries
+            .iter()
+            .filter_map(|(place, entry)| match entry {
+                Entry::From(origin) => Some((origin, place)),
+                _ => None,
+            })
+            .collect();
+        let made = std::mem::take(&mut self.made).into_iter();
+        let mut changes: Vec<Change> = made.map(Change::MakeDir).collect();
         for (place, entry) in &entries {
-            if let Entry::From(origin) = entry {
-                moves.push((origin.clone(), place.clone()));
-                sources.insert(origin.clone());
+            if matches!(entry, Entry::Gone)
+                && !moves.contains_key(place)
+                && let Some(was) = was(place)
+            {
+                let place = place.clone();
+                changes.push(Change::Remove { place, was });
             }
         }
-        let mut changes = Vec::new();
-        for (place, entry) in &entries {
-            let is_removed = matches!(entry, Entry::Gone) && !sources.contains(place);
-            if is_removed && was_there(place) {
-                changes.push(Change::Remove(place.clone()));
-            }
-        }
-        while !moves.is_empty() {
-            let ready = moves.iter().position(|(_, to)| !sources.contains(to));
-            let Some(ready) = ready else {
-                return Err("files cannot change their names in a circle: give one of them a name that no other one had".to_owned());
-            };
-            let (from, to) = moves.remove(ready);
-            sources.remove(&from);
+        for (from, to) in in_order(&moves)? {
             // What had the name and is nowhere else is gone.
-            let replaces = was_there(&to) && !moved_away(&entries, &to);
-            changes.push(Change::Move { from, to, replaces });
+            let replaces = was(to).filter(|_| !moves.contains_key(to));
+            let Some(was) = was(from) else {
+                continue;
+            };
+            changes.push(Change::Move {
+                from: from.clone(),
+                to: to.clone(),
+                was,
+                replaces,
+            });
         }
         for (place, text) in std::mem::take(&mut self.appended) {
             let origin = match entries.get(&place) {
                 Some(Entry::From(origin)) => origin,
                 _ => &place,
             };
-            let len = touched.get(origin).copied().flatten();
-            let len = len.map_or(0, |stat| stat.size);
+            let len = was(origin).map_or(0, |stat| stat.size);
             changes.push(Change::Append { place, len, text });
         }
-        for (place, entry) in entries {
+        for (place, entry) in &entries {
             if let Entry::Text(text) = entry {
-                changes.push(Change::Write(place, text.to_string()));
+                changes.push(Change::Write {
+                    was: was(place).filter(|_| !moves.contains_key(place)),
+                    place: place.clone(),
+                    text: text.to_string(),
+                });
             }
         }
         Ok((changes, touched))
     }
 }
 
-/// Whether the file that had a place has another one now.
-fn moved_away(entries: &BTreeMap<Place, Entry>, place: &Place) -> bool {
-    let mut entries = entries.values();
-    entries.any(|entry| matches!(entry, Entry::From(origin) if origin == place))
+/// Moves in an order in which each finds its target free.
+fn in_order<'a>(
+    moves: &BTreeMap<&'a Place, &'a Place>,
+) -> Result<Vec<(&'a Place, &'a Place)>, String> {
+    let mut ordered = Vec::with_capacity(moves.len());
+    let mut done = BTreeSet::new();
+    for start in moves.keys() {
+        // Each file on the way stands where the one before it goes.
+        let mut way = Vec::new();
+        let mut on_way = BTreeSet::new();
+        let mut at = *start;
+        while let Some(to) = moves.get(at).filter(|_| !done.contains(at)) {
+            if !on_way.insert(at) {
+                return Err("files cannot change their names in a circle: give one of them a name that no other one had".to_owned());
+            }
+            way.push((at, *to));
+            at = to;
+        }
+        done.extend(on_way);
+        ordered.extend(way.into_iter().rev());
+    }
+    // What is known of a file goes where the file went.
+    let (metas, mut files): (Vec<_>, Vec<_>) = ordered
+        .into_iter()
+        .partition(|(from, _)| from.1.ends_with(".meta"));
+    files.extend(metas);
+    Ok(files)
+}
+
+/// The directory of a path, and the name in it.
+pub fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
 }
 
 /// A file with a text behind its end.

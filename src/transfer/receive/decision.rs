@@ -212,9 +212,11 @@ impl Receiver {
             }
         }
         let asked = self.ask_hooks(queue, parties, candidates, begun, early);
-        let undecided = undecided.into_iter().map(|(at, partial, asked)| async move {
-            (at, self.delivered_before(&partial, &asked, begun).await)
-        });
+        let undecided = undecided
+            .into_iter()
+            .map(|(at, partial, asked)| async move {
+                (at, self.delivered_before(&partial, &asked, begun).await)
+            });
         let (asked, known) = join(asked, join_all(undecided)).await;
         decided.extend(asked);
         decided.extend(known);

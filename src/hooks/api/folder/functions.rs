@@ -16,9 +16,13 @@ for name in folder.list() {
     Function::new(
         "folder",
         "folder.list(pattern)",
-        "The names that are as the pattern says, sorted; at most 1,000. * stands for any characters or none, ? for one.",
+        "The names that are as the pattern says, sorted; at most 1,000. * stands for any characters or none, ? for one. What stands before the last / is a directory of the folder, and the names of what is in it begin with that.",
         r#"
 assert_eq(folder.list("my*.jpg").to_array(), ["myfoto.jpg"]);
+folder.mkdir("2018/12");
+folder.rename("myfoto.jpg", "2018/12/sea.jpg");
+assert_eq(folder.list("2018/12/*.jpg").to_array(), ["2018/12/sea.jpg"]);
+assert_eq(folder.list("2018/12/").len(), 1);
 "#,
     ),
     Function::new(
@@ -58,8 +62,17 @@ assert_eq(days, 0);
     ),
     Function::new(
         "folder",
+        "folder.mkdir(path)",
+        "Makes a directory of the folder, and those that it lies in, unless they are there: plain names with / between them, at most 16. A file in one is named by its path, as in folder.read(\"2026/notes.txt\").",
+        r#"
+folder.mkdir(time.format(time.parse(meta.datetime), "%Y/%m"));
+assert_eq(folder.list("2018/12/*").len(), 0);
+"#,
+    ),
+    Function::new(
+        "folder",
         "folder.rename(from, to)",
-        "Gives a file another name, never one that is taken. The .meta of a file that somebody sent goes with it: x.data and x.meta become photo.jpg and photo.meta. A name that ends with .meta, .data, .done or .failed goes only to a file that has that ending; scripts and m2y.config stay as they are.",
+        "Gives a file another name, or a path in a directory of the folder that is there; never one that is taken. The .meta of a file that somebody sent goes with it: x.data and x.meta become photo.jpg and photo.meta. A name that ends with .meta, .data, .done or .failed goes only to a file that has that ending; scripts and m2y.config stay as they are.",
         r#"
 folder.rename(event.data_file, "photo.jpg");
 assert(folder.exists("photo.jpg") && folder.exists("photo.meta"));
@@ -68,7 +81,7 @@ assert(folder.exists("photo.jpg") && folder.exists("photo.meta"));
     Function::new(
         "folder",
         "folder.move_to(name, other_folder)",
-        "Moves a file to another m2y-folder of the same user, never over one that is there. The .meta of a file that somebody sent goes with it.",
+        "Moves a file to another m2y-folder of the same user, or to a directory of it as in \"archive/2026\"; never over one that is there. The .meta of a file that somebody sent goes with it.",
         r#"
 folder.move_to(event.data_file, "archive");
 assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
@@ -106,6 +119,26 @@ assert(!folder.starts_with("abc.txt", [0x89, 0x50, 0x4e, 0x47]));
         "A file of at most 4,096 bytes as text, which must be UTF-8.",
         r#"
 assert_eq(folder.read("abc.txt"), "abc");
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.lines(name)",
+        "The lines of a text file of any length, for a for loop, without what ends them; each has at most 8,192 bytes. A script has 200,000 operations, so it gets through some ten thousand lines.",
+        r#"
+let total = 0;
+folder.write("sizes.txt", "3\n4\n");
+for line in folder.lines("sizes.txt") { total += parse_int(line); }
+assert_eq(total, 7);
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.contains_line(name, text)",
+        "Whether one of the lines of a file is this text. It looks through millions of lines.",
+        r#"
+folder.write("allowed.txt", "zhenqiang\npeter-norton\n");
+if !folder.contains_line("allowed.txt", meta.from) { reject("you are not on the list"); }
 "#,
     ),
     Function::new(

@@ -289,7 +289,11 @@ fn a_name_that_leads_elsewhere_is_refused_by_every_function() {
     for name in [
         "../user.json",
         "../privateKey/roland-frei.data",
-        "a/b",
+        "a//b",
+        "a/",
+        "a/../b",
+        "a/./b",
+        "a/.hidden/b",
         "/etc/passwd",
         "",
         ".",
@@ -301,9 +305,10 @@ fn a_name_that_leads_elsewhere_is_refused_by_every_function() {
     ] {
         for call in NAMED {
             let script = call.replace("NAME", &format!("\"{name}\"")) + ";";
-            let words = match name.starts_with('.') && !name.contains('/') {
-                true => "is hidden",
-                false => "is no name of a file",
+            let is_bad = |part: &&str| part.is_empty() || part.starts_with('.');
+            let words = match name.split('/').find(is_bad) {
+                Some(part) if !["", ".", ".."].contains(&part) => "is hidden",
+                _ => "is no name of a file",
             };
             desk.fails(&script, words);
         }
@@ -598,12 +603,15 @@ fn old_files_are_listed_by_a_pattern_a_thousand_at_a_time() {
 #[test]
 fn a_number_of_m2y_config_is_one_or_the_script_fails_in_words() {
     let desk = Desk::new();
-    let config = "[OnMeta]\n[n]\na = 20\nb = 2K\nc = many\nd\ne = -3\n";
+    let config = "[OnMeta]\n[n]\na = 20\nb = 2K\nki = 2 Ki\ng = 3gi\nc = many\nd\ne = -3\n";
     fs::write(desk.path("m2y.config"), config).unwrap();
     desk.run(
         r#"
         assert_eq(config.number("n", "a", 1), 20);
-        assert_eq(config.number("n", "b", 1), 2048);
+        assert_eq(config.number("n", "b", 1), 2000);
+        assert_eq(config.number("n", "ki"), 2048);
+        assert_eq(config.number("n", "g", 1), 3 * 1024 * 1024 * 1024);
+        assert_eq(config.number("n", "nothing"), ());
         assert_eq(config.number("n", "e", 1), -3);
         assert_eq(config.number("n", "nothing", 1), 1);
         assert_eq(config.get("n", "nothing", "x"), "x");

@@ -205,7 +205,7 @@ async fn only_pictures_removes_what_is_none_where_it_is_told_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn quota_refuses_who_has_used_up_a_share() {
     let world = installed_with("quota", |config| {
-        put(&put(&config, "= 2G", "= 1K"), "= 10G", "= 2K")
+        put(&put(&config, "= 2G", "= 1Ki"), "= 10G", "= 2Ki")
     });
     let server = Local::serve(&world.there).await;
     let kilobyte = common::noise(1_024);

@@ -12,12 +12,23 @@ mod common;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Read,
     path::Path,
     time::{Duration, Instant},
 };
 
 use common::{Process, ROLAND, World};
-use m2y::journal::{self, Journal, script_state};
+use m2y::{
+    hooks::{
+        inbox::Inboxes,
+        redo::{Changer, Pass, from_body, to_body},
+        self_changes::SelfChanges,
+        transaction::Transaction,
+    },
+    journal::{self, Journal, script_state},
+    store::{Reader, Stores},
+};
+use proptest::{collection::vec, prelude::*, sample::Index};
 
 /// Counts at each event, writes, renames, appends, tells, mails; and a program, which may run
 /// more than once, makes some of the attempts fail.
@@ -268,4 +279,128 @@ fn each_effect_of_a_script_happens_once_through_twelve_kills() {
 #[ignore = "takes a quarter of an hour"]
 fn each_effect_of_a_script_happens_once_through_a_thousand_kills() {
     killed(1_000);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(usize, u8),
+    Append(usize, u8),
+    Rename(usize, usize),
+    Remove(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let name = || 0..NAMES.len();
+    prop_oneof![
+        (name(), any::<u8>()).prop_map(|(at, n)| Op::Write(at, n)),
+        (name(), any::<u8>()).prop_map(|(at, n)| Op::Append(at, n)),
+        (name(), name()).prop_map(|(from, to)| Op::Rename(from, to)),
+        name().prop_map(Op::Remove),
+    ]
+}
+
+const NAMES: [&str; 6] = ["a.txt", "b.txt", "c", "d.txt", "sub/e.txt", "sub/f"];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// A script sees the files as it made them, and so they are in the end, wherever the server
+    /// ended while they were changed, and however often that happened.
+    #[test]
+    fn changes_that_are_cut_off_and_made_again_lead_to_the_same(
+        ops in vec(op(), 1..12),
+        cuts in vec(any::<Index>(), 0..4),
+    ) {
+        let world = World::new(common::OPEN);
+        let folder = world.receiver.folder(&common::name("photo")).unwrap();
+        fs::create_dir(folder.path_of("sub")).unwrap();
+        let mut model: BTreeMap<String, String> = BTreeMap::new();
+        // Of one length and one time: they are told apart all the same.
+        for name in &NAMES[..5] {
+            let text = name.chars().rev().take(1).collect::<String>();
+            fs::write(folder.path_of(name), &text).unwrap();
+            model.insert((*name).to_owned(), text);
+        }
+        let stores = Stores::default();
+        let transaction = Transaction::new(&world.receiver, &stores);
+        let photo = folder.name().clone();
+        {
+            let mut asked = transaction.lock();
+            asked.files.enter(&folder);
+            for op in &ops {
+                let place = |at: usize| (photo.clone(), NAMES[at].to_owned());
+                match *op {
+                    Op::Write(at, n) => {
+                        let text = format!("{n}\n");
+                        asked.files.write(&photo, NAMES[at], &text).unwrap();
+                        model.insert(NAMES[at].to_owned(), text);
+                    }
+                    Op::Append(at, n) => {
+                        let text = format!("{n}\n");
+                        asked.files.append(&photo, NAMES[at], &text).unwrap();
+                        model.entry(NAMES[at].to_owned()).or_default().push_str(&text);
+                    }
+                    Op::Rename(from, to) => {
+                        if model.contains_key(NAMES[to]) {
+                            continue;
+                        }
+                        if let Some(text) = model.remove(NAMES[from]) {
+                            asked.files.rename(place(from), place(to)).unwrap();
+                            model.insert(NAMES[to].to_owned(), text);
+                        }
+                    }
+                    Op::Remove(at) => {
+                        if model.remove(NAMES[at]).is_some() {
+                            asked.files.remove(&photo, NAMES[at]).unwrap();
+                        }
+                    }
+                }
+                for name in NAMES {
+                    let seen = asked.files.stat(&photo, name).unwrap();
+                    let text = model.get(name);
+                    prop_assert_eq!(seen.map(|stat| stat.size as usize), text.map(String::len));
+                    if let Some(text) = text {
+                        let contents = asked.files.open(&photo, name).unwrap();
+                        let mut read = String::new();
+                        Reader::new(&*contents).read_to_string(&mut read).unwrap();
+                        prop_assert_eq!(&read, text);
+                    }
+                }
+            }
+        }
+        let Ok(changes) = transaction.take() else {
+            // Names in a circle.
+            return Ok(());
+        };
+        let changer = Changer::new(
+            &stores,
+            &Inboxes::new(1 << 20),
+            &SelfChanges::new(Duration::ZERO),
+        );
+        let there = || {
+            let mut there = BTreeMap::new();
+            for name in NAMES {
+                if let Ok(text) = fs::read_to_string(folder.path_of(name)) {
+                    there.insert(name.to_owned(), text);
+                }
+            }
+            there
+        };
+        // As the journal has them.
+        let (all, _) = from_body(&to_body(&changes.files, &[])).unwrap();
+        prop_assert_eq!(&all, &changes.files);
+        let mut pass = Pass::First;
+        for cut in cuts {
+            let part = &all[..cut.index(all.len() + 1)];
+            let made = changer.make(&world.receiver, &[part], pass);
+            prop_assert!(made.error.is_none(), "{:?}", made.error);
+            pass = Pass::Again;
+        }
+        for _ in 0..2 {
+            let made = changer.make(&world.receiver, &[&all], pass);
+            prop_assert!(made.error.is_none(), "{:?}", made.error);
+            prop_assert_eq!(there(), model.clone(), "{:?}", all);
+            pass = Pass::Again;
+        }
+    }
 }

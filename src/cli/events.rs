@@ -1,7 +1,9 @@
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 
 use super::{RootArg, output, user_name};
 use crate::{
+    clock,
     error::{Code, Error, printable},
     hooks::dispatch::BEFORE,
     journal::{self, Entry, Journal, JournalError},
@@ -90,17 +92,17 @@ impl List {
         let user = user.as_ref().map(|name| name.as_str());
         let db = open(&self.root)?.reader().map_err(failed)?;
         let entries = journal::list(&db, user, self.limit).map_err(failed)?;
-        let mut shown = 0;
-        for entry in entries.iter().filter(|entry| entry.dead || !self.dead) {
-            shown += 1;
-            if json {
-                output::object(&facts(entry));
-            } else {
-                output::line(summary(entry));
-            }
+        let shown = entries.iter().filter(|entry| entry.dead || !self.dead);
+        if json {
+            shown.for_each(|entry| output::object(&facts(entry)));
+            return Ok(());
         }
-        if shown == 0 && !json {
-            output::line("nothing waits");
+        let now = clock::millis();
+        let mut rows = vec![COLUMNS.map(str::to_owned)];
+        rows.extend(shown.map(|entry| columns(entry, now)));
+        match rows.len() {
+            1 => output::line("nothing waits"),
+            _ => table(&rows).into_iter().for_each(output::line),
         }
         Ok(())
     }
@@ -116,11 +118,19 @@ impl Show {
             output::object(&facts(&entry));
             return Ok(());
         }
-        output::line(summary(&entry));
-        output::line(format_args!("  id    {}", entry.task.id));
+        let cells = columns(&entry, clock::millis());
+        for (name, cell) in COLUMNS
+            .iter()
+            .zip(&cells)
+            .filter(|(name, _)| **name != "WHY")
+        {
+            output::line(format_args!("  {:<8}  {cell}", name.to_lowercase()));
+        }
+        output::line(format_args!("  id        {}", entry.task.id));
         if !entry.error.is_empty() {
-            for line in entry.error.lines() {
-                output::line(format_args!("  error {}", printable(line, 1_000)));
+            for (at, line) in entry.error.lines().enumerate() {
+                let head = if at == 0 { "why" } else { "" };
+                output::line(format_args!("  {head:<8}  {}", printable(line, 1_000)));
             }
         }
         let mut body = entry.task.body.clone();
@@ -174,9 +184,13 @@ fn state(entry: &Entry) -> &'static str {
     }
 }
 
-fn summary(entry: &Entry) -> String {
+/// The columns of the list.
+const COLUMNS: [&str; 7] = ["N", "SINCE", "STATE", "TRIES", "NEXT TRY", "WHAT", "WHY"];
+
+/// One line of the list, in [`COLUMNS`].
+fn columns(entry: &Entry, now: u64) -> [String; 7] {
     let task = &entry.task;
-    let what = match &task.file {
+    let about = match &task.file {
         Some(file) => file.clone(),
         None => ["to", "url"]
             .iter()
@@ -184,19 +198,68 @@ fn summary(entry: &Entry) -> String {
             .unwrap_or_default()
             .to_owned(),
     };
-    let first = entry.error.lines().next().unwrap_or_default();
-    let line = format!(
-        "{:>6}  {:<8}  {:<10}  {}/{}  {}  {} tried  {}",
-        entry.seq,
-        state(entry),
-        task.kind,
-        task.user,
-        task.folder,
-        printable(&what, 80),
-        entry.attempts,
-        printable(first, 200),
-    );
-    line.trim_end().to_owned()
+    let next = match (entry.dead, entry.due.saturating_sub(now)) {
+        (true, _) => "-".to_owned(),
+        (false, 0) => "now".to_owned(),
+        (false, left) => format!("in {}", span(left)),
+    };
+    let (kind, user, folder) = (&task.kind, &task.user, &task.folder);
+    let what = format!("{user}/{folder} {kind} {}", printable(&about, 80));
+    let why = entry.error.lines().next().unwrap_or_default();
+    [
+        entry.seq.to_string(),
+        moment(entry.created),
+        state(entry).to_owned(),
+        entry.attempts.to_string(),
+        next,
+        what.trim_end().to_owned(),
+        printable(why, 200),
+    ]
+}
+
+/// Lines whose columns stand below each other.
+fn table(rows: &[[String; 7]]) -> Vec<String> {
+    let width = |at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    rows.iter()
+        .map(|row| {
+            let mut line = String::new();
+            for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                // Numbers stand at the right.
+                match at {
+                    0 | 3 => line.push_str(&format!("{cell:>width$}  ")),
+                    _ => line.push_str(&format!("{cell:<width$}  ")),
+                }
+            }
+            line.trim_end().to_owned()
+        })
+        .collect()
+}
+
+/// A moment in UTC, from milliseconds since 1970.
+fn moment(millis: u64) -> String {
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    match Timestamp::from_millisecond(millis) {
+        Ok(moment) => moment.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => "-".to_owned(),
+    }
+}
+
+/// A time in its largest unit, from milliseconds.
+fn span(millis: u64) -> String {
+    let seconds = millis.div_ceil(1_000);
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 fn facts(entry: &Entry) -> [(&'static str, Value); 13] {

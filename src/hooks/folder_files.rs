@@ -31,6 +31,15 @@ pub struct Files {
     store: Arc<dyn Store>,
 }
 
+/// By which a file is known to be the one that it was, under whatever name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// What is known of it.
+    pub stat: Stat,
+    /// Its number on this machine; 0 in a store elsewhere, which has none.
+    pub inode: u64,
+}
+
 /// Where a name leads.
 enum FileKind {
     Contents(ContentPath),
@@ -72,6 +81,23 @@ impl Files {
                     Err(e) => Err(e),
                 }
             }
+        }
+    }
+
+    /// What has a name, and by which it is known again.
+    pub fn identity(&self, name: &str) -> io::Result<Option<Identity>> {
+        let found = self.find(name)?;
+        let Some(dir) = self.directory(&found) else {
+            let stat = self.stat(name)?;
+            return Ok(stat.map(|stat| Identity { stat, inode: 0 }));
+        };
+        match below(dir, name).and_then(|(dir, name)| dir.symlink_metadata(name)) {
+            Ok(about) => Ok(Some(Identity {
+                stat: Stat::from(&about),
+                inode: about.ino(),
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
         }
     }
 

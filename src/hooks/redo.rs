@@ -14,7 +14,10 @@ use std::{
 use tracing::warn;
 
 use super::{
-    folder_files::Files, inbox::Inboxes, received::put_away, self_changes::SelfChanges,
+    folder_files::{Files, Identity},
+    inbox::Inboxes,
+    received::put_away,
+    self_changes::SelfChanges,
     transaction::files::Place,
 };
 use crate::{
@@ -44,7 +47,7 @@ pub enum Change {
         /// The file.
         place: Place,
         /// What it was.
-        was: Stat,
+        was: Identity,
     },
     /// A file gets another name or folder. What has that name stays, and the file where it is,
     /// unless it is to be replaced.
@@ -54,9 +57,9 @@ pub enum Change {
         /// Where it will be.
         to: Place,
         /// What it was.
-        was: Stat,
+        was: Identity,
         /// The file there that goes, if one does.
-        replaces: Option<Stat>,
+        replaces: Option<Identity>,
     },
     /// A file has this text behind what it had.
     Append {
@@ -74,7 +77,7 @@ pub enum Change {
         /// The text.
         text: String,
         /// What was there, if anything was.
-        was: Option<Stat>,
+        was: Option<Identity>,
     },
     /// The `.meta` of a file has this text; the place has the stem.
     Meta {
@@ -110,19 +113,21 @@ pub enum Change {
 impl Change {
     /// As the journal has it: a word, places, then the rest.
     pub fn to_value(&self) -> Value {
-        let place = |(folder, name): &Place| -> [Value; 2] {
-            [folder.as_str().into(), name.as_str().into()]
+        let place = |(folder, name): &Place| -> Vec<Value> {
+            vec![folder.as_str().into(), name.as_str().into()]
         };
-        let stat = |stat: &Option<Stat>| -> [Value; 2] {
-            match stat {
-                Some(stat) => [stat.size.into(), stat.modified.into()],
-                None => [Value::Null, Value::Null],
+        let identity = |of: &Option<Identity>| -> Vec<Value> {
+            match of {
+                Some(Identity { stat, inode }) => {
+                    vec![stat.size.into(), stat.modified.into(), (*inode).into()]
+                }
+                None => vec![Value::Null; 3],
             }
         };
-        let (word, places, rest): (_, Vec<[Value; 2]>, Vec<Value>) = match self {
+        let (word, places, rest): (_, Vec<Vec<Value>>, Vec<Value>) = match self {
             Self::MakeDir(at) => ("mkdir", vec![place(at)], vec![]),
             Self::Remove { place: at, was } => {
-                ("remove", vec![place(at), stat(&Some(*was))], vec![])
+                ("remove", vec![place(at), identity(&Some(*was))], vec![])
             }
             Self::Move {
                 from,
@@ -130,7 +135,7 @@ impl Change {
                 was,
                 replaces,
             } => {
-                let stats = [stat(&Some(*was)), stat(replaces)];
+                let stats = [identity(&Some(*was)), identity(replaces)];
                 let places = [place(from), place(to)].into_iter().chain(stats);
                 ("move", places.collect(), vec![])
             }
@@ -148,7 +153,7 @@ impl Change {
                 was,
             } => (
                 "write",
-                vec![place(at), stat(was)],
+                vec![place(at), identity(was)],
                 vec![text.as_str().into()],
             ),
             Self::Meta { place: at, text } => ("meta", vec![place(at)], vec![text.as_str().into()]),
@@ -175,24 +180,26 @@ impl Change {
         let text = |at: usize| Some(words.get(at)?.as_str()?.to_owned());
         let folder = |at: usize| Name::folder(words.get(at)?.as_str()?).ok();
         let place = |at: usize| Some((folder(at)?, text(at + 1)?));
-        let stat = |at: usize| {
-            Some(Stat {
+        let identity = |at: usize| {
+            let stat = Stat {
                 kind: Kind::File,
                 size: words.get(at)?.as_u64()?,
                 modified: words.get(at + 1)?.as_i64()?,
-            })
+            };
+            let inode = words.get(at + 2)?.as_u64()?;
+            Some(Identity { stat, inode })
         };
         Some(match words.first()?.as_str()? {
             "mkdir" => Self::MakeDir(place(1)?),
             "remove" => Self::Remove {
                 place: place(1)?,
-                was: stat(3)?,
+                was: identity(3)?,
             },
             "move" => Self::Move {
                 from: place(1)?,
                 to: place(3)?,
-                was: stat(5)?,
-                replaces: stat(7),
+                was: identity(5)?,
+                replaces: identity(8),
             },
             "append" => Self::Append {
                 place: place(1)?,
@@ -201,8 +208,8 @@ impl Change {
             },
             "write" => Self::Write {
                 place: place(1)?,
-                was: stat(3),
-                text: text(5)?,
+                was: identity(3),
+                text: text(6)?,
             },
             "meta" => Self::Meta {
                 place: place(1)?,
@@ -225,17 +232,20 @@ impl Change {
     }
 
     /// The places of the files that it changes, where it names them.
-    pub fn places(&self) -> Vec<&Place> {
+    pub fn places(&self) -> Vec<Place> {
+        let of =
+            |(folder, stem): &Place, ending: &str| (folder.clone(), format!("{stem}.{ending}"));
         match self {
-            Self::Move { from, to, .. } => vec![from, to],
+            Self::Move { from, to, .. } => vec![from.clone(), to.clone()],
             Self::MakeDir(place)
             | Self::Remove { place, .. }
             | Self::Write { place, .. }
             | Self::Append { place, .. }
-            | Self::Meta { place, .. }
-            | Self::Reject(place)
-            | Self::Hide(place)
-            | Self::Put { place, .. } => vec![place],
+            | Self::Reject(place) => vec![place.clone()],
+            Self::Meta { place, .. } => vec![of(place, "meta")],
+            Self::Hide(place) | Self::Put { place, .. } => {
+                vec![of(place, "data"), of(place, "meta")]
+            }
             Self::Tell(_) | Self::Reset(_) | Self::Sweep { .. } => Vec::new(),
         }
     }
@@ -243,7 +253,10 @@ impl Change {
     /// Whether a file has another place after it, or none: what is made again of a decision
     /// before it would not find the file.
     pub fn displaces(&self) -> bool {
-        matches!(self, Self::Move { .. } | Self::Remove { .. })
+        matches!(
+            self,
+            Self::Move { .. } | Self::Remove { .. } | Self::Hide(_) | Self::Put { .. }
+        )
     }
 
     /// The file that nobody may see any more from the decision on.
@@ -257,14 +270,13 @@ impl Change {
     }
 
     /// The folders that it is about.
-    fn folders(&self) -> Vec<&Name> {
+    fn folders(&self) -> Vec<Name> {
         match self {
-            Self::Reset(folder) | Self::Sweep { folder, .. } => vec![folder],
-            change => change
-                .places()
-                .into_iter()
-                .map(|(folder, _)| folder)
-                .collect(),
+            Self::Reset(folder) | Self::Sweep { folder, .. } => vec![folder.clone()],
+            change => {
+                let places = change.places().into_iter();
+                places.map(|(folder, _)| folder).collect()
+            }
         }
     }
 }
@@ -370,9 +382,9 @@ impl Changer {
         let open = |name: &Name| user.folder(name).map_err(io::Error::other);
         let files = |name: &Name| Ok::<_, io::Error>(Files::new(&open(name)?, &self.stores));
         // What was made before, or is another file by now, is left alone.
-        let is_due = |place: &Place, was: Option<Stat>| match pass {
+        let is_due = |place: &Place, was: Option<Identity>| match pass {
             Pass::First => Ok(true),
-            Pass::Again => Ok::<_, io::Error>(files(&place.0)?.stat(&place.1)? == was),
+            Pass::Again => Ok::<_, io::Error>(files(&place.0)?.identity(&place.1)? == was),
         };
         match change {
             Change::MakeDir((folder, path)) => files(folder)?.make_dir(path)?,
@@ -461,13 +473,13 @@ impl Changer {
         &self,
         (user, from): (&User, &Place),
         to: &Place,
-        replaces: Option<Stat>,
+        replaces: Option<Identity>,
     ) -> io::Result<bool> {
         let open = |name: &Name| user.folder(name).map_err(io::Error::other);
         let (here, there) = (open(&from.0)?, open(&to.0)?);
         let files = Files::new(&here, &self.stores);
         let target = Files::new(&there, &self.stores);
-        if replaces.is_some() && target.stat(&to.1)? == replaces {
+        if replaces.is_some() && target.identity(&to.1)? == replaces {
             target.remove(&to.1)?;
         }
         match files.rename(&from.1, &target, &to.1) {
@@ -560,7 +572,7 @@ impl Changer {
         user: &User,
         changes: impl Iterator<Item = &'a Change>,
     ) -> io::Result<()> {
-        let mut names: Vec<&Name> = Vec::new();
+        let mut names: Vec<Name> = Vec::new();
         let mut tells = false;
         for change in changes {
             tells = tells || matches!(change, Change::Tell(_));
@@ -574,7 +586,7 @@ impl Changer {
             flush_file_system(user.dir())?;
         }
         for name in names {
-            let Ok(folder) = user.folder(name) else {
+            let Ok(folder) = user.folder(&name) else {
                 continue;
             };
             flush_file_system(folder.dir())?;

@@ -17,9 +17,9 @@ use crate::{
 /// for tests of hooks assert and test.
 #[derive(Debug, Args)]
 pub struct Api {
-    /// Only this subject
-    #[arg(value_name = "SUBJECT")]
-    subject: Option<String>,
+    /// Only this subject, or this function: `folder`, `folder.rename`, `reject`
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
     /// Write definition files for editors instead, one for each subject, into this
     /// directory
     #[arg(long, value_name = "DIR")]
@@ -32,17 +32,8 @@ impl Api {
         for function in functions() {
             subjects.entry(function.subject).or_default().push(function);
         }
-        if let Some(subject) = &self.subject {
-            if !subjects.contains_key(subject.as_str()) {
-                let hint = did_you_mean(subject, subjects.keys().copied());
-                let all: Vec<_> = subjects.keys().copied().collect();
-                let sentence = format!(
-                    "there is no subject {subject:?}, only {}{hint}",
-                    all.join(", ")
-                );
-                return Err(Error::new(Code::NotFound, sentence).into());
-            }
-            subjects.retain(|one, _| one == subject);
+        if let Some(name) = &self.name {
+            only(name, &mut subjects)?;
         }
         if let Some(dir) = &self.definitions {
             fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, &e))?;
@@ -67,6 +58,40 @@ impl Api {
         }
         Ok(())
     }
+}
+
+/// Leaves what has that name: a subject, a function, or a function of one.
+fn only(name: &str, subjects: &mut BTreeMap<&str, Vec<&Function>>) -> Result<(), Error> {
+    if subjects.contains_key(name) {
+        subjects.retain(|subject, _| *subject == name);
+        return Ok(());
+    }
+    let is_named = |function: &&Function| {
+        let head = head(function);
+        head == name || head.rsplit_once('.').is_some_and(|(_, last)| last == name)
+    };
+    let known: Vec<&str> = subjects.values().flatten().map(|f| head(f)).collect();
+    let all = subjects.keys().copied().chain(known);
+    let hint = did_you_mean(name, all);
+    for functions in subjects.values_mut() {
+        functions.retain(is_named);
+    }
+    let all: Vec<&str> = subjects.keys().copied().collect();
+    let sentence = format!(
+        "there is no function or subject {name:?}; the subjects are {}{hint}",
+        all.join(", ")
+    );
+    subjects.retain(|_, functions| !functions.is_empty());
+    match subjects.is_empty() {
+        true => Err(Error::new(Code::NotFound, sentence)),
+        false => Ok(()),
+    }
+}
+
+/// A function's name, with the value that it is called on.
+fn head(function: &Function) -> &'static str {
+    let signature = function.signature;
+    signature.split(['(', ' ']).next().unwrap_or(signature)
 }
 
 fn events(function: &Function) -> Vec<&'static str> {
@@ -146,7 +171,10 @@ fn declaration(subject: &str, kind: &str, signature: &str) -> String {
             .split(',')
             .map(str::trim)
             .filter(|a| !a.is_empty());
-        parameters.extend(names.map(|argument| format!("{argument}: ?")));
+        parameters.extend(names.map(|argument| match argument.starts_with("#{") {
+            true => "options: Map".to_owned(),
+            false => format!("{argument}: ?"),
+        }));
     }
     format!("fn {name}({}) -> ?;", parameters.join(", "))
 }

@@ -584,6 +584,10 @@ fn path_of(call: &str, path: &str) -> Made<String> {
         return Err(refuse(call, path, "is too long, or too deep"));
     }
     for name in path.split('/') {
+        if matches!(name, "" | "." | "..") {
+            let why = "is no name of a file: a path is plain names with one / between them";
+            return Err(refuse(call, path, why));
+        }
         file::check_name(name).map_err(|why| refuse(call, path, why))?;
     }
     Ok(path.to_owned())

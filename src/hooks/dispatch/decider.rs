@@ -2,7 +2,7 @@
 //! scripts asked for, and a list of what is done outside of it; then that is done.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -41,7 +41,7 @@ pub struct Decider {
     changer: Changer,
     stores: Stores,
     claims: Claims,
-    unflushed: Arc<Mutex<Vec<Unflushed>>>,
+    unflushed: Arc<Mutex<Rest>>,
     /// Taken by who flushes, so that others wait until it is done.
     flushing: Arc<Mutex<()>>,
 }
@@ -58,6 +58,61 @@ struct Unflushed {
     again: Option<Again>,
     /// Files that stay hidden until then.
     withheld: Option<Withheld>,
+}
+
+/// All that was made and is not safe yet.
+#[derive(Default)]
+struct Rest {
+    rows: Vec<Unflushed>,
+    /// The places of these changes: how many there are at each, and how many displace a file.
+    places: HashMap<(Name, Place), (usize, usize)>,
+}
+
+impl Rest {
+    fn add(&mut self, row: Unflushed) {
+        self.count(&row, |count, displaces| {
+            count.0 += 1;
+            count.1 += usize::from(displaces);
+        });
+        self.rows.push(row);
+    }
+
+    /// Forgets the places of a row that was taken out.
+    fn forget(&mut self, row: &Unflushed) {
+        self.count(row, |count, displaces| {
+            count.0 = count.0.saturating_sub(1);
+            count.1 = count.1.saturating_sub(usize::from(displaces));
+        });
+        let user = row.user.name();
+        for place in row.changes.iter().flat_map(Change::places) {
+            let key = (user.clone(), place);
+            if self.places.get(&key).is_some_and(|count| count.0 == 0) {
+                self.places.remove(&key);
+            }
+        }
+    }
+
+    fn count(&mut self, row: &Unflushed, mut each: impl FnMut(&mut (usize, usize), bool)) {
+        let user = row.user.name();
+        for change in row.changes.iter() {
+            for place in change.places() {
+                let count = self.places.entry((user.clone(), place)).or_default();
+                each(count, change.displaces());
+            }
+        }
+    }
+
+    /// Whether a decision about files could not be told from one of these, if both were made
+    /// again.
+    fn meets(&self, user: &User, changes: &[Change]) -> bool {
+        !self.places.is_empty()
+            && changes.iter().any(|change| {
+                let places = change.places().into_iter();
+                let mut counts =
+                    places.filter_map(|place| self.places.get(&(user.name().clone(), place)));
+                counts.any(|(_, displacing)| change.displaces() || *displacing > 0)
+            })
+    }
 }
 
 /// The next attempt at changes that could not be made.
@@ -374,7 +429,7 @@ impl Decider {
             }
             None => self.add_tasks(&mut row, path),
         }
-        self.unflushed().push(row);
+        self.unflushed().add(row);
     }
 
     /// Adds the tasks that waited for changes, about the file where it is now.
@@ -414,7 +469,7 @@ impl Decider {
         if Instant::now() < again.when {
             return false;
         }
-        let places = row.changes.iter().flat_map(Change::places).cloned();
+        let places = row.changes.iter().flat_map(Change::places);
         let _claim = self.claims.claim(&row.user, places.collect());
         let made = self.changer.make(&row.user, &[&row.changes], Pass::Again);
         row.again = None;
@@ -438,7 +493,7 @@ impl Decider {
         true
     }
 
-    fn unflushed(&self) -> MutexGuard<'_, Vec<Unflushed>> {
+    fn unflushed(&self) -> MutexGuard<'_, Rest> {
         self.unflushed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -446,7 +501,7 @@ impl Decider {
 
     fn flush_if_many(&self) {
         let made = |row: &&Unflushed| row.again.is_none();
-        if self.unflushed().iter().filter(made).count() >= MAX_UNFLUSHED {
+        if self.unflushed().rows.iter().filter(made).count() >= MAX_UNFLUSHED {
             self.flush();
         }
     }
@@ -454,21 +509,25 @@ impl Decider {
     /// Returns when all changes that were made survive a loss of power. It waits for a disk.
     pub fn flush(&self) {
         let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = std::mem::take(&mut *self.unflushed());
-        let mut left = Vec::new();
-        rows = rows
-            .into_iter()
-            .filter_map(|mut row| match self.make_again(&mut row) {
-                true => Some(row),
-                false => {
-                    left.push(row);
-                    None
-                }
-            })
-            .collect();
-        self.unflushed().extend(left);
+        let rows = std::mem::take(&mut self.unflushed().rows);
         let mut users: BTreeMap<Name, (User, Vec<Unflushed>)> = BTreeMap::new();
-        for row in rows {
+        for mut row in rows {
+            // Changes that are left of a row have other places than all of it.
+            let before = row.again.map(|_| row.changes.clone());
+            let is_made = self.make_again(&mut row);
+            if let Some(before) = before {
+                let after = std::mem::replace(&mut row.changes, before);
+                self.unflushed().forget(&row);
+                row.changes = after;
+                if !is_made {
+                    self.unflushed().add(row);
+                    continue;
+                }
+                self.unflushed().count(&row, |count, displaces| {
+                    count.0 += 1;
+                    count.1 += usize::from(displaces);
+                });
+            }
             let of = users.entry(row.user.name().clone());
             of.or_insert_with(|| (row.user.clone(), Vec::new()))
                 .1
@@ -478,18 +537,25 @@ impl Decider {
         for (user, rows) in users.into_values() {
             let changes = rows.iter().flat_map(|row| row.changes.iter());
             match self.changer.flush(&user, changes) {
-                Ok(()) => done.extend(rows.iter().map(|row| row.seq)),
+                Ok(()) => done.extend(rows),
                 Err(error) => {
                     error!(user = %user.name(), "cannot flush what hooks changed: {error}");
-                    self.unflushed().extend(rows);
+                    self.unflushed().rows.extend(rows);
                 }
             }
         }
-        if !done.is_empty() {
-            drop(self.journal.quietly(false, move |db| {
-                done.iter().try_for_each(|seq| redo::remove(db, *seq))
-            }));
+        if done.is_empty() {
+            return;
         }
+        let seqs: Vec<i64> = done.iter().map(|row| row.seq).collect();
+        let removed = self.journal.quietly(false, move |db| {
+            seqs.iter().try_for_each(|seq| redo::remove(db, *seq))
+        });
+        if let Err(error) = removed.wait() {
+            error!("{error}");
+        }
+        let mut unflushed = self.unflushed();
+        done.iter().for_each(|row| unflushed.forget(row));
     }
 
     /// Makes the changes again of decisions that a server before this one took and did not
@@ -530,31 +596,13 @@ impl Decider {
         Ok(())
     }
 
-    /// Whether a decision about files could not be told from one before it, if both were made
-    /// again: then those before it have to be safe first.
-    fn meets_unflushed(&self, user: &User, changes: &[Change]) -> bool {
-        let unflushed = self.unflushed();
-        let rows = unflushed
-            .iter()
-            .filter(|row| row.user.name() == user.name());
-        rows.flat_map(|row| row.changes.iter()).any(|before| {
-            changes.iter().any(|change| {
-                (before.displaces() || change.displaces())
-                    && before
-                        .places()
-                        .iter()
-                        .any(|at| change.places().contains(at))
-            })
-        })
-    }
-
     /// Whether files are what they were when scripts touched them.
     fn holds(&self, user: &User, touched: &Touched) -> bool {
         touched.iter().all(|((folder, name), before)| {
             let Ok(opened) = user.folder(folder) else {
                 return false;
             };
-            let now = Files::new(&opened, &self.stores).stat(name);
+            let now = Files::new(&opened, &self.stores).identity(name);
             let holds = now.is_ok_and(|now| now == *before);
             if !holds {
                 debug!(user = %user.name(), %folder, "{name} has changed while scripts ran");
@@ -573,7 +621,8 @@ impl Decide for Decider {
     ) -> Result<(), Undecided> {
         let touched = changes.touched.clone();
         let plan = Plan::new(record, verdict, changes, None);
-        if self.meets_unflushed(&plan.user, &plan.changes) {
+        if self.unflushed().meets(&plan.user, &plan.changes) {
+            // Those before it have to be safe first.
             self.flush();
         }
         if plan.decided.is_some() {
@@ -581,7 +630,7 @@ impl Decide for Decider {
         }
         let user = plan.user.clone();
         // Until it is done, nobody else changes the same files.
-        let places = plan.changes.iter().flat_map(Change::places).cloned();
+        let places = plan.changes.iter().flat_map(Change::places);
         let _claim = self.claims.claim(&user, places.collect());
         if !self.holds(&user, &touched) {
             return Err(Undecided::Conflict);

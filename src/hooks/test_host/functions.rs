@@ -139,7 +139,8 @@ mod tests {
     use super::*;
     use crate::hooks::{
         api::{
-            assert, config, folder, functions, hash, log, meta, names, notify, state, text, time,
+            assert, config, csv, folder, functions, hash, json, log, meta, names, notify, state,
+            text, time,
         },
         engine,
     };
@@ -192,6 +193,8 @@ mod tests {
             (TypeId::of::<log::Log>(), "log"),
             (TypeId::of::<meta::Handle>(), "meta"),
             (TypeId::of::<names::Names>(), "names"),
+            (TypeId::of::<csv::Handle>(), "csv"),
+            (TypeId::of::<json::Handle>(), "json"),
             (TypeId::of::<notify::Handle>(), "notify"),
             (TypeId::of::<state::Handle>(), "state"),
             (TypeId::of::<text::Handle>(), "text"),

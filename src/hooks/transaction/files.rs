@@ -9,7 +9,10 @@ use std::{
 
 use crate::{
     clock,
-    hooks::{folder_files::Files, redo::Change},
+    hooks::{
+        folder_files::{Files, Identity},
+        redo::Change,
+    },
     root::{folder::Folder, name::Name, user::User},
     store::{Contents, Kind, Stat, Stores},
 };
@@ -24,7 +27,7 @@ const MAX_TOUCHED: usize = 4_096;
 pub type Place = (Name, String);
 
 /// What was at places before the scripts touched them.
-pub type Touched = BTreeMap<Place, Option<Stat>>;
+pub type Touched = BTreeMap<Place, Option<Identity>>;
 
 /// What is at a place for the scripts.
 #[derive(Clone, Debug)]
@@ -130,7 +133,8 @@ impl FileEdits {
             None => {
                 let place = (folder.clone(), name.to_owned());
                 self.touch(&place)?;
-                Ok(self.touched.get(&place).copied().flatten())
+                let there = self.touched.get(&place).copied().flatten();
+                Ok(there.map(|there| there.stat))
             }
             Some(Entry::Gone) => Ok(None),
             Some(Entry::From((folder, name))) => self.disk(&folder)?.stat(&name),
@@ -228,8 +232,8 @@ impl FileEdits {
                     "the scripts of one event can look at {MAX_TOUCHED} files"
                 )));
             }
-            let stat = self.disk(&place.0)?.stat(&place.1)?;
-            self.touched.insert(place.clone(), stat);
+            let there = self.disk(&place.0)?.identity(&place.1)?;
+            self.touched.insert(place.clone(), there);
         }
         Ok(())
     }
@@ -316,8 +320,8 @@ impl FileEdits {
     pub fn refresh(&mut self) -> io::Result<()> {
         let places: Vec<Place> = self.touched.keys().cloned().collect();
         for place in places {
-            let stat = self.disk(&place.0)?.stat(&place.1)?;
-            self.touched.insert(place, stat);
+            let there = self.disk(&place.0)?.identity(&place.1)?;
+            self.touched.insert(place, there);
         }
         Ok(())
     }
@@ -369,7 +373,7 @@ impl FileEdits {
                 Some(Entry::From(origin)) => origin,
                 _ => &place,
             };
-            let len = was(origin).map_or(0, |stat| stat.size);
+            let len = was(origin).map_or(0, |there| there.stat.size);
             changes.push(Change::Append { place, len, text });
         }
         for (place, entry) in &entries {

@@ -508,7 +508,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     (
         "path in a name",
         "folder.read(\"../../privateKey/roland-frei.data\");",
-        "without a path",
+        "plain names",
     ),
     ("hidden name", "folder.read(\".quarantine\");", "hidden"),
     (
@@ -573,6 +573,263 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// The same against what scripts reach further: files in directories, lines, patterns, documents.
+const REACHING: &[(&str, &str, &str)] = &[
+    (
+        "regex of nested repeats",
+        "text.regex_match(\"x\", `((((a{99}){99}){99}){99}){99}`);",
+        "too large",
+    ),
+    (
+        "regex of a class, repeated",
+        "text.regex_match(\"x\", `\\w{900}`);",
+        "too large",
+    ),
+    (
+        "regex that is long",
+        "let p = \"\"; p.pad(600, 'a'); text.regex_match(\"x\", p);",
+        "512 bytes",
+    ),
+    (
+        "regex nested deeply",
+        "let p = \"\"; p.pad(200, '('); text.regex_match(\"x\", p);",
+        "cannot be used",
+    ),
+    (
+        "regex that is none",
+        "text.regex_find(\"x\", `[`);",
+        "cannot be used",
+    ),
+    (
+        "regex with look-around",
+        "text.regex_find(\"x\", `(?=a)`);",
+        "cannot be used",
+    ),
+    (
+        "regex with a back reference",
+        "text.regex_find(\"x\", `(a)\\1`);",
+        "cannot be used",
+    ),
+    (
+        "regex in an endless loop",
+        "let s = \"\"; s.pad(8000, 'a'); loop { text.regex_match(s, `(a|aa|aaa|b)*c`); }",
+        "operations|stopped",
+    ),
+    (
+        "regexes without an end",
+        "let n = 0; loop { n += 1; text.regex_match(\"x\", `a{${n % 50}}[a-z]*${n}`); }",
+        "operations|stopped",
+    ),
+    (
+        "replacement that grows",
+        "let s = \"\"; s.pad(8000, 'a'); text.regex_replace(s, `a`, \"bbbbbbbbbb\");",
+        "would have more than",
+    ),
+    (
+        "replacement of groups without an end",
+        "let s = \"\"; s.pad(8000, 'a'); let w = \"$0\"; for i in 0..11 { w += w; } text.regex_replace(s, `a+`, w);",
+        "too long",
+    ),
+    (
+        "replacement by the whole, often",
+        "let s = \"\"; s.pad(8000, 'a'); let w = \"$0$0$0$0$0$0$0$0\"; for i in 0..9 { w += w; if w.len() > 4000 { break; } } text.regex_replace(s, `a+`, w);",
+        "too long|would have more",
+    ),
+    (
+        "table of many rows",
+        "let s = \"\"; s.pad(4000, \"\\n\"); let t = \"\"; for i in 0..1001 { t += \"a\\n\"; } csv.parse(t);",
+        "1000 rows",
+    ),
+    (
+        "table of many fields",
+        "let s = \"\"; s.pad(300, ','); csv.parse(s);",
+        "256 fields",
+    ),
+    (
+        "separator of two",
+        "csv.parse(\"a\", \"::\");",
+        "one ASCII character",
+    ),
+    (
+        "separator of none",
+        "csv.parse(\"a\", \"\");",
+        "one ASCII character",
+    ),
+    (
+        "row of many fields",
+        "let a = []; a.pad(300, 1); csv.line(a);",
+        "256 fields",
+    ),
+    (
+        "rows in an endless loop",
+        "let s = \"\"; s.pad(4000, ','); loop { try { csv.parse(s); } catch { } }",
+        "operations|stopped",
+    ),
+    (
+        "JSON nested deeply",
+        "let s = \"\"; s.pad(200, '['); json.parse(s);",
+        "no JSON|levels",
+    ),
+    (
+        "JSON of 17 levels",
+        "json.parse(`[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]`);",
+        "levels",
+    ),
+    (
+        "JSON of many items",
+        "let s = \"[1\"; for i in 0..1024 { s += \",1\"; } json.parse(s + \"]\");",
+        "1024 items",
+    ),
+    (
+        "JSON of many fields",
+        "let s = `{`; for i in 0..300 { s += `\"${i}\":1,`; } json.parse(s + `\"x\":1}`);",
+        "256 fields",
+    ),
+    ("JSON that is none", "json.parse(\"{]\");", "no JSON"),
+    (
+        "value that holds itself",
+        "let a = [1]; for i in 0..40 { a = [a]; } json.to_json(a);",
+        "deep|nested",
+    ),
+    (
+        "zone that is a path",
+        "time.zone(\"../../../etc/passwd\");",
+        "no time zone",
+    ),
+    (
+        "zone that is long",
+        "let z = \"\"; z.pad(8000, 'x'); time.zone(z);",
+        "no time zone",
+    ),
+    ("directory above", "folder.mkdir(\"../x\");", "plain names"),
+    (
+        "directory of the root",
+        "folder.mkdir(\"/x\");",
+        "plain names",
+    ),
+    (
+        "directory that is hidden",
+        "folder.mkdir(\"a/.b\");",
+        "hidden",
+    ),
+    (
+        "directories without an end",
+        "let p = \"a\"; for i in 0..20 { p += \"/a\"; } folder.mkdir(p);",
+        "too deep",
+    ),
+    (
+        "directory with a name of m2y's",
+        "folder.mkdir(\"a.meta\");",
+        "m2y's own",
+    ),
+    (
+        "directory m2y.config",
+        "folder.mkdir(\"m2y.config\");",
+        "cannot be changed",
+    ),
+    (
+        "directories in an endless loop",
+        "let n = 0; loop { n += 1; folder.mkdir(`d${n}`); }",
+        "at most 1024|look at",
+    ),
+    (
+        "file in a directory that is not there",
+        "folder.write(\"no/x.txt\", \"x\");",
+        "no directory",
+    ),
+    ("list above", "folder.list(\"../*\");", "plain names"),
+    (
+        "list of a directory that is not there",
+        "folder.list(\"no/*\");",
+        "cannot be used",
+    ),
+    (
+        "script in a directory",
+        "folder.mkdir(\"a\"); folder.write(\"a/x.rhai\", \"x\");",
+        "cannot be changed",
+    ),
+    (
+        "meta in a directory",
+        "folder.mkdir(\"a\"); folder.write(\"a/x.meta\", \"x\");",
+        "m2y's own",
+    ),
+    (
+        "move above another folder",
+        "folder.write(\"x.txt\", \"x\"); folder.move_to(\"x.txt\", \"other/../../x\");",
+        "plain names",
+    ),
+    (
+        "move to another user",
+        "folder.write(\"x.txt\", \"x\"); folder.move_to(\"x.txt\", \"../zhenqiang/photo\");",
+        "folder.move_to",
+    ),
+    (
+        "append without an end",
+        "let t = \"\"; t.pad(4000, 'x'); loop { folder.append(\"x.txt\", t); }",
+        "bytes in all|at most 1024",
+    ),
+    (
+        "append to m2y.config",
+        "folder.append(\"m2y.config\", \"x\");",
+        "cannot be changed",
+    ),
+    (
+        "append to a meta",
+        "folder.append(\"x.meta\", \"x\");",
+        "m2y's own",
+    ),
+    (
+        "write without an end",
+        "let t = \"\"; t.pad(4000, 'x'); let n = 0; loop { n += 1; folder.write(`${n}.txt`, t); }",
+        "bytes in all|at most 1024",
+    ),
+    (
+        "lines of a file that is not there",
+        "for line in folder.lines(\"no.txt\") { }",
+        "is not there",
+    ),
+    (
+        "lines of a key",
+        "for line in folder.lines(\"../../privateKey/roland-frei.data\") { }",
+        "plain names",
+    ),
+    (
+        "lines in an endless loop",
+        "folder.write(\"x.txt\", \"a\\nb\\n\"); loop { for line in folder.lines(\"x.txt\") { } }",
+        "operations|stopped",
+    ),
+    (
+        "line that is looked for without an end",
+        "folder.write(\"x.txt\", \"a\"); loop { folder.contains_line(\"x.txt\", \"b\"); }",
+        "operations|stopped",
+    ),
+    (
+        "values looked at without an end",
+        "let n = 0; loop { n += 1; state.get(`k${n}`); }",
+        "look at 1024",
+    ),
+    (
+        "files looked at without an end",
+        "let n = 0; loop { n += 1; folder.exists(`k${n}`); }",
+        "operations|stopped|look at",
+    ),
+    (
+        "lines for the inbox without an end",
+        "loop { notify.inbox(\"x\"); }",
+        "1024 lines",
+    ),
+    (
+        "names in a circle",
+        "folder.write(\"t\", \"1\"); quarantine(\"x\", #{ tell: 1 });",
+        "only tell",
+    ),
+];
+
+/// All of them.
+fn hostile() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
+    HOSTILE.iter().chain(REACHING)
+}
+
 #[test]
 fn a_hostile_script_is_stopped_in_under_a_second_and_harms_nobody() {
     let world = World::new("[OnMeta]\nhook.rhai\n");
@@ -587,7 +844,7 @@ fn a_hostile_script_is_stopped_in_under_a_second_and_harms_nobody() {
     };
     let before = peak();
     let beside = world.file("beside", &common::noise(300_000));
-    for (number, (what, script, reason)) in HOSTILE.iter().enumerate() {
+    for (number, (what, script, reason)) in hostile().enumerate() {
         // A folder of its own: what does not compile would leave what was before in force.
         let to = format!("photo{number}");
         let folder = world.folder(&to, "[OnMeta]\nhook.rhai\n");
@@ -683,11 +940,10 @@ async fn hostile_scripts_a_hundred_times_each_stay_within_time_and_memory() {
     );
     let before = peak();
     let mut longest = Duration::ZERO;
-    for (number, (what, script, _)) in HOSTILE.iter().enumerate() {
-        let config = format!("[OnMeta]\nhook{number}.rhai\n");
-        fs::write(world.photo().join("m2y.config"), config).unwrap();
-        world.script(&format!("hook{number}.rhai"), script);
-        let folder = world.receiver.folder(&common::name("photo")).unwrap();
+    for (number, (what, script, _)) in hostile().enumerate() {
+        // Of its own: what does not compile would leave what was before in force.
+        let folder = world.folder(&format!("photo{number}"), "[OnMeta]\nhook.rhai\n");
+        fs::write(folder.path_of("hook.rhai"), script).unwrap();
         for _ in 0..100 {
             let verdict = hooks.fire(event(&folder), &Pinned::default()).await;
             assert!(verdict.outcome.objection().is_some(), "{what} was let in");
@@ -699,7 +955,7 @@ async fn hostile_scripts_a_hundred_times_each_stay_within_time_and_memory() {
     let grown = peak().saturating_sub(before);
     eprintln!(
         "{} scripts, longest {longest:?}, memory at its peak {} MiB more",
-        HOSTILE.len(),
+        hostile().count(),
         grown >> 10
     );
     assert!(grown < 128 << 10, "{grown} KiB");
@@ -707,7 +963,7 @@ async fn hostile_scripts_a_hundred_times_each_stay_within_time_and_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_of_a_hostile_script_is_within_its_deadline() {
-    for (what, script, _) in HOSTILE {
+    for (what, script, _) in hostile() {
         let world = World::new("[OnMeta]\nhook.rhai\n");
         world.script("hook.rhai", script);
         let server = Local::serve(&world.there).await;

@@ -20,8 +20,9 @@ use std::{
 use common::{Process, ROLAND, World};
 use m2y::{
     hooks::{
+        change::{from_body, to_body},
         inbox::Inboxes,
-        redo::{Changer, Pass, from_body, to_body},
+        redo::{Changer, Pass},
         self_changes::SelfChanges,
         transaction::Transaction,
     },

@@ -46,7 +46,7 @@ enum Location {
     /// To the top directory.
     Top,
     /// Into a folder, or into what lies ready for the contact.
-    Below(Tree, Rights, TreePath),
+    Below(Box<Tree>, Rights, TreePath),
 }
 
 /// What the hooks of folders say to a request, by the folders' names: which names they hide,
@@ -166,10 +166,10 @@ impl<'a> View<'a> {
         if let Some((tree, rights)) =
             folder.and_then(|(folder, config)| self.rights(folder, config))
         {
-            return Ok(Location::Below(tree, rights, rest));
+            return Ok(Location::Below(Box::new(tree), rights, rest));
         }
         let tree = self.outgoing().ok_or_else(missing)?;
-        Ok(Location::Below(tree, Rights::READ, path))
+        Ok(Location::Below(Box::new(tree), Rights::READ, path))
     }
 
     fn list(&self, path: &str, recursive: bool) -> Result<Box<Listing>, Error> {

@@ -6,8 +6,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     api::state::State,
+    change::Change,
     pinned::Pinned,
-    redo::{Change, Changer, Pass},
+    redo::{Changer, Pass},
     transaction::Changes,
 };
 use crate::{

@@ -6,12 +6,15 @@
 //! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that
 //! nothing which is down delays a transfer.
 
+mod claims;
 mod decider;
 mod effect;
 mod last_run;
 mod lease;
+mod plan;
 mod rebuild;
 mod retry;
+mod unflushed;
 
 use std::{
     collections::VecDeque,
@@ -25,7 +28,7 @@ use tokio::{
     task::{self, JoinSet},
     time::{interval, sleep},
 };
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{
     Heard, Hooks, Pinned,
@@ -56,14 +59,15 @@ use crate::{
     },
     store::Stores,
 };
-use decider::{Decider, Plan};
+use decider::Decider;
 use effect::Courier;
 use last_run::LastRuns;
 use lease::{Lease, Leases};
+use plan::Plan;
 pub use rebuild::BEFORE;
 use rebuild::{Gone, key_of, rebuild, undecided};
 pub use rebuild::{asked_of, task_of, task_of_received};
-use retry::Attempt;
+use retry::{Attempt, give_up};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.
 const AT_ONCE: usize = 64;
@@ -572,21 +576,6 @@ impl Dispatcher {
             why,
             due: Some(clock::millis().saturating_add(pause)),
         }
-    }
-}
-
-/// No further attempt makes sense until a person says so.
-fn give_up(task: &Task, why: String) -> Attempt {
-    let (user, folder) = (&task.user, &task.folder);
-    warn!(
-        id = %task.id,
-        "{user}/{folder} [{}]: given up, see m2y events: {}",
-        task.kind, printable(&why, 400)
-    );
-    Attempt {
-        task: task.clone(),
-        why,
-        due: None,
     }
 }
 

@@ -342,7 +342,7 @@ impl Firing {
     /// What the scripts asked for and has still to take effect, and the verdict without that.
     pub(super) fn undecided(&mut self) -> (Verdict, Changes) {
         let changes = mem::take(&mut self.so_far.changes);
-        (self.to_verdict(), changes)
+        (self.take_verdict(), changes)
     }
 
     /// The decision has taken effect.
@@ -354,11 +354,11 @@ impl Firing {
 
     pub(super) fn verdict(mut self) -> (usize, Verdict) {
         let verdict = self.settled.take();
-        let verdict = verdict.unwrap_or_else(|| self.to_verdict());
+        let verdict = verdict.unwrap_or_else(|| self.take_verdict());
         (self.place, verdict)
     }
 
-    fn to_verdict(&mut self) -> Verdict {
+    fn take_verdict(&mut self) -> Verdict {
         if self.so_far.outcome.failure().is_some() {
             // Nothing of what they did stays.
             self.take_back();

@@ -9,6 +9,7 @@ pub mod api;
 pub mod batch;
 pub mod bundled;
 mod call;
+pub mod change;
 pub mod check;
 pub mod decide;
 pub mod dispatch;

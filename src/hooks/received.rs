@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{lookup::is_program, redo::Change, self_changes::SelfChanges};
+use super::{change::Change, lookup::is_program, self_changes::SelfChanges};
 use crate::{
     event::{Effect, Kind, Outcome, Verdict},
     json::Value,

@@ -32,11 +32,7 @@ use super::{
 use crate::{
     clock,
     event::{Event, EventId, Kind},
-    root::{
-        Root, RootError,
-        config::{Config, Line},
-        folder::Folder,
-    },
+    root::{Root, RootError, config::Config, folder::Folder, schedule::Line},
 };
 
 /// Minutes that are made up for, where the clock jumps or the machine was busy.

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::redo::Change;
+use super::change::Change;
 use crate::{
     event::Effect,
     journal::script_state::Edits,

@@ -230,9 +230,11 @@ notifyUser.rhai
 [OnChanged]
 [OnDeleted]
 
-# at times, as cron has them, in UTC: minute, hour, day, month, day of the week
+# at times, as cron has them, in UTC: minute, hour, day, month, day of the week; or once a
+# day in a zone
 [OnSchedule]
 # */10 * * * * = digest.rhai
+# at(\"18:30\", \"Europe/Zurich\") = digest.rhai
 
 # when a contact looks, before one is given a file, when one has it (see [share])
 [OnList]

@@ -33,6 +33,7 @@ pub mod folder;
 pub mod meta_file;
 pub mod name;
 pub mod rotation;
+pub mod schedule;
 pub mod settings;
 pub mod share;
 pub mod tree;

@@ -6,6 +6,7 @@
 
 mod functions;
 mod lines;
+mod rules;
 
 use std::{
     io::{self, Read},
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rhai::{Array, Engine, EvalAltResult};
+use rhai::{Array, Engine};
 
 use super::{
     actions::{Actions, Touch, Touched},
@@ -22,21 +23,19 @@ use super::{
     text,
 };
 use crate::{
-    event::{Event, Kind},
-    hooks::{call, redo::Change, transaction::files::split},
+    event::Event,
+    hooks::{call, change::Change, transaction::files::split},
     meta::{self, Meta},
-    root::{
-        config::Config,
-        file,
-        folder::{CONFIG, Folder},
-        meta_file,
-        name::Name,
-    },
+    root::{config::Config, file, folder::Folder, meta_file, name::Name},
     store::{Contents, Kind as StoredKind, Reader, Stat, sweep},
 };
 
 pub(super) use functions::FUNCTIONS;
 use lines::Lines;
+use rules::{
+    NO_DIRECTORY, cannot, changeable, ending_of, new_name, path_of, read_all, refuse, stem_of,
+    whole,
+};
 
 /// Names that a list may hold.
 const MAX_LIST: usize = 1_000;
@@ -53,17 +52,8 @@ const MAX_HEAD: usize = 512;
 /// Bytes of a file that is read as text.
 const MAX_READ: u64 = 4_096;
 
-/// The longest path of a script, in bytes.
-const MAX_PATH: usize = 1_024;
-
-/// Directories within each other, with the file in the last one.
-const MAX_DEPTH: usize = 16;
-
 /// Entries of a directory from one look at the clock to the next.
 const ENTRIES: usize = 256;
-
-/// The endings of files that m2y itself writes and reads.
-const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
 
 /// `folder` in a script.
 #[derive(Clone)]
@@ -572,107 +562,6 @@ impl Handle {
         });
         self.actions.note(|| format!("folder.sweep({days})"));
         Ok(whole(count as u64))
-    }
-}
-
-/// What is said where a directory is missing.
-const NO_DIRECTORY: &str = "is no directory: make it with folder.mkdir()";
-
-/// A path as a script wrote it: plain names, none hidden, with one / between them.
-fn path_of(call: &str, path: &str) -> Made<String> {
-    if path.len() > MAX_PATH || path.split('/').count() > MAX_DEPTH {
-        return Err(refuse(call, path, "is too long, or too deep"));
-    }
-    for name in path.split('/') {
-        if matches!(name, "" | "." | "..") {
-            let why = "is no name of a file: a path is plain names with one / between them";
-            return Err(refuse(call, path, why));
-        }
-        file::check_name(name).map_err(|why| refuse(call, path, why))?;
-    }
-    Ok(path.to_owned())
-}
-
-/// A path without the ending of its name.
-fn stem_of(path: &str) -> String {
-    match split(path) {
-        ("", name) => text::split(name).0.to_owned(),
-        (directory, name) => format!("{directory}/{}", text::split(name).0),
-    }
-}
-
-/// The bytes of a file that is to be read as text.
-fn read_all(contents: &dyn Contents, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    Reader::new(contents)
-        .take(most + 1)
-        .read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > most {
-        true => Err(file::too_large(most)),
-        false => Ok(bytes),
-    }
-}
-
-fn whole(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-fn refuse(call: &str, name: &str, why: &str) -> Box<EvalAltResult> {
-    fail(format!("{call}: {} {why}", shown(name)))
-}
-
-fn cannot(call: &str, name: &str, error: &io::Error) -> Box<EvalAltResult> {
-    fail(format!("{call}: {} cannot be used: {error}", shown(name)))
-}
-
-/// The ending of a file that m2y itself writes and reads.
-fn ending_of(name: &str) -> Option<&'static str> {
-    let name = name.to_ascii_lowercase();
-    OWN.into_iter().find(|ending| name.ends_with(ending))
-}
-
-/// Whether scripts may change a file of that name: none changes what decides.
-fn changeable(call: &str, path: &str, config: &Config) -> Made<()> {
-    path_of(call, path)?;
-    // A file system may take other letters for the same; in directories it is no hook.
-    let (directory, name) = split(path);
-    let is_hook = || {
-        Kind::ALL.iter().any(|kind| {
-            let scripts = config.scripts(kind.section());
-            scripts.iter().any(|hook| hook.eq_ignore_ascii_case(name))
-        })
-    };
-    if name.eq_ignore_ascii_case(CONFIG) || name.to_ascii_lowercase().ends_with(".rhai") {
-        return Err(refuse(call, name, "cannot be changed by a script"));
-    }
-    if directory.is_empty() && is_hook() {
-        return Err(refuse(
-            call,
-            name,
-            "is a hook in m2y.config and cannot be changed by a script",
-        ));
-    }
-    Ok(())
-}
-
-/// Whether a file may get that name; `from` is the one that it has.
-fn new_name(call: &str, from: Option<&str>, name: &str, config: &Config) -> Made<()> {
-    changeable(call, name, config)?;
-    if name.chars().any(char::is_control) {
-        return Err(refuse(
-            call,
-            name,
-            "holds control characters: make a name with text.file_name()",
-        ));
-    }
-    // Whoever could write a .meta could have the user send any file.
-    match ending_of(name) {
-        Some(ending) if from.and_then(ending_of) != Some(ending) => Err(refuse(
-            call,
-            name,
-            "has an ending that is m2y's own: give it another one",
-        )),
-        _ => Ok(()),
     }
 }
 

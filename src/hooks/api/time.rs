@@ -4,7 +4,7 @@ use jiff::{Timestamp, Zoned, civil::DateTime, fmt::strtime, tz::TimeZone};
 use rhai::Engine;
 
 use super::function::{Function, Made, fail, shown};
-use crate::{meta::DATETIME, root::config};
+use crate::{meta::DATETIME, root::schedule};
 
 /// The longest format, in bytes; a part of it stands for 255 at most.
 const MAX_FORMAT: usize = 64;
@@ -114,7 +114,7 @@ fn parse(zone: &TimeZone, text: &str) -> Made<i64> {
 }
 
 fn zone(time: &Handle, name: &str) -> Made<Handle> {
-    match config::zone(name) {
+    match schedule::zone(name) {
         Ok(zone) => Ok(Handle(time.0.with_time_zone(zone))),
         Err(why) => Err(fail(format!("time.zone(): {why}"))),
     }

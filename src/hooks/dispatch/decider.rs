@@ -2,34 +2,33 @@
 //! scripts asked for, and a list of what is done outside of it; then that is done.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::BTreeMap,
     io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use rusqlite::Connection;
 use tracing::{debug, error};
 
-use super::{effect::effects_of, key_of, retry::Attempt};
+use super::{
+    claims::Claims,
+    plan::{Plan, Rows, write},
+    unflushed::{Again, MAX_ATTEMPTS, MAX_UNFLUSHED, PAUSES, Rest, Unflushed},
+};
 use crate::{
-    event::{Effect, Kind, Outcome, Verdict},
+    event::{Effect, Verdict},
     hooks::{
-        api::state::MAX_KEYS,
-        decide::{Decide, Record, Stands, Undecided, told},
+        change::{Change, from_body, to_body},
+        decide::{Decide, Record, Undecided},
         folder_files::Files,
-        received::{changes_of, is_placed},
-        redo::{Change, Changer, Pass, from_body, to_body},
-        transaction::{Changes, files::Place, files::Touched},
+        received::is_placed,
+        redo::{Changer, Pass},
+        transaction::{Changes, files::Touched},
     },
     journal::{
-        self, Journal, JournalError, Task, Withheld,
-        decided::{self, Decided},
-        delivered,
+        self, Journal, JournalError, Withheld,
         redo::{self, Redo},
-        script_state::{self, Edits},
     },
-    meta::QUARANTINE,
     root::{Root, RootError, name::Name, user::User},
     store::Stores,
 };
@@ -44,273 +43,6 @@ pub struct Decider {
     unflushed: Arc<Mutex<Rest>>,
     /// Taken by who flushes, so that others wait until it is done.
     flushing: Arc<Mutex<()>>,
-}
-
-/// Changes that were made and do not survive a loss of power yet, or could not be made: their
-/// row of the journal has to stay.
-struct Unflushed {
-    seq: i64,
-    user: User,
-    changes: Arc<[Change]>,
-    /// Tasks that wait for them.
-    then: Vec<Task>,
-    /// When they are made again, where they could not be.
-    again: Option<Again>,
-    /// Files that stay hidden until then.
-    withheld: Option<Withheld>,
-}
-
-/// All that was made and is not safe yet.
-#[derive(Default)]
-struct Rest {
-    rows: Vec<Unflushed>,
-    /// The places of these changes: how many there are at each, and how many displace a file.
-    places: HashMap<(Name, Place), (usize, usize)>,
-}
-
-impl Rest {
-    fn add(&mut self, row: Unflushed) {
-        self.count(&row, |count, displaces| {
-            count.0 += 1;
-            count.1 += usize::from(displaces);
-        });
-        self.rows.push(row);
-    }
-
-    /// Forgets the places of a row that was taken out.
-    fn forget(&mut self, row: &Unflushed) {
-        self.count(row, |count, displaces| {
-            count.0 = count.0.saturating_sub(1);
-            count.1 = count.1.saturating_sub(usize::from(displaces));
-        });
-        let user = row.user.name();
-        for place in row.changes.iter().flat_map(Change::places) {
-            let key = (user.clone(), place);
-            if self.places.get(&key).is_some_and(|count| count.0 == 0) {
-                self.places.remove(&key);
-            }
-        }
-    }
-
-    fn count(&mut self, row: &Unflushed, mut each: impl FnMut(&mut (usize, usize), bool)) {
-        let user = row.user.name();
-        for change in row.changes.iter() {
-            for place in change.places() {
-                let count = self.places.entry((user.clone(), place)).or_default();
-                each(count, change.displaces());
-            }
-        }
-    }
-
-    /// Whether a decision about files could not be told from one of these, if both were made
-    /// again.
-    fn meets(&self, user: &User, changes: &[Change]) -> bool {
-        !self.places.is_empty()
-            && changes.iter().any(|change| {
-                let places = change.places().into_iter();
-                let mut counts =
-                    places.filter_map(|place| self.places.get(&(user.name().clone(), place)));
-                counts.any(|(_, displacing)| change.displaces() || *displacing > 0)
-            })
-    }
-}
-
-/// The next attempt at changes that could not be made.
-#[derive(Clone, Copy)]
-struct Again {
-    when: Instant,
-    pause: Duration,
-    attempts: u32,
-}
-
-/// How long changes that could not be made wait at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-
-/// Attempts at changes until they are given up.
-const MAX_ATTEMPTS: u32 = 20;
-
-/// Rows whose changes wait for a flush before one is made at once.
-const MAX_UNFLUSHED: usize = 1_024;
-
-/// What is written into the journal about one event whose hooks have run.
-pub(super) struct Plan {
-    record: Option<Arc<Record>>,
-    user: User,
-    /// The transfer that brought the file, where it is about one.
-    transfer: Option<delivered::Key>,
-    values: BTreeMap<String, Edits>,
-    changes: Arc<[Change]>,
-    tasks: Vec<Task>,
-    /// What the sender is told instead of an ACK, now and whenever it asks again.
-    words: Option<String>,
-    /// What `[OnMeta]` decided, where the next attempt of the transfer has to go by it.
-    decided: Option<Decided>,
-    /// When the hooks run again, where they came to no decision.
-    attempt: Option<Attempt>,
-}
-
-impl Plan {
-    /// The plan for an event. Where it came to no decision, `attempt` says how it goes on.
-    pub(super) fn new(
-        record: Option<&Arc<Record>>,
-        verdict: &mut Verdict,
-        changes: Changes,
-        attempt: Option<Attempt>,
-    ) -> Self {
-        let Changes {
-            values,
-            files,
-            inbox,
-            effects,
-            ..
-        } = changes;
-        let transfer = verdict.meta.as_ref().zip(record).and_then(key_of);
-        let mut list = files;
-        if record.is_some_and(|record| record.kind == Kind::Received) {
-            list.extend(changes_of(verdict));
-        }
-        list.extend(told(&inbox));
-        let words = match &verdict.outcome {
-            Outcome::Refused(words) => Some(words.clone()),
-            Outcome::Quarantined(reason) if verdict.tells_sender => Some(reason.clone()),
-            _ => None,
-        };
-        let is_received = record.is_some_and(|record| record.kind == Kind::Received);
-        let tasks = record.map(|record| effects_of(&record.task, &effects));
-        verdict.effects = effects;
-        let asks_nothing = values.is_empty() && list.is_empty() && verdict.effects.is_empty();
-        let decided = match record {
-            Some(record) if record.kind == Kind::Meta && !asks_nothing => decided(record, verdict),
-            _ => None,
-        };
-        Self {
-            user: verdict.folder.user().clone(),
-            record: record.cloned(),
-            transfer,
-            values,
-            changes: list.into(),
-            tasks: tasks.unwrap_or_default(),
-            words: words.filter(|_| is_received),
-            decided,
-            attempt,
-        }
-    }
-
-    /// Whether it says nothing that the journal does not know.
-    fn is_empty(&self) -> bool {
-        let stands = self.record.as_ref().map(|record| &record.stands);
-        matches!(stands, None | Some(Stands::Nothing))
-            && self.values.is_empty()
-            && self.changes.is_empty()
-            && self.tasks.is_empty()
-    }
-
-    /// Whether the tasks have to wait until the file has the path that its sender wants.
-    fn waits(&self) -> bool {
-        !self.tasks.is_empty() && self.changes.iter().any(|c| matches!(c, Change::Put { .. }))
-    }
-
-    /// Whether it has to survive a loss of power before its changes are made. A `.meta` need
-    /// not: as long as its transfer waits for hooks, that has what it said before them.
-    fn is_durable(&self) -> bool {
-        let is_meta = |change: &Change| matches!(change, Change::Meta { .. });
-        let stands = self.record.as_ref().map(|record| &record.stands);
-        let of_transfer = matches!(stands, Some(Stands::Transfer(_)));
-        if self.attempt.is_some() {
-            return false;
-        }
-        // What [OnMeta] counted goes with the file that it let come; else nothing follows that
-        // would make it safe.
-        let is_last = stands == Some(&Stands::Nothing) && self.decided.is_none();
-        (is_last && !self.values.is_empty())
-            || self.words.is_some()
-            || !self.tasks.is_empty()
-            || !self.changes.iter().all(is_meta)
-            || !(of_transfer || self.changes.is_empty())
-    }
-
-    /// Writes all but the changes; returns whether there may be something to do after it.
-    fn write(&self, db: &Connection) -> rusqlite::Result<bool> {
-        script_state::apply(db, self.user.name().as_str(), &self.values)?;
-        if !self.waits() {
-            journal::insert(db, &self.tasks)?;
-        }
-        let Some(record) = &self.record else {
-            return Ok(false);
-        };
-        if let Some(attempt) = &self.attempt {
-            attempt.write(db, &record.stands)?;
-            return Ok(true);
-        }
-        if let (Some(decided), Some(key)) = (&self.decided, &self.transfer) {
-            decided::put(db, key, decided)?;
-        }
-        let mut is_completed = false;
-        if let Stands::Transfer(key) = &record.stands {
-            is_completed = delivered::complete(db, key)?;
-        }
-        if !is_completed && record.stands != Stands::Nothing {
-            journal::remove(db, &record.task)?;
-        }
-        if let (Some(words), Some(key)) = (&self.words, &self.transfer) {
-            delivered::reject(db, key, words)?;
-        }
-        Ok(!self.tasks.is_empty() || journal::is_waited_for(db, &record.task)?)
-    }
-}
-
-/// A decision to let a file come by which the next attempt goes. One to refuse it is not
-/// remembered: who sends it again wants it to be looked at again.
-fn decided(record: &Record, verdict: &Verdict) -> Option<Decided> {
-    let (asked, meta) = (verdict.before.as_ref()?, verdict.meta.as_ref()?);
-    let mut meta = meta.clone();
-    match &verdict.outcome {
-        Outcome::Accepted => {}
-        Outcome::Quarantined(reason) => {
-            let reason = reason.as_str().into();
-            meta.extra.insert(QUARANTINE.to_owned(), reason);
-        }
-        Outcome::Refused(_) | Outcome::Failed | Outcome::Later => return None,
-    }
-    Some(Decided {
-        basis: record.rules.basis(asked),
-        meta: String::from_utf8(meta.to_file()).ok()?,
-    })
-}
-
-/// What a write of plans gave: the rows of their changes, where they have any.
-type Rows = Vec<(i64, Vec<usize>)>;
-
-/// Writes plans, or nothing where values are not what the scripts read.
-fn write(db: &Connection, plans: &[Plan]) -> rusqlite::Result<(Option<Rows>, bool)> {
-    for plan in plans {
-        let user = plan.user.name().as_str();
-        if !script_state::can_apply(db, user, &plan.values, MAX_KEYS)? {
-            return Ok((None, false));
-        }
-    }
-    let (mut rows, mut news) = (Rows::new(), false);
-    let mut together = Vec::new();
-    for (at, plan) in plans.iter().enumerate() {
-        news |= plan.write(db)?;
-        if plan.waits() {
-            let body = to_body(&plan.changes, &plan.tasks);
-            rows.push((redo::add(db, plan.user.name().as_str(), &body)?, vec![at]));
-        } else if !plan.changes.is_empty() {
-            together.push(at);
-        }
-    }
-    if let Some(first) = together.first().and_then(|at| plans.get(*at)) {
-        let all: Vec<Change> = together
-            .iter()
-            .filter_map(|at| plans.get(*at))
-            .flat_map(|plan| plan.changes.iter().cloned())
-            .collect();
-        let body = to_body(&all, &[]);
-        let seq = redo::add(db, first.user.name().as_str(), &body)?;
-        rows.push((seq, together));
-    }
-    Ok((Some(rows), news))
 }
 
 impl Decider {
@@ -648,44 +380,5 @@ impl Decide for Decider {
             .ok_or(Undecided::Conflict)?;
         verdict.placed = self.make(&plans, rows).into_iter().next().flatten();
         Ok(())
-    }
-}
-
-/// Files that a decision changes just now.
-#[derive(Clone, Default)]
-struct Claims(Arc<(Mutex<HashSet<(Name, Place)>>, Condvar)>);
-
-/// A claim, until it is dropped.
-struct Claim {
-    claims: Claims,
-    places: Vec<(Name, Place)>,
-}
-
-impl Claims {
-    /// Waits until nobody else changes these files.
-    fn claim(&self, user: &User, places: Vec<Place>) -> Claim {
-        let of = |place: Place| (user.name().clone(), place);
-        let places: Vec<_> = places.into_iter().map(of).collect();
-        let (lock, freed) = &*self.0;
-        let mut claimed = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        while places.iter().any(|place| claimed.contains(place)) {
-            claimed = freed.wait(claimed).unwrap_or_else(PoisonError::into_inner);
-        }
-        claimed.extend(places.iter().cloned());
-        Claim {
-            claims: self.clone(),
-            places,
-        }
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let (lock, freed) = &*self.claims.0;
-        let mut claimed = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        for place in &self.places {
-            claimed.remove(place);
-        }
-        freed.notify_all();
     }
 }

@@ -1,8 +1,10 @@
 //! How an event goes on whose hooks came to no decision.
 
 use rusqlite::Connection;
+use tracing::warn;
 
 use crate::{
+    error::printable,
     hooks::decide::Stands,
     journal::{self, Task, delivered},
 };
@@ -31,5 +33,20 @@ impl Attempt {
             Stands::Task => {}
         }
         journal::fail(db, &self.task, &self.why, self.due)
+    }
+}
+
+/// No further attempt makes sense until a person says so.
+pub fn give_up(task: &Task, why: String) -> Attempt {
+    let (user, folder) = (&task.user, &task.folder);
+    warn!(
+        id = %task.id,
+        "{user}/{folder} [{}]: given up, see m2y events: {}",
+        task.kind, printable(&why, 400)
+    );
+    Attempt {
+        task: task.clone(),
+        why,
+        due: None,
     }
 }

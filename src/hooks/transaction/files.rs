@@ -10,8 +10,8 @@ use std::{
 use crate::{
     clock,
     hooks::{
+        change::Change,
         folder_files::{Files, Identity},
-        redo::Change,
     },
     root::{folder::Folder, name::Name, user::User},
     store::{Contents, Kind, Stat, Stores},

@@ -183,7 +183,9 @@ impl Server {
         let journal = self.receiver.hooks.journal().clone();
         let hooks = self.receiver.hooks.clone();
         let recovered = task::spawn_blocking(move || {
-            hooks.redo()?;
+            if let Err(error) = hooks.redo() {
+                error!("{error}");
+            }
             recovery::recover(&journal, &root, &stores)
         });
         if let Ok(Err(error)) = recovered.await {

@@ -1647,6 +1647,28 @@ async fn a_file_in_quarantine_is_acknowledged_unless_the_hook_wants_its_sender_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_renamed_before_it_is_rejected_or_held_is_nowhere_in_sight() {
+    for words in ["reject(\"a virus\");", "quarantine(\"odd\");"] {
+        let rename = "folder.mkdir(\"in\"); folder.rename(event.data_file, \"in/photo.jpg\"); \
+            folder.append(\"in/photo.jpg\", \"more\"); folder.append(\"log.txt\", \"seen\");";
+        let config = "[OnMeta]\n[OnReceived]\nrename.rhai\nhook.rhai\n";
+        let scripts = [("rename.rhai", rename), ("hook.rhai", words)];
+        let (world, result, _) = sent(config, &scripts).await;
+        assert_eq!(result.is_err(), words.starts_with("reject"), "{words}");
+        assert!(world.arrived(".data").is_empty(), "{words}");
+        assert_eq!(
+            common::names(&world.photo().join("in"), ""),
+            [""; 0],
+            "{words}"
+        );
+        assert_eq!(fs::read(world.photo().join("log.txt")).unwrap(), b"seen");
+        let folder = world.receiver.folder(&common::name("photo")).unwrap();
+        let held = quarantine::list(&*Stores::default().of(&folder), &folder).unwrap();
+        assert_eq!(held.len(), usize::from(result.is_ok()), "{words}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edit_that_cannot_work_leaves_what_was_before_in_force_until_it_can() {
     let world = World::new("[OnMeta]\nhook.rhai\n");
     world.script("hook.rhai", "reject(\"before\");");

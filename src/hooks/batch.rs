@@ -263,7 +263,10 @@ impl Drop for Parcel {
     fn drop(&mut self) {
         if !self.has_begun {
             for firing in &mut self.ready {
-                firing.progress = Progress::Unserved;
+                // What was decided has to take effect, however long that waits.
+                if matches!(firing.progress, Progress::Ready) {
+                    firing.progress = Progress::Unserved;
+                }
             }
         }
         self.hand_back();

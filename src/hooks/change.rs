@@ -228,7 +228,11 @@ impl Change {
     pub fn displaces(&self) -> bool {
         matches!(
             self,
-            Self::Move { .. } | Self::Remove { .. } | Self::Hide(_) | Self::Put { .. }
+            Self::Move { .. }
+                | Self::Remove { .. }
+                | Self::Reject(_)
+                | Self::Hide(_)
+                | Self::Put { .. }
         )
     }
 

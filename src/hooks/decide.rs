@@ -15,14 +15,14 @@ use crate::{
     event::{EventId, Kind, Verdict},
     journal::{Task, delivered::Key},
     meta::Meta,
-    root::{config::Config, user::User},
+    root::{config::Config, folder::Folder, user::User},
 };
 
 /// By what the journal knows an event.
 #[derive(Clone)]
 pub struct Record {
-    /// Whose folder it is about.
-    pub user: User,
+    /// The folder that it is about.
+    pub folder: Folder,
     /// Which event.
     pub kind: Kind,
     /// Its id.

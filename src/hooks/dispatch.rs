@@ -142,7 +142,7 @@ struct Leased {
 
 fn record_of(event: &Event, pinned: &Pinned, stands: Stands) -> Arc<Record> {
     Arc::new(Record {
-        user: event.folder.user().clone(),
+        folder: event.folder.clone(),
         kind: event.kind,
         id: event.id,
         task: task_of(event),
@@ -473,7 +473,7 @@ impl Dispatcher {
                     drop(self.last_runs.write(&self.journal));
                     let decider = self.decider.clone();
                     tasks.spawn(async move {
-                        let _ = task::spawn_blocking(move || decider.flush()).await;
+                        let _ = task::spawn_blocking(move || decider.flush_unless_busy()).await;
                     });
                 }
                 () = stopped(&mut shutdown) => break,

@@ -310,7 +310,7 @@ impl Firing {
             || (self.event.kind == Kind::Startup && self.so_far.outcome.objection().is_some());
         match self.transaction.take() {
             Ok(changes) if !failed => self.so_far.changes = changes,
-            Ok(_) => {}
+            Ok(_) => self.so_far.changes = Changes::default(),
             Err(why) => self.fail(why),
         }
         let changes = &self.so_far.changes;

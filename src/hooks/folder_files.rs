@@ -148,7 +148,15 @@ impl Files {
             _ => Err(error),
         };
         let content = ContentPath::parse(path)?;
-        self.store.make_dir(&content).or_else(there)?;
+        match self.store.make_dir(&content) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let stat = self.store.stat(&content)?;
+                if stat.is_none_or(|stat| stat.kind != Kind::Directory) {
+                    return Err(e);
+                }
+            }
+            made => made?,
+        }
         if self.store.as_local().is_some() {
             return Ok(());
         }

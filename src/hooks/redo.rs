@@ -46,6 +46,14 @@ pub struct Made {
     pub error: Option<io::Error>,
 }
 
+/// What became of a change.
+enum Step {
+    Done,
+    Put(Box<Put>),
+    /// Somebody has taken the name that a file was to get.
+    Stays,
+}
+
 /// A file that got the path that its sender wants.
 struct Put {
     folder: Folder,
@@ -89,12 +97,30 @@ impl Changer {
             paths: vec![None; decisions.len()],
             ..Made::default()
         };
-        let mut stayed = Stayed::new();
         for (at, changes) in decisions.iter().enumerate() {
+            // Places of changes that failed: what comes after them there waits with them. And
+            // those of files that stay where they are: what was to be done to these is void.
+            let (mut failed, mut stayed) = (BTreeSet::new(), BTreeSet::new());
             for change in *changes {
-                match self.make_one(user, change, pass, &mut stayed) {
-                    Ok(got) => put.extend(got.map(|got| (at, got))),
+                let places = change.places();
+                if places.iter().any(|place| stayed.contains(place)) {
+                    stayed.extend(places);
+                    continue;
+                }
+                if places.iter().any(|place| failed.contains(place)) {
+                    failed.extend(places);
+                    made.failed.push(change.clone());
+                    continue;
+                }
+                match self.make_one(user, change, pass) {
+                    Ok(Step::Done) => {}
+                    Ok(Step::Put(got)) => put.push((at, *got)),
+                    Ok(Step::Stays) => {
+                        stayed.extend(places.iter().map(meta_of));
+                        stayed.extend(places);
+                    }
                     Err(error) => {
+                        failed.extend(places);
                         made.failed.push(change.clone());
                         made.error.get_or_insert(error);
                     }
@@ -126,13 +152,7 @@ impl Changer {
         made
     }
 
-    fn make_one(
-        &self,
-        user: &User,
-        change: &Change,
-        pass: Pass,
-        stayed: &mut Stayed,
-    ) -> io::Result<Option<Put>> {
+    fn make_one(&self, user: &User, change: &Change, pass: Pass) -> io::Result<Step> {
         let open = |name: &Name| user.folder(name).map_err(io::Error::other);
         let files = |name: &Name| Ok::<_, io::Error>(Files::new(&open(name)?, &self.stores));
         // What was made before, or is another file by now, is left alone.
@@ -154,17 +174,19 @@ impl Changer {
                 was,
                 replaces,
             } => {
-                if is_due(from, Some(*was))? && !stayed.holds(from) {
-                    let moved = self.move_file((user, from), to, *replaces);
-                    if !moved? {
-                        stayed.insert(from);
-                    }
+                let is_due = is_due(from, Some(*was))?;
+                if is_due && !self.move_file((user, from), to, *replaces)? {
+                    return Ok(Step::Stays);
                 }
             }
             Change::Write { place, text, was } => {
-                if is_due(place, *was)? {
-                    let folder = open(&place.0)?;
-                    Files::new(&folder, &self.stores).write(&place.1, text.as_bytes())?;
+                let folder = open(&place.0)?;
+                let files = Files::new(&folder, &self.stores);
+                // A loss of power may have kept the name only.
+                let is_empty =
+                    || Ok::<_, io::Error>(files.stat(&place.1)?.is_some_and(|s| s.size == 0));
+                if is_due(place, *was)? || (was.is_none() && is_empty()?) {
+                    files.write(&place.1, text.as_bytes())?;
                     self.self_changes.note(&folder, &place.1);
                 }
             }
@@ -183,7 +205,8 @@ impl Changer {
             Change::Meta { place, text } => self.write_meta(&open(&place.0)?, &place.1, text)?,
             Change::Hide((folder, stem)) => self.hide(&open(folder)?, stem)?,
             Change::Put { place, text } => {
-                return self.put(&open(&place.0)?, &place.1, text, change);
+                let put = self.put(&open(&place.0)?, &place.1, text, change)?;
+                return Ok(put.map_or(Step::Done, |put| Step::Put(Box::new(put))));
             }
             Change::Tell(lines) => {
                 if pass == Pass::First || !self.inboxes.has(user, lines)? {
@@ -201,7 +224,7 @@ impl Changer {
                 sweep::refused(&*store, &folder, before, true)?;
             }
         }
-        Ok(None)
+        Ok(Step::Done)
     }
 
     fn remove(&self, folder: &Folder, name: &str) -> io::Result<()> {
@@ -353,28 +376,11 @@ impl Changer {
     }
 }
 
-/// Files that kept their names, by folder and stem: what is known of one stays with it.
-struct Stayed(BTreeSet<Place>);
-
-impl Stayed {
-    fn new() -> Self {
-        Self(BTreeSet::new())
-    }
-
-    fn stem((folder, path): &Place) -> Place {
-        let stem = path
-            .rsplit_once('.')
-            .map_or(path.as_str(), |(stem, _)| stem);
-        (folder.clone(), stem.to_owned())
-    }
-
-    fn insert(&mut self, place: &Place) {
-        self.0.insert(Self::stem(place));
-    }
-
-    fn holds(&self, place: &Place) -> bool {
-        place.1.ends_with(".meta") && self.0.contains(&Self::stem(place))
-    }
+/// The `.meta` beside a file.
+fn meta_of((folder, path): &Place) -> Place {
+    let stem = path.rsplit_once('.').filter(|(_, end)| !end.contains('/'));
+    let stem = stem.map_or(path.as_str(), |(stem, _)| stem);
+    (folder.clone(), format!("{stem}.meta"))
 }
 
 /// The part of a text that a file lacks which was to get it behind its first `len` bytes.

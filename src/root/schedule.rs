@@ -81,8 +81,10 @@ impl Due {
                 // Where the clocks are put forward over it, it is as much later; of the two
                 // when they are put back it is the first: once a day in any case.
                 let date = time.to_zoned(zone.clone()).date();
-                let at = date.at(*hour, *minute, 0, 0).to_zoned(zone);
-                at.is_ok_and(|at| at.timestamp() == time)
+                // A gap may end on the day after.
+                let days = [Ok(date), date.yesterday()].into_iter().flatten();
+                days.map(|day| day.at(*hour, *minute, 0, 0).to_zoned(zone.clone()))
+                    .any(|at| at.is_ok_and(|at| at.timestamp() == time))
             }
         }
     }

@@ -375,6 +375,9 @@ impl Handle {
     fn mkdir(&mut self, path: &str) -> Made<()> {
         let call = "folder.mkdir()";
         let path = &path_of(call, path)?;
+        for (end, _) in path.match_indices('/') {
+            new_name(call, None, path.get(..end).unwrap_or(path), &self.config)?;
+        }
         new_name(call, None, path, &self.config)?;
         self.actions.may_touch()?;
         let mut transaction = self.actions.transaction();

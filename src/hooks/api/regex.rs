@@ -9,7 +9,7 @@ use super::{
     function::{Function, Made, fail},
     text::Handle,
 };
-use crate::hooks::engine::MAX_STRING;
+use crate::hooks::{call, engine::MAX_STRING};
 
 /// The longest pattern, in bytes.
 const MAX_PATTERN: usize = 512;
@@ -107,23 +107,26 @@ fn find(text: &str, pattern: &str) -> Made<Dynamic> {
 }
 
 fn replace(text: &str, pattern: &str, with: &str) -> Made<String> {
-    let call = "text.regex_replace()";
-    let regex = compiled(call, pattern)?;
+    let function = "text.regex_replace()";
+    let regex = compiled(function, pattern)?;
     let (mut replaced, mut end) = (String::new(), 0);
     for found in regex.captures_iter(text) {
+        call::go_on()?;
         let Some(whole) = found.get(0) else {
             continue;
         };
         replaced.push_str(text.get(end..whole.start()).unwrap_or_default());
         // A group may stand there many times, and be as long as the text.
         if with.len().saturating_mul(whole.len().max(1)) > MAX_EXPANDED {
-            return Err(fail(format!("{call}: what is to be put there is too long")));
+            return Err(fail(format!(
+                "{function}: what is to be put there is too long"
+            )));
         }
         found.expand(with, &mut replaced);
         end = whole.end();
         if replaced.len() > MAX_STRING {
             return Err(fail(format!(
-                "{call}: the text would have more than {MAX_STRING} bytes"
+                "{function}: the text would have more than {MAX_STRING} bytes"
             )));
         }
     }

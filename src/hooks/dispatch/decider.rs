@@ -81,7 +81,11 @@ impl Decider {
             return Ok(nothing);
         }
         let this = self.clone();
-        let making = tokio::task::spawn_blocking(move || this.make(&plans, rows));
+        let making = tokio::task::spawn_blocking(move || {
+            let paths = this.make(&plans, rows);
+            this.flush_if_many();
+            paths
+        });
         making.await.map_err(|e| e.to_string())
     }
 
@@ -130,7 +134,6 @@ impl Decider {
             let failed = made.error.map(|error| (made.failed, error));
             self.remember(row, failed, path.as_deref());
         }
-        self.flush_if_many();
         paths
     }
 
@@ -147,13 +150,13 @@ impl Decider {
                 let user = row.user.name();
                 error!(%user, "cannot do what hooks asked for, tried again: {error}");
                 let (seq, body) = (row.seq, to_body(&changes, &row.then));
+                // The row is to say no more what was made.
+                if let Err(error) = self.changer.flush(&row.user, row.changes.iter()) {
+                    error!(%user, "cannot flush what hooks changed: {error}");
+                }
                 row.withheld = Some(self.withhold(&row.user, changes.iter()));
                 row.changes = changes.into();
-                row.again = Some(Again {
-                    when: Instant::now() + PAUSES.0,
-                    pause: PAUSES.0,
-                    attempts: 1,
-                });
+                row.again = Some(Again::first());
                 drop(
                     self.journal
                         .quietly(false, move |db| redo::update(db, seq, &body)),
@@ -183,13 +186,17 @@ impl Decider {
             }
         }
         let (seq, body) = (row.seq, to_body(&row.changes, &[]));
-        let written = self.journal.write(true, move |db| {
-            journal::insert(db, &tasks)?;
-            redo::update(db, seq, &body)
-        });
+        let written = {
+            let tasks = tasks.clone();
+            self.journal.write(true, move |db| {
+                journal::insert(db, &tasks)?;
+                redo::update(db, seq, &body)
+            })
+        };
         if let Err(error) = written.wait() {
-            // The row has them, for the next start.
             error!("{error}");
+            row.then = tasks;
+            row.again = Some(Again::first());
         }
     }
 
@@ -207,7 +214,12 @@ impl Decider {
         row.again = None;
         if let Some(error) = made.error {
             let user = row.user.name();
-            if again.attempts < MAX_ATTEMPTS {
+            // What nobody may see stays hidden, and is tried for ever.
+            let hides = made
+                .failed
+                .iter()
+                .any(|change| change.withholds().is_some());
+            if hides || again.attempts < MAX_ATTEMPTS {
                 let pause = again.pause.saturating_mul(2).min(PAUSES.1);
                 row.changes = made.failed.into();
                 row.again = Some(Again {
@@ -222,7 +234,7 @@ impl Decider {
         let path = made.paths.into_iter().next().flatten();
         self.add_tasks(row, path.as_deref());
         row.withheld = None;
-        true
+        row.again.is_none()
     }
 
     fn unflushed(&self) -> MutexGuard<'_, Rest> {
@@ -240,7 +252,18 @@ impl Decider {
 
     /// Returns when all changes that were made survive a loss of power. It waits for a disk.
     pub fn flush(&self) {
-        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flush_now(flushing);
+    }
+
+    /// [`Self::flush`], unless somebody is at it.
+    pub fn flush_unless_busy(&self) {
+        if let Ok(flushing) = self.flushing.try_lock() {
+            self.flush_now(flushing);
+        }
+    }
+
+    fn flush_now(&self, _flushing: MutexGuard<'_, ()>) {
         let rows = std::mem::take(&mut self.unflushed().rows);
         let mut users: BTreeMap<Name, (User, Vec<Unflushed>)> = BTreeMap::new();
         for mut row in rows {
@@ -363,7 +386,7 @@ impl Decide for Decider {
         let user = plan.user.clone();
         // Until it is done, nobody else changes the same files.
         let places = plan.changes.iter().flat_map(Change::places);
-        let _claim = self.claims.claim(&user, places.collect());
+        let claim = self.claims.claim(&user, places.collect());
         if !self.holds(&user, &touched) {
             return Err(Undecided::Conflict);
         }
@@ -379,6 +402,9 @@ impl Decide for Decider {
             .map_err(|e| Undecided::Failed(e.to_string()))?
             .ok_or(Undecided::Conflict)?;
         verdict.placed = self.make(&plans, rows).into_iter().next().flatten();
+        // Who flushes may wait for the claim.
+        drop(claim);
+        self.flush_if_many();
         Ok(())
     }
 }

@@ -20,7 +20,8 @@ use crate::{
         delivered, redo,
         script_state::{self, Edits},
     },
-    meta::QUARANTINE,
+    json::Value,
+    meta::{Meta, QUARANTINE},
     root::user::User,
 };
 
@@ -58,7 +59,10 @@ impl Plan {
         } = changes;
         let transfer = verdict.meta.as_ref().zip(record).and_then(key_of);
         let mut list = files;
-        if record.is_some_and(|record| record.kind == Kind::Received) {
+        if let Some(record) = record.filter(|record| record.kind == Kind::Received) {
+            if is_hidden(verdict) {
+                go_back(record, verdict, &mut list);
+            }
             list.extend(changes_of(verdict));
         }
         list.extend(told(&inbox));
@@ -149,6 +153,41 @@ impl Plan {
         }
         Ok(!self.tasks.is_empty() || journal::is_waited_for(db, &record.task)?)
     }
+}
+
+/// Whether a file that was received is not to be seen any more.
+fn is_hidden(verdict: &Verdict) -> bool {
+    let held = |meta: &Meta| meta.extra.contains_key(QUARANTINE);
+    match &verdict.outcome {
+        Outcome::Refused(_) | Outcome::Quarantined(_) => true,
+        Outcome::Accepted => verdict.meta.as_ref().is_some_and(held),
+        Outcome::Failed | Outcome::Later => false,
+    }
+}
+
+/// A file that goes out of sight keeps the name with which it arrived, under which nobody sees
+/// it: what scripts wanted to do with it before is void.
+fn go_back(record: &Record, verdict: &mut Verdict, changes: &mut Vec<Change>) {
+    let stem = record.task.body.get("stem").and_then(Value::as_str);
+    let (Some(stem), Some(file)) = (stem, &record.task.file) else {
+        return;
+    };
+    let folder = record.folder.name();
+    let mut places = vec![
+        (folder.clone(), file.clone()),
+        (folder.clone(), format!("{stem}.meta")),
+    ];
+    for change in &*changes {
+        if let Change::Move { from, to, .. } = change
+            && places.contains(from)
+        {
+            places.push(to.clone());
+        }
+    }
+    changes.retain(|change| !change.places().iter().any(|place| places.contains(place)));
+    verdict.folder = record.folder.clone();
+    verdict.file = Some(file.clone());
+    verdict.stem = Some(stem.to_owned());
 }
 
 /// A decision to let a file come by which the next attempt goes. One to refuse it is not

@@ -90,6 +90,17 @@ pub struct Again {
     pub attempts: u32,
 }
 
+impl Again {
+    /// The second attempt.
+    pub fn first() -> Self {
+        Self {
+            when: Instant::now() + PAUSES.0,
+            pause: PAUSES.0,
+            attempts: 1,
+        }
+    }
+}
+
 /// How long changes that could not be made wait at first, and at most.
 pub const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 

@@ -129,6 +129,13 @@ impl FileEdits {
     }
 
     fn stat_whole(&mut self, folder: &Name, name: &str) -> io::Result<Option<Stat>> {
+        if !self.made.is_empty() && self.made.contains(&(folder.clone(), name.to_owned())) {
+            return Ok(Some(Stat {
+                kind: Kind::Directory,
+                size: 0,
+                modified: clock::nanos(),
+            }));
+        }
         match self.entry(folder, name).cloned() {
             None => {
                 let place = (folder.clone(), name.to_owned());
@@ -216,7 +223,9 @@ impl FileEdits {
             if self.has_dir(folder, path)? {
                 continue;
             }
-            if self.stat(folder, path)?.is_some() {
+            // A file that goes in the same event is there until that is done.
+            let on_disk = self.disk(folder)?.stat(path)?.is_some();
+            if on_disk || self.stat(folder, path)?.is_some() {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
             self.made.insert((folder.clone(), path.to_owned()));
@@ -316,12 +325,16 @@ impl FileEdits {
         Ok(())
     }
 
-    /// Looks again at all files that the scripts touched: a program has run since.
+    /// Looks again at all files that the scripts touched: a program has run since. A file that
+    /// came or went meanwhile may be anybody's: scripts have to see that.
     pub fn refresh(&mut self) -> io::Result<()> {
         let places: Vec<Place> = self.touched.keys().cloned().collect();
         for place in places {
             let there = self.disk(&place.0)?.identity(&place.1)?;
-            self.touched.insert(place, there);
+            let before = self.touched.get(&place).copied().flatten();
+            if before.is_some() == there.is_some() {
+                self.touched.insert(place, there);
+            }
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use std::{
 use common::{ROLAND, World, ZHENQIANG, name};
 use m2y::{
     event::{Event, EventId, Kind, Outcome, Subject},
-    hooks::{Hooks, Pinned, api::state::MemoryState, firing::ToFire, notes::Mode},
+    hooks::{Hooks, Pinned, firing::ToFire, notes::Mode, services::Services},
     root::folder::Folder,
 };
 
@@ -48,7 +48,7 @@ fn main() {
         let hooks = Hooks::new(
             &world.there,
             &world.there.settings().unwrap(),
-            Arc::new(MemoryState::default()),
+            &Services::default(),
         );
         let folder = world.receiver.folder(&name("photo")).unwrap();
         let fired = one_after_the_other(&hooks, &folder).await;

@@ -19,12 +19,15 @@ use std::{
 
 use common::{OPEN, ROLAND, World, ZHENQIANG};
 use m2y::{
+    delivery::http::{Answered, Asked},
     event::{Effect, Event, EventId, Kind, Subject},
     hooks::{
+        Limits,
         api::{
             self,
             actions::{Touch, Touched},
             decision::Decision,
+            http::Web,
             state::{MAX_KEYS, MemoryState, State},
         },
         decide::Unrecorded,
@@ -34,6 +37,7 @@ use m2y::{
         report::HookError,
         script::{Host, Part, Ran, Source},
         self_changes::SelfChanges,
+        services::Services,
         transaction::Transaction,
     },
     journal::script_state::Edits,
@@ -53,6 +57,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct Desk {
     world: World,
     host: Host,
+    services: Services,
     state: Arc<MemoryState>,
 }
 
@@ -68,6 +73,29 @@ impl std::ops::Deref for Done {
 
     fn deref(&self) -> &Ran {
         &self.ran
+    }
+}
+
+fn limits(deadline: Duration) -> Limits {
+    Limits {
+        deadline,
+        patience: deadline,
+    }
+}
+
+/// The one server that there is answers everything in the same way.
+struct Calendar;
+
+impl Web for Calendar {
+    fn ask(&self, asked: &Asked, _: Duration) -> Result<Answered, String> {
+        match asked.url.starts_with("https://example.org/") {
+            true => Ok(Answered {
+                status: 200,
+                media_type: "application/json".to_owned(),
+                body: r#"{"closed": false, "days": ["2026-12-25", "2026-12-26"]}"#.into(),
+            }),
+            false => Err("there is no such server".to_owned()),
+        }
     }
 }
 
@@ -87,9 +115,11 @@ impl Desk {
         fs::write(at.join(format!("{STEM}.data")), "what was sent").unwrap();
         fs::write(at.join(format!("{STEM}.meta")), sent().to_file()).unwrap();
         let state = Arc::new(MemoryState::default());
+        let services = Services::new(state.clone()).with_web(Arc::new(Calendar));
         Self {
             world,
-            host: Host::for_tests(deadline, state.clone()),
+            host: Host::for_tests(limits(deadline), services.clone()),
+            services,
             state,
         }
     }
@@ -154,7 +184,7 @@ impl Desk {
         let about = (&event, &profile);
         let ran = self
             .host
-            .run("hook.rhai", &compiled, about, &transaction, &mode, || {})?;
+            .run("hook.rhai", &compiled, about, &transaction, &mode, || true)?;
         let changes = transaction.take().unwrap();
         if live {
             let self_changes = SelfChanges::new(Duration::ZERO);
@@ -259,8 +289,41 @@ fn an_assertion_that_does_not_hold_says_what_it_saw() {
 #[test]
 fn an_ordinary_hook_has_no_assert() {
     let mut desk = Desk::new();
-    desk.host = Host::new(LONG, desk.state.clone());
+    desk.host = Host::new(limits(LONG), desk.services.clone());
     desk.fails("assert(true);", "Function not found: assert");
+}
+
+#[test]
+fn only_files_that_a_contact_sent_have_tags_and_few_and_small_ones() {
+    let desk = Desk::new();
+    desk.fails(
+        "folder.set_tag(\"abc.txt\", \"a\", 1);",
+        "only files that a contact sent",
+    );
+    desk.fails(
+        "folder.set_tag(\"myfoto.jpg\", \"a\", 1);",
+        "only files that a contact sent",
+    );
+    desk.fails("folder.set_tag(event.data_file, \"\", 1);", "1 to 64 bytes");
+    desk.fails(
+        "folder.set_tag(event.data_file, \"a\\nb\", 1);",
+        "1 to 64 bytes",
+    );
+    desk.fails(
+        "let s = \"\"; s.pad(1_100, 'x'); folder.set_tag(event.data_file, \"a\", s);",
+        "may have 1024",
+    );
+    desk.fails(
+        "for n in 0..40 { folder.set_tag(event.data_file, `t${n}`, n); }",
+        "may have 32 tags",
+    );
+    desk.run(
+        "folder.set_tag(event.data_file, \"a\", [1, #{ b: true }]);
+         assert_eq(folder.tags(event.data_file), #{ a: [1, #{ b: true }] });
+         folder.set_tag(event.data_file, \"a\", ());
+         assert_eq(folder.tags(event.data_file), #{});
+         assert_eq(meta.tags, ());",
+    );
 }
 
 /// Every function that takes the name of a file, with `NAME` in its place.
@@ -278,6 +341,8 @@ const NAMED: &[&str] = &[
     "folder.write(NAME, \"x\")",
     "hash.sha256(NAME)",
     "hash.crc32(NAME)",
+    "folder.tags(NAME)",
+    "folder.set_tag(NAME, \"a\", 1)",
     "send(#{to: \"zhenqiang\", folder: \"photo\", file: NAME})",
 ];
 

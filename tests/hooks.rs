@@ -21,7 +21,7 @@ use common::{Local, Process, ROLAND, World, ZHENQIANG, read_meta, said};
 use m2y::{
     error::{Code, Error},
     event::{Event, EventId, Kind, Outcome, Subject},
-    hooks::{Hooks, Pinned, api::state::MemoryState},
+    hooks::{Hooks, Pinned, services::Services},
     journal::{self, Journal},
     meta::Meta,
     root::folder::Folder,
@@ -908,7 +908,7 @@ async fn a_script_that_is_stopped_for_its_memory_leaves_none_to_the_next() {
     let hooks = Hooks::new(
         &world.there,
         &world.there.settings().unwrap(),
-        Arc::new(MemoryState::default()),
+        &Services::default(),
     );
     let (_, script, _) = HOSTILE
         .iter()
@@ -936,7 +936,7 @@ async fn hostile_scripts_a_hundred_times_each_stay_within_time_and_memory() {
     let hooks = Hooks::new(
         &world.there,
         &world.there.settings().unwrap(),
-        Arc::new(MemoryState::default()),
+        &Services::default(),
     );
     let before = peak();
     let mut longest = Duration::ZERO;
@@ -1391,7 +1391,7 @@ async fn scripts_that_work_to_their_deadline_leave_other_users_their_turn() {
     let hooks = Hooks::new(
         &world.there,
         &world.there.settings().unwrap(),
-        Arc::new(MemoryState::default()),
+        &Services::default(),
     );
     let busy = event(&world.receiver.folder(&common::name("photo")).unwrap());
     let mut stuck = tokio::task::JoinSet::new();

@@ -19,7 +19,7 @@ use std::{
 
 use hyper::{Response, body::Bytes};
 use m2y::{
-    delivery::{DeliveryError, DeliveryId, Mailer, PASSWORD_VARIABLE, SetupError, Webhook},
+    delivery::{Client, DeliveryError, DeliveryId, Mailer, PASSWORD_VARIABLE, SetupError, Webhook},
     json::{self, Map, Value},
     root::settings::Settings,
 };
@@ -82,7 +82,7 @@ impl World {
 
     fn webhook(&self, lines: &str) -> Webhook {
         let settings = Settings::parse(&format!("[webhook]\n{lines}")).unwrap();
-        Webhook::new(&settings.webhook, self.path()).unwrap()
+        Webhook::new(&Client::new(&settings.webhook, self.path()).unwrap())
     }
 
     async fn post(&self, server: &Http, url: &str) -> Result<(), DeliveryError> {
@@ -668,7 +668,7 @@ fn a_file_without_certificates_is_an_error_at_the_start() {
     for file in ["empty.pem", "password", "none.pem"] {
         let text = format!("[webhook]\nallow = example.org\nca_file = {file}");
         let settings = Settings::parse(&text).unwrap();
-        let error = Webhook::new(&settings.webhook, world.path()).err().unwrap();
+        let error = Client::new(&settings.webhook, world.path()).err().unwrap();
         assert!(error.to_string().contains(file), "{error}");
     }
 }

@@ -11,19 +11,21 @@ use std::{
 use lettre::transport::smtp::client::AsyncTokioStream;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf},
-    net::{TcpStream, lookup_host},
+    net::{TcpStream, ToSocketAddrs, lookup_host},
     time::timeout,
 };
 
 /// The time for one address, so that a dead one leaves some for the next.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Connects to the first address of a host that answers; with `only_here` to one of
-/// this machine, whatever the name leads to.
-pub(super) async fn connect(host: &str, port: u16, only_here: bool) -> io::Result<TcpStream> {
+/// Connects to the first address of a host that answers, of those that may be used.
+pub(super) async fn connect(
+    host: impl ToSocketAddrs,
+    may_use: impl Fn(&SocketAddr) -> bool,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name leads to no address");
-    let addresses = lookup_host((host, port)).await?;
-    for address in addresses.filter(|a| !only_here || a.ip().is_loopback()) {
+    let addresses = lookup_host(host).await?;
+    for address in addresses.filter(may_use) {
         match timeout(PATIENCE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(e)) => last = e,

@@ -7,6 +7,7 @@
 //! path of a URL, which is a password where chat services hand out addresses.
 
 mod connection;
+pub mod http;
 pub mod mail;
 mod tls;
 pub mod webhook;
@@ -14,6 +15,7 @@ pub mod webhook;
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 use crate::error::{Code, Error};
+pub use http::Client;
 pub use mail::Mailer;
 pub use webhook::Webhook;
 

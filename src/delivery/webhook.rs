@@ -1,61 +1,32 @@
 //! Webhooks: a JSON document, posted to a host that m2y.ini allows.
 
-use std::{error::Error as _, io, path::Path, time::Duration};
+use std::{io, time::Duration};
 
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    HeaderMap, Request, StatusCode,
-    body::{Bytes, Incoming},
-    client::conn::http1,
-    header,
-};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
+use hyper::{HeaderMap, Request, StatusCode, body::Bytes, header};
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
-use url::{Position, Url};
+use tokio::time::{Instant, timeout_at};
 
-use super::{DeliveryError, DeliveryId, SetupError, connection::connect, tls::Trust};
+use super::{
+    DeliveryError, DeliveryId,
+    http::{Client, Target, USER_AGENT},
+};
 use crate::{
     error::printable,
     json::{self, Map, Value},
-    root::settings,
 };
-
-/// The longest answer that is read, in bytes: what it says does not matter.
-const MAX_ANSWER: usize = 65_536;
 
 /// The longest pause that a server can ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(86_400);
 
-/// How m2y names itself.
-const USER_AGENT: &str = concat!("m2y/", env!("CARGO_PKG_VERSION"));
-
 /// Posts webhooks.
 #[derive(Clone)]
-pub struct Webhook {
-    settings: settings::Webhook,
-    /// Whom https trusts; nobody where nothing may be posted anyway, so that a machine
-    /// without TLS is one that m2y still runs on.
-    trust: Option<Trust>,
-}
+pub struct Webhook(Client);
 
 impl Webhook {
-    /// Takes the settings and reads the certificates that they name; a relative path
-    /// starts at `base`, the root.
-    pub fn new(settings: &settings::Webhook, base: &Path) -> Result<Self, SetupError> {
-        let trust = if settings.allow.is_empty() {
-            None
-        } else {
-            Some(Trust::load(settings.ca_file.as_ref(), base)?)
-        };
-        Ok(Self {
-            settings: settings.clone(),
-            trust,
-        })
+    /// Posts to the servers that a client may ask.
+    pub fn new(client: &Client) -> Self {
+        Self(client.clone())
     }
 
     /// Makes one attempt to post a document.
@@ -65,174 +36,46 @@ impl Webhook {
         body: &Map<String, Value>,
         id: DeliveryId,
     ) -> Result<(), DeliveryError> {
-        let target = Target::new(url)?;
-        if !self.settings.allows(&target.host, target.port) {
+        let wrong = |why: String| DeliveryError::permanent(format!("the URL of the webhook {why}"));
+        let target = Target::new(url).map_err(wrong)?;
+        let settings = self.0.settings();
+        if !settings.allows(&target.host, target.port) {
             let (name, line) = (printable(&target.authority, 300), target.line());
             return Err(DeliveryError::permanent(format!(
                 "webhooks may not go to {name}: if they should, put {line} behind `allow =` under [webhook] in m2y.ini"
             )));
         }
-        let request = target.request(body, id)?;
-        let until = Instant::now() + self.settings.deadline;
-        let answered = timeout_at(until, self.attempt(&target, request)).await;
-        let (status, headers, rest) = match answered {
-            Ok(answer) => answer.map_err(|e| target.unreachable(&e))?,
-            Err(_) => {
-                return Err(DeliveryError::late(
-                    &target.authority,
-                    self.settings.deadline,
-                ));
-            }
+        let request = request(&target, body, id)?;
+        let until = Instant::now() + settings.deadline;
+        let asked = self.0.exchange(&target, &[], request);
+        let ((status, headers), rest) = match timeout_at(until, asked).await {
+            Ok(answer) => answer.map_err(|e| unreachable(&target, &e))?,
+            Err(_) => return Err(DeliveryError::late(&target.authority, settings.deadline)),
         };
         // What is read is dropped, and a server that never ends has said enough.
         let _ = timeout_at(until, rest.drain()).await;
         judge(&target.authority, status, &headers)
     }
-
-    async fn attempt(
-        &self,
-        target: &Target,
-        request: Request<Full<Bytes>>,
-    ) -> io::Result<(StatusCode, HeaderMap, Answer)> {
-        let stream = connect(target.bare_host(), target.port, false).await?;
-        if !target.secure {
-            return exchange(stream, request).await;
-        }
-        let trust = self.trust.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        let stream = trust.secure(target.bare_host(), stream).await?;
-        exchange(stream, request).await
-    }
 }
 
-/// What a URL says.
-struct Target {
-    secure: bool,
-    /// As it stands in a URL: an IPv6 address has brackets.
-    host: String,
-    port: u16,
-    /// The host, and the port where it is not the usual one.
-    authority: String,
-    /// Path and query.
-    path: String,
+fn request(
+    target: &Target,
+    body: &Map<String, Value>,
+    id: DeliveryId,
+) -> Result<Request<Full<Bytes>>, DeliveryError> {
+    Request::post(&target.path)
+        .header(header::HOST, &target.authority)
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONNECTION, "close")
+        .header("idempotency-key", id.to_string())
+        .body(Full::new(Bytes::from(json::canonical(body))))
+        .map_err(|_| DeliveryError::permanent("the URL of the webhook holds what none can"))
 }
 
-impl Target {
-    fn new(text: &str) -> Result<Self, DeliveryError> {
-        // The URL may be secret, and so it is not repeated.
-        let bad = |why: &str| DeliveryError::permanent(format!("the URL of the webhook {why}"));
-        let url = Url::parse(text)
-            .map_err(|e| bad(&format!("is none ({e}): write https://host/path")))?;
-        let secure = match url.scheme() {
-            "https" => true,
-            "http" => false,
-            _ => return Err(bad("must begin with https:// or http://")),
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad(
-                "must hold no user name and no password before the host",
-            ));
-        }
-        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
-            return Err(bad("names no host"));
-        };
-        Ok(Self {
-            secure,
-            host: host.to_owned(),
-            port,
-            authority: url[Position::BeforeHost..Position::AfterPort].to_owned(),
-            path: url[Position::BeforePath..Position::AfterQuery].to_owned(),
-        })
-    }
-
-    /// As a resolver and a certificate know it.
-    fn bare_host(&self) -> &str {
-        self.host.trim_matches(['[', ']'])
-    }
-
-    /// What the list of m2y.ini would need.
-    fn line(&self) -> String {
-        if self.port == 80 || self.port == 443 {
-            printable(&self.host, 300)
-        } else {
-            printable(&format!("{}:{}", self.host, self.port), 300)
-        }
-    }
-
-    fn request(
-        &self,
-        body: &Map<String, Value>,
-        id: DeliveryId,
-    ) -> Result<Request<Full<Bytes>>, DeliveryError> {
-        Request::post(&self.path)
-            .header(header::HOST, &self.authority)
-            .header(header::USER_AGENT, USER_AGENT)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::CONNECTION, "close")
-            .header("idempotency-key", id.to_string())
-            .body(Full::new(Bytes::from(json::canonical(body))))
-            .map_err(|_| DeliveryError::permanent("the URL of the webhook holds what none can"))
-    }
-
-    fn unreachable(&self, error: &io::Error) -> DeliveryError {
-        let why = printable(&error.to_string(), super::QUOTED);
-        DeliveryError::transient(format!("cannot post to {}: {why}", self.authority))
-    }
-}
-
-/// The rest of an answer.
-struct Answer {
-    body: Incoming,
-    /// Moves its bytes, and ends with it.
-    _connection: JoinSet<()>,
-}
-
-impl Answer {
-    async fn drain(mut self) {
-        let mut left = MAX_ANSWER;
-        while let Some(Ok(frame)) = self.body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-        }
-    }
-}
-
-/// Sends a request and waits until the answer begins. What the answer says beyond that
-/// matters to nobody, and least of all where it redirects to: that host was not allowed.
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: Request<Full<Bytes>>,
-) -> io::Result<(StatusCode, HeaderMap, Answer)> {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_ANSWER)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(with_cause)?;
-    let mut driver = JoinSet::new();
-    driver.spawn(async move {
-        // Whoever waits for the answer hears of it.
-        let _ = connection.await;
-    });
-    let (head, body) = sender
-        .send_request(request)
-        .await
-        .map_err(with_cause)?
-        .into_parts();
-    let answer = Answer {
-        body,
-        _connection: driver,
-    };
-    Ok((head.status, head.headers, answer))
-}
-
-/// The library's errors name what failed, and their cause why.
-fn with_cause(error: hyper::Error) -> io::Error {
-    io::Error::other(match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    })
+fn unreachable(target: &Target, error: &io::Error) -> DeliveryError {
+    let why = printable(&error.to_string(), super::QUOTED);
+    DeliveryError::transient(format!("cannot post to {}: {why}", target.authority))
 }
 
 /// What a status means for the next attempt.

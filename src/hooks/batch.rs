@@ -379,9 +379,12 @@ impl Hooks {
             move || {
                 // The others need not wait for this one.
                 parcel.borrow_mut().hand_back();
-                if let Some(slot) = long.try_take(&user) {
+                if !seat.has_left()
+                    && let Some(slot) = long.try_take(&user)
+                {
                     seat.leave(slot);
                 }
+                seat.has_left()
             }
         };
         let ran = self.run_script(firing, &compiled, turn.mode, lengthen)?;
@@ -393,7 +396,7 @@ impl Hooks {
         firing: &mut Firing,
         compiled: &Compiled,
         mode: &Mode,
-        lengthen: impl FnOnce() + 'static,
+        lengthen: impl Fn() -> bool + 'static,
     ) -> Result<Ran, HookError> {
         let none = Map::new();
         let event = &firing.event;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::api::function::Made;
 use rhai::{Dynamic, EvalAltResult, Position};
 use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp, deallocatedp};
 
@@ -28,20 +29,37 @@ const LONG: Duration = Duration::from_millis(5);
 /// Why a script was stopped from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Its time was over.
-    Deadline,
+    /// Its time was over, which was this long.
+    Deadline(Duration),
     /// It held too much memory, or all scripts together did.
     Memory,
+    /// There was no room for something that takes long.
+    Busy,
+}
+
+/// Time that a script has.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For its own steps.
+    pub deadline: Duration,
+    /// For all that it waits for: a large file to be read, a server to answer.
+    pub patience: Duration,
 }
 
 /// What is known of the script that runs on a thread.
 pub struct Call {
-    until: Instant,
+    limits: Limits,
+    until: Cell<Instant>,
+    /// What is left of its patience, and whether it waits now.
+    patience: Cell<Duration>,
+    waits: Cell<bool>,
     /// Takes what the script prints.
     print: Box<dyn Fn(&str)>,
     begun: Instant,
-    /// Turns the script into one that has worked for long; away once it was tried.
-    lengthen: Cell<Option<Box<dyn FnOnce()>>>,
+    /// Turns the script into one that works for long; whether it is one now.
+    lengthen: Box<dyn Fn() -> bool>,
+    /// Whether that was tried because it had worked for long.
+    is_long: Cell<bool>,
     /// What it holds; nothing where the allocator does not count.
     memory: Option<Memory>,
 }
@@ -51,14 +69,16 @@ thread_local! {
 }
 
 impl Call {
-    /// Watches over the script that is run inside `run`, which ends at `until`; `print` takes
-    /// what it prints. Calls `lengthen` once it has worked for long.
+    /// Watches over the script that is run inside `run`; `print` takes what it prints. Calls
+    /// `lengthen` when it has worked for long, or is about to wait: that returns whether it
+    /// holds nobody else up now. Fails where its time was over at its last step, which meets
+    /// no further one that would notice.
     pub fn watch<T>(
-        until: Instant,
+        limits: Limits,
         print: Box<dyn Fn(&str)>,
-        lengthen: Box<dyn FnOnce()>,
+        lengthen: Box<dyn Fn() -> bool>,
         run: impl FnOnce() -> T,
-    ) -> T {
+    ) -> Result<T, Duration> {
         /// Takes the call off the thread, whatever panics.
         struct Over;
         impl Drop for Over {
@@ -66,31 +86,104 @@ impl Call {
                 CALL.set(None);
             }
         }
+        let begun = Instant::now();
         CALL.set(Some(Self {
-            until,
+            limits,
+            until: Cell::new(begun + limits.deadline),
+            patience: Cell::new(limits.patience),
+            waits: Cell::new(false),
             print,
-            begun: Instant::now(),
-            lengthen: Cell::new(Some(lengthen)),
+            begun,
+            lengthen,
+            is_long: Cell::new(false),
             memory: Memory::watch(),
         }));
         let _over = Over;
-        run()
+        let ran = run();
+        let until = CALL.with_borrow(|call| call.as_ref().map(|call| call.until.get()));
+        match until.is_some_and(|until| Instant::now() > until) {
+            true => Err(limits.deadline),
+            false => Ok(ran),
+        }
     }
 
     /// Why the script has to stop, if it has to.
     fn stop(&self) -> Option<Stop> {
         let now = Instant::now();
-        if now > self.until {
-            return Some(Stop::Deadline);
+        if now > self.until.get() {
+            return Some(Stop::Deadline(match self.waits.get() {
+                true => self.limits.patience,
+                false => self.limits.deadline,
+            }));
         }
-        if now.duration_since(self.begun) > LONG
-            && let Some(lengthen) = self.lengthen.take()
-        {
-            lengthen();
+        if now.duration_since(self.begun) > LONG && !self.is_long.replace(true) {
+            (self.lengthen)();
         }
         let memory = self.memory.as_ref()?;
         memory.is_too_much().then_some(Stop::Memory)
     }
+}
+
+/// The time until now counts for the patience of a script instead of its deadline; until it is
+/// dropped.
+struct Waiting {
+    since: Instant,
+    /// What was left of its deadline.
+    left: Duration,
+}
+
+impl Waiting {
+    fn begin() -> Result<Self, Stop> {
+        let since = Instant::now();
+        CALL.with_borrow(|call| {
+            let Some(call) = call else {
+                return Ok(Self {
+                    since,
+                    left: Duration::ZERO,
+                });
+            };
+            if !(call.lengthen)() {
+                return Err(Stop::Busy);
+            }
+            call.is_long.set(true);
+            let left = call.until.get().saturating_duration_since(since);
+            call.waits.set(true);
+            call.until.set(since + call.patience.get());
+            Ok(Self { since, left })
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        CALL.with_borrow(|call| {
+            if let Some(call) = call {
+                let left = call.patience.get();
+                call.patience.set(left.saturating_sub(self.since.elapsed()));
+                call.waits.set(false);
+                call.until.set(Instant::now() + self.left);
+            }
+        });
+    }
+}
+
+/// Does something that takes long for the script that runs on this thread: a place among those
+/// that work for long is taken for it, and its time counts for the script's patience instead
+/// of its deadline. `work` is told what is left of that, and asks [`go_on`] where it can.
+pub fn wait<T>(work: impl FnOnce(Duration) -> Made<T>) -> Made<T> {
+    let waiting = Waiting::begin().map_err(stopped)?;
+    let left = CALL.with_borrow(|call| call.as_ref().map(|call| call.patience.get()));
+    let done = work(left.unwrap_or_default());
+    go_on()?;
+    drop(waiting);
+    done
+}
+
+fn stopped(stop: Stop) -> Box<EvalAltResult> {
+    Box::new(EvalAltResult::ErrorTerminated(
+        Dynamic::from(stop),
+        Position::NONE,
+    ))
 }
 
 /// Why the script that runs on this thread has to stop, if it has to.
@@ -112,10 +205,7 @@ pub fn print(text: &str) {
 pub fn go_on() -> Result<(), Box<EvalAltResult>> {
     match stop() {
         None => Ok(()),
-        Some(stop) => Err(Box::new(EvalAltResult::ErrorTerminated(
-            Dynamic::from(stop),
-            Position::NONE,
-        ))),
+        Some(stop) => Err(stopped(stop)),
     }
 }
 

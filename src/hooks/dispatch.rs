@@ -34,16 +34,19 @@ use super::{
     Heard, Hooks, Pinned,
     batch::Verdicts,
     decide::{Record, Rules, Stands},
+    digests::Digests,
     firing::ToFire,
     notes::Mode,
     received::put_away,
     script_state::JournalState,
     self_changes::SelfChanges,
+    services::Services,
     transaction::Changes,
+    web::OnRuntime,
 };
 use crate::{
     clock,
-    delivery::{Mailer, Webhook},
+    delivery::{Client, Mailer, Webhook},
     error::{Code, Error, printable},
     event::{Event, Outcome, Subject, Verdict},
     journal::{
@@ -165,7 +168,9 @@ impl Dispatcher {
         let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
         let journal = Journal::open(root).map_err(unusable)?;
         let state = Arc::new(JournalState::new(&journal).map_err(unusable)?);
-        let hooks = Hooks::with_stores(root, settings, state, stores);
+        let client = Client::new(&settings.webhook, root.path())?;
+        let services = Services::new(state).with_web(OnRuntime::here(&client));
+        let hooks = Hooks::with_stores(root, settings, &services, stores);
         let decider = Decider::new(&journal, hooks.changer(), stores);
         let mailer = settings
             .smtp
@@ -179,7 +184,7 @@ impl Dispatcher {
             courier: Courier {
                 root: root.clone(),
                 mailer,
-                webhook: Webhook::new(&settings.webhook, root.path())?,
+                webhook: Webhook::new(&client),
             },
             retry: settings.retry,
             leases: Leases::default(),
@@ -193,6 +198,11 @@ impl Dispatcher {
     pub fn heard(mut self, heard: Heard) -> Self {
         self.hooks = self.hooks.heard(heard);
         self
+    }
+
+    /// Digests that scripts need not compute.
+    pub fn digests(&self) -> &Digests {
+        self.hooks.digests()
     }
 
     /// Where the contents of folders rest.

@@ -194,7 +194,7 @@ impl Firing {
     pub(super) fn begin_again(&mut self, stores: &Stores) {
         self.conflicts += 1;
         self.take_back();
-        self.transaction = Transaction::new(self.event.folder.user(), stores);
+        self.transaction = self.transaction.anew(self.event.folder.user(), stores);
         self.so_far = SoFar::nothing();
         self.turns = 0;
         self.turn();

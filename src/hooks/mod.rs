@@ -12,6 +12,7 @@ mod call;
 pub mod change;
 pub mod check;
 pub mod decide;
+pub mod digests;
 pub mod dispatch;
 mod engine;
 pub mod external;
@@ -28,15 +29,17 @@ pub mod schedule;
 pub mod script;
 pub mod script_state;
 pub mod self_changes;
+pub mod services;
 mod slots;
 pub mod startup;
 pub mod test_host;
 pub mod transaction;
 mod turns;
 pub mod watch;
+pub mod web;
 mod workers;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     event::{Event, Kind, Verdict},
@@ -48,9 +51,10 @@ use crate::{
     },
     store::Stores,
 };
-use api::state::State;
 use batch::Batch;
+pub use call::Limits;
 use decide::{Decide, Unrecorded};
+use digests::Digests;
 pub use firing::Heard;
 use firing::ToFire;
 use inbox::Inboxes;
@@ -59,6 +63,7 @@ use notes::Mode;
 pub use pinned::Pinned;
 use redo::Changer;
 use self_changes::SelfChanges;
+use services::Services;
 use slots::Slots;
 use turns::Turns;
 use workers::Workers;
@@ -73,6 +78,7 @@ pub struct Hooks {
     slots: Slots,
     workers: Workers,
     self_changes: SelfChanges,
+    digests: Digests,
     stores: Stores,
     changer: Changer,
     decider: Arc<dyn Decide>,
@@ -83,27 +89,32 @@ pub struct Hooks {
 impl Hooks {
     /// A host with the limits of `settings`, for folders that keep their contents in
     /// themselves.
-    pub fn new(root: &Root, settings: &Settings, state: Arc<dyn State>) -> Self {
-        Self::with_stores(root, settings, state, &Stores::default())
+    pub fn new(root: &Root, settings: &Settings, services: &Services) -> Self {
+        Self::with_stores(root, settings, services, &Stores::default())
     }
 
     /// [`Self::new`] for folders that keep their contents in these stores.
     pub fn with_stores(
         root: &Root,
         settings: &Settings,
-        state: Arc<dyn State>,
+        services: &Services,
         stores: &Stores,
     ) -> Self {
         let slots = Slots::default();
         let self_changes = SelfChanges::new(settings.settle);
         let changer = Changer::new(stores, &Inboxes::new(settings.inbox_max), &self_changes);
-        let decider = Arc::new(Unrecorded::new(&state, &changer));
-        let scripts = Arc::new(script::Host::new(settings.script_deadline, state));
+        let decider = Arc::new(Unrecorded::new(&services.state, &changer));
+        let limits = Limits {
+            deadline: settings.script_deadline,
+            patience: settings.executable_deadline,
+        };
+        let scripts = Arc::new(script::Host::new(limits, services.clone()));
         root.examine_edits(examiner(&scripts, &settings.executables));
         Self {
             root: root.clone(),
             workers: Workers::default(),
             scripts,
+            digests: services.digests.clone(),
             stores: stores.clone(),
             executables: external::Host::new(settings.executable_deadline),
             programs: Arc::new(settings.executables.clone()),
@@ -127,8 +138,10 @@ impl Hooks {
                 Hook::Program(_) => None,
             }
         });
+        let scripts: HashMap<_, _> = compiled.collect();
         Pinned {
-            scripts: Arc::new(compiled.collect()),
+            hashes: scripts.values().any(|script| script.mentions("sha256")),
+            scripts: Arc::new(scripts),
         }
     }
 
@@ -154,6 +167,11 @@ impl Hooks {
     /// Where the contents of folders rest.
     pub fn stores(&self) -> &Stores {
         &self.stores
+    }
+
+    /// Digests that scripts need not compute.
+    pub fn digests(&self) -> &Digests {
+        &self.digests
     }
 
     /// What the hooks themselves do to the files of their folders.

@@ -8,9 +8,16 @@ use super::script::Compiled;
 #[derive(Clone, Default)]
 pub struct Pinned {
     pub(super) scripts: Arc<HashMap<String, Arc<Compiled>>>,
+    /// Whether one of them asks for SHA-256 digests.
+    pub(super) hashes: bool,
 }
 
 impl Pinned {
+    /// Whether the digest of a file is to be computed while it arrives.
+    pub fn wants_sha256(&self) -> bool {
+        self.hashes
+    }
+
     /// The texts of the scripts, in the order of their names.
     pub(super) fn texts(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.scripts.iter().collect();

@@ -236,7 +236,9 @@ pub fn run_error<'a>(
     match error {
         EvalAltResult::ErrorTerminated(why, _) => match why.try_cast::<Stop>() {
             Some(Stop::Memory) => HookError::Memory { script },
-            _ => HookError::Deadline { script, deadline },
+            Some(Stop::Busy) => HookError::Busy { script },
+            Some(Stop::Deadline(deadline)) => HookError::Deadline { script, deadline },
+            None => HookError::Deadline { script, deadline },
         },
         EvalAltResult::ErrorRuntime(thrown, _) if thrown.is_string() => {
             HookError::Thrown(thrown.into_string().unwrap_or_default())

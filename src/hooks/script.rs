@@ -9,7 +9,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
 };
 
 use rhai::{AST, Dynamic, Engine, Scope};
@@ -21,12 +20,12 @@ use super::{
         assert,
         decision::Decision,
         log::Log,
-        state::State,
     },
-    call::Call,
+    call::{Call, Limits},
     engine,
     notes::Mode,
     report::{HookError, compile_error, place, run_error},
+    services::Services,
     transaction::Transaction,
 };
 use tracing::warn;
@@ -106,37 +105,38 @@ struct Cached {
 /// Compiles scripts and runs them.
 pub struct Host {
     engine: Engine,
-    deadline: Duration,
-    state: Arc<dyn State>,
+    limits: Limits,
+    services: Services,
     compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
 
 impl Host {
-    /// A host that lets a script run for at most `deadline` and keeps its values in
-    /// `state`.
-    pub fn new(deadline: Duration, state: Arc<dyn State>) -> Self {
-        Self::with_engine(engine::engine(), deadline, state)
+    /// A host that lets a script run for as long as the limits say and reach what the services
+    /// have.
+    pub fn new(limits: Limits, services: Services) -> Self {
+        Self::with_engine(engine::engine(), limits, services)
     }
 
     /// [`Host::new`] for scripts that test others: they can `assert` too.
-    pub fn for_tests(deadline: Duration, state: Arc<dyn State>) -> Self {
+    pub fn for_tests(limits: Limits, services: Services) -> Self {
         let mut engine = engine::engine();
         assert::register(&mut engine);
-        Self::with_engine(engine, deadline, state)
+        Self::with_engine(engine, limits, services)
     }
 
     /// [`Host::new`] with an engine that has more than that of hooks.
-    pub(super) fn with_engine(engine: Engine, deadline: Duration, state: Arc<dyn State>) -> Self {
+    pub(super) fn with_engine(engine: Engine, limits: Limits, services: Services) -> Self {
         Self {
             engine,
-            deadline,
-            state,
+            limits,
+            services,
             compiled: RwLock::default(),
         }
     }
 
     /// Runs a script for an event, whose scripts ask for what they want in a transaction; calls
-    /// `lengthen` once it has worked for long.
+    /// `lengthen` when it has worked for long, or is about to wait for something: that returns
+    /// whether it holds nobody else up now.
     ///
     /// Blocks for as long as the script runs, so it belongs on a thread that may
     /// block, with a stack of at least 2 MiB.
@@ -149,19 +149,18 @@ impl Host {
         (event, profile): (&Event, &Map<String, Value>),
         transaction: &Transaction,
         mode: &Mode,
-        lengthen: impl FnOnce() + 'static,
+        lengthen: impl Fn() -> bool + 'static,
     ) -> Result<Ran, HookError> {
         let name = name.to_owned();
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name, mode.notes.clone());
             let actions = Actions::new(transaction, mode.notes.is_some());
-            let handles = Handles::new(event, profile, &log, &actions, &self.state);
+            let handles = Handles::new(event, profile, &log, &actions, &self.services);
             let mut scope = Scope::new();
             handles.enter(&mut scope);
-            let until = Instant::now() + self.deadline;
             let print = Box::new(move |text: &str| log.info(text));
-            let result = Call::watch(until, print, Box::new(lengthen), || {
+            let result = Call::watch(self.limits, print, Box::new(lengthen), || {
                 handles.during(|| {
                     self.engine
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
@@ -171,21 +170,14 @@ impl Host {
             if let Some(notes) = mode.notes.as_ref().filter(|_| !mode.live) {
                 notes.spared(&actions.take_calls());
             }
-            let value = result.map_err(|e| {
-                run_error(
-                    &name,
-                    |function| compiled.text_of(function),
-                    self.deadline,
-                    *e,
-                )
+            let result = result.map_err(|deadline| HookError::Deadline {
+                script: name.clone(),
+                deadline,
             })?;
-            // The last step of a script meets no further step that would notice.
-            if Instant::now() > until {
-                return Err(HookError::Deadline {
-                    script: name,
-                    deadline: self.deadline,
-                });
-            }
+            let value = result.map_err(|e| {
+                let deadline = self.limits.deadline;
+                run_error(&name, |function| compiled.text_of(function), deadline, *e)
+            })?;
             let decision = decided(&name, event.kind, value)?;
             let meta = handles.left(&name, &scope)?;
             Ok(Ran {

@@ -12,6 +12,7 @@ use crate::{
     journal::{
         self, Journal, JournalError,
         script_state::{self, Edits},
+        sent::{self, Sent},
     },
     json::Value,
     root::{Root, name::Name},
@@ -63,6 +64,19 @@ impl State for ReadOnlyState {
         let sentence = "this run changes nothing".to_owned();
         Err(StateError::Unreachable(sentence))
     }
+
+    fn sent(
+        &self,
+        user: &Name,
+        folder: &Name,
+        sender: &str,
+        from_day: u64,
+    ) -> Result<Sent, StateError> {
+        match &self.0 {
+            Some(db) => sent(db, (user, folder), sender, from_day),
+            None => Ok(Sent::default()),
+        }
+    }
 }
 
 impl State for JournalState {
@@ -85,6 +99,16 @@ impl State for JournalState {
         });
         written.wait().map_err(unreachable)
     }
+
+    fn sent(
+        &self,
+        user: &Name,
+        folder: &Name,
+        sender: &str,
+        from_day: u64,
+    ) -> Result<Sent, StateError> {
+        sent(&self.reader, (user, folder), sender, from_day)
+    }
 }
 
 fn get(
@@ -100,6 +124,16 @@ fn get(
 fn keys(db: &Mutex<Connection>, user: &Name, folder: &Name) -> Result<Vec<String>, StateError> {
     let db = db.lock().unwrap_or_else(PoisonError::into_inner);
     script_state::keys(&db, user.as_str(), folder.as_str()).map_err(unreachable)
+}
+
+fn sent(
+    db: &Mutex<Connection>,
+    (user, folder): (&Name, &Name),
+    sender: &str,
+    from_day: u64,
+) -> Result<Sent, StateError> {
+    let db = db.lock().unwrap_or_else(PoisonError::into_inner);
+    sent::find(&db, (user.as_str(), folder.as_str()), sender, from_day).map_err(unreachable)
 }
 
 fn unreachable(error: impl Into<JournalError>) -> StateError {

@@ -4,6 +4,7 @@
 //! gone afterwards. What is done after the verdict (e-mail, webhooks, files for others)
 //! is only written down. So a test needs no server, no keys and no network.
 
+mod answers;
 mod functions;
 mod sandbox;
 
@@ -18,19 +19,14 @@ use rhai::{CallFnOptions, Dynamic, Engine, Scope};
 use tokio::runtime::Handle;
 
 use super::{
-    api::{
-        Handles,
-        actions::Actions,
-        assert,
-        log::Log,
-        state::{MemoryState, State},
-    },
-    call::Call,
+    api::{Handles, actions::Actions, assert, log::Log},
+    call::{Call, Limits},
     engine,
     lookup::SHARED,
     notes::Notes,
     report::{HookError, run_error, with_place},
     script::{Compiled, Host, Part, Source},
+    services::Services,
 };
 use crate::{
     event::Kind,
@@ -45,7 +41,10 @@ use sandbox::{MAX_TEXT, Sandbox};
 const TEST: &str = "test_";
 
 /// The time that one test has.
-const DEADLINE: Duration = Duration::from_secs(60);
+const LIMITS: Limits = Limits {
+    deadline: Duration::from_secs(60),
+    patience: Duration::from_secs(60),
+};
 
 /// How a test ended.
 pub struct Tested {
@@ -78,11 +77,7 @@ impl Tester {
         let stage = Stage::default();
         Self {
             engine: engine_for(&stage),
-            host: Host::with_engine(
-                engine_for(&stage),
-                DEADLINE,
-                Arc::new(MemoryState::default()),
-            ),
+            host: Host::with_engine(engine_for(&stage), LIMITS, Services::default()),
             stage,
             runtime,
         }
@@ -128,29 +123,33 @@ impl Tester {
         self.stage.set(Some(sandbox.clone()));
         let event = sandbox.event(Kind::Startup, None, None)?;
         let log = Log::new(&event, test, Some(Notes::default()));
-        let state: Arc<dyn State> = sandbox.state.clone();
         let handles = Handles::new(
             &event,
             &json::Map::new(),
             &log,
             &Actions::new(&sandbox.transaction, false),
-            &state,
+            &sandbox.services,
         );
         let mut scope = Scope::new();
         handles.enter_test(&mut scope);
         let options = CallFnOptions::new().rewind_scope(false);
         let print = log.clone();
         let print = Box::new(move |text: &str| print.info(text));
-        let result = Call::watch(Instant::now() + DEADLINE, print, Box::new(|| {}), || {
+        let result = Call::watch(LIMITS, print, Box::new(|| true), || {
             let ast = file.compiled.ast();
             self.engine
                 .call_fn_with_options::<Dynamic>(options, &mut scope, ast, test, ())
         });
         self.stage.set(None);
         let text_of = |function: Option<&str>| file.compiled.text_of(function);
-        let failure = result
-            .err()
-            .map(|error| run_error(test, text_of, DEADLINE, with_place(*error)));
+        let late = |deadline| HookError::Deadline {
+            script: test.to_owned(),
+            deadline,
+        };
+        let failure = result.map_err(late).and_then(|result| {
+            result.map_err(|e| run_error(test, text_of, LIMITS.deadline, with_place(*e)))
+        });
+        let failure = failure.err();
         Ok(Tested {
             took: begun.elapsed(),
             note: failure.as_ref().and_then(|_| sandbox.note()),

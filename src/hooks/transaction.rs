@@ -6,6 +6,7 @@
 //! stays, and the next attempt begins from the same state.
 
 pub mod files;
+pub mod requests;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ use crate::{
     store::Stores,
 };
 use files::FileEdits;
+use requests::Requests;
 
 /// Lines for the inbox of one event.
 pub const MAX_LINES: usize = 1_024;
@@ -33,6 +35,8 @@ pub struct Asked {
     values: BTreeMap<String, Edits>,
     /// The files, as they will be.
     pub files: FileEdits,
+    /// What servers were asked.
+    pub requests: Requests,
     inbox: Vec<String>,
     effects: Vec<Effect>,
     upkeep: Vec<Change>,
@@ -59,10 +63,21 @@ impl Transaction {
         Self(Arc::new(Mutex::new(Asked {
             values: BTreeMap::new(),
             files: FileEdits::new(user, stores),
+            requests: Requests::default(),
             inbox: Vec::new(),
             effects: Vec::new(),
             upkeep: Vec::new(),
         })))
+    }
+
+    /// Nothing yet, for scripts that run again: what servers answered them holds.
+    #[must_use]
+    pub fn anew(&self, user: &User, stores: &Stores) -> Self {
+        let again = Self::new(user, stores);
+        let mut requests = self.lock().requests.clone();
+        requests.rewind();
+        again.lock().requests = requests;
+        again
     }
 
     /// What was asked for so far.

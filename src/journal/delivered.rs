@@ -17,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use super::{
     Journal, JournalError,
     decided::{self, Decided},
-    signed,
+    sent, signed,
     withheld::WithheldFiles,
 };
 use crate::{clock, meta::TransferId};
@@ -236,6 +236,14 @@ pub fn open(db: &Connection) -> rusqlite::Result<Vec<Transfer>> {
 /// Writes a transfer down, in place of what was known of it.
 pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
     let Transfer { key, .. } = transfer;
+    let now = clock::millis();
+    sent::take_back(db, key)?;
+    if matches!(
+        transfer.stage,
+        Stage::Whole | Stage::Delivered | Stage::Owed
+    ) {
+        sent::add(db, key, transfer.filesize, now)?;
+    }
     db.prepare_cached(
         "INSERT OR REPLACE INTO transfer
          (id, sender, user, folder, stem, filename, filesize, crc, created, state, meta)
@@ -246,7 +254,7 @@ pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
         ":id": key.id.0, ":from": key.from, ":user": key.user, ":folder": key.folder,
         ":stem": transfer.stem, ":filename": transfer.filename,
         ":filesize": transfer.filesize.cast_signed(), ":crc": transfer.crc,
-        ":now": clock::millis().cast_signed(), ":state": transfer.stage as i64,
+        ":now": now.cast_signed(), ":state": transfer.stage as i64,
         ":meta": transfer.meta,
     })?;
     Ok(())
@@ -269,6 +277,7 @@ pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<bool> {
 
 /// Writes down that a hook would not have the contents of a file that was delivered, and why.
 pub fn reject(db: &Connection, key: &Key, words: &str) -> rusqlite::Result<()> {
+    sent::take_back(db, key)?;
     db.prepare_cached(
         "UPDATE transfer SET state = 4, meta = NULL, words = :words
          WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",
@@ -282,6 +291,7 @@ pub fn reject(db: &Connection, key: &Key, words: &str) -> rusqlite::Result<()> {
 
 /// Takes a transfer out whose file did not get its name.
 pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
+    sent::take_back(db, key)?;
     db.prepare_cached(
         "DELETE FROM transfer
          WHERE id = :id AND sender = :from AND user = :user AND folder = :folder",

@@ -16,6 +16,7 @@ pub mod openings;
 pub mod prune;
 pub mod redo;
 pub mod script_state;
+pub mod sent;
 mod task;
 mod withheld;
 mod writer;
@@ -111,6 +112,7 @@ impl Journal {
         db.execute_batch(task::SCHEMA)?;
         db.execute_batch(delivered::SCHEMA)?;
         delivered::migrate(&db)?;
+        sent::migrate(&db)?;
         db.execute_batch(decided::SCHEMA)?;
         db.execute_batch(redo::SCHEMA)?;
         db.execute_batch(script_state::SCHEMA)?;

@@ -13,6 +13,7 @@ use tracing::{debug, error};
 use super::{
     Journal, JournalError, decided,
     delivered::{self, KEPT},
+    sent,
 };
 use crate::clock;
 
@@ -67,7 +68,10 @@ pub async fn prune(journal: &Journal, now: u64) -> Result<usize, JournalError> {
             break;
         }
     }
-    let forgetting = journal.quietly(false, move |db| decided::forget(db, before));
+    let forgetting = journal.quietly(false, move |db| {
+        sent::forget(db, now)?;
+        decided::forget(db, before)
+    });
     forgetting.committed().await?;
     while journal.quietly(false, give_back).committed().await? {}
     Ok(forgotten)

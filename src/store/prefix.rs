@@ -15,6 +15,12 @@ pub fn prefix_digest(
     from: impl Read,
     len: u64,
 ) -> io::Result<([u8; DIGEST_LEN], crc32fast::Hasher)> {
+    let (sha, crc) = prefix_sums(from, len)?;
+    Ok((sha.finalize().into(), crc))
+}
+
+/// [`prefix_digest`], to which more bytes can be added.
+pub fn prefix_sums(from: impl Read, len: u64) -> io::Result<(Sha256, crc32fast::Hasher)> {
     let mut from = from.take(len);
     let (mut sha, mut crc) = (Sha256::new(), crc32fast::Hasher::new());
     let mut buffer = vec![0; BUFFER];
@@ -31,5 +37,5 @@ pub fn prefix_digest(
         crc.update(bytes);
         left = left.saturating_sub(read as u64);
     }
-    Ok((sha.finalize().into(), crc))
+    Ok((sha, crc))
 }

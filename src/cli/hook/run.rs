@@ -5,6 +5,7 @@ use clap::Args;
 use super::{RootArg, told};
 use crate::{
     cli::{Failure, folder_name, output, read_file, user_name},
+    delivery::Client,
     error::{Code, Error, printable},
     event::{Asked, Event, EventId, Kind, Outcome, Subject, Verdict},
     hooks::{
@@ -12,6 +13,8 @@ use crate::{
         dispatch::Dispatcher,
         notes::{Mode, Notes, Written},
         script_state::ReadOnlyState,
+        services::Services,
+        web::OnRuntime,
     },
     json::{Map, Value},
     meta::Meta,
@@ -91,7 +94,9 @@ impl Run {
         } else {
             let state =
                 ReadOnlyState::new(&root).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
-            let hooks = Hooks::new(&root, &settings, Arc::new(state));
+            let client = Client::new(&settings.webhook, root.path()).map_err(Error::from)?;
+            let services = Services::new(Arc::new(state)).with_web(OnRuntime::only_get(&client));
+            let hooks = Hooks::new(&root, &settings, &services);
             hooks.fire_as(event, &Pinned::default(), &mode).await
         };
         let report = Report {

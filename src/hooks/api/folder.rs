@@ -5,8 +5,10 @@
 //! by a new name.
 
 mod functions;
-mod lines;
+pub(super) mod lines;
 mod rules;
+mod tags;
+mod upkeep;
 
 use std::{
     io::{self, Read},
@@ -19,15 +21,20 @@ use rhai::{Array, Engine};
 use super::{
     actions::{Actions, Touch, Touched},
     function::{Made, fail, shown},
+    meta,
     names::Names,
     text,
 };
 use crate::{
     event::Event,
-    hooks::{call, change::Change, transaction::files::split},
-    meta::{self, Meta},
-    root::{config::Config, file, folder::Folder, meta_file, name::Name},
-    store::{Contents, Kind as StoredKind, Reader, Stat, sweep},
+    hooks::{
+        call,
+        folder_files::Identity,
+        transaction::files::{Place, split},
+    },
+    meta::{MAX_LEN, Meta},
+    root::{config::Config, file, folder::Folder, name::Name},
+    store::{Contents, Kind as StoredKind, Reader, Stat},
 };
 
 pub(super) use functions::FUNCTIONS;
@@ -39,12 +46,6 @@ use rules::{
 
 /// Names that a list may hold.
 const MAX_LIST: usize = 1_000;
-
-/// Files whose sizes are added up.
-const MAX_SIZES: usize = 50_000;
-
-/// `.meta` files that are read to find a sender's.
-const MAX_METAS: usize = 5_000;
 
 /// Bytes of the head of a file.
 const MAX_HEAD: usize = 512;
@@ -61,15 +62,26 @@ pub struct Handle {
     folder: Folder,
     config: Arc<Config>,
     actions: Actions,
+    /// Where the `.meta` of the file that the event is about lies on the disk, and what scripts
+    /// make of it.
+    own: Option<(Place, meta::Handle)>,
 }
 
 /// A file that goes somewhere: its name, and the one that it will have.
 type Move = (String, String);
 
 impl Handle {
-    pub(super) fn new(event: &Event, actions: &Actions) -> Self {
-        actions.transaction().files.enter(&event.folder);
+    pub(super) fn new(event: &Event, actions: &Actions, own: Option<&meta::Handle>) -> Self {
+        let mut transaction = actions.transaction();
+        transaction.files.enter(&event.folder);
+        let subject = event.subject.as_ref();
+        let place = subject.and_then(|subject| {
+            let files = &mut transaction.files;
+            files.origin(event.folder.name(), &subject.meta_file())
+        });
+        drop(transaction);
         Self {
+            own: place.zip(own.cloned()),
             folder: event.folder.clone(),
             config: event.config.clone(),
             actions: actions.clone(),
@@ -108,6 +120,16 @@ impl Handle {
             Ok(stat) => Ok(stat),
             Err(e) => Err(cannot(call, name, &e)),
         }
+    }
+
+    /// By which a regular file is known that rests on the disk as it is; `None` where scripts
+    /// have written it.
+    pub(super) fn identity(&self, call: &str, name: &str) -> Made<Option<Identity>> {
+        self.about(call, name)?;
+        let name = &path_of(call, name)?;
+        let mut transaction = self.actions.transaction();
+        let identity = transaction.files.identity(self.folder.name(), name);
+        identity.map_err(|e| cannot(call, name, &e))
     }
 
     /// Opens a regular file that a person sees, to read it.
@@ -424,7 +446,7 @@ impl Handle {
             .transaction()
             .files
             .open(self.folder.name(), name);
-        let bytes = read_all(&*contents.ok()?, meta::MAX_LEN).ok()?;
+        let bytes = read_all(&*contents.ok()?, MAX_LEN).ok()?;
         Meta::from_file(&bytes).ok()
     }
 
@@ -488,84 +510,6 @@ impl Handle {
             how,
         });
     }
-
-    fn bytes(&mut self) -> Made<i64> {
-        let call = "folder.bytes()";
-        let (mut count, mut bytes) = (0_usize, 0_u64);
-        self.each(call, "", |name| {
-            count += 1;
-            if count > MAX_SIZES {
-                return Err(fail(format!(
-                    "{call}: there are more than {MAX_SIZES} files: keep the sum with state.add()"
-                )));
-            }
-            // One that has gone meanwhile has no bytes.
-            if let Ok(Some(stat)) = self.glance(name) {
-                bytes = bytes.saturating_add(stat.size);
-            }
-            Ok(())
-        })?;
-        Ok(whole(bytes))
-    }
-
-    fn bytes_from(&mut self, sender: &str) -> Made<i64> {
-        let call = "folder.bytes_from()";
-        let mut stems = Vec::new();
-        self.each(call, "", |name| {
-            if let Some(stem) = name.strip_suffix(".data") {
-                if stems.len() >= MAX_METAS {
-                    return Err(fail(format!(
-                        "{call}: there are more than {MAX_METAS} .data: keep the sum with state.add()"
-                    )));
-                }
-                stems.push(stem.to_owned());
-            }
-            Ok(())
-        })?;
-        let mut bytes = 0_u64;
-        for stem in stems {
-            call::go_on()?;
-            let meta = self.read_meta(&format!("{stem}.meta"));
-            if meta.is_some_and(|meta| meta.from == sender)
-                && let Ok(Some(stat)) = self.glance(&format!("{stem}.data"))
-            {
-                bytes = bytes.saturating_add(stat.size);
-            }
-        }
-        Ok(whole(bytes))
-    }
-
-    fn reset(&mut self) -> Made<i64> {
-        let own = self.folder.user().name().as_str();
-        let count = meta_file::failed(self.folder.dir(), own).map(|failed| failed.len() as u64);
-        let count = count.map_err(|e| fail(format!("folder.reset(): {e}")))?;
-        let reset = Change::Reset(self.folder.name().clone());
-        self.actions.transaction().keep_up(reset);
-        self.actions.note(|| "folder.reset()".to_owned());
-        Ok(whole(count))
-    }
-
-    fn sweep(&mut self, days: i64) -> Made<i64> {
-        let days = u64::try_from(days)
-            .ok()
-            .filter(|days| *days > 0)
-            .ok_or_else(|| fail("folder.sweep(days): days must be above 0"))?;
-        let age = Duration::from_secs(days.saturating_mul(86_400));
-        let before = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
-        let store = self.actions.stores().of(&self.folder);
-        let count = || {
-            let partials = sweep::partials(&*store, &self.folder, before, false)?;
-            Ok(partials + sweep::refused(&*store, &self.folder, before, false)?)
-        };
-        let count = count().map_err(|e: io::Error| fail(format!("folder.sweep(): {e}")))?;
-        let since = before.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.actions.transaction().keep_up(Change::Sweep {
-            folder: self.folder.name().clone(),
-            before: since.as_secs(),
-        });
-        self.actions.note(|| format!("folder.sweep({days})"));
-        Ok(whole(count as u64))
-    }
 }
 
 pub(super) fn register(engine: &mut Engine) {
@@ -588,6 +532,8 @@ pub(super) fn register(engine: &mut Engine) {
         .register_fn("contains_line", Handle::contains_line)
         .register_fn("write", Handle::write)
         .register_fn("append", Handle::append)
+        .register_fn("tags", Handle::tags)
+        .register_fn("set_tag", Handle::set_tag)
         .register_fn("mkdir", Handle::mkdir)
         .register_fn("bytes", Handle::bytes)
         .register_fn("bytes_from", Handle::bytes_from)

@@ -9,7 +9,13 @@ use super::{
     folder,
     function::{Function, Made, fail, shown},
 };
-use crate::{hooks::call, store::Reader};
+use crate::{
+    hooks::{call, digests::Digests},
+    store::Reader,
+};
+
+/// Bytes of a file that is read within the script's own time.
+const QUICK: u64 = 4 << 20;
 
 /// Bytes that are read at a time; between two of them the script can be stopped.
 const BUFFER: usize = 65_536;
@@ -18,16 +24,16 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "hash",
         "hash.sha256(name)",
-        "The SHA-256 of a file of the folder, 64 lower-case hexadecimal digits. A script may read about as much as the disk gives in its half second.",
+        "The SHA-256 of a file of the folder, 64 lower-case hexadecimal digits. Of a file that has just come it is known already: where a script of the folder asks for it, it is computed while the file arrives, and meta.sha256 has it too. A large file may take up to 30 seconds, in which others are not held up.",
         r#"
 assert_eq(hash.sha256("abc.txt"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-meta.sha256 = hash.sha256(event.data_file);
+if folder.contains_line("abc.txt", hash.sha256(event.data_file)) { reject("stolen"); }
 "#,
     ),
     Function::new(
         "hash",
         "hash.crc32(name)",
-        "The CRC-32 of a file of the folder, as a number: the one that fileCRC in a .meta holds.",
+        "The CRC-32 of a file of the folder, as a number: the one that fileCRC in a .meta holds. A large file may take up to 30 seconds.",
         r#"
 assert_eq(hash.crc32("abc.txt"), 0x352441c2);
 "#,
@@ -36,17 +42,33 @@ assert_eq(hash.crc32("abc.txt"), 0x352441c2);
 
 /// `hash` in a script.
 #[derive(Clone)]
-pub struct Handle(folder::Handle);
+pub struct Handle {
+    folder: folder::Handle,
+    digests: Digests,
+}
 
 impl Handle {
-    pub(super) fn new(folder: &folder::Handle) -> Self {
-        Self(folder.clone())
+    pub(super) fn new(folder: &folder::Handle, digests: &Digests) -> Self {
+        Self {
+            folder: folder.clone(),
+            digests: digests.clone(),
+        }
     }
 
     fn sha256(&mut self, name: &str) -> Made<String> {
+        let call = "hash.sha256()";
+        // Looked up before it is read: if it changes meanwhile, nobody finds this digest.
+        let identity = self.folder.identity(call, name)?;
+        if let Some(known) = identity.and_then(|identity| self.digests.get(&identity)) {
+            return Ok(hex::encode(known));
+        }
         let mut hasher = Sha256::new();
-        self.read("hash.sha256()", name, |bytes| hasher.update(bytes))?;
-        Ok(hex::encode(hasher.finalize()))
+        self.read(call, name, |bytes| hasher.update(bytes))?;
+        let digest = hasher.finalize().into();
+        if let Some(identity) = identity {
+            self.digests.insert(&identity, digest);
+        }
+        Ok(hex::encode(digest))
     }
 
     fn crc32(&mut self, name: &str) -> Made<i64> {
@@ -55,8 +77,15 @@ impl Handle {
         Ok(hasher.finalize().into())
     }
 
-    fn read(&self, call: &str, name: &str, mut each: impl FnMut(&[u8])) -> Made<()> {
-        let contents = self.0.open(call, name)?;
+    fn read(&self, call: &str, name: &str, each: impl FnMut(&[u8])) -> Made<()> {
+        match self.folder.about(call, name)?.size > QUICK {
+            true => call::wait(|_| self.read_now(call, name, each)),
+            false => self.read_now(call, name, each),
+        }
+    }
+
+    fn read_now(&self, call: &str, name: &str, mut each: impl FnMut(&[u8])) -> Made<()> {
+        let contents = self.folder.open(call, name)?;
         let mut file = Reader::new(&*contents);
         let mut buffer = vec![0; BUFFER];
         loop {

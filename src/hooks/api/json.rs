@@ -42,8 +42,16 @@ pub struct Handle;
 
 fn parse(text: &str) -> Made<Dynamic> {
     let call = "json.parse()";
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| fail(format!("{call}: it is no JSON: {e}")))?;
+    to_value(call, read(call, text)?)
+}
+
+/// Reads a document, for a call.
+pub(super) fn read(call: &str, text: &str) -> Made<Value> {
+    serde_json::from_str(text).map_err(|e| fail(format!("{call}: it is not JSON: {e}")))
+}
+
+/// A document, or a part of one, as a value of a script.
+pub(super) fn to_value(call: &str, value: Value) -> Made<Dynamic> {
     to_dynamic(value, json::MAX_DEPTH).ok_or_else(|| {
         fail(format!(
             "{call}: a document may have {} levels, {MAX_ITEMS} items and {MAX_FIELDS} fields",

@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rhai::{Dynamic, Engine, EvalAltResult};
+use rhai::{Dynamic, Engine};
 
 use super::{
-    function::{Function, fail},
+    function::{Function, Made, fail},
     value::{from_dynamic, to_dynamic},
 };
 use crate::{
     event::Kind,
+    json::Value,
     meta::{MAX_TEXT, Meta, TEXT, is_extra},
 };
 
@@ -80,7 +81,7 @@ impl Handle {
         }
     }
 
-    fn set(&mut self, field: &str, value: Dynamic) -> Result<(), Box<EvalAltResult>> {
+    fn set(&mut self, field: &str, value: Dynamic) -> Made<()> {
         let mut meta = self.lock();
         if field == "error" {
             meta.error = match value.into_string() {
@@ -92,11 +93,21 @@ impl Handle {
         if !is_extra(field) {
             return Err(fail(format!("meta.{field} cannot be changed by a hook")));
         }
+        drop(meta);
         if value.is_unit() {
-            meta.extra.remove(field);
-            return Ok(());
+            return self.set_extra(field, None);
         }
         let value = from_dynamic(&value).map_err(|e| fail(format!("meta.{field}: {e}")))?;
+        self.set_extra(field, Some(value))
+    }
+
+    /// Puts a value into a further field, or takes what is there away.
+    pub(super) fn set_extra(&self, field: &str, value: Option<Value>) -> Made<()> {
+        let mut meta = self.lock();
+        let Some(value) = value else {
+            meta.extra.remove(field);
+            return Ok(());
+        };
         meta.extra.insert(field.to_owned(), value);
         let len: usize = meta
             .extra

@@ -8,6 +8,7 @@ pub mod decision;
 pub mod folder;
 pub mod function;
 pub mod hash;
+pub mod http;
 pub mod json;
 pub mod log;
 pub mod meta;
@@ -15,22 +16,20 @@ pub mod names;
 pub mod notify;
 pub mod regex;
 pub mod send;
+pub mod sender;
 pub mod state;
 pub mod test;
 pub mod text;
 pub mod time;
 pub mod value;
 
-use std::sync::Arc;
-
 use rhai::{Engine, Map, Scope};
 
 use actions::Actions;
 pub use function::Function;
-use state::State;
 use value::to_dynamic;
 
-use super::report::HookError;
+use super::{report::HookError, services::Services};
 use crate::{
     event::Event,
     json::{self as document, Value},
@@ -47,10 +46,12 @@ pub fn functions() -> impl Iterator<Item = &'static Function> {
         folder::FUNCTIONS,
         names::FUNCTIONS,
         hash::FUNCTIONS,
+        http::FUNCTIONS,
         json::FUNCTIONS,
         log::FUNCTIONS,
         notify::FUNCTIONS,
         send::FUNCTIONS,
+        sender::FUNCTIONS,
         state::FUNCTIONS,
         text::FUNCTIONS,
         regex::FUNCTIONS,
@@ -70,6 +71,7 @@ pub fn register(engine: &mut Engine) {
     decision::register(engine);
     folder::register(engine);
     hash::register(engine);
+    http::register(engine);
     json::register(engine);
     log::register(engine);
     meta::register(engine);
@@ -77,6 +79,7 @@ pub fn register(engine: &mut Engine) {
     notify::register(engine);
     regex::register(engine);
     send::register(engine);
+    sender::register(engine);
     state::register(engine);
     text::register(engine);
     time::register(engine);
@@ -88,6 +91,8 @@ pub struct Handles {
     config: config::Handle,
     folder: folder::Handle,
     hash: hash::Handle,
+    http: http::Handle,
+    sender: sender::Handle,
     notify: notify::Handle,
     send: send::Handle,
     state: state::Handle,
@@ -104,9 +109,11 @@ impl Handles {
         profile: &document::Map<String, Value>,
         log: &log::Log,
         actions: &Actions,
-        state: &Arc<dyn State>,
+        services: &Services,
     ) -> Self {
-        let folder = folder::Handle::new(event, actions);
+        let subject = event.subject.as_ref();
+        let meta = subject.map(|subject| meta::Handle::new(&subject.meta));
+        let folder = folder::Handle::new(event, actions, meta.as_ref());
         let mut facts = Map::new();
         facts.insert("name".into(), event.kind.section().into());
         facts.insert("folder".into(), event.folder.name().as_str().into());
@@ -124,11 +131,13 @@ impl Handles {
             facts.insert("data_file".into(), subject.data_file().into());
         }
         Self {
-            meta: event.subject.as_ref().map(|s| meta::Handle::new(&s.meta)),
+            meta,
             config: config::Handle::new(&event.config),
-            hash: hash::Handle::new(&folder),
+            hash: hash::Handle::new(&folder, &services.digests),
+            http: http::Handle::new(event, actions, &services.web),
+            sender: sender::Handle::new(event, &services.state),
             send: send::Handle::new(&folder, actions),
-            state: state::Handle::new(&event.folder, actions, state),
+            state: state::Handle::new(&event.folder, actions, &services.state),
             time: time::Handle::now(),
             folder,
             notify: notify::Handle::new(event, actions),
@@ -151,6 +160,8 @@ impl Handles {
             .push("config", self.config.clone())
             .push("folder", self.folder.clone())
             .push("hash", self.hash.clone())
+            .push("http", self.http.clone())
+            .push("sender", self.sender.clone())
             .push("notify", self.notify.clone())
             .push("state", self.state.clone())
             .push("text", text::Handle)
@@ -167,6 +178,7 @@ impl Handles {
         scope
             .push("folder", self.folder.clone())
             .push("hash", self.hash.clone())
+            .push("http", self.http.clone())
             .push("state", self.state.clone())
             .push("text", text::Handle)
             .push("csv", csv::Handle)

@@ -15,7 +15,10 @@ use super::{
     value::{from_dynamic, to_dynamic},
 };
 use crate::{
-    journal::script_state::Edits,
+    journal::{
+        script_state::Edits,
+        sent::{Sent, day},
+    },
     json::Value,
     root::{folder::Folder, name::Name},
 };
@@ -49,7 +52,7 @@ pub enum StateError {
     Unreachable(String),
 }
 
-/// Where the values are kept. A value belongs to a key of a folder of a user.
+/// What is remembered for scripts. A value belongs to a key of a folder of a user.
 ///
 /// Calls come from several threads at once.
 pub trait State: Send + Sync {
@@ -63,18 +66,44 @@ pub trait State: Send + Sync {
     /// meanwhile what the scripts had read, or a folder would have more than [`MAX_KEYS`].
     /// Returns whether they were made.
     fn apply(&self, user: &Name, edits: &BTreeMap<String, Edits>) -> Result<bool, StateError>;
+
+    /// What a contact sent into a folder from a day on, counted from 1970.
+    fn sent(
+        &self,
+        user: &Name,
+        folder: &Name,
+        sender: &str,
+        from_day: u64,
+    ) -> Result<Sent, StateError>;
 }
 
 type Values = BTreeMap<String, Value>;
 
 /// Values that are gone with the process.
 #[derive(Default)]
-pub struct MemoryState(Mutex<BTreeMap<(String, String), Values>>);
+pub struct MemoryState {
+    values: Mutex<BTreeMap<(String, String), Values>>,
+    /// User, folder, contact, the time in milliseconds and the bytes of each file.
+    sent: Mutex<Vec<(String, String, String, u64, u64)>>,
+}
 
 impl MemoryState {
     // Edits are made under one lock, and a panic between two of them is none of ours.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Values>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file of a contact came into a folder at a time in milliseconds since 1970.
+    pub fn came(&self, folder: &Folder, from: &str, bytes: u64, at: u64) {
+        let (user, folder) = (folder.user().name(), folder.name());
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.push((
+            user.to_string(),
+            folder.to_string(),
+            from.to_owned(),
+            at,
+            bytes,
+        ));
     }
 }
 
@@ -117,6 +146,28 @@ impl State for MemoryState {
         }
         folders.extend(edited);
         Ok(true)
+    }
+
+    fn sent(
+        &self,
+        user: &Name,
+        folder: &Name,
+        sender: &str,
+        from_day: u64,
+    ) -> Result<Sent, StateError> {
+        let mut sum = Sent::default();
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        for (of, there, from, at, bytes) in &*sent {
+            if of != user.as_str() || there != folder.as_str() || from != sender {
+                continue;
+            }
+            sum.first = Some(sum.first.map_or(*at, |first| first.min(*at)));
+            if day(*at) >= from_day {
+                sum.files += 1;
+                sum.bytes = sum.bytes.saturating_add(*bytes);
+            }
+        }
+        Ok(sum)
     }
 }
 

@@ -42,6 +42,23 @@ assert(has("a.png"));
     ),
     Function::new(
         "test",
+        "answer(url, status, body)",
+        "What http.get() and http.post() get from a server from now on: a text, or a map or an array as JSON. Only tests of hooks have it.",
+        r#"
+answer("https://example.org/scan", 200, #{ clean: true });
+assert_eq(http.get("https://example.org/scan").json().clean, true);
+"#,
+    ),
+    Function::new(
+        "test",
+        "sent(contact, bytes, days)",
+        "A file of so many bytes that a contact sent so many days ago, for sender.count() and the like. Only tests of hooks have it.",
+        r#"
+sent("zhenqiang", 1_000, 3);
+"#,
+    ),
+    Function::new(
+        "test",
         "has(name)",
         "Whether there is such a file in the made-up folder; has(\"archive/a.txt\") looks into another one. Only tests of hooks have it.",
         r#"

@@ -100,6 +100,14 @@ pub fn register(engine: &mut Engine, stage: &Stage) {
         .register_fn("config", move |section: &str, key: &str, value: Dynamic| {
             u.sandbox()?.set_config(section, key, &value.to_string())
         });
+    let (s, t) = (at(), at());
+    engine
+        .register_fn("answer", move |url: &str, status: i64, body: Dynamic| {
+            s.sandbox()?.answer(url, status, &body)
+        })
+        .register_fn("sent", move |from: &str, bytes: i64, days: i64| {
+            t.sandbox()?.sent_before(from, bytes, days)
+        });
     let (s, t, u) = (at(), at(), at());
     engine
         .register_fn("run", move |event: &str| {
@@ -139,8 +147,8 @@ mod tests {
     use super::*;
     use crate::hooks::{
         api::{
-            assert, config, csv, folder, functions, hash, json, log, meta, names, notify, state,
-            text, time,
+            assert, config, csv, folder, functions, hash, http, json, log, meta, names, notify,
+            sender, state, text, time,
         },
         engine,
     };
@@ -159,9 +167,12 @@ mod tests {
                 let signature = function.signature;
                 let Some((name, arguments)) = signature.split_once('(') else {
                     // `meta.field`, `meta.field = value`, `names[index]`
-                    return match signature.contains('=') {
-                        true => call(function.subject, "index$set$", 2),
-                        false => call(function.subject, "index$get$", 1),
+                    // `answer.status`
+                    let property = signature.split_once('.').map(|(_, name)| name);
+                    return match property.filter(|name| *name != "field") {
+                        _ if signature.contains('=') => call(function.subject, "index$set$", 2),
+                        Some(name) => call(function.subject, &format!("get${name}"), 0),
+                        None => call(function.subject, "index$get$", 1),
                     };
                 };
                 let arguments = arguments.strip_suffix(')').unwrap();
@@ -190,6 +201,9 @@ mod tests {
             (TypeId::of::<config::Handle>(), "config"),
             (TypeId::of::<folder::Handle>(), "folder"),
             (TypeId::of::<hash::Handle>(), "hash"),
+            (TypeId::of::<http::Handle>(), "http"),
+            (TypeId::of::<http::Answer>(), "answer"),
+            (TypeId::of::<sender::Handle>(), "sender"),
             (TypeId::of::<log::Log>(), "log"),
             (TypeId::of::<meta::Handle>(), "meta"),
             (TypeId::of::<names::Names>(), "names"),

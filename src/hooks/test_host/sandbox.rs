@@ -11,13 +11,16 @@ use rhai::{Dynamic, Map};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
+use super::answers::Answers;
 use crate::{
+    clock,
+    delivery::http::Answered,
     event::{Asked, Event, EventId, Kind, Outcome, Subject, Verdict},
     hooks::{
         Hooks, Pinned,
         api::{
             function::{Made, fail},
-            state::{MemoryState, State},
+            state::MemoryState,
             value::{from_dynamic, to_dynamic},
         },
         decide::Unrecorded,
@@ -26,6 +29,7 @@ use crate::{
         notes::{Mode, Notes},
         received::changes_of,
         redo::Pass,
+        services::Services,
         transaction::Transaction,
     },
     json::{self, Value},
@@ -131,7 +135,10 @@ pub struct Sandbox {
     root: Root,
     folder: Folder,
     hooks: Hooks,
-    pub(super) state: Arc<MemoryState>,
+    /// What its hooks and the test reach.
+    pub(super) services: Services,
+    answers: Arc<Answers>,
+    state: Arc<MemoryState>,
     /// What the test itself asks for.
     pub(super) transaction: Transaction,
     config: Mutex<Config>,
@@ -175,15 +182,19 @@ impl Sandbox {
             executables: Programs::All,
             ..Settings::default()
         };
+        let answers = Arc::new(Answers::default());
         let state = Arc::new(MemoryState::default());
+        let services = Services::new(state.clone()).with_web(answers.clone());
         // What a hook asks the runtime for has to be asked from inside of it.
         let _entered = runtime.enter();
         Ok(Self {
             transaction: Transaction::new(folder.user(), &Stores::default()),
-            hooks: Hooks::new(&root, &settings, state.clone()),
+            hooks: Hooks::new(&root, &settings, &services),
             dir,
             root,
             folder,
+            services,
+            answers,
             state,
             config: Mutex::new(config),
             runtime: runtime.clone(),
@@ -202,8 +213,7 @@ impl Sandbox {
     fn settle(&self, call: &str) -> Made<()> {
         let wrong = |e: &dyn std::fmt::Display| fail(format!("{call}: {e}"));
         let changes = self.transaction.take().map_err(|e| wrong(&e))?;
-        let state: Arc<dyn State> = self.state.clone();
-        Unrecorded::new(&state, self.hooks.changer())
+        Unrecorded::new(&self.services.state, self.hooks.changer())
             .make(self.folder.user(), &changes)
             .map_err(|e| wrong(&e))
     }
@@ -297,6 +307,39 @@ impl Sandbox {
             return Err(cannot(&"it is not a regular file of at most 1 MiB"));
         }
         fs::read_to_string(path).map_err(|e| cannot(&e))
+    }
+
+    /// From now on a server answers so.
+    pub(super) fn answer(&self, url: &str, status: i64, body: &Dynamic) -> Made<()> {
+        let wrong = |why: &dyn std::fmt::Display| fail(format!("answer(): {why}"));
+        let status = u16::try_from(status)
+            .ok()
+            .filter(|n| (100..600).contains(n));
+        let status = status.ok_or_else(|| wrong(&"the status must be 100 to 599"))?;
+        let (media_type, body) = match body.clone().into_string() {
+            Ok(text) => ("text/plain", text),
+            Err(_) => {
+                let value = from_dynamic(body).map_err(|e| wrong(&e))?;
+                ("application/json", value.to_string())
+            }
+        };
+        let answered = Answered {
+            status,
+            media_type: media_type.to_owned(),
+            body: body.into(),
+        };
+        self.answers.set(url, answered);
+        Ok(())
+    }
+
+    /// A file came from a contact some days ago.
+    pub(super) fn sent_before(&self, from: &str, bytes: i64, days: i64) -> Made<()> {
+        let wrong = || fail("sent(): bytes and days must not be below 0");
+        let bytes = u64::try_from(bytes).map_err(|_| wrong())?;
+        let days = u64::try_from(days).map_err(|_| wrong())?;
+        let at = clock::millis().saturating_sub(days.saturating_mul(86_400_000));
+        self.state.came(&self.folder, from, bytes, at);
+        Ok(())
     }
 
     pub(super) fn make_folder(&self, name: &str) -> Made<()> {

@@ -153,6 +153,27 @@ impl FileEdits {
         }
     }
 
+    /// Where on the disk the file lies that the scripts see under a name.
+    pub fn origin(&mut self, folder: &Name, name: &str) -> Option<Place> {
+        match self.entry(folder, name) {
+            None => Some((folder.clone(), name.to_owned())),
+            Some(Entry::From(place)) => Some(place.clone()),
+            Some(Entry::Gone | Entry::Text(_)) => None,
+        }
+    }
+
+    /// By which a file is known that rests on the disk with just these contents.
+    pub fn identity(&mut self, folder: &Name, name: &str) -> io::Result<Option<Identity>> {
+        if self.suffix(folder, name).is_some() {
+            return Ok(None);
+        }
+        match self.entry(folder, name).cloned() {
+            None => self.disk(folder)?.identity(name),
+            Some(Entry::From((folder, name))) => self.disk(&folder)?.identity(&name),
+            Some(Entry::Gone | Entry::Text(_)) => Ok(None),
+        }
+    }
+
     /// Opens a regular file to read it.
     pub fn open(&mut self, folder: &Name, name: &str) -> io::Result<Box<dyn Contents>> {
         let whole = self.open_whole(folder, name)?;
@@ -161,7 +182,7 @@ impl FileEdits {
             Some(text) => Ok(Box::new(Longer {
                 len: whole.stat()?.size,
                 whole,
-                text: Written(text.as_str().into()),
+                text: Text(text.as_str().into()),
             })),
         }
     }
@@ -171,7 +192,7 @@ impl FileEdits {
             None => self.disk(folder)?.open(name),
             Some(Entry::Gone) => Err(io::ErrorKind::NotFound.into()),
             Some(Entry::From((folder, name))) => self.disk(&folder)?.open(&name),
-            Some(Entry::Text(text)) => Ok(Box::new(Written(text))),
+            Some(Entry::Text(text)) => Ok(Box::new(Text(text))),
         }
     }
 
@@ -440,7 +461,7 @@ pub fn split(path: &str) -> (&str, &str) {
 struct Longer {
     whole: Box<dyn Contents>,
     len: u64,
-    text: Written,
+    text: Text,
 }
 
 impl Contents for Longer {
@@ -468,10 +489,10 @@ impl Contents for Longer {
     }
 }
 
-/// A text that is no file yet.
-struct Written(Arc<str>);
+/// A text that is not a file, or not yet.
+pub struct Text(pub Arc<str>);
 
-impl Contents for Written {
+impl Contents for Text {
     fn stat(&self) -> io::Result<Stat> {
         Ok(Stat {
             kind: Kind::File,

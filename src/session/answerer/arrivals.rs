@@ -17,7 +17,7 @@ use crate::{
         error::ReceiveError,
         offer::Offer,
         receiver::Stored,
-        target::{Incoming, Target},
+        target::{Checksums, Incoming, Target},
     },
     wire::{
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
@@ -29,7 +29,7 @@ use crate::{
 pub struct Prefix {
     pub(super) arrival: Arrival,
     /// What it is, where it could be read.
-    pub(super) read: Option<([u8; DIGEST_LEN], crc32fast::Hasher)>,
+    pub(super) read: Option<([u8; DIGEST_LEN], Checksums)>,
 }
 
 impl Answerer<'_> {
@@ -106,7 +106,8 @@ impl Answerer<'_> {
             _ => MAX_RECORD,
         });
         if arrival.held == 0 {
-            let incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
+            let sums = Checksums::new(arrival.pinned.wants_sha256());
+            let incoming = self.incoming(transfer, arrival, 0, sums)?;
             io.downloads.allow(transfer, Box::new(incoming));
             self.transfers.insert(transfer, Transfer::Receiving);
             return Ok(());
@@ -131,7 +132,7 @@ impl Answerer<'_> {
         transfer: u32,
         arrival: Arrival,
         received: u64,
-        crc: crc32fast::Hasher,
+        sums: Checksums,
     ) -> Result<Incoming<Arrival>, SessionError> {
         let meta = &arrival.partial.subject().meta;
         let (Some(filekey), Some(id)) = (&arrival.reply.filekey, &meta.id) else {
@@ -142,7 +143,7 @@ impl Answerer<'_> {
                 .keys
                 .block_key(filekey, id, Direction::ToServer, transfer),
         )?;
-        Ok(Incoming::new(blocks, arrival, received, crc))
+        Ok(Incoming::new(blocks, arrival, received, sums))
     }
 
     /// Lets the blocks come when both sides have told what they have.
@@ -162,9 +163,11 @@ impl Answerer<'_> {
         };
         self.transfers.insert(transfer, Transfer::Receiving);
         let Prefix { arrival, read } = *prefix;
-        if let Some((_, crc)) = read.filter(|(ours, _)| *ours == theirs) {
+        let hashes = arrival.pinned.wants_sha256();
+        if let Some((_, mut sums)) = read.filter(|(ours, _)| *ours == theirs) {
             let held = arrival.held;
-            let incoming = self.incoming(transfer, arrival, held, crc)?;
+            sums.sha256 = sums.sha256.filter(|_| hashes);
+            let incoming = self.incoming(transfer, arrival, held, sums)?;
             io.downloads.allow(transfer, Box::new(incoming));
             io.outbox
                 .say(Kind::Resume, transfer, &record::encode_offset(held))?;
@@ -172,7 +175,7 @@ impl Answerer<'_> {
         }
         // A different file, or bytes that were never flushed or cannot be read: from the
         // beginning.
-        let mut incoming = self.incoming(transfer, arrival, 0, crc32fast::Hasher::new())?;
+        let mut incoming = self.incoming(transfer, arrival, 0, Checksums::new(hashes))?;
         io.tasks.spawn(async move {
             let beginning = task::spawn_blocking(move || {
                 incoming.target_mut().begin_again()?;

@@ -156,7 +156,7 @@ fn announced(
     };
     let offset = coming.offset;
     let crc = download.expect(coming).map_err(ReceiveError::Store)?;
-    Ok(Some(Incoming::new(blocks, download, offset, crc)))
+    Ok(Some(Incoming::new(blocks, download, offset, crc.into())))
 }
 
 fn not_stored(error: &io::Error) -> Error {

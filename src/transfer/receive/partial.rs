@@ -2,7 +2,9 @@
 
 use std::{io, sync::Arc};
 
-use super::under_way::Claim;
+use sha2::Digest;
+
+use super::{target::Checksums, under_way::Claim};
 use crate::{
     event::Subject,
     journal::delivered::{
@@ -15,7 +17,7 @@ use crate::{
     store::{
         ContentPath, PartialName, Sink, Store, Target,
         placement::{self, Source},
-        prefix::prefix_digest,
+        prefix::prefix_sums,
     },
     wire::record::MAX_BODY,
 };
@@ -137,9 +139,13 @@ impl Partial {
         self.store.discard(&self.hidden);
     }
 
-    /// The SHA-256 and the CRC-32 of the first `len` bytes of the hidden file.
-    pub fn digest(&self, len: u64) -> io::Result<([u8; 32], crc32fast::Hasher)> {
-        prefix_digest(self.store.read(&self.hidden)?, len)
+    /// The SHA-256 of the first `len` bytes of the hidden file, and checksums to which more
+    /// bytes can be added.
+    pub fn digest(&self, len: u64) -> io::Result<([u8; 32], Checksums)> {
+        let (sha256, crc) = prefix_sums(self.store.read(&self.hidden)?, len)?;
+        let digest = sha256.clone().finalize().into();
+        let sha256 = Some(sha256);
+        Ok((digest, Checksums { crc, sha256 }))
     }
 
     /// Takes over what is known of the file now; where the `.meta` is on the disk, there too.

@@ -20,6 +20,7 @@ use crate::{
     hooks::{
         batch::Verdicts,
         dispatch::{Dispatcher, LeasedEvent},
+        folder_files::Files,
         startup::Startup,
     },
     meta::Meta,
@@ -30,6 +31,10 @@ use crate::{
     },
     wire::request::Reply,
 };
+
+/// The field of a `.meta` that has the SHA-256 of a file, where a script of its folder asks
+/// for that: 64 lower-case hexadecimal digits.
+pub const SHA256: &str = "sha256";
 
 /// The two people of a session, certain by signature.
 pub struct Parties {
@@ -100,6 +105,7 @@ struct Storing {
     /// What its hooks will hear.
     leased: Option<LeasedEvent>,
     crc: u32,
+    sha256: Option<[u8; 32]>,
 }
 
 impl Storing {
@@ -172,6 +178,7 @@ impl Receiver {
             tell(StoreNews::Over(over));
         }
         if !asking.is_empty() {
+            self.remember_digests(&asking).await;
             let places = asking.iter().map(|(at, ..)| *at).collect();
             tell(StoreNews::Asking(places));
             self.received(asking, tell).await;
@@ -182,6 +189,7 @@ impl Receiver {
         let Received {
             target: arrival,
             crc,
+            sha256,
         } = received;
         let event = arrival.event(Kind::Received);
         let Arrival {
@@ -195,6 +203,11 @@ impl Receiver {
         } = arrival;
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
+        if let Some(sha256) = sha256 {
+            // What its sender says of it is one thing, this another.
+            meta.extra
+                .insert(SHA256.to_owned(), hex::encode(sha256).into());
+        }
         let leased = self.hooks.lease(event, pinned, partial.key());
         let destination = Destination::of(&meta);
         if let Some(destination) = &destination
@@ -210,6 +223,7 @@ impl Receiver {
             goes_there: leased.is_none() && Destination::open(&meta).is_some(),
             destination,
             crc,
+            sha256,
             leased,
         };
         let owed = storing.leased.is_some();
@@ -305,6 +319,27 @@ impl Receiver {
                 .arrives(&storing.folder, &storing.config, path);
         }
         Ok((storing, partial))
+    }
+
+    /// Saves scripts from hashing files that were hashed on their way in.
+    async fn remember_digests(&self, asking: &[(usize, Storing, Partial, LeasedEvent)]) {
+        let hashed = asking.iter().filter_map(|(_, storing, _, _)| {
+            let subject = &storing.subject;
+            Some((storing.folder.clone(), subject.data_file(), storing.sha256?))
+        });
+        let hashed: Vec<_> = hashed.collect();
+        if hashed.is_empty() {
+            return;
+        }
+        let (digests, stores) = (self.hooks.digests().clone(), self.hooks.stores().clone());
+        let remembering = task::spawn_blocking(move || {
+            for (folder, file, sha256) in hashed {
+                if let Ok(Some(identity)) = Files::new(&folder, &stores).identity(&file) {
+                    digests.insert(&identity, sha256);
+                }
+            }
+        });
+        let _ = remembering.await;
     }
 
     /// Runs `[OnReceived]` for files that are safe. Where it comes to no decision, a file

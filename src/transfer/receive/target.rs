@@ -3,6 +3,8 @@
 
 use std::io;
 
+use sha2::{Digest, Sha256};
+
 use super::error::ReceiveError;
 use crate::{
     store::Sink,
@@ -36,12 +38,46 @@ pub enum BlockError {
     Wire(WireError),
 }
 
+/// Checksums of a file that arrives, so far.
+#[derive(Clone)]
+pub struct Checksums {
+    /// CRC-32.
+    pub crc: crc32fast::Hasher,
+    /// SHA-256, where somebody asks for it.
+    pub sha256: Option<Sha256>,
+}
+
+impl Checksums {
+    /// Of no byte.
+    pub fn new(with_sha256: bool) -> Self {
+        Self {
+            crc: crc32fast::Hasher::new(),
+            sha256: with_sha256.then(Sha256::new),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.crc.update(bytes);
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(bytes);
+        }
+    }
+}
+
+impl From<crc32fast::Hasher> for Checksums {
+    fn from(crc: crc32fast::Hasher) -> Self {
+        Self { crc, sha256: None }
+    }
+}
+
 /// A file that is complete under its hidden name.
 pub struct Received<T> {
     /// Where it went.
     pub target: T,
     /// Its CRC-32.
     pub crc: u32,
+    /// Its SHA-256, where somebody asks for it.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// A file whose blocks may come.
@@ -51,18 +87,18 @@ pub struct Incoming<T> {
     received: u64,
     /// Whether the last block was there.
     complete: bool,
-    crc: crc32fast::Hasher,
+    sums: Checksums,
 }
 
 impl<T: Target> Incoming<T> {
-    /// A file whose first `received` bytes are there, with their CRC-32.
-    pub fn new(blocks: Stream, target: T, received: u64, crc: crc32fast::Hasher) -> Self {
+    /// A file whose first `received` bytes are there, with their checksums.
+    pub fn new(blocks: Stream, target: T, received: u64, sums: Checksums) -> Self {
         Self {
             blocks,
             target,
             received,
             complete: false,
-            crc,
+            sums,
         }
     }
 
@@ -89,7 +125,7 @@ impl<T: Target> Incoming<T> {
             return Err(BlockError::Size);
         }
         let body = self.blocks.open(head, sealed).map_err(BlockError::Wire)?;
-        self.crc.update(body);
+        self.sums.update(body);
         self.received = after;
         self.complete = head.last;
         Ok(body)
@@ -106,7 +142,8 @@ impl<T: Target> Incoming<T> {
         if !self.complete {
             return None;
         }
-        let computed = self.crc.finalize();
+        let computed = self.sums.crc.finalize();
+        let sha256 = self.sums.sha256;
         let target = self.target;
         let said = target.claimed_crc();
         let other = [Some(claimed), said]
@@ -117,6 +154,7 @@ impl<T: Target> Incoming<T> {
             None => Ok(Received {
                 target,
                 crc: computed,
+                sha256: sha256.map(|sha256| sha256.finalize().into()),
             }),
             Some(claimed) => Err((target, ReceiveError::Checksum { claimed, computed })),
         })

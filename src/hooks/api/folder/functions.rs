@@ -162,6 +162,26 @@ assert(folder.read("sent.csv").ends_with("\nend\n"));
     ),
     Function::new(
         "folder",
+        "folder.tags(name)",
+        "The tags of a file that a contact sent, as a map; they are in the field tags of its .meta.",
+        r#"
+for name in folder.list("*.data") {
+    if folder.tags(name).seen != true { log.info(`${name} is new`); }
+}
+"#,
+    ),
+    Function::new(
+        "folder",
+        "folder.set_tag(name, tag, value)",
+        "Keeps a value of at most 1 KiB as JSON for a file that a contact sent, under a tag, in the field tags of its .meta; () takes it away. A file may have 32 tags. They go with the file when it gets a different name or folder.",
+        r#"
+folder.set_tag(event.data_file, "album", "sea");
+assert_eq(folder.tags(event.data_file).album, "sea");
+assert_eq(meta.tags.album, "sea");
+"#,
+    ),
+    Function::new(
+        "folder",
         "folder.bytes()",
         "Bytes of all files together that are not hidden; of at most 50,000 files.",
         r#"

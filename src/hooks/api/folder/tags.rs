@@ -1,0 +1,123 @@
+//! Small values that are kept for a file that came, in the `tags` of its `.meta`.
+
+use rhai::{Dynamic, Map};
+
+use super::{
+    Handle,
+    rules::{cannot, path_of, refuse},
+};
+use crate::{
+    hooks::api::{
+        actions::Touch,
+        function::{Made, fail, shown},
+        meta,
+        value::{from_dynamic, to_dynamic},
+    },
+    json::{self, Value},
+    meta::Meta,
+};
+
+/// The field of a `.meta` that holds them.
+const TAGS: &str = "tags";
+
+/// Tags of one file.
+const MAX_TAGS: usize = 32;
+
+/// The longest name of a tag, in bytes.
+const MAX_NAME: usize = 64;
+
+/// The largest value of a tag, in bytes of its JSON.
+const MAX_VALUE: usize = 1_024;
+
+impl Handle {
+    pub(super) fn tags(&mut self, name: &str) -> Made<Map> {
+        let (_, meta) = self.tagged("folder.tags()", name)?;
+        let tags = of(&meta);
+        Ok(tags
+            .iter()
+            .map(|(tag, value)| (tag.as_str().into(), to_dynamic(value)))
+            .collect())
+    }
+
+    pub(super) fn set_tag(&mut self, name: &str, tag: &str, value: Dynamic) -> Made<()> {
+        let call = "folder.set_tag()";
+        if tag.is_empty() || tag.len() > MAX_NAME || tag.chars().any(char::is_control) {
+            return Err(fail(format!(
+                "{call}: the name of a tag must have 1 to {MAX_NAME} bytes, on one line"
+            )));
+        }
+        let value = match value.is_unit() {
+            true => None,
+            false => Some(from_dynamic(&value).map_err(|e| fail(format!("{call}: {e}")))?),
+        };
+        let len = value.as_ref().map_or(0, |value| value.to_string().len());
+        if len > MAX_VALUE {
+            return Err(fail(format!(
+                "{call}: the value has {len} bytes as JSON, and may have {MAX_VALUE}"
+            )));
+        }
+        let (file, mut meta) = self.tagged(call, name)?;
+        let mut tags = of(&meta);
+        let text = value.as_ref().map_or("()".to_owned(), Value::to_string);
+        match value {
+            Some(value) => tags.insert(tag.to_owned(), value),
+            None => tags.remove(tag),
+        };
+        if tags.len() > MAX_TAGS {
+            return Err(fail(format!(
+                "{call}: {} may have {MAX_TAGS} tags",
+                shown(name)
+            )));
+        }
+        match tags.is_empty() {
+            true => meta.extra.remove(TAGS),
+            false => meta.extra.insert(TAGS.to_owned(), Value::Object(tags)),
+        };
+        self.actions
+            .note(|| format!("folder.set_tag({name:?}, {tag:?}, {text})"));
+        if let Some(own) = self.own_at(&file) {
+            return own.set_extra(TAGS, meta.extra.remove(TAGS));
+        }
+        self.actions.may_touch()?;
+        let text = String::from_utf8(meta.to_file())
+            .map_err(|_| refuse(call, &file, "is not UTF-8 text"))?;
+        let mut transaction = self.actions.transaction();
+        let written = transaction.files.write(self.folder.name(), &file, &text);
+        drop(transaction);
+        written.map_err(|e| cannot(call, &file, &e))?;
+        self.touch(&file, Touch::Written);
+        Ok(())
+    }
+
+    /// The `.meta` of a file that came, and what it says for the scripts of the event.
+    fn tagged(&self, call: &str, name: &str) -> Made<(String, Meta)> {
+        let name = &path_of(call, name)?;
+        self.about(call, name)?;
+        let none = || {
+            refuse(
+                call,
+                name,
+                "has no .meta: only files that a contact sent have tags",
+            )
+        };
+        let file = self.meta_of(name).ok_or_else(none)?;
+        let meta = match self.own_at(&file) {
+            Some(own) => own.get(),
+            None => self.read_meta(&file).ok_or_else(none)?,
+        };
+        Ok((file, meta))
+    }
+
+    /// What scripts make of the `.meta` of the event's file, if that is what has a name now.
+    fn own_at(&self, name: &str) -> Option<&meta::Handle> {
+        let (place, own) = self.own.as_ref()?;
+        let mut transaction = self.actions.transaction();
+        let origin = transaction.files.origin(self.folder.name(), name)?;
+        (origin == *place).then_some(own)
+    }
+}
+
+fn of(meta: &Meta) -> json::Map<String, Value> {
+    let tags = meta.extra.get(TAGS).and_then(Value::as_object);
+    tags.cloned().unwrap_or_default()
+}

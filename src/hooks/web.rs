@@ -1,0 +1,50 @@
+//! Servers of the web for scripts, which wait on a thread of their own.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::Method;
+use tokio::runtime::Handle;
+
+use super::api::http::Web;
+use crate::delivery::{
+    Client,
+    http::{Answered, Asked},
+};
+
+/// Asks servers on a runtime, whose thread is another one than the script's.
+pub struct OnRuntime {
+    client: Client,
+    runtime: Option<Handle>,
+    posts: bool,
+}
+
+impl OnRuntime {
+    /// Asks on the runtime that this is called from.
+    pub fn here(client: &Client) -> Arc<Self> {
+        Arc::new(Self {
+            client: client.clone(),
+            runtime: Handle::try_current().ok(),
+            posts: true,
+        })
+    }
+
+    /// [`Self::here`] for runs that change nothing: it gets and does not post.
+    pub fn only_get(client: &Client) -> Arc<Self> {
+        Arc::new(Self {
+            client: client.clone(),
+            runtime: Handle::try_current().ok(),
+            posts: false,
+        })
+    }
+}
+
+impl Web for OnRuntime {
+    fn ask(&self, asked: &Asked, deadline: Duration) -> Result<Answered, String> {
+        if !self.posts && asked.method != Method::GET {
+            return Err("this run changes nothing, and so nothing is posted".to_owned());
+        }
+        let runtime = self.runtime.as_ref().ok_or("there is no runtime here")?;
+        let answer = self.client.ask(asked, deadline);
+        runtime.block_on(answer).map_err(|e| e.to_string())
+    }
+}

@@ -51,7 +51,7 @@
 //! | [`transfer`] | the way of one file: its sending and its receiving half |
 //! | [`files`] | what a contact may see and change |
 //! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |
-//! | [`delivery`] | e-mails and webhooks: one attempt, and whether another makes sense |
+//! | [`delivery`] | e-mails, webhooks and requests of scripts: one attempt, and whether another makes sense |
 //! | [`observer`] | what somebody who watches transfers is told |
 //! | [`event`] | what happened, what was decided: plain data |
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, and [how people become contacts](wire::pairing) |

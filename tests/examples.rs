@@ -36,6 +36,7 @@ use servers::{
     http::Http,
     smtp::{Smtp, Ways},
 };
+use sha2::{Digest, Sha256};
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
 
@@ -531,6 +532,68 @@ async fn daily_digest_sends_one_email_about_all_files() {
     // On a day without a file there is none.
     let verdict = fire(&world, Kind::Schedule, None).await;
     assert!(verdict.effects.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invoices_go_to_their_sender_and_month_and_one_email_tells_of_them() {
+    let world = installed_with("invoices", |config| {
+        put(&config, "at(\"18:30\", \"Europe/Zurich\")", "0 0 1 1 *")
+    });
+    let mails = Smtp::start(Ways::default());
+    fs::write(world.there.path().join("m2y.ini"), smtp(mails.address)).unwrap();
+    let server = Local::serve(&world.there).await;
+    refused(
+        deliver(&world, &server, "virus.pdf", b"MZ").await,
+        "only invoices as PDF",
+    );
+    let sent = deliver(&world, &server, "seven.pdf", b"%PDF one")
+        .await
+        .unwrap();
+    deliver(&world, &server, "eight.pdf", b"%PDF eight")
+        .await
+        .unwrap();
+    let day: Vec<&str> = sent.datetime.split(['-', '_']).collect();
+    let month = world
+        .photo()
+        .join(format!("zhenqiang/{}-{}", day[2], day[1]));
+    assert_eq!(common::names(&month, ".pdf"), ["eight.pdf", "seven.pdf"]);
+    assert_eq!(common::names(&month, ".meta"), ["eight.meta", "seven.meta"]);
+    fire(&world, Kind::Schedule, None).await;
+    until("an e-mail", || !mails.arrived().is_empty()).await;
+    let text = String::from_utf8_lossy(&mails.arrived()[0].data).into_owned();
+    assert!(text.contains("2 invoices have come"), "{text}");
+    assert!(
+        text.contains("zhenqiang: 2 invoices, 18 bytes\r\n"),
+        "{text}"
+    );
+    let verdict = fire(&world, Kind::Schedule, None).await;
+    assert!(verdict.effects.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allow_list_of_ten_thousand_lines_takes_what_is_on_it_and_ten_files_a_day() {
+    let world = installed("allowList");
+    let mut list: Vec<String> = (0..10_000_u32)
+        .map(|n| hex::encode(Sha256::digest(n.to_le_bytes())))
+        .collect();
+    list.push(hex::encode(Sha256::digest(b"allowed")));
+    fs::write(world.photo().join("allowed.txt"), list.join("\n")).unwrap();
+    let server = Local::serve(&world.there).await;
+    deliver(&world, &server, "a", b"allowed").await.unwrap();
+    refused(
+        deliver(&world, &server, "b", b"not allowed").await,
+        "not on the list",
+    );
+    for n in 0..8_u32 {
+        deliver(&world, &server, &format!("c{n}"), &n.to_le_bytes())
+            .await
+            .unwrap();
+    }
+    refused(
+        deliver(&world, &server, "d", b"allowed").await,
+        "at most 10 files a day",
+    );
+    assert_eq!(world.arrived(".data").len(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -819,6 +819,107 @@ const REACHING: &[(&str, &str, &str)] = &[
         "1024 lines",
     ),
     (
+        "request to a host that is not listed",
+        "http.get(`http://127.0.0.1:22/`);",
+        "requests may not go to",
+    ),
+    (
+        "request to the cloud's own address",
+        "http.get(`http://169.254.169.254/latest/meta-data`);",
+        "requests may not go to",
+    ),
+    (
+        "request to a file",
+        "http.get(`file:///etc/passwd`);",
+        "must begin with https",
+    ),
+    (
+        "request with a password",
+        "http.get(`http://a:b@example.org/`);",
+        "no user name",
+    ),
+    (
+        "request with a line break",
+        "http.get(\"http://example.org/\\r\\nX: y\");",
+        "requests may not go to|URL",
+    ),
+    (
+        "request with a header that ends it",
+        "http.get(`http://example.org/`, #{ \"x\": \"a\\r\\nHost: b\" });",
+        "cannot be a header",
+    ),
+    (
+        "request with its own length",
+        "http.post(`http://example.org/`, \"x\", #{ \"Content-Length\": \"1000\" });",
+        "cannot be a header",
+    ),
+    (
+        "request with many headers",
+        "let h = #{}; for n in 0..40 { h[`x${n}`] = \"y\"; } http.get(`http://example.org/`, h);",
+        "16 headers",
+    ),
+    (
+        "request with a header of numbers",
+        "http.get(`http://example.org/`, #{ x: 1 });",
+        "map of texts",
+    ),
+    (
+        "requests without an end",
+        "loop { try { http.get(`http://example.org/`); } catch { } }",
+        "operations|stopped",
+    ),
+    (
+        "post of a function",
+        "http.post(`http://example.org/`, Fn(\"x\"));",
+        "http.post",
+    ),
+    (
+        "post of something large",
+        "let a = []; for n in 0..20 { let t = \"\"; t.pad(4000, 'x'); a.push(t); } http.post(`http://example.org/`, a);",
+        "large|bytes|Length|Size",
+    ),
+    (
+        "url that is long",
+        "let u = \"http://example.org/\"; loop { u += u; http.get(u); }",
+        "Length of string|requests may not go to",
+    ),
+    (
+        "days of a sender without an end",
+        "sender.count(9_223_372_036_854_775_807);",
+        "1 to 366",
+    ),
+    ("days of a sender below one", "sender.bytes(0);", "1 to 366"),
+    (
+        "sender asked without an end",
+        "loop { sender.count(366); sender.first_seen; }",
+        "operations|stopped",
+    ),
+    (
+        "digest of a key",
+        "hash.sha256(`../../privateKey/roland-frei.data`);",
+        "plain names",
+    ),
+    (
+        "digests without an end",
+        "folder.write(\"x.txt\", \"a\"); loop { hash.sha256(\"x.txt\"); }",
+        "operations|stopped",
+    ),
+    (
+        "tag on a file of one's own",
+        "folder.write(\"x.txt\", \"a\"); folder.set_tag(\"x.txt\", \"a\", 1);",
+        "only files that a contact sent",
+    ),
+    (
+        "tag on the config",
+        "folder.set_tag(\"m2y.config\", \"a\", 1);",
+        "only files that a contact sent",
+    ),
+    (
+        "tag on a path out of the folder",
+        "folder.set_tag(\"../x/y.data\", \"a\", 1);",
+        "plain names",
+    ),
+    (
         "names in a circle",
         "folder.write(\"t\", \"1\"); quarantine(\"x\", #{ tell: 1 });",
         "only tell",

@@ -232,9 +232,10 @@ const SETTINGS_TEMPLATE: &str = "\
 # Certificates (PEM) of an authority of your own, trusted beside the system's.
 # ca_file = ca.pem
 # deadline = 30s
-# Where notify.webhook() may post: nowhere, unless it is set. A host without a port has
-# 80 and 443; *.example.net is every host below example.net, but not itself. allow and
-# ca_file are examples.
+# Where notify.webhook() may post, and which servers http.get() and http.post() may ask:
+# none, unless it is set. A host without a port has 80 and 443; *.example.net is every host
+# below example.net, but not itself. An address that is not public, like 10.0.0.7, has to be
+# listed itself for http, whatever name leads to it. allow and ca_file are examples.
 [webhook]
 # allow = hooks.example.org, intranet:8080, *.example.net
 # ca_file = ca.pem

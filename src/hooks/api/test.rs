@@ -60,7 +60,7 @@ sent("zhenqiang", 1_000, 3);
     Function::new(
         "test",
         "has(name)",
-        "Whether there is such a file in the made-up folder; has(\"archive/a.txt\") looks into another one. Only tests of hooks have it.",
+        "Whether there is such a file in the made-up folder; has(\"archive/a.txt\") looks into a directory of it, or into a different folder of that name. Only tests of hooks have it.",
         r#"
 file("a.txt", "abc");
 assert(has("a.txt"));
@@ -70,7 +70,7 @@ assert(!has("b.txt"));
     Function::new(
         "test",
         "text(name)",
-        "The text of a file in the made-up folder, of at most 1 MiB; text(\"archive/a.txt\") looks into another one. Only tests of hooks have it.",
+        "The text of a file in the made-up folder, of at most 1 MiB; text(\"archive/a.txt\") looks into a directory of it, or into a different folder of that name. Only tests of hooks have it.",
         r#"
 file("a.txt", "abc");
 assert_eq(text("a.txt"), "abc");

@@ -274,16 +274,19 @@ impl Sandbox {
         Meta::from_file(value.to_string().as_bytes()).map_err(|e| wrong(&e))
     }
 
-    /// Where a file of the folder is, or `FOLDER/NAME` of another one.
-    fn place(&self, call: &str, name: &str) -> Made<PathBuf> {
-        let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {name:?} {why}"));
-        let (folder, file) = match name.split_once('/') {
-            Some((folder, file)) => (folder, file),
-            None => (FOLDER, name),
+    /// Where a file of the folder is, at a path in it, or at `FOLDER/PATH` of another folder.
+    fn place(&self, call: &str, path: &str) -> Made<PathBuf> {
+        let user = self.folder.user().path();
+        let other = path.split_once('/').map(|(folder, _)| user.join(folder));
+        let mut place = match other {
+            Some(other) if other.join(CONFIG).is_file() => user.to_owned(),
+            _ => user.join(FOLDER),
         };
-        let folder = Name::folder(folder).map_err(|e| wrong(&e))?;
-        file::check_name(file).map_err(|e| wrong(&e))?;
-        Ok(self.folder.user().path().join(folder.as_str()).join(file))
+        for name in path.split('/') {
+            file::check_name(name).map_err(|e| fail(format!("{call}: {path:?} {e}")))?;
+            place.push(name);
+        }
+        Ok(place)
     }
 
     pub(super) fn write(&self, call: &str, name: &str, bytes: &[u8]) -> Made<()> {

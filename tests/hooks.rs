@@ -668,7 +668,7 @@ const REACHING: &[(&str, &str, &str)] = &[
     (
         "JSON nested deeply",
         "let s = \"\"; s.pad(200, '['); json.parse(s);",
-        "no JSON|levels",
+        "not JSON|levels",
     ),
     (
         "JSON of 17 levels",
@@ -685,7 +685,7 @@ const REACHING: &[(&str, &str, &str)] = &[
         "let s = `{`; for i in 0..300 { s += `\"${i}\":1,`; } json.parse(s + `\"x\":1}`);",
         "256 fields",
     ),
-    ("JSON that is none", "json.parse(\"{]\");", "no JSON"),
+    ("JSON that is none", "json.parse(\"{]\");", "not JSON"),
     (
         "value that holds itself",
         "let a = [1]; for i in 0..40 { a = [a]; } json.to_json(a);",
@@ -797,6 +797,11 @@ const REACHING: &[(&str, &str, &str)] = &[
         "lines in an endless loop",
         "folder.write(\"x.txt\", \"a\\nb\\n\"); loop { for line in folder.lines(\"x.txt\") { } }",
         "operations|stopped",
+    ),
+    (
+        "files that stay open without an end",
+        "folder.write(\"x.txt\", \"a\"); let all = []; loop { all.push(folder.lines(\"x.txt\")); }",
+        "16 files at the same time",
     ),
     (
         "line that is looked for without an end",

@@ -140,7 +140,7 @@ impl Hooks {
         });
         let scripts: HashMap<_, _> = compiled.collect();
         Pinned {
-            hashes: scripts.values().any(|script| script.mentions("sha256")),
+            hashes: scripts.values().any(|script| script.hashes),
             scripts: Arc::new(scripts),
         }
     }

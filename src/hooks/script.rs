@@ -85,6 +85,8 @@ pub struct Part {
 pub struct Compiled {
     texts: Vec<Text>,
     ast: AST,
+    /// Whether it asks for the SHA-256 of files.
+    pub(super) hashes: bool,
 }
 
 /// A text that was compiled, for messages.
@@ -263,7 +265,11 @@ impl Host {
                 functions,
             });
         }
-        Ok(Arc::new(Compiled { texts, ast: whole }))
+        Ok(Arc::new(Compiled {
+            hashes: texts.iter().any(|text| text.text.contains("sha256")),
+            texts,
+            ast: whole,
+        }))
     }
 }
 

@@ -128,8 +128,9 @@ fn print(function: &Function) {
 fn definitions(subject: &str, functions: &[&Function]) -> String {
     let mut text = "module static;\n".to_owned();
     let kind = capitalised(subject);
-    // The names that `folder.list` gives are no value in scope.
-    if functions.iter().any(|f| f.signature.contains('.')) && subject != "names" {
+    // What a function returns is not a value in scope.
+    let is_returned = matches!(subject, "names" | "answer");
+    if functions.iter().any(|f| f.signature.contains('.')) && !is_returned {
         text += &format!("\nlet {subject}: {kind};\n");
     }
     for function in functions {
@@ -150,9 +151,13 @@ fn definitions(subject: &str, functions: &[&Function]) -> String {
 
 fn declaration(subject: &str, kind: &str, signature: &str) -> String {
     let Some((head, arguments)) = signature.split_once('(') else {
-        return match signature.contains('=') {
-            true => format!("fn index set({subject}: {kind}, key: ?, value: ?);"),
-            false => format!("fn index get({subject}: {kind}, key: ?) -> ?;"),
+        let property = signature.split_once('.').map(|(_, name)| name);
+        return match property.filter(|name| *name != "field") {
+            _ if signature.contains('=') => {
+                format!("fn index set({subject}: {kind}, key: ?, value: ?);")
+            }
+            Some(name) => format!("fn get {name}({subject}: {kind}) -> ?;"),
+            None => format!("fn index get({subject}: {kind}, key: ?) -> ?;"),
         };
     };
     let arguments = arguments.trim_end_matches(')');

@@ -38,7 +38,7 @@ use crate::{
 };
 
 pub(super) use functions::FUNCTIONS;
-use lines::Lines;
+use lines::{Lines, OpenFiles};
 use rules::{
     NO_DIRECTORY, cannot, changeable, ending_of, new_name, path_of, read_all, refuse, stem_of,
     whole,
@@ -65,6 +65,7 @@ pub struct Handle {
     /// Where the `.meta` of the file that the event is about lies on the disk, and what scripts
     /// make of it.
     own: Option<(Place, meta::Handle)>,
+    open: OpenFiles,
 }
 
 /// A file that goes somewhere: its name, and the one that it will have.
@@ -82,6 +83,7 @@ impl Handle {
         drop(transaction);
         Self {
             own: place.zip(own.cloned()),
+            open: OpenFiles::default(),
             folder: event.folder.clone(),
             config: event.config.clone(),
             actions: actions.clone(),
@@ -287,12 +289,12 @@ impl Handle {
 
     fn lines(&mut self, name: &str) -> Made<Lines> {
         let contents = self.open("folder.lines()", name)?;
-        Ok(Lines::new(&shown(name), contents))
+        Lines::new(&shown(name), contents, &self.open)
     }
 
     fn contains_line(&mut self, name: &str, text: &str) -> Made<bool> {
         let contents = self.open("folder.contains_line()", name)?;
-        Lines::new(&shown(name), contents).contain(text)
+        Lines::new(&shown(name), contents, &self.open)?.contain(text)
     }
 
     fn write(&mut self, name: &str, text: &str) -> Made<()> {

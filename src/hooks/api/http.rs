@@ -7,7 +7,7 @@ use rhai::{Dynamic, Engine, Map};
 
 use super::{
     actions::Actions,
-    folder::lines::Lines,
+    folder::lines::{Lines, OpenFiles},
     function::{Function, Made, fail},
     json,
     value::from_dynamic,
@@ -160,8 +160,9 @@ impl Answer {
         }
     }
 
-    fn lines(&mut self) -> Lines {
-        Lines::new("the answer", Box::new(Text(self.body.clone())))
+    fn lines(&mut self) -> Made<Lines> {
+        let text = Box::new(Text(self.body.clone()));
+        Lines::new("the answer", text, &OpenFiles::default())
     }
 
     fn json(&mut self, pointer: &str) -> Made<Dynamic> {

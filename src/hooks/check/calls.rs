@@ -188,6 +188,13 @@ fn methods() -> BTreeMap<&'static str, BTreeSet<(String, usize)>> {
     methods
 }
 
+/// Whether a value in scope has a field of that name.
+fn has_field(subject: &str, field: &str) -> bool {
+    let of = api::functions().filter(|function| function.subject == subject);
+    let mut fields = of.filter_map(|function| function.signature.split_once('.'));
+    fields.any(|(_, name)| name == field)
+}
+
 /// What is wrong with a field or function of a value in scope, and where it stands.
 fn member(
     subject: &str,
@@ -210,6 +217,7 @@ fn member(
                     let all = EVENT.join(", ");
                     Some(format!("event has no field {field}, only {all}{hint}"))
                 }
+                (_, Some(_)) if has_field(subject, field) => None,
                 (_, Some(of)) => {
                     let names: Vec<String> = of
                         .iter()

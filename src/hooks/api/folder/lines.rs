@@ -1,6 +1,12 @@
 //! The lines of a file of any length, one after the other.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use rhai::{Engine, EvalAltResult};
 
@@ -16,12 +22,48 @@ use crate::{
 /// Bytes that are read at a time; between two of them the script can be stopped.
 const BUFFER: usize = 65_536;
 
+/// Files that the scripts of one run may go through at the same time: each is one that the
+/// process has open.
+const MAX_OPEN: usize = 16;
+
+/// How many files a script has open. Copies of it are the same number.
+#[derive(Clone, Default)]
+pub struct OpenFiles(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+struct Opened {
+    contents: Box<dyn Contents>,
+    of: OpenFiles,
+}
+
+impl OpenFiles {
+    fn add(&self, contents: Box<dyn Contents>) -> Made<Opened> {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        let opened = Opened {
+            contents,
+            of: self.clone(),
+        };
+        match before < MAX_OPEN {
+            true => Ok(opened),
+            false => Err(fail(format!(
+                "folder.lines(): a script can go through {MAX_OPEN} files at the same time"
+            ))),
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The lines of a file, for a `for` loop. Copies of it begin at the same line and go their own
 /// ways.
 #[derive(Clone)]
 pub struct Lines {
     name: Arc<str>,
-    contents: Arc<dyn Contents>,
+    opened: Arc<Opened>,
     /// Where the next bytes are read.
     offset: u64,
     /// Bytes that were read and not looked at, from `at` on.
@@ -32,15 +74,15 @@ pub struct Lines {
 
 impl Lines {
     /// The lines of what was opened.
-    pub fn new(name: &str, contents: Box<dyn Contents>) -> Self {
-        Self {
+    pub fn new(name: &str, contents: Box<dyn Contents>, open: &OpenFiles) -> Made<Self> {
+        Ok(Self {
             name: name.into(),
-            contents: contents.into(),
+            opened: Arc::new(open.add(contents)?),
             offset: 0,
             buffer: Vec::new(),
             at: 0,
             is_over: false,
-        }
+        })
     }
 
     /// More bytes behind those that were not looked at; whether there were any.
@@ -50,7 +92,7 @@ impl Lines {
         let len = self.buffer.len();
         self.buffer.resize(len + BUFFER, 0);
         let room = self.buffer.get_mut(len..).unwrap_or_default();
-        let read = self.contents.read_at(room, self.offset)?;
+        let read = self.opened.contents.read_at(room, self.offset)?;
         self.buffer.truncate(len + read);
         self.offset = self.offset.saturating_add(read as u64);
         Ok(read > 0)

@@ -15,7 +15,6 @@ mod common;
 use std::{
     fs,
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 

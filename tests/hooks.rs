@@ -13,7 +13,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 

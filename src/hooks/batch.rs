@@ -434,9 +434,22 @@ impl Hooks {
         }
         let _own = self.self_changes.program(&event.folder);
         let ended = self.executables.run(program, event).await;
-        // What it did to files that scripts before it looked at is no reason to begin again.
-        let transaction = firing.transaction.clone();
-        let _ = task::spawn_blocking(move || transaction.refresh()).await;
+        let (transaction, digests) = (firing.transaction.clone(), self.digests.clone());
+        let file = event.file.clone();
+        let folder = event.folder.name().clone();
+        let looking = task::spawn_blocking(move || {
+            // What it did to files that scripts before it looked at is no reason to begin again.
+            let _ = transaction.refresh();
+            let file = file.and_then(|file| {
+                let files = &mut transaction.lock().files;
+                files.identity(&folder, &file).ok()?
+            });
+            // It may have written so soon that the time of the last change is the same.
+            if let Some(identity) = file {
+                digests.remove(&identity);
+            }
+        });
+        let _ = looking.await;
         let meta = ended?;
         firing.on_disk.clone_from(&meta);
         Ok(Ran::accepted(meta))

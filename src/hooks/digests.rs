@@ -40,6 +40,16 @@ impl Digests {
         known.digests.get(&key(of)?).copied()
     }
 
+    /// Forgets the digest of a file.
+    pub fn remove(&self, of: &Identity) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = key(of)
+            && known.digests.remove(&key).is_some()
+        {
+            known.order.retain(|other| *other != key);
+        }
+    }
+
     /// Remembers the digest of a file.
     pub fn insert(&self, of: &Identity, digest: [u8; LEN]) {
         let Some(key) = key(of) else {

@@ -282,19 +282,15 @@ fn texts(call: &str, headers: &Map) -> Made<Vec<(String, String)>> {
             "{call}: a request may have {MAX_HEADERS} headers"
         )));
     }
-    let text = |(name, value): (&_, &Dynamic)| {
-        let name: &str = name;
+    let text = |(name, value): (&rhai::Identifier, &Dynamic)| {
         let value = value.clone().into_string().map_err(|_| {
             fail(format!(
                 "{call}: the headers must be a map of texts, and {name} is not one"
             ))
         })?;
-        Ok((name.to_owned(), value))
+        Ok((name.to_string(), value))
     };
-    headers
-        .iter()
-        .map(|(name, value)| text((&name.as_str().to_owned(), value)))
-        .collect()
+    headers.iter().map(text).collect()
 }
 
 pub(super) fn register(engine: &mut Engine) {

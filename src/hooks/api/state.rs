@@ -83,8 +83,17 @@ type Values = BTreeMap<String, Value>;
 #[derive(Default)]
 pub struct MemoryState {
     values: Mutex<BTreeMap<(String, String), Values>>,
-    /// User, folder, contact, the time in milliseconds and the bytes of each file.
-    sent: Mutex<Vec<(String, String, String, u64, u64)>>,
+    sent: Mutex<Vec<Came>>,
+}
+
+/// A file that came into a folder.
+struct Came {
+    user: Name,
+    folder: Name,
+    from: String,
+    /// In milliseconds since 1970.
+    at: u64,
+    bytes: u64,
 }
 
 impl MemoryState {
@@ -95,15 +104,14 @@ impl MemoryState {
 
     /// A file of a contact came into a folder at a time in milliseconds since 1970.
     pub fn came(&self, folder: &Folder, from: &str, bytes: u64, at: u64) {
-        let (user, folder) = (folder.user().name(), folder.name());
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.push((
-            user.to_string(),
-            folder.to_string(),
-            from.to_owned(),
+        sent.push(Came {
+            user: folder.user().name().clone(),
+            folder: folder.name().clone(),
+            from: from.to_owned(),
             at,
             bytes,
-        ));
+        });
     }
 }
 
@@ -157,14 +165,13 @@ impl State for MemoryState {
     ) -> Result<Sent, StateError> {
         let mut sum = Sent::default();
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        for (of, there, from, at, bytes) in &*sent {
-            if of != user.as_str() || there != folder.as_str() || from != sender {
-                continue;
-            }
-            sum.first = Some(sum.first.map_or(*at, |first| first.min(*at)));
-            if day(*at) >= from_day {
+        let of_sender =
+            |came: &&Came| came.user == *user && came.folder == *folder && came.from == sender;
+        for came in sent.iter().filter(of_sender) {
+            sum.first = Some(sum.first.map_or(came.at, |first| first.min(came.at)));
+            if day(came.at) >= from_day {
                 sum.files += 1;
-                sum.bytes = sum.bytes.saturating_add(*bytes);
+                sum.bytes = sum.bytes.saturating_add(came.bytes);
             }
         }
         Ok(sum)

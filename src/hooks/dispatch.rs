@@ -64,9 +64,8 @@ use effect::Courier;
 use last_run::LastRuns;
 use lease::{Lease, Leases};
 use plan::Plan;
-pub use rebuild::BEFORE;
-use rebuild::{Gone, key_of, rebuild, undecided};
-pub use rebuild::{asked_of, task_of, task_of_received};
+pub use rebuild::{BEFORE, Gone, asked_of, rebuild, task_of, task_of_received};
+use rebuild::{key_of, undecided};
 use retry::{Attempt, give_up};
 
 /// Tasks that are tried again at the same time; hooks have fewer slots.

@@ -16,11 +16,11 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{M2Y, Process, World, said};
-use m2y::root::Root;
+use m2y::{journal, root::Root};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -141,19 +141,35 @@ fn listing(root: &Root) -> Vec<(PathBuf, u32)> {
     all
 }
 
-/// What the journal says through the commands that read it.
-fn journal(root: &Root) -> String {
-    let commands: [&[&str]; 2] = [&["events", "list"], &["hook", "list"]];
-    let told = commands.map(|command| {
-        let output = Command::new(M2Y)
-            .args(command)
-            .args(["--json", "--root"])
-            .arg(root.path())
-            .output()
-            .unwrap();
-        said(&output)
-    });
-    told.concat()
+/// Every file of a root that a running server has at rest.
+fn files(root: &Root) -> Vec<(PathBuf, u32)> {
+    let mut all = listing(root);
+    all.retain(|(path, _)| !path.to_string_lossy().contains("/journal.sqlite"));
+    all
+}
+
+/// Every row of the journal, but when scripts ran last: a server writes that later.
+fn journal(root: &Root) -> Vec<String> {
+    let db = journal::look(root).unwrap().unwrap();
+    let tables: Vec<String> = db
+        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'last_run'")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(tables.contains(&"transfer".to_owned()), "{tables:?}");
+    let mut rows = Vec::new();
+    for table in tables {
+        let mut all = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let columns = all.column_count();
+        let mut found = all.query([]).unwrap();
+        while let Some(row) = found.next().unwrap() {
+            let cells = (0..columns).map(|at| format!("{:?}", row.get_ref(at).unwrap()));
+            rows.push(format!("{table} {}", cells.collect::<Vec<_>>().join(" ")));
+        }
+    }
+    rows
 }
 
 fn texts(value: &Value) -> Vec<&str> {
@@ -187,7 +203,7 @@ fn the_last_three_events_are_run_dry_beside_a_server_and_after_it_and_nothing_ch
     let (watch, first) = Watch::json(&world.there);
     assert_eq!(first["status"], "ok", "{first}");
     save_by_rename(&world.photo().join("r.rhai"), DEEDS);
-    let before = (listing(&world.there), journal(&world.there));
+    let before = (files(&world.there), journal(&world.there));
     let round = watch.round_where(has_deeds);
     let titles = round["events"].as_array().unwrap().iter();
     let titles: Vec<_> = titles
@@ -213,7 +229,7 @@ fn the_last_three_events_are_run_dry_beside_a_server_and_after_it_and_nothing_ch
         let later = texts(&received["effects"]);
         assert_eq!(later, ["notify.email(\"a@example.org\", \"s\", \"t\")"]);
     }
-    assert_eq!((listing(&world.there), journal(&world.there)), before);
+    assert_eq!((files(&world.there), journal(&world.there)), before);
 
     assert_eq!(server.stop(), Some(0));
     let before = listing(&world.there);
@@ -242,7 +258,7 @@ fn scripts_find_a_file_under_its_arrival_name_after_a_hook_renamed_or_moved_it()
     }
     assert!(world.photo().join("a.jpg").exists());
     assert!(world.receiver.path().join("archive/b.jpg").exists());
-    let (_watch, round) = Watch::json(&world.there);
+    let (watch, round) = Watch::json(&world.there);
     for (at, name) in ["b", "a"].into_iter().enumerate() {
         let event = &round["events"][at];
         let (asked, received) = (&event["runs"][0], &event["runs"][1]);
@@ -256,13 +272,14 @@ fn scripts_find_a_file_under_its_arrival_name_after_a_hook_renamed_or_moved_it()
         assert!(deeds[0].ends_with(&format!(".data\", \"{name}.jpg\")")));
     }
     // At OnMeta it has not come yet.
-    let script = "if !folder.list().is_empty() { throw `${folder.list().len()} files`; }";
+    let script = "let there = folder.list(\"*.jpg\");\n\
+        if folder.exists(event.data_file) || there.len() > 0 { throw `${there.len()} files`; }";
     world.script("m.rhai", script);
     fs::remove_file(world.receiver.path().join("archive/b.jpg")).unwrap();
     fs::remove_file(world.receiver.path().join("archive/b.meta")).unwrap();
     let config = "[OnMeta]\nm.rhai\n[OnReceived]\nr.rhai\n";
     fs::write(world.photo().join("m2y.config"), config).unwrap();
-    let round = _watch.round_where(|round| !round["events"][0]["note"].is_null());
+    let round = watch.round_where(|round| !round["events"][0]["note"].is_null());
     assert_eq!(
         round["events"][1]["runs"][0]["status"], "accepted",
         "{round}"
@@ -287,18 +304,26 @@ fn what_was_refused_and_what_was_given_up_are_among_the_last_events() {
     let output = send(&world, &server, "bad");
     assert_eq!(output.status.code(), Some(10), "{}", said(&output));
     fs::write(world.photo().join("x.txt"), "x").unwrap();
-    while !journal(&world.there).contains("given up") {
+    let is_given_up = || {
+        let db = journal::look(&world.there).unwrap().unwrap();
+        let waiting = journal::latest_events(&db, (common::ROLAND, "photo"), 10).unwrap();
+        waiting.iter().any(|entry| entry.dead)
+    };
+    let begun = Instant::now();
+    while !is_given_up() {
+        assert!(begun.elapsed() < PATIENCE);
         thread::yield_now();
     }
     let (watch, round) = Watch::json(&world.there);
     let (new, bad) = (&round["events"][0], &round["events"][1]);
+    assert_eq!(round["events"].as_array().unwrap().len(), 2, "{round}");
     assert_eq!(
-        new["title"], "OnNew x.txt, given up after 1 attempts",
+        new["title"], "OnNew x.txt, given up after 1 attempt",
         "{round}"
     );
     assert_eq!(new["runs"][0]["status"], "failed");
     let error = new["runs"][0]["runs"][0]["error"].as_str().unwrap();
-    assert!(error.starts_with("n.rhai:1:27: "), "{error}");
+    assert!(error.starts_with("n.rhai:1:28: "), "{error}");
     assert_eq!(bad["title"], "bad from zhenqiang");
     assert_eq!(bad["runs"][0]["words"], "bad name");
     assert_eq!(bad["runs"].as_array().unwrap().len(), 1);
@@ -344,9 +369,10 @@ fn a_save_in_place_or_by_rename_shows_every_error_with_line_and_column() {
 #[test]
 fn a_person_reads_the_time_the_errors_the_tests_that_fail_and_what_would_be_done() {
     let world = World::new("[OnMeta]\nm.rhai\n");
-    world.script("m.rhai", "meta.album = \"sea\";");
+    world.script("m.rhai", "");
     let server = Process::serve(&world.there);
     sent(&world, &server, "a");
+    world.script("m.rhai", "meta.album = \"sea\";");
     let watch = Watch::start(&world.there, &[]);
     let lines = watch.up_to("    meta.album");
     assert_eq!(lines[0], "");

@@ -127,7 +127,7 @@ pub fn recent(
     }
     if found.recent.len() < limit && !config.scripts(Kind::New.section()).is_empty() {
         let left = limit - found.recent.len();
-        found.recent.extend(finder.new_files(left)?);
+        found.recent.extend(finder.new_files(&found.files, left)?);
     }
     Ok(found.recent)
 }
@@ -137,6 +137,8 @@ struct Found {
     recent: Vec<Recent>,
     /// The transfers among them.
     known: Vec<delivered::Key>,
+    /// The files of which an event waits.
+    files: Vec<String>,
 }
 
 struct Finder<'a> {
@@ -161,7 +163,9 @@ impl Finder<'_> {
             .iter()
             .map(|key| EventId::from(key).to_string())
             .collect();
+        let mut files = Vec::new();
         for entry in journal::latest_events(db, names, limit)? {
+            files.extend(entry.task.file.clone());
             // The OnReceived of such a transfer runs with its OnMeta.
             let runs_already =
                 entry.task.kind == Kind::Received.section() && ids.contains(&entry.task.id);
@@ -169,15 +173,21 @@ impl Finder<'_> {
                 recent.push(self.waiting(&entry));
             }
         }
-        Ok(Found { recent, known })
+        Ok(Found {
+            recent,
+            known,
+            files,
+        })
     }
 
     /// An event that waits in the journal.
     fn waiting(&self, entry: &Entry) -> Recent {
         let file = entry.task.file.as_deref().unwrap_or_default();
         let state = match (entry.dead, entry.attempts) {
+            (true, 1) => "given up after 1 attempt".to_owned(),
             (true, tries) => format!("given up after {tries} attempts"),
             (false, 0) => "waits".to_owned(),
+            (false, 1) => "waits after 1 attempt".to_owned(),
             (false, tries) => format!("waits after {tries} attempts"),
         };
         let mut recent = Recent {
@@ -197,8 +207,8 @@ impl Finder<'_> {
         recent
     }
 
-    /// The newest files that nobody sent.
-    fn new_files(&self, limit: usize) -> Result<Vec<Recent>, RecentError> {
+    /// The newest files that nobody sent, but those of which an event waits.
+    fn new_files(&self, waiting: &[String], limit: usize) -> Result<Vec<Recent>, RecentError> {
         let files = Files::new(self.folder, self.stores);
         let Ok(names) = files.names("") else {
             return Ok(Vec::new());
@@ -210,6 +220,7 @@ impl Finder<'_> {
         let mut found: Vec<(i64, String)> = names
             .filter_map(Result::ok)
             .filter(|name| counts(name) && tools.binary_search(name).is_err())
+            .filter(|name| !waiting.contains(name))
             .filter(|name| {
                 let stem = name
                     .rsplit_once('.')

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{M2Y, World};
+use common::{M2Y, Process, World};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -97,17 +97,29 @@ fn the_last_three_lines_are_in_the_error_of_a_program_that_fails_is_killed_or_ha
         let ran = Ran::new("warn", &format!("{said}{end}"));
         let wanted = format!("{what}; it said: line 2 | line 3 | line 4");
         assert_eq!(ran.error(), wanted);
-        assert!(
-            ran.log.contains(&wanted) || ran.log.is_empty(),
-            "{}",
-            ran.log
-        );
     }
     let ran = Ran::new("warn", "exit 3");
     assert_eq!(
         ran.error(),
         "hook.sh: ended with exit code 3; it wrote nothing"
     );
+}
+
+#[test]
+fn the_log_of_a_server_has_the_last_lines_of_a_program_that_fails() {
+    let world = World::new("[OnMeta]\nhook.sh\n");
+    world.script("hook.sh", "#!/bin/sh\necho the disk is full\nexit 1\n");
+    let log = world.dir.path().join("log");
+    let server = Process::serve_with_log(&world.there, &log);
+    let output = world.send(&server.address, "photo", &world.file("a", b"x"));
+    assert_eq!(output.status.code(), Some(5), "{}", common::said(&output));
+    assert_eq!(server.stop(), Some(0));
+    let log = fs::read_to_string(&log).unwrap();
+    let line =
+        "roland-frei/photo [OnMeta] hook.sh: ended with exit code 1; it said: the disk is full";
+    assert!(log.contains(line), "{log}");
+    // Nothing of it is for the sender.
+    assert!(!common::said(&output).contains("disk"));
 }
 
 #[test]

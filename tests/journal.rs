@@ -185,7 +185,10 @@ fn objects(output: &Output) -> Vec<m2y::json::Map<String, m2y::json::Value>> {
 #[test]
 fn what_was_given_up_is_listed_shown_tried_again_and_dropped_beside_a_running_server() {
     let world = World::new(CONFIG);
-    world.script("hook.sh", "#!/bin/sh\necho the disk is full >&2\nexit 1\n");
+    world.script(
+        "hook.sh",
+        "#!/bin/sh\n(echo one; echo two; echo three; echo the disk is full) >&2\nexit 1\n",
+    );
     let ini = "[hooks]\nexecutables = all\nretry_delay = 10ms\nretry_limit = 2\n";
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
     let server = Process::serve(&world.there);
@@ -212,7 +215,7 @@ fn what_was_given_up_is_listed_shown_tried_again_and_dropped_beside_a_running_se
     assert_eq!(listed[0]["attempts"], 2);
     let error = listed[0]["error"].as_str().unwrap();
     assert!(
-        error.contains("exit code 1; it said: the disk is full"),
+        error.contains("exit code 1; it said: two | three | the disk is full"),
         "{error}"
     );
     let numbers: Vec<_> = listed.iter().map(|e| e["number"].to_string()).collect();

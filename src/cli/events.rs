@@ -243,7 +243,7 @@ fn table(rows: &[[String; 7]]) -> Vec<String> {
 }
 
 /// A moment in UTC, from milliseconds since 1970.
-fn moment(millis: u64) -> String {
+pub(super) fn moment(millis: u64) -> String {
     let millis = i64::try_from(millis).unwrap_or(i64::MAX);
     match Timestamp::from_millisecond(millis) {
         Ok(moment) => moment.strftime("%Y-%m-%d %H:%M:%S").to_string(),

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{Write, stderr, stdout},
+    io::{self, IsTerminal, Write, stderr, stdout},
     path::Path,
     time::Duration,
 };
@@ -16,6 +16,20 @@ use crate::{
 /// Prints one line. A reader that went away ends nothing: the work is what counts.
 pub fn line(text: impl fmt::Display) {
     let _ = writeln!(stdout().lock(), "{text}");
+}
+
+/// Prints lines of a command that does nothing else. Fails if nobody reads them.
+pub fn lines(lines: &[String]) -> io::Result<()> {
+    let mut stdout = stdout().lock();
+    for line in lines {
+        writeln!(stdout, "{line}")?;
+    }
+    stdout.flush()
+}
+
+/// Whether standard output is a terminal on which colours are wanted.
+pub fn has_colours() -> bool {
+    stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Prints a line for people beside a document on standard output.

@@ -128,13 +128,15 @@ async fn metrics_at(wanted: &str) -> Result<(metrics::Port, String), Error> {
     Ok((port, address))
 }
 
-struct Signals {
+/// Ctrl-C and SIGTERM.
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Error> {
+    /// Waits for them from now on; they end the program no more.
+    pub(super) fn new() -> Result<Self, Error> {
         let on = |kind| {
             signal(kind)
                 .map_err(|e| Error::new(Code::Failed, format!("cannot wait for signals: {e}")))
@@ -145,7 +147,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    /// Returns at the next one.
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -60,8 +60,7 @@ use effect::Courier;
 use last_run::LastRuns;
 use lease::{Lease, Leases};
 use plan::Plan;
-pub use rebuild::BEFORE;
-pub use rebuild::{asked_of, task_of, task_of_received};
+pub use rebuild::{BEFORE, Gone, asked_of, rebuild, task_of, task_of_received};
 use rebuild::{key_of, undecided};
 
 /// Fires events, and sees to it that their hooks run.

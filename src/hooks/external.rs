@@ -5,6 +5,10 @@
 //! input, and a process group of its own, which is killed at the deadline and when
 //! the program has ended. Then the `.meta` is read again. A program that makes a session
 //! of its own (`setsid`) leaves that group, and what it leaves running so stays.
+//!
+//! What it writes is in the log at debug; where it fails, its last lines are in the error.
+
+mod output;
 
 use std::{
     io,
@@ -15,21 +19,17 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+use self::output::Output;
 use super::report::HookError;
 use crate::{
-    error::printable,
     event::{Event, Subject},
     meta::{self, Meta},
     root::file,
 };
-
-/// The end of a program's output that is kept for the log, in bytes.
-const KEPT_OUTPUT: usize = 2_048;
 
 /// The time to read what a program left, where it has used up its own.
 const SHORT: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ impl Host {
             })?;
         let group = Group::of(&child);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let mut said = Tail::default();
+        let mut said = Output::new(event, &script);
         let status = {
             let output = said.read(stdout, stderr);
             tokio::pin!(output);
@@ -89,6 +89,7 @@ impl Host {
             }
             status
         };
+        let said = said.last_lines();
         let status = match status {
             Ok(status) => status.map_err(|source| HookError::Start {
                 script: script.clone(),
@@ -99,6 +100,7 @@ impl Host {
                 return Err(HookError::Hung {
                     script,
                     deadline: self.deadline,
+                    said,
                 });
             }
         };
@@ -110,6 +112,7 @@ impl Host {
                 Some(read.unwrap_or(Err(HookError::Hung {
                     script: script.clone(),
                     deadline: self.deadline,
+                    said: said.clone(),
                 }))?)
             }
             None => None,
@@ -120,7 +123,7 @@ impl Host {
             return Err(HookError::Exit {
                 script,
                 status: describe(status),
-                said: printable(&String::from_utf8_lossy(&said.0), 400),
+                said,
             });
         }
         Ok(meta)
@@ -241,44 +244,5 @@ impl Drop for Group {
             // It may be gone already.
             let _ = kill_process_group(group, Signal::KILL);
         }
-    }
-}
-
-/// The last bytes of what a program wrote.
-#[derive(Default)]
-struct Tail(Vec<u8>);
-
-impl Tail {
-    async fn read(
-        &mut self,
-        stdout: Option<impl AsyncRead + Unpin>,
-        stderr: Option<impl AsyncRead + Unpin>,
-    ) {
-        let (mut stdout, mut stderr) = (stdout, stderr);
-        let (mut a, mut b) = ([0; 4_096], [0; 4_096]);
-        while stdout.is_some() || stderr.is_some() {
-            tokio::select! {
-                read = next(&mut stdout, &mut a) => self.keep(&a, read, &mut stdout),
-                read = next(&mut stderr, &mut b) => self.keep(&b, read, &mut stderr),
-            }
-        }
-    }
-
-    fn keep<R>(&mut self, buffer: &[u8], read: io::Result<usize>, from: &mut Option<R>) {
-        match read {
-            Ok(n) if n > 0 => {
-                self.0.extend(buffer.iter().take(n));
-                let over = self.0.len().saturating_sub(KEPT_OUTPUT);
-                self.0.drain(..over);
-            }
-            _ => *from = None,
-        }
-    }
-}
-
-async fn next(from: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> io::Result<usize> {
-    match from {
-        Some(from) => from.read(buffer).await,
-        None => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use super::{
     pinned::Pinned,
     report::HookError,
     script::Ran,
-    transaction::{Changes, Transaction},
+    transaction::{Changes, Transaction, files::Place},
 };
 use crate::{
     error::printable,
@@ -122,6 +122,18 @@ pub struct ToFire {
     /// By what the journal knows it, if it does: then who fires it sees to it that what is
     /// decided takes effect where that can wait for others.
     pub record: Option<Arc<Record>>,
+    /// Files that the scripts find at other places than the disk has them. Only for events
+    /// that happened before, and of which nothing is done.
+    pub displaced: Vec<Displaced>,
+}
+
+/// A file that was somewhere else when an event happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Displaced {
+    /// Where it is on the disk.
+    pub now: Place,
+    /// Where it was; `None` if it had not come yet.
+    pub then: Option<Place>,
 }
 
 impl ToFire {
@@ -132,6 +144,7 @@ impl ToFire {
             event,
             pinned,
             record: None,
+            displaced: Vec::new(),
         }
     }
 }
@@ -143,14 +156,19 @@ impl Firing {
             scripts,
             pinned,
             record,
+            displaced,
         } = to_fire;
         let has_program = scripts.iter().any(|script| is_program(script));
         let subject = event.subject.as_ref().filter(|_| has_program);
+        let transaction = Transaction::new(event.folder.user(), stores);
+        for file in displaced {
+            transaction.displace(file);
+        }
         let mut firing = Self {
             place,
             on_disk: subject.map(|subject| subject.meta.clone()),
             record,
-            transaction: Transaction::new(event.folder.user(), stores),
+            transaction,
             origin: Origin {
                 folder: event.folder.clone(),
                 file: event.file.clone(),

@@ -23,6 +23,7 @@ pub mod lookup;
 pub mod notes;
 mod pinned;
 pub mod received;
+pub mod recent;
 pub mod redo;
 pub mod report;
 pub mod schedule;
@@ -56,10 +57,10 @@ pub use call::Limits;
 use decide::{Decide, Unrecorded};
 use digests::Digests;
 pub use firing::Heard;
-use firing::ToFire;
+use firing::{Displaced, ToFire};
 use inbox::Inboxes;
 use lookup::{Hook, find};
-use notes::Mode;
+use notes::{Mode, Notes};
 pub use pinned::Pinned;
 use redo::Changer;
 use self_changes::SelfChanges;
@@ -188,6 +189,21 @@ impl Hooks {
     pub async fn fire_as(&self, event: Event, pinned: &Pinned, mode: &Mode) -> Verdict {
         let to_fire = ToFire::all(event, pinned.clone());
         self.fire_batch(vec![to_fire], mode).only().await
+    }
+
+    /// Runs the scripts of an event that happened before, and does nothing of what they ask for.
+    /// They find the files at the places that these had then.
+    async fn rehearse(&self, event: Event, displaced: Vec<Displaced>, notes: &Notes) -> Verdict {
+        let mode = Mode {
+            live: false,
+            programs: false,
+            notes: Some(notes.clone()),
+        };
+        let to_fire = ToFire {
+            displaced,
+            ..ToFire::all(event, Pinned::default())
+        };
+        self.fire_batch(vec![to_fire], &mode).only().await
     }
 
     /// Runs the scripts of many events of one user, in one hand-over to a thread where they

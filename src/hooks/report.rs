@@ -60,12 +60,14 @@ pub enum HookError {
         deadline: Duration,
     },
     /// A program took longer than it may.
-    #[error("{script}: killed after {deadline:?}, with all that it had started")]
+    #[error("{script}: killed after {deadline:?}, with all that it had started{}", last_words(.said))]
     Hung {
         /// Its name in m2y.config.
         script: String,
         /// The time that it had.
         deadline: Duration,
+        /// The last lines of its output, printable; empty if it wrote nothing.
+        said: String,
     },
     /// The program cannot be started.
     #[error(
@@ -78,13 +80,13 @@ pub enum HookError {
         source: io::Error,
     },
     /// The program ended with an error.
-    #[error("{script}: ended with {status}; it said: {said}")]
+    #[error("{script}: ended with {status}{}", last_words(.said))]
     Exit {
         /// Its name in m2y.config.
         script: String,
         /// How it ended.
         status: String,
-        /// The end of its output.
+        /// The last lines of its output, printable; empty if it wrote nothing.
         said: String,
     },
     /// A script came to its end with a value that looks like a decision.
@@ -148,6 +150,14 @@ pub enum HookError {
     /// A function of the host panicked; the process goes on.
     #[error("the host failed inside a function that the script called: please report it")]
     Panic,
+}
+
+/// The last lines of a program's output, behind what became of it.
+fn last_words(said: &str) -> String {
+    match said {
+        "" => "; it wrote nothing".to_owned(),
+        said => format!("; it said: {said}"),
+    }
 }
 
 impl HookError {

@@ -134,10 +134,8 @@ async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line
         asked: None,
     };
     let to_fire = ToFire {
-        event,
         scripts: line.scripts.clone(),
-        pinned: Pinned::default(),
-        record: None,
+        ..ToFire::all(event, Pinned::default())
     };
     dispatcher.fire_only(to_fire).await;
 }

@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::change::Change;
+use super::{change::Change, firing::Displaced};
 use crate::{
     event::Effect,
     journal::script_state::Edits,
@@ -78,6 +78,16 @@ impl Transaction {
         requests.rewind();
         again.lock().requests = requests;
         again
+    }
+
+    /// Lets the scripts find a file where it was when their event happened. Where another one
+    /// is there now, they find that.
+    pub(super) fn displace(&self, file: Displaced) {
+        let files = &mut self.lock().files;
+        let _ = match file.then {
+            Some(then) => files.rename(file.now, then),
+            None => files.remove(&file.now.0, &file.now.1),
+        };
     }
 
     /// What was asked for so far.

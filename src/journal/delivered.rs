@@ -233,6 +233,32 @@ pub fn open(db: &Connection) -> rusqlite::Result<Vec<Transfer>> {
     .collect()
 }
 
+/// The last transfers of the root among which those of a folder are looked for.
+const LOOKED_THROUGH: u32 = 100_000;
+
+/// The last transfers to a folder of a user, newest first, each with the time of its end in
+/// milliseconds since 1970. What came before the last 100,000 of the whole root is left out.
+pub fn latest(
+    db: &Connection,
+    (user, folder): (&str, &str),
+    limit: u32,
+) -> rusqlite::Result<Vec<(u64, Transfer)>> {
+    db.prepare(
+        "SELECT * FROM transfer WHERE user = :user AND folder = :folder
+         AND seq > (SELECT max(seq) FROM transfer) - :most ORDER BY seq DESC LIMIT :limit",
+    )?
+    .query_map(
+        named_params! {
+            ":user": user, ":folder": folder, ":most": LOOKED_THROUGH, ":limit": limit,
+        },
+        |row| {
+            let created: i64 = row.get("created")?;
+            Ok((created.max(0).unsigned_abs(), transfer(row)?))
+        },
+    )?
+    .collect()
+}
+
 /// Writes a transfer down, in place of what was known of it.
 pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
     let Transfer { key, .. } = transfer;

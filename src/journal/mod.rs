@@ -36,7 +36,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Notify, oneshot};
 
 pub use self::task::{
-    Entry, Task, counts, due, fail, find, insert, is_waited_for, list, next_due, remove,
+    Entry, Task, counts, due, fail, find, insert, is_waited_for, latest_events, list, next_due,
+    remove,
 };
 pub use self::withheld::Withheld;
 use self::{withheld::WithheldFiles, writer::Write};

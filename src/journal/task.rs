@@ -190,6 +190,23 @@ pub fn list(db: &Connection, user: Option<&str>, limit: u32) -> rusqlite::Result
         .collect()
 }
 
+/// The last events of a folder of a user that wait or were given up, newest first.
+pub fn latest_events(
+    db: &Connection,
+    (user, folder): (&str, &str),
+    limit: u32,
+) -> rusqlite::Result<Vec<Entry>> {
+    db.prepare(
+        "SELECT * FROM task WHERE user = :user AND folder = :folder AND part = 0
+         ORDER BY seq DESC LIMIT :limit",
+    )?
+    .query_map(
+        named_params! { ":user": user, ":folder": folder, ":limit": limit },
+        entry,
+    )?
+    .collect()
+}
+
 /// How many tasks are still to be done, with the transfers that stand for one, and how many
 /// were given up.
 pub fn counts(db: &Connection) -> rusqlite::Result<(u64, u64)> {

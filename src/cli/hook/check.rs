@@ -5,6 +5,7 @@ use crate::{
     cli::{Failure, output},
     error::{Code, Error, printable},
     hooks::check::{Checker, Finding},
+    json::Value,
 };
 
 /// Find what is wrong with hooks before they run
@@ -33,21 +34,20 @@ impl Check {
             checker.folder(&root, &folder, &settings.executables);
         }
         for finding in &checker.findings {
-            print(finding, json);
+            match json {
+                true => output::object(&facts(finding)),
+                false => lines(finding).iter().for_each(output::line),
+            }
         }
-        let found = checker.findings.iter().filter(|f| !f.note).count();
-        let files = checker.files;
+        let found = errors(&checker);
         if json {
             output::object(&[
                 ("status", "summary".into()),
-                ("files", files.into()),
+                ("files", checker.files.into()),
                 ("found", found.into()),
             ]);
         } else {
-            let result = if found == 0 { "ok" } else { "FAILED" };
-            output::line(format_args!(
-                "check result: {result}. {files} files; {found} found"
-            ));
+            output::line(summary(&checker));
         }
         match found {
             0 => Ok(()),
@@ -65,23 +65,39 @@ impl Check {
     }
 }
 
-fn print(finding: &Finding, json: bool) {
-    let kind = if finding.note { "note" } else { "error" };
-    if json {
-        output::object(&[
-            ("status", kind.into()),
-            ("file", finding.file.as_str().into()),
-            ("line", finding.line.into()),
-            ("column", finding.column.into()),
-            ("message", finding.message.as_str().into()),
-        ]);
-        return;
-    }
-    let mut lines = finding.shown.lines();
-    let first = printable(lines.next().unwrap_or_default(), 1_000);
+/// How much of what was found is wrong, and not only worth a thought.
+pub(super) fn errors(checker: &Checker) -> usize {
+    checker.findings.iter().filter(|f| !f.note).count()
+}
+
+/// The last line, for people.
+pub(super) fn summary(checker: &Checker) -> String {
+    let (files, found) = (checker.files, errors(checker));
+    let result = if found == 0 { "ok" } else { "FAILED" };
+    format!("check result: {result}. {files} files; {found} found")
+}
+
+fn kind(finding: &Finding) -> &'static str {
+    if finding.note { "note" } else { "error" }
+}
+
+/// A finding for programs.
+pub(super) fn facts(finding: &Finding) -> [(&'static str, Value); 5] {
+    [
+        ("status", kind(finding).into()),
+        ("file", finding.file.as_str().into()),
+        ("line", finding.line.into()),
+        ("column", finding.column.into()),
+        ("message", finding.message.as_str().into()),
+    ]
+}
+
+/// A finding for people.
+pub(super) fn lines(finding: &Finding) -> Vec<String> {
+    let mut shown = finding.shown.lines();
+    let first = printable(shown.next().unwrap_or_default(), 1_000);
     let colon = if finding.line == 0 { ": " } else { ":" };
-    output::line(format_args!("{kind}: {}{colon}{first}", finding.file));
-    for line in lines {
-        output::line(printable(line, 1_000));
-    }
+    let mut lines = vec![format!("{}: {}{colon}{first}", kind(finding), finding.file)];
+    lines.extend(shown.map(|line| printable(line, 1_000)));
+    lines
 }

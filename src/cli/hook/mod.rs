@@ -2,8 +2,10 @@ mod api;
 mod check;
 mod list;
 mod new;
+mod report;
 mod run;
 mod test;
+mod watch;
 
 use clap::{Args, Subcommand};
 
@@ -21,6 +23,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Hook {
     Test(test::Test),
+    Watch(watch::Watch),
     Run(run::Run),
     Check(check::Check),
     List(list::List),
@@ -43,6 +46,7 @@ impl Hook {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         match self {
             Self::Test(test) => test.run(json).await,
+            Self::Watch(watch) => watch.run(json).await,
             Self::Run(run) => run.run(json).await,
             Self::Check(check) => check.run(json),
             Self::List(list) => list.run(json),

@@ -2,21 +2,20 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use super::{RootArg, told};
+use super::{RootArg, report::Report, told};
 use crate::{
     cli::{Failure, folder_name, output, read_file, user_name},
     delivery::Client,
     error::{Code, Error, printable},
-    event::{Asked, Event, EventId, Kind, Outcome, Subject, Verdict},
+    event::{Asked, Event, EventId, Kind, Outcome, Subject},
     hooks::{
         Hooks, Pinned,
         dispatch::Dispatcher,
-        notes::{Mode, Notes, Written},
+        notes::{Mode, Notes},
         script_state::ReadOnlyState,
         services::Services,
         web::OnRuntime,
     },
-    json::{Map, Value},
     meta::Meta,
     root::meta_file,
     root::{file, folder::Folder},
@@ -99,15 +98,12 @@ impl Run {
             let hooks = Hooks::new(&root, &settings, &services);
             hooks.fire_as(event, &Pinned::default(), &mode).await
         };
-        let report = Report {
-            changed: changed(before.as_ref(), verdict.meta.as_ref()),
-            written: notes.take(),
-            live: self.live,
-            verdict,
-        };
-        match json {
-            true => report.object(),
-            false => report.print(),
+        let report = Report::new(before.as_ref(), verdict, notes.take(), self.live);
+        if json {
+            output::object(&report.facts(usize::MAX));
+        } else {
+            report.lines(usize::MAX).iter().for_each(output::line);
+            output::line(report.verdict.outcome.words().0);
         }
         let (word, words) = report.verdict.outcome.words();
         let event = self.event;
@@ -197,106 +193,4 @@ fn known(folder: &Folder, name: &str) -> Option<Subject> {
         meta: meta_file::of_stem(folder.dir(), stem)?,
         stem: stem.to_owned(),
     })
-}
-
-/// The fields that hooks may write and that differ; null for one that is gone.
-fn changed(before: Option<&Meta>, after: Option<&Meta>) -> Map<String, Value> {
-    let fields = |meta: Option<&Meta>| {
-        let mut fields = meta.map(|meta| meta.extra.clone()).unwrap_or_default();
-        let error = meta.map(|meta| meta.error.as_str()).unwrap_or_default();
-        fields.insert("error".to_owned(), error.into());
-        fields
-    };
-    let (before, after) = (fields(before), fields(after));
-    let mut changed = Map::new();
-    for field in before.keys().chain(after.keys()) {
-        if before.get(field) != after.get(field) {
-            let value = after.get(field).cloned().unwrap_or(Value::Null);
-            changed.insert(field.clone(), value);
-        }
-    }
-    changed
-}
-
-struct Report {
-    verdict: Verdict,
-    changed: Map<String, Value>,
-    written: Written,
-    live: bool,
-}
-
-impl Report {
-    /// What is done after the verdict: nothing, where hooks object.
-    fn effects(&self) -> Vec<String> {
-        if self.verdict.outcome.objection().is_some() {
-            return Vec::new();
-        }
-        let effects = self.verdict.effects.iter();
-        effects.map(ToString::to_string).collect()
-    }
-
-    fn print(&self) {
-        for line in &self.written.log {
-            output::line(printable(line, 1_000));
-        }
-        for run in &self.verdict.runs {
-            let (word, words) = run.outcome.words();
-            let why = run.error.as_deref().unwrap_or(words);
-            let took = run.took.as_secs_f64() * 1_000.0;
-            let script = printable(&run.script, 80);
-            output::line(format_args!("{script}: {word} in {took:.1} ms"));
-            for line in why.lines() {
-                output::line(format_args!("    {}", printable(line, 1_000)));
-            }
-        }
-        if self.verdict.runs.is_empty() {
-            output::line("no script runs at this event");
-        }
-        for (field, value) in &self.changed {
-            let value = printable(&value.to_string(), 1_000);
-            output::line(format_args!("meta.{field} = {value}"));
-        }
-        for deed in &self.written.spared {
-            output::line(format_args!("would do {}", printable(deed, 1_000)));
-        }
-        let queued = if self.live {
-            "in the journal"
-        } else {
-            "would do"
-        };
-        for effect in self.effects() {
-            output::line(format_args!("{queued} {}", printable(&effect, 1_000)));
-        }
-        output::line(self.verdict.outcome.words().0);
-    }
-
-    fn object(&self) {
-        let (word, words) = self.verdict.outcome.words();
-        let texts = |lines: &[String]| -> Value {
-            lines
-                .iter()
-                .map(|line| Value::from(line.as_str()))
-                .collect()
-        };
-        let runs = self.verdict.runs.iter().map(|run| {
-            let mut object = Map::new();
-            let (word, words) = run.outcome.words();
-            object.insert("script".to_owned(), run.script.as_str().into());
-            object.insert("verdict".to_owned(), word.into());
-            object.insert("words".to_owned(), words.into());
-            object.insert("error".to_owned(), run.error.clone().into());
-            object.insert("seconds".to_owned(), run.took.as_secs_f64().into());
-            Value::Object(object)
-        });
-        output::object(&[
-            ("status", word.into()),
-            ("words", words.into()),
-            ("live", self.live.into()),
-            ("runs", runs.collect()),
-            ("changed", Value::Object(self.changed.clone())),
-            ("log", texts(&self.written.log)),
-            ("spared", texts(&self.written.spared)),
-            ("effects", texts(&self.effects())),
-        ]);
-    }
 }

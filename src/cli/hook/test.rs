@@ -53,10 +53,20 @@ pub struct Test {
     dirs: Vec<PathBuf>,
 }
 
+/// How many tests passed, and how many did not.
 #[derive(Default)]
-struct Count {
-    passed: usize,
-    failed: usize,
+pub(super) struct Count {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+}
+
+impl Count {
+    pub(super) fn add(&mut self, report: &Report) {
+        match report.failed() {
+            false => self.passed += 1,
+            true => self.failed += 1,
+        }
+    }
 }
 
 impl Test {
@@ -68,7 +78,13 @@ impl Test {
             let tester = Tester::new(runtime);
             let mut count = Count::default();
             for suite in &suites {
-                test_suite(&tester, suite, &mut count, json)?;
+                test_suite(&tester, suite, &mut |report| {
+                    count.add(&report);
+                    match json {
+                        true => output::object(&report.facts()),
+                        false => report.lines().iter().for_each(output::line),
+                    }
+                })?;
             }
             Ok::<_, Error>(count)
         };
@@ -111,8 +127,7 @@ impl Test {
             return self.dirs.iter().map(suite).collect();
         }
         let root = self.root.open()?;
-        let scripts = root.path().join("scripts");
-        let shared = scripts.is_dir().then_some(scripts);
+        let shared = shared(&root);
         let mut suites = Vec::new();
         if let (Some(dir), true) = (&shared, self.only.is_everywhere()) {
             suites.push(Suite {
@@ -132,7 +147,12 @@ impl Test {
     }
 }
 
-fn test_suite(tester: &Tester, suite: &Suite, count: &mut Count, json: bool) -> Result<(), Error> {
+/// Runs the tests of a suite, and tells of each when it has ended. It waits for its hooks.
+pub(super) fn test_suite(
+    tester: &Tester,
+    suite: &Suite,
+    tell: &mut dyn FnMut(Report),
+) -> Result<(), Error> {
     let files = suite
         .files()
         .map_err(|e| Error::io("read", &suite.dir, &e))?;
@@ -141,13 +161,12 @@ fn test_suite(tester: &Tester, suite: &Suite, count: &mut Count, json: bool) -> 
         let file = match tester.compile(suite, &name) {
             Ok(file) => file,
             Err(error) => {
-                let report = Report {
-                    file: &shown,
-                    test: "",
+                tell(Report {
+                    file: shown,
+                    test: String::new(),
                     took: Duration::ZERO,
-                    failure: Some((&error, None)),
-                };
-                report.tell(count, json);
+                    failure: Some((error, None)),
+                });
                 continue;
             }
         };
@@ -156,75 +175,79 @@ fn test_suite(tester: &Tester, suite: &Suite, count: &mut Count, json: bool) -> 
                 let sentence = format!("cannot make a root for the test {shown}: {test}: {e}");
                 Error::new(Code::Failed, sentence)
             })?;
-            let failure = tested.failure.as_ref();
-            let failure = failure.map(|error| (error, tested.note.as_deref()));
-            let report = Report {
-                file: &shown,
-                test,
+            let note = tested.note;
+            tell(Report {
+                file: shown.clone(),
+                test: test.clone(),
                 took: tested.took,
-                failure,
-            };
-            report.tell(count, json);
+                failure: tested.failure.map(|error| (error, note)),
+            });
         }
     }
     Ok(())
 }
 
 /// How one test ended; one without a name is a file that does not compile.
-struct Report<'a> {
-    file: &'a str,
-    test: &'a str,
+pub(super) struct Report {
+    file: String,
+    test: String,
     took: Duration,
     /// What failed, and the event of the last hook that ran.
-    failure: Option<(&'a HookError, Option<&'a str>)>,
+    failure: Option<(HookError, Option<String>)>,
 }
 
-impl Report<'_> {
-    /// Counts it and tells a person, or a program, of it.
-    fn tell(self, count: &mut Count, json: bool) {
-        let Self {
-            file,
-            test,
-            took,
-            failure,
-        } = self;
-        match failure {
-            None => count.passed += 1,
-            Some(_) => count.failed += 1,
-        }
-        let outcome = if failure.is_none() { "ok" } else { "failed" };
-        if json {
-            let mut fields = vec![
-                ("status", Value::from(outcome)),
-                ("file", file.into()),
-                ("test", test.into()),
-                ("seconds", took.as_secs_f64().into()),
-            ];
-            if let Some((error, note)) = failure {
-                fields.push(("error", error.to_string().into()));
-                if let HookError::Script(place) = error {
-                    let (_, message, line, column) = place.parts();
-                    fields.push(("message", message.into()));
-                    fields.push(("line", line.into()));
-                    fields.push(("column", column.into()));
-                }
-                fields.push(("last_event", note.into()));
-            }
-            output::object(&fields);
-            return;
-        }
-        let word = if failure.is_none() { "ok" } else { "FAILED" };
-        let test = if test.is_empty() { "(compiled)" } else { test };
-        output::line(format_args!("test {file}: {test} ... {word}"));
-        if let Some((error, note)) = failure {
-            let note = note.map(|note| format!("the last event was {note}"));
-            for line in [Some(error.to_string()), note].iter().flatten() {
-                for line in line.lines() {
-                    output::line(format_args!("    {}", printable(line, 1_000)));
-                }
-            }
-        }
+impl Report {
+    pub(super) fn failed(&self) -> bool {
+        self.failure.is_some()
     }
+
+    /// For programs.
+    pub(super) fn facts(&self) -> Vec<(&'static str, Value)> {
+        let outcome = if self.failed() { "failed" } else { "ok" };
+        let mut fields = vec![
+            ("status", Value::from(outcome)),
+            ("file", self.file.as_str().into()),
+            ("test", self.test.as_str().into()),
+            ("seconds", self.took.as_secs_f64().into()),
+        ];
+        if let Some((error, note)) = &self.failure {
+            fields.push(("error", error.to_string().into()));
+            if let HookError::Script(place) = error {
+                let (_, message, line, column) = place.parts();
+                fields.push(("message", message.into()));
+                fields.push(("line", line.into()));
+                fields.push(("column", column.into()));
+            }
+            fields.push(("last_event", note.clone().into()));
+        }
+        fields
+    }
+
+    /// For people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let word = if self.failed() { "FAILED" } else { "ok" };
+        let test = match self.test.as_str() {
+            "" => "(compiled)",
+            test => test,
+        };
+        let mut lines = vec![format!("test {}: {test} ... {word}", self.file)];
+        if let Some((error, note)) = &self.failure {
+            let note = note
+                .as_ref()
+                .map(|note| format!("the last event was {note}"));
+            for text in [Some(error.to_string()), note].iter().flatten() {
+                let text = text.lines().map(|line| printable(line, 1_000));
+                lines.extend(text.map(|line| format!("    {line}")));
+            }
+        }
+        lines
+    }
+}
+
+/// The scripts for all folders of a root, where there are any.
+pub(super) fn shared(root: &Root) -> Option<PathBuf> {
+    let scripts = root.path().join("scripts");
+    scripts.is_dir().then_some(scripts)
 }
 
 fn close(count: &Count, took: Duration, json: bool) {
@@ -240,9 +263,13 @@ fn close(count: &Count, took: Duration, json: bool) {
         ]);
         return;
     }
+    output::line(summary(count, took));
+}
+
+/// The last line, for people.
+pub(super) fn summary(count: &Count, took: Duration) -> String {
+    let Count { passed, failed } = *count;
     let word = if failed == 0 { "ok" } else { "FAILED" };
-    output::line(format_args!(
-        "test result: {word}. {passed} passed; {failed} failed; finished in {:.2}s",
-        took.as_secs_f64()
-    ));
+    let took = took.as_secs_f64();
+    format!("test result: {word}. {passed} passed; {failed} failed; finished in {took:.2}s")
 }

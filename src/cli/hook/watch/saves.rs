@@ -1,0 +1,201 @@
+//! When a script or an m2y.config was saved.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{cli::output, root::folder::CONFIG};
+
+/// A save has ended when nothing more is heard for so long: editors take several steps.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// So long at most, where something is saved all the time.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it looks whether the directories are still the same ones.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Tells of saves in directories, which may come and go.
+pub struct Saves {
+    dirs: Vec<PathBuf>,
+    /// `None` where the system cannot tell; then it looks for itself.
+    watcher: Option<RecommendedWatcher>,
+    heard: Arc<Notify>,
+    /// The directories that are watched, by what makes each the same one.
+    watched: BTreeMap<PathBuf, Identity>,
+    seen: Snapshot,
+}
+
+type Identity = (u64, u64);
+
+impl Saves {
+    /// From now on.
+    pub fn new(dirs: Vec<PathBuf>) -> Self {
+        let heard = Arc::new(Notify::new());
+        let watcher = notify::recommended_watcher({
+            let (heard, dirs) = (heard.clone(), dirs.clone());
+            move |event: notify::Result<Event>| {
+                // An error may stand for any event.
+                if event.map_or(true, |event| matters(&event, &dirs)) {
+                    heard.notify_one();
+                }
+            }
+        });
+        let mut saves = Self {
+            dirs,
+            watcher: watcher.map_err(|e| tell(&e)).ok(),
+            heard,
+            watched: BTreeMap::new(),
+            seen: Snapshot::default(),
+        };
+        // In this order: what is saved in between is told.
+        saves.follow();
+        saves.seen = Snapshot::of(&saves.dirs);
+        saves
+    }
+
+    /// Waits until something was saved, or a directory went or came.
+    pub async fn next(&mut self) {
+        loop {
+            let heard = tokio::select! {
+                () = self.heard.notified() => true,
+                () = sleep(LOOK) => false,
+            };
+            let moved = self.follow();
+            if heard || moved {
+                self.rest().await;
+                self.follow();
+            } else if self.watcher.is_some() {
+                // Nothing was told, so nothing was saved.
+                continue;
+            }
+            let now = Snapshot::of(&self.dirs);
+            if now != self.seen {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+
+    /// Waits until nothing more is heard.
+    async fn rest(&self) {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let until = Instant::now() + QUIET;
+            let heard = timeout_at(until, self.heard.notified()).await.is_ok();
+            if !heard || until > patience {
+                return;
+            }
+        }
+    }
+
+    /// Watches the directories that are there now; returns whether they are other ones.
+    fn follow(&mut self) -> bool {
+        let mut moved = false;
+        for dir in &self.dirs {
+            let now = identity(dir);
+            if self.watched.get(dir) == now.as_ref() {
+                continue;
+            }
+            moved = true;
+            let Some(watcher) = &mut self.watcher else {
+                continue;
+            };
+            if self.watched.remove(dir).is_some() {
+                // One that is gone is not watched any more anyway.
+                let _ = watcher.unwatch(dir);
+            }
+            let Some(now) = now else {
+                continue;
+            };
+            match watcher.watch(dir, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(dir.clone(), now);
+                }
+                // It may just have gone; then the next look tells.
+                Err(_) if identity(dir).is_none() => {}
+                Err(error) => {
+                    tell(&error);
+                    self.watcher = None;
+                }
+            }
+        }
+        moved
+    }
+}
+
+fn tell(error: &notify::Error) {
+    output::aside(format_args!(
+        "m2y: cannot be told of saves ({error}): looking every second instead"
+    ));
+}
+
+fn identity(dir: &Path) -> Option<Identity> {
+    let about = fs::metadata(dir).ok()?;
+    about.is_dir().then(|| (about.dev(), about.ino()))
+}
+
+/// Whether an event may be about a save. Reading, which this program does too, is none.
+fn matters(event: &Event, dirs: &[PathBuf]) -> bool {
+    let changes = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => false,
+        _ => true,
+    };
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(is_watched) || dirs.contains(path)
+    };
+    event.need_rescan() || (changes && event.paths.iter().any(is_ours))
+}
+
+fn is_watched(name: &str) -> bool {
+    name == CONFIG || name.ends_with(".rhai")
+}
+
+/// The files that matter, as they were at one moment.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Snapshot {
+    dirs: Vec<Option<Identity>>,
+    files: BTreeMap<PathBuf, Print>,
+}
+
+/// Number, length, and when it was written last, in seconds and nanoseconds.
+type Print = (u64, u64, i64, i64);
+
+impl Snapshot {
+    fn of(dirs: &[PathBuf]) -> Self {
+        let mut files = BTreeMap::new();
+        for dir in dirs {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            for entry in entries {
+                if !entry.file_name().to_str().is_some_and(is_watched) {
+                    continue;
+                }
+                let path = entry.path();
+                if let Ok(about) = fs::metadata(&path) {
+                    let written = (about.mtime(), about.mtime_nsec());
+                    files.insert(path, (about.ino(), about.size(), written.0, written.1));
+                }
+            }
+        }
+        Self {
+            dirs: dirs.iter().map(|dir| identity(dir)).collect(),
+            files,
+        }
+    }
+}

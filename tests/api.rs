@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{OPEN, ROLAND, World, ZHENQIANG};
+use common::{OPEN, ROLAND, World, ZHENQIANG, samples};
 use m2y::{
     event::{Effect, Event, EventId, Kind, Subject},
     hooks::{
@@ -81,7 +81,8 @@ impl Desk {
         world.folder("archive", OPEN);
         let at = world.photo();
         fs::write(at.join("abc.txt"), "abc").unwrap();
-        fs::write(at.join("myfoto.jpg"), b"\xff\xd8\xff\xe0").unwrap();
+        fs::write(at.join("myfoto.jpg"), samples::photo()).unwrap();
+        fs::write(at.join("papers.zip"), samples::papers()).unwrap();
         let mine = common::document(ROLAND, ZHENQIANG, "photo");
         fs::write(at.join("myfoto.meta"), mine.to_file()).unwrap();
         fs::write(at.join(format!("{STEM}.data")), "what was sent").unwrap();
@@ -276,6 +277,9 @@ const NAMED: &[&str] = &[
     "folder.starts_with(NAME, [1])",
     "folder.read(NAME)",
     "folder.write(NAME, \"x\")",
+    "file.kind(NAME)",
+    "file.image(NAME)",
+    "file.zip(NAME)",
     "hash.sha256(NAME)",
     "hash.crc32(NAME)",
     "send(#{to: \"zhenqiang\", folder: \"photo\", file: NAME})",

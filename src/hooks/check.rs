@@ -46,12 +46,12 @@ pub struct Finding {
 }
 
 /// What every hook has in scope, and what a test has.
-const HOOK_SCOPE: [&str; 14] = [
-    "meta", "config", "folder", "hash", "notify", "state", "text", "csv", "json", "time", "log",
-    "event", "user", "this",
+const HOOK_SCOPE: [&str; 15] = [
+    "meta", "config", "file", "folder", "hash", "notify", "state", "text", "csv", "json", "time",
+    "log", "event", "user", "this",
 ];
-const TEST_SCOPE: [&str; 8] = [
-    "folder", "hash", "state", "text", "csv", "json", "time", "log",
+const TEST_SCOPE: [&str; 9] = [
+    "file", "folder", "hash", "state", "text", "csv", "json", "time", "log",
 ];
 
 /// Finds what is wrong in the folders of a root.

@@ -12,9 +12,8 @@ use crate::{
 /// Show what a script can call, with examples
 ///
 /// By subject, which is also the name of the value that its functions are called on:
-/// config, csv, meta, decision, folder, names, hash, json, log, notify, send, state, text,
-/// time; and
-/// for tests of hooks assert and test.
+/// config, csv, meta, decision, file, entries, folder, names, hash, json, log, notify, send,
+/// state, text, time; and for tests of hooks assert and test.
 #[derive(Debug, Args)]
 pub struct Api {
     /// Only this subject, or this function: `folder`, `folder.rename`, `reject`
@@ -128,8 +127,10 @@ fn print(function: &Function) {
 fn definitions(subject: &str, functions: &[&Function]) -> String {
     let mut text = "module static;\n".to_owned();
     let kind = capitalised(subject);
-    // The names that `folder.list` gives are no value in scope.
-    if functions.iter().any(|f| f.signature.contains('.')) && subject != "names" {
+    // What `folder.list` and `file.zip` give is no value in scope.
+    if functions.iter().any(|f| f.signature.contains('.'))
+        && !["names", "entries"].contains(&subject)
+    {
         text += &format!("\nlet {subject}: {kind};\n");
     }
     for function in functions {

@@ -5,6 +5,7 @@ pub mod assert;
 pub mod config;
 pub mod csv;
 pub mod decision;
+pub mod file;
 pub mod folder;
 pub mod function;
 pub mod hash;
@@ -44,6 +45,7 @@ pub fn functions() -> impl Iterator<Item = &'static Function> {
         csv::FUNCTIONS,
         meta::FUNCTIONS,
         decision::FUNCTIONS,
+        file::FUNCTIONS,
         folder::FUNCTIONS,
         names::FUNCTIONS,
         hash::FUNCTIONS,
@@ -68,6 +70,7 @@ pub fn register(engine: &mut Engine) {
     config::register(engine);
     csv::register(engine);
     decision::register(engine);
+    file::register(engine);
     folder::register(engine);
     hash::register(engine);
     json::register(engine);
@@ -86,6 +89,7 @@ pub fn register(engine: &mut Engine) {
 pub struct Handles {
     meta: Option<meta::Handle>,
     config: config::Handle,
+    file: file::Handle,
     folder: folder::Handle,
     hash: hash::Handle,
     notify: notify::Handle,
@@ -126,6 +130,7 @@ impl Handles {
         Self {
             meta: event.subject.as_ref().map(|s| meta::Handle::new(&s.meta)),
             config: config::Handle::new(&event.config),
+            file: file::Handle::new(&folder),
             hash: hash::Handle::new(&folder),
             send: send::Handle::new(&folder, actions),
             state: state::Handle::new(&event.folder, actions, state),
@@ -150,6 +155,7 @@ impl Handles {
         scope
             .push("config", self.config.clone())
             .push("folder", self.folder.clone())
+            .push("file", self.file.clone())
             .push("hash", self.hash.clone())
             .push("notify", self.notify.clone())
             .push("state", self.state.clone())
@@ -166,6 +172,7 @@ impl Handles {
     pub(super) fn enter_test(&self, scope: &mut Scope<'_>) {
         scope
             .push("folder", self.folder.clone())
+            .push("file", self.file.clone())
             .push("hash", self.hash.clone())
             .push("state", self.state.clone())
             .push("text", text::Handle)

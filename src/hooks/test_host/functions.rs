@@ -139,8 +139,8 @@ mod tests {
     use super::*;
     use crate::hooks::{
         api::{
-            assert, config, csv, folder, functions, hash, json, log, meta, names, notify, state,
-            text, time,
+            assert, config, csv, file, folder, functions, hash, json, log, meta, names, notify,
+            state, text, time,
         },
         engine,
     };
@@ -188,6 +188,8 @@ mod tests {
         register(&mut engine, &Stage::default());
         let subjects = [
             (TypeId::of::<config::Handle>(), "config"),
+            (TypeId::of::<file::Handle>(), "file"),
+            (TypeId::of::<file::Entries>(), "entries"),
             (TypeId::of::<folder::Handle>(), "folder"),
             (TypeId::of::<hash::Handle>(), "hash"),
             (TypeId::of::<log::Log>(), "log"),

@@ -1,0 +1,81 @@
+//! What can be told of a picture without decoding it.
+
+use imagesize::ImageType;
+use rhai::{Dynamic, Map};
+
+use super::{
+    Trouble,
+    exif::{self, Exif},
+    whole,
+    window::{Fault, Window},
+};
+use crate::store::Contents;
+
+/// Bytes that are read to find the size, and again to find the EXIF. Both stand near the
+/// beginning but for tables that a format may put anywhere.
+const BUDGET: u64 = 1 << 20;
+
+const UNKNOWN: &str = "is no picture, broken off, or none of JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI";
+
+/// A picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Pixels from left to right as the file says, before `orientation` turns it.
+    pub width: u64,
+    /// Pixels from top to bottom, likewise.
+    pub height: u64,
+    /// What the camera wrote.
+    pub exif: Exif,
+}
+
+impl Image {
+    /// The map that a script gets.
+    pub(super) fn to_map(&self) -> Map {
+        fn or_unit<T: Into<Dynamic>>(value: Option<T>) -> Dynamic {
+            value.map_or(Dynamic::UNIT, Into::into)
+        }
+        let exif = self.exif.clone();
+        Map::from_iter([
+            ("width".into(), whole(self.width).into()),
+            ("height".into(), whole(self.height).into()),
+            ("taken".into(), or_unit(exif.taken)),
+            ("offset".into(), or_unit(exif.offset)),
+            ("camera".into(), or_unit(exif.camera)),
+            ("orientation".into(), or_unit(exif.orientation)),
+        ])
+    }
+}
+
+/// What is told of the picture that contents are.
+pub(super) fn of(contents: &dyn Contents) -> Result<Image, Trouble> {
+    let mut window = Window::new(contents, BUDGET).map_err(Trouble::Io)?;
+    let size = imagesize::reader_type(&mut window)
+        .and_then(|format| Ok((format, format.reader_size(&mut window)?)));
+    let (format, size) = size.map_err(|_| match window.take_fault() {
+        Some(fault) => fault.into(),
+        None => Trouble::Is(UNKNOWN),
+    })?;
+    let mut window = Window::new(contents, BUDGET).map_err(Trouble::Io)?;
+    let mut exif = exif::of(&mut window, format);
+    match window.take_fault() {
+        // Of what lies far behind nothing is known.
+        None | Some(Fault::Budget) => {}
+        Some(fault) => return Err(fault.into()),
+    }
+    let mut height = size.height as u64;
+    match format {
+        // These say themselves how they are turned, and the size is that of after it.
+        ImageType::Heif(_) | ImageType::Jxl => exif.orientation = None,
+        // A negative height is that of rows from top to bottom.
+        ImageType::Bmp => {
+            let signed = u32::try_from(height).unwrap_or_default().cast_signed();
+            height = signed.unsigned_abs().into();
+        }
+        _ => {}
+    }
+    Ok(Image {
+        width: size.width as u64,
+        height,
+        exif,
+    })
+}

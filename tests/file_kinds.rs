@@ -484,7 +484,7 @@ fn a_thousand_entries_are_listed_and_no_more() {
 
 #[test]
 fn a_directory_of_more_than_a_mebibyte_is_not_read() {
-    let (data, mut listed) = samples::zip_data(&[(b"a", 0, b"x"); 20]);
+    let (data, mut listed) = samples::zip_data(&[(&b"a"[..], 0, &b"x"[..]); 20]);
     for entry in &mut listed {
         entry.extra = vec![0; 60_000];
     }

@@ -197,7 +197,7 @@ fn archives() -> Vec<Vec<u8>> {
     vec![
         samples::papers(),
         samples::zip(&[]),
-        samples::zip(&[(b"../../x", b"y"); 12]),
+        samples::zip(&[(&b"../../x"[..], &b"y"[..]); 12]),
         samples::zip64(1 << 40),
         samples::zip_of(data, &listed, b"a comment"),
         [b"#!/bin/sh\n".as_slice(), &samples::papers()].concat(),

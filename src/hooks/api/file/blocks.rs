@@ -274,7 +274,7 @@ impl Numbers<'_, '_> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let [byte] = self.window.bytes(self.at)?;
-            number = number << 8 | u64::from(byte);
+            number = (number << 8) | u64::from(byte);
             self.at += 1;
         }
         Ok(number)

@@ -554,7 +554,7 @@ fn a_list_is_sorted_and_holds_only_what_a_person_sees() {
     fs::write(desk.path(".hidden"), "").unwrap();
     desk.run(&format!(
         "assert_eq(folder.list().to_array(), [\"abc.txt\", \"m2y.config\", \"myfoto.jpg\", \"myfoto.meta\", \
-         \"{STEM}.data\", \"{STEM}.meta\"]);"
+         \"papers.zip\", \"{STEM}.data\", \"{STEM}.meta\"]);"
     ));
     desk.run("assert_eq(folder.list(\"*.?p?\").to_array(), [\"myfoto.jpg\"]);");
 }
@@ -565,7 +565,7 @@ fn a_list_of_5000_files_says_how_many_and_a_pattern_helps() {
     for n in 0..5_000 {
         File::create(desk.path(&format!("{n:04}.long"))).unwrap();
     }
-    desk.fails("folder.list();", "there are 5006 files, more than 1000");
+    desk.fails("folder.list();", "there are 5007 files, more than 1000");
     desk.run("assert_eq(folder.list(\"0*.long\").len(), 1000);");
     desk.run(
         "let n = 0; for name in folder.list(\"0*.long\") { n += name.len(); } assert_eq(n, 9000);",

@@ -102,6 +102,7 @@ fn a_kind_is_told_by_what_a_file_holds() {
         (b"[Content_Types].xml", b"<Types/>"),
         (b"_rels/.rels", b"<Relationships/>"),
         (b"word/document.xml", b"<w:document/>"),
+        (b"word/styles.xml", b"<w:styles/>"),
     ]);
     assert_eq!(
         kind(&document),

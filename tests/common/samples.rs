@@ -107,10 +107,10 @@ fn directory(out: &mut Bytes, fields: &[Field<'_>]) {
             Field::Text(tag, text) => {
                 out.u16(*tag);
                 out.u16(2);
-                out.u32(text.len() as u32 + 1);
+                out.u32((text.len() as u32 + 1).max(5));
                 out.u32((behind + texts.len()) as u32);
                 texts.extend(text.bytes());
-                // At least five bytes, so that no text stands in the field itself.
+                // One of up to four bytes would stand in the field itself.
                 texts.extend([0; 5]);
             }
         }
@@ -377,7 +377,7 @@ impl Listed {
         bytes.extend(self.size.to_le_bytes());
         bytes.extend((self.name.len() as u16).to_le_bytes());
         bytes.extend((self.extra.len() as u16).to_le_bytes());
-        bytes.extend([0; 12]);
+        bytes.extend([0; 10]);
         bytes.extend(self.at.to_le_bytes());
         bytes.extend(&self.name);
         bytes.extend(&self.extra);

@@ -312,7 +312,7 @@ fn what_is_no_picture_is_told_so() {
         // A film begins with the same box as HEIF.
         b"\0\0\0\x18ftypisom\0\0\0\0isommp41\0\0\0\x08free\0\0\0\x08mdat".to_vec(),
     ] {
-        is_told(image(&bytes), "is no picture");
+        is_told(image(&bytes), "is not a picture");
     }
 }
 
@@ -511,7 +511,7 @@ fn entries_that_share_bytes_are_refused() {
         |all: &mut [Listed]| all[1].at = 1_000_000,
         |all: &mut [Listed]| all[0].packed = u32::MAX,
     ] {
-        is_told(wrong(change), "lie over one another");
+        is_told(wrong(change), "overlapping");
     }
 }
 
@@ -524,9 +524,9 @@ fn a_zip_that_is_cut_off_or_counts_wrong_is_broken() {
     let mut archive = whole;
     let at = archive.len() - 22;
     archive[at + 10] = 1;
-    is_told(zip(&archive), "another number of entries");
-    is_told(zip(b"abc"), "is no zip archive");
-    is_told(zip(b""), "is no zip archive");
+    is_told(zip(&archive), "different number of entries");
+    is_told(zip(b"abc"), "is not a zip archive");
+    is_told(zip(b""), "is not a zip archive");
 }
 
 /// Contents that cannot be read, though they have a size.

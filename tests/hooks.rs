@@ -850,12 +850,12 @@ const OF_FILES: &[(&str, &str, &str)] = &[
     (
         "JPEG of nothing but segments",
         "file.image(\"segments.jpg\");",
-        "tells nothing in the first",
+        "within 1 MiB",
     ),
     (
         "TIFF of 18 quintillion fields",
         "file.image(\"fields.tif\");",
-        "is no picture|tells nothing in the first",
+        "is not a picture|within 1 MiB",
     ),
     (
         "HEIF whose items have 65,535 pieces",
@@ -870,13 +870,9 @@ const OF_FILES: &[(&str, &str, &str)] = &[
     (
         "zip whose directory has 4 GiB",
         "file.zip(\"directory.zip\");",
-        "broken zip archive",
+        "damaged zip archive",
     ),
-    (
-        "zip bomb",
-        "file.zip(\"bomb.zip\");",
-        "lie over one another",
-    ),
+    ("zip bomb", "file.zip(\"bomb.zip\");", "overlapping"),
     (
         "zip of more bytes than a number holds",
         "let n = 0; for e in file.zip(\"large.zip\") { n += e.size; n += e.size; }",
@@ -925,12 +921,12 @@ const OF_FILES: &[(&str, &str, &str)] = &[
     (
         "picture of no bytes",
         "file.image(\"none.jpg\");",
-        "is no picture",
+        "is not a picture",
     ),
     (
         "zip of no bytes",
         "file.zip(\"none.jpg\");",
-        "is no zip archive",
+        "is not a zip archive",
     ),
     (
         "kind of a directory",

@@ -1,8 +1,7 @@
-//! `file`: what the files of a folder are, told from what they hold.
+//! `file`: what the files of a folder are, by their contents.
 //!
-//! What comes from a sender is taken to pieces here, so each parser reads through a window that
-//! ends when the script has to stop or when a parser wants too much, and a parser that panics
-//! is a function that fails.
+//! The files come from senders. So each parser reads through a window that closes when the script
+//! has to stop or the parser reads too much, and a panic of a parser only fails the function.
 
 mod blocks;
 mod exif;
@@ -32,7 +31,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "file",
         "file.kind(name)",
-        "The media type of a file by its first 65,536 bytes, whatever its name: image/jpeg, application/pdf, application/zip, video/mp4 and some ninety others. UTF-8 text is text/plain unless it is text/html, text/xml, text/x-shellscript or a document that is written as text; what nothing is known of is application/octet-stream. It tells how a file begins, not that all of it is as it should be.",
+        "The media type of a file by its first 65,536 bytes, whatever its name: image/jpeg, application/pdf, video/mp4 and some ninety others. UTF-8 text without NUL is text/plain unless it is HTML, XML, a shell script, PDF, PostScript, RTF or a certificate. A file that is not recognised is application/octet-stream. The rest of the file is not checked.",
         r#"
 assert_eq(file.kind("abc.txt"), "text/plain");
 if !file.kind("myfoto.jpg").starts_with("image/") { reject("no picture"); }
@@ -41,7 +40,7 @@ if !file.kind("myfoto.jpg").starts_with("image/") { reject("no picture"); }
     Function::new(
         "file",
         "file.image(name)",
-        "What a picture tells of itself: #{width, height, taken, offset, camera, orientation}, where () is unknown. width and height are pixels, as stored. taken is what the camera's clock showed, in seconds for time.format() of UTC, so that it gives the date at the place of the picture; offset is how many seconds that clock was ahead of UTC, so that the moment was taken - offset. camera is make and model. orientation is that of EXIF, 1 to 8: from 5 on, width and height change places when the picture is shown. It reads JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI, and fails for any other file. All of it is what the sender says.",
+        "What a picture says about itself: #{width, height, taken, offset, camera, orientation}; what is unknown is (). width and height are in pixels, as stored. taken is the time on the camera's clock as seconds for time.format() in UTC, which then gives the local date of the picture. offset is the seconds that this clock was ahead of UTC: taken - offset is the moment itself. camera is make and model. orientation is 1 to 8 as in EXIF; from 5 on, the picture is shown with width and height swapped. Reads JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI, and fails for any other file. The sender can make up all of it.",
         r#"
 let picture = file.image("myfoto.jpg");
 assert_eq([picture.width, picture.height], [4032, 3024]);
@@ -53,7 +52,7 @@ assert_eq(picture.camera, "Canon EOS R5");
     Function::new(
         "file",
         "file.zip(name)",
-        "What a zip archive holds, as its directory says; nothing is unpacked. For each entry #{name, size, packed, encrypted}: size is its bytes when it is unpacked, packed those in the archive. A name is at most 512 bytes and may be a path that leads anywhere: text.file_name() makes it a name of a file. It fails for a file that is no zip archive, for more than 1,000 entries, and for entries that share their bytes, as those of a zip bomb do. For what the entries can do, see entries.",
+        "The entries of a zip archive, from its directory; nothing is unpacked. Each is #{name, size, packed, encrypted}: size is the bytes that it claims to unpack to, packed its bytes in the archive. A name has at most 512 bytes and may be a path that leads anywhere: text.file_name() makes a safe name of it. Fails if the file is not a zip archive, is damaged, has more than 1,000 entries, or has overlapping entries as a zip bomb does. For what can be done with entries, see entries.",
         r#"
 let bytes = 0;
 for entry in file.zip("papers.zip") {
@@ -91,25 +90,35 @@ assert_eq(file.zip("papers.zip")[0].name, "letters/first.txt");
     ),
 ];
 
-/// The media type of contents, by how they begin.
+/// The media type of contents, by their first 65,536 bytes.
+///
+/// # Errors
+/// Only if they cannot be read, or the script has to stop.
 pub fn kind_of(contents: &dyn Contents) -> Result<&'static str, Trouble> {
     kind::of(contents)
 }
 
-/// What the picture that contents are tells of itself.
+/// The size of a picture, and what its camera wrote. Reads at most 2 MiB.
+///
+/// # Errors
+/// If it is not a picture of a known format, is cut off before its size, or cannot be read.
 pub fn image_of(contents: &dyn Contents) -> Result<Image, Trouble> {
     image::of(contents)
 }
 
-/// What the zip archive that contents are says it holds.
+/// The entries of a zip archive, from its directory.
+///
+/// # Errors
+/// If it is not a zip archive, is damaged, has overlapping entries, is too large to list (1,000
+/// entries, names of 512 bytes, a directory of 1 MiB), or cannot be read.
 pub fn zip_of(contents: &dyn Contents) -> Result<Entries, Trouble> {
     zip::of(contents)
 }
 
-/// Why nothing can be told of a file.
+/// Why a function of `file` failed.
 #[derive(Debug)]
 pub enum Trouble {
-    /// What it is, or is not; to be read behind its name.
+    /// What is wrong with the file; a sentence that begins with its name.
     Is(&'static str),
     /// It cannot be read.
     Io(io::Error),
@@ -118,7 +127,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// What an error of reading was.
+    /// The reason for an error of reading.
     fn of(window: &mut Window<'_>, error: io::Error) -> Self {
         window.take_fault().map_or(Self::Io(error), Into::into)
     }
@@ -138,7 +147,7 @@ impl From<Fault> for Trouble {
         match fault {
             Fault::Stop(stop) => Self::Stop(stop),
             Fault::Io(error) => Self::Io(error),
-            Fault::Budget => Self::Is("tells nothing in the first 1,048,576 bytes that are read"),
+            Fault::Budget => Self::Is("cannot be understood within 1 MiB of reading"),
         }
     }
 }
@@ -176,10 +185,10 @@ impl Handle {
     }
 }
 
-/// Turns a panic of a parser into trouble with its file. The parser's own values are all that
-/// it may leave half done.
+/// Turns a panic of a parser into an error about its file. Only the parser's own values, which
+/// are gone then, could be left inconsistent.
 fn contained<T>(tell: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
-    catch_unwind(AssertUnwindSafe(tell)).unwrap_or(Err(Trouble::Is("breaks what reads such files")))
+    catch_unwind(AssertUnwindSafe(tell)).unwrap_or(Err(Trouble::Is("cannot be parsed")))
 }
 
 fn whole(n: u64) -> i64 {

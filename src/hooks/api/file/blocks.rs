@@ -6,7 +6,7 @@ use imagesize::ImageType;
 
 use super::window::Window;
 
-/// What EXIF in a JPEG begins with, and that of some programs elsewhere.
+/// What EXIF in a JPEG begins with; some programs write it into other formats too.
 const MARK: &[u8; 6] = b"Exif\0\0";
 
 /// Bytes of a file, from `start` to before `end`.
@@ -16,7 +16,7 @@ pub(super) struct Block {
     pub(super) end: u64,
 }
 
-/// The TIFF document with the EXIF, if the format has one and the picture too.
+/// Finds the TIFF document that holds the EXIF, if there is one.
 pub(super) fn find(window: &mut Window<'_>, format: ImageType) -> io::Result<Option<Block>> {
     let found = match format {
         ImageType::Jpeg => in_jpeg(window),
@@ -31,7 +31,7 @@ pub(super) fn find(window: &mut Window<'_>, format: ImageType) -> io::Result<Opt
         _ => Ok(None),
     };
     match found {
-        // A picture that is cut off has none.
+        // The picture is cut off.
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         found => found,
     }
@@ -51,11 +51,11 @@ fn in_jpeg(window: &mut Window<'_>) -> io::Result<Option<Block>> {
     loop {
         let [mark, kind] = window.bytes::<2>(at)?;
         match (mark, kind) {
-            // Fills.
+            // Padding.
             (0xff, 0xff) => at += 1,
-            // What stands alone.
+            // Markers without a length.
             (0xff, 0x01 | 0xd0..=0xd8) => at += 2,
-            // The picture itself begins, or ends.
+            // The picture's data begins, or the file ends.
             (0xff, 0xda | 0xd9) => return Ok(None),
             (0xff, _) => {
                 let len = u64::from(u16::from_be_bytes(window.bytes(at + 2)?));
@@ -114,7 +114,7 @@ struct Boxed {
     block: Block,
 }
 
-/// The box at a place; `None` at the end of what it lies in, and where it is none.
+/// The box at a place; `None` at the end of its parent, and where the bytes are not a box.
 fn box_at(window: &mut Window<'_>, within: Block) -> io::Result<Option<Boxed>> {
     let at = within.start;
     if within.end.saturating_sub(at) < 8 {
@@ -171,7 +171,7 @@ fn behind_offset(window: &mut Window<'_>, block: Block) -> io::Result<Block> {
     })
 }
 
-/// EXIF is an item of such a file: one box says which, another where items lie.
+/// In HEIF, EXIF is an item: one box has its number, another its place.
 fn in_heif(window: &mut Window<'_>) -> io::Result<Option<Block>> {
     let whole = Block {
         start: 0,
@@ -239,7 +239,7 @@ fn item_place(window: &mut Window<'_>, meta: Block, item: u32) -> io::Result<Opt
         let base = places.next(base)?;
         let pieces = places.next(2)?;
         let mut block = None;
-        // Pieces that take no bytes could be counted for hours.
+        // Extents of zero bytes could be counted for hours.
         let told = if index + offset + len == 0 { 0 } else { pieces };
         for _ in 0..told {
             places.next(index)?;
@@ -251,7 +251,7 @@ fn item_place(window: &mut Window<'_>, meta: Block, item: u32) -> io::Result<Opt
             });
         }
         if id == u64::from(item) {
-            // The other methods count from another item, or from a box for small ones.
+            // With the other methods the offset is within another item or box.
             return Ok(block.filter(|_| pieces == 1 && method == 0));
         }
     }
@@ -266,7 +266,7 @@ struct Numbers<'w, 'c> {
 }
 
 impl Numbers<'_, '_> {
-    /// The next number, of so many bytes; of none it is 0.
+    /// The next number, of so many bytes; 0 if it has none.
     fn next(&mut self, bytes: u8) -> io::Result<u64> {
         let mut number = 0_u64;
         for _ in 0..bytes {

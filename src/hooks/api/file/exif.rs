@@ -1,8 +1,8 @@
-//! What a camera wrote into a picture: the few EXIF fields that scripts ask for.
+//! What a camera wrote into a picture: the few EXIF fields that scripts need.
 //!
-//! A reader of all fields would hold what the file tells it to hold: directories that lie over
-//! one another make millions of fields out of 64 KiB. This one reads two directories, looks for
-//! seven fields, and holds nothing but their values.
+//! A general EXIF reader keeps as many fields as a file makes it find: overlapping directories
+//! turn 64 KiB into millions of fields. This one reads two directories, looks for eight fields,
+//! and keeps only their values.
 
 use std::io;
 
@@ -26,7 +26,7 @@ const ASCII: u16 = 2;
 const SHORT: u16 = 3;
 const LONG: u16 = 4;
 
-/// What is known of the taking of a picture.
+/// When and by what a picture was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exif {
     /// What the camera's clock showed when the picture was taken, in seconds since 1970 as if
@@ -40,12 +40,12 @@ pub struct Exif {
     pub orientation: Option<i64>,
 }
 
-/// What the EXIF of a picture says. What is missing, broken or cannot be read is unknown: the
-/// window knows whether reading failed.
+/// Reads the EXIF of a picture. Fields that are missing or damaged are unknown; whether reading
+/// failed, the window knows.
 pub(super) fn of(window: &mut Window<'_>, format: ImageType) -> Exif {
     let mut found = Found::default();
     if let Ok(Some(block)) = blocks::find(window, format) {
-        // It says how far it got by what it found.
+        // Where the document is damaged, the fields found before count.
         let _ = read(window, block, &mut found);
     }
     found.exif()
@@ -142,7 +142,7 @@ impl Tiff<'_, '_> {
         })
     }
 
-    /// Looks at each field of one directory; the ones that it leads to are not followed.
+    /// Looks at each field of one directory, and does not follow those it leads to.
     fn directory(
         &mut self,
         at: u32,
@@ -159,7 +159,7 @@ impl Tiff<'_, '_> {
                 at: at + 8,
             };
             match look(self, &field) {
-                // Of a value outside of the block no more is known than of one that is missing.
+                // A value outside of the document is as good as missing.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
                 looked => looked?,
             }
@@ -239,8 +239,8 @@ fn camera(make: Option<String>, model: Option<String>) -> Option<String> {
     Some(printable(&camera, 2 * MAX_TEXT))
 }
 
-/// Seconds since 1970 of `2026:05:07 10:11:12`, read as UTC. A clock that was never set writes
-/// zeros or blanks.
+/// Seconds since 1970 of `2026:05:07 10:11:12`, read as UTC; `None` for the zeros or blanks of a
+/// clock that was never set.
 fn moment(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| -> Option<i16> {
         let digits = text.get(from..to)?;

@@ -1,4 +1,4 @@
-//! What can be told of a picture without decoding it.
+//! What a picture says about itself; nothing is decoded.
 
 use imagesize::ImageType;
 use rhai::{Dynamic, Map};
@@ -11,11 +11,10 @@ use super::{
 };
 use crate::store::Contents;
 
-/// Bytes that are read to find the size, and again to find the EXIF. Both stand near the
-/// beginning but for tables that a format may put anywhere.
+/// Bytes that are read to find the size, and again to find the EXIF.
 const BUDGET: u64 = 1 << 20;
 
-const UNKNOWN: &str = "is no picture, broken off, or none of JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI";
+const UNKNOWN: &str = "is not a picture that m2y can read: it must be JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP or QOI, and not cut off";
 
 /// A picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +45,7 @@ impl Image {
     }
 }
 
-/// What is told of the picture that contents are.
+/// Reads a picture's size and EXIF.
 pub(super) fn of(contents: &dyn Contents) -> Result<Image, Trouble> {
     let mut window = Window::new(contents, BUDGET).map_err(Trouble::Io)?;
     let size = imagesize::reader_type(&mut window)
@@ -58,15 +57,15 @@ pub(super) fn of(contents: &dyn Contents) -> Result<Image, Trouble> {
     let mut window = Window::new(contents, BUDGET).map_err(Trouble::Io)?;
     let mut exif = exif::of(&mut window, format);
     match window.take_fault() {
-        // Of what lies far behind nothing is known.
+        // EXIF further into the file is not found.
         None | Some(Fault::Budget) => {}
         Some(fault) => return Err(fault.into()),
     }
     let mut height = size.height as u64;
     match format {
-        // These say themselves how they are turned, and the size is that of after it.
+        // These formats rotate by themselves, and their size is the one after rotation.
         ImageType::Heif(_) | ImageType::Jxl => exif.orientation = None,
-        // A negative height is that of rows from top to bottom.
+        // A negative height means rows from top to bottom.
         ImageType::Bmp => {
             let signed = u32::try_from(height).unwrap_or_default().cast_signed();
             height = signed.unsigned_abs().into();

@@ -8,20 +8,20 @@ use crate::store::Contents;
 /// Bytes at the beginning that are looked at.
 const HEAD: u64 = 65_536;
 
-/// What is said of a file that nothing else is known of.
+/// The type of a file that is not recognised.
 const BYTES: &str = "application/octet-stream";
 
 const TEXT: &str = "text/plain";
 
-/// What Office wrote before it wrote zips, and installers: which of them takes more than a look
-/// at the beginning.
+/// Older Office documents and installers share this format; telling them apart takes more than
+/// their first bytes.
 const OLE: (&[u8], &str) = (
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
     "application/x-ole-storage",
 );
 
-/// Types whose files may be nothing but text. Of the others some are known by two letters, so
-/// that a text on `BMX` would be a picture.
+/// Types whose files may be plain text. Some of the others are recognised by two letters: a text
+/// that begins with `BMX` would be a picture.
 const WRITTEN: [&str; 7] = [
     "application/pdf",
     "application/postscript",
@@ -34,7 +34,7 @@ const WRITTEN: [&str; 7] = [
 
 /// The media type of contents.
 pub(super) fn of(contents: &dyn Contents) -> Result<&'static str, Trouble> {
-    // As much again for looks past the end.
+    // Twice as much, because a read is charged for what it asks, not for what it gets.
     let mut window = Window::new(contents, 2 * HEAD).map_err(Trouble::Io)?;
     let mut head = Vec::new();
     let read = window.by_ref().take(HEAD).read_to_end(&mut head);

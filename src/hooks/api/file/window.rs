@@ -1,5 +1,5 @@
-//! Reads contents for a parser of somebody else's bytes: little at a time, never much in all,
-//! and never past the time of the script.
+//! Reads contents for a parser of untrusted bytes: a little at a time, with a limit on the
+//! total, and never past the script's deadline.
 
 use std::io::{self, BufRead, ErrorKind, Read, Seek, SeekFrom};
 
@@ -10,7 +10,7 @@ use crate::{hooks::call, store::Contents};
 /// Bytes that are read at a time where a parser asks for less.
 const STEP: usize = 1_024;
 
-/// Why reading came to an end before the parser did.
+/// Why reading failed.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The script has to stop.
@@ -21,8 +21,8 @@ pub(super) enum Fault {
     Budget,
 }
 
-/// Contents that a parser reads from and seeks in. Whatever the parser does, it ends: each read
-/// and each seek takes from the budget, and once that is used up nothing but errors come.
+/// Contents that a parser reads from and seeks in. No parser loops forever: each read and each
+/// seek takes from the budget, and once it is used up every call fails.
 pub(super) struct Window<'a> {
     contents: &'a dyn Contents,
     size: u64,
@@ -55,7 +55,7 @@ impl<'a> Window<'a> {
         self.size
     }
 
-    /// What ended the reading, if it was not the parser.
+    /// Why reading failed, if it did.
     pub(super) fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()
     }
@@ -68,15 +68,14 @@ impl<'a> Window<'a> {
         Ok(bytes)
     }
 
-    /// Reads at a place, past the buffer. Returns fewer bytes than there is room for only at the
-    /// end of the contents or of the budget.
+    /// Reads at an offset, without the buffer. Fills the room unless the contents end.
     pub(super) fn read_at(&mut self, room: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = room.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let most = self.spend_on(rest.len())?;
             let rest = rest.get_mut(..most).unwrap_or_default();
             let from = offset.saturating_add(filled as u64);
-            // Places beyond the end are told by files; systems refuse some of them.
+            // A file may name any offset, and the system rejects very large ones.
             if from >= self.size {
                 break;
             }
@@ -113,7 +112,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// The error that a parser gets; the reason of it is the [`Fault`].
+/// The error that a parser gets; [`Fault`] has the reason.
 fn over() -> io::Error {
     io::Error::other("reading is over")
 }
@@ -156,7 +155,7 @@ impl Read for Window<'_> {
 
 impl Seek for Window<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        // Within the buffer it costs no read, so that a parser could go round in a circle.
+        // Seeking within the buffer needs no read, so a parser could loop there for free.
         self.spend_on(0)?;
         let at = match to {
             SeekFrom::Start(at) => Some(at),

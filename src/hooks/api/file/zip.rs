@@ -1,4 +1,4 @@
-//! What a zip archive holds, as its directory says: nothing is unpacked.
+//! The entries of a zip archive, from its directory; nothing is unpacked.
 
 use std::{cell::RefCell, io, sync::Arc};
 
@@ -27,22 +27,22 @@ const MAX_NAME: usize = 512;
 /// Bytes of the directory.
 const MAX_DIRECTORY: u64 = 1 << 20;
 
-/// Bytes at the end in which the directory is looked for: a comment has at most 65,535, and the
-/// record that it belongs to 22.
+/// Bytes at the end that are searched for the directory's end record: 22 of its own, and a
+/// comment of at most 65,535.
 const MAX_END: u64 = 65_557;
 
-/// Bytes that are read: the directory and its end, parts of both twice.
+/// Bytes that are read: the directory and its end, parts of them twice.
 const BUDGET: u64 = MAX_DIRECTORY + 4 * MAX_END;
 
-/// Bytes that stand before the data of each entry, at least.
+/// Bytes of the header before each entry's data, at least.
 const HEADER: u64 = 30;
 
 /// What an archive says of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name. It may be a path, and lead anywhere.
+    /// Its name as the archive has it, possibly a path that leads anywhere.
     pub name: String,
-    /// Bytes when it is unpacked.
+    /// Bytes when unpacked, as the archive claims.
     pub size: u64,
     /// Bytes in the archive.
     pub packed: u64,
@@ -61,8 +61,8 @@ impl Entry {
     }
 }
 
-/// The entries of an archive, in a script. Not an array: Rhai counts all that is in one as if it
-/// were one text and one map.
+/// The entries of an archive, in a script. Not an array, because Rhai adds up all texts and maps
+/// in an array and would stop at some eighty entries.
 #[derive(Clone, Debug)]
 pub struct Entries(Arc<[Entry]>);
 
@@ -109,7 +109,7 @@ impl Iterator for Iter {
     }
 }
 
-/// A window as the parser of archives reads it.
+/// A window in the form that the zip parser reads from.
 struct Shared<'a>(RefCell<Window<'a>>);
 
 impl ReaderAt for Shared<'_> {
@@ -137,15 +137,15 @@ pub(super) fn of(contents: &dyn Contents) -> Result<Entries, Trouble> {
         return Err(Trouble::Is("has a directory of more than 1 MiB"));
     }
     let (entries, places) = listed(&archive, &shared, &mut buffer)?;
-    // Programs that unpack it would disagree on what it holds.
+    // Programs would disagree about what it holds.
     if entries.len() as u64 != told {
         return Err(Trouble::Is(
-            "is a broken zip archive: it has another number of entries than it says",
+            "is a damaged zip archive: it claims a different number of entries than it lists",
         ));
     }
     if overlap(places, directory) {
         return Err(Trouble::Is(
-            "is a zip archive whose entries lie over one another, as in a zip bomb",
+            "is a zip archive with overlapping entries, as in a zip bomb",
         ));
     }
     Ok(Entries(entries.into()))
@@ -184,7 +184,7 @@ fn listed(
     Ok((entries, places))
 }
 
-/// Whether entries share bytes with one another or with the directory.
+/// Whether entries overlap each other or the directory.
 fn overlap(mut places: Vec<Place>, directory: u64) -> bool {
     places.sort_unstable();
     let ends = places.iter().map(|(start, packed)| {
@@ -201,8 +201,8 @@ fn trouble(shared: &Shared<'_>, error: &rawzip::Error) -> Trouble {
     match (shared.0.borrow_mut().take_fault(), error.kind()) {
         (Some(Fault::Budget), _) => Trouble::Is("has a directory of more than 1 MiB"),
         (Some(fault), _) => fault.into(),
-        (None, ErrorKind::MissingEndOfCentralDirectory) => Trouble::Is("is no zip archive"),
-        (None, _) => Trouble::Is("is a broken zip archive"),
+        (None, ErrorKind::MissingEndOfCentralDirectory) => Trouble::Is("is not a zip archive"),
+        (None, _) => Trouble::Is("is a damaged zip archive"),
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{Local, PETER, ROLAND, World, ZHENQIANG, read_meta};
+use common::{Local, PETER, ROLAND, World, ZHENQIANG, read_meta, samples};
 use hyper::{Response, body::Bytes};
 use m2y::{
     error::{Code, Error},
@@ -255,6 +255,46 @@ async fn sort_by_date_names_files_and_moves_them_to_their_year() {
     let sent = deliver(&world, &server, "m2y.config", b"2").await.unwrap();
     let name = format!("{} m2y.config_", date(&sent));
     assert_eq!(common::names(year.path(), ".config_"), [name]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sort_pictures_moves_them_to_the_month_when_they_were_taken() {
+    let world = installed("sortPictures");
+    let server = Local::serve(&world.there).await;
+    let photo = samples::photo();
+    let path = |path: &str| world.photo().join(path);
+    for _ in 0..2 {
+        deliver(&world, &server, "sea.JPG", &photo).await.unwrap();
+    }
+    for name in ["2026/05/sea", "2026/05/sea_2"] {
+        assert_eq!(fs::read(path(&format!("{name}.jpg"))).unwrap(), photo);
+        assert_eq!(
+            read_meta(&path(&format!("{name}.meta"))).filename,
+            "sea.JPG"
+        );
+    }
+    let undated = samples::png(&[], (1, 1));
+    deliver(&world, &server, "chart.png", &undated)
+        .await
+        .unwrap();
+    assert_eq!(fs::read(path("undated/chart.png")).unwrap(), undated);
+    deliver(&world, &server, "a.jpg", b"MZ").await.unwrap();
+    assert_eq!(world.arrived(".data").len(), 1);
+    let long = format!("{}.jpg", "ü".repeat(120));
+    deliver(&world, &server, &long, &photo).await.unwrap();
+    assert_eq!(fs::read_dir(path("2026/05")).unwrap().count(), 6);
+    assert_eq!(world.arrived(".data").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sort_pictures_refuses_what_is_none_where_it_is_told_to() {
+    let world = installed_with("sortPictures", |config| {
+        put(&config, "otherwise = leave", "otherwise = refuse")
+    });
+    let server = Local::serve(&world.there).await;
+    let result = deliver(&world, &server, "a.jpg", b"MZ").await;
+    refused(result, "only pictures, please");
+    assert!(world.arrived(".data").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -683,7 +723,7 @@ fn every_example_says_in_a_few_lines_what_it_does() {
         }
         count += 1;
     }
-    assert!(count >= 12);
+    assert!(count >= 13);
 }
 
 #[test]

@@ -46,12 +46,12 @@ pub struct Finding {
 }
 
 /// What every hook has in scope, and what a test has.
-const HOOK_SCOPE: [&str; 16] = [
-    "meta", "config", "folder", "hash", "http", "sender", "notify", "state", "text", "csv", "json",
-    "time", "log", "event", "user", "this",
+const HOOK_SCOPE: [&str; 17] = [
+    "meta", "config", "file", "folder", "hash", "http", "sender", "notify", "state", "text", "csv",
+    "json", "time", "log", "event", "user", "this",
 ];
-const TEST_SCOPE: [&str; 9] = [
-    "folder", "hash", "http", "state", "text", "csv", "json", "time", "log",
+const TEST_SCOPE: [&str; 10] = [
+    "file", "folder", "hash", "http", "state", "text", "csv", "json", "time", "log",
 ];
 
 /// Finds what is wrong in the folders of a root.

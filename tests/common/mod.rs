@@ -38,6 +38,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 pub mod memory;
 pub mod peer;
 pub mod relay;
+pub mod samples;
 pub mod store;
 
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");

@@ -12,9 +12,8 @@ use crate::{
 /// Show what a script can call, with examples
 ///
 /// By subject, which is also the name of the value that its functions are called on:
-/// config, csv, meta, decision, folder, names, hash, json, log, notify, send, state, text,
-/// time; and
-/// for tests of hooks assert and test.
+/// config, csv, meta, decision, file, entries, folder, names, hash, json, log, notify, send,
+/// state, text, time; and for tests of hooks assert and test.
 #[derive(Debug, Args)]
 pub struct Api {
     /// Only this subject, or this function: `folder`, `folder.rename`, `reject`
@@ -129,7 +128,7 @@ fn definitions(subject: &str, functions: &[&Function]) -> String {
     let mut text = "module static;\n".to_owned();
     let kind = capitalised(subject);
     // What a function returns is not a value in scope.
-    let is_returned = matches!(subject, "names" | "answer");
+    let is_returned = matches!(subject, "names" | "entries" | "answer");
     if functions.iter().any(|f| f.signature.contains('.')) && !is_returned {
         text += &format!("\nlet {subject}: {kind};\n");
     }

@@ -5,6 +5,7 @@ pub mod assert;
 pub mod config;
 pub mod csv;
 pub mod decision;
+pub mod file;
 pub mod folder;
 pub mod function;
 pub mod hash;
@@ -43,6 +44,7 @@ pub fn functions() -> impl Iterator<Item = &'static Function> {
         csv::FUNCTIONS,
         meta::FUNCTIONS,
         decision::FUNCTIONS,
+        file::FUNCTIONS,
         folder::FUNCTIONS,
         names::FUNCTIONS,
         hash::FUNCTIONS,
@@ -69,6 +71,7 @@ pub fn register(engine: &mut Engine) {
     config::register(engine);
     csv::register(engine);
     decision::register(engine);
+    file::register(engine);
     folder::register(engine);
     hash::register(engine);
     http::register(engine);
@@ -89,6 +92,7 @@ pub fn register(engine: &mut Engine) {
 pub struct Handles {
     meta: Option<meta::Handle>,
     config: config::Handle,
+    file: file::Handle,
     folder: folder::Handle,
     hash: hash::Handle,
     http: http::Handle,
@@ -133,6 +137,7 @@ impl Handles {
         Self {
             meta,
             config: config::Handle::new(&event.config),
+            file: file::Handle::new(&folder),
             hash: hash::Handle::new(&folder, &services.digests),
             http: http::Handle::new(event, actions, &services.web),
             sender: sender::Handle::new(event, &services.state),
@@ -159,6 +164,7 @@ impl Handles {
         scope
             .push("config", self.config.clone())
             .push("folder", self.folder.clone())
+            .push("file", self.file.clone())
             .push("hash", self.hash.clone())
             .push("http", self.http.clone())
             .push("sender", self.sender.clone())
@@ -177,6 +183,7 @@ impl Handles {
     pub(super) fn enter_test(&self, scope: &mut Scope<'_>) {
         scope
             .push("folder", self.folder.clone())
+            .push("file", self.file.clone())
             .push("hash", self.hash.clone())
             .push("http", self.http.clone())
             .push("state", self.state.clone())

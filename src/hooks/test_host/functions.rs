@@ -147,8 +147,8 @@ mod tests {
     use super::*;
     use crate::hooks::{
         api::{
-            assert, config, csv, folder, functions, hash, http, json, log, meta, names, notify,
-            sender, state, text, time,
+            assert, config, csv, file, folder, functions, hash, http, json, log, meta, names,
+            notify, sender, state, text, time,
         },
         engine,
     };
@@ -199,6 +199,8 @@ mod tests {
         register(&mut engine, &Stage::default());
         let subjects = [
             (TypeId::of::<config::Handle>(), "config"),
+            (TypeId::of::<file::Handle>(), "file"),
+            (TypeId::of::<file::Entries>(), "entries"),
             (TypeId::of::<folder::Handle>(), "folder"),
             (TypeId::of::<hash::Handle>(), "hash"),
             (TypeId::of::<http::Handle>(), "http"),

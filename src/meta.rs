@@ -57,13 +57,17 @@ pub const QUARANTINE: &str = "quarantine";
 /// In a receiver's `.meta`: which path the file gets, once its hooks have had it.
 pub const PENDING_PUT: &str = "pendingPut";
 
+/// In a receiver's `.meta`: what hooks keep for the file.
+pub const FOLDER_TAGS: &str = "folderTags";
+
 /// Fields that never leave the machine.
-const LOCAL: [&str; 5] = [
+const LOCAL: [&str; 6] = [
     SOURCE_PATH,
     SOURCE_VERSION,
     PENDING_HOOK,
     QUARANTINE,
     PENDING_PUT,
+    FOLDER_TAGS,
 ];
 
 /// Why a document is no meta.

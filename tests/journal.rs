@@ -47,7 +47,7 @@ fn task(id: &str, part: u32, file: Option<&str>) -> Task {
 
 fn due(journal: &Journal) -> Vec<String> {
     let db = journal.reader().unwrap();
-    let due = journal::due(&db, m2y::clock::millis() + 1, 100).unwrap();
+    let due = journal::due(&db, m2y::clock::millis() + 1, 100, &[]).unwrap();
     due.into_iter()
         .map(|entry| format!("{}/{}", entry.task.id, entry.task.part))
         .collect()
@@ -490,4 +490,49 @@ async fn a_server_that_runs_for_months_prunes_its_journal_and_the_file_gets_smal
     // What others write meanwhile uses the pages that are left.
     deliver_many(&journal, 20_000, 2_000).await;
     assert!(size_of(&world) < full);
+}
+
+/// Hooks of one user that all wait for something are most of what is tried again.
+#[test]
+fn what_is_left_of_one_user_does_not_keep_that_of_another_one_waiting() {
+    let world = World::new("[OnMeta]\n[OnNew]\nhook.sh\n");
+    let anna = common::person_with_key(&world.there, "anna", &common::key(common::ZHENQIANG));
+    let box_of_hers = anna.create_folder(&common::name("box")).unwrap();
+    fs::write(box_of_hers.path_of("m2y.config"), "[OnNew]\ndone.rhai\n").unwrap();
+    fs::write(
+        box_of_hers.path_of("done.rhai"),
+        "folder.write(\"done.txt\", event.file);",
+    )
+    .unwrap();
+    world.script(
+        "hook.sh",
+        "#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.05; done\n",
+    );
+    let mut tasks = Vec::new();
+    for n in 0..100 {
+        let file = format!("f{n}");
+        fs::write(world.photo().join(&file), b"x").unwrap();
+        tasks.push(task(&format!("r{n}"), 0, Some(&file)));
+    }
+    fs::write(box_of_hers.path_of("hers"), b"x").unwrap();
+    tasks.push(Task {
+        user: "anna".to_owned(),
+        folder: "box".to_owned(),
+        ..task("hers", 0, Some("hers"))
+    });
+    let journal = Journal::open(&world.there).unwrap();
+    journal.add(true, tasks).wait().unwrap();
+    drop(journal);
+    let server = Process::serve(&world.there);
+    let begun = Instant::now();
+    while !box_of_hers.path_of("done.txt").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::yield_now();
+    }
+    // Hers was the last of them, and none of his has had its turn.
+    for entry in objects(&events(&world, &["list", "--user", "roland-frei"])) {
+        assert_eq!(entry["attempts"], 0, "{entry:?}");
+    }
+    fs::write(world.photo().join("go"), b"").unwrap();
+    server.stop();
 }

@@ -13,12 +13,12 @@ mod servers;
 use std::{
     fs,
     net::TcpListener as StdListener,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use common::{Local, Process, World, relay::Relay};
 use hyper::{Response, StatusCode, body::Bytes, header};
-use m2y::{error::Code, json::Value, meta::Meta};
+use m2y::{error::Code, hooks::folder_files::Files, json::Value, meta::Meta, store::Stores};
 use servers::http::Http;
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -460,8 +460,73 @@ if meta.filename == "b" {
     server.stop().await;
     let here = common::read_metas(&world.photo(), ".meta");
     assert_eq!(here.len(), 1);
-    assert_eq!(here[0].extra["tags"]["seen"], 2);
+    assert_eq!(here[0].extra["folderTags"]["seen"], 2);
     let there = common::read_meta(&world.receiver.path().join("archive/b.meta"));
-    assert_eq!(there.extra["tags"]["seen"], 1);
-    assert_eq!(there.extra["tags"]["renamed"], true);
+    assert_eq!(there.extra["folderTags"]["seen"], 1);
+    assert_eq!(there.extra["folderTags"]["renamed"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_are_neither_a_senders_to_set_nor_another_events_before_the_file_is_accepted() {
+    let world = World::new("[OnMeta]\n[OnReceived]\nhook.rhai\n");
+    settings(&world, "retry_delay = 1h\n", "");
+    world.script(
+        "hook.rhai",
+        r#"
+if meta.filename == "waits" { throw "not yet"; }
+let tags = folder.tags(event.data_file);
+for name in folder.list("*.data") {
+    if name != event.data_file {
+        try { folder.set_tag(name, "by", "another one"); } catch (e) { tags.why = e.to_string(); }
+    }
+}
+meta.tags = tags;
+"#,
+    );
+    let server = Local::serve(&world.there).await;
+    let waits = world.file("waits", b"x");
+    world.deliver(&server.address, &waits).await.unwrap();
+    let file = world.file("f", b"x");
+    let meta = world.meta("photo", &file);
+    let mut forged = common::read_meta(&meta);
+    let seen = serde_json::json!({ "seen": true });
+    forged.extra.insert("folderTags".to_owned(), seen);
+    fs::write(&meta, forged.to_file()).unwrap();
+    common::deliver(&meta, &server.address).await.unwrap();
+    server.stop().await;
+    let metas = common::read_metas(&world.photo(), ".meta");
+    assert_eq!(metas.len(), 2);
+    for meta in metas {
+        assert_eq!(meta.extra.get("folderTags"), None);
+        if meta.filename == "f" {
+            let tags = meta.extra["tags"].as_object().unwrap();
+            assert_eq!(tags.len(), 1, "{tags:?}");
+            let why = tags["why"].as_str().unwrap();
+            assert!(why.contains("is not accepted yet"), "{why}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_written_again_is_a_different_version_whatever_its_time_says() {
+    let world = World::new(CONFIG);
+    let folder = world.receiver.folder(&common::name("photo")).unwrap();
+    let files = Files::new(&folder, &Stores::default());
+    let path = world.photo().join("a.bin");
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let write = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(time).unwrap();
+        files.version("a.bin").unwrap().unwrap()
+    };
+    let good = write(b"good");
+    assert!(!good.has_rested());
+    // The clock of the file system ticks.
+    let mut evil = write(b"evil");
+    while evil.changed == good.changed {
+        evil = write(b"evil");
+    }
+    assert_eq!((evil.size, evil.modified), (good.size, good.modified));
+    assert_ne!(evil, good);
 }

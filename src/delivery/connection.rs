@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -11,21 +11,47 @@ use std::{
 use lettre::transport::smtp::client::AsyncTokioStream;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf},
-    net::{TcpStream, ToSocketAddrs, lookup_host},
+    net::TcpStream,
+    sync::Semaphore,
+    task,
     time::timeout,
 };
 
 /// The time for one address, so that a dead one leaves some for the next.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Connects to the first address of a host that answers, of those that may be used.
+/// Names that are looked up at the same time. The system's resolver keeps a thread for as long
+/// as it likes, even where nobody waits any more, and the disks need these threads too.
+const LOOKUPS: usize = 16;
+
+/// Looks up where a host leads to: one address at least.
+pub(super) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static FREE: Semaphore = Semaphore::const_new(LOOKUPS);
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    let one = FREE.acquire().await.map_err(io::Error::other)?;
+    let host = host.to_owned();
+    let looking_up = task::spawn_blocking(move || {
+        let _until_it_ends = one;
+        (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+    });
+    match looking_up.await.map_err(io::Error::other)?? {
+        addresses if addresses.is_empty() => Err(nowhere()),
+        addresses => Ok(addresses),
+    }
+}
+
+fn nowhere() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name leads to no address")
+}
+
+/// Connects to the first one of these addresses that answers.
 pub(super) async fn connect(
-    host: impl ToSocketAddrs,
-    may_use: impl Fn(&SocketAddr) -> bool,
+    addresses: impl IntoIterator<Item = SocketAddr>,
 ) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name leads to no address");
-    let addresses = lookup_host(host).await?;
-    for address in addresses.filter(may_use) {
+    let mut last = nowhere();
+    for address in addresses {
         match timeout(PATIENCE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(e)) => last = e,
@@ -117,8 +143,7 @@ mod tests {
 
     use super::*;
 
-    const PEER: SocketAddr =
-        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
     #[tokio::test]
     async fn what_stands_behind_a_line_is_not_read_with_it() {

@@ -1,6 +1,12 @@
 //! Requests to servers of the web (RFC 9110), over HTTP/1.1 on a connection of their own.
 
-use std::{error::Error as _, io, net::IpAddr, path::Path, time::Duration};
+use std::{
+    error::Error as _,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -17,7 +23,11 @@ use tokio::{
 };
 use url::{Position, Url};
 
-use super::{SetupError, connection::connect, tls::Trust};
+use super::{
+    SetupError,
+    connection::{connect, look_up},
+    tls::Trust,
+};
 use crate::{error::printable, root::settings};
 
 /// The longest body of an answer, in bytes.
@@ -81,8 +91,8 @@ pub enum RequestError {
     Private {
         /// The name.
         host: String,
-        /// Where it leads to.
-        address: IpAddr,
+        /// Where it leads to, as the list of m2y.ini would need it.
+        address: String,
     },
     /// A header that cannot be sent.
     #[error("{0} cannot be a header of the request")]
@@ -152,18 +162,16 @@ impl Client {
             });
         }
         let answering = async {
-            let addresses = tokio::net::lookup_host((target.bare_host(), target.port)).await?;
-            let addresses: Vec<_> = addresses.collect();
-            let hidden = addresses.iter().map(|address| address.ip());
-            let hidden = hidden.filter(|address| !self.may_reach(*address, target.port));
-            if let Some(address) = hidden.into_iter().next() {
+            let addresses = target.addresses().await?;
+            let mut hidden = addresses.iter().map(SocketAddr::ip);
+            if let Some(address) = hidden.find(|to| !self.may_reach(*to, target.port)) {
                 return Ok(Err(RequestError::Private {
                     host: host(),
-                    address,
+                    address: line_of(&written(address), target.port),
                 }));
             }
             // To those that were looked at: asked again, a name may lead elsewhere.
-            let (head, answer) = self.exchange(&target, &addresses, request).await?;
+            let (head, answer) = self.exchange(&target, addresses, request).await?;
             let body = answer.read(MAX_BODY).await?;
             Ok(body.map_or_else(
                 || Err(RequestError::Long { host: host() }),
@@ -194,25 +202,18 @@ impl Client {
 
     /// Whether requests may go to an address: a public one, or one that is listed itself.
     fn may_reach(&self, address: IpAddr, port: u16) -> bool {
-        let written = match address {
-            IpAddr::V4(v4) => v4.to_string(),
-            IpAddr::V6(v6) => format!("[{v6}]"),
-        };
-        is_public(address) || self.settings.allows(&written, port)
+        is_public(address) || self.settings.allows(&written(address), port)
     }
 
-    /// Sends a request to the first of these addresses that answers, or where there are none
-    /// to those that the name leads to, and waits until the answer begins.
+    /// Sends a request to the first of these addresses that answers, and waits until the
+    /// answer begins.
     pub(super) async fn exchange(
         &self,
         target: &Target,
-        addresses: &[std::net::SocketAddr],
+        addresses: Vec<SocketAddr>,
         request: Request<Full<Bytes>>,
     ) -> io::Result<((StatusCode, HeaderMap), Answer)> {
-        let stream = match addresses {
-            [] => connect((target.bare_host(), target.port), |_| true).await?,
-            _ => connect(addresses, |_| true).await?,
-        };
+        let stream = connect(addresses).await?;
         if !target.secure {
             return exchange(stream, request).await;
         }
@@ -259,6 +260,11 @@ impl Target {
         })
     }
 
+    /// Where it leads to: one address at least.
+    pub(super) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        look_up(self.bare_host(), self.port).await
+    }
+
     /// As a resolver and a certificate know it.
     fn bare_host(&self) -> &str {
         self.host.trim_matches(['[', ']'])
@@ -266,11 +272,7 @@ impl Target {
 
     /// What the list of m2y.ini would need.
     pub(super) fn line(&self) -> String {
-        if self.port == 80 || self.port == 443 {
-            printable(&self.host, 300)
-        } else {
-            printable(&format!("{}:{}", self.host, self.port), 300)
-        }
+        line_of(&self.host, self.port)
     }
 
     fn request(&self, asked: &Asked) -> Result<Request<Full<Bytes>>, RequestError> {
@@ -296,6 +298,22 @@ impl Target {
         request
             .body(Full::new(asked.body.clone()))
             .map_err(|_| RequestError::Url("holds what none can".to_owned()))
+    }
+}
+
+/// What the list of m2y.ini needs for a host and a port.
+fn line_of(host: &str, port: u16) -> String {
+    match port {
+        80 | 443 => printable(host, 300),
+        _ => printable(&format!("{host}:{port}"), 300),
+    }
+}
+
+/// An address as a URL has it.
+fn written(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => url::Host::<&str>::Ipv6(v6).to_string(),
     }
 }
 
@@ -407,6 +425,23 @@ fn is_public(address: IpAddr) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_admits_an_address_as_an_error_tells_it() {
+        for (address, port) in [
+            ("10.0.0.7", 8080),
+            ("10.0.0.7", 443),
+            ("fd12::1", 443),
+            ("fd12::1", 8080),
+            ("::ffff:10.0.0.1", 9),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            let list = line_of(&written(address), port);
+            let mut settings = settings::Webhook::default();
+            settings.allow.push(list.parse().unwrap());
+            assert!(settings.allows(&written(address), port), "{list}");
+        }
+    }
 
     #[test]
     fn only_addresses_of_the_internet_are_public() {

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 use super::{
     DeliveryError, DeliveryId, PASSWORD_VARIABLE, QUOTED, SetupError,
-    connection::{Replies, connect},
+    connection::{Replies, connect, look_up},
     tls::{self, Trust},
 };
 use crate::{
@@ -176,8 +176,9 @@ impl Mailer {
     async fn connect(&self) -> Result<AsyncSmtpConnection, DeliveryError> {
         // In clear only to this machine, whatever the name leads to.
         let only_here = matches!(self.secured, Secured::No);
-        let host = (self.smtp.host.as_str(), self.smtp.port());
-        let stream = connect(host, |address| !only_here || address.ip().is_loopback())
+        let addresses = look_up(&self.smtp.host, self.smtp.port()).await;
+        let addresses = addresses.map_err(|e| self.unreachable(&e))?.into_iter();
+        let stream = connect(addresses.filter(|to| !only_here || to.ip().is_loopback()))
             .await
             .map_err(|e| self.unreachable(&e))?;
         let peer = stream.peer_addr().map_err(|e| self.unreachable(&e))?;

@@ -47,7 +47,10 @@ impl Webhook {
         }
         let request = request(&target, body, id)?;
         let until = Instant::now() + settings.deadline;
-        let asked = self.0.exchange(&target, &[], request);
+        let asked = async {
+            let addresses = target.addresses().await?;
+            self.0.exchange(&target, addresses, request).await
+        };
         let ((status, headers), rest) = match timeout_at(until, asked).await {
             Ok(answer) => answer.map_err(|e| unreachable(&target, &e))?,
             Err(_) => return Err(DeliveryError::late(&target.authority, settings.deadline)),

@@ -19,7 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     rc::Rc,
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -36,6 +36,7 @@ use super::{
     Hooks,
     decide::Undecided,
     firing::{Firing, Progress, ToFire},
+    folder_files::Files,
     lookup::{Hook, find},
     notes::Mode,
     report::HookError,
@@ -74,8 +75,8 @@ pub struct Batch {
     returned: mpsc::UnboundedReceiver<Vec<Box<Firing>>>,
     /// What was handed to the threads, and when.
     tickets: VecDeque<(u64, Instant)>,
-    /// Programs that run for events of the batch.
-    programs: Option<JoinSet<()>>,
+    /// Programs that run for events of the batch, and events that wait for a slot.
+    beside: Option<JoinSet<()>>,
 }
 
 impl Batch {
@@ -89,7 +90,7 @@ impl Batch {
             returning,
             returned,
             tickets: VecDeque::new(),
-            programs: None,
+            beside: None,
         };
         let mut ready = Vec::with_capacity(events.len());
         for (place, to_fire) in events.into_iter().enumerate() {
@@ -121,6 +122,10 @@ impl Batch {
                     Progress::Over => firing.progress = Progress::Over,
                     Progress::Program(path) => {
                         self.start(firing, path);
+                        continue;
+                    }
+                    Progress::Waits => {
+                        self.wait_for_slot(firing);
                         continue;
                     }
                     Progress::Ended(result) => firing.has_run(*result, &self.mode, heard),
@@ -203,11 +208,26 @@ impl Batch {
         }
     }
 
+    /// Waits for a slot for an event, beside all else, and has its scripts begin again.
+    fn wait_for_slot(&mut self, mut firing: Box<Firing>) {
+        let (hooks, returning) = (self.hooks.clone(), self.returning.clone());
+        let user = firing.event.folder.user().name().clone();
+        self.beside.get_or_insert_default().spawn(async move {
+            if firing.slot.is_none() {
+                firing.slot = hooks.slots.long.take(&user).await.map(Arc::new);
+            }
+            match firing.slot {
+                Some(_) => firing.begin_again(&hooks.stores),
+                None => firing.progress = Progress::Unserved,
+            }
+            let _ = returning.send(vec![firing]);
+        });
+    }
+
     /// Runs a program for an event, beside all else.
     fn start(&mut self, mut firing: Box<Firing>, path: PathBuf) {
         let (hooks, returning) = (self.hooks.clone(), self.returning.clone());
-        let programs = self.programs.get_or_insert_default();
-        programs.spawn(async move {
+        self.beside.get_or_insert_default().spawn(async move {
             let started = hooks.start(&path, &mut firing);
             let ended = AssertUnwindSafe(started).catch_unwind().await;
             firing.progress = Progress::Ended(Box::new(ended.unwrap_or(Err(HookError::Panic))));
@@ -298,7 +318,7 @@ impl Hooks {
     fn advance(&self, firing: &mut Firing, turn: &Turn<'_>) {
         loop {
             match firing.progress {
-                Progress::Ready => self.run_next(firing, turn),
+                Progress::Ready => self.run_next(firing, turn, true),
                 Progress::Undecided => self.decide(firing, turn),
                 _ => return,
             }
@@ -309,9 +329,13 @@ impl Hooks {
     }
 
     /// Runs the script whose turn it is, unless that is a program.
-    fn run_next(&self, firing: &mut Firing, turn: &Turn<'_>) {
+    fn run_next(&self, firing: &mut Firing, turn: &Turn<'_>, may_wait: bool) {
         firing.since = Instant::now();
-        let result = match self.step(firing, turn) {
+        let result = match self.step(firing, turn, may_wait) {
+            Err(HookError::Busy { .. }) => {
+                firing.progress = Progress::Waits;
+                return;
+            }
             Ok(Step::Start(path)) if turn.mode.programs => {
                 firing.progress = Progress::Program(path);
                 return;
@@ -331,10 +355,11 @@ impl Hooks {
     }
 
     /// Has what was decided take effect. Where something that the scripts looked at has
-    /// changed meanwhile, they begin again; after a few times while nobody else decides.
+    /// changed meanwhile, they begin again; after a few times while nobody else decides. Scripts
+    /// that have to wait for something do not keep the others waiting for that.
     fn decide(&self, firing: &mut Firing, turn: &Turn<'_>) {
         let of_user = self.turns.of(firing.event.folder.user().name());
-        if firing.conflicts < PATIENT {
+        if firing.conflicts < PATIENT || firing.slot.is_some() {
             let _with_others = of_user.read().unwrap_or_else(PoisonError::into_inner);
             return self.decide_now(firing);
         }
@@ -343,7 +368,7 @@ impl Hooks {
         while matches!(firing.progress, Progress::Ready | Progress::Undecided) {
             match firing.progress {
                 Progress::Undecided => self.decide_now(firing),
-                _ => self.run_next(firing, turn),
+                _ => self.run_next(firing, turn, false),
             }
         }
     }
@@ -354,14 +379,21 @@ impl Hooks {
         match self.decider.decide(record, &mut verdict, changes) {
             Ok(()) => firing.settle(verdict),
             Err(Undecided::Conflict) if firing.conflicts < MAX_CONFLICTS => {
+                firing.conflicts += 1;
                 firing.begin_again(&self.stores);
             }
             Err(error) => firing.fail_as(verdict, error.to_string()),
         }
     }
 
-    /// Finds what a line names, and runs it if it is a script.
-    fn step(&self, firing: &mut Firing, turn: &Turn<'_>) -> Result<Step, HookError> {
+    /// Finds what a line names, and runs it if it is a script: as busy, where it has to wait
+    /// for something and may not, or has no slot for that.
+    fn step(
+        &self,
+        firing: &mut Firing,
+        turn: &Turn<'_>,
+        may_wait: bool,
+    ) -> Result<Step, HookError> {
         let compiled = match firing.pinned.scripts.get(&firing.script) {
             Some(compiled) => compiled.clone(),
             None => {
@@ -375,16 +407,16 @@ impl Hooks {
         let lengthen = {
             let (seat, long) = (turn.seat.clone(), self.slots.long.clone());
             let user = firing.event.folder.user().name().clone();
-            let parcel = turn.parcel.clone();
+            let (parcel, slot) = (turn.parcel.clone(), firing.slot.clone());
             move || {
                 // The others need not wait for this one.
                 parcel.borrow_mut().hand_back();
                 if !seat.has_left()
-                    && let Some(slot) = long.try_take(&user)
+                    && let Some(slot) = slot.clone().or_else(|| long.try_take(&user).map(Arc::new))
                 {
                     seat.leave(slot);
                 }
-                seat.has_left()
+                may_wait && seat.has_left()
             }
         };
         let ran = self.run_script(firing, &compiled, turn.mode, lengthen)?;
@@ -436,17 +468,13 @@ impl Hooks {
         let ended = self.executables.run(program, event).await;
         let (transaction, digests) = (firing.transaction.clone(), self.digests.clone());
         let file = event.file.clone();
-        let folder = event.folder.name().clone();
+        let files = Files::new(&event.folder, &self.stores);
         let looking = task::spawn_blocking(move || {
             // What it did to files that scripts before it looked at is no reason to begin again.
             let _ = transaction.refresh();
-            let file = file.and_then(|file| {
-                let files = &mut transaction.lock().files;
-                files.identity(&folder, &file).ok()?
-            });
             // It may have written so soon that the time of the last change is the same.
-            if let Some(identity) = file {
-                digests.remove(&identity);
+            if let Some(version) = file.and_then(|file| files.version(&file).ok()?) {
+                digests.remove(&version);
             }
         });
         let _ = looking.await;

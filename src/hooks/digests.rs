@@ -1,68 +1,137 @@
-//! SHA-256 digests of files that are known already, because the file was hashed on its way in
-//! or by a script before.
+//! Digests of files that are known already, because a file was hashed on its way in or by a
+//! script before.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use super::folder_files::Identity;
+use crate::clock;
 
-/// Bytes of a digest.
+/// Bytes of a SHA-256 digest.
 pub const LEN: usize = 32;
 
-/// Digests that are kept: the oldest make way.
+/// Files whose digests are kept: the oldest make way.
 const MOST: usize = 8_192;
 
-/// Digests by what their files are known by: a file that has changed since is a different one.
-/// Copies of it are the same one.
-#[derive(Clone, Default)]
-pub struct Digests(Arc<Mutex<Known>>);
+/// How long a file must have rested before it is hashed, to be known again: of two changes
+/// within a tick of the clock, the file system may tell the first one only.
+const REST: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-struct Known {
-    digests: HashMap<Key, [u8; LEN]>,
-    order: VecDeque<Key>,
+/// By which the contents of a file are known to be the same ones. A program can set the time
+/// of a file's last change, and the inode of a file that is gone soon has another one; the time
+/// of the last change of the inode, only the system sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// The file system.
+    pub device: u64,
+    /// The number of the file in it.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// When the contents changed last, in nanoseconds since 1970.
+    pub modified: i64,
+    /// When anything about the file changed last, likewise.
+    pub changed: i64,
 }
 
-/// Inode, bytes, and the time of the last change.
-type Key = (u64, u64, i64);
+impl Version {
+    /// Whether a later version cannot look the same.
+    pub fn has_rested(&self) -> bool {
+        let age = clock::nanos().saturating_sub(self.changed);
+        u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) > REST)
+    }
+}
 
-/// `None` in a store that has no inodes.
-fn key(of: &Identity) -> Option<Key> {
-    (of.inode != 0).then_some((of.inode, of.stat.size, of.stat.modified))
+/// What is known of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its SHA-256.
+    pub sha256: Option<[u8; LEN]>,
+    /// Its CRC-32.
+    pub crc32: Option<u32>,
+}
+
+/// Digests of files. Copies of it are the same one.
+#[derive(Clone, Default)]
+pub struct Digests(Arc<Mutex<Table>>);
+
+#[derive(Default)]
+struct Table {
+    known: HashMap<Version, Known>,
+    order: VecDeque<Version>,
 }
 
 impl Digests {
-    /// The digest of a file, if it is known.
-    pub fn get(&self, of: &Identity) -> Option<[u8; LEN]> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.digests.get(&key(of)?).copied()
+    /// What is known of a file.
+    pub fn get(&self, of: &Version) -> Known {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.known.get(of).copied().unwrap_or_default()
     }
 
-    /// Forgets the digest of a file.
-    pub fn remove(&self, of: &Identity) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = key(of)
-            && known.digests.remove(&key).is_some()
-        {
-            known.order.retain(|other| *other != key);
+    /// Forgets what is known of a file.
+    pub fn remove(&self, of: &Version) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.known.remove(of).is_some() {
+            table.order.retain(|other| other != of);
         }
     }
 
-    /// Remembers the digest of a file.
-    pub fn insert(&self, of: &Identity, digest: [u8; LEN]) {
-        let Some(key) = key(of) else {
-            return;
+    /// Remembers more of a file.
+    pub fn insert(&self, of: &Version, more: Known) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Table { known, order } = &mut *table;
+        let known_of = known.entry(*of).or_insert_with(|| {
+            order.push_back(*of);
+            Known::default()
+        });
+        known_of.sha256 = more.sha256.or(known_of.sha256);
+        known_of.crc32 = more.crc32.or(known_of.crc32);
+        if order.len() > MOST
+            && let Some(oldest) = order.pop_front()
+        {
+            known.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_files_make_way() {
+        let digests = Digests::default();
+        let version = |inode| Version {
+            device: 1,
+            inode,
+            size: 1,
+            modified: 1,
+            changed: 1,
         };
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.digests.insert(key, digest).is_none() {
-            known.order.push_back(key);
+        let (crc, sha) = (
+            Known {
+                crc32: Some(1),
+                ..Known::default()
+            },
+            Known {
+                sha256: Some([2; LEN]),
+                ..Known::default()
+            },
+        );
+        for inode in 0..=MOST as u64 {
+            digests.insert(&version(inode), crc);
         }
-        if known.order.len() > MOST
-            && let Some(oldest) = known.order.pop_front()
-        {
-            known.digests.remove(&oldest);
-        }
+        assert_eq!(digests.get(&version(0)), Known::default());
+        assert_eq!(digests.get(&version(1)), crc);
+        digests.insert(&version(1), sha);
+        let both = Known {
+            crc32: Some(1),
+            sha256: Some([2; LEN]),
+        };
+        assert_eq!(digests.get(&version(1)), both);
+        digests.remove(&version(1));
+        assert_eq!(digests.get(&version(1)), Known::default());
     }
 }

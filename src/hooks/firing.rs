@@ -15,6 +15,7 @@ use super::{
     pinned::Pinned,
     report::HookError,
     script::Ran,
+    slots::Slot,
     transaction::{Changes, Transaction, files::Place},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(super) struct Firing {
     turns: usize,
     /// How often they had to begin again.
     pub(super) conflicts: u32,
+    /// Its place among those that work for long, where it had to wait for that.
+    pub(super) slot: Option<Arc<Slot>>,
     /// Since when it is that script's turn.
     pub(super) since: Instant,
     pub(super) progress: Progress,
@@ -73,6 +76,9 @@ pub(super) struct Origin {
 pub(super) enum Progress {
     /// The script whose turn it is can run on a thread for scripts.
     Ready,
+    /// A script has to wait for something and may not do that where it is: the scripts begin
+    /// again once the event has a place among those that take long.
+    Waits,
     /// It is this program's turn.
     Program(PathBuf),
     /// The program has ended.
@@ -180,6 +186,7 @@ impl Firing {
             scripts,
             turns: 0,
             conflicts: 0,
+            slot: None,
             since: Instant::now(),
             progress: Progress::Ready,
             profile: None,
@@ -208,9 +215,9 @@ impl Firing {
         }
     }
 
-    /// All scripts run again: what they looked at has changed meanwhile.
+    /// All scripts run again: what they looked at has changed meanwhile, or one of them could
+    /// not wait where it was.
     pub(super) fn begin_again(&mut self, stores: &Stores) {
-        self.conflicts += 1;
         self.take_back();
         self.transaction = self.transaction.anew(self.event.folder.user(), stores);
         self.so_far = SoFar::nothing();

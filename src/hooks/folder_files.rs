@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use cap_std::fs::{Dir, MetadataExt};
+use cap_std::fs::{Dir, Metadata, MetadataExt};
 
+use super::digests::Version;
 use crate::{
     crypto::random,
     root::{
-        file,
+        file::{self, nanos},
         folder::Folder,
         tree::{is_own, open_below},
     },
@@ -73,13 +74,8 @@ impl Files {
         match self.find(name)? {
             FileKind::Contents(path) => self.store.stat(&path),
             FileKind::Document => {
-                let about = below(self.folder.dir(), name)
-                    .and_then(|(dir, name)| dir.symlink_metadata(name));
-                match about {
-                    Ok(about) => Ok(Some(Stat::from(&about))),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                    Err(e) => Err(e),
-                }
+                let about = about(self.folder.dir(), name)?;
+                Ok(about.map(|about| Stat::from(&about)))
             }
         }
     }
@@ -91,14 +87,28 @@ impl Files {
             let stat = self.stat(name)?;
             return Ok(stat.map(|stat| Identity { stat, inode: 0 }));
         };
-        match below(dir, name).and_then(|(dir, name)| dir.symlink_metadata(name)) {
-            Ok(about) => Ok(Some(Identity {
-                stat: Stat::from(&about),
-                inode: about.ino(),
-            })),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        let about = about(dir, name)?;
+        Ok(about.map(|about| Identity {
+            stat: Stat::from(&about),
+            inode: about.ino(),
+        }))
+    }
+
+    /// By which the contents of what has a name are known to be the same ones; `None` in a
+    /// store elsewhere.
+    pub fn version(&self, name: &str) -> io::Result<Option<Version>> {
+        let found = self.find(name)?;
+        let Some(dir) = self.directory(&found) else {
+            return Ok(None);
+        };
+        let about = about(dir, name)?;
+        Ok(about.map(|about| Version {
+            device: about.dev(),
+            inode: about.ino(),
+            size: about.len(),
+            modified: nanos(about.mtime(), about.mtime_nsec()),
+            changed: nanos(about.ctime(), about.ctime_nsec()),
+        }))
     }
 
     /// Opens a regular file to read it.
@@ -281,6 +291,15 @@ impl Files {
             return Err(io::ErrorKind::CrossesDevices.into());
         }
         Ok(())
+    }
+}
+
+/// What the system knows of what has a name below a directory, if anything does.
+fn about(dir: &Arc<Dir>, name: &str) -> io::Result<Option<Metadata>> {
+    match below(dir, name).and_then(|(dir, name)| dir.symlink_metadata(name)) {
+        Ok(about) => Ok(Some(about)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

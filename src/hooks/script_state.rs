@@ -11,6 +11,7 @@ use super::api::state::{MAX_KEYS, State, StateError};
 use crate::{
     journal::{
         self, Journal, JournalError,
+        delivered::{self, DeliveredBefore},
         script_state::{self, Edits},
         sent::{self, Sent},
     },
@@ -23,6 +24,7 @@ use crate::{
 pub struct JournalState {
     journal: Journal,
     reader: Mutex<Connection>,
+    delivered: DeliveredBefore,
 }
 
 impl JournalState {
@@ -31,6 +33,7 @@ impl JournalState {
         Ok(Self {
             journal: journal.clone(),
             reader: Mutex::new(journal.reader()?),
+            delivered: DeliveredBefore::new(journal)?,
         })
     }
 }
@@ -63,6 +66,15 @@ impl State for ReadOnlyState {
     fn apply(&self, _: &Name, _: &BTreeMap<String, Edits>) -> Result<bool, StateError> {
         let sentence = "this run changes nothing".to_owned();
         Err(StateError::Unreachable(sentence))
+    }
+
+    fn is_pending(&self, user: &Name, folder: &Name, file: &str) -> Result<bool, StateError> {
+        let Some(db) = &self.0 else {
+            return Ok(false);
+        };
+        let db = db.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = (user.as_str(), folder.as_str());
+        delivered::is_pending(&db, folder, file).map_err(unreachable)
     }
 
     fn sent(
@@ -98,6 +110,11 @@ impl State for JournalState {
             Ok(can)
         });
         written.wait().map_err(unreachable)
+    }
+
+    fn is_pending(&self, user: &Name, folder: &Name, file: &str) -> Result<bool, StateError> {
+        let folder = (user.as_str(), folder.as_str());
+        self.delivered.is_pending(folder, file).map_err(unreachable)
     }
 
     fn sent(

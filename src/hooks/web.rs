@@ -1,4 +1,4 @@
-//! Servers of the web for scripts, which wait on a thread of their own.
+//! Servers of the web for scripts, whose threads wait for the answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::delivery::{
     http::{Answered, Asked},
 };
 
-/// Asks servers on a runtime, whose thread is another one than the script's.
+/// Asks servers by means of a runtime; the script's own thread waits.
 pub struct OnRuntime {
     client: Client,
     runtime: Option<Handle>,

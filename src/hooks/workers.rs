@@ -64,7 +64,7 @@ pub struct Seat {
     shared: Arc<Shared>,
     user: Name,
     /// What it took for its place when it left that.
-    left: Cell<Option<Slot>>,
+    left: Cell<Option<Arc<Slot>>>,
 }
 
 impl Seat {
@@ -77,7 +77,7 @@ impl Seat {
     }
 
     /// Leaves the place to the next one, for another one among those that take long.
-    pub fn leave(&self, slot: Slot) {
+    pub fn leave(&self, slot: Arc<Slot>) {
         self.left.set(Some(slot));
         let mut queue = self.shared.queue();
         queue.ended(&self.user);

@@ -111,11 +111,12 @@ pub fn find(
     )
 }
 
-/// Forgets the numbers of days that are long ago, except for the first one of each sender.
+/// Forgets the numbers of days that are long ago, except for the first one of each sender on
+/// which something came and was kept.
 pub(super) fn forget(db: &Connection, now: u64) -> rusqlite::Result<()> {
     let oldest = (day(now) + 1).saturating_sub(DAYS);
     db.execute(
-        "DELETE FROM sent WHERE day < ?1 AND day > (
+        "DELETE FROM sent WHERE day < ?1 AND day IS NOT (
              SELECT min(day) FROM sent AS other WHERE files > 0
              AND other.user = sent.user AND other.folder = sent.folder
              AND other.sender = sent.sender)",
@@ -152,6 +153,9 @@ mod tests {
             add(&db, &key("zhenqiang"), bytes, now - days * DAY).unwrap();
         }
         add(&db, &key("peter"), 32, now).unwrap();
+        add(&db, &key("anna"), 64, now - 800 * DAY).unwrap();
+        db.execute_batch("UPDATE sent SET files = 0, bytes = 0 WHERE sender = 'anna'")
+            .unwrap();
         let first = Some(now - 900 * DAY);
         let expect = |files, bytes| Sent {
             files,
@@ -164,6 +168,14 @@ mod tests {
         forget(&db, now).unwrap();
         assert_eq!(sent(&db, "zhenqiang", 0), expect(4, 29));
         assert_eq!(sent(&db, "peter", 0).files, 1);
+        let left: u32 = db
+            .query_row(
+                "SELECT count(*) FROM sent WHERE sender = 'anna'",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(left, 0, "nothing of hers was kept");
         assert_eq!(sent(&db, "nobody", 0), Sent::default());
     }
 }

@@ -151,13 +151,19 @@ pub fn fail(db: &Connection, task: &Task, error: &str, due: Option<u64>) -> rusq
 
 /// Tasks that are due and have none of their file in front of them, nor a transfer of it
 /// whose hooks have to run, nor a task of the same id, in their order: a file that was
-/// renamed goes, then it comes.
-pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>> {
+/// renamed goes, then it comes. None of these users.
+pub fn due(
+    db: &Connection,
+    now: u64,
+    limit: u32,
+    but_of: &[String],
+) -> rusqlite::Result<Vec<Entry>> {
     // A '+' keeps SQLite from an index: in the order of `seq` it can stop at the limit, where
     // it would sort ten thousand tasks for each that is done; of one id there are two or
     // three, and of those that are not dead all.
     db.prepare_cached(
-        "SELECT * FROM task t WHERE +dead = 0 AND +due <= :now AND (part > 0 OR (NOT EXISTS (
+        "SELECT * FROM task t WHERE +dead = 0 AND +due <= :now
+         AND +user NOT IN (SELECT value FROM json_each(:but_of)) AND (part > 0 OR (NOT EXISTS (
              SELECT 1 FROM task f WHERE f.user = t.user AND f.folder = t.folder
              AND f.file = t.file AND f.seq < t.seq AND +f.dead = 0 AND f.part = 0)
          AND NOT EXISTS (SELECT 1 FROM task f WHERE f.id = t.id
@@ -169,7 +175,7 @@ pub fn due(db: &Connection, now: u64, limit: u32) -> rusqlite::Result<Vec<Entry>
          ORDER BY seq LIMIT :limit",
     )?
     .query_map(
-        named_params! { ":now": signed(now), ":limit": limit },
+        named_params! { ":now": signed(now), ":limit": limit, ":but_of": Value::from(but_of).to_string() },
         entry,
     )?
     .collect()

@@ -23,13 +23,14 @@ use super::{
     function::{Made, fail, shown},
     meta,
     names::Names,
+    state::State,
     text,
 };
 use crate::{
     event::Event,
     hooks::{
         call,
-        folder_files::Identity,
+        digests::Version,
         transaction::files::{Place, split},
     },
     meta::{MAX_LEN, Meta},
@@ -62,6 +63,7 @@ pub struct Handle {
     folder: Folder,
     config: Arc<Config>,
     actions: Actions,
+    state: Arc<dyn State>,
     /// Where the `.meta` of the file that the event is about lies on the disk, and what scripts
     /// make of it.
     own: Option<(Place, meta::Handle)>,
@@ -72,7 +74,12 @@ pub struct Handle {
 type Move = (String, String);
 
 impl Handle {
-    pub(super) fn new(event: &Event, actions: &Actions, own: Option<&meta::Handle>) -> Self {
+    pub(super) fn new(
+        event: &Event,
+        actions: &Actions,
+        state: &Arc<dyn State>,
+        own: Option<&meta::Handle>,
+    ) -> Self {
         let mut transaction = actions.transaction();
         transaction.files.enter(&event.folder);
         let subject = event.subject.as_ref();
@@ -87,6 +94,7 @@ impl Handle {
             folder: event.folder.clone(),
             config: event.config.clone(),
             actions: actions.clone(),
+            state: state.clone(),
         }
     }
 
@@ -124,14 +132,14 @@ impl Handle {
         }
     }
 
-    /// By which a regular file is known that rests on the disk as it is; `None` where scripts
-    /// have written it.
-    pub(super) fn identity(&self, call: &str, name: &str) -> Made<Option<Identity>> {
+    /// By which the contents of a regular file are known that rests on the disk as it is; `None`
+    /// where scripts have written it.
+    pub(super) fn version(&self, call: &str, name: &str) -> Made<Option<Version>> {
         self.about(call, name)?;
         let name = &path_of(call, name)?;
         let mut transaction = self.actions.transaction();
-        let identity = transaction.files.identity(self.folder.name(), name);
-        identity.map_err(|e| cannot(call, name, &e))
+        let version = transaction.files.version(self.folder.name(), name);
+        version.map_err(|e| cannot(call, name, &e))
     }
 
     /// Opens a regular file that a person sees, to read it.

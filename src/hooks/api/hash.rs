@@ -10,7 +10,10 @@ use super::{
     function::{Function, Made, fail, shown},
 };
 use crate::{
-    hooks::{call, digests::Digests},
+    hooks::{
+        call,
+        digests::{Digests, Known, Version},
+    },
     store::Reader,
 };
 
@@ -24,7 +27,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "hash",
         "hash.sha256(name)",
-        "The SHA-256 of a file of the folder, 64 lower-case hexadecimal digits. Of a file that has just come it is known already: where a script of the folder asks for it, it is computed while the file arrives, and meta.sha256 has it too. A large file may take up to 30 seconds, in which others are not held up.",
+        "The SHA-256 of a file of the folder, 64 lower-case hexadecimal digits. Of a file that has just come to a folder on this machine it is known already: where a script of the folder asks for it, it is computed while the file arrives, and meta.sha256 has it too. A large file may take up to 30 seconds, in which others are not held up.",
         r#"
 assert_eq(hash.sha256("abc.txt"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 if folder.contains_line("abc.txt", hash.sha256(event.data_file)) { reject("stolen"); }
@@ -56,25 +59,55 @@ impl Handle {
     }
 
     fn sha256(&mut self, name: &str) -> Made<String> {
-        let call = "hash.sha256()";
-        // Looked up before it is read: if it changes meanwhile, nobody finds this digest.
-        let identity = self.folder.identity(call, name)?;
-        if let Some(known) = identity.and_then(|identity| self.digests.get(&identity)) {
-            return Ok(hex::encode(known));
-        }
-        let mut hasher = Sha256::new();
-        self.read(call, name, |bytes| hasher.update(bytes))?;
-        let digest = hasher.finalize().into();
-        if let Some(identity) = identity {
-            self.digests.insert(&identity, digest);
-        }
+        let digest = self.known_or(
+            "hash.sha256()",
+            name,
+            |known| &mut known.sha256,
+            || {
+                let mut hasher = Sha256::new();
+                self.read("hash.sha256()", name, |bytes| hasher.update(bytes))?;
+                Ok(hasher.finalize().into())
+            },
+        )?;
         Ok(hex::encode(digest))
     }
 
     fn crc32(&mut self, name: &str) -> Made<i64> {
-        let mut hasher = crc32fast::Hasher::new();
-        self.read("hash.crc32()", name, |bytes| hasher.update(bytes))?;
-        Ok(hasher.finalize().into())
+        let crc = self.known_or(
+            "hash.crc32()",
+            name,
+            |known| &mut known.crc32,
+            || {
+                let mut hasher = crc32fast::Hasher::new();
+                self.read("hash.crc32()", name, |bytes| hasher.update(bytes))?;
+                Ok(hasher.finalize())
+            },
+        )?;
+        Ok(crc.into())
+    }
+
+    /// What is known of a file, or else is made by reading it.
+    fn known_or<T: Copy>(
+        &self,
+        call: &str,
+        name: &str,
+        part: fn(&mut Known) -> &mut Option<T>,
+        make: impl FnOnce() -> Made<T>,
+    ) -> Made<T> {
+        // Looked at before it is read: if it changes meanwhile, it is a different version.
+        let version = self.folder.version(call, name)?;
+        let mut known = version.map(|version| self.digests.get(&version));
+        if let Some(value) = known.as_mut().and_then(|known| *part(known)) {
+            return Ok(value);
+        }
+        let version = version.filter(Version::has_rested);
+        let value = make()?;
+        if let Some(version) = version {
+            let mut more = Known::default();
+            *part(&mut more) = Some(value);
+            self.digests.insert(&version, more);
+        }
+        Ok(value)
     }
 
     fn read(&self, call: &str, name: &str, each: impl FnMut(&[u8])) -> Made<()> {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use hyper::{Method, body::Bytes};
 use rhai::{Dynamic, Engine, Map};
+use sha2::{Digest, Sha256};
 
 use super::{
     actions::Actions,
@@ -52,7 +53,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "http",
         "http.get(url)",
-        "Asks a server while the script waits, and returns its answer, of at most 64 KiB; see answer. Only hosts under [webhook] allow in m2y.ini are asked, and addresses that are not public only where they are listed too. A server has 5 seconds, the scripts of an event can make 8 requests, and redirects are not followed. Where there is no answer it fails, which try and catch can take.",
+        "Asks a server while the script waits, and returns its answer, of at most 64 KiB; see answer. Only hosts under [webhook] allow in m2y.ini are asked, and addresses that are not public only where they are listed too. A server has 5 seconds, the scripts of an event can make 8 requests, those without an answer included, and redirects are not followed. Where there is no answer it fails, which try and catch can take.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 assert_eq(answer.status, 200);
@@ -71,7 +72,7 @@ assert_eq(answer.type, "application/json");
     Function::new(
         "http",
         "http.post(url, body)",
-        "Posts a text, or a map or an array as JSON, while the script waits, and returns the answer as http.get() does. It is posted at once, whatever the hooks decide, and again when they run again; the header idempotency-key says that it is the same. For what only has to be told, notify.webhook() is better: it is posted once the hooks have decided, and tried again where the server does not answer.",
+        "Posts a text, or a map or an array as JSON, while the script waits, and returns the answer as http.get() does. It is posted at once, whatever the hooks decide, and again when they run again; the header idempotency-key is the same for the same text then, unless you set it. For what only has to be told, notify.webhook() is better: it is posted once the hooks have decided, and tried again where the server does not answer.",
         r#"
 let answer = http.post("https://example.org/scan", #{ name: meta.filename });
 if answer.status != 200 { throw "the scanner does not answer"; }
@@ -228,8 +229,11 @@ impl Handle {
             headers.push(("content-type".to_owned(), media_type.to_owned()));
         }
         if !has(&headers, "idempotency-key") {
+            // The same request of the event again, and no other one.
             let number = self.actions.transaction().requests.made();
-            let key = format!("{}-{number}", self.event);
+            let said = Sha256::digest(format!("{url}\n{body}"));
+            let said = said.get(..8).map(hex::encode).unwrap_or_default();
+            let key = format!("{}-{number}-{said}", self.event);
             headers.push(("idempotency-key".to_owned(), key));
         }
         self.actions
@@ -259,12 +263,12 @@ impl Handle {
             Some(known) => known,
             None => call::wait(|left| {
                 let answered = self.web.ask(&asked, left.min(DEADLINE));
-                let answered = answered.map_err(|why| fail(format!("{call}: {why}")))?;
                 let mut transaction = self.actions.transaction();
                 transaction.requests.remember(asked, answered.clone());
                 Ok(answered)
             })?,
         };
+        let answered = answered.map_err(|why| fail(format!("{call}: {why}")))?;
         let body = String::from_utf8(answered.body.into())
             .map_err(|_| fail(format!("{call}: the answer is not UTF-8 text")))?;
         Ok(Answer {

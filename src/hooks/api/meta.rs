@@ -108,14 +108,17 @@ impl Handle {
             meta.extra.remove(field);
             return Ok(());
         };
-        meta.extra.insert(field.to_owned(), value);
+        let before = meta.extra.insert(field.to_owned(), value);
         let len: usize = meta
             .extra
             .iter()
             .map(|(field, value)| field.len() + value.to_string().len())
             .sum();
         if len > MAX_EXTRA {
-            meta.extra.remove(field);
+            match before {
+                Some(before) => meta.extra.insert(field.to_owned(), before),
+                None => meta.extra.remove(field),
+            };
             return Err(fail(format!(
                 "meta.{field}: all further fields together may have {MAX_EXTRA} bytes"
             )));

@@ -117,7 +117,7 @@ impl Handles {
     ) -> Self {
         let subject = event.subject.as_ref();
         let meta = subject.map(|subject| meta::Handle::new(&subject.meta));
-        let folder = folder::Handle::new(event, actions, meta.as_ref());
+        let folder = folder::Handle::new(event, actions, &services.state, meta.as_ref());
         let mut facts = Map::new();
         facts.insert("name".into(), event.kind.section().into());
         facts.insert("folder".into(), event.folder.name().as_str().into());

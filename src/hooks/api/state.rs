@@ -67,6 +67,10 @@ pub trait State: Send + Sync {
     /// Returns whether they were made.
     fn apply(&self, user: &Name, edits: &BTreeMap<String, Edits>) -> Result<bool, StateError>;
 
+    /// Whether the hooks of a file that came have still to accept it, or what they decided is
+    /// being done.
+    fn is_pending(&self, user: &Name, folder: &Name, file: &str) -> Result<bool, StateError>;
+
     /// What a contact sent into a folder from a day on, counted from 1970.
     fn sent(
         &self,
@@ -154,6 +158,10 @@ impl State for MemoryState {
         }
         folders.extend(edited);
         Ok(true)
+    }
+
+    fn is_pending(&self, _: &Name, _: &Name, _: &str) -> Result<bool, StateError> {
+        Ok(false)
     }
 
     fn sent(

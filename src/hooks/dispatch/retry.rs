@@ -1,7 +1,7 @@
 //! What is tried again: events whose hooks came to no decision, and what hooks asked for.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -27,8 +27,10 @@ use crate::{
     journal::{self, Entry, JournalError, Task, delivered},
 };
 
-/// Tasks that are tried again at the same time; hooks have fewer slots.
+/// Tasks that are tried again at the same time: of all users, and of one, whose hooks may all
+/// wait for a server that does not answer.
 const AT_ONCE: usize = 64;
+const OF_ONE: usize = 32;
 
 /// How often the journal is looked into for what another process wrote.
 const LOOK: Duration = Duration::from_secs(1);
@@ -84,19 +86,25 @@ impl Dispatcher {
         };
         let mut tasks = JoinSet::new();
         let (mut entries, mut pause) = (VecDeque::new(), LOOK);
+        let mut users = Users::default();
         let mut tick = interval(LOOK);
         loop {
-            // Not for each task that ends: while some are left, nothing else gets its turn.
-            if entries.is_empty() {
-                let looked = self.look(&reader).await;
-                (entries, pause) = (looked.0.into(), looked.1);
+            // Not for each task that ends: while some can begin, nothing else gets its turn.
+            if users.next_of(&entries).is_none() {
+                let (looked, until) = self.look(&reader, users.busy()).await;
+                // Those that are left are of users who are busy.
+                entries.extend(looked);
+                pause = until;
             }
             while tasks.len() < AT_ONCE
-                && let Some(entry) = entries.pop_front()
+                && let Some(place) = users.next_of(&entries)
+                && let Some(entry) = entries.remove(place)
             {
                 if let Some(lease) = self.leases.take(&entry.task) {
                     let (this, reader) = (self.clone(), reader.clone());
+                    let one_of_the_user = users.begin(&entry.task.user);
                     tasks.spawn(async move {
+                        let _until_it_ends = one_of_the_user;
                         // Between the look and the lease another one may have done it.
                         if still_there(reader, &entry).await {
                             this.again(entry, lease).await;
@@ -126,13 +134,17 @@ impl Dispatcher {
         }
     }
 
-    /// What is due, and how long nothing more will be.
-    async fn look(&self, reader: &Arc<Mutex<Connection>>) -> (Vec<Entry>, Duration) {
+    /// What is due of all users but these, and how long nothing more will be.
+    async fn look(
+        &self,
+        reader: &Arc<Mutex<Connection>>,
+        but_of: Vec<String>,
+    ) -> (Vec<Entry>, Duration) {
         let (reader, leases) = (reader.clone(), self.leases.len());
         let looked = task::spawn_blocking(move || {
             let db = reader.lock().unwrap_or_else(PoisonError::into_inner);
             let (now, limit) = (clock::millis(), AT_ONCE.saturating_add(leases));
-            let due = journal::due(&db, now, u32::try_from(limit).unwrap_or(u32::MAX))?;
+            let due = journal::due(&db, now, u32::try_from(limit).unwrap_or(u32::MAX), &but_of)?;
             Ok::<_, rusqlite::Error>((due, journal::next_due(&db, now)?, now))
         });
         match looked.await {
@@ -215,6 +227,35 @@ impl Dispatcher {
             why,
             due: Some(clock::millis().saturating_add(pause)),
         }
+    }
+}
+
+/// Whose tasks are being tried again.
+#[derive(Default)]
+struct Users(HashMap<String, Arc<()>>);
+
+impl Users {
+    /// Takes down that a task of a user begins; it has ended when what this returns is dropped.
+    fn begin(&mut self, user: &str) -> Arc<()> {
+        self.0.retain(|_, tasks| Arc::strong_count(tasks) > 1);
+        self.0.entry(user.to_owned()).or_default().clone()
+    }
+
+    fn may_begin(&self, user: &str) -> bool {
+        let tasks = self.0.get(user);
+        tasks.is_none_or(|tasks| Arc::strong_count(tasks) <= OF_ONE)
+    }
+
+    /// The place of the first task that may begin.
+    fn next_of(&self, entries: &VecDeque<Entry>) -> Option<usize> {
+        let of_user = |entry: &Entry| self.may_begin(&entry.task.user);
+        entries.iter().position(of_user)
+    }
+
+    /// Users of whom no further task may begin.
+    fn busy(&self) -> Vec<String> {
+        let busy = self.0.keys().filter(|user| !self.may_begin(user));
+        busy.cloned().collect()
     }
 }
 

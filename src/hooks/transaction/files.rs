@@ -11,6 +11,7 @@ use crate::{
     clock,
     hooks::{
         change::Change,
+        digests::Version,
         folder_files::{Files, Identity},
     },
     root::{folder::Folder, name::Name, user::User},
@@ -162,14 +163,14 @@ impl FileEdits {
         }
     }
 
-    /// By which a file is known that rests on the disk with just these contents.
-    pub fn identity(&mut self, folder: &Name, name: &str) -> io::Result<Option<Identity>> {
+    /// By which the contents of a file are known that rests on the disk with just these.
+    pub fn version(&mut self, folder: &Name, name: &str) -> io::Result<Option<Version>> {
         if self.suffix(folder, name).is_some() {
             return Ok(None);
         }
         match self.entry(folder, name).cloned() {
-            None => self.disk(folder)?.identity(name),
-            Some(Entry::From((folder, name))) => self.disk(&folder)?.identity(&name),
+            None => self.disk(folder)?.version(name),
+            Some(Entry::From((folder, name))) => self.disk(&folder)?.version(&name),
             Some(Entry::Gone | Entry::Text(_)) => Ok(None),
         }
     }

@@ -3,22 +3,25 @@
 
 use crate::delivery::http::{Answered, Asked};
 
+/// What came of a request: an answer, or in words why there is none.
+pub type Answer = Result<Answered, String>;
+
 /// Requests of one event, in their order.
 #[derive(Clone, Default)]
 pub struct Requests {
-    known: Vec<(Asked, Answered)>,
+    known: Vec<(Asked, Answer)>,
     /// How many of them the scripts have made so far.
     made: usize,
 }
 
 impl Requests {
-    /// How many were made.
+    /// How many were made, those without an answer included.
     pub fn made(&self) -> usize {
         self.made
     }
 
-    /// The answer to the next request, if it is the one that was made last time.
-    pub fn recall(&mut self, asked: &Asked) -> Option<Answered> {
+    /// What came of the next request, if it is the one that was made last time.
+    pub fn recall(&mut self, asked: &Asked) -> Option<Answer> {
         let known = self.known.get(self.made);
         let answered = known
             .filter(|(before, _)| before == asked)
@@ -31,8 +34,8 @@ impl Requests {
         answered
     }
 
-    /// Remembers the answer to a request that was made just now.
-    pub fn remember(&mut self, asked: Asked, answered: Answered) {
+    /// Remembers what came of a request that was made just now.
+    pub fn remember(&mut self, asked: Asked, answered: Answer) {
         self.known.truncate(self.made);
         self.known.push((asked, answered));
         self.made += 1;
@@ -59,12 +62,12 @@ mod tests {
         }
     }
 
-    fn answered(status: u16) -> Answered {
-        Answered {
+    fn answered(status: u16) -> Answer {
+        Ok(Answered {
             status,
             media_type: String::new(),
             body: Bytes::new(),
-        }
+        })
     }
 
     #[test]

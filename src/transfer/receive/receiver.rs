@@ -19,6 +19,7 @@ use crate::{
     files::service::FileService,
     hooks::{
         batch::Verdicts,
+        digests::Known,
         dispatch::{Dispatcher, LeasedEvent},
         folder_files::Files,
         startup::Startup,
@@ -203,11 +204,13 @@ impl Receiver {
         } = arrival;
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
-        if let Some(sha256) = sha256 {
-            // What its sender says of it is one thing, this another.
-            meta.extra
-                .insert(SHA256.to_owned(), hex::encode(sha256).into());
-        }
+        // What its sender says of it is not to be taken for this.
+        match sha256 {
+            Some(sha256) => meta
+                .extra
+                .insert(SHA256.to_owned(), hex::encode(sha256).into()),
+            None => meta.extra.remove(SHA256),
+        };
         let leased = self.hooks.lease(event, pinned, partial.key());
         let destination = Destination::of(&meta);
         if let Some(destination) = &destination
@@ -325,7 +328,11 @@ impl Receiver {
     async fn remember_digests(&self, asking: &[(usize, Storing, Partial, LeasedEvent)]) {
         let hashed = asking.iter().filter_map(|(_, storing, _, _)| {
             let subject = &storing.subject;
-            Some((storing.folder.clone(), subject.data_file(), storing.sha256?))
+            let known = Known {
+                sha256: Some(storing.sha256?),
+                crc32: Some(storing.crc),
+            };
+            Some((storing.folder.clone(), subject.data_file(), known))
         });
         let hashed: Vec<_> = hashed.collect();
         if hashed.is_empty() {
@@ -333,9 +340,9 @@ impl Receiver {
         }
         let (digests, stores) = (self.hooks.digests().clone(), self.hooks.stores().clone());
         let remembering = task::spawn_blocking(move || {
-            for (folder, file, sha256) in hashed {
-                if let Ok(Some(identity)) = Files::new(&folder, &stores).identity(&file) {
-                    digests.insert(&identity, sha256);
+            for (folder, file, known) in hashed {
+                if let Ok(Some(version)) = Files::new(&folder, &stores).version(&file) {
+                    digests.insert(&version, known);
                 }
             }
         });

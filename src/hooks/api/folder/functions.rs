@@ -163,7 +163,7 @@ assert(folder.read("sent.csv").ends_with("\nend\n"));
     Function::new(
         "folder",
         "folder.tags(name)",
-        "The tags of a file that a contact sent, as a map; they are in the field tags of its .meta.",
+        "The tags of a file that a contact sent, as a map; they are in the field folderTags of its .meta, which no sender can set.",
         r#"
 for name in folder.list("*.data") {
     if folder.tags(name).seen != true { log.info(`${name} is new`); }
@@ -173,11 +173,10 @@ for name in folder.list("*.data") {
     Function::new(
         "folder",
         "folder.set_tag(name, tag, value)",
-        "Keeps a value of at most 1 KiB as JSON for a file that a contact sent, under a tag, in the field tags of its .meta; () takes it away. A file may have 32 tags. They go with the file when it gets a different name or folder.",
+        "Keeps a value of at most 1 KiB as JSON for a file that a contact sent, under a tag; () takes it away. A file may have 32 tags. They go with the file when it gets a different name or folder. Only the file's own hooks can set tags before they have accepted it.",
         r#"
 folder.set_tag(event.data_file, "album", "sea");
 assert_eq(folder.tags(event.data_file).album, "sea");
-assert_eq(meta.tags.album, "sea");
 "#,
     ),
     Function::new(

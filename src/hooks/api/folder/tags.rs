@@ -1,4 +1,5 @@
-//! Small values that are kept for a file that came, in the `tags` of its `.meta`.
+//! Small values that are kept for a file that came, in the `folderTags` of its `.meta`: a field
+//! that no sender can set and that no `.meta` takes along.
 
 use rhai::{Dynamic, Map};
 
@@ -14,11 +15,8 @@ use crate::{
         value::{from_dynamic, to_dynamic},
     },
     json::{self, Value},
-    meta::Meta,
+    meta::{FOLDER_TAGS, Meta},
 };
-
-/// The field of a `.meta` that holds them.
-const TAGS: &str = "tags";
 
 /// Tags of one file.
 const MAX_TAGS: usize = 32;
@@ -70,13 +68,22 @@ impl Handle {
             )));
         }
         match tags.is_empty() {
-            true => meta.extra.remove(TAGS),
-            false => meta.extra.insert(TAGS.to_owned(), Value::Object(tags)),
+            true => meta.extra.remove(FOLDER_TAGS),
+            false => meta
+                .extra
+                .insert(FOLDER_TAGS.to_owned(), Value::Object(tags)),
         };
         self.actions
             .note(|| format!("folder.set_tag({name:?}, {tag:?}, {text})"));
         if let Some(own) = self.own_at(&file) {
-            return own.set_extra(TAGS, meta.extra.remove(TAGS));
+            return own.set_extra(FOLDER_TAGS, meta.extra.remove(FOLDER_TAGS));
+        }
+        if self.is_pending(call, name)? {
+            return Err(refuse(
+                call,
+                name,
+                "is not accepted yet: its own hooks are still at work, and may set tags",
+            ));
         }
         self.actions.may_touch()?;
         let text = String::from_utf8(meta.to_file())
@@ -103,9 +110,28 @@ impl Handle {
         let file = self.meta_of(name).ok_or_else(none)?;
         let meta = match self.own_at(&file) {
             Some(own) => own.get(),
-            None => self.read_meta(&file).ok_or_else(none)?,
+            None => {
+                // Before it is read: if it changes after that, the scripts run again.
+                let _ = self.stat(&file);
+                self.read_meta(&file).ok_or_else(none)?
+            }
         };
+        if meta.from == self.folder.user().name().as_str() {
+            return Err(none());
+        }
         Ok((file, meta))
+    }
+
+    /// Whether the file's own hooks may still write its `.meta`.
+    fn is_pending(&self, call: &str, name: &str) -> Made<bool> {
+        let name = path_of(call, name)?;
+        let files = &mut self.actions.transaction().files;
+        let Some((folder, name)) = files.origin(self.folder.name(), &name) else {
+            return Ok(false);
+        };
+        let user = self.folder.user().name();
+        let is_pending = self.state.is_pending(user, &folder, &name);
+        is_pending.map_err(|e| fail(format!("{call}: {e}")))
     }
 
     /// What scripts make of the `.meta` of the event's file, if that is what has a name now.
@@ -118,6 +144,6 @@ impl Handle {
 }
 
 fn of(meta: &Meta) -> json::Map<String, Value> {
-    let tags = meta.extra.get(TAGS).and_then(Value::as_object);
+    let tags = meta.extra.get(FOLDER_TAGS).and_then(Value::as_object);
     tags.cloned().unwrap_or_default()
 }

@@ -13,6 +13,7 @@ use std::{
         Arc, Barrier, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -73,7 +74,7 @@ async fn fire(world: &World, script: &str, count: usize, services: &Services) ->
     verdicts
 }
 
-/// Answers nobody until as many ask as there are slots, and then everybody.
+/// Answers nobody until as many ask as there are slots, and takes its time then.
 struct Crowd {
     asking: AtomicUsize,
     all_are_there: Barrier,
@@ -83,6 +84,7 @@ impl Web for Crowd {
     fn ask(&self, _: &Asked, _: Duration) -> Result<Answered, String> {
         if self.asking.fetch_add(1, Ordering::Relaxed) < SLOTS {
             self.all_are_there.wait();
+            thread::sleep(Duration::from_millis(300));
         }
         answer("ok")
     }

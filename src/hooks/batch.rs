@@ -359,7 +359,7 @@ impl Hooks {
     /// that have to wait for something do not keep the others waiting for that.
     fn decide(&self, firing: &mut Firing, turn: &Turn<'_>) {
         let of_user = self.turns.of(firing.event.folder.user().name());
-        if firing.conflicts < PATIENT || firing.slot.is_some() {
+        if firing.conflicts < PATIENT {
             let _with_others = of_user.read().unwrap_or_else(PoisonError::into_inner);
             return self.decide_now(firing);
         }

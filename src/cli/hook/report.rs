@@ -9,10 +9,7 @@ use crate::{
 };
 
 /// The word for hooks that a dry run cannot follow to their decision, and why.
-const NOT_RUN_FURTHER: (&str, &str) = (
-    "not run further",
-    "http.post() is not sent in a dry run",
-);
+const NOT_RUN_FURTHER: (&str, &str) = ("not run further", "http.post() is not sent in a dry run");
 
 /// What the hooks of one event said and asked for.
 pub(super) struct Report {

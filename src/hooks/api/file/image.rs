@@ -44,7 +44,10 @@ impl Image {
         let exif = self.exif.clone();
         Map::from_iter([
             ("width".into(), or_unit(self.size.map(|size| whole(size.0)))),
-            ("height".into(), or_unit(self.size.map(|size| whole(size.1)))),
+            (
+                "height".into(),
+                or_unit(self.size.map(|size| whole(size.1))),
+            ),
             ("taken".into(), or_unit(exif.taken)),
             ("offset".into(), or_unit(exif.offset)),
             ("camera".into(), or_unit(exif.camera)),

@@ -56,7 +56,9 @@ fn of_head(head: &[u8], goes_on: bool) -> &'static str {
         true => known
             .filter(|known| WRITTEN.contains(known))
             .unwrap_or(TEXT),
-        false => known.or_else(|| of_boxes(head)).unwrap_or_else(|| rest(head)),
+        false => known
+            .or_else(|| of_boxes(head))
+            .unwrap_or_else(|| rest(head)),
     }
 }
 

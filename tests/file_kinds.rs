@@ -105,7 +105,7 @@ fn a_kind_is_told_by_what_a_file_holds() {
 fn a_file_of_boxes_is_told_by_its_brands() {
     let boxes = |brand: &[u8; 4], others: &[&[u8; 4]]| {
         let mut bytes = (16 + 4 * others.len() as u32).to_be_bytes().to_vec();
-        bytes.extend([b"ftyp", brand, &[0; 4]].concat());
+        bytes.extend([b"ftyp".as_slice(), brand, &[0; 4]].concat());
         others.iter().for_each(|other| bytes.extend(*other));
         bytes.extend(b"\0\0\0\x10free....isom");
         bytes
@@ -225,7 +225,8 @@ fn a_bmp_is_one_by_its_second_header_and_not_by_two_letters() {
     let old = b"BM\x1a\0\0\0\0\0\0\0\x1a\0\0\0\x0c\0\0\0\x05\0\x06\0\x01\0\x18\0";
     assert_eq!((kind(old), size(old)), ("image/bmp", (5, 6)));
     for len in 0..=255 {
-        let mut bmp = samples::bmp((5, 6));
+        // As numbers of two bytes, 5 and 6.
+        let mut bmp = samples::bmp((0x0006_0005, 6));
         bmp[14] = len;
         match len {
             12 | 40 | 52 | 56 | 64 | 108 | 124 => {

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    time::timeout,
 };
 
 const CONFIG: &str = "[OnMeta]\nhook.rhai\n";
@@ -199,7 +200,8 @@ async fn while_more_scripts_than_there_are_threads_wait_for_a_server_others_are_
     }
     let mut streams = Vec::new();
     for _ in 0..count {
-        streams.push(slow.accept().await.unwrap().0);
+        let accepted = timeout(Duration::from_secs(20), slow.accept()).await;
+        streams.push(accepted.expect("too few scripts ask").unwrap().0);
     }
     for n in 0..8 {
         let file = world.file(&format!("quick{n}"), b"y");

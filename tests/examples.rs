@@ -603,7 +603,7 @@ async fn invoices_go_to_their_sender_and_month_and_one_email_tells_of_them() {
     fire(&world, Kind::Schedule, None).await;
     until("an e-mail", || !mails.arrived().is_empty()).await;
     let text = String::from_utf8_lossy(&mails.arrived()[0].data).into_owned();
-    assert!(text.contains("2 invoices have come"), "{text}");
+    assert!(text.contains("2 invoices received"), "{text}");
     assert!(text.contains("zhenqiang: 2 invoices\r\n"), "{text}");
     let verdict = fire(&world, Kind::Schedule, None).await;
     assert!(verdict.effects.is_empty());

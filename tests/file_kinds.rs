@@ -11,12 +11,13 @@ mod common;
 
 use std::{
     io,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use common::samples::{self, CANON, Camera, Held, Listed};
+use common::samples::{self, CANON, Camera, Held};
 use m2y::{
-    hooks::api::file::{Entries, Exif, Image, Trouble, image_of, kind_of, zip_of},
+    hooks::api::file::{Exif, Image, Trouble, image_of, kind_of, zip_of},
     store::{Contents, Kind, Stat},
 };
 
@@ -30,21 +31,11 @@ fn image(bytes: &[u8]) -> Result<Image, Trouble> {
 
 #[track_caller]
 fn size(bytes: &[u8]) -> (u64, u64) {
-    let image = image(bytes).unwrap();
-    (image.width, image.height)
+    image(bytes).unwrap().size.unwrap()
 }
 
 fn exif(bytes: &[u8]) -> Exif {
     image(bytes).unwrap().exif
-}
-
-fn zip(bytes: &[u8]) -> Result<Entries, Trouble> {
-    zip_of(&Held(bytes.to_vec()))
-}
-
-fn names(bytes: &[u8]) -> Vec<String> {
-    let entries = zip(bytes).unwrap();
-    entries.iter().map(|entry| entry.name.clone()).collect()
 }
 
 #[track_caller]
@@ -111,6 +102,73 @@ fn a_kind_is_told_by_what_a_file_holds() {
 }
 
 #[test]
+fn a_file_of_boxes_is_told_by_its_brands() {
+    let boxes = |brand: &[u8; 4], others: &[&[u8; 4]]| {
+        let mut bytes = (16 + 4 * others.len() as u32).to_be_bytes().to_vec();
+        bytes.extend([b"ftyp".as_slice(), brand, &[0; 4]].concat());
+        others.iter().for_each(|other| bytes.extend(*other));
+        bytes.extend(b"\0\0\0\x10free....isom");
+        bytes
+    };
+    for (brand, others, expected) in [
+        (b"3gp4", &[b"isom"][..], "video/3gpp"),
+        (b"3gp5", &[], "video/3gpp"),
+        (b"3ge6", &[], "video/3gpp"),
+        (b"3g2a", &[b"isom"], "video/3gpp2"),
+        (b"crx ", &[b"crx ", b"isom"], "image/x-canon-cr3"),
+        (b"XAVC", &[b"XAVC"], "video/mp4"),
+        (b"abcd", &[b"efgh", b"mp42"], "video/mp4"),
+        (b"abcd", &[b"mp41"], "video/mp4"),
+        (b"abcd", &[b"isom"], "video/mp4"),
+        (b"isom", &[], "video/mp4"),
+        (b"qt  ", &[], "video/quicktime"),
+        (b"M4A ", &[b"mp42"], "audio/m4a"),
+        (b"M4B ", &[b"mp42", b"isom"], "audio/m4a"),
+        (b"mif1", &[b"heix"], "image/heif"),
+        (b"hevc", &[b"msf1"], "image/heif"),
+        (b"mif1", &[b"avif"], "image/avif"),
+        (b"abcd", &[b"efgh"], "application/octet-stream"),
+        // The brand behind the box is none of its.
+        (b"abcd", &[], "application/octet-stream"),
+    ] {
+        let bytes = boxes(brand, others);
+        assert_eq!(kind(&bytes), expected, "{brand:?}");
+        for len in 0..bytes.len() {
+            let _ = kind(&bytes[..len]);
+        }
+        // A box that is longer than the file, or shorter than its own head.
+        for len in [0, 1, 7, 8, 15, u32::MAX] {
+            let mut bytes = bytes.clone();
+            bytes[..4].copy_from_slice(&len.to_be_bytes());
+            let _ = kind(&bytes);
+        }
+    }
+}
+
+#[test]
+fn every_picture_whose_size_is_told_is_of_the_kind_of_pictures() {
+    let exif = samples::tiff(&CANON, true, None);
+    for bytes in [
+        samples::photo(),
+        samples::png(&[], (1, 1)),
+        samples::gif((1, 1)),
+        samples::webp(&exif, (1, 1)),
+        samples::bmp((1, 1)),
+        samples::qoi((1, 1)),
+        samples::jxl(&exif),
+        samples::raw(true, &[]),
+        samples::tiff(&CANON, false, Some((1, 1))),
+        samples::heif(b"heix", &exif, (1, 1)),
+        samples::heif(b"hevc", &exif, (1, 1)),
+        samples::heif(b"avif", &exif, (1, 1)),
+    ] {
+        assert!(image(&bytes).is_ok());
+        let kind = kind(&bytes);
+        assert!(kind.starts_with("image/"), "{kind}");
+    }
+}
+
+#[test]
 fn what_is_utf_8_without_nul_is_text_and_the_rest_is_bytes() {
     assert_eq!(kind(b""), "text/plain");
     assert_eq!(kind("grüezi\n".as_bytes()), "text/plain");
@@ -159,6 +217,74 @@ fn every_format_of_pictures_tells_its_size() {
     }
     // Rows from top to bottom.
     assert_eq!(size(&samples::bmp((5, -6))), (5, 6));
+}
+
+#[test]
+fn a_bmp_is_one_by_its_second_header_and_not_by_two_letters() {
+    // The oldest one has numbers of two bytes.
+    let old = b"BM\x1a\0\0\0\0\0\0\0\x1a\0\0\0\x0c\0\0\0\x05\0\x06\0\x01\0\x18\0";
+    assert_eq!((kind(old), size(old)), ("image/bmp", (5, 6)));
+    for len in 0..=255 {
+        // As numbers of two bytes, 5 and 6.
+        let mut bmp = samples::bmp((0x0006_0005, 6));
+        bmp[14] = len;
+        match len {
+            12 | 40 | 52 | 56 | 64 | 108 | 124 => {
+                assert_eq!(kind(&bmp), "image/bmp", "{len}");
+                assert!(image(&bmp).is_ok(), "{len}");
+            }
+            _ => {
+                assert_eq!(kind(&bmp), "application/octet-stream", "{len}");
+                is_told(image(&bmp), "is not a picture");
+            }
+        }
+    }
+    for none in [(-5, 6), (i32::MIN, 6), (0, 6), (5, 0)] {
+        is_told(image(&samples::bmp(none)), "is not a picture");
+    }
+    is_told(
+        image(b"BM\0\x01\x02 and so on, for long enough"),
+        "is not a picture",
+    );
+}
+
+#[test]
+fn a_raw_file_has_the_size_of_its_own_picture_and_not_that_of_its_thumbnail() {
+    let raw = |within: &[(u32, u32, u32)]| {
+        let both = [true, false].map(|little| image(&samples::raw(little, within)).unwrap().size);
+        assert_eq!(both[0], both[1]);
+        both[0]
+    };
+    let full = (0, 6_000, 4_000);
+    assert_eq!(raw(&[full]), Some((6_000, 4_000)));
+    assert_eq!(
+        raw(&[(1, 1_620, 1_080), full, (0, 9, 9)]),
+        Some((6_000, 4_000))
+    );
+    // What is not found is not known.
+    assert_eq!(raw(&[]), None);
+    assert_eq!(raw(&[(1, 1_620, 1_080)]), None);
+    let mut ninth = vec![(1, 1_620, 1_080); 8];
+    ninth.push(full);
+    assert_eq!(raw(&ninth), None);
+    assert_eq!(raw(&ninth[1..]), Some((6_000, 4_000)));
+}
+
+#[test]
+fn a_raw_file_whose_pictures_lead_out_of_it_or_back_is_of_no_known_size() {
+    let whole = samples::raw(true, &[(1, 5, 6), (1, 7, 8)]);
+    for at in 8..whole.len() - 4 {
+        for number in [0, 1, 8, 0x7fff_ffff, 0xffff_fffe, u32::MAX] {
+            let mut raw = whole.clone();
+            raw[at..at + 4].copy_from_slice(&u32::to_le_bytes(number));
+            let _ = image(&raw);
+        }
+    }
+    let mut raw = whole;
+    let at = raw.len() - 2 * 42 - 8;
+    raw[at..at + 4].copy_from_slice(&8_u32.to_le_bytes());
+    raw[at + 4..at + 8].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(image(&raw).unwrap().size, None);
 }
 
 #[test]
@@ -326,19 +452,46 @@ fn a_picture_that_is_broken_off_tells_less_or_fails_and_never_more() {
         samples::heif(b"heic", &exif, (4, 5)),
         samples::tiff(&CANON, false, Some((4, 5))),
         samples::jxl(&exif),
+        samples::raw(false, &[(1, 5, 6), (0, 7, 8)]),
     ] {
         let known = image(&whole).unwrap();
         for len in 0..whole.len() {
             match image(&whole[..len]) {
                 Err(Trouble::Is(_)) => {}
                 Ok(cut) => {
-                    assert_eq!((cut.width, cut.height), (known.width, known.height));
+                    assert!(cut.size.is_none() || cut.size == known.size);
                     let taken = cut.exif.taken;
                     assert!(taken.is_none() || taken == known.exif.taken);
                 }
                 other => panic!("{other:?}"),
             }
         }
+    }
+}
+
+/// Contents in memory, and how many bytes of them were read.
+struct Counted {
+    held: Held,
+    read: AtomicU64,
+}
+
+impl Contents for Counted {
+    fn stat(&self) -> io::Result<Stat> {
+        self.held.stat()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let n = self.held.read_at(buffer, offset)?;
+        self.read.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+
+    fn version(&self) -> io::Result<String> {
+        self.held.version()
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.held.settle()
     }
 }
 
@@ -350,14 +503,21 @@ fn allocated() -> u64 {
 #[test]
 fn exif_that_leads_to_a_great_many_fields_costs_next_to_nothing() {
     // Read in full, these would be 2.25 million fields, and in a PNG a thousand times as many.
-    let tiff = samples::tiff_of_many_fields(1_500);
-    let begun = (Instant::now(), allocated());
-    assert_eq!(exif(&samples::jpeg(&tiff, (1, 1))), Exif::default());
-    let tiff = samples::tiff_of_many_fields(30_000);
-    assert_eq!(exif(&samples::png(&tiff, (1, 1))), Exif::default());
-    assert!(begun.0.elapsed() < Duration::from_millis(200));
-    // The files themselves were copied.
-    assert!(allocated() - begun.1 < 8 << 20);
+    let (few, many) = (
+        samples::tiff_of_many_fields(1_500),
+        samples::tiff_of_many_fields(30_000),
+    );
+    for picture in [samples::jpeg(&few, (1, 1)), samples::png(&many, (1, 1))] {
+        let counted = Counted {
+            held: Held(picture),
+            read: AtomicU64::new(0),
+        };
+        let before = allocated();
+        assert_eq!(image_of(&counted).unwrap().exif, Exif::default());
+        assert!(allocated() - before < 1 << 20);
+        let read = counted.read.load(Ordering::Relaxed);
+        assert!(read < 64 << 10, "{read} bytes");
+    }
 }
 
 #[test]
@@ -379,7 +539,7 @@ fn numbers_that_lead_out_of_the_file_are_of_nothing_known() {
             let mut tiff = whole.clone();
             tiff[at..at + 4].copy_from_slice(&u32::to_le_bytes(number));
             let picture = image(&samples::jpeg(&tiff, (1, 1))).unwrap();
-            assert_eq!(picture.width, 1);
+            assert_eq!(picture.size, Some((1, 1)));
         }
     }
 }
@@ -394,139 +554,6 @@ fn items_in_pieces_of_no_bytes_are_not_counted_for_hours() {
     let begun = Instant::now();
     let _ = image(&heif);
     assert!(begun.elapsed() < Duration::from_secs(1));
-}
-
-#[test]
-fn a_zip_tells_names_and_sizes() {
-    let entries = zip(&samples::papers()).unwrap();
-    let seen: Vec<_> = entries
-        .iter()
-        .map(|e| (e.name.as_str(), e.size, e.packed, e.encrypted))
-        .collect();
-    assert_eq!(
-        seen,
-        [
-            ("letters/first.txt", 1_000, 1_000, false),
-            ("b.txt", 234, 234, false)
-        ]
-    );
-    assert!(names(&samples::zip(&[])).is_empty());
-}
-
-#[test]
-fn a_zip_behind_other_data_or_before_a_comment_is_found() {
-    let plain = samples::papers();
-    let prefixed = [b"#!/bin/sh\nexec unzip $0\n".as_slice(), &plain].concat();
-    assert_eq!(names(&prefixed), names(&plain));
-    let (data, listed) = samples::zip_data(&[(b"a", 0, b"x")]);
-    let comment = vec![b'c'; 65_535];
-    let commented = samples::zip_of(data, &listed, &comment);
-    assert_eq!(names(&commented), ["a"]);
-}
-
-#[test]
-fn a_zip_in_the_form_for_large_ones_tells_large_sizes() {
-    let entries = zip(&samples::zip64(1 << 40)).unwrap();
-    let entry = entries.iter().next().unwrap();
-    assert_eq!((entry.size, entry.packed), (1 << 40, 3));
-    assert!(zip(&samples::zip64(u64::MAX)).is_ok());
-}
-
-#[test]
-fn entries_with_a_password_are_told() {
-    let (data, listed) = samples::zip_data(&[(b"a", 1, b"x"), (b"b", 0, b"y")]);
-    let entries = zip(&samples::zip_of(data, &listed, b"")).unwrap();
-    let seen: Vec<_> = entries.iter().map(|entry| entry.encrypted).collect();
-    assert_eq!(seen, [true, false]);
-}
-
-#[test]
-fn names_in_a_zip_are_text_that_can_be_shown() {
-    let archive = samples::zip(&[
-        (b"../../etc/passwd", b""),
-        (b"a\x1b[2J\0\n", b""),
-        (b"caf\x82.txt", b""),
-        ("gepj\u{202e}.exe".as_bytes(), b""),
-    ]);
-    assert_eq!(
-        names(&archive),
-        [
-            "../../etc/passwd",
-            "a\\u{1b}[2J\\u{0}\\n",
-            "caf\u{fffd}.txt",
-            "gepj\\u{202e}.exe"
-        ]
-    );
-    // Nothing is cut off: the end of a name tells most.
-    let long = vec![b'x'; 512];
-    assert_eq!(names(&samples::zip(&[(&long, b"")]))[0].len(), 512);
-    let longer = vec![b'x'; 513];
-    is_told(zip(&samples::zip(&[(&longer, b"")])), "longer than 512");
-}
-
-#[test]
-fn a_thousand_entries_are_listed_and_no_more() {
-    let many = |count: usize| {
-        let names: Vec<String> = (0..count).map(|n| format!("{n}.txt")).collect();
-        let entries: Vec<_> = names
-            .iter()
-            .map(|name| (name.as_bytes(), b"x".as_slice()))
-            .collect();
-        samples::zip(&entries)
-    };
-    assert_eq!(names(&many(1_000)).len(), 1_000);
-    is_told(zip(&many(1_001)), "more than 1,000 entries");
-    // One that says that it has fewer than it has.
-    let mut archive = many(1_001);
-    let at = archive.len() - 22;
-    archive[at + 8..at + 12].copy_from_slice(&[1, 0, 1, 0]);
-    is_told(zip(&archive), "more than 1,000 entries");
-}
-
-#[test]
-fn a_directory_of_more_than_a_mebibyte_is_not_read() {
-    let (data, mut listed) = samples::zip_data(&[(&b"a"[..], 0, &b"x"[..]); 20]);
-    for entry in &mut listed {
-        entry.extra = vec![0; 60_000];
-    }
-    is_told(
-        zip(&samples::zip_of(data, &listed, b"")),
-        "directory of more than 1 MiB",
-    );
-}
-
-#[test]
-fn entries_that_share_bytes_are_refused() {
-    let (data, listed) = samples::zip_data(&[(b"a", 0, b"xxxx"), (b"b", 0, b"yyyy")]);
-    let wrong = |change: fn(&mut [Listed])| {
-        let mut listed = listed.clone();
-        change(&mut listed);
-        zip(&samples::zip_of(data.clone(), &listed, b""))
-    };
-    assert!(wrong(|_| {}).is_ok());
-    for change in [
-        |all: &mut [Listed]| all[1].at = all[0].at,
-        |all: &mut [Listed]| all[0].packed += 2,
-        |all: &mut [Listed]| all[1].packed += 2,
-        |all: &mut [Listed]| all[1].at = 1_000_000,
-        |all: &mut [Listed]| all[0].packed = u32::MAX,
-    ] {
-        is_told(wrong(change), "overlapping");
-    }
-}
-
-#[test]
-fn a_zip_that_is_cut_off_or_counts_wrong_is_broken() {
-    let whole = samples::papers();
-    for len in 0..whole.len() {
-        is_told(zip(&whole[..len]), "zip archive");
-    }
-    let mut archive = whole;
-    let at = archive.len() - 22;
-    archive[at + 10] = 1;
-    is_told(zip(&archive), "different number of entries");
-    is_told(zip(b"abc"), "is not a zip archive");
-    is_told(zip(b""), "is not a zip archive");
 }
 
 /// Contents that cannot be read, though they have a size.

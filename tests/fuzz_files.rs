@@ -185,6 +185,7 @@ fn pictures() -> Vec<Vec<u8>> {
         samples::heif(b"avif", &big, (4, 5)),
         samples::tiff(&CANON, true, Some((4, 5))),
         samples::tiff(&CANON, false, Some((4, 5))),
+        samples::raw(true, &[(1, 2, 3), (0, 4, 5)]),
         big_tiff,
         samples::gif((4, 5)),
         samples::bmp((4, 5)),

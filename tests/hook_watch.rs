@@ -12,14 +12,16 @@ mod common;
 use std::{
     fs,
     io::{BufRead, BufReader},
+    iter,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use common::{M2Y, Process, World, said};
+use common::{M2Y, Process, World, said, samples};
 use m2y::{journal, root::Root};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -290,6 +292,39 @@ fn scripts_find_a_file_under_its_arrival_name_after_a_hook_renamed_or_moved_it()
 }
 
 #[test]
+fn a_file_that_a_hook_sorted_into_a_directory_is_found_with_a_journal_and_without() {
+    let world = World::new("[OnMeta]\n[OnReceived]\nsortPictures.rhai\n");
+    let script = include_str!("../examples/hooks/sortPictures/sortPictures.rhai");
+    world.script("sortPictures.rhai", script);
+    let server = Process::serve(&world.there);
+    let file = world.file("sea.jpg", &samples::photo());
+    let output = world.send(&server.address, "photo", &file);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(server.stop(), Some(0));
+    assert!(world.photo().join("2026/05/sea.meta").exists());
+    assert!(world.photo().join("2026/05/sea.jpg").exists());
+    for has_journal in [true, false] {
+        if !has_journal {
+            for name in common::names(world.there.path(), "") {
+                if name.starts_with("journal.sqlite") {
+                    fs::remove_file(world.there.path().join(name)).unwrap();
+                }
+            }
+        }
+        let (_watch, round) = Watch::json(&world.there);
+        let event = &round["events"][0];
+        assert_eq!(event["title"], "sea.jpg from zhenqiang");
+        assert!(event["note"].is_null(), "{event}");
+        let received = &event["runs"][1];
+        assert_eq!(received["status"], "accepted", "{event}");
+        // Its place is free again, and so is that of its .meta.
+        let deeds = texts(&received["spared"]);
+        let last = deeds.last().unwrap();
+        assert!(last.ends_with(".data\", \"2026/05/sea.jpg\")"), "{deeds:?}");
+    }
+}
+
+#[test]
 fn what_was_refused_and_what_was_given_up_are_among_the_last_events() {
     let world = World::new("[OnMeta]\nm.rhai\n[OnReceived]\nr.rhai\n[OnNew]\nn.rhai\n");
     world.script(
@@ -300,20 +335,14 @@ fn what_was_refused_and_what_was_given_up_are_among_the_last_events() {
     world.script("n.rhai", "if event.file == \"x.txt\" { nothing(); }");
     let ini = "[hooks]\nretry_limit = 1\n[watch]\nsettle = 50ms\n";
     fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
-    let server = Process::serve(&world.there);
+    let (server, log) = Process::serve_with_lines(&world.there);
     let output = send(&world, &server, "bad");
     assert_eq!(output.status.code(), Some(10), "{}", said(&output));
     fs::write(world.photo().join("x.txt"), "x").unwrap();
-    let is_given_up = || {
-        let db = journal::look(&world.there).unwrap().unwrap();
-        let waiting = journal::latest_events(&db, (common::ROLAND, "photo"), 10).unwrap();
-        waiting.iter().any(|entry| entry.dead)
-    };
-    let begun = Instant::now();
-    while !is_given_up() {
-        assert!(begun.elapsed() < PATIENCE);
-        thread::yield_now();
-    }
+    let mut told = iter::from_fn(|| log.recv_timeout(PATIENCE).ok());
+    assert!(told.any(|line| line.contains("[OnNew]: given up")));
+    // The journal has it once the server has ended.
+    assert_eq!(server.stop(), Some(0));
     let (watch, round) = Watch::json(&world.there);
     let (new, bad) = (&round["events"][0], &round["events"][1]);
     assert_eq!(round["events"].as_array().unwrap().len(), 2, "{round}");
@@ -433,6 +462,19 @@ fn a_folder_that_goes_and_comes_back_is_waited_for() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+}
+
+#[test]
+fn a_script_that_is_a_link_is_seen_when_the_file_behind_it_is_saved() {
+    let world = World::new("[OnMeta]\nm.rhai\n");
+    let behind = world.photo().join("mine");
+    fs::create_dir(&behind).unwrap();
+    fs::write(behind.join("m.rhai"), "").unwrap();
+    symlink("mine/m.rhai", world.photo().join("m.rhai")).unwrap();
+    let (watch, first) = Watch::json(&world.there);
+    assert_eq!(first["status"], "ok", "{first}");
+    fs::write(behind.join("m.rhai"), "nothing();").unwrap();
+    watch.round_where(|round| round["check"]["found"] == 1);
 }
 
 #[test]

@@ -5,9 +5,9 @@
 //!
 //! | what happened | where that is found | which events run |
 //! | --- | --- | --- |
-//! | somebody sent a file | the transfers in the journal, with the `.meta` wherever hooks have put it in the user's folders | OnMeta; then OnReceived, if the file was let in and is still there |
+//! | somebody sent a file | the transfers in the journal, with the `.meta` wherever hooks have put it in the user's folders and the directories in them | OnMeta; then OnReceived, if the file was let in and is still there |
 //! | hooks failed, or have still to run | the tasks in the journal | the event that waits |
-//! | somebody sent a file, and the journal does not know it | the `.meta` in the folder | as above |
+//! | somebody sent a file, and the journal does not know it | the `.meta` in the folder or a directory in it | as above |
 //! | a file appeared, and `[OnNew]` has scripts | the folder | OnNew |
 //!
 //! The last two count only where the first two are fewer than wanted. Scripts see the folder
@@ -17,6 +17,7 @@
 //! wrote.
 
 mod arrival;
+mod metas;
 
 use std::sync::Arc;
 

@@ -11,6 +11,9 @@ use crate::delivery::{
     http::{Answered, Asked},
 };
 
+/// Why a run that changes nothing does not post.
+pub const NOT_POSTED: &str = "this run changes nothing, and so nothing is posted";
+
 /// Asks servers by means of a runtime; the script's own thread waits.
 pub struct OnRuntime {
     client: Client,
@@ -41,7 +44,7 @@ impl OnRuntime {
 impl Web for OnRuntime {
     fn ask(&self, asked: &Asked, deadline: Duration) -> Result<Answered, String> {
         if !self.posts && asked.method != Method::GET {
-            return Err("this run changes nothing, and so nothing is posted".to_owned());
+            return Err(NOT_POSTED.to_owned());
         }
         let runtime = self.runtime.as_ref().ok_or("there is no runtime here")?;
         let answer = self.client.ask(asked, deadline);

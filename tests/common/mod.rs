@@ -18,7 +18,9 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, channel},
     },
+    thread,
 };
 
 use m2y::{
@@ -277,6 +279,19 @@ impl Process {
     /// A server whose log goes to a file.
     pub fn serve_with_log(root: &Root, log: &Path) -> Self {
         Self::start(root, "127.0.0.1:0", fs::File::create(log).unwrap().into())
+    }
+
+    /// A server, and the lines of its log as they come.
+    pub fn serve_with_lines(root: &Root) -> (Self, Receiver<String>) {
+        let mut server = Self::start(root, "127.0.0.1:0", Stdio::piped());
+        let log = BufReader::new(server.child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in log.lines() {
+                let _ = sender.send(line.unwrap());
+            }
+        });
+        (server, lines)
     }
 
     fn start(root: &Root, listen: &str, log: Stdio) -> Self {

@@ -78,10 +78,11 @@ impl Bytes {
     }
 }
 
-/// A field of a TIFF directory: its tag, and a number of two bytes, one of four, or a text.
+/// A field of a TIFF directory: its tag, and a number of two bytes, some of four, or a text.
 enum Field<'a> {
     Short(u16, u16),
     Long(u16, u32),
+    Longs(u16, &'a [u32]),
     Text(u16, &'a str),
 }
 
@@ -103,6 +104,18 @@ fn directory(out: &mut Bytes, fields: &[Field<'_>]) {
                 out.u16(4);
                 out.u32(1);
                 out.u32(*n);
+            }
+            Field::Longs(tag, numbers) => {
+                out.u16(*tag);
+                out.u16(4);
+                out.u32(numbers.len() as u32);
+                out.u32((behind + texts.len()) as u32);
+                let mut longs = Bytes {
+                    little: out.little,
+                    bytes: Vec::new(),
+                };
+                numbers.iter().for_each(|n| longs.u32(*n));
+                texts.extend(longs.bytes);
             }
             Field::Text(tag, text) => {
                 out.u16(*tag);
@@ -159,6 +172,44 @@ pub fn tiff(camera: &Camera<'_>, little: bool, size: Option<(u32, u32)>) -> Vec<
     .map(|(tag, text)| Field::Text(tag, text))
     .collect();
     directory(&mut out, &taking);
+    out.bytes
+}
+
+/// A raw file: a thumbnail of 160 x 120, and the pictures that belong to it, each with its kind
+/// (1 for a smaller version) and its size.
+pub fn raw(little: bool, within: &[(u32, u32, u32)]) -> Vec<u8> {
+    let mut out = Bytes {
+        little,
+        bytes: if little { b"II".into() } else { b"MM".into() },
+    };
+    out.u16(42);
+    out.u32(8);
+    let many = within.len() > 1;
+    let from = 8 + 2 + 12 * 4 + 4 + if many { 4 * within.len() } else { 0 };
+    let of_one = 2 + 12 * 3 + 4;
+    let places: Vec<u32> = (0..within.len())
+        .map(|n| (from + of_one * n) as u32)
+        .collect();
+    let pictures = match *places {
+        // A single one stands in the field itself.
+        [place] => Field::Long(0x014a, place),
+        _ => Field::Longs(0x014a, &places),
+    };
+    let thumbnail = [
+        Field::Long(0x00fe, 1),
+        Field::Long(0x0100, 160),
+        Field::Long(0x0101, 120),
+        pictures,
+    ];
+    directory(&mut out, &thumbnail);
+    for (kind, width, height) in within {
+        let fields = [
+            Field::Long(0x00fe, *kind),
+            Field::Long(0x0100, *width),
+            Field::Long(0x0101, *height),
+        ];
+        directory(&mut out, &fields);
+    }
     out.bytes
 }
 

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -18,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 
 /// One request as it arrived.
@@ -32,7 +32,7 @@ pub struct Heard {
 
 pub struct Http {
     pub address: SocketAddr,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    heard: Arc<watch::Sender<Vec<Heard>>>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -57,12 +57,13 @@ impl Http {
                     async move {
                         let (asked, sent) = request.into_parts();
                         let sent = sent.collect().await.unwrap().to_bytes();
-                        heard.lock().unwrap().push(Heard {
+                        let one = Heard {
                             method: asked.method.to_string(),
                             path: asked.uri.to_string(),
                             headers: asked.headers,
                             body: sent,
-                        });
+                        };
+                        heard.send_modify(|heard| heard.push(one));
                         Ok::<_, Infallible>(Response::from_parts(head, Full::new(body)))
                     }
                 });
@@ -84,7 +85,13 @@ impl Http {
     }
 
     pub fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
+        self.heard.borrow().clone()
+    }
+
+    /// Waits until what was heard is so.
+    pub async fn until(&self, mut is: impl FnMut(&[Heard]) -> bool) {
+        let mut heard = self.heard.subscribe();
+        heard.wait_for(|heard| is(heard)).await.unwrap();
     }
 
     pub fn connections(&self) -> usize {

@@ -12,8 +12,8 @@ use crate::{
 /// Show what a script can call, with examples
 ///
 /// By subject, which is also the name of the value that its functions are called on:
-/// config, csv, meta, decision, file, entries, folder, names, hash, json, log, notify, send,
-/// state, text, time; and for tests of hooks assert and test.
+/// config, csv, meta, decision, file, entries, folder, names, hash, http, answer, json, log,
+/// notify, send, sender, state, text, time; and for tests of hooks assert and test.
 #[derive(Debug, Args)]
 pub struct Api {
     /// Only this subject, or this function: `folder`, `folder.rename`, `reject`

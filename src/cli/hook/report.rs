@@ -2,11 +2,14 @@
 
 use crate::{
     error::printable,
-    event::Verdict,
-    hooks::notes::Written,
+    event::{Outcome, Run, Verdict},
+    hooks::{notes::Written, web::NOT_POSTED},
     json::{Map, Value},
     meta::Meta,
 };
+
+/// The word for hooks that a dry run cannot follow to their decision, and why.
+const NOT_RUN_FURTHER: (&str, &str) = ("not run further", "http.post() is not sent in a dry run");
 
 /// What the hooks of one event said and asked for.
 pub(super) struct Report {
@@ -32,6 +35,26 @@ impl Report {
         }
     }
 
+    /// The word for what the hooks decided, and their own words.
+    pub(super) fn words(&self) -> (&'static str, &str) {
+        match self.is_cut_short() {
+            true => NOT_RUN_FURTHER,
+            false => self.verdict.outcome.words(),
+        }
+    }
+
+    /// Whether the hooks came to a request that a dry run does not send, and so to no decision.
+    pub(super) fn is_cut_short(&self) -> bool {
+        !self.live && self.verdict.runs.last().is_some_and(is_cut_short)
+    }
+
+    fn words_of<'a>(&self, run: &'a Run) -> (&'static str, &'a str) {
+        match !self.live && is_cut_short(run) {
+            true => NOT_RUN_FURTHER,
+            false => run.outcome.words(),
+        }
+    }
+
     /// What is done after the verdict: nothing, where hooks object.
     fn effects(&self) -> Vec<String> {
         if self.verdict.outcome.objection().is_some() {
@@ -50,7 +73,7 @@ impl Report {
         };
         lines.part(&self.written.log, |line| printable(line, 1_000));
         for run in &self.verdict.runs {
-            let (word, words) = run.outcome.words();
+            let (word, words) = self.words_of(run);
             let why = run.error.as_deref().unwrap_or(words);
             let took = run.took.as_secs_f64() * 1_000.0;
             let script = printable(&run.script, 80);
@@ -84,7 +107,7 @@ impl Report {
     /// For programs; at most `most` lines of the log, of what was not done, and of what is
     /// done later.
     pub(super) fn facts(&self, most: usize) -> [(&'static str, Value); 8] {
-        let (word, words) = self.verdict.outcome.words();
+        let (word, words) = self.words();
         let texts = |lines: &[String]| -> Value {
             lines
                 .iter()
@@ -94,7 +117,7 @@ impl Report {
         };
         let runs = self.verdict.runs.iter().map(|run| {
             let mut object = Map::new();
-            let (word, words) = run.outcome.words();
+            let (word, words) = self.words_of(run);
             object.insert("script".to_owned(), run.script.as_str().into());
             object.insert("verdict".to_owned(), word.into());
             object.insert("words".to_owned(), words.into());
@@ -113,6 +136,11 @@ impl Report {
             ("effects", texts(&self.effects())),
         ]
     }
+}
+
+fn is_cut_short(run: &Run) -> bool {
+    let error = run.error.as_deref().unwrap_or_default();
+    run.outcome == Outcome::Failed && error.contains(NOT_POSTED)
 }
 
 /// Lines of which each part is bounded.

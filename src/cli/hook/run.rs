@@ -24,15 +24,18 @@ use crate::{
 /// Run the hooks of an event now, outside of any transfer, to see what they do
 ///
 /// Nothing changes: scripts decide, and what they would do is printed as calls. Programs
-/// are not started and count as accepting. With --live everything happens: files change,
-/// programs run, and e-mails, webhooks and files for others go into the journal, from
-/// which a server that runs takes them at once.
+/// are not started and count as accepting. http.get() really asks its server; http.post()
+/// is not sent, and a script that comes to one is not run further.
+///
+/// With --live everything happens: files change, programs run, requests are sent, and
+/// e-mails, webhooks and files for others go into the journal, from which a server that
+/// runs takes them at once.
 ///
 /// OnMeta and OnReceived are about a file that somebody sent: --meta names its .meta, in
 /// the folder or anywhere else. OnNew, OnChanged and OnDeleted are about --file, a name in
 /// the folder.
 ///
-/// Exit code 0: accepted or quarantined; 10: refused; 1: failed.
+/// Exit code 0: accepted, quarantined, or not run further; 10: refused; 1: failed.
 #[derive(Debug, Args)]
 pub struct Run {
     #[command(flatten)]
@@ -103,9 +106,17 @@ impl Run {
             output::object(&report.facts(usize::MAX));
         } else {
             report.lines(usize::MAX).iter().for_each(output::line);
-            output::line(report.verdict.outcome.words().0);
+            match report.words() {
+                (word, words) if report.is_cut_short() => {
+                    output::line(format_args!("{word}: {words}"));
+                }
+                (word, _) => output::line(word),
+            }
         }
-        let (word, words) = report.verdict.outcome.words();
+        if report.is_cut_short() {
+            return Ok(());
+        }
+        let (word, words) = report.words();
         let event = self.event;
         match &report.verdict.outcome {
             Outcome::Accepted | Outcome::Quarantined(_) => Ok(()),

@@ -19,19 +19,24 @@ use crate::{
 ///   what `m2y hook check` finds in the folder;
 ///   the tests beside the scripts that fail, as `m2y hook test` runs them;
 ///   what the hooks say now to the last three events of the folder, as `m2y hook run`
-///   does without --live: nothing changes, programs are not started.
+///   does without --live: nothing changes, programs are not started. http.get() really
+///   asks its server; http.post() is not sent, and a script that comes to one is not run
+///   further.
 ///
 /// The last three events are the last files that somebody sent to the folder, each with
 /// its OnMeta and OnReceived, and the events that wait in the journal or were given up. If
-/// there are fewer, a .meta in the folder counts as well, and if OnNew has scripts, a file
-/// that nobody sent. Scripts find a file under the name with which it arrived, even if a
-/// hook has renamed it or moved it to another folder of the user; all else they find as it
-/// is now, `state` too, and so is what hooks once wrote into a .meta.
+/// there are fewer, a .meta in the folder or in a directory of it counts as well, and if
+/// OnNew has scripts, a file that nobody sent. Scripts find a file under the name with
+/// which it arrived, even if a hook has renamed it or moved it to a directory or to another
+/// folder of the user. Everything else is as it is now: `state` and `sender` too, so
+/// `sender` counts the file itself, and a .meta keeps what hooks once wrote into it.
 ///
 /// It needs no server and disturbs none that runs. Ctrl-C ends it, with exit code 0.
 ///
-/// With --json it prints one object a line for each round: `status` is `ok`, or `failed`
-/// where check or a test found something, or `waiting` while the folder cannot be opened.
+/// With --json it prints one object a line for each round: `status` is `ok`; `failed` where
+/// check or a test found something, or the events cannot be read; or `waiting` while the
+/// folder cannot be opened. It stays `ok` when a hook fails at one of the events: see the
+/// `status` of each run.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Watch {

@@ -7,6 +7,7 @@ mod blocks;
 mod exif;
 mod image;
 mod kind;
+mod tiff;
 mod window;
 mod zip;
 
@@ -34,13 +35,13 @@ pub(super) const FUNCTIONS: &[Function] = &[
         "The media type of a file by its first 65,536 bytes, whatever its name: image/jpeg, application/pdf, video/mp4 and some ninety others. UTF-8 text without NUL is text/plain unless it is HTML, XML, a shell script, PDF, PostScript, RTF or a certificate. A file that is not recognised is application/octet-stream. The rest of the file is not checked.",
         r#"
 assert_eq(file.kind("abc.txt"), "text/plain");
-if !file.kind("myfoto.jpg").starts_with("image/") { reject("no picture"); }
+if !file.kind("myfoto.jpg").starts_with("image/") { reject("not a picture"); }
 "#,
     ),
     Function::new(
         "file",
         "file.image(name)",
-        "What a picture says about itself: #{width, height, taken, offset, camera, orientation}; what is unknown is (). width and height are in pixels, as stored. taken is the time on the camera's clock as seconds for time.format() in UTC, which then gives the local date of the picture. offset is the seconds that this clock was ahead of UTC: taken - offset is the moment itself. camera is make and model. orientation is 1 to 8 as in EXIF; from 5 on, the picture is shown with width and height swapped. Reads JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI, and fails for any other file. The sender can make up all of it.",
+        "What a picture says about itself: #{width, height, taken, offset, camera, orientation}; what is unknown is (). width and height are in pixels, as stored. A TIFF that begins with a thumbnail, as many raw files do, has those of its own picture; if that is not found, they are (). taken is the time on the camera's clock as seconds for time.format() in UTC, which then gives the local date of the picture. offset is the seconds that this clock was ahead of UTC: taken - offset is the moment itself. camera is make and model. orientation is 1 to 8 as in EXIF; from 5 on, the picture is shown with width and height swapped. In HEIF, AVIF and JPEG XL, width and height are as shown, and orientation is (). Reads JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI, and fails for any other file. The sender can make up all of it.",
         r#"
 let picture = file.image("myfoto.jpg");
 assert_eq([picture.width, picture.height], [4032, 3024]);
@@ -56,7 +57,7 @@ assert_eq(picture.camera, "Canon EOS R5");
         r#"
 let bytes = 0;
 for entry in file.zip("papers.zip") {
-    if entry.encrypted || text.extension(entry.name) == "exe" { reject("no such archive"); }
+    if entry.encrypted || text.extension(entry.name) == "exe" { reject("this archive is not accepted"); }
     bytes += entry.size;
 }
 assert_eq(bytes, 1_234);

@@ -1,8 +1,11 @@
 //! Files that somebody sent to a folder, and where they are now.
 
-use std::{collections::HashMap, sync::Arc, time::UNIX_EPOCH};
+use std::{collections::HashMap, sync::Arc};
 
-use super::{Recent, RecentError, Step, Transfer};
+use super::{
+    Recent, RecentError, Step, Transfer,
+    metas::{Newest, newest},
+};
 use crate::{
     error::printable,
     event::{Event, EventId, Kind, Subject},
@@ -18,6 +21,9 @@ use crate::{
 /// `.meta` files that are read to find those that hooks have renamed or moved.
 const MAX_READ: usize = 2_000;
 
+/// Of a file whose `.meta` may be one that was not read.
+const NOT_FOUND: &str = "was not found among the first 2,000 .meta files";
+
 /// What came to a folder.
 pub struct Arrivals<'a> {
     folder: &'a Folder,
@@ -28,7 +34,7 @@ pub struct Arrivals<'a> {
 /// Who sent a file, and its id: the same for every copy of its `.meta`.
 type Sent = (String, TransferId);
 
-/// Where a `.meta` is now.
+/// Where a `.meta` is now: `stem` is its path in the folder, without `.meta`.
 struct Found {
     folder: Folder,
     stem: String,
@@ -60,17 +66,18 @@ impl<'a> Arrivals<'a> {
                 None => lost.push(sent),
             }
         }
-        self.search(&lost, &mut found);
+        let all = self.search(&lost, &mut found);
         let recent = transfers.into_iter().map(|(at, transfer)| {
             let sent = (transfer.key.from.clone(), transfer.key.id);
-            self.of_transfer(at, &transfer, found.remove(&sent))
+            self.of_transfer(at, &transfer, found.remove(&sent), all)
         });
         recent.collect()
     }
 
     /// Looks for `.meta` files that are not under the names that they arrived with, here and
-    /// in the user's other folders.
-    fn search(&self, lost: &[Sent], found: &mut HashMap<Sent, Found>) {
+    /// in the user's other folders, the newest of each folder first. Returns whether it could
+    /// look at all of them.
+    fn search(&self, lost: &[Sent], found: &mut HashMap<Sent, Found>) -> bool {
         let mut left = lost.len();
         let others = self.folder.user().folders().unwrap_or_default();
         let others = others
@@ -78,15 +85,15 @@ impl<'a> Arrivals<'a> {
             .flatten()
             .filter(|other| other.name() != self.folder.name());
         let mut budget = MAX_READ;
+        let mut is_complete = true;
         for folder in [self.folder.clone()].into_iter().chain(others) {
             if left == 0 {
-                return;
+                return true;
             }
-            for stem in stems(&folder) {
-                if left == 0 || budget == 0 {
-                    return;
-                }
-                budget -= 1;
+            let Newest { stems, all } = newest(&folder, budget);
+            is_complete &= all;
+            budget = budget.saturating_sub(stems.len());
+            for (_, stem) in stems {
                 let Some(meta) = meta_file::of_stem(folder.dir(), &stem) else {
                     continue;
                 };
@@ -95,11 +102,22 @@ impl<'a> Arrivals<'a> {
                     let there = found.insert(sent.clone(), Found { folder, stem, meta });
                     left -= usize::from(there.is_none());
                 }
+                if left == 0 {
+                    return true;
+                }
             }
         }
+        is_complete
     }
 
-    fn of_transfer(&self, at: u64, transfer: &Transfer, found: Option<Found>) -> Recent {
+    /// `searched_all` says whether a file that was not found is not there.
+    fn of_transfer(
+        &self,
+        at: u64,
+        transfer: &Transfer,
+        found: Option<Found>,
+        searched_all: bool,
+    ) -> Recent {
         let id = EventId::from(&transfer.key);
         let arrived = &transfer.stem;
         // What it said before its hooks, where the journal still has that.
@@ -116,22 +134,26 @@ impl<'a> Arrivals<'a> {
         let is_held = held.is_some();
         let in_row = held.is_none() && before.is_none();
         let meta = before.or(held).unwrap_or_else(|| from_row(transfer));
-        let why = match (transfer.stage, is_held, in_row) {
-            (_, true, _) => "OnReceived is not run: the file is in quarantine",
-            (Stage::Refused, _, _) => {
-                "OnReceived is not run: the file was refused before it came; its .meta is gone, so the fields that only the .meta had are missing"
-            }
-            (_, _, true) => {
-                "OnReceived is not run: the file is in none of the user's folders; its .meta is gone, so the fields that only the .meta had are missing"
-            }
-            _ => "OnReceived is not run: the file is in none of the user's folders",
+        let place = match (transfer.stage, is_held, searched_all) {
+            (_, true, _) => "is in quarantine",
+            (Stage::Refused, _, _) => "was refused before it came",
+            (_, _, true) => "is in none of the user's folders",
+            (_, _, false) => NOT_FOUND,
         };
+        let missing = match (in_row, transfer.stage, searched_all) {
+            (false, _, _) => "",
+            (true, Stage::Refused, _) | (true, _, true) => {
+                "; its .meta is gone, so the fields that only the .meta had are missing"
+            }
+            (true, _, false) => "; the fields that only its .meta has are missing",
+        };
+        let why = format!("OnReceived is not run: the file {place}{missing}");
         let title = title(&meta);
         let step = self.on_meta(id, arrived, meta, Vec::new());
         Recent {
             at,
             title,
-            note: Some(why.to_owned()),
+            note: Some(why),
             steps: vec![step],
         }
     }
@@ -206,20 +228,9 @@ impl<'a> Arrivals<'a> {
 
     /// The files with the newest `.meta`, of which the journal does not tell.
     pub fn unknown(&self, known: &[Key], limit: usize) -> Result<Vec<Recent>, RecentError> {
-        let mut stems: Vec<(u64, String)> = stems(self.folder)
-            .into_iter()
-            .filter_map(|stem| {
-                let about = self.folder.dir().metadata(format!("{stem}.meta")).ok()?;
-                let modified = about.modified().ok()?.into_std();
-                let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                Some((millis, stem))
-            })
-            .collect();
-        stems.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
         let own = self.folder.user().name().as_str();
         let mut recent = Vec::new();
-        for (at, stem) in stems.into_iter().take(MAX_READ) {
+        for (at, stem) in newest(self.folder, MAX_READ).stems {
             if recent.len() >= limit {
                 break;
             }
@@ -235,7 +246,8 @@ impl<'a> Arrivals<'a> {
                 continue;
             }
             let (id, folder) = (EventId::new()?, self.folder.clone());
-            let arrived = stem.clone();
+            // Files arrive in the folder itself, wherever hooks put them then.
+            let arrived = split(&stem).1.to_owned();
             recent.push(self.arrival(at, id, &arrived, Found { folder, stem, meta }));
         }
         Ok(recent)
@@ -268,27 +280,27 @@ fn from_row(transfer: &Transfer) -> Meta {
     }
 }
 
-/// What the names of every `.meta` of a folder begin with.
-fn stems(folder: &Folder) -> Vec<String> {
-    let Ok(entries) = folder.dir().entries() else {
-        return Vec::new();
-    };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let stems = names.filter_map(|name| Some(name.strip_suffix(".meta")?.to_owned()));
-    stems.filter(|stem| !stem.starts_with('.')).collect()
+/// The directory of a path, "" for the folder itself, and the name in it.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// The file that a `.meta` is about: it has the same stem, and where several do, the length
-/// that the sender told.
+/// The path of the file that a `.meta` is about: it has the same stem, and where several do, the
+/// length that the sender told.
 fn contents(files: &Files, stem: &str, len: Option<u64>) -> Option<String> {
     let data = format!("{stem}.data");
     if matches!(files.stat(&data), Ok(Some(_))) {
         return Some(data);
     }
+    let (directory, stem) = split(stem);
     let stem_of = |name: &str| name.rsplit_once('.').map(|(stem, _)| stem.to_owned());
-    let names = files.names("").ok()?.filter_map(Result::ok);
+    let names = files.names(directory).ok()?.filter_map(Result::ok);
     let mut alike: Vec<String> = names
         .filter(|name| !is_own(name) && (stem_of(name).as_deref() == Some(stem) || name == stem))
+        .map(|name| match directory.is_empty() {
+            true => name,
+            false => format!("{directory}/{name}"),
+        })
         .collect();
     alike.sort();
     let fits = |name: &&String| {

@@ -561,21 +561,18 @@ fn shown(meta: &Meta) -> Dynamic {
 
 /// Copies what hooks are made of: m2y.config, scripts, programs.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)?.take(MAX_FILES) {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
+    let files = fs::read_dir(from)?.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let name = path.file_name()?.to_str()?.to_owned();
         // Of the file that a link leads to: scripts may be shared that way.
-        let Ok(about) = entry.path().metadata() else {
-            continue;
-        };
+        let about = path.metadata().ok()?;
         let is_program = about.permissions().mode() & 0o111 != 0 && about.len() <= MAX_PROGRAM;
         let is_script = name.ends_with(".rhai") && about.len() <= engine::MAX_SOURCE;
-        if about.is_file() && !name.starts_with('.') && (name == CONFIG || is_script || is_program)
-        {
-            fs::copy(entry.path(), to.join(&name))?;
-        }
+        let is_tool = name == CONFIG || is_script || is_program;
+        (about.is_file() && !name.starts_with('.') && is_tool).then_some((path, name))
+    });
+    for (path, name) in files.take(MAX_FILES) {
+        fs::copy(path, to.join(name))?;
     }
     Ok(())
 }

@@ -271,12 +271,15 @@ impl Seen {
     fn lines(&self, paint: Paint) -> Vec<String> {
         let mut lines = vec![format!("{}  {}", moment(self.at), self.title)];
         for (event, report) in &self.reports {
-            let outcome = &report.verdict.outcome;
-            let (word, words) = outcome.words();
+            let (word, words) = report.words();
             let colon = if words.is_empty() { "" } else { ": " };
             let verdict = format!("  {event} {word}{colon}{}", printable(words, 400));
-            // To refuse is no mistake.
-            lines.push(paint.result(outcome.failure().is_none(), &verdict));
+            lines.push(match report.is_cut_short() {
+                // Neither right nor wrong.
+                true => verdict,
+                // To refuse is no mistake.
+                false => paint.result(report.verdict.outcome.failure().is_none(), &verdict),
+            });
             let shown = report.lines(MOST).into_iter();
             lines.extend(shown.map(|line| format!("    {line}")));
         }

@@ -1,11 +1,11 @@
 //! When a script or an m2y.config was saved.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
+    fs, mem,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -26,15 +26,17 @@ const QUIET: Duration = Duration::from_millis(150);
 /// So long at most, where something is saved all the time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often it looks whether the directories are still the same ones.
+/// How often it looks for itself. The system does not tell of everything: a script may be a link
+/// to a file elsewhere, and a directory may be a new one under an old number.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Tells of saves in directories, which may come and go.
 pub struct Saves {
     dirs: Vec<PathBuf>,
-    /// `None` where the system cannot tell; then it looks for itself.
+    /// Tells sooner than the next look; `None` where the system cannot tell.
     watcher: Option<RecommendedWatcher>,
     heard: Arc<Notify>,
+    removed: Removed,
     /// The directories that are watched, by what makes each the same one.
     watched: BTreeMap<PathBuf, Identity>,
     seen: Snapshot,
@@ -42,13 +44,38 @@ pub struct Saves {
 
 type Identity = (u64, u64);
 
+/// Directories that were removed, and so are not watched any more, even if there is one of that
+/// name and number again.
+#[derive(Clone, Default)]
+struct Removed(Arc<Mutex<BTreeSet<PathBuf>>>);
+
+impl Removed {
+    fn hear(&self, event: &Event, dirs: &[PathBuf]) {
+        if event.kind.is_remove() {
+            let removed = event.paths.iter().filter(|path| dirs.contains(path));
+            self.lock().extend(removed.cloned());
+        }
+    }
+
+    fn take(&self) -> BTreeSet<PathBuf> {
+        mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Saves {
     /// From now on.
     pub fn new(dirs: Vec<PathBuf>) -> Self {
-        let heard = Arc::new(Notify::new());
+        let (heard, removed) = (Arc::new(Notify::new()), Removed::default());
         let watcher = notify::recommended_watcher({
-            let (heard, dirs) = (heard.clone(), dirs.clone());
+            let (heard, removed, dirs) = (heard.clone(), removed.clone(), dirs.clone());
             move |event: notify::Result<Event>| {
+                if let Ok(event) = &event {
+                    removed.hear(event, &dirs);
+                }
                 // An error may stand for any event.
                 if event.map_or(true, |event| matters(&event, &dirs)) {
                     heard.notify_one();
@@ -59,6 +86,7 @@ impl Saves {
             dirs,
             watcher: watcher.map_err(|e| tell(&e)).ok(),
             heard,
+            removed,
             watched: BTreeMap::new(),
             seen: Snapshot::default(),
         };
@@ -79,9 +107,6 @@ impl Saves {
             if heard || moved {
                 self.rest().await;
                 self.follow();
-            } else if self.watcher.is_some() {
-                // Nothing was told, so nothing was saved.
-                continue;
             }
             let now = Snapshot::of(&self.dirs);
             if now != self.seen {
@@ -106,6 +131,11 @@ impl Saves {
     /// Watches the directories that are there now; returns whether they are other ones.
     fn follow(&mut self) -> bool {
         let mut moved = false;
+        for dir in self.removed.take() {
+            if let (Some(_), Some(watcher)) = (self.watched.remove(&dir), &mut self.watcher) {
+                let _ = watcher.unwatch(&dir);
+            }
+        }
         for dir in &self.dirs {
             let now = identity(dir);
             if self.watched.get(dir) == now.as_ref() {
@@ -196,6 +226,38 @@ impl Snapshot {
         Self {
             dirs: dirs.iter().map(|dir| identity(dir)).collect(),
             files,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_that_is_removed_and_made_again_is_watched_again() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("scripts");
+        let script = dir.join("a.rhai");
+        fs::create_dir(&dir).unwrap();
+        let mut saves = Saves::new(vec![dir.clone()]);
+        assert!(saves.watcher.is_some());
+        for n in 0..20 {
+            fs::remove_dir_all(&dir).unwrap();
+            fs::create_dir(&dir).unwrap();
+            fs::write(&script, format!("{n}")).unwrap();
+            saves.next().await;
+            // Whatever is still told of that.
+            saves.rest().await;
+            saves.follow();
+            fs::write(&script, format!("{n} again")).unwrap();
+            // Not found by looking: the system tells of it.
+            timeout_at(Instant::now() + 20 * LOOK, saves.heard.notified())
+                .await
+                .unwrap();
+            saves.rest().await;
+            saves.seen = Snapshot::of(&saves.dirs);
         }
     }
 }

@@ -11,20 +11,10 @@ use jiff::{civil::DateTime, tz::TimeZone};
 
 use super::{
     blocks::{self, Block},
+    tiff::{Field, MAX_TEXT, Tiff},
     window::Window,
 };
 use crate::error::printable;
-
-/// Fields of one directory; cameras write some sixty.
-const MAX_FIELDS: u16 = 512;
-
-/// Bytes of a text that are looked at.
-const MAX_TEXT: usize = 64;
-
-/// The types of a field: a text, and numbers of two and four bytes.
-const ASCII: u16 = 2;
-const SHORT: u16 = 3;
-const LONG: u16 = 4;
 
 /// When and by what a picture was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,21 +42,13 @@ pub(super) fn of(window: &mut Window<'_>, format: ImageType) -> Exif {
 }
 
 fn read(window: &mut Window<'_>, block: Block, found: &mut Found) -> io::Result<()> {
-    let little = match &window.bytes::<4>(block.start)? {
-        b"II\x2a\0" => true,
-        b"MM\0\x2a" => false,
-        _ => return Ok(()),
+    let Some(mut tiff) = Tiff::open(window, block)? else {
+        return Ok(());
     };
-    let mut tiff = Tiff {
-        window,
-        block,
-        little,
-        found,
-    };
-    let first = tiff.u32(4)?;
-    tiff.directory(first, Tiff::of_picture)?;
-    match tiff.found.taking {
-        Some(taking) => tiff.directory(taking, Tiff::of_taking),
+    let first = tiff.first()?;
+    tiff.directory(first, |tiff, field| found.of_picture(tiff, field))?;
+    match found.taking {
+        Some(taking) => tiff.directory(taking, |tiff, field| found.of_taking(tiff, field)),
         None => Ok(()),
     }
 }
@@ -98,129 +80,32 @@ impl Found {
             orientation: self.orientation,
         }
     }
-}
 
-/// A field of a directory.
-struct Field {
-    tag: u16,
-    kind: u16,
-    count: u32,
-    /// Where its value stands, or where it is told where that stands.
-    at: u64,
-}
-
-/// A TIFF document, which is what EXIF is; places count from its beginning.
-struct Tiff<'w, 'c> {
-    window: &'w mut Window<'c>,
-    block: Block,
-    little: bool,
-    found: &'w mut Found,
-}
-
-impl Tiff<'_, '_> {
-    fn bytes<const N: usize>(&mut self, at: u64) -> io::Result<[u8; N]> {
-        let from = self.block.start.saturating_add(at);
-        match from.saturating_add(N as u64) > self.block.end {
-            true => Err(io::ErrorKind::UnexpectedEof.into()),
-            false => self.window.bytes(from),
-        }
-    }
-
-    fn u16(&mut self, at: u64) -> io::Result<u16> {
-        let bytes = self.bytes(at)?;
-        Ok(match self.little {
-            true => u16::from_le_bytes(bytes),
-            false => u16::from_be_bytes(bytes),
-        })
-    }
-
-    fn u32(&mut self, at: u64) -> io::Result<u32> {
-        let bytes = self.bytes(at)?;
-        Ok(match self.little {
-            true => u32::from_le_bytes(bytes),
-            false => u32::from_be_bytes(bytes),
-        })
-    }
-
-    /// Looks at each field of one directory, and does not follow those it leads to.
-    fn directory(
-        &mut self,
-        at: u32,
-        look: fn(&mut Self, &Field) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let at = u64::from(at);
-        let count = self.u16(at)?.min(MAX_FIELDS);
-        for n in 0..u64::from(count) {
-            let at = at + 2 + 12 * n;
-            let field = Field {
-                tag: self.u16(at)?,
-                kind: self.u16(at + 2)?,
-                count: self.u32(at + 4)?,
-                at: at + 8,
-            };
-            match look(self, &field) {
-                // A value outside of the document is as good as missing.
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
-                looked => looked?,
-            }
-        }
-        Ok(())
-    }
-
-    fn of_picture(&mut self, field: &Field) -> io::Result<()> {
+    fn of_picture(&mut self, tiff: &mut Tiff<'_, '_>, field: &Field) -> io::Result<()> {
         match field.tag {
-            0x010f => self.found.make = self.text(field)?,
-            0x0110 => self.found.model = self.text(field)?,
+            0x010f => self.make = tiff.text(field)?,
+            0x0110 => self.model = tiff.text(field)?,
             0x0112 => {
-                let turned = self
+                let turned = tiff
                     .number(field)?
                     .filter(|turned| (1..=8).contains(turned));
-                self.found.orientation = turned.map(i64::from);
+                self.orientation = turned.map(i64::from);
             }
-            0x8769 => self.found.taking = self.number(field)?,
+            0x8769 => self.taking = tiff.number(field)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn of_taking(&mut self, field: &Field) -> io::Result<()> {
+    fn of_taking(&mut self, tiff: &mut Tiff<'_, '_>, field: &Field) -> io::Result<()> {
         match field.tag {
-            0x9003 => self.found.original = self.text(field)?.as_deref().and_then(moment),
-            0x9004 => self.found.digitized = self.text(field)?.as_deref().and_then(moment),
-            0x9011 => self.found.original_offset = self.text(field)?.as_deref().and_then(offset),
-            0x9012 => self.found.digitized_offset = self.text(field)?.as_deref().and_then(offset),
+            0x9003 => self.original = tiff.text(field)?.as_deref().and_then(moment),
+            0x9004 => self.digitized = tiff.text(field)?.as_deref().and_then(moment),
+            0x9011 => self.original_offset = tiff.text(field)?.as_deref().and_then(offset),
+            0x9012 => self.digitized_offset = tiff.text(field)?.as_deref().and_then(offset),
             _ => {}
         }
         Ok(())
-    }
-
-    fn number(&mut self, field: &Field) -> io::Result<Option<u32>> {
-        Ok(match (field.kind, field.count) {
-            (SHORT, 1) => Some(self.u16(field.at)?.into()),
-            (LONG, 1) => Some(self.u32(field.at)?),
-            _ => None,
-        })
-    }
-
-    /// The beginning of a text, up to a NUL.
-    fn text(&mut self, field: &Field) -> io::Result<Option<String>> {
-        if field.kind != ASCII {
-            return Ok(None);
-        }
-        let at = match field.count {
-            0..=4 => field.at,
-            _ => self.u32(field.at)?.into(),
-        };
-        let mut text = Vec::new();
-        for n in 0..u64::from(field.count).min(MAX_TEXT as u64) {
-            match self.bytes(at.saturating_add(n))? {
-                [0] => break,
-                [byte] => text.push(byte),
-            }
-        }
-        let text = String::from_utf8_lossy(&text);
-        let text = text.trim();
-        Ok((!text.is_empty()).then(|| text.to_owned()))
     }
 }
 

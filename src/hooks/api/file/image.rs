@@ -1,12 +1,14 @@
 //! What a picture says about itself; nothing is decoded.
 
-use imagesize::ImageType;
+use std::io;
+
+use imagesize::{ImageResult, ImageType};
 use rhai::{Dynamic, Map};
 
 use super::{
     Trouble,
     exif::{self, Exif},
-    whole,
+    tiff, whole,
     window::{Fault, Window},
 };
 use crate::store::Contents;
@@ -16,13 +18,19 @@ const BUDGET: u64 = 1 << 20;
 
 const UNKNOWN: &str = "is not a picture that m2y can read: it must be JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP or QOI, and not cut off";
 
+/// The lengths of the second header of a BMP. Its first one has nothing else to know it by: all
+/// that begins with `BM` would be a picture.
+pub(super) const BMP_HEADERS: [u32; 7] = [12, 40, 52, 56, 64, 108, 124];
+
+/// Pixels from left to right and from top to bottom.
+pub(super) type Size = (u64, u64);
+
 /// A picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Pixels from left to right as the file says, before `orientation` turns it.
-    pub width: u64,
-    /// Pixels from top to bottom, likewise.
-    pub height: u64,
+    /// Pixels from left to right and from top to bottom as the file says, before `orientation`
+    /// turns it; `None` where the file only says those of a thumbnail.
+    pub size: Option<(u64, u64)>,
     /// What the camera wrote.
     pub exif: Exif,
 }
@@ -35,8 +43,11 @@ impl Image {
         }
         let exif = self.exif.clone();
         Map::from_iter([
-            ("width".into(), whole(self.width).into()),
-            ("height".into(), whole(self.height).into()),
+            ("width".into(), or_unit(self.size.map(|size| whole(size.0)))),
+            (
+                "height".into(),
+                or_unit(self.size.map(|size| whole(size.1))),
+            ),
             ("taken".into(), or_unit(exif.taken)),
             ("offset".into(), or_unit(exif.offset)),
             ("camera".into(), or_unit(exif.camera)),
@@ -48,9 +59,7 @@ impl Image {
 /// Reads a picture's size and EXIF.
 pub(super) fn of(contents: &dyn Contents) -> Result<Image, Trouble> {
     let mut window = Window::new(contents, BUDGET).map_err(Trouble::Io)?;
-    let size = imagesize::reader_type(&mut window)
-        .and_then(|format| Ok((format, format.reader_size(&mut window)?)));
-    let (format, size) = size.map_err(|_| match window.take_fault() {
+    let (format, size) = measure(&mut window).map_err(|_| match window.take_fault() {
         Some(fault) => fault.into(),
         None => Trouble::Is(UNKNOWN),
     })?;
@@ -61,20 +70,42 @@ pub(super) fn of(contents: &dyn Contents) -> Result<Image, Trouble> {
         None | Some(Fault::Budget) => {}
         Some(fault) => return Err(fault.into()),
     }
-    let mut height = size.height as u64;
-    match format {
-        // These formats rotate by themselves, and their size is the one after rotation.
-        ImageType::Heif(_) | ImageType::Jxl => exif.orientation = None,
-        // A negative height means rows from top to bottom.
-        ImageType::Bmp => {
-            let signed = u32::try_from(height).unwrap_or_default().cast_signed();
-            height = signed.unsigned_abs().into();
-        }
-        _ => {}
+    // These formats rotate by themselves, and their size is the one after rotation.
+    if matches!(format, ImageType::Heif(_) | ImageType::Jxl) {
+        exif.orientation = None;
     }
-    Ok(Image {
-        width: size.width as u64,
-        height,
-        exif,
-    })
+    Ok(Image { size, exif })
+}
+
+fn measure(window: &mut Window<'_>) -> ImageResult<(ImageType, Option<Size>)> {
+    let format = imagesize::reader_type(&mut *window)?;
+    if format == ImageType::Bmp {
+        return Ok((format, Some(of_bmp(window)?)));
+    }
+    let size = format.reader_size(window)?;
+    let size = (size.width as u64, size.height as u64);
+    let size = match format {
+        ImageType::Tiff => tiff::full_size(window, size)?,
+        _ => Some(size),
+    };
+    Ok((format, size))
+}
+
+fn of_bmp(window: &mut Window<'_>) -> io::Result<Size> {
+    let len = u32::from_le_bytes(window.bytes(14)?);
+    let (width, height) = match len {
+        12 => (
+            u16::from_le_bytes(window.bytes(18)?).into(),
+            u16::from_le_bytes(window.bytes(20)?).into(),
+        ),
+        _ => (
+            i32::from_le_bytes(window.bytes(18)?),
+            i32::from_le_bytes(window.bytes(22)?),
+        ),
+    };
+    if !BMP_HEADERS.contains(&len) || width < 1 || height == 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // A negative height means rows from top to bottom.
+    Ok((width.unsigned_abs().into(), height.unsigned_abs().into()))
 }

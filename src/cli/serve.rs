@@ -1,12 +1,14 @@
 use std::{
     fmt::Display,
     fs::{File, TryLockError},
+    time::Duration,
 };
 
 use clap::Args;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::{Instant, sleep},
 };
 use tracing::info;
 
@@ -60,7 +62,7 @@ impl Serve {
         if self.metrics.is_some() {
             settings.metrics = self.metrics;
         }
-        let _lock = lock(&root)?;
+        let _lock = lock(&root).await?;
         let mut signals = Signals::new()?;
         let server = Server::new(&root, &settings)?;
         let (listener, address) = listen(&settings.listen).await?;
@@ -156,8 +158,12 @@ impl Signals {
     }
 }
 
+/// How long a server that was killed may still hold the lock: what it was starting as it died
+/// has it until it is a program of its own.
+const LINGERS: Duration = Duration::from_secs(1);
+
 /// One server for a root: two would not know of each other's transfers.
-fn lock(root: &Root) -> Result<File, Error> {
+async fn lock(root: &Root) -> Result<File, Error> {
     let failed = |why: String| {
         let sentence = format!("cannot serve {}: {why}", root.path().display());
         Error::new(Code::Failed, sentence)
@@ -165,11 +171,17 @@ fn lock(root: &Root) -> Result<File, Error> {
     let file = file::append(root.dir(), ".serve.lock")
         .map_err(|e| failed(format!("cannot lock .serve.lock: {e}")))?
         .into_std();
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(failed("another `m2y serve` does so already".to_owned()))
+    let until = Instant::now() + LINGERS;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(failed("another `m2y serve` does so already".to_owned()));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e.to_string())),
         }
-        Err(TryLockError::Error(e)) => Err(failed(e.to_string())),
     }
 }

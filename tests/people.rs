@@ -776,7 +776,7 @@ fn usage_errors_have_their_code_and_help_teaches() {
     home.fails(2, &["send"]);
     home.fails(2, &["send", "--from", "a", "x"]);
     home.fails(2, &["send", "photo.jpg"]);
-    home.fails(2, &["send", "--server", "nowhere", "x.meta"]);
+    home.fails(2, &["send", "--server", "nowhere:", "x.meta"]);
     for (args, part) in [
         (vec!["--help"], "m2y demo"),
         (vec!["--help"], "M2Y_ROOT"),

@@ -599,12 +599,18 @@ fn pairing_vectors() -> Value {
             name: common::name(ZHENQIANG),
             key: requester.public().clone(),
             address: None,
+            folder: None,
         },
         id: RequestId(*b"0123456789abcdef"),
     };
-    let address = Some("roland.example.org:5000");
+    let card = Card {
+        name: roland.clone(),
+        key: adder.public().clone(),
+        address: Some("roland.example.org:5000".to_owned()),
+        folder: None,
+    };
     let mut fixed = Fixed::new(&[&secret, &seed, &salt]);
-    let answer = request.answer(&roland, &adder, address, time, &mut fixed);
+    let answer = request.answer(&card, &adder, time, &mut fixed);
     let mut fixed = Fixed::new(&[&rotation_salt]);
     let rotation = Announcement::sign(&roland, &adder, next.public(), time, &mut fixed);
     json!({

@@ -3,20 +3,24 @@
 use clap::Args;
 
 use super::{
-    output,
+    Failure, output,
     remote::{Asker, RemotePath, about},
 };
 use crate::{
+    client::peer::Peer,
     error::{Code, Error, printable},
     json::Value,
 };
 
-/// Make directories in a folder of a contact who lets you
+/// Create directories in a folder of a contact who lets you
 #[derive(Debug, Args)]
 pub struct Mkdir {
     #[command(flatten)]
     asker: Asker,
-    /// What is made; what it lies in must be there
+    /// Create missing parent directories too, and accept a directory that exists
+    #[arg(short, long)]
+    parents: bool,
+    /// The directories
     #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse)]
     places: Vec<RemotePath>,
 }
@@ -26,22 +30,25 @@ pub struct Mkdir {
 pub struct Rm {
     #[command(flatten)]
     asker: Asker,
-    /// What goes
+    /// Remove directories with everything in them
+    #[arg(short, long)]
+    recursive: bool,
+    /// The files and directories
     #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse)]
     places: Vec<RemotePath>,
 }
 
-/// Give a file or directory of a contact, who lets you, another path in its folder
+/// Rename a file or directory of a contact who lets you, or move it within its folder
 ///
-/// The new path must be free: nothing is written over.
+/// Nothing is overwritten: the new path must be free.
 #[derive(Debug, Args)]
 pub struct Mv {
     #[command(flatten)]
     asker: Asker,
-    /// What gets another path
+    /// The file or directory
     #[arg(value_name = "PEER:PATH", value_parser = RemotePath::parse)]
     place: RemotePath,
-    /// The new path, the folder's name first, like the old one
+    /// The new path; like the old one, it begins with the name of the folder
     #[arg(value_name = "NEW-PATH")]
     to: String,
 }
@@ -54,27 +61,147 @@ fn done(what: &str, place: &RemotePath, json: bool) {
     }
 }
 
+/// Changes one place after the other; one that fails does not keep the others from being
+/// changed.
+struct Changes<'a> {
+    asker: &'a Asker,
+    /// The contact of the last place, with the session.
+    peer: Option<(String, Peer)>,
+    json: bool,
+    is_only: bool,
+    done: u64,
+    failed: Vec<Error>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(asker: &'a Asker, places: &[RemotePath], json: bool) -> Self {
+        Self {
+            asker,
+            peer: None,
+            json,
+            is_only: places.len() == 1,
+            done: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    async fn peer(&mut self, name: &str) -> Result<Peer, Error> {
+        if let Some((known, peer)) = &self.peer
+            && known == name
+            && !peer.is_over()
+        {
+            return Ok(peer.clone());
+        }
+        let peer = self.asker.connect(name).await?;
+        self.peer = Some((name.to_owned(), peer.clone()));
+        Ok(peer)
+    }
+
+    /// Takes down how it went at a place.
+    fn took(&mut self, what: &str, place: &RemotePath, result: Result<(), Error>) {
+        match result {
+            Ok(()) => {
+                self.done += 1;
+                done(what, place, self.json);
+            }
+            Err(error) => {
+                let error = about(place, error);
+                if !self.is_only {
+                    failed(&error, place, self.json);
+                }
+                self.failed.push(error);
+            }
+        }
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        let count = self.failed.len();
+        let Some(first) = self.failed.pop() else {
+            return Ok(());
+        };
+        if self.is_only {
+            return Err(first.into());
+        }
+        let code = match self.done {
+            0 => first.code,
+            _ => Code::Partly,
+        };
+        let sentence = format!("{count} of {} failed", self.done + count as u64);
+        Err(Failure::told(Error::new(code, sentence)))
+    }
+}
+
+fn failed(error: &Error, place: &RemotePath, json: bool) {
+    match json {
+        true => output::object(&[
+            ("status", "error".into()),
+            ("path", format!("{}:{}", place.peer, place.path).into()),
+            ("code", error.code.word().into()),
+            ("error", error.sentence.as_str().into()),
+        ]),
+        false => eprintln!("m2y: {}", printable(&error.sentence, 8_192)),
+    }
+}
+
 impl Mkdir {
-    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let mut changes = Changes::new(&self.asker, &self.places, json);
         for place in &self.places {
-            let peer = self.asker.connect(&place.peer).await?;
-            let made = peer.make_dir(place.path()?).await;
-            made.map_err(|error| about(place, error))?;
-            done("made", place, json);
+            let made = self.make(&mut changes, place).await;
+            changes.took("made", place, made);
+        }
+        changes.end()
+    }
+
+    async fn make(&self, changes: &mut Changes<'_>, place: &RemotePath) -> Result<(), Error> {
+        let path = place.path()?;
+        let peer = changes.peer(&place.peer).await?;
+        if !self.parents {
+            return peer.make_dir(path).await;
+        }
+        // The first component is the folder, which only its owner creates.
+        let ends = path.match_indices('/').map(|(end, _)| end).skip(1);
+        for end in ends.chain([path.len()]) {
+            let parent = path.get(..end).unwrap_or(path);
+            match peer.make_dir(parent).await {
+                Err(error) if error.code == Code::Exists => {
+                    if !peer.stat(parent).await?.is_dir {
+                        return Err(error);
+                    }
+                }
+                made => made?,
+            }
         }
         Ok(())
     }
 }
 
 impl Rm {
-    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let mut changes = Changes::new(&self.asker, &self.places, json);
         for place in &self.places {
-            let peer = self.asker.connect(&place.peer).await?;
-            let removed = peer.remove(place.path()?).await;
-            removed.map_err(|error| about(place, error))?;
-            done("removed", place, json);
+            let removed = self.remove(&mut changes, place).await;
+            changes.took("removed", place, removed);
         }
-        Ok(())
+        changes.end()
+    }
+
+    async fn remove(&self, changes: &mut Changes<'_>, place: &RemotePath) -> Result<(), Error> {
+        let path = place.path()?;
+        let peer = changes.peer(&place.peer).await?;
+        if self.recursive && peer.stat(path).await?.is_dir {
+            let mut inside = Vec::new();
+            let mut listing = peer.list(path, true)?;
+            while let Some(entries) = listing.next().await {
+                inside.extend(entries?.into_iter().map(|entry| entry.path));
+            }
+            // What is in a directory before the directory.
+            inside.sort_unstable_by(|a, b| b.cmp(a));
+            for inside in inside {
+                peer.remove(&format!("{path}/{inside}")).await?;
+            }
+        }
+        peer.remove(path).await
     }
 }
 
@@ -90,8 +217,22 @@ impl Mv {
             _ => self.to.clone(),
         };
         let peer = self.asker.connect(&self.place.peer).await?;
-        let renamed = peer.rename(self.place.path()?, &to).await;
-        renamed.map_err(|error| about(&self.place, error))?;
+        let from = self.place.path()?;
+        if let Err(error) = peer.rename(from, &to).await {
+            let is_target = match error.code {
+                Code::Exists => true,
+                Code::NotFound => peer.stat(from).await.is_ok(),
+                _ => false,
+            };
+            let place = match is_target {
+                true => RemotePath {
+                    path: to,
+                    ..self.place
+                },
+                false => self.place,
+            };
+            return Err(about(&place, error));
+        }
         done("moved", &self.place, json);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod accept;
 mod add;
+mod address;
 mod export;
 mod list;
 mod remove;
@@ -16,12 +17,12 @@ use std::{
 
 use clap::Subcommand;
 
-use super::{output, read_file};
+use super::{folder_name, output, read_file};
 use crate::{
     crypto::keys::{Fingerprint, PublicKey},
     error::{Code, Error},
     json::{Map, Value, canonical, pretty},
-    root::{RootError, contact::check_address, name::Name},
+    root::{RootError, contact::full_address, name::Name},
     wire::pairing::Document,
 };
 
@@ -43,6 +44,7 @@ pub enum Contact {
     Accept(accept::Accept),
     Export(export::Export),
     List(list::List),
+    Address(address::Address),
     Show(show::Show),
     Remove(remove::Remove),
     Rotate(rotate::Rotate),
@@ -56,6 +58,7 @@ impl Contact {
             Self::Accept(accept) => accept.run(json),
             Self::Export(export) => export.run(json),
             Self::List(list) => list.run(json),
+            Self::Address(address) => address.run(json),
             Self::Show(show) => show.run(json),
             Self::Remove(remove) => remove.run(json),
             Self::Rotate(rotate) => rotate.run(json),
@@ -64,10 +67,12 @@ impl Contact {
 }
 
 fn checked(address: Option<String>) -> Result<Option<String>, Error> {
-    if let Some(address) = &address {
-        check_address(address).map_err(|e| Error::new(Code::Usage, e))?;
-    }
-    Ok(address)
+    let full = address.map(|address| full_address(&address)).transpose();
+    full.map_err(|e| Error::new(Code::Usage, e))
+}
+
+fn named(folder: Option<String>) -> Result<Option<Name>, Error> {
+    folder.map(|folder| folder_name(&folder)).transpose()
 }
 
 /// Reads what a person named, or what comes on standard input.
@@ -113,6 +118,7 @@ struct Added<'a> {
     contact: &'a Name,
     key: &'a PublicKey,
     address: Option<&'a str>,
+    folder: Option<&'a Name>,
     /// The key that was known before and announced this one.
     announced_by: Option<Fingerprint>,
 }
@@ -127,6 +133,7 @@ impl Added<'_> {
             ("fingerprint", fingerprint.to_string().into()),
             ("digits", fingerprint.digits().into()),
             ("address", self.address.unwrap_or_default().into()),
+            ("folder", self.folder.map_or("", Name::as_str).into()),
         ];
         if let Some(old) = self.announced_by {
             fields.push(("announced_by", old.to_string().into()));
@@ -143,9 +150,19 @@ impl fmt::Display for Added<'_> {
             None => f.write_str("  compare it with the one that the other person sees")?,
             Some(old) => write!(f, "  announced by the key that was known, {old}")?,
         }
+        if let Some(folder) = self.folder {
+            write!(
+                f,
+                "\n  files go into the folder {folder}, unless you name a different one"
+            )?;
+        }
         match self.address {
             Some(address) => write!(f, "\n  address {address}"),
-            None => Ok(()),
+            None => write!(
+                f,
+                "\n  no address yet: to send to {0}, set it with `m2y contact address {0} HOST:PORT`",
+                self.contact
+            ),
         }
     }
 }

@@ -172,7 +172,7 @@ fn people(path: &Path) -> Result<Root, Error> {
         Ok::<_, Error>((sender?, receiver?))
     })?;
     for (user, other) in [(&sender, &receiver), (&receiver, &sender)] {
-        let card = other.card(None)?;
+        let card = other.card(None, None)?;
         user.add_contact(&card.name, &card.key, false)?;
     }
     for (name, config) in [("photo", PHOTO), ("backup", BACKUP), ("diary", DIARY)] {

@@ -2,7 +2,7 @@ use std::io;
 
 use clap::{Args, Subcommand};
 
-use super::{RootArg, folder_name, output, user_name};
+use super::{RootArg, folder_name, output, user_arg::UserArg};
 use crate::{
     error::{Code, Error, printable},
     json::Value,
@@ -25,9 +25,8 @@ pub enum Folder {
 struct Which {
     #[command(flatten)]
     root: RootArg,
-    /// Whose folder
-    #[arg(long, value_name = "NAME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// The name of the folder
     #[arg(value_name = "NAME")]
     name: String,
@@ -79,8 +78,8 @@ impl Folder {
 
 impl Which {
     fn open(&self) -> Result<OpenFolder, Error> {
-        let (user, folder) = (user_name(&self.user)?, folder_name(&self.name)?);
-        Ok(self.root.open()?.folder(&user, &folder)?)
+        let folder = folder_name(&self.name)?;
+        Ok(self.user.of(&self.root.open()?)?.folder(&folder)?)
     }
 }
 
@@ -146,7 +145,7 @@ fn held_name(stem: &str) -> Result<&str, Error> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if stem.is_empty() || stem.starts_with('.') || !stem.chars().all(fits) {
         let sentence =
-            format!("{stem:?} is no file in quarantine: `m2y folder quarantine` lists them");
+            format!("{stem:?} is not a file in quarantine: `m2y folder quarantine` lists them");
         return Err(Error::new(Code::Usage, sentence));
     }
     Ok(stem)
@@ -155,9 +154,10 @@ fn held_name(stem: &str) -> Result<&str, Error> {
 impl Create {
     fn run(self, json: bool) -> Result<(), Error> {
         let create = self.folder;
-        let user = user_name(&create.user)?;
         let name = folder_name(&create.name)?;
-        let folder = create.root.open()?.user(&user)?.create_folder(&name)?;
+        let user = create.user.of(&create.root.open()?)?;
+        let folder = user.create_folder(&name)?;
+        let user = user.name();
         let config = folder.path_of("m2y.config").display().to_string();
         if json {
             output::object(&[

@@ -22,8 +22,10 @@ mod shell;
 mod systemd;
 mod tally;
 mod user;
+mod user_arg;
 
 use std::{
+    env,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -59,6 +61,7 @@ pub struct Cli {
 const VARIABLES: &str = "\
 Environment variables; a flag goes before:
   M2Y_ROOT    The root directory, like --root
+  M2Y_USER    The user, like --user, and like --from of `m2y send`
   M2Y_SERVER  The receiver's server, like --server of `m2y send`
   M2Y_LISTEN  Where to listen, like --listen of `m2y serve`
   M2Y_METRICS Where metrics are read, like --metrics of `m2y serve`
@@ -96,18 +99,29 @@ enum Command {
 /// Where the root is.
 #[derive(Debug, Args)]
 pub struct RootArg {
-    /// The root directory with all users, keys and folders
-    #[arg(long, env = "M2Y_ROOT", default_value = "/m2y", value_name = "DIR")]
-    root: PathBuf,
+    /// The root directory with all users, keys and folders [default: /m2y; for a person who
+    /// has no /m2y, ~/m2y]
+    #[arg(long, env = "M2Y_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+/// Where the root is that nobody named.
+fn default_root() -> PathBuf {
+    let of_all = PathBuf::from("/m2y");
+    let is_administrator = rustix::process::geteuid().is_root();
+    match env::home_dir() {
+        Some(home) if !is_administrator && !of_all.exists() => home.join("m2y"),
+        _ => of_all,
+    }
 }
 
 impl RootArg {
-    fn path(&self) -> &Path {
-        &self.root
+    fn path(&self) -> PathBuf {
+        self.root.clone().unwrap_or_else(default_root)
     }
 
     fn open(&self) -> Result<crate::root::Root, Error> {
-        Ok(crate::root::Root::open(&self.root)?)
+        Ok(crate::root::Root::open(&self.path())?)
     }
 }
 

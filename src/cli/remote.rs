@@ -5,12 +5,12 @@ use std::sync::Arc;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{RootArg, output, user_name};
+use super::{RootArg, output, user_arg::UserArg};
 use crate::{
     client::{Route, peer::Peer},
     error::{Code, Error, printable},
     observer::{Observer, Unobserved},
-    root::user::User,
+    root::{contact::full_address, user::User},
     wire::request::Entry,
 };
 
@@ -19,11 +19,10 @@ use crate::{
 pub struct Asker {
     #[command(flatten)]
     root: RootArg,
-    /// Who you are: a user of the root; where it has only one user, that one
-    #[arg(long, value_name = "ME")]
-    user: Option<String>,
-    /// The contact's server [default: the address that is known for the contact]
-    #[arg(long, env = "M2Y_SERVER", value_name = "HOST:PORT")]
+    #[command(flatten)]
+    user: UserArg,
+    /// The contact's server, port 5000 unless it says so [default: the contact's address]
+    #[arg(long, env = "M2Y_SERVER", value_name = "HOST[:PORT]", value_parser = full_address)]
     server: Option<String>,
 }
 
@@ -74,22 +73,7 @@ impl RemotePath {
 impl Asker {
     /// Who asks.
     pub fn user(&self) -> Result<User, Error> {
-        let root = self.root.open()?;
-        if let Some(name) = &self.user {
-            return Ok(root.user(&user_name(name)?)?);
-        }
-        let mut users = root.users()?;
-        match (users.pop(), users.pop()) {
-            (Some(only), None) => Ok(only),
-            (None, _) => {
-                let sentence = "the root has no user: make one with `m2y user create`";
-                Err(Error::new(Code::NotFound, sentence))
-            }
-            _ => {
-                let sentence = "the root has several users: say with --user who you are";
-                Err(Error::new(Code::Usage, sentence))
-            }
-        }
+        self.user.of(&self.root.open()?)
     }
 
     /// The way to a contact.

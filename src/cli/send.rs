@@ -6,6 +6,7 @@ mod producer;
 mod tally;
 
 use std::{
+    env,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,12 +25,12 @@ use self::{
     producer::{Producer, Routes, Tools},
     tally::Tally,
 };
-use super::{Failure, folder_name, limit::Limit, progress::Progress, user_name};
+use super::{Failure, folder_name, limit::Limit, progress::Progress, user_arg::user_of, user_name};
 use crate::{
     client::Route,
     error::{Code, Error},
     meta::Meta,
-    root::{Root, contact::check_address, name::Name},
+    root::{Root, contact::full_address, name::Name},
     transfer::send::{
         job_file::{JobFile, LastDir},
         job_files::JobFiles,
@@ -44,7 +45,11 @@ use crate::{
 ///
 /// or name the files themselves, and m2y writes the .meta into the sender's folder:
 ///
-///   m2y send --from zhenqiang --to roland-frei --folder photo myfoto.jpg
+///   m2y send myfoto.jpg roland-frei:photo
+///
+/// which is short for --to roland-frei --folder photo. Leave the folder out (roland-frei:)
+/// where the contact has told you one. --from says which user of the root sends, where
+/// there are several.
 ///
 /// A .meta becomes .done when the receiver has the file safely, else .failed with
 /// the reason in its field "error". Name the .failed to send the same again:
@@ -52,7 +57,7 @@ use crate::{
 ///   m2y send /m2y/user/zhenqiang/photo/myfoto.failed
 ///
 /// Many files to one receiver go through one connection. A directory stands for every
-/// .meta in it; with --from, --to and --folder add --recursive, and every file below it
+/// .meta in it; with NAME:FOLDER add --recursive, and every file below it
 /// is sent, hidden ones too, but no links, and in a folder of m2y nothing hidden and no
 /// .meta, .done or .failed. The receiver reads in the field "path" where in the directory
 /// a file was.
@@ -60,7 +65,7 @@ use crate::{
 /// Each file has a result of its own. Where a connection breaks, what was under way
 /// becomes .failed, and the rest goes on in a new one. Where none comes about, or three in
 /// a row break before a file is through, the rest to that receiver is not tried: a .meta
-/// stays .meta, and what --from wrote for it is taken away again. Control-C does the same.
+/// stays .meta, and one that m2y wrote is removed again. Control-C does the same.
 ///
 /// Exit codes: 0 sent, 1 error, 2 usage, 3 some of several failed, 4 not found,
 /// 5 try later, 10 refused by the other side, 12 key or identity, 13 integrity,
@@ -68,32 +73,27 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Send {
-    /// The root directory [default: the one that the .meta lies in; with --from, /m2y]
+    /// The root directory [default: the one that the .meta lies in; with NAME:FOLDER, /m2y]
     #[arg(long, env = "M2Y_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
-    /// The receiver's server [default: the contact's address]
-    #[arg(long, env = "M2Y_SERVER", value_name = "HOST:PORT")]
+    /// The receiver's server, port 5000 unless it says so [default: the contact's address]
+    #[arg(long, env = "M2Y_SERVER", value_name = "HOST[:PORT]", value_parser = full_address)]
     server: Option<String>,
-    /// Who sends
-    #[arg(long, value_name = "USER", requires = "to", requires = "folder")]
+    /// The user who sends [default: M2Y_USER, or the user in m2y.ini, else the only one of
+    /// the root]
+    #[arg(long, value_name = "USER")]
     from: Option<String>,
-    /// Who receives
-    #[arg(long, value_name = "USER", requires = "from")]
+    /// The contact who receives, like NAME:FOLDER behind the files
+    #[arg(long, value_name = "USER")]
     to: Option<String>,
-    /// The receiver's folder
-    #[arg(long, value_name = "NAME", requires = "from")]
+    /// The receiver's folder [default: the one that the contact has told]
+    #[arg(long, value_name = "NAME")]
     folder: Option<String>,
     /// Send what is in directories, and in those below
     #[arg(long, short)]
     recursive: bool,
-    /// With --from: what to do with a file that has a .meta, .done or .failed already
-    #[arg(
-        long,
-        value_enum,
-        value_name = "HOW",
-        default_value = "rename",
-        requires = "from"
-    )]
+    /// With NAME:FOLDER: what to do with a file that has a .meta, .done or .failed already
+    #[arg(long, value_enum, value_name = "HOW", default_value = "rename")]
     conflict: Conflict,
     #[command(flatten)]
     limit: Limit,
@@ -103,7 +103,7 @@ pub struct Send {
     /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
-    /// .meta or .failed files, or with --from, --to and --folder any files; directories
+    /// .meta or .failed files; or any files, and then NAME:FOLDER; directories
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -145,9 +145,57 @@ impl Send {
         }
     }
 
+    /// The same with all that may be left out: who sends, to whom, into which folder. Where
+    /// `.meta` files say that, nothing of it is there.
+    fn complete(mut self) -> Result<Self, Error> {
+        if self.to.is_none()
+            && let Some((to, folder)) = self.target()
+        {
+            self.to = Some(to);
+            self.folder = folder.or(self.folder);
+            self.files.pop();
+        }
+        let Some(to) = &self.to else {
+            return match self.from.is_some() || self.folder.is_some() {
+                true => Err(Error::new(
+                    Code::Usage,
+                    "the receiver is missing: write NAME:FOLDER behind the files, like roland-frei:photo",
+                )),
+                false => Ok(self),
+            };
+        };
+        let to = user_name(to)?;
+        let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
+        let named = self.from.take().or_else(|| env::var("M2Y_USER").ok());
+        let user = user_of(&root, named.as_deref())?;
+        if self.folder.is_none() {
+            let folder = user.folder_of(&to)?.ok_or_else(|| {
+                let sentence = format!("{to} has not told a folder: write {to}:FOLDER");
+                Error::new(Code::Usage, sentence)
+            })?;
+            self.folder = Some(folder.to_string());
+        }
+        self.from = Some(user.name().to_string());
+        Ok(self)
+    }
+
+    /// What `NAME:FOLDER` or `NAME:` behind the files says, if it is there. A file of that name
+    /// goes before.
+    fn target(&self) -> Option<(String, Option<String>)> {
+        let [_, .., last] = self.files.as_slice() else {
+            return None;
+        };
+        let (to, folder) = last.to_str()?.split_once(':')?;
+        let is_target = Name::user(to).is_ok() && !last.exists();
+        is_target.then(|| {
+            let folder = (!folder.is_empty()).then(|| folder.to_owned());
+            (to.to_owned(), folder)
+        })
+    }
+
     /// The root, where it is known before any `.meta` is.
     fn root(&self) -> Option<PathBuf> {
-        let default = || self.from.is_some().then(|| "/m2y".into());
+        let default = || self.from.is_some().then(default_root);
         self.root.clone().or_else(default)
     }
 
@@ -170,10 +218,7 @@ impl Send {
     }
 
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
-        if let Some(server) = &self.server {
-            check_address(server).map_err(|e| Error::new(Code::Usage, e))?;
-        }
-        let send = Arc::new(self);
+        let send = Arc::new(self.complete()?);
         let kind = send.kind(send.parties()?.as_ref());
         let several = send.is_several(&kind);
         let wanted = !json && !send.no_progress && !send.dry_run;
@@ -283,6 +328,10 @@ impl Send {
         };
         dry.run(plan)
     }
+}
+
+fn default_root() -> PathBuf {
+    "/m2y".into()
 }
 
 fn lost(_: task::JoinError) -> Error {

@@ -135,6 +135,7 @@ impl Tally {
             item,
             &[
                 ("resumed", through.resumed.into()),
+                ("resumed_from", through.resumed.into()),
                 ("startedOver", through.started_over.into()),
                 ("crc", through.crc.into()),
                 ("seconds", through.took.as_secs_f64().into()),

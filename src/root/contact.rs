@@ -1,9 +1,12 @@
 //! Contacts: the keys of the people one exchanges files with, and the card by
 //! which a key travels.
 
+use std::net::Ipv6Addr;
+
 use super::{
     config::{Config, ConfigError},
     error::RootError,
+    ini_text,
     name::Name,
 };
 use crate::{
@@ -30,6 +33,8 @@ pub struct Card {
     pub key: PublicKey,
     /// Where the owner's server listens, if known.
     pub address: Option<String>,
+    /// The folder of the owner's that files go into where the sender names none.
+    pub folder: Option<Name>,
 }
 
 impl Card {
@@ -66,7 +71,13 @@ impl Card {
         if let Some(address) = &address {
             check_address(address).map_err(|reason| RootError::document(path, reason))?;
         }
-        Ok(Self { name, key, address })
+        let folder = field("folder").filter(|folder| !folder.is_empty());
+        Ok(Self {
+            name,
+            key,
+            address,
+            folder: folder.map(Name::folder).transpose()?,
+        })
     }
 
     /// The card as a JSON document.
@@ -85,7 +96,27 @@ impl Card {
         if let Some(address) = &self.address {
             card.insert("address".to_owned(), address.as_str().into());
         }
+        if let Some(folder) = &self.folder {
+            card.insert("folder".to_owned(), folder.as_str().into());
+        }
         Ok(card)
+    }
+}
+
+/// The port of a server whose address names none.
+pub const PORT: u16 = 5000;
+
+/// `HOST:PORT` of an address that may leave the port out.
+pub fn full_address(text: &str) -> Result<String, String> {
+    let host = match text.parse::<Ipv6Addr>() {
+        Ok(_) => format!("[{text}]"),
+        Err(_) if check_address(text).is_ok() => return Ok(text.to_owned()),
+        Err(_) => text.to_owned(),
+    };
+    let full = format!("{host}:{PORT}");
+    match check_address(&full) {
+        Ok(()) if !host.trim_matches(['[', ']']).is_empty() && !host.ends_with(':') => Ok(full),
+        _ => check_address(text).map(|()| text.to_owned()),
     }
 }
 
@@ -95,72 +126,40 @@ pub fn check_address(address: &str) -> Result<(), String> {
     parsed.map(drop).map_err(|e| e.to_string())
 }
 
-/// The address of a contact in the text of a contacts.ini.
-pub(super) fn address(text: &str, contact: &Name) -> Result<Option<String>, ConfigError> {
+/// What a contacts.ini knows of a contact beside the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Where the server listens.
+    Address,
+    /// The folder that files go into where the sender names none.
+    Folder,
+}
+
+impl Key {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Folder => "folder",
+        }
+    }
+}
+
+/// What the text of a contacts.ini says of a contact.
+pub(super) fn find(text: &str, contact: &Name, key: Key) -> Result<Option<String>, ConfigError> {
     let ini = Config::parse_ini(text)?;
-    Ok(ini
-        .get(contact.as_str(), "address")
-        .filter(|a| !a.is_empty())
-        .map(str::to_owned))
+    let value = ini.get(contact.as_str(), key.name());
+    Ok(value.filter(|a| !a.is_empty()).map(str::to_owned))
 }
 
-/// A contacts.ini with the address put in; every other line stays as it is.
-pub(super) fn with_address(text: &str, contact: &Name, address: &str) -> String {
-    let heading = format!("[{contact}]");
-    let mut out = String::with_capacity(text.len() + 64);
-    let (mut inside, mut written) = (false, false);
-    for line in text.lines() {
-        if line.trim_start().starts_with('[') {
-            inside = line.trim() == heading;
-        } else if inside && is_address(line) {
-            continue;
-        }
-        out.push_str(line);
-        out.push('\n');
-        if inside && !written {
-            out.push_str(&format!("address = {address}\n"));
-            written = true;
-        }
-    }
-    if !written {
-        out.push_str(&format!("{heading}\naddress = {address}\n"));
-    }
-    out
+/// A contacts.ini with a value put in.
+pub(super) fn with(text: &str, contact: &Name, key: Key, value: &str) -> String {
+    ini_text::with(text, contact.as_str(), key.name(), value)
 }
 
-/// A contacts.ini with the address taken out, and the heading too where nothing else
-/// stands below it; every other line stays as it is.
-pub(super) fn without_address(text: &str, contact: &Name) -> String {
-    let heading = format!("[{contact}]");
-    let mut out = String::with_capacity(text.len());
-    // A heading that waits for a line to stand below it.
-    let mut waiting = None;
-    let mut inside = false;
-    for line in text.lines() {
-        if line.trim_start().starts_with('[') {
-            inside = line.trim() == heading;
-            waiting = inside.then_some(line);
-            if inside {
-                continue;
-            }
-        } else if inside && is_address(line) {
-            continue;
-        }
-        if !line.trim().is_empty()
-            && let Some(heading) = waiting.take()
-        {
-            out.push_str(heading);
-            out.push('\n');
-        }
-        out.push_str(line);
-        out.push('\n');
-    }
-    out
-}
-
-fn is_address(line: &str) -> bool {
-    line.split_once('=')
-        .is_some_and(|(key, _)| key.trim() == "address")
+/// A contacts.ini without what m2y wrote of a contact.
+pub(super) fn without(text: &str, contact: &Name) -> String {
+    let keys = [Key::Address, Key::Folder].map(Key::name);
+    ini_text::without(text, contact.as_str(), &keys)
 }
 
 #[cfg(test)]
@@ -169,31 +168,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_taken_out_and_all_else_stays() {
+    fn a_contact_has_an_address_and_a_folder() {
         let name = Name::user("zhenqiang").unwrap();
-        let text = "# mine\n[peter]\naddress = a:1\n[zhenqiang]\naddress = b:1\n[x]\ny = z\n";
-        assert_eq!(
-            without_address(text, &name),
-            "# mine\n[peter]\naddress = a:1\n[x]\ny = z\n"
-        );
-        let text = "[zhenqiang]\naddress = b:1\nnote = x\n";
-        assert_eq!(without_address(text, &name), "[zhenqiang]\nnote = x\n");
-        let text = "[peter]\naddress = a:1\n";
-        assert_eq!(without_address(text, &name), text);
+        let text = with("", &name, Key::Address, "h:3");
+        let text = with(&text, &name, Key::Folder, "photo");
+        let of = |text: &str, key| find(text, &name, key).unwrap();
+        assert_eq!(of(&text, Key::Address).as_deref(), Some("h:3"));
+        assert_eq!(of(&text, Key::Folder).as_deref(), Some("photo"));
+        assert_eq!(without(&text, &name), "");
     }
 
     #[test]
-    fn an_address_is_put_in_and_all_else_stays() {
-        let name = Name::user("zhenqiang").unwrap();
-        let text = "# mine\n[peter]\naddress = a:1\n[zhenqiang]\nnote = x\naddress = old:1\n";
-        let text = with_address(text, &name, "new:2");
-        assert_eq!(address(&text, &name).unwrap().as_deref(), Some("new:2"));
-        assert_eq!(
-            text,
-            "# mine\n[peter]\naddress = a:1\n[zhenqiang]\naddress = new:2\nnote = x\n"
-        );
-        let text = with_address("", &name, "h:3");
-        assert_eq!(address(&text, &name).unwrap().as_deref(), Some("h:3"));
+    fn an_address_without_a_port_gets_the_usual_one() {
+        for (text, full) in [
+            ("example.org", "example.org:5000"),
+            ("example.org:80", "example.org:80"),
+            ("::1", "[::1]:5000"),
+            ("[::1]", "[::1]:5000"),
+            ("[::1]:80", "[::1]:80"),
+            ("10.0.0.1", "10.0.0.1:5000"),
+        ] {
+            assert_eq!(full_address(text).as_deref(), Ok(full));
+        }
+        for bad in ["", ":", "h:x", "h:70000", "a b", "host:"] {
+            assert!(full_address(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
     config::{self, Config, ReadConfig},
     error::RootError,
     file::{self, Stamp},
+    ini_text,
     name::Name,
     user::User,
 };
@@ -163,6 +164,16 @@ impl Folder {
             },
             None => Ok(edited),
         }
+    }
+
+    /// Writes into m2y.config that a contact may send into the folder, which holds where
+    /// checkPermission.rhai asks.
+    pub fn allow(&self, contact: &Name) -> Result<(), RootError> {
+        let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
+            .map_err(RootError::io("open", self.config_path()))?;
+        let text = ini_text::with(&text, "permission", contact.as_str(), "always");
+        file::replace(&self.dir, CONFIG, 0o644, text.as_bytes())
+            .map_err(RootError::io("write", self.config_path()))
     }
 
     /// Reads m2y.config as it is now, for those who want to know what is wrong with it.

@@ -30,6 +30,7 @@ pub mod destination;
 mod error;
 pub mod file;
 pub mod folder;
+mod ini_text;
 pub mod meta_file;
 pub mod name;
 pub mod rotation;
@@ -247,4 +248,8 @@ const SETTINGS_TEMPLATE: &str = "\
 # A file that appeared or changed is an event when it has been closed and then rested so
 # long; one that is never closed, when it has rested 60 times as long.
 # settle = 500ms
+# Whom commands are about that do not say it with --user: the only user of the root, unless it
+# is set.
+[client]
+# user = zhenqiang
 ";

@@ -10,8 +10,15 @@ pub const MAX_LEN: usize = 64;
 /// First 8 bytes of SHA-256 over a user's name: where a peer's header points.
 pub type NameHash = [u8; 8];
 
-/// Directories of a user that hold keys and so can be no m2y-folders.
-const RESERVED: [&str; 3] = ["privateKey", "pubKey", "outgoing"];
+/// Directories of a user that m2y itself uses, and for what.
+const RESERVED: [(&str, &str); 3] = [
+    ("privateKey", "it holds your key"),
+    ("pubKey", "it holds the keys of your contacts"),
+    (
+        "outgoing",
+        "what lies in outgoing/NAME is what the contact NAME may fetch",
+    ),
+];
 
 /// A checked name: ASCII letters, digits, `.`, `_`, `-`; 1 to 64 of them, no
 /// leading dot. Such a name is one path component on every system.
@@ -27,8 +34,13 @@ pub enum NameError {
     )]
     Form(String),
     /// A directory that m2y itself uses.
-    #[error("a folder cannot be called {0:?}: that directory holds keys")]
-    Reserved(String),
+    #[error("a folder cannot be called {name:?}: m2y uses this directory itself, {purpose}")]
+    Reserved {
+        /// The name.
+        name: String,
+        /// For what m2y uses it.
+        purpose: &'static str,
+    },
 }
 
 impl Name {
@@ -49,8 +61,12 @@ impl Name {
     /// Checks the name of an m2y-folder.
     pub fn folder(text: &str) -> Result<Self, NameError> {
         let name = Self::user(text)?;
-        if RESERVED.iter().any(|r| r.eq_ignore_ascii_case(text)) {
-            return Err(NameError::Reserved(text.to_owned()));
+        let is_reserved = |(name, _): &&(&str, &str)| name.eq_ignore_ascii_case(text);
+        if let Some((_, purpose)) = RESERVED.iter().find(is_reserved) {
+            return Err(NameError::Reserved {
+                name: text.to_owned(),
+                purpose,
+            });
         }
         Ok(name)
     }

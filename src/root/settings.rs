@@ -57,6 +57,8 @@ pub struct Settings {
     pub settle: Duration,
     /// Bytes of an inbox.log until it is rotated.
     pub inbox_max: u64,
+    /// `[client] user`: whom commands are about that do not say it.
+    pub user: Option<Name>,
 }
 
 /// What the log of a server looks like.
@@ -153,6 +155,7 @@ impl Default for Settings {
             webhook: Webhook::default(),
             settle: Duration::from_millis(500),
             inbox_max: 10 << 20,
+            user: None,
         }
     }
 }
@@ -200,6 +203,10 @@ impl Settings {
                 self.retry.limit = u32::try_from(count(value)?).unwrap_or(u32::MAX);
             }
             ("folder", "inbox_max") => self.inbox_max = bytes(value)?,
+            ("client", "user") => {
+                let name = Name::user(value.trim());
+                self.user = Some(name.map_err(|_| "it must be the name of a user")?);
+            }
             ("watch", "settle") => self.settle = duration(value)?,
             ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
             ("webhook", key) => self.webhook.set(key, value)?,

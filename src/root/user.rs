@@ -371,7 +371,7 @@ impl User {
         }
         let _lock = self.lock_keys()?;
         let old = self.contacts_ini()?;
-        let new = contact::without_address(&old, name);
+        let new = contact::without(&old, name);
         if new != old {
             self.write_contacts_ini(&new)?;
         }
@@ -403,15 +403,35 @@ impl User {
 
     /// Where a contact's server listens, if known.
     pub fn address_of(&self, contact: &Name) -> Result<Option<String>, RootError> {
+        self.of_contact(contact, Key::Address)
+    }
+
+    /// The folder of a contact's that files go into where the sender names none, if known.
+    pub fn folder_of(&self, contact: &Name) -> Result<Option<Name>, RootError> {
+        let folder = self.of_contact(contact, Key::Folder)?;
+        Ok(folder.map(|folder| Name::folder(&folder)).transpose()?)
+    }
+
+    fn of_contact(&self, contact: &Name, key: Key) -> Result<Option<String>, RootError> {
         let text = self.contacts_ini()?;
-        contact::address(&text, contact).map_err(|e| RootError::config(self.at("contacts.ini"), e))
+        contact::find(&text, contact, key)
+            .map_err(|e| RootError::config(self.at("contacts.ini"), e))
     }
 
     /// Writes down where a contact's server listens.
     pub fn set_address(&self, contact: &Name, address: &str) -> Result<(), RootError> {
+        self.set_of_contact(contact, Key::Address, address)
+    }
+
+    /// Writes down which folder of a contact's files go into where the sender names none.
+    pub fn set_folder(&self, contact: &Name, folder: &Name) -> Result<(), RootError> {
+        self.set_of_contact(contact, Key::Folder, folder.as_str())
+    }
+
+    fn set_of_contact(&self, contact: &Name, key: Key, value: &str) -> Result<(), RootError> {
         let _lock = self.lock_keys()?;
         let old = self.contacts_ini()?;
-        self.write_contacts_ini(&contact::with_address(&old, contact, address))
+        self.write_contacts_ini(&contact::with(&old, contact, key, value))
     }
 
     fn write_contacts_ini(&self, text: &str) -> Result<(), RootError> {
@@ -426,12 +446,14 @@ impl User {
         }
     }
 
-    /// The card to hand out; `address` is where a server of the user listens, if known.
-    pub fn card(&self, address: Option<String>) -> Result<Card, RootError> {
+    /// The card to hand out; `address` is where a server of the user listens, if known, and
+    /// `folder` where files go that are sent without naming one.
+    pub fn card(&self, address: Option<String>, folder: Option<Name>) -> Result<Card, RootError> {
         Ok(Card {
             name: self.name.clone(),
             key: self.own_key()?,
             address,
+            folder,
         })
     }
 

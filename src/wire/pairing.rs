@@ -133,7 +133,10 @@ impl Document {
     /// Reads a document, also one in the middle of a mail; `path` is where it came from,
     /// for messages.
     pub fn parse(path: &str, text: &[u8]) -> Result<Self, PairingError> {
-        let object = json::parse(json::outermost(text)).map_err(|e| field(path, e))?;
+        let object = json::parse(json::outermost(text)).or_else(|error| {
+            let unquoted = unquoted(text);
+            json::parse(json::outermost(&unquoted)).map_err(|_| field(path, error))
+        })?;
         let card = Card::from_document(path, &object)?;
         let text = |name: &str| match object.get(name).and_then(Value::as_str) {
             Some(text) => Ok(text),
@@ -181,7 +184,18 @@ fn card(name: &Name, key: &PublicKey) -> Card {
         name: name.clone(),
         key: key.clone(),
         address: None,
+        folder: None,
     }
+}
+
+/// A mail without the marks of a reply, `> ` at the beginnings of lines.
+fn unquoted(text: &[u8]) -> Vec<u8> {
+    let lines = text.split_inclusive(|b| *b == b'\n');
+    let line = |line: &[u8]| {
+        let marks = line.iter().take_while(|b| b"> ".contains(b)).count();
+        line.get(marks..).unwrap_or_default().to_vec()
+    };
+    lines.flat_map(line).collect()
 }
 
 fn field(path: &str, reason: impl ToString) -> PairingError {
@@ -209,22 +223,24 @@ impl Request {
         Ok(document)
     }
 
-    /// What the user `from` with the key `own`, whose server listens at `address`,
-    /// answers at this `time`, in milliseconds since 1970.
+    /// What the user on this card, with the key `own`, answers at this `time`, in milliseconds
+    /// since 1970.
     pub fn answer(
         &self,
-        from: &Name,
+        card: &Card,
         own: &PrivateKey,
-        address: Option<&str>,
         time: u64,
         random: &mut Random<'_>,
     ) -> Result<Answer, PairingError> {
         let mut said = Map::new();
-        said.insert("from".to_owned(), from.as_str().into());
+        said.insert("from".to_owned(), card.name.as_str().into());
         said.insert("to".to_owned(), self.card.name.as_str().into());
         said.insert("request".to_owned(), self.id.to_string().into());
-        if let Some(address) = address {
-            said.insert("address".to_owned(), address.into());
+        if let Some(address) = &card.address {
+            said.insert("address".to_owned(), address.as_str().into());
+        }
+        if let Some(folder) = &card.folder {
+            said.insert("folder".to_owned(), folder.as_str().into());
         }
         let contents = Contents {
             time,
@@ -235,7 +251,7 @@ impl Request {
         let bound = bound(own.public(), receiver);
         let sealed = envelope::seal(Part::Pairing, &bound, &contents, own, receiver, random)?;
         Ok(Answer {
-            name: from.clone(),
+            name: card.name.clone(),
             key: own.public().clone(),
             receiver: receiver.fingerprint().to_string(),
             sealed: sealed.bytes,
@@ -263,6 +279,8 @@ pub struct Agreed {
     pub request: RequestId,
     /// Where the server of who answers listens.
     pub address: Option<String>,
+    /// Which folder of theirs files go into where the sender names none.
+    pub folder: Option<Name>,
     /// The clock of who answers, milliseconds since 1970.
     pub time: u64,
 }
@@ -311,9 +329,12 @@ impl Answer {
         if let Some(address) = address {
             check_address(address).map_err(|reason| field("the answer", reason))?;
         }
+        let folder = text("folder").filter(|folder| !folder.is_empty());
+        let folder = folder.map(Name::folder);
         Ok(Agreed {
             request: request.ok_or_else(altered)?,
             address: address.map(str::to_owned),
+            folder: folder.transpose().map_err(|e| field("the answer", e))?,
             time: opened.contents.time,
         })
     }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{super::RootArg, Added, checked, output, read_document};
 use crate::{
-    cli::user_name,
+    cli::user_arg::UserArg,
     error::{Code, Error},
     root::RootError,
     wire::pairing::{Document, PairingError},
@@ -19,9 +19,8 @@ use crate::{
 pub struct Accept {
     #[command(flatten)]
     root: RootArg,
-    /// Who has made the request
-    #[arg(long, value_name = "ME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// What the other person sent back; - for standard input. It may have a mail around it
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
@@ -35,12 +34,12 @@ pub struct Accept {
 
 impl Accept {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
         let address = checked(self.address)?;
-        let user = self.root.open()?.user(&name)?;
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user.name().clone();
         let Document::Answer(answer) = read_document(&self.file)? else {
             let sentence = format!(
-                "{} is no answer to a request: cards, requests and new keys are for `m2y contact add --user {name}`",
+                "{} is not an answer to a request: cards, requests and new keys are for `m2y contact add --user {name}`",
                 self.file.display()
             );
             return Err(Error::new(Code::Usage, sentence));
@@ -62,6 +61,9 @@ impl Accept {
         if let Some(address) = &address {
             user.set_address(&answer.name, address)?;
         }
+        if let Some(folder) = &agreed.folder {
+            user.set_folder(&answer.name, folder)?;
+        }
         // Last: until then the same answer can be taken once more.
         user.forget_request(agreed.request)?;
         let added = Added {
@@ -69,6 +71,7 @@ impl Accept {
             contact: &answer.name,
             key: &answer.key,
             address: address.as_deref(),
+            folder: agreed.folder.as_ref(),
             announced_by: None,
         };
         if json {

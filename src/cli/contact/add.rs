@@ -2,13 +2,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{super::RootArg, Added, checked, output, print, read_document};
+use super::{super::RootArg, Added, checked, named, output, print, read_document};
 use crate::{
-    cli::user_name,
+    cli::user_arg::UserArg,
     clock,
     crypto::{SysRng, keys::Fingerprint},
     error::{Code, Error},
-    root::{RootError, user::User},
+    root::{RootError, contact::Card, user::User},
     wire::pairing::{Announcement, Answer, Document, PairingError, Request},
 };
 
@@ -28,9 +28,8 @@ use crate::{
 pub struct Add {
     #[command(flatten)]
     root: RootArg,
-    /// To whose contacts
-    #[arg(long, value_name = "ME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// What the other person sent; - for standard input. It may have a mail around it
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
@@ -40,6 +39,9 @@ pub struct Add {
     /// Where your own server listens, for the answer to a request
     #[arg(long, value_name = "HOST:PORT")]
     my_address: Option<String>,
+    /// Your own folder for files that are sent without naming one, for the answer to a request
+    #[arg(long, value_name = "NAME")]
+    my_folder: Option<String>,
     /// Take the new key in place of another one that is there under this name
     #[arg(long)]
     replace: bool,
@@ -47,14 +49,16 @@ pub struct Add {
 
 impl Add {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
         let address = checked(self.address)?;
         let my_address = checked(self.my_address)?;
-        let user = self.root.open()?.user(&name)?;
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user.name().clone();
         let document = read_document(&self.file)?;
-        if my_address.is_some() && !matches!(document, Document::Request(_)) {
+        let my_folder = named(self.my_folder)?;
+        let is_answered = my_address.is_some() || my_folder.is_some();
+        if is_answered && !matches!(document, Document::Request(_)) {
             let sentence = format!(
-                "--my-address is for an answer, and {} is no request: leave it out",
+                "--my-address and --my-folder are for an answer, and {} is not a request: leave them out",
                 self.file.display()
             );
             return Err(Error::new(Code::Usage, sentence));
@@ -62,7 +66,7 @@ impl Add {
         let (card, answer, announced_by) = match document {
             Document::Card(card) => (card, None, None),
             Document::Request(request) => {
-                let answer = answer(&user, &request, my_address.as_deref())?;
+                let answer = answer(&user, &request, user.card(my_address, my_folder)?)?;
                 (request.card, Some(answer), None)
             }
             Document::Rotation(announcement) => {
@@ -83,11 +87,15 @@ impl Add {
         if let Some(address) = &address {
             user.set_address(&card.name, address)?;
         }
+        if let Some(folder) = &card.folder {
+            user.set_folder(&card.name, folder)?;
+        }
         let added = Added {
             user: &name,
             contact: &card.name,
             key: &card.key,
             address: address.as_deref(),
+            folder: card.folder.as_ref(),
             announced_by,
         };
         match answer {
@@ -109,12 +117,12 @@ impl Add {
 }
 
 /// The answer, before anything is written: without one nobody is added.
-fn answer(user: &User, request: &Request, address: Option<&str>) -> Result<Answer, Error> {
+fn answer(user: &User, request: &Request, card: Card) -> Result<Answer, Error> {
     let own = user.private_key()?;
     if request.card.name == *user.name() || request.card.key == *own.public() {
         return Err(RootError::Oneself(user.name().clone()).into());
     }
-    Ok(request.answer(user.name(), &own, address, clock::millis(), &mut SysRng)?)
+    Ok(request.answer(&card, &own, clock::millis(), &mut SysRng)?)
 }
 
 /// The key that is known and has signed the new one; `None` where the new one is known

@@ -1,8 +1,8 @@
 use clap::Args;
 
-use super::{super::RootArg, checked, fingerprint_lines, output, print};
+use super::{super::RootArg, checked, fingerprint_lines, named, output, print};
 use crate::{
-    cli::user_name,
+    cli::user_arg::{UserArg, user_of},
     error::Error,
     root::contact_request::RequestId,
     wire::{WireError, pairing},
@@ -16,12 +16,15 @@ use crate::{
 pub struct Export {
     #[command(flatten)]
     root: RootArg,
-    /// Whose card
+    /// A user of the root [default: as with --user of the other commands]
     #[arg(value_name = "NAME")]
-    name: String,
+    name: Option<String>,
     /// Where this person's server listens, for the card
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+    /// This person's folder for files that are sent without naming one
+    #[arg(long, value_name = "NAME")]
+    folder: Option<String>,
 }
 
 /// Ask somebody to become a contact: print a card that wants an answer
@@ -33,20 +36,22 @@ pub struct Export {
 pub struct Request {
     #[command(flatten)]
     root: RootArg,
-    /// Who asks
-    #[arg(long, value_name = "ME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// Where your server listens, if others are to send to you
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+    /// Your folder for files that are sent without naming one
+    #[arg(long, value_name = "NAME")]
+    folder: Option<String>,
 }
 
 impl Export {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.name)?;
         let address = checked(self.address)?;
-        let user = self.root.open()?.user(&name)?;
-        let card = user.card(address)?;
+        let user = user_of(&self.root.open()?, self.name.as_deref())?;
+        let name = user.name();
+        let card = user.card(address, named(self.folder)?)?;
         print(&card.to_document()?, json);
         if !json {
             output::aside(format_args!("the card of {name}"));
@@ -58,11 +63,11 @@ impl Export {
 
 impl Request {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
         let address = checked(self.address)?;
-        let user = self.root.open()?.user(&name)?;
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user.name();
         let request = pairing::Request {
-            card: user.card(address)?,
+            card: user.card(address, named(self.folder)?)?,
             id: RequestId::random().map_err(WireError::from)?,
         };
         let document = request.to_document()?;

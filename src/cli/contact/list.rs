@@ -2,7 +2,7 @@ use clap::Args;
 use tracing::warn;
 
 use super::{super::RootArg, output};
-use crate::{cli::user_name, error::Error};
+use crate::{cli::user_arg::UserArg, error::Error};
 
 /// List the contacts of a user: name, the beginning of the fingerprint, address
 ///
@@ -12,15 +12,14 @@ use crate::{cli::user_name, error::Error};
 pub struct List {
     #[command(flatten)]
     root: RootArg,
-    /// Whose contacts
-    #[arg(long, value_name = "ME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
 }
 
 impl List {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
-        let user = self.root.open()?.user(&name)?;
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user.name();
         let contacts = user.contacts()?;
         if contacts.is_empty() && !json {
             output::line(format_args!("{name} has no contacts"));

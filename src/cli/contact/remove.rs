@@ -1,7 +1,10 @@
 use clap::Args;
 
 use super::{super::RootArg, not_found, output};
-use crate::{cli::user_name, error::Error};
+use crate::{
+    cli::{user_arg::UserArg, user_name},
+    error::Error,
+};
 
 /// Remove a contact: the key and the address
 ///
@@ -12,9 +15,8 @@ use crate::{cli::user_name, error::Error};
 pub struct Remove {
     #[command(flatten)]
     root: RootArg,
-    /// Whose contact
-    #[arg(long, value_name = "ME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// The contact
     #[arg(value_name = "NAME")]
     name: String,
@@ -22,9 +24,9 @@ pub struct Remove {
 
 impl Remove {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
         let contact = user_name(&self.name)?;
-        let user = self.root.open()?.user(&name)?;
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user.name();
         user.remove_contact(&contact).map_err(not_found)?;
         if json {
             output::object(&[
@@ -33,7 +35,9 @@ impl Remove {
                 ("contact", contact.as_str().into()),
             ]);
         } else {
-            output::line(format_args!("{contact} is no contact of {name} any more"));
+            output::line(format_args!(
+                "{contact} is not a contact of {name} any more"
+            ));
         }
         Ok(())
     }

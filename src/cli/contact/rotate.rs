@@ -2,7 +2,7 @@ use clap::Args;
 
 use super::{super::RootArg, fingerprint_lines, output, print};
 use crate::{
-    cli::user_name,
+    cli::user_arg::UserArg,
     clock,
     crypto::{
         SysRng,
@@ -26,9 +26,8 @@ use crate::{
 pub struct Rotate {
     #[command(flatten)]
     root: RootArg,
-    /// Whose key
-    #[arg(long, value_name = "ME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// Bits of the RSA key, 2048 to 4096
     #[arg(long, default_value_t = DEFAULT_BITS, value_name = "N")]
     bits: usize,
@@ -39,12 +38,12 @@ pub struct Rotate {
 
 impl Rotate {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
         if !BITS.contains(&self.bits) {
             let sentence = format!("--bits {}: must be 2048 to 4096", self.bits);
             return Err(Error::new(Code::Usage, sentence));
         }
-        let user = self.root.open()?.user(&name)?;
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user.name();
         let rotation = if self.again {
             user.last_rotation()?.ok_or_else(|| {
                 let sentence = format!(
@@ -56,7 +55,7 @@ impl Rotate {
             user.rotate(self.bits)?
         };
         let (old, new) = (&rotation.old, &rotation.new);
-        let announcement = Announcement::sign(&name, old, new, clock::millis(), &mut SysRng)
+        let announcement = Announcement::sign(name, old, new, clock::millis(), &mut SysRng)
             .map_err(WireError::from)?;
         print(&announcement.to_document()?, json);
         if !json {

@@ -3,7 +3,7 @@ use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 
 use super::{super::RootArg, fingerprint_lines, not_found, output};
 use crate::{
-    cli::user_name,
+    cli::{user_arg::UserArg, user_name},
     error::{Code, Error},
 };
 
@@ -15,9 +15,8 @@ use crate::{
 pub struct Show {
     #[command(flatten)]
     root: RootArg,
-    /// Whose contact
-    #[arg(long, value_name = "ME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// The contact
     #[arg(value_name = "NAME")]
     name: String,
@@ -28,14 +27,14 @@ pub struct Show {
 
 impl Show {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let name = user_name(&self.user)?;
         let contact = user_name(&self.name)?;
         if self.qr && json {
             let sentence = "--qr draws for people: leave it or --json out";
             return Err(Error::new(Code::Usage, sentence));
         }
-        let user = self.root.open()?.user(&name)?;
-        let key = if contact == name {
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user.name();
+        let key = if contact == *name {
             user.own_key()?
         } else {
             user.contact(&contact).map_err(not_found)?.key

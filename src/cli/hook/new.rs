@@ -24,11 +24,10 @@ pub struct New {
     /// OnList, OnGet, OnSent
     #[arg(long, value_name = "EVENT", value_parser = event)]
     event: Kind,
-    /// Whose folder
-    #[arg(long, value_name = "NAME", requires = "folder")]
-    user: Option<String>,
+    #[command(flatten)]
+    user: UserArg,
     /// The folder
-    #[arg(long, value_name = "NAME", requires = "user")]
+    #[arg(long, value_name = "NAME")]
     folder: Option<String>,
 }
 
@@ -45,15 +44,14 @@ impl New {
             return Err(usage(sentence).into());
         }
         let root = self.root.open()?;
-        let (dir, at) = match (&self.user, &self.folder) {
-            (Some(user), Some(folder)) => {
-                let folder = root
-                    .folder(&user_name(user)?, &folder_name(folder)?)
-                    .map_err(Error::from)?;
+        let (dir, at) = match &self.folder {
+            Some(folder) => {
+                let folder = folder_name(folder)?;
+                let folder = self.user.of(&root)?.folder(&folder).map_err(Error::from)?;
                 let dir = folder.dir().try_clone();
                 (dir, folder.path().to_owned())
             }
-            _ => (root.dir().open_dir("scripts"), root.path().join("scripts")),
+            None => (root.dir().open_dir("scripts"), root.path().join("scripts")),
         };
         let dir = dir.map_err(|e| Error::io("open", &at, &e))?;
         // Both or none: a script without its test says nothing of why.

@@ -44,9 +44,8 @@ pub struct Run {
     /// OnList, OnGet, OnSent
     #[arg(value_name = "EVENT", value_parser = event)]
     event: Kind,
-    /// Whose folder
-    #[arg(long, value_name = "NAME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// The folder
     #[arg(long, value_name = "NAME")]
     folder: String,
@@ -78,9 +77,9 @@ pub fn event(text: &str) -> Result<Kind, String> {
 impl Run {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let root = self.root.open()?;
-        let folder = root
-            .folder(&user_name(&self.user)?, &folder_name(&self.folder)?)
-            .map_err(Error::from)?;
+        let user = self.user.of(&root)?;
+        let folder = folder_name(&self.folder)?;
+        let folder = user.folder(&folder).map_err(Error::from)?;
         let event = self.to_event(&folder)?;
         let before = event.subject.as_ref().map(|subject| subject.meta.clone());
         let notes = Notes::default();

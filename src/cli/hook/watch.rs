@@ -42,9 +42,8 @@ use crate::{
 pub struct Watch {
     #[command(flatten)]
     root: RootArg,
-    /// Whose folder
-    #[arg(long, value_name = "NAME")]
-    user: String,
+    #[command(flatten)]
+    user: UserArg,
     /// The folder
     #[arg(long, value_name = "NAME")]
     folder: String,
@@ -59,12 +58,12 @@ struct Target<'a> {
 
 impl Watch {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let root = self.root.open()?;
         let target = Target {
             root: &self.root,
-            user: user_name(&self.user)?,
+            user: self.user.of(&root)?.name().clone(),
             folder: folder_name(&self.folder)?,
         };
-        let root = self.root.open()?;
         let folder = root.folder(&target.user, &target.folder);
         let folder = folder.map_err(Error::from)?.path().to_owned();
         let mut signals = Signals::new()?;

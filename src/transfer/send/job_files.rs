@@ -53,6 +53,8 @@ pub struct SourceFile {
     version: Version,
     parent: PathBuf,
     name: String,
+    /// The name by which a person called it, which may be that of a link.
+    called: String,
 }
 
 impl SourceFile {
@@ -98,15 +100,21 @@ impl SourceFiles {
         if !about.is_file() {
             return Err(not_regular(path));
         }
-        let name = full.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| {
+        let name_of = |path: &Path| path.file_name()?.to_str().map(str::to_owned);
+        let not_text = || {
             let sentence = format!("cannot send {}: its name is not UTF-8", path.display());
             Error::new(Code::Failed, sentence)
-        })?;
+        };
+        let name = name_of(&full).ok_or_else(not_text)?;
+        let called = match path.file_name() {
+            Some(_) => name_of(path).ok_or_else(not_text)?,
+            None => name.clone(),
+        };
         Ok(SourceFile {
             version: Version::from(&about),
             parent: self.parent_of(&full).map_err(at)?,
-            name: name.to_owned(),
+            name,
+            called,
             file,
         })
     }
@@ -214,12 +222,12 @@ impl JobFiles {
             Error::new(Code::Failed, sentence)
         };
         let mut meta = self.template.clone();
-        meta.filename.clone_from(&source.name);
+        meta.filename.clone_from(&source.called);
         if let Some(path) = path {
             let path = path.to_str().ok_or_else(not_text)?;
             meta.extra.insert(PATH.to_owned(), Value::from(path));
         }
-        if source.parent != self.full {
+        if source.parent != self.full || source.called != source.name {
             let full = source.parent.join(&source.name);
             let full = full.to_str().ok_or_else(not_text)?;
             meta.extra.insert(SOURCE_PATH.to_owned(), Value::from(full));
@@ -233,9 +241,9 @@ impl JobFiles {
         let at = |e: io::Error| Error::io("write into", &self.path, &e);
         let text = meta.to_file();
         let mut new = Unnamed::write(&self.dir, 0o644, &text).map_err(at)?;
-        let clash = self.clashes.entry(stem(&source.name, 1)).or_insert(0);
+        let clash = self.clashes.entry(stem(&source.called, 1)).or_insert(0);
         let (stem, lock) =
-            under_free_name(&self.dir, &source.name, clash, |name| new.name(name)).map_err(at)?;
+            under_free_name(&self.dir, &source.called, clash, |name| new.name(name)).map_err(at)?;
         Ok(SendJob {
             dir: self.dir.clone(),
             path: self.path.join(format!("{stem}.meta")),

@@ -1,0 +1,46 @@
+//! The user of the root that a command is about.
+
+use clap::Args;
+
+use super::user_name;
+use crate::{
+    error::{Code, Error},
+    root::{Root, user::User},
+};
+
+/// The user of the root that a command is about.
+#[derive(Clone, Debug, Args)]
+pub struct UserArg {
+    /// A user of the root [default: the user in m2y.ini, else the only one of the root]
+    #[arg(long, env = "M2Y_USER", value_name = "USER")]
+    user: Option<String>,
+}
+
+impl UserArg {
+    /// The user of this root.
+    pub fn of(&self, root: &Root) -> Result<User, Error> {
+        user_of(root, self.user.as_deref())
+    }
+}
+
+/// The user with this name; without one the user that m2y.ini names, or else the only one.
+pub fn user_of(root: &Root, name: Option<&str>) -> Result<User, Error> {
+    if let Some(name) = name {
+        return Ok(root.user(&user_name(name)?)?);
+    }
+    if let Some(name) = root.settings()?.user {
+        return Ok(root.user(&name)?);
+    }
+    let mut users = root.users()?;
+    match (users.pop(), users.pop()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => {
+            let sentence = "the root has no user: create one with `m2y user create`";
+            Err(Error::new(Code::NotFound, sentence))
+        }
+        _ => {
+            let sentence = "the root has several users: choose one with --user, the variable M2Y_USER, or `user =` under [client] in m2y.ini";
+            Err(Error::new(Code::Usage, sentence))
+        }
+    }
+}

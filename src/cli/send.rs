@@ -25,7 +25,10 @@ use self::{
     producer::{Producer, Routes, Tools},
     tally::Tally,
 };
-use super::{Failure, folder_name, limit::Limit, progress::Progress, user_arg::user_of, user_name};
+use super::{
+    Failure, default_root, folder_name, limit::Limit, progress::Progress, user_arg::user_of,
+    user_name,
+};
 use crate::{
     client::Route,
     error::{Code, Error},
@@ -73,7 +76,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Send {
-    /// The root directory [default: the one that the .meta lies in; with NAME:FOLDER, /m2y]
+    /// The root directory [default: the one that the .meta lies in; with NAME:FOLDER,
+    /// /m2y or ~/m2y]
     #[arg(long, env = "M2Y_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
     /// The receiver's server, port 5000 unless it says so [default: the contact's address]
@@ -328,10 +332,6 @@ impl Send {
         };
         dry.run(plan)
     }
-}
-
-fn default_root() -> PathBuf {
-    "/m2y".into()
 }
 
 fn lost(_: task::JoinError) -> Error {

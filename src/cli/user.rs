@@ -109,6 +109,6 @@ impl List {
     }
 }
 
-fn fingerprint(user: &RootUser) -> Result<String, Error> {
+pub(super) fn fingerprint(user: &RootUser) -> Result<String, Error> {
     Ok(user.contact(user.name())?.key.fingerprint().to_string())
 }

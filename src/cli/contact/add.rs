@@ -21,10 +21,13 @@ use crate::{
 /// It may be a request (`m2y contact request`): then the answer is printed on standard
 /// output, to be mailed back, and what is for you to read goes to standard error.
 ///
+///   m2y contact add --allow photo --my-address example.org request.json > answer.json
+///
 /// It may be the new key of a contact (`m2y contact rotate`): it is taken if the key that
 /// you have has signed it. Another key for a name that is known is refused in all other
 /// cases.
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub struct Add {
     #[command(flatten)]
     root: RootArg,
@@ -42,6 +45,10 @@ pub struct Add {
     /// Your own folder for files that are sent without naming one, for the answer to a request
     #[arg(long, value_name = "NAME")]
     my_folder: Option<String>,
+    /// Let the person send into this folder of yours; without --my-folder, it is also the one
+    /// for files that are sent without naming a folder
+    #[arg(long, value_name = "FOLDER")]
+    allow: Option<String>,
     /// Take the new key in place of another one that is there under this name
     #[arg(long)]
     replace: bool,
@@ -54,6 +61,7 @@ impl Add {
         let user = self.user.of(&self.root.open()?)?;
         let name = user.name().clone();
         let document = read_document(&self.file)?;
+        let allowed = named(self.allow)?;
         let my_folder = named(self.my_folder)?;
         let is_answered = my_address.is_some() || my_folder.is_some();
         if is_answered && !matches!(document, Document::Request(_)) {
@@ -63,10 +71,13 @@ impl Add {
             );
             return Err(Error::new(Code::Usage, sentence));
         }
+        // A folder that does not exist is found before anything is written.
+        let allowed = allowed.map(|folder| user.folder(&folder)).transpose()?;
         let (card, answer, announced_by) = match document {
             Document::Card(card) => (card, None, None),
             Document::Request(request) => {
-                let answer = answer(&user, &request, user.card(my_address, my_folder)?)?;
+                let folder = my_folder.or_else(|| Some(allowed.as_ref()?.name().clone()));
+                let answer = answer(&user, &request, user.card(my_address, folder)?)?;
                 (request.card, Some(answer), None)
             }
             Document::Rotation(announcement) => {
@@ -89,6 +100,9 @@ impl Add {
         }
         if let Some(folder) = &card.folder {
             user.set_folder(&card.name, folder)?;
+        }
+        if let Some(folder) = &allowed {
+            folder.allow(&card.name)?;
         }
         let added = Added {
             user: &name,

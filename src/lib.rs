@@ -45,6 +45,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
+//! | [`guide`] | the guide for people, which `m2y guide` shows |
 //! | [`client`] | the opening of a session, from the side that asks; the queue of a route; the outbox |
 //! | [`server`] | connections, strangers and contacts, the opening from the side that answers; metrics |
 //! | [`session`] | records both ways after the opening: the engine and its two roles |
@@ -67,6 +68,8 @@
 
 // In the order of the data; an empty line keeps each where it stands.
 pub mod cli;
+
+pub mod guide;
 
 pub mod client;
 

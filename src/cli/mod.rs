@@ -7,6 +7,7 @@ mod demo;
 mod events;
 mod folder;
 mod get;
+mod guide;
 mod hook;
 mod init;
 mod limit;
@@ -46,7 +47,7 @@ use crate::{
 /// own small scripts at every step: they may refuse a file before a byte of it is
 /// taken, and act on it when it is safe.
 ///
-/// Try `m2y demo` first: it needs nothing.
+/// Try `m2y demo` first: it needs nothing. Then read `m2y guide first-steps`.
 #[derive(Debug, Parser)]
 #[command(name = "m2y", version, max_term_width = 100, after_long_help = VARIABLES)]
 pub struct Cli {
@@ -74,6 +75,7 @@ Environment variables; a flag goes before:
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Guide(guide::Guide),
     Init(init::Init),
     #[command(subcommand)]
     User(user::User),
@@ -259,6 +261,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
     let json = cli.json;
     match cli.command {
         Command::Demo(demo) => demo.run(json).await?,
+        Command::Guide(guide) => guide.run(json)?,
         Command::Init(init) => init.run(json)?,
         Command::User(user) => user.run(json)?,
         Command::Folder(folder) => folder.run(json)?,

@@ -7,8 +7,8 @@ use crate::root::conflict::Conflict;
 /// What is done about files that are there.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OnConflict {
-    /// Where there is another file of that name: leave it and fail, leave it, write over
-    /// it, or take a name with a number
+    /// If a different file of the same name exists: fail, skip it, overwrite it, or add a
+    /// number to the new name
     #[arg(long, value_enum, default_value_t = Choice::Fail)]
     conflict: Choice,
 }

@@ -30,12 +30,12 @@ use crate::{
 ///
 /// Two people become contacts by two mails and a telephone call:
 ///
-///   m2y contact request --user zhenqiang > request.json            mailed to Roland
-///   m2y contact add --user roland-frei request.json > answer.json  mailed back
-///   m2y contact accept --user zhenqiang answer.json
+///   m2y contact request > request.json             Zhenqiang mails it to Roland
+///   m2y contact add request.json > answer.json     Roland mails it back
+///   m2y contact accept answer.json                 Zhenqiang
 ///
-/// Then they read each other the digits of their fingerprints: without that, somebody
-/// who could change the mails could have put in other keys.
+/// Then they read the digits of their fingerprints to each other: anyone able to alter the
+/// mails could have substituted keys.
 #[derive(Debug, Subcommand)]
 #[command(verbatim_doc_comment)]
 pub enum Contact {

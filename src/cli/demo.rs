@@ -28,10 +28,10 @@ use crate::{
     transport::{self, Address, Listener},
 };
 
-/// Show it all: two people, a server, real files, every step, every hook
+/// Demonstrate everything: two people, a server, real files, every step, every hook
 ///
-/// It makes a root in the temporary directory of this machine, starts a server on a
-/// free port of the loopback interface, and leaves everything there to look at.
+/// Creates a root in the temporary directory, starts a server on a free port of the
+/// loopback interface, and leaves everything there for you to explore.
 #[derive(Debug, Args)]
 pub struct Demo {}
 

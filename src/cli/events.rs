@@ -10,56 +10,57 @@ use crate::{
     json::{Value, pretty},
 };
 
-/// Look at what still has to happen: hooks that failed, mail that was not taken
+/// Inspect, retry or drop what still has to happen: failed hooks, undelivered mail
 ///
-/// Events whose hooks run after a file is safe, and what hooks ask for (e-mail,
-/// webhooks, files for others), are kept in ROOT/journal.sqlite until they are done. What
-/// fails is tried again, later each time, and given up after retry_limit attempts
-/// (m2y.ini); then it waits here for you. A running server takes over at once what you
-/// change.
+/// Events whose hooks run after a file is safe, and whatever hooks ask for (e-mails,
+/// webhooks, files for others), stay in ROOT/journal.sqlite until they are done. m2y retries
+/// failures at growing intervals and gives up after retry_limit attempts (m2y.ini); then
+/// they wait here for you. A running server takes over your changes at once.
 #[derive(Debug, Subcommand)]
 pub enum Events {
     List(List),
     Show(Show),
+    /// Retry events now
     Replay(Choice),
+    /// Drop events: nothing of them happens any more
     Drop(Choice),
 }
 
-/// List what waits and what was given up, oldest first
+/// List what waits and what m2y gave up, oldest first
 #[derive(Debug, Args)]
 pub struct List {
     #[command(flatten)]
     root: RootArg,
-    /// Only those of this user's folders
+    /// Only events in this user's folders
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Only what was given up
+    /// Only what m2y gave up
     #[arg(long)]
     dead: bool,
-    /// At most so many
+    /// List at most N
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     limit: u32,
 }
 
-/// Show all that is known of one
+/// Show everything about one event
 #[derive(Debug, Args)]
 pub struct Show {
     #[command(flatten)]
     root: RootArg,
-    /// Its number, as `list` shows it
+    /// The number that `list` shows
     #[arg(value_name = "N")]
     number: i64,
 }
 
-/// Try again now (`replay`), or forget (`drop`)
+/// Which events.
 #[derive(Debug, Args)]
 pub struct Choice {
     #[command(flatten)]
     root: RootArg,
-    /// All that was given up
+    /// Everything that m2y gave up
     #[arg(long, conflicts_with = "numbers")]
     dead: bool,
-    /// Numbers, as `list` shows them
+    /// The numbers that `list` shows
     #[arg(value_name = "N", required_unless_present = "dead")]
     numbers: Vec<i64>,
 }

@@ -11,12 +11,14 @@ use crate::{
     store::{Store, Stores, quarantine},
 };
 
-/// Make m2y-folders, and look after what hooks put into quarantine
+/// Create folders, and look after files in quarantine
 #[derive(Debug, Subcommand)]
 pub enum Folder {
     Create(Create),
     Quarantine(Quarantine),
+    /// Put a file in quarantine back into the folder
     Release(Held),
+    /// Remove a file in quarantine for good
     Drop(Held),
 }
 
@@ -32,15 +34,14 @@ struct Which {
     name: String,
 }
 
-/// List the files that hooks put out of sight
+/// List the files that hooks put into quarantine
 #[derive(Debug, Args)]
 pub struct Quarantine {
     #[command(flatten)]
     folder: Which,
 }
 
-/// Put a file that is in quarantine back into the folder (`release`), or remove it for
-/// good (`drop`)
+/// A file in quarantine.
 #[derive(Debug, Args)]
 pub struct Held {
     #[command(flatten)]
@@ -50,10 +51,10 @@ pub struct Held {
     file: String,
 }
 
-/// Make an m2y-folder, where files for a user arrive
+/// Create a folder where files for a user arrive
 ///
-/// It gets an m2y.config with comments, which names the bundled scripts. Nobody may
-/// send into it until its [permission] says so.
+/// Its m2y.config, with comments, names the bundled scripts. Nobody can send into it until
+/// [permission] says so.
 #[derive(Debug, Args)]
 pub struct Create {
     #[command(flatten)]

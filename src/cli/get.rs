@@ -21,29 +21,29 @@ use crate::error::Error;
 
 /// Fetch files that a contact shares with you
 ///
-/// What breaks off goes on where it was when you fetch it again. A file that is there
-/// already and is the same is not fetched; one that is another is left, unless you say
-/// with --conflict what to do. Times are kept.
+/// Identical files are skipped, and a broken download resumes when you fetch the file
+/// again. A different file of the same name stays, unless --conflict says otherwise.
+/// Modification times are kept.
 ///
 ///   m2y get roland-frei:photo/a.jpg
 ///   m2y get -o here -r roland-frei:photo/2026
-///   m2y get --all roland-frei           what is new or has changed since the last time
+///   m2y get --all roland-frei           everything new or changed since the last time
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Get {
     #[command(flatten)]
     asker: Asker,
-    /// Where the files go
+    /// The directory for the files
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
     limit: Limit,
-    /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
+    /// Hide progress: the bars on a terminal, the line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
-    /// Whose files, and which
+    /// The contact, and the files or directories
     #[arg(required = true, value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
     places: Vec<RemotePath>,
 }
@@ -51,11 +51,11 @@ pub struct Get {
 /// What is fetched, and what is done about files that are there.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Fetch all that the contact shares; of what was fetched before and not touched since,
-    /// what has changed
+    /// Fetch everything that the contact shares; replace files that you fetched before and
+    /// have not touched since
     #[arg(short, long)]
     all: bool,
-    /// Fetch what is in directories too
+    /// Fetch directories with everything in them
     #[arg(short, long)]
     recursive: bool,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use crate::session::pace::Pace;
 /// How fast files move at most.
 #[derive(Debug, Args)]
 pub struct Limit {
-    /// Move at most so many bytes a second, all files together: 500K, 10M, 1G
+    /// Cap the speed of all files together, in bytes a second: 500K, 10M, 1G
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit: Option<NonZeroU64>,
 }

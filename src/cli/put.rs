@@ -18,12 +18,11 @@ use super::{
 };
 use crate::error::{Code, Error};
 
-/// Put files into a folder of a contact who lets you
+/// Upload files into a folder of a contact who lets you
 ///
-/// The hooks of that folder look at each file as at any other that is sent there, and may
-/// refuse it. What breaks off goes on where it was when you put it again. A file that is
-/// there already and is the same is not sent; one that is another is left, unless you say
-/// with --conflict what to do. Times are kept.
+/// The hooks of that folder examine each file and may reject it. Identical files are
+/// skipped, and a broken upload resumes when you put the file again. A different file of
+/// the same name stays, unless --conflict says otherwise. Modification times are kept.
 ///
 ///   m2y put a.jpg roland-frei:photo/2026
 ///   m2y put a.jpg roland-frei:photo/2026/b.jpg
@@ -37,13 +36,13 @@ pub struct Put {
     options: Options,
     #[command(flatten)]
     limit: Limit,
-    /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
+    /// Hide progress: the bars on a terminal, the line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
-    /// What is put
+    /// The files and directories
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Whose folder, and where in it: a directory, or the path of the one file
+    /// The contact, and a directory, or the path for a single file
     #[arg(value_name = "PEER:PATH")]
     to: String,
 }
@@ -51,7 +50,7 @@ pub struct Put {
 /// What is put, and what is done about files that are there.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Put what is in directories too, and make those
+    /// Upload directories with everything in them
     #[arg(short, long)]
     recursive: bool,
     #[command(flatten)]

@@ -24,22 +24,21 @@ use crate::{
 
 /// Receive files for every user of the root, and run the hooks of their folders
 ///
-/// The first line on standard output is the address that it listens on, the second one,
-/// with --metrics, the address of these. Ctrl-C or
-/// SIGTERM lets what is under way finish (shutdown_deadline in m2y.ini); a second
-/// one leaves at once.
+/// The first line on standard output is the address that the server listens on; with
+/// --metrics, the second line is the address for metrics. Ctrl-C or SIGTERM lets transfers
+/// finish (shutdown_deadline in m2y.ini); a second one stops at once.
 #[derive(Debug, Args)]
 pub struct Serve {
     #[command(flatten)]
     root: RootArg,
-    /// Where to listen; port 0 takes any free one [default: listen in m2y.ini, else 127.0.0.1:5000]
+    /// The address to listen on; port 0 picks a free one [default: listen in m2y.ini, else 127.0.0.1:5000]
     #[arg(long, env = "M2Y_LISTEN", value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Where /metrics (for Prometheus) and /healthz are read over HTTP; port 0 takes any free
-    /// one [default: metrics in m2y.ini, else nowhere]
+    /// The address for /metrics (Prometheus) and /healthz over HTTP; port 0 picks a free one
+    /// [default: metrics in m2y.ini, else none]
     #[arg(long, env = "M2Y_METRICS", value_name = "HOST:PORT")]
     metrics: Option<String>,
-    /// What the log on standard error looks like, text or json (one object a line) [default:
+    /// The format of the log on standard error: text, or json (one object a line) [default:
     /// log_format in m2y.ini, else text]
     #[arg(long, env = "M2Y_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,

@@ -57,12 +57,11 @@ const HISTORY: &str = ".shell_history";
 /// What a command comes to: the content of its answer.
 type CommandResult = Result<Value, Fault>;
 
-/// Look around in a contact's files, and fetch them, as in sftp
+/// Browse, fetch and change a contact's files, as in sftp
 ///
-/// Shows a prompt with history and completion; `help` lists the commands. Where standard
-/// input is no terminal, and with -b, it runs a batch, a command a line: it ends at the
-/// first that fails, unless a - stands before the command. Lines that begin with # are
-/// comments.
+/// Shows a prompt with history and completion; `help` lists the commands. With -b, or if
+/// standard input is not a terminal, it runs a batch, one command a line, and stops at the
+/// first error, unless a - stands before the command. Lines that begin with # are comments.
 ///
 ///   m2y shell roland-frei
 ///   echo 'get -r photo/2026' | m2y shell roland-frei
@@ -72,10 +71,10 @@ type CommandResult = Result<Value, Fault>;
 pub struct ShellArgs {
     #[command(flatten)]
     asker: Asker,
-    /// Read the commands from a file; - is standard input
+    /// Read commands from a file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     batch: Option<PathBuf>,
-    /// Whose files, and the directory to begin in
+    /// The contact, and the directory to begin in
     #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
     place: RemotePath,
 }

@@ -11,18 +11,18 @@ use crate::{
     root::user::User as RootUser,
 };
 
-/// Make and list users
+/// Create and list users
 #[derive(Debug, Subcommand)]
 pub enum User {
     Create(Create),
     List(List),
 }
 
-/// Make a user from a JSON file: directories, keys, the entry by which senders find it
+/// Create a user from a JSON file: directories and keys
 ///
-/// The file has the fields username (needed), realname, email, "mobile phone",
-/// street, city, zip; others are kept too. Keys are made only where there are none
-/// yet: run again, this takes over the new profile and keeps the keys.
+/// The file has the fields username (required), realname, email, "mobile phone", street,
+/// city, zip; others are kept too. If the user exists, the command updates the profile and
+/// keeps the keys.
 #[derive(Debug, Args)]
 pub struct Create {
     #[command(flatten)]

@@ -10,24 +10,23 @@ use crate::{
     wire::pairing::{Document, PairingError},
 };
 
-/// Take the answer to a request: who wrote it becomes a contact
+/// Accept the answer to a request: its author becomes a contact
 ///
-/// It must be for you, answer a request of yours that has no answer yet, and come from
-/// the owner of the key in it. Compare the fingerprint nevertheless: that it is the key of
-/// the person whom you mean, no mail can say.
+/// The answer must be for you, to a request of yours that has no answer yet, and signed with
+/// the key in it. Still compare the fingerprint: a mail cannot prove whose key it is.
 #[derive(Debug, Args)]
 pub struct Accept {
     #[command(flatten)]
     root: RootArg,
     #[command(flatten)]
     user: UserArg,
-    /// What the other person sent back; - for standard input. It may have a mail around it
+    /// The answer; - for standard input. Text around it does no harm
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
-    /// Where the other person's server listens, if not where the answer says
+    /// The address of the other person's server, if the answer's is wrong or missing
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
-    /// Take the key in place of another one that is there under this name
+    /// Replace a different key under the same name
     #[arg(long)]
     replace: bool,
 }

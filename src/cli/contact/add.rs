@@ -12,20 +12,18 @@ use crate::{
     wire::pairing::{Announcement, Answer, Document, PairingError, Request},
 };
 
-/// Add somebody: from then on the person may be sent files, and may send where the
-/// [permission] of a folder allows it
+/// Add a contact: you can send files to each other, where [permission] of a folder allows it
 ///
 /// FILE is what the other person sent. It may be a card (`m2y contact export`): then they
 /// need yours too.
 ///
-/// It may be a request (`m2y contact request`): then the answer is printed on standard
-/// output, to be mailed back, and what is for you to read goes to standard error.
+/// It may be a request (`m2y contact request`): then the answer to mail back is printed on
+/// standard output, and everything for you to read on standard error.
 ///
 ///   m2y contact add --allow photo --my-address example.org request.json > answer.json
 ///
-/// It may be the new key of a contact (`m2y contact rotate`): it is taken if the key that
-/// you have has signed it. Another key for a name that is known is refused in all other
-/// cases.
+/// It may be the new key of a contact (`m2y contact rotate`): m2y accepts it if the key that
+/// you have signed it. Any other key for a known name is rejected.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Add {
@@ -33,13 +31,13 @@ pub struct Add {
     root: RootArg,
     #[command(flatten)]
     user: UserArg,
-    /// What the other person sent; - for standard input. It may have a mail around it
+    /// The card, request or new key; - for standard input. Text around it does no harm
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
-    /// Where the other person's server listens; the card may say it too
+    /// The address of the other person's server, if the card's is wrong or missing
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
-    /// Where your own server listens, for the answer to a request
+    /// The address of your own server, for the answer to a request
     #[arg(long, value_name = "HOST:PORT")]
     my_address: Option<String>,
     /// Your own folder for files that are sent without naming one, for the answer to a request
@@ -49,7 +47,7 @@ pub struct Add {
     /// for files that are sent without naming a folder
     #[arg(long, value_name = "FOLDER")]
     allow: Option<String>,
-    /// Take the new key in place of another one that is there under this name
+    /// Replace a different key under the same name
     #[arg(long)]
     replace: bool,
 }

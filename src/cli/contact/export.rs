@@ -10,8 +10,8 @@ use crate::{
 
 /// Print the card of a user of this root: name, public key, fingerprint
 ///
-/// Give it to the other person, who adds it with `m2y contact add`. It holds
-/// nothing secret, but compare the fingerprints in person or over the telephone.
+/// Give it to the other person, who adds it with `m2y contact add`. It is not secret, but
+/// compare the fingerprints in person or over the telephone.
 #[derive(Debug, Args)]
 pub struct Export {
     #[command(flatten)]
@@ -19,7 +19,7 @@ pub struct Export {
     /// A user of the root [default: as with --user of the other commands]
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Where this person's server listens, for the card
+    /// The address of this person's server, for the card
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
     /// This person's folder for files that are sent without naming one
@@ -27,18 +27,18 @@ pub struct Export {
     folder: Option<String>,
 }
 
-/// Ask somebody to become a contact: print a card that wants an answer
+/// Ask someone to become a contact: print a request
 ///
-/// Mail it to the other person, who runs `m2y contact add` with it and mails back what
-/// that prints. `m2y contact accept` takes the answer, once. A request is for one person;
-/// it holds nothing secret.
+/// Mail it to the other person, who runs `m2y contact add` with it and mails back what that
+/// prints. `m2y contact accept` accepts the answer, once. A request is for one person, and
+/// not secret.
 #[derive(Debug, Args)]
 pub struct Request {
     #[command(flatten)]
     root: RootArg,
     #[command(flatten)]
     user: UserArg,
-    /// Where your server listens, if others are to send to you
+    /// The address of your server, if others should send to you
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
     /// Your folder for files that are sent without naming one

@@ -6,11 +6,11 @@ use crate::{
     error::Error,
 };
 
-/// Remove a contact: the key and the address
+/// Remove a contact: key and address
 ///
-/// From the next connection on the person is a stranger, whatever a [permission] says.
-/// What they have sent stays, and so does their name in [permission]: somebody who is
-/// added under the same name later would be let in by it.
+/// From the next connection on the person is a stranger, whatever [permission] says. Files
+/// they sent stay, and so does their name in [permission]: it would let in anyone added
+/// under the same name later.
 #[derive(Debug, Args)]
 pub struct Remove {
     #[command(flatten)]

@@ -12,16 +12,16 @@ use crate::{
     wire::{WireError, pairing::Announcement},
 };
 
-/// Make a new key pair, and print the announcement for the contacts
+/// Create a new key pair, and print the announcement for your contacts
 ///
-/// Mail it to every contact, who runs `m2y contact add` with it: it is signed by the old
-/// key, so that nothing has to be compared again. Until a contact has added it, the two of
-/// you cannot send to each other. The old private key stays in privateKey/ under a name
-/// with "before" in it, mode 0600. It signs the announcement again (--again) as often as
-/// you like; remove it when all contacts have the new key.
+/// Mail it to every contact, who adds it with `m2y contact add`. The old key signs it, so
+/// nothing has to be compared again. Until a contact has added it, the two of you cannot
+/// send to each other. The old private key stays in privateKey/ with "before" in its name,
+/// mode 0600. It signs the announcement again (--again) as often as you like; remove it when
+/// all contacts have the new key.
 ///
-/// Where somebody else has got the old private key, the announcement proves nothing: tell
-/// the contacts to remove you, and exchange cards and compare fingerprints anew.
+/// If someone else has your old private key, the announcement proves nothing: ask your
+/// contacts to remove you, exchange cards and compare fingerprints anew.
 #[derive(Debug, Args)]
 pub struct Rotate {
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub struct Rotate {
     /// Bits of the RSA key, 2048 to 4096
     #[arg(long, default_value_t = DEFAULT_BITS, value_name = "N")]
     bits: usize,
-    /// Change nothing, print the announcement of the last time again
+    /// Print the last announcement again, and change nothing
     #[arg(long, conflicts_with = "bits")]
     again: bool,
 }

@@ -9,18 +9,17 @@ use crate::{
     json::Value,
 };
 
-/// Show what a script can call, with examples
+/// Show every function that a script can call, with examples
 ///
-/// By subject, which is also the name of the value that its functions are called on:
+/// Functions are grouped by the value that they are called on:
 /// config, csv, meta, decision, file, entries, folder, names, hash, http, answer, json, log,
 /// notify, send, sender, state, text, time; and for tests of hooks assert and test.
 #[derive(Debug, Args)]
 pub struct Api {
-    /// Only this subject, or this function: `folder`, `folder.rename`, `reject`
+    /// Only this subject or function: `folder`, `folder.rename`, `reject`
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Write definition files for editors instead, one for each subject, into this
-    /// directory
+    /// Write definition files for editors into this directory instead, one per subject
     #[arg(long, value_name = "DIR")]
     definitions: Option<PathBuf>,
 }

@@ -8,12 +8,11 @@ use crate::{
     json::Value,
 };
 
-/// Find what is wrong with hooks before they run
+/// Find mistakes in hooks before they run
 ///
-/// Reads every m2y.config, compiles every script that one names or that lies in a folder
-/// or in ROOT/scripts/, and looks for calls of functions and uses of fields that are not
-/// there. What it finds would make files be refused, or a check never run. Exit code 1 if
-/// it finds anything but notes.
+/// Reads every m2y.config, compiles every script that one names or that is in a folder or in
+/// ROOT/scripts/, and looks for unknown functions and fields. Such mistakes would keep files
+/// from arriving, or a check from ever running. Exit code 1 if it finds more than notes.
 #[derive(Debug, Args)]
 pub struct Check {
     #[command(flatten)]

@@ -13,11 +13,10 @@ use crate::{
     },
 };
 
-/// List what runs where, and how it ended last
+/// List which scripts run where, and how each ended last
 ///
-/// For each folder and event the scripts in their order, where each lies (in the folder,
-/// in scripts/, bundled with m2y), and from the journal its last run: when, in UTC, the
-/// verdict, how long it took.
+/// For each folder and event: the scripts in order, where each one is (the folder, scripts/,
+/// or bundled), and its last run in the journal: time (UTC), verdict, duration.
 #[derive(Debug, Args)]
 pub struct List {
     #[command(flatten)]

@@ -15,11 +15,11 @@ use crate::{
     root::{Root, folder::Folder, name::Name},
 };
 
-/// Try out and look after the scripts that decide about files
+/// Write, check, test and try the scripts that decide about files
 ///
-/// A line under an event of a folder's m2y.config names a script. It is looked for in the
-/// folder, then in ROOT/scripts/, then among those that come with m2y. None of these
-/// commands needs a server or disturbs one that runs.
+/// A line under an event of a folder's m2y.config names a script. m2y looks for it in the
+/// folder, then in ROOT/scripts/, then among the bundled scripts. These commands need no
+/// server and do not disturb a running one.
 #[derive(Debug, Subcommand)]
 pub enum Hook {
     Test(test::Test),
@@ -37,7 +37,7 @@ pub struct Where {
     /// Only this user's folders
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Only this folder; it needs --user
+    /// Only this folder (needs --user)
     #[arg(long, value_name = "NAME", requires = "user")]
     folder: Option<String>,
 }

@@ -8,16 +8,16 @@ use crate::{
     root::{file, name::Name},
 };
 
-/// Write a script to begin with, and a test for it
+/// Create a script and a test to begin with
 ///
-/// NAME.rhai and NAME_test.rhai go into the folder, or without --user and --folder into
-/// ROOT/scripts/, where every folder finds them. Nothing is overwritten. The script runs
-/// once m2y.config names it; the line to add is printed.
+/// NAME.rhai and NAME_test.rhai go into the folder, or without --folder into ROOT/scripts/,
+/// where every folder finds them. Existing files are kept. The script runs once m2y.config
+/// names it; the command prints the line to add.
 #[derive(Debug, Args)]
 pub struct New {
     #[command(flatten)]
     root: RootArg,
-    /// The name of the script, with .rhai or without
+    /// The name of the script, with or without .rhai
     #[arg(value_name = "NAME")]
     name: String,
     /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule,

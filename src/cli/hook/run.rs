@@ -21,19 +21,19 @@ use crate::{
     root::{file, folder::Folder},
 };
 
-/// Run the hooks of an event now, outside of any transfer, to see what they do
+/// Run the hooks of an event now, without a transfer, to see what they do
 ///
-/// Nothing changes: scripts decide, and what they would do is printed as calls. Programs
-/// are not started and count as accepting. http.get() really asks its server; http.post()
-/// is not sent, and a script that comes to one is not run further.
+/// Nothing changes: scripts decide, and the command prints what they would do. Programs do
+/// not run and count as accepting. http.get() really asks its server; http.post() is not
+/// sent, and a script that comes to one is not run further.
 ///
 /// With --live everything happens: files change, programs run, requests are sent, and
-/// e-mails, webhooks and files for others go into the journal, from which a server that
-/// runs takes them at once.
+/// e-mails, webhooks and files for others go into the journal, where a running server picks
+/// them up at once.
 ///
-/// OnMeta and OnReceived are about a file that somebody sent: --meta names its .meta, in
-/// the folder or anywhere else. OnNew, OnChanged and OnDeleted are about --file, a name in
-/// the folder.
+/// OnMeta and OnReceived are about a file that a contact sent: --meta names its .meta, in
+/// the folder or elsewhere. OnNew, OnChanged and OnDeleted are about --file, a file in the
+/// folder.
 ///
 /// Exit code 0: accepted, quarantined, or not run further; 10: refused; 1: failed.
 #[derive(Debug, Args)]
@@ -55,13 +55,13 @@ pub struct Run {
     /// The file in the folder that the event is about
     #[arg(long, value_name = "NAME")]
     file: Option<String>,
-    /// Who asks, at OnList, OnGet and OnSent
+    /// The contact who asks, at OnList, OnGet and OnSent
     #[arg(long, value_name = "NAME")]
     contact: Option<String>,
-    /// Only this script, named in m2y.config or not
+    /// Only this script, whether or not m2y.config names it
     #[arg(long, value_name = "SCRIPT")]
     script: Option<String>,
-    /// Do what the hooks ask for, and start programs
+    /// Do what the hooks ask for, and run programs
     #[arg(long)]
     live: bool,
 }

@@ -18,12 +18,12 @@ use crate::{
     root::{Root, folder::CONFIG},
 };
 
-/// Run the tests that lie beside hooks: every *_test.rhai
+/// Run the tests of hooks: every *_test.rhai beside them
 ///
-/// Each function test_...() without parameters is a test. It runs in a made-up root of
-/// its own, with the user roland-frei, the contact zhenqiang, and a folder `photo` that
-/// has copies of the m2y.config, the scripts and the programs beside the test. There it
-/// lets events happen and looks at what came of them:
+/// Each function test_...() without parameters is a test. It runs in a temporary root, with
+/// the user roland-frei, the contact zhenqiang, and a folder `photo` that holds copies of the
+/// m2y.config, the scripts and the programs beside the test. It fires events there and checks
+/// what happened:
 ///
 ///   fn test_strangers_are_refused() {
 ///       config("permission", "zhenqiang", "no");
@@ -33,11 +33,11 @@ use crate::{
 ///   }
 ///
 /// Files, state and inbox.log really change there; e-mails, webhooks and files for others
-/// are listed in `effects` of the result and never sent. `m2y hook api test` shows all
-/// that a test can call; `state` and `folder` are those of the made-up folder.
+/// are listed in `effects` of the result and never sent. `m2y hook api test` shows everything
+/// that a test can call; `state` and `folder` are those of the temporary folder.
 ///
-/// Without DIR it tests every folder of the root, and ROOT/scripts. A program counts as
-/// accepting and is not started, unless --programs is given.
+/// Without DIR it tests every folder of the root, and ROOT/scripts. Programs do not run and
+/// count as accepting, unless you add --programs.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Test {
@@ -45,10 +45,10 @@ pub struct Test {
     root: RootArg,
     #[command(flatten)]
     only: Where,
-    /// Start programs too: they do what they want
+    /// Run programs too; nothing holds them back
     #[arg(long)]
     programs: bool,
-    /// Directories with scripts, which need not lie in a root
+    /// Directories with scripts, in a root or not
     #[arg(value_name = "DIR", conflicts_with_all = ["user", "folder"])]
     dirs: Vec<PathBuf>,
 }

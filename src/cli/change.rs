@@ -1,9 +1,12 @@
 //! `m2y mkdir`, `m2y rm`, `m2y mv`: changes among the files of a contact.
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use super::{
-    Failure, output,
+    Failure,
+    completion::places,
+    output,
     remote::{Asker, RemotePath, about},
 };
 use crate::{
@@ -21,7 +24,7 @@ pub struct Mkdir {
     #[arg(short, long)]
     parents: bool,
     /// The directories
-    #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse)]
+    #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     places: Vec<RemotePath>,
 }
 
@@ -34,7 +37,7 @@ pub struct Rm {
     #[arg(short, long)]
     recursive: bool,
     /// The files and directories
-    #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse)]
+    #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     places: Vec<RemotePath>,
 }
 
@@ -46,7 +49,7 @@ pub struct Mv {
     #[command(flatten)]
     asker: Asker,
     /// The file or directory
-    #[arg(value_name = "PEER:PATH", value_parser = RemotePath::parse)]
+    #[arg(value_name = "PEER:PATH", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     place: RemotePath,
     /// The new path; like the old one, it begins with the name of the folder
     #[arg(value_name = "NEW-PATH")]

@@ -7,10 +7,12 @@ mod walk;
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use self::fetch::Fetch;
 use super::{
     Failure,
+    completion::places,
     conflict::OnConflict,
     limit::Limit,
     progress::Progress,
@@ -44,7 +46,7 @@ pub struct Get {
     #[arg(long)]
     no_progress: bool,
     /// The contact, and the files or directories
-    #[arg(required = true, value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
+    #[arg(required = true, value_name = "PEER[:PATH]", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     places: Vec<RemotePath>,
 }
 

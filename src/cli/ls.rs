@@ -1,6 +1,8 @@
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use super::{
+    completion::places,
     output,
     remote::{Asker, RemotePath, about, exact_time, time},
 };
@@ -35,7 +37,7 @@ pub struct Ls {
     #[arg(short = 'R', long)]
     recursive: bool,
     /// Whose files, and which
-    #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
+    #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     place: RemotePath,
 }
 

@@ -1,6 +1,7 @@
 //! The command line: one file for each command, whose doc comments are the help.
 
 mod change;
+mod completion;
 mod conflict;
 mod contact;
 mod demo;
@@ -13,6 +14,7 @@ mod init;
 mod limit;
 pub mod log;
 mod ls;
+mod man;
 mod output;
 mod progress;
 mod put;
@@ -96,6 +98,8 @@ enum Command {
     Rm(change::Rm),
     Mv(change::Mv),
     Shell(shell::ShellArgs),
+    Completions(completion::Completions),
+    Man(man::Man),
 }
 
 /// Where the root is.
@@ -134,6 +138,7 @@ const STACK: usize = 8 << 20;
 /// Reads the command line. Help, and what is written wrong, are printed here; then
 /// all that is left to do is to end with a code.
 pub fn parse() -> Result<Cli, ExitCode> {
+    completion::answer();
     Cli::try_parse().map_err(|error| {
         let _ = error.print();
         let helped = matches!(
@@ -277,6 +282,8 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Rm(rm) => rm.run(json).await?,
         Command::Mv(mv) => mv.run(json).await?,
         Command::Shell(shell) => shell.run(json).await?,
+        Command::Completions(completions) => completions.run()?,
+        Command::Man(man) => man.run(json)?,
     }
     Ok(())
 }

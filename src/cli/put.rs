@@ -6,10 +6,12 @@ mod walk;
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use self::upload::{Target, Upload};
 use super::{
     Failure,
+    completion::places,
     conflict::OnConflict,
     limit::Limit,
     progress::Progress,
@@ -43,7 +45,7 @@ pub struct Put {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The contact, and a directory, or the path for a single file
-    #[arg(value_name = "PEER:PATH")]
+    #[arg(value_name = "PEER:PATH", add = ArgValueCompleter::new(places))]
     to: String,
 }
 

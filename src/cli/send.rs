@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use clap_complete::ArgValueCompleter;
 use tokio::{
     runtime::Handle,
     signal::unix::{SignalKind, signal},
@@ -26,8 +27,8 @@ use self::{
     tally::Tally,
 };
 use super::{
-    Failure, default_root, folder_name, limit::Limit, progress::Progress, user_arg::user_of,
-    user_name,
+    Failure, completion::contacts, default_root, folder_name, limit::Limit, progress::Progress,
+    user_arg::user_of, user_name,
 };
 use crate::{
     client::Route,
@@ -88,7 +89,7 @@ pub struct Send {
     #[arg(long, value_name = "USER")]
     from: Option<String>,
     /// The contact who receives, like NAME:FOLDER behind the files
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", add = ArgValueCompleter::new(contacts))]
     to: Option<String>,
     /// The receiver's folder [default: the one that the contact has told]
     #[arg(long, value_name = "NAME")]

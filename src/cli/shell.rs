@@ -23,6 +23,7 @@ use std::{
 };
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
@@ -36,7 +37,9 @@ use self::{
     remote::Directory,
 };
 use super::{
-    Failure, output,
+    Failure,
+    completion::places,
+    output,
     progress::Progress,
     remote::{Asker, Link, RemotePath},
 };
@@ -75,7 +78,7 @@ pub struct ShellArgs {
     #[arg(short, long, value_name = "FILE")]
     batch: Option<PathBuf>,
     /// The contact, and the directory to begin in
-    #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse)]
+    #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     place: RemotePath,
 }
 

@@ -1,8 +1,9 @@
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use super::{super::RootArg, checked, not_found, output};
 use crate::{
-    cli::{user_arg::UserArg, user_name},
+    cli::{completion::contacts, user_arg::UserArg, user_name},
     error::Error,
 };
 
@@ -16,7 +17,7 @@ pub struct Address {
     #[command(flatten)]
     user: UserArg,
     /// The contact
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(contacts))]
     name: String,
     /// The address of the contact's server; leave it out to show the present one
     #[arg(value_name = "HOST:PORT")]

@@ -1,8 +1,9 @@
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use super::{super::RootArg, not_found, output};
 use crate::{
-    cli::{user_arg::UserArg, user_name},
+    cli::{completion::contacts, user_arg::UserArg, user_name},
     error::Error,
 };
 
@@ -18,7 +19,7 @@ pub struct Remove {
     #[command(flatten)]
     user: UserArg,
     /// The contact
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(contacts))]
     name: String,
 }
 

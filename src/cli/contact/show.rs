@@ -1,9 +1,10 @@
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 
 use super::{super::RootArg, fingerprint_lines, not_found, output};
 use crate::{
-    cli::{user_arg::UserArg, user_name},
+    cli::{completion::contacts, user_arg::UserArg, user_name},
     error::{Code, Error},
 };
 
@@ -18,7 +19,7 @@ pub struct Show {
     #[command(flatten)]
     user: UserArg,
     /// The contact
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(contacts))]
     name: String,
     /// Draw the fingerprint as a QR code too, for terminals with a dark background
     #[arg(long)]

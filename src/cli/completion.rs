@@ -1,0 +1,146 @@
+//! What a shell completes: commands and options, contacts, and paths at a contact's.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io::stdout,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{Args, CommandFactory};
+use clap_complete::{
+    CompleteEnv,
+    engine::CompletionCandidate,
+    env::{EnvCompleter, Shells},
+};
+use tokio::time::timeout;
+
+use super::{Cli, default_root, user_arg::user_of};
+use crate::{
+    client::{Route, peer::Peer},
+    error::{Code, Error},
+    observer::{Observer, Unobserved},
+    root::{Root, user::User},
+};
+
+/// The variable by which a shell asks for completions.
+const VARIABLE: &str = "M2Y_COMPLETE";
+
+/// How long a person waits for the names at a contact's.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Print a completion script for a shell
+///
+/// It completes commands, options and files, and, when you press Tab, contacts and the paths
+/// that they share with you. For bash, add this to ~/.bashrc:
+///
+///   source <(m2y completions bash)
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Completions {
+    /// bash, zsh, fish, elvish or powershell
+    #[arg(value_name = "SHELL")]
+    shell: String,
+}
+
+impl Completions {
+    pub(super) fn run(self) -> Result<(), Error> {
+        let shells = Shells::builtins();
+        let shell = shells.completer(&self.shell).ok_or_else(|| {
+            let names: Vec<_> = shells.names().collect();
+            let sentence = format!(
+                "unknown shell {:?}: must be {}",
+                self.shell,
+                names.join(", ")
+            );
+            Error::new(Code::Usage, sentence)
+        })?;
+        if shell.name() == "bash" {
+            // By itself bash ends a word at the colon of PEER:PATH.
+            super::output::line("COMP_WORDBREAKS=${COMP_WORDBREAKS//:}");
+        }
+        shell
+            .write_registration(VARIABLE, "m2y", "m2y", "m2y", &mut stdout().lock())
+            .map_err(|e| Error::new(Code::Failed, format!("cannot write the script: {e}")))
+    }
+}
+
+/// Answers a shell that asks for completions, and ends the program then.
+pub(super) fn answer() {
+    CompleteEnv::with_factory(Cli::command)
+        .var(VARIABLE)
+        .complete();
+}
+
+/// The user whom the variables and m2y.ini name.
+fn user() -> Option<User> {
+    let root = env::var_os("M2Y_ROOT").map_or_else(default_root, Into::into);
+    let name = env::var("M2Y_USER").ok();
+    user_of(&Root::open(&root).ok()?, name.as_deref()).ok()
+}
+
+fn names() -> Vec<String> {
+    let contacts = user().and_then(|user| user.contacts().ok());
+    let contacts = contacts.unwrap_or_default().into_iter().flatten();
+    contacts.map(|contact| contact.name.to_string()).collect()
+}
+
+fn beginning_with(
+    current: &str,
+    words: impl IntoIterator<Item = String>,
+) -> Vec<CompletionCandidate> {
+    words
+        .into_iter()
+        .filter(|word| word.starts_with(current))
+        .map(|word| CompletionCandidate::new(OsString::from(word)))
+        .collect()
+}
+
+/// Contacts.
+pub(super) fn contacts(current: &OsStr) -> Vec<CompletionCandidate> {
+    beginning_with(current.to_str().unwrap_or_default(), names())
+}
+
+/// Contacts, and behind a colon what they share.
+pub(super) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
+    let current = current.to_str().unwrap_or_default();
+    let Some((peer, path)) = current.split_once(':') else {
+        return beginning_with(current, names().into_iter().map(|name| format!("{name}:")));
+    };
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let entries = listed(peer, directory).unwrap_or_default();
+    let words = entries.into_iter().map(|entry| match directory {
+        "" => format!("{peer}:{entry}"),
+        _ => format!("{peer}:{directory}/{entry}"),
+    });
+    beginning_with(current, words)
+}
+
+/// The names in a directory at a contact's, those of directories with a slash.
+fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
+    let user = user()?;
+    let server = env::var("M2Y_SERVER").ok();
+    let route = Route::to(&user, peer, server.as_deref()).ok()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let listing = async {
+        let peer = Peer::connect(&route, Arc::new(Unobserved) as Arc<dyn Observer>).await?;
+        let mut names = Vec::new();
+        let mut listing = peer.list(directory, false)?;
+        while let Some(entries) = listing.next().await {
+            names.extend(entries?.into_iter().map(|entry| match entry.is_dir {
+                true => format!("{}/", entry.path),
+                false => entry.path,
+            }));
+        }
+        Ok::<_, Error>(names)
+    };
+    runtime
+        .ok()?
+        .block_on(timeout(PATIENCE, listing))
+        .ok()?
+        .ok()
+}

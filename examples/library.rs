@@ -56,7 +56,7 @@ pub async fn transfer(path: &Path) -> Result<Arrived, Box<dyn Error>> {
     let sender = person(&root, "zhenqiang")?;
     let receiver = person(&root, "roland-frei")?;
     for (user, other) in [(&sender, &receiver), (&receiver, &sender)] {
-        let card = other.card(None)?;
+        let card = other.card(None, None)?;
         user.add_contact(&card.name, &card.key, false)?;
     }
     let letters = receiver.create_folder(&Name::folder("letters")?)?;

@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory};
 use clap_complete::{
     CompleteEnv,
     engine::CompletionCandidate,
-    env::{EnvCompleter, Shells},
+    env::Shells,
 };
 use tokio::time::timeout;
 

@@ -149,7 +149,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
             return ExitCode::SUCCESS;
         }
         // The words after `--` are no flags.
-        let json = std::env::args_os()
+        let json = env::args_os()
             .take_while(|word| word != "--")
             .any(|word| word == "--json");
         if json {

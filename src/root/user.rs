@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Root,
-    contact::{self, Card, Contact},
+    contact::{self, Card, Contact, Key},
     error::RootError,
     file,
     folder::Folder,

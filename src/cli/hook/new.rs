@@ -2,7 +2,7 @@ use clap::Args;
 
 use super::{RootArg, run::event};
 use crate::{
-    cli::{Failure, folder_name, output, user_name},
+    cli::{Failure, folder_name, output, user_arg::UserArg},
     error::{Code, Error},
     event::Kind,
     root::{file, name::Name},

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{RootArg, report::Report, told};
 use crate::{
-    cli::{Failure, folder_name, output, read_file, user_name},
+    cli::{Failure, folder_name, output, read_file, user_arg::UserArg},
     delivery::Client,
     error::{Code, Error, printable},
     event::{Asked, Event, EventId, Kind, Outcome, Subject},

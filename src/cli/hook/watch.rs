@@ -6,7 +6,7 @@ use clap::Args;
 use self::{round::Round, saves::Saves};
 use super::RootArg;
 use crate::{
-    cli::{Failure, folder_name, output, serve::Signals, user_name},
+    cli::{Failure, folder_name, output, serve::Signals, user_arg::UserArg},
     error::{Error, printable},
     root::name::Name,
 };

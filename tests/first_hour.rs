@@ -1,0 +1,337 @@
+//! What a person meets in the first hour.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Output},
+};
+
+use common::{M2Y, PETER, Process, ROLAND, World, ZHENQIANG, key, name, names, said};
+use serde_json::Value;
+
+/// Runs the program for a root, and has it succeed or not.
+fn m2y(root: &Path, args: &[&str]) -> Output {
+    Command::new(M2Y)
+        .args(args)
+        .env("M2Y_ROOT", root)
+        .env_remove("M2Y_USER")
+        .env_remove("M2Y_SERVER")
+        .output()
+        .unwrap()
+}
+
+fn ok(root: &Path, args: &[&str]) -> String {
+    let output = m2y(root, args);
+    assert!(output.status.success(), "{args:?}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn fails(root: &Path, code: i32, args: &[&str]) -> String {
+    let output = m2y(root, args);
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{args:?}: {}",
+        said(&output)
+    );
+    said(&output)
+}
+
+/// A folder in which everything may be changed.
+const SHARED: &str = "[OnMeta]\n[OnReceived]\n[share]\nzhenqiang = list get put mkdir rm mv\n";
+
+#[test]
+fn the_user_may_be_left_out_where_it_is_clear() {
+    let world = World::new(SHARED);
+    let root = world.here.path();
+    assert!(ok(root, &["contact", "list"]).contains(ROLAND));
+    common::person_with_key(&world.here, "anna", &key(PETER));
+    let why = fails(root, 2, &["contact", "list"]);
+    assert!(
+        why.contains("several users") && why.contains("--user"),
+        "{why}"
+    );
+    assert!(ok(root, &["contact", "list", "--user", ZHENQIANG]).contains(ROLAND));
+    let by_variable = Command::new(M2Y)
+        .args(["contact", "list"])
+        .env("M2Y_ROOT", root)
+        .env("M2Y_USER", ZHENQIANG)
+        .output()
+        .unwrap();
+    assert!(
+        said(&by_variable).contains(ROLAND),
+        "{}",
+        said(&by_variable)
+    );
+    fs::write(root.join("m2y.ini"), "[client]\nuser = zhenqiang\n").unwrap();
+    assert!(ok(root, &["contact", "list"]).contains(ROLAND));
+    fs::write(root.join("m2y.ini"), "[client]\nuser = ../x\n").unwrap();
+    fails(root, 1, &["contact", "list"]);
+}
+
+#[test]
+fn a_receiver_and_a_folder_stand_behind_the_files_as_with_scp() {
+    let world = World::new("[OnMeta]\n[OnReceived]\n");
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    let file = world.file("sea.jpg", b"x");
+    let file = file.to_str().unwrap();
+    ok(root, &["send", file, "roland-frei:photo"]);
+    assert_eq!(world.arrived(".data").len(), 1);
+
+    let why = fails(root, 2, &["send", file, "roland-frei:"]);
+    assert!(why.contains("roland-frei:FOLDER"), "{why}");
+    world
+        .sender
+        .set_folder(&name(ROLAND), &name("photo"))
+        .unwrap();
+    ok(root, &["send", file, "roland-frei:"]);
+    ok(root, &["send", "--to", ROLAND, file]);
+    assert_eq!(world.arrived(".data").len(), 3);
+
+    let why = fails(root, 2, &["send", "--from", ZHENQIANG, file]);
+    assert!(why.contains("NAME:FOLDER"), "{why}");
+    // A file goes before a receiver.
+    let odd = world.file("odd:photo", b"x");
+    ok(
+        root,
+        &["send", file, odd.to_str().unwrap(), "roland-frei:photo"],
+    );
+    assert_eq!(world.arrived(".data").len(), 5);
+}
+
+#[test]
+fn a_link_arrives_under_the_name_that_a_person_gave() {
+    let world = World::new("[OnMeta]\n[OnReceived]\n");
+    let server = Process::serve(&world.there);
+    let file = world.file("IMG_0001.jpg", b"x");
+    let link = world.dir.path().join("sea.jpg");
+    symlink(&file, &link).unwrap();
+    // One in the folder itself, beside what it leads to.
+    let own = world.sender.outbox(&name("photo")).unwrap();
+    fs::write(own.join("there.jpg"), b"y").unwrap();
+    symlink(own.join("there.jpg"), own.join("called.jpg")).unwrap();
+    for file in [link, own.join("called.jpg")] {
+        let sent = world.send(&server.address, "photo", &file);
+        assert!(sent.status.success(), "{}", said(&sent));
+    }
+    let metas = common::read_metas(&world.photo(), ".meta");
+    let mut names: Vec<_> = metas.iter().map(|meta| meta.filename.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["called.jpg", "sea.jpg"]);
+}
+
+#[test]
+fn two_strangers_need_seven_commands_and_the_folder_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let write = |file: &str, text: String| {
+        let path = dir.path().join(file);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    ok(&there, &["init", "--user", ROLAND, "--folder", "photo"]);
+    ok(&here, &["init", "--user", ZHENQIANG]);
+    // Once more, nothing is lost.
+    assert!(ok(&there, &["init", "--user", ROLAND]).contains("exists already"));
+    let request = write("request.json", ok(&here, &["contact", "request"]));
+    let why = fails(
+        &there,
+        4,
+        &["contact", "add", "--allow", "nothing", &request],
+    );
+    assert!(
+        !ok(&there, &["contact", "list"]).contains(ZHENQIANG),
+        "{why}"
+    );
+    let root = m2y::root::Root::open(&there).unwrap();
+    let server = Process::serve(&root);
+    let add = [
+        "contact",
+        "add",
+        "--allow",
+        "photo",
+        "--my-address",
+        &server.address,
+        &request,
+    ];
+    // A mail that answers quotes what it answers.
+    let answer = ok(&there, &add);
+    let quoted: String = answer.lines().map(|line| format!("> {line}\n")).collect();
+    let quoted = write(
+        "answer.eml",
+        format!("On Monday, Roland wrote:\n{quoted}-- \nZ"),
+    );
+    let accepted = ok(&here, &["contact", "accept", &quoted]);
+    assert!(accepted.contains("folder photo"), "{accepted}");
+    let file = write("myfoto.jpg", "x".to_owned());
+    ok(&here, &["send", &file, "roland-frei:"]);
+    let photo = there.join("user/roland-frei/photo");
+    assert_eq!(names(&photo, ".data").len(), 1);
+    let config = fs::read_to_string(photo.join("m2y.config")).unwrap();
+    assert!(
+        config.contains("[permission]\nzhenqiang = always\n"),
+        "{config}"
+    );
+    assert!(
+        config.contains("# zhenqiang = always"),
+        "a comment is gone: {config}"
+    );
+}
+
+#[test]
+fn a_contact_without_an_address_is_told_how_to_get_one() {
+    let world = World::new("[OnMeta]\n");
+    let root = world.here.path();
+    let card = ok(world.there.path(), &["contact", "export"]);
+    let file = world.file("card.json", card.as_bytes());
+    let added = ok(root, &["contact", "add", file.to_str().unwrap()]);
+    assert!(
+        added.contains("m2y contact address roland-frei HOST:PORT"),
+        "{added}"
+    );
+    assert!(ok(root, &["contact", "address", ROLAND]).contains("no address yet"));
+    ok(root, &["contact", "address", ROLAND, "example.org"]);
+    assert!(ok(root, &["contact", "address", ROLAND]).contains("example.org:5000"));
+    fails(root, 4, &["contact", "address", "nobody", "example.org"]);
+}
+
+#[test]
+fn directories_that_m2y_uses_say_for_what() {
+    let world = World::new("[OnMeta]\n");
+    let why = fails(world.there.path(), 2, &["folder", "create", "outgoing"]);
+    assert!(why.contains("outgoing/NAME"), "{why}");
+    let why = fails(world.there.path(), 2, &["folder", "create", "pubkey"]);
+    assert!(why.contains("keys of your contacts"), "{why}");
+}
+
+#[test]
+fn directories_are_made_with_their_parents_and_removed_with_what_is_in_them() {
+    let world = World::new(SHARED);
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    fails(root, 4, &["mkdir", "roland-frei:photo/a/b/c"]);
+    ok(
+        root,
+        &[
+            "mkdir",
+            "-p",
+            "roland-frei:photo/a/b/c",
+            "roland-frei:photo/a/d",
+        ],
+    );
+    ok(root, &["mkdir", "-p", "roland-frei:photo/a/b"]);
+    let file = world.file("x.jpg", b"x");
+    let file = file.to_str().unwrap();
+    ok(root, &["put", file, "roland-frei:photo/a/b/c/"]);
+    ok(root, &["put", file, "roland-frei:photo/top.jpg"]);
+
+    // One that fails does not keep the others from going.
+    let places = [
+        "rm",
+        "--json",
+        "roland-frei:photo/no1",
+        "roland-frei:photo/top.jpg",
+        "roland-frei:photo/no2",
+    ];
+    let output = m2y(root, &places);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let lines: Vec<Value> = String::from_utf8(output.stdout.clone())
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| line["status"].as_str().unwrap())
+        .collect();
+    assert_eq!(told, ["error", "removed", "error"], "{}", said(&output));
+    assert_eq!(lines[0]["path"], "roland-frei:photo/no1");
+    assert!(!world.photo().join("top.jpg").exists());
+
+    fails(root, 1, &["rm", "roland-frei:photo/a"]);
+    ok(root, &["rm", "-r", "roland-frei:photo/a"]);
+    assert!(!world.photo().join("a").exists());
+}
+
+#[test]
+fn a_move_that_fails_names_what_is_wrong() {
+    let world = World::new(SHARED);
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    for file in ["a.jpg", "b.jpg"] {
+        fs::write(world.photo().join(file), b"x").unwrap();
+    }
+    let why = fails(root, 1, &["mv", "roland-frei:photo/a.jpg", "photo/b.jpg"]);
+    assert!(why.contains("roland-frei:photo/b.jpg"), "{why}");
+    let why = fails(
+        root,
+        4,
+        &["mv", "roland-frei:photo/a.jpg", "photo/no/b.jpg"],
+    );
+    assert!(why.contains("roland-frei:photo/no/b.jpg"), "{why}");
+    let why = fails(root, 4, &["mv", "roland-frei:photo/c.jpg", "photo/d.jpg"]);
+    assert!(why.contains("roland-frei:photo/c.jpg"), "{why}");
+}
+
+/// What a shell is offered for the last of these words.
+fn completed(root: &Path, words: &[&str]) -> Vec<String> {
+    let output = Command::new(M2Y)
+        .arg("--")
+        .arg("m2y")
+        .args(words)
+        .env("M2Y_ROOT", root)
+        .env_remove("M2Y_USER")
+        .env("M2Y_COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", words.len().to_string())
+        .env("_CLAP_IFS", "\n")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_completes_contacts_and_what_they_share() {
+    let world = World::new(SHARED);
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    assert_eq!(completed(root, &["ls", "ro"]), ["roland-frei:"]);
+    assert_eq!(completed(root, &["contact", "show", "ro"]), ["roland-frei"]);
+    assert!(completed(root, &["hook", "wa"]).contains(&"watch".to_owned()));
+    // Without an address there is nothing to offer.
+    assert!(completed(root, &["get", "roland-frei:ph"]).is_empty());
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    assert_eq!(
+        completed(root, &["get", "roland-frei:ph"]),
+        ["roland-frei:photo/"]
+    );
+    fs::create_dir(world.photo().join("2026")).unwrap();
+    fs::write(world.photo().join("2026/sea.jpg"), b"x").unwrap();
+    let offered = completed(root, &["get", "roland-frei:photo/2026/"]);
+    assert_eq!(offered, ["roland-frei:photo/2026/sea.jpg"]);
+    assert!(ok(root, &["completions", "bash"]).contains("M2Y_COMPLETE"));
+    fails(root, 2, &["completions", "dos"]);
+}
+
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let world = World::new("");
+    let dir = world.dir.path().join("man");
+    ok(world.here.path(), &["man", dir.to_str().unwrap()]);
+    let page = fs::read_to_string(dir.join("m2y-send.1")).unwrap();
+    assert!(page.contains("roland"), "{page}");
+    assert!(dir.join("m2y.1").exists() && dir.join("m2y-hook-watch.1").exists());
+}

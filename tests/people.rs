@@ -691,7 +691,7 @@ fn what_is_written_wrong_is_an_object_too() {
     for (args, part) in [
         (vec!["launch"], "unrecognized subcommand 'launch'"),
         (vec!["send"], "<FILE>..."),
-        (vec!["send", "--from", "a", "x"], "--to <USER>"),
+        (vec!["send", "--from", "a", "x"], "NAME:FOLDER"),
         (vec![], "requires a subcommand"),
         (vec!["folder"], "m2y --help"),
         (
@@ -788,7 +788,7 @@ fn usage_errors_have_their_code_and_help_teaches() {
         (vec!["send", "--help"], "130 interrupted"),
         (
             vec!["send", "--help"],
-            "the one that the .meta lies in; with --from, /m2y",
+            "the one that the .meta lies in; with NAME:FOLDER,",
         ),
         (vec!["serve", "--help"], "SIGTERM"),
         (vec!["user", "create", "--help"], "mobile phone"),

@@ -9,11 +9,7 @@ use std::{
 };
 
 use clap::{Args, CommandFactory};
-use clap_complete::{
-    CompleteEnv,
-    engine::CompletionCandidate,
-    env::Shells,
-};
+use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
 use tokio::time::timeout;
 
 use super::{Cli, default_root, user_arg::user_of};
@@ -138,9 +134,7 @@ fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
         }
         Ok::<_, Error>(names)
     };
-    runtime
-        .ok()?
-        .block_on(timeout(PATIENCE, listing))
-        .ok()?
-        .ok()
+    // The timer belongs to the runtime, so it is made in it.
+    let in_time = async { timeout(PATIENCE, listing).await };
+    runtime.ok()?.block_on(in_time).ok()?.ok()
 }

@@ -170,10 +170,11 @@ impl Send {
             };
         };
         let to = user_name(to)?;
+        let folder = self.folder.as_deref().map(folder_name).transpose()?;
         let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
         let named = self.from.take().or_else(|| env::var("M2Y_USER").ok());
         let user = user_of(&root, named.as_deref())?;
-        if self.folder.is_none() {
+        if folder.is_none() {
             let folder = user.folder_of(&to)?.ok_or_else(|| {
                 let sentence = format!("{to} has not told a folder: write {to}:FOLDER");
                 Error::new(Code::Usage, sentence)

@@ -1,7 +1,7 @@
 //! The dispatcher: no event is lost, whatever fails.
 //!
-//! What has to happen is in the [journal] before it happens, and leaves it when it has
-//! happened. What failed is tried again, later each time, until it is given up and waits
+//! What has to happen is in the [journal](crate::journal) before it happens, and leaves it when
+//! it has happened. What failed is tried again, later each time, until it is given up and waits
 //! for a person (`m2y events`). Events of one file happen in their order. What hooks ask
 //! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that
 //! nothing which is down delays a transfer.

@@ -84,7 +84,7 @@ impl Route {
                 Error::new(
                     Code::Usage,
                     format!(
-                        "no address is known for {to}: use --server HOST:PORT, or write it down with `m2y contact add --address`",
+                        "{to} has no address yet: set it with `m2y contact address {to} HOST:PORT`, or use --server HOST:PORT",
                         to = contact.name
                     ),
                 )

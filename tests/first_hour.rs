@@ -165,8 +165,13 @@ fn two_strangers_need_seven_commands_and_the_folder_is_told() {
         &server.address,
         &request,
     ];
-    // A mail that answers quotes what it answers.
+    // A mail that answers quotes what it answers; and one that is answered is quoted.
     let answer = ok(&there, &add);
+    let asked = fs::read_to_string(&request).unwrap();
+    let asked: String = asked.lines().map(|line| format!("> {line}\n")).collect();
+    let both = format!("Hello,\n{answer}\nOn Sunday, Zhenqiang wrote:\n{asked}");
+    let document = m2y::wire::pairing::Document::parse("mail", both.as_bytes()).unwrap();
+    assert!(matches!(document, m2y::wire::pairing::Document::Answer(_)));
     let quoted: String = answer.lines().map(|line| format!("> {line}\n")).collect();
     let quoted = write(
         "answer.eml",
@@ -260,6 +265,9 @@ fn directories_are_made_with_their_parents_and_removed_with_what_is_in_them() {
     assert_eq!(lines[0]["path"], "roland-frei:photo/no1");
     assert!(!world.photo().join("top.jpg").exists());
 
+    fs::write(world.photo().join("keep.jpg"), b"x").unwrap();
+    fails(root, 10, &["rm", "-r", "roland-frei:photo"]);
+    assert!(world.photo().join("keep.jpg").exists());
     fails(root, 1, &["rm", "roland-frei:photo/a"]);
     ok(root, &["rm", "-r", "roland-frei:photo/a"]);
     assert!(!world.photo().join("a").exists());
@@ -320,6 +328,10 @@ fn a_shell_completes_contacts_and_what_they_share() {
     );
     fs::create_dir(world.photo().join("2026")).unwrap();
     fs::write(world.photo().join("2026/sea.jpg"), b"x").unwrap();
+    // What a shell would read as a command or as two words is not offered.
+    for odd in ["a$(touch x)", "b `id`", "c d", "*"] {
+        fs::write(world.photo().join("2026").join(odd), b"x").unwrap();
+    }
     let offered = completed(root, &["get", "roland-frei:photo/2026/"]);
     assert_eq!(offered, ["roland-frei:photo/2026/sea.jpg"]);
     assert!(ok(root, &["completions", "bash"]).contains("M2Y_COMPLETE"));

@@ -117,9 +117,9 @@ impl<'a> Changes<'a> {
         }
     }
 
-    fn end(mut self) -> Result<(), Failure> {
+    fn end(self) -> Result<(), Failure> {
         let count = self.failed.len();
-        let Some(first) = self.failed.pop() else {
+        let Some(first) = self.failed.into_iter().next() else {
             return Ok(());
         };
         if self.is_only {
@@ -162,6 +162,12 @@ impl Mkdir {
         if !self.parents {
             return peer.make_dir(path).await;
         }
+        if !path.contains('/') {
+            return match peer.stat(path).await?.is_dir {
+                true => Ok(()),
+                false => Err(Error::new(Code::Exists, "is a file")),
+            };
+        }
         // The first component is the folder, which only its owner creates.
         let ends = path.match_indices('/').map(|(end, _)| end).skip(1);
         for end in ends.chain([path.len()]) {
@@ -192,6 +198,10 @@ impl Rm {
     async fn remove(&self, changes: &mut Changes<'_>, place: &RemotePath) -> Result<(), Error> {
         let path = place.path()?;
         let peer = changes.peer(&place.peer).await?;
+        if !path.contains('/') {
+            let sentence = "only its owner removes a folder";
+            return Err(Error::new(Code::Refused, sentence));
+        }
         if self.recursive && peer.stat(path).await?.is_dir {
             let mut inside = Vec::new();
             let mut listing = peer.list(path, true)?;
@@ -200,8 +210,13 @@ impl Rm {
             }
             // What is in a directory before the directory.
             inside.sort_unstable_by(|a, b| b.cmp(a));
+            let mut first = None;
             for inside in inside {
-                peer.remove(&format!("{path}/{inside}")).await?;
+                let removed = peer.remove(&format!("{path}/{inside}")).await;
+                first = first.or(removed.err());
+            }
+            if let Some(first) = first {
+                return Err(first);
             }
         }
         peer.remove(path).await

@@ -17,7 +17,7 @@ use crate::{
     client::{Route, peer::Peer},
     error::{Code, Error},
     observer::{Observer, Unobserved},
-    root::{Root, user::User},
+    root::{Root, contact::full_address, user::User},
 };
 
 /// The variable by which a shell asks for completions.
@@ -86,9 +86,14 @@ fn beginning_with(
     current: &str,
     words: impl IntoIterator<Item = String>,
 ) -> Vec<CompletionCandidate> {
+    // The shell reads what it inserts: only names that mean nothing to it.
+    let is_plain = |word: &String| {
+        let plain = |c: char| c.is_alphanumeric() || "/._-:@+,=%".contains(c);
+        word.chars().all(plain)
+    };
     words
         .into_iter()
-        .filter(|word| word.starts_with(current))
+        .filter(|word| word.starts_with(current) && is_plain(word))
         .map(|word| CompletionCandidate::new(OsString::from(word)))
         .collect()
 }
@@ -117,6 +122,7 @@ pub(super) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
 fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
     let user = user()?;
     let server = env::var("M2Y_SERVER").ok();
+    let server = server.and_then(|server| full_address(&server).ok());
     let route = Route::to(&user, peer, server.as_deref()).ok()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -136,5 +142,9 @@ fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
     };
     // The timer belongs to the runtime, so it is made in it.
     let in_time = async { timeout(PATIENCE, listing).await };
-    runtime.ok()?.block_on(in_time).ok()?.ok()
+    let runtime = runtime.ok()?;
+    let listed = runtime.block_on(in_time);
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    listed.ok()?.ok()
 }

@@ -119,6 +119,8 @@ struct Added<'a> {
     key: &'a PublicKey,
     address: Option<&'a str>,
     folder: Option<&'a Name>,
+    /// Into which folder of the user's they may send from now on.
+    allowed: Option<&'a Name>,
     /// The key that was known before and announced this one.
     announced_by: Option<Fingerprint>,
 }
@@ -149,6 +151,12 @@ impl fmt::Display for Added<'_> {
         match self.announced_by {
             None => f.write_str("  compare it with the one that the other person sees")?,
             Some(old) => write!(f, "  announced by the key that was known, {old}")?,
+        }
+        if let Some(folder) = self.allowed {
+            write!(
+                f,
+                "\n  may send into {folder}, where [OnMeta] runs checkPermission.rhai"
+            )?;
         }
         if let Some(folder) = self.folder {
             write!(

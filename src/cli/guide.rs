@@ -54,6 +54,9 @@ impl Guide {
 /// Shows a page in the person's pager; `false` if there is none.
 fn paged(page: &Page) -> bool {
     let pager = env::var("PAGER").unwrap_or_else(|_| "less -FX".to_owned());
+    if pager.trim().is_empty() {
+        return false;
+    }
     let started = Command::new("sh")
         .args(["-c", &pager])
         .stdin(Stdio::piped())

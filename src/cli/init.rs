@@ -82,10 +82,11 @@ impl Init {
 }
 
 fn make(root: &Root, name: &Name, folder: Option<Name>) -> Result<Made, Error> {
+    let is_whole = |user: &User| user.profile().is_ok() && user.private_key().is_ok();
     let (user, is_new) = match root.user(name) {
         // A profile of theirs is not to be replaced by a name.
-        Ok(user) => (user, false),
-        Err(_) => {
+        Ok(user) if is_whole(&user) => (user, false),
+        _ => {
             let profile = Map::from_iter([("username".to_owned(), name.as_str().into())]);
             let profile = canonical(&profile);
             let created = User::create(root, "--user", profile.as_bytes(), DEFAULT_BITS)?;

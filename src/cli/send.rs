@@ -176,7 +176,7 @@ impl Send {
         let user = user_of(&root, named.as_deref())?;
         if folder.is_none() {
             let folder = user.folder_of(&to)?.ok_or_else(|| {
-                let sentence = format!("{to} has not told a folder: write {to}:FOLDER");
+                let sentence = format!("{to} has not named a default folder: write {to}:FOLDER");
                 Error::new(Code::Usage, sentence)
             })?;
             self.folder = Some(folder.to_string());
@@ -186,7 +186,7 @@ impl Send {
     }
 
     /// What `NAME:FOLDER` or `NAME:` behind the files says, if it is there. A file of that name
-    /// goes before.
+    /// takes precedence.
     fn target(&self) -> Option<(String, Option<String>)> {
         let [_, .., last] = self.files.as_slice() else {
             return None;

@@ -1,5 +1,7 @@
 //! The user of the root that a command is about.
 
+use std::env;
+
 use clap::Args;
 
 use super::user_name;
@@ -17,6 +19,11 @@ pub struct UserArg {
 }
 
 impl UserArg {
+    /// Whether the command line names one.
+    pub fn is_given(&self) -> bool {
+        self.user.is_some() && self.user != env::var("M2Y_USER").ok()
+    }
+
     /// The user of this root.
     pub fn of(&self, root: &Root) -> Result<User, Error> {
         user_of(root, self.user.as_deref())
@@ -25,7 +32,7 @@ impl UserArg {
 
 /// The user with this name; without one the user that m2y.ini names, or else the only one.
 pub fn user_of(root: &Root, name: Option<&str>) -> Result<User, Error> {
-    if let Some(name) = name {
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
         return Ok(root.user(&user_name(name)?)?);
     }
     if let Some(name) = root.settings()?.user {

@@ -108,16 +108,21 @@ pub const PORT: u16 = 5000;
 
 /// `HOST:PORT` of an address that may leave the port out.
 pub fn full_address(text: &str) -> Result<String, String> {
-    let host = match text.parse::<Ipv6Addr>() {
-        Ok(_) => format!("[{text}]"),
-        Err(_) if check_address(text).is_ok() => return Ok(text.to_owned()),
-        Err(_) => text.to_owned(),
-    };
-    let full = format!("{host}:{PORT}");
-    match check_address(&full) {
-        Ok(()) if !host.trim_matches(['[', ']']).is_empty() && !host.ends_with(':') => Ok(full),
-        _ => check_address(text).map(|()| text.to_owned()),
+    let is_v6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    if is_v6(text) {
+        let port = text.rsplit_once(':');
+        return match port.is_some_and(|(host, _)| is_v6(host)) {
+            true => Err(format!(
+                "{text:?} may be a host with a port or without: write [HOST]:PORT"
+            )),
+            false => Ok(format!("[{text}]:{PORT}")),
+        };
     }
+    let full = match text.contains(':') && !text.ends_with(']') {
+        true => text.to_owned(),
+        false => format!("{text}:{PORT}"),
+    };
+    check_address(&full).map(|()| full)
 }
 
 /// Checks `HOST:PORT`.
@@ -190,7 +195,16 @@ mod tests {
         ] {
             assert_eq!(full_address(text).as_deref(), Ok(full));
         }
-        for bad in ["", ":", "h:x", "h:70000", "a b", "host:"] {
+        for bad in [
+            "",
+            ":",
+            "h:x",
+            "h:70000",
+            "a b",
+            "host:",
+            "::1:5000",
+            "2001:db8::7:5000",
+        ] {
             assert!(full_address(bad).is_err(), "{bad}");
         }
     }

@@ -248,8 +248,7 @@ const SETTINGS_TEMPLATE: &str = "\
 # A file that appeared or changed is an event when it has been closed and then rested so
 # long; one that is never closed, when it has rested 60 times as long.
 # settle = 500ms
-# Whom commands are about that do not say it with --user: the only user of the root, unless it
-# is set.
+# The user for commands without --user: the only user of the root, unless it is set.
 [client]
 # user = zhenqiang
 ";

@@ -134,8 +134,9 @@ impl Document {
     /// for messages.
     pub fn parse(path: &str, text: &[u8]) -> Result<Self, PairingError> {
         let object = json::parse(json::outermost(text)).or_else(|error| {
-            let unquoted = unquoted(text);
-            json::parse(json::outermost(&unquoted)).map_err(|_| field(path, error))
+            let parse = |text: Vec<u8>| json::parse(json::outermost(&text));
+            let parsed = parse(unquoting(text)).or_else(|_| parse(unquoted(text)));
+            parsed.map_err(|_| field(path, error))
         })?;
         let card = Card::from_document(path, &object)?;
         let text = |name: &str| match object.get(name).and_then(Value::as_str) {
@@ -188,7 +189,14 @@ fn card(name: &Name, key: &PublicKey) -> Card {
     }
 }
 
-/// A mail without the marks of a reply, `> ` at the beginnings of lines.
+/// What a mail says itself: without the lines that it quotes.
+fn unquoting(text: &[u8]) -> Vec<u8> {
+    let lines = text.split_inclusive(|b| *b == b'\n');
+    let own = lines.filter(|line| !line.starts_with(b">"));
+    own.collect::<Vec<_>>().concat()
+}
+
+/// What a mail quotes and says: without the marks, `> ` at the beginnings of lines.
 fn unquoted(text: &[u8]) -> Vec<u8> {
     let lines = text.split_inclusive(|b| *b == b'\n');
     let line = |line: &[u8]| {

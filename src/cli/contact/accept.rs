@@ -71,6 +71,7 @@ impl Accept {
             key: &answer.key,
             address: address.as_deref(),
             folder: agreed.folder.as_ref(),
+            allowed: None,
             announced_by: None,
         };
         if json {

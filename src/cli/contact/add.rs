@@ -8,7 +8,7 @@ use crate::{
     clock,
     crypto::{SysRng, keys::Fingerprint},
     error::{Code, Error},
-    root::{RootError, contact::Card, user::User},
+    root::{RootError, contact::Card, folder::Folder, user::User},
     wire::pairing::{Announcement, Answer, Document, PairingError, Request},
 };
 
@@ -108,6 +108,7 @@ impl Add {
             key: &card.key,
             address: address.as_deref(),
             folder: card.folder.as_ref(),
+            allowed: allowed.as_ref().map(Folder::name),
             announced_by,
         };
         match answer {

@@ -17,7 +17,7 @@ pub struct Export {
     #[command(flatten)]
     root: RootArg,
     /// A user of the root [default: as with --user of the other commands]
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", env = "M2Y_USER")]
     name: Option<String>,
     /// The address of this person's server, for the card
     #[arg(long, value_name = "HOST:PORT")]

@@ -43,6 +43,9 @@ impl New {
             let sentence = format!("{script} would be no hook: choose another name");
             return Err(usage(sentence).into());
         }
+        if self.user.is_given() && self.folder.is_none() {
+            return Err(usage("--user needs --folder".to_owned()).into());
+        }
         let root = self.root.open()?;
         let (dir, at) = match &self.folder {
             Some(folder) => {

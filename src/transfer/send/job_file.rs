@@ -76,7 +76,7 @@ impl<'a> Opened<'a> {
             return Err(Error::new(
                 Code::Usage,
                 format!(
-                    "{} is no .meta file: its name must end with .meta, or .failed to send it again",
+                    "{} is not a .meta or .failed file: to send any other file, write NAME:FOLDER behind it, like roland-frei:photo",
                     path.display()
                 ),
             ));

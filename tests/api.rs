@@ -818,7 +818,7 @@ fn what_is_to_be_sent_is_checked_and_waits_for_the_verdict() {
         ),
         (
             "send(#{to: \"zhenqiang\", folder: \"pubKey\", file: \"abc.txt\"});",
-            "holds keys",
+            "holds the keys",
         ),
         (
             "send(#{to: \"zhenqiang\", folder: \"photo\", file: \"none\"});",

@@ -27,8 +27,13 @@ use self::{
     tally::Tally,
 };
 use super::{
-    Failure, completion::contacts, default_root, folder_name, limit::Limit, progress::Progress,
-    user_arg::user_of, user_name,
+    Failure,
+    completion::contacts,
+    default_root, folder_name,
+    limit::Limit,
+    progress::Progress,
+    user_arg::{said, user_of},
+    user_name,
 };
 use crate::{
     client::Route,
@@ -172,7 +177,8 @@ impl Send {
         let to = user_name(to)?;
         let folder = self.folder.as_deref().map(folder_name).transpose()?;
         let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
-        let named = self.from.take().or_else(|| env::var("M2Y_USER").ok());
+        let variable = || said(env::var("M2Y_USER").ok());
+        let named = self.from.take().or_else(variable);
         let user = user_of(&root, named.as_deref())?;
         if folder.is_none() {
             let folder = user.folder_of(&to)?.ok_or_else(|| {

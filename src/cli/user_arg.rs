@@ -26,13 +26,19 @@ impl UserArg {
 
     /// The user of this root.
     pub fn of(&self, root: &Root) -> Result<User, Error> {
-        user_of(root, self.user.as_deref())
+        user_of(root, said(self.user.clone()).as_deref())
     }
+}
+
+/// A name that may come from the variable, where an empty one counts for nothing.
+pub fn said(name: Option<String>) -> Option<String> {
+    let variable = env::var("M2Y_USER").ok();
+    name.filter(|name| !name.is_empty() || variable.as_ref() != Some(name))
 }
 
 /// The user with this name; without one the user that m2y.ini names, or else the only one.
 pub fn user_of(root: &Root, name: Option<&str>) -> Result<User, Error> {
-    if let Some(name) = name.filter(|name| !name.is_empty()) {
+    if let Some(name) = name {
         return Ok(root.user(&user_name(name)?)?);
     }
     if let Some(name) = root.settings()?.user {

@@ -2,7 +2,7 @@ use clap::Args;
 
 use super::{super::RootArg, checked, fingerprint_lines, named, output, print};
 use crate::{
-    cli::user_arg::{UserArg, user_of},
+    cli::user_arg::{UserArg, said, user_of},
     error::Error,
     root::contact_request::RequestId,
     wire::{WireError, pairing},
@@ -49,7 +49,7 @@ pub struct Request {
 impl Export {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
         let address = checked(self.address)?;
-        let user = user_of(&self.root.open()?, self.name.as_deref())?;
+        let user = user_of(&self.root.open()?, said(self.name).as_deref())?;
         let name = user.name();
         let card = user.card(address, named(self.folder)?)?;
         print(&card.to_document()?, json);

@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::samples::{self, CANON, Held};
+use common::{
+    Random,
+    samples::{self, CANON, Held},
+};
 use m2y::hooks::api::file::{Trouble, image_of, kind_of, zip_of};
 
 /// Files for each function in the normal suite, and where it takes minutes.
@@ -35,78 +38,64 @@ const MAX_MEMORY: u64 = 4 << 20;
 /// The longest file.
 const MAX_INPUT: usize = 200_000;
 
-/// Numbers that look random and follow from a seed.
-struct Random(u64);
+/// A place and a length within so many bytes; most lengths are short.
+fn range(random: &mut Random, len: usize) -> std::ops::Range<usize> {
+    let from = random.index(len + 1);
+    let most = match random.below(4) {
+        0 => len - from,
+        _ => 24.min(len - from),
+    };
+    from..from + random.index(most + 1)
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
-    }
-
-    /// A place and a length within so many bytes; most lengths are short.
-    fn range(&mut self, len: usize) -> std::ops::Range<usize> {
-        let from = self.below(len + 1);
-        let most = match self.below(4) {
-            0 => len - from,
-            _ => 24.min(len - from),
-        };
-        from..from + self.below(most + 1)
-    }
-
-    /// A number that parsers find hard.
-    fn number(&mut self) -> u64 {
-        match self.below(8) {
-            0 => 0,
-            1 => 1 << self.below(64),
-            2 => (1 << self.below(64)) - 1,
-            3 => u64::MAX - self.below(64) as u64,
-            4 => self.below(70_000) as u64,
-            5 => self.below(300) as u64,
-            6 => 0xffff_ffff - self.below(64) as u64,
-            _ => self.next(),
-        }
+/// A number that parsers find hard.
+fn number(random: &mut Random) -> u64 {
+    match random.below(8) {
+        0 => 0,
+        1 => 1 << random.below(64),
+        2 => (1 << random.below(64)) - 1,
+        3 => u64::MAX - random.below(64),
+        4 => random.below(70_000),
+        5 => random.below(300),
+        6 => 0xffff_ffff - random.below(64),
+        _ => random.below(u64::MAX),
     }
 }
 
 fn mutated(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    let mut bytes = seeds[random.below(seeds.len())].clone();
+    let mut bytes = seeds[random.index(seeds.len())].clone();
     for _ in 0..=random.below(6) {
-        let (len, at) = (bytes.len(), random.below(bytes.len() + 1));
+        let (len, at) = (bytes.len(), random.index(bytes.len() + 1));
         match random.below(12) {
             0 | 1 if at < len => bytes[at] ^= 1 << random.below(8),
-            2 if at < len => bytes[at] = random.next() as u8,
+            2 if at < len => bytes[at] = random.below(256) as u8,
             3 => bytes.truncate(at),
-            4 => drop(bytes.drain(random.range(len))),
+            4 => drop(bytes.drain(range(random, len))),
             5 => {
-                let piece = bytes[random.range(len)].to_vec();
-                let times = 1 + random.below(20);
+                let piece = bytes[range(random, len)].to_vec();
+                let times = 1 + random.index(20);
                 bytes.splice(at..at, piece.repeat(times));
             }
             6 => {
-                let other = &seeds[random.below(seeds.len())];
-                let piece = other[random.range(other.len())].to_vec();
-                let end = (at + random.below(piece.len() + 1)).min(len);
+                let other = &seeds[random.index(seeds.len())];
+                let piece = other[range(random, other.len())].to_vec();
+                let end = (at + random.index(piece.len() + 1)).min(len);
                 bytes.splice(at..end, piece);
             }
             7 => {
-                let noise: Vec<u8> = (0..random.below(40)).map(|_| random.next() as u8).collect();
+                let noise: Vec<u8> = (0..random.below(40))
+                    .map(|_| random.below(256) as u8)
+                    .collect();
                 bytes.splice(at..at, noise);
             }
             8 => {
-                let other = &seeds[random.below(seeds.len())];
+                let other = &seeds[random.index(seeds.len())];
                 bytes.extend(other);
             }
             // A number of two, four or eight bytes, in one of the two orders.
             _ => {
-                let width = [2, 4, 8][random.below(3)];
-                let number = random.number();
+                let width = [2, 4, 8][random.index(3)];
+                let number = number(random);
                 let bytes_of = match random.below(2) {
                     0 => number.to_le_bytes()[..width].to_vec(),
                     _ => number.to_be_bytes()[8 - width..].to_vec(),
@@ -136,7 +125,7 @@ fn fuzz(what: &str, seeds: &[Vec<u8>], count: u64, tell: fn(&Held) -> Result<(),
     let (mut known, mut longest, mut largest) = (0, Duration::ZERO, 0);
     let begun = Instant::now();
     for number in 0..count {
-        let mut random = Random((seed + number).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random((seed + number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let held = Held(mutated(seeds, &mut random));
         let (before, at) = (allocated(), Instant::now());
         let told = catch_unwind(AssertUnwindSafe(|| tell(&held)));

@@ -17,36 +17,17 @@ use std::{
     },
 };
 
-use common::{ROLAND, World, ZHENQIANG, name, read_meta};
+use common::{ROLAND, World, ZHENQIANG, event, name, read_meta};
 use m2y::{
-    event::{Event, EventId, Kind, Outcome, Subject, Verdict},
+    event::{Event, Kind, Outcome, Verdict},
     hooks::{Pinned, dispatch::Dispatcher},
     journal::{
         self,
         delivered::{self, Key, Stage, Transfer},
     },
-    meta::{PENDING_HOOK, TransferId},
+    meta::PENDING_HOOK,
     root::folder::Folder,
 };
-
-fn event(kind: Kind, folder: &Folder, file: &str) -> Event {
-    let mut meta = common::document(ZHENQIANG, ROLAND, folder.name().as_str());
-    meta.filename = file.to_owned();
-    let id = EventId::new().unwrap();
-    meta.id = Some(TransferId(id.0));
-    Event {
-        id,
-        kind,
-        config: folder.config().unwrap(),
-        folder: folder.clone(),
-        file: Some(format!("{file}.data")),
-        subject: Some(Subject {
-            meta,
-            stem: file.to_owned(),
-        }),
-        asked: None,
-    }
-}
 
 fn photo(world: &World) -> Folder {
     world.receiver.folder(&name("photo")).unwrap()

@@ -17,14 +17,12 @@ use std::{
     time::Duration,
 };
 
-use common::{ROLAND, World, ZHENQIANG, name};
+use common::{World, name};
 use hyper::body::Bytes;
 use m2y::{
     delivery::http::{Answered, Asked},
-    event::{Event, EventId, Kind, Outcome, Subject, Verdict},
+    event::{Kind, Outcome, Verdict},
     hooks::{Hooks, Pinned, api::http::Web, firing::ToFire, notes::Mode, services::Services},
-    meta::TransferId,
-    root::folder::Folder,
 };
 
 /// Slots that one user has for scripts that take long.
@@ -38,32 +36,13 @@ fn answer(text: &str) -> Result<Answered, String> {
     })
 }
 
-fn event(folder: &Folder, file: &str) -> Event {
-    let mut meta = common::document(ZHENQIANG, ROLAND, folder.name().as_str());
-    meta.filename = file.to_owned();
-    let id = EventId::new().unwrap();
-    meta.id = Some(TransferId(id.0));
-    Event {
-        id,
-        kind: Kind::Meta,
-        config: folder.config().unwrap(),
-        folder: folder.clone(),
-        file: Some(format!("{file}.data")),
-        subject: Some(Subject {
-            meta,
-            stem: file.to_owned(),
-        }),
-        asked: None,
-    }
-}
-
 /// Runs the script for so many events at once; the verdicts as they come.
 async fn fire(world: &World, script: &str, count: usize, services: &Services) -> Vec<Verdict> {
     world.script("hook.rhai", script);
     let hooks = Hooks::new(&world.there, &world.there.settings().unwrap(), services);
     let folder = world.receiver.folder(&name("photo")).unwrap();
     let events = (0..count).map(|n| {
-        let event = event(&folder, &format!("f{n}"));
+        let event = common::event(Kind::Meta, &folder, &format!("f{n}"));
         ToFire::all(event, Pinned::default())
     });
     let mut batch = hooks.fire_batch(events.collect(), &Mode::LIVE);

@@ -15,6 +15,9 @@ use crate::{
     json::Value,
 };
 
+/// Files and directories that are removed with the one that they are in: their paths are held.
+const MAX_INSIDE: usize = 100_000;
+
 /// Create directories in a folder of a contact who lets you
 #[derive(Debug, Args)]
 pub struct Mkdir {
@@ -198,15 +201,21 @@ impl Rm {
     async fn remove(&self, changes: &mut Changes<'_>, place: &RemotePath) -> Result<(), Error> {
         let path = place.path()?;
         let peer = changes.peer(&place.peer).await?;
-        if !path.contains('/') {
-            let sentence = "only its owner removes a folder";
-            return Err(Error::new(Code::Refused, sentence));
-        }
         if self.recursive && peer.stat(path).await?.is_dir {
+            if !path.contains('/') {
+                let sentence = "only its owner removes a folder";
+                return Err(Error::new(Code::Refused, sentence));
+            }
             let mut inside = Vec::new();
             let mut listing = peer.list(path, true)?;
             while let Some(entries) = listing.next().await {
                 inside.extend(entries?.into_iter().map(|entry| entry.path));
+                if inside.len() > MAX_INSIDE {
+                    let sentence = format!(
+                        "has more than {MAX_INSIDE} files and directories: remove its directories one by one"
+                    );
+                    return Err(Error::new(Code::Failed, sentence));
+                }
             }
             // What is in a directory before the directory.
             inside.sort_unstable_by(|a, b| b.cmp(a));

@@ -12,7 +12,10 @@ use clap::{Args, CommandFactory};
 use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
 use tokio::time::timeout;
 
-use super::{Cli, default_root, user_arg::user_of};
+use super::{
+    Cli, default_root,
+    user_arg::{said, user_of},
+};
 use crate::{
     client::{Route, peer::Peer},
     error::{Code, Error},
@@ -25,6 +28,9 @@ const VARIABLE: &str = "M2Y_COMPLETE";
 
 /// How long a person waits for the names at a contact's.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Names that are offered.
+const MAX_NAMES: usize = 1_000;
 
 /// Print a completion script for a shell
 ///
@@ -72,7 +78,7 @@ pub(super) fn answer() {
 /// The user whom the variables and m2y.ini name.
 fn user() -> Option<User> {
     let root = env::var_os("M2Y_ROOT").map_or_else(default_root, Into::into);
-    let name = env::var("M2Y_USER").ok();
+    let name = said(env::var("M2Y_USER").ok());
     user_of(&Root::open(&root).ok()?, name.as_deref()).ok()
 }
 
@@ -137,6 +143,10 @@ fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
                 true => format!("{}/", entry.path),
                 false => entry.path,
             }));
+            // Nobody reads more, and a server may have no end of them.
+            if names.len() >= MAX_NAMES {
+                break;
+            }
         }
         Ok::<_, Error>(names)
     };

@@ -357,7 +357,7 @@ async fn exchange(
         .map_err(with_cause)?;
     let mut driver = JoinSet::new();
     driver.spawn(async move {
-        // Whoever waits for the answer hears of it.
+        // An error reaches the caller through the answer.
         let _ = connection.await;
     });
     let (head, body) = sender

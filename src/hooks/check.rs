@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs, io, path::Path};
 use rhai::{AST, Engine, ParseErrorType, Scope};
 
 use super::{
-    api::assert,
+    api::{HOOK_SCOPE, assert},
     engine,
     lookup::SHARED,
     report::place,
@@ -45,11 +45,7 @@ pub struct Finding {
     pub note: bool,
 }
 
-/// What every hook has in scope, and what a test has.
-const HOOK_SCOPE: [&str; 17] = [
-    "meta", "config", "file", "folder", "hash", "http", "sender", "notify", "state", "text", "csv",
-    "json", "time", "log", "event", "user", "this",
-];
+/// What a test has in scope.
 const TEST_SCOPE: [&str; 10] = [
     "file", "folder", "hash", "http", "state", "text", "csv", "json", "time", "log",
 ];

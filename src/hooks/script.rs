@@ -15,7 +15,7 @@ use rhai::{AST, Dynamic, Engine, Scope};
 
 use super::{
     api::{
-        Handles,
+        HOOK_SCOPE, Handles,
         actions::{Actions, Touched},
         assert,
         decision::Decision,
@@ -87,6 +87,8 @@ pub struct Compiled {
     ast: AST,
     /// Whether it asks for the SHA-256 of files.
     pub(super) hashes: bool,
+    /// The values that it names.
+    named: HashSet<&'static str>,
 }
 
 /// A text that was compiled, for messages.
@@ -160,7 +162,7 @@ impl Host {
             let actions = Actions::new(transaction, mode.notes.is_some());
             let handles = Handles::new(event, profile, &log, &actions, &self.services);
             let mut scope = Scope::new();
-            handles.enter(&mut scope);
+            handles.enter(&mut scope, |value| compiled.named.contains(value));
             let print = Box::new(move |text: &str| log.info(text));
             let result = Call::watch(self.limits, print, Box::new(lengthen), || {
                 handles.during(|| {
@@ -265,8 +267,13 @@ impl Host {
                 functions,
             });
         }
+        let mentions = |word: &str| texts.iter().any(|text| text.text.contains(word));
         Ok(Arc::new(Compiled {
-            hashes: texts.iter().any(|text| text.text.contains("sha256")),
+            hashes: mentions("sha256"),
+            named: HOOK_SCOPE
+                .into_iter()
+                .filter(|name| mentions(name))
+                .collect(),
             texts,
             ast: whole,
         }))

@@ -26,8 +26,8 @@ use std::{
 use m2y::{
     client::{self, Route},
     error::Error,
-    event::Run,
-    meta::Meta,
+    event::{Event, EventId, Kind, Run, Subject},
+    meta::{Meta, TransferId},
     observer::{Observer, TransferEnd, Unobserved},
     root::{Root, folder::Folder, meta_file, name::Name, user::User},
     server::{self, Server},
@@ -215,6 +215,26 @@ pub fn read_meta(path: &Path) -> Meta {
 
 pub fn document(from: &str, to: &str, folder: &str) -> Meta {
     Meta::new(from, to, folder, "")
+}
+
+/// An event about a file that zhenqiang sent, with an id of its own.
+pub fn event(kind: Kind, folder: &Folder, file: &str) -> Event {
+    let mut meta = document(ZHENQIANG, ROLAND, folder.name().as_str());
+    meta.filename = file.to_owned();
+    let id = EventId::new().unwrap();
+    meta.id = Some(TransferId(id.0));
+    Event {
+        id,
+        kind,
+        config: folder.config().unwrap(),
+        folder: folder.clone(),
+        file: Some(format!("{file}.data")),
+        subject: Some(Subject {
+            meta,
+            stem: file.to_owned(),
+        }),
+        asked: None,
+    }
 }
 
 /// Sends what a `.meta` says, and makes it `.done` or `.failed`, as `m2y send` does.

@@ -143,7 +143,7 @@ fn is_cut_short(run: &Run) -> bool {
     run.outcome == Outcome::Failed && error.contains(NOT_POSTED)
 }
 
-/// Lines of which each part is bounded.
+/// Lines in parts, each with at most so many.
 struct Lines {
     lines: Vec<String>,
     most: usize,

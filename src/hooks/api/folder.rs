@@ -66,7 +66,7 @@ pub struct Handle {
     state: Arc<dyn State>,
     /// Where the `.meta` of the file that the event is about lies on the disk, and what scripts
     /// make of it.
-    own: Option<(Place, meta::Handle)>,
+    own: Option<Arc<(Place, meta::Handle)>>,
     open: OpenFiles,
 }
 
@@ -89,7 +89,7 @@ impl Handle {
         });
         drop(transaction);
         Self {
-            own: place.zip(own.cloned()),
+            own: place.zip(own.cloned()).map(Arc::new),
             open: OpenFiles::default(),
             folder: event.folder.clone(),
             config: event.config.clone(),
@@ -296,13 +296,15 @@ impl Handle {
     }
 
     fn lines(&mut self, name: &str) -> Made<Lines> {
-        let contents = self.open("folder.lines()", name)?;
-        Lines::new(&shown(name), contents, &self.open)
+        let call = "folder.lines()";
+        let contents = self.open(call, name)?;
+        Lines::new(call, &shown(name), contents, &self.open)
     }
 
     fn contains_line(&mut self, name: &str, text: &str) -> Made<bool> {
-        let contents = self.open("folder.contains_line()", name)?;
-        Lines::new(&shown(name), contents, &self.open)?.contain(text)
+        let call = "folder.contains_line()";
+        let contents = self.open(call, name)?;
+        Lines::new(call, &shown(name), contents, &self.open)?.contain(text)
     }
 
     fn write(&mut self, name: &str, text: &str) -> Made<()> {

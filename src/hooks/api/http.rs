@@ -16,7 +16,7 @@ use super::{
 use crate::{
     delivery::http::{Answered, Asked},
     error::printable,
-    event::Event,
+    event::{Event, EventId, Kind},
     hooks::{call, engine::MAX_STRING, transaction::files::Text},
 };
 
@@ -163,7 +163,7 @@ impl Answer {
 
     fn lines(&mut self) -> Made<Lines> {
         let text = Box::new(Text(self.body.clone()));
-        Lines::new("the answer", text, &OpenFiles::default())
+        Lines::new("answer.lines()", "the answer", text, &OpenFiles::default())
     }
 
     fn json(&mut self, pointer: &str) -> Made<Dynamic> {
@@ -179,8 +179,8 @@ impl Answer {
 /// `http` in a script.
 #[derive(Clone)]
 pub struct Handle {
-    /// The event, as a server knows a repeated request again.
-    event: String,
+    /// The event, by which a server knows a repeated request again.
+    event: (EventId, Kind),
     actions: Actions,
     web: Arc<dyn Web>,
 }
@@ -188,7 +188,7 @@ pub struct Handle {
 impl Handle {
     pub(super) fn new(event: &Event, actions: &Actions, web: &Arc<dyn Web>) -> Self {
         Self {
-            event: format!("{}-{}", event.id, event.kind),
+            event: (event.id, event.kind),
             actions: actions.clone(),
             web: web.clone(),
         }
@@ -233,7 +233,8 @@ impl Handle {
             let number = self.actions.transaction().requests.made();
             let said = Sha256::digest(format!("{url}\n{body}"));
             let said = said.get(..8).map(hex::encode).unwrap_or_default();
-            let key = format!("{}-{number}-{said}", self.event);
+            let (id, kind) = &self.event;
+            let key = format!("{id}-{kind}-{number}-{said}");
             headers.push(("idempotency-key".to_owned(), key));
         }
         self.actions

@@ -24,7 +24,7 @@ pub mod text;
 pub mod time;
 pub mod value;
 
-use rhai::{Engine, Map, Scope};
+use rhai::{Dynamic, Engine, Map, Scope};
 
 use actions::Actions;
 pub use function::Function;
@@ -36,6 +36,12 @@ use crate::{
     json::{self as document, Value},
     meta::Meta,
 };
+
+/// The values that a hook may have in scope, and what Rhai itself puts there.
+pub const HOOK_SCOPE: [&str; 17] = [
+    "meta", "config", "file", "folder", "hash", "http", "sender", "notify", "state", "text", "csv",
+    "json", "time", "log", "event", "user", "this",
+];
 
 /// Every function, by subject.
 pub fn functions() -> impl Iterator<Item = &'static Function> {
@@ -155,28 +161,34 @@ impl Handles {
         }
     }
 
-    /// Puts the values into a fresh scope.
-    pub fn enter(&self, scope: &mut Scope<'_>) {
+    /// Puts the values into a fresh scope that the script names: there are many, and a script
+    /// needs a few.
+    pub fn enter(&self, scope: &mut Scope<'_>, is_named: impl Fn(&str) -> bool) {
+        // What the script leaves there is looked at in any case.
         match &self.meta {
             Some(meta) => scope.push("meta", meta.clone()),
             None => scope.push("meta", ()),
         };
-        scope
-            .push("config", self.config.clone())
-            .push("folder", self.folder.clone())
-            .push("file", self.file.clone())
-            .push("hash", self.hash.clone())
-            .push("http", self.http.clone())
-            .push("sender", self.sender.clone())
-            .push("notify", self.notify.clone())
-            .push("state", self.state.clone())
-            .push("text", text::Handle)
-            .push("csv", csv::Handle)
-            .push("json", json::Handle)
-            .push("time", self.time.clone())
-            .push("log", self.log.clone())
-            .push("event", self.event.clone())
-            .push("user", self.user.clone());
+        let mut push = |name: &'static str, value: &dyn Fn() -> Dynamic| {
+            if is_named(name) {
+                scope.push_dynamic(name, value());
+            }
+        };
+        push("config", &|| Dynamic::from(self.config.clone()));
+        push("folder", &|| Dynamic::from(self.folder.clone()));
+        push("file", &|| Dynamic::from(self.file.clone()));
+        push("hash", &|| Dynamic::from(self.hash.clone()));
+        push("http", &|| Dynamic::from(self.http.clone()));
+        push("sender", &|| Dynamic::from(self.sender.clone()));
+        push("notify", &|| Dynamic::from(self.notify.clone()));
+        push("state", &|| Dynamic::from(self.state.clone()));
+        push("text", &|| Dynamic::from(text::Handle));
+        push("csv", &|| Dynamic::from(csv::Handle));
+        push("json", &|| Dynamic::from(json::Handle));
+        push("time", &|| Dynamic::from(self.time.clone()));
+        push("log", &|| Dynamic::from(self.log.clone()));
+        push("event", &|| Dynamic::from(self.event.clone()));
+        push("user", &|| Dynamic::from(self.user.clone()));
     }
 
     /// Puts the values that a test of hooks works with into a fresh scope.

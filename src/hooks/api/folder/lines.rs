@@ -37,7 +37,7 @@ struct Opened {
 }
 
 impl OpenFiles {
-    fn add(&self, contents: Box<dyn Contents>) -> Made<Opened> {
+    fn add(&self, call: &str, contents: Box<dyn Contents>) -> Made<Opened> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         let opened = Opened {
             contents,
@@ -46,7 +46,7 @@ impl OpenFiles {
         match before < MAX_OPEN {
             true => Ok(opened),
             false => Err(fail(format!(
-                "folder.lines(): a script can go through {MAX_OPEN} files at the same time"
+                "{call}: a script can go through {MAX_OPEN} files at the same time"
             ))),
         }
     }
@@ -73,11 +73,16 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The lines of what was opened.
-    pub fn new(name: &str, contents: Box<dyn Contents>, open: &OpenFiles) -> Made<Self> {
+    /// The lines of what a call opened.
+    pub fn new(
+        call: &str,
+        name: &str,
+        contents: Box<dyn Contents>,
+        open: &OpenFiles,
+    ) -> Made<Self> {
         Ok(Self {
             name: name.into(),
-            opened: Arc::new(open.add(contents)?),
+            opened: Arc::new(open.add(call, contents)?),
             offset: 0,
             buffer: Vec::new(),
             at: 0,

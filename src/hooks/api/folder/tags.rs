@@ -125,8 +125,11 @@ impl Handle {
     /// Whether the file's own hooks may still write its `.meta`.
     fn is_pending(&self, call: &str, name: &str) -> Made<bool> {
         let name = path_of(call, name)?;
-        let files = &mut self.actions.transaction().files;
-        let Some((folder, name)) = files.origin(self.folder.name(), &name) else {
+        let origin = {
+            let mut transaction = self.actions.transaction();
+            transaction.files.origin(self.folder.name(), &name)
+        };
+        let Some((folder, name)) = origin else {
             return Ok(false);
         };
         let user = self.folder.user().name();
@@ -136,7 +139,7 @@ impl Handle {
 
     /// What scripts make of the `.meta` of the event's file, if that is what has a name now.
     fn own_at(&self, name: &str) -> Option<&meta::Handle> {
-        let (place, own) = self.own.as_ref()?;
+        let (place, own) = self.own.as_deref()?;
         let mut transaction = self.actions.transaction();
         let origin = transaction.files.origin(self.folder.name(), name)?;
         (origin == *place).then_some(own)

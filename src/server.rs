@@ -51,7 +51,7 @@ use crate::{
         receiver::{Parties, Receiver},
         recovery,
         target::Target,
-        under_way::UnderWay,
+        under_way::{Holder, UnderWay},
     },
     transport::{Link, Listener, Peer},
     wire::{
@@ -312,7 +312,7 @@ async fn turn_away_busy(mut link: Link) {
 /// What is left of an opening when it is answered: no private key, above all.
 struct Known {
     keys: SessionKeys,
-    parties: Parties,
+    parties: Arc<Parties>,
     first: Option<Arrival>,
 }
 
@@ -472,6 +472,7 @@ impl Connection {
         let parties = Arc::new(Parties {
             user: caller.user.clone(),
             from: from.clone(),
+            holder: Holder::default(),
         });
         let decision = match &caller.request {
             Ok(request) => {
@@ -495,9 +496,9 @@ impl Connection {
             .step(9, format_args!("seal the meta for {from}, sign it"));
         let sealing = move || {
             let sealed = caller.seal_answer(decision.reply());
-            sealed.map(|sealed| (sealed, decision, caller))
+            sealed.map(|sealed| (sealed, decision))
         };
-        let ((keys, answer), decision, caller) = task::spawn_blocking(sealing)
+        let ((keys, answer), decision) = task::spawn_blocking(sealing)
             .await
             .map_err(|_| ChannelError::Closed)??;
         let len = answer.len() - header::ANSWER_LEN;
@@ -523,10 +524,7 @@ impl Connection {
         }
         Ok(Some(Known {
             keys,
-            parties: Parties {
-                user: caller.user,
-                from: caller.contact.name,
-            },
+            parties,
             first,
         }))
     }

@@ -198,20 +198,10 @@ fn anew(meta: &Path) {
     }
 }
 
-/// Sends until the server has let go of the attempt before, which broke off.
+/// Sends what was sent, or was not, as the same transfer again.
 async fn again(meta: &Path, address: &str) -> Result<Meta, Error> {
-    let begun = Instant::now();
-    loop {
-        anew(meta);
-        let sent = deliver(meta, address).await;
-        match &sent {
-            Err(error) if error.sentence.contains("under way already") => {
-                assert!(begun.elapsed() < PATIENCE, "{error}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            _ => return sent,
-        }
-    }
+    anew(meta);
+    deliver(meta, address).await
 }
 
 /// The hidden files of a folder.
@@ -1052,6 +1042,41 @@ async fn three_hundred_files_go_through_one_session_each_once() {
             Some(crc32fast::hash(&bytes[..meta.filesize.unwrap() as usize]))
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_who_comes_again_takes_over_from_a_session_that_still_stands() {
+    let world = hooked();
+    let server = Local::serve(&world.there).await;
+    let bytes = noise(8 * MIB);
+    let meta = world.meta("photo", &world.file("f", &bytes));
+    let mut document = read_meta(&meta);
+    document.id = Some(TransferId([7; 16]));
+    fs::write(&meta, document.to_file()).unwrap();
+    let copy = meta.with_file_name("copy.meta");
+    fs::copy(&meta, &copy).unwrap();
+    let relay = Relay::new(&server.address, 5 * MIB, Then::Wait, true).await;
+    let stalled = {
+        let (meta, address) = (meta.clone(), relay.address.clone());
+        tokio::spawn(async move { deliver(&meta, &address).await })
+    };
+    until("the first session stands still", || {
+        relay.stands.load(Ordering::SeqCst)
+            && hidden(&world.photo())
+                .first()
+                .is_some_and(|path| len(path) > 4 * MIB)
+    })
+    .await;
+    let second = Relay::new(&server.address, usize::MAX, Then::Wait, true).await;
+    deliver(&copy, &second.address).await.unwrap();
+    assert!(second.passed() < 5 * MIB, "it was resumed");
+    assert_eq!(the_file(&world.photo()), bytes);
+    relay.go.send(true).unwrap();
+    let error = stalled.await.unwrap().unwrap_err();
+    assert_eq!(error.code, Code::Later);
+    assert!(error.sentence.contains("took over"), "{error}");
+    let counter = server.stop().await;
+    assert_eq!(ran(&counter, EventKind::Received), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

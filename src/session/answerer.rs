@@ -86,6 +86,8 @@ pub enum Input {
     Shutdown,
     /// The server wants to be gone now.
     Stop,
+    /// A newer session of the same sender goes on with a transfer of this one.
+    Superseded,
 }
 
 /// The server's side.
@@ -119,13 +121,13 @@ impl<'a> Answerer<'a> {
     pub fn new(
         receiver: &Arc<Receiver>,
         keys: &'a SessionKeys,
-        parties: Parties,
+        parties: Arc<Parties>,
         [shutdown, stop]: [watch::Receiver<bool>; 2],
     ) -> Self {
         Self {
             receiver: receiver.clone(),
             keys,
-            parties: Arc::new(parties),
+            parties,
             queue: DiskQueue::default(),
             transfers: HashMap::new(),
             open: 0,
@@ -424,6 +426,7 @@ impl Role for Answerer<'_> {
     async fn input(&mut self, at_rest: bool) -> Input {
         tokio::select! {
             () = stopped(&mut self.stop) => Input::Stop,
+            () = self.parties.holder.superseded() => Input::Superseded,
             () = stopped(&mut self.shutdown), if at_rest => Input::Shutdown,
         }
     }
@@ -435,6 +438,7 @@ impl Role for Answerer<'_> {
                 Flow::Continue
             }
             Input::Stop => Flow::End(SessionError::GoingDown),
+            Input::Superseded => Flow::End(SessionError::Superseded),
         })
     }
 
@@ -486,7 +490,7 @@ impl Role for Answerer<'_> {
         // A sender that has every answer may just go.
         let gone = matches!(error, SessionError::Channel(ChannelError::Closed));
         if !gone || self.open > 0 {
-            let Parties { user, from } = &*self.parties;
+            let Parties { user, from, .. } = &*self.parties;
             info!(%from, to = %user.name(), transfers = self.open,
                 "session ended: {}", printable(&error.to_string(), 300));
         }

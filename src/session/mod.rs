@@ -58,6 +58,9 @@ pub enum SessionError {
     /// The server is going down.
     #[error("the server is going down")]
     GoingDown,
+    /// The same sender goes on with one of its transfers in a newer session.
+    #[error("a newer session of the same sender took over")]
+    Superseded,
     /// The client closed it while transfers were open.
     #[error("the client closed the session")]
     Closed,
@@ -90,7 +93,7 @@ impl From<&SessionError> for Error {
             SessionError::Channel(ChannelError::Wire(error)) => error.clone().into(),
             SessionError::Channel(error) => Self::new(Code::Later, error.to_string()),
             SessionError::Stopped(error) => error.clone(),
-            SessionError::GoingDown | SessionError::Closed => {
+            SessionError::GoingDown | SessionError::Superseded | SessionError::Closed => {
                 Self::new(Code::Later, error.to_string())
             }
             SessionError::Failed => Self::new(Code::Failed, error.to_string()),
@@ -102,7 +105,7 @@ impl From<&SessionError> for ReceiveError {
     fn from(error: &SessionError) -> Self {
         let told = match error {
             SessionError::Channel(ChannelError::Wire(error)) => return error.clone().into(),
-            SessionError::Channel(ChannelError::Idle(_)) => {
+            SessionError::Channel(ChannelError::Idle(_)) | SessionError::Superseded => {
                 Some(Error::new(Code::Later, error.to_string()))
             }
             SessionError::Closed => Some(Error::new(

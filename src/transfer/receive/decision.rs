@@ -1,6 +1,11 @@
 //! The receiver's decision about metas: steps 6 to 8, for all that came together.
 
-use std::{collections::HashMap, io, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::{join, join_all};
 use tracing::{error, info};
@@ -20,7 +25,7 @@ use crate::{
     event::{Kind, Outcome, Verdict},
     files::{disk_queue::DiskQueue, exists},
     hooks::{Pinned, decide::Rules, lookup::is_program},
-    journal::delivered::{Stage, Transfer},
+    journal::delivered::{Key, Stage, Transfer},
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
@@ -31,6 +36,10 @@ use crate::{
 /// Transfers that may be under way in one session at the same time: enough to keep both
 /// sides busy with small files while the answers are on their way.
 pub const FILES: u32 = 256;
+
+/// How long a sender who comes again waits for an earlier session to let go: longer than the
+/// hooks of a file work, shorter than a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What this receiver can do.
 const FEATURES: Features = Features {
@@ -61,6 +70,19 @@ impl Decision {
             Self::Taken(arrival) => &mut arrival.reply,
             Self::Answered(reply) => reply,
         }
+    }
+}
+
+/// A file that is offered, with the place of its offer.
+type Offered = (usize, Box<FileOffer>);
+
+/// The transfer of a file that is offered.
+fn key(parties: &Parties, offer: &FileOffer) -> Key {
+    Key {
+        user: parties.user.name().to_string(),
+        folder: offer.meta.folder.clone(),
+        from: parties.from.to_string(),
+        id: offer.id,
     }
 }
 
@@ -114,9 +136,10 @@ impl Receiver {
         queue: &DiskQueue,
         parties: &Arc<Parties>,
         offers: Vec<Offer>,
-        mut tell: impl FnMut(usize, Decision) + Send,
+        tell: impl FnMut(usize, Decision) + Send,
     ) -> Vec<(usize, Decision)> {
         let begun = Instant::now();
+        let tell = Mutex::new(tell);
         let mut metas = Vec::with_capacity(offers.len());
         let mut decided: Vec<(usize, Result<Decision, Error>)> = Vec::new();
         let mut files = Vec::with_capacity(offers.len());
@@ -130,9 +153,18 @@ impl Receiver {
         }
         let early = |at, mut decision: Decision| {
             decision.reply_mut().features = FEATURES;
+            let mut tell = tell.lock().unwrap_or_else(PoisonError::into_inner);
             tell(at, decision);
         };
-        decided.extend(self.decide_files(queue, parties, files, begun, early).await);
+        let (free, held) = self.supersede(parties, files);
+        let free = self.decide_files(queue, parties, free, begun, &early);
+        if held.is_empty() {
+            decided.extend(free.await);
+        } else {
+            let held = self.take_over(queue, parties, held, begun, &early);
+            let (free, held) = join(free, held).await;
+            decided.extend(free.into_iter().chain(held));
+        }
         decided
             .into_iter()
             .map(|(at, result)| {
@@ -148,13 +180,44 @@ impl Receiver {
             .collect()
     }
 
+    /// Tells earlier sessions of the sender to end that have one of these transfers in hand;
+    /// returns the files that nobody has, and those for which somebody has to be waited.
+    fn supersede(&self, parties: &Parties, files: Vec<Offered>) -> (Vec<Offered>, Vec<Offered>) {
+        let key = |(_, offer): &Offered| key(parties, offer);
+        let keys: Vec<Key> = files.iter().map(key).collect();
+        let held = self.under_way.supersede(&keys, &parties.holder);
+        let (held, free): (Vec<_>, Vec<_>) =
+            files.into_iter().zip(held).partition(|(_, held)| *held);
+        let files = |these: Vec<(Offered, bool)>| these.into_iter().map(|(file, _)| file).collect();
+        (files(free), files(held))
+    }
+
+    /// Decides about files that earlier sessions have in hand, as soon as those let go.
+    async fn take_over(
+        self: &Arc<Self>,
+        queue: &DiskQueue,
+        parties: &Arc<Parties>,
+        files: Vec<Offered>,
+        begun: Instant,
+        early: &(impl Fn(usize, Decision) + Sync),
+    ) -> Vec<(usize, Result<Decision, Error>)> {
+        // One that hooks work on is let go when they have decided.
+        let until = tokio::time::Instant::now() + PATIENCE;
+        let taking = files.into_iter().map(|(at, offer)| async move {
+            self.under_way.released(&key(parties, &offer), until).await;
+            let files = vec![(at, offer)];
+            self.decide_files(queue, parties, files, begun, early).await
+        });
+        join_all(taking).await.into_iter().flatten().collect()
+    }
+
     async fn decide_files(
         self: &Arc<Self>,
         queue: &DiskQueue,
         parties: &Arc<Parties>,
-        files: Vec<(usize, Box<FileOffer>)>,
+        files: Vec<Offered>,
         begun: Instant,
-        early: impl FnMut(usize, Decision) + Send,
+        early: &(impl Fn(usize, Decision) + Sync),
     ) -> Vec<(usize, Result<Decision, Error>)> {
         if files.is_empty() {
             return Vec::new();
@@ -234,7 +297,10 @@ impl Receiver {
             .entry(offer.meta.folder.clone())
             .or_insert_with_key(|folder| self.inbox(&parties.user, folder))
             .clone()?;
-        let claim = self.under_way.claim(&inbox.folder, &parties.from, offer.id);
+        let Parties { from, holder, .. } = parties;
+        let claim = self
+            .under_way
+            .claim(&inbox.folder, from, offer.id, holder);
         let claim = claim.ok_or_else(|| {
             Error::new(Code::Later, "this transfer is under way already, try later")
         })?;
@@ -331,7 +397,7 @@ impl Receiver {
         parties: &Arc<Parties>,
         candidates: Vec<(usize, Candidate)>,
         begun: Instant,
-        mut early: impl FnMut(usize, Decision) + Send,
+        early: &(impl Fn(usize, Decision) + Sync),
     ) -> Vec<(usize, Result<Decision, Error>)> {
         let (mut asking, mut events, mut judged) = (Vec::new(), Vec::new(), Vec::new());
         for (at, candidate) in candidates {

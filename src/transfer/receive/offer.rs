@@ -48,7 +48,7 @@ impl Offer {
             ..
         } = asked;
         let refuse = |sentence: &str| Error::new(Code::Refused, sentence);
-        let Parties { user, from } = parties;
+        let Parties { user, from, .. } = parties;
         if meta.from != from.as_str() || meta.to != user.name().as_str() {
             return Err(refuse(
                 "from and to must be the names that the header stands for",

@@ -11,7 +11,7 @@ use super::{
     error::ReceiveError,
     partial::Partial,
     target::Received,
-    under_way::UnderWay,
+    under_way::{Holder, UnderWay},
 };
 use crate::{
     error::printable,
@@ -43,6 +43,8 @@ pub struct Parties {
     pub user: User,
     /// The contact.
     pub from: Name,
+    /// The session, as the holder of its transfers.
+    pub holder: Holder,
 }
 
 impl Parties {

@@ -1,9 +1,19 @@
 //! Transfers that are under way in this process, and the names that they take.
 
+//!
+//! A sender who comes again while an earlier attempt of the same transfer is still in hand
+//! takes over: the session of the earlier one is told to end, and the new one waits until it
+//! has let go. Most often that session's client is gone, and nobody has noticed yet.
+
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -20,12 +30,18 @@ const MAX_SECONDS: usize = 4_096;
 
 /// Transfers that are under way in this process.
 #[derive(Clone, Default)]
-pub struct UnderWay(Arc<Mutex<Claims>>);
+pub struct UnderWay(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    claims: Mutex<Claims>,
+    /// Told whenever a transfer was let go.
+    released: Notify,
+}
 
 #[derive(Default)]
 struct Claims {
-    /// With the stem that each of them tries, or has.
-    transfers: HashMap<Key, String>,
+    transfers: HashMap<Key, Held>,
     /// The last number that was tried for files of one sender and one second, so that the
     /// thousandth of them does not ask for the names of all before it.
     numbers: HashMap<String, u32>,
@@ -33,9 +49,37 @@ struct Claims {
     paths: HashSet<(String, String, TreePath)>,
 }
 
+struct Held {
+    /// The stem that it tries, or has.
+    stem: String,
+    holder: Holder,
+}
+
+/// A session, as the holder of transfers.
+#[derive(Clone, Default)]
+pub struct Holder(Arc<Notify>);
+
+impl Holder {
+    /// Waits until a newer session wants to go on with a transfer of this one. Nothing is
+    /// lost if the future is dropped.
+    pub async fn superseded(&self) {
+        self.0.notified().await;
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl UnderWay {
     /// Takes a transfer into hand; `None` if it is in another hand.
-    pub fn claim(&self, folder: &Folder, from: &Name, id: TransferId) -> Option<Claim> {
+    pub fn claim(
+        &self,
+        folder: &Folder,
+        from: &Name,
+        id: TransferId,
+        holder: &Holder,
+    ) -> Option<Claim> {
         let key = Key {
             user: folder.user().name().to_string(),
             folder: folder.name().to_string(),
@@ -45,12 +89,43 @@ impl UnderWay {
         match self.lock().transfers.entry(key.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(entry) => {
-                entry.insert(String::new());
+                entry.insert(Held {
+                    stem: String::new(),
+                    holder: holder.clone(),
+                });
                 Some(Claim {
                     under_way: self.clone(),
                     key,
                     path: None,
                 })
+            }
+        }
+    }
+
+    /// Tells other sessions that have one of these transfers in hand to end; whether each of
+    /// them was in another hand.
+    pub fn supersede(&self, keys: &[Key], by: &Holder) -> Vec<bool> {
+        let claims = self.lock();
+        let supersede = |key| {
+            let held = claims.transfers.get(key);
+            let held = held.filter(|held| !held.holder.is(by));
+            if let Some(held) = held {
+                held.holder.0.notify_one();
+            }
+            held.is_some()
+        };
+        keys.iter().map(supersede).collect()
+    }
+
+    /// Waits until nobody has a transfer in hand, but not beyond a time.
+    pub async fn released(&self, key: &Key, until: Instant) {
+        loop {
+            let released = self.0.released.notified();
+            tokio::pin!(released);
+            // Before the look, so that nothing is missed in between.
+            released.as_mut().enable();
+            if !self.has(key) || timeout_at(until, released).await.is_err() {
+                return;
             }
         }
     }
@@ -65,11 +140,12 @@ impl UnderWay {
         self.lock()
             .transfers
             .iter()
-            .any(|(key, tried)| key.user == user && key.folder == folder && tried == stem)
+            .any(|(key, held)| key.user == user && key.folder == folder && held.stem == stem)
     }
 
     fn lock(&self) -> MutexGuard<'_, Claims> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let claims = self.0.claims.lock();
+        claims.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,8 +198,8 @@ impl Claim {
                 ));
             }
         };
-        if let Some(tried) = state.transfers.get_mut(&self.key) {
-            tried.clone_from(&stem);
+        if let Some(held) = state.transfers.get_mut(&self.key) {
+            held.stem.clone_from(&stem);
         }
         Ok(stem)
     }
@@ -136,5 +212,7 @@ impl Drop for Claim {
         if let Some(path) = &self.path {
             state.paths.remove(path);
         }
+        drop(state);
+        self.under_way.0.released.notify_waiters();
     }
 }

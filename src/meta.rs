@@ -57,16 +57,20 @@ pub const QUARANTINE: &str = "quarantine";
 /// In a receiver's `.meta`: which path the file gets, once its hooks have had it.
 pub const PENDING_PUT: &str = "pendingPut";
 
+/// In a receiver's `.meta`: which path the file got.
+pub const STORED_AS: &str = "storedAs";
+
 /// In a receiver's `.meta`: what hooks keep for the file.
 pub const FOLDER_TAGS: &str = "folderTags";
 
 /// Fields that never leave the machine.
-const LOCAL: [&str; 6] = [
+const LOCAL: [&str; 7] = [
     SOURCE_PATH,
     SOURCE_VERSION,
     PENDING_HOOK,
     QUARANTINE,
     PENDING_PUT,
+    STORED_AS,
     FOLDER_TAGS,
 ];
 

@@ -45,11 +45,11 @@ use crate::{
     transfer::receive::{
         arrival::Arrival,
         commit::Committer,
-        decision::{Decision, refused},
+        decision::{self, Decision},
         error::ReceiveError,
         offer::Offer,
         receiver::{Parties, Receiver},
-        recovery,
+        recovery, refused,
         target::Target,
         under_way::{Holder, UnderWay},
     },
@@ -233,6 +233,10 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
     server.recover().await;
     let pruning = prune::run(server.receiver.hooks.journal().clone(), shutdown.clone());
     tokio::spawn(pruning);
+    let hooks = &server.receiver.hooks;
+    let (journal, stores) = (hooks.journal().clone(), hooks.stores().clone());
+    let forgetting = refused::run(journal, server.root.clone(), stores, shutdown.clone());
+    tokio::spawn(forgetting);
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
     let watching = tokio::spawn(files::run(
         server.receiver.hooks.clone(),
@@ -488,7 +492,7 @@ impl Connection {
                 let ended = TransferEnd::of(error);
                 info!(%from, %to, verdict = %ended.word(), "refused: {error}");
                 receiver.observer.ended(ended);
-                Decision::Answered(Box::new(refused(caller.empty_meta(), error)))
+                Decision::Answered(Box::new(decision::refused(caller.empty_meta(), error)))
             }
         };
         receiver

@@ -817,6 +817,7 @@ async fn what_a_server_did_not_come_to_remove_goes_when_it_starts() {
         path: TreePath::parse("a.jpg").unwrap(),
         modified: modified.as_nanos().try_into().unwrap(),
         conflict: Conflict::Refuse,
+        keeps_meta: false,
     };
     destination.note(&mut meta);
     let left = format!("{}_{}.meta", meta.from, meta.datetime);

@@ -228,7 +228,7 @@ fn a_directory_recursively_keeps_where_its_files_were() {
         "{}",
         said(&output)
     );
-    assert!(names(&outbox(&world), "").is_empty());
+    assert!(!outbox(&world).exists());
 
     let output = send_files(&world, &server.address)
         .args(["-r", "holiday"])
@@ -236,7 +236,7 @@ fn a_directory_recursively_keeps_where_its_files_were() {
         .unwrap();
     assert!(output.status.success(), "{}", said(&output));
     assert!(
-        said(&output).contains("passed over 2 in directories"),
+        said(&output).contains("skipped 2 links and special files"),
         "{}",
         said(&output)
     );
@@ -264,9 +264,11 @@ fn a_directory_recursively_keeps_where_its_files_were() {
     ]
     .map(|(path, name, text)| (path.to_owned(), name.to_owned(), text.to_owned()));
     assert_eq!(arrived, expected);
-    assert_eq!(names(&outbox(&world), ".done").len(), 5);
+    assert!(!outbox(&world).exists());
 
-    // Of the folder that the .meta go into, the files are sent, and nothing of m2y's.
+    // Of the sender's own folder, the files are sent, and nothing of m2y's.
+    fs::create_dir(outbox(&world)).unwrap();
+    fs::write(outbox(&world).join("others.done"), "{}").unwrap();
     fs::write(outbox(&world).join("mine.txt"), "6").unwrap();
     let output = send_files(&world, &server.address)
         .args(["-r", "--json"])
@@ -433,12 +435,33 @@ fn an_interrupt_leaves_what_was_not_begun() {
 }
 
 #[test]
-fn an_interrupt_takes_away_what_was_written_for_files_that_were_not_begun() {
-    let (world, server) = slow();
-    let mut command = send_files(&world, &server.address);
-    command.args((0..400).map(|n| world.file(&format!("f{n:03}.bin"), b"x")));
-    let failed = interrupted(&world, command);
-    assert_eq!(names(&outbox(&world), "").len(), 1 + failed);
+fn after_an_interrupt_the_same_command_at_once_sends_the_rest() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let files: Vec<_> = (0..2_000)
+        .map(|n| world.file(&format!("f{n:04}.bin"), format!("file {n}").as_bytes()))
+        .collect();
+    let mut child = send_files(&world, &server.address)
+        .args(&files)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    interrupt(&child);
+    // Not even a moment to let the server notice.
+    let output = send_files(&world, &server.address)
+        .args(&files)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    drop(out);
+    child.wait().unwrap();
+    assert_eq!(world.arrived(".data").len(), 2_000, "each once");
+    assert!(!outbox(&world).exists());
+    assert_eq!(sent_list(&world, &["-n", "5000"]).len(), 2_000);
+    assert!(sent_list(&world, &["--failed"]).is_empty());
 }
 
 #[test]
@@ -565,8 +588,7 @@ fn a_dead_server_is_tried_once() {
             "{}",
             said(&output)
         );
-        assert_eq!(names(&outbox(&world), "").len(), 1);
-        fs::remove_dir_all(outbox(&world)).unwrap();
+        assert!(!outbox(&world).exists());
     }
     assert_eq!(tried.load(Ordering::SeqCst), 2);
 }
@@ -622,41 +644,152 @@ fn sessions_that_break_before_a_file_is_through_are_few() {
     assert!(world.done().is_empty());
 }
 
+/// What `m2y sent` says of the sender's root.
+fn sent_list(world: &World, args: &[&str]) -> Vec<Value> {
+    let output = Command::new(M2Y)
+        .args(["--json", "sent", "--user", ZHENQIANG, "--root"])
+        .arg(world.here.path())
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    objects(&output)
+}
+
 #[test]
-fn skip_leaves_out_what_was_sent_and_sends_again_what_was_not() {
+fn the_same_command_skips_identical_files_and_sends_what_failed_or_changed() {
     let world = World::new(OPEN);
     let server = Process::serve(&world.there);
     for n in 0..5 {
         world.file(&format!("f{n}.txt"), b"x");
     }
-    let run = |address: &str, conflict: &str, files: &[&str]| {
-        send_files(&world, address)
-            .args(["--json", "--conflict", conflict])
-            .args(files)
-            .output()
-            .unwrap()
+    let run = |address: &str, args: &[&str]| {
+        let mut command = send_files(&world, address);
+        command.arg("--json").args(args).output().unwrap()
     };
-    let output = run(&server.address, "skip", &["f0.txt", "f1.txt"]);
+    let output = run(&server.address, &["f0.txt", "f1.txt"]);
     assert!(output.status.success(), "{}", said(&output));
-    run(&nobody(), "skip", &["f2.txt"]);
-    let id = world.failed()[0].id;
+    assert_eq!(run(&nobody(), &["f2.txt"]).status.code(), Some(5));
+    let failed = sent_list(&world, &["--failed"]);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(failed[0]["code"], "later");
+    assert!(failed[0]["file"].as_str().unwrap().ends_with("/f2.txt"));
     let all = ["f0.txt", "f1.txt", "f2.txt", "f3.txt"];
     // It changed since.
     fs::write(world.dir.path().join("f1.txt"), "longer").unwrap();
-    let output = run(&server.address, "skip", &all);
+    let dry = run(&server.address, &[&["--dry-run"], &all[..]].concat());
+    assert_eq!(with(&objects(&dry), "skipped").len(), 1);
+    let output = run(&server.address, &all);
     assert!(output.status.success(), "{}", said(&output));
-    let objects = objects(&output);
-    assert_eq!(with(&objects, "skipped").len(), 1, "{}", said(&output));
-    assert_eq!(with(&objects, "sent").len(), 3);
-    assert_eq!(read_meta(&outbox(&world).join("f2.done")).id, id);
-    assert!(outbox(&world).join("f1_2.done").exists());
+    let told = objects(&output);
+    assert_eq!(with(&told, "skipped").len(), 1, "{}", said(&output));
+    let went = with(&told, "sent");
+    assert_eq!(went.len(), 3);
+    let is_retry = |one: &&&Value| one["id"] == failed[0]["id"];
+    assert_eq!(went.iter().filter(is_retry).count(), 1, "the same transfer");
     assert_eq!(world.arrived(".data").len(), 5);
+    assert!(sent_list(&world, &["--failed"]).is_empty());
+    assert_eq!(sent_list(&world, &[]).len(), 4);
+    assert!(!outbox(&world).exists(), "nothing beside the person's own");
 
-    // By itself each is a new file.
-    let output = run(&server.address, "rename", &all);
+    let mut command = send_files(&world, &server.address);
+    let output = command.args(all).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(world.arrived(".data").len(), 9);
-    assert!(outbox(&world).join("f0_2.done").exists());
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "4 identical files skipped (--again sends them again)\n"
+    );
+
+    // With --again each is a new file, and is known as such afterwards.
+    for again in [&["--again"][..], &["--conflict", "rename"]] {
+        let before = world.arrived(".data").len();
+        let output = run(&server.address, &[again, &all[..]].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(world.arrived(".data").len(), before + 4);
+    }
+}
+
+#[test]
+fn what_failed_is_sent_by_failed_alone() {
+    let world = World::new("[OnMeta]\nhook.rhai\n");
+    world.script(
+        "hook.rhai",
+        "if meta.filename == \"b.txt\" { reject(\"no b\"); }",
+    );
+    let server = Process::serve(&world.there);
+    let holiday = world.dir.path().join("holiday");
+    fs::create_dir(&holiday).unwrap();
+    for name in ["a.txt", "b.txt", "c.txt"] {
+        fs::write(holiday.join(name), name).unwrap();
+    }
+    symlink(holiday.join("b.txt"), world.dir.path().join("link.txt")).unwrap();
+    let output = send_files(&world, &server.address)
+        .args(["-r", "holiday"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let retry = |to: &[&str]| {
+        let mut command = Command::new(M2Y);
+        command.args(["--json", "send", "--failed", "--root"]);
+        command.arg(world.here.path());
+        command.args(["--from", ZHENQIANG, "--server", &server.address]);
+        command.args(to).output().unwrap()
+    };
+    let output = retry(&[]);
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert_eq!(with(&objects(&output), "failed").len(), 1);
+    // What was to go to somebody else is not meant.
+    let output = retry(&["roland-frei:invoices"]);
+    assert_eq!(with(&objects(&output), "summary")[0]["sent"], 0);
+    world.script("hook.rhai", "");
+    let output = retry(&["roland-frei:photo"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let arrived = common::read_metas(&world.photo(), ".meta").into_iter();
+    let mut paths: Vec<_> = arrived
+        .map(|meta| meta.extra["path"].as_str().unwrap().to_owned())
+        .collect();
+    paths.sort();
+    assert_eq!(paths, ["holiday/a.txt", "holiday/b.txt", "holiday/c.txt"]);
+    assert!(sent_list(&world, &["--failed"]).is_empty());
+    let output = retry(&["holiday/a.txt"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+}
+
+#[test]
+fn the_same_command_after_a_kill_goes_on_where_the_file_stopped() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    let bytes = noise(8 << 20);
+    let file = world.file("big.bin", &bytes);
+    let mut child = send_files(&world, &server.address)
+        .args(["--limit", "4M"])
+        .arg(&file)
+        .spawn()
+        .unwrap();
+    let half = || {
+        let partial = fs::read_dir(world.photo()).unwrap().find_map(|entry| {
+            let path = entry.unwrap().path();
+            let is_partial = path.extension().is_some_and(|e| e == "partial");
+            is_partial.then(|| fs::metadata(path).map_or(0, |about| about.len()))
+        });
+        partial.unwrap_or_default() > 3 << 20
+    };
+    while !half() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = send_files(&world, &server.address)
+        .arg("--json")
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let resumed = objects(&output)[0]["resumed_from"].as_u64().unwrap();
+    assert!(resumed > 2 << 20, "{}", said(&output));
+    let data = world.arrived(".data");
+    assert_eq!(data.len(), 1);
+    assert_eq!(fs::read(world.photo().join(&data[0])).unwrap(), bytes);
 }
 
 #[test]

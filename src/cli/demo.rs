@@ -259,7 +259,7 @@ impl Scene<'_> {
                 let done = out.done(&meta)?;
                 self.show.voice.say(
                     format_args!("  {}", output::speed(out.len(), took)),
-                    &output::sent(&done, &meta, out.len(), took),
+                    &output::sent(&done, &meta, (out.len(), out.resumed()), took),
                 );
                 Ok(Ok(meta))
             }

@@ -1,6 +1,3 @@
-use clap::{Args, Subcommand};
-use jiff::Timestamp;
-
 use super::{RootArg, output, user_name};
 use crate::{
     clock,
@@ -9,6 +6,7 @@ use crate::{
     journal::{self, Entry, Journal, JournalError},
     json::{Value, pretty},
 };
+use clap::{Args, Subcommand};
 
 /// Inspect, retry or drop what still has to happen: failed hooks, undelivered mail
 ///
@@ -103,7 +101,9 @@ impl List {
         rows.extend(shown.map(|entry| columns(entry, now)));
         match rows.len() {
             1 => output::line("nothing waits"),
-            _ => table(&rows).into_iter().for_each(output::line),
+            _ => output::table(&rows, &[0, 3])
+                .into_iter()
+                .for_each(output::line),
         }
         Ok(())
     }
@@ -209,47 +209,13 @@ fn columns(entry: &Entry, now: u64) -> [String; 7] {
     let why = entry.error.lines().next().unwrap_or_default();
     [
         entry.seq.to_string(),
-        moment(entry.created),
+        output::moment(entry.created),
         state(entry).to_owned(),
         entry.attempts.to_string(),
         next,
         what.trim_end().to_owned(),
         printable(why, 200),
     ]
-}
-
-/// Lines whose columns stand below each other.
-fn table(rows: &[[String; 7]]) -> Vec<String> {
-    let width = |at: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(at));
-        cells
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    rows.iter()
-        .map(|row| {
-            let mut line = String::new();
-            for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                // Numbers stand at the right.
-                match at {
-                    0 | 3 => line.push_str(&format!("{cell:>width$}  ")),
-                    _ => line.push_str(&format!("{cell:<width$}  ")),
-                }
-            }
-            line.trim_end().to_owned()
-        })
-        .collect()
-}
-
-/// A moment in UTC, from milliseconds since 1970.
-pub(super) fn moment(millis: u64) -> String {
-    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
-    match Timestamp::from_millisecond(millis) {
-        Ok(moment) => moment.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        Err(_) => "-".to_owned(),
-    }
 }
 
 /// A time in its largest unit, from milliseconds.

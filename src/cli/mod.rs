@@ -10,6 +10,7 @@ mod folder;
 mod get;
 mod guide;
 mod hook;
+mod inbox;
 mod init;
 mod limit;
 pub mod log;
@@ -20,6 +21,7 @@ mod progress;
 mod put;
 mod remote;
 mod send;
+mod sent;
 mod serve;
 mod shell;
 mod systemd;
@@ -67,6 +69,7 @@ Environment variables; a flag goes before:
   M2Y_USER    The user, like --user, and like --from of `m2y send`
   M2Y_SERVER  The receiver's server, like --server of `m2y send`
   M2Y_LISTEN  Where to listen, like --listen of `m2y serve`
+  M2Y_OPEN    What opens a file for `m2y inbox open` [default: xdg-open]
   M2Y_METRICS Where metrics are read, like --metrics of `m2y serve`
   M2Y_LOG     What is logged on standard error: off, error, warn, info, debug or trace,
               or a filter like m2y=debug [default: info for `m2y serve`, else warn]
@@ -91,6 +94,8 @@ enum Command {
     Hook(hook::Hook),
     Serve(serve::Serve),
     Send(send::Send),
+    Sent(sent::Sent),
+    Inbox(inbox::Inbox),
     Ls(ls::Ls),
     Get(get::Get),
     Put(put::Put),
@@ -275,6 +280,8 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Hook(hook) => hook.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
+        Command::Sent(sent) => sent.run(json)?,
+        Command::Inbox(inbox) => inbox.run(json).await?,
         Command::Ls(ls) => ls.run(json).await?,
         Command::Get(get) => get.run(json).await?,
         Command::Put(put) => put.run(json).await?,

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+
 use crate::{
     error::Error,
     json::{Map, Value, canonical},
@@ -56,14 +58,21 @@ pub fn to_object(fields: &[(&str, Value)]) -> String {
     canonical(&map)
 }
 
-/// The object for a file that was sent; `done` is what its `.meta` became.
-pub fn sent(done: &Path, meta: &Meta, bytes: u64, took: Duration) -> [(&'static str, Value); 7] {
+/// The object for a file that was sent, of which the receiver had some bytes from an earlier
+/// attempt; `done` is what its `.meta` became, or the file itself.
+pub fn sent(
+    done: &Path,
+    meta: &Meta,
+    (bytes, resumed): (u64, u64),
+    took: Duration,
+) -> [(&'static str, Value); 8] {
     [
         ("status", "sent".into()),
         ("file", done.display().to_string().into()),
         ("to", meta.to.as_str().into()),
         ("id", meta.id.map(|id| id.to_string()).into()),
         ("bytes", bytes.into()),
+        ("resumed_from", resumed.into()),
         ("seconds", took.as_secs_f64().into()),
         ("crc", meta.file_crc.into()),
     ]
@@ -131,6 +140,37 @@ pub fn files(n: u64) -> String {
         1 => "1 file".to_owned(),
         n => format!("{} files", count(n)),
     }
+}
+
+/// A moment in UTC, from milliseconds since 1970.
+pub fn moment(millis: u64) -> String {
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    match Timestamp::from_millisecond(millis) {
+        Ok(moment) => moment.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => "-".to_owned(),
+    }
+}
+
+/// Lines whose columns stand below each other; those of `right` are numbers.
+pub fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Vec<String> {
+    let width = |at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at));
+        let widths = cells.map(|cell| cell.chars().count());
+        widths.max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    rows.iter()
+        .map(|row| {
+            let mut line = String::new();
+            for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                match right.contains(&at) {
+                    true => line.push_str(&format!("{cell:>width$}  ")),
+                    false => line.push_str(&format!("{cell:<width$}  ")),
+                }
+            }
+            line.trim_end().to_owned()
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use tokio::{
 use self::{
     dry::Dry,
     plan::{Kind, Plan},
-    producer::{Producer, Routes, Tools},
+    producer::{Named, Produced, Producer, Routes, Tools},
     tally::Tally,
 };
 use super::{
@@ -31,6 +31,7 @@ use super::{
     completion::contacts,
     default_root, folder_name,
     limit::Limit,
+    output,
     progress::Progress,
     user_arg::{said, user_of},
     user_name,
@@ -38,11 +39,12 @@ use super::{
 use crate::{
     client::Route,
     error::{Code, Error},
+    journal::outgoing::{Outgoing, What},
     meta::Meta,
     root::{Root, contact::full_address, name::Name},
     transfer::send::{
         job_file::{JobFile, LastDir},
-        job_files::JobFiles,
+        outgoing::{OutgoingLog, OutgoingView},
     },
 };
 
@@ -52,29 +54,32 @@ use crate::{
 ///
 ///   m2y send /m2y/user/zhenqiang/photo/myfoto.meta
 ///
-/// or name the files themselves, and m2y writes the .meta into the sender's folder:
+/// or name the files themselves:
 ///
 ///   m2y send myfoto.jpg roland-frei:photo
 ///
 /// which is short for --to roland-frei --folder photo. Leave the folder out (roland-frei:)
-/// where the contact has told you one. --from says which user of the root sends, where
-/// there are several.
+/// if the contact has told you one. --from says which user of the root sends, if there are
+/// several.
 ///
-/// A .meta becomes .done when the receiver has the file safely, else .failed with
-/// the reason in its field "error". Name the .failed to send the same again:
+/// m2y remembers the files that you name. The same command again skips identical files,
+/// continues an interrupted one where it stopped, and sends what failed or has changed.
+/// --again sends everything. `m2y sent` lists what was sent, and `m2y send --failed` retries
+/// what failed.
+///
+/// A .meta becomes .done when the receiver has the file safely, else .failed with the
+/// reason in its field "error". To retry it, name the .failed:
 ///
 ///   m2y send /m2y/user/zhenqiang/photo/myfoto.failed
 ///
-/// Many files to one receiver go through one connection. A directory stands for every
-/// .meta in it; with NAME:FOLDER add --recursive, and every file below it
-/// is sent, hidden ones too, but no links, and in a folder of m2y nothing hidden and no
-/// .meta, .done or .failed. The receiver reads in the field "path" where in the directory
-/// a file was.
+/// Many files to one receiver share one connection. A directory stands for every .meta in
+/// it. With NAME:FOLDER and --recursive it stands for every file below it, hidden ones too;
+/// links are skipped, and so are hidden files and m2y's own documents in an m2y folder. The
+/// field "path" tells the receiver where in the directory a file was.
 ///
-/// Each file has a result of its own. Where a connection breaks, what was under way
-/// becomes .failed, and the rest goes on in a new one. Where none comes about, or three in
-/// a row break before a file is through, the rest to that receiver is not tried: a .meta
-/// stays .meta, and one that m2y wrote is removed again. Control-C does the same.
+/// If a connection breaks, the files under way fail and the rest continues over a new one.
+/// If no connection succeeds, or three in a row break before a file arrives, the rest is
+/// not tried. Ctrl-C stops in the same way.
 ///
 /// Exit codes: 0 sent, 1 error, 2 usage, 3 some of several failed, 4 not found,
 /// 5 try later, 10 refused by the other side, 12 key or identity, 13 integrity,
@@ -102,9 +107,15 @@ pub struct Send {
     /// Send what is in directories, and in those below
     #[arg(long, short)]
     recursive: bool,
-    /// With NAME:FOLDER: what to do with a file that has a .meta, .done or .failed already
-    #[arg(long, value_enum, value_name = "HOW", default_value = "rename")]
+    /// Send files that were sent before and have not changed since, too
+    #[arg(long)]
+    again: bool,
+    /// What to do with files that were sent before and have not changed since
+    #[arg(long, value_enum, value_name = "HOW", default_value = "skip")]
     conflict: Conflict,
+    /// Retry what failed: everything, or with NAME: or NAME:FOLDER what was to go there
+    #[arg(long)]
+    failed: bool,
     #[command(flatten)]
     limit: Limit,
     /// Only say what would be sent where: connects to nobody, writes nothing
@@ -114,19 +125,21 @@ pub struct Send {
     #[arg(long)]
     no_progress: bool,
     /// .meta or .failed files; or any files, and then NAME:FOLDER; directories
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "failed", value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
-/// What to do with a file that has a document in the sender's folder already.
+/// What to do with a file that was sent before and has not changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Conflict {
-    /// Send it as a new file: its .meta gets the next free name
-    Rename,
-    /// Skip it if it was sent and has not changed since; send it again as the same
-    /// transfer if it was to be sent and was not
+    /// Skip it
     Skip,
+    /// Send it as a new file, like --again
+    Rename,
 }
+
+/// Attempts that are retried at once.
+const MAX_FAILED: u32 = 100_000;
 
 /// Who sends what to whom, as the command line says it.
 struct Parties {
@@ -166,6 +179,9 @@ impl Send {
             self.files.pop();
         }
         let Some(to) = &self.to else {
+            if self.failed {
+                return self.complete_failed(None);
+            }
             return match self.from.is_some() || self.folder.is_some() {
                 true => Err(Error::new(
                     Code::Usage,
@@ -176,6 +192,9 @@ impl Send {
         };
         let to = user_name(to)?;
         let folder = self.folder.as_deref().map(folder_name).transpose()?;
+        if self.failed {
+            return self.complete_failed(Some(to));
+        }
         let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
         let variable = || said(env::var("M2Y_USER").ok());
         let named = self.from.take().or_else(variable);
@@ -191,11 +210,30 @@ impl Send {
         Ok(self)
     }
 
+    /// The same of `--failed`, which may be limited to what was to go to somebody.
+    fn complete_failed(mut self, to: Option<Name>) -> Result<Self, Error> {
+        if let Some(file) = self.files.first() {
+            let sentence = format!(
+                "--failed takes no files, but {} is one: leave it out, or leave out --failed",
+                file.display()
+            );
+            return Err(Error::new(Code::Usage, sentence));
+        }
+        let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
+        let variable = || said(env::var("M2Y_USER").ok());
+        let named = self.from.take().or_else(variable);
+        self.from = Some(user_of(&root, named.as_deref())?.name().to_string());
+        self.to = to.map(|to| to.to_string());
+        Ok(self)
+    }
+
     /// What `NAME:FOLDER` or `NAME:` behind the files says, if it is there. A file of that name
     /// takes precedence.
     fn target(&self) -> Option<(String, Option<String>)> {
-        let [_, .., last] = self.files.as_slice() else {
-            return None;
+        let last = match self.files.as_slice() {
+            [_, .., last] => last,
+            [only] if self.failed => only,
+            _ => return None,
         };
         let (to, folder) = last.to_str()?.split_once(':')?;
         let is_target = Name::user(to).is_ok() && !last.exists();
@@ -211,7 +249,40 @@ impl Send {
         self.root.clone().or_else(default)
     }
 
-    /// The folder that new `.meta` go into, where the files themselves were named.
+    /// Whether files that were sent before are sent all the same.
+    fn is_again(&self) -> bool {
+        self.again || self.conflict == Conflict::Rename
+    }
+
+    /// What to do when some files were not sent.
+    fn how_to_go_on(&self) -> &'static str {
+        match self.from.is_some() {
+            true => ": the same command goes on (`m2y sent --failed` lists what failed)",
+            false => "",
+        }
+    }
+
+    /// The attempts that are to be retried.
+    fn failed(
+        &self,
+        found: impl FnOnce(&str) -> Result<Vec<Outgoing>, Error>,
+    ) -> Result<Plan, Error> {
+        let failed = found(self.from.as_deref().unwrap_or_default())?;
+        let is_meant = |what: &What| {
+            self.to.as_ref().is_none_or(|to| *to == what.recipient)
+                && self
+                    .folder
+                    .as_ref()
+                    .is_none_or(|folder| *folder == what.folder)
+        };
+        let meant = failed
+            .into_iter()
+            .filter(|one| is_meant(&one.what))
+            .collect();
+        Ok(Plan::of_failed(meant))
+    }
+
+    /// The folder of the sender, where the files themselves were named.
     fn kind(&self, parties: Option<&Parties>) -> Kind {
         match (parties, self.root()) {
             (Some(Parties { from, folder, .. }), Some(root)) => {
@@ -224,6 +295,7 @@ impl Send {
     /// Whether there may be more files than one.
     fn is_several(&self, kind: &Kind) -> bool {
         match self.files.as_slice() {
+            _ if self.failed => true,
             [one] => Plan::is_directory(one, kind, self.recursive),
             _ => true,
         }
@@ -291,51 +363,78 @@ impl Send {
             }
         };
         progress.end();
-        let (passed_over, ended) = producing.await.map_err(lost)??;
+        let Produced {
+            passed_over,
+            ended,
+            log,
+        } = producing.await.map_err(lost)??;
+        if let Some(log) = log {
+            let settled = task::spawn_blocking(move || log.settle());
+            if let Err(error) = settled.await.map_err(lost)? {
+                output::aside(format_args!(
+                    "m2y: {error}: m2y does not remember these files, and would send them again"
+                ));
+            }
+        }
         tally.finish(passed_over, ended)
     }
 
     /// What opens the files. Mistakes that concern all of them are found here.
-    fn producer(&self, plan: Plan, tools: Tools) -> Result<Producer, Error> {
+    fn producer(&self, mut plan: Plan, tools: Tools) -> Result<Producer, Error> {
         let mut routes = Routes::new(self.root(), self.server.clone());
-        let job_files = match self.parties()? {
+        let template = match self.parties()? {
+            _ if self.failed => Some(Meta::new("", "", "", "")),
             Some(parties) => {
                 let template = parties.template();
                 routes.find(Path::new(""), &template, |route| tools.queue(route))?;
-                let root = Root::open(&self.root().unwrap_or_default())?;
-                let path = root.user(&parties.from)?.outbox(&parties.folder)?;
-                let mut job_files = JobFiles::open(&path, template)?;
-                if self.conflict == Conflict::Skip {
-                    job_files.remember()?;
-                }
-                Some(job_files)
+                Some(template)
             }
             None => None,
         };
-        Ok(Producer::new(plan, job_files, routes, tools))
+        let named = match template {
+            Some(template) => {
+                let root = Root::open(&self.root().unwrap_or_default())?;
+                let log = OutgoingLog::open(&root)?;
+                if self.failed {
+                    plan = self.failed(|user| log.failed(user, MAX_FAILED))?;
+                }
+                Some(Named {
+                    log,
+                    template,
+                    again: self.is_again(),
+                })
+            }
+            None => None,
+        };
+        Ok(Producer::new(plan, named, routes, tools))
     }
 
-    fn dry(&self, plan: Plan, tally: Tally) -> Result<(), Failure> {
+    fn dry(&self, mut plan: Plan, tally: Tally) -> Result<(), Failure> {
         let mut routes = Routes::new(self.root(), self.server.clone());
-        let parties = self.parties()?;
-        let template = parties.as_ref().map(Parties::template);
-        let mut job_files = None;
-        if let Some(template) = &template {
+        let template = self.parties()?.as_ref().map(Parties::template);
+        let view = match &template {
+            None if !self.failed => None,
+            _ => {
+                let root = Root::open(&self.root().unwrap_or_default());
+                let root = root.map_err(Error::from)?;
+                Some(OutgoingView::open(&root)?)
+            }
+        };
+        if let Some(template) = &template
+            && !self.failed
+        {
             let address = |route: Route| route.address().to_string();
             routes.find(Path::new(""), template, address)?;
-            if let Kind::Files(path) = self.kind(parties.as_ref())
-                && self.conflict == Conflict::Skip
-                && path.is_dir()
-            {
-                let mut there = JobFiles::open(&path, template.clone())?;
-                there.remember()?;
-                job_files = Some(there);
-            }
+        }
+        if let Some(view) = &view
+            && self.failed
+        {
+            plan = self.failed(|user| view.latest(Some(user), true, MAX_FAILED))?;
         }
         let dry = Dry {
             routes,
             template,
-            job_files,
+            sent: view.filter(|_| !self.is_again()),
             tally,
         };
         dry.run(plan)

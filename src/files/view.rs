@@ -327,6 +327,7 @@ impl<'a> View<'a> {
                 path: below,
                 modified,
                 conflict,
+                keeps_meta: false,
             },
         })))
     }

@@ -59,6 +59,8 @@ struct Put {
     folder: Folder,
     stem: String,
     path: ContentPath,
+    /// What its `.meta` says, if that is kept.
+    meta: Option<Meta>,
     change: Change,
 }
 
@@ -141,9 +143,20 @@ impl Changer {
                 made.error.get_or_insert(error);
                 continue;
             }
-            for (at, Put { path, stem, .. }) in here {
+            for (
+                at,
+                Put {
+                    path, stem, meta, ..
+                },
+            ) in here
+            {
                 // It said where the file goes until that was safe.
-                let _ = folder.dir().remove_file(format!("{stem}.meta"));
+                let _ = match meta {
+                    Some(meta) => {
+                        meta_file::file_away(folder.dir(), &stem, meta, &path.to_string())
+                    }
+                    None => folder.dir().remove_file(format!("{stem}.meta")),
+                };
                 if let Some(place) = made.paths.get_mut(at) {
                     *place = Some(path.to_string());
                 }
@@ -307,6 +320,7 @@ impl Changer {
             folder: folder.clone(),
             stem: stem.to_owned(),
             path,
+            meta: destination.keeps_meta.then(|| meta.clone()),
             change: change.clone(),
         };
         if !store.holds(&arrived)? {

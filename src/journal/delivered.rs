@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS transfer (
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS transfer_id ON transfer (id, sender, user, folder);
 CREATE INDEX IF NOT EXISTS transfer_whole ON transfer (state) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS transfer_refused ON transfer (user, folder, created)
+    WHERE state IN (2, 4);
 CREATE INDEX IF NOT EXISTS transfer_owed ON transfer (user, folder, stem) WHERE state = 3;
 ";
 
@@ -255,6 +257,82 @@ pub fn latest(
             let created: i64 = row.get("created")?;
             Ok((created.max(0).unsigned_abs(), transfer(row)?))
         },
+    )?
+    .collect()
+}
+
+/// A transfer with its number, which is larger than those of all before it.
+pub struct Arrived {
+    /// The number.
+    pub number: i64,
+    /// When it came, in milliseconds since 1970.
+    pub at: u64,
+    /// What is known of it.
+    pub transfer: Transfer,
+}
+
+/// The last transfers to the folders of a user, or to one of them, newest first.
+pub fn arrived(
+    db: &Connection,
+    user: &str,
+    folder: Option<&str>,
+    limit: u32,
+) -> rusqlite::Result<Vec<Arrived>> {
+    db.prepare(
+        "SELECT * FROM transfer WHERE user = :user AND (:folder IS NULL OR folder = :folder)
+         ORDER BY seq DESC LIMIT :limit",
+    )?
+    .query_map(
+        named_params! { ":user": user, ":folder": folder, ":limit": limit },
+        arrived_row,
+    )?
+    .collect()
+}
+
+/// Transfers that one look at what is new takes at most.
+const NEWS: u32 = 1_000;
+
+/// The transfers after a number, in their order; not all, if there are many.
+pub fn arrived_after(
+    db: &Connection,
+    user: &str,
+    folder: Option<&str>,
+    number: i64,
+) -> rusqlite::Result<Vec<Arrived>> {
+    db.prepare(
+        "SELECT * FROM transfer WHERE seq > :number AND user = :user
+         AND (:folder IS NULL OR folder = :folder) ORDER BY seq LIMIT :limit",
+    )?
+    .query_map(
+        named_params! { ":number": number, ":user": user, ":folder": folder, ":limit": NEWS },
+        arrived_row,
+    )?
+    .collect()
+}
+
+fn arrived_row(row: &Row<'_>) -> rusqlite::Result<Arrived> {
+    let created: i64 = row.get("created")?;
+    Ok(Arrived {
+        number: row.get("seq")?,
+        at: created.max(0).unsigned_abs(),
+        transfer: transfer(row)?,
+    })
+}
+
+/// Transfers to a folder of a user that hooks refused before a time, in milliseconds since
+/// 1970.
+pub fn refused_before(
+    db: &Connection,
+    (user, folder): (&str, &str),
+    before: u64,
+) -> rusqlite::Result<Vec<Transfer>> {
+    db.prepare(
+        "SELECT * FROM transfer WHERE state IN (2, 4) AND user = :user AND folder = :folder
+         AND created < :before",
+    )?
+    .query_map(
+        named_params! { ":user": user, ":folder": folder, ":before": signed(before) },
+        transfer,
     )?
     .collect()
 }

@@ -13,6 +13,7 @@ pub mod delivered;
 pub mod file_index;
 pub mod last_run;
 pub mod openings;
+pub mod outgoing;
 pub mod prune;
 pub mod redo;
 pub mod script_state;
@@ -118,6 +119,7 @@ impl Journal {
         db.execute_batch(redo::SCHEMA)?;
         db.execute_batch(script_state::SCHEMA)?;
         db.execute_batch(last_run::SCHEMA)?;
+        db.execute_batch(outgoing::SCHEMA)?;
         let decides = Arc::new(AtomicBool::new(decided::any(&db)?));
         let (writes, waiting) = mpsc::channel();
         let news = Arc::new(Notify::new());

@@ -7,9 +7,15 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
+    clock,
     json::{Map, Value},
     meta::{Meta, PENDING_PUT, QUARANTINE},
-    root::{conflict::Conflict, folder::Folder, tree::TreePath},
+    root::{
+        config::Config,
+        conflict::Conflict,
+        folder::Folder,
+        tree::{Shown, TreePath},
+    },
 };
 
 /// A path below a folder, and what is kept of the file.
@@ -21,10 +27,39 @@ pub struct Destination {
     pub modified: i64,
     /// What to do about another file that is there.
     pub conflict: Conflict,
+    /// Whether the `.meta` is kept, hidden, once the file has its path: its sender wanted none,
+    /// but the folder keeps the names of files.
+    pub keeps_meta: bool,
 }
 
 impl Destination {
-    /// Which path the sender of a `.meta` wants for its file, if any.
+    /// Which path a file gets that is sent into a folder which keeps the names of files: that
+    /// in the directory which its sender sent, or just its name. `None` where nobody may have
+    /// such a path; then it is stored as in any other folder.
+    pub fn original(meta: &Meta, config: &Config) -> Option<Self> {
+        let shown = Shown::new(Some(config));
+        let within = meta.extra.get("path").and_then(Value::as_str);
+        let admitted = |path: &str| {
+            let path = TreePath::parse(path)?;
+            path.split_last()?;
+            shown.admits(&path).then_some(path)
+        };
+        let path = within.and_then(admitted);
+        let path = path.or_else(|| {
+            let is_name = !meta.filename.contains('/');
+            is_name.then(|| admitted(&meta.filename)).flatten()
+        })?;
+        Some(Self {
+            path,
+            modified: i64::try_from(clock::millis())
+                .ok()?
+                .checked_mul(1_000_000)?,
+            conflict: Conflict::Rename,
+            keeps_meta: true,
+        })
+    }
+
+    /// Which path the sender of a `.meta` wants for its file, if any, or the folder.
     pub fn of(meta: &Meta) -> Option<Self> {
         let wanted = meta.extra.get(PENDING_PUT)?.as_object()?;
         let text = |field| wanted.get(field).and_then(Value::as_str);
@@ -34,6 +69,7 @@ impl Destination {
             path,
             modified: wanted.get("modified")?.as_i64()?,
             conflict: Conflict::from_word(text("conflict")?)?,
+            keeps_meta: wanted.get("keepsMeta").is_some(),
         })
     }
 
@@ -51,6 +87,9 @@ impl Destination {
         wanted.insert("path".to_owned(), self.path.join().into());
         wanted.insert("modified".to_owned(), self.modified.into());
         wanted.insert("conflict".to_owned(), self.conflict.word().into());
+        if self.keeps_meta {
+            wanted.insert("keepsMeta".to_owned(), true.into());
+        }
         meta.extra
             .insert(PENDING_PUT.to_owned(), Value::Object(wanted));
     }

@@ -257,6 +257,14 @@ notifyUser.rhai
 [share]
 # zhenqiang = list get
 
+# how files are kept here. names = dated stores zhenqiang_30-12-2018_23-59-59.data beside a
+# .meta that says what it is; names = original stores myfoto.jpg, in sub-folders as the sender
+# had them, and hides the .meta. A refused file leaves its .meta, with the reason, for
+# keep_refused
+[folder]
+# names = original
+# keep_refused = 7d
+
 # what checkPermission.rhai reads: who may send into this folder
 # (only `always` lets in; nobody may send until a line below says so)
 [permission]

@@ -30,6 +30,7 @@ pub mod destination;
 mod error;
 pub mod file;
 pub mod folder;
+pub mod folder_rules;
 mod ini_text;
 pub mod meta_file;
 pub mod name;

@@ -261,7 +261,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Reads days, `30d`, or a time as [`duration`] does.
-fn age(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn age(text: &str) -> Result<Duration, &'static str> {
     const MUST: &str = "it must be a time like 12h or 30d, above 0 and at most 3650d";
     let Some(days) = text.trim().strip_suffix('d') else {
         return duration(text).map_err(|_| MUST);

@@ -73,6 +73,13 @@ impl TreePath {
         Some((Self(rest.to_vec()), last))
     }
 
+    /// The path of a name in this directory. It is not looked at what the name is.
+    pub fn below(&self, name: &str) -> Self {
+        let mut components = self.0.clone();
+        components.push(name.to_owned());
+        Self(components)
+    }
+
     /// As text, with `/` between the components.
     pub fn join(&self) -> String {
         self.0.join("/")

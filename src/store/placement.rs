@@ -8,7 +8,7 @@ use crate::root::{
     destination::Destination,
     file::{self, MAX_NAME},
     folder::Folder,
-    tree::{self, Shown},
+    tree::{self, Shown, TreePath},
 };
 
 /// Numbers that are tried to find a name that is free: each costs a question to the store.
@@ -42,6 +42,9 @@ pub fn place(
         return Err(hidden());
     }
     let path = ContentPath::try_from(destination.path.clone()).map_err(|_| hidden())?;
+    if destination.keeps_meta {
+        make_parents(store, &destination.path)?;
+    }
     let mover = Mover {
         store,
         folder,
@@ -69,6 +72,30 @@ pub fn place(
             Ok(path)
         }
         placed => placed,
+    }
+}
+
+/// Makes the directories of a path that are not there yet.
+fn make_parents(store: &dyn Store, path: &TreePath) -> io::Result<()> {
+    let mut parent = TreePath::default();
+    let mut made = Vec::new();
+    for name in path
+        .split_last()
+        .iter()
+        .flat_map(|(all, _)| all.components())
+    {
+        parent = parent.below(name);
+        let directory = ContentPath::try_from(parent.clone()).map_err(io::Error::from)?;
+        match store.make_dir(&directory) {
+            Ok(()) => made.push(directory),
+            // A file in the way shows when the path is used.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    match made.is_empty() {
+        true => Ok(()),
+        false => store.settle_names(&made),
     }
 }
 

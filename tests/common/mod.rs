@@ -157,13 +157,12 @@ impl World {
         meta_file::write(&dir, file, document(ZHENQIANG, ROLAND, folder)).unwrap()
     }
 
-    /// Sends a file with the program.
+    /// Sends a file with the program, by a new `.meta`.
     pub fn send(&self, address: &str, folder: &str, file: &Path) -> Output {
         Command::new(M2Y)
-            .args(["send", "--json", "--from", ZHENQIANG, "--to", ROLAND])
-            .args(["--folder", folder, "--server", address, "--root"])
+            .args(["send", "--json", "--server", address, "--root"])
             .arg(self.here.path())
-            .arg(file)
+            .arg(self.meta(folder, file))
             .output()
             .unwrap()
     }

@@ -11,8 +11,9 @@ use crate::{
     meta::Meta,
     transfer::send::{
         job_file::{JobFile, LastDir},
-        job_files::{JobFiles, SourceFiles},
+        outgoing::{self, OutgoingView},
         send_job::{check_size, open_source},
+        source_file::SourceFiles,
     },
 };
 
@@ -22,8 +23,8 @@ pub struct Dry {
     pub routes: Routes<String>,
     /// What the `.meta` would say, where the files themselves were named.
     pub template: Option<Meta>,
-    /// The folder of the sender, where it is there and matters.
-    pub job_files: Option<JobFiles>,
+    /// What was sent before, where that is not sent again.
+    pub sent: Option<OutgoingView>,
     /// What has become of them so far.
     pub tally: Tally,
 }
@@ -51,16 +52,21 @@ impl Dry {
         sources: &mut SourceFiles,
     ) -> Result<(), Error> {
         let address = |route: crate::client::Route| route.address().to_string();
-        if let Some(template) = &self.template {
+        let failed = item.failed.as_deref().map(outgoing::template);
+        if let Some(template) = failed.as_ref().or(self.template.as_ref()) {
             let address = self.routes.find(&item.path, template, address)?;
-            let source = sources.open(&item.path)?;
-            let sent = self
-                .job_files
-                .as_ref()
-                .and_then(|job_files| job_files.sent(&source));
+            let mut source = sources.open(&item.path)?;
+            if let Some(failed) = &item.failed {
+                source = source.called(failed.what.name.clone());
+            }
+            let within = item.within.as_deref();
+            let sent = match &self.sent {
+                Some(view) => view.sent(template, &source, within)?,
+                None => None,
+            };
             match sent {
-                Some(done) => {
-                    let skipped = Report::Skipped(item.path.clone(), done.to_owned());
+                Some(before) => {
+                    let skipped = Report::Skipped(item.path.clone(), Box::new(before));
                     self.tally.take(skipped);
                 }
                 None => self

@@ -10,14 +10,14 @@ use std::{
     vec,
 };
 
-use crate::error::Error;
+use crate::{error::Error, journal::outgoing::Outgoing};
 
 /// What the files are.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// `.meta` and `.failed`.
     Metas,
-    /// Any, each of which gets a `.meta` in this directory.
+    /// Any; `.meta` of m2y's own would lie in this directory.
     Files(PathBuf),
 }
 
@@ -30,12 +30,15 @@ pub struct Item {
     pub within: Option<PathBuf>,
     /// Whose outbox it was found in, if it was found in one.
     pub owner: Option<Arc<str>>,
+    /// The attempt that failed, where that is why it is sent.
+    pub failed: Option<Box<Outgoing>>,
 }
 
 /// All files in their order, found one after the other: of directories, only those that
 /// lead to the current file are in memory.
 pub struct Plan {
     named: vec::IntoIter<PathBuf>,
+    failed: vec::IntoIter<Outgoing>,
     kind: Kind,
     recursive: bool,
     levels: Vec<Level>,
@@ -60,10 +63,19 @@ impl Plan {
     pub fn new(named: &[PathBuf], kind: Kind, recursive: bool) -> Self {
         Self {
             named: Vec::from(named).into_iter(),
+            failed: Vec::new().into_iter(),
             kind,
             recursive,
             levels: Vec::new(),
             passed_over: 0,
+        }
+    }
+
+    /// The files of attempts that failed.
+    pub fn of_failed(failed: Vec<Outgoing>) -> Self {
+        Self {
+            failed: failed.into_iter(),
+            ..Self::new(&[], Kind::Metas, false)
         }
     }
 
@@ -150,6 +162,7 @@ impl Plan {
                 path,
                 within: (!is_metas).then_some(within),
                 owner: level.owner.clone(),
+                failed: None,
             })
         })
     }
@@ -172,12 +185,22 @@ impl Iterator for Plan {
                     }
                 }
             }
+            if let Some(failed) = self.failed.next() {
+                let path = &failed.what.path;
+                return Some(Ok(Item {
+                    path: failed.what.source.clone().into(),
+                    within: (!path.is_empty()).then(|| path.into()),
+                    owner: None,
+                    failed: Some(Box::new(failed)),
+                }));
+            }
             let path = self.named.next()?;
             if !Self::is_directory(&path, &self.kind, self.recursive) {
                 return Some(Ok(Item {
                     path,
                     within: None,
                     owner: None,
+                    failed: None,
                 }));
             }
             // `.` and `..` have no name of their own to begin with.

@@ -19,6 +19,7 @@ use crate::{
         queue::{self, Queue},
     },
     error::{Code, Error},
+    journal::outgoing::Outgoing,
     meta::Meta,
     observer::Observer,
     root::{Root, RootError, name::Name},
@@ -27,7 +28,8 @@ use crate::{
         receive::decision::FILES,
         send::{
             job_file::{JobFile, LastDir},
-            job_files::{JobFiles, SourceFiles},
+            outgoing::{Next, OutgoingLog, template},
+            source_file::SourceFiles,
         },
     },
 };
@@ -49,8 +51,8 @@ pub enum Report {
     Failed(PathBuf, Error),
     /// It was not tried, because nothing reaches its receiver.
     Left(PathBuf, Option<Box<QueuedPath>>, Error),
-    /// It was sent at another time; its `.done`.
-    Skipped(PathBuf, PathBuf),
+    /// It was sent at another time, and has not changed since.
+    Skipped(PathBuf, Box<Outgoing>),
 }
 
 /// Finds routes, each once.
@@ -121,8 +123,8 @@ impl<T> Routes<T> {
 pub struct Producer {
     /// What there is.
     pub plan: Plan,
-    /// Where new `.meta` go, where the files themselves were named.
-    pub job_files: Option<JobFiles>,
+    /// What is known of the files, where they themselves were named.
+    pub named: Option<Named>,
     /// The routes that were met.
     pub routes: Routes<Queue<PathBuf>>,
     /// What every queue needs.
@@ -131,6 +133,26 @@ pub struct Producer {
     pub at_hand: Arc<Semaphore>,
     last_dir: LastDir,
     sources: SourceFiles,
+}
+
+/// What is common to files that a person names.
+pub struct Named {
+    /// What of them is known.
+    pub log: OutgoingLog,
+    /// What their metas have in common.
+    pub template: Meta,
+    /// Whether those that were sent before are sent all the same.
+    pub again: bool,
+}
+
+/// What came of a plan.
+pub struct Produced {
+    /// Links and the like that were passed over.
+    pub passed_over: u64,
+    /// Whether it came to its end.
+    pub ended: bool,
+    /// What was told of the files.
+    pub log: Option<OutgoingLog>,
 }
 
 /// What every queue needs.
@@ -152,7 +174,7 @@ pub struct Tools {
 enum Not {
     Failed(Error),
     Left(Option<Box<QueuedPath>>, Error),
-    Skipped(PathBuf),
+    Skipped(Box<Outgoing>),
     /// It is nobody's to send.
     Other,
 }
@@ -167,13 +189,13 @@ impl Producer {
     /// Nothing was opened yet.
     pub fn new(
         plan: Plan,
-        job_files: Option<JobFiles>,
+        named: Option<Named>,
         routes: Routes<Queue<PathBuf>>,
         tools: Tools,
     ) -> Self {
         Self {
             plan,
-            job_files,
+            named,
             routes,
             tools,
             at_hand: Arc::new(Semaphore::new(AT_HAND)),
@@ -182,12 +204,13 @@ impl Producer {
         }
     }
 
-    /// Opens all, and waits where the network is behind. Returns how many links and the
-    /// like were passed over, and whether it came to the end.
-    pub fn run(mut self) -> (u64, bool) {
+    /// Opens all, and waits where the network is behind.
+    pub fn run(mut self) -> Produced {
+        let mut ended = true;
         while let Some(found) = self.plan.next() {
             if *self.tools.stop.borrow() {
-                return (self.plan.passed_over, false);
+                ended = false;
+                break;
             }
             let (path, not) = match found {
                 Ok(item) => match self.send(&item) {
@@ -204,30 +227,37 @@ impl Producer {
             };
             let _ = self.tools.outcomes.send(outcome);
         }
-        (self.plan.passed_over, true)
+        Produced {
+            passed_over: self.plan.passed_over,
+            ended,
+            log: self.named.map(|named| named.log),
+        }
     }
 
     fn send(&mut self, item: &Item) -> Result<(), Not> {
-        let Some(job_files) = &mut self.job_files else {
+        let Some(named) = &self.named else {
             return self.send_document(&item.path, item);
         };
         let tools = &self.tools;
         let make = |route| tools.queue(route);
-        let template = job_files.template().clone();
+        let failed = item.failed.as_deref();
+        let template = failed.map_or_else(|| named.template.clone(), template);
         let queue = self.routes.find(&item.path, &template, make)?;
         if let Some(error) = queue.dead() {
             return Err(Not::Left(None, error.clone()));
         }
-        let source = self.sources.open(&item.path)?;
-        if let Some(done) = job_files.sent(&source) {
-            return Err(Not::Skipped(done.to_owned()));
+        let mut source = self.sources.open(&item.path)?;
+        if let Some(failed) = failed {
+            source = source.called(failed.what.name.clone());
         }
-        if let Some(unsent) = job_files.unsent(&source).map(Path::to_owned) {
-            return self.send_document(&unsent, item);
-        }
+        let within = item.within.as_deref();
+        let out = match named.log.next(&template, source, within, named.again)? {
+            Next::Sent(before) => return Err(Not::Skipped(before)),
+            Next::Send(out) => *out,
+        };
         let permit = permit(&self.tools.handle, &self.at_hand)?;
         let job = QueuedPath {
-            out: job_files.add(source, item.within.as_deref())?,
+            out,
             known: item.path.clone(),
             permit,
         };

@@ -25,10 +25,19 @@ use crate::{
     meta::Meta,
     root::Root,
     session::asker::Sent,
+    transfer::send::send_job::SendJob,
 };
 
 /// Outcomes whose lines are printed together.
 const TOGETHER: usize = 64;
+
+/// `1 identical file`, `3,000 identical files`.
+fn identical(n: u64) -> String {
+    match n {
+        1 => "1 identical file".to_owned(),
+        n => format!("{} identical files", output::count(n)),
+    }
+}
 
 /// Counts, and tells.
 pub struct Tally {
@@ -124,17 +133,23 @@ impl Tally {
                     ("error", error.sentence.into()),
                 ]);
             }
-            Report::Skipped(path, done) => {
+            Report::Skipped(path, before) => {
                 self.skipped += 1;
                 self.progress.over();
                 self.object(&[
                     ("status", "skipped".into()),
                     ("file", path.display().to_string().into()),
-                    ("done", done.display().to_string().into()),
+                    ("to", before.what.recipient.as_str().into()),
+                    ("id", before.id.to_string().into()),
+                    ("sent", before.at.into()),
                 ]);
                 if !self.several && !self.json {
-                    let (path, done) = (path.display(), done.display());
-                    let _ = writeln!(self.out, "skipped {path}: it was sent before ({done})");
+                    let (path, at) = (path.display(), output::moment(before.at));
+                    let to = &before.what.recipient;
+                    let _ = writeln!(
+                        self.out,
+                        "skipped {path}: sent to {to} on {at} UTC and unchanged since (--again sends it again)"
+                    );
                 }
             }
         }
@@ -145,12 +160,12 @@ impl Tally {
         let QueuedPath { out, known, .. } = &job;
         match result {
             Ok(meta) => match out.done(&meta) {
-                Ok(done) => self.success(&done, &meta, out.len(), took),
+                Ok(done) => self.success(&done, &meta, out, took),
                 Err(error) => self.failure(known, error),
             },
             Err(error) => {
                 let error = match out.failed(&error) {
-                    Ok(failed) => self.explain(error, &failed, &out.meta().to),
+                    Ok(failed) => self.explain(error, &failed, out),
                     Err(e) => {
                         let sentence = format!("{error} ({}: {e})", out.path().display());
                         Error::new(error.code, sentence)
@@ -161,13 +176,15 @@ impl Tally {
         }
     }
 
-    fn success(&mut self, done: &Path, meta: &Meta, bytes: u64, took: Duration) {
+    fn success(&mut self, done: &Path, meta: &Meta, out: &SendJob, took: Duration) {
+        let (bytes, resumed) = (out.len(), out.resumed());
         self.sent += 1;
-        self.bytes += bytes;
+        self.bytes += bytes.saturating_sub(resumed);
         self.is_to(meta);
         if self.json {
-            return self.object(&output::sent(done, meta, bytes, took));
+            return self.object(&output::sent(done, meta, (bytes, resumed), took));
         }
+        let bytes = bytes.saturating_sub(resumed);
         let _ = writeln!(
             self.out,
             "sent {} to {}: {}",
@@ -238,14 +255,20 @@ impl Tally {
     }
 
     /// The reason first, which is what a person looks for; then the file, and what
-    /// can be done with it.
-    fn explain(&self, error: Error, failed: &Path, to: &str) -> Error {
+    /// can be done with it. `failed` is what its `.meta` became, or the file itself.
+    fn explain(&self, error: Error, failed: &Path, out: &SendJob) -> Error {
         let error = match error.code {
-            Code::Refused => error.within(format_args!("refused by {to}")),
+            Code::Refused => error.within(format_args!("refused by {}", out.meta().to)),
             _ => error,
         };
-        let sentence = match error.code {
-            Code::Later => format!("{error}; send it again with: {}", self.again(failed)),
+        let sentence = match (error.code, out.is_document()) {
+            (Code::Later, true) => {
+                format!("{error}; send it again with: {}", self.again(failed))
+            }
+            // The sum says it of several.
+            (Code::Later, false) if !self.several => {
+                format!("{error}; run the same command again, or: m2y send --failed")
+            }
             _ => format!("{error} ({})", failed.display()),
         };
         Error::new(error.code, sentence)
@@ -289,14 +312,20 @@ impl Tally {
                 ("bytes", bytes.into()),
                 ("seconds", took.as_secs_f64().into()),
             ]);
-            if !self.json && (sent > 0 || skipped > 0) {
+            if !self.json && sent == 0 && skipped > 0 {
+                let _ = writeln!(
+                    self.out,
+                    "{} skipped (--again sends them again)",
+                    identical(skipped)
+                );
+            } else if !self.json && sent > 0 {
                 let to = match &self.to {
                     Some(Some(to)) => format!(" to {}", printable(to, 64)),
                     _ => String::new(),
                 };
                 let skipped = match skipped {
                     0 => String::new(),
-                    n => format!("; {n} skipped, which were sent before"),
+                    n => format!("; {} skipped", identical(n)),
                 };
                 let (word, what) = match self.is_dry {
                     true => ("would send", output::bytes(bytes)),
@@ -307,7 +336,7 @@ impl Tally {
             if passed_over > 0 {
                 let _ = writeln!(
                     self.err,
-                    "m2y: passed over {passed_over} in directories that are links or no regular files"
+                    "m2y: skipped {passed_over} links and special files"
                 );
             }
         }
@@ -315,13 +344,14 @@ impl Tally {
         let (total, not) = (sent + failed + left, failed + left);
         let left = match left {
             0 => String::new(),
-            n => format!("; {n} of them were not tried, and are as they were"),
+            n => format!("; {} of them were not tried", output::count(n)),
         };
         match self.error {
             _ if self.several && is_interrupted => {
                 let sentence = format!(
-                    "interrupted: {} sent, {failed} failed; what was not begun is as it was",
-                    files(sent)
+                    "interrupted: {} sent, {failed} failed, the rest was not tried{}",
+                    files(sent),
+                    self.send.how_to_go_on()
                 );
                 Err(Error::new(Code::Interrupted, sentence).into())
             }
@@ -333,14 +363,20 @@ impl Tally {
             Some((error, true)) if sent == 0 => {
                 let sentence = match self.is_dry {
                     true => format!("none of {total} files can be sent"),
-                    false => format!("none of {total} files was sent{left}"),
+                    false => format!(
+                        "none of {total} files was sent{left}{}",
+                        self.send.how_to_go_on()
+                    ),
                 };
                 Err(Error::new(error.code, sentence).into())
             }
             Some(_) => {
                 let sentence = match self.is_dry {
                     true => format!("{not} of {total} files cannot be sent"),
-                    false => format!("{not} of {total} files were not sent{left}"),
+                    false => format!(
+                        "{not} of {total} files were not sent{left}{}",
+                        self.send.how_to_go_on()
+                    ),
                 };
                 Err(Error::new(Code::Partly, sentence).into())
             }

@@ -15,6 +15,7 @@ use crate::{
         Root,
         config::{self, Config, lines_of},
         folder::Folder,
+        folder_rules,
         name::Name,
         settings::Programs,
         share,
@@ -25,7 +26,7 @@ use crate::{
 const PERMISSION: &str = "permission";
 
 /// The sections that m2y itself knows, besides the events.
-const OWN: [&str; 3] = [PERMISSION, share::SECTION, "outbox"];
+const OWN: [&str; 4] = [PERMISSION, share::SECTION, folder_rules::SECTION, "outbox"];
 
 /// What may stand behind a name in [`PERMISSION`].
 const WORDS: [&str; 3] = ["always", "allways", "no"];

@@ -143,7 +143,7 @@ pub fn rebuild(root: &Root, stores: &Stores, task: &Task) -> Result<Event, Gone>
 
 /// Who puts a file somewhere, and where, if that is what its `.meta` is about.
 pub fn asked_of(meta: &Meta) -> Option<Asked> {
-    let destination = Destination::of(meta)?;
+    let destination = Destination::of(meta).filter(|to| !to.keeps_meta)?;
     Some(Asked {
         contact: meta.from.clone(),
         path: destination.path.join(),

@@ -286,7 +286,16 @@ impl Group {
             let destination = Destination::open(&partial.subject().meta);
             let named = match destination.filter(|_| !file.owed) {
                 None => partial.publish(),
-                Some(destination) => partial.place(&destination).map(|path| placed.push(path)),
+                Some(destination) => match partial.place(&destination) {
+                    Ok(path) => {
+                        placed.push(path);
+                        Ok(())
+                    }
+                    // Its sender asked for no path: a directory in the way is no reason to
+                    // turn the file down.
+                    Err(_) if destination.keeps_meta => partial.stay(),
+                    Err(error) => Err(error),
+                },
             };
             if let Err(error) = named {
                 nameless.push(partial.key().clone());

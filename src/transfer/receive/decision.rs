@@ -29,7 +29,15 @@ use crate::{
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
-    root::{RootError, config::Config, folder::Folder, name::Name, user::User},
+    root::{
+        RootError,
+        config::Config,
+        destination::Destination,
+        folder::Folder,
+        folder_rules::{FolderRules, Names},
+        name::Name,
+        user::User,
+    },
     store::Store,
 };
 
@@ -97,6 +105,7 @@ struct Inbox {
     room: Option<u64>,
     /// Whether a program at `[OnMeta]` reads the `.meta`.
     shows_meta: bool,
+    rules: FolderRules,
 }
 
 /// A file whose transfer no other session has in hand.
@@ -298,9 +307,7 @@ impl Receiver {
             .or_insert_with_key(|folder| self.inbox(&parties.user, folder))
             .clone()?;
         let Parties { from, holder, .. } = parties;
-        let claim = self
-            .under_way
-            .claim(&inbox.folder, from, offer.id, holder);
+        let claim = self.under_way.claim(&inbox.folder, from, offer.id, holder);
         let claim = claim.ok_or_else(|| {
             Error::new(Code::Later, "this transfer is under way already, try later")
         })?;
@@ -319,10 +326,16 @@ impl Receiver {
         known: Option<Transfer>,
     ) -> Result<(Reserved, Inbox, u64, u64), Error> {
         let Claimed {
-            offer,
+            mut offer,
             inbox,
             mut claim,
         } = claimed;
+        if inbox.rules.names == Names::Original
+            && Destination::of(&offer.meta).is_none()
+            && let Some(destination) = Destination::original(&offer.meta, &inbox.config)
+        {
+            destination.note(&mut offer.meta);
+        }
         if let Some(path) = &offer.path
             && known.is_none()
             && !claim.take_path(path)
@@ -363,6 +376,7 @@ impl Receiver {
             store,
             pinned: self.hooks.pin(&folder, &config),
             shows_meta: scripts.iter().any(|script| is_program(script)),
+            rules: FolderRules::of(&config),
             folder,
             config,
         })

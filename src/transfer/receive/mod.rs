@@ -9,5 +9,6 @@ pub mod offer;
 pub mod partial;
 pub mod receiver;
 pub mod recovery;
+pub mod refused;
 pub mod target;
 pub mod under_way;

@@ -12,7 +12,7 @@ use crate::{
         Stage::{Owed, Refused, Rejected},
         Transfer,
     },
-    meta::{MAX_LEN, Meta, TransferId},
+    meta::{MAX_LEN, Meta, PENDING_PUT, TransferId},
     root::{destination::Destination, file, folder::Folder, meta_file},
     store::{
         ContentPath, PartialName, Sink, Store, Target,
@@ -261,11 +261,27 @@ impl Partial {
         Ok(path)
     }
 
-    /// Removes the `.meta` of a file that has the path that its sender wanted.
-    pub fn forget_destination(&self) {
-        if self.placed.is_some() {
-            let _ = self.folder.dir().remove_file(self.subject.meta_file());
+    /// Gives a file its name with sender and date that cannot have the path which its folder
+    /// would give it.
+    pub fn stay(&mut self) -> io::Result<()> {
+        self.subject.meta.extra.remove(PENDING_PUT);
+        if self.has_meta {
+            self.replace_meta()?;
         }
+        self.publish()
+    }
+
+    /// Removes the `.meta` of a file that has the path that its sender wanted, or hides it.
+    pub fn forget_destination(&self) {
+        let Some(path) = &self.placed else {
+            return;
+        };
+        let (dir, meta) = (self.folder.dir(), &self.subject.meta);
+        let keeps = Destination::of(meta).is_some_and(|destination| destination.keeps_meta);
+        let _ = match keeps {
+            true => meta_file::file_away(dir, &self.subject.stem, meta.clone(), path),
+            false => dir.remove_file(self.subject.meta_file()),
+        };
     }
 
     /// The path that it got, if its sender wanted one.
@@ -297,9 +313,14 @@ impl Drop for Partial {
 fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> io::Result<String> {
     loop {
         let stem = claim.stem(&meta.datetime)?;
+        let is_hidden = || {
+            let hidden = format!("{}/{stem}.meta", meta_file::RECEIVED);
+            folder.dir().symlink_metadata(hidden).is_ok()
+        };
         // A .meta may have been taken away from beside its file.
         if !store.holds(&ContentPath::parse(&format!("{stem}.data"))?)?
             && !file::exists(folder.dir(), &format!("{stem}.meta"))?
+            && !(Destination::of(meta).is_some_and(|to| to.keeps_meta) && is_hidden())
         {
             return Ok(stem);
         }

@@ -124,7 +124,8 @@ impl Storing {
     /// The file is safe, at this path if it has one.
     fn safe(self, placed: Option<String>) -> Stored {
         let folder = &self.folder;
-        let reply = self.destination.map(|_| match placed {
+        let put = self.destination.filter(|to| !to.keeps_meta);
+        let reply = put.map(|_| match placed {
             Some(path) => Reply::Stored {
                 path: format!("{}/{path}", folder.name()),
                 same: false,

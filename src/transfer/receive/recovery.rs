@@ -68,10 +68,25 @@ pub fn sweep(
     for folder in root.folders().into_iter().flatten().flatten() {
         let left = left_behind(&db, &folder, stores, under_way);
         for name in left.unwrap_or_default() {
-            swept += usize::from(folder.dir().remove_file(name).is_ok());
+            swept += usize::from(remove(&folder, stores, &name).is_ok());
         }
     }
     Ok(swept)
+}
+
+/// Removes such a `.meta`, or hides it where its file has its path.
+fn remove(folder: &Folder, stores: &Stores, name: &str) -> io::Result<()> {
+    let (dir, store) = (folder.dir(), stores.of(folder));
+    let meta = meta_file::read(dir, name);
+    let destination = meta.as_ref().and_then(Destination::open);
+    match (meta, destination, name.strip_suffix(".meta")) {
+        (Some(meta), Some(to), Some(stem))
+            if to.keeps_meta && placement::is_there(&*store, &to, meta.filesize) =>
+        {
+            meta_file::file_away(dir, stem, meta, &to.path.join())
+        }
+        _ => dir.remove_file(name),
+    }
 }
 
 /// The names of such `.meta` in one folder.
@@ -158,6 +173,7 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
     let path = ContentPath::parse(&format!("{stem}.data"))?;
     let meta = meta_file::of_stem(folder.dir(), stem);
     let destination = meta.as_ref().and_then(Destination::open);
+    let mut got = None;
     // Without it the file has its name already, or had it before a hook took it away.
     if store.held(&hidden)?.is_some() {
         let placed = match (&destination, transfer.stage) {
@@ -171,6 +187,7 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
             store.publish(&hidden, &Target::free(&path))?;
         }
         store.settle_names(placed.as_slice())?;
+        got = placed.map(|path| path.to_string());
         info!(
             from = key.from, to = key.user, folder = key.folder, %stem, id = %key.id,
             "received, before the server ended"
@@ -182,7 +199,11 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
         // A hook may have given it another name, beside the same .meta.
         && (transfer.stage == Stage::Whole || placement::is_there(&*store, &destination, meta.filesize))
     {
-        let _ = folder.dir().remove_file(format!("{stem}.meta"));
+        let path = got.unwrap_or_else(|| destination.path.join());
+        let _ = match destination.keeps_meta {
+            true => meta_file::file_away(folder.dir(), stem, meta, &path),
+            false => folder.dir().remove_file(format!("{stem}.meta")),
+        };
     }
     Ok(())
 }

@@ -55,4 +55,8 @@ impl<T: Borrow<SendJob>> Job for T {
     fn source(&self) -> (Arc<dyn Contents>, Version) {
         self.borrow().source()
     }
+
+    fn held(&mut self, bytes: u64) {
+        (*self).borrow().held(bytes);
+    }
 }

@@ -13,7 +13,7 @@ use cap_std::{
 };
 use sha2::{Digest, Sha256};
 
-use super::send_job::{Origin, SendJob, open_source};
+use super::send_job::{Document, Origin, Record, SendJob, open_source};
 use crate::{
     error::{Code, Error},
     json::Value,
@@ -67,10 +67,10 @@ struct Opened<'a> {
 }
 
 impl<'a> Opened<'a> {
-    fn open(path: &'a Path, last_dir: &mut LastDir, endings: &[&str]) -> Result<Self, Error> {
+    fn open(path: &'a Path, last_dir: &mut LastDir) -> Result<Self, Error> {
         let name = path.file_name().and_then(|name| name.to_str());
         let Some((name, stem)) = name.and_then(|name| {
-            let stem = endings.iter().find_map(|end| name.strip_suffix(end));
+            let stem = ENDINGS.iter().find_map(|end| name.strip_suffix(end));
             Some((name, stem?))
         }) else {
             return Err(Error::new(
@@ -139,18 +139,12 @@ impl JobFile {
     /// Keeps others from sending a `.meta` or a `.failed`, and reads it: in this order, so
     /// that nothing is read that somebody is still writing who had it before.
     pub fn read(path: &Path, last_dir: &mut LastDir) -> Result<Self, Error> {
-        Opened::open(path, last_dir, &ENDINGS)?.lock()?.read()
+        Opened::open(path, last_dir)?.lock()?.read()
     }
 
     /// Only reads it: it cannot be sent.
     pub fn read_unlocked(path: &Path, last_dir: &mut LastDir) -> Result<Self, Error> {
-        Opened::open(path, last_dir, &ENDINGS)?.read()
-    }
-
-    /// [`Self::read_unlocked`] for a `.done` too.
-    pub fn read_any(path: &Path, last_dir: &mut LastDir) -> Result<Self, Error> {
-        let [meta, failed] = ENDINGS;
-        Opened::open(path, last_dir, &[meta, failed, ".done"])?.read()
+        Opened::open(path, last_dir)?.read()
     }
 
     /// The document.
@@ -225,16 +219,13 @@ impl JobFile {
             meta.datetime = datetime_now();
         }
         meta.error.clear();
-        let mut out = SendJob {
+        let record = Record::Document(Document {
             dir,
             stem,
-            path,
-            meta,
-            contents: Arc::new(LocalContents(file)),
-            version,
             origin: Origin::Found,
             lock,
-        };
+        });
+        let mut out = SendJob::new(path, meta, LocalContents(file), version, record);
         if again {
             out.requeue()?;
         }

@@ -3,6 +3,7 @@
 pub mod blocks;
 pub mod job;
 pub mod job_file;
-pub mod job_files;
+pub mod outgoing;
 pub mod put;
 pub mod send_job;
+pub mod source_file;

@@ -3,15 +3,21 @@
 use std::{
     fs::{File, Metadata, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use cap_std::fs::Dir;
 use rustix::fs::OFlags;
 
-use super::job_file::{JobFile, LastDir, being_sent};
+use super::{
+    job_file::{JobFile, LastDir, being_sent},
+    outgoing::Attempt,
+};
 use crate::{
     error::{Code, Error},
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, is_extra},
@@ -22,14 +28,30 @@ use crate::{
 /// So much of a file is written at once or not at all, even by a process that is killed.
 const PAGE: usize = 4_096;
 
-/// Something to be sent: a `.meta` with the file that it describes.
+/// Something to be sent: a file, and what is said of it.
 pub struct SendJob {
+    /// Where the `.meta` is, or without one the file.
+    path: PathBuf,
+    meta: Meta,
+    contents: Arc<LocalContents>,
+    version: Version,
+    record: Record,
+    /// Bytes that the receiver had from before.
+    resumed: AtomicU64,
+}
+
+/// What is told what became of it.
+pub(super) enum Record {
+    /// A `.meta`.
+    Document(Document),
+    /// The journal of the root.
+    Row(Box<Attempt>),
+}
+
+/// A `.meta` on the disk.
+pub(super) struct Document {
     pub(super) dir: Arc<Dir>,
     pub(super) stem: String,
-    pub(super) path: PathBuf,
-    pub(super) meta: Meta,
-    pub(super) contents: Arc<LocalContents>,
-    pub(super) version: Version,
     pub(super) origin: Origin,
     /// The `.meta`, locked, so that nobody else sends it at the same time.
     pub(super) lock: File,
@@ -42,9 +64,6 @@ pub(super) enum Origin {
     Found,
     /// A `.failed`.
     Requeued,
-    /// Nothing: this process made the `.meta`, of so many bytes. It holds nothing that
-    /// the file and the command line do not.
-    Made(usize),
 }
 
 impl SendJob {
@@ -58,7 +77,40 @@ impl SendJob {
         JobFile::read(path, &mut LastDir::default())?.open_of(user)
     }
 
-    /// Where the `.meta` is.
+    /// A file whose `path` is that of its record, or without one its own.
+    pub(super) fn new(
+        path: PathBuf,
+        meta: Meta,
+        contents: LocalContents,
+        version: Version,
+        record: Record,
+    ) -> Self {
+        Self {
+            path,
+            meta,
+            contents: Arc::new(contents),
+            version,
+            record,
+            resumed: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether it has a `.meta`.
+    pub fn is_document(&self) -> bool {
+        matches!(self.record, Record::Document(_))
+    }
+
+    /// Bytes that the receiver had from an earlier attempt.
+    pub fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
+    /// The receiver has so much of it from an earlier attempt.
+    pub(super) fn held(&self, bytes: u64) {
+        self.resumed.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Where the `.meta` is, or without one the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -93,61 +145,89 @@ impl SendJob {
     }
 
     /// Makes the `.meta` a `.done`, with what the receiver made of the document. That is
-    /// not flushed: the receiver knows that it has the file.
+    /// not flushed: the receiver knows that it has the file. Returns the path of the `.done`,
+    /// or without a `.meta` that of the file.
     pub fn done(&self, delivered: &Meta) -> Result<PathBuf, Error> {
+        let document = match &self.record {
+            Record::Document(document) => document,
+            Record::Row(attempt) => {
+                attempt.sent();
+                return Ok(self.path.clone());
+            }
+        };
         let mut meta = delivered.clone();
         for field in [SOURCE_PATH, SOURCE_VERSION] {
             if let Some(value) = self.meta.extra.get(field) {
                 meta.extra.insert(field.to_owned(), value.clone());
             }
         }
-        self.become_("done", &meta)
+        document.become_("done", &meta, &self.path)
     }
 
-    /// Makes the `.meta` a `.failed`, with the reason in it.
+    /// Makes the `.meta` a `.failed`, with the reason in it. Returns the path of that, or
+    /// without a `.meta` that of the file.
     pub fn failed(&self, reason: &Error) -> Result<PathBuf, Error> {
+        let document = match &self.record {
+            Record::Document(document) => document,
+            Record::Row(attempt) => {
+                attempt.failed(reason);
+                return Ok(self.path.clone());
+            }
+        };
         let mut meta = self.meta.clone();
         meta.error.clone_from(&reason.sentence);
-        self.become_("failed", &meta)
+        document.become_("failed", &meta, &self.path)
     }
 
     /// Puts things back as they were: nothing of it was begun.
     pub fn leave(&self) -> Result<(), Error> {
-        let name = format!("{}.meta", self.stem);
-        match self.origin {
-            Origin::Found => Ok(()),
-            Origin::Requeued => {
-                let failed = format!("{}.failed", self.stem);
-                file::rename_to_free(&self.dir, &name, &self.dir, &failed)
-            }
-            Origin::Made(_) => self.dir.remove_file(name),
+        match &self.record {
+            Record::Document(document) => document.leave(&self.path),
+            Record::Row(_) => Ok(()),
         }
-        .map_err(|e| Error::io("take away", &self.path, &e))
     }
 
-    fn become_(&self, ending: &str, meta: &Meta) -> Result<PathBuf, Error> {
-        let path = self.path.with_file_name(format!("{}.{ending}", self.stem));
+    /// Makes the `.failed` that was read the `.meta`, unless there is one.
+    pub(super) fn requeue(&mut self) -> Result<(), Error> {
+        match &mut self.record {
+            Record::Document(document) => document.requeue(&self.path),
+            Record::Row(_) => Ok(()),
+        }
+    }
+
+    /// Writes the document as it is sent into the `.meta`.
+    pub(super) fn write_down(&mut self) -> Result<(), Error> {
+        match &mut self.record {
+            Record::Document(document) => document.write_down(&self.meta, &self.path),
+            Record::Row(_) => Ok(()),
+        }
+    }
+}
+
+impl Document {
+    fn leave(&self, path: &Path) -> Result<(), Error> {
+        if self.origin == Origin::Found {
+            return Ok(());
+        }
+        let [meta, failed] = ["meta", "failed"].map(|ending| format!("{}.{ending}", self.stem));
+        file::rename_to_free(&self.dir, &meta, &self.dir, &failed)
+            .map_err(|e| Error::io("rename", path, &e))
+    }
+
+    fn become_(&self, ending: &str, meta: &Meta, path: &Path) -> Result<PathBuf, Error> {
+        let path = path.with_file_name(format!("{}.{ending}", self.stem));
         let (name, new) = (
             format!("{}.meta", self.stem),
             format!("{}.{ending}", self.stem),
         );
         let mut text = meta.to_file();
-        let was = match self.origin {
-            Origin::Made(len) => len,
-            _ => self.lock.metadata().map_or(0, |about| {
-                usize::try_from(about.len()).unwrap_or(usize::MAX)
-            }),
-        };
+        let was = self.lock.metadata().map_or(0, |about| {
+            usize::try_from(about.len()).unwrap_or(usize::MAX)
+        });
         // White space behind the object: a file that is written over and has become no
         // shorter is whole at every moment.
         let len = text.len().max(was);
-        let became = match self.origin {
-            Origin::Made(_) => {
-                text.resize(len, b'\n');
-                self.lock
-                    .write_all_at(&text, 0)
-                    .and_then(|()| self.dir.rename(&name, &self.dir, &new))
-            }
+        let became = match len {
             // Of what a person wrote, one copy is safe at every moment.
             _ if ending == "failed" => file::replace(&self.dir, &new, 0o644, &text)
                 .and_then(|()| self.dir.remove_file(&name)),
@@ -155,7 +235,7 @@ impl SendJob {
             // in that one's place. Who looks meanwhile sees the old text or the new one, who
             // waits for the lock finds the name gone; and if we are killed before the rename,
             // the .meta that stays is of the same transfer.
-            _ if len <= PAGE => {
+            ..=PAGE => {
                 text.resize(len, b'\n');
                 file::overwrite_unflushed(&self.dir, &name, 0o644, &text)
                     .and_then(|()| self.dir.rename(&name, &self.dir, &new))
@@ -168,9 +248,8 @@ impl SendJob {
         Ok(path)
     }
 
-    /// Makes the `.failed` that was read the `.meta`, unless there is one.
-    pub(super) fn requeue(&mut self) -> Result<(), Error> {
-        let (stem, path) = (&self.stem, &self.path);
+    fn requeue(&mut self, path: &Path) -> Result<(), Error> {
+        let stem = &self.stem;
         let (failed, name) = (format!("{stem}.failed"), format!("{stem}.meta"));
         match file::rename_to_free(&self.dir, &failed, &self.dir, &name) {
             Ok(()) => {}
@@ -187,16 +266,15 @@ impl SendJob {
         Ok(())
     }
 
-    /// Writes the document as it is sent into the `.meta`.
-    pub(super) fn write_down(&mut self) -> Result<(), Error> {
+    fn write_down(&mut self, meta: &Meta, path: &Path) -> Result<(), Error> {
         let name = format!("{}.meta", self.stem);
-        let at = |e: io::Error| Error::io("write", &self.path, &e);
-        file::replace(&self.dir, &name, 0o644, &self.meta.to_file()).map_err(at)?;
+        let at = |e: io::Error| Error::io("write", path, &e);
+        file::replace(&self.dir, &name, 0o644, &meta.to_file()).map_err(at)?;
         // It is another file now; who locked it in between has it in hand.
         let (lock, _) = file::open(&self.dir, &name).map_err(at)?;
         let lock = lock.into_std();
         if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(being_sent(&self.path));
+            return Err(being_sent(path));
         }
         self.lock = lock;
         Ok(())

@@ -11,8 +11,8 @@ use tokio::{runtime::Handle, task};
 use super::{Paint, Target};
 use crate::{
     cli::{
-        events::moment,
         hook::{check, report, test},
+        output,
     },
     clock,
     delivery::Client,
@@ -159,7 +159,7 @@ impl Round {
 
     fn check_lines(&self, paint: Paint) -> Vec<String> {
         let (user, folder) = (self.folder.user().name(), self.folder.name());
-        let heading = format!("{} UTC  {user}/{folder}", moment(self.at));
+        let heading = format!("{} UTC  {user}/{folder}", output::moment(self.at));
         let mut lines = vec![String::new(), paint.heading(&heading)];
         let findings = self.checker.findings.iter();
         lines.extend(findings.flat_map(check::lines));
@@ -205,7 +205,7 @@ impl Round {
             Err(error) => (Value::Array(Vec::new()), Some(error.as_str())),
         };
         let is_ok = found == 0 && !failed && error.is_none();
-        crate::cli::output::to_object(&[
+        output::to_object(&[
             ("status", if is_ok { "ok" } else { "failed" }.into()),
             ("user", self.folder.user().name().as_str().into()),
             ("folder", self.folder.name().as_str().into()),
@@ -269,7 +269,7 @@ impl Seen {
     }
 
     fn lines(&self, paint: Paint) -> Vec<String> {
-        let mut lines = vec![format!("{}  {}", moment(self.at), self.title)];
+        let mut lines = vec![format!("{}  {}", output::moment(self.at), self.title)];
         for (event, report) in &self.reports {
             let (word, words) = report.words();
             let colon = if words.is_empty() { "" } else { ": " };

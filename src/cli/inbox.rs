@@ -1,0 +1,300 @@
+//! What arrived, for the person whose folders they are.
+
+mod entry;
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use tokio::{signal, time::sleep};
+
+use self::entry::{Entry, Inbox as Arrivals, State};
+use super::{RootArg, folder_name, output, user_arg::UserArg};
+use crate::{
+    error::{Code, Error},
+    root::{file::check_name, name::Name},
+    store::Reader,
+};
+
+/// How often the journal is looked at for news.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// List what arrived, the latest last; open it, or copy it out
+///
+/// Each line has a number, when the file came, who sent it, its name as the sender calls it,
+/// its size, its folder and what became of it:
+///
+///   arrived     it is there
+///   waiting     hooks have not accepted it yet
+///   quarantine  a hook put it aside: `m2y folder quarantine` shows why
+///   refused     a hook refused it
+///   moved       a hook or a person moved or removed it, or `m2y put` gave it a path
+///
+/// m2y remembers what arrived for 90 days.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
+pub struct Inbox {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    whose: Whose,
+    /// Only this folder
+    #[arg(value_name = "FOLDER")]
+    folder: Option<String>,
+    /// Stay, and show what arrives
+    #[arg(long)]
+    watch: bool,
+    /// List at most N, the latest
+    #[arg(long, short = 'n', default_value_t = 100, value_name = "N")]
+    limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Open(Open),
+    Export(Export),
+}
+
+/// Open a file with the program for its kind
+///
+/// A file stored under a name with sender and date is copied under its own name into a
+/// directory of yours for temporary files first. M2Y_OPEN names the program that opens files
+/// [default: xdg-open].
+#[derive(Debug, Args)]
+struct Open {
+    #[command(flatten)]
+    whose: Whose,
+    /// The number that `m2y inbox` shows
+    #[arg(value_name = "N")]
+    number: i64,
+}
+
+/// Copy files out under their own names
+#[derive(Debug, Args)]
+struct Export {
+    #[command(flatten)]
+    whose: Whose,
+    /// The numbers that `m2y inbox` shows
+    #[arg(value_name = "N", required = true)]
+    numbers: Vec<i64>,
+    /// The directory that they go into; made if it is missing
+    #[arg(short, long, default_value = ".", value_name = "DIR")]
+    output: PathBuf,
+}
+
+/// Whose inbox it is.
+#[derive(Debug, Args)]
+struct Whose {
+    #[command(flatten)]
+    root: RootArg,
+    #[command(flatten)]
+    user: UserArg,
+}
+
+impl Whose {
+    fn arrivals(&self) -> Result<Arrivals, Error> {
+        let root = self.root.open()?;
+        let user = self.user.of(&root)?;
+        Ok(Arrivals::new(&root, &user))
+    }
+}
+
+impl Inbox {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        match self.action {
+            Some(Action::Open(open)) => open.run(json),
+            Some(Action::Export(export)) => export.run(json),
+            None => {
+                let folder = self.folder.as_deref().map(folder_name).transpose()?;
+                let arrivals = self.whose.arrivals()?;
+                let latest = arrivals.latest(folder.as_ref(), self.limit)?;
+                let last = latest.last().map_or(0, |entry| entry.number);
+                show(&latest, json, !self.watch);
+                match self.watch {
+                    true => watch(&arrivals, folder.as_ref(), last, json).await,
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn show(entries: &[Entry], json: bool, says_nothing: bool) {
+    if json {
+        entries
+            .iter()
+            .for_each(|entry| output::object(&entry.facts()));
+    } else if entries.is_empty() {
+        if says_nothing {
+            output::line("nothing has arrived");
+        }
+    } else {
+        let mut rows = vec![Entry::COLUMNS.map(str::to_owned)];
+        rows.extend(entries.iter().map(Entry::columns));
+        output::table(&rows, &[0, 4])
+            .into_iter()
+            .for_each(output::line);
+    }
+}
+
+/// Shows what arrives until the person interrupts.
+async fn watch(
+    arrivals: &Arrivals,
+    folder: Option<&Name>,
+    mut last: i64,
+    json: bool,
+) -> Result<(), Error> {
+    loop {
+        tokio::select! {
+            _ = signal::ctrl_c() => return Err(Error::new(Code::Interrupted, "interrupted")),
+            () = sleep(EVERY) => {}
+        }
+        for entry in arrivals.after(folder, last)? {
+            // What hooks still look at is shown when they have decided.
+            if entry.state == State::Waiting {
+                break;
+            }
+            last = entry.number;
+            match json {
+                true => output::object(&entry.facts()),
+                false => output::line(entry.columns().join("  ")),
+            }
+        }
+    }
+}
+
+impl Open {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let entry = self.whose.arrivals()?.find(self.number)?;
+        let path = match entry.has_own_name() {
+            true => entry.path()?,
+            false => {
+                let dir = temporary(entry.number)?;
+                let path = dir.join(own_name(&entry));
+                // An older copy is one of the same file.
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::io("replace", &path, &e));
+                    }
+                    _ => {}
+                }
+                copy(&entry, &path)?;
+                path
+            }
+        };
+        let program = env::var_os("M2Y_OPEN").filter(|program| !program.is_empty());
+        let program = program.unwrap_or_else(|| "xdg-open".into());
+        let mut command = Command::new(&program);
+        command.arg(&path).stdin(Stdio::null());
+        let status = command.status().map_err(|e| {
+            let program = program.display();
+            let sentence = format!(
+                "cannot start {program}: {e} (the file is {})",
+                path.display()
+            );
+            Error::new(Code::Failed, sentence)
+        })?;
+        if !status.success() {
+            let program = program.display();
+            let sentence = format!(
+                "{program} failed with {status} (the file is {})",
+                path.display()
+            );
+            return Err(Error::new(Code::Failed, sentence));
+        }
+        if json {
+            output::object(&[
+                ("status", "opened".into()),
+                ("file", path.display().to_string().into()),
+            ]);
+        }
+        Ok(())
+    }
+}
+
+impl Export {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let arrivals = self.whose.arrivals()?;
+        let at = |e: io::Error| Error::io("create", &self.output, &e);
+        fs::create_dir_all(&self.output).map_err(at)?;
+        for number in &self.numbers {
+            let entry = arrivals.find(*number)?;
+            let path = self.output.join(own_name(&entry));
+            copy(&entry, &path)?;
+            if json {
+                output::object(&[
+                    ("status", "exported".into()),
+                    ("number", entry.number.into()),
+                    ("file", path.display().to_string().into()),
+                ]);
+            } else {
+                output::line(path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of a file as its sender calls it, if a file can have that.
+fn own_name(entry: &Entry) -> String {
+    match check_name(&entry.transfer.filename) {
+        Ok(()) => entry.transfer.filename.clone(),
+        Err(_) => format!("file-{}", entry.number),
+    }
+}
+
+/// A directory for the copy of a file that nobody else can read.
+fn temporary(number: i64) -> Result<PathBuf, Error> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let owner = rustix::process::geteuid().as_raw();
+    let base = env::temp_dir().join(format!("m2y-inbox-{owner}"));
+    let at = |e: io::Error| Error::io("create", &base, &e);
+    match fs::DirBuilder::new().mode(0o700).create(&base) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(at(e)),
+        _ => {}
+    }
+    let about = fs::symlink_metadata(&base).map_err(at)?;
+    if !about.is_dir() || about.uid() != owner || about.mode() & 0o077 != 0 {
+        let sentence = format!(
+            "cannot use {}: it must be a directory of yours with mode 0700 (remove it)",
+            base.display()
+        );
+        return Err(Error::new(Code::Failed, sentence));
+    }
+    let dir = base.join(number.to_string());
+    fs::create_dir_all(&dir).map_err(at)?;
+    Ok(dir)
+}
+
+/// Copies a file to a path that is free.
+fn copy(entry: &Entry, to: &Path) -> Result<(), Error> {
+    let contents = entry.open()?;
+    let at = |e: io::Error| match e.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let sentence = format!(
+                "{} exists: remove it, or choose another -o DIR",
+                to.display()
+            );
+            Error::new(Code::Exists, sentence)
+        }
+        _ => Error::io("write", to, &e),
+    };
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(to)
+        .map_err(at)?;
+    let copied = io::copy(&mut Reader::new(&*contents), &mut file);
+    if let Err(error) = copied {
+        // Half a file would pass for the whole one.
+        let _ = fs::remove_file(to);
+        return Err(at(error));
+    }
+    Ok(())
+}

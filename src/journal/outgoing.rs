@@ -1,0 +1,209 @@
+//! What the users of a root sent by naming files: so that the same is not sent twice by
+//! accident, and what failed can be tried again.
+//!
+//! Nothing is written before a file is sent. The id of a transfer follows from what is sent,
+//! to whom, and from a number that only the journal knows; so the same command after a crash
+//! goes on with the same transfer.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
+
+use super::signed;
+use crate::meta::TransferId;
+
+/// How long a row is kept since the file was last looked at.
+const KEPT: Duration = Duration::from_secs(366 * 86_400);
+
+/// Rows that are looked at in one go to find those that are old.
+const AT_ONCE: u32 = 1_000;
+
+pub(super) const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS outgoing (
+    seq       INTEGER PRIMARY KEY,
+    user      TEXT NOT NULL,
+    recipient TEXT NOT NULL,
+    folder    TEXT NOT NULL,
+    source    TEXT NOT NULL,
+    name      TEXT NOT NULL,
+    path      TEXT NOT NULL,
+    version   TEXT NOT NULL,
+    id        BLOB NOT NULL,
+    attempt   INTEGER NOT NULL,
+    state     INTEGER NOT NULL,
+    bytes     INTEGER NOT NULL,
+    at        INTEGER NOT NULL,
+    code      TEXT NOT NULL,
+    words     TEXT NOT NULL,
+    UNIQUE (user, recipient, folder, source, name, path)
+) STRICT;
+CREATE TABLE IF NOT EXISTS outgoing_salt (salt BLOB NOT NULL) STRICT;
+";
+
+/// What a person sent: who, to whom, and which file by which name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct What {
+    /// Who sends.
+    pub user: String,
+    /// The contact.
+    pub recipient: String,
+    /// The contact's folder.
+    pub folder: String,
+    /// Where the file is: a full path.
+    pub source: String,
+    /// Its name, as the person called it.
+    pub name: String,
+    /// Where it was in a directory that was named; empty if the file itself was.
+    pub path: String,
+}
+
+/// Whether it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The receiver has it safely.
+    Sent = 1,
+    /// It was not sent, or refused.
+    Failed = 2,
+}
+
+impl State {
+    /// The word of it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The last attempt to send something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// What it is about.
+    pub what: What,
+    /// Which version of the file.
+    pub version: String,
+    /// The transfer.
+    pub id: TransferId,
+    /// How often the person asked to send what had been sent.
+    pub attempt: u64,
+    /// Whether it arrived.
+    pub state: State,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// When that was, in milliseconds since 1970.
+    pub at: u64,
+    /// The word of the error.
+    pub code: String,
+    /// What went wrong.
+    pub words: String,
+}
+
+/// The bytes from which ids are made that no other root makes.
+pub fn salt(db: &Connection) -> rusqlite::Result<Vec<u8>> {
+    db.execute(
+        "INSERT INTO outgoing_salt SELECT randomblob(16)
+         WHERE NOT EXISTS (SELECT 1 FROM outgoing_salt)",
+        [],
+    )?;
+    db.query_row("SELECT salt FROM outgoing_salt", [], |row| row.get(0))
+}
+
+/// The last attempt to send something.
+pub fn find(db: &Connection, what: &What) -> rusqlite::Result<Option<Outgoing>> {
+    db.prepare_cached(
+        "SELECT * FROM outgoing WHERE user = :user AND recipient = :recipient
+         AND folder = :folder AND source = :source AND name = :name AND path = :path",
+    )?
+    .query_row(
+        named_params! {
+            ":user": what.user, ":recipient": what.recipient, ":folder": what.folder,
+            ":source": what.source, ":name": what.name, ":path": what.path,
+        },
+        outgoing,
+    )
+    .optional()
+}
+
+/// Writes an attempt down, in place of the one before. A failure does not take the place of
+/// the same transfer that was sent: another process was faster.
+pub fn put(db: &Connection, attempt: &Outgoing) -> rusqlite::Result<()> {
+    let what = &attempt.what;
+    if attempt.state == State::Failed
+        && let Some(before) = find(db, what)?
+        && before.state == State::Sent
+        && before.id == attempt.id
+    {
+        return Ok(());
+    }
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO outgoing
+         (user, recipient, folder, source, name, path, version, id, attempt, state, bytes, at,
+          code, words)
+         VALUES (:user, :recipient, :folder, :source, :name, :path, :version, :id, :attempt,
+                 :state, :bytes, :at, :code, :words)",
+    )?
+    .execute(named_params! {
+        ":user": what.user, ":recipient": what.recipient, ":folder": what.folder,
+        ":source": what.source, ":name": what.name, ":path": what.path,
+        ":version": attempt.version, ":id": attempt.id.0, ":attempt": signed(attempt.attempt),
+        ":state": attempt.state as i64, ":bytes": signed(attempt.bytes),
+        ":at": signed(attempt.at), ":code": attempt.code, ":words": attempt.words,
+    })?;
+    Ok(())
+}
+
+/// The latest attempts of a user, or of all, newest first; only those that failed, if that is
+/// wanted.
+pub fn latest(
+    db: &Connection,
+    user: Option<&str>,
+    only_failed: bool,
+    limit: u32,
+) -> rusqlite::Result<Vec<Outgoing>> {
+    db.prepare(
+        "SELECT * FROM outgoing WHERE (:user IS NULL OR user = :user)
+         AND (NOT :failed OR state = 2) ORDER BY seq DESC LIMIT :limit",
+    )?
+    .query_map(
+        named_params! { ":user": user, ":failed": only_failed, ":limit": limit },
+        outgoing,
+    )?
+    .collect()
+}
+
+/// Forgets some of the oldest attempts, if they are very old.
+pub fn forget(db: &Connection, now: u64) -> rusqlite::Result<()> {
+    let before = now.saturating_sub(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX));
+    db.execute(
+        "DELETE FROM outgoing WHERE at < :before
+         AND seq IN (SELECT seq FROM outgoing ORDER BY seq LIMIT :limit)",
+        named_params! { ":before": signed(before), ":limit": AT_ONCE },
+    )?;
+    Ok(())
+}
+
+fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
+    let number = |column| row.get::<_, i64>(column).map(|n| n.max(0).unsigned_abs());
+    Ok(Outgoing {
+        what: What {
+            user: row.get("user")?,
+            recipient: row.get("recipient")?,
+            folder: row.get("folder")?,
+            source: row.get("source")?,
+            name: row.get("name")?,
+            path: row.get("path")?,
+        },
+        version: row.get("version")?,
+        id: TransferId(row.get("id")?),
+        attempt: number("attempt")?,
+        state: match row.get("state")? {
+            1_i64 => State::Sent,
+            _ => State::Failed,
+        },
+        bytes: number("bytes")?,
+        at: number("at")?,
+        code: row.get("code")?,
+        words: row.get("words")?,
+    })
+}

@@ -1,0 +1,86 @@
+//! How a folder keeps what arrives: the section `[folder]` of its m2y.config.
+//!
+//! ```text
+//! [folder]
+//! names = original
+//! keep_refused = 30d
+//! ```
+
+use std::time::Duration;
+
+use super::{config::Config, settings::age};
+use crate::error::did_you_mean;
+
+/// The section.
+pub const SECTION: &str = "folder";
+
+/// How long the `.meta` of a file that was refused stays, unless m2y.config says otherwise.
+const KEEP_REFUSED: Duration = Duration::from_secs(7 * 86_400);
+
+/// What a file is called that arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Names {
+    /// `zhenqiang_30-12-2018_23-59-59.data`, beside its `.meta`.
+    #[default]
+    Dated,
+    /// As its sender calls it, with the directories that it was in; its `.meta` is hidden.
+    Original,
+}
+
+/// How a folder keeps what arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolderRules {
+    /// What files are called.
+    pub names: Names,
+    /// How long the `.meta` of a file that was refused stays.
+    pub keep_refused: Duration,
+}
+
+impl Default for FolderRules {
+    fn default() -> Self {
+        Self {
+            names: Names::default(),
+            keep_refused: KEEP_REFUSED,
+        }
+    }
+}
+
+impl FolderRules {
+    /// What an m2y.config says. Whatever is wrong there, [`check`] tells, and such a config
+    /// does not come into force.
+    pub fn of(config: &Config) -> Self {
+        let mut rules = Self::default();
+        for (key, value) in config.section(SECTION) {
+            // It counts for nothing if it is wrong.
+            let _ = rules.set(key, value);
+        }
+        rules
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "names" => {
+                self.names = match value {
+                    "dated" => Names::Dated,
+                    "original" => Names::Original,
+                    _ => return Err(format!("names = {value}: write dated or original")),
+                }
+            }
+            "keep_refused" => {
+                self.keep_refused =
+                    age(value).map_err(|why| format!("keep_refused = {value}: {why}"))?;
+            }
+            _ => {
+                let hint = did_you_mean(key, ["names", "keep_refused"]);
+                return Err(format!("[{SECTION}] has no key {key}{hint}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a line of the section does not count.
+pub fn check(line: &str) -> Result<(), String> {
+    let (key, value) = line.split_once('=').unwrap_or((line, ""));
+    FolderRules::default().set(key.trim(), super::config::unquoted(value.trim()))
+}

@@ -63,7 +63,7 @@ senders() {
             done
             for pid in "${pids[@]}"; do wait "$pid" || die "one of $n senders failed: $(tail -n 3 "$W/serve.log")"; done
             took=$(($(now) - T0))
-            sums "$INBOX" .data | cmp - "$W/sums.$n" || die "$n senders: what arrived is not what was sent"
+            sums "$INBOX" .data | cmp - "$W/sums.$n" || die "$n senders: the file that arrived differs from the one sent"
             [ "$r" = 0 ] || echo "$took" >>"$W/took.$n"
         done
     done
@@ -202,7 +202,7 @@ END
     T0=$(now)
     send "$W/one.bin" || die "beside idle connections no file goes through: $(tail -n 3 "$W/serve.log")"
     took=$(($(now) - T0))
-    cmp "$W/one.bin" "$INBOX"/*.data || die "beside idle connections: what arrived is not what was sent"
+    cmp "$W/one.bin" "$INBOX"/*.data || die "beside idle connections: the file that arrived differs from the one sent"
     end "$helper"
     exec {from}<&- {to}>&-
     sleep 2

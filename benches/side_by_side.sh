@@ -287,7 +287,7 @@ once() { # PART TOOL ROUND
     took=$(($(now) - T0))
     ended
     cpu
-    check "$2" || die "$2: what arrived is not what was sent ($1)"
+    check "$2" || die "$2: the file that arrived differs from the one sent ($1)"
     [ "$3" = 0 ] || echo "$took $((CPU - c0))" >>"$W/result.$1.$2"
     [ "$1" = disk-small ] || rm -rf "$DST" "$ROOT"/user/*/"$NAME"
 }

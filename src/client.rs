@@ -284,7 +284,7 @@ async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, E
     if !reply.features.requests {
         let (to, words) = (&route.contact.name, printable(&reply.meta.error, 300));
         let sentence = format!(
-            "the server of {to} shows no files: it has another version of m2y, or said why: {words:?}"
+            "{to}'s server shows no files: it runs a different version of m2y, or refused: {words:?}"
         );
         return Err(Error::new(Code::Failed, sentence));
     }
@@ -458,7 +458,7 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
         Turned::Busy => Error::new(Code::Later, "the server is busy, try later"),
         Turned::Unreadable => Error::new(
             Code::Failed,
-            "the server speaks another version of the protocol",
+            "the server speaks a different version of the protocol",
         ),
     }
 }

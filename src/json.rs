@@ -77,7 +77,7 @@ fn not_whole(number: f64) -> JsonError {
         "a number is outside -2^63 to 2^64 - 1, is -0, or has a point or an exponent: write it as text"
             .to_owned()
     } else {
-        format!("the number {number} is not whole: write it as text, \"{number}\"")
+        format!("{number} is not a whole number: write it as text, \"{number}\"")
     })
 }
 

@@ -377,7 +377,7 @@ fn a_name_that_leads_elsewhere_is_refused_by_every_function() {
             let is_bad = |part: &&str| part.is_empty() || part.starts_with('.');
             let words = match name.split('/').find(is_bad) {
                 Some(part) if !["", ".", ".."].contains(&part) => "is hidden",
-                _ => "is no name of a file",
+                _ => "cannot be a file name",
             };
             desk.fails(&script, words);
         }
@@ -475,10 +475,13 @@ fn a_script_changes_no_script_no_program_and_no_config() {
 fn a_script_makes_no_meta_that_would_send_a_file() {
     let desk = Desk::new();
     for name in ["x.meta", "x.META", "x.failed", "x.done", "x.data"] {
-        desk.fails(&format!("folder.write(\"{name}\", \"x\");"), "m2y's own");
+        desk.fails(
+            &format!("folder.write(\"{name}\", \"x\");"),
+            "reserved by m2y",
+        );
         desk.fails(
             &format!("folder.rename(\"abc.txt\", \"{name}\");"),
-            "m2y's own",
+            "reserved by m2y",
         );
     }
     desk.fails(
@@ -792,10 +795,13 @@ fn what_is_to_be_sent_is_checked_and_waits_for_the_verdict() {
     assert!(matches!(&ran.effects[1], Effect::Webhook { body, .. } if body["n"] == 1));
     assert!(matches!(&ran.effects[2], Effect::Send { file, .. } if file == "abc.txt"));
     for (script, words) in [
-        ("notify.email(\"nobody\", \"s\", \"t\");", "is no address"),
+        (
+            "notify.email(\"nobody\", \"s\", \"t\");",
+            "is not an address",
+        ),
         (
             "notify.email(\"a@b\\r\\nBcc: c@d\", \"s\", \"t\");",
-            "is no address",
+            "is not an address",
         ),
         (
             "notify.email(\"a@b\", \"s\\nBcc: c@d\", \"t\");",
@@ -803,7 +809,10 @@ fn what_is_to_be_sent_is_checked_and_waits_for_the_verdict() {
         ),
         ("notify.webhook(\"file:///etc/passwd\", #{});", "https://"),
         ("notify.webhook(\"http://me:pw@a/\", #{});", "password"),
-        ("notify.webhook(\"http://a/\", #{x: 1.5});", "not whole"),
+        (
+            "notify.webhook(\"http://a/\", #{x: 1.5});",
+            "not a whole number",
+        ),
         (
             "let x = \"\"; x.pad(4000, \"\\x01\"); notify.webhook(\"http://a/\", #{a: x});",
             "16384",
@@ -814,7 +823,7 @@ fn what_is_to_be_sent_is_checked_and_waits_for_the_verdict() {
         ),
         (
             "send(#{to: \"../x\", folder: \"photo\", file: \"abc.txt\"});",
-            "is no name",
+            "cannot be a name",
         ),
         (
             "send(#{to: \"zhenqiang\", folder: \"pubKey\", file: \"abc.txt\"});",
@@ -880,9 +889,9 @@ fn a_run_has_one_moment_however_long_it_takes() {
             "let f = \"\"; f.pad(65, \"x\"); time.format(0, f);",
             "may have 64 bytes",
         ),
-        ("time.parse(\"2018-12-30\");", "is no moment"),
-        ("time.parse(\"31-02-2018_00-00-00\");", "is no moment"),
-        ("time.parse(\"\");", "is no moment"),
+        ("time.parse(\"2018-12-30\");", "is not a time"),
+        ("time.parse(\"31-02-2018_00-00-00\");", "is not a time"),
+        ("time.parse(\"\");", "is not a time"),
     ] {
         desk.fails(script, words);
     }
@@ -934,8 +943,11 @@ fn values_stay_from_one_run_to_the_next_and_belong_to_the_folder() {
             "let v = \"\"; v.pad(4095, \"v\"); state.set(\"v\", v);",
             "may have 4096",
         ),
-        ("state.set(\"f\", 1.5);", "not whole"),
-        ("state.set(\"t\", \"x\"); state.add(\"t\", 1);", "no number"),
+        ("state.set(\"f\", 1.5);", "not a whole number"),
+        (
+            "state.set(\"t\", \"x\"); state.add(\"t\", 1);",
+            "not a number",
+        ),
         (
             "state.set(\"m\", 9223372036854775807); state.add(\"m\", 1);",
             "too large",

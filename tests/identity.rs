@@ -279,7 +279,7 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
         (good.replace("\"filesize\":1", "\"filesize\":-1"), "metaCRC"),
         (
             good.replace("\"filesize\":1", "\"filesize\":1.5"),
-            "not whole",
+            "not a whole number",
         ),
         (good.replace("photo", "phota"), "metaCRC"),
         (good[..good.len() - 1].to_owned(), "not a JSON"),

@@ -223,7 +223,7 @@ async fn what_is_no_address_is_refused_before_connecting() {
     ] {
         permanent(
             mailer.send(to, "s", "t", id()).await,
-            "is no e-mail address",
+            "is not an e-mail address",
         );
     }
 }

@@ -152,13 +152,13 @@ fn a_profile_that_cannot_be_makes_no_user() {
         ("", "not a JSON"),
         ("{}", "\"username\" is missing"),
         ("{\"username\": 5}", "\"username\" is missing"),
-        ("{\"username\": \"..\"}", "is no name"),
-        ("{\"username\": \"a/b\"}", "is no name"),
-        ("{\"username\": \".ssh\"}", "is no name"),
-        ("{\"username\": \"a\\u0000b\"}", "is no name"),
-        ("{\"username\": \"a\\nb\"}", "is no name"),
-        ("{\"username\": \"\"}", "is no name"),
-        (&long, "is no name"),
+        ("{\"username\": \"..\"}", "cannot be a name"),
+        ("{\"username\": \"a/b\"}", "cannot be a name"),
+        ("{\"username\": \".ssh\"}", "cannot be a name"),
+        ("{\"username\": \"a\\u0000b\"}", "cannot be a name"),
+        ("{\"username\": \"a\\nb\"}", "cannot be a name"),
+        ("{\"username\": \"\"}", "cannot be a name"),
+        (&long, "cannot be a name"),
         ("{\"username\": \"a\", \"username\": \"b\"}", "stands twice"),
         (
             "{\"username\": \"a\", \"email\": 5}",
@@ -413,7 +413,7 @@ fn contacts_are_exchanged_by_cards() {
     home.write("forged.json", &forged);
     let said = home.fails(12, &["contact", "add", "--user", ROLAND, "forged.json"]);
     assert!(
-        said.contains("already has another key") && said.contains("--replace"),
+        said.contains("already has a different key") && said.contains("--replace"),
         "{said}"
     );
     assert_eq!(
@@ -696,7 +696,7 @@ fn what_is_written_wrong_is_an_object_too() {
         (vec!["folder"], "m2y --help"),
         (
             vec!["folder", "create", "--user", "../x", "f"],
-            "is no name",
+            "cannot be a name",
         ),
     ] {
         let output = home.m2y(&[&["--json"], &args[..]].concat());

@@ -590,7 +590,7 @@ fn files_and_directories_are_put_by_command() {
     // Another file in the place of one.
     fs::write(world.dir.path().join("a.jpg"), "other").unwrap();
     for (args, code, words) in [
-        (&["a.jpg", "roland-frei:photo"][..], 1, "take --conflict"),
+        (&["a.jpg", "roland-frei:photo"][..], 1, "use --conflict"),
         (
             &["a.jpg", "b.jpg", "roland-frei:photo"],
             3,
@@ -623,7 +623,7 @@ fn files_and_directories_are_put_by_command() {
             "cannot open none.jpg",
         ),
         (&["a.jpg", "roland-frei"], 2, "a path is missing"),
-        (&["a.jpg", "roland-frei:photo/x.rhai"], 1, "m2y's own"),
+        (&["a.jpg", "roland-frei:photo/x.rhai"], 1, "are reserved"),
         (&["a.jpg", "nobody:photo"], 12, "no contact nobody"),
         (&["a.jpg"], 2, "PEER:PATH"),
     ] {
@@ -911,7 +911,7 @@ async fn of_two_files_for_one_path_the_second_hears_of_the_first_also_while_hook
     let output = run(&world, &server.address, &args);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     assert!(
-        said(&output).contains("take --conflict"),
+        said(&output).contains("use --conflict"),
         "{}",
         said(&output)
     );

@@ -270,7 +270,7 @@ fn what_is_written_wrong_gets_one_line_that_helps() {
     let home = Home::new();
     for (line, words) in [
         ("pdw", "did you mean pwd?"),
-        ("frobnicate", "`help` shows all"),
+        ("frobnicate", "`help` lists all"),
         ("get", "`help get` shows how it is written"),
         ("ls --colour", "`help ls` shows how it is written"),
         ("get 'a b", "a quote is not closed"),
@@ -387,7 +387,7 @@ fn the_command_fetches_what_the_shell_fetches() {
     assert_eq!(code, Some(3), "{objects:#?}");
     assert!(
         home.fails(3, "get -r photo/2026\n")
-            .contains("take --conflict")
+            .contains("use --conflict")
     );
     let answer = &home.answers(&["get -r photo/2026"])[0];
     assert_eq!(answer["status_code"], 207, "{answer}");

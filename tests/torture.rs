@@ -969,7 +969,7 @@ fn a_directory_on_another_disk_takes_no_file_and_says_so() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(
-        said(&output).contains("on another disk"),
+        said(&output).contains("on a different disk"),
         "{}",
         said(&output)
     );

@@ -180,7 +180,7 @@ fn not_found(error: RootError) -> Error {
     match error {
         RootError::NoContact { user, contact } => {
             let sentence = format!(
-                "{user} has no contact {contact}: `m2y contact list --user {user}` shows who there is"
+                "{user} has no contact {contact}: `m2y contact list --user {user}` shows all"
             );
             Error::new(Code::NotFound, sentence)
         }

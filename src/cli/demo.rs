@@ -373,7 +373,7 @@ fn same(a: &Path, b: &Path) -> Result<(), Error> {
     } else {
         Err(Error::new(
             Code::Integrity,
-            "what arrived is not what was sent",
+            "the file that arrived differs from the one sent",
         ))
     }
 }

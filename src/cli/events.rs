@@ -173,7 +173,7 @@ impl Choice {
 }
 
 fn missing(number: i64) -> Error {
-    let sentence = format!("there is no event {number}: `m2y events list` shows them");
+    let sentence = format!("no event {number}: `m2y events list` shows them");
     Error::new(Code::NotFound, sentence)
 }
 

@@ -110,8 +110,8 @@ enum Command {
 /// Where the root is.
 #[derive(Debug, Args)]
 pub struct RootArg {
-    /// The root directory with all users, keys and folders [default: /m2y; for a person who
-    /// has no /m2y, ~/m2y]
+    /// The root directory with all users, keys and folders [default: ~/m2y, or /m2y if
+    /// it exists]
     #[arg(long, env = "M2Y_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
 }

@@ -178,7 +178,7 @@ async fn lock(root: &Root) -> Result<File, Error> {
                 sleep(Duration::from_millis(20)).await;
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(failed("another `m2y serve` does so already".to_owned()));
+                return Err(failed("an `m2y serve` is running already".to_owned()));
             }
             Err(TryLockError::Error(e)) => return Err(failed(e.to_string())),
         }

@@ -154,7 +154,7 @@ impl Peer {
         let mut replies = self.replies(Request::Stat { path })?;
         let entry = replies.next().await.transpose()?;
         let entry = entry.and_then(|entries| entries.into_iter().next());
-        entry.ok_or_else(|| Error::new(Code::Failed, "the answer says nothing of the path"))
+        entry.ok_or_else(|| Error::new(Code::Failed, "the answer does not mention the path"))
     }
 
     async fn change(&self, request: Request) -> Result<(), Error> {
@@ -219,7 +219,7 @@ impl Listing {
                 self.done = true;
                 Some(Err(match other {
                     Some(Err(error)) => error,
-                    Some(Ok(_)) => Error::new(Code::Failed, "the answer is to another request"),
+                    Some(Ok(_)) => Error::new(Code::Failed, "the answer is to a different request"),
                     None => gone(&self.over),
                 }))
             }

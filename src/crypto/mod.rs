@@ -25,7 +25,7 @@ pub enum CryptoError {
     #[error("the RSA key has {0} bits, must have 2048 to 4096")]
     KeySize(usize),
     /// Sealed bytes were changed, cut, or sealed under another key.
-    #[error("the sealed bytes were changed on the way or are meant for another key")]
+    #[error("the sealed bytes were altered in transit or are for a different key")]
     Open,
     /// A signature does not belong to the key and the bytes.
     #[error("the signature does not match")]

@@ -86,7 +86,7 @@ pub enum RequestError {
     },
     /// The name leads into a network that only this machine reaches.
     #[error(
-        "{host} leads to {address}, which is not a public address: if requests should go there, put {address} behind `allow =` under [webhook] in m2y.ini too"
+        "{host} leads to {address}, which is not a public address: to allow it, add {address} to `allow =` under [webhook] in m2y.ini"
     )]
     Private {
         /// The name.
@@ -239,7 +239,7 @@ impl Target {
     /// Reads a URL; says what is wrong with it, and does not repeat it, since it may be secret.
     pub(super) fn new(text: &str) -> Result<Self, String> {
         let url =
-            Url::parse(text).map_err(|e| format!("is none ({e}): write https://host/path"))?;
+            Url::parse(text).map_err(|e| format!("is not a URL ({e}): write https://host/path"))?;
         let secure = match url.scheme() {
             "https" => true,
             "http" => false,

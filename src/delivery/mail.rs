@@ -132,7 +132,7 @@ impl Mailer {
     ) -> Result<(Envelope, Vec<u8>), DeliveryError> {
         let bad = || {
             let to = printable(to, QUOTED);
-            DeliveryError::permanent(format!("{to:?} is no e-mail address"))
+            DeliveryError::permanent(format!("{to:?} is not an e-mail address"))
         };
         let recipient = address(to.trim()).ok_or_else(bad)?;
         let envelope = Envelope::new(Some(self.from.email.clone()), vec![recipient.clone()])

@@ -147,4 +147,5 @@ fn provider() -> Result<CryptoProvider, String> {
 }
 
 #[cfg(not(feature = "aws-lc"))]
-const NOT_HERE: &str = "m2y was built without AWS-LC, and this processor is none that it can do without: build it with default features";
+const NOT_HERE: &str =
+    "m2y was built without AWS-LC, which this processor needs: build it with default features";

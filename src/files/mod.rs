@@ -84,7 +84,7 @@ fn refused(error: &io::Error) -> Error {
         io::ErrorKind::AlreadyExists => exists(),
         io::ErrorKind::CrossesDevices => Error::new(
             Code::Failed,
-            "no file can be put there: the directory is on another disk than its folder",
+            "cannot upload there: the directory is on a different disk than its folder",
         ),
         io::ErrorKind::DirectoryNotEmpty => Error::new(Code::Failed, "the directory is not empty"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -276,7 +276,7 @@ impl Changer {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 let (user, folder) = (user.name(), here.name());
                 let (from, to) = (&from.1, &to.1);
-                warn!(%user, %folder, "{from} keeps its name: there is another {to} by now");
+                warn!(%user, %folder, "{from} keeps its name: {to} exists");
                 return Ok(false);
             }
             renamed => renamed?,

@@ -19,7 +19,7 @@ pub enum HookError {
     Thrown(String),
     /// Not in the folder, not in `ROOT/scripts/`, not bundled.
     #[error(
-        "there is no script {0:?}: put it into the folder or into ROOT/scripts/, or take its line out of m2y.config"
+        "script {0:?} not found: put it into the folder or into ROOT/scripts/, or remove its line from m2y.config"
     )]
     Missing(String),
     /// Its name cannot be the name of a script.
@@ -100,7 +100,7 @@ pub enum HookError {
         value: String,
     },
     /// A script put something else into a variable of the host's.
-    #[error("{script}: the variable {variable} holds something else now: give yours another name")]
+    #[error("{script}: your variable {variable} hides m2y's own: rename yours")]
     Shadowed {
         /// Its name in m2y.config.
         script: String,

@@ -104,7 +104,7 @@ pub async fn run(
                 let key = (folder.path().to_owned(), line.clone());
                 let (user, name) = (folder.user().name(), folder.name());
                 if !running.insert(key.clone()) {
-                    info!("{user}/{name} [OnSchedule] {line}: still runs, passed over");
+                    info!("{user}/{name} [OnSchedule] {line}: skipped, the last run has not ended");
                     continue;
                 }
                 let (dispatcher, folder) = (dispatcher.clone(), folder.clone());

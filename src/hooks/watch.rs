@@ -135,7 +135,7 @@ pub async fn run(
     }
     tokio::select! {
         () = stopped(&mut shutdown) => {}
-        _ = &mut ended => return error!("the folders are not watched: start the server again"),
+        _ = &mut ended => return error!("the folders are not watched: restart the server"),
     }
     drop(stop);
     let _ = ended.await;
@@ -328,7 +328,7 @@ impl Worker {
         };
         if !told.is_empty() && told != watched.told {
             error!(
-                "{}: no event of its files until this is mended: {told}",
+                "{}: events of its files are off until this is fixed: {told}",
                 path.display()
             );
         }
@@ -436,7 +436,7 @@ impl Worker {
     fn watch(&mut self, path: &Path) -> notify::Result<()> {
         match &mut self.watcher {
             Some(watcher) => watcher.watch(path, RecursiveMode::NonRecursive),
-            None => Err(notify::Error::generic("there is no inotify")),
+            None => Err(notify::Error::generic("inotify is not available")),
         }
     }
 

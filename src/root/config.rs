@@ -95,7 +95,7 @@ impl Config {
                 }
             } else if means_event(heading) {
                 let reason = format!(
-                    "there is no event [{heading}]: the events are {}{}",
+                    "unknown event [{heading}]: the events are {}{}",
                     EVENT_SECTIONS.join(", "),
                     did_you_mean(heading, EVENT_SECTIONS),
                 );

@@ -57,13 +57,11 @@ pub enum RootError {
     },
     /// Nobody of that name.
     #[error(
-        "there is no user {0} in this root: make one with `m2y user create`, or name another root with --root"
+        "no user {0} in this root: create one with `m2y user create`, or choose a different root with --root"
     )]
     NoUser(Name),
     /// A directory among the users that is empty, or that `user create` did not finish.
-    #[error(
-        "{0} has no user.json and so is no user: make it one with `m2y user create`, or take it away"
-    )]
+    #[error("{0} has no user.json: run `m2y user create` for it, or remove it")]
     Unfinished(String),
     /// No key of that name in `pubKey/`.
     #[error("{user} has no contact {contact}: add the key with `m2y contact add`")]
@@ -81,7 +79,7 @@ pub enum RootError {
     TakesNoFiles,
     /// Another key is there under this name.
     #[error(
-        "{name} already has another key, {old}; compare the new one, {new}, with {name} in person, then repeat with --replace"
+        "{name} already has a different key, {old}: compare the new one, {new}, with {name} in person, then repeat with --replace"
     )]
     OtherKey {
         /// Whose key.
@@ -93,10 +91,10 @@ pub enum RootError {
     },
     /// A card in one's own name with another key, or something else that is done with
     /// others only.
-    #[error("{0} is your own name, and nobody is a contact of their own")]
+    #[error("{0} is your own name: you cannot be your own contact")]
     Oneself(Name),
     /// Two names, one hash: no server could tell them apart.
-    #[error("the user name {new} has the same hash as {old}: choose another name")]
+    #[error("the user name {new} has the same hash as {old}: choose a different name")]
     HashTaken {
         /// Whose hash it is.
         old: String,

@@ -59,13 +59,13 @@ pub const MAX_NAME: usize = 255;
 /// not, if it cannot. Such a name is one path component and leads nowhere else.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > MAX_NAME {
-        return Err("is no name of a file: it must have 1 to 255 bytes");
+        return Err("cannot be a file name: use 1 to 255 bytes");
     }
     if name.contains(['/', '\0']) {
-        return Err("is no name of a file: it holds / or NUL");
+        return Err("cannot be a file name: it contains / or NUL");
     }
     if name.starts_with('.') {
-        return Err("is hidden: names that begin with '.' are m2y's own");
+        return Err("is hidden: names that begin with '.' are reserved");
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub struct Name(Box<str>);
 pub enum NameError {
     /// Nothing, too much, a leading dot, or a character outside the set.
     #[error(
-        "{0:?} is no name: it must be 1 to {MAX_LEN} letters, digits, '.', '_' or '-', and not begin with '.'"
+        "{0:?} cannot be a name: use 1 to {MAX_LEN} letters, digits, '.', '_' or '-', and do not begin with '.'"
     )]
     Form(String),
     /// A directory that m2y itself uses.

@@ -36,7 +36,7 @@ impl Due {
         if let Some(inner) = time.strip_prefix("at(").and_then(|t| t.strip_suffix(')')) {
             return Self::parse_at(inner).ok_or_else(|| {
                 format!(
-                    "{time} is no time: write at(\"18:30\", \"Europe/Zurich\"), with a zone of \
+                    "{time} is not a time: write at(\"18:30\", \"Europe/Zurich\"), with a zone of \
                      the IANA database, or at(\"18:30\") for UTC"
                 )
             });
@@ -105,7 +105,7 @@ impl fmt::Display for Due {
 pub fn zone(name: &str) -> Result<TimeZone, String> {
     TimeZone::get(name).map_err(|_| {
         let name = printable(name, 80);
-        format!("there is no time zone {name:?}: take one like Europe/Zurich or UTC")
+        format!("unknown time zone {name:?}: use one like Europe/Zurich or UTC")
     })
 }
 

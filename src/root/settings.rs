@@ -10,7 +10,7 @@ pub use smtp::{Security, Smtp};
 pub use webhook::{AllowedHost, Webhook};
 
 /// What is said of a key that would be ignored.
-const UNKNOWN: &str = "there is no such setting";
+const UNKNOWN: &str = "unknown setting";
 
 /// Seconds of a day.
 const DAY: u64 = 86_400;

@@ -53,7 +53,7 @@ impl Rights {
                 "mv" => rights.mv = true,
                 other => {
                     return Err(format!(
-                        "{other:?} is nothing that can be shared: there are list, get, put, mkdir, rm and mv"
+                        "{other:?} is not a right: use list, get, put, mkdir, rm or mv"
                     ));
                 }
             }

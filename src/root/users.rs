@@ -33,7 +33,7 @@ impl Root {
             Ok(user) => user,
             Err(reason) => {
                 if !told {
-                    warn!("{reason}: passed over");
+                    warn!("skipped: {reason}");
                 }
                 None
             }

@@ -42,7 +42,7 @@ pub struct Caller {
 /// Why somebody is turned away without an envelope.
 #[derive(Debug, thiserror::Error)]
 pub enum Unknown {
-    #[error("there is no such receiver here")]
+    #[error("unknown receiver")]
     Receiver,
     #[error("the receiver has no such contact")]
     Sender,

@@ -149,7 +149,7 @@ impl Metrics {
         page.family(
             "m2y_openings_total",
             "counter",
-            "Sessions that somebody wanted to open, by whether it was a contact.",
+            "Sessions that were opened, by whether a contact opened them.",
         );
         for (how, n) in self.openings.all() {
             let word = match how {
@@ -161,7 +161,7 @@ impl Metrics {
         page.family(
             "m2y_transfers_total",
             "counter",
-            "Files that somebody wanted to send, by how that ended.",
+            "Files offered by contacts, by outcome.",
         );
         for (ended, n) in self.transfers.all() {
             page.sample("m2y_transfers_total", &label("result", ended.word()), n);
@@ -175,7 +175,7 @@ impl Metrics {
         page.family(
             "m2y_sent_bytes_total",
             "counter",
-            "Bytes of files for who fetches them, also of those that did not get there whole.",
+            "Bytes of fetched files, including incomplete ones.",
         );
         page.sample("m2y_sent_bytes_total", "", number(&self.sent_bytes));
         page.family(

@@ -21,7 +21,7 @@ impl Address {
 
 /// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address, must be HOST:PORT, like example.org:5000")]
+#[error("{0:?} is not an address: write HOST:PORT, like example.org:5000")]
 pub struct AddressError(String);
 
 impl FromStr for Address {

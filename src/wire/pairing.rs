@@ -44,7 +44,7 @@ pub enum PairingError {
     },
     /// An answer to somebody else's request.
     #[error(
-        "the answer of {from} is for the key {theirs}, and yours is {own}: it answers somebody else, or a request from before your key changed; make a new one with `m2y contact request`"
+        "the answer of {from} is for the key {theirs}, and yours is {own}: it answers someone else, or a request from before your key changed: create a new one with `m2y contact request`"
     )]
     ForAnother {
         /// Who answers.
@@ -56,12 +56,12 @@ pub enum PairingError {
     },
     /// The signature or the seal does not match.
     #[error(
-        "the answer of {0} was altered on the way, or {0} does not have the key in it: ask for another one, and compare fingerprints"
+        "the answer of {0} was altered in transit, or {0} does not have the key in it: ask for a new one, and compare fingerprints"
     )]
     Altered(Name),
     /// The adder knows the requester by another name.
     #[error(
-        "{from} has stored you as {to}, and you are {own}: make a new request with `m2y contact request`, and see to it that nobody changes it on the way"
+        "{from} has stored you as {to}, but you are {own}: create a new request with `m2y contact request`, and send it by a way that cannot be altered"
     )]
     OtherName {
         /// Who answers.
@@ -81,7 +81,7 @@ pub enum PairingError {
     Answered(Name),
     /// An announcement by somebody who is no contact.
     #[error(
-        "{0} is no contact, so there is no key that could have signed the new one: ask {0} for a card (`m2y contact export`)"
+        "{0} is not a contact, so no known key can have signed the new one: ask {0} for a card (`m2y contact export`)"
     )]
     NothingOnFile(Name),
     /// An announcement that the key on file did not sign.

@@ -117,7 +117,7 @@ impl Add {
                 if !json {
                     output::aside(&added);
                     output::aside(format_args!(
-                        "mail the answer to {}, who takes it with `m2y contact accept`",
+                        "mail the answer to {}, who runs `m2y contact accept` with it",
                         card.name
                     ));
                 }

@@ -28,7 +28,7 @@ impl List {
             let contact = match contact {
                 Ok(contact) => contact,
                 Err(error) => {
-                    warn!("{error}: passed over");
+                    warn!("skipped: {error}");
                     continue;
                 }
             };

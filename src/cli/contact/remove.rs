@@ -37,7 +37,7 @@ impl Remove {
             ]);
         } else {
             output::line(format_args!(
-                "{contact} is not a contact of {name} any more"
+                "removed {contact} from the contacts of {name}"
             ));
         }
         Ok(())

@@ -46,9 +46,8 @@ impl Rotate {
         let name = user.name();
         let rotation = if self.again {
             user.last_rotation()?.ok_or_else(|| {
-                let sentence = format!(
-                    "the key before the present one of {name} is not there: nothing to announce"
-                );
+                let sentence =
+                    format!("the previous key of {name} is missing: nothing to announce");
                 Error::new(Code::NotFound, sentence)
             })?
         } else {
@@ -60,7 +59,7 @@ impl Rotate {
         print(&announcement.to_document()?, json);
         if !json {
             output::aside(format_args!(
-                "mail this to every contact of {name}, who takes it with `m2y contact add`"
+                "mail this to every contact of {name}, who runs `m2y contact add` with it"
             ));
             output::aside(fingerprint_lines(new.fingerprint()));
             output::aside(format_args!("  the old key is in {}", rotation.kept));

@@ -318,9 +318,10 @@ impl<'w> Work<'w> {
                 });
                 let download = match looking.await {
                     Ok(download) => download.map_err(|e| match e.kind() {
-                        io::ErrorKind::WouldBlock => {
-                            Error::new(Code::Later, "another m2y fetches it to the same place")
-                        }
+                        io::ErrorKind::WouldBlock => Error::new(
+                            Code::Later,
+                            "another m2y process is fetching it to the same place",
+                        ),
                         _ => Error::new(Code::Failed, format!("cannot be stored here: {e}")),
                     }),
                     Err(_) => Err(Error::new(Code::Failed, "a thread failed")),
@@ -398,7 +399,7 @@ impl<'w> Work<'w> {
             }
             on if on.conflict() == Conflict::Refuse => {
                 let sentence = format!(
-                    "{} is there and is another file: take --conflict overwrite, rename or skip",
+                    "a different file {} exists: use --conflict overwrite, rename or skip",
                     path.display()
                 );
                 Err(Error::new(Code::Exists, sentence))

@@ -76,7 +76,7 @@ fn only(name: &str, subjects: &mut BTreeMap<&str, Vec<&Function>>) -> Result<(),
     }
     let all: Vec<&str> = subjects.keys().copied().collect();
     let sentence = format!(
-        "there is no function or subject {name:?}; the subjects are {}{hint}",
+        "unknown function or subject {name:?}: the subjects are {}{hint}",
         all.join(", ")
     );
     subjects.retain(|_, functions| !functions.is_empty());

@@ -50,16 +50,8 @@ impl Check {
         }
         match found {
             0 => Ok(()),
-            1 => Err(told(
-                json,
-                Code::Failed,
-                "a hook has to be mended".to_owned(),
-            )),
-            n => Err(told(
-                json,
-                Code::Failed,
-                format!("{n} places have to be mended"),
-            )),
+            1 => Err(told(json, Code::Failed, "1 problem found".to_owned())),
+            n => Err(told(json, Code::Failed, format!("{n} problems found"))),
         }
     }
 }

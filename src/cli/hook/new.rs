@@ -40,7 +40,7 @@ impl New {
             Name::script(name).map_err(|e| usage(e.to_string()))?;
         }
         if stem == "lib" || stem.ends_with("_test") {
-            let sentence = format!("{script} would be no hook: choose another name");
+            let sentence = format!("{script} cannot be a hook: choose a different name");
             return Err(usage(sentence).into());
         }
         if self.user.is_given() && self.folder.is_none() {

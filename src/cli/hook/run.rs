@@ -140,14 +140,14 @@ impl Run {
         let is_asked = matches!(kind, Kind::List | Kind::Get | Kind::Sent);
         if is_asked && self.contact.is_none() {
             return Err(usage(format!(
-                "{kind} is about a contact who asks: name one with --contact"
+                "{kind} needs a contact: name one with --contact"
             )));
         }
         let mut file = self.file.clone();
         if let Some(name) = &file {
             file::check_name(name).map_err(|why| usage(format!("{name:?} {why}")))?;
             if kind != Kind::Deleted && !folder.path_of(name).is_file() {
-                let sentence = format!("there is no file {name:?} in the folder");
+                let sentence = format!("{name:?} is not in the folder");
                 return Err(Error::new(Code::NotFound, sentence));
             }
         }

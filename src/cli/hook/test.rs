@@ -111,7 +111,7 @@ impl Test {
                 match is_dir {
                     Ok(true) => {}
                     Ok(false) => {
-                        let sentence = format!("{} is no directory", dir.display());
+                        let sentence = format!("{} is not a directory", dir.display());
                         return Err(Error::new(Code::Usage, sentence));
                     }
                     Err(e) => return Err(Error::io("open", dir, &e)),

@@ -129,7 +129,7 @@ impl Opener {
         let name = path.rsplit('/').next().unwrap_or_default();
         if is_own(name) {
             let sentence = format!(
-                "nobody takes {}: files that end with .rhai, .meta, .done or .failed and m2y.config are m2y's own",
+                "cannot upload {}: names that end with .rhai, .meta, .done or .failed and m2y.config are reserved",
                 printable(name, 300)
             );
             return Err(Error::new(Code::Failed, sentence));
@@ -248,7 +248,7 @@ impl Upload {
         }
         if opener.walk.passed_over > 0 {
             let n = opener.walk.passed_over;
-            let line = format!("passed over what is hidden, a link or no file: {n}");
+            let line = format!("skipped {n} hidden files, links or special files");
             self.tally.lock().await.warn(line);
         }
         Ok(())
@@ -303,7 +303,7 @@ impl Upload {
                         }
                         None => {
                             tally.warn(format!(
-                                "{}: stored, but the contact's hooks have it: they gave it another place, or have to run again",
+                                "{}: arrived, but the contact's hook moved it or has not accepted it yet",
                                 printable(&path, 300)
                             ));
                             tally.through(&item, &through);
@@ -326,7 +326,7 @@ impl Upload {
                                     "take --conflict overwrite, rename or skip, or end the path with / if that is a directory"
                                 }
                                 // For a file there had been a way.
-                                _ => "if that is a directory, end the path with /, else take another name",
+                                _ => "if that is a directory, end the path with /, else choose a different name",
                             };
                             Error::new(error.code, format!("{}: {advice}", error.sentence))
                         }

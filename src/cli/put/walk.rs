@@ -107,7 +107,7 @@ impl Walk {
 }
 
 fn not_utf8(path: &Path) -> Error {
-    let sentence = format!("cannot put {}: its name is not UTF-8", path.display());
+    let sentence = format!("cannot upload {}: its name is not UTF-8", path.display());
     Error::new(Code::Failed, sentence)
 }
 

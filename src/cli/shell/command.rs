@@ -87,8 +87,8 @@ pub fn unknown(name: &str) -> Fault {
         .filter(|(far, known)| *far <= 2 && *far < known.len())
         .min();
     Fault::usage(match near {
-        Some((_, near)) => format!("there is no command {name:?}: did you mean {near}?"),
-        None => format!("there is no command {name:?}: `help` shows all"),
+        Some((_, near)) => format!("unknown command {name:?}: did you mean {near}?"),
+        None => format!("unknown command {name:?}: `help` lists all"),
     })
 }
 

@@ -115,7 +115,7 @@ impl LineSource {
                 }
                 let line = String::from_utf8(line);
                 line.map(Some)
-                    .map_err(|_| Error::new(Code::Usage, "a line of the batch is not UTF-8"))
+                    .map_err(|_| Error::new(Code::Usage, "the batch has a line that is not UTF-8"))
             }
         }
     }

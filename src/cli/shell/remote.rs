@@ -444,7 +444,7 @@ impl Mv {
         if !into && all.len() > 1 {
             let shown = printable(&to.path, 300);
             return Err(Fault::usage(format!(
-                "several can only go into a directory, and /{shown} is none"
+                "several files need a directory, and /{shown} is not one"
             )));
         }
         for found in all {

@@ -11,7 +11,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "config",
         "config.get(section, key)",
-        "A value of the folder's m2y.config as text, or () where there is none.",
+        "A value of the folder's m2y.config as text, or () if it is missing.",
         r#"
 assert_eq(config.get("permission", "zhenqiang"), "always");
 assert_eq(config.get("permission", "nobody"), ());
@@ -20,7 +20,7 @@ assert_eq(config.get("permission", "nobody"), ());
     Function::new(
         "config",
         "config.get(section, key, default)",
-        "A value of the folder's m2y.config as text, or the default where there is none.",
+        "A value of the folder's m2y.config as text, or the default if it is missing.",
         r#"
 assert_eq(config.get("album", "prefix", "album"), "album");
 "#,
@@ -28,7 +28,7 @@ assert_eq(config.get("album", "prefix", "album"), "album");
     Function::new(
         "config",
         "config.number(section, key, default)",
-        "A value of the folder's m2y.config as a whole number, or the default where there is none. K, M, G and T behind it stand for thousands, millions and so on, Ki, Mi, Gi and Ti for powers of 1,024, as in 500M or 64Ki. Anything else fails, and says where it stands.",
+        "A value of the folder's m2y.config as a whole number, or the default if it is missing. K, M, G and T behind it stand for thousands, millions and so on, Ki, Mi, Gi and Ti for powers of 1,024, as in 500M or 64Ki. Anything else fails, and says where it stands.",
         r#"
 if meta.filesize > config.number("album", "most", 500_000_000) { reject("too large"); }
 assert_eq(config.number("album", "most", 20), 20);
@@ -37,7 +37,7 @@ assert_eq(config.number("album", "most", 20), 20);
     Function::new(
         "config",
         "config.number(section, key)",
-        "The same, with () where there is none.",
+        "The same, with () if it is missing.",
         r#"
 let most = config.number("pictures", "most");
 if most != () && meta.filesize > most { reject("too large"); }
@@ -62,7 +62,7 @@ assert(!config.has("permission", "nobody"));
     Function::new(
         "config",
         "config.section(name)",
-        "A section of m2y.config as a map of texts; empty where there is none.",
+        "A section of m2y.config as a map of texts; empty if it is missing.",
         r#"
 for name in config.section("permission").keys() { log.info(name); }
 "#,
@@ -88,7 +88,7 @@ fn number(config: &mut Handle, section: &str, key: &str) -> Made<Option<i64>> {
         None => {
             let value = shown(value);
             Err(fail(format!(
-                "config.number(): {value} is no whole number like 20, 500M or 64Ki: see {key} under [{section}] in m2y.config"
+                "config.number(): {value} is not a whole number like 20, 500M or 64Ki: see {key} under [{section}] in m2y.config"
             )))
         }
     }

@@ -23,7 +23,7 @@ assert_eq(rows, [["name", "amount"], ["Parts", "1,200"]]);
     Function::new(
         "csv",
         "csv.parse(text, separator)",
-        "The same for fields with another character between them, like ; or a tab.",
+        "The same with a different separator, like ; or a tab.",
         r#"
 assert_eq(csv.parse("a;b\n1;2", ";"), [["a", "b"], ["1", "2"]]);
 "#,

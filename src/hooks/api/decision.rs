@@ -23,7 +23,7 @@ reject("only from zhenqiang");
     Function::new(
         "decision",
         "reject(reason)",
-        "Refuses the file; the sender reads the reason, at most 4,096 bytes. At OnReceived the file is removed. To who looks or fetches (OnList, OnGet) it seems not to be there, and only the log has the reason. The script ends here, and no further one runs.",
+        "Refuses the file; the sender reads the reason, at most 4,096 bytes. At OnReceived the file is removed. At OnList and OnGet the contact is told that the file does not exist, and only the log has the reason. The script ends here, and no further one runs.",
         r#"
 if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
 "#,
@@ -32,7 +32,7 @@ if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
     Function::new(
         "decision",
         "quarantine(reason)",
-        "Takes the file and keeps it hidden until somebody releases it. The script ends here; at OnMeta the next one runs, and may still refuse.",
+        "Takes the file and keeps it hidden until a person releases it. The script ends here; at OnMeta the next one runs, and may still refuse.",
         r#"
 if text.extension(meta.filename) == "exe" { quarantine("a program"); }
 "#,

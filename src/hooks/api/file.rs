@@ -32,7 +32,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "file",
         "file.kind(name)",
-        "The media type of a file by its first 65,536 bytes, whatever its name: image/jpeg, application/pdf, video/mp4 and some ninety others. UTF-8 text without NUL is text/plain unless it is HTML, XML, a shell script, PDF, PostScript, RTF or a certificate. A file that is not recognised is application/octet-stream. The rest of the file is not checked.",
+        "The media type of a file by its first 65,536 bytes, whatever its name: image/jpeg, application/pdf, video/mp4 and about ninety others. UTF-8 text without NUL is text/plain unless it is HTML, XML, a shell script, PDF, PostScript, RTF or a certificate. A file that is not recognised is application/octet-stream. The rest of the file is not checked.",
         r#"
 assert_eq(file.kind("abc.txt"), "text/plain");
 if !file.kind("myfoto.jpg").starts_with("image/") { reject("not a picture"); }
@@ -76,9 +76,9 @@ for entry in entries { log.info(`${entry.name}: ${entry.size} bytes`); }
     Function::new(
         "entries",
         "entries.is_empty()",
-        "Whether there is no entry.",
+        "Whether the archive is empty.",
         r#"
-if file.zip("papers.zip").is_empty() { reject("there is nothing in it"); }
+if file.zip("papers.zip").is_empty() { reject("it is empty"); }
 "#,
     ),
     Function::new(

@@ -382,7 +382,7 @@ impl Handle {
             .and_then(|other| {
                 self.folder.user().folder(&other).map_err(|e| {
                     fail(format!(
-                        "{call}: {e}: make {other} with `m2y folder create`, or name another one"
+                        "{call}: {e}: create {other} with `m2y folder create`, or name a different folder"
                     ))
                 })
             })?;
@@ -480,7 +480,7 @@ impl Handle {
                 io::ErrorKind::CrossesDevices => refuse(
                     call,
                     from,
-                    "cannot go there: that folder is on another disk",
+                    "cannot go there: that folder is on a different disk",
                 ),
                 _ => cannot(call, from, &e),
             })?;

@@ -45,7 +45,7 @@ pub struct NoWeb;
 
 impl Web for NoWeb {
     fn ask(&self, _: &Asked, _: Duration) -> Result<Answered, String> {
-        Err("there is no server that can be asked here".to_owned())
+        Err("no web server can be asked here".to_owned())
     }
 }
 
@@ -133,7 +133,7 @@ assert_eq(answer.json().days[1], "2026-12-26");
     Function::new(
         "answer",
         "answer.json(pointer)",
-        "A part of what a server answered as JSON, by a JSON Pointer (RFC 6901) like /days/0; () where there is none. For answers that are too large for one value.",
+        "A part of what a server answered as JSON, by a JSON Pointer (RFC 6901) like /days/0; () if it is missing. For answers that are too large for one value.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 assert_eq(answer.json("/days/0"), "2026-12-25");

@@ -22,7 +22,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "meta",
         "meta.field",
-        "A field of the .meta: from, to, folder, filename, datetime, filesize, fileCRC, id, error, and any further one; () where there is none. Outside of an event of a file that was sent, meta is ().",
+        "A field of the .meta: from, to, folder, filename, datetime, filesize, fileCRC, id, error, and any further one; () if it is missing. At events without a received file, meta is ().",
         r#"
 assert_eq(meta.from, "zhenqiang");
 assert_eq(meta["no such field"], ());

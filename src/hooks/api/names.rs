@@ -23,7 +23,7 @@ for name in names { log.info(name); }
     Function::new(
         "names",
         "names.is_empty()",
-        "Whether there is no name.",
+        "Whether the list is empty.",
         r#"
 if folder.list("*.exe").is_empty() { log.info("no program"); }
 "#,

@@ -149,12 +149,12 @@ fn is_address(text: &str) -> bool {
 fn is_url(text: &str) -> Result<(), &'static str> {
     let plain = |c: char| c.is_ascii_graphic() && !"\\\"<>^`{|}".contains(c);
     if text.len() > MAX_URL || !text.chars().all(plain) {
-        return Err("is no URL: it must have printable ASCII characters, at most 2048");
+        return Err("is not a URL: use printable ASCII characters, at most 2048");
     }
     let rest = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"))
-        .ok_or("is no URL of a web server: it must begin with https:// or http://")?;
+        .ok_or("is not a web address: begin it with https:// or http://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
         return Err("must not hold a name or a password before the host");

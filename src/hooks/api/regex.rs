@@ -30,7 +30,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "text",
         "text.regex_match(text, pattern)",
-        "Whether a regular expression is found in a text; with ^ and $ it has to be the whole text. The pattern has at most 512 bytes, in the syntax of Rust's crate regex: no look-around, no back references, and so no text that takes long.",
+        "Whether a regular expression matches somewhere in a text; ^ and $ anchor it. The pattern has at most 512 bytes, in the syntax of Rust's crate regex: no look-around, no back references, and so no text that takes long.",
         r#"
 assert(text.regex_match("IMG_2041.JPG", `(?i)^img_\d{4}[.]jpe?g$`));
 assert(!text.regex_match("IMG.JPG", `\d`));

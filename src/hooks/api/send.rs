@@ -71,7 +71,7 @@ impl Handle {
         {
             let other = shown(other);
             return Err(fail(format!(
-                "send(): {other} is none of its fields: it takes to, folder, file and fields"
+                "send() has no field {other}: it takes to, folder, file and fields"
             )));
         }
         let text = |field: &str| {
@@ -126,7 +126,7 @@ pub(super) fn register(engine: &mut Engine) {
     engine.register_fn("send", |what: rhai::Map| {
         let current = CURRENT.with_borrow(Clone::clone);
         current
-            .ok_or_else(|| fail("send(): there is no event, call it in a hook"))?
+            .ok_or_else(|| fail("send() works only in a hook of an event"))?
             .send(&what)
     });
 }

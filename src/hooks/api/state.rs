@@ -42,7 +42,7 @@ pub enum StateError {
     #[error("the folder keeps {MAX_KEYS} values already: take one away with state.remove(key)")]
     Full,
     /// `add` to something else than a number.
-    #[error("there is no number under this key: put one there with state.set(key, 0)")]
+    #[error("the value under this key is not a number: set one with state.set(key, 0)")]
     NoNumber,
     /// A sum that no number holds.
     #[error("the sum is too large for a number: begin anew with state.set(key, 0)")]
@@ -190,7 +190,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "state",
         "state.get(key)",
-        "The value that the folder's scripts keep under a key, or () where there is none.",
+        "The value that the folder's scripts keep under a key, or () if it is missing.",
         r#"
 state.set("last", meta.filename);
 assert_eq(state.get("last"), meta.filename);
@@ -200,7 +200,7 @@ assert_eq(state.get("nothing"), ());
     Function::new(
         "state",
         "state.get(key, default)",
-        "The value that the folder's scripts keep under a key, or the default where there is none.",
+        "The value that the folder's scripts keep under a key, or the default if it is missing.",
         r#"
 assert_eq(state.get("album", "unsorted"), "unsorted");
 "#,
@@ -217,7 +217,7 @@ assert_eq(state.get("seen").from, meta.from);
     Function::new(
         "state",
         "state.add(key, n)",
-        "Adds to the whole number under a key, 0 where there is none, and returns the new one. No two events at once get the same one.",
+        "Adds to the whole number under a key (0 if it is missing) and returns the sum. Two events never get the same sum.",
         r#"
 let files_today = state.add(`files ${time.date()}`, 1);
 if files_today > 100 { reject("enough for today"); }

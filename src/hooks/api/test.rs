@@ -79,7 +79,7 @@ assert_eq(text("a.txt"), "abc");
     Function::new(
         "test",
         "make_folder(name)",
-        "Makes another m2y-folder of the same user, for folder.move_to. Only tests of hooks have it.",
+        "Creates a second m2y-folder of the same user, for folder.move_to. Only tests of hooks have it.",
         r#"
 make_folder("archive");
 assert(!has("archive/a.txt"));

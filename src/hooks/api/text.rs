@@ -30,7 +30,7 @@ assert(!text.matches("a.jpg", "*.JPG"));
     Function::new(
         "text",
         "text.extension(name)",
-        "The ending of a file's name in lower-case letters, without the dot; empty where there is none.",
+        "The ending of a file's name in lower-case letters, without the dot; empty if there is none.",
         r#"
 assert_eq(text.extension("IMG_1.JPG"), "jpg");
 assert_eq(text.extension("README"), "");

@@ -108,7 +108,7 @@ fn parse(zone: &TimeZone, text: &str) -> Made<i64> {
         .map_err(|_| {
             let text = shown(text);
             fail(format!(
-                "time.parse(): {text} is no moment like 30-12-2018_23-59-59"
+                "time.parse(): {text} is not a time like 30-12-2018_23-59-59"
             ))
         })
 }

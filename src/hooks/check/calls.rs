@@ -46,7 +46,7 @@ pub fn undefined(variable: &str, known: &[&str]) -> String {
         );
     }
     let hint = did_you_mean(variable, known.iter().copied());
-    format!("there is no variable {variable}{hint}")
+    format!("unknown variable {variable}{hint}")
 }
 
 /// The functions of a script, by name and number of arguments.

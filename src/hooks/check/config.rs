@@ -51,7 +51,7 @@ impl Checker {
             self.in_line(at, fault.line, fault.reason, false);
         }
         if !config.has("OnMeta") {
-            let message = "there is no [OnMeta], so no file is taken: write one, and leave it empty if every contact may send";
+            let message = "[OnMeta] is missing, so this folder takes no files: add it, empty if every contact may send";
             self.in_line(at, 0, message.to_owned(), true);
         }
         self.sections(at, text, &config, (root, folder));
@@ -154,12 +154,8 @@ pub fn wrong_with(
         Ok(Hook::Script(_)) => None,
         Ok(Hook::Program(path)) => {
             let mode = path.metadata().ok()?.permissions().mode();
-            (mode & 0o111 == 0).then(|| {
-                format!(
-                    "{script} is a program that nobody may run: chmod +x {}",
-                    path.display()
-                )
-            })
+            (mode & 0o111 == 0)
+                .then(|| format!("{script} is not executable: chmod +x {}", path.display()))
         }
         Err(error @ HookError::Missing(_)) => {
             let here = names(folder.path()).unwrap_or_default();

@@ -105,7 +105,7 @@ impl Courier {
             Effect::Email { to, subject, text } => match &self.mailer {
                 Some(mailer) => Ok(mailer.send(&to, &subject, &text, delivery_id(task)).await?),
                 None => Err(Failure::passing(
-                    "there is no mail server: set host and from under [smtp] in m2y.ini",
+                    "no mail server is set: add host and from under [smtp] in m2y.ini",
                 )),
             },
             Effect::Webhook { url, body } => {

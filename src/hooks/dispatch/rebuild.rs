@@ -107,7 +107,7 @@ fn is_there(folder: &Folder, stores: &Stores, file: &str) -> io::Result<bool> {
 /// Makes an event of what the journal has of it.
 pub fn rebuild(root: &Root, stores: &Stores, task: &Task) -> Result<Event, Gone> {
     let kind = Kind::of_section(&task.kind)
-        .ok_or_else(|| Gone::Forget("there is no such event".to_owned()))?;
+        .ok_or_else(|| Gone::Forget("the event no longer exists".to_owned()))?;
     let folder = folder_of(root, task)?;
     let config = folder.config().map_err(|e| Gone::Later(e.to_string()))?;
     let id =

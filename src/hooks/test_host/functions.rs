@@ -19,9 +19,7 @@ impl Stage {
 
     fn sandbox(&self) -> Made<Arc<Sandbox>> {
         let sandbox = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sandbox
-            .clone()
-            .ok_or_else(|| fail("there is no test that runs"))
+        sandbox.clone().ok_or_else(|| fail("no test is running"))
     }
 
     fn run(

@@ -372,7 +372,7 @@ impl Sandbox {
         let kind = Kind::of_section(happening.event).ok_or_else(|| {
             let events: Vec<_> = Kind::ALL.into_iter().map(Kind::section).collect();
             wrong(&format!(
-                "there is no event {:?}: the events are {}",
+                "unknown event {:?}: the events are {}",
                 happening.event,
                 events.join(", ")
             ))
@@ -445,7 +445,7 @@ impl Sandbox {
             What::File(name) => {
                 if kind != Kind::Deleted && !self.has(&name)? {
                     return Err(wrong(&format!(
-                        "there is no file {name:?} in the folder: make it with file({name:?}, \"...\")"
+                        "{name:?} is not in the folder: create it with file({name:?}, \"...\")"
                     )));
                 }
                 let subject = self.sent(&name);

@@ -127,7 +127,7 @@ impl Comparison<'_> {
         for entry in self.folder.dir().entries()? {
             let entry = entry?;
             let Some(file) = entry.file_name().to_str().map(str::to_owned) else {
-                debug!("{}: a name is no UTF-8, passed over", self.path.display());
+                debug!("{}: skipped a name that is not UTF-8", self.path.display());
                 continue;
             };
             if counts(&file)

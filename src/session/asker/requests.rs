@@ -107,7 +107,7 @@ impl<J: Job + Send> Asker<'_, J> {
                 Ok(()) => Transfer::Request(replies, waiting + 1),
                 Err(_) => {
                     if more {
-                        let error = Error::new(Code::Failed, "nobody reads the listing any more");
+                        let error = Error::new(Code::Failed, "the listing was abandoned");
                         io.outbox
                             .say(Kind::Error, transfer, &record::encode_error(&error))?;
                     }
@@ -166,7 +166,7 @@ fn not_stored(error: &io::Error) -> Error {
     };
     let sentence = match error.kind() {
         io::ErrorKind::AlreadyExists => {
-            "there is another file of that name: take --conflict overwrite, rename or skip"
+            "a different file of that name exists: use --conflict overwrite, rename or skip"
                 .to_owned()
         }
         _ => format!("the file cannot be stored: {error}"),

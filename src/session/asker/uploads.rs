@@ -290,7 +290,7 @@ fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
     }
     let about = |meta: &Meta| (meta.id, meta.filesize, meta.from.clone(), meta.to.clone());
     if about(&reply.meta) != about(sent) {
-        let sentence = "the answer speaks of another transfer";
+        let sentence = "the answer is about a different transfer";
         return Err(Error::new(Code::Failed, sentence));
     }
     if reply.offset > 0 && sent.filesize.is_none_or(|size| reply.offset >= size) {

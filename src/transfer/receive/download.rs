@@ -188,7 +188,9 @@ impl Download {
         self.started_over = coming.offset == 0 && held.is_some();
         if coming.offset > 0 {
             if held.map(|held| held.bytes) != Some(coming.offset) {
-                return Err(io::Error::other("it goes on where nobody asked for"));
+                return Err(io::Error::other(
+                    "the server resumed at an unexpected offset",
+                ));
             }
         } else if self.lock.is_some() {
             // The bytes go before a note that says that they are something else.

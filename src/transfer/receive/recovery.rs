@@ -41,7 +41,7 @@ pub fn recover(journal: &Journal, root: &Root, stores: &Stores) -> Result<(), Jo
             Err(error) => error!(
                 user = transfer.key.user, folder = transfer.key.folder, stem = transfer.stem,
                 id = %transfer.key.id,
-                "cannot give a file its name that is whole: {error}"
+                "cannot rename the completed file: {error}"
             ),
         }
     }

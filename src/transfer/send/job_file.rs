@@ -238,7 +238,7 @@ impl JobFile {
 
 /// The error for a document that somebody else sends.
 pub(super) fn being_sent(path: &Path) -> Error {
-    let sentence = format!("{} is being sent by another m2y", path.display());
+    let sentence = format!("another m2y process is sending {}", path.display());
     Error::new(Code::Later, sentence)
 }
 

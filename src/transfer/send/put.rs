@@ -71,7 +71,7 @@ impl Put {
         let (file, version) = open_source(local)?;
         let name = local.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| {
-            let sentence = format!("cannot put {}: its name is not UTF-8", local.display());
+            let sentence = format!("cannot upload {}: its name is not UTF-8", local.display());
             Error::new(Code::Failed, sentence)
         })?;
         let folder = path.split('/').next().unwrap_or_default();
@@ -103,7 +103,7 @@ impl Put {
     fn take(&mut self, user: &User, peer: &str, id: &mut TransferId) -> Result<(), Error> {
         let at = |e: io::Error| Error::io("write a note into", &user.path().join(NOTES), &e);
         let being_sent = || {
-            let sentence = format!("another m2y puts something at {peer}:{}", self.path);
+            let sentence = format!("another m2y process is uploading to {peer}:{}", self.path);
             Error::new(Code::Later, sentence)
         };
         user.dir().create_dir_all(NOTES).map_err(at)?;

@@ -287,7 +287,7 @@ pub fn check_size(meta: &Meta, len: u64) -> Result<(), Error> {
         Some(claimed) if claimed != len => Err(Error::new(
             Code::Integrity,
             format!(
-                "filesize is {claimed}, but the file has {len} bytes: mend the .meta, or leave filesize out",
+                "filesize is {claimed}, but the file has {len} bytes: correct the .meta, or leave filesize out",
             ),
         )),
         _ => Ok(()),

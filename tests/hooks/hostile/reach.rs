@@ -124,12 +124,12 @@ pub const REACH: &[Hostile] = &[
     (
         "zone that is a path",
         "time.zone(\"../../../etc/passwd\");",
-        "no time zone",
+        "unknown time zone",
     ),
     (
         "zone that is long",
         "let z = \"\"; z.pad(8000, 'x'); time.zone(z);",
-        "no time zone",
+        "unknown time zone",
     ),
     ("directory above", "folder.mkdir(\"../x\");", "plain names"),
     (
@@ -150,7 +150,7 @@ pub const REACH: &[Hostile] = &[
     (
         "directory with a name of m2y's",
         "folder.mkdir(\"a.meta\");",
-        "m2y's own",
+        "reserved by m2y",
     ),
     (
         "directory m2y.config",
@@ -165,7 +165,7 @@ pub const REACH: &[Hostile] = &[
     (
         "file in a directory that is not there",
         "folder.write(\"no/x.txt\", \"x\");",
-        "no directory",
+        "not a directory",
     ),
     ("list above", "folder.list(\"../*\");", "plain names"),
     (
@@ -181,7 +181,7 @@ pub const REACH: &[Hostile] = &[
     (
         "meta in a directory",
         "folder.mkdir(\"a\"); folder.write(\"a/x.meta\", \"x\");",
-        "m2y's own",
+        "reserved by m2y",
     ),
     (
         "move above another folder",
@@ -206,7 +206,7 @@ pub const REACH: &[Hostile] = &[
     (
         "append to a meta",
         "folder.append(\"x.meta\", \"x\");",
-        "m2y's own",
+        "reserved by m2y",
     ),
     (
         "write without an end",
@@ -266,7 +266,7 @@ pub const REACH: &[Hostile] = &[
     (
         "request to a file",
         "http.get(`file:///etc/passwd`);",
-        "must begin with https",
+        "begin it with https",
     ),
     (
         "request with a password",

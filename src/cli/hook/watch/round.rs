@@ -232,7 +232,7 @@ fn test_lines(tests: &Part<Tests>, paint: Paint) -> Vec<String> {
     let failed = tests.reports.iter().filter(|report| report.failed());
     let mut lines: Vec<String> = failed.flat_map(test::Report::lines).collect();
     lines.push(match tests.reports.is_empty() {
-        true => "no tests: there is no *_test.rhai".to_owned(),
+        true => "no tests (*_test.rhai)".to_owned(),
         false => {
             let summary = test::summary(&tests.count, tests.took);
             paint.result(tests.count.failed == 0, &summary)

@@ -6,7 +6,7 @@ pub(in crate::hooks::api) const FUNCTIONS: &[Function] = &[
     Function::new(
         "folder",
         "folder.list()",
-        "The names of the files that are not hidden, sorted; at most 1,000. For what they can do, see names.",
+        "The names of all visible files, sorted; at most 1,000. For what they can do, see names.",
         r#"
 for name in folder.list() {
     if text.extension(name) == "tmp" { folder.remove(name); }
@@ -28,7 +28,7 @@ assert_eq(folder.list("2018/12/").len(), 1);
     Function::new(
         "folder",
         "folder.older(pattern, seconds)",
-        "The names that are as the pattern says, of files that were written last more than so many seconds ago, sorted. Of more than 1,000 it gives 1,000, so who takes those away gets others the next time.",
+        "Names matching the pattern, of files last written more than so many seconds ago, sorted; at most 1,000. Remove those to get the rest.",
         r#"
 for name in folder.older("*.tmp", 7 * 86_400) { folder.remove(name); }
 assert_eq(folder.older("*", 3600).len(), 0);
@@ -72,7 +72,7 @@ assert_eq(folder.list("2018/12/*").len(), 0);
     Function::new(
         "folder",
         "folder.rename(from, to)",
-        "Gives a file another name, or a path in a directory of the folder that is there; never one that is taken. The .meta of a file that somebody sent goes with it: x.data and x.meta become photo.jpg and photo.meta. A name that ends with .meta, .data, .done or .failed goes only to a file that has that ending; scripts and m2y.config stay as they are.",
+        "Renames a file, or moves it into an existing directory of the folder; it never overwrites. The .meta of a received file goes with it: x.data and x.meta become photo.jpg and photo.meta. A name that ends with .meta, .data, .done or .failed goes only to a file that has that ending; scripts and m2y.config stay as they are.",
         r#"
 folder.rename(event.data_file, "photo.jpg");
 assert(folder.exists("photo.jpg") && folder.exists("photo.meta"));
@@ -81,7 +81,7 @@ assert(folder.exists("photo.jpg") && folder.exists("photo.meta"));
     Function::new(
         "folder",
         "folder.move_to(name, other_folder)",
-        "Moves a file to another m2y-folder of the same user, or to a directory of it as in \"archive/2026\"; never over one that is there. The .meta of a file that somebody sent goes with it.",
+        "Moves a file to a different m2y-folder of the same user, or into a directory of it as in \"archive/2026\"; it never overwrites. The .meta of a received file goes with it.",
         r#"
 folder.move_to(event.data_file, "archive");
 assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
@@ -90,7 +90,7 @@ assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
     Function::new(
         "folder",
         "folder.remove(name)",
-        "Removes a file, and with a file that somebody sent its .meta.",
+        "Removes a file, and the .meta of a received file with it.",
         r#"
 folder.remove(event.data_file);
 assert(!folder.exists(event.data_file) && !folder.exists(event.meta_file));
@@ -182,7 +182,7 @@ assert_eq(folder.tags(event.data_file).album, "sea");
     Function::new(
         "folder",
         "folder.bytes()",
-        "Bytes of all files together that are not hidden; of at most 50,000 files.",
+        "Bytes of all visible files together; of at most 50,000 files.",
         r#"
 if folder.bytes() > 10_000_000_000 { reject("the folder is full"); }
 "#,

@@ -27,7 +27,7 @@ const MAX_DEPTH: usize = 16;
 const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
 
 /// What is said where a directory is missing.
-pub(super) const NO_DIRECTORY: &str = "is no directory: make it with folder.mkdir()";
+pub(super) const NO_DIRECTORY: &str = "is not a directory: create it with folder.mkdir()";
 
 /// A path as a script wrote it: plain names, none hidden, with one / between them.
 pub(super) fn path_of(call: &str, path: &str) -> Made<String> {
@@ -36,7 +36,7 @@ pub(super) fn path_of(call: &str, path: &str) -> Made<String> {
     }
     for name in path.split('/') {
         if matches!(name, "" | "." | "..") {
-            let why = "is no name of a file: a path is plain names with one / between them";
+            let why = "is not a valid path: use plain names with one / between them";
             return Err(refuse(call, path, why));
         }
         file::check_name(name).map_err(|why| refuse(call, path, why))?;
@@ -121,7 +121,7 @@ pub(super) fn new_name(call: &str, from: Option<&str>, name: &str, config: &Conf
         Some(ending) if from.and_then(ending_of) != Some(ending) => Err(refuse(
             call,
             name,
-            "has an ending that is m2y's own: give it another one",
+            "has an ending reserved by m2y: choose a different one",
         )),
         _ => Ok(()),
     }

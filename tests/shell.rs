@@ -145,6 +145,7 @@ fn every_command_of_the_table_does_what_it_says() {
     let said = home.ok("help\n");
     for command in [
         "pwd", "cd", "ls", "mkdir", "lpwd", "lcd", "lmkdir", "lls", "help", "exit", "get", "put",
+        "mget", "cat", "rmdir",
     ] {
         assert!(
             said.lines().any(|l| l.starts_with(&format!("{command} "))),
@@ -263,6 +264,53 @@ fn what_is_quoted_is_one_name_and_no_pattern() {
     assert_eq!(common::names(&home.local(), ".jpg"), ["a.jpg", "b.jpg"]);
     assert_eq!(home.ok("lls [b]*\n"), "b.jpg\n");
     home.fails(4, "lls '[b]*'\n");
+}
+
+#[test]
+fn what_people_know_from_sftp_and_other_shells_works_here() {
+    let home = Home::new();
+    let here = home.local();
+    fs::create_dir(here.join("sub")).unwrap();
+    home.ok("get photo/a.jpg mine.jpg\nget photo/b.jpg sub\nget photo/2026/june.txt sub/june\n");
+    for (path, bytes) in [
+        ("mine.jpg", &b"one"[..]),
+        ("sub/b.jpg", b"three"),
+        ("sub/june", b"june"),
+    ] {
+        assert_eq!(fs::read(here.join(path)).unwrap(), bytes, "{path}");
+    }
+    home.ok("get -r photo/2026 year\n");
+    assert_eq!(fs::read(here.join("year/may/c.jpg")).unwrap(), b"c");
+    let said = home.fails(2, "get photo/?.jpg one\n");
+    assert!(said.contains("several files need a directory"), "{said}");
+    home.ok("cd photo\nmget a.jpg b.jpg\n");
+    assert_eq!(fs::read(here.join("b.jpg")).unwrap(), b"three");
+
+    assert_eq!(home.ok("cat photo/a.jpg photo/2026/june.txt\n"), "onejune");
+    let answers = home.answers(&["cat photo/a.jpg"]);
+    assert_eq!(answers[0]["content"], json!(["one"]));
+    let said = home.fails(2, "cat photo/2026\n");
+    assert!(said.contains("is a directory"), "{said}");
+
+    let said = home.ok("dir photo/2026\nls -lh photo/a.jpg\n");
+    assert!(
+        said.contains("june.txt\n") && said.contains(" 3 bytes  "),
+        "{said}"
+    );
+    home.ok("mkdir photo/new\nrmdir photo/new\nrename photo/a.jpg photo/z.jpg\n?\nbye\n");
+    assert!(home.world.photo().join("z.jpg").exists());
+    let said = home.fails(2, "rmdir photo/z.jpg\n");
+    assert!(said.contains("remove it with rm"), "{said}");
+    assert_eq!(home.ok("quit\nnonsense\n"), "");
+    for (other, here) in [
+        ("delete", "rm"),
+        ("upload", "put"),
+        ("cp", "get"),
+        ("df", "du"),
+    ] {
+        let said = home.fails(2, &format!("{other} x\n"));
+        assert!(said.contains(&format!("did you mean {here}?")), "{said}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use crate::root::conflict::Conflict;
 
 /// What is done about files that are there.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub struct OnConflict {
     /// If a different file of the same name exists: fail, skip it, overwrite it, or add a
     /// number to the new name
@@ -14,8 +14,9 @@ pub struct OnConflict {
 }
 
 /// One of the ways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Choice {
+    #[default]
     Fail,
     Skip,
     Overwrite,

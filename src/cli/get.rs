@@ -51,7 +51,7 @@ pub struct Get {
 }
 
 /// What is fetched, and what is done about files that are there.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Options {
     /// Fetch everything that the contact shares; replace files that you fetched before and
     /// have not touched since
@@ -62,9 +62,21 @@ pub struct Options {
     recursive: bool,
     #[command(flatten)]
     conflict: OnConflict,
+    /// The name here, where that is not the one there.
+    #[arg(skip)]
+    name: Option<String>,
 }
 
 impl Options {
+    /// The name that a single file gets here.
+    #[must_use]
+    pub fn under(self, name: String) -> Self {
+        Self {
+            name: Some(name),
+            ..self
+        }
+    }
+
     /// Whether there may be more files than one at so many places.
     pub fn is_several(&self, places: usize) -> bool {
         places > 1 || self.all || self.recursive

@@ -1,4 +1,4 @@
-use clap::Args;
+use clap::{ArgAction, Args};
 use clap_complete::ArgValueCompleter;
 
 use super::{
@@ -26,13 +26,19 @@ const SORTED: usize = 10_000;
 ///   m2y ls -l roland-frei:photo/2026
 ///   m2y ls -R --json roland-frei
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, disable_help_flag = true)]
 pub struct Ls {
     #[command(flatten)]
     asker: Asker,
     /// Show size and time (UTC) too
     #[arg(short, long)]
     long: bool,
+    /// With -l: show sizes as 1.2 MB
+    #[arg(short = 'h', long)]
+    human: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
     /// Show what is in directories too
     #[arg(short = 'R', long)]
     recursive: bool,
@@ -53,7 +59,7 @@ impl Ls {
             }
             match json {
                 true => output::object(&fields(&entry)),
-                false => output::line(line(&entry, self.long)),
+                false => output::line(line(&entry, Columns::new(self.long, self.human))),
             }
             Ok(())
         });
@@ -94,16 +100,37 @@ pub fn fields(entry: &Entry) -> [(&'static str, Value); 4] {
     ]
 }
 
-/// An entry for people; `long` with size and time.
-pub fn line(entry: &Entry, long: bool) -> String {
-    let path = printable(&entry.path, 8_192);
-    match (long, entry.is_dir) {
-        (false, true) => format!("{path}/"),
-        (false, false) => path,
-        (true, true) => format!("{:>15}  {}  {path}/", "-", time(entry)),
-        (true, false) => {
-            let size = output::count(entry.size);
-            format!("{size:>15}  {}  {path}", time(entry))
+/// What is shown of an entry besides its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// Nothing.
+    Path,
+    /// Size in bytes and time.
+    Exact,
+    /// Size like 1.2 MB, and time.
+    Human,
+}
+
+impl Columns {
+    /// What -l and -h ask for.
+    pub fn new(long: bool, human: bool) -> Self {
+        match (long, human) {
+            (false, _) => Self::Path,
+            (true, false) => Self::Exact,
+            (true, true) => Self::Human,
         }
     }
+}
+
+/// An entry for people.
+pub fn line(entry: &Entry, columns: Columns) -> String {
+    let slash = if entry.is_dir { "/" } else { "" };
+    let path = printable(&entry.path, 8_192);
+    let size = match columns {
+        Columns::Path => return format!("{path}{slash}"),
+        _ if entry.is_dir => "-".to_owned(),
+        Columns::Exact => output::count(entry.size),
+        Columns::Human => output::bytes(entry.size),
+    };
+    format!("{size:>15}  {}  {path}{slash}", time(entry))
 }

@@ -44,6 +44,13 @@ pub fn text(text: &str) {
     let _ = stdout().lock().write_all(text.as_bytes());
 }
 
+/// Prints the contents of a file.
+pub fn bytes_of_file(bytes: &[u8]) {
+    let mut stdout = stdout().lock();
+    let _ = stdout.write_all(bytes);
+    let _ = stdout.flush();
+}
+
 /// Prints one object on one line.
 pub fn object(fields: &[(&str, Value)]) {
     line(to_object(fields));

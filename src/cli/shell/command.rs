@@ -11,11 +11,16 @@ use crate::{cli::sentence, json::Value};
 pub enum Command {
     Pwd(remote::Pwd),
     Cd(remote::Cd),
+    #[command(visible_alias = "dir")]
     Ls(remote::Ls),
     Get(transfer::Get),
+    Mget(transfer::Mget),
+    Cat(transfer::Cat),
     Put(transfer::Put),
     Mkdir(remote::Mkdir),
     Rm(remote::Rm),
+    Rmdir(remote::Rmdir),
+    #[command(visible_alias = "rename")]
     Mv(remote::Mv),
     Stat(remote::Stat),
     Find(remote::Find),
@@ -26,8 +31,9 @@ pub enum Command {
     Lls(local::Lls),
     Lmkdir(local::Lmkdir),
     History(own::History),
+    #[command(visible_alias = "?")]
     Help(own::Help),
-    #[command(alias = "quit")]
+    #[command(visible_aliases = ["quit", "bye"])]
     Exit(own::Exit),
 }
 
@@ -47,21 +53,46 @@ pub enum Names {
 /// The names of all commands.
 pub fn all() -> Vec<String> {
     let command = Command::command();
-    let mut names: Vec<String> = command
+    command
         .get_subcommands()
         .flat_map(|command| command.get_name_and_visible_aliases())
         .map(str::to_owned)
-        .collect();
-    names.push("quit".to_owned());
-    names
+        .collect()
 }
+
+/// What people of other programs write, and what it is called here.
+const ELSEWHERE: [(&str, &str); 24] = [
+    ("delete", "rm"),
+    ("del", "rm"),
+    ("erase", "rm"),
+    ("unlink", "rm"),
+    ("copy", "get"),
+    ("cp", "get"),
+    ("download", "get"),
+    ("fetch", "get"),
+    ("upload", "put"),
+    ("send", "put"),
+    ("mput", "put"),
+    ("move", "mv"),
+    ("ren", "mv"),
+    ("chdir", "cd"),
+    ("md", "mkdir"),
+    ("rd", "rmdir"),
+    ("type", "cat"),
+    ("less", "cat"),
+    ("more", "cat"),
+    ("list", "ls"),
+    ("ll", "ls -l"),
+    ("df", "du"),
+    ("logout", "exit"),
+    ("man", "help"),
+];
 
 /// What stands behind a command.
 pub fn names(command: &str) -> Names {
     match command.trim_start_matches('-') {
-        "cd" | "ls" | "get" | "mkdir" | "rm" | "mv" | "stat" | "find" | "du" | "tree" => {
-            Names::Remote
-        }
+        "cd" | "ls" | "dir" | "get" | "mget" | "cat" | "mkdir" | "rm" | "rmdir" | "mv"
+        | "rename" | "stat" | "find" | "du" | "tree" => Names::Remote,
         "lcd" | "lls" | "lmkdir" | "put" => Names::Local,
         "help" => Names::Commands,
         _ => Names::None,
@@ -81,6 +112,10 @@ pub fn table() -> Vec<(String, String)> {
 /// A name that is not known, with the nearest that is.
 pub fn unknown(name: &str) -> Fault {
     let all = all();
+    let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name);
+    if let Some((_, here)) = elsewhere {
+        return Fault::usage(format!("unknown command {name:?}: did you mean {here}?"));
+    }
     let near = all
         .iter()
         .map(|known| (strsim::damerau_levenshtein(name, known), known))
@@ -125,7 +160,7 @@ impl Command {
     pub fn changes(&self) -> bool {
         matches!(
             self,
-            Self::Put(_) | Self::Mkdir(_) | Self::Rm(_) | Self::Mv(_)
+            Self::Put(_) | Self::Mkdir(_) | Self::Rm(_) | Self::Rmdir(_) | Self::Mv(_)
         )
     }
 
@@ -136,9 +171,12 @@ impl Command {
             Self::Cd(cd) => cd.run(shell).await,
             Self::Ls(ls) => ls.run(shell).await,
             Self::Get(get) => get.run(shell).await,
+            Self::Mget(get) => get.run(shell).await,
+            Self::Cat(cat) => cat.run(shell).await,
             Self::Put(put) => put.run(shell).await,
             Self::Mkdir(mkdir) => mkdir.run(shell).await,
             Self::Rm(rm) => rm.run(shell).await,
+            Self::Rmdir(rmdir) => rmdir.run(shell).await,
             Self::Mv(mv) => mv.run(shell).await,
             Self::Stat(stat) => stat.run(shell).await,
             Self::Find(find) => find.run(shell).await,

@@ -140,7 +140,7 @@ impl Lls {
             }
         }
         for entry in &found {
-            shell.say(ls::line(entry, self.long));
+            shell.say(ls::line(entry, ls::Columns::new(self.long, false)));
         }
         let objects = found.iter().map(|entry| to_object(&ls::fields(entry)));
         Ok(Value::Array(objects.collect()))

@@ -9,11 +9,11 @@ use crate::{
     json::{Map, Value},
 };
 
-/// Show what was written before
+/// Show the commands of before
 #[derive(Debug, Args)]
 pub struct History {}
 
-/// Show all commands, or how one is written
+/// List all commands, or explain one
 #[derive(Debug, Args)]
 pub struct Help {
     /// The command
@@ -21,7 +21,7 @@ pub struct Help {
     command: Option<String>,
 }
 
-/// End the shell; quit and Ctrl-D do the same
+/// End the shell, as Ctrl-D does
 #[derive(Debug, Args)]
 pub struct Exit {}
 
@@ -48,9 +48,9 @@ impl Help {
             shell.say(format_args!("{name:<10} {about}"));
         }
         shell.say(
-            "Names with blanks are quoted: \"a b\", 'a b' or a\\ b. *, ? and [ab] match names.\n\
-             In a batch, a - before a command goes on where it fails.\n\
-             `help COMMAND` says more.",
+            "Quote names with blanks: \"a b\", 'a b' or a\\ b. *, ? and [ab] match names.\n\
+             In a batch, - before a command continues after its failure.\n\
+             `help COMMAND` explains a command.",
         );
         let object = |(name, about): (String, String)| {
             let mut map = Map::new();

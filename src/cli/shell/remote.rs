@@ -1,6 +1,6 @@
 //! Commands about a contact's files.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::{CommandResult, Fault, LISTED, Shell, full, local::no_match, words};
 use crate::{
@@ -209,7 +209,7 @@ pub fn to_object(fields: &[(&str, Value)]) -> Value {
 #[derive(Debug, Args)]
 pub struct Pwd {}
 
-/// Go to another directory at the contact's; without one, to the top
+/// Go to a directory of the contact's; without one, to the top
 #[derive(Debug, Args)]
 pub struct Cd {
     /// Where to
@@ -221,10 +221,17 @@ pub struct Cd {
 ///
 /// Directories end with a slash. Of a pattern, what matches is shown itself.
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub struct Ls {
     /// Show size and time (UTC) too
     #[arg(short, long)]
     long: bool,
+    /// With -l: show sizes as 1.2 MB
+    #[arg(short = 'h', long)]
+    human: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
     /// Show what is in directories too
     #[arg(short = 'R', long)]
     recursive: bool,
@@ -249,17 +256,25 @@ pub struct Rm {
     paths: Vec<String>,
 }
 
-/// Give files or directories of the contact another path
+/// Rename files or directories of the contact, or move them
 ///
-/// Where the last is a directory they go into it. Nothing is written over.
+/// If the last path is a directory, they go into it. Nothing is overwritten.
 #[derive(Debug, Args)]
 pub struct Mv {
-    /// What gets another path
+    /// The files or directories
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     /// The new path, in the same folder
     #[arg(value_name = "NEW-PATH")]
     to: String,
+}
+
+/// Remove empty directories of the contact
+#[derive(Debug, Args)]
+pub struct Rmdir {
+    /// The directories
+    #[arg(required = true, value_name = "DIR")]
+    paths: Vec<String>,
 }
 
 /// Show what paths are: kind, size, time (UTC)
@@ -337,7 +352,8 @@ impl Ls {
                     false => String::new(),
                 };
                 let mut too_many = false;
-                let (json, long) = (shell.json, self.long);
+                let columns = ls::Columns::new(self.long, self.human);
+                let json = shell.json;
                 let mut show = |entry: Entry| {
                     match json {
                         true if objects.len() < LISTED => {
@@ -347,7 +363,7 @@ impl Ls {
                             too_many = true;
                             return Err(full().error);
                         }
-                        false => output::line(ls::line(&entry, long)),
+                        false => output::line(ls::line(&entry, columns)),
                     }
                     Ok(())
                 };
@@ -431,6 +447,22 @@ impl Rm {
     }
 }
 
+impl Rmdir {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
+        let all = shell.all(&self.paths).await?;
+        let peer = shell.link.peer().await?;
+        for found in &all {
+            if !found.about(peer.stat(&found.path).await)?.is_dir {
+                let shown = printable(&found.path, 300);
+                let sentence = format!("/{shown} is a file: remove it with rm");
+                return Err(Fault::usage(sentence));
+            }
+        }
+        let paths = self.paths.clone();
+        Rm { paths }.run(shell).await
+    }
+}
+
 impl Mv {
     pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
         let all = shell.all(&self.paths).await?;
@@ -498,7 +530,7 @@ impl Find {
         let mut all = shell.below(&path).await?;
         all.retain(|entry| words::matches(&pattern, last(&entry.path)));
         for entry in &all {
-            shell.say(ls::line(entry, false));
+            shell.say(ls::line(entry, ls::Columns::Path));
         }
         let objects = all.iter().map(|entry| to_object(&ls::fields(entry)));
         Ok(Value::Array(objects.collect()))

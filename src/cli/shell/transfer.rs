@@ -1,6 +1,10 @@
 //! Commands that move files, both ways.
 
-use std::path::Path;
+use std::{
+    env, fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -8,6 +12,7 @@ use super::{CommandResult, Fault, Shell, local, words};
 use crate::{
     cli::{
         get::{self, fetch::Fetch},
+        output,
         progress::Progress,
         put::{
             self,
@@ -16,57 +21,175 @@ use crate::{
         remote::RemotePath,
         tally::Voice,
     },
-    error::{Code, Error},
+    crypto::random,
+    error::{Code, Error, printable},
     json::Value,
 };
 
-/// Fetch files to the directory here
+/// Fetch a file, or all that a pattern matches
 ///
-/// What breaks off goes on where it was when you fetch it again. A file that is here
-/// already and is the same is not fetched.
+/// A broken download resumes when you fetch the file again. Identical files are skipped.
 #[derive(Debug, Args)]
 pub struct Get {
     #[command(flatten)]
     options: get::Options,
-    /// What is fetched
+    /// The file or pattern
+    #[arg(value_name = "FILE")]
+    path: String,
+    /// The name or directory here [default: the same name, in the directory here]
+    #[arg(value_name = "LOCAL")]
+    local: Option<String>,
+}
+
+/// Fetch several files into the directory here
+#[derive(Debug, Args)]
+pub struct Mget {
+    #[command(flatten)]
+    options: get::Options,
+    /// The files
     #[arg(required = true, value_name = "FILE")]
     paths: Vec<String>,
 }
 
-/// Put files from here into the directory at the contact's
+/// Show the contents of files
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    paths: Vec<String>,
+}
+
+/// Upload files from here into the directory at the contact's
 ///
-/// The contact's hooks look at each, and may refuse it. What breaks off goes on where it
-/// was when you put it again. A file that is there already and is the same is not sent.
+/// The contact's hooks examine each file and may reject it. A broken upload resumes when you
+/// put the file again. Identical files are skipped.
 #[derive(Debug, Args)]
 pub struct Put {
     #[command(flatten)]
     options: put::Options,
-    /// Another directory, or the path of the one file
+    /// A different directory, or the path of a single file
     #[arg(long, value_name = "PATH")]
     to: Option<String>,
-    /// What is put
+    /// The files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
 }
 
 impl Get {
     pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
-        let paths = shell.all_paths(&self.paths).await?;
-        let place = |path: String| RemotePath {
-            peer: shell.name.clone(),
-            path,
+        let paths = shell.all_paths(std::slice::from_ref(&self.path)).await?;
+        let options = self.options.clone();
+        let Some(local) = &self.local else {
+            return fetch(shell, paths, options, Path::new(".")).await;
         };
-        let places: Vec<RemotePath> = paths.into_iter().map(place).collect();
-        let only = places.len() == 1;
-        let (options, progress) = (self.options.clone(), shell.progress.clone());
-        let several = options.is_several(places.len());
-        let mut fetch = Fetch::new(options, Path::new("."), progress.clone(), voice(shell))?;
-        begin(shell, several);
-        let places: Vec<&RemotePath> = places.iter().collect();
-        let fetched = fetch.places(&mut shell.link, &places, only).await;
-        progress.end();
-        outcome(shell, only, fetched, fetch.end())
+        let local = words::literal(local);
+        let path = Path::new(&local);
+        if local.ends_with('/') || path.is_dir() {
+            return fetch(shell, paths, options, path).await;
+        }
+        if paths.len() > 1 {
+            let sentence = format!("several files need a directory, and {local} is not one");
+            return Err(Fault::usage(sentence));
+        }
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| Fault::usage(format!("{local} cannot be a file name")))?;
+        let options = options.under(name.to_owned());
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        fetch(shell, paths, options, parent.unwrap_or(Path::new("."))).await
     }
+}
+
+impl Mget {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
+        let paths = shell.all_paths(&self.paths).await?;
+        fetch(shell, paths, self.options.clone(), Path::new(".")).await
+    }
+}
+
+/// The most bytes that `cat` shows of a file.
+const SHOWN: u64 = 16 << 20;
+
+impl Cat {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
+        let paths = shell.all_paths(&self.paths).await?;
+        let failed = |e: io::Error| Fault::from(Error::io("use", &env::temp_dir(), &e));
+        let mut texts = Vec::new();
+        for path in paths {
+            let shown = format!("/{}", printable(&path, 300));
+            let entry = shell.link.peer().await?.stat(&path).await;
+            let entry = entry.map_err(|error| Fault::from(error.within(&shown)))?;
+            if entry.is_dir {
+                return Err(Fault::usage(format!("{shown} is a directory")));
+            }
+            if entry.size > SHOWN {
+                let sentence = format!("{shown} has more than 16 MiB: fetch it with get");
+                return Err(Fault::usage(sentence));
+            }
+            let dir = Temporary::new().map_err(failed)?;
+            let options = get::Options::default().under("contents".to_owned());
+            let mut fetch = Fetch::new(
+                options,
+                &dir.0,
+                shell.progress.clone(),
+                Voice::Kept(Vec::new()),
+            )?;
+            let place = RemotePath {
+                peer: shell.name.clone(),
+                path,
+            };
+            fetch.places(&mut shell.link, &[&place], true).await?;
+            fetch.end().0?;
+            let bytes = fs::read(dir.0.join("contents")).map_err(failed)?;
+            match shell.json {
+                true => texts.push(String::from_utf8_lossy(&bytes).into_owned().into()),
+                false => output::bytes_of_file(&bytes),
+            }
+        }
+        Ok(Value::Array(texts))
+    }
+}
+
+/// A directory that goes when this is dropped.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> io::Result<Self> {
+        let number: [u8; 8] = random().map_err(io::Error::other)?;
+        let path = env::temp_dir().join(format!("m2y-cat-{}", hex::encode(number)));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Fetches files into a directory here.
+async fn fetch(
+    shell: &mut Shell,
+    paths: Vec<String>,
+    options: get::Options,
+    output: &Path,
+) -> CommandResult {
+    let place = |path: String| RemotePath {
+        peer: shell.name.clone(),
+        path,
+    };
+    let places: Vec<RemotePath> = paths.into_iter().map(place).collect();
+    let only = places.len() == 1;
+    let progress = shell.progress.clone();
+    let several = options.is_several(places.len());
+    let mut fetch = Fetch::new(options, output, progress.clone(), voice(shell))?;
+    begin(shell, several);
+    let places: Vec<&RemotePath> = places.iter().collect();
+    let fetched = fetch.places(&mut shell.link, &places, only).await;
+    progress.end();
+    outcome(shell, only, fetched, fetch.end())
 }
 
 impl Put {

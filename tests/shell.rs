@@ -10,23 +10,19 @@
 mod common;
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
-use common::{M2Y, Process, ROLAND, World, ZHENQIANG, noise, said};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use common::{M2Y, Process, ROLAND, World, ZHENQIANG, noise, said, terminal::Terminal};
 use serde_json::{Value, json};
-
-/// So long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const SHARED: &str = "[OnMeta]\n[OnReceived]\n[share]\nzhenqiang = list get put mkdir rm mv\n";
 
@@ -556,77 +552,6 @@ fn a_signal_ends_a_batch() {
     assert_eq!(shell.child.wait().unwrap().code(), Some(130));
 }
 
-/// A person at a terminal.
-struct Terminal {
-    child: Child,
-    keys: File,
-    screen: mpsc::Receiver<Vec<u8>>,
-    seen: String,
-}
-
-impl Terminal {
-    fn start(mut command: Command) -> Self {
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&ours).unwrap();
-        unlockpt(&ours).unwrap();
-        let theirs = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
-        let theirs = || {
-            File::options()
-                .read(true)
-                .write(true)
-                .open(&theirs)
-                .unwrap()
-        };
-        let child = command
-            .env("TERM", "xterm")
-            .stdin(theirs())
-            .stdout(theirs())
-            .stderr(theirs())
-            .spawn()
-            .unwrap();
-        drop(command);
-        let keys = File::from(ours);
-        let mut screen = keys.try_clone().unwrap();
-        let (shown, seen) = mpsc::channel();
-        thread::spawn(move || {
-            let mut buffer = [0; 4_096];
-            while let Ok(n @ 1..) = screen.read(&mut buffer) {
-                let _ = shown.send(buffer[..n].to_vec());
-            }
-        });
-        Self {
-            child,
-            keys,
-            screen: seen,
-            seen: String::new(),
-        }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Waits until this is on the screen; what was before it is forgotten.
-    fn shows(&mut self, text: &str) {
-        loop {
-            if let Some(at) = self.seen.find(text) {
-                self.seen.drain(..at + text.len());
-                return;
-            }
-            let more = self.screen.recv_timeout(PATIENCE);
-            let more = more.unwrap_or_else(|e| panic!("{e}: no {text:?} in {:?}", self.seen));
-            self.seen.push_str(&String::from_utf8_lossy(&more));
-        }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_person_has_a_prompt_completion_and_keys_that_clear_and_end() {
     let home = Home::new();
@@ -691,10 +616,8 @@ fn ctrl_c_ends_a_command_and_not_the_shell() {
     // the program took them over when it began.
     loop {
         rustix::process::kill_process(shell, rustix::process::Signal::INT).unwrap();
-        if let Ok(more) = terminal.screen.recv_timeout(Duration::from_millis(100)) {
-            terminal.seen.push_str(&String::from_utf8_lossy(&more));
-        }
-        if terminal.seen.contains("m2y: interrupted") {
+        terminal.more(Duration::from_millis(100));
+        if terminal.has_shown("m2y: interrupted") {
             break;
         }
     }

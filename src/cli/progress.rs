@@ -1,13 +1,15 @@
 //! How far it is: bars on a terminal, a line now and then elsewhere.
 
 use std::{
+    env,
+    fmt::Write,
     io::{IsTerminal, stderr},
     pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::{
     signal::ctrl_c,
     time::{Interval, MissedTickBehavior, interval_at},
@@ -23,14 +25,20 @@ use crate::{
 /// How often there is a line where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Bars for one file, and for all.
-const ONE: &str = "{msg} {wide_bar} {percent:>3}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
+/// Bars for one file, and for all: a name, which gives way where there is little room.
+const ONE: &str = "{wide_msg} {rest}";
 
 /// Before it is known how much there is.
 const UNKNOWN: &str = "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}";
 
 /// A file of which it is not known how far it is.
-const NAME: &str = "{msg}";
+const NAME: &str = "{wide_msg}";
+
+/// Columns of a terminal from which on there is room for a bar and for all numbers.
+const WIDE: usize = 60;
+
+/// Columns of a bar.
+const BAR: usize = 20;
 
 /// How far a command is. It shows nothing before it begins and when it has ended.
 #[derive(Default)]
@@ -80,7 +88,9 @@ impl Progress {
     /// Nothing has moved yet. From now on there are bars, or lines, for one file or for
     /// `several`.
     pub fn begin(&self, several: bool) {
-        let shown = match stderr().is_terminal() {
+        // One that cannot move its cursor would show each state of a bar below the last one.
+        let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let shown = match stderr().is_terminal() && !is_dumb {
             true => Shown::Bars(Bars::new(several)),
             false => Shown::Lines,
         };
@@ -337,7 +347,63 @@ impl Bars {
 
 fn set_style(bar: &ProgressBar, template: &str) {
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        bar.set_style(
+            style.with_key("rest", |state: &ProgressState, out: &mut dyn Write| {
+                let at = At {
+                    bytes: state.pos(),
+                    total: state.len(),
+                    rate: state.per_sec(),
+                    left: state.eta(),
+                };
+                let _ = out.write_str(&at.rest(columns()));
+            }),
+        );
+    }
+}
+
+/// Columns of the terminal as it is now: a person may change them.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(stderr());
+    match size.map(|size| usize::from(size.ws_col)) {
+        Ok(columns @ 1..) => columns,
+        _ => 80,
+    }
+}
+
+/// How far something is.
+struct At {
+    bytes: u64,
+    total: Option<u64>,
+    /// Bytes in a second.
+    rate: f64,
+    /// What is left of the time.
+    left: Duration,
+}
+
+impl At {
+    /// What stands behind the name: a bar and all numbers, or where there is little room only
+    /// what people look at first.
+    fn rest(&self, columns: usize) -> String {
+        let total = self.total.unwrap_or_default();
+        let part = match total {
+            0 => 0.0,
+            total => (self.bytes as f64 / total as f64).clamp(0.0, 1.0),
+        };
+        let percent = (part * 100.0) as u64;
+        let rate = format!("{}/s", bytes(self.rate as u64));
+        let left = match self.left.as_secs() {
+            seconds @ ..60 => format!("{seconds}s"),
+            seconds @ ..3_600 => format!("{}m", seconds / 60),
+            seconds => format!("{}h", seconds / 3_600),
+        };
+        if columns < WIDE {
+            return format!("{percent:>3}% {rate} {left}");
+        }
+        let full = (part * BAR as f64) as usize;
+        let empty = "░".repeat(BAR.saturating_sub(full));
+        let bar = format!("{}{empty}", "█".repeat(full));
+        let of = format!("{}/{}", bytes(self.bytes), bytes(total));
+        format!("{bar} {percent:>3}% {of} {rate} {left}")
     }
 }
 
@@ -380,6 +446,22 @@ mod tests {
             "4.9 MB of 5.0 MB, 1.0 kB/s"
         );
     }
+
+    #[test]
+    fn a_bar_has_all_numbers_where_there_is_room() {
+        let at = At {
+            bytes: 33_500_000,
+            total: Some(80_000_000),
+            rate: 12_100_000.0,
+            left: Duration::from_secs(4),
+        };
+        assert_eq!(
+            at.rest(80),
+            "████████░░░░░░░░░░░░  41% 33.5 MB/80.0 MB 12.1 MB/s 4s"
+        );
+        assert_eq!(at.rest(40), " 41% 12.1 MB/s 4s");
+    }
+
     #[test]
     fn what_moved_twice_counts_once_and_what_was_there_is_no_speed() {
         let progress = Progress::default();

@@ -198,6 +198,62 @@ fn two_strangers_need_seven_commands_and_the_folder_is_told() {
 }
 
 #[test]
+fn people_and_folders_have_names_in_any_script() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let write = |file: &str, text: String| {
+        let path = dir.path().join(file);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    ok(&there, &["init", "--user", "振强", "--folder", "Фото"]);
+    // As some keyboards write it: the accent behind its letter.
+    ok(&here, &["init", "--user", "ju\u{308}rg"]);
+    let request = write("request.json", ok(&here, &["contact", "request"]));
+    let root = m2y::root::Root::open(&there).unwrap();
+    let server = Process::serve(&root);
+    let add = [
+        "contact",
+        "add",
+        "--allow",
+        "Фото",
+        "--my-address",
+        &server.address,
+        &request,
+    ];
+    let answer = write("answer.json", ok(&there, &add));
+    ok(&here, &["contact", "accept", &answer]);
+    let file = write("Föto.jpg", "x".to_owned());
+    ok(&here, &["send", &file, "振强:Фото"]);
+    let folder = there.join("user/振强/Фото");
+    let arrived = names(&folder, ".data");
+    assert!(arrived[0].starts_with("jürg_"), "{arrived:?}");
+    assert!(ok(&there, &["inbox"]).contains("Föto.jpg"));
+    // One that passes for somebody else.
+    let why = fails(
+        &here,
+        2,
+        &["send", &file, "--to", "r\u{43e}land", "--folder", "x"],
+    );
+    assert!(why.contains("more than one script"), "{why}");
+}
+
+#[test]
+fn a_folder_may_be_named_without_its_user_where_that_is_clear() {
+    let world = World::new("[OnMeta]\nmine.rhai\n");
+    world.script("mine.rhai", "");
+    let root = world.there.path();
+    let scripts = root.join("scripts");
+    fs::create_dir_all(&scripts).unwrap();
+    let said = ok(root, &["hook", "check", "--folder", "photo"]);
+    assert!(!said.contains("hides"), "{said}");
+    fs::write(scripts.join("mine.rhai"), "").unwrap();
+    let said = ok(root, &["hook", "check", "--folder", "photo"]);
+    assert!(said.contains("hides ROOT/scripts/mine.rhai"), "{said}");
+    ok(root, &["hook", "list", "--folder", "photo"]);
+}
+
+#[test]
 fn a_contact_without_an_address_is_told_how_to_get_one() {
     let world = World::new("[OnMeta]\n");
     let root = world.here.path();

@@ -7,7 +7,7 @@ use crate::{
     error::{Code, Error, printable},
     json::Value,
     meta::QUARANTINE,
-    root::folder::Folder as OpenFolder,
+    root::{file::check_name, folder::Folder as OpenFolder},
     store::{Store, Stores, quarantine},
 };
 
@@ -141,10 +141,9 @@ impl Held {
     }
 }
 
-/// The name of a file that was received is made of such characters only.
+/// The name of a file that was received.
 fn held_name(stem: &str) -> Result<&str, Error> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if stem.is_empty() || stem.starts_with('.') || !stem.chars().all(fits) {
+    if check_name(stem).is_err() {
         let sentence =
             format!("{stem:?} is not a file in quarantine: `m2y folder quarantine` lists them");
         return Err(Error::new(Code::Usage, sentence));

@@ -312,12 +312,12 @@ impl Cli {
 
 /// The name of a user, from the command line.
 fn user_name(text: &str) -> Result<Name, Error> {
-    Name::user(text).map_err(|e| Error::new(Code::Usage, e.to_string()))
+    Name::user(&Name::composed(text)).map_err(|e| Error::new(Code::Usage, e.to_string()))
 }
 
 /// The name of a folder, from the command line.
 fn folder_name(text: &str) -> Result<Name, Error> {
-    Name::folder(text).map_err(|e| Error::new(Code::Usage, e.to_string()))
+    Name::folder(&Name::composed(text)).map_err(|e| Error::new(Code::Usage, e.to_string()))
 }
 
 /// Reads a file that a person named.

@@ -10,7 +10,7 @@ use crate::{
     client::{Route, peer::Peer},
     error::{Code, Error, printable},
     observer::{Observer, Unobserved},
-    root::{contact::full_address, user::User},
+    root::{contact::full_address, name::Name, user::User},
     wire::request::Entry,
 };
 
@@ -44,7 +44,7 @@ impl RemotePath {
                 "{text:?} names no contact: write PEER:PATH, like roland-frei:photo/2026"
             )),
             false => Ok(Self {
-                peer: peer.to_owned(),
+                peer: Name::composed(peer),
                 path: path.trim_matches('/').to_owned(),
             }),
         }

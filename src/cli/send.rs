@@ -236,7 +236,7 @@ impl Send {
             _ => return None,
         };
         let (to, folder) = last.to_str()?.split_once(':')?;
-        let is_target = Name::user(to).is_ok() && !last.exists();
+        let is_target = user_name(to).is_ok() && !last.exists();
         is_target.then(|| {
             let folder = (!folder.is_empty()).then(|| folder.to_owned());
             (to.to_owned(), folder)

@@ -1,11 +1,22 @@
 //! The names of users and folders: the only words from outside that become paths.
+//!
+//! They may be written in any script, but each in one: with the letters of two, a name could
+//! pass for a different one ([UTS 39], single-script names). Two spellings of one name cannot
+//! both be names, because only the composed one is (NFC).
+//!
+//! [UTS 39]: https://www.unicode.org/reports/tr39/
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+use unicode_security::{GeneralSecurityProfile, MixedScript};
 
-/// The longest name, in bytes.
+/// The longest name, in characters.
 pub const MAX_LEN: usize = 64;
+
+/// The longest name, in bytes: with what m2y adds it has to be the name of a file.
+const MAX_BYTES: usize = 192;
 
 /// First 8 bytes of SHA-256 over a user's name: where a peer's header points.
 pub type NameHash = [u8; 8];
@@ -20,7 +31,7 @@ const RESERVED: [(&str, &str); 3] = [
     ),
 ];
 
-/// A checked name: ASCII letters, digits, `.`, `_`, `-`; 1 to 64 of them, no
+/// A checked name: letters of one script, digits, `.`, `_`, `-`; 1 to 64 of them, in NFC, no
 /// leading dot. Such a name is one path component on every system.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<str>);
@@ -28,6 +39,9 @@ pub struct Name(Box<str>);
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// Letters of several scripts.
+    #[error("{0:?} cannot be a name: its letters belong to more than one script")]
+    Scripts(String),
     /// Nothing, too much, a leading dot, or a character outside the set.
     #[error(
         "{0:?} cannot be a name: use 1 to {MAX_LEN} letters, digits, '.', '_' or '-', and do not begin with '.'"
@@ -46,16 +60,31 @@ pub enum NameError {
 impl Name {
     /// Checks the name of a user.
     pub fn user(text: &str) -> Result<Self, NameError> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if text.is_empty()
-            || text.len() > MAX_LEN
-            || text.starts_with('.')
+        let fits = |c: char| {
+            let is_plain = c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            is_plain || !c.is_ascii() && c.identifier_allowed()
+        };
+        // A mark without a letter before it would join what stands before the name.
+        let begins = |c: char| c.is_ascii() && c != '.' || c.is_alphanumeric();
+        let shown = || text.chars().take(MAX_LEN).collect();
+        if !text.starts_with(begins)
+            || text.len() > MAX_BYTES
+            || text.chars().count() > MAX_LEN
             || !text.chars().all(fits)
+            || !is_nfc(text)
         {
-            let shown: String = text.chars().take(MAX_LEN).collect();
-            return Err(NameError::Form(shown));
+            return Err(NameError::Form(shown()));
+        }
+        if !text.is_ascii() && !text.is_single_script() {
+            return Err(NameError::Scripts(shown()));
         }
         Ok(Self(text.into()))
+    }
+
+    /// What a person typed, spelled as names are: some keyboards and systems write a letter and
+    /// its accent one after the other.
+    pub fn composed(text: &str) -> String {
+        text.nfc().collect()
     }
 
     /// Checks the name of an m2y-folder.
@@ -114,6 +143,48 @@ mod tests {
     }
 
     #[test]
+    fn names_are_written_in_any_one_script() {
+        for text in [
+            "jürg",
+            "振强",
+            "ヤマダ-太郎",
+            "Ирина_2",
+            "αλέξης",
+            "ëlif",
+            "김철수",
+            "देवी",
+            &"é".repeat(64),
+        ] {
+            assert_eq!(Name::user(text).unwrap().as_str(), text);
+        }
+        let spelled = Name::composed("ju\u{308}rg");
+        assert_eq!(Name::user(&spelled).unwrap().as_str(), "jürg");
+    }
+
+    #[test]
+    fn names_that_pass_for_others_are_none() {
+        for text in [
+            // Cyrillic letters among Latin ones.
+            "r\u{43e}land-frei",
+            "zhenq\u{456}ang",
+            // Not composed.
+            "ju\u{308}rg",
+            // A mark first, signs without a width, letters that are only look-alikes.
+            "\u{301}a",
+            "a\u{200b}b",
+            "a\u{ad}b",
+            "\u{1d4fb}oland",
+            "ﬁn",
+            "a\u{2215}b",
+            "\u{ff0e}\u{ff0e}",
+            &"é".repeat(65),
+            &"𠮷".repeat(64),
+        ] {
+            assert!(Name::user(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_could_leave_a_directory_is_no_name() {
         let long = "x".repeat(300);
         for text in [
@@ -127,7 +198,6 @@ mod tests {
             "a\0b",
             "a\nb",
             "a b",
-            "é",
             "a:b",
             "~root",
             "-\u{202e}x",

@@ -7,9 +7,15 @@ mod run;
 mod test;
 mod watch;
 
+use std::env;
+
 use clap::{Args, Subcommand};
 
-use super::{Failure, RootArg, folder_name, user_name};
+use super::{
+    Failure, RootArg, folder_name,
+    user_arg::{said, user_of},
+    user_name,
+};
 use crate::{
     error::{Code, Error},
     root::{Root, folder::Folder, name::Name},
@@ -37,8 +43,8 @@ pub struct Where {
     /// Only this user's folders
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Only this folder (needs --user)
-    #[arg(long, value_name = "NAME", requires = "user")]
+    /// Only this folder; without --user, of M2Y_USER or of the only user of the root
+    #[arg(long, value_name = "NAME")]
     folder: Option<String>,
 }
 
@@ -59,13 +65,17 @@ impl Hook {
 impl Where {
     /// Whether all folders are meant.
     fn is_everywhere(&self) -> bool {
-        self.user.is_none()
+        self.user.is_none() && self.folder.is_none()
     }
 
     /// The folders of a root that are meant.
     fn folders(&self, root: &Root) -> Result<Vec<Folder>, Error> {
         let users = match &self.user {
             Some(user) => vec![root.user(&user_name(user)?)?],
+            None if self.folder.is_some() => {
+                let variable = said(env::var("M2Y_USER").ok());
+                vec![user_of(root, variable.as_deref())?]
+            }
             None => root.users()?,
         };
         let mut folders = Vec::new();

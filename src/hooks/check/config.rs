@@ -60,6 +60,9 @@ impl Checker {
                 let line = line_of(text, kind.section(), Some(&script));
                 if let Some(message) = wrong_with(&script, root, folder, programs) {
                     self.in_line(at, line, message, false);
+                } else if is_hidden(&script, root, folder) {
+                    let message = format!("this folder's {script} hides ROOT/scripts/{script}");
+                    self.in_line(at, line, message, true);
                 }
             }
         }
@@ -126,6 +129,11 @@ impl Checker {
             }
         }
     }
+}
+
+/// Whether a script of the folder stands in front of one for all folders.
+fn is_hidden(script: &str, root: &Root, folder: &Folder) -> bool {
+    folder.path_of(script).is_file() && root.path().join("scripts").join(script).is_file()
 }
 
 /// The texts of all scripts that a folder can have.

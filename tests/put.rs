@@ -582,11 +582,7 @@ fn files_and_directories_are_put_by_command() {
         "{}",
         said(&output)
     );
-    assert!(
-        said(&output).contains("2 the same already"),
-        "{}",
-        said(&output)
-    );
+    assert!(said(&output).contains("2 identical"), "{}", said(&output));
     // Another file in the place of one.
     fs::write(world.dir.path().join("a.jpg"), "other").unwrap();
     for (args, code, words) in [
@@ -611,7 +607,7 @@ fn files_and_directories_are_put_by_command() {
             0,
             "stored 1 file",
         ),
-        (&["2026", "roland-frei:photo"], 2, "take -r"),
+        (&["2026", "roland-frei:photo"], 2, "add -r"),
         (
             &["a.jpg", "roland-frei:photo/none/a.jpg"],
             4,

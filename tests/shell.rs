@@ -154,14 +154,11 @@ fn every_command_of_the_table_does_what_it_says() {
     assert_eq!(said.matches("fetched 1 file: ").count(), 2, "{said}");
     assert_eq!(fs::read(here.join("june.txt")).unwrap(), b"june");
     assert_eq!(fs::read(here.join("may/c.jpg")).unwrap(), b"c");
-    assert!(
-        home.ok("get photo/2026/june.txt\n")
-            .contains("1 the same already")
-    );
+    assert!(home.ok("get photo/2026/june.txt\n").contains("1 identical"));
     fs::write(here.join("to put.txt"), "put").unwrap();
     let said = home.ok("cd photo/2026\nput 'to put.txt'\nput *put* --to may\nput -r may\n");
     assert_eq!(said.matches("stored 1 file: ").count(), 2, "{said}");
-    assert!(said.contains("1 the same already"), "{said}");
+    assert!(said.contains("1 identical"), "{said}");
     for path in ["2026/to put.txt", "2026/may/to put.txt"] {
         assert_eq!(fs::read(home.world.photo().join(path)).unwrap(), b"put");
     }
@@ -422,10 +419,7 @@ fn the_command_fetches_what_the_shell_fetches() {
     assert_eq!(statuses, ["failed", "fetched", "fetched"], "{objects:#?}");
     assert_eq!(files[0]["code"], "not-found");
     assert_eq!((ends.len(), &ends[0]["fetched"]), (2, &json!(2)));
-    assert!(
-        home.ok("get -r photo/2026\n")
-            .contains("2 the same already")
-    );
+    assert!(home.ok("get -r photo/2026\n").contains("2 identical"));
     fs::write(home.local().join("2026/june.txt"), "mine").unwrap();
     let (objects, code) = get(&["-r", "roland-frei:photo/2026"]);
     assert_eq!(code, Some(3), "{objects:#?}");

@@ -526,7 +526,7 @@ fn a_failed_one_that_cannot_be_tried_stays_as_it_is() {
     let output = send_meta(&world, &address, &failed);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(
-        said(&output).contains("f.meta is there beside f.failed"),
+        said(&output).contains("f.meta exists beside f.failed"),
         "{}",
         said(&output)
     );

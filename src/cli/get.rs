@@ -45,6 +45,9 @@ pub struct Get {
     /// Hide progress: the bars on a terminal, the line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
     /// The contact, and the files or directories
     #[arg(required = true, value_name = "PEER[:PATH]", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     places: Vec<RemotePath>,
@@ -86,13 +89,13 @@ impl Options {
 impl Get {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let progress = Arc::new(Progress::default());
-        if !self.no_progress && !json {
+        if !self.no_progress && !self.quiet && !json {
             progress.begin(self.options.is_several(self.places.len()));
         }
-        let voice = if json { Voice::Objects } else { Voice::Lines };
+        let voice = Voice::new(json, self.quiet);
         let mut fetch = Fetch::new(self.options.clone(), &self.output, progress.clone(), voice)?;
         let all = self.all(&mut fetch, &progress);
-        let advice = "what came so far is kept, fetch again to go on";
+        let advice = "what was fetched so far is kept: run the command again to resume";
         let result = progress.watch(all, advice).await;
         progress.end();
         let (ended, _) = fetch.end();

@@ -28,6 +28,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Bars for one file, and for all: a name, which gives way where there is little room.
 const ONE: &str = "{wide_msg} {rest}";
 
+/// One of several files: how fast it goes, the bar for all says.
+const PART: &str = "{wide_msg} {part}";
+
 /// Before it is known how much there is.
 const UNKNOWN: &str = "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}";
 
@@ -332,7 +335,7 @@ impl Bars {
             bar
         };
         Self {
-            current: bar(ONE),
+            current: bar(if several { PART } else { ONE }),
             whole: several.then(|| bar(UNKNOWN)),
             id: None,
             all,
@@ -347,16 +350,20 @@ impl Bars {
 
 fn set_style(bar: &ProgressBar, template: &str) {
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(
-            style.with_key("rest", |state: &ProgressState, out: &mut dyn Write| {
+        let key = |has_speed: bool| {
+            move |state: &ProgressState, out: &mut dyn Write| {
                 let at = At {
                     bytes: state.pos(),
                     total: state.len(),
-                    rate: state.per_sec(),
-                    left: state.eta(),
+                    speed: has_speed.then(|| (state.per_sec(), state.eta())),
                 };
                 let _ = out.write_str(&at.rest(columns()));
-            }),
+            }
+        };
+        bar.set_style(
+            style
+                .with_key("rest", key(true))
+                .with_key("part", key(false)),
         );
     }
 }
@@ -364,20 +371,17 @@ fn set_style(bar: &ProgressBar, template: &str) {
 /// Columns of the terminal as it is now: a person may change them.
 fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(stderr());
-    match size.map(|size| usize::from(size.ws_col)) {
-        Ok(columns @ 1..) => columns,
-        _ => 80,
-    }
+    // Some terminals say 0 for what they do not know.
+    let known = size.ok().filter(|size| size.ws_col > 0);
+    known.map_or(80, |size| usize::from(size.ws_col))
 }
 
 /// How far something is.
 struct At {
     bytes: u64,
     total: Option<u64>,
-    /// Bytes in a second.
-    rate: f64,
-    /// What is left of the time.
-    left: Duration,
+    /// Bytes in a second, and what is left of the time.
+    speed: Option<(f64, Duration)>,
 }
 
 impl At {
@@ -390,20 +394,23 @@ impl At {
             total => (self.bytes as f64 / total as f64).clamp(0.0, 1.0),
         };
         let percent = (part * 100.0) as u64;
-        let rate = format!("{}/s", bytes(self.rate as u64));
-        let left = match self.left.as_secs() {
-            seconds @ ..60 => format!("{seconds}s"),
-            seconds @ ..3_600 => format!("{}m", seconds / 60),
-            seconds => format!("{}h", seconds / 3_600),
-        };
+        let speed = self.speed.map(|(rate, left)| {
+            let left = match left.as_secs() {
+                seconds @ ..60 => format!("{seconds}s"),
+                seconds @ ..3_600 => format!("{}m", seconds / 60),
+                seconds => format!("{}h", seconds / 3_600),
+            };
+            format!(" {}/s {left}", bytes(rate as u64))
+        });
+        let speed = speed.unwrap_or_default();
         if columns < WIDE {
-            return format!("{percent:>3}% {rate} {left}");
+            return format!("{percent:>3}%{speed}");
         }
         let full = (part * BAR as f64) as usize;
         let empty = "░".repeat(BAR.saturating_sub(full));
         let bar = format!("{}{empty}", "█".repeat(full));
         let of = format!("{}/{}", bytes(self.bytes), bytes(total));
-        format!("{bar} {percent:>3}% {of} {rate} {left}")
+        format!("{bar} {percent:>3}% {of}{speed}")
     }
 }
 
@@ -452,8 +459,7 @@ mod tests {
         let at = At {
             bytes: 33_500_000,
             total: Some(80_000_000),
-            rate: 12_100_000.0,
-            left: Duration::from_secs(4),
+            speed: Some((12_100_000.0, Duration::from_secs(4))),
         };
         assert_eq!(
             at.rest(80),

@@ -41,6 +41,9 @@ pub struct Put {
     /// Hide progress: the bars on a terminal, the line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
     /// The files and directories
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -72,14 +75,14 @@ impl Put {
         let route = self.asker.route(&place.peer)?.paced(self.limit.pace());
         let target = Target::new(place.path()?, self.to.ends_with('/'));
         let progress = Arc::new(Progress::default());
-        if !self.no_progress && !json {
+        if !self.no_progress && !self.quiet && !json {
             progress.begin(self.options.is_several(self.files.len()));
         }
-        let voice = if json { Voice::Objects } else { Voice::Lines };
+        let voice = Voice::new(json, self.quiet);
         let mut link = Link::new(route, progress.clone(), false);
         let upload = Upload::new(self.options, progress.clone(), voice);
         let all = upload.run(&mut link, &self.files, target);
-        let advice = "what is there so far is kept, put it again to go on";
+        let advice = "what was uploaded so far is kept: run the command again to resume";
         let result = progress.watch(all, advice).await;
         progress.end();
         let (ended, _) = upload.end();

@@ -124,6 +124,9 @@ pub struct Send {
     /// Show no progress: no bars on a terminal, no line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
     /// .meta or .failed files; or any files, and then NAME:FOLDER; directories
     #[arg(required_unless_present = "failed", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -305,7 +308,7 @@ impl Send {
         let send = Arc::new(self.complete()?);
         let kind = send.kind(send.parties()?.as_ref());
         let several = send.is_several(&kind);
-        let wanted = !json && !send.no_progress && !send.dry_run;
+        let wanted = !json && !send.no_progress && !send.quiet && !send.dry_run;
         let progress = Arc::new(Progress::default());
         if wanted {
             progress.begin(several);

@@ -1,7 +1,7 @@
 //! `m2y shell`: a contact's files, as in sftp.
 //!
 //! [`lines`] says where lines come from, [`words`] makes words of one, [`command`] a
-//! command of those; [`remote`], [`transfer`], [`local`] and [`own`] hold the commands. What a command
+//! command of those; [`paths`] says which files words mean; [`remote`], [`transfer`], [`local`] and [`own`] hold the commands. What a command
 //! comes to is said here, for people or as one object a line; its status is one of
 //! [`fault::STATUSES`].
 
@@ -11,6 +11,7 @@ mod fault;
 mod lines;
 mod local;
 mod own;
+mod paths;
 mod remote;
 mod transfer;
 mod words;
@@ -34,7 +35,7 @@ use self::{
     complete::{Completion, Sight},
     fault::{Fault, STATUSES},
     lines::LineSource,
-    remote::Directory,
+    paths::Directory,
 };
 use super::{
     Failure,

@@ -23,6 +23,8 @@ const KEPT: usize = 100_000;
 pub enum Voice {
     /// To people: only what they need to know.
     Lines,
+    /// To people: only what went wrong.
+    Errors,
     /// To programs: an object a line.
     Objects,
     /// To nobody yet: the objects are kept.
@@ -85,9 +87,18 @@ pub struct Tally {
 }
 
 impl Voice {
+    /// The one that a command line asks for.
+    pub fn new(json: bool, quiet: bool) -> Self {
+        match (json, quiet) {
+            (true, _) => Self::Objects,
+            (false, true) => Self::Errors,
+            (false, false) => Self::Lines,
+        }
+    }
+
     fn object(&mut self, fields: &[(&str, Value)]) {
         match self {
-            Self::Lines => {}
+            Self::Lines | Self::Errors => {}
             Self::Objects => output::object(fields),
             Self::Kept(kept) if kept.len() < KEPT => {
                 let field = |(name, value): &(&str, Value)| ((*name).to_owned(), value.clone());
@@ -121,12 +132,8 @@ impl Tally {
         self.bytes += item.bytes.saturating_sub(through.resumed);
         if through.started_over {
             let shown = printable(item.path, 300);
-            let goes = match self.way {
-                Way::Get => "came",
-                Way::Put => "went",
-            };
             self.warn(format!(
-                "{shown} has changed since it was begun: it {goes} from its beginning"
+                "{shown} changed since the last attempt: started over"
             ));
         }
         let word = self.way.word();
@@ -170,7 +177,7 @@ impl Tally {
 
     /// Says something to people.
     pub fn warn(&self, line: String) {
-        if let Voice::Lines = self.voice {
+        if let Voice::Lines | Voice::Errors = self.voice {
             self.progress.apart(|| eprintln!("m2y: {line}"));
         }
     }
@@ -195,6 +202,7 @@ impl Tally {
             match &mut self.voice {
                 // What is wrong with the only one was said.
                 Voice::Lines if whole == 0 && self.failed == 1 => {}
+                Voice::Errors => {}
                 Voice::Lines => output::line(self.summary(took)),
                 voice => voice.object(&object),
             }
@@ -232,7 +240,7 @@ impl Tally {
             output::speed(self.bytes, took)
         );
         for (n, what) in [
-            (self.same, "the same already"),
+            (self.same, "identical"),
             (self.skipped, "skipped"),
             (self.failed, "failed"),
         ] {

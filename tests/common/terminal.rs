@@ -92,10 +92,12 @@ impl Terminal {
 
     /// The lines on the screen, without what is empty below them.
     pub fn lines(&self) -> Vec<String> {
-        let text = self.screen.screen().contents();
-        text.lines()
-            .map(|line| line.trim_end().to_owned())
-            .collect()
+        let screen = self.screen.screen();
+        let rows = screen.rows(0, screen.size().1);
+        let mut lines: Vec<_> = rows.map(|line| line.trim_end().to_owned()).collect();
+        let end = lines.iter().rposition(|line| !line.is_empty());
+        lines.truncate(end.map_or(0, |last| last + 1));
+        lines
     }
 
     /// Waits until the lines on the screen are so.

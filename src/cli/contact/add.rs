@@ -84,7 +84,7 @@ impl Add {
             }
             Document::Answer(_) => {
                 let sentence = format!(
-                    "{} is the answer to a request: take it with `m2y contact accept --user {name}`",
+                    "{} is the answer to a request: run `m2y contact accept --user {name}`",
                     self.file.display()
                 );
                 return Err(Error::new(Code::Usage, sentence));

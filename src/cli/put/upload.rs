@@ -323,7 +323,7 @@ impl Upload {
                         Code::Exists => {
                             let advice = match self.options.conflict.conflict() {
                                 Conflict::Refuse => {
-                                    "take --conflict overwrite, rename or skip, or end the path with / if that is a directory"
+                                    "use --conflict overwrite, rename or skip, or end the path with / if that is a directory"
                                 }
                                 // For a file there had been a way.
                                 _ => "if that is a directory, end the path with /, else choose a different name",

@@ -90,7 +90,7 @@ impl Walk {
         }
         if !self.recursive {
             let sentence = format!(
-                "{} is a directory: take -r to put what is in it",
+                "{} is a directory: add -r to upload what is in it",
                 path.display()
             );
             return Some(Err(Error::new(Code::Usage, sentence)));

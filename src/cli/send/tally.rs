@@ -103,7 +103,10 @@ impl Tally {
     }
 
     fn print(&mut self) {
-        let (out, err) = (std::mem::take(&mut self.out), std::mem::take(&mut self.err));
+        let (mut out, err) = (std::mem::take(&mut self.out), std::mem::take(&mut self.err));
+        if self.send.quiet && !self.json {
+            out.clear();
+        }
         if !out.is_empty() || !err.is_empty() {
             self.progress.apart(|| {
                 output::text(&out);

@@ -18,7 +18,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     command::{self, Names},
-    remote::{Directory, plain},
+    paths::{Directory, plain},
     words,
 };
 use crate::{client::peer::Peer, error::printable};

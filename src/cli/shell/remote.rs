@@ -2,202 +2,20 @@
 
 use clap::{ArgAction, Args};
 
-use super::{CommandResult, Fault, LISTED, Shell, full, local::no_match, words};
+use super::{
+    CommandResult, Fault, LISTED, Shell, full,
+    paths::{Directory, Match, last, plain},
+    words,
+};
 use crate::{
     cli::{
         ls, output,
         remote::{exact_time, time},
     },
-    error::{Code, Error, printable},
+    error::{Code, printable},
     json::Value,
-    root::tree::TreePath,
     wire::request::Entry,
 };
-
-/// What a pattern may match.
-const MATCHES: usize = 10_000;
-
-/// A directory at the contact's: its path from the top, component by component.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Directory(Vec<String>);
-
-impl Directory {
-    /// As it is shown, with a slash before it.
-    pub fn shown(&self) -> String {
-        printable(&format!("/{}", self.0.join("/")), 4_096)
-    }
-
-    /// The components of a path that is written from here; of one that begins with a slash,
-    /// from the top. It cannot lead above the top.
-    pub fn resolve(&self, path: &str) -> Result<Vec<String>, Error> {
-        let mut components = match path.starts_with('/') {
-            true => Vec::new(),
-            false => self.0.clone(),
-        };
-        for component in path.split('/') {
-            match component {
-                "" | "." => {}
-                ".." => drop(components.pop()),
-                name => components.push(name.to_owned()),
-            }
-        }
-        Ok(components)
-    }
-}
-
-/// A path that may be asked for.
-pub fn plain(components: &[String]) -> Result<String, Error> {
-    let path = components.join("/");
-    match TreePath::parse(&path) {
-        Some(_) => Ok(path),
-        None => {
-            let path = printable(&path, 300);
-            let sentence = format!("no file of a contact can have the path {path:?}");
-            Err(Error::new(Code::NotFound, sentence))
-        }
-    }
-}
-
-/// A path that a word stands for.
-struct Match {
-    path: String,
-    /// Where a pattern matched it.
-    entry: Option<Entry>,
-}
-
-impl Match {
-    /// Puts in front of an error what it is about.
-    fn about<T>(&self, result: Result<T, Error>) -> Result<T, Fault> {
-        let shown = || format!("/{}", printable(&self.path, 300));
-        result.map_err(|error| Fault::from(error.within(shown())))
-    }
-}
-
-impl Shell {
-    /// The one path that a word means.
-    fn one(&self, word: &str) -> Result<Match, Fault> {
-        let literal = words::literal(word);
-        let path = plain(&self.directory.resolve(&literal)?)?;
-        Ok(Match { path, entry: None })
-    }
-
-    /// The paths that a word means: itself, or what its pattern matches.
-    async fn several(&mut self, word: &str) -> Result<Vec<Match>, Fault> {
-        if !words::is_pattern(word) {
-            return Ok(vec![self.one(word)?]);
-        }
-        let peer = self.link.peer().await?;
-        let mut found = vec![Match {
-            path: String::new(),
-            entry: None,
-        }];
-        let components = self.directory.resolve(word)?;
-        for component in &components {
-            let mut next = Vec::new();
-            for Match { path: above, entry } in found {
-                if entry.is_some_and(|entry| !entry.is_dir) {
-                    continue;
-                }
-                let below = |name: &str| match above.as_str() {
-                    "" => name.to_owned(),
-                    above => format!("{above}/{name}"),
-                };
-                if !words::is_pattern(component) {
-                    let path = below(&words::literal(component));
-                    next.push(Match { path, entry: None });
-                    continue;
-                }
-                let pattern = words::pattern(component)?;
-                let shown = ls::sorted(peer.list(&above, false)?, |entry| {
-                    if words::matches(&pattern, &entry.path) {
-                        next.push(Match {
-                            path: below(&entry.path),
-                            entry: Some(entry),
-                        });
-                    }
-                    match next.len() > MATCHES {
-                        true => Err(Error::new(
-                            Code::Usage,
-                            "the pattern matches too many names",
-                        )),
-                        false => Ok(()),
-                    }
-                });
-                match shown.await {
-                    Err(error) if error.code == Code::NotFound => {}
-                    shown => shown?,
-                }
-            }
-            found = next;
-        }
-        let mut sure = Vec::new();
-        for mut place in found {
-            if place.entry.is_none() {
-                match peer.stat(&place.path).await {
-                    Ok(entry) => place.entry = Some(entry),
-                    Err(error) if error.code == Code::NotFound => continue,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            sure.push(place);
-        }
-        match sure.is_empty() {
-            true => Err(no_match(&words::literal(word))),
-            false => Ok(sure),
-        }
-    }
-
-    /// The one path that a word means.
-    pub(super) fn path(&self, word: &str) -> Result<String, Fault> {
-        Ok(self.one(word)?.path)
-    }
-
-    /// The paths of all that several words mean.
-    pub(super) async fn all_paths(&mut self, words: &[String]) -> Result<Vec<String>, Fault> {
-        let all = self.all(words).await?;
-        Ok(all.into_iter().map(|found| found.path).collect())
-    }
-
-    /// All that several words mean.
-    async fn all(&mut self, words: &[String]) -> Result<Vec<Match>, Fault> {
-        let mut all = Vec::new();
-        for word in words {
-            all.extend(self.several(word).await?);
-        }
-        Ok(all)
-    }
-
-    /// What lies below a directory, sorted.
-    async fn below(&mut self, path: &Option<String>) -> Result<Vec<Entry>, Fault> {
-        let found = self.one(path.as_deref().unwrap_or("."))?;
-        let peer = self.link.peer().await?;
-        let mut all = Vec::new();
-        let listing = found.about(peer.list(&found.path, true))?;
-        let mut too_many = false;
-        let listed = ls::sorted(listing, |mut entry| {
-            if entry.path.is_empty() {
-                entry.path = last(&found.path).to_owned();
-            }
-            all.push(entry);
-            too_many = all.len() > LISTED;
-            if too_many { Err(full().error) } else { Ok(()) }
-        });
-        let listed = listed.await;
-        if too_many {
-            return Err(full());
-        }
-        found.about(listed)?;
-        // Each directory before what is in it, also where a name goes on with a sign that
-        // sorts before the slash.
-        all.sort_by(|a: &Entry, b: &Entry| a.path.split('/').cmp(b.path.split('/')));
-        Ok(all)
-    }
-}
-
-/// The last component of a path.
-fn last(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
 
 /// An object for a program.
 pub fn to_object(fields: &[(&str, Value)]) -> Value {
@@ -311,7 +129,7 @@ pub struct Tree {
 
 impl Pwd {
     pub(super) fn run(&self, shell: &Shell) -> CommandResult {
-        let here = format!("/{}", shell.directory.0.join("/"));
+        let here = format!("/{}", shell.directory.path());
         shell.say(printable(&here, 8_192));
         Ok(here.into())
     }
@@ -329,7 +147,7 @@ impl Cd {
                 "/{shown} is a file: cd goes to directories"
             )));
         }
-        shell.directory = Directory(components);
+        shell.directory = Directory::at(components);
         Ok(Value::Null)
     }
 }
@@ -404,7 +222,7 @@ impl Ls {
 impl Shell {
     /// A path as seen from the directory where one is, if it lies below that.
     fn relative(&self, path: &str) -> String {
-        let here = match self.directory.0.join("/") {
+        let here = match self.directory.path() {
             here if here.is_empty() => here,
             here => format!("{here}/"),
         };
@@ -596,21 +414,4 @@ fn draw(shell: &Shell, all: &[Entry]) {
         lines.push(line);
     }
     lines.iter().rev().for_each(|line| shell.say(line));
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_resolved_here_and_never_leads_above_the_top() {
-        let here = Directory(vec!["photo".to_owned(), "2026".to_owned()]);
-        let of = |path: &str| here.resolve(path).unwrap().join("/");
-        assert_eq!(of("a"), "photo/2026/a");
-        assert_eq!(of("../b/./c//d/"), "photo/b/c/d");
-        assert_eq!(of("/x/../y"), "y");
-        assert_eq!(of("../../../.."), "");
-        assert_eq!(here.shown(), "/photo/2026");
-    }
 }

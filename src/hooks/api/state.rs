@@ -39,7 +39,7 @@ const MAX_READS: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another key would be one too many.
-    #[error("the folder keeps {MAX_KEYS} values already: take one away with state.remove(key)")]
+    #[error("the folder keeps {MAX_KEYS} values already: remove one with state.remove(key)")]
     Full,
     /// `add` to something else than a number.
     #[error("the value under this key is not a number: set one with state.set(key, 0)")]

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures_util::future::{join, join_all};
@@ -14,9 +14,11 @@ use zeroize::Zeroizing;
 use super::{
     arrival::{Arrival, event},
     error::store_error,
+    inbox::Inbox,
     offer::{Checked, FileOffer, Offer},
     partial::{Partial, Reserved},
     receiver::{Parties, Receiver},
+    takeover::Offered,
     under_way::Claim,
 };
 use crate::{
@@ -24,30 +26,17 @@ use crate::{
     error::{Code, Error, printable},
     event::{Kind, Outcome, Verdict},
     files::{disk_queue::DiskQueue, exists},
-    hooks::{Pinned, decide::Rules, lookup::is_program},
-    journal::delivered::{Key, Stage, Transfer},
+    hooks::{decide::Rules, lookup::is_program},
+    journal::delivered::{Stage, Transfer},
     json::Value,
     meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
-    root::{
-        RootError,
-        config::Config,
-        destination::Destination,
-        folder::Folder,
-        folder_rules::{FolderRules, Names},
-        name::Name,
-        user::User,
-    },
-    store::Store,
+    root::{destination::Destination, folder_rules::Names},
 };
 
 /// Transfers that may be under way in one session at the same time: enough to keep both
 /// sides busy with small files while the answers are on their way.
 pub const FILES: u32 = 256;
-
-/// How long a sender who comes again waits for an earlier session to let go: longer than the
-/// hooks of a file work, shorter than a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What this receiver can do.
 const FEATURES: Features = Features {
@@ -79,33 +68,6 @@ impl Decision {
             Self::Answered(reply) => reply,
         }
     }
-}
-
-/// A file that is offered, with the place of its offer.
-type Offered = (usize, Box<FileOffer>);
-
-/// The transfer of a file that is offered.
-fn key(parties: &Parties, offer: &FileOffer) -> Key {
-    Key {
-        user: parties.user.name().to_string(),
-        folder: offer.meta.folder.clone(),
-        from: parties.from.to_string(),
-        id: offer.id,
-    }
-}
-
-/// A folder as it is now, for transfers that begin.
-#[derive(Clone)]
-struct Inbox {
-    folder: Folder,
-    config: Arc<Config>,
-    pinned: Pinned,
-    store: Arc<dyn Store>,
-    /// Bytes that fit there, if that can be told.
-    room: Option<u64>,
-    /// Whether a program at `[OnMeta]` reads the `.meta`.
-    shows_meta: bool,
-    rules: FolderRules,
 }
 
 /// A file whose transfer no other session has in hand.
@@ -189,38 +151,7 @@ impl Receiver {
             .collect()
     }
 
-    /// Tells earlier sessions of the sender to end that have one of these transfers in hand;
-    /// returns the files that nobody has, and those for which somebody has to be waited.
-    fn supersede(&self, parties: &Parties, files: Vec<Offered>) -> (Vec<Offered>, Vec<Offered>) {
-        let key = |(_, offer): &Offered| key(parties, offer);
-        let keys: Vec<Key> = files.iter().map(key).collect();
-        let held = self.under_way.supersede(&keys, &parties.holder);
-        let (held, free): (Vec<_>, Vec<_>) =
-            files.into_iter().zip(held).partition(|(_, held)| *held);
-        let files = |these: Vec<(Offered, bool)>| these.into_iter().map(|(file, _)| file).collect();
-        (files(free), files(held))
-    }
-
-    /// Decides about files that earlier sessions have in hand, as soon as those let go.
-    async fn take_over(
-        self: &Arc<Self>,
-        queue: &DiskQueue,
-        parties: &Arc<Parties>,
-        files: Vec<Offered>,
-        begun: Instant,
-        early: &(impl Fn(usize, Decision) + Sync),
-    ) -> Vec<(usize, Result<Decision, Error>)> {
-        // One that hooks work on is let go when they have decided.
-        let until = tokio::time::Instant::now() + PATIENCE;
-        let taking = files.into_iter().map(|(at, offer)| async move {
-            self.under_way.released(&key(parties, &offer), until).await;
-            let files = vec![(at, offer)];
-            self.decide_files(queue, parties, files, begun, early).await
-        });
-        join_all(taking).await.into_iter().flatten().collect()
-    }
-
-    async fn decide_files(
+    pub(super) async fn decide_files(
         self: &Arc<Self>,
         queue: &DiskQueue,
         parties: &Arc<Parties>,
@@ -359,27 +290,6 @@ impl Receiver {
             }
         }
         Ok((reserved, inbox, offer.size, held))
-    }
-
-    /// A folder that a meta names, if it takes files.
-    fn inbox(&self, user: &User, folder: &str) -> Result<Inbox, Error> {
-        let failed = |e| folder_error(user, folder, &e);
-        let folder = Name::folder(folder)
-            .map_err(RootError::from)
-            .and_then(|name| user.folder(&name))
-            .map_err(failed)?;
-        let config = folder.config_to_receive().map_err(failed)?;
-        let store = self.hooks.stores().of(&folder);
-        let scripts = config.scripts(Kind::Meta.section());
-        Ok(Inbox {
-            room: store.room().ok(),
-            store,
-            pinned: self.hooks.pin(&folder, &config),
-            shows_meta: scripts.iter().any(|script| is_program(script)),
-            rules: FolderRules::of(&config),
-            folder,
-            config,
-        })
     }
 
     /// Fails where the folder is closed.
@@ -646,17 +556,6 @@ pub fn refused(mut meta: Meta, why: &Error) -> Wire {
     Wire {
         code: why.code.word().to_owned(),
         ..Wire::request(meta)
-    }
-}
-
-fn folder_error(user: &User, folder: &str, error: &RootError) -> Error {
-    match error {
-        RootError::NoFolder | RootError::Name(_) => Error::new(Code::Refused, "no such folder"),
-        RootError::TakesNoFiles => Error::new(Code::Refused, error.to_string()),
-        error => {
-            error!(user = %user.name(), folder = %printable(folder, 64), "{error}");
-            Error::new(Code::Later, "the folder cannot be used now, try later")
-        }
     }
 }
 

@@ -313,15 +313,15 @@ impl Drop for Partial {
 fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> io::Result<String> {
     loop {
         let stem = claim.stem(&meta.datetime)?;
+        // A .meta may have been taken away from beside its file.
+        let is_taken = store.holds(&ContentPath::parse(&format!("{stem}.data"))?)?
+            || file::exists(folder.dir(), &format!("{stem}.meta"))?;
+        let keeps_meta = Destination::of(meta).is_some_and(|to| to.keeps_meta);
         let is_hidden = || {
             let hidden = format!("{}/{stem}.meta", meta_file::RECEIVED);
             folder.dir().symlink_metadata(hidden).is_ok()
         };
-        // A .meta may have been taken away from beside its file.
-        if !store.holds(&ContentPath::parse(&format!("{stem}.data"))?)?
-            && !file::exists(folder.dir(), &format!("{stem}.meta"))?
-            && !(Destination::of(meta).is_some_and(|to| to.keeps_meta) && is_hidden())
-        {
+        if !(is_taken || keeps_meta && is_hidden()) {
             return Ok(stem);
         }
     }

@@ -255,7 +255,7 @@ impl Document {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 let sentence = format!(
-                    "{} is there beside {failed}: send that one, or take it away first",
+                    "{} exists beside {failed}: send that one, or remove it first",
                     path.display()
                 );
                 return Err(Error::new(Code::Failed, sentence));

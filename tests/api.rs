@@ -377,7 +377,7 @@ fn a_name_that_leads_elsewhere_is_refused_by_every_function() {
             let is_bad = |part: &&str| part.is_empty() || part.starts_with('.');
             let words = match name.split('/').find(is_bad) {
                 Some(part) if !["", ".", ".."].contains(&part) => "is hidden",
-                _ => "cannot be a file name",
+                _ => "cannot be a ",
             };
             desk.fails(&script, words);
         }
@@ -839,7 +839,7 @@ fn what_is_to_be_sent_is_checked_and_waits_for_the_verdict() {
         ),
         (
             "send(#{to: \"zhenqiang\", folder: \"photo\", file: \"abc.txt\", x: 1});",
-            "\"x\" is none",
+            "no field \"x\"",
         ),
         (
             "send(#{to: \"zhenqiang\", folder: \"photo\", file: \"abc.txt\", fields: 1});",

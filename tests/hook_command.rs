@@ -504,10 +504,10 @@ fn a_check_finds_what_is_wrong_and_says_what_was_meant() {
     home.write("w_test.rhai", "fn test_a() { asert(true); }");
     let said = home.ends(1, &["check"]);
     for line in [
-        "note: user/roland-frei/photo/m2y.config: there is no [OnMeta]",
-        "m2y.config:2: there is no script \"chekPermission.rhai\"",
+        "note: user/roland-frei/photo/m2y.config: [OnMeta] is missing",
+        "m2y.config:2: script \"chekPermission.rhai\" not found",
         "did you mean checkPermission.rhai?",
-        "m2y.config:3: there can be no script",
+        "m2y.config:3: \"",
         "m2y.config:4: scan.sh: not run, programs of this folder are not allowed",
         "m2y.config:12: no script reads [nDeleted]: did you mean OnDeleted?",
         "wrong.rhai:1:5: there is no log.inf(): did you mean info?",
@@ -520,7 +520,7 @@ fn a_check_finds_what_is_wrong_and_says_what_was_meant() {
         "wrong.rhai:9:1: help() takes 1 argument, not 2",
         "broken.rhai:2:5: ",
         "scope.rhai:1:10: a function does not see folder: give it to the function as an argument",
-        "typo.rhai:1:13: there is no variable evnt: did you mean event?",
+        "typo.rhai:1:13: unknown variable evnt: did you mean event?",
         "w_test.rhai:1:15: there is no function asert(): did you mean assert?",
     ] {
         assert!(said.contains(line), "{line}\n{said}");
@@ -546,7 +546,7 @@ fn a_check_finds_what_is_wrong_and_says_what_was_meant() {
     home.write("m2y.config", "\n[OnMetta]\n");
     let said = home.ends(1, &["check"]);
     assert!(
-        said.contains("m2y.config:2: there is no event [OnMetta]"),
+        said.contains("m2y.config:2: unknown event [OnMetta]"),
         "{said}"
     );
     assert!(said.contains("did you mean OnMeta?"), "{said}");

@@ -538,11 +538,7 @@ fn a_broken_edit_keeps_the_version_before_and_says_so_once() {
     server.stop();
     let log = fs::read_to_string(&log).unwrap();
     assert_eq!(log.matches("hook.rhai:1:18: ").count(), 1, "{log}");
-    assert_eq!(
-        log.matches("there is no event [OnMetta]").count(),
-        1,
-        "{log}"
-    );
+    assert_eq!(log.matches("unknown event [OnMetta]").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ pub enum HookError {
     Missing(String),
     /// Its name cannot be the name of a script.
     #[error(
-        "there can be no script {line:?}: {source} (a comment in m2y.config needs a line of its own)"
+        "{line:?} cannot be a script: {source} (a comment in m2y.config needs a line of its own)"
     )]
     Name {
         /// The line of m2y.config.

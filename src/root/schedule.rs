@@ -47,7 +47,7 @@ impl Due {
             .build();
         let cron = parser.parse(time).map_err(|error| {
             format!(
-                "{time:?} is no time: write minute, hour, day, month and day of the week, as in \
+                "{time:?} is not a time: write minute, hour, day, month and day of the week, as in \
                  */10 * * * *, or at(\"18:30\", \"Europe/Zurich\") ({error})"
             )
         })?;

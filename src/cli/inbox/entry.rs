@@ -99,7 +99,7 @@ impl Inbox {
     /// The file of that number.
     pub fn find(&self, number: i64) -> Result<Entry, Error> {
         let missing = || {
-            let sentence = format!("there is no number {number}: `m2y inbox` shows them");
+            let sentence = format!("no number {number}: `m2y inbox` shows them");
             Error::new(Code::NotFound, sentence)
         };
         let before = number.checked_sub(1).ok_or_else(missing)?;
@@ -268,7 +268,7 @@ impl Entry {
     fn nowhere(&self) -> Error {
         let name = printable(&self.transfer.filename, 200);
         let sentence = match self.state {
-            State::Refused => format!("{name} was refused, so there is no file"),
+            State::Refused => format!("{name} was refused: no file was kept"),
             _ => format!("{name} was moved or removed since it arrived"),
         };
         Error::new(Code::NotFound, sentence)

@@ -90,7 +90,7 @@ impl Handle {
         let call = "notify.email()";
         if !is_address(to) {
             return Err(fail(format!(
-                "{call}: {} is no address like somebody@example.org",
+                "{call}: {} is not an address like somebody@example.org",
                 shown(to)
             )));
         }

@@ -266,7 +266,7 @@ pub const REACH: &[Hostile] = &[
     (
         "request to a file",
         "http.get(`file:///etc/passwd`);",
-        "begin it with https",
+        "must begin with https",
     ),
     (
         "request with a password",

@@ -36,7 +36,7 @@ pub(super) fn path_of(call: &str, path: &str) -> Made<String> {
     }
     for name in path.split('/') {
         if matches!(name, "" | "." | "..") {
-            let why = "is not a valid path: use plain names with one / between them";
+            let why = "cannot be a path: use plain names with one / between them";
             return Err(refuse(call, path, why));
         }
         file::check_name(name).map_err(|why| refuse(call, path, why))?;

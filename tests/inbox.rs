@@ -134,35 +134,57 @@ fn a_folder_may_keep_the_names_and_the_tree_of_what_arrives() {
 fn a_name_that_is_m2ys_own_is_stored_with_sender_and_date() {
     let world = World::new(ORIGINAL);
     let server = Process::serve(&world.there);
-    for name in ["m2y.config", "evil.rhai", ".hidden", "x.meta", "M2Y.CONFIG"] {
+    let own = "zhenqiang_01-01-2026_00-00-00.DATA";
+    for name in [
+        "m2y.config",
+        "evil.rhai",
+        ".hidden",
+        "x.meta",
+        "M2Y.CONFIG",
+        own,
+    ] {
         let dir = world.dir.path().join("files");
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(name), "[OnMeta]\n").unwrap();
         sent(&world, &server, &[&format!("files/{name}")]);
     }
     assert_eq!(read(&world, "m2y.config"), ORIGINAL);
-    assert_eq!(world.arrived(".data").len(), 5);
-    for name in ["evil.rhai", ".hidden", "x.meta", "M2Y.CONFIG"] {
+    assert_eq!(world.arrived(".data").len(), 6);
+    for name in ["evil.rhai", ".hidden", "x.meta", "M2Y.CONFIG", own] {
         assert!(!world.photo().join(name).exists(), "{name}");
     }
-    // A path that leads out is only text, as ever.
-    let meta = world.meta("photo", &world.file("f", b"x"));
-    let mut document = read_meta(&meta);
-    document.filename = "../../up.txt".to_owned();
-    document
-        .extra
-        .insert("path".to_owned(), "../../../up.txt".into());
-    let file = world.dir.path().join("f").display().to_string();
-    document.extra.insert("sourcePath".to_owned(), file.into());
-    fs::write(&meta, document.to_file()).unwrap();
-    let output = Command::new(M2Y)
-        .args(["send", "--server", &server.address, "--root"])
-        .arg(world.here.path())
-        .arg(&meta)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(world.arrived(".data").len(), 6);
+    // A path that leads out is only text, as ever, and so is one that ends with another name
+    // than scripts look at.
+    for (filename, path) in [
+        ("../../up.txt", "../../../up.txt"),
+        ("good.jpg", "a/index.html"),
+        ("a\u{1b}[31m.jpg", "a\u{1b}[31m.jpg"),
+    ] {
+        let meta = world.meta("photo", &world.file("f", b"x"));
+        let mut document = read_meta(&meta);
+        document.filename = filename.to_owned();
+        document.extra.insert("path".to_owned(), path.into());
+        let file = world.dir.path().join("f").display().to_string();
+        document.extra.insert("sourcePath".to_owned(), file.into());
+        fs::write(&meta, document.to_file()).unwrap();
+        let output = Command::new(M2Y)
+            .args(["send", "--server", &server.address, "--root"])
+            .arg(world.here.path())
+            .arg(&meta)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(world.arrived(".data").len(), 8);
+    assert_eq!(read(&world, "good.jpg"), "x");
+    assert!(!world.photo().join("a").exists());
+    // What takes the place of a file is not taken for it.
+    fs::write(world.photo().join("good.jpg"), "theirs").unwrap();
+    let moved = inbox(&world, &[]).into_iter();
+    let good = moved
+        .filter(|entry| entry["filename"] == "good.jpg")
+        .next_back();
+    assert_eq!(good.unwrap()["state"], "moved");
 }
 
 #[test]
@@ -311,7 +333,7 @@ fn the_meta_of_a_refused_file_stays_as_long_as_the_folder_says() {
     let journal = Journal::open(&world.there).unwrap();
     let after = |days: u64| {
         let now = clock::millis() + days * 86_400_000;
-        refused::forget(&journal, &world.there, &Stores::default(), now).unwrap()
+        refused::forget(&journal, &world.there, &Stores::default(), (0, now)).unwrap()
     };
     assert_eq!((after(1), world.arrived(".meta").len()), (0, 2));
     assert_eq!((after(3), world.arrived(".meta").len()), (1, 1));
@@ -328,6 +350,7 @@ fn what_is_wrong_in_the_section_of_a_folder_is_an_error_with_its_line() {
     for (bad, why) in [
         ("names = own", "write dated or original"),
         ("keep_refused = long", "12h or 30d"),
+        ("keep_refused = 91d", "at most 90d"),
         ("nmes = dated", "did you mean names?"),
     ] {
         let error = config(bad).unwrap_err();

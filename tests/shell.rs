@@ -314,7 +314,7 @@ fn what_is_written_wrong_gets_one_line_that_helps() {
         ("frobnicate", "`help` lists all"),
         ("get", "`help get` shows how it is written"),
         ("ls --colour", "`help ls` shows how it is written"),
-        ("get 'a b", "a quote is not closed"),
+        ("get 'a b", "unclosed quote"),
         ("cd photo/a.jpg", "is a file"),
         ("get photo/2026", "-r"),
         ("help mkdri", "did you mean mkdir?"),

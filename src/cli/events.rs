@@ -100,7 +100,7 @@ impl List {
         let mut rows = vec![COLUMNS.map(str::to_owned)];
         rows.extend(shown.map(|entry| columns(entry, now)));
         match rows.len() {
-            1 => output::line("nothing waits"),
+            1 => output::line("no pending events"),
             _ => output::table(&rows, &[0, 3])
                 .into_iter()
                 .for_each(output::line),

@@ -3,6 +3,7 @@
 mod entry;
 
 use std::{
+    collections::BTreeSet,
     env,
     fs::{self, File, OpenOptions},
     io,
@@ -47,7 +48,7 @@ pub struct Inbox {
     /// Only this folder
     #[arg(value_name = "FOLDER")]
     folder: Option<String>,
-    /// Stay, and show what arrives
+    /// Keep running and show new arrivals
     #[arg(long)]
     watch: bool,
     /// List at most N, the latest
@@ -61,11 +62,10 @@ enum Action {
     Export(Export),
 }
 
-/// Open a file with the program for its kind
+/// Open a file in its default program
 ///
-/// A file stored under a name with sender and date is copied under its own name into a
-/// directory of yours for temporary files first. M2Y_OPEN names the program that opens files
-/// [default: xdg-open].
+/// m2y first copies a file with a dated name to a private temporary directory, under its
+/// original name. M2Y_OPEN names the program that opens files [default: xdg-open].
 #[derive(Debug, Args)]
 struct Open {
     #[command(flatten)]
@@ -83,7 +83,7 @@ struct Export {
     /// The numbers that `m2y inbox` shows
     #[arg(value_name = "N", required = true)]
     numbers: Vec<i64>,
-    /// The directory that they go into; made if it is missing
+    /// The target directory, created if missing
     #[arg(short, long, default_value = ".", value_name = "DIR")]
     output: PathBuf,
 }
@@ -98,9 +98,14 @@ struct Whose {
 }
 
 impl Whose {
-    fn arrivals(&self) -> Result<Arrivals, Error> {
+    fn arrivals(&self, folder: Option<&Name>) -> Result<Arrivals, Error> {
         let root = self.root.open()?;
         let user = self.user.of(&root)?;
+        if let Some(name) = folder {
+            user.folder(name).map_err(|e| {
+                Error::from(e).within(format_args!("folder {name} of {}", user.name()))
+            })?;
+        }
         Ok(Arrivals::new(&root, &user))
     }
 }
@@ -112,12 +117,16 @@ impl Inbox {
             Some(Action::Export(export)) => export.run(json),
             None => {
                 let folder = self.folder.as_deref().map(folder_name).transpose()?;
-                let arrivals = self.whose.arrivals()?;
-                let latest = arrivals.latest(folder.as_ref(), self.limit)?;
-                let last = latest.last().map_or(0, |entry| entry.number);
+                let arrivals = self.whose.arrivals(folder.as_ref())?;
+                // Before the list, so that nothing is missed in between.
+                let last = arrivals.last()?;
+                let mut latest = arrivals.latest(folder.as_ref(), self.limit)?;
+                latest.retain(|entry| !self.watch || entry.number <= last);
                 show(&latest, json, !self.watch);
+                let waiting = latest.iter().filter(|entry| entry.state == State::Waiting);
+                let waiting = waiting.map(|entry| entry.number).collect();
                 match self.watch {
-                    true => watch(&arrivals, folder.as_ref(), last, json).await,
+                    true => watch(&arrivals, folder.as_ref(), (last, waiting), json).await,
                     false => Ok(()),
                 }
             }
@@ -143,11 +152,12 @@ fn show(entries: &[Entry], json: bool, says_nothing: bool) {
     }
 }
 
-/// Shows what arrives until the person interrupts.
+/// Shows what arrives until the person interrupts: what hooks still look at when they have
+/// decided.
 async fn watch(
     arrivals: &Arrivals,
     folder: Option<&Name>,
-    mut last: i64,
+    (mut last, mut waiting): (i64, BTreeSet<i64>),
     json: bool,
 ) -> Result<(), Error> {
     loop {
@@ -155,12 +165,19 @@ async fn watch(
             _ = signal::ctrl_c() => return Err(Error::new(Code::Interrupted, "interrupted")),
             () = sleep(EVERY) => {}
         }
-        for entry in arrivals.after(folder, last)? {
-            // What hooks still look at is shown when they have decided.
+        let mut news = Vec::new();
+        for number in &waiting {
+            // One that is forgotten meanwhile is nobody's news.
+            news.extend(arrivals.find(*number).ok());
+        }
+        news.extend(arrivals.after(folder, last)?);
+        for entry in news {
+            last = last.max(entry.number);
             if entry.state == State::Waiting {
-                break;
+                waiting.insert(entry.number);
+                continue;
             }
-            last = entry.number;
+            waiting.remove(&entry.number);
             match json {
                 true => output::object(&entry.facts()),
                 false => output::line(entry.columns().join("  ")),
@@ -171,7 +188,8 @@ async fn watch(
 
 impl Open {
     fn run(self, json: bool) -> Result<(), Error> {
-        let entry = self.whose.arrivals()?.find(self.number)?;
+        let entry = self.whose.arrivals(None)?.find(self.number)?;
+        entry.check()?;
         let path = match entry.has_own_name() {
             true => entry.path()?,
             false => {
@@ -220,7 +238,7 @@ impl Open {
 
 impl Export {
     fn run(self, json: bool) -> Result<(), Error> {
-        let arrivals = self.whose.arrivals()?;
+        let arrivals = self.whose.arrivals(None)?;
         let at = |e: io::Error| Error::io("create", &self.output, &e);
         fs::create_dir_all(&self.output).map_err(at)?;
         for number in &self.numbers {

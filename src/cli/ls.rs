@@ -1,4 +1,4 @@
-use clap::{ArgAction, Args};
+use clap::Args;
 use clap_complete::ArgValueCompleter;
 
 use super::{
@@ -26,7 +26,7 @@ const SORTED: usize = 10_000;
 ///   m2y ls -l roland-frei:photo/2026
 ///   m2y ls -R --json roland-frei
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment, disable_help_flag = true)]
+#[command(verbatim_doc_comment)]
 pub struct Ls {
     #[command(flatten)]
     asker: Asker,
@@ -34,11 +34,8 @@ pub struct Ls {
     #[arg(short, long)]
     long: bool,
     /// With -l: show sizes as 1.2 MB
-    #[arg(short = 'h', long)]
+    #[arg(long)]
     human: bool,
-    /// Print help
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
     /// Show what is in directories too
     #[arg(short = 'R', long)]
     recursive: bool,

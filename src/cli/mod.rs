@@ -110,8 +110,8 @@ enum Command {
 /// Where the root is.
 #[derive(Debug, Args)]
 pub struct RootArg {
-    /// The root directory with all users, keys and folders [default: ~/m2y, or /m2y if
-    /// it exists]
+    /// The root directory with all users, keys and folders [default: ~/m2y; /m2y if
+    /// it exists or you are root]
     #[arg(long, env = "M2Y_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
 }
@@ -280,7 +280,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Hook(hook) => hook.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
-        Command::Sent(sent) => sent.run(json)?,
+        Command::Sent(sent) => sent.run(json).await?,
         Command::Inbox(inbox) => inbox.run(json).await?,
         Command::Ls(ls) => ls.run(json).await?,
         Command::Get(get) => get.run(json).await?,

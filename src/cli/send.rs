@@ -107,11 +107,17 @@ pub struct Send {
     /// Send what is in directories, and in those below
     #[arg(long, short)]
     recursive: bool,
-    /// Send files that were sent before and have not changed since, too
+    /// Send files even if they were sent before and have not changed
     #[arg(long)]
     again: bool,
     /// What to do with files that were sent before and have not changed since
-    #[arg(long, value_enum, value_name = "HOW", default_value = "skip")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        default_value = "skip",
+        hide = true
+    )]
     conflict: Conflict,
     /// Retry what failed: everything, or with NAME: or NAME:FOLDER what was to go there
     #[arg(long)]
@@ -127,7 +133,7 @@ pub struct Send {
     /// Print errors only
     #[arg(long, short)]
     quiet: bool,
-    /// .meta or .failed files; or any files, and then NAME:FOLDER; directories
+    /// Files or directories, then NAME:FOLDER; or .meta and .failed files
     #[arg(required_unless_present = "failed", value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -188,7 +194,7 @@ impl Send {
             return match self.from.is_some() || self.folder.is_some() {
                 true => Err(Error::new(
                     Code::Usage,
-                    "the receiver is missing: write NAME:FOLDER behind the files, like roland-frei:photo",
+                    "no receiver: add NAME:FOLDER after the files, like roland-frei:photo",
                 )),
                 false => Ok(self),
             };
@@ -217,7 +223,7 @@ impl Send {
     fn complete_failed(mut self, to: Option<Name>) -> Result<Self, Error> {
         if let Some(file) = self.files.first() {
             let sentence = format!(
-                "--failed takes no files, but {} is one: leave it out, or leave out --failed",
+                "--failed takes NAME: or NAME:FOLDER, not files: leave {} out",
                 file.display()
             );
             return Err(Error::new(Code::Usage, sentence));
@@ -260,7 +266,7 @@ impl Send {
     /// What to do when some files were not sent.
     fn how_to_go_on(&self) -> &'static str {
         match self.from.is_some() {
-            true => ": the same command goes on (`m2y sent --failed` lists what failed)",
+            true => "; run the same command again to continue",
             false => "",
         }
     }
@@ -342,7 +348,7 @@ impl Send {
             // It is not waited for: the end may come before.
             drop(task::spawn_blocking(move || weigh(plan, &progress)));
         };
-        if progress.has_bars() {
+        if progress.has_bars() && !send.failed {
             weigh();
         }
         let mut ticks = Progress::ticks();
@@ -357,7 +363,7 @@ impl Send {
                     }
                 }
                 _ = ticks.tick(), if progress.has_lines() => {
-                    if !is_weighed {
+                    if !is_weighed && !send.failed {
                         weigh();
                         is_weighed = true;
                     }
@@ -375,7 +381,7 @@ impl Send {
             let settled = task::spawn_blocking(move || log.settle());
             if let Err(error) = settled.await.map_err(lost)? {
                 output::aside(format_args!(
-                    "m2y: {error}: m2y does not remember these files, and would send them again"
+                    "m2y: {error}: m2y could not record these files; the same command will send them again"
                 ));
             }
         }
@@ -445,7 +451,7 @@ impl Send {
 }
 
 fn lost(_: task::JoinError) -> Error {
-    Error::new(Code::Failed, "a part of the program has ended")
+    Error::new(Code::Failed, "internal error: a task stopped")
 }
 
 /// Finds out how much there is to send.

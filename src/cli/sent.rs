@@ -1,13 +1,14 @@
 //! Lists what was sent by naming files.
 
 use clap::Args;
+use tokio::task;
 
 use super::{RootArg, output, user_arg::UserArg};
 use crate::{
-    error::{Error, printable},
+    error::{Code, Error, printable},
     journal::outgoing::{Outgoing, State},
     json::Value,
-    transfer::send::outgoing::OutgoingView,
+    transfer::send::outgoing::{OutgoingLog, OutgoingView},
 };
 
 /// List the files that you sent, the latest last
@@ -24,17 +25,36 @@ pub struct Sent {
     /// Only what failed; `m2y send --failed` retries it
     #[arg(long)]
     failed: bool,
+    /// With --failed: forget them, so that nothing retries them
+    #[arg(long, requires = "failed")]
+    forget: bool,
     /// List at most N, the latest
     #[arg(long, short = 'n', default_value_t = 100, value_name = "N")]
     limit: u32,
 }
 
-const COLUMNS: [&str; 5] = ["WHEN", "TO", "SIZE", "STATE", "FILE"];
+const COLUMNS: [&str; 5] = ["WHEN (UTC)", "TO", "SIZE", "STATE", "FILE"];
 
 impl Sent {
-    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        let work = move || self.work(json);
+        let lost = |_| Error::new(Code::Failed, "internal error: a task stopped");
+        task::spawn_blocking(work).await.map_err(lost)?
+    }
+
+    fn work(self, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         let user = self.user.of(&root)?;
+        if self.forget {
+            let forgotten = OutgoingLog::open(&root)?.forget_failed(user.name().as_str())?;
+            match json {
+                true => {
+                    output::object(&[("status", "done".into()), ("forgotten", forgotten.into())])
+                }
+                false => output::line(format_args!("forgot {}", output::files(forgotten as u64))),
+            }
+            return Ok(());
+        }
         let view = OutgoingView::open(&root)?;
         let mut found = view.latest(Some(user.name().as_str()), self.failed, self.limit)?;
         found.reverse();

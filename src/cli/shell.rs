@@ -283,7 +283,8 @@ impl Shell {
                 return Err(fault.with(502));
             }
             if command.changes() {
-                let what = "cut before the answer came, see whether it was done";
+                let what =
+                    "connection lost before the answer: check whether the command took effect";
                 return Err(fault.within(what).with(502));
             }
             again = true;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     event::{EventId, Kind, Verdict},
     journal::{Task, delivered::Key},
-    meta::Meta,
+    meta::{Meta, PENDING_PUT},
     root::{config::Config, folder::Folder, user::User},
 };
 
@@ -58,6 +58,10 @@ impl Rules {
         for text in self.pinned.texts() {
             add(text.as_bytes());
         }
+        // When the sender asks, and where the file would go, is not what is asked.
+        let mut asked = asked.clone();
+        asked.datetime.clear();
+        asked.extra.remove(PENDING_PUT);
         add(&asked.to_file());
         hash.finalize().into()
     }

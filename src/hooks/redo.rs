@@ -28,6 +28,7 @@ use crate::{
         ContentPath, Stores,
         flush::flush_file_system,
         placement::{self, Source},
+        received::{Placed, hide},
         sweep,
     },
 };
@@ -143,6 +144,20 @@ impl Changer {
                 made.error.get_or_insert(error);
                 continue;
             }
+            let placed = here.iter().filter_map(|(_, one)| {
+                Some(Placed {
+                    stem: one.stem.clone(),
+                    meta: one.meta.clone()?,
+                    path: one.path.to_string(),
+                })
+            });
+            let placed: Vec<Placed> = placed.collect();
+            if !placed.is_empty() {
+                let hidden = hide(&folder, &placed).into_iter();
+                for error in hidden.filter_map(Result::err) {
+                    warn!("a .meta stays in sight: {error}");
+                }
+            }
             for (
                 at,
                 Put {
@@ -150,13 +165,10 @@ impl Changer {
                 },
             ) in here
             {
-                // It said where the file goes until that was safe.
-                let _ = match meta {
-                    Some(meta) => {
-                        meta_file::file_away(folder.dir(), &stem, meta, &path.to_string())
-                    }
-                    None => folder.dir().remove_file(format!("{stem}.meta")),
-                };
+                if meta.is_none() {
+                    // It said where the file goes until that was safe.
+                    let _ = folder.dir().remove_file(format!("{stem}.meta"));
+                }
                 if let Some(place) = made.paths.get_mut(at) {
                     *place = Some(path.to_string());
                 }
@@ -323,11 +335,12 @@ impl Changer {
             meta: destination.keeps_meta.then(|| meta.clone()),
             change: change.clone(),
         };
-        if !store.holds(&arrived)? {
+        let there = store.stat(&arrived)?;
+        // One of a different size is somebody else's.
+        if there.is_none_or(|stat| Some(stat.size) != meta.filesize) {
             // It has its path already, unless somebody took it away.
-            let path = ContentPath::try_from(destination.path.clone())?;
-            let is_there = placement::is_there(&*store, &destination, meta.filesize);
-            return Ok(is_there.then(|| got(path)));
+            let path = placement::find(&*store, &destination, meta.filesize);
+            return Ok(path.map(got));
         }
         self.arrives(folder, destination.path.components());
         match placement::place(&*store, folder, Source::Arrived(&arrived), &destination) {

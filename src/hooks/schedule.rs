@@ -8,7 +8,7 @@
 //!
 //! At each minute every m2y.config is read again, and each line that is due fires by
 //! itself. A line that still runs is passed over, and so are the minutes of a machine that
-//! slept; nothing waits in a queue, and nothing is made up for.
+//! slept; no pending events in a queue, and nothing is made up for.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -289,6 +289,13 @@ pub fn arrived(
     .collect()
 }
 
+/// The number of the last transfer to the folders of a user; 0 if there is none.
+pub fn last_arrived(db: &Connection, user: &str) -> rusqlite::Result<i64> {
+    let last = "SELECT max(seq) FROM transfer WHERE user = ?1";
+    let last = db.query_row(last, [user], |row| row.get::<_, Option<i64>>(0));
+    Ok(last?.unwrap_or_default())
+}
+
 /// Transfers that one look at what is new takes at most.
 const NEWS: u32 = 1_000;
 
@@ -319,19 +326,22 @@ fn arrived_row(row: &Row<'_>) -> rusqlite::Result<Arrived> {
     })
 }
 
-/// Transfers to a folder of a user that hooks refused before a time, in milliseconds since
-/// 1970.
-pub fn refused_before(
+/// Transfers to a folder of a user that hooks refused from a time on and before another one,
+/// in milliseconds since 1970.
+pub fn refused_between(
     db: &Connection,
     (user, folder): (&str, &str),
-    before: u64,
+    (since, before): (u64, u64),
 ) -> rusqlite::Result<Vec<Transfer>> {
     db.prepare(
         "SELECT * FROM transfer WHERE state IN (2, 4) AND user = :user AND folder = :folder
-         AND created < :before",
+         AND created >= :since AND created < :before",
     )?
     .query_map(
-        named_params! { ":user": user, ":folder": folder, ":before": signed(before) },
+        named_params! {
+            ":user": user, ":folder": folder, ":since": signed(since),
+            ":before": signed(before),
+        },
         transfer,
     )?
     .collect()

@@ -15,8 +15,11 @@ use crate::meta::TransferId;
 /// How long a row is kept since the file was last looked at.
 const KEPT: Duration = Duration::from_secs(366 * 86_400);
 
-/// Rows that are looked at in one go to find those that are old.
+/// Rows that are forgotten in one go.
 const AT_ONCE: u32 = 1_000;
+
+/// How often it is written down that a file was looked at again.
+const EVERY: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS outgoing (
@@ -33,10 +36,12 @@ CREATE TABLE IF NOT EXISTS outgoing (
     state     INTEGER NOT NULL,
     bytes     INTEGER NOT NULL,
     at        INTEGER NOT NULL,
+    seen      INTEGER NOT NULL,
     code      TEXT NOT NULL,
     words     TEXT NOT NULL,
     UNIQUE (user, recipient, folder, source, name, path)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS outgoing_seen ON outgoing (seen);
 CREATE TABLE IF NOT EXISTS outgoing_salt (salt BLOB NOT NULL) STRICT;
 ";
 
@@ -93,20 +98,28 @@ pub struct Outgoing {
     pub bytes: u64,
     /// When that was, in milliseconds since 1970.
     pub at: u64,
+    /// When it was looked at last.
+    pub seen: u64,
     /// The word of the error.
     pub code: String,
     /// What went wrong.
     pub words: String,
 }
 
-/// The bytes from which ids are made that no other root makes.
-pub fn salt(db: &Connection) -> rusqlite::Result<Vec<u8>> {
+/// The bytes from which ids are made that no other root makes, if there are some.
+pub fn salt(db: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
+    db.query_row("SELECT salt FROM outgoing_salt", [], |row| row.get(0))
+        .optional()
+}
+
+/// Makes such bytes, unless there are some.
+pub fn make_salt(db: &Connection) -> rusqlite::Result<()> {
     db.execute(
         "INSERT INTO outgoing_salt SELECT randomblob(16)
          WHERE NOT EXISTS (SELECT 1 FROM outgoing_salt)",
         [],
-    )?;
-    db.query_row("SELECT salt FROM outgoing_salt", [], |row| row.get(0))
+    )
+    .map(drop)
 }
 
 /// The last attempt to send something.
@@ -139,9 +152,9 @@ pub fn put(db: &Connection, attempt: &Outgoing) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO outgoing
          (user, recipient, folder, source, name, path, version, id, attempt, state, bytes, at,
-          code, words)
+          seen, code, words)
          VALUES (:user, :recipient, :folder, :source, :name, :path, :version, :id, :attempt,
-                 :state, :bytes, :at, :code, :words)",
+                 :state, :bytes, :at, :at, :code, :words)",
     )?
     .execute(named_params! {
         ":user": what.user, ":recipient": what.recipient, ":folder": what.folder,
@@ -172,15 +185,45 @@ pub fn latest(
     .collect()
 }
 
+/// Forgets the attempts of a user that failed; returns how many.
+pub fn forget_failed(db: &Connection, user: &str) -> rusqlite::Result<usize> {
+    db.execute("DELETE FROM outgoing WHERE user = ?1 AND state = 2", [user])
+}
+
 /// Forgets some of the oldest attempts, if they are very old.
 pub fn forget(db: &Connection, now: u64) -> rusqlite::Result<()> {
-    let before = now.saturating_sub(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX));
     db.execute(
-        "DELETE FROM outgoing WHERE at < :before
-         AND seq IN (SELECT seq FROM outgoing ORDER BY seq LIMIT :limit)",
-        named_params! { ":before": signed(before), ":limit": AT_ONCE },
+        "DELETE FROM outgoing WHERE seq IN
+         (SELECT seq FROM outgoing WHERE seen < :before ORDER BY seen LIMIT :limit)",
+        named_params! { ":before": signed(before(now, KEPT)), ":limit": AT_ONCE },
     )?;
     Ok(())
+}
+
+/// Writes down that a file was looked at again.
+pub fn touch(db: &Connection, known: &Outgoing, now: u64) -> rusqlite::Result<()> {
+    let what = &known.what;
+    db.prepare_cached(
+        "UPDATE outgoing SET seen = :now WHERE user = :user AND recipient = :recipient
+         AND folder = :folder AND source = :source AND name = :name AND path = :path",
+    )?
+    .execute(named_params! {
+        ":now": signed(now), ":user": what.user, ":recipient": what.recipient,
+        ":folder": what.folder, ":source": what.source, ":name": what.name,
+        ":path": what.path,
+    })?;
+    Ok(())
+}
+
+impl Outgoing {
+    /// Whether it is to be written down that it was looked at again.
+    pub fn is_stale(&self, now: u64) -> bool {
+        self.seen < before(now, EVERY)
+    }
+}
+
+fn before(now: u64, time: Duration) -> u64 {
+    now.saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
@@ -203,6 +246,7 @@ fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
         },
         bytes: number("bytes")?,
         at: number("at")?,
+        seen: number("seen")?,
         code: row.get("code")?,
         words: row.get("words")?,
     })

@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// Directories within each other that a file which is sent may bring along.
+const MAX_DEPTH: usize = 16;
+
 /// A path below a folder, and what is kept of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
@@ -41,8 +44,15 @@ impl Destination {
         let within = meta.extra.get("path").and_then(Value::as_str);
         let admitted = |path: &str| {
             let path = TreePath::parse(path)?;
-            path.split_last()?;
-            shown.admits(&path).then_some(path)
+            let (_, name) = path.split_last()?;
+            // Scripts look at the name: the path must not end with a different one.
+            let is_it = name == meta.filename && path.components().len() <= MAX_DEPTH;
+            let is_plain = |name: &String| {
+                // What ends so could pass for a file that arrived from somebody else.
+                !name.to_ascii_lowercase().ends_with(".data") && !name.contains(char::is_control)
+            };
+            let fits = is_it && path.components().iter().all(is_plain);
+            (fits && shown.admits(&path)).then_some(path)
         };
         let path = within.and_then(admitted);
         let path = path.or_else(|| {

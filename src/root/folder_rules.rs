@@ -17,6 +17,9 @@ pub const SECTION: &str = "folder";
 /// How long the `.meta` of a file that was refused stays, unless m2y.config says otherwise.
 const KEEP_REFUSED: Duration = Duration::from_secs(7 * 86_400);
 
+/// The longest time: of what is older, the journal does not know that it was refused.
+const MAX_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
 /// What a file is called that arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Names {
@@ -67,8 +70,11 @@ impl FolderRules {
                 }
             }
             "keep_refused" => {
-                self.keep_refused =
-                    age(value).map_err(|why| format!("keep_refused = {value}: {why}"))?;
+                let wrong = |why: &str| format!("keep_refused = {value}: {why}");
+                self.keep_refused = age(value).map_err(wrong)?;
+                if self.keep_refused > MAX_KEPT {
+                    return Err(wrong("it must be at most 90d"));
+                }
             }
             _ => {
                 let hint = did_you_mean(key, ["names", "keep_refused"]);

@@ -11,30 +11,9 @@ use cap_std::{ambient_authority, fs::Dir};
 use crate::{
     error::{Code, Error},
     json::Value,
-    meta::{self, Meta, PENDING_PUT, SOURCE_PATH, STORED_AS},
+    meta::{self, Meta, SOURCE_PATH},
     root::file,
 };
-
-/// Where the `.meta` of files are that have paths of their own, below the folder.
-pub const RECEIVED: &str = ".received";
-
-/// The hidden `.meta` of that stem, of a file that has a path of its own.
-pub fn received(dir: &Dir, stem: &str) -> Option<Meta> {
-    read(&dir.open_dir(RECEIVED).ok()?, &format!("{stem}.meta"))
-}
-
-/// Hides the `.meta` of a file that got a path of its own, which it says from then on.
-pub fn file_away(dir: &Dir, stem: &str, mut meta: Meta, path: &str) -> io::Result<()> {
-    meta.extra.remove(PENDING_PUT);
-    meta.extra.insert(STORED_AS.to_owned(), Value::from(path));
-    match dir.create_dir(RECEIVED) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    let (there, name) = (dir.open_dir(RECEIVED)?, format!("{stem}.meta"));
-    file::replace_unflushed(&there, &name, 0o644, &meta.to_file())?;
-    dir.remove_file(name)
-}
 
 /// What the file of that name says; `None` where there is none that can be read.
 pub fn read(dir: &Dir, name: &str) -> Option<Meta> {

@@ -16,7 +16,7 @@ use unicode_security::{GeneralSecurityProfile, MixedScript};
 pub const MAX_LEN: usize = 64;
 
 /// The longest name, in bytes: with what m2y adds it has to be the name of a file.
-const MAX_BYTES: usize = 192;
+pub const MAX_BYTES: usize = 192;
 
 /// First 8 bytes of SHA-256 over a user's name: where a peer's header points.
 pub type NameHash = [u8; 8];

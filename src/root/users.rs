@@ -65,7 +65,7 @@ impl Root {
     /// only where the machine could not look.
     pub fn name_of(&self, hash: &NameHash) -> Result<Option<Name>, RootError> {
         let path = hash_path(hash);
-        let text = match file::read_text(&self.dir, &path, name::MAX_LEN as u64 + 2) {
+        let text = match file::read_text(&self.dir, &path, name::MAX_BYTES as u64 + 2) {
             Err(e) if file::is_shortage(&e) => return Err(RootError::io("open", path)(e)),
             read => read.unwrap_or_default(),
         };

@@ -44,6 +44,13 @@ impl Version {
         format!("{len} bytes, {seconds}.{nanos:09}, inode {inode}")
     }
 
+    /// Size and time: what stays the same where a file system numbers its files anew, as those of
+    /// cameras do each time.
+    pub fn size_and_time(self) -> String {
+        let (seconds, nanos) = self.modified;
+        format!("{} bytes, {seconds}.{nanos:09}", self.len)
+    }
+
     /// Another text for every other version. It is not for peers: it tells about the machine.
     pub fn key(self) -> String {
         let Self {

@@ -27,6 +27,7 @@ pub mod name;
 pub mod placement;
 pub mod prefix;
 pub mod quarantine;
+pub mod received;
 pub mod sweep;
 
 use std::{

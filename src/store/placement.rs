@@ -14,6 +14,9 @@ use crate::root::{
 /// Numbers that are tried to find a name that is free: each costs a question to the store.
 const NUMBERS: usize = 65_536;
 
+/// The same for what is sent to a folder that keeps names.
+const FEW: usize = 100;
+
 /// Where a file is before it gets its path.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
@@ -64,7 +67,7 @@ pub fn place(
                 false => mover.go(&path, Existing::Replace).map(|()| path.clone()),
             }
         }
-        Conflict::Rename => mover.go_beside(&path, &shown),
+        Conflict::Rename => mover.go_beside(&path, &shown, numbers(destination)),
     };
     match placed {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && mover.is_copy(&path)? => {
@@ -99,10 +102,38 @@ fn make_parents(store: &dyn Store, path: &TreePath) -> io::Result<()> {
     }
 }
 
-/// Whether the file of a destination lies at its path: one of that size and time.
+/// The path at which the file of a destination lies: its own, or one beside it if it may have
+/// got a number. The file there is one of that size and time.
+pub fn find(
+    store: &dyn Store,
+    destination: &Destination,
+    size: Option<u64>,
+) -> Option<ContentPath> {
+    let path = ContentPath::try_from(destination.path.clone()).ok()?;
+    let numbers = match destination.conflict {
+        Conflict::Rename => numbers(destination),
+        Conflict::Refuse | Conflict::Overwrite => 1,
+    };
+    let paths = conflict::names(path.file_name()?).take(numbers);
+    let mut paths = paths.filter_map(|name| path.sibling(&name).ok());
+    paths.find(|path| {
+        let stat = store.stat(path);
+        matches!(stat, Ok(Some(stat)) if stat.is_file_of(size, destination.modified))
+    })
+}
+
+/// Whether the file of a destination has its path: see [`find`].
 pub fn is_there(store: &dyn Store, destination: &Destination, size: Option<u64>) -> bool {
-    let stat = ContentPath::try_from(destination.path.clone()).map(|path| store.stat(&path));
-    matches!(stat, Ok(Ok(Some(stat))) if stat.is_file_of(size, destination.modified))
+    find(store, destination, size).is_some()
+}
+
+/// How many names are tried for a file. Nobody asked for those that a folder gives to what is
+/// sent to it, so a crowd of them is not worth the time that others would wait.
+fn numbers(destination: &Destination) -> usize {
+    match destination.keeps_meta {
+        true => FEW,
+        false => NUMBERS,
+    }
 }
 
 /// Whether a `.meta` of the folder describes a file of that path which is on its way, or was
@@ -150,11 +181,16 @@ impl Mover<'_> {
     }
 
     /// Takes the first free name beside the path, or the path itself.
-    fn go_beside(&self, path: &ContentPath, shown: &Shown) -> io::Result<ContentPath> {
+    fn go_beside(
+        &self,
+        path: &ContentPath,
+        shown: &Shown,
+        numbers: usize,
+    ) -> io::Result<ContentPath> {
         let name = path.file_name().ok_or(io::ErrorKind::NotFound)?;
         // A further number never makes a name shorter.
         let fitting = conflict::names(name)
-            .take(NUMBERS)
+            .take(numbers)
             .take_while(|name| name.len() <= MAX_NAME);
         for name in fitting.filter(|name| shown.shows(name)) {
             let path = path.sibling(&name)?;

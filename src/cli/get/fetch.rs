@@ -251,30 +251,14 @@ impl<'w> Work<'w> {
         coming: &mut Coming<'a>,
     ) -> Result<(), Error> {
         match found {
-            GetItem::Dir(local) => self.dir(&self.named(local)).map(drop),
-            GetItem::File(mut remote) => {
-                remote.local = self.named(remote.local);
-                self.begin(peer, remote, coming).await
-            }
+            GetItem::Dir(local) => self.dir(&local).map(drop),
+            GetItem::File(remote) => self.begin(peer, remote, coming).await,
             GetItem::End => {
                 if let Some(stop) = self.stops.get_mut(number) {
                     stop.walked = true;
                 }
                 Ok(())
             }
-        }
-    }
-
-    /// A path here, under the name that the person wants.
-    fn named(&self, local: TreePath) -> TreePath {
-        match (&self.fetch.options.name, local.split_first()) {
-            (Some(name), Some((_, rest))) => {
-                let top = TreePath::default().below(name);
-                rest.components()
-                    .iter()
-                    .fold(top, |path, name| path.below(name))
-            }
-            _ => local,
         }
     }
 

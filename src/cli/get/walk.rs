@@ -142,14 +142,17 @@ impl<'a> Walk<'a> {
             found: Vec::new().into_iter(),
         };
         let Options { all, recursive, .. } = self.options;
+        // What the person calls it goes before what it is called there.
+        let named = self.options.name.clone();
         if !entry.is_dir {
-            let local = name.as_deref().and_then(TreePath::parse);
+            let local = named.or(name).as_deref().and_then(TreePath::parse);
             let local = local.ok_or_else(|| strange(&place.path))?;
             let file = here.file(place.path.clone(), local, &entry);
             here.found = vec![Ok(file)].into_iter();
         } else if recursive || all {
             // As a copy would be called; everything, where it is the top directory.
-            let below = name.filter(|_| !all).map(|name| format!("{name}/"));
+            let below = named.or(name.filter(|_| !all));
+            let below = below.map(|name| format!("{name}/"));
             here.below = below.unwrap_or_default();
             here.listing = Some(self.peer.list(&place.path, true)?);
         } else {

@@ -13,9 +13,8 @@ use crate::{
         look,
     },
     json::Value,
-    meta::STORED_AS,
     root::{Root, folder::Folder, meta_file, name::Name, user::User},
-    store::{ContentPath, Contents, Stores},
+    store::{ContentPath, Contents, Stores, received},
 };
 
 /// What became of a file.
@@ -88,6 +87,16 @@ impl Inbox {
         })?;
         entries.reverse();
         Ok(entries)
+    }
+
+    /// The number of the last file that came.
+    pub fn last(&self) -> Result<i64, Error> {
+        let failed = |e: JournalError| Error::new(Code::Failed, e.to_string());
+        let Some(db) = look(&self.root).map_err(failed)? else {
+            return Ok(0);
+        };
+        let last = delivered::last_arrived(&db, self.user.name().as_str());
+        last.map_err(|e| failed(e.into()))
     }
 
     /// The files that came after that number, in their order.
@@ -170,22 +179,21 @@ impl Inbox {
         let store = self.stores.of(&folder);
         let data = format!("{}.data", transfer.stem);
         let holds = |path: &ContentPath| store.holds(path).unwrap_or_default();
-        let hidden = || {
-            let meta = meta_file::received(folder.dir(), &transfer.stem)?;
-            ContentPath::parse(meta.extra.get(STORED_AS)?.as_str()?).ok()
+        let path = match received::find(&folder, &transfer.stem) {
+            // It has a path of its own, and what else is there is another file.
+            Some(meta) => received::place(&*store, &meta)?,
+            None => ContentPath::parse(&data)
+                .ok()
+                .filter(holds)
+                .or_else(|| ContentPath::quarantined(&data).ok().filter(holds))?,
         };
-        let path = ContentPath::parse(&data)
-            .ok()
-            .filter(holds)
-            .or_else(|| hidden().filter(holds))
-            .or_else(|| ContentPath::quarantined(&data).ok().filter(holds))?;
         Some((folder, path))
     }
 }
 
 impl Entry {
     /// What the columns of the list are.
-    pub const COLUMNS: [&str; 7] = ["N", "WHEN", "FROM", "NAME", "SIZE", "FOLDER", "STATE"];
+    pub const COLUMNS: [&str; 7] = ["N", "WHEN (UTC)", "FROM", "NAME", "SIZE", "FOLDER", "STATE"];
 
     /// One line of the list, in [`Self::COLUMNS`].
     pub fn columns(&self) -> [String; 7] {
@@ -249,17 +257,29 @@ impl Entry {
         Ok(folder.path_of(&path.to_string()))
     }
 
+    /// Fails where hooks do not want it to be opened.
+    pub fn check(&self) -> Result<(), Error> {
+        let Transfer { key, filename, .. } = &self.transfer;
+        let (name, folder) = (printable(filename, 200), &key.folder);
+        match self.state {
+            State::Waiting => Err(Error::new(
+                Code::Later,
+                format!("cannot open {name}: the hooks of {folder} have not accepted it yet"),
+            )),
+            State::Quarantine => Err(Error::new(
+                Code::Refused,
+                format!(
+                    "cannot open {name}: a hook put it into quarantine; see `m2y folder quarantine {folder}` and `m2y folder release`"
+                ),
+            )),
+            State::Arrived | State::Refused | State::Moved => Ok(()),
+        }
+    }
+
     /// Opens it.
     pub fn open(&self) -> Result<Box<dyn Contents>, Error> {
+        self.check()?;
         let (folder, path) = self.place.as_ref().ok_or_else(|| self.nowhere())?;
-        if self.state == State::Waiting {
-            let sentence = format!(
-                "cannot open {}: the hooks of {} have not accepted it yet",
-                printable(&self.transfer.filename, 200),
-                folder.name()
-            );
-            return Err(Error::new(Code::Later, sentence));
-        }
         let store = Stores::default().of(folder);
         let failed = |e| Error::io("open", &folder.path_of(&path.to_string()), &e);
         store.open(path).map_err(failed)

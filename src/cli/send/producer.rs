@@ -2,7 +2,7 @@
 //! of its route.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,7 +20,7 @@ use crate::{
     },
     error::{Code, Error},
     journal::outgoing::Outgoing,
-    meta::Meta,
+    meta::{Meta, TransferId},
     observer::Observer,
     root::{Root, RootError, name::Name},
     session::{asker::Sent, pace::Pace},
@@ -133,6 +133,8 @@ pub struct Producer {
     pub at_hand: Arc<Semaphore>,
     last_dir: LastDir,
     sources: SourceFiles,
+    /// Transfers of named files that this run has begun.
+    begun: HashSet<Option<TransferId>>,
 }
 
 /// What is common to files that a person names.
@@ -201,6 +203,7 @@ impl Producer {
             at_hand: Arc::new(Semaphore::new(AT_HAND)),
             last_dir: LastDir::default(),
             sources: SourceFiles::default(),
+            begun: HashSet::new(),
         }
     }
 
@@ -243,9 +246,6 @@ impl Producer {
         let failed = item.failed.as_deref();
         let template = failed.map_or_else(|| named.template.clone(), template);
         let queue = self.routes.find(&item.path, &template, make)?;
-        if let Some(error) = queue.dead() {
-            return Err(Not::Left(None, error.clone()));
-        }
         let mut source = self.sources.open(&item.path)?;
         if let Some(failed) = failed {
             source = source.called(failed.what.name.clone());
@@ -255,6 +255,14 @@ impl Producer {
             Next::Sent(before) => return Err(Not::Skipped(before)),
             Next::Send(out) => *out,
         };
+        // One that was named twice.
+        if !self.begun.insert(out.meta().id) {
+            return Err(Not::Other);
+        }
+        if let Some(error) = queue.dead() {
+            out.leave(error)?;
+            return Err(Not::Left(None, error.clone()));
+        }
         let permit = permit(&self.tools.handle, &self.at_hand)?;
         let job = QueuedPath {
             out,
@@ -314,7 +322,7 @@ pub fn is_of_another(item: &Item, meta: &Meta) -> bool {
 
 /// Waits until one file more may be open.
 fn permit(handle: &Handle, at_hand: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
-    let closed = |_| Error::new(Code::Failed, "no file may be opened any more");
+    let closed = |_| Error::new(Code::Failed, "internal error: the send queue is closed");
     handle
         .block_on(at_hand.clone().acquire_owned())
         .map_err(closed)
@@ -351,7 +359,7 @@ impl Tools {
     /// Puts a file into a queue, and waits while that is full.
     fn give(&self, queue: &Queue<PathBuf>, job: QueuedPath) -> Result<(), Not> {
         self.handle.block_on(queue.give(job)).map_err(|job| {
-            let gone = || Error::new(Code::Failed, "nothing is sent any more");
+            let gone = || Error::new(Code::Failed, "internal error: the send queue is closed");
             let error = queue.dead().cloned().unwrap_or_else(gone);
             Not::Left(Some(Box::new(job)), error)
         })

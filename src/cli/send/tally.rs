@@ -39,6 +39,14 @@ fn identical(n: u64) -> String {
     }
 }
 
+/// What does not go along from directories.
+fn special(n: u64) -> String {
+    match n {
+        1 => "1 link or special file".to_owned(),
+        n => format!("{} links and special files", output::count(n)),
+    }
+}
+
 /// Counts, and tells.
 pub struct Tally {
     send: Arc<Send>,
@@ -119,9 +127,13 @@ impl Tally {
     pub fn take(&mut self, outcome: Report) {
         match outcome {
             Report::Over(sent) => self.over(*sent),
-            Report::Failed(path, error) => self.failure(&path, error),
+            Report::Failed(path, error) => {
+                self.progress.over();
+                self.failure(&path, error);
+            }
             Report::Left(path, job, error) => {
-                if let Some(Err(error)) = job.map(|job| job.out.leave()) {
+                self.progress.over();
+                if let Some(Err(error)) = job.map(|job| job.out.leave(&error)) {
                     return self.failure(&path, error);
                 }
                 self.left += 1;
@@ -138,6 +150,7 @@ impl Tally {
             }
             Report::Skipped(path, before) => {
                 self.skipped += 1;
+                self.progress.held(before.bytes);
                 self.progress.over();
                 self.object(&[
                     ("status", "skipped".into()),
@@ -315,7 +328,10 @@ impl Tally {
                 ("bytes", bytes.into()),
                 ("seconds", took.as_secs_f64().into()),
             ]);
-            if !self.json && sent == 0 && skipped > 0 {
+            let is_nothing = sent + failed + left + skipped == 0;
+            if !self.json && is_nothing && !is_interrupted {
+                self.out.push_str("nothing to send\n");
+            } else if !self.json && sent == 0 && skipped > 0 {
                 let _ = writeln!(
                     self.out,
                     "{} skipped (--again sends them again)",
@@ -336,25 +352,28 @@ impl Tally {
                 };
                 let _ = writeln!(self.out, "{word} {}{to}: {what}{skipped}", files(sent));
             }
-            if passed_over > 0 {
-                let _ = writeln!(
-                    self.err,
-                    "m2y: skipped {passed_over} links and special files"
-                );
+            if passed_over > 0 && !self.send.quiet {
+                let _ = writeln!(self.err, "m2y: skipped {}", special(passed_over));
             }
         }
         self.print();
         let (total, not) = (sent + failed + left, failed + left);
+        let how = self.send.how_to_go_on();
         let left = match left {
             0 => String::new(),
-            n => format!("; {} of them were not tried", output::count(n)),
+            n => format!(", {} not tried", output::count(n)),
         };
+        let said = format!(
+            "{} of {} sent, {} failed{left}{how}",
+            output::count(sent),
+            files(total),
+            output::count(failed)
+        );
         match self.error {
             _ if self.several && is_interrupted => {
                 let sentence = format!(
-                    "interrupted: {} sent, {failed} failed, the rest was not tried{}",
+                    "interrupted: {} sent, {failed} failed, the rest not tried{how}",
                     files(sent),
-                    self.send.how_to_go_on()
                 );
                 Err(Error::new(Code::Interrupted, sentence).into())
             }
@@ -365,21 +384,15 @@ impl Tally {
             // Where all failed for one kind of reason, that reason is the result.
             Some((error, true)) if sent == 0 => {
                 let sentence = match self.is_dry {
-                    true => format!("none of {total} files can be sent"),
-                    false => format!(
-                        "none of {total} files was sent{left}{}",
-                        self.send.how_to_go_on()
-                    ),
+                    true => format!("0 of {} can be sent", files(total)),
+                    false => said,
                 };
                 Err(Error::new(error.code, sentence).into())
             }
             Some(_) => {
                 let sentence = match self.is_dry {
-                    true => format!("{not} of {total} files cannot be sent"),
-                    false => format!(
-                        "{not} of {total} files were not sent{left}{}",
-                        self.send.how_to_go_on()
-                    ),
+                    true => format!("{} of {} cannot be sent", output::count(not), files(total)),
+                    false => said,
                 };
                 Err(Error::new(Code::Partly, sentence).into())
             }

@@ -29,6 +29,7 @@ use crate::{
 /// Fetch a file, or all that a pattern matches
 ///
 /// A broken download resumes when you fetch the file again. Identical files are skipped.
+/// `mget` fetches several files.
 #[derive(Debug, Args)]
 pub struct Get {
     #[command(flatten)]
@@ -108,6 +109,22 @@ impl Mget {
     }
 }
 
+/// Text from a contact, of which no character moves the cursor or sets a colour; it ends with
+/// its line, for the next prompt would else wipe it out.
+fn for_terminal(bytes: &[u8]) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => c,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    let text = String::from_utf8_lossy(bytes);
+    let mut text: String = text.chars().map(shown).collect();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
 /// The most bytes that `cat` shows of a file.
 const SHOWN: u64 = 16 << 20;
 
@@ -139,11 +156,12 @@ impl Cat {
                 peer: shell.name.clone(),
                 path,
             };
-            fetch.places(&mut shell.link, &[&place], true).await?;
-            fetch.end().0?;
+            let fetched = fetch.places(&mut shell.link, &[&place], true).await;
+            outcome(shell, true, fetched, fetch.end())?;
             let bytes = fs::read(dir.0.join("contents")).map_err(failed)?;
             match shell.json {
                 true => texts.push(String::from_utf8_lossy(&bytes).into_owned().into()),
+                false if shell.person => output::text(&for_terminal(&bytes)),
                 false => output::bytes_of_file(&bytes),
             }
         }

@@ -75,7 +75,7 @@ pub fn split(line: &str) -> Result<Vec<String>, Error> {
         )),
         Some(quote) => Err(Error::new(
             Code::Usage,
-            format!("a quote is not closed: add {quote} behind the word"),
+            format!("unclosed quote: add {quote} at the end of the word"),
         )),
     }
 }

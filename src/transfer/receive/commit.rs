@@ -22,7 +22,7 @@ use std::{
 };
 
 use tokio::{sync::oneshot, task};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::partial::Partial;
 use crate::{
@@ -36,6 +36,7 @@ use crate::{
         ContentPath, Sink,
         batch::BatchQueue,
         flush::{self, LARGE, Unflushed, copy_of},
+        received::{self, Placed},
     },
 };
 
@@ -131,7 +132,7 @@ impl Committer {
         Some(committed)
     }
 
-    /// Commits what waits in a folder, group after group, until nothing waits.
+    /// Commits what waits in a folder, group after group, until no pending events.
     fn lead(&self, folder: &PathBuf) {
         while let Some(batches) = self.groups.next_batch(folder, GROUP) {
             // A batch that waits for a group that panics is told by its channel.
@@ -328,9 +329,23 @@ impl Group {
             // survive a loss of power nobody may be told.
             return self.fail(&error);
         }
+        // Before the rows are settled, by which a server that starts again looks for them.
+        let placed: Vec<Placed> = self
+            .good()
+            .filter_map(|file| file.partial.to_hide())
+            .collect();
+        if let Some(folder) = self.good().next().map(|file| file.partial.folder().clone())
+            && !placed.is_empty()
+        {
+            for error in received::hide(&folder, &placed)
+                .into_iter()
+                .filter_map(Result::err)
+            {
+                warn!("a .meta stays in sight: {error}");
+            }
+        }
         let mut settled = Vec::new();
         for file in self.good() {
-            // Before the row is settled, by which a server that starts again looks for it.
             file.partial.forget_destination();
             if !file.owed {
                 settled.push(file.partial.key().clone());

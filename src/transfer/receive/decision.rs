@@ -29,7 +29,7 @@ use crate::{
     hooks::{decide::Rules, lookup::is_program},
     journal::delivered::{Stage, Transfer},
     json::Value,
-    meta::{Features, FileKey, Meta, QUARANTINE, Wire, is_extra},
+    meta::{Features, FileKey, Meta, PENDING_PUT, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
     root::{destination::Destination, folder_rules::Names},
 };
@@ -388,7 +388,17 @@ impl Receiver {
         if rules.basis(&partial.subject().meta) != decided.basis {
             return None;
         }
-        Meta::from_file(decided.meta.as_bytes()).ok()
+        let mut meta = Meta::from_file(decided.meta.as_bytes()).ok()?;
+        let now = &partial.subject().meta;
+        meta.datetime.clone_from(&now.datetime);
+        match now.extra.get(PENDING_PUT) {
+            Some(destination) => {
+                let destination = destination.clone();
+                meta.extra.insert(PENDING_PUT.to_owned(), destination);
+            }
+            None => drop(meta.extra.remove(PENDING_PUT)),
+        }
+        Some(meta)
     }
 
     /// Does what the hooks of a file decided.

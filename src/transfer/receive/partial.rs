@@ -18,6 +18,7 @@ use crate::{
         ContentPath, PartialName, Sink, Store, Target,
         placement::{self, Source},
         prefix::prefix_sums,
+        received::{self, Placed},
     },
     wire::record::MAX_BODY,
 };
@@ -266,22 +267,36 @@ impl Partial {
     pub fn stay(&mut self) -> io::Result<()> {
         self.subject.meta.extra.remove(PENDING_PUT);
         if self.has_meta {
-            self.replace_meta()?;
+            let name = self.subject.meta_file();
+            file::replace(
+                self.folder.dir(),
+                &name,
+                0o644,
+                &self.subject.meta.to_file(),
+            )?;
         }
         self.publish()
     }
 
-    /// Removes the `.meta` of a file that has the path that its sender wanted, or hides it.
+    /// Removes the `.meta` of a file that has the path that its sender wanted.
     pub fn forget_destination(&self) {
-        let Some(path) = &self.placed else {
-            return;
-        };
-        let (dir, meta) = (self.folder.dir(), &self.subject.meta);
+        if self.placed.is_some() && !self.keep {
+            let _ = self.folder.dir().remove_file(self.subject.meta_file());
+        }
+    }
+
+    /// What is hidden of a file that got a path which its sender did not ask for. Its `.meta`
+    /// stays from now on until that has happened.
+    pub fn to_hide(&mut self) -> Option<Placed> {
+        let Subject { meta, stem } = &self.subject;
         let keeps = Destination::of(meta).is_some_and(|destination| destination.keeps_meta);
-        let _ = match keeps {
-            true => meta_file::file_away(dir, &self.subject.stem, meta.clone(), path),
-            false => dir.remove_file(self.subject.meta_file()),
-        };
+        let path = self.placed.clone().filter(|_| keeps)?;
+        self.keep = true;
+        Some(Placed {
+            stem: stem.clone(),
+            meta: meta.clone(),
+            path,
+        })
     }
 
     /// The path that it got, if its sender wanted one.
@@ -317,11 +332,7 @@ fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> 
         let is_taken = store.holds(&ContentPath::parse(&format!("{stem}.data"))?)?
             || file::exists(folder.dir(), &format!("{stem}.meta"))?;
         let keeps_meta = Destination::of(meta).is_some_and(|to| to.keeps_meta);
-        let is_hidden = || {
-            let hidden = format!("{}/{stem}.meta", meta_file::RECEIVED);
-            folder.dir().symlink_metadata(hidden).is_ok()
-        };
-        if !(is_taken || keeps_meta && is_hidden()) {
+        if !(is_taken || keeps_meta && received::has(folder, &stem)) {
             return Ok(stem);
         }
     }

@@ -15,11 +15,12 @@ use crate::{
         self, Journal, JournalError,
         delivered::{self, Key, Stage, Transfer},
     },
-    meta::PENDING_HOOK,
+    meta::{Meta, PENDING_HOOK},
     root::{Root, RootError, destination::Destination, folder::Folder, meta_file, name::Name},
     store::{
         ContentPath, Stores, Target,
         placement::{self, Source},
+        received::{self, Placed},
     },
 };
 
@@ -80,13 +81,21 @@ fn remove(folder: &Folder, stores: &Stores, name: &str) -> io::Result<()> {
     let meta = meta_file::read(dir, name);
     let destination = meta.as_ref().and_then(Destination::open);
     match (meta, destination, name.strip_suffix(".meta")) {
-        (Some(meta), Some(to), Some(stem))
-            if to.keeps_meta && placement::is_there(&*store, &to, meta.filesize) =>
-        {
-            meta_file::file_away(dir, stem, meta, &to.path.join())
+        (Some(meta), Some(to), Some(stem)) if to.keeps_meta => {
+            match placement::find(&*store, &to, meta.filesize) {
+                Some(path) => hide(folder, stem, meta, path.to_string()),
+                None => dir.remove_file(name),
+            }
         }
         _ => dir.remove_file(name),
     }
+}
+
+/// Hides the `.meta` of a file that has its path.
+fn hide(folder: &Folder, stem: &str, meta: Meta, path: String) -> io::Result<()> {
+    let stem = stem.to_owned();
+    let hidden = received::hide(folder, &[Placed { stem, meta, path }]);
+    hidden.into_iter().collect()
 }
 
 /// The names of such `.meta` in one folder.
@@ -199,11 +208,12 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
         // A hook may have given it another name, beside the same .meta.
         && (transfer.stage == Stage::Whole || placement::is_there(&*store, &destination, meta.filesize))
     {
-        let path = got.unwrap_or_else(|| destination.path.join());
-        let _ = match destination.keeps_meta {
-            true => meta_file::file_away(folder.dir(), stem, meta, &path),
-            false => folder.dir().remove_file(format!("{stem}.meta")),
-        };
+        let found = || placement::find(&*store, &destination, meta.filesize);
+        let path = got.or_else(|| found().map(|path| path.to_string()));
+        match path {
+            Some(path) if destination.keeps_meta => hide(&folder, stem, meta, path)?,
+            _ => folder.dir().remove_file(format!("{stem}.meta"))?,
+        }
     }
     Ok(())
 }

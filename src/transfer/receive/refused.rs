@@ -23,12 +23,19 @@ pub async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let passes = async {
+        let mut since = 0;
         loop {
+            let now = clock::millis();
             let (journal, root, stores) = (journal.clone(), root.clone(), stores.clone());
-            let pass = move || forget(&journal, &root, &stores, clock::millis());
+            let pass = move || forget(&journal, &root, &stores, (since, now));
             match task::spawn_blocking(pass).await {
-                Ok(Ok(0)) | Err(_) => {}
-                Ok(Ok(metas)) => info!(metas, "removed the .meta of files refused long ago"),
+                Ok(Ok(metas)) => {
+                    if metas > 0 {
+                        info!(metas, "removed the .meta of files refused long ago");
+                    }
+                    since = now;
+                }
+                Err(_) => {}
                 Ok(Err(error)) => error!("{error}"),
             }
             sleep(EVERY).await;
@@ -41,12 +48,12 @@ pub async fn run(
 }
 
 /// Removes the `.meta` of files that were refused longer ago than their folder keeps them, at
-/// a time in milliseconds since 1970; returns how many.
+/// a time in milliseconds since 1970, but was not yet at an earlier pass; returns how many.
 pub fn forget(
     journal: &Journal,
     root: &Root,
     stores: &Stores,
-    now: u64,
+    (since, now): (u64, u64),
 ) -> Result<usize, JournalError> {
     let db = journal.reader()?;
     let mut removed = 0;
@@ -55,9 +62,11 @@ pub fn forget(
             continue;
         };
         let kept = FolderRules::of(&config).keep_refused.as_millis();
-        let before = now.saturating_sub(u64::try_from(kept).unwrap_or(u64::MAX));
+        let kept = u64::try_from(kept).unwrap_or(u64::MAX);
+        // Of a longer time, if the m2y.config has changed since.
+        let times = (since.saturating_sub(kept), now.saturating_sub(kept));
         let place = (folder.user().name().as_str(), folder.name().as_str());
-        for refused in delivered::refused_before(&db, place, before)? {
+        for refused in delivered::refused_between(&db, place, times)? {
             removed += usize::from(remove(&folder, stores, &refused).is_some());
         }
     }

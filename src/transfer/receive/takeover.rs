@@ -61,7 +61,9 @@ impl Receiver {
         // One that hooks work on is let go when they have decided.
         let until = tokio::time::Instant::now() + PATIENCE;
         let taking = files.into_iter().map(|(at, offer)| async move {
-            self.under_way.released(&key(parties, &offer), until).await;
+            self.under_way
+                .released(&key(parties, &offer), &parties.holder, until)
+                .await;
             let files = vec![(at, offer)];
             self.decide_files(queue, parties, files, begun, early).await
         });

@@ -117,14 +117,17 @@ impl UnderWay {
         keys.iter().map(supersede).collect()
     }
 
-    /// Waits until nobody has a transfer in hand, but not beyond a time.
-    pub async fn released(&self, key: &Key, until: Instant) {
+    /// Waits until nobody else has a transfer in hand, but not beyond a time. One who takes it
+    /// meanwhile is told to end too.
+    pub async fn released(&self, key: &Key, by: &Holder, until: Instant) {
         loop {
             let released = self.0.released.notified();
             tokio::pin!(released);
             // Before the look, so that nothing is missed in between.
             released.as_mut().enable();
-            if !self.has(key) || timeout_at(until, released).await.is_err() {
+            let is_held = self.supersede(std::slice::from_ref(key), by);
+            let is_held = is_held.first().copied().unwrap_or_default();
+            if !is_held || timeout_at(until, released).await.is_err() {
                 return;
             }
         }

@@ -60,8 +60,16 @@ impl OutgoingLog {
     pub fn open(root: &Root) -> Result<Self, Error> {
         let journal = Journal::open(root).map_err(unusable)?;
         let reader = journal.reader().map_err(unusable)?;
-        let salt = journal.quietly(false, outgoing::salt);
-        let salt = salt.wait().map_err(unusable)?;
+        let read = || outgoing::salt(&reader).map_err(|e| unusable(e.into()));
+        let salt = match read()? {
+            Some(salt) => salt,
+            None => {
+                // With other bytes all that was sent would be sent again.
+                let made = journal.quietly(true, outgoing::make_salt);
+                made.wait().map_err(unusable)?;
+                read()?.unwrap_or_default()
+            }
+        };
         let log = Self(Arc::new(Shared {
             journal,
             reader: Mutex::new(reader),
@@ -72,8 +80,8 @@ impl OutgoingLog {
         Ok(log)
     }
 
-    /// Opens the attempt that comes next: the same transfer as before, unless that is through
-    /// and the person wants it `again`. What all files have in common is in `template`, and
+    /// Opens the attempt that comes next: the same transfer as before, unless that was refused,
+    /// or is through and the person wants it `again`. What all files have in common is in `template`, and
     /// `path` is where in a directory the file was found.
     pub fn next(
         &self,
@@ -89,13 +97,19 @@ impl OutgoingLog {
         };
         let attempt = match &before {
             None => 0,
-            Some(before) if again && is_over(before) => before.attempt + 1,
+            // The receiver may let it in by now, and remembers the refusal of that transfer.
+            Some(before) if is_refused(before) => before.attempt + 1,
+            Some(before) if again && before.state == State::Sent => before.attempt + 1,
             Some(before) => before.attempt,
         };
         if let Some(before) = before
             && !again
             && is_sent(&before, &source)
         {
+            if before.is_stale(clock::millis()) {
+                let known = before.clone();
+                self.tell(move |db| outgoing::touch(db, &known, clock::millis()));
+            }
             return Ok(Next::Sent(Box::new(before)));
         }
         let id = self.id(&what, &source, attempt);
@@ -109,12 +123,13 @@ impl OutgoingLog {
         meta.datetime = datetime_now();
         let outgoing = Outgoing {
             what,
-            version: source.version.to_text(),
+            version: source.version.size_and_time(),
             id,
             attempt,
             state: State::Failed,
             bytes: source.len(),
             at: 0,
+            seen: 0,
             code: String::new(),
             words: String::new(),
         };
@@ -145,15 +160,16 @@ impl OutgoingLog {
             digest.update((text.len() as u64).to_be_bytes());
             digest.update(text);
         }
-        digest.update(source.version.to_bytes());
+        digest.update(source.version.size_and_time());
         digest.update(attempt.to_be_bytes());
         let digest: [u8; 32] = digest.finalize().into();
         TransferId(digest.first_chunk().copied().unwrap_or_default())
     }
 
     fn tell(&self, work: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static) {
-        let told = self.0.journal.quietly(false, work);
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // In the hand of the lock: what is last there is what was told last.
+        *last = Some(self.0.journal.quietly(false, work));
     }
 
     /// Waits until all that was told is written down.
@@ -165,6 +181,16 @@ impl OutgoingLog {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         last.map_or(Ok(()), Pending::wait).map_err(unusable)
+    }
+
+    /// Forgets the attempts of a user that failed; returns how many.
+    pub fn forget_failed(&self, user: &str) -> Result<usize, Error> {
+        let user = user.to_owned();
+        let forgotten = self
+            .0
+            .journal
+            .quietly(true, move |db| outgoing::forget_failed(db, &user));
+        forgotten.wait().map_err(unusable)
     }
 
     /// The latest attempts of a user that failed, newest first.
@@ -271,12 +297,12 @@ fn what(template: &Meta, source: &SourceFile, path: Option<&Path>) -> Result<Wha
 
 /// Whether the receiver has this version of a file.
 fn is_sent(before: &Outgoing, source: &SourceFile) -> bool {
-    before.state == State::Sent && before.version == source.version.to_text()
+    before.state == State::Sent && before.version == source.version.size_and_time()
 }
 
-/// Whether another attempt would say nothing new: it was sent, or refused.
-fn is_over(before: &Outgoing) -> bool {
-    before.state == State::Sent || before.code == Code::Refused.word()
+/// Whether the receiver would not have it.
+fn is_refused(before: &Outgoing) -> bool {
+    before.state == State::Failed && before.code == Code::Refused.word()
 }
 
 fn unusable(error: JournalError) -> Error {

@@ -179,11 +179,15 @@ impl SendJob {
         document.become_("failed", &meta, &self.path)
     }
 
-    /// Puts things back as they were: nothing of it was begun.
-    pub fn leave(&self) -> Result<(), Error> {
+    /// Puts things back as they were: nothing of it was begun, for a reason. The journal knows
+    /// it as one that failed.
+    pub fn leave(&self, reason: &Error) -> Result<(), Error> {
         match &self.record {
             Record::Document(document) => document.leave(&self.path),
-            Record::Row(_) => Ok(()),
+            Record::Row(attempt) => {
+                attempt.failed(reason);
+                Ok(())
+            }
         }
     }
 

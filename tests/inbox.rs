@@ -180,10 +180,8 @@ fn a_name_that_is_m2ys_own_is_stored_with_sender_and_date() {
     assert!(!world.photo().join("a").exists());
     // What takes the place of a file is not taken for it.
     fs::write(world.photo().join("good.jpg"), "theirs").unwrap();
-    let moved = inbox(&world, &[]).into_iter();
-    let good = moved
-        .filter(|entry| entry["filename"] == "good.jpg")
-        .next_back();
+    let mut moved = inbox(&world, &[]).into_iter();
+    let good = moved.rfind(|entry| entry["filename"] == "good.jpg");
     assert_eq!(good.unwrap()["state"], "moved");
 }
 

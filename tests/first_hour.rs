@@ -46,6 +46,13 @@ fn fails(root: &Path, code: i32, args: &[&str]) -> String {
     said(&output)
 }
 
+/// Writes a file, and returns its path.
+fn written(dir: &Path, file: &str, text: &str) -> String {
+    let path = dir.join(file);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 /// A folder in which everything may be changed.
 const SHARED: &str = "[OnMeta]\n[OnReceived]\n[share]\nzhenqiang = list get put mkdir rm mv\n";
 
@@ -138,11 +145,7 @@ fn a_link_arrives_under_the_name_that_a_person_gave() {
 fn two_strangers_need_seven_commands_and_the_folder_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let write = |file: &str, text: String| {
-        let path = dir.path().join(file);
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
+    let write = |file: &str, text: String| written(dir.path(), file, &text);
     ok(&there, &["init", "--user", ROLAND, "--folder", "photo"]);
     ok(&here, &["init", "--user", ZHENQIANG]);
     // Once more, nothing is lost.
@@ -201,11 +204,7 @@ fn two_strangers_need_seven_commands_and_the_folder_is_told() {
 fn people_and_folders_have_names_in_any_script() {
     let dir = tempfile::tempdir().unwrap();
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let write = |file: &str, text: String| {
-        let path = dir.path().join(file);
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
+    let write = |file: &str, text: String| written(dir.path(), file, &text);
     // Longer in bytes than in characters.
     let long = "振强".repeat(20);
     ok(&there, &["init", "--user", &long, "--folder", "Фото"]);

@@ -760,6 +760,37 @@ fn what_failed_is_sent_by_failed_alone() {
 }
 
 #[test]
+fn a_file_whose_contents_were_rejected_is_asked_for_again_or_forgotten() {
+    let world = World::new("[OnMeta]\n[OnReceived]\nlook.rhai\n");
+    world.script("look.rhai", "reject(\"not these\");");
+    let server = Process::serve(&world.there);
+    for name in ["a.txt", "b.txt"] {
+        world.file(name, name.as_bytes());
+    }
+    let run = |name: &str| {
+        let mut command = send_files(&world, &server.address);
+        command.arg(name).output().unwrap()
+    };
+    for name in ["a.txt", "b.txt"] {
+        assert_eq!(run(name).status.code(), Some(10));
+    }
+    // The server remembers that verdict for the transfer, so this has to be a new one.
+    world.script("look.rhai", "");
+    let output = run("a.txt");
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(world.arrived(".data").len(), 1);
+    assert_eq!(sent_list(&world, &["--failed"]).len(), 1);
+    let forgot = sent_list(&world, &["--failed", "--forget"]);
+    assert_eq!(forgot[0]["forgotten"], 1);
+    assert!(sent_list(&world, &["--failed"]).is_empty());
+    assert_eq!(
+        sent_list(&world, &[]).len(),
+        1,
+        "what was sent is remembered"
+    );
+}
+
+#[test]
 fn the_same_command_after_a_kill_goes_on_where_the_file_stopped() {
     let world = World::new(OPEN);
     let server = Process::serve(&world.there);

@@ -65,8 +65,8 @@ pub fn to_object(fields: &[(&str, Value)]) -> String {
     canonical(&map)
 }
 
-/// The object for a file that was sent, of which the receiver had some bytes from an earlier
-/// attempt; `done` is what its `.meta` became, or the file itself.
+/// The object for a file that was sent: its bytes, and how many of them an earlier attempt had
+/// delivered. `done` is the path of its `.done`, or without a `.meta` of the file itself.
 pub fn sent(
     done: &Path,
     meta: &Meta,

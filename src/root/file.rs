@@ -234,24 +234,6 @@ impl<'a> Unnamed<'a> {
         written.map(|()| unnamed)
     }
 
-    /// Gives it a name, and returns it; fails with `AlreadyExists` if that is taken, and
-    /// may be tried again with another. It is locked, so that nobody has it before.
-    pub fn name(&mut self, name: &str) -> io::Result<std::fs::File> {
-        let Some(file) = self.file.take() else {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        };
-        let file = file.into_std();
-        // Some file systems have no locks.
-        let _ = file.try_lock();
-        match rename_to_free(self.dir, &self.temporary, self.dir, name) {
-            Ok(()) => Ok(file),
-            Err(e) => {
-                self.file = Some(File::from_std(file));
-                Err(e)
-            }
-        }
-    }
-
     /// Puts it in place of the file that has the name, if any.
     pub fn replace(mut self, name: &str) -> io::Result<()> {
         self.dir.rename(&self.temporary, self.dir, name)?;

@@ -97,31 +97,24 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
     }
     let dir = Dir::open_ambient_dir(folder, ambient_authority()).map_err(at)?;
     let text = meta.to_file();
-    let (stem, ()) = under_free_name(&dir, name, &mut 0, |name| {
-        file::create(&dir, name, 0o644, &text)
-    })
-    .map_err(at)?;
-    Ok(folder.join(format!("{stem}.meta")))
+    let name = create(&dir, name, &text).map_err(at)?;
+    Ok(folder.join(name))
 }
 
-/// Has `make` give a new `.meta` for a file of this name the first name that is free, its
-/// `.done` and `.failed` too, and returns that without its ending. `clash` says how many are
-/// known to be taken, and learns it.
-pub fn under_free_name<T>(
-    dir: &Dir,
-    name: &str,
-    clash: &mut u32,
-    mut make: impl FnMut(&str) -> io::Result<T>,
-) -> io::Result<(String, T)> {
+/// Creates a `.meta` for a file of this name under the first name that is free, as are its
+/// `.done` and `.failed`; returns that name.
+fn create(dir: &Dir, name: &str, text: &[u8]) -> io::Result<String> {
+    let mut clash = 0_u32;
     loop {
-        *clash = clash.saturating_add(1);
-        let stem = stem(name, *clash);
+        clash = clash.saturating_add(1);
+        let stem = stem(name, clash);
         let taken = |ending| file::exists(dir, &format!("{stem}.{ending}"));
         if taken("done")? || taken("failed")? {
             continue;
         }
-        match make(&format!("{stem}.meta")) {
-            Ok(made) => return Ok((stem, made)),
+        let name = format!("{stem}.meta");
+        match file::create(dir, &name, 0o644, text) {
+            Ok(()) => return Ok(name),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
@@ -130,7 +123,7 @@ pub fn under_free_name<T>(
 
 /// What the `.meta` of a file of this name is called, without its ending, where `clash - 1`
 /// such names are taken.
-pub fn stem(name: &str, clash: u32) -> String {
+fn stem(name: &str, clash: u32) -> String {
     // A file name may fill what the system allows; the ending needs room.
     let stem = match name.rsplit_once('.') {
         Some((stem, _)) if !stem.is_empty() => stem,

@@ -149,7 +149,7 @@ pub struct Named {
 
 /// What came of a plan.
 pub struct Produced {
-    /// Links and the like that were passed over.
+    /// Links and special files that were skipped.
     pub passed_over: u64,
     /// Whether it came to its end.
     pub ended: bool,

@@ -109,8 +109,9 @@ impl Mget {
     }
 }
 
-/// Text from a contact, of which no character moves the cursor or sets a colour; it ends with
-/// its line, for the next prompt would else wipe it out.
+/// Makes text from a contact safe to print: control characters are replaced, so that they cannot
+/// move the cursor or set colours. It always ends with a newline, because the next prompt clears
+/// its line.
 fn for_terminal(bytes: &[u8]) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => c,

@@ -80,9 +80,9 @@ impl OutgoingLog {
         Ok(log)
     }
 
-    /// Opens the attempt that comes next: the same transfer as before, unless that was refused,
-    /// or is through and the person wants it `again`. What all files have in common is in `template`, and
-    /// `path` is where in a directory the file was found.
+    /// Opens the next attempt: the same transfer as before, unless that was refused, or was sent
+    /// and the person wants it `again`. `template` holds what all files have in common, and
+    /// `path` where in a directory the file was found.
     pub fn next(
         &self,
         template: &Meta,
@@ -97,7 +97,7 @@ impl OutgoingLog {
         };
         let attempt = match &before {
             None => 0,
-            // The receiver may let it in by now, and remembers the refusal of that transfer.
+            // The receiver remembers the refusal of a transfer, and may accept a new one.
             Some(before) if is_refused(before) => before.attempt + 1,
             Some(before) if again && before.state == State::Sent => before.attempt + 1,
             Some(before) => before.attempt,

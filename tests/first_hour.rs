@@ -407,3 +407,160 @@ fn manual_pages_are_written_for_every_command() {
     assert!(page.contains("roland"), "{page}");
     assert!(dir.join("m2y.1").exists() && dir.join("m2y-hook-watch.1").exists());
 }
+
+#[test]
+fn patterns_are_for_every_command_that_takes_places() {
+    let world = World::new(SHARED);
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    let day = world.photo().join("day");
+    fs::create_dir(&day).unwrap();
+    for file in ["a.jpg", "b.jpg", "c.txt", "[x].jpg"] {
+        fs::write(day.join(file), file).unwrap();
+    }
+    let there = |pattern: &str| format!("roland-frei:photo/{pattern}");
+    let listed = ok(root, &["ls", &there("d*/?.jpg")]);
+    assert_eq!(listed, "photo/day/a.jpg\nphoto/day/b.jpg\n");
+    let listed = ok(root, &["ls", "-R", &there("d*")]);
+    assert!(listed.starts_with("photo/day/\n"), "{listed}");
+    assert_eq!(listed.lines().count(), 5, "{listed}");
+
+    let to = world.dir.path().join("fetched");
+    let to = to.to_str().unwrap();
+    // What would come is told, and nothing is made.
+    let told = ok(root, &["get", "--dry-run", "-o", to, &there("*/*.jpg")]);
+    assert!(told.contains("would fetch photo/day/a.jpg"), "{told}");
+    assert!(told.contains("would fetch 3 files: "), "{told}");
+    assert!(!Path::new(to).exists());
+    ok(root, &["get", "-o", to, &there("day/?.jpg")]);
+    assert_eq!(names(Path::new(to), ".jpg"), ["a.jpg", "b.jpg"]);
+    // A file of just that name comes before what its name would match.
+    ok(root, &["get", "-o", to, &there("day/[x].jpg")]);
+    assert!(Path::new(to).join("[x].jpg").exists());
+    let told = ok(root, &["get", "--dry-run", "-o", to, &there("day/*")]);
+    assert!(
+        told.contains("would fetch 1 file: 5 bytes, 3 identical"),
+        "{told}"
+    );
+    let why = fails(root, 4, &["get", "-o", to, &there("day/*.png")]);
+    assert!(why.contains("nothing matches photo/day/*.png"), "{why}");
+
+    let removed = ok(root, &["rm", &there("day/?.jpg")]);
+    assert_eq!(removed.lines().count(), 2, "{removed}");
+    assert_eq!(names(&day, ""), ["[x].jpg", "c.txt"]);
+    fails(root, 4, &["rm", &there("day/*.png")]);
+}
+
+#[test]
+fn a_failure_for_programs_says_which_file() {
+    let world = World::new(SHARED);
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    let here = world.file("x.jpg", b"x");
+    let here = here.to_str().unwrap();
+    let no = "roland-frei:photo/no.jpg";
+    let file = |args: &[&str]| {
+        let output = m2y(root, args);
+        assert!(!output.status.success(), "{args:?}");
+        let first = String::from_utf8(output.stdout).unwrap();
+        let first: Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+        assert!(first["error"].is_string(), "{first}");
+        first["file"].as_str().unwrap_or_default().to_owned()
+    };
+    for word in ["get", "rm", "ls"] {
+        assert_eq!(file(&[word, "--json", no]), no, "{word}");
+    }
+    assert_eq!(file(&["mv", "--json", no, "photo/other.jpg"]), no);
+    assert_eq!(file(&["get", "--json", no, no]), "photo/no.jpg");
+    assert_eq!(
+        file(&["put", "--json", here, "roland-frei:photo/no/"]),
+        here
+    );
+    assert_eq!(
+        file(&["put", "--json", "gone.jpg", "roland-frei:photo/"]),
+        "gone.jpg"
+    );
+    assert_eq!(
+        file(&["send", "--json", "gone.jpg", "roland-frei:photo"]),
+        "gone.jpg"
+    );
+    fs::write(world.photo().join("y.jpg"), "theirs").unwrap();
+    let dir = world.dir.path();
+    fs::write(dir.join("y.jpg"), "mine").unwrap();
+    let get = [
+        "get",
+        "--json",
+        "-o",
+        dir.to_str().unwrap(),
+        "roland-frei:photo/y.jpg",
+    ];
+    assert_eq!(file(&get), dir.join("y.jpg").to_str().unwrap());
+}
+
+#[test]
+fn an_error_of_a_batch_names_its_line_and_df_says_what_still_fits() {
+    let world = World::new(SHARED);
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    let batch = world.file(
+        "batch",
+        b"# look\n\n-cd nowhere\ncd photo\ndf\nrm none\npwd\n",
+    );
+    let batch = batch.to_str().unwrap();
+    let why = fails(root, 4, &["shell", "-b", batch, ROLAND]);
+    assert!(why.contains("line 3: /nowhere: no such file"), "{why}");
+    assert!(why.contains("line 6: /photo/none: no such file"), "{why}");
+    assert!(why.contains(" free\n"), "{why}");
+    // What is told of the disk is for those who may fill it.
+    let config = "[OnMeta]\n[share]\nzhenqiang = list get\n";
+    fs::write(world.photo().join("m2y.config"), config).unwrap();
+    let batch = world.file("df", b"df photo\n");
+    fails(root, 4, &["shell", "-b", batch.to_str().unwrap(), ROLAND]);
+    let help = world.file("help", b"help\n");
+    let help = ok(root, &["shell", "-b", help.to_str().unwrap(), ROLAND]);
+    assert!(
+        help.contains("exit, quit, bye") && help.contains("ls, dir"),
+        "{help}"
+    );
+}
+
+#[test]
+fn a_shell_completes_for_the_user_and_root_of_the_line() {
+    let world = World::new(SHARED);
+    common::person_with_key(&world.here, "anna", &key(PETER));
+    let root = world.here.path();
+    let elsewhere = world.dir.path();
+    let at = root.to_str().unwrap();
+    let words = ["contact", "show", "--root", at, "--user", ZHENQIANG, "ro"];
+    assert_eq!(completed(elsewhere, &words), ["roland-frei"]);
+    let words = ["contact", "show", "--root", at, "--user=anna", "ro"];
+    assert!(completed(elsewhere, &words).is_empty());
+    world
+        .sender
+        .set_folder(&name(ROLAND), &name("photo"))
+        .unwrap();
+    let words = ["send", "--root", at, "--from", ZHENQIANG, "x.jpg", "ro"];
+    assert_eq!(completed(elsewhere, &words), ["roland-frei:photo"]);
+    let shown = ok(root, &["contact", "list", "--user", ZHENQIANG]);
+    assert!(shown.contains("folder photo"), "{shown}");
+}
+
+#[test]
+fn a_permission_is_added_to_m2y_config_as_its_owner_left_it() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let world = World::new("# mine\n[OnMeta]\n");
+    let config = world.photo().join("m2y.config");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o640)).unwrap();
+    // Only an administrator can give a file away.
+    let is_given = chown(&config, Some(1), Some(1)).is_ok();
+    let folder = world.receiver.folder(&name("photo")).unwrap();
+    folder.allow(&name(ZHENQIANG)).unwrap();
+    let about = fs::metadata(&config).unwrap();
+    assert_eq!(about.mode() & 0o777, 0o640);
+    assert!(!is_given || (about.uid(), about.gid()) == (1, 1));
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.starts_with("# mine\n"), "{text}");
+}

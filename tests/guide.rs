@@ -20,32 +20,116 @@ use std::{
 use m2y::guide::PAGES;
 use tempfile::TempDir;
 
-/// A block of commands.
+/// A block of a page, with what is done there.
 #[derive(Debug, PartialEq, Eq)]
 struct Block<'a> {
+    kind: Kind,
     /// Whose shell runs it.
     who: &'a str,
-    /// Whether it runs until it is stopped.
-    serves: bool,
-    commands: &'a str,
+    text: &'a str,
 }
 
-/// The blocks of a page that begin with three backticks and `sh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Commands, one after the other.
+    Commands,
+    /// A server, which runs until it is stopped.
+    Server,
+    /// What a person sees: commands behind `$ `, or behind a prompt of `m2y shell`, and what
+    /// they print.
+    Screen,
+}
+
+/// The blocks of a page that begin with three backticks and `sh NAME` or `console NAME`.
 fn blocks(page: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut rest = page;
-    while let Some((_, block)) = rest.split_once("\n```sh ") {
+    while let Some((_, block)) = rest.split_once("\n```") {
         let (head, block) = block.split_once('\n').unwrap();
-        let (commands, after) = block.split_once("```").unwrap();
-        let mut words = head.split(' ');
-        blocks.push(Block {
-            who: words.next().unwrap(),
-            serves: words.next() == Some("serve"),
-            commands,
-        });
+        let (text, after) = block.split_once("```").unwrap();
         rest = after;
+        let words: Vec<&str> = head.split(' ').collect();
+        let (kind, who) = match words.as_slice() {
+            ["sh", who] => (Kind::Commands, who),
+            ["sh", who, "serve"] => (Kind::Server, who),
+            ["console", who] => (Kind::Screen, who),
+            _ => continue,
+        };
+        blocks.push(Block { kind, who, text });
     }
     blocks
+}
+
+/// A command of a screen, and what it prints.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shown {
+    command: String,
+    printed: String,
+}
+
+/// The commands of a screen. What is typed into one `m2y shell` is one command.
+fn shown(screen: &str) -> Vec<Shown> {
+    let mut all: Vec<Shown> = Vec::new();
+    let mut in_shell = false;
+    for line in screen.lines() {
+        let typed = line.strip_prefix("$ ");
+        let prompt = line
+            .strip_prefix("roland-frei:/")
+            .and_then(|rest| rest.split_once("> "));
+        if let Some(command) = typed {
+            in_shell = false;
+            all.push(Shown {
+                command: command.to_owned(),
+                printed: String::new(),
+            });
+        } else if let Some((_, command)) = prompt {
+            if !in_shell {
+                all.push(Shown {
+                    command: "m2y shell roland-frei <<'END'\n".to_owned(),
+                    printed: String::new(),
+                });
+            }
+            in_shell = true;
+            all.last_mut().unwrap().command += &format!("{command}\n");
+        } else {
+            let last = all.last_mut().expect("a command comes first");
+            last.printed += line;
+            last.printed += "\n";
+        }
+    }
+    for shown in &mut all {
+        if shown.command.contains("<<'END'") {
+            shown.command += "END\n";
+        }
+    }
+    all
+}
+
+/// Text whose numbers, times and columns are alike whenever and wherever it is printed.
+fn alike(text: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let mut alike = String::new();
+        let mut number = false;
+        for c in line
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .chars()
+        {
+            let goes_on = number && matches!(c, '.' | ',' | ':' | '-');
+            if c.is_ascii_digit() || goes_on {
+                if !number {
+                    alike.push('0');
+                }
+                number = true;
+            } else {
+                alike.push(c);
+                number = false;
+            }
+        }
+        alike
+    };
+    text.lines().map(line).collect()
 }
 
 /// Two people on one machine: each has a home, and they share a directory, as if by mail.
@@ -76,7 +160,7 @@ impl People {
 
     fn command(&self, block: &Block<'_>) -> Command {
         let commands = block
-            .commands
+            .text
             .replace("roland.example.org:5000", &self.address)
             .replace("0.0.0.0:5000", &self.address);
         let home = self.dir.path().join(block.who);
@@ -95,15 +179,30 @@ impl People {
     }
 
     fn run(&mut self, topic: &str, block: &Block<'_>) {
+        if block.kind == Kind::Screen {
+            for Shown { command, printed } in shown(block.text) {
+                let one = Block {
+                    text: &command,
+                    ..*block
+                };
+                let output = self.command(&one).output().unwrap();
+                let bytes = [output.stdout, output.stderr].concat();
+                let said = String::from_utf8(bytes).unwrap();
+                assert_eq!(alike(&said), alike(&printed), "{topic}: {command}\n{said}");
+                let fails = printed.lines().any(|line| line.starts_with("m2y: "));
+                assert_eq!(
+                    output.status.success(),
+                    !fails,
+                    "{topic}: {command}\n{said}"
+                );
+            }
+            return;
+        }
         let mut command = self.command(block);
-        if !block.serves {
+        if block.kind == Kind::Commands {
             let output = command.output().unwrap();
             let said = common::said(&output);
-            assert!(
-                output.status.success(),
-                "{topic}: {}\n{said}",
-                block.commands
-            );
+            assert!(output.status.success(), "{topic}: {}\n{said}", block.text);
             return;
         }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -134,9 +233,74 @@ fn every_command_of_the_guide_works() {
             ran += 1;
         }
     }
-    assert!(ran >= 12, "only {ran} blocks");
+    assert!(ran >= 18, "only {ran} blocks");
     let photo = people.root_of("roland").join("user/roland-frei/photo");
     assert_eq!(common::names(&photo, ".data").len(), 4);
+}
+
+#[test]
+fn the_commands_of_the_readme_bring_a_file_from_one_to_the_other() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let mut people = People::new();
+    fs::write(people.dir.path().join("mail/myfoto.jpg"), "sea").unwrap();
+    let blocks = blocks(&readme);
+    let mut commands = 0;
+    for block in &blocks {
+        commands += block
+            .text
+            .lines()
+            .filter(|line| line.starts_with("m2y "))
+            .count();
+        people.run("README.md", block);
+    }
+    let photo = people.root_of("roland").join("user/roland-frei/photo");
+    assert_eq!(common::names(&photo, ".data").len(), 1);
+    // With `cargo install` on both sides at most ten.
+    assert!((1..=8).contains(&commands), "{commands} commands");
+}
+
+#[test]
+fn every_command_that_is_mentioned_exists() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let pages = PAGES.iter().map(|page| (page.topic, page.text));
+    let mut mentioned = 0;
+    for (topic, text) in pages.chain([("README.md", readme.as_str())]) {
+        // Within a paragraph a command may be broken over two lines.
+        for (at, span) in text.split('`').enumerate() {
+            let span = span.split_whitespace().collect::<Vec<_>>().join(" ");
+            if at % 2 == 0 || !span.starts_with("m2y ") || span.contains("```") {
+                continue;
+            }
+            mentioned += 1;
+            let words: Vec<&str> = span.split(' ').skip(1).collect();
+            let names: Vec<&str> = words
+                .iter()
+                .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()))
+                .copied()
+                .collect();
+            // The words that are no names of commands may be anything but unknown flags.
+            let mut known = None;
+            for len in (1..=names.len()).rev() {
+                let mut help = Command::new(common::M2Y);
+                let output = help.args(&names[..len]).arg("--help").output().unwrap();
+                if output.status.success() {
+                    known = Some(String::from_utf8(output.stdout).unwrap());
+                    break;
+                }
+            }
+            let flags = words.iter().filter(|word| word.starts_with("--"));
+            let help = match (known, names.is_empty()) {
+                (Some(help), _) => help,
+                (None, true) => continue,
+                (None, false) => panic!("{topic}: {span} is no command"),
+            };
+            for flag in flags {
+                let flag = flag.split(['=', '.', ',']).next().unwrap();
+                assert!(help.contains(flag), "{topic}: {span}: {flag} is unknown");
+            }
+        }
+    }
+    assert!(mentioned > 40, "{mentioned}");
 }
 
 #[test]
@@ -163,9 +327,19 @@ fn the_guide_is_in_the_program() {
 fn blocks_of_commands_are_found() {
     let page = "# A\n\n```sh roland serve\nm2y serve\n```\n\n```text\n$ m2y ls\n```\n";
     let block = Block {
+        kind: Kind::Server,
         who: "roland",
-        serves: true,
-        commands: "m2y serve\n",
+        text: "m2y serve\n",
     };
     assert_eq!(blocks(page), [block]);
+    let screen = "$ m2y ls\na 12.5 kB\nroland-frei:/> cd b\nroland-frei:/b> ls\nc\n";
+    let [ls, shell] = shown(screen).try_into().unwrap();
+    assert_eq!((&*ls.command, &*ls.printed), ("m2y ls", "a 12.5 kB\n"));
+    assert_eq!(
+        shell.command,
+        "m2y shell roland-frei <<'END'\ncd b\nls\nEND\n"
+    );
+    assert_eq!(shell.printed, "c\n");
+    assert_eq!(alike("a   12.5 kB"), alike("a 7 kB"));
+    assert_ne!(alike("a 7 kB"), alike("b 7 kB"));
 }

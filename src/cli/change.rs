@@ -1,5 +1,7 @@
 //! `m2y mkdir`, `m2y rm`, `m2y mv`: changes among the files of a contact.
 
+use std::collections::HashMap;
+
 use clap::Args;
 use clap_complete::ArgValueCompleter;
 
@@ -7,6 +9,7 @@ use super::{
     Failure,
     completion::places,
     output,
+    pattern::{expand, is_pattern},
     remote::{Asker, RemotePath, about},
 };
 use crate::{
@@ -39,7 +42,7 @@ pub struct Rm {
     /// Remove directories with everything in them
     #[arg(short, long)]
     recursive: bool,
-    /// The files and directories
+    /// The files and directories, or patterns in quotes, like 'roland-frei:photo/*.tmp'
     #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     places: Vec<RemotePath>,
 }
@@ -60,7 +63,7 @@ pub struct Mv {
 }
 
 fn done(what: &str, place: &RemotePath, json: bool) {
-    let path = format!("{}:{}", place.peer, place.path);
+    let path = place.shown();
     match json {
         true => output::object(&[("status", what.into()), ("path", Value::from(path))]),
         false => output::line(format_args!("{what} {}", printable(&path, 8_192))),
@@ -71,19 +74,19 @@ fn done(what: &str, place: &RemotePath, json: bool) {
 /// changed.
 struct Changes<'a> {
     asker: &'a Asker,
-    /// The contact of the last place, with the session.
-    peer: Option<(String, Peer)>,
+    /// The sessions, by the names of the contacts.
+    peers: HashMap<String, Peer>,
     json: bool,
     is_only: bool,
     done: u64,
-    failed: Vec<Error>,
+    failed: Vec<(Error, String)>,
 }
 
 impl<'a> Changes<'a> {
     fn new(asker: &'a Asker, places: &[RemotePath], json: bool) -> Self {
         Self {
             asker,
-            peer: None,
+            peers: HashMap::new(),
             json,
             is_only: places.len() == 1,
             done: 0,
@@ -92,15 +95,20 @@ impl<'a> Changes<'a> {
     }
 
     async fn peer(&mut self, name: &str) -> Result<Peer, Error> {
-        if let Some((known, peer)) = &self.peer
-            && known == name
+        if let Some(peer) = self.peers.get(name)
             && !peer.is_over()
         {
             return Ok(peer.clone());
         }
         let peer = self.asker.connect(name).await?;
-        self.peer = Some((name.to_owned(), peer.clone()));
+        self.peers.insert(name.to_owned(), peer.clone());
         Ok(peer)
+    }
+
+    /// The places that a pattern matches.
+    async fn matching(&mut self, place: &RemotePath) -> Result<Vec<RemotePath>, Error> {
+        let peer = self.peer(&place.peer).await?;
+        expand(&peer, place).await
     }
 
     /// Takes down how it went at a place.
@@ -115,7 +123,7 @@ impl<'a> Changes<'a> {
                 if !self.is_only {
                     failed(&error, place, self.json);
                 }
-                self.failed.push(error);
+                self.failed.push((error, place.shown()));
             }
         }
     }
@@ -126,10 +134,11 @@ impl<'a> Changes<'a> {
             return Ok(());
         };
         if self.is_only {
-            return Err(first.into());
+            let (error, place) = first;
+            return Err(Failure::from(error).about(place));
         }
         let code = match self.done {
-            0 => first.code,
+            0 => first.0.code,
             _ => Code::Partly,
         };
         let sentence = format!("{count} of {} failed", self.done + count as u64);
@@ -141,7 +150,8 @@ fn failed(error: &Error, place: &RemotePath, json: bool) {
     match json {
         true => output::object(&[
             ("status", "error".into()),
-            ("path", format!("{}:{}", place.peer, place.path).into()),
+            ("path", place.shown().into()),
+            ("file", place.shown().into()),
             ("code", error.code.word().into()),
             ("error", error.sentence.as_str().into()),
         ]),
@@ -192,8 +202,22 @@ impl Rm {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let mut changes = Changes::new(&self.asker, &self.places, json);
         for place in &self.places {
-            let removed = self.remove(&mut changes, place).await;
-            changes.took("removed", place, removed);
+            let matching = match is_pattern(&place.path) {
+                true => changes.matching(place).await,
+                false => Ok(vec![place.clone()]),
+            };
+            let places = match matching {
+                Ok(places) => places,
+                Err(error) => {
+                    changes.took("removed", place, Err(error));
+                    continue;
+                }
+            };
+            changes.is_only &= places.len() == 1;
+            for place in &places {
+                let removed = self.remove(&mut changes, place).await;
+                changes.took("removed", place, removed);
+            }
         }
         changes.end()
     }
@@ -233,7 +257,13 @@ impl Rm {
 }
 
 impl Mv {
-    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let file = self.place.shown();
+        let moved = self.rename(json).await;
+        moved.map_err(|error| Failure::from(error).about(file))
+    }
+
+    async fn rename(self, json: bool) -> Result<(), Error> {
         // People write the contact before the new path too.
         let to = match RemotePath::parse(&self.to) {
             Ok(to) if self.to.contains(':') && to.peer != self.place.peer => {

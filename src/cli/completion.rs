@@ -9,7 +9,11 @@ use std::{
 };
 
 use clap::{Args, CommandFactory};
-use clap_complete::{CompleteEnv, engine::CompletionCandidate, env::Shells};
+use clap_complete::{
+    CompleteEnv,
+    engine::{CompletionCandidate, PathCompleter, ValueCompleter},
+    env::Shells,
+};
 use tokio::time::timeout;
 
 use super::{
@@ -20,7 +24,7 @@ use crate::{
     client::{Route, peer::Peer},
     error::{Code, Error},
     observer::{Observer, Unobserved},
-    root::{Root, contact::full_address, user::User},
+    root::{Root, contact::full_address, name::Name, user::User},
 };
 
 /// The variable by which a shell asks for completions.
@@ -75,10 +79,32 @@ pub(super) fn answer() {
         .complete();
 }
 
-/// The user whom the variables and m2y.ini name.
+/// What the line that is being written says behind a flag: `--user anna` or `--user=anna`.
+fn flag(name: &str) -> Option<OsString> {
+    let words: Vec<OsString> = env::args_os().collect();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let word = word.to_str().unwrap_or_default();
+        match word.strip_prefix(name) {
+            Some("") => return words.next().cloned(),
+            Some(rest) => {
+                if let Some(value) = rest.strip_prefix('=') {
+                    return Some(value.into());
+                }
+            }
+            None => {}
+        }
+    }
+    None
+}
+
+/// The user whom the line, the variables or m2y.ini name.
 fn user() -> Option<User> {
-    let root = env::var_os("M2Y_ROOT").map_or_else(default_root, Into::into);
-    let name = said(env::var("M2Y_USER").ok());
+    let root = flag("--root").or_else(|| env::var_os("M2Y_ROOT"));
+    let root = root.map_or_else(default_root, Into::into);
+    let named = flag("--user").or_else(|| flag("--from"));
+    let named = named.and_then(|name| name.into_string().ok());
+    let name = named.or_else(|| said(env::var("M2Y_USER").ok()));
     user_of(&Root::open(&root).ok()?, name.as_deref()).ok()
 }
 
@@ -109,6 +135,25 @@ pub(super) fn contacts(current: &OsStr) -> Vec<CompletionCandidate> {
     beginning_with(current.to_str().unwrap_or_default(), names())
 }
 
+/// Files here, and contacts with the folder that they have named.
+pub(super) fn files_and_targets(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut found = PathCompleter::any().complete(current);
+    let Some(user) = user() else {
+        return found;
+    };
+    let targets = names().into_iter().map(|name| {
+        let folder = Name::user(&name)
+            .ok()
+            .and_then(|name| user.folder_of(&name).ok()?);
+        format!("{name}:{}", folder.as_ref().map_or("", Name::as_str))
+    });
+    found.extend(beginning_with(
+        current.to_str().unwrap_or_default(),
+        targets,
+    ));
+    found
+}
+
 /// Contacts, and behind a colon what they share.
 pub(super) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_str().unwrap_or_default();
@@ -127,7 +172,8 @@ pub(super) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
 /// The names in a directory at a contact's, those of directories with a slash.
 fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
     let user = user()?;
-    let server = env::var("M2Y_SERVER").ok();
+    let server = flag("--server").and_then(|server| server.into_string().ok());
+    let server = server.or_else(|| env::var("M2Y_SERVER").ok());
     let server = server.and_then(|server| full_address(&server).ok());
     let route = Route::to(&user, peer, server.as_deref()).ok()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -15,8 +15,9 @@ use super::{
     completion::places,
     conflict::OnConflict,
     limit::Limit,
+    pattern::{expand, is_pattern},
     progress::Progress,
-    remote::{Asker, Link, RemotePath},
+    remote::{Asker, Link, RemotePath, about},
     tally::Voice,
 };
 use crate::error::Error;
@@ -29,6 +30,7 @@ use crate::error::Error;
 ///
 ///   m2y get roland-frei:photo/a.jpg
 ///   m2y get -o here -r roland-frei:photo/2026
+///   m2y get 'roland-frei:photo/*.jpg'
 ///   m2y get --all roland-frei           everything new or changed since the last time
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -42,13 +44,16 @@ pub struct Get {
     options: Options,
     #[command(flatten)]
     limit: Limit,
+    /// Only show what would be fetched
+    #[arg(long)]
+    dry_run: bool,
     /// Hide progress: the bars on a terminal, the line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
     /// Print errors only
     #[arg(long, short)]
     quiet: bool,
-    /// The contact, and the files or directories
+    /// The contact, and files or directories, or patterns in quotes
     #[arg(required = true, value_name = "PEER[:PATH]", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     places: Vec<RemotePath>,
 }
@@ -68,6 +73,9 @@ pub struct Options {
     /// The name here, where that is not the one there.
     #[arg(skip)]
     name: Option<String>,
+    /// Whether it is only shown what would be fetched.
+    #[arg(skip)]
+    dry_run: bool,
 }
 
 impl Options {
@@ -89,23 +97,33 @@ impl Options {
 impl Get {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let progress = Arc::new(Progress::default());
-        if !self.no_progress && !self.quiet && !json {
-            progress.begin(self.options.is_several(self.places.len()));
+        let several = self.options.is_several(self.places.len())
+            || self.places.iter().any(|place| is_pattern(&place.path));
+        if !self.no_progress && !self.quiet && !json && !self.dry_run {
+            progress.begin(several);
         }
         let voice = Voice::new(json, self.quiet);
-        let mut fetch = Fetch::new(self.options.clone(), &self.output, progress.clone(), voice)?;
+        let options = Options {
+            dry_run: self.dry_run,
+            ..self.options.clone()
+        };
+        let mut fetch = Fetch::new(options, &self.output, progress.clone(), voice)?;
         let all = self.all(&mut fetch, &progress);
         let advice = "what was fetched so far is kept: run the command again to resume";
         let result = progress.watch(all, advice).await;
         progress.end();
         let (ended, _) = fetch.end();
-        result?;
+        let failed = |error| match self.places.as_slice() {
+            [only] => Failure::from(error).about(only.shown()),
+            _ => Failure::from(error),
+        };
+        result.map_err(failed)?;
         Ok(ended?)
     }
 
     /// Fetches from all places, those of one contact together.
     async fn all(&self, fetch: &mut Fetch, progress: &Arc<Progress>) -> Result<(), Error> {
-        let only = self.places.len() == 1;
+        let mut only = self.places.len() == 1;
         let pace = self.limit.pace();
         for places in by_peer(&self.places) {
             let peer = places.first().map_or("", |place| &place.peer);
@@ -120,9 +138,31 @@ impl Get {
                 }
             };
             let mut link = Link::new(route.paced(pace.clone()), progress.clone(), false);
-            fetch.places(&mut link, &places, only).await?;
+            let mut meant = Vec::new();
+            for place in places {
+                match self.matching(&mut link, place).await {
+                    Ok(places) => meant.extend(places),
+                    Err(error) if only => return Err(about(place, error)),
+                    Err(error) => fetch.failed(&about(place, error), &place.path),
+                }
+            }
+            only &= meant.len() == 1;
+            let meant: Vec<&RemotePath> = meant.iter().collect();
+            fetch.places(&mut link, &meant, only).await?;
         }
         Ok(())
+    }
+
+    /// The places that one on the command line means.
+    async fn matching(
+        &self,
+        link: &mut Link,
+        place: &RemotePath,
+    ) -> Result<Vec<RemotePath>, Error> {
+        match is_pattern(&place.path) {
+            true => expand(&link.peer().await?, place).await,
+            false => Ok(vec![place.clone()]),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
 };
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::output;
 use crate::{
@@ -53,6 +54,8 @@ impl Guide {
 
 /// Shows a page in the person's pager; `false` if there is none.
 fn paged(page: &Page) -> bool {
+    // Ctrl-C is for the pager: from here on it no longer ends this program.
+    let _interrupts = signal(SignalKind::interrupt());
     let pager = env::var("PAGER").unwrap_or_else(|_| "less -FX".to_owned());
     if pager.trim().is_empty() {
         return false;

@@ -16,10 +16,13 @@ use clap::{Args, Subcommand};
 use tokio::{signal, time::sleep};
 
 use self::entry::{Entry, Inbox as Arrivals, State};
-use super::{RootArg, folder_name, output, user_arg::UserArg};
+use super::{
+    default_root, folder_name, output,
+    user_arg::{said, user_of},
+};
 use crate::{
     error::{Code, Error},
-    root::{file::check_name, name::Name},
+    root::{Root, conflict, file::check_name, name::Name},
     store::Reader,
 };
 
@@ -39,7 +42,7 @@ const EVERY: Duration = Duration::from_millis(500);
 ///
 /// m2y remembers what arrived for 90 days.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment, args_conflicts_with_subcommands = true)]
+#[command(verbatim_doc_comment)]
 pub struct Inbox {
     #[command(subcommand)]
     action: Option<Action>,
@@ -68,8 +71,6 @@ enum Action {
 /// original name. M2Y_OPEN names the program that opens files [default: xdg-open].
 #[derive(Debug, Args)]
 struct Open {
-    #[command(flatten)]
-    whose: Whose,
     /// The number that `m2y inbox` shows
     #[arg(value_name = "N")]
     number: i64,
@@ -78,8 +79,6 @@ struct Open {
 /// Copy files out under their own names
 #[derive(Debug, Args)]
 struct Export {
-    #[command(flatten)]
-    whose: Whose,
     /// The numbers that `m2y inbox` shows
     #[arg(value_name = "N", required = true)]
     numbers: Vec<i64>,
@@ -91,16 +90,19 @@ struct Export {
 /// Whose inbox it is.
 #[derive(Debug, Args)]
 struct Whose {
-    #[command(flatten)]
-    root: RootArg,
-    #[command(flatten)]
-    user: UserArg,
+    /// The root directory with all users, keys and folders [default: ~/m2y; /m2y if
+    /// it exists or you are root]
+    #[arg(long, env = "M2Y_ROOT", value_name = "DIR", global = true)]
+    root: Option<PathBuf>,
+    /// A user of the root [default: the user in m2y.ini, else the only one of the root]
+    #[arg(long, env = "M2Y_USER", value_name = "USER", global = true)]
+    user: Option<String>,
 }
 
 impl Whose {
     fn arrivals(&self, folder: Option<&Name>) -> Result<Arrivals, Error> {
-        let root = self.root.open()?;
-        let user = self.user.of(&root)?;
+        let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
+        let user = user_of(&root, said(self.user.clone()).as_deref())?;
         if let Some(name) = folder {
             user.folder(name).map_err(|e| {
                 Error::from(e).within(format_args!("folder {name} of {}", user.name()))
@@ -112,9 +114,13 @@ impl Whose {
 
 impl Inbox {
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        if self.action.is_some() && (self.folder.is_some() || self.watch) {
+            let sentence = "open and export take numbers: leave FOLDER and --watch out";
+            return Err(Error::new(Code::Usage, sentence));
+        }
         match self.action {
-            Some(Action::Open(open)) => open.run(json),
-            Some(Action::Export(export)) => export.run(json),
+            Some(Action::Open(open)) => open.run(&self.whose, json),
+            Some(Action::Export(export)) => export.run(&self.whose, json),
             None => {
                 let folder = self.folder.as_deref().map(folder_name).transpose()?;
                 let arrivals = self.whose.arrivals(folder.as_ref())?;
@@ -187,8 +193,8 @@ async fn watch(
 }
 
 impl Open {
-    fn run(self, json: bool) -> Result<(), Error> {
-        let entry = self.whose.arrivals(None)?.find(self.number)?;
+    fn run(self, whose: &Whose, json: bool) -> Result<(), Error> {
+        let entry = whose.arrivals(None)?.find(self.number)?;
         entry.check()?;
         let path = match entry.has_own_name() {
             true => entry.path()?,
@@ -237,14 +243,20 @@ impl Open {
 }
 
 impl Export {
-    fn run(self, json: bool) -> Result<(), Error> {
-        let arrivals = self.whose.arrivals(None)?;
+    fn run(self, whose: &Whose, json: bool) -> Result<(), Error> {
+        let arrivals = whose.arrivals(None)?;
+        let mut taken = BTreeSet::new();
         let at = |e: io::Error| Error::io("create", &self.output, &e);
         fs::create_dir_all(&self.output).map_err(at)?;
         for number in &self.numbers {
             let entry = arrivals.find(*number)?;
-            let path = self.output.join(own_name(&entry));
+            // Two files of one name, exported together, are no mistake.
+            let own = own_name(&entry);
+            let mut free = conflict::names(&own).filter(|name| !taken.contains(name));
+            let name = free.next().unwrap_or_default();
+            let path = self.output.join(&name);
             copy(&entry, &path)?;
+            taken.insert(name);
             if json {
                 output::object(&[
                     ("status", "exported".into()),

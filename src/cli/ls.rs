@@ -2,13 +2,15 @@ use clap::Args;
 use clap_complete::ArgValueCompleter;
 
 use super::{
+    Failure,
     completion::places,
     output,
+    pattern::{is_pattern, matching},
     remote::{Asker, RemotePath, about, exact_time, time},
 };
 use crate::{
-    client::peer::Listing,
-    error::{Error, printable},
+    client::peer::{Listing, Peer},
+    error::{Code, Error, printable},
     json::Value,
     wire::request::Entry,
 };
@@ -24,6 +26,7 @@ const SORTED: usize = 10_000;
 ///
 ///   m2y ls roland-frei
 ///   m2y ls -l roland-frei:photo/2026
+///   m2y ls 'roland-frei:photo/*.jpg'
 ///   m2y ls -R --json roland-frei
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -39,28 +42,60 @@ pub struct Ls {
     /// Show what is in directories too
     #[arg(short = 'R', long)]
     recursive: bool,
-    /// Whose files, and which
+    /// The contact, and a directory, a file, or a pattern in quotes
     #[arg(value_name = "PEER[:PATH]", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     place: RemotePath,
 }
 
 impl Ls {
-    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let listed = self.list(json).await;
+        listed.map_err(|error| Failure::from(error).about(self.place.shown()))
+    }
+
+    async fn list(&self, json: bool) -> Result<(), Error> {
         let peer = self.asker.connect(&self.place.peer).await?;
         let failed = |error| about(&self.place, error);
-        let listing = peer.list(&self.place.path, self.recursive);
+        let show = |entry: &Entry| match json {
+            true => output::object(&fields(entry)),
+            false => output::line(line(entry, Columns::new(self.long, self.human))),
+        };
+        let path = &self.place.path;
+        if is_pattern(path) && matches!(peer.stat(path).await, Err(e) if e.code == Code::NotFound) {
+            return self.list_matching(&peer, show).await.map_err(failed);
+        }
+        let listing = peer.list(path, self.recursive);
         let shown = sorted(listing.map_err(failed)?, |mut entry| {
             // Of a file itself there is only the path that was asked for.
             if entry.path.is_empty() {
-                entry.path.clone_from(&self.place.path);
+                entry.path.clone_from(path);
             }
-            match json {
-                true => output::object(&fields(&entry)),
-                false => output::line(line(&entry, Columns::new(self.long, self.human))),
-            }
+            show(&entry);
             Ok(())
         });
         shown.await.map_err(failed)
+    }
+
+    /// Shows what a pattern matches, with paths from the top.
+    async fn list_matching(&self, peer: &Peer, show: impl Fn(&Entry)) -> Result<(), Error> {
+        let components: Vec<String> = self.place.path.split('/').map(str::to_owned).collect();
+        for (path, entry) in matching(peer, &components).await? {
+            let is_dir = entry.is_dir;
+            show(&Entry {
+                path: path.clone(),
+                ..entry
+            });
+            if is_dir && self.recursive {
+                let listing = peer.list(&path, true)?;
+                let below = sorted(listing, |mut entry| {
+                    entry.path = format!("{path}/{}", entry.path);
+                    show(&entry);
+                    Ok(())
+                });
+                below.await?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ pub mod log;
 mod ls;
 mod man;
 mod output;
+mod pattern;
 mod progress;
 mod put;
 mod remote;
@@ -158,7 +159,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
             .take_while(|word| word != "--")
             .any(|word| word == "--json");
         if json {
-            error_object(&Error::new(Code::Usage, sentence(&error)));
+            error_object(&Error::new(Code::Usage, sentence(&error)), None);
         }
         ExitCode::from(Code::Usage.exit_code())
     })
@@ -180,26 +181,46 @@ struct Failure {
     error: Error,
     /// Whether an object on standard output has said it already.
     told: bool,
+    /// The file that it is about, for programs.
+    file: Option<String>,
 }
 
 impl Failure {
+    /// The same, about this file.
+    fn about(self, file: String) -> Self {
+        Self {
+            file: Some(file),
+            ..self
+        }
+    }
+
     fn told(error: Error) -> Self {
-        Self { error, told: true }
+        Self {
+            error,
+            told: true,
+            file: None,
+        }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, told: false }
+        Self {
+            error,
+            told: false,
+            file: None,
+        }
     }
 }
 
-fn error_object(error: &Error) {
-    output::object(&[
+fn error_object(error: &Error, file: Option<String>) {
+    let mut fields = vec![
         ("status", "error".into()),
         ("code", error.code.word().into()),
         ("error", error.sentence.as_str().into()),
-    ]);
+    ];
+    fields.extend(file.map(|file| ("file", file.into())));
+    output::object(&fields);
 }
 
 /// File descriptors that we take. Hooks that are programs inherit the limit, and some close
@@ -251,9 +272,9 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { error, told }) => {
+        Err(Failure { error, told, file }) => {
             if json && !told {
-                error_object(&error);
+                error_object(&error, file);
             }
             let sentence = printable(&error.sentence, 8_192);
             if log == LogFormat::Json && enabled!(Level::ERROR) {

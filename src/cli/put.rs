@@ -71,6 +71,17 @@ impl Options {
 
 impl Put {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let only = match self.files.as_slice() {
+            [only] => Some(only.display().to_string()),
+            _ => None,
+        };
+        self.put(json).await.map_err(|failure| match only {
+            Some(file) => failure.about(file),
+            None => failure,
+        })
+    }
+
+    async fn put(self, json: bool) -> Result<(), Failure> {
         let place = RemotePath::parse(&self.to).map_err(|e| Error::new(Code::Usage, e))?;
         let route = self.asker.route(&place.peer)?.paced(self.limit.pace());
         let target = Target::new(place.path()?, self.to.ends_with('/'));

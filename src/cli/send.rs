@@ -28,7 +28,7 @@ use self::{
 };
 use super::{
     Failure,
-    completion::contacts,
+    completion::{contacts, files_and_targets},
     default_root, folder_name,
     limit::Limit,
     output,
@@ -134,7 +134,7 @@ pub struct Send {
     #[arg(long, short)]
     quiet: bool,
     /// Files or directories, then NAME:FOLDER; or .meta and .failed files
-    #[arg(required_unless_present = "failed", value_name = "FILE")]
+    #[arg(required_unless_present = "failed", value_name = "FILE", add = ArgValueCompleter::new(files_and_targets))]
     files: Vec<PathBuf>,
 }
 

@@ -94,6 +94,8 @@ pub struct Shell {
     json: bool,
     /// Whether somebody sits at a terminal.
     person: bool,
+    /// The line of the batch that is being done, from 1 on.
+    line: u64,
     /// Whether it was told to end.
     over: bool,
 }
@@ -137,6 +139,7 @@ impl ShellArgs {
             history: source.history(),
             json,
             person: source.is_person(),
+            line: 0,
             over: false,
         };
         if !self.place.path.is_empty() {
@@ -185,6 +188,7 @@ impl Shell {
             let Some(line) = line else {
                 break;
             };
+            self.line += 1;
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -204,7 +208,7 @@ impl Shell {
                         self.answer(&outcome);
                     }
                     // For people the program says it when it ends.
-                    return Err(Failure::told(error.clone()));
+                    return Err(Failure::told(self.located(error)));
                 }
                 Err(_) if tried => passed_over += 1,
                 _ => {}
@@ -215,7 +219,10 @@ impl Shell {
             0 => Ok(()),
             _ if self.person => Ok(()),
             n => {
-                let sentence = format!("commands that failed: {n}");
+                let sentence = match n {
+                    1 => "1 command failed".to_owned(),
+                    n => format!("{n} commands failed"),
+                };
                 Err(Failure::told(Error::new(Code::Partly, sentence)))
             }
         }
@@ -224,6 +231,14 @@ impl Shell {
     /// Whether no further command is tried.
     fn ends(&self, error: &Error) -> bool {
         !self.person && error.code == Code::Interrupted
+    }
+
+    /// The error, with the line of the batch where it occurred.
+    fn located(&self, error: &Error) -> Error {
+        match self.person {
+            true => error.clone(),
+            false => error.clone().within(format_args!("line {}", self.line)),
+        }
     }
 
     /// Says what a command came to.
@@ -243,7 +258,11 @@ impl Shell {
                 ("content", content),
             ]);
         } else if status != 200 {
-            output::aside(format_args!("m2y: {}", printable(message, 8_192)));
+            let place = match self.person {
+                true => String::new(),
+                false => format!("line {}: ", self.line),
+            };
+            output::aside(format_args!("m2y: {place}{}", printable(message, 8_192)));
         }
     }
 

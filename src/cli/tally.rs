@@ -83,6 +83,7 @@ pub struct Tally {
     same: u64,
     skipped: u64,
     failed: u64,
+    is_dry: bool,
     first: Option<Error>,
 }
 
@@ -122,6 +123,7 @@ impl Tally {
             same: 0,
             skipped: 0,
             failed: 0,
+            is_dry: false,
             first: None,
         }
     }
@@ -150,6 +152,22 @@ impl Tally {
         );
     }
 
+    /// A file would go through, if this were no dry run.
+    pub fn would(&mut self, item: &Item<'_>) {
+        self.is_dry = true;
+        self.through += 1;
+        self.bytes += item.bytes;
+        self.tell("would-fetch", item, &[]);
+        if let Voice::Lines = self.voice {
+            output::line(format_args!(
+                "would fetch {} to {}: {}",
+                printable(item.path, 300),
+                item.file.display(),
+                output::bytes(item.bytes)
+            ));
+        }
+    }
+
     /// The file is there already.
     pub fn same(&mut self, item: &Item<'_>) {
         self.same += 1;
@@ -163,12 +181,17 @@ impl Tally {
     }
 
     /// Something did not get through.
-    pub fn failed(&mut self, error: &Error, path: &str) {
+    pub fn failed(&mut self, error: &Error, path: &str, file: Option<&Path>) {
         self.failed += 1;
         self.warn(printable(&error.sentence, 8_192));
         self.voice.object(&[
             ("status", "failed".into()),
             ("path", path.into()),
+            (
+                "file",
+                file.map_or(path.to_owned(), |file| file.display().to_string())
+                    .into(),
+            ),
             ("code", error.code.word().into()),
             ("error", error.sentence.as_str().into()),
         ]);
@@ -233,12 +256,19 @@ impl Tally {
     }
 
     fn summary(&self, took: Duration) -> String {
-        let mut line = format!(
-            "{} {}: {}",
-            self.way.word(),
-            files(self.through),
-            output::speed(self.bytes, took)
-        );
+        let mut line = match self.is_dry {
+            true => format!(
+                "would fetch {}: {}",
+                files(self.through),
+                output::bytes(self.bytes)
+            ),
+            false => format!(
+                "{} {}: {}",
+                self.way.word(),
+                files(self.through),
+                output::speed(self.bytes, took)
+            ),
+        };
         for (n, what) in [
             (self.same, "identical"),
             (self.skipped, "skipped"),

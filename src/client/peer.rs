@@ -79,6 +79,10 @@ fn gone(over: &OnceLock<Error>) -> Error {
     over.get().cloned().unwrap_or_else(unknown)
 }
 
+fn different() -> Error {
+    Error::new(Code::Failed, "the answer is to a different request")
+}
+
 impl Peer {
     /// Opens a session.
     pub async fn connect(route: &Route, observer: Arc<dyn Observer>) -> Result<Self, Error> {
@@ -162,6 +166,18 @@ impl Peer {
         replies.next().await.transpose().map(drop)
     }
 
+    /// How many bytes still fit into the folder of a path, for somebody who may put files there.
+    pub async fn room(&self, path: &str) -> Result<u64, Error> {
+        let path = path.to_owned();
+        let mut replies = self.replies(Request::Room { path })?;
+        match replies.replies.recv().await {
+            Some(Ok((_, Reply::Room(bytes)))) => Ok(bytes),
+            Some(Ok(_)) => Err(different()),
+            Some(Err(error)) => Err(error),
+            None => Err(gone(&self.over)),
+        }
+    }
+
     /// Makes a directory.
     pub async fn make_dir(&self, path: &str) -> Result<(), Error> {
         let path = path.to_owned();
@@ -219,7 +235,7 @@ impl Listing {
                 self.done = true;
                 Some(Err(match other {
                     Some(Err(error)) => error,
-                    Some(Ok(_)) => Error::new(Code::Failed, "the answer is to a different request"),
+                    Some(Ok(_)) => different(),
                     None => gone(&self.over),
                 }))
             }

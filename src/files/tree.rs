@@ -75,6 +75,11 @@ impl Tree {
             .ok_or_else(hidden)
     }
 
+    /// Bytes that still fit.
+    pub fn room(&self) -> io::Result<u64> {
+        self.store.room()
+    }
+
     /// What lies at a path that a file may get; `None` if nothing does. Fails where no file
     /// may have it, with `AlreadyExists` where there is something that nobody sees.
     pub fn there(&self, path: &TreePath) -> io::Result<Option<Stat>> {

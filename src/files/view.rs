@@ -241,6 +241,17 @@ impl<'a> View<'a> {
         Ok(page.reply(false))
     }
 
+    /// How much still fits, for a contact who may put something there.
+    fn room(&self, path: &str) -> Result<Reply, Error> {
+        match self.find(path)? {
+            Location::Below(tree, rights, path) if rights.put => {
+                tree.stat(&path).map_err(|e| refused(&e))?;
+                Ok(Reply::Room(tree.room().map_err(|e| refused(&e))?))
+            }
+            _ => Err(missing()),
+        }
+    }
+
     fn get(&self, path: &str, held: Option<&Held>) -> Result<Fetched, Error> {
         let asked = path;
         let Location::Below(tree, rights, path) = self.find(path)? else {
@@ -398,6 +409,7 @@ impl<'a> View<'a> {
             Request::Remove { path } => {
                 Answer::Reply(self.change(path, |may| may.rm, Tree::remove)?)
             }
+            Request::Room { path } => Answer::Reply(self.room(path)?),
             Request::Rename { path, to } => Answer::Reply(self.rename(path, to)?),
         })
     }

@@ -7,7 +7,11 @@ use std::{
     time::Instant,
 };
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, MetadataExt};
+use rustix::{
+    fs::{AtFlags, chownat},
+    process::{Gid, Uid},
+};
 use tracing::warn;
 
 use super::{
@@ -172,8 +176,19 @@ impl Folder {
         let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
             .map_err(RootError::io("open", self.config_path()))?;
         let text = ini_text::with(&text, "permission", contact.as_str(), "always");
-        file::replace(&self.dir, CONFIG, 0o644, text.as_bytes())
-            .map_err(RootError::io("write", self.config_path()))
+        let written = || {
+            let before = self.dir.metadata(CONFIG)?;
+            let mode = before.mode() & 0o777;
+            file::replace(&self.dir, CONFIG, mode, text.as_bytes())?;
+            if self.dir.metadata(CONFIG)?.uid() != before.uid() {
+                // An administrator's edit leaves the file to its owner.
+                let owner = (Uid::from_raw(before.uid()), Gid::from_raw(before.gid()));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                chownat(&self.dir, CONFIG, Some(owner.0), Some(owner.1), flags)?;
+            }
+            Ok(())
+        };
+        written().map_err(RootError::io("write", self.config_path()))
     }
 
     /// Reads m2y.config as it is now, for those who want to know what is wrong with it.

@@ -69,6 +69,11 @@ pub enum Request {
         /// Which.
         path: String,
     },
+    /// How many bytes still fit where files may be put.
+    Room {
+        /// Where.
+        path: String,
+    },
     /// A file or directory is to have another path, which must be free.
     Rename {
         /// Which.
@@ -110,6 +115,7 @@ impl Request {
             Self::Put { .. } => "put",
             Self::MakeDir { .. } => "mkdir",
             Self::Remove { .. } => "remove",
+            Self::Room { .. } => "room",
             Self::Rename { .. } => "rename",
         }
     }
@@ -123,6 +129,7 @@ impl Request {
             | Self::Put { path, .. }
             | Self::MakeDir { path }
             | Self::Remove { path }
+            | Self::Room { path }
             | Self::Rename { path, .. } => path,
         }
     }
@@ -165,7 +172,7 @@ impl Request {
             Self::Rename { to, .. } => {
                 put("to", to.as_str().into());
             }
-            Self::Stat { .. } | Self::MakeDir { .. } | Self::Remove { .. } => {}
+            Self::Stat { .. } | Self::MakeDir { .. } | Self::Remove { .. } | Self::Room { .. } => {}
         }
         Zeroizing::new(json::canonical(&document).into_bytes())
     }
@@ -224,6 +231,7 @@ impl Request {
             }
             "mkdir" => Self::MakeDir { path: path? },
             "remove" => Self::Remove { path: path? },
+            "room" => Self::Room { path: path? },
             "rename" => Self::Rename {
                 path: path?,
                 to: text("to")?,
@@ -307,6 +315,8 @@ pub enum Reply {
         /// Whether a further reply follows.
         more: bool,
     },
+    /// So many bytes still fit.
+    Room(u64),
     /// The file comes.
     Coming(Coming),
     /// A file that was put somewhere is there.
@@ -337,6 +347,9 @@ impl Reply {
                 let entries = entries.iter().map(Entry::to_value).collect();
                 put("entries", Value::Array(entries));
                 put("more", (*more).into());
+            }
+            Self::Room(bytes) => {
+                put("room", (*bytes).into());
             }
             Self::Coming(file) => {
                 put("filesize", file.size.into());
@@ -371,6 +384,9 @@ impl Reply {
                 path: path.as_str().ok_or(WireError::Record)?.to_owned(),
                 same: document.get("same").and_then(Value::as_bool) == Some(true),
             });
+        }
+        if let Some(room) = document.get("room") {
+            return Ok(Self::Room(room.as_u64().ok_or(WireError::Record)?));
         }
         if document.contains_key("filesize") {
             let size = field("filesize")?.as_u64().ok_or(WireError::Record)?;

@@ -4,7 +4,7 @@ use tracing::warn;
 use super::{super::RootArg, output};
 use crate::{cli::user_arg::UserArg, error::Error};
 
-/// List the contacts of a user: name, the beginning of the fingerprint, address
+/// List the contacts of a user: name, the beginning of the fingerprint, address, default folder
 ///
 /// The beginning tells keys apart and is too short to compare: `m2y contact show` has
 /// the whole. With --json the fingerprint is whole.
@@ -33,6 +33,8 @@ impl List {
                 }
             };
             let address = user.address_of(&contact.name)?.unwrap_or_default();
+            let folder = user.folder_of(&contact.name)?;
+            let folder = folder.map(|folder| folder.to_string());
             let fingerprint = contact.key.fingerprint();
             if json {
                 output::object(&[
@@ -40,10 +42,14 @@ impl List {
                     ("fingerprint", fingerprint.to_string().into()),
                     ("digits", fingerprint.digits().into()),
                     ("address", address.into()),
+                    ("folder", folder.unwrap_or_default().into()),
                 ]);
             } else {
                 let short = fingerprint.short();
-                let line = format!("{}  SHA256:{short}…  {address}", contact.name);
+                let mut line = format!("{}  SHA256:{short}…  {address}", contact.name);
+                if let Some(folder) = folder {
+                    line.push_str(&format!("  folder {folder}"));
+                }
                 output::line(line.trim_end());
             }
         }

@@ -8,7 +8,7 @@ use crate::{
     error::{Code, Error},
 };
 
-/// Show a contact, or yourself: fingerprint, digits to read aloud, key, address
+/// Show a contact, or yourself: fingerprint, digits to read aloud, key, address, default folder
 ///
 /// `m2y contact show --user zhenqiang zhenqiang` shows what Zhenqiang reads aloud, and
 /// what the other person has to see at `m2y contact show --user roland-frei zhenqiang`.
@@ -41,6 +41,8 @@ impl Show {
             user.contact(&contact).map_err(not_found)?.key
         };
         let address = user.address_of(&contact)?;
+        let folder = user.folder_of(&contact)?;
+        let folder = folder.map(|folder| folder.to_string());
         let fingerprint = key.fingerprint();
         let bits = key.size() * 8;
         let pem = key.to_pem().map_err(crate::wire::WireError::from)?;
@@ -52,6 +54,7 @@ impl Show {
                 ("digits", fingerprint.digits().into()),
                 ("bits", bits.into()),
                 ("address", address.unwrap_or_default().into()),
+                ("folder", folder.unwrap_or_default().into()),
                 ("publicKey", pem.into()),
             ]);
             return Ok(());
@@ -60,6 +63,9 @@ impl Show {
         output::line(fingerprint_lines(fingerprint));
         if let Some(address) = address {
             output::line(format_args!("  address     {address}"));
+        }
+        if let Some(folder) = folder {
+            output::line(format_args!("  folder      {folder}"));
         }
         output::line(format_args!("  key         RSA, {bits} bits"));
         output::text(&pem);

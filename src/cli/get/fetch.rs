@@ -57,7 +57,8 @@ type Coming<'a> = FuturesUnordered<BoxFuture<'a, Came>>;
 pub struct Fetch {
     options: Options,
     output: PathBuf,
-    base: Arc<Dir>,
+    /// Where the files go; not made for a dry run.
+    base: Option<Arc<Dir>>,
     progress: Arc<Progress>,
     tally: Tally,
     /// Bytes of the files that were fetched.
@@ -106,12 +107,17 @@ impl Fetch {
         voice: Voice,
     ) -> Result<Self, Error> {
         let at = |e: io::Error| Error::io("open", output, &e);
-        fs::create_dir_all(output).map_err(at)?;
-        let base = Dir::open_ambient_dir(output, ambient_authority()).map_err(at)?;
+        let base = match options.dry_run {
+            true => None,
+            false => {
+                fs::create_dir_all(output).map_err(at)?;
+                Some(Dir::open_ambient_dir(output, ambient_authority()).map_err(at)?)
+            }
+        };
         Ok(Self {
             options,
             output: output.to_owned(),
-            base: Arc::new(base),
+            base: base.map(Arc::new),
             tally: Tally::new(Way::Get, voice, progress.clone()),
             progress,
             bytes: 0,
@@ -130,7 +136,7 @@ impl Fetch {
         let Some(first) = places.first() else {
             return Ok(());
         };
-        let record = Record::open(&self.output, &first.peer)
+        let record = Record::open(&self.output, &first.peer, !self.options.dry_run)
             .map_err(|e| Error::io("open", &self.output, &e))?;
         let stop = |place: &&'a RemotePath| Stop {
             place,
@@ -167,7 +173,7 @@ impl Fetch {
 
     /// Counts and says that something was not fetched.
     pub fn failed(&mut self, error: &Error, path: &str) {
-        self.tally.failed(error, path);
+        self.tally.failed(error, path, None);
     }
 }
 
@@ -251,6 +257,7 @@ impl<'w> Work<'w> {
         coming: &mut Coming<'a>,
     ) -> Result<(), Error> {
         match found {
+            GetItem::Dir(_) if self.fetch.options.dry_run => Ok(()),
             GetItem::Dir(local) => self.dir(&local).map(drop),
             GetItem::File(remote) => self.begin(peer, remote, coming).await,
             GetItem::End => {
@@ -296,6 +303,12 @@ impl<'w> Work<'w> {
                 return Ok(());
             }
         };
+        if self.fetch.options.dry_run {
+            self.conclude(&remote);
+            let path = self.fetch.output.join(&local);
+            self.fetch.tally.would(&remote.item(&path));
+            return Ok(());
+        }
         let (above, name) = remote
             .local
             .split_last()
@@ -411,17 +424,15 @@ impl<'w> Work<'w> {
     /// A directory below that of the command, made if it is not there.
     fn dir(&mut self, path: &TreePath) -> Result<Arc<Dir>, Error> {
         let key = path.join();
+        let missing = || Error::io("open", &self.fetch.output, &io::ErrorKind::NotFound.into());
+        let base = self.fetch.base.clone().ok_or_else(missing)?;
         if key.is_empty() {
-            return Ok(self.fetch.base.clone());
+            return Ok(base);
         }
         if let Some(dir) = self.dirs.get(&key) {
             return Ok(dir.clone());
         }
-        let opened = self
-            .fetch
-            .base
-            .create_dir_all(&key)
-            .and_then(|()| self.fetch.base.open_dir(&key));
+        let opened = base.create_dir_all(&key).and_then(|()| base.open_dir(&key));
         let full = self.fetch.output.join(&key);
         let dir = Arc::new(opened.map_err(|e| Error::io("make", &full, &e))?);
         if self.dirs.len() >= DIRS {
@@ -489,6 +500,7 @@ impl<'w> Work<'w> {
     fn failed(&mut self, remote: Remote, error: &Error) {
         self.conclude(&remote);
         let error = error.clone().within(printable(&remote.path, 300));
-        self.fetch.failed(&error, &remote.path);
+        let file = self.fetch.output.join(remote.local.join());
+        self.fetch.tally.failed(&error, &remote.path, Some(&file));
     }
 }

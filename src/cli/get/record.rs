@@ -17,13 +17,14 @@ const RECORD: &str = ".m2y-fetched";
 /// A line a file, the last one counts.
 pub struct Record {
     peer: String,
-    file: File,
+    /// Where lines are added, if any may be.
+    file: Option<File>,
     known: HashMap<String, (u64, i64)>,
 }
 
 impl Record {
     /// The record in a directory, about what came from a contact.
-    pub fn open(dir: &Path, peer: &str) -> io::Result<Self> {
+    pub fn open(dir: &Path, peer: &str, writes: bool) -> io::Result<Self> {
         let path = dir.join(RECORD);
         let mut known = HashMap::new();
         if let Ok(file) = File::open(&path) {
@@ -43,7 +44,10 @@ impl Record {
         }
         Ok(Self {
             peer: peer.to_owned(),
-            file: OpenOptions::new().append(true).create(true).open(path)?,
+            file: match writes {
+                true => Some(OpenOptions::new().append(true).create(true).open(path)?),
+                false => None,
+            },
             known,
         })
     }
@@ -62,8 +66,10 @@ impl Record {
         line.insert("size".to_owned(), remote.size.into());
         line.insert("modified".to_owned(), remote.modified.into());
         let line = format!("{}\n", json::canonical(&line));
-        // Without it the file is only not replaced by itself.
-        let _ = self.file.write_all(line.as_bytes());
+        if let Some(file) = &mut self.file {
+            // Without it the file is only not replaced by itself.
+            let _ = file.write_all(line.as_bytes());
+        }
     }
 }
 
@@ -79,8 +85,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = b"{\"path\":\"\xc3\n{\"modified\":7,\"path\":\"a\",\"peer\":\"r\",\"size\":3}\n";
         fs::write(dir.path().join(RECORD), text).unwrap();
-        let record = Record::open(dir.path(), "r").unwrap();
+        let record = Record::open(dir.path(), "r", true).unwrap();
         assert!(record.is_untouched("a", 3, 7) && !record.is_untouched("a", 4, 7));
-        assert!(Record::open(dir.path(), "other").unwrap().known.is_empty());
+        assert!(
+            Record::open(dir.path(), "other", true)
+                .unwrap()
+                .known
+                .is_empty()
+        );
     }
 }

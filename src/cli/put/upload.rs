@@ -89,8 +89,8 @@ enum Ready {
     Dir(String),
     /// An open file.
     File(Box<Put>),
-    /// Something that cannot be put, with the path that it would have.
-    Failed(String, Error),
+    /// Something that cannot be put: where it is here, and the path that it would have.
+    Failed(PathBuf, String, Error),
 }
 
 impl Opener {
@@ -101,7 +101,10 @@ impl Opener {
             && let Some(found) = self.walk.next()
         {
             match found {
-                Err(error) => several.push(Ready::Failed(String::new(), error)),
+                Err((file, error)) => {
+                    let path = self.target.path.clone();
+                    several.push(Ready::Failed(file, path, error));
+                }
                 Ok(PutItem::Dir(below) | PutItem::File(_, below)) if self.is_unmade(&below) => {}
                 Ok(PutItem::Dir(below)) => {
                     several.push(Ready::Dir(below));
@@ -111,7 +114,7 @@ impl Opener {
                     let path = self.target.below(&below);
                     several.push(match self.open(&file, &path) {
                         Ok(job) => Ready::File(Box::new(job)),
-                        Err(error) => Ready::Failed(path, error),
+                        Err(error) => Ready::Failed(file, path, error),
                     });
                 }
             }
@@ -230,7 +233,7 @@ impl Upload {
                         if let Err(error) = self.make_dir(link, &path).await? {
                             let what = format!("cannot make {}", printable(&path, 300));
                             let mut tally = self.tally.lock().await;
-                            tally.failed(&error.within(what), &path);
+                            tally.failed(&error.within(what), &path, None);
                             opener.unmade.insert(below);
                         }
                     }
@@ -242,7 +245,10 @@ impl Upload {
                             return Ok(());
                         }
                     }
-                    Ready::Failed(path, error) => self.tally.lock().await.failed(&error, &path),
+                    Ready::Failed(file, path, error) => {
+                        let mut tally = self.tally.lock().await;
+                        tally.failed(&error, &path, Some(&file));
+                    }
                 }
             }
         }
@@ -333,7 +339,7 @@ impl Upload {
                         _ => error,
                     }
                     .within(printable(&path, 300));
-                    tally.failed(&error, &path);
+                    tally.failed(&error, &path, Some(&file));
                 }
             }
         }

@@ -17,6 +17,9 @@ pub enum PutItem {
     File(PathBuf, String),
 }
 
+/// What cannot be put: where it is, and why.
+pub type Wrong = (PathBuf, Error);
+
 /// What is in directories, each before what is in it, sorted: only the names in those that
 /// lead to where it is are in memory.
 pub struct Walk {
@@ -24,7 +27,7 @@ pub struct Walk {
     recursive: bool,
     levels: Vec<Level>,
     /// What was found and cannot be put, and why.
-    wrong: VecDeque<Error>,
+    wrong: VecDeque<Wrong>,
     /// What was found in directories that nobody can put somewhere: links, pipes, hidden
     /// files.
     pub passed_over: u64,
@@ -49,8 +52,8 @@ impl Walk {
         }
     }
 
-    fn enter(&mut self, path: PathBuf, below: String) -> Result<(), Error> {
-        let at = |e: io::Error| Error::io("read", &path, &e);
+    fn enter(&mut self, path: PathBuf, below: String) -> Result<(), Wrong> {
+        let at = |e: io::Error| (path.clone(), Error::io("read", &path, &e));
         let mut entries = Vec::new();
         for entry in fs::read_dir(&path).map_err(at)? {
             let entry = entry.map_err(at)?;
@@ -74,10 +77,13 @@ impl Walk {
     }
 
     /// What a path that was named stands for.
-    fn named(&mut self, path: PathBuf) -> Option<Result<PutItem, Error>> {
+    fn named(&mut self, path: PathBuf) -> Option<Result<PutItem, Wrong>> {
         let about = match fs::metadata(&path) {
             Ok(about) => about,
-            Err(e) => return Some(Err(Error::io("open", &path, &e))),
+            Err(e) => {
+                let error = Error::io("open", &path, &e);
+                return Some(Err((path, error)));
+            }
         };
         let name = match path.file_name().map(|name| name.to_str()) {
             Some(Some(name)) => name.to_owned(),
@@ -93,7 +99,7 @@ impl Walk {
                 "{} is a directory: add -r to upload what is in it",
                 path.display()
             );
-            return Some(Err(Error::new(Code::Usage, sentence)));
+            return Some(Err((path, Error::new(Code::Usage, sentence))));
         }
         let below = match name.as_str() {
             "" => String::new(),
@@ -106,13 +112,13 @@ impl Walk {
     }
 }
 
-fn not_utf8(path: &Path) -> Error {
+fn not_utf8(path: &Path) -> Wrong {
     let sentence = format!("cannot upload {}: its name is not UTF-8", path.display());
-    Error::new(Code::Failed, sentence)
+    (path.to_owned(), Error::new(Code::Failed, sentence))
 }
 
 impl Iterator for Walk {
-    type Item = Result<PutItem, Error>;
+    type Item = Result<PutItem, Wrong>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {

@@ -1,6 +1,7 @@
 //! What became of the files: `.done` and `.failed`, a line for each, and the sum.
 
 use std::{
+    env,
     fmt::Write,
     path::Path,
     sync::Arc,
@@ -70,6 +71,15 @@ pub struct Tally {
     /// Lines to be printed.
     out: String,
     err: String,
+}
+
+/// A path as a person writes it: below the directory where they are, from there.
+fn shown(path: &Path) -> &Path {
+    let here = env::current_dir().ok();
+    let below = here
+        .as_deref()
+        .and_then(|here| path.strip_prefix(here).ok());
+    below.unwrap_or(path)
 }
 
 impl Tally {
@@ -283,9 +293,9 @@ impl Tally {
             }
             // The sum says it of several.
             (Code::Later, false) if !self.several => {
-                format!("{error}; run the same command again, or: m2y send --failed")
+                format!("{error}; run the same command again to retry")
             }
-            _ => format!("{error} ({})", failed.display()),
+            _ => format!("{error} ({})", shown(failed).display()),
         };
         Error::new(error.code, sentence)
     }

@@ -2,8 +2,11 @@
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
-use super::{CommandResult, Fault, Shell, local, own, remote, transfer, words};
-use crate::{cli::sentence, json::Value};
+use super::{CommandResult, Fault, Shell, local, own, remote, transfer};
+use crate::{
+    cli::{pattern, sentence},
+    json::Value,
+};
 
 /// One file for each kind of command; each has its words, its help and its work together.
 #[derive(Debug, Parser)]
@@ -24,6 +27,7 @@ pub enum Command {
     Mv(remote::Mv),
     Stat(remote::Stat),
     Find(remote::Find),
+    Df(remote::Df),
     Du(remote::Du),
     Tree(remote::Tree),
     Lpwd(local::Lpwd),
@@ -61,7 +65,7 @@ pub fn all() -> Vec<String> {
 }
 
 /// What people of other programs write, and what it is called here.
-const ELSEWHERE: [(&str, &str); 24] = [
+const ELSEWHERE: [(&str, &str); 23] = [
     ("delete", "rm"),
     ("del", "rm"),
     ("erase", "rm"),
@@ -83,7 +87,6 @@ const ELSEWHERE: [(&str, &str); 24] = [
     ("more", "cat"),
     ("list", "ls"),
     ("ll", "ls -l"),
-    ("df", "du"),
     ("logout", "exit"),
     ("man", "help"),
 ];
@@ -92,19 +95,20 @@ const ELSEWHERE: [(&str, &str); 24] = [
 pub fn names(command: &str) -> Names {
     match command.trim_start_matches('-') {
         "cd" | "ls" | "dir" | "get" | "mget" | "cat" | "mkdir" | "rm" | "rmdir" | "mv"
-        | "rename" | "stat" | "find" | "du" | "tree" => Names::Remote,
+        | "rename" | "stat" | "find" | "df" | "du" | "tree" => Names::Remote,
         "lcd" | "lls" | "lmkdir" | "put" => Names::Local,
         "help" => Names::Commands,
         _ => Names::None,
     }
 }
 
-/// One line for each command, and what it does.
+/// One line for each command: its names, and what it does.
 pub fn table() -> Vec<(String, String)> {
     let command = Command::command();
     let about = |command: &clap::Command| {
         let about = command.get_about().map(ToString::to_string);
-        (command.get_name().to_owned(), about.unwrap_or_default())
+        let names: Vec<_> = command.get_name_and_visible_aliases();
+        (names.join(", "), about.unwrap_or_default())
     };
     command.get_subcommands().map(about).collect()
 }
@@ -140,7 +144,7 @@ impl Command {
     pub fn parse_words(words: Vec<String>) -> Result<Asked, Fault> {
         let name = words.first().map(String::as_str).unwrap_or_default();
         if !all().iter().any(|known| known == name) {
-            return Err(unknown(&words::literal(name)));
+            return Err(unknown(&pattern::literal(name)));
         }
         let name = name.to_owned();
         match Self::try_parse_from(words) {
@@ -180,6 +184,7 @@ impl Command {
             Self::Mv(mv) => mv.run(shell).await,
             Self::Stat(stat) => stat.run(shell).await,
             Self::Find(find) => find.run(shell).await,
+            Self::Df(df) => df.run(shell).await,
             Self::Du(du) => du.run(shell).await,
             Self::Tree(tree) => tree.run(shell).await,
             Self::Lpwd(lpwd) => lpwd.run(shell),

@@ -8,20 +8,20 @@ use crate::{
 /// The statuses, for people; `m2y shell --help` shows them too.
 pub const STATUSES: &str = "\
 With --json each command is answered with one object on one line: status_code,
-status_message, and content, which is null where there is nothing to say.
+status_message and content (null if there is none).
 
   200  OK
-  207  get, put: some got through and some did not
-  400  the command is written wrong
+  207  get, put: some files failed
+  400  invalid command
   401  a key or an identity is missing or does not match
-  403  the contact will not have it
-  404  it is not there, or may not be seen
-  409  something else is there already, or the directory is not empty
-  413  there is more than one answer can hold: 100,000 entries
-  422  the bytes that came are not those that were sent
+  403  rejected by the contact
+  404  not found, or not shared with you
+  409  the path exists already, or the directory is not empty
+  413  more than 100,000 entries
+  422  the data was damaged on the way
   499  interrupted
-  500  it failed
-  502  no connection, or it was cut
+  500  failed
+  502  the server is unreachable, or the connection broke
   503  the server cannot do it now: try later";
 
 /// That a command failed.

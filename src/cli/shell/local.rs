@@ -6,9 +6,12 @@ use clap::Args;
 use jiff::Timestamp;
 use tokio::process::Command;
 
-use super::{CommandResult, Fault, LISTED, Shell, full, remote::to_object, words};
+use super::{CommandResult, Fault, LISTED, Shell, full, remote::to_object};
 use crate::{
-    cli::ls,
+    cli::{
+        ls,
+        pattern::{is_pattern, literal, no_match},
+    },
     error::{Code, Error, printable},
     json::{Map, Value},
     wire::request::Entry,
@@ -17,11 +20,11 @@ use crate::{
 /// Output of a command that is kept for a program, in bytes.
 const KEPT: usize = 1 << 20;
 
-/// Show the directory here
+/// Print the local directory
 #[derive(Debug, Args)]
 pub struct Lpwd {}
 
-/// Go to another directory here; without one, home
+/// Change the local directory; without a path, to your home
 #[derive(Debug, Args)]
 pub struct Lcd {
     /// Where to
@@ -29,21 +32,21 @@ pub struct Lcd {
     dir: Option<String>,
 }
 
-/// List what is here
+/// List local files and directories
 #[derive(Debug, Args)]
 pub struct Lls {
     /// Show size and time (UTC) too
     #[arg(short, long)]
     long: bool,
-    /// Directories or files; of a pattern, what matches itself
+    /// The directories and files
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
 }
 
-/// Make directories here
+/// Create local directories
 #[derive(Debug, Args)]
 pub struct Lmkdir {
-    /// What is made
+    /// The directories
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<String>,
 }
@@ -72,7 +75,7 @@ impl Lcd {
     pub(super) fn run(&self) -> CommandResult {
         let home = || env::var("HOME").map_err(|_| Fault::usage("say where to: lcd DIR"));
         let dir = match &self.dir {
-            Some(dir) => words::literal(dir),
+            Some(dir) => literal(dir),
             None => home()?,
         };
         env::set_current_dir(&dir).map_err(|e| failed("go to", Path::new(&dir), &e))?;
@@ -104,9 +107,9 @@ impl Lls {
             &self.paths
         };
         for word in paths {
-            let literal = words::literal(word);
-            let path = Path::new(&literal);
-            let whole: Vec<(PathBuf, String)> = if words::is_pattern(word) {
+            let text = literal(word);
+            let path = Path::new(&text);
+            let whole: Vec<(PathBuf, String)> = if is_pattern(word) {
                 let shown = |path: PathBuf| (path.clone(), path.display().to_string());
                 expand(word)?.into_iter().map(shown).collect()
             } else if fs::metadata(path)
@@ -124,7 +127,7 @@ impl Lls {
                 all.retain(|(_, name)| !name.starts_with('.'));
                 all
             } else {
-                vec![(path.to_owned(), literal.clone())]
+                vec![(path.to_owned(), text.clone())]
             };
             if found.len() + whole.len() > LISTED {
                 return Err(full());
@@ -149,29 +152,23 @@ impl Lls {
 
 /// The paths here that a word means: itself, or what its pattern matches.
 pub fn expand(word: &str) -> Result<Vec<PathBuf>, Fault> {
-    let literal = words::literal(word);
-    if !words::is_pattern(word) {
-        return Ok(vec![literal.into()]);
+    let text = literal(word);
+    if !is_pattern(word) {
+        return Ok(vec![text.into()]);
     }
     let all = glob::glob(word)
         .map_err(|e| Fault::usage(format!("the pattern cannot be read: {}", e.msg)))?;
     let all: Vec<PathBuf> = all.flatten().collect();
     match all.is_empty() {
-        true => Err(no_match(&literal)),
+        true => Err(no_match(&text).into()),
         false => Ok(all),
     }
-}
-
-/// That a pattern matches nothing.
-pub fn no_match(pattern: &str) -> Fault {
-    let sentence = format!("nothing matches {}", printable(pattern, 300));
-    Error::new(Code::NotFound, sentence).into()
 }
 
 impl Lmkdir {
     pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         for dir in &self.dirs {
-            let dir = words::literal(dir);
+            let dir = literal(dir);
             fs::create_dir(&dir).map_err(|e| failed("make", Path::new(&dir), &e))?;
             shell.say(format_args!("made {}", printable(&dir, 8_192)));
         }

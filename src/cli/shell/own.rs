@@ -2,14 +2,14 @@
 
 use clap::Args;
 
-use super::{CommandResult, Shell, command, words};
+use super::{CommandResult, Shell, command};
 use crate::{
-    cli::output,
+    cli::{output, pattern},
     error::printable,
     json::{Map, Value},
 };
 
-/// Show the commands of before
+/// Show earlier commands
 #[derive(Debug, Args)]
 pub struct History {}
 
@@ -38,14 +38,14 @@ impl History {
 impl Help {
     pub(super) fn run(&self, shell: &Shell) -> CommandResult {
         if let Some(name) = &self.command {
-            let help = command::help(&words::literal(name))?;
+            let help = command::help(&pattern::literal(name))?;
             shell.say(help.as_str().unwrap_or_default().trim_end());
             return Ok(help);
         }
         let mut all = command::table();
-        all.push(("! COMMAND".to_owned(), "Run a command here".to_owned()));
+        all.push(("! COMMAND".to_owned(), "Run a local command".to_owned()));
         for (name, about) in &all {
-            shell.say(format_args!("{name:<10} {about}"));
+            shell.say(format_args!("{name:<16} {about}"));
         }
         shell.say(
             "Quote names with blanks: \"a b\", 'a b' or a\\ b. *, ? and [ab] match names.\n\

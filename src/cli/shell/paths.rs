@@ -1,15 +1,15 @@
 //! Which of a contact's files words mean.
 
-use super::{Fault, LISTED, Shell, full, local::no_match, words};
+use super::{Fault, LISTED, Shell, full};
 use crate::{
-    cli::ls,
+    cli::{
+        ls,
+        pattern::{is_pattern, literal, matching},
+    },
     error::{Code, Error, printable},
     root::tree::TreePath,
     wire::request::Entry,
 };
-
-/// What a pattern may match.
-const MATCHES: usize = 10_000;
 
 /// A directory at the contact's: its path from the top, component by component.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,75 +81,22 @@ impl Match {
 impl Shell {
     /// The one path that a word means.
     pub(super) fn one(&self, word: &str) -> Result<Match, Fault> {
-        let literal = words::literal(word);
-        let path = plain(&self.directory.resolve(&literal)?)?;
+        let path = plain(&self.directory.resolve(&literal(word))?)?;
         Ok(Match { path, entry: None })
     }
 
     /// The paths that a word means: itself, or what its pattern matches.
     pub(super) async fn several(&mut self, word: &str) -> Result<Vec<Match>, Fault> {
-        if !words::is_pattern(word) {
+        if !is_pattern(word) {
             return Ok(vec![self.one(word)?]);
         }
         let peer = self.link.peer().await?;
-        let mut found = vec![Match {
-            path: String::new(),
-            entry: None,
-        }];
-        let components = self.directory.resolve(word)?;
-        for component in &components {
-            let mut next = Vec::new();
-            for Match { path: above, entry } in found {
-                if entry.is_some_and(|entry| !entry.is_dir) {
-                    continue;
-                }
-                let below = |name: &str| match above.as_str() {
-                    "" => name.to_owned(),
-                    above => format!("{above}/{name}"),
-                };
-                if !words::is_pattern(component) {
-                    let path = below(&words::literal(component));
-                    next.push(Match { path, entry: None });
-                    continue;
-                }
-                let pattern = words::pattern(component)?;
-                let shown = ls::sorted(peer.list(&above, false)?, |entry| {
-                    if words::matches(&pattern, &entry.path) {
-                        next.push(Match {
-                            path: below(&entry.path),
-                            entry: Some(entry),
-                        });
-                    }
-                    match next.len() > MATCHES {
-                        true => Err(Error::new(
-                            Code::Usage,
-                            "the pattern matches too many names",
-                        )),
-                        false => Ok(()),
-                    }
-                });
-                match shown.await {
-                    Err(error) if error.code == Code::NotFound => {}
-                    shown => shown?,
-                }
-            }
-            found = next;
-        }
-        let mut sure = Vec::new();
-        for mut place in found {
-            if place.entry.is_none() {
-                match peer.stat(&place.path).await {
-                    Ok(entry) => place.entry = Some(entry),
-                    Err(error) if error.code == Code::NotFound => continue,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            sure.push(place);
-        }
-        match sure.is_empty() {
-            true => Err(no_match(&words::literal(word))),
-            false => Ok(sure),
-        }
+        let found = matching(&peer, &self.directory.resolve(word)?).await?;
+        let at = |(path, entry)| Match {
+            path,
+            entry: Some(entry),
+        };
+        Ok(found.into_iter().map(at).collect())
     }
 
     /// The one path that a word means.

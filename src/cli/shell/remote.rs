@@ -5,11 +5,10 @@ use clap::{ArgAction, Args};
 use super::{
     CommandResult, Fault, LISTED, Shell, full,
     paths::{Directory, Match, last, plain},
-    words,
 };
 use crate::{
     cli::{
-        ls, output,
+        ls, output, pattern,
         remote::{exact_time, time},
     },
     error::{Code, printable},
@@ -23,11 +22,11 @@ pub fn to_object(fields: &[(&str, Value)]) -> Value {
     Value::Object(fields.iter().map(field).collect())
 }
 
-/// Show the directory at the contact's
+/// Print the remote directory
 #[derive(Debug, Args)]
 pub struct Pwd {}
 
-/// Go to a directory of the contact's; without one, to the top
+/// Change the remote directory; without a path, to the top
 #[derive(Debug, Args)]
 pub struct Cd {
     /// Where to
@@ -35,9 +34,9 @@ pub struct Cd {
     path: String,
 }
 
-/// List files and directories of the contact
+/// List remote files and directories
 ///
-/// Directories end with a slash. Of a pattern, what matches is shown itself.
+/// Directories end with a slash. If you give a pattern, the matching names are listed.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct Ls {
@@ -50,7 +49,7 @@ pub struct Ls {
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
-    /// Show what is in directories too
+    /// List directories with everything in them
     #[arg(short = 'R', long)]
     recursive: bool,
     /// Directories or files [default: the directory where you are]
@@ -58,23 +57,23 @@ pub struct Ls {
     paths: Vec<String>,
 }
 
-/// Make directories at the contact's
+/// Create remote directories
 #[derive(Debug, Args)]
 pub struct Mkdir {
-    /// What is made; what it lies in must be there
+    /// The directories; their parent directories must exist
     #[arg(required = true, value_name = "DIR")]
     paths: Vec<String>,
 }
 
-/// Remove files, or empty directories, of the contact
+/// Remove remote files or empty directories
 #[derive(Debug, Args)]
 pub struct Rm {
-    /// What goes
+    /// The files and directories
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
 }
 
-/// Rename files or directories of the contact, or move them
+/// Rename or move remote files and directories
 ///
 /// If the last path is a directory, they go into it. Nothing is overwritten.
 #[derive(Debug, Args)]
@@ -87,7 +86,7 @@ pub struct Mv {
     to: String,
 }
 
-/// Remove empty directories of the contact
+/// Remove empty remote directories
 #[derive(Debug, Args)]
 pub struct Rmdir {
     /// The directories
@@ -95,20 +94,28 @@ pub struct Rmdir {
     paths: Vec<String>,
 }
 
-/// Show what paths are: kind, size, time (UTC)
+/// Show the type, size and time (UTC) of paths
 #[derive(Debug, Args)]
 pub struct Stat {
-    /// Which
+    /// The paths
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
 }
 
-/// Show the paths below a directory whose names match a pattern
+/// Find remote files by name
 #[derive(Debug, Args)]
 pub struct Find {
     /// Where [default: the directory where you are], and the pattern, like *.jpg
     #[arg(required = true, num_args = 1..=2, value_name = "[PATH] PATTERN")]
     words: Vec<String>,
+}
+
+/// Show how many bytes still fit into the contact's folder
+#[derive(Debug, Args)]
+pub struct Df {
+    /// Where [default: the directory where you are]
+    #[arg(value_name = "PATH")]
+    path: Option<String>,
 }
 
 /// Count the bytes of all files below a directory
@@ -119,7 +126,7 @@ pub struct Du {
     path: Option<String>,
 }
 
-/// Draw what lies below a directory
+/// Draw a remote directory as a tree
 #[derive(Debug, Args)]
 pub struct Tree {
     /// Where [default: the directory where you are]
@@ -137,7 +144,7 @@ impl Pwd {
 
 impl Cd {
     pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
-        let components = shell.directory.resolve(&words::literal(&self.path))?;
+        let components = shell.directory.resolve(&pattern::literal(&self.path))?;
         let path = plain(&components)?;
         let found = Match { path, entry: None };
         let peer = shell.link.peer().await?;
@@ -162,7 +169,7 @@ impl Ls {
         };
         let mut objects = Vec::new();
         for word in words {
-            let pattern = words::is_pattern(word);
+            let pattern = pattern::is_pattern(word);
             for found in shell.several(word).await? {
                 let peer = shell.link.peer().await?;
                 let before = match pattern {
@@ -198,7 +205,7 @@ impl Ls {
                     let all = ls::sorted(listing, |mut entry| {
                         if entry.path.is_empty() {
                             // Of a file itself there is only the path that was asked for.
-                            entry.path = words::literal(word);
+                            entry.path = pattern::literal(word);
                         } else if pattern {
                             entry.path = format!("{before}/{}", entry.path);
                         }
@@ -344,14 +351,28 @@ impl Find {
             _ => return Err(Fault::usage("a pattern is missing: find [PATH] PATTERN")),
         };
         // People quote it, as they must in other shells.
-        let pattern = words::pattern(&words::literal(pattern))?;
+        let pattern = pattern::pattern(&pattern::literal(pattern))?;
         let mut all = shell.below(&path).await?;
-        all.retain(|entry| words::matches(&pattern, last(&entry.path)));
+        all.retain(|entry| pattern::matches(&pattern, last(&entry.path)));
         for entry in &all {
             shell.say(ls::line(entry, ls::Columns::Path));
         }
         let objects = all.iter().map(|entry| to_object(&ls::fields(entry)));
         Ok(Value::Array(objects.collect()))
+    }
+}
+
+impl Df {
+    pub(super) async fn run(&self, shell: &mut Shell) -> CommandResult {
+        let found = shell.one(self.path.as_deref().unwrap_or("."))?;
+        if found.path.is_empty() {
+            let sentence = "name a folder, or go to one with cd: each may lie on another disk";
+            return Err(Fault::usage(sentence));
+        }
+        let peer = shell.link.peer().await?;
+        let room = found.about(peer.room(&found.path).await)?;
+        shell.say(format_args!("{} free", output::bytes(room)));
+        Ok(to_object(&[("free", room.into())]))
     }
 }
 

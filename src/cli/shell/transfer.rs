@@ -8,11 +8,11 @@ use std::{
 
 use clap::Args;
 
-use super::{CommandResult, Fault, Shell, local, words};
+use super::{CommandResult, Fault, Shell, local};
 use crate::{
     cli::{
         get::{self, fetch::Fetch},
-        output,
+        output, pattern,
         progress::Progress,
         put::{
             self,
@@ -37,12 +37,12 @@ pub struct Get {
     /// The file or pattern
     #[arg(value_name = "FILE")]
     path: String,
-    /// The name or directory here [default: the same name, in the directory here]
+    /// The local name or directory [default: the same name, in the local directory]
     #[arg(value_name = "LOCAL")]
     local: Option<String>,
 }
 
-/// Fetch several files into the directory here
+/// Fetch several files into the local directory
 #[derive(Debug, Args)]
 pub struct Mget {
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub struct Mget {
     paths: Vec<String>,
 }
 
-/// Show the contents of files
+/// Print remote files
 #[derive(Debug, Args)]
 pub struct Cat {
     /// The files
@@ -60,7 +60,7 @@ pub struct Cat {
     paths: Vec<String>,
 }
 
-/// Upload files from here into the directory at the contact's
+/// Upload local files into the remote directory
 ///
 /// The contact's hooks examine each file and may reject it. A broken upload resumes when you
 /// put the file again. Identical files are skipped.
@@ -83,7 +83,7 @@ impl Get {
         let Some(local) = &self.local else {
             return fetch(shell, paths, options, Path::new(".")).await;
         };
-        let local = words::literal(local);
+        let local = pattern::literal(local);
         let path = Path::new(&local);
         if local.ends_with('/') || path.is_dir() {
             return fetch(shell, paths, options, path).await;
@@ -223,7 +223,7 @@ impl Put {
             let sentence = "files lie in folders: go to one with cd first, or name one with --to";
             return Err(Fault::usage(sentence));
         }
-        let is_dir = self.to.is_none() || words::literal(to).ends_with('/');
+        let is_dir = self.to.is_none() || pattern::literal(to).ends_with('/');
         let several = self.options.is_several(files.len());
         let (progress, only) = (shell.progress.clone(), !several);
         let upload = Upload::new(self.options.clone(), progress.clone(), voice(shell));

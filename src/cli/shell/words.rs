@@ -3,12 +3,10 @@
 //! A word is kept as a pattern: what was quoted of `*`, `?` and `[` stands in brackets, so
 //! that a later look tells it from what was meant.
 
-use glob::{MatchOptions, Pattern};
-
-use crate::error::{Code, Error};
-
-/// What begins a pattern, and how it is written where it does not.
-const LITERAL: [(char, &str); 3] = [('*', "[*]"), ('?', "[?]"), ('[', "[[]")];
+use crate::{
+    cli::pattern::{LITERAL, literal},
+    error::{Code, Error},
+};
 
 /// The words of a line, and how it ends.
 struct Scan {
@@ -95,56 +93,13 @@ pub fn unfinished(line: &str) -> (Vec<String>, usize, String) {
     }
 }
 
-/// Whether a word can match several names.
-pub fn is_pattern(word: &str) -> bool {
-    let plain = LITERAL.iter().fold(word.to_owned(), |word, (_, written)| {
-        word.replace(written, "")
-    });
-    plain.contains(['*', '?'])
-        || plain
-            .split_once('[')
-            .is_some_and(|(_, rest)| rest.contains(']'))
-}
-
-/// The text of a word, as it was meant.
-pub fn literal(word: &str) -> String {
-    let mut text = String::new();
-    let mut rest = word;
-    while let Some(c) = rest.chars().next() {
-        let written = LITERAL
-            .iter()
-            .find(|(_, written)| rest.starts_with(written));
-        let (c, len) = written.map_or((c, c.len_utf8()), |(c, written)| (*c, written.len()));
-        text.push(c);
-        rest = rest.get(len..).unwrap_or_default();
-    }
-    text
-}
-
-/// Reads a pattern for one name.
-pub fn pattern(word: &str) -> Result<Pattern, Error> {
-    Pattern::new(word).map_err(|e| {
-        let sentence = format!("the pattern {:?} cannot be read: {}", literal(word), e.msg);
-        Error::new(Code::Usage, sentence)
-    })
-}
-
-/// Whether a name is one that a pattern means.
-pub fn matches(pattern: &Pattern, name: &str) -> bool {
-    let options = MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    pattern.matches_with(name, options)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cli::pattern::{is_pattern, matches, pattern};
 
     proptest! {
         #[test]

@@ -108,6 +108,10 @@ fn a_receiver_and_a_folder_stand_behind_the_files_as_with_scp() {
     ok(root, &["send", "--again", "--to", ROLAND, file]);
     assert_eq!(world.arrived(".data").len(), 3);
 
+    let why = fails(root, 2, &["send", file, ROLAND]);
+    assert!(why.contains("write roland-frei:FOLDER"), "{why}");
+    let why = fails(root, 2, &["send", file]);
+    assert!(why.contains("add the receiver as NAME:FOLDER"), "{why}");
     let why = fails(root, 2, &["send", "--from", ZHENQIANG, file]);
     assert!(why.contains("NAME:FOLDER"), "{why}");
     // A file goes before a receiver.

@@ -144,7 +144,8 @@ fn every_command_of_the_table_does_what_it_says() {
         "mget", "cat", "rmdir",
     ] {
         assert!(
-            said.lines().any(|l| l.starts_with(&format!("{command} "))),
+            said.lines()
+                .any(|l| l.split([' ', ',']).next() == Some(command)),
             "{command}: {said}"
         );
     }
@@ -209,7 +210,7 @@ fn a_batch_ends_at_the_first_error_unless_a_dash_stands_before_it() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "/\n");
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "m2y: /nowhere: no such file or directory\n"
+        "m2y: line 2: /nowhere: no such file or directory\n"
     );
 
     let output = home.batch(&[ROLAND], "-cd nowhere\n- cd nowhere\npwd\n");
@@ -295,12 +296,7 @@ fn what_people_know_from_sftp_and_other_shells_works_here() {
     let said = home.fails(2, "rmdir photo/z.jpg\n");
     assert!(said.contains("remove it with rm"), "{said}");
     assert_eq!(home.ok("quit\nnonsense\n"), "");
-    for (other, here) in [
-        ("delete", "rm"),
-        ("upload", "put"),
-        ("cp", "get"),
-        ("df", "du"),
-    ] {
+    for (other, here) in [("delete", "rm"), ("upload", "put"), ("cp", "get")] {
         let said = home.fails(2, &format!("{other} x\n"));
         assert!(said.contains(&format!("did you mean {here}?")), "{said}");
     }

@@ -191,6 +191,10 @@ impl Send {
             if self.failed {
                 return self.complete_failed(None);
             }
+            if let Some(name) = self.colon_missing() {
+                let sentence = format!("write {name}:FOLDER, or {name}: for their default folder");
+                return Err(Error::new(Code::Usage, sentence));
+            }
             return match self.from.is_some() || self.folder.is_some() {
                 true => Err(Error::new(
                     Code::Usage,
@@ -250,6 +254,21 @@ impl Send {
             let folder = (!folder.is_empty()).then(|| folder.to_owned());
             (to.to_owned(), folder)
         })
+    }
+
+    /// The contact that stands behind the files without a colon.
+    fn colon_missing(&self) -> Option<Name> {
+        let [_, .., last] = self.files.as_slice() else {
+            return None;
+        };
+        let name = user_name(last.to_str()?).ok().filter(|_| !last.exists())?;
+        let root = Root::open(&self.root.clone().unwrap_or_else(default_root)).ok()?;
+        let named = self
+            .from
+            .clone()
+            .or_else(|| said(env::var("M2Y_USER").ok()));
+        let user = user_of(&root, named.as_deref()).ok()?;
+        user.contact(&name).is_ok().then_some(name)
     }
 
     /// The root, where it is known before any `.meta` is.

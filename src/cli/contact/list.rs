@@ -4,7 +4,7 @@ use tracing::warn;
 use super::{super::RootArg, output};
 use crate::{cli::user_arg::UserArg, error::Error};
 
-/// List the contacts of a user: name, the beginning of the fingerprint, address, default folder
+/// List the contacts of a user: name, the beginning of the fingerprint, address, folder
 ///
 /// The beginning tells keys apart and is too short to compare: `m2y contact show` has
 /// the whole. With --json the fingerprint is whole.

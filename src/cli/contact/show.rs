@@ -8,7 +8,7 @@ use crate::{
     error::{Code, Error},
 };
 
-/// Show a contact, or yourself: fingerprint, digits to read aloud, key, address, default folder
+/// Show a contact, or yourself: fingerprint, digits to read aloud, key, address
 ///
 /// `m2y contact show --user zhenqiang zhenqiang` shows what Zhenqiang reads aloud, and
 /// what the other person has to see at `m2y contact show --user roland-frei zhenqiang`.

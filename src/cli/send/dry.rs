@@ -2,7 +2,7 @@
 
 use super::{
     plan::{Item, Plan},
-    producer::{Report, Routes, is_of_another, read},
+    producer::{Report, Routes, is_of_another},
     tally::Tally,
 };
 use crate::{
@@ -75,7 +75,7 @@ impl Dry {
             }
             return Ok(());
         }
-        let job_file = read(&item.path, |path| JobFile::read_unlocked(path, last_dir))?;
+        let job_file = JobFile::read_unlocked(&item.path, last_dir)?;
         if is_of_another(item, job_file.meta()) {
             return Ok(());
         }

@@ -274,7 +274,7 @@ impl Producer {
 
     /// Sends what a `.meta` or a `.failed` says.
     fn send_document(&mut self, path: &Path, item: &Item) -> Result<(), Not> {
-        let job_file = read(path, |path| JobFile::read(path, &mut self.last_dir))?;
+        let job_file = JobFile::read(path, &mut self.last_dir)?;
         if is_of_another(item, job_file.meta()) {
             return Err(Not::Other);
         }
@@ -293,23 +293,6 @@ impl Producer {
         };
         tools.give(queue, job)
     }
-}
-
-/// Reads a document. A person may send a file by its name and mean its `.meta`.
-pub fn read(
-    path: &Path,
-    read: impl FnOnce(&Path) -> Result<JobFile, Error>,
-) -> Result<JobFile, Error> {
-    let is_one = path
-        .extension()
-        .is_some_and(|e| e == "meta" || e == "failed");
-    read(path).map_err(|e| match is_one {
-        true => e,
-        false => Error::new(
-            e.code,
-            format!("{e} (to send the file itself, use --from, --to and --folder)"),
-        ),
-    })
 }
 
 /// Whether a `.meta` that was found in somebody's outbox is the record of what somebody

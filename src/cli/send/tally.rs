@@ -73,15 +73,6 @@ pub struct Tally {
     err: String,
 }
 
-/// A path as a person writes it: below the directory where they are, from there.
-fn shown(path: &Path) -> &Path {
-    let here = env::current_dir().ok();
-    let below = here
-        .as_deref()
-        .and_then(|here| path.strip_prefix(here).ok());
-    below.unwrap_or(path)
-}
-
 impl Tally {
     /// Nothing has happened yet.
     pub fn new(send: Arc<Send>, progress: Arc<Progress>, json: bool, several: bool) -> Self {
@@ -295,9 +286,17 @@ impl Tally {
             (Code::Later, false) if !self.several => {
                 format!("{error}; run the same command again to retry")
             }
-            _ => format!("{error} ({})", shown(failed).display()),
+            _ => format!("{error} ({})", self.shown(failed).display()),
         };
         Error::new(error.code, sentence)
+    }
+
+    /// A path as the person wrote it: if that was from the directory where they are, so is this.
+    fn shown<'a>(&self, path: &'a Path) -> &'a Path {
+        let is_relative = self.send.files.iter().all(|file| file.is_relative());
+        let here = env::current_dir().ok().filter(|_| is_relative);
+        let below = here.and_then(|here| path.strip_prefix(here).ok());
+        below.unwrap_or(path)
     }
 
     /// The command that sends a `.failed` again.

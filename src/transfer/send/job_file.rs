@@ -76,7 +76,7 @@ impl<'a> Opened<'a> {
             return Err(Error::new(
                 Code::Usage,
                 format!(
-                    "{} is not a .meta or .failed file: to send any other file, write NAME:FOLDER behind it, like roland-frei:photo",
+                    "cannot send {}: add the receiver as NAME:FOLDER, like roland-frei:photo, or name a .meta file",
                     path.display()
                 ),
             ));

@@ -223,6 +223,55 @@ fn hooks_decide_before_a_file_gets_its_own_name() {
 }
 
 #[test]
+fn a_quota_counts_files_that_keep_their_names() {
+    let config = ORIGINAL.replace("[OnMeta]\n", "[OnMeta]\nquota.rhai\n");
+    let world = World::new(&config);
+    world.script(
+        "quota.rhai",
+        r#"if folder.bytes_from(meta.from) + meta.filesize > 10 { reject("full"); }"#,
+    );
+    let server = Process::serve(&world.there);
+    for (name, fits) in [("a.txt", true), ("b.txt", false), ("c", true)] {
+        world.file(name, if fits { b"12345" } else { b"123456" });
+        let output = send(&world, &server, &[name]);
+        assert_eq!(output.status.success(), fits, "{name}: {}", said(&output));
+    }
+    // What its owner removes is free again.
+    fs::remove_file(world.photo().join("a.txt")).unwrap();
+    world.file("d", b"1234");
+    sent(&world, &server, &["d"]);
+}
+
+#[test]
+fn two_files_of_one_name_are_exported_beside_each_other() {
+    let world = World::new(OPEN);
+    let server = Process::serve(&world.there);
+    for text in ["one", "two"] {
+        world.file("sea.jpg", text.as_bytes());
+        sent(&world, &server, &["--again", "sea.jpg"]);
+    }
+    let numbers: Vec<String> = inbox(&world, &[])
+        .iter()
+        .map(|entry| entry["number"].to_string())
+        .collect();
+    // The user stands before the word as well as behind it.
+    let export = [
+        "--user",
+        ROLAND,
+        "export",
+        "-o",
+        "out",
+        &numbers[0],
+        &numbers[1],
+    ];
+    let exported = inbox_command(&world, &export).output().unwrap();
+    assert!(exported.status.success(), "{}", said(&exported));
+    let out = world.dir.path().join("out");
+    assert_eq!(fs::read_to_string(out.join("sea.jpg")).unwrap(), "one");
+    assert_eq!(fs::read_to_string(out.join("sea_2.jpg")).unwrap(), "two");
+}
+
+#[test]
 fn the_inbox_lists_opens_and_exports_what_arrived() {
     let world = World::new(OPEN);
     let server = Process::serve(&world.there);

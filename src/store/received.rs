@@ -98,6 +98,24 @@ pub fn find(folder: &Folder, stem: &str) -> Option<Meta> {
     meta_file::of_stem(&folder.dir().open_dir(DIR).ok()?, stem)
 }
 
+/// The stems of all hidden `.meta` files, at most so many.
+pub fn stems(folder: &Folder, at_most: usize) -> io::Result<Vec<String>> {
+    let there = match folder.dir().open_dir(DIR) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        there => there?,
+    };
+    let mut stems = Vec::new();
+    for entry in there.entries()? {
+        if stems.len() == at_most {
+            break;
+        }
+        let name = entry?.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".meta"));
+        stems.extend(stem.map(str::to_owned));
+    }
+    Ok(stems)
+}
+
 /// Where the file of a hidden `.meta` is, if the file there is still the one that came.
 pub fn place(store: &dyn Store, meta: &Meta) -> Option<ContentPath> {
     let stored = meta.extra.get(STORED_AS)?.as_object()?;

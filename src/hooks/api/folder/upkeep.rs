@@ -13,7 +13,7 @@ use crate::{
         change::Change,
     },
     root::meta_file,
-    store::sweep,
+    store::{received, sweep},
 };
 
 /// Files whose sizes are added up.
@@ -45,18 +45,36 @@ impl Handle {
     pub(super) fn bytes_from(&mut self, sender: &str) -> Made<i64> {
         let call = "folder.bytes_from()";
         let mut stems = Vec::new();
+        let too_many = || {
+            fail(format!(
+                "{call}: there are more than {MAX_METAS} files: keep the sum with state.add()"
+            ))
+        };
         self.each(call, "", |name| {
             if let Some(stem) = name.strip_suffix(".data") {
                 if stems.len() >= MAX_METAS {
-                    return Err(fail(format!(
-                        "{call}: there are more than {MAX_METAS} .data: keep the sum with state.add()"
-                    )));
+                    return Err(too_many());
                 }
                 stems.push(stem.to_owned());
             }
             Ok(())
         })?;
+        let hidden = received::stems(&self.folder, MAX_METAS + 1);
+        let hidden = hidden.map_err(|e| fail(format!("{call}: {e}")))?;
+        if stems.len() + hidden.len() > MAX_METAS {
+            return Err(too_many());
+        }
         let mut bytes = 0_u64;
+        let store = self.actions.stores().of(&self.folder);
+        for stem in hidden {
+            call::go_on()?;
+            let meta = received::find(&self.folder, &stem);
+            if let Some(meta) = meta.filter(|meta| meta.from == sender)
+                && received::place(&*store, &meta).is_some()
+            {
+                bytes = bytes.saturating_add(meta.filesize.unwrap_or_default());
+            }
+        }
         for stem in stems {
             call::go_on()?;
             let meta = self.read_meta(&format!("{stem}.meta"));

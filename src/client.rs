@@ -1,8 +1,7 @@
 //! The client: opens sessions with a contact's server and sends files in them.
 //!
-//! [`deliver_all`] sends many, as few sessions as it takes. They wait in the [`queue`] of
-//! their route, which `m2y send` fills with what a person names and the [`outbox`] with what
-//! it finds.
+//! [`deliver_all`] sends many, in as few sessions as it takes. They wait in the [`queue`] of their
+//! route, which `m2y send` fills with what a person names and the [`outbox`] with what it finds.
 
 pub mod outbox;
 pub mod peer;
@@ -37,11 +36,11 @@ use crate::{
     },
 };
 
-/// How long the receiver's hooks may think before the answer.
+/// How long the receiver's hooks may take before the answer.
 const ANSWER: Duration = Duration::from_secs(300);
 
-/// So many sessions in a row may break in vain: before a file has its last word or, where
-/// files go on, before more of one has come.
+/// How many sessions in a row may break in vain: before a file has its last word or, if files are
+/// resumed, before more of one has arrived.
 const BROKEN: u32 = 3;
 
 /// Who sends to whom, and where.
@@ -56,8 +55,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// Finds user, contact and address for a `.meta`: in `root`, or in the root
-    /// that the `.meta` lies in.
+    /// Finds user, contact and address for a `.meta`: in `root`, or in the root that the `.meta` is
+    /// in.
     pub fn find(root: Option<&Path>, server: Option<&str>, out: &SendJob) -> Result<Self, Error> {
         let path = match root {
             Some(path) => path.to_owned(),
@@ -109,7 +108,7 @@ impl Route {
         Self { pace, ..self }
     }
 
-    /// The same route, for which somebody else makes the links.
+    /// The same route, for which `dialer` makes the links.
     #[must_use]
     pub fn dialled_by(self, dialer: Arc<dyn Dialer>) -> Self {
         Self { dialer, ..self }
@@ -120,12 +119,12 @@ impl Route {
         self.idle
     }
 
-    /// Who sends.
+    /// The sender.
     pub fn user(&self) -> &User {
         &self.user
     }
 
-    /// The name of who receives.
+    /// The name of the receiver.
     pub fn peer(&self) -> &str {
         self.contact.name.as_str()
     }
@@ -147,13 +146,12 @@ pub async fn deliver(route: &Route, out: &SendJob, observer: &dyn Observer) -> R
     result.try_recv().map_err(|_| lost())?.1
 }
 
-/// Sends all that come as `jobs`, through as few sessions as it takes, and tells what
-/// became of each. Where a session breaks, what was under way fails and the rest goes on
-/// in another.
+/// Sends all that come as `jobs`, through as few sessions as it takes, and reports what became of
+/// each. If a session breaks, what was under way fails and the rest continues in another.
 ///
-/// It ends early, with the reason, where no session comes about, where three in a row
-/// broke before a single file had its last word, and when `stop` is ready. What was under
-/// way has failed then, and what is still among the jobs was not begun.
+/// It ends early, with the reason, if no session can be opened, if three in a row broke before a
+/// single file had its last word, and when `stop` is ready. What was under way has failed then, and
+/// what is still among the jobs was not begun.
 pub async fn deliver_all<J: Borrow<SendJob> + Send>(
     route: &Route,
     jobs: &mut Jobs<J>,
@@ -252,7 +250,7 @@ pub struct Opened {
     pub reply: Wire,
 }
 
-/// Steps 2 to 12: asks for leave to send what `asked` describes.
+/// Steps 2 to 12: asks for permission to send what `asked` describes.
 pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result<Opened, Error> {
     let private = private_key(route).await?;
     open_with(route, &private, request(asked), observer).await
@@ -269,7 +267,7 @@ pub async fn open_over(
     open_link(link, route, &private, request(asked), observer).await
 }
 
-/// Opens a session for which there is no file.
+/// Opens a session without a file.
 async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
     let private = private_key(route).await?;
     let (from, to) = (route.user.name().as_str(), route.contact.name.as_str());
@@ -278,7 +276,7 @@ async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, E
         ..request(Meta::new(from, to, "", ""))
     };
     let mut opened = open_with(route, &private, asked, observer).await?;
-    // What comes in is what such a session is about.
+    // Such a session is about what comes in.
     opened.connection.reader.set_pace(route.pace.clone());
     let reply = &opened.reply;
     if !reply.features.requests {

@@ -8,7 +8,7 @@ use std::{fmt, io, path::Path};
 /// What kind of trouble it is: the exit code of the program, a word on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// Something went wrong, and trying again as it is will not help.
+    /// Something went wrong, and trying again unchanged will not help.
     Failed,
     /// The command was written wrong.
     Usage,
@@ -16,15 +16,15 @@ pub enum Code {
     Partly,
     /// What was named is not there.
     NotFound,
-    /// It may work later: no connection, no room, too busy, going down.
+    /// It may work later: no connection, no room, too busy, shutting down.
     Later,
-    /// The other side will not have it.
+    /// The other side refuses it.
     Refused,
     /// A key or an identity is missing or does not match.
     Identity,
     /// The bytes are not those that were sent.
     Integrity,
-    /// There is something of that name already.
+    /// Something of that name exists already.
     Exists,
     /// The person stopped it.
     Interrupted,
@@ -62,7 +62,7 @@ impl Code {
         }
     }
 
-    /// Reads a peer's word; one that is not known is a plain failure.
+    /// Reads a peer's word; an unknown one is a plain failure.
     pub fn from_word(word: &str) -> Self {
         [
             Self::Later,
@@ -95,14 +95,14 @@ impl Error {
         }
     }
 
-    /// What the system said to something that was tried (`open`, `write`) on a path.
+    /// What the system said when something was tried (`open`, `write`) on a path.
     pub fn io(action: &str, path: &Path, error: &io::Error) -> Self {
         let code = match error.kind() {
             io::ErrorKind::NotFound => Code::NotFound,
             _ => Code::Failed,
         };
-        // A directory handle refuses so; the error itself speaks of a filesystem, which
-        // tells nobody what to mend.
+        // A directory handle refuses that way; the error itself speaks of a filesystem, which tells
+        // nobody what to fix.
         let led_out =
             error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
         let why = match led_out {
@@ -153,7 +153,7 @@ pub fn printable(text: &str, limit: usize) -> String {
     out
 }
 
-/// `: did you mean x?`, or nothing where nothing is like it.
+/// `: did you mean x?`, or nothing if nothing is like it.
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let distance =
         |one: &str| strsim::damerau_levenshtein(&word.to_lowercase(), &one.to_lowercase());

@@ -25,7 +25,7 @@ pub enum Kind {
     New,
     /// A file changed.
     Changed,
-    /// A file went.
+    /// A file disappeared.
     Deleted,
     /// A time of `[OnSchedule]` has come.
     Schedule,
@@ -38,7 +38,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every event, in the order in which they stand in an m2y.config.
+    /// Every event, in the order in which an m2y.config has them.
     pub const ALL: [Self; 10] = [
         Self::Meta,
         Self::Startup,
@@ -57,8 +57,8 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.section() == section)
     }
 
-    /// Whether its hooks may refuse, by whatever words: who asks hears them. At
-    /// `[OnReceived]` only `reject` refuses, and what else they say leaves the file pending.
+    /// Whether its hooks may refuse, in whatever words: the person who asks hears them. At
+    /// `[OnReceived]` only `reject` refuses, and anything else they say leaves the file pending.
     pub fn asks(self) -> bool {
         matches!(self, Self::Meta | Self::List | Self::Get | Self::Startup)
     }
@@ -86,8 +86,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// By which an event is known again: the same for every attempt to run its hooks, so
-/// that a hook can tell whether it has done its work before.
+/// What identifies an event: the same for every attempt to run its hooks, so that a hook can tell
+/// whether it has done its work before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventId(pub [u8; 16]);
 
@@ -133,7 +133,7 @@ impl fmt::Display for EventId {
 /// One event.
 #[derive(Clone)]
 pub struct Event {
-    /// By which it is known again.
+    /// What identifies it.
     pub id: EventId,
     /// Which.
     pub kind: Kind,
@@ -141,11 +141,11 @@ pub struct Event {
     pub folder: Folder,
     /// The folder's m2y.config, as it was when the transfer began.
     pub config: Arc<Config>,
-    /// The name of the file in the folder, where it is about one that is there or was.
+    /// The name of the file in the folder, if it is about one that is there or was.
     pub file: Option<String>,
-    /// What is known of the file, where it came from somebody.
+    /// What is known of the file, if it came from somebody.
     pub subject: Option<Subject>,
-    /// Who looks, fetches or puts, and what, where a contact does.
+    /// Who lists, fetches or puts, and what, if a contact does.
     pub asked: Option<Asked>,
 }
 
@@ -188,7 +188,7 @@ pub struct Verdict {
     pub meta: Option<Meta>,
     /// The stem of its names, which a hook may have changed.
     pub stem: Option<String>,
-    /// Where it is, to which a hook may have moved it.
+    /// Where it is; a hook may have moved it.
     pub folder: Folder,
     /// Its name there.
     pub file: Option<String>,
@@ -206,11 +206,11 @@ pub struct Verdict {
     pub tells_sender: bool,
     /// Patterns of what a contact is not to see.
     pub hidden: Vec<String>,
-    /// Which path below its folder the file got that its sender wanted one for.
+    /// The path below its folder that the file got, if its sender wanted one.
     pub placed: Option<String>,
 }
 
-/// Something that a hook asks for and that is done after its verdict: no dead mail server
+/// Something that a hook asks for and that is done after its verdict, so that no dead mail server
 /// delays a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -312,7 +312,7 @@ impl Effect {
 }
 
 impl fmt::Display for Effect {
-    /// As the call would stand in a script.
+    /// As the call would be written in a script.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Email { to, subject, text } => {
@@ -345,10 +345,10 @@ pub enum Outcome {
     Accepted,
     /// Refused, in the hook's own words.
     Refused(String),
-    /// The file may come and is kept, but out of sight until somebody releases it; why.
+    /// The file is accepted, but kept out of sight until somebody releases it; why.
     Quarantined(String),
-    /// The hook is missing, broken, or ran out of its limits. What went wrong is
-    /// in the log; the peer is told [`Outcome::FAILED`].
+    /// The hook is missing, broken, or exceeded its limits. What went wrong is in the log; the peer
+    /// is told [`Outcome::FAILED`].
     Failed,
     /// There was no time or no room to run the hook; the peer is told
     /// [`Outcome::LATER`].
@@ -370,7 +370,7 @@ impl Outcome {
         }
     }
 
-    /// What a peer hears where hooks found no time.
+    /// What a peer hears if hooks ran out of time.
     pub const LATER: &str = "a hook of the folder ran out of time, try later";
 
     /// Why not, for the peer.
@@ -382,8 +382,8 @@ impl Outcome {
         }
     }
 
-    /// Why there is no decision, for the peer: the hook did not come to one, and may when it
-    /// runs again. `None` where it decided.
+    /// Why there is no decision, for the peer: the hook did not come to one, and may when it runs
+    /// again. `None` if it decided.
     pub fn failure(&self) -> Option<&'static str> {
         match self {
             Self::Accepted | Self::Refused(_) | Self::Quarantined(_) => None,

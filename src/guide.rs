@@ -13,7 +13,7 @@ pub struct Page {
 
 macro_rules! pages {
     ($($name:ident $topic:literal $about:literal;)*) => {
-        /// All pages, in the order in which one reads them.
+        /// All pages, in reading order.
         pub const PAGES: &[Page] = &[$(Page {
             topic: $topic,
             about: $about,

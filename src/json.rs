@@ -1,4 +1,4 @@
-//! JSON from strangers: one object, no doubled keys, bounded depth, whole numbers.
+//! JSON from strangers: one object, no duplicate keys, bounded depth, whole numbers.
 //!
 //! The rules make a document mean the same in every language, so that a checksum
 //! over its canonical form ([`canonical`]) can be computed by any peer.
@@ -11,7 +11,7 @@ pub use serde_json::{Map, Value};
 /// How deep arrays and objects may nest.
 pub const MAX_DEPTH: usize = 16;
 
-/// Why a text is not a document that m2y takes.
+/// Why a text is not a document that m2y accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct JsonError(String);
@@ -28,8 +28,8 @@ pub fn parse(text: &[u8]) -> Result<Map<String, Value>, JsonError> {
     }
 }
 
-/// The part of a text from the first `{` to the last `}`: the object in a mail. The whole
-/// text where there is none.
+/// The part of a text from the first `{` to the last `}`: the object in a mail. The whole text if
+/// there is none.
 pub fn outermost(text: &[u8]) -> &[u8] {
     let first = text.iter().position(|b| *b == b'{');
     let last = text.iter().rposition(|b| *b == b'}');
@@ -41,8 +41,8 @@ pub fn outermost(text: &[u8]) -> &[u8] {
 
 /// Writes keys in the order of their code points, without spaces.
 ///
-/// Strings escape only `"`, `\` and what lies below U+0020 (`\b \f \n \r \t`,
-/// else `\u00xx`); all else is UTF-8 as it is.
+/// Strings escape only `"`, `\` and what is below U+0020 (`\b \f \n \r \t`, otherwise `\u00xx`);
+/// everything else is UTF-8 as it is.
 pub fn canonical(document: &Map<String, Value>) -> String {
     // serde_json's map is a BTreeMap here (feature preserve_order is off), and a
     // map with string keys of plain values cannot fail to be written.
@@ -70,8 +70,8 @@ pub fn check(value: &Value) -> Result<(), JsonError> {
     walk(value, MAX_DEPTH)
 }
 
-/// Says what is wrong with a number that was read as a fraction. It is named only where
-/// the fraction is sure to be the number that was written.
+/// Says what is wrong with a number that was read as a fraction. It is named only if the fraction
+/// is sure to be the number that was written.
 fn not_whole(number: f64) -> JsonError {
     JsonError(if number.fract() == 0.0 {
         "a number is outside -2^63 to 2^64 - 1, is -0, or has a point or an exponent: write it as text"

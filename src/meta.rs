@@ -1,7 +1,7 @@
 //! The `.meta` document: what a sender says of a file, and what became of it.
 //!
-//! The same JSON object travels sealed and lies in the folder. On the way it also
-//! carries `filekey` ([`Wire`]), which never reaches a disk.
+//! The same JSON object travels sealed and is kept in the folder. On the way it also carries
+//! `filekey` ([`Wire`]), which never reaches a disk.
 
 use std::{fmt, str::FromStr};
 
@@ -14,7 +14,7 @@ use crate::json::{self, JsonError, Map, Value};
 /// hooks may add, and every character of `error` escaped.
 pub const MAX_LEN: u64 = 262_144;
 
-/// Up to here a `.meta` is written for people; a larger one without white space.
+/// Up to this size a `.meta` is written for people; a larger one without white space.
 const MAX_PRETTY: usize = 65_536;
 
 /// The longest text that a field of the protocol may hold, in bytes.
@@ -42,7 +42,7 @@ const REPLY: [&str; 5] = [
     "wireSession",
 ];
 
-/// In a sender's `.meta`: the file, if it does not lie beside it.
+/// In a sender's `.meta`: the file, if it is not beside it.
 pub const SOURCE_PATH: &str = "sourcePath";
 
 /// In a sender's `.meta`: which version of the file the `id` stands for.
@@ -54,7 +54,7 @@ pub const PENDING_HOOK: &str = "pendingHook";
 /// In a receiver's `.meta`: why a hook wants the file out of sight.
 pub const QUARANTINE: &str = "quarantine";
 
-/// In a receiver's `.meta`: which path the file gets, once its hooks have had it.
+/// In a receiver's `.meta`: which path the file gets, once its hooks have run.
 pub const PENDING_PUT: &str = "pendingPut";
 
 /// In a receiver's `.meta`: which path the file got.
@@ -74,10 +74,10 @@ const LOCAL: [&str; 7] = [
     FOLDER_TAGS,
 ];
 
-/// Why a document is no meta.
+/// Why a document is not a meta.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {
-    /// Not JSON as m2y takes it.
+    /// Not JSON as m2y accepts it.
     #[error(transparent)]
     Json(#[from] JsonError),
     /// A field is not there.
@@ -141,14 +141,13 @@ pub struct FileKey(pub Zeroizing<[u8; 32]>);
 
 /// What a sender says of a file.
 ///
-/// `from`, `to`, `folder` and `filename` are text as the other side wrote it;
-/// whoever makes a path of one checks it first
-/// ([`crate::root::name::Name`]), and of `filename` nobody makes one.
+/// `from`, `to`, `folder` and `filename` are text as the other side wrote it; code that makes a
+/// path of one checks it first ([`crate::root::name::Name`]), and no code makes one of `filename`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// Who sends.
+    /// The sender.
     pub from: String,
-    /// Who receives.
+    /// The receiver.
     pub to: String,
     /// The receiver's m2y-folder.
     pub folder: String,
@@ -278,10 +277,10 @@ pub struct Wire {
 /// What a side of a session can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// A transfer that broke off can go on where the receiver is.
+    /// An interrupted transfer can resume where the receiver is.
     pub resume: bool,
-    /// In a reply: so many transfers may be under way in this session at the same time;
-    /// 0 where there is only the one of the opening.
+    /// In a reply: this many transfers may be under way in this session at the same time; 0 if
+    /// there is only the one of the opening.
     pub files: u32,
     /// In a reply: answers requests.
     pub requests: bool,
@@ -302,7 +301,7 @@ impl Features {
         Value::Object(features)
     }
 
-    /// What is not known is a feature of a later version.
+    /// What is unknown is a feature of a later version.
     fn from_value(value: Option<&Value>) -> Self {
         let of = |name| value?.as_object()?.get(name);
         Self {
@@ -367,7 +366,7 @@ impl Wire {
         Self::from_document(json::parse(canonical)?)
     }
 
-    /// The same of a document.
+    /// The same for a document.
     pub fn from_document(mut document: Map<String, Value>) -> Result<Self, MetaError> {
         let claimed = checksum(&mut document, "metaCRC")?.ok_or(MetaError::Missing("metaCRC"))?;
         document.insert("metaCRC".to_owned(), "".into());
@@ -400,7 +399,7 @@ impl Wire {
     }
 }
 
-/// The present moment as `datetime` has it.
+/// The present moment in the form of `datetime`.
 pub fn datetime_now() -> String {
     TimeZone::UTC
         .to_datetime(Timestamp::now())

@@ -1,4 +1,4 @@
-//! Who watches a transfer: a progress bar, the metrics of a server, the demo.
+//! What watches a transfer: a progress bar, the metrics of a server, the demo.
 
 use std::fmt;
 
@@ -8,24 +8,24 @@ use crate::{
     meta::Meta,
 };
 
-/// Somebody who watches a transfer: a progress bar, the demo.
+/// Something that watches a transfer: a progress bar, the demo.
 pub trait Observer: Send + Sync {
     /// One of the fifteen steps begins, or is done.
     fn step(&self, _number: u8, _what: fmt::Arguments<'_>) {}
 
-    /// So many more bytes of the file have moved.
+    /// This many more bytes of the file have moved.
     fn moved(&self, _bytes: u64) {}
 
-    /// So many bytes of files were made for who fetches them.
+    /// This many bytes of files were produced for a contact who fetches them.
     fn supplied(&self, _bytes: u64) {}
 
-    /// So many bytes that have moved do not count any more: they have to move again.
+    /// This many bytes that have moved no longer count: they have to move again.
     fn undone(&self, _bytes: u64) {}
 
-    /// Blocks of the file of this meta go out or come in; so many bytes of it have moved.
+    /// Blocks of the file of this meta go out or come in; this many bytes of it have moved.
     fn file(&self, _file: &Meta, _moved: u64) {}
 
-    /// The hooks of the folder that the file goes to are at work on it, and take their time.
+    /// The hooks of the folder that the file goes to are running, and take their time.
     fn waiting_for_hooks(&self, _file: &Meta) {}
 
     /// A hook has run.
@@ -42,9 +42,9 @@ pub enum TransferEnd {
     Received,
     /// It was safe already.
     DeliveredBefore,
-    /// Who fetched it has it safely.
+    /// The contact who fetched it has it safely.
     Fetched,
-    /// A hook or a rule would not have it.
+    /// A hook or a rule refused it.
     Refused,
     /// Something went wrong.
     Failed,
@@ -71,7 +71,7 @@ impl TransferEnd {
         }
     }
 
-    /// How a transfer ended whose sender is told this error.
+    /// How a transfer whose sender is told this error ended.
     pub fn of(error: &Error) -> Self {
         match error.code {
             Code::Refused => Self::Refused,

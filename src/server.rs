@@ -1,8 +1,8 @@
-//! The server: takes connections, finds out who speaks, receives what they send.
+//! The server: accepts connections, finds out who is speaking, receives what they send.
 //!
 //! Nothing but counting happens in the accept loop. Each connection has a task of
-//! its own, which reads the opening, checks the signature before any private key
-//! works, and then hands the meta to [`crate::session::answerer`].
+//! its own, which reads the opening, checks the signature before any private key is used, and then
+//! hands the meta to [`crate::session::answerer`].
 
 mod admission;
 mod caller;
@@ -64,8 +64,8 @@ use caller::{Caller, Unknown, identify};
 use metrics::{Counting, Metrics, Opening, Report};
 use stranger_log::StrangerLog;
 
-/// Strangers are answered at a multiple of this after their last byte. What is found out
-/// about them takes less, so the time does not tell what it was.
+/// Strangers are answered at a multiple of this after their last byte. What is found out about them
+/// takes less, so the time does not reveal what it was.
 const STRANGER_DELAY: Duration = Duration::from_millis(50);
 
 /// How long a connection that ends in an error is still listened to, so that the
@@ -83,11 +83,11 @@ pub struct Server {
     receiver: Arc<Receiver>,
     openings: Arc<Openings>,
     metrics: Arc<Metrics>,
-    /// Openings whose signature is being checked: as many as there are cores, so
-    /// that strangers leave the threads of the disk to others.
+    /// Openings whose signature is being checked: as many as there are cores, so that strangers
+    /// leave the disk threads to others.
     checking: Arc<Semaphore>,
     strangers: StrangerLog,
-    /// Set once what a server before this one left is done.
+    /// Set once what an earlier server left is done.
     recovered: Arc<OnceCell<()>>,
 }
 
@@ -134,7 +134,7 @@ impl Server {
         })
     }
 
-    /// Lets somebody watch every transfer.
+    /// Lets an observer watch every transfer.
     #[must_use]
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
         let observer: Arc<dyn Observer> = Arc::new(Counting {
@@ -157,10 +157,10 @@ impl Server {
         })
     }
 
-    /// Runs `[OnStartup]` of every folder; returns what ran. A folder that objects takes
-    /// no files, others do.
+    /// Runs `[OnStartup]` of every folder; returns what ran. A folder that objects accepts no
+    /// files, others do.
     pub async fn start_folders(&self) -> Result<Vec<Run>, Error> {
-        // Before any script looks at what a server before this one left.
+        // Before any script looks at what an earlier server left.
         self.recover().await;
         let mut runs = Vec::new();
         for (folder, config) in self.folders().await? {
@@ -173,7 +173,7 @@ impl Server {
         Ok(runs)
     }
 
-    /// Does what a server that ended in the middle has left to do, once.
+    /// Does what a server that stopped midway has left to do, once.
     async fn recover(&self) {
         self.recovered.get_or_init(|| self.recover_now()).await;
     }
@@ -320,7 +320,7 @@ struct Known {
     first: Option<Arrival>,
 }
 
-/// When a stranger is answered whose last byte was read then.
+/// When a stranger whose last byte was read at `heard` is answered.
 fn next_answer(heard: Instant) -> Instant {
     let passed = heard.elapsed().as_nanos() / STRANGER_DELAY.as_nanos();
     let steps = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
@@ -380,7 +380,7 @@ impl Connection {
         connection
     }
 
-    /// Steps 3 to 12: who speaks, and what they are answered. `None` where that was all.
+    /// Steps 3 to 12: who is speaking, and what they are answered. `None` if that was all.
     async fn greet(
         &mut self,
         reader: &mut Reader,

@@ -1,12 +1,11 @@
-//! The outbox: while the server runs, every `.meta` in a folder with `[outbox] auto = yes`
-//! is sent, without anybody typing a command.
+//! The outbox: while the server runs, every `.meta` in a folder with `[outbox] auto = yes` is sent,
+//! without a command.
 //!
-//! A `.meta` of the folder's own user that describes no file that arrived is one to be
-//! sent. All that wait for the same contact go one after the other through the sessions of
-//! one route; what appears meanwhile waits for the next turn. Routes do not wait for each
-//! other. What fails for a while is tried again, later each time, and becomes `.failed`
-//! after a limit; what the other side refuses does so at once. A directory is only read
-//! when it has changed.
+//! A `.meta` of the folder's own user that does not describe an arrived file is to be sent. All
+//! that wait for the same contact go one after the other through the sessions of one route; what
+//! appears meanwhile waits for the next turn. Routes do not wait for each other. What fails for a
+//! while is tried again, later each time, and becomes `.failed` after a limit; what the other side
+//! refuses does so at once. A directory is only read when it has changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,15 +47,15 @@ use crate::{
 /// How often folders are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Routes on which is sent at the same time. One whose receiver is down is among them until
-/// that is known, so there are more than a machine needs to be busy.
+/// Routes that are sent on at the same time. One whose receiver is down is among them until that is
+/// known, so there are more than a machine needs to be busy.
 const ROUTES: usize = 16;
 
 /// Files of a route that are open at the same time: enough that the receiver always has some
 /// to make durable together. With [`ROUTES`] it bounds the descriptors.
 const AT_HAND: usize = 32;
 
-/// Files whose ends are written down in one go.
+/// Files whose outcomes are recorded in one go.
 const TOGETHER: usize = 64;
 
 /// One `.meta` that waits.
@@ -64,9 +63,9 @@ const TOGETHER: usize = 64;
 struct Waiting {
     attempts: u32,
     due: Option<Instant>,
-    /// Whom it is for. That is read before each attempt: a person may have changed it.
+    /// The recipient. It is read before each attempt: a person may have changed it.
     to: Option<String>,
-    /// Whether somebody sends it at the moment.
+    /// Whether it is being sent at the moment.
     is_being_sent: bool,
 }
 
@@ -96,11 +95,11 @@ struct Attempt {
 
 /// What became of an attempt.
 enum Sent {
-    /// It is `.done` or `.failed`, or was no `.meta` to be sent.
+    /// It is `.done` or `.failed`, or was not a `.meta` to be sent.
     Over,
     /// It is tried again after this pause.
     Later(Duration, Error),
-    /// Its `.meta` is for somebody else by now, and was not tried.
+    /// Its `.meta` is for somebody else now, and was not tried.
     Changed,
 }
 
@@ -129,7 +128,7 @@ pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<b
                 for batch in batches(&mut folders, &settings.retry) {
                     let (slots, tell, stop) = (slots.clone(), tell.clone(), shutdown.clone());
                     sending.spawn(async move {
-                        // Whoever waits longest is next.
+                        // The one that has waited longest is next.
                         let _slot = slots.acquire_owned().await;
                         batch.send(&tell, &stop).await;
                     });
@@ -165,7 +164,7 @@ impl Seen {
         }
     }
 
-    /// Finds out whom those that are due are for.
+    /// Finds the recipients of those that are due.
     fn read(&mut self, folder: &Path, retry: &Retry) {
         let now = Instant::now();
         let unread = |(path, waiting): (&PathBuf, &Waiting)| {
@@ -180,7 +179,7 @@ impl Seen {
                         waiting.to = Some(meta.to);
                     }
                 }
-                // The record of a file from somebody else, which was refused.
+                // The record of a file from somebody else that was refused.
                 Ok(_) => self.note(&path, Sent::Over),
                 // It may still be written.
                 Err(error) => {
@@ -224,7 +223,7 @@ fn look(root: &Root, retry: &Retry, mut before: Folders) -> Folders {
     folders
 }
 
-/// The folders that send by themselves.
+/// The folders that send automatically.
 fn outboxes(root: &Root) -> Result<Vec<Folder>, RootError> {
     let mut outboxes = Vec::new();
     for folder in root.folders()?.into_iter().flatten() {
@@ -238,7 +237,7 @@ fn outboxes(root: &Root) -> Result<Vec<Folder>, RootError> {
     Ok(outboxes)
 }
 
-/// The names of the `.meta` files of a folder that describe no file that arrived.
+/// The names of the `.meta` files of a folder that do not describe an arrived file.
 fn metas(folder: &Folder) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in folder.dir().entries()? {
@@ -267,7 +266,7 @@ struct Batch {
     attempts: Vec<Attempt>,
 }
 
-/// All that is due, for every user and contact between whom nothing goes on.
+/// Everything that is due, for every user and contact between whom nothing is being sent.
 fn batches(folders: &mut Folders, retry: &Retry) -> impl Iterator<Item = Batch> {
     let now = Instant::now();
     let route = |user: &User, to: &str| (user.name().clone(), to.to_owned());
@@ -307,7 +306,7 @@ fn batches(folders: &mut Folders, retry: &Retry) -> impl Iterator<Item = Batch> 
 }
 
 impl Batch {
-    /// Sends all, and tells what became of each. With `stop` no further one is begun.
+    /// Sends all, and reports what became of each. With `stop`, no further one is begun.
     async fn send(self, tell: &Tell, stop: &watch::Receiver<bool>) {
         let (queue, front) = Queue::new(AT_HAND);
         let (outcomes, over) = mpsc::unbounded_channel();
@@ -346,7 +345,7 @@ impl Batch {
                 (attempt, opened, last_dir)
             });
             let Ok((attempt, opened, last)) = opened.await else {
-                // It panicked; the others are none the worse for it.
+                // It panicked; the others are not affected.
                 let _ = tell.send((asked, Sent::Over));
                 last_dir = LastDir::default();
                 continue;
@@ -392,7 +391,7 @@ async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
     }
 }
 
-/// Writes down what became of each.
+/// Records what became of each.
 async fn record_deliveries(mut over: mpsc::UnboundedReceiver<Delivery<Attempt>>, tell: &Tell) {
     let mut some = Vec::new();
     while over.recv_many(&mut some, TOGETHER).await > 0 {
@@ -465,7 +464,7 @@ impl Attempt {
     }
 }
 
-/// Makes a `.meta` that cannot be sent a `.failed`; one that cannot be read stays.
+/// Turns a `.meta` that cannot be sent into a `.failed`; one that cannot be read stays.
 fn fail(user: &User, path: &Path, error: &Error) {
     warn!(
         "{}: not sent: {}",

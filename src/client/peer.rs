@@ -1,4 +1,4 @@
-//! The files of a contact, as the contact's server shows them: a session that is asked.
+//! The files of a contact, as the contact's server shows them: a session for requests.
 
 use std::{
     mem,
@@ -25,8 +25,8 @@ use crate::{
     wire::request::{Entry, Reply, Request},
 };
 
-/// A session with a contact's server. Copies of it are the same one; it ends when the last
-/// of them is gone.
+/// A session with a contact's server. Clones are the same one; it ends when the last of them is
+/// dropped.
 #[derive(Clone)]
 pub struct Peer {
     asks: mpsc::UnboundedSender<Ask<Put>>,
@@ -35,8 +35,8 @@ pub struct Peer {
     work: Arc<Work>,
 }
 
-/// The task of a session. When nobody holds the session any more, it goes on until it has
-/// said *close*.
+/// The task of a session. When nobody holds the session any more, it continues until it has said
+/// *close*.
 struct Work(Option<JoinHandle<()>>);
 
 impl Drop for Work {
@@ -60,7 +60,7 @@ pub async fn wait_for_ends() {
     let _ = timeout(CLOSING, join_all(ending)).await;
 }
 
-/// A listing on its way.
+/// A listing in progress.
 pub struct Listing {
     replies: mpsc::UnboundedReceiver<Result<(u32, Reply), Error>>,
     asks: mpsc::UnboundedSender<Ask<Put>>,
@@ -68,7 +68,7 @@ pub struct Listing {
     done: bool,
 }
 
-/// A file on its way.
+/// A file that is being fetched.
 pub struct Fetching {
     downloaded: oneshot::Receiver<Result<Downloaded, Error>>,
     over: Arc<OnceLock<Error>>,
@@ -118,7 +118,7 @@ impl Peer {
         })
     }
 
-    /// Ends the session at once, whatever is under way; files go on later where they are.
+    /// Ends the session at once, whatever is under way; files resume later where they are.
     pub fn hang_up(&self) {
         if let Some(work) = &self.work.0 {
             work.abort();
@@ -135,7 +135,7 @@ impl Peer {
         asked.map_err(|_| gone(&self.over))
     }
 
-    /// What lies in a directory, in the order in which it is found; of a file itself.
+    /// What is in a directory, in the order in which it is found; for a file, the file itself.
     pub fn list(&self, path: &str, recursive: bool) -> Result<Listing, Error> {
         let path = path.to_owned();
         self.replies(Request::List { path, recursive })
@@ -166,7 +166,7 @@ impl Peer {
         replies.next().await.transpose().map(drop)
     }
 
-    /// How many bytes still fit into the folder of a path, for somebody who may put files there.
+    /// How many bytes still fit into the folder of a path, for a user who may put files there.
     pub async fn room(&self, path: &str) -> Result<u64, Error> {
         let path = path.to_owned();
         let mut replies = self.replies(Request::Room { path })?;
@@ -190,7 +190,7 @@ impl Peer {
         self.change(Request::Remove { path }).await
     }
 
-    /// Gives a file or directory another path.
+    /// Moves a file or directory.
     pub async fn rename(&self, path: &str, to: &str) -> Result<(), Error> {
         let (path, to) = (path.to_owned(), to.to_owned());
         self.change(Request::Rename { path, to }).await
@@ -222,7 +222,7 @@ impl Listing {
             Some(Ok((transfer, Reply::Entries { entries, more }))) => {
                 self.done = !more;
                 if more {
-                    // Where the session is over, the next reply says so.
+                    // If the session is over, the next reply says so.
                     let _ = self.asks.send(Ask::Taken(transfer));
                 }
                 Some(Ok(entries))

@@ -1,4 +1,4 @@
-//! Files that are put at paths of a contact's: as many sessions as it takes.
+//! Files that are put at paths of a contact's, in as many sessions as it takes.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::{
     transfer::send::put::Put,
 };
 
-/// Puts all that come as `jobs`, and tells what became of each. Where a session breaks, what
-/// was under way goes on in another.
+/// Puts all that come as `jobs`, and reports what became of each. If a session breaks, what was
+/// under way continues in another.
 ///
-/// It ends early, with the reason, where no session comes about, where three in a row broke
-/// and nothing had moved, and when `stop` is ready. What was under way has had no last word
-/// then: whoever puts it again goes on with it.
+/// It ends early, with the reason, if no session can be opened, if three in a row broke and nothing
+/// had moved, and when `stop` is ready. What was under way has had no last word then: putting it
+/// again resumes it.
 pub async fn put_all(
     route: &Route,
     jobs: &mut Jobs<Put>,

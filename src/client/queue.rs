@@ -1,6 +1,6 @@
 //! The queue of a route: files that are open and wait for one of its sessions.
 //!
-//! Who opens files stands at the end of it, and from the [`Front`] they are sent.
+//! The code that opens files adds them at its end, and they are sent from the [`Front`].
 
 use std::{
     borrow::Borrow,
@@ -17,7 +17,7 @@ use crate::{
     transfer::send::send_job::SendJob,
 };
 
-/// A file that is open, and what whoever opened it knows it by.
+/// An open file, and what its opener knows it by.
 pub struct QueuedFile<T> {
     /// The file.
     pub out: SendJob,
@@ -54,7 +54,7 @@ pub struct Front<T> {
 }
 
 impl<T> Queue<T> {
-    /// A queue with room for so many.
+    /// A queue with room for this many.
     pub fn new(room: usize) -> (Self, Front<T>) {
         let (give, jobs) = mpsc::channel(room);
         let dead = Arc::new(OnceLock::new());
@@ -65,19 +65,19 @@ impl<T> Queue<T> {
         (queue, Front { jobs, dead })
     }
 
-    /// Why nothing of it is sent any more.
+    /// Why nothing of it is sent any longer.
     pub fn dead(&self) -> Option<&Error> {
         self.dead.get()
     }
 
-    /// Gives a file, once there is room. It comes back where nothing is sent any more.
+    /// Hands over a file, once there is room. It comes back if nothing is sent any longer.
     pub async fn give(&self, job: QueuedFile<T>) -> Result<(), QueuedFile<T>> {
         self.jobs.send(job).await.map_err(|refused| refused.0)
     }
 }
 
 impl<T: Send> Front<T> {
-    /// Sends all, until the queue is gone or no session comes about, and tells what became of
+    /// Sends all, until the queue is gone or no session can be opened, and reports what became of
     /// each: see [`deliver_all`].
     pub async fn run(
         mut self,

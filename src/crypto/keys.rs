@@ -22,7 +22,7 @@ use super::{
 /// Bits of a key unless the user asks for others.
 pub const DEFAULT_BITS: usize = 3072;
 
-/// Bits that a key may have: below is unsafe, above stalls whoever is served.
+/// Bits that a key may have: fewer are unsafe, more stall those who are served.
 pub const BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 
 /// SHA-256 over a public key's SPKI in DER: what two people compare.
@@ -35,20 +35,20 @@ impl Fingerprint {
         &self.0
     }
 
-    /// The form for the telephone: eight groups of five decimal digits, a space between.
+    /// The form to read out by telephone: eight groups of five decimal digits, with spaces.
     ///
-    /// They are the last 40 digits of the 32 bytes read as one big-endian number. That
-    /// is 132 of its 256 bits, more than the 128 of an RSA key of 3,072 bits: to make a
-    /// second key with the same digits is no less work than to break the first.
+    /// They are the last 40 digits of the 32 bytes read as one big-endian number. That is 132 of
+    /// its 256 bits, more than the 128 of an RSA key of 3,072 bits: making a second key with the
+    /// same digits is no less work than breaking the first.
     pub fn digits(&self) -> String {
         const BASE: u32 = 100_000;
         let mut number = self.0;
         let mut groups = [0; 8];
         for group in groups.iter_mut().rev() {
-            // The number is divided by the base; what is over is the group.
+            // The number is divided by the base; the remainder is the group.
             for byte in &mut number {
                 let part = *group << 8 | u32::from(*byte);
-                // Below 256, because what is over is below the base.
+                // Below 256, because the remainder is below the base.
                 *byte = (part / BASE) as u8;
                 *group = part % BASE;
             }
@@ -56,7 +56,7 @@ impl Fingerprint {
         groups.map(|group| format!("{group:05}")).join(" ")
     }
 
-    /// The first 16 hexadecimal digits, to tell keys apart and for no other trust.
+    /// The first 16 hexadecimal digits, to tell keys apart, not to verify them.
     pub fn short(&self) -> String {
         self.0.iter().take(8).map(|b| format!("{b:02x}")).collect()
     }
@@ -75,7 +75,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The key of a contact, or one's own to hand out.
+/// The key of a contact, or the user's own to hand out.
 #[derive(Clone)]
 pub struct PublicKey {
     key: RsaPublicKey,

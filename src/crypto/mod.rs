@@ -18,13 +18,13 @@ pub use getrandom::SysRng;
 /// What can go wrong with a key or with sealed bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CryptoError {
-    /// The text is no RSA key in PEM, or one that must not be used.
+    /// The text is not an RSA key in PEM, or one that must not be used.
     #[error("no usable RSA key: {0}")]
     Key(String),
     /// The modulus is too short to be safe or too long to be served.
     #[error("the RSA key has {0} bits, must have 2048 to 4096")]
     KeySize(usize),
-    /// Sealed bytes were changed, cut, or sealed under another key.
+    /// Sealed bytes were changed, cut, or sealed under a different key.
     #[error("the sealed bytes were altered in transit or are for a different key")]
     Open,
     /// A signature does not belong to the key and the bytes.

@@ -1,11 +1,11 @@
 //! The one way in which m2y seals bytes: AES-128-GCM in the STREAM construction.
 //!
 //! Envelopes, records and blocks of a file all pass through [`Seal`]. A nonce is
-//! eleven bytes of a number that counts what this key sealed, big-endian, and
-//! one byte that is 1 for the last piece of a stream and else 0. So pieces cannot
-//! be swapped, repeated or dropped, nor a stream be cut at its end. (STREAM: Hoang,
-//! Reyhanitabar, Rogaway, Vizár, *Online Authenticated-Encryption and its
-//! Nonce-Reuse Misuse-Resistance*, CRYPTO 2015; age and Tink do the same.)
+//! eleven bytes of a number that counts what this key sealed, big-endian, and one byte that is 1
+//! for the last piece of a stream and 0 otherwise. So pieces cannot be swapped, repeated or
+//! dropped, nor a stream be cut at its end. (STREAM: Hoang, Reyhanitabar, Rogaway, Vizár, *Online
+//! Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance*, CRYPTO 2015; age and Tink do
+//! the same.)
 
 use hkdf::Hkdf;
 use sha2::Sha256;

@@ -1,4 +1,4 @@
-//! Connections to servers that answer with little.
+//! Connections to servers whose answers are short.
 
 use std::{
     io,
@@ -20,11 +20,11 @@ use tokio::{
 /// The time for one address, so that a dead one leaves some for the next.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Names that are looked up at the same time. The system's resolver keeps a thread for as long
-/// as it likes, even where nobody waits any more, and the disks need these threads too.
+/// Names that are looked up at the same time. The system's resolver keeps a thread for as long as
+/// it likes, even if nobody waits any more, and the disks need these threads too.
 const LOOKUPS: usize = 16;
 
-/// Looks up where a host leads to: one address at least.
+/// Looks up the addresses of a host: at least one.
 pub(super) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     static FREE: Semaphore = Semaphore::const_new(LOOKUPS);
     if let Ok(address) = host.parse::<IpAddr>() {
@@ -61,11 +61,11 @@ pub(super) async fn connect(
     Err(last)
 }
 
-/// A connection that gives so many bytes, and a line at a time.
+/// A connection that yields only so many bytes, a line at a time.
 ///
-/// Whoever reads replies through a buffer and then begins TLS holds nothing back that
-/// came behind the last reply: a stranger between the two could have put it there, and
-/// it would count as said in secret.
+/// A caller that reads replies through a buffer and then begins TLS thus keeps nothing that came
+/// after the last reply: a stranger between the two could have put it there, and it would pass for
+/// something said in secret.
 #[derive(Debug)]
 pub(super) struct Replies<S> {
     inner: BufReader<S>,

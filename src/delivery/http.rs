@@ -1,4 +1,4 @@
-//! Requests to servers of the web (RFC 9110), over HTTP/1.1 on a connection of their own.
+//! Requests to web servers (RFC 9110), over HTTP/1.1 on a connection of their own.
 
 use std::{
     error::Error as _,
@@ -36,7 +36,7 @@ pub const MAX_BODY: usize = 65_536;
 /// How m2y names itself.
 pub(super) const USER_AGENT: &str = concat!("m2y/", env!("CARGO_PKG_VERSION"));
 
-/// Headers that say how a request is sent, which is not for a script to say.
+/// Headers that say how a request is sent, which is not for a script to decide.
 const OWN_HEADERS: [HeaderName; 6] = [
     header::HOST,
     header::CONNECTION,
@@ -64,7 +64,7 @@ pub struct Asked {
 pub struct Answered {
     /// The status code.
     pub status: u16,
-    /// What the answer calls itself, as in `text/plain; charset=utf-8`; empty where it does not.
+    /// The media type that the answer names, as in `text/plain; charset=utf-8`; empty if none.
     pub media_type: String,
     /// Its body, at most [`MAX_BODY`] bytes.
     pub body: Bytes,
@@ -81,23 +81,23 @@ pub enum RequestError {
         "requests may not go to {host}: if they should, put {host} behind `allow =` under [webhook] in m2y.ini"
     )]
     Forbidden {
-        /// The host, and the port where it is not the usual one.
+        /// The host, and the port if it is not the usual one.
         host: String,
     },
-    /// The name leads into a network that only this machine reaches.
+    /// The name resolves into a network that only this machine reaches.
     #[error(
         "{host} leads to {address}, which is not a public address: to allow it, add {address} to `allow =` under [webhook] in m2y.ini"
     )]
     Private {
         /// The name.
         host: String,
-        /// Where it leads to, as the list of m2y.ini would need it.
+        /// The address that it resolves to, as the list of m2y.ini would need it.
         address: String,
     },
     /// A header that cannot be sent.
     #[error("{0} cannot be a header of the request")]
     Header(String),
-    /// The server cannot be reached, or its answer not be read.
+    /// The server cannot be reached, or its answer cannot be read.
     #[error("cannot ask {host}: {source}")]
     Unreachable {
         /// The host.
@@ -125,8 +125,8 @@ pub enum RequestError {
 #[derive(Clone)]
 pub struct Client {
     settings: settings::Webhook,
-    /// Whom https trusts; nobody where nothing may be asked anyway, so that a machine
-    /// without TLS is one that m2y still runs on.
+    /// Whom https trusts; `None` if nothing may be asked anyway, so that m2y still runs on a
+    /// machine without TLS.
     trust: Option<Trust>,
 }
 
@@ -150,8 +150,8 @@ impl Client {
         &self.settings
     }
 
-    /// Asks once, and reads the whole answer. Redirects are not followed: where they lead to
-    /// was not allowed.
+    /// Asks once, and reads the whole answer. Redirects are not followed: their targets were not
+    /// allowed.
     pub async fn ask(&self, asked: &Asked, deadline: Duration) -> Result<Answered, RequestError> {
         let target = Target::new(&asked.url).map_err(RequestError::Url)?;
         let request = target.request(asked)?;
@@ -170,7 +170,7 @@ impl Client {
                     address: line_of(&written(address), target.port),
                 }));
             }
-            // To those that were looked at: asked again, a name may lead elsewhere.
+            // To those that were checked: if looked up again, a name may lead elsewhere.
             let (head, answer) = self.exchange(&target, addresses, request).await?;
             let body = answer.read(MAX_BODY).await?;
             Ok(body.map_or_else(
@@ -229,7 +229,7 @@ pub(super) struct Target {
     /// As it stands in a URL: an IPv6 address has brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// The host, and the port where it is not the usual one.
+    /// The host, and the port if it is not the usual one.
     pub(super) authority: String,
     /// Path and query.
     pub(super) path: String,
@@ -260,7 +260,7 @@ impl Target {
         })
     }
 
-    /// Where it leads to: one address at least.
+    /// Where it leads: at least one address.
     pub(super) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         look_up(self.bare_host(), self.port).await
     }
@@ -309,7 +309,7 @@ fn line_of(host: &str, port: u16) -> String {
     }
 }
 
-/// An address as a URL has it.
+/// An address as a URL writes it.
 fn written(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),
@@ -325,7 +325,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Its bytes; `None` where there are more than `most`.
+    /// Its bytes; `None` if there are more than `most`.
     async fn read(mut self, most: usize) -> io::Result<Option<Bytes>> {
         let mut read = Vec::new();
         while let Some(frame) = self.body.frame().await {
@@ -380,8 +380,8 @@ fn with_cause(error: hyper::Error) -> io::Error {
     })
 }
 
-/// Whether an address is reached over the public internet, by the special-purpose registries
-/// of IANA (RFC 6890 and what came after it).
+/// Whether an address is reached over the public internet, according to the special-purpose
+/// registries of IANA (RFC 6890 and what came after it).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -404,7 +404,7 @@ fn is_public(address: IpAddr) -> bool {
             let [a, b, c, ..] = v6.segments();
             let [.., w, x, y, z] = v6.octets();
             match (a, b) {
-                // They carry an IPv4 address: at their end, or behind their first part.
+                // They carry an IPv4 address: at their end, or after their first part.
                 (0, 0) => v6
                     .to_ipv4_mapped()
                     .is_some_and(|v4| is_public(IpAddr::V4(v4))),

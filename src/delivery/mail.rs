@@ -36,7 +36,7 @@ use crate::{
     root::settings::{Security, Smtp},
 };
 
-/// All that a mail server may say to one e-mail, its certificates included, in bytes.
+/// The most that a mail server may say to one e-mail, its certificates included, in bytes.
 const MAX_REPLIES: usize = 262_144;
 
 /// The longest password, in bytes.
@@ -72,8 +72,8 @@ enum Secured {
 }
 
 impl Mailer {
-    /// Takes the settings, and looks whether the password and the certificates that they
-    /// name are there; a relative path starts at `base`, the root.
+    /// Takes the settings, and checks whether the password and the certificates that they name are
+    /// there; a relative path starts at `base`, the root.
     pub fn new(smtp: &Smtp, base: &Path) -> Result<Self, SetupError> {
         let settings = |reason: String| SetupError::Settings {
             section: "[smtp]",
@@ -201,7 +201,7 @@ impl Mailer {
         Ok(connection)
     }
 
-    /// A refused login is no fault of the e-mail: it waits until somebody has mended the
+    /// A refused login is not the fault of the e-mail: it waits until somebody has fixed the
     /// password, and is not lost.
     async fn log_in(&self, connection: &mut AsyncSmtpConnection) -> Result<(), DeliveryError> {
         let Some(username) = &self.smtp.username else {
@@ -292,7 +292,7 @@ fn parameters(host: &str, trust: &Trust) -> Result<TlsParameters, SetupError> {
 }
 
 impl Password {
-    /// The variable beats the file, as everywhere.
+    /// The variable takes precedence over the file, as everywhere.
     fn find(smtp: &Smtp, base: &Path) -> Result<Self, SetupError> {
         if smtp.username.is_none() {
             Ok(Self::None)
@@ -323,13 +323,13 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, SetupError> {
         source,
     };
     let bad = || SetupError::Password(path.to_owned());
-    // To open a pipe would otherwise wait for its other end.
+    // Opening a pipe would otherwise wait for its other end.
     let file = File::options()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
         .map_err(fail)?;
-    // Of the file that is read, not of the one that has the name by then.
+    // Of the file that is read, not of the one that may have taken its name since.
     let about = file.metadata().map_err(fail)?;
     if !about.is_file() {
         return Err(bad());

@@ -1,10 +1,10 @@
-//! Doing what scripts ask for beyond this machine: one attempt at one e-mail or one
-//! webhook, and whether another one makes sense. What waits, is tried again and is
-//! remembered is the business of whoever calls this.
+//! Doing what scripts ask for beyond this machine: one attempt at one e-mail or one webhook, and
+//! whether another one makes sense. Waiting, retrying and remembering are the business of the
+//! caller.
 //!
-//! A server gets a whole attempt's deadline and no more, may answer so many bytes, and
-//! is believed only as far as its certificate goes. No error holds a password, or the
-//! path of a URL, which is a password where chat services hand out addresses.
+//! A server gets a whole attempt's deadline and no more, may answer only so many bytes, and is
+//! believed only as far as its certificate goes. No error holds a password, or the path of a URL,
+//! which is a password where chat services hand out addresses.
 
 mod connection;
 pub mod http;
@@ -25,11 +25,10 @@ pub const PASSWORD_VARIABLE: &str = "M2Y_SMTP_PASSWORD";
 /// The longest reply of a server that is repeated in an error, in characters.
 const QUOTED: usize = 200;
 
-/// By which a server knows a repeated attempt again.
+/// What a server recognises a repeated attempt by.
 ///
-/// Every attempt at one delivery has the same, and no two deliveries share one. A
-/// transfer's `[OnMeta]` and `[OnReceived]` are events of one id, so what they ask for
-/// is counted on.
+/// Every attempt at one delivery has the same, and no two deliveries share one. A transfer's
+/// `[OnMeta]` and `[OnReceived]` are events of one id, so the numbers of what they ask for run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeliveryId {
     event: [u8; 16],
@@ -53,7 +52,7 @@ impl fmt::Display for DeliveryId {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct DeliveryError {
-    /// Whether trying again as it is will not help.
+    /// Whether trying again unchanged will not help.
     pub permanent: bool,
     /// One sentence that says what to do.
     pub sentence: String,
@@ -109,7 +108,7 @@ pub enum SetupError {
         /// Permission bits.
         mode: u32,
     },
-    /// A file that is no password.
+    /// A file that is not a password.
     #[error("cannot use {}: it must hold the password in its first line, and nothing else", .0.display())]
     Password(PathBuf),
     /// A login without a password.

@@ -1,7 +1,7 @@
 //! Whom TLS trusts, and what does its arithmetic.
 //!
-//! The default build has AWS-LC for that, as for everything else. Without it Graviola
-//! does it: Rust and assembler, so that no C compiler is needed.
+//! The default build uses AWS-LC for that, as for everything else. Without it Graviola does it:
+//! Rust and assembler, so that no C compiler is needed.
 
 use std::{
     fs, io,
@@ -22,7 +22,7 @@ use super::SetupError;
 /// The largest file with certificates, in bytes; all of Mozilla's have 220 KiB.
 const MAX_LEN: u64 = 4 << 20;
 
-/// Certificates of those who vouch for servers.
+/// Certificates of the authorities that vouch for servers.
 #[derive(Clone)]
 pub(super) struct Trust {
     roots: Vec<CertificateDer<'static>>,
@@ -64,7 +64,7 @@ impl Trust {
         self.roots.iter()
     }
 
-    /// Begins TLS with a host, which must prove that it is that.
+    /// Begins TLS with a host, which must prove that it is that host.
     pub(super) async fn secure(
         &self,
         host: &str,
@@ -100,10 +100,10 @@ fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
     Ok(certificates)
 }
 
-/// Makes the process's default, unless it has one, for a library that asks for that.
+/// Sets the process's default, unless it has one, for a library that asks for it.
 pub(super) fn install_default() -> Result<(), SetupError> {
     if CryptoProvider::get_default().is_none() {
-        // Somebody else may have been faster, and it is as good.
+        // Another thread may have been faster, and its default is as good.
         let _ = provider().map_err(SetupError::Tls)?.install_default();
     }
     Ok(())

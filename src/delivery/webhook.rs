@@ -110,7 +110,7 @@ fn judge(server: &str, status: StatusCode, headers: &HeaderMap) -> Result<(), De
 fn pause(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     let pause = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a number has are a long time.
+        // More digits than a number can have mean a long time.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         let then = DateTimeParser::new().parse_timestamp(text).ok()?;

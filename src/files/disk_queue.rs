@@ -1,8 +1,8 @@
 //! Work of one session that waits for a disk, done by one thread at a time.
 //!
-//! With many small things under way, a thread for each of them would spend its time on waking
-//! and being woken. Here a thread that is at work takes along what came meanwhile, and does it
-//! in their order.
+//! With many small things under way, a thread for each of them would spend its time on waking and
+//! being woken. Here a thread that is already running takes along what came meanwhile, and does it
+//! in order.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,11 +21,11 @@ use crate::{
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Work of one session that takes long and goes on at the same time: however much a contact
-/// asks for, it leaves the threads of the disk to others.
+/// Long work of one session that runs at the same time: however much a contact asks for, it leaves
+/// the disk threads to others.
 const LONG: usize = 2;
 
-/// The queue of one session. Copies of it are the same one.
+/// The queue of one session. Clones are the same one.
 #[derive(Clone)]
 pub struct DiskQueue {
     work: BatchQueue<(), Work>,
@@ -73,7 +73,7 @@ impl DiskQueue {
     fn lead(&self) {
         while let Some(waiting) = self.work.next_batch(&(), usize::MAX) {
             for work in waiting {
-                // The future of work that panics is told by its channel.
+                // If work panics, its future learns that from its channel.
                 let _ = catch_unwind(AssertUnwindSafe(work));
             }
         }

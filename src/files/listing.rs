@@ -8,11 +8,11 @@ use crate::{
     wire::request::{Entry, Page},
 };
 
-/// A listing that goes on.
+/// A listing in progress.
 pub struct Listing {
     /// Entries that are there already.
     pub ready: VecDeque<Entry>,
-    /// Directories that are still to be read, each with what stands before its paths.
+    /// Directories that are still to be read, each with the prefix of its paths.
     pub walks: VecDeque<(String, Walk)>,
 }
 

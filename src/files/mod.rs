@@ -1,7 +1,7 @@
 //! What a contact may see and change of a user's files.
 //!
-//! The [`service`] answers requests. It asks the hooks of folders first, and then a [`view`]
-//! of the files, in which what a contact may not see is not there.
+//! The [`service`] answers requests. It asks the hooks of folders first, and then a [`view`] of the
+//! files, in which what a contact may not see does not exist.
 
 pub mod disk_queue;
 pub mod listing;
@@ -23,7 +23,7 @@ use crate::{
 };
 use listing::Listing;
 
-/// What is said to a request.
+/// The answer to a request.
 pub enum Answer {
     /// This, and nothing more.
     Reply(Reply),
@@ -31,17 +31,17 @@ pub enum Answer {
     Page(Reply, Option<Box<Listing>>),
     /// A file.
     File(Box<Fetched>),
-    /// A file may come, if nothing else is against it.
+    /// A file may be sent, if nothing else prevents it.
     Put(Box<Put>),
 }
 
-/// A file that somebody fetches.
+/// A file that a contact fetches.
 pub struct Fetched {
     /// The reply.
     pub coming: Coming,
     /// The file.
     pub contents: Arc<dyn Contents>,
-    /// The version that the reply speaks of.
+    /// The version that the reply describes.
     pub version: String,
     /// The CRC-32 of what the other side has.
     pub crc: crc32fast::Hasher,
@@ -49,9 +49,9 @@ pub struct Fetched {
     pub path: String,
 }
 
-/// A file that somebody puts into a folder.
+/// A file that a contact puts into a folder.
 pub struct Put {
-    /// What is said of it, with the folder.
+    /// What is said about it, with the folder.
     pub meta: Wire,
     /// Where in that folder it goes.
     pub destination: Destination,

@@ -1,8 +1,8 @@
-//! What a server shows a contact, and does for one: requests, and what is said to them.
+//! What a server shows a contact, and does for one: requests and their answers.
 //!
-//! A contact sees one tree. In its top directory are the m2y-folders whose `[share]` names
-//! the contact, and whatever lies in `outgoing/NAME` of the user. What may not be seen,
-//! what is hidden and what is missing are told apart by no answer, and by no time.
+//! A contact sees one tree. Its top directory holds the m2y-folders whose `[share]` names the
+//! contact, and whatever is in `outgoing/NAME` of the user. No answer, and no timing, tells apart
+//! what may not be seen, what is hidden and what is missing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,22 +42,21 @@ use crate::{
     wire::request::{Reply, Request},
 };
 
-/// A contact who is told that something is not there is told so at a multiple of this after
-/// the question, so that the time does not tell what was found on the way: with it no
-/// difference is left in `ten_thousand_answers_*` of tests/fetch.rs.
+/// A contact who is told that something is not there is told so at a multiple of this after the
+/// question, so that the time does not reveal what was found on the way: with it no difference is
+/// left in `ten_thousand_answers_*` of tests/fetch.rs.
 const GRID: Duration = Duration::from_millis(10);
 
-/// So long before such a moment a thread takes over to wait. A timer of tokio's ends whole
-/// milliseconds after somebody began to wait for it, and by that tells when the work before
-/// it was done.
+/// How long before such a moment a thread takes over the wait. A timer of tokio's ends whole
+/// milliseconds after the wait for it began, and so reveals when the work before it was done.
 const EXACTLY: Duration = Duration::from_millis(2);
 
-/// Answers the requests of contacts. Copies of it are the same one.
+/// Answers the requests of contacts. Clones are the same one.
 #[derive(Clone)]
 pub struct FileService {
     hooks: Dispatcher,
     delivered: DeliveredBefore,
-    /// Who watches.
+    /// The observer.
     pub observer: Arc<dyn Observer>,
 }
 
@@ -71,7 +70,7 @@ impl FileService {
         })
     }
 
-    /// What is known of transfers that came to their end before, in their order.
+    /// What is known of transfers that ended before, in order.
     pub fn known<'a>(
         &self,
         keys: impl Iterator<Item = &'a Key>,
@@ -102,26 +101,26 @@ impl FileService {
             if Instant::now() > until {
                 return None;
             }
-            // Seldom: only where a server ended while hooks ran, and their sender came back
-            // before they ran again.
+            // Rare: only if a server stopped while hooks ran, and the sender came back before they
+            // ran again.
             sleep_until(Instant::now() + Duration::from_millis(20)).await;
         }
     }
 
-    /// What `[OnMeta]` decided about a transfer whose file has not come, if that is remembered.
+    /// What `[OnMeta]` decided about a transfer whose file has not arrived, if that is remembered.
     pub fn decided(&self, key: &Key) -> Option<Decided> {
         if !self.hooks.journal().has_decisions() {
             return None;
         }
         let decided = self.delivered.decided(key);
-        // Without it the hooks decide once more.
+        // Without it the hooks decide again.
         decided.unwrap_or_else(|error| {
             error!("{error}");
             None
         })
     }
 
-    /// Answers a request of a contact who is certain.
+    /// Answers a request of an authenticated contact.
     pub async fn answer(
         &self,
         queue: &DiskQueue,
@@ -190,8 +189,8 @@ impl FileService {
         blocking(queue, is_long, second).await
     }
 
-    /// What the hooks of a folder say: the names that they hide, or `None` where there is
-    /// nothing to see.
+    /// What the hooks of a folder say: the names that they hide, or `None` if there is nothing to
+    /// see.
     async fn ask_hooks(
         &self,
         folder: Folder,
@@ -219,8 +218,8 @@ impl FileService {
         })))
     }
 
-    /// Has `[OnSent]` of a folder run for a file that a contact has now: at once or later, but
-    /// for certain, once it is written down.
+    /// Runs `[OnSent]` of a folder for a file that a contact now has: at once or later, but for
+    /// certain, once it is recorded.
     pub async fn sent(&self, user: &User, from: &Name, path: &str) {
         let (owner, contact, path) = (user.clone(), from.clone(), path.to_owned());
         let event = task::spawn_blocking(move || {
@@ -229,7 +228,7 @@ impl FileService {
                 .map(|(first, rest)| (first.to_owned(), rest))?;
             let folder = owner.folder(&Name::folder(&first).ok()?).ok()?;
             let config = folder.config().ok()?;
-            // Else it came from what lies ready for the contact.
+            // Otherwise it came from what is ready for the contact.
             let is_shared = Rights::of(&config, &contact).get && first != OUTGOING;
             let waits = !config.scripts(Kind::Sent.section()).is_empty();
             (is_shared && waits)
@@ -252,7 +251,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     match is_long {
-        // To read what was fetched before takes as long as that is.
+        // Reading what was fetched before takes longer the more there is.
         true => queue.apart(work).await,
         false => queue.run(work).await,
     }
@@ -287,7 +286,7 @@ async fn wait_until(moment: Instant) {
     let _ = task::spawn_blocking(rest).await;
 }
 
-/// The next multiple of [`GRID`] after the beginning that is not over.
+/// The next multiple of [`GRID`] after the beginning that has not passed.
 fn on_grid(begun: Instant, now: Instant) -> Instant {
     let over = now.saturating_duration_since(begun).as_nanos() / GRID.as_nanos();
     let steps = u32::try_from(over).unwrap_or(u32::MAX).saturating_add(1);

@@ -1,7 +1,7 @@
-//! Files of a store that somebody else may reach, by paths that a peer wrote.
+//! Files of a store that others may reach, by paths that a peer wrote.
 //!
-//! What others may not know of, whatever is neither a file nor a directory, and a file that
-//! `[OnReceived]` has not accepted yet, is not there for anybody.
+//! What others may not see, whatever is neither a file nor a directory, and a file that
+//! `[OnReceived]` has not accepted yet do not exist for anybody.
 
 use std::{io, sync::Arc};
 
@@ -13,10 +13,10 @@ use crate::{
     store::{ContentPath, Contents, Kind, Listing, Stat, Store, Target, placement::is_promised},
 };
 
-/// Whether `[OnReceived]` has still to accept the file of this name in the folder.
+/// Whether `[OnReceived]` still has to accept the file of this name in the folder.
 pub type IsPending = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// What lies in a store, as others may see it.
+/// What is in a store, as others may see it.
 #[derive(Clone)]
 pub struct Tree {
     store: Arc<dyn Store>,
@@ -26,7 +26,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// What lies in a store.
+    /// What is in a store.
     pub fn new(store: Arc<dyn Store>, shown: Shown) -> Self {
         Self {
             store,
@@ -35,8 +35,8 @@ impl Tree {
         }
     }
 
-    /// What lies in the store of a folder: `.meta` in it may promise names to files that are
-    /// on their way.
+    /// What is in the store of a folder: `.meta` in it may promise names to files that are on their
+    /// way.
     pub fn of_folder(
         folder: &Folder,
         store: Arc<dyn Store>,
@@ -49,8 +49,8 @@ impl Tree {
         }
     }
 
-    /// Whether `[OnReceived]` has still to accept a file of the folder itself: until then it
-    /// has the name with which it arrived.
+    /// Whether `[OnReceived]` still has to accept a file of the folder itself: until then it has
+    /// the name with which it arrived.
     fn is_pending(&self, name: &str) -> bool {
         let folder = self.folder.as_ref();
         name.ends_with(".data") && folder.is_some_and(|(_, is_pending)| is_pending(name))
@@ -60,7 +60,7 @@ impl Tree {
         matches!(path.components(), [name] if self.is_pending(name))
     }
 
-    /// The path in the store, if others may know of it.
+    /// The path in the store, if others may see it.
     fn at(&self, path: &TreePath) -> io::Result<ContentPath> {
         match self.shown.admits(path) && !self.is_pending_at(path) {
             true => ContentPath::try_from(path.clone()).map_err(|_| hidden()),
@@ -68,7 +68,7 @@ impl Tree {
         }
     }
 
-    /// What lies at a path.
+    /// What is at a path.
     pub fn stat(&self, path: &TreePath) -> io::Result<Stat> {
         let stat = self.store.stat(&self.at(path)?)?;
         stat.filter(|stat| stat.kind != Kind::Other)
@@ -80,8 +80,8 @@ impl Tree {
         self.store.room()
     }
 
-    /// What lies at a path that a file may get; `None` if nothing does. Fails where no file
-    /// may have it, with `AlreadyExists` where there is something that nobody sees.
+    /// What is at a path that a file may get; `None` if nothing is. Fails if no file may have it,
+    /// with `AlreadyExists` if something is there that nobody sees.
     pub fn there(&self, path: &TreePath) -> io::Result<Option<Stat>> {
         if path.split_last().is_none() {
             return Err(hidden());
@@ -97,13 +97,13 @@ impl Tree {
         }
     }
 
-    /// Opens a file to read it.
+    /// Opens a file for reading.
     pub fn open(&self, path: &TreePath) -> io::Result<Box<dyn Contents>> {
         self.store.open(&self.at(path)?)
     }
 
-    /// What lies in a directory, and in its directories if `recursive`; each directory
-    /// before what is in it.
+    /// What is in a directory, and in its directories if `recursive`; each directory before what is
+    /// in it.
     pub fn walk(&self, path: &TreePath, recursive: bool) -> io::Result<Walk> {
         let path = self.at(path)?;
         let level = Level {
@@ -132,7 +132,7 @@ impl Tree {
         self.store.settle_names(&[path])
     }
 
-    /// Gives a file or directory another path; fails with `AlreadyExists` if that is taken.
+    /// Moves a file or directory; fails with `AlreadyExists` if the new path is taken.
     pub fn rename(&self, path: &TreePath, to: &TreePath) -> io::Result<()> {
         let (path, to) = (self.at(path)?, self.at(to)?);
         if let Some((folder, _)) = &self.folder
@@ -156,8 +156,8 @@ struct Level {
     shown: String,
 }
 
-/// A way through a tree that can be gone in pieces. It holds a directory open for each
-/// level that it is deep.
+/// A walk through a tree that can be taken in pieces. It holds a directory open for each level of
+/// its depth.
 pub struct Walk {
     tree: Tree,
     recursive: bool,

@@ -45,7 +45,7 @@ pub const OUTGOING: &str = "outgoing";
 enum Location {
     /// To the top directory.
     Top,
-    /// Into a folder, or into what lies ready for the contact.
+    /// Into a folder, or into what is ready for the contact.
     Below(Box<Tree>, Rights, TreePath),
 }
 
@@ -53,7 +53,7 @@ enum Location {
 /// or that there is nothing to see.
 pub type Said = HashMap<Name, Option<Arc<Hides>>>;
 
-/// A folder whose hooks have to be asked, and about which path in it.
+/// A folder whose hooks have to be asked, and the path in it that they are asked about.
 pub type ToAsk = (Folder, Arc<Config>, TreePath);
 
 /// A user's files, as one contact may see them.
@@ -68,7 +68,7 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The files of a user as a contact may see them, where hooks said this.
+    /// The files of a user as a contact may see them, after hooks said this.
     pub fn new(
         (user, from): &'a (User, Name),
         asked: &'a Said,
@@ -95,7 +95,7 @@ impl<'a> View<'a> {
         self.folder.get_or_init(look).as_ref()
     }
 
-    /// What lies ready for the contact, if there is such a directory.
+    /// What is ready for the contact, if there is such a directory.
     fn outgoing(&self) -> Option<Tree> {
         let path = [OUTGOING, self.from.as_str()].into_iter();
         let dir = open_below(self.user.dir(), path).ok()?;
@@ -289,7 +289,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Looks whether a file may get a path.
+    /// Checks whether a file may get a path.
     fn put(
         &self,
         path: &str,
@@ -327,7 +327,7 @@ impl<'a> View<'a> {
             }
         }
         if conflict == Conflict::Overwrite && !rights.rm {
-            // Should one come meanwhile.
+            // In case one arrives meanwhile.
             conflict = Conflict::Refuse;
         }
         let mut meta = meta.clone();
@@ -343,7 +343,7 @@ impl<'a> View<'a> {
         })))
     }
 
-    /// Whether the contact brought this very file before.
+    /// Whether the contact sent this very file before.
     fn was_delivered(&self, folder: &str, meta: &Wire) -> bool {
         let Some(id) = meta.meta.id else {
             return false;
@@ -358,7 +358,7 @@ impl<'a> View<'a> {
         known.is_ok_and(|known| known.is_some_and(|known| !is_refused(known.stage)))
     }
 
-    /// Changes something where the contact may.
+    /// Changes something if the contact may.
     fn change(
         &self,
         path: &str,
@@ -415,14 +415,14 @@ impl<'a> View<'a> {
     }
 }
 
-/// Another text for every other version of a file, which tells a peer nothing else of it.
+/// A text that differs for every version of a file, and tells a peer nothing else about it.
 fn tag_of(version: &str) -> String {
     let digest = Sha256::digest(version);
     hex::encode(digest.get(..16).unwrap_or_default())
 }
 
-/// What a request is for the hooks of a folder. What is hidden from who looks is not there
-/// for who fetches or changes something either.
+/// What a request is for the hooks of a folder. What is hidden from listings cannot be fetched or
+/// changed either.
 pub fn events_of(request: &Request) -> &'static [Kind] {
     match request {
         Request::Get { .. } => &[Kind::List, Kind::Get],

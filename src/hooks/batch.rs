@@ -2,10 +2,10 @@
 //!
 //! A thread takes a parcel of events of one user and runs them one after the other, script
 //! by script. Scripts take microseconds and a hand-over costs more than that, so one
-//! hand-over serves all. Two things end it early: an event that needs a program leaves the
-//! parcel and goes on by itself, and a parcel that has used up its `BUDGET` comes back.
-//! What is left of it then goes on in two halves at the same time, so that a slow script
-//! holds up the other events for a few budgets at most.
+//! hand-over serves all. Two things end it early: an event that needs a program leaves the parcel
+//! and continues by itself, and a parcel that has used up its `BUDGET` comes back. What is left of
+//! it then continues in two halves at the same time, so that a slow script holds up the other
+//! events for a few budgets at most.
 
 #![expect(
     clippy::vec_box,
@@ -55,16 +55,16 @@ use crate::{
 /// scripts fit into it, and a person does not notice it.
 const BUDGET: Duration = Duration::from_millis(5);
 
-/// After so many times an event decides while no other one of its user does.
+/// After this many conflicts an event decides while no other event of its user does.
 const PATIENT: u32 = 3;
 
 /// How often the scripts of an event begin again because others were faster.
 const MAX_CONFLICTS: u32 = 32;
 
-/// Verdicts, each with the place of its event in the batch.
+/// Verdicts, each with the index of its event in the batch.
 pub type Verdicts = Vec<(usize, Verdict)>;
 
-/// Events that are fired together. What has its verdict comes by [`Batch::next`].
+/// Events that are fired together. [`Batch::next`] returns their verdicts.
 pub struct Batch {
     hooks: Hooks,
     mode: Mode,
@@ -109,7 +109,7 @@ impl Batch {
         self.left
     }
 
-    /// Waits for the next verdicts; for ever, if there are none [left](Self::left).
+    /// Waits for the next verdicts; forever, if there are none [left](Self::left).
     pub async fn next(&mut self) -> Verdicts {
         let mut over = mem::take(&mut self.over);
         while over.is_empty() {
@@ -208,7 +208,7 @@ impl Batch {
         }
     }
 
-    /// Waits for a slot for an event, beside all else, and has its scripts begin again.
+    /// Waits for a slot for an event, alongside everything else, and makes its scripts begin again.
     fn wait_for_slot(&mut self, mut firing: Box<Firing>) {
         let (hooks, returning) = (self.hooks.clone(), self.returning.clone());
         let user = firing.event.folder.user().name().clone();
@@ -224,7 +224,7 @@ impl Batch {
         });
     }
 
-    /// Runs a program for an event, beside all else.
+    /// Runs a program for an event, alongside everything else.
     fn start(&mut self, mut firing: Box<Firing>, path: PathBuf) {
         let (hooks, returning) = (self.hooks.clone(), self.returning.clone());
         self.beside.get_or_insert_default().spawn(async move {
@@ -354,9 +354,9 @@ impl Hooks {
         firing.has_run(result, turn.mode, &self.heard);
     }
 
-    /// Has what was decided take effect. Where something that the scripts looked at has
-    /// changed meanwhile, they begin again; after a few times while nobody else decides. Scripts
-    /// that have to wait for something do not keep the others waiting for that.
+    /// Makes what was decided take effect. If something that the scripts looked at has changed
+    /// meanwhile, they begin again; after a few times while nobody else decides. Scripts that have
+    /// to wait for something do not keep the others waiting for that.
     fn decide(&self, firing: &mut Firing, turn: &Turn<'_>) {
         let of_user = self.turns.of(firing.event.folder.user().name());
         if firing.conflicts < PATIENT {
@@ -386,8 +386,8 @@ impl Hooks {
         }
     }
 
-    /// Finds what a line names, and runs it if it is a script: as busy, where it has to wait
-    /// for something and may not, or has no slot for that.
+    /// Finds what a line names, and runs it if it is a script: the result is busy if it has to wait
+    /// for something but may not, or has no slot for that.
     fn step(
         &self,
         firing: &mut Firing,
@@ -486,14 +486,14 @@ impl Hooks {
 
 fn profile_of(event: &Event) -> Map<String, Value> {
     let user = event.folder.user();
-    // A hook that needs none is not held up by a profile that cannot be read.
+    // A profile that cannot be read does not hold up a hook that does not need it.
     user.profile().unwrap_or_else(|error| {
         warn!(user = %user.name(), "{error}");
         Map::new()
     })
 }
 
-/// Writes down what scripts made of a meta, for a program that comes after them.
+/// Writes what scripts made of a meta to the disk, for a program that comes after them.
 fn write_meta(dir: &Dir, script: &str, subject: &Subject) -> Result<(), HookError> {
     let file = subject.meta_file();
     file::replace(dir, &file, 0o644, &subject.meta.to_file()).map_err(|source| {

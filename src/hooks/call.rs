@@ -1,7 +1,7 @@
-//! The call of a script that runs on a thread: its deadline, and what it holds of memory.
+//! The call of a script that runs on a thread: its deadline, and the memory that it holds.
 //!
-//! The allocator counts memory for each thread: what the system tells of pages is blind to
-//! memory that was used before.
+//! The allocator counts memory for each thread: what the system tells about pages misses memory
+//! that was used before.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,23 +13,23 @@ use super::api::function::Made;
 use rhai::{Dynamic, EvalAltResult, Position};
 use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp, deallocatedp};
 
-/// Bytes that a script may hold. Rhai checks the item that is put into an array or a map
-/// by index, not what holds it, so a few lines can grow without an end.
+/// Bytes that a script may hold. Rhai checks the item that is put into an array or a map by index,
+/// not what holds it, so a few lines can grow without limit.
 const MAX_HELD: i64 = 8 << 20;
 
-/// Bytes that all scripts may hold that run at the same time.
+/// Bytes that all scripts running at the same time may hold.
 const MAX_HELD_BY_ALL: i64 = 64 << 20;
 
-/// What a script holds is counted for all in such steps.
+/// What a script holds is counted for all in steps of this size.
 const SHARE: i64 = 1 << 20;
 
-/// From when on a script has worked for long.
+/// After this time a script has worked for long.
 const LONG: Duration = Duration::from_millis(5);
 
 /// Why a script was stopped from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Its time was over, which was this long.
+    /// Its time, which was this long, was over.
     Deadline(Duration),
     /// It held too much memory, or all scripts together did.
     Memory,
@@ -42,7 +42,7 @@ pub enum Stop {
 pub struct Limits {
     /// For its own steps.
     pub deadline: Duration,
-    /// For all that it waits for: a large file to be read, a server to answer.
+    /// For everything that it waits for: a large file to be read, a server to answer.
     pub patience: Duration,
 }
 
@@ -56,11 +56,11 @@ pub struct Call {
     /// Takes what the script prints.
     print: Box<dyn Fn(&str)>,
     begun: Instant,
-    /// Turns the script into one that works for long; whether it is one now.
+    /// Turns the script into one that works for long; returns whether it is one now.
     lengthen: Box<dyn Fn() -> bool>,
     /// Whether that was tried because it had worked for long.
     is_long: Cell<bool>,
-    /// What it holds; nothing where the allocator does not count.
+    /// What it holds; `None` if the allocator does not count.
     memory: Option<Memory>,
 }
 
@@ -70,16 +70,16 @@ thread_local! {
 
 impl Call {
     /// Watches over the script that is run inside `run`; `print` takes what it prints. Calls
-    /// `lengthen` when it has worked for long, or is about to wait: that returns whether it
-    /// holds nobody else up now. Fails where its time was over at its last step, which meets
-    /// no further one that would notice.
+    /// `lengthen` when it has worked for long, or is about to wait: that returns whether it holds
+    /// nobody else up now. Fails if its time was over at its last step, after which no further one
+    /// would notice.
     pub fn watch<T>(
         limits: Limits,
         print: Box<dyn Fn(&str)>,
         lengthen: Box<dyn Fn() -> bool>,
         run: impl FnOnce() -> T,
     ) -> Result<T, Duration> {
-        /// Takes the call off the thread, whatever panics.
+        /// Takes the call off the thread, even after a panic.
         struct Over;
         impl Drop for Over {
             fn drop(&mut self) {
@@ -124,8 +124,7 @@ impl Call {
     }
 }
 
-/// The time until now counts for the patience of a script instead of its deadline; until it is
-/// dropped.
+/// Until it is dropped, time counts against the patience of a script instead of its deadline.
 struct Waiting {
     since: Instant,
     /// What was left of its deadline.
@@ -167,9 +166,9 @@ impl Drop for Waiting {
     }
 }
 
-/// Does something that takes long for the script that runs on this thread: a place among those
-/// that work for long is taken for it, and its time counts for the script's patience instead
-/// of its deadline. `work` is told what is left of that, and asks [`go_on`] where it can.
+/// Does something that takes long for the script that runs on this thread: it takes a place among
+/// those that work for long, and its time counts against the script's patience instead of its
+/// deadline. `work` is told what is left of that, and calls [`go_on`] where it can.
 pub fn wait<T>(work: impl FnOnce(Duration) -> Made<T>) -> Made<T> {
     let waiting = Waiting::begin().map_err(stopped)?;
     let left = CALL.with_borrow(|call| call.as_ref().map(|call| call.patience.get()));
@@ -209,7 +208,7 @@ pub fn go_on() -> Result<(), Box<EvalAltResult>> {
     }
 }
 
-/// What the allocator counts of a thread, in bytes since the thread began.
+/// What the allocator counts for a thread, in bytes since the thread began.
 struct Counts {
     allocated: ThreadLocal<u64>,
     freed: ThreadLocal<u64>,
@@ -223,8 +222,8 @@ impl Counts {
         })
     }
 
-    /// Bytes that the thread took and did not give back; what others freed of it counts
-    /// as held, and what it freed of others as given back.
+    /// Bytes that the thread took and did not give back; what others freed of it counts as held,
+    /// and what it freed of theirs as given back.
     fn held(&self) -> i64 {
         self.allocated
             .get()
@@ -233,7 +232,7 @@ impl Counts {
     }
 }
 
-/// What all scripts hold that run now, in bytes, counted in steps of [`SHARE`].
+/// What all running scripts hold, in bytes, counted in steps of [`SHARE`].
 static HELD_BY_ALL: AtomicI64 = AtomicI64::new(0);
 
 /// What a script holds.
@@ -265,7 +264,7 @@ impl Memory {
         }
         self.shared.set(held);
         let before = HELD_BY_ALL.fetch_add(held - shared, Ordering::Relaxed);
-        // Who grows last has to go; one that holds little is not to blame.
+        // The script that grows last has to go; one that holds little is not to blame.
         held > shared && before + held - shared > MAX_HELD_BY_ALL
     }
 }

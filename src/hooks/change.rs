@@ -1,5 +1,5 @@
-//! What is done outside of the journal once an event has come to a decision, as plain data, and
-//! as the journal has it.
+//! What is done outside the journal once an event has come to a decision, as plain data, and as the
+//! journal stores it.
 
 use super::{folder_files::Identity, transaction::files::Place};
 use crate::{
@@ -10,19 +10,19 @@ use crate::{
 };
 
 /// One change. What it knows of a file from before the decision tells, when it is made again,
-/// whether it was made, or somebody has put another file there since.
+/// whether it was made already, or somebody has put a different file there since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A directory is there.
+    /// A directory is made.
     MakeDir(Place),
-    /// A file goes.
+    /// A file is removed.
     Remove {
         /// The file.
         place: Place,
         /// What it was.
         was: Identity,
     },
-    /// A file gets another name or folder. What has that name stays, and the file where it is,
+    /// A file is renamed or moved. If something has that name already, both stay where they are,
     /// unless it is to be replaced.
     Move {
         /// Where it is.
@@ -31,10 +31,10 @@ pub enum Change {
         to: Place,
         /// What it was.
         was: Identity,
-        /// The file there that goes, if one does.
+        /// The file there that is replaced, if one is.
         replaces: Option<Identity>,
     },
-    /// A file has this text behind what it had.
+    /// This text is appended to a file.
     Append {
         /// The file.
         place: Place,
@@ -43,7 +43,7 @@ pub enum Change {
         /// The text.
         text: String,
     },
-    /// A file has this text.
+    /// This text is written to a file.
     Write {
         /// The file.
         place: Place,
@@ -52,29 +52,29 @@ pub enum Change {
         /// What was there, if anything was.
         was: Option<Identity>,
     },
-    /// The `.meta` of a file has this text; the place has the stem.
+    /// This text is written to the `.meta` of a file; the place has the stem.
     Meta {
         /// The folder and the stem.
         place: Place,
         /// The text.
         text: String,
     },
-    /// A file that arrived goes, whatever it is; the place has its name.
+    /// A file that arrived is removed, whatever it is; the place has its name.
     Reject(Place),
-    /// A file goes out of sight; the place has its stem.
+    /// A file is put out of sight; the place has its stem.
     Hide(Place),
-    /// A file gets the path that its sender wants; the place has its stem.
+    /// A file is moved to the path that its sender wants; the place has its stem.
     Put {
         /// The folder and the stem.
         place: Place,
         /// The text of its `.meta`, which says where it goes.
         text: String,
     },
-    /// Lines in the inbox of the user.
+    /// Lines are added to the inbox of the user.
     Tell(String),
     /// Every `.failed` becomes a `.meta` again.
     Reset(Name),
-    /// Old partial files go, and what is left of refused ones.
+    /// Old partial files are removed, and what is left of refused ones.
     Sweep {
         /// The folder.
         folder: Name,
@@ -84,7 +84,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// As the journal has it: a word, places, then the rest.
+    /// As the journal stores it: a word, places, then the rest.
     pub fn to_value(&self) -> Value {
         let place = |(folder, name): &Place| -> Vec<Value> {
             vec![folder.as_str().into(), name.as_str().into()]
@@ -204,7 +204,7 @@ impl Change {
         })
     }
 
-    /// The places of the files that it changes, where it names them.
+    /// The places of the files that it changes, if it names them.
     pub fn places(&self) -> Vec<Place> {
         let of =
             |(folder, stem): &Place, ending: &str| (folder.clone(), format!("{stem}.{ending}"));
@@ -223,8 +223,8 @@ impl Change {
         }
     }
 
-    /// Whether a file has another place after it, or none: what is made again of a decision
-    /// before it would not find the file.
+    /// Whether it moves or removes a file: a change of an earlier decision that is made again would
+    /// not find the file.
     pub fn displaces(&self) -> bool {
         matches!(
             self,
@@ -236,7 +236,7 @@ impl Change {
         )
     }
 
-    /// The file that nobody may see any more from the decision on.
+    /// The file that nobody may see from the decision on.
     pub fn withholds(&self) -> Option<Place> {
         let data = |(folder, stem): &Place| (folder.clone(), format!("{stem}.data"));
         match self {

@@ -1,4 +1,4 @@
-//! What can be seen to be wrong with hooks before they run.
+//! Finds what is wrong with hooks before they run.
 
 mod calls;
 mod config;
@@ -25,7 +25,7 @@ pub(super) use config::wrong_with;
 /// Files of one directory that are looked at.
 const MAX_FILES: usize = 1_000;
 
-/// Errors that are told of one script that does not compile.
+/// Errors that are reported of one script that does not compile.
 const MAX_ERRORS: usize = 50;
 
 /// Something that is wrong, or worth a thought.
@@ -33,9 +33,9 @@ const MAX_ERRORS: usize = 50;
 pub struct Finding {
     /// The file, below the root.
     pub file: String,
-    /// Counted from 1; 0 where it is about the whole file.
+    /// Counted from 1; 0 if it is about the whole file.
     pub line: usize,
-    /// Counted from 1; 0 where it is about the whole line.
+    /// Counted from 1; 0 if it is about the whole line.
     pub column: usize,
     /// What is wrong, and what to do.
     pub message: String,
@@ -101,7 +101,7 @@ impl Default for Checker {
 }
 
 impl Checker {
-    /// Looks at the m2y.config of a folder, what it names, and every script there.
+    /// Checks the m2y.config of a folder, what it names, and every script there.
     pub fn folder(&mut self, root: &Root, folder: &Folder, programs: &Programs) {
         let below = format!("user/{}/{}", folder.user().name(), folder.name());
         let at = format!("{below}/{CONFIG}");
@@ -114,7 +114,7 @@ impl Checker {
         self.scripts(&below, folder.path(), &[&scripts, folder.path()]);
     }
 
-    /// Looks at the scripts for all folders.
+    /// Checks the scripts for all folders.
     pub fn shared(&mut self, root: &Root) {
         let scripts = root.path().join("scripts");
         if scripts.is_dir() {
@@ -142,7 +142,7 @@ impl Checker {
         });
     }
 
-    /// Looks at every script of a directory, whose shared functions lie in `libs`.
+    /// Checks every script of a directory, whose shared functions are in `libs`.
     fn scripts(&mut self, below: &str, dir: &Path, libs: &[&Path]) {
         let names = match names(dir) {
             Ok(names) => names,
@@ -195,7 +195,7 @@ impl Checker {
     }
 }
 
-/// Compiles a script with all that is wrong left out of it, and tells what that was.
+/// Compiles a script with everything wrong left out of it, and reports what that was.
 fn compile(known: &Known, text: &str) -> (Option<AST>, Vec<Wrong>) {
     let mut scope = Scope::new();
     for variable in known.variables {

@@ -1,4 +1,4 @@
-//! The decision about an event, and all that its scripts asked for, take effect together.
+//! The decision about an event, and everything that its scripts asked for, take effect together.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     root::{config::Config, folder::Folder, user::User},
 };
 
-/// By what the journal knows an event.
+/// What the journal identifies an event by.
 #[derive(Clone)]
 pub struct Record {
     /// The folder that it is about.
@@ -58,7 +58,7 @@ impl Rules {
         for text in self.pinned.texts() {
             add(text.as_bytes());
         }
-        // When the sender asks, and where the file would go, is not what is asked.
+        // When the sender asks, and where the file would go, is not part of what is asked.
         let mut asked = asked.clone();
         asked.datetime.clear();
         asked.extra.remove(PENDING_PUT);
@@ -70,21 +70,21 @@ impl Rules {
 /// What stands for an event in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stands {
-    /// Nothing: who asked asks again.
+    /// Nothing: whatever asked asks again.
     Nothing,
     /// A task.
     Task,
-    /// A transfer whose hooks have still to run.
+    /// A transfer whose hooks still have to run.
     Transfer(Key),
 }
 
-/// Why a decision did not take effect: nothing of it did.
+/// Why a decision did not take effect: no part of it did.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecided {
     /// Something that the scripts looked at has changed meanwhile; they are to run again.
     #[error("what the scripts looked at has changed meanwhile")]
     Conflict,
-    /// It cannot be written down.
+    /// It cannot be recorded.
     #[error("{0}")]
     Failed(String),
 }
@@ -100,7 +100,7 @@ pub trait Decide: Send + Sync {
     ) -> Result<(), Undecided>;
 }
 
-/// Makes decisions take effect that no journal knows of: in a test of hooks, or where a program
+/// Makes decisions that no journal knows of take effect: in a test of hooks, or in a program that
 /// uses the library.
 pub struct Unrecorded {
     state: Arc<dyn State>,
@@ -108,7 +108,7 @@ pub struct Unrecorded {
 }
 
 impl Unrecorded {
-    /// Values go there, files are changed by that.
+    /// Values go to `state`, files are changed by `changer`.
     pub fn new(state: &Arc<dyn State>, changer: &Changer) -> Self {
         Self {
             state: state.clone(),

@@ -15,13 +15,13 @@ pub const LEN: usize = 32;
 /// Files whose digests are kept: the oldest make way.
 const MOST: usize = 8_192;
 
-/// How long a file must have rested before it is hashed, to be known again: of two changes
-/// within a tick of the clock, the file system may tell the first one only.
+/// How long a file must have rested before it is hashed, to be recognised later: of two changes
+/// within a tick of the clock, the file system may show only the first one.
 const REST: Duration = Duration::from_secs(1);
 
-/// By which the contents of a file are known to be the same ones. A program can set the time
-/// of a file's last change, and the inode of a file that is gone soon has another one; the time
-/// of the last change of the inode, only the system sets.
+/// What tells that the contents of a file are the same. A program can set the time of a file's last
+/// change, and the inode of a file that is gone soon belongs to a different one; only the system
+/// sets the time of the last change of the inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     /// The file system.
@@ -53,7 +53,7 @@ pub struct Known {
     pub crc32: Option<u32>,
 }
 
-/// Digests of files. Copies of it are the same one.
+/// Digests of files. Clones are the same one.
 #[derive(Clone, Default)]
 pub struct Digests(Arc<Mutex<Table>>);
 

@@ -3,8 +3,8 @@
 //! What has to happen is in the [journal](crate::journal) before it happens, and leaves it when
 //! it has happened. What failed is tried again, later each time, until it is given up and waits
 //! for a person (`m2y events`). Events of one file happen in their order. What hooks ask
-//! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that
-//! nothing which is down delays a transfer.
+//! for (e-mail, webhooks, files for others) goes the same way after their verdict, so that no
+//! service that is down delays a transfer.
 
 mod claims;
 mod decider;
@@ -100,7 +100,7 @@ impl LeasedEvent {
             lease,
         } = self;
         if record.task.file != event.file {
-            // The file got another name since its event was leased.
+            // The file was renamed after its event was leased.
             let mut renamed = (*record).clone();
             renamed.task = task_of(&event);
             record = Arc::new(renamed);
@@ -178,7 +178,7 @@ impl Dispatcher {
         })
     }
 
-    /// Lets somebody hear of every hook, whatever it ran for.
+    /// Tells `heard` of every hook, whatever it ran for.
     #[must_use]
     pub fn heard(mut self, heard: Heard) -> Self {
         self.hooks = self.hooks.heard(heard);
@@ -190,7 +190,7 @@ impl Dispatcher {
         self.hooks.digests()
     }
 
-    /// Where the contents of folders rest.
+    /// Where the contents of folders are stored.
     pub fn stores(&self) -> &Stores {
         self.hooks.stores()
     }
@@ -212,13 +212,13 @@ impl Dispatcher {
         self.hooks.pin(folder, config)
     }
 
-    /// Fires an event that decides about something which is not there yet; whoever asked
-    /// asks again if it fails.
+    /// Fires an event that decides about something that does not exist yet; whatever asked asks
+    /// again if it fails.
     pub async fn fire(&self, event: Event, pinned: &Pinned) -> Verdict {
         self.fire_only(ToFire::all(event, pinned.clone())).await
     }
 
-    /// [`Self::fire`], where not all scripts of the section are to run.
+    /// [`Self::fire`] for when not all scripts of the section are to run.
     pub async fn fire_only(&self, event: ToFire) -> Verdict {
         self.fire_once(event, &Mode::LIVE).await
     }
@@ -231,9 +231,9 @@ impl Dispatcher {
         verdict
     }
 
-    /// [`Self::fire`] for many events of one user, in one hand-over to a thread for scripts
-    /// where those are quick. Tells each verdict as soon as it is there, with the place of
-    /// its event: none waits for a slow script or a program of another one.
+    /// [`Self::fire`] for many events of one user, in one hand-over to a thread for scripts if
+    /// those are quick. Reports each verdict as soon as it is there, with the index of its event:
+    /// none waits for a slow script or a program of another one.
     pub async fn fire_each(
         &self,
         events: Vec<(Event, Pinned)>,
@@ -262,7 +262,7 @@ impl Dispatcher {
         }
     }
 
-    /// Remembers how scripts ended, and has what they asked for take effect.
+    /// Remembers how scripts ended, and makes what they asked for take effect.
     async fn conclude_fired(&self, fired: Vec<(Arc<Record>, &mut Verdict)>) {
         let ended: Vec<_> = fired
             .iter()
@@ -271,7 +271,7 @@ impl Dispatcher {
         self.last_runs.note(&ended);
         let (mut plans, mut verdicts) = (Vec::new(), Vec::new());
         for (record, verdict) in fired {
-            // Nothing stays of what hooks did that came to no decision, and nobody tries again.
+            // Nothing stays of what hooks did without coming to a decision, and nobody tries again.
             if !verdict.is_settled && verdict.outcome.failure().is_none() {
                 let changes = asked_for(verdict);
                 plans.push(Plan::new(Some(&record), verdict, changes, None));
@@ -286,8 +286,8 @@ impl Dispatcher {
         }
     }
 
-    /// Fires an event because a person asks for it, outside of any transfer: once, and
-    /// nothing is tried again but what its hooks ask for.
+    /// Fires an event because a person asks for it, outside any transfer: once, and only what its
+    /// hooks ask for is tried again.
     pub async fn fire_by_hand(&self, event: Event, mode: &Mode) -> Verdict {
         let to_fire = ToFire::all(event, Pinned::default());
         let verdict = self.fire_once(to_fire, mode).await;
@@ -307,16 +307,15 @@ impl Dispatcher {
         let _ = task::spawn_blocking(move || decider.flush()).await;
     }
 
-    /// Makes the changes again that hooks asked for, and that a server before this one did not
-    /// live to see done. It belongs before everything else. It waits for a disk.
+    /// Repeats the changes that hooks asked for and that an earlier server did not finish. It
+    /// belongs before everything else. It waits for a disk.
     pub fn redo(&self) -> Result<(), JournalError> {
         self.decider.redo(&self.root)
     }
 
-    /// Leases the event of a file that arrives before it happens; `None` if no hook waits
-    /// for it, or if it is leased already. The transfer belongs into the
-    /// journal as one that owes it; then it happens by [`Self::run_leased`], or when the server
-    /// starts again.
+    /// Leases the event of a file that arrives before it happens; `None` if no hook waits for it,
+    /// or if it is leased already. The transfer belongs in the journal as one that owes it; then it
+    /// happens in [`Self::run_leased`], or when the server starts again.
     pub fn lease(&self, event: Event, pinned: Pinned, transfer: &Key) -> Option<LeasedEvent> {
         if let Some(file) = &event.file {
             self.self_changes()
@@ -336,14 +335,14 @@ impl Dispatcher {
         })
     }
 
-    /// Runs the hooks of a file that is stored, although the attempt which brought it failed
-    /// before they could run.
+    /// Runs the hooks of a file that is stored, although the attempt that brought it failed before
+    /// they could run.
     pub fn take_over(&self, transfer: &Transfer) {
         let (key, task) = (transfer.key.clone(), task_of_received(transfer));
         drop(self.journal.take_over(key, task));
     }
 
-    /// Puts a file out of sight for which `[OnMeta]` asked that, and no other hook runs.
+    /// Puts a file out of sight if `[OnMeta]` asked for that; no other hook runs.
     pub async fn hide_if_asked(&self, folder: &Folder, subject: &Subject) {
         if !subject.meta.extra.contains_key(QUARANTINE) {
             return;
@@ -356,8 +355,8 @@ impl Dispatcher {
         }
     }
 
-    /// Runs the hooks of an event that was leased. Where they come to no decision, the event
-    /// stays in the journal and is tried again.
+    /// Runs the hooks of an event that was leased. If they come to no decision, the event stays in
+    /// the journal and is tried again.
     pub async fn run_leased(&self, leased: LeasedEvent) -> Verdict {
         let (leased, event) = leased.split();
         let batch = self.hooks.fire_batch(vec![event], &Mode::LIVE);
@@ -366,10 +365,9 @@ impl Dispatcher {
         verdict
     }
 
-    /// [`Self::run_leased`] for many events of one user, in one hand-over to a thread for
-    /// scripts where those are quick. Tells verdicts, with the places of their events, as
-    /// soon as what they say is stored: none waits for a slow script or a program of another
-    /// event.
+    /// [`Self::run_leased`] for many events of one user, in one hand-over to a thread for scripts
+    /// if those are quick. Reports verdicts, with the indexes of their events, as soon as what they
+    /// say is stored: none waits for a slow script or a program of another event.
     pub async fn run_leased_each(&self, leased: Vec<LeasedEvent>, mut tell: impl FnMut(Verdicts)) {
         let (leased, events): (Vec<_>, Vec<_>) = leased.into_iter().map(LeasedEvent::split).unzip();
         let mut leased: Vec<_> = leased.into_iter().map(Some).collect();
@@ -384,8 +382,8 @@ impl Dispatcher {
         }
     }
 
-    /// Has what the hooks of leased events decided take effect, or writes down that they have
-    /// to run again.
+    /// Makes what the hooks of leased events decided take effect, or records that they have to run
+    /// again.
     async fn conclude(&self, over: Vec<(Leased, &mut Verdict)>) {
         let fired: Vec<_> = over
             .iter()

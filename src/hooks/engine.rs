@@ -1,8 +1,8 @@
 //! The engine that scripts run in, and the fence around it.
 //!
-//! Rhai's own limits are no wall by themselves, so all of them are set in one place
-//! ([`engine`]), what they miss is taken out of the language, and a [`call`] watches the
-//! clock and the memory while a script runs.
+//! Rhai's own limits are not a wall by themselves, so all of them are set in one place
+//! ([`engine`]), what they miss is removed from the language, and a [`call`] watches the clock and
+//! the memory while a script runs.
 
 use rhai::{
     AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ImmutableString, Position, Stmt,
@@ -83,8 +83,8 @@ pub fn inspect(ast: &AST) -> Result<(), (String, Position)> {
     found.map_or(Ok(()), Err)
 }
 
-/// Puts functions of ours in the place of those that ignore a limit: `sleep` the
-/// deadline, `replace` the length of texts until after it has allocated.
+/// Replaces functions that ignore a limit with ours: `sleep` ignores the deadline, `replace` the
+/// length of texts until after it has allocated.
 fn replace_unchecked(engine: &mut Engine) {
     // A sender waits meanwhile, and so does every other script in the queue.
     fn sleep() -> Result<(), Box<EvalAltResult>> {

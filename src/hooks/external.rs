@@ -3,10 +3,10 @@
 //! A program gets the path of the `.meta` file as its only argument, facts in
 //! `M2Y_*` variables, the folder as working directory, nothing on its standard
 //! input, and a process group of its own, which is killed at the deadline and when
-//! the program has ended. Then the `.meta` is read again. A program that makes a session
-//! of its own (`setsid`) leaves that group, and what it leaves running so stays.
+//! the program has ended. Then the `.meta` is read again. A program that makes a session of its own
+//! (`setsid`) leaves that group, and what it leaves running that way stays.
 //!
-//! What it writes is in the log at debug; where it fails, its last lines are in the error.
+//! What it writes is in the log at debug; if it fails, its last lines are in the error.
 
 mod output;
 
@@ -31,10 +31,10 @@ use crate::{
     root::file,
 };
 
-/// The time to read what a program left, where it has used up its own.
+/// The time to read what a program left, if it has used up its own.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Variables of the server that a program sees; it sees no other one.
+/// Variables of the server that a program sees; it sees no others.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"];
 
 /// Runs executables.
@@ -106,7 +106,7 @@ impl Host {
         };
         let meta = match &event.subject {
             Some(subject) => {
-                // The program may have put anything in the place of the .meta.
+                // The program may have put anything in place of the .meta.
                 let read = read_again(&script, event, subject);
                 let read = timeout_at(until.max(Instant::now() + SHORT), read).await;
                 Some(read.unwrap_or(Err(HookError::Hung {

@@ -32,11 +32,11 @@ pub type Heard = Arc<dyn Fn(&Run) + Send + Sync>;
 
 /// An event on its way through its scripts.
 pub(super) struct Firing {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub(super) place: usize,
     pub(super) event: Event,
     pub(super) pinned: Pinned,
-    /// By what the journal knows it, if it does.
+    /// What the journal identifies it by, if it knows it.
     pub(super) record: Option<Arc<Record>>,
     /// What its scripts have asked for so far.
     pub(super) transaction: Transaction,
@@ -49,7 +49,7 @@ pub(super) struct Firing {
     turns: usize,
     /// How often they had to begin again.
     pub(super) conflicts: u32,
-    /// Its place among those that work for long, where it had to wait for that.
+    /// Its place among those that work for long, if it had to wait for that.
     pub(super) slot: Option<Arc<Slot>>,
     /// Since when it is that script's turn.
     pub(super) since: Instant,
@@ -76,8 +76,8 @@ pub(super) struct Origin {
 pub(super) enum Progress {
     /// The script whose turn it is can run on a thread for scripts.
     Ready,
-    /// A script has to wait for something and may not do that where it is: the scripts begin
-    /// again once the event has a place among those that take long.
+    /// A script has to wait for something but may not do that where it is: the scripts begin again
+    /// once the event has a place among those that take long.
     Waits,
     /// It is this program's turn.
     Program(PathBuf),
@@ -87,8 +87,8 @@ pub(super) enum Progress {
     Unserved,
     /// The thread panicked at the script.
     Panicked,
-    /// All scripts have run, or one objected. What they decided has still to take effect, on
-    /// a thread for scripts.
+    /// All scripts have run, or one objected. What they decided still has to take effect, on a
+    /// thread for scripts.
     Undecided,
     /// Nothing is left to do for it.
     Over,
@@ -125,11 +125,11 @@ pub struct ToFire {
     pub scripts: Vec<String>,
     /// Those that are read already.
     pub pinned: Pinned,
-    /// By what the journal knows it, if it does: then who fires it sees to it that what is
+    /// What the journal identifies it by, if it knows it: then the caller makes sure that what is
     /// decided takes effect where that can wait for others.
     pub record: Option<Arc<Record>>,
-    /// Files that the scripts find at other places than the disk has them. Only for events
-    /// that happened before, and of which nothing is done.
+    /// Files that the scripts find at other places than on the disk. Only for events that happened
+    /// before, and for which nothing is done.
     pub displaced: Vec<Displaced>,
 }
 
@@ -138,7 +138,7 @@ pub struct ToFire {
 pub struct Displaced {
     /// Where it is on the disk.
     pub now: Place,
-    /// Where it was; `None` if it had not come yet.
+    /// Where it was; `None` if it had not arrived yet.
     pub then: Option<Place>,
 }
 
@@ -225,7 +225,7 @@ impl Firing {
         self.turn();
     }
 
-    /// The event is about what it was about before its scripts.
+    /// Makes the event be about what it was about before its scripts.
     fn take_back(&mut self) {
         let Origin {
             folder,
@@ -283,14 +283,14 @@ impl Firing {
         }
     }
 
-    /// Takes down how a script ended. It is the next one's turn then, or the event is over.
+    /// Records how a script ended. It is the next one's turn then, or the event is over.
     pub(super) fn has_run(&mut self, result: Result<Ran, HookError>, mode: &Mode, heard: &Heard) {
         self.why = result.as_ref().err().map(ToString::to_string);
         let outcome = match result {
             Ok(ran) => self.follow(ran),
             Err(error) => {
                 if !matches!(error, HookError::Thrown(_)) && mode.notes.is_none() {
-                    // Not as fields: those would stand behind the caret.
+                    // Not as fields: those would follow the caret.
                     let (folder, kind) = (&self.event.folder, self.event.kind);
                     let user = folder.user().name();
                     warn!("{user}/{} [{kind}] {error}", folder.name());
@@ -327,8 +327,8 @@ impl Firing {
         }
     }
 
-    /// Takes what the scripts asked for, which they cannot change any more. Where it may wait
-    /// until others are decided, or there is nothing, the event is over.
+    /// Takes what the scripts asked for, which they can no longer change. If it may wait until
+    /// others are decided, or there is nothing, the event is over.
     fn end(&mut self, mode: &Mode) {
         // A folder that does not start has decided nothing.
         let failed = self.so_far.outcome.failure().is_some()
@@ -364,7 +364,7 @@ impl Firing {
         self.progress = Progress::Over;
     }
 
-    /// What the scripts asked for and has still to take effect, and the verdict without that.
+    /// What the scripts asked for that still has to take effect, and the verdict without that.
     pub(super) fn undecided(&mut self) -> (Verdict, Changes) {
         let changes = mem::take(&mut self.so_far.changes);
         (self.take_verdict(), changes)
@@ -423,7 +423,7 @@ impl Firing {
     }
 }
 
-/// Keeps an event with its file where a script gave that another name or folder.
+/// Keeps an event with its file if a script renamed or moved that.
 fn follow(event: &mut Event, touched: &Touched) {
     let is_ours =
         event.file.as_ref() == Some(&touched.name) && *event.folder.name() == touched.folder;

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Bytes that are copied at once where a file cannot just change its name.
+/// Bytes that are copied at once if a file cannot just be renamed.
 const COPIED: usize = 262_144;
 
 /// The files of one folder.
@@ -32,7 +32,7 @@ pub struct Files {
     store: Arc<dyn Store>,
 }
 
-/// By which a file is known to be the one that it was, under whatever name.
+/// What identifies a file, under whatever name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// What is known of it.
@@ -48,7 +48,7 @@ enum FileKind {
 }
 
 impl Files {
-    /// Those of a folder.
+    /// The files of a folder.
     pub fn new(folder: &Folder, stores: &Stores) -> Self {
         Self {
             folder: folder.clone(),
@@ -80,7 +80,7 @@ impl Files {
         }
     }
 
-    /// What has a name, and by which it is known again.
+    /// What has a name, and what identifies it.
     pub fn identity(&self, name: &str) -> io::Result<Option<Identity>> {
         let found = self.find(name)?;
         let Some(dir) = self.directory(&found) else {
@@ -94,8 +94,7 @@ impl Files {
         }))
     }
 
-    /// By which the contents of what has a name are known to be the same ones; `None` in a
-    /// store elsewhere.
+    /// What identifies the contents of what has a name; `None` in a store elsewhere.
     pub fn version(&self, name: &str) -> io::Result<Option<Version>> {
         let found = self.find(name)?;
         let Some(dir) = self.directory(&found) else {
@@ -111,7 +110,7 @@ impl Files {
         }))
     }
 
-    /// Opens a regular file to read it.
+    /// Opens a regular file for reading.
     pub fn open(&self, name: &str) -> io::Result<Box<dyn Contents>> {
         match self.find(name)? {
             FileKind::Contents(path) => self.store.open(&path),
@@ -151,7 +150,7 @@ impl Files {
         Ok(contents.chain(documents))
     }
 
-    /// Makes a directory, unless it is there.
+    /// Makes a directory, unless it exists.
     pub fn make_dir(&self, path: &str) -> io::Result<()> {
         let there = |error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => Ok(()),
@@ -175,7 +174,7 @@ impl Files {
         dir.create_dir(name).or_else(there)
     }
 
-    /// Puts a text into a new file, or into the place of one.
+    /// Puts a text into a new file, or in place of an existing one.
     pub fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
         if let Some(local) = self.store.as_local() {
             let (dir, name) = below(local.dir(), name)?;
@@ -190,7 +189,7 @@ impl Files {
         self.store.settle_names(&[path])
     }
 
-    /// Puts a text behind the end of a file, or into a new one.
+    /// Appends a text to a file, or puts it into a new one.
     pub fn append(&self, name: &str, text: &[u8]) -> io::Result<()> {
         if let Some(local) = self.store.as_local() {
             let (dir, name) = below(local.dir(), name)?;
@@ -235,7 +234,7 @@ impl Files {
         published
     }
 
-    /// The directory of this machine that names are below, if they are in one.
+    /// The local directory that names are below, if they are in one.
     fn directory(&self, found: &FileKind) -> Option<&Arc<Dir>> {
         match found {
             FileKind::Document => Some(self.folder.dir()),
@@ -243,8 +242,8 @@ impl Files {
         }
     }
 
-    /// Gives a file another name, here or in another folder. It fails with `AlreadyExists`
-    /// if the name is taken, and with `CrossesDevices` between two disks of this machine.
+    /// Renames a file, here or into another folder. It fails with `AlreadyExists` if the name is
+    /// taken, and with `CrossesDevices` between two disks of this machine.
     pub fn rename(&self, name: &str, there: &Self, to: &str) -> io::Result<()> {
         let (from, target) = (self.find(name)?, there.find(to)?);
         if let (Some(here), Some(dir)) = (self.directory(&from), there.directory(&target)) {
@@ -303,8 +302,8 @@ fn about(dir: &Arc<Dir>, name: &str) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// The directory that a path lies in, and its name there. No component leads out of it, and
-/// none may be a symbolic link.
+/// The directory that a path is in, and its name there. No component leads out of it, and none may
+/// be a symbolic link.
 fn below<'a>(dir: &Arc<Dir>, path: &'a str) -> io::Result<(Arc<Dir>, &'a str)> {
     match path.rsplit_once('/') {
         None => Ok((dir.clone(), path)),

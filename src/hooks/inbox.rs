@@ -1,8 +1,8 @@
 //! The inbox of a user, `inbox.log`: a line for each notice, rotated by size.
 //!
-//! A file that would grow above its size becomes `inbox.log.1`, and what was that becomes
-//! `inbox.log.2`, up to five. Every step is one rename, so a crash loses no line. Of two
-//! processes that write to one inbox, one rotates, and the other goes on in the new file.
+//! A file that would grow above its size becomes `inbox.log.1`, and what that was becomes
+//! `inbox.log.2`, up to five. Every step is one rename, so a crash loses no line. Of two processes
+//! that write to one inbox, one rotates, and the other continues in the new file.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ const KEPT: usize = 5;
 /// Inboxes that are held open at the same time.
 const MAX_OPEN: usize = 64;
 
-/// The inboxes of a server. Copies of it are the same ones.
+/// The inboxes of a server. Clones are the same ones.
 #[derive(Clone)]
 pub struct Inboxes {
     max: u64,
@@ -53,7 +53,7 @@ impl Inboxes {
         inbox.write(user.dir(), line, self.max)
     }
 
-    /// Whether lines were written, a moment ago perhaps.
+    /// Whether lines were written, perhaps a moment ago.
     pub fn has(&self, user: &User, lines: &str) -> io::Result<bool> {
         let inbox = self.of(user.path());
         let _inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,7 +92,7 @@ fn identity(about: &Metadata) -> Identity {
     (about.dev(), about.ino())
 }
 
-/// The file that the name stands for now, if there is one.
+/// The file that has the name now, if there is one.
 fn now(dir: &Dir) -> io::Result<Option<Metadata>> {
     match dir.symlink_metadata(INBOX) {
         Ok(about) => Ok(Some(about)),
@@ -105,7 +105,7 @@ impl Inbox {
     fn write(&mut self, dir: &Dir, line: &str, max: u64) -> io::Result<()> {
         let about = now(dir)?;
         let len = about.as_ref().map_or(0, Metadata::len);
-        // Somebody may have taken it away, or rotated it.
+        // Somebody may have removed it, or rotated it.
         let is_ours = |(_, ours): &(File, Identity)| about.as_ref().map(identity) == Some(*ours);
         let mut file = match self.file.take().filter(is_ours) {
             Some(file) => file,
@@ -121,7 +121,7 @@ impl Inbox {
             // Closing the old one ends its lock, too.
             file = open(dir)?;
         }
-        // One write call of one line: those of two processes do not mix.
+        // One write call per line: lines of two processes do not mix.
         file.0.write_all(line.as_bytes())?;
         self.file = Some(file);
         Ok(())
@@ -134,10 +134,10 @@ fn open(dir: &Dir) -> io::Result<(File, Identity)> {
     Ok((file, identity))
 }
 
-/// Has the file make way for a new one, unless another process has just done that.
+/// Makes way for a new file, unless another process has just done that.
 fn rotate(dir: &Dir, (file, ours): &(File, Identity)) -> io::Result<()> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        // Somebody else is at it: the file takes one more line.
+        // Another process is doing that: the file takes one more line.
         Err(Errno::WOULDBLOCK) => return Ok(()),
         locked => locked?,
     }

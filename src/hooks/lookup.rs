@@ -1,5 +1,5 @@
-//! Where the script is that a line of m2y.config names: in the folder, in
-//! `ROOT/scripts/`, or among the bundled ones.
+//! Where the script that a line of m2y.config names is: in the folder, in `ROOT/scripts/`, or among
+//! the bundled ones.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -32,12 +32,12 @@ pub enum Hook {
 /// Functions for the scripts beside them; those of `ROOT/scripts/` are for all.
 pub const SHARED: &str = "lib.rhai";
 
-/// Whether a line names a program: whatever is no script is one.
+/// Whether a line names a program: whatever is not a script is one.
 pub fn is_program(line: &str) -> bool {
     !line.ends_with(".rhai")
 }
 
-/// Where the script of a line lies, in a word for people; `None` where it is missing.
+/// Where the script of a line is, in a word for people; `None` if it is missing.
 pub fn place(root: &Root, folder: &Folder, line: &str) -> Option<&'static str> {
     let is_script = !is_program(line);
     Name::script(line).ok()?;
@@ -58,8 +58,8 @@ pub fn place(root: &Root, folder: &Folder, line: &str) -> Option<&'static str> {
     bundled::find(line).map(|_| "bundled")
 }
 
-/// Finds what a line of m2y.config names. Only where there is nothing of that name the
-/// search goes on: what is there and cannot be read must not make way for another one.
+/// Finds what a line of m2y.config names. The search continues only if there is nothing of that
+/// name: what is there but cannot be read must not make way for a different one.
 pub fn find(
     root: &Root,
     folder: &Folder,
@@ -103,7 +103,7 @@ pub fn find(
     }
     let mut parts = libraries(folder, shared.as_ref()).map_err(unreadable)?;
     parts.push(part(line, line, stamp, dir));
-    // A script of the root means something else beside another lib.rhai.
+    // A script of the root means something else beside a different lib.rhai.
     let key = match parts.len() {
         1 => path,
         _ => folder
@@ -133,7 +133,7 @@ fn bundled(line: &Name) -> Result<Hook, HookError> {
     }))
 }
 
-/// What stands before every script of a folder: the functions for all, and its own.
+/// What precedes every script of a folder: the functions for all, and its own.
 fn libraries(folder: &Folder, shared: Option<&Arc<Dir>>) -> io::Result<Vec<Part>> {
     let mut parts = Vec::with_capacity(3);
     if let Some(dir) = shared

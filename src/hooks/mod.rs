@@ -146,14 +146,14 @@ impl Hooks {
         }
     }
 
-    /// Lets somebody hear of every hook, whatever it ran for.
+    /// Tells `heard` of every hook, whatever it ran for.
     #[must_use]
     pub fn heard(mut self, heard: Heard) -> Self {
         self.heard = heard;
         self
     }
 
-    /// Has decisions take effect by that.
+    /// Makes decisions take effect through `decider`.
     #[must_use]
     pub(super) fn decided_by(mut self, decider: Arc<dyn Decide>) -> Self {
         self.decider = decider;
@@ -165,7 +165,7 @@ impl Hooks {
         &self.changer
     }
 
-    /// Where the contents of folders rest.
+    /// Where the contents of folders are stored.
     pub fn stores(&self) -> &Stores {
         &self.stores
     }
@@ -192,7 +192,7 @@ impl Hooks {
     }
 
     /// Runs the scripts of an event that happened before, and does nothing of what they ask for.
-    /// They find the files at the places that these had then.
+    /// They find the files where these were then.
     async fn rehearse(&self, event: Event, displaced: Vec<Displaced>, notes: &Notes) -> Verdict {
         let mode = Mode {
             live: false,
@@ -206,8 +206,8 @@ impl Hooks {
         self.fire_batch(vec![to_fire], &mode).only().await
     }
 
-    /// Runs the scripts of many events of one user, in one hand-over to a thread where they
-    /// are quick. Each is for itself: none hears of what becomes of the others.
+    /// Runs the scripts of many events of one user, in one hand-over to a thread if they are quick.
+    /// Each is on its own: none hears of what becomes of the others.
     pub fn fire_batch(&self, events: Vec<ToFire>, mode: &Mode) -> Batch {
         Batch::new(self, mode, events)
     }
@@ -225,7 +225,7 @@ fn examiner(scripts: &Arc<script::Host>, programs: &Programs) -> Arc<Examiner> {
         for kind in Kind::ALL {
             let known = before.scripts(kind.section());
             let lines = config.scripts(kind.section()).into_iter();
-            // An edit that takes a right away holds, whatever else is wrong since before.
+            // An edit that takes a right away takes effect, whatever else was wrong before.
             for line in lines.filter(|line| !known.contains(line)) {
                 if let Some(wrong) = check::wrong_with(&line, root, folder, &programs) {
                     return Err(format!("[{kind}] {wrong}"));

@@ -1,4 +1,4 @@
-//! How hooks run outside of a transfer, and what is written down of it.
+//! How hooks run outside of a transfer, and what is recorded of it.
 
 use std::{
     mem,
@@ -28,11 +28,11 @@ impl Mode {
     };
 }
 
-/// What hooks said, and what they would have done. Copies of it are the same list.
+/// What hooks said, and what they would have done. Clones share one list.
 #[derive(Clone, Default)]
 pub struct Notes(Arc<Mutex<Written>>);
 
-/// What was written down.
+/// What was recorded.
 #[derive(Debug, Default)]
 pub struct Written {
     /// Lines of the log, each with its level in front.
@@ -42,7 +42,7 @@ pub struct Written {
 }
 
 impl Notes {
-    /// Takes what was written down so far.
+    /// Takes what was recorded so far.
     pub fn take(&self) -> Written {
         mem::take(&mut self.lock())
     }

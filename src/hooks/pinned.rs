@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::script::Compiled;
 
-/// The scripts that a transfer began with: edited meanwhile, they hold for the next one.
+/// The scripts that a transfer began with: if edited meanwhile, they apply to the next one.
 #[derive(Clone, Default)]
 pub struct Pinned {
     pub(super) scripts: Arc<HashMap<String, Arc<Compiled>>>,

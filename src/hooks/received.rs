@@ -13,9 +13,9 @@ use crate::{
 
 /// What has to be done after what the hooks asked for.
 ///
-/// Where they did not come to a decision, the file stays with a mark that they have to run
-/// again. A file that they refuse goes, and its `.meta` stays and says why. Else it goes into
-/// quarantine, or gets its path if its sender wants one, or stays where the hooks left it.
+/// If they did not come to a decision, the file stays with a mark that they have to run again. A
+/// file that they refuse is removed, and its `.meta` stays and says why. Otherwise the file goes
+/// into quarantine, or gets its path if its sender wants one, or stays where the hooks left it.
 pub fn changes_of(verdict: &mut Verdict) -> Vec<Change> {
     let programs_ran = verdict.runs.iter().any(|run| is_program(&run.script));
     let folder = verdict.folder.name().clone();
@@ -57,11 +57,11 @@ pub fn changes_of(verdict: &mut Verdict) -> Vec<Change> {
                 text,
             });
         } else {
-            // A hook gave it a place.
+            // A hook moved it.
             meta.extra.remove(PENDING_PUT);
         }
     }
-    // Until a file has the path that its sender wants, its .meta says which; then it goes.
+    // Until a file has the path that its sender wants, its .meta says which; then that is removed.
     let is_put = matches!(place, Some(Change::Put { .. }));
     if !is_put && (verdict.before.as_ref() != Some(&*meta) || programs_ran) {
         let text = String::from_utf8_lossy(&meta.to_file()).into_owned();
@@ -83,7 +83,7 @@ pub fn is_placed(effects: &mut [Effect], file: Option<&str>, path: &str) {
     }
 }
 
-/// Puts a file out of sight, which is no deed of a person.
+/// Puts a file out of sight, which is not the deed of a person.
 pub fn put_away(
     store: &dyn Store,
     self_changes: &SelfChanges,

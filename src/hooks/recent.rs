@@ -6,15 +6,14 @@
 //! | what happened | where that is found | which events run |
 //! | --- | --- | --- |
 //! | somebody sent a file | the transfers in the journal, with the `.meta` wherever hooks have put it in the user's folders and the directories in them | OnMeta; then OnReceived, if the file was let in and is still there |
-//! | hooks failed, or have still to run | the tasks in the journal | the event that waits |
+//! | hooks failed, or still have to run | the tasks in the journal | the event that waits |
 //! | somebody sent a file, and the journal does not know it | the `.meta` in the folder or a directory in it | as above |
 //! | a file appeared, and `[OnNew]` has scripts | the folder | OnNew |
 //!
-//! The last two count only where the first two are fewer than wanted. Scripts see the folder
-//! as it is now, with two exceptions: at OnMeta the file has not come, and at OnReceived it
-//! has the name under which it arrived, even if a hook has renamed or moved it since. What
-//! hooks wrote into a `.meta` back then stays in it: nobody can tell it from what the sender
-//! wrote.
+//! The last two count only if the first two are fewer than wanted. Scripts see the folder as it is
+//! now, with two exceptions: at OnMeta the file has not arrived, and at OnReceived it has the name
+//! under which it arrived, even if a hook has renamed or moved it since. What hooks wrote into a
+//! `.meta` back then stays in it: it cannot be told apart from what the sender wrote.
 
 mod arrival;
 mod metas;
@@ -138,7 +137,7 @@ struct Found {
     recent: Vec<Recent>,
     /// The transfers among them.
     known: Vec<delivered::Key>,
-    /// The files of which an event waits.
+    /// The files that have a waiting event.
     files: Vec<String>,
 }
 
@@ -199,7 +198,7 @@ impl Finder<'_> {
         };
         match rebuild(self.root, self.stores, &entry.task) {
             Ok(mut event) => {
-                // As it is now, even where a running server would keep the one before.
+                // As it is now, even if a running server would keep the one before.
                 event.config.clone_from(self.config);
                 recent.steps.push(Step::of(event));
             }
@@ -208,7 +207,7 @@ impl Finder<'_> {
         recent
     }
 
-    /// The newest files that nobody sent, but those of which an event waits.
+    /// The newest files that nobody sent, except those that have a waiting event.
     fn new_files(&self, waiting: &[String], limit: usize) -> Result<Vec<Recent>, RecentError> {
         let files = Files::new(self.folder, self.stores);
         let Ok(names) = files.names("") else {

@@ -1,9 +1,9 @@
-//! What is done outside of the journal once an event has come to a decision: changes of files,
-//! lines of the inbox.
+//! What is done outside the journal once an event has come to a decision: changes of files, lines
+//! of the inbox.
 //!
-//! The list of them is in the journal before any is made, and leaves it when all are safe. A
-//! server that ends in between makes them again: each leads to the same however often it is
-//! made.
+//! The list of them is in the journal before any is made, and leaves it when all are safe. If a
+//! server stops in between, the next one makes them again: each has the same result however often
+//! it is made.
 
 use std::{
     collections::BTreeSet,
@@ -39,7 +39,7 @@ const PAGE: usize = 4_096;
 /// What came of changes.
 #[derive(Default)]
 pub struct Made {
-    /// For each decision the path that the file got whose sender wants one; that is safe.
+    /// For each decision the path that its file got, if its sender wants one; that is safe.
     pub paths: Vec<Option<String>>,
     /// Those that could not be made.
     pub failed: Vec<Change>,
@@ -65,7 +65,7 @@ struct Put {
     change: Change,
 }
 
-/// Makes changes. Copies of it are the same one.
+/// Makes changes. Clones are the same one.
 #[derive(Clone)]
 pub struct Changer {
     stores: Stores,
@@ -78,7 +78,7 @@ pub struct Changer {
 pub enum Pass {
     /// They are.
     First,
-    /// Some of them, or all, may have been made before a server ended.
+    /// Some of them, or all, may have been made before a server stopped.
     Again,
 }
 
@@ -101,8 +101,8 @@ impl Changer {
             ..Made::default()
         };
         for (at, changes) in decisions.iter().enumerate() {
-            // Places of changes that failed: what comes after them there waits with them. And
-            // those of files that stay where they are: what was to be done to these is void.
+            // Places of changes that failed: what follows them there waits with them. And those of
+            // files that stay where they are: what was to be done to these is void.
             let (mut failed, mut stayed) = (BTreeSet::new(), BTreeSet::new());
             for change in *changes {
                 let places = change.places();
@@ -180,7 +180,7 @@ impl Changer {
     fn make_one(&self, user: &User, change: &Change, pass: Pass) -> io::Result<Step> {
         let open = |name: &Name| user.folder(name).map_err(io::Error::other);
         let files = |name: &Name| Ok::<_, io::Error>(Files::new(&open(name)?, &self.stores));
-        // What was made before, or is another file by now, is left alone.
+        // What was made before, or is a different file now, is left alone.
         let is_due = |place: &Place, was: Option<Identity>| match pass {
             Pass::First => Ok(true),
             Pass::Again => Ok::<_, io::Error>(files(&place.0)?.identity(&place.1)? == was),
@@ -301,20 +301,20 @@ impl Changer {
     fn write_meta(&self, folder: &Folder, stem: &str, text: &str) -> io::Result<()> {
         let (dir, name) = (folder.dir(), format!("{stem}.meta"));
         let contents = ContentPath::parse(&format!("{stem}.data"))?;
-        // A hook or a person may have taken the file away, and its .meta with it.
+        // A hook or a person may have removed the file, and its .meta with it.
         if !file::exists(dir, &name)? && !self.stores.of(folder).holds(&contents)? {
             return Ok(());
         }
         match text.len() <= PAGE {
-            // A file in its place would free an inode, and for minutes ext4 searches past each
-            // of those whenever it makes a file. Until it is safe the journal has the text.
+            // A file in its place would free an inode, and for minutes ext4 searches past each of
+            // those whenever it creates a file. Until it is safe the journal has the text.
             true => file::overwrite_unflushed(dir, &name, 0o644, text.as_bytes()),
             false => file::replace_unflushed(dir, &name, 0o644, text.as_bytes()),
         }
     }
 
-    /// Gives a file the path that its sender wants. Where that is taken by now, the file stays
-    /// as one that arrived: its hooks have had it.
+    /// Moves a file to the path that its sender wants. If that is taken now, the file stays as one
+    /// that arrived: its hooks have run.
     fn put(
         &self,
         folder: &Folder,
@@ -338,7 +338,7 @@ impl Changer {
         let there = store.stat(&arrived)?;
         // One of a different size is somebody else's.
         if there.is_none_or(|stat| Some(stat.size) != meta.filesize) {
-            // It has its path already, unless somebody took it away.
+            // It has its path already, unless somebody removed it.
             let path = placement::find(&*store, &destination, meta.filesize);
             return Ok(path.map(got));
         }
@@ -363,7 +363,7 @@ impl Changer {
         }
     }
 
-    /// A file gets this path, and that is news.
+    /// Notes that a file gets this path, which is news.
     fn arrives(&self, folder: &Folder, path: &[String]) {
         if let (Ok(config), [name]) = (folder.config(), path) {
             self.self_changes.arrives(folder, &config, name);
@@ -410,10 +410,10 @@ fn meta_of((folder, path): &Place) -> Place {
     (folder.clone(), format!("{stem}.meta"))
 }
 
-/// The part of a text that a file lacks which was to get it behind its first `len` bytes.
+/// The part of a text that is missing from a file that was to get it after its first `len` bytes.
 fn missing<'a>(files: &Files, name: &str, len: u64, text: &'a [u8]) -> io::Result<&'a [u8]> {
     let Some(stat) = files.stat(name)? else {
-        // It is somewhere else by now, with the text or without.
+        // It is somewhere else now, with the text or without.
         return Ok(&[]);
     };
     let contents = files.open(name)?;

@@ -40,7 +40,7 @@ pub enum HookError {
         /// Its name in m2y.config.
         script: String,
     },
-    /// The file is there and cannot be read.
+    /// The file is there but cannot be read.
     #[error("cannot read {script}: {source}")]
     Unreadable {
         /// Its name in m2y.config.
@@ -119,7 +119,7 @@ pub enum HookError {
         /// Its name in m2y.config.
         script: String,
     },
-    /// What scripts made of a meta cannot be written down for a program.
+    /// What scripts made of a meta cannot be written to the disk for a program.
     #[error("{script}: not run, cannot write {file} for it: {source}")]
     Unwritable {
         /// Its name in m2y.config.
@@ -147,12 +147,12 @@ pub enum HookError {
         /// What is wrong with it.
         source: MetaError,
     },
-    /// A function of the host panicked; the process goes on.
+    /// A function of the host panicked; the process continues.
     #[error("the host failed inside a function that the script called: please report it")]
     Panic,
 }
 
-/// The last lines of a program's output, behind what became of it.
+/// The last lines of a program's output, after what became of it.
 fn last_words(said: &str) -> String {
     match said {
         "" => "; it wrote nothing".to_owned(),
@@ -161,8 +161,8 @@ fn last_words(said: &str) -> String {
 }
 
 impl HookError {
-    /// What the hook decided by failing: nothing is let in, but where the trouble may
-    /// be over in a while the peer is told so.
+    /// What the hook decided by failing: nothing is accepted, but if the trouble may be over in a
+    /// while the peer is told so.
     pub fn outcome(self) -> Outcome {
         match self {
             // What fits into a field of a meta, whatever the characters.
@@ -182,13 +182,13 @@ pub struct SourceLine {
     message: String,
     line: usize,
     column: usize,
-    /// Under which character of `source` the caret stands, counted from 1.
+    /// Under which character of `source` the caret is, counted from 1.
     caret: usize,
     source: String,
 }
 
 impl SourceLine {
-    /// The script, what is wrong there, line and column; line 0 where it has no place.
+    /// The script, what is wrong there, line and column; line 0 if it has no place.
     pub fn parts(&self) -> (&str, &str, usize, usize) {
         (&self.script, &self.message, self.line, self.column)
     }
@@ -256,7 +256,7 @@ pub fn run_error<'a>(
         EvalAltResult::ErrorRuntime(thrown, _) if thrown.is::<Failure>() => {
             place(file, text, &thrown.cast::<Failure>().to_string(), at)
         }
-        // Its place is one in the text that the script had parsed.
+        // Its place is in the text that the script had parsed.
         EvalAltResult::ErrorParsing(error, _) => {
             place(file, text, &error.to_string(), Position::NONE)
         }
@@ -290,7 +290,7 @@ pub fn place(script: &str, text: &str, message: &str, at: Position) -> HookError
     let line = at.line().unwrap_or_default();
     let column = at.position().unwrap_or_default();
     let source = line.checked_sub(1).and_then(|n| text.lines().nth(n));
-    // Of a long line the part around the place, so that the caret stands below it.
+    // Of a long line, only the part around the place, so that the caret is below it.
     let skipped = column.saturating_sub(SHOWN / 2);
     let source = source.unwrap_or_default().chars().skip(skipped);
     let one_wide = |c: char| if c.is_control() { ' ' } else { c };

@@ -1,4 +1,4 @@
-//! `[OnSchedule]`: scripts that run at times, as cron has them, in UTC.
+//! `[OnSchedule]`: scripts that run at times, as in cron, in UTC.
 //!
 //! ```ini
 //! [OnSchedule]
@@ -6,9 +6,9 @@
 //! 30 2 1 * * = sweep.rhai report.rhai
 //! ```
 //!
-//! At each minute every m2y.config is read again, and each line that is due fires by
-//! itself. A line that still runs is passed over, and so are the minutes of a machine that
-//! slept; no pending events in a queue, and nothing is made up for.
+//! At each minute every m2y.config is read again, and each line that is due fires by itself. A line
+//! that is still running is skipped, and so are the minutes in which a machine slept; nothing waits
+//! in a queue, and nothing is made up for.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,11 +35,11 @@ use crate::{
     root::{Root, RootError, config::Config, folder::Folder, schedule::Line},
 };
 
-/// Minutes that are made up for, where the clock jumps or the machine was busy.
+/// Minutes that are made up for, if the clock jumps or the machine was busy.
 const LATE: u64 = 5;
 
-/// Lines of a schedule that are due after the minute `from`, until the minute `to` and with
-/// it; minutes since 1970. A line that is due more than once is there once.
+/// Lines of a schedule that are due after the minute `from`, until the minute `to` and with it;
+/// minutes since 1970. A line that is due more than once is listed once.
 pub fn due_between(config: &Config, from: u64, to: u64) -> Vec<Line> {
     let from = from.max(to.saturating_sub(LATE));
     let minutes = || from.saturating_add(1)..=to;
@@ -67,8 +67,8 @@ pub fn clock() -> mpsc::Receiver<u64> {
     clock
 }
 
-/// Fires what is due, minute after minute as the `clock` tells them, until `shutdown`
-/// turns true. The first minute was there before.
+/// Fires what is due, minute after minute as the `clock` reports them, until `shutdown` turns true.
+/// The first minute counts as over.
 pub async fn run(
     dispatcher: Dispatcher,
     root: Root,
@@ -140,11 +140,11 @@ async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line
     dispatcher.fire_only(to_fire).await;
 }
 
-/// Every folder with a schedule. What is wrong with one is told when it begins.
+/// Every folder with a schedule. What is wrong with one is logged when it begins.
 async fn folders(root: &Root, told: &mut HashMap<PathBuf, String>) -> Vec<(Folder, Arc<Config>)> {
     let root = root.clone();
     let found = task::spawn_blocking(move || {
-        // Those that cannot be opened are told by others.
+        // Those that cannot be opened are reported elsewhere.
         let folders = root.folders()?.into_iter().flatten();
         let found = folders.map(|folder| (folder.config(), folder));
         Ok::<_, RootError>(found.collect::<Vec<_>>())

@@ -37,7 +37,7 @@ use crate::{
     root::file::Stamp,
 };
 
-/// Compiled scripts that are kept; beyond, the cache starts anew.
+/// Compiled scripts that are kept; beyond that, the cache starts anew.
 const MAX_CACHED: usize = 4_096;
 
 /// What a script did.
@@ -75,7 +75,7 @@ pub struct Source {
 pub struct Part {
     /// Its name, for messages.
     pub name: String,
-    /// By which a change is noticed; `None` for what is compiled in.
+    /// What tells that it has changed; `None` for what is compiled in.
     pub stamp: Option<Stamp>,
     /// Reads it.
     pub read: Box<dyn FnOnce() -> io::Result<String> + Send>,
@@ -102,7 +102,7 @@ struct Text {
 struct Cached {
     stamps: Vec<Option<Stamp>>,
     compiled: Arc<Compiled>,
-    /// A later version that does not compile, and of which somebody was told.
+    /// A later version that does not compile, and that was reported.
     broken: Option<Vec<Option<Stamp>>>,
 }
 
@@ -170,7 +170,7 @@ impl Host {
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
                 })
             });
-            // Told even of a script that failed.
+            // Recorded even for a script that failed.
             if let Some(notes) = mode.notes.as_ref().filter(|_| !mode.live) {
                 notes.spared(&actions.take_calls());
             }
@@ -193,9 +193,8 @@ impl Host {
         .unwrap_or(Err(HookError::Panic))
     }
 
-    /// Compiles a script, unless that was done before. Where it was changed into
-    /// something that does not compile, it is the version before, and the log says so
-    /// once.
+    /// Compiles a script, unless that was done before. If it was changed into something that does
+    /// not compile, this is the version before, and the log says so once.
     pub fn compiled(&self, source: Source) -> Result<Arc<Compiled>, HookError> {
         let stamps: Vec<_> = source.parts.iter().map(|part| part.stamp).collect();
         let cached = self
@@ -256,7 +255,7 @@ impl Host {
                 .map_err(|e| compile_error(&name, &text, &e))?;
             engine::inspect(&ast).map_err(|(sentence, at)| place(&name, &text, &sentence, at))?;
             let functions = ast.iter_functions().map(|f| f.name.to_owned()).collect();
-            // Of what is shared only the functions: its statements would run each time.
+            // Only the functions of what is shared: its statements would run each time.
             whole = whole.merge(&match index < shared {
                 true => ast.clone_functions_only(),
                 false => ast,
@@ -299,14 +298,14 @@ impl Compiled {
     /// The text that has a function, or else the script itself.
     pub(super) fn text_of(&self, function: Option<&str>) -> (&str, &str) {
         let with = |text: &&Text| function.is_some_and(|f| text.functions.contains(f));
-        // A function of the script goes before one of the same name that is shared.
+        // A function of the script takes precedence over a shared one of the same name.
         let text = self.texts.iter().rev().find(with).or(self.texts.last());
         text.map_or(("", ""), |text| (&text.name, &text.text))
     }
 }
 
-/// What the value says that a script ended with. `false` or a text means to refuse, and
-/// would not.
+/// What the value that a script ended with says. `false` or a text is meant to refuse, but would
+/// not.
 fn decided(script: &str, kind: Kind, value: Dynamic) -> Result<Decision, HookError> {
     if value.is::<Decision>() {
         return Ok(value.cast());

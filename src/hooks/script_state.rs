@@ -19,7 +19,7 @@ use crate::{
     root::{Root, name::Name},
 };
 
-/// Values that outlive the process; what was decided last before a loss of power goes with its
+/// Values that outlive the process; those decided last before a loss of power are lost with their
 /// decision.
 pub struct JournalState {
     journal: Journal,
@@ -38,7 +38,7 @@ impl JournalState {
     }
 }
 
-/// Values to look at only, for runs that change nothing.
+/// Read-only values, for runs that change nothing.
 pub struct ReadOnlyState(Option<Mutex<Connection>>);
 
 impl ReadOnlyState {

@@ -3,14 +3,14 @@
 //! A script acts through the host, which notes each file as the script left it: a later
 //! change by a person differs from that and is news. A program does what it likes, and
 //! nothing tells who changed a file. So what changes in a folder while a program runs
-//! there counts as the program's, by the time of the change that the file system keeps,
-//! and of what was deleted by the time at which that was seen.
+//! there counts as the program's, by the time of the change that the file system keeps, and, for
+//! what was deleted, by the time at which that was seen.
 //!
 //! The limits: what a person does in the folder just then fires nothing, unless it began
 //! before the program did. What a program leaves running (`setsid`) is a stranger like any
 //! other. None of this outlives the server. A file that m2y stores is always news.
 //!
-//! Where no script waits for news of files nothing is noted: nobody would take it out.
+//! If no script waits for news of files, nothing is noted: nobody would remove it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -33,7 +33,7 @@ const MAX_NOTES: usize = 65_536;
 /// Times in one folder that are remembered.
 const MAX_RUNS: usize = 4_096;
 
-/// What hooks did, in all folders. Copies of it are the same one.
+/// What hooks did, in all folders. Clones are the same one.
 #[derive(Clone)]
 pub struct SelfChanges {
     folders: Arc<Mutex<HashMap<PathBuf, FolderChanges>>>,
@@ -44,13 +44,13 @@ pub struct SelfChanges {
 struct FolderChanges {
     notes: HashMap<String, (Note, Instant)>,
     running: usize,
-    /// Times in which programs ran, in nanoseconds since 1970; the last one may go on.
+    /// Times in which programs ran, in nanoseconds since 1970; the last one may still be running.
     runs: VecDeque<(i64, Option<i64>)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Note {
-    /// A script left it so.
+    /// A script left it like this.
     Left(Option<Print>),
     /// m2y stores it.
     Arrives,
@@ -59,7 +59,7 @@ enum Note {
 /// When a file changed, in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct When {
-    /// As the file system has it; `None` for a file that is gone.
+    /// As the file system reports it; `None` for a file that is gone.
     pub changed: Option<i64>,
     /// When the first of the changes was seen; `None` if none was.
     pub first: Option<i64>,
@@ -76,7 +76,7 @@ impl SelfChanges {
         }
     }
 
-    /// A script has just written, replaced or removed this file of the folder.
+    /// Notes that a script has just written, replaced or removed this file of the folder.
     pub fn note(&self, folder: &Folder, file: &str) {
         let config = folder.config();
         if config.is_ok_and(|config| !config.waits_for_files()) {
@@ -87,14 +87,14 @@ impl SelfChanges {
         self.put(folder, file, Note::Left(left));
     }
 
-    /// m2y is about to store a file under this name.
+    /// Notes that m2y is about to store a file under this name.
     pub fn arrives(&self, folder: &Folder, config: &Config, file: &str) {
         if config.waits_for_files() {
             self.put(folder, file, Note::Arrives);
         }
     }
 
-    /// A program runs in the folder until what this returns is dropped.
+    /// Notes that a program runs in the folder until what this returns is dropped.
     pub fn program(&self, folder: &Folder) -> ProgramRun {
         // The clock that file systems go by: it may lag behind the exact one.
         let clock = clock_gettime(ClockId::RealtimeCoarse);
@@ -163,7 +163,7 @@ impl SelfChanges {
         }
     }
 
-    /// How long something is remembered: a file may be looked at so much later.
+    /// How long something is remembered: a file may be looked at this much later.
     fn kept(&self) -> Duration {
         self.settle.saturating_mul(64) + Duration::from_secs(10)
     }

@@ -10,19 +10,19 @@ use super::{
     digests::Digests,
 };
 
-/// What scripts reach beyond the files of their folder. Copies of it are the same one.
+/// What scripts reach beyond the files of their folder. Clones are the same one.
 #[derive(Clone)]
 pub struct Services {
     /// What they keep, and what is known of their senders.
     pub state: Arc<dyn State>,
     /// Digests that are known already.
     pub digests: Digests,
-    /// Servers of the web.
+    /// Web servers.
     pub web: Arc<dyn Web>,
 }
 
 impl Services {
-    /// Those that keep values there, and reach no server.
+    /// Services that keep values in `state`, and reach no server.
     pub fn new(state: Arc<dyn State>) -> Self {
         Self {
             state,
@@ -31,7 +31,7 @@ impl Services {
         }
     }
 
-    /// The same, with servers of the web.
+    /// The same, with web servers.
     #[must_use]
     pub fn with_web(mut self, web: Arc<dyn Web>) -> Self {
         self.web = web;
@@ -40,7 +40,7 @@ impl Services {
 }
 
 impl Default for Services {
-    /// Those that keep values until the process ends.
+    /// Services that keep values until the process ends.
     fn default() -> Self {
         Self::new(Arc::new(MemoryState::default()))
     }

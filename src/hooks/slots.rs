@@ -1,9 +1,8 @@
 //! How many programs and long scripts run at once, so that none takes the machine away
 //! from a transfer.
 //!
-//! Programs mostly wait, and long scripts have a low priority, so there are many slots for
-//! each; no user has all. Whoever finds no slot waits outside the deadline of the hook, and
-//! not for ever.
+//! Programs mostly wait, and long scripts have a low priority, so there are many slots for each; no
+//! user has all. A hook that finds no slot waits outside its deadline, and not forever.
 
 use std::{
     collections::HashMap,
@@ -89,7 +88,7 @@ impl Shares {
     pub async fn take(&self, user: &Name) -> Option<Slot> {
         let of_user = self.of_user(user);
         let both = async {
-            // In this order, a user who waits for his own share keeps nobody else waiting.
+            // In this order, a user who waits for their own share keeps nobody else waiting.
             let of_one = of_user.acquire_owned().await.ok()?;
             let of_all = self.of_all.clone().acquire_owned().await.ok()?;
             Some(Slot {

@@ -1,4 +1,4 @@
-//! `[OnStartup]`: a folder whose hooks fail then takes no traffic until they succeed.
+//! `[OnStartup]`: a folder whose hooks fail then accepts no traffic until they succeed.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use crate::{
     root::{config::Config, folder::Folder, name::Name},
 };
 
-/// How long a folder stays closed before its hooks are tried again for who asks.
+/// How long a folder stays closed before its hooks are tried again for the next request.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Folders that are closed, why, and since when.
@@ -74,7 +74,7 @@ impl Startup {
             return Ok(());
         };
         if since.elapsed() > PAUSE {
-            // Seldom, and larger than all else that a transfer keeps while it waits.
+            // Rare, and larger than everything else that a transfer keeps while it waits.
             Box::pin(self.start(folder, config)).await?;
         }
         match closed() {

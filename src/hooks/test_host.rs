@@ -1,8 +1,8 @@
 //! Tests of hooks: a made-up root for each, in which events happen for real.
 //!
 //! What a hook does at once (files, `state`, the inbox) is done, in a folder that is
-//! gone afterwards. What is done after the verdict (e-mail, webhooks, files for others)
-//! is only written down. So a test needs no server, no keys and no network.
+//! gone afterwards. What is done after the verdict (e-mail, webhooks, files for others) is only
+//! recorded. So a test needs no server, no keys and no network.
 
 mod answers;
 mod functions;
@@ -37,7 +37,7 @@ pub use functions::{Stage, register};
 pub use sandbox::{ENDING, Suite};
 use sandbox::{MAX_TEXT, Sandbox};
 
-/// What the name of a test begins with.
+/// The beginning of the name of a test.
 const TEST: &str = "test_";
 
 /// The time that one test has.
@@ -52,7 +52,7 @@ pub struct Tested {
     pub took: Duration,
     /// Why it failed, if it did.
     pub failure: Option<HookError>,
-    /// What the last event said, where it did not go through.
+    /// What the last event said, if it did not go through.
     pub note: Option<String>,
 }
 
@@ -158,7 +158,7 @@ impl Tester {
     }
 }
 
-/// Where a function stands in a text.
+/// Where a function is in a text.
 fn place_of(text: &str, function: &str) -> Option<usize> {
     text.match_indices(function)
         .find(|(at, _)| {
@@ -181,7 +181,7 @@ fn engine_for(stage: &Stage) -> Engine {
     engine
 }
 
-/// A text of a test, where it is there.
+/// A text of a test, if it exists.
 fn part(dir: &Path, file: &str, name: &str) -> Result<Option<Part>, HookError> {
     let unreadable = |source| HookError::Unreadable {
         script: name.to_owned(),

@@ -1,9 +1,9 @@
 //! What the scripts of one event ask for: collected while they run, and done once they have
 //! come to a decision.
 //!
-//! A script that reads what it or one before it wrote sees that: values of `state` and files of
-//! the folder are looked up here first. Where the event comes to no decision nothing of it
-//! stays, and the next attempt begins from the same state.
+//! A script that reads what it or one before it wrote sees that: values of `state` and files of the
+//! folder are looked up here first. If the event comes to no decision, nothing of it stays, and the
+//! next attempt begins from the same state.
 
 pub mod files;
 pub mod requests;
@@ -26,7 +26,7 @@ use requests::Requests;
 /// Lines for the inbox of one event.
 pub const MAX_LINES: usize = 1_024;
 
-/// What the scripts of one event have asked for so far. Copies of it are the same one.
+/// What the scripts of one event have asked for so far. Clones are the same one.
 #[derive(Clone)]
 pub struct Transaction(Arc<Mutex<Asked>>);
 
@@ -70,7 +70,7 @@ impl Transaction {
         })))
     }
 
-    /// Nothing yet, for scripts that run again: what servers answered them holds.
+    /// Nothing yet, for scripts that run again: what servers answered them stays.
     #[must_use]
     pub fn anew(&self, user: &User, stores: &Stores) -> Self {
         let again = Self::new(user, stores);
@@ -80,8 +80,8 @@ impl Transaction {
         again
     }
 
-    /// Lets the scripts find a file where it was when their event happened. Where another one
-    /// is there now, they find that.
+    /// Lets the scripts find a file where it was when their event happened. If a different one is
+    /// there now, they find that.
     pub(super) fn displace(&self, file: Displaced) {
         let files = &mut self.lock().files;
         let _ = match file.then {
@@ -106,8 +106,7 @@ impl Transaction {
         self.lock().files.is_unchanged()
     }
 
-    /// Ends it, and takes what was asked for. Fails where files would have to change their
-    /// names in a circle.
+    /// Ends it, and takes what was asked for. Fails if files would have to be renamed in a circle.
     pub fn take(&self) -> Result<Changes, String> {
         let mut asked = self.lock();
         let (mut files, touched) = asked.files.take()?;
@@ -128,7 +127,7 @@ impl Asked {
         self.values.entry(folder.to_string()).or_default()
     }
 
-    /// Another line for the inbox; `false` if there are too many.
+    /// Adds a line for the inbox; `false` if there are too many.
     #[must_use]
     pub fn tell(&mut self, line: String) -> bool {
         let fits = self.inbox.len() < MAX_LINES;
@@ -138,12 +137,12 @@ impl Asked {
         fits
     }
 
-    /// Something that is done after the decision.
+    /// Adds something that is done after the decision.
     pub fn queue(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
 
-    /// Something that is done to the folder as a whole.
+    /// Adds something that is done to the folder as a whole.
     pub fn keep_up(&mut self, change: Change) {
         self.upkeep.push(change);
     }

@@ -11,15 +11,16 @@ use crate::root::name::Name;
 /// Users whose turns are remembered.
 const MAX_USERS: usize = 4_096;
 
-/// The turns of all users. Copies of it are the same.
+/// The turns of all users. Clones are the same one.
 #[derive(Clone, Default)]
 pub struct Turns(Arc<Mutex<HashMap<Name, Turn>>>);
 
-/// The turn of a user: taken for reading by who decides, for writing by who runs again alone.
+/// The turn of a user: taken for reading by an event that decides, for writing by one that runs
+/// again alone.
 pub type Turn = Arc<RwLock<()>>;
 
 impl Turns {
-    /// That of a user.
+    /// The turn of a user.
     pub fn of(&self, user: &Name) -> Turn {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if turns.len() >= MAX_USERS && !turns.contains_key(user) {

@@ -1,15 +1,15 @@
 //! Watches the files of every m2y-folder: `[OnNew]`, `[OnChanged]`, `[OnDeleted]`.
 //!
 //! What counts are visible regular files directly in the folder, whoever put them there,
-//! but not m2y's own records beside them ([`counts`]) nor the scripts that m2y.config
-//! names. A name that is no UTF-8 is passed over.
+//! but not m2y's own records beside them ([`counts`]) nor the scripts that m2y.config names. A name
+//! that is not UTF-8 is skipped.
 //!
 //! inotify only says where to look. What is there is compared with an index in the journal
 //! (`file_index`), and what differs is written into the journal as a task, in one transaction
-//! with the index: nothing fires twice, and what changed while no server ran, or while
-//! inotify had lost its thread, fires when the folder is read as a whole. A task
-//! becomes an event by the [dispatcher](super::dispatch). The index of a folder that goes
-//! stays: should the folder come back, only what changed meanwhile is news.
+//! with the index: nothing fires twice, and what changed while no server ran, or while inotify had
+//! lost track, fires when the folder is read as a whole. The [dispatcher](super::dispatch) makes an
+//! event of a task. The index of a folder that disappears stays: should the folder come back, only
+//! what changed meanwhile is news.
 //!
 //! # The states of a directory
 //!
@@ -21,21 +21,20 @@
 //! | `Awaited` | an m2y-folder with one | its entries; its files have an index | `Quiet`, when the last script goes |
 //!
 //! A directory whose state changes is watched anew. A quiet folder has no index, so it is
-//! spared what a thousand files that arrive there would cost. When it becomes `Awaited`,
-//! files that were written last before that m2y.config was changed last count as known,
-//! and those written since then are new, also where no server ran just then: the journal
-//! remembers which folders were quiet. A folder that becomes `Quiet` loses its index, and
-//! begins anew when a script comes back. In a folder that has such a script when a server
-//! sees it for the first time, all files are new.
+//! spared what a thousand files that arrive there would cost. When it becomes `Awaited`, files that
+//! were last written before that m2y.config was last changed count as known, and those written
+//! since then are new, even if no server ran just then: the journal remembers which folders were
+//! quiet. A folder that becomes `Quiet` loses its index, and begins anew when a script comes back.
+//! In a folder that has such a script when a server sees it for the first time, all files are new.
 //!
 //! An m2y.config without such a script counts when it has rested: an editor may be about
 //! to write the rest of it. While it cannot be read, or is gone for a moment, the folder
 //! keeps its state.
 //!
-//! Only files that have come to rest are compared; `pending.rs` has the states of a file. `notify` itself without its debouncer:
-//! that one knows how long a path was quiet, and not that its writer has closed it, so it
-//! fires in the middle of a slow copy; it also keeps every event of a path in memory, and
-//! what this needs is one entry for each.
+//! Only files that have come to rest are compared; `pending.rs` has the states of a file. `notify`
+//! is used without its debouncer: that one knows how long a path was quiet, but not that its writer
+//! has closed it, so it fires in the middle of a slow copy; it also keeps every event of a path in
+//! memory, while this needs one entry for each.
 //!
 //! What hooks do to the files of their folder fires nothing: see [`super::self_changes`].
 
@@ -86,17 +85,17 @@ const CHUNK: usize = 1_000;
 /// Names of files that may have been renamed, kept while a folder is read.
 const MAX_MOVED: usize = 65_536;
 
-/// A file that goes and comes under another name within so many rests was renamed: inotify
-/// tells of both at once, but one may be found to rest a look before the other.
+/// A file that disappears and appears under a different name within this many rests was renamed:
+/// inotify tells of both at once, but one may be found to rest a look before the other.
 const RENAMED: u32 = 4;
 
-/// How often the list of folders is looked at where nothing tells that it changed.
+/// How often the list of folders is looked at if nothing tells that it changed.
 const LIST: Duration = Duration::from_secs(60);
 
 /// The same, and how often a folder is read, where inotify does not watch.
 const POLL: Duration = Duration::from_secs(10);
 
-/// When a folder is read again that could not be read.
+/// When a folder that could not be read is read again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Endings of files that are m2y's and its owner's tools, not the folder's contents.
@@ -141,7 +140,7 @@ pub async fn run(
     let _ = ended.await;
 }
 
-/// Ends the thread, also where the task that started it is dropped.
+/// Ends the thread, even if the task that started it is dropped.
 struct Stop(Arc<Pending>);
 
 impl Drop for Stop {
@@ -169,9 +168,8 @@ impl From<rusqlite::Error> for WatchError {
     }
 }
 
-/// Lets the thread of inotify sleep half of the time while events come in crowds: it is
-/// woken by each, which costs many times what it does with one. The system's queue holds
-/// what comes meanwhile.
+/// Lets the thread of inotify sleep half of the time while events come in crowds: each wakes it,
+/// which costs many times what it does with one. The system's queue holds what comes meanwhile.
 struct Crowd {
     since: Instant,
     events: u32,
@@ -180,7 +178,7 @@ struct Crowd {
 impl Crowd {
     const WHILE: Duration = Duration::from_millis(4);
 
-    /// Events within that time that are a crowd.
+    /// How many events within that time are a crowd.
     const MANY: u32 = 64;
 
     fn new() -> Self {
@@ -222,8 +220,8 @@ enum Holds {
     Awaited(Folder),
 }
 
-/// Files that are gone, by what they were, and since when: they may be there under another
-/// name. Such a pair of events has one id, and so happens in its order.
+/// Files that are gone, by what they were, and since when: they may be there under a different
+/// name. Such a pair of events has one id, and so happens in order.
 type Moved = HashMap<Print, (EventId, Instant)>;
 
 impl Watched {
@@ -335,7 +333,7 @@ impl Worker {
         watched.told = told;
     }
 
-    /// Watches what is there, and lets go what is not.
+    /// Watches what is there, and stops watching what is not.
     fn list(&mut self, stale: &HashSet<PathBuf>) {
         self.listed = Instant::now();
         let found = match self.find() {
@@ -455,7 +453,7 @@ impl Worker {
             let Some(name) = name.to_str().and_then(|name| Name::user(name).ok()) else {
                 continue;
             };
-            // A file that lies there, or somebody who has just gone.
+            // A plain file, or a user who has just gone.
             let Ok(user) = self.root.user(&name) else {
                 continue;
             };
@@ -479,7 +477,7 @@ impl Worker {
                 };
                 let path = user.path().join(name.as_str());
                 let config = self.config_at(&path);
-                // What is wrong with a folder that cannot be opened is told by `serve`.
+                // What is wrong with a folder that cannot be opened is reported by `serve`.
                 let holds = match user.folder(&name).ok().filter(|_| finished) {
                     Some(folder) => self.holds(&path, folder, config),
                     None => Holds::NoFolder,
@@ -490,7 +488,7 @@ impl Worker {
         Ok(found)
     }
 
-    /// Whether somebody waits for news of the files of an m2y-folder.
+    /// Whether a script waits for news of the files of an m2y-folder.
     fn holds(&self, path: &Path, folder: Folder, config: Option<Stamp>) -> Holds {
         let waits = folder.config().map(|config| config.waits_for_files());
         let quiet = || Holds::Quiet {
@@ -503,7 +501,7 @@ impl Worker {
             Ok(false) => self.pending.list_in(self.settle),
             Err(_) => {}
         }
-        // Nobody knows as yet.
+        // It is not known yet.
         let (user, name) = (folder.user().name().as_str(), folder.name().as_str());
         match self.before(path) {
             Some(Holds::Awaited(_)) => Holds::Awaited(folder),
@@ -514,8 +512,8 @@ impl Worker {
         }
     }
 
-    /// Whether an m2y.config is as somebody wanted it to be: who writes it begins with an
-    /// empty one.
+    /// Whether an m2y.config is as its author wanted it to be: writing one begins with an empty
+    /// one.
     fn rests(&self, config: Option<Stamp>) -> bool {
         config.is_some_and(|config| {
             let (seconds, fraction) = config.changed();
@@ -549,7 +547,7 @@ impl Worker {
         let Some(Holds::Awaited(folder)) = self.before(path) else {
             return Ok(());
         };
-        // Without it nobody knows which events are waited for: they stay news.
+        // Without it, it is not known which events are waited for: they stay news.
         let config = folder.config()?;
         if !config.waits_for_files() {
             // The next list will find that nobody waits, or that it was half written.

@@ -1,4 +1,4 @@
-//! Servers of the web for scripts, whose threads wait for the answers.
+//! Web servers for scripts, whose threads wait for the answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ impl OnRuntime {
         })
     }
 
-    /// [`Self::here`] for runs that change nothing: it gets and does not post.
+    /// [`Self::here`] for runs that change nothing: it gets but does not post.
     pub fn only_get(client: &Client) -> Arc<Self> {
         Arc::new(Self {
             client: client.clone(),

@@ -1,10 +1,10 @@
 //! The threads that scripts run on, and who is next.
 //!
-//! They belong to scripts alone: one that works to its deadline takes neither a thread of
-//! the network nor one of the disk, and memory that it let go of is what the next one on
-//! the thread takes. Scripts work, so there are few threads for each core, and no user's
-//! scripts take more than half of them. A script that works for long leaves its place to
-//! the next one, so that even a crowd that works to its deadline keeps nobody waiting.
+//! They belong to scripts alone: one that works to its deadline takes neither a thread of the
+//! network nor one of the disk, and the next one on the thread takes the memory that it let go of.
+//! Scripts keep a core busy, so there are few threads for each core, and no user's scripts take
+//! more than half of them. A script that works for long leaves its place to the next one, so that
+//! even a crowd that works to its deadline keeps nobody waiting.
 
 use std::{
     cell::Cell,
@@ -31,7 +31,7 @@ static CORES: LazyLock<usize> =
 /// Scripts to run.
 pub type Work = Box<dyn FnOnce(&Rc<Seat>) + Send>;
 
-/// Threads that run scripts. Copies of it are the same ones.
+/// Threads that run scripts. Clones are the same ones.
 #[derive(Clone)]
 pub struct Workers(Arc<Shared>);
 
@@ -63,7 +63,7 @@ struct QueuedWork {
 pub struct Seat {
     shared: Arc<Shared>,
     user: Name,
-    /// What it took for its place when it left that.
+    /// What it took in exchange for its place when it left.
     left: Cell<Option<Arc<Slot>>>,
 }
 
@@ -86,7 +86,7 @@ impl Seat {
 }
 
 impl Queue {
-    /// The place of the next work whose user may run one more.
+    /// The index of the next work whose user may run one more.
     fn runnable(&self, of_one: usize, of_all: usize) -> Option<usize> {
         if self.all >= of_all {
             return None;
@@ -138,7 +138,7 @@ impl Shared {
         }
     }
 
-    /// Has a thread come for what can run, if there is any and none comes by itself.
+    /// Calls a thread for what can run, if there is any and none comes by itself.
     fn call(self: &Arc<Self>, queue: MutexGuard<'_, Queue>) {
         if queue.runnable(self.of_one, self.of_all).is_none() {
             return;
@@ -154,7 +154,7 @@ impl Shared {
             .stack_size(STACK)
             .spawn(move || shared.serve());
         if spawned.is_err() {
-            // Out of threads: whoever waits is told so, if no thread is left to come.
+            // Out of threads: waiting callers are told so, if no thread is left to come.
             let mut queue = self.queue();
             if queue.idle + queue.all == 0 {
                 let lost = std::mem::take(&mut queue.work);
@@ -172,7 +172,7 @@ impl Shared {
                 user,
                 left: Cell::new(None),
             });
-            // Whatever panics, the thread serves on.
+            // Whatever panics, the thread keeps serving.
             let _ = catch_unwind(AssertUnwindSafe(|| work(&seat)));
             if seat.left.take().is_none() {
                 self.queue().ended(&seat.user);

@@ -1,5 +1,5 @@
-//! What `[OnMeta]` decided about transfers whose file has not come yet, where its hooks asked for
-//! something: the next attempt of the same transfer goes by it, and no hook runs again.
+//! What `[OnMeta]` decided about transfers whose file has not arrived yet, if its hooks asked for
+//! something: the next attempt at the same transfer uses it, and no hook runs again.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
@@ -20,10 +20,10 @@ CREATE TABLE IF NOT EXISTS decided (
 CREATE INDEX IF NOT EXISTS decided_sender ON decided (sender, user, created);
 ";
 
-/// A decision to let a file come.
+/// A decision to accept a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
-    /// A digest of all that it was based on: else the hooks have to decide anew.
+    /// A digest of everything that it was based on: if that differs, the hooks have to decide anew.
     pub basis: [u8; 32],
     /// The text of the `.meta`, as the hooks left it.
     pub meta: String,
@@ -74,7 +74,7 @@ pub fn put(db: &Connection, key: &Key, decided: &Decided) -> rusqlite::Result<()
     Ok(())
 }
 
-/// Forgets a decision: the file has come.
+/// Forgets a decision: the file has arrived.
 pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     db.prepare_cached(
         "DELETE FROM decided

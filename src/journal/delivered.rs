@@ -1,11 +1,11 @@
 //! Which transfers a root has had, so that a retry after a lost ACK is not stored and
 //! does not make hooks run a second time, wherever the file has gone since.
 //!
-//! Each is a row in the [journal](super). It is written when the bytes of the file
-//! are safe under their hidden name, and before the file gets its name: a server that ends
-//! between the two finds by the row what is left to do. The row stands for the event too
-//! that will speak of the file, until its hooks have run: ten thousand small files would
-//! otherwise write ten thousand tasks, to take them out again a moment later.
+//! Each is a row in the [journal](super). It is written when the bytes of the file are safe under
+//! their hidden name, and before the file gets its name: a server that stops between the two learns
+//! from the row what is left to do. The row also stands for the event about the file, until its
+//! hooks have run: ten thousand small files would otherwise write ten thousand tasks, only to
+//! remove them again a moment later.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -56,7 +56,7 @@ pub struct Key {
     pub user: String,
     /// The folder.
     pub folder: String,
-    /// Who sends.
+    /// The sender.
     pub from: String,
     /// Its id.
     pub id: TransferId,
@@ -69,16 +69,16 @@ pub enum Stage {
     Whole = 0,
     /// The file has its name.
     Delivered = 1,
-    /// A hook would not have it; its `.meta` tells why.
+    /// A hook refused it; its `.meta` tells why.
     Refused = 2,
-    /// The bytes are safe; the file gets its name or has it, and hooks have still to run.
+    /// The bytes are safe; the file gets its name or has it, and hooks still have to run.
     Owed = 3,
-    /// A hook would not have its contents: the sender hears that, and no hook runs again.
+    /// A hook refused its contents: the sender hears that, and no hook runs again.
     Rejected = 4,
 }
 
 impl Stage {
-    /// Whether something is left to do that a server finds when it starts.
+    /// Whether something is left for a starting server to do.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Whole | Self::Owed)
     }
@@ -101,7 +101,7 @@ pub struct Transfer {
     pub stage: Stage,
     /// The text of its `.meta` before its hooks, as long as they may be writing into it.
     pub meta: Option<Arc<str>>,
-    /// Why a hook would not have its contents.
+    /// Why a hook refused its contents.
     pub words: Option<String>,
 }
 
@@ -115,7 +115,7 @@ pub fn migrate(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Looks transfers up. Copies of it share one connection.
+/// Looks transfers up. Clones share one connection.
 #[derive(Clone)]
 pub struct DeliveredBefore(Arc<Mutex<Connection>>, WithheldFiles);
 
@@ -126,16 +126,16 @@ impl DeliveredBefore {
         Ok(Self(db, journal.withheld.clone()))
     }
 
-    /// What is known of a transfer that came to its end before.
+    /// What is known of a transfer that ended before.
     pub fn find(&self, key: &Key) -> Result<Option<Transfer>, JournalError> {
         let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(find(&db, key)?)
     }
 
-    /// Whether `[OnReceived]` has still to accept a file of the folder of a user, or what it
+    /// Whether `[OnReceived]` still has to accept a file of the folder of a user, or what it
     /// decided is being done.
     pub fn is_pending(&self, folder: (&str, &str), file: &str) -> Result<bool, JournalError> {
-        // In this order: what is decided in between is withheld before.
+        // In this order: what is decided in between was withheld first.
         let is_pending = {
             let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             is_pending(&db, folder, file)?
@@ -143,14 +143,14 @@ impl DeliveredBefore {
         Ok(is_pending || self.1.has(folder, file))
     }
 
-    /// Whether `[OnReceived]` has still to say its first word to a file that was delivered:
-    /// its event has this id.
+    /// Whether `[OnReceived]` still has to say its first word on a file that was delivered: its
+    /// event has this id.
     pub fn is_undecided(&self, key: &Key, event: &str) -> Result<bool, JournalError> {
         let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(is_undecided(&db, key, event)?)
     }
 
-    /// What `[OnMeta]` decided about a transfer whose file has not come, if that is remembered.
+    /// What `[OnMeta]` decided about a transfer whose file has not arrived, if that is remembered.
     pub fn decided(&self, key: &Key) -> Result<Option<Decided>, JournalError> {
         let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(decided::find(&db, key)?)
@@ -187,8 +187,8 @@ pub fn find(db: &Connection, key: &Key) -> rusqlite::Result<Option<Transfer>> {
     .optional()
 }
 
-/// Whether `[OnReceived]` has still to accept a file of the folder of a user: its first attempt
-/// is left to do, or the next one, or it was given up.
+/// Whether `[OnReceived]` still has to accept a file of the folder of a user: its first attempt is
+/// left to do, or the next one, or it was given up.
 pub fn is_pending(
     db: &Connection,
     (user, folder): (&str, &str),
@@ -207,7 +207,7 @@ pub fn is_pending(
     )
 }
 
-/// Whether `[OnReceived]` has still to say its first word to a file that was delivered.
+/// Whether `[OnReceived]` still has to say its first word on a file that was delivered.
 fn is_undecided(db: &Connection, key: &Key, event: &str) -> rusqlite::Result<bool> {
     db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM transfer WHERE state = 3
@@ -224,7 +224,7 @@ fn is_undecided(db: &Connection, key: &Key, event: &str) -> rusqlite::Result<boo
     )
 }
 
-/// Those of which something is left to do, in the order of their ends.
+/// Transfers with something left to do, in the order in which they ended.
 pub fn open(db: &Connection) -> rusqlite::Result<Vec<Transfer>> {
     // Each half has its index.
     db.prepare(
@@ -235,7 +235,7 @@ pub fn open(db: &Connection) -> rusqlite::Result<Vec<Transfer>> {
     .collect()
 }
 
-/// The last transfers of the root among which those of a folder are looked for.
+/// How many of the last transfers of the root are searched for those of a folder.
 const LOOKED_THROUGH: u32 = 100_000;
 
 /// The last transfers to a folder of a user, newest first, each with the time of its end in
@@ -265,7 +265,7 @@ pub fn latest(
 pub struct Arrived {
     /// The number.
     pub number: i64,
-    /// When it came, in milliseconds since 1970.
+    /// When it arrived, in milliseconds since 1970.
     pub at: u64,
     /// What is known of it.
     pub transfer: Transfer,
@@ -296,7 +296,7 @@ pub fn last_arrived(db: &Connection, user: &str) -> rusqlite::Result<i64> {
     Ok(last?.unwrap_or_default())
 }
 
-/// Transfers that one look at what is new takes at most.
+/// The most transfers that one look at what is new takes.
 const NEWS: u32 = 1_000;
 
 /// The transfers after a number, in their order; not all, if there are many.
@@ -347,7 +347,7 @@ pub fn refused_between(
     .collect()
 }
 
-/// Writes a transfer down, in place of what was known of it.
+/// Records a transfer, in place of what was known of it.
 pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
     let Transfer { key, .. } = transfer;
     let now = clock::millis();
@@ -374,8 +374,8 @@ pub fn put(db: &Connection, transfer: &Transfer) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Writes down that nothing is left to do: the file has its name, and if hooks waited for it
-/// they have run, or a task stands for them. Returns whether something was left.
+/// Records that nothing is left to do: the file has its name, and if hooks waited for it they have
+/// run, or a task stands for them. Returns whether something was left.
 pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<bool> {
     let completed = db
         .prepare_cached(
@@ -389,7 +389,7 @@ pub fn complete(db: &Connection, key: &Key) -> rusqlite::Result<bool> {
     Ok(completed > 0)
 }
 
-/// Writes down that a hook would not have the contents of a file that was delivered, and why.
+/// Records that a hook refused the contents of a file that was delivered, and why.
 pub fn reject(db: &Connection, key: &Key, words: &str) -> rusqlite::Result<()> {
     sent::take_back(db, key)?;
     db.prepare_cached(
@@ -403,7 +403,7 @@ pub fn reject(db: &Connection, key: &Key, words: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Takes a transfer out whose file did not get its name.
+/// Removes a transfer whose file did not get its name.
 pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     sent::take_back(db, key)?;
     db.prepare_cached(
@@ -416,12 +416,11 @@ pub fn remove(db: &Connection, key: &Key) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Forgets of the `limit` oldest transfers that came to their end those that did so before a
-/// time, in milliseconds since 1970; returns how many. Fewer than `limit` means that there
-/// are no more.
+/// Forgets, of the `limit` oldest transfers that have ended, those that ended before a time, in
+/// milliseconds since 1970; returns how many. Fewer than `limit` means that there are no more.
 pub fn forget(db: &Connection, before: u64, limit: u32) -> rusqlite::Result<usize> {
-    // They are written in the order of their times: the oldest are found without a look at
-    // all the others.
+    // They are written in the order of their times: the oldest are found without looking at all the
+    // others.
     db.prepare_cached(
         "DELETE FROM transfer WHERE seq IN (
              SELECT seq FROM (SELECT seq, created FROM transfer WHERE +state IN (1, 2, 4)

@@ -1,18 +1,18 @@
 //! The index of a folder's files: what its hooks have been told of, as it was then.
 //!
-//! What differs from it is news, also after a time in which no server ran. A folder in
-//! which nobody waits for news is quiet: it has no index, and what is in it is old when
-//! somebody begins to wait. One that no server has seen is not quiet, and has only news.
+//! What differs from it is news, even after a time in which no server ran. A folder where no script
+//! waits for news is quiet: it has no index, and its files are old when a script begins to wait. A
+//! folder that no server has seen is not quiet, and has only news.
 
 use cap_std::fs::{Metadata, MetadataExt};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-/// By which a file is known to be the one that it was, without reading it.
+/// What tells that a file is unchanged, without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Print {
     /// Its length in bytes.
     pub len: i64,
-    /// When it was written last, in nanoseconds since 1970.
+    /// When it was last written, in nanoseconds since 1970.
     pub modified: i64,
     /// Its number in the file system.
     pub inode: i64,
@@ -74,7 +74,7 @@ pub fn after(
     .collect()
 }
 
-/// Writes down a file as it is, or that it is gone.
+/// Records a file as it is, or that it is gone.
 pub fn put(
     db: &Connection,
     user: &str,

@@ -1,4 +1,4 @@
-//! How each script ended last.
+//! How each script last ended.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS run (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// How a script ended last.
+/// How a script last ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastRun {
     /// When, in milliseconds since 1970.
@@ -29,7 +29,7 @@ pub struct LastRun {
     pub words: String,
 }
 
-/// How a script of a folder ended last, if it ever ran.
+/// How a script of a folder last ended, if it ever ran.
 pub fn find(
     db: &Connection,
     user: &str,
@@ -53,7 +53,7 @@ pub fn find(
     .optional()
 }
 
-/// Writes down how a script ended: user, folder, event and script.
+/// Records how a script ended: user, folder, event and script.
 pub fn put(
     db: &Connection,
     [user, folder, event, script]: [&str; 4],

@@ -4,9 +4,9 @@
 //! events` and a person with `sqlite3` look into it at the same time, and because a
 //! process that is killed at any point leaves it whole.
 //!
-//! All writes go through one thread, which takes all that wait for it into one
-//! transaction: many that have to be durable share one flush. The rows are plain words
-//! here; what they mean is for those above to know.
+//! All writes go through one thread, which takes all waiting ones into one transaction: those that
+//! have to be durable share one flush. The rows are plain words here; what they mean is for the
+//! modules above to know.
 
 pub mod decided;
 pub mod delivered;
@@ -87,7 +87,7 @@ impl From<rusqlite::Error> for JournalError {
     }
 }
 
-/// The journal of a root. Copies of it are the same one.
+/// The journal of a root. Clones are the same one.
 #[derive(Clone)]
 pub struct Journal {
     writes: mpsc::Sender<Write>,
@@ -96,12 +96,12 @@ pub struct Journal {
     decides: Arc<AtomicBool>,
     /// Files that nobody may see although the journal does not say that they are pending.
     withheld: WithheldFiles,
-    /// Told where a task may have come, or one that stood in front of another is done.
+    /// Notified when a task may have been added, or one that others waited for is done.
     pub news: Arc<Notify>,
 }
 
 impl Journal {
-    /// Opens the journal of a root, and makes it if it is not there.
+    /// Opens the journal of a root, and creates it if it is missing.
     pub fn open(root: &Root) -> Result<Self, JournalError> {
         let fail = |e: std::io::Error| JournalError::Database(e.to_string());
         match file::create_empty(root.dir(), FILE, 0o600) {
@@ -149,18 +149,18 @@ impl Journal {
         self.withheld.add(files)
     }
 
-    /// From now on there may be.
+    /// From now on there may be decisions.
     pub fn expect_decisions(&self) {
         self.decides.store(true, Ordering::Relaxed);
     }
 
-    /// A connection of one's own, to read.
+    /// A separate connection, for reading.
     pub fn reader(&self) -> Result<Connection, JournalError> {
         Ok(connect(&self.path)?)
     }
 
-    /// Runs `work` in a transaction with others. When this returns, what it wrote
-    /// survives `kill -9`, and where it is `durable` a loss of power.
+    /// Runs `work` in a transaction with others. When this returns, what it wrote survives
+    /// `kill -9`, and, if it is `durable`, a loss of power.
     pub fn write<T: Send + 'static>(
         &self,
         durable: bool,
@@ -169,7 +169,7 @@ impl Journal {
         self.send(durable, move |db| Ok((work(db)?, true)))
     }
 
-    /// [`Self::write`] of what brings nothing to do for anybody who waits for that.
+    /// [`Self::write`] for work that adds nothing to do.
     pub fn quietly<T: Send + 'static>(
         &self,
         durable: bool,
@@ -178,7 +178,7 @@ impl Journal {
         self.send(durable, move |db| Ok((work(db)?, false)))
     }
 
-    /// [`Self::write`] of work that tells itself whether it brings something to do.
+    /// [`Self::write`] for work that says itself whether it adds something to do.
     pub fn decide<T: Send + 'static>(
         &self,
         durable: bool,
@@ -193,7 +193,7 @@ impl Journal {
         work: impl Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
     ) -> Pending<T> {
         let (write, result) = Write::new(durable, work);
-        // Where the thread is gone, so is the sender of the result.
+        // If the thread is gone, so is the sender of the result.
         let _ = self.writes.send(write);
         Pending(result)
     }
@@ -218,9 +218,9 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Opens the journal of a root only to look into it; `None` where there is none. It makes
-/// no file, and changes none but the index that all readers share (`-shm`), where another
-/// process has the journal open or left it in a hurry.
+/// Opens the journal of a root only to look into it; `None` if there is none. It creates no file,
+/// and changes none but the index that all readers share (`-shm`), if another process has the
+/// journal open or did not close it properly.
 pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
     let path = root.path().join(FILE);
     if !path.is_file() {
@@ -233,7 +233,7 @@ pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
     let db = if log.exists() {
         Connection::open_with_flags(&path, flags)?
     } else {
-        // Even a reader would make a log else, and leave it there.
+        // Otherwise even a reader would create a log, and leave it there.
         let mut uri = "file:".to_owned();
         for byte in path.as_os_str().as_encoded_bytes() {
             match byte {
@@ -255,7 +255,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Only of a new file: then pruning can give pages back.
+    // Only for a new file: then pruning can give pages back.
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // Readers do not wait for the writer, nor it for them.
     db.pragma_update(None, "journal_mode", "WAL")?;

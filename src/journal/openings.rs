@@ -30,13 +30,13 @@ pub enum Opening {
     New,
     /// It was.
     Seen,
-    /// It is older than what is remembered, so nobody can say.
+    /// It is older than what is remembered, so it cannot be told.
     Old,
     /// Its time is not one that is accepted.
     Untimely,
 }
 
-/// What an opening is known again by.
+/// What identifies an opening.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp {
     /// SHA-256 of the whole opening.
@@ -64,9 +64,9 @@ struct Memory {
 }
 
 impl Openings {
-    /// Claims an opening: remembers it if it is new and from an accepted time. Of many
-    /// copies that come at once one is [`Opening::New`], and after that none is, whatever
-    /// becomes of the one, and after a loss of power too.
+    /// Claims an opening: remembers it if it is new and from an accepted time. Of many copies that
+    /// arrive at once one is [`Opening::New`], and after that none is, whatever becomes of that
+    /// one, even after a loss of power.
     pub fn claim(
         &self,
         user: &User,

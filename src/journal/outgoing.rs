@@ -1,9 +1,9 @@
-//! What the users of a root sent by naming files: so that the same is not sent twice by
+//! What the users of a root sent by naming files: so that the same file is not sent twice by
 //! accident, and what failed can be tried again.
 //!
 //! Nothing is written before a file is sent. The id of a transfer follows from what is sent,
 //! to whom, and from a number that only the journal knows; so the same command after a crash
-//! goes on with the same transfer.
+//! continues the same transfer.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use super::signed;
 use crate::meta::TransferId;
 
-/// How long a row is kept since the file was last looked at.
+/// How long a row is kept after the file was last looked at.
 const KEPT: Duration = Duration::from_secs(366 * 86_400);
 
-/// Rows that are forgotten in one go.
+/// How many rows are forgotten in one go.
 const AT_ONCE: u32 = 1_000;
 
-/// How often it is written down that a file was looked at again.
+/// How often to record that a file was looked at again.
 const EVERY: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) const SCHEMA: &str = "
@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS outgoing_salt (salt BLOB NOT NULL) STRICT;
 /// What a person sent: who, to whom, and which file by which name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct What {
-    /// Who sends.
+    /// The sender.
     pub user: String,
     /// The contact.
     pub recipient: String,
@@ -98,7 +98,7 @@ pub struct Outgoing {
     pub bytes: u64,
     /// When that was, in milliseconds since 1970.
     pub at: u64,
-    /// When it was looked at last.
+    /// When it was last looked at.
     pub seen: u64,
     /// The word of the error.
     pub code: String,
@@ -106,7 +106,7 @@ pub struct Outgoing {
     pub words: String,
 }
 
-/// The bytes from which ids are made that no other root makes, if there are some.
+/// The bytes that make the ids of this root differ from those of all others, if there are some.
 pub fn salt(db: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
     db.query_row("SELECT salt FROM outgoing_salt", [], |row| row.get(0))
         .optional()
@@ -138,8 +138,8 @@ pub fn find(db: &Connection, what: &What) -> rusqlite::Result<Option<Outgoing>> 
     .optional()
 }
 
-/// Writes an attempt down, in place of the one before. A failure does not take the place of
-/// the same transfer that was sent: another process was faster.
+/// Records an attempt, in place of the one before. A failure does not replace the success of the
+/// same transfer: another process was faster.
 pub fn put(db: &Connection, attempt: &Outgoing) -> rusqlite::Result<()> {
     let what = &attempt.what;
     if attempt.state == State::Failed
@@ -200,7 +200,7 @@ pub fn forget(db: &Connection, now: u64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Writes down that a file was looked at again.
+/// Records that a file was looked at again.
 pub fn touch(db: &Connection, known: &Outgoing, now: u64) -> rusqlite::Result<()> {
     let what = &known.what;
     db.prepare_cached(
@@ -216,7 +216,7 @@ pub fn touch(db: &Connection, known: &Outgoing, now: u64) -> rusqlite::Result<()
 }
 
 impl Outgoing {
-    /// Whether it is to be written down that it was looked at again.
+    /// Whether to record that it was looked at again.
     pub fn is_stale(&self, now: u64) -> bool {
         self.seen < before(now, EVERY)
     }

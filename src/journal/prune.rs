@@ -1,8 +1,8 @@
 //! Keeps the journal of a server that runs for months small.
 //!
-//! A transfer is forgotten [`KEPT`] after its end. Its pages are used again for the next
-//! ones, so that the file stays level; what is free beyond a quarter of the file goes back
-//! to the file system. Both happen in small steps, between which others write.
+//! A transfer is forgotten [`KEPT`] after its end. Its pages are reused for the next ones, so that
+//! the file stays level; what is free beyond a quarter of the file goes back to the file system.
+//! Both happen in small steps, between which others write.
 
 use std::time::Duration;
 
@@ -77,13 +77,13 @@ pub async fn prune(journal: &Journal, now: u64) -> Result<usize, JournalError> {
     Ok(forgotten)
 }
 
-/// Gives pages back to the file system, of those that are free beyond a quarter of the file.
-/// Whether there are more.
+/// Gives free pages beyond a quarter of the file back to the file system. Returns whether there are
+/// more.
 fn give_back(db: &Connection) -> rusqlite::Result<bool> {
     let number = |pragma| db.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0));
     let (free, all) = (number("freelist_count")?, number("page_count")?);
     let spare = free.saturating_sub(all / 4);
-    // In a file of an older m2y they cannot be given back; they are used again.
+    // In a file of an older m2y they cannot be given back; they are reused.
     if spare < PAGES || number("auto_vacuum")? != 2 {
         return Ok(false);
     }

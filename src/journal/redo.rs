@@ -1,6 +1,6 @@
-//! What decided events have asked for and is being done outside of the journal: a row for
-//! each decision, until all of it is done and safe. A server that ends before that does it
-//! again when it starts, so each piece leads to the same however often it is done.
+//! What decided events have asked for and is being done outside the journal: a row for each
+//! decision, until all of it is done and safe. A server that stops before that does it again when
+//! it starts, so each piece has the same result however often it is done.
 
 use rusqlite::{Connection, params};
 
@@ -30,7 +30,7 @@ pub fn add(db: &Connection, user: &str, body: &str) -> rusqlite::Result<i64> {
     Ok(db.last_insert_rowid())
 }
 
-/// Has a row say something else.
+/// Replaces the text of a row.
 pub fn update(db: &Connection, seq: i64, body: &str) -> rusqlite::Result<()> {
     db.prepare_cached("UPDATE redo SET body = ?2 WHERE seq = ?1")?
         .execute(params![seq, body])?;

@@ -45,7 +45,7 @@ pub fn count(db: &Connection, user: &str, folder: &str) -> rusqlite::Result<u64>
     Ok(keys.unsigned_abs())
 }
 
-/// Puts a value in the place of the one that is there, if any.
+/// Puts a value in place of the existing one, if any.
 pub fn put(
     db: &Connection,
     user: &str,
@@ -60,7 +60,7 @@ pub fn put(
     Ok(())
 }
 
-/// Takes a value away; tells whether there was one.
+/// Removes a value; returns whether there was one.
 pub fn remove(db: &Connection, user: &str, folder: &str, key: &str) -> rusqlite::Result<bool> {
     let removed = db
         .prepare_cached("DELETE FROM state WHERE user = ?1 AND folder = ?2 AND key = ?3")?
@@ -73,14 +73,14 @@ pub fn remove(db: &Connection, user: &str, folder: &str, key: &str) -> rusqlite:
 pub struct Edits {
     /// What was under the keys that they looked at or changed, before they did.
     pub reads: BTreeMap<String, Option<Value>>,
-    /// Every key, where they asked for all.
+    /// Every key, if they asked for all.
     pub keys: Option<Vec<String>>,
     /// What is to be under a key; `None` for nothing.
     pub writes: BTreeMap<String, Option<Value>>,
 }
 
 impl Edits {
-    /// Every key that there will be, sorted, where there are these now.
+    /// Every key that there will be, sorted, given those that exist now.
     pub fn merged(&self, there: Vec<String>) -> Vec<String> {
         let mut keys: BTreeSet<String> = there.into_iter().collect();
         for (key, value) in &self.writes {
@@ -108,8 +108,8 @@ fn holds(db: &Connection, user: &str, folder: &str, edits: &Edits) -> rusqlite::
     Ok(true)
 }
 
-/// Whether edits of many folders can be made now: since their scripts ran nobody changed what
-/// they read, and no folder would have more than `most` keys.
+/// Whether edits of many folders can be made now: nobody has changed what their scripts read since
+/// they ran, and no folder would have more than `most` keys.
 pub fn can_apply(
     db: &Connection,
     user: &str,
@@ -135,7 +135,7 @@ pub fn can_apply(
     Ok(true)
 }
 
-/// Makes edits of many folders.
+/// Applies edits of many folders.
 pub fn apply(db: &Connection, user: &str, edits: &BTreeMap<String, Edits>) -> rusqlite::Result<()> {
     for (folder, edits) in edits {
         for (key, value) in &edits.writes {

@@ -8,7 +8,7 @@ use super::{delivered::Key, signed};
 /// Milliseconds of a day.
 const DAY: u64 = 86_400_000;
 
-/// Days of which the numbers are kept, the present one included.
+/// Days whose numbers are kept, the present one included.
 pub const DAYS: u64 = 366;
 
 pub(super) const SCHEMA: &str = "
@@ -31,7 +31,7 @@ pub struct Sent {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// When the first one of all came, in milliseconds since 1970.
+    /// When the first one ever came, in milliseconds since 1970.
     pub first: Option<u64>,
 }
 
@@ -40,7 +40,7 @@ pub fn day(millis: u64) -> u64 {
     millis / DAY
 }
 
-/// Takes over what a journal knows that did not count yet.
+/// Takes over what a journal that did not count yet knows.
 pub(super) fn migrate(db: &Connection) -> rusqlite::Result<()> {
     if db.table_exists(None, "sent")? {
         return Ok(());
@@ -68,10 +68,10 @@ pub(super) fn add(db: &Connection, key: &Key, bytes: u64, at: u64) -> rusqlite::
     Ok(())
 }
 
-/// Takes a file back that was counted and is as if it had not come.
+/// Takes back a file that was counted but is as if it had not come.
 pub(super) fn take_back(db: &Connection, key: &Key) -> rusqlite::Result<()> {
-    // Not one UPDATE with FROM: SQLite compiles that anew each time it runs, which cost more
-    // than all else that is written for a file.
+    // Not one UPDATE with FROM: SQLite compiles that anew each time it runs, which costs more than
+    // everything else that is written for a file.
     let counted = db
         .prepare_cached(
             "SELECT created, filesize FROM transfer WHERE state IN (0, 1, 3)

@@ -37,11 +37,11 @@ CREATE INDEX IF NOT EXISTS task_file ON task (user, folder, file, seq);
 /// Something that has to happen in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
-    /// The id of the event that it is, or that it came of.
+    /// The id of the event that it is, or that it came from.
     pub id: String,
     /// The event, or what a hook asked for.
     pub kind: String,
-    /// 0 for an event itself; of what its hooks asked for the first is 1.
+    /// 0 for an event itself; the first thing that its hooks asked for is 1.
     pub part: u32,
     /// Whose folder.
     pub user: String,
@@ -49,7 +49,7 @@ pub struct Task {
     pub folder: String,
     /// The name of the file that it is about. Events of one file happen in their order.
     pub file: Option<String>,
-    /// All else.
+    /// Everything else.
     pub body: Map<String, Value>,
 }
 
@@ -90,7 +90,7 @@ pub struct Entry {
     pub seq: i64,
     /// What has to happen.
     pub task: Task,
-    /// When it came, in milliseconds since 1970.
+    /// When it was added, in milliseconds since 1970.
     pub created: u64,
     /// When it is tried next, in milliseconds since 1970.
     pub due: u64,
@@ -103,12 +103,12 @@ pub struct Entry {
 }
 
 impl Journal {
-    /// Adds tasks; one that is there already stays as it is.
+    /// Adds tasks; an existing one stays as it is.
     pub fn add(&self, durable: bool, tasks: Vec<Task>) -> Pending<()> {
         self.write(durable, move |db| insert(db, &tasks))
     }
 
-    /// Takes out a task that is done.
+    /// Removes a task that is done.
     pub fn done(&self, task: &Task) -> Pending<()> {
         let task = task.clone();
         self.send(false, move |db| {
@@ -117,7 +117,7 @@ impl Journal {
         })
     }
 
-    /// Lets a task stand from now on for what a transfer has left to do, if it has.
+    /// Lets a task stand from now on for what a transfer has left to do, if anything.
     pub fn take_over(&self, key: Key, task: Task) -> Pending<()> {
         self.write(false, move |db| {
             if delivered::complete(db, &key)? {
@@ -149,18 +149,18 @@ pub fn fail(db: &Connection, task: &Task, error: &str, due: Option<u64>) -> rusq
     Ok(())
 }
 
-/// Tasks that are due and have none of their file in front of them, nor a transfer of it
-/// whose hooks have to run, nor a task of the same id, in their order: a file that was
-/// renamed goes, then it comes. None of these users.
+/// Tasks that are due, in order, with no task of their file ahead of them, nor a transfer of it
+/// whose hooks have to run, nor a task of the same id: a renamed file disappears, then it appears.
+/// None of these users.
 pub fn due(
     db: &Connection,
     now: u64,
     limit: u32,
     but_of: &[String],
 ) -> rusqlite::Result<Vec<Entry>> {
-    // A '+' keeps SQLite from an index: in the order of `seq` it can stop at the limit, where
-    // it would sort ten thousand tasks for each that is done; of one id there are two or
-    // three, and of those that are not dead all.
+    // A '+' keeps SQLite from using an index: in the order of `seq` it can stop at the limit, where
+    // it would otherwise sort ten thousand tasks for each that is done; one id has two or three
+    // tasks, while `dead = 0` holds for all.
     db.prepare_cached(
         "SELECT * FROM task t WHERE +dead = 0 AND +due <= :now
          AND +user NOT IN (SELECT value FROM json_each(:but_of)) AND (part > 0 OR (NOT EXISTS (
@@ -233,7 +233,7 @@ pub fn find(db: &Connection, seq: i64) -> rusqlite::Result<Option<Entry>> {
         .optional()
 }
 
-/// Puts tasks in; one that is there already stays as it is.
+/// Adds tasks; an existing one stays as it is.
 pub fn insert<'a>(
     db: &Connection,
     tasks: impl IntoIterator<Item = &'a Task>,
@@ -253,7 +253,7 @@ pub fn insert<'a>(
     Ok(())
 }
 
-/// Takes a task out.
+/// Removes a task.
 pub fn remove(db: &Connection, task: &Task) -> rusqlite::Result<()> {
     db.prepare_cached("DELETE FROM task WHERE id = :id AND kind = :kind AND part = :part")?
         .execute(named_params! { ":id": task.id, ":kind": task.kind, ":part": task.part })?;

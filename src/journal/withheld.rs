@@ -1,5 +1,5 @@
-//! Files about which was decided and with which that is not done yet: they are to go, or to get
-//! another place, and until then nobody may see them.
+//! Files that hooks have decided about, while that is not carried out yet: they are to be removed
+//! or moved, and until then nobody may see them.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 /// A user, a folder, and the name of a file in it.
 pub type File = (String, String, String);
 
-/// Files that nobody may see. Copies of it are the same.
+/// Files that nobody may see. Clones are the same one.
 #[derive(Clone, Default)]
 pub(super) struct WithheldFiles(Arc<Mutex<HashMap<File, usize>>>);
 

@@ -1,4 +1,4 @@
-//! The thread that writes: it takes all that wait for it into one transaction.
+//! The thread that writes: it takes all waiting writes into one transaction.
 
 use std::sync::mpsc;
 
@@ -12,15 +12,15 @@ const BATCH: usize = 256;
 
 /// What is done in a transaction.
 pub(super) trait Statement: Send {
-    /// Does it. Where a transaction with others fails, it is done once more, alone. Tells
-    /// whether there may be something to do after it.
+    /// Does it. If a transaction with others fails, it is done once more, alone. Returns whether
+    /// there may be something to do after it.
     fn run(&mut self, db: &Connection) -> rusqlite::Result<bool>;
 
     /// Announces the result.
     fn announce(self: Box<Self>, committed: Result<(), JournalError>);
 }
 
-/// A closure, and who waits for what it gives.
+/// A closure, and the caller that waits for its result.
 struct Awaited<F, T> {
     work: F,
     value: Option<T>,
@@ -51,8 +51,8 @@ pub(super) struct Write {
 }
 
 impl Write {
-    /// A write, and where its result comes when it is committed. What it does tells also
-    /// whether it may bring something to do.
+    /// A write, and where its result arrives once it is committed. The work also says whether it
+    /// may add something to do.
     pub(super) fn new<T: Send + 'static>(
         durable: bool,
         work: impl Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
@@ -67,7 +67,7 @@ impl Write {
     }
 }
 
-/// Runs a statement that is needed again and again.
+/// Runs a statement that is needed repeatedly.
 fn run(db: &Connection, sql: &str) -> rusqlite::Result<()> {
     db.prepare_cached(sql)?.execute([]).map(drop)
 }
@@ -99,9 +99,9 @@ pub(super) fn write_all(db: &Connection, waiting: &mpsc::Receiver<Write>, news: 
     }
 }
 
-/// Does all in one transaction, or, where something in it fails, each in one of its own:
-/// what one did before it failed must not be committed with the others. Tells whether there
-/// may be something to do after it.
+/// Does everything in one transaction, or, if something in it fails, each write in its own: what
+/// one did before it failed must not be committed with the others. Returns whether there may be
+/// something to do after it.
 fn commit(db: &Connection, mut batch: Vec<Box<dyn Statement>>) -> bool {
     let mut failed = false;
     let committed = run(db, "BEGIN IMMEDIATE")
@@ -114,7 +114,7 @@ fn commit(db: &Connection, mut batch: Vec<Box<dyn Statement>>) -> bool {
         })
         .and_then(|news| run(db, "COMMIT").map(|()| news));
     if let Err(error) = &committed {
-        // Where it did not even begin, there is nothing to take back.
+        // If it did not even begin, there is nothing to take back.
         let _ = run(db, "ROLLBACK");
         // Not everybody waits for what was written.
         if !failed || batch.len() == 1 {

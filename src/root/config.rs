@@ -15,7 +15,7 @@ use crate::error::did_you_mean;
 /// The largest m2y.config, in bytes.
 pub const MAX_LEN: u64 = 65_536;
 
-/// Scripts of one event, so that the time they take together has an end.
+/// The most scripts of one event, so that the time they take together is bounded.
 const MAX_SCRIPTS: usize = 32;
 
 /// The sections that name scripts.
@@ -32,19 +32,19 @@ pub const EVENT_SECTIONS: [&str; 10] = [
     "OnSent",
 ];
 
-/// Those of what happens to the files of a folder.
+/// The sections for what happens to the files of a folder.
 const FILE_SECTIONS: [&str; 3] = ["OnNew", "OnChanged", "OnDeleted"];
 
 /// The section whose lines are times and the scripts that run then.
 const SCHEDULE: &str = "OnSchedule";
 
-/// After which time a broken version is looked at again.
+/// How long until a broken version is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Marks the end of a value; a control character, which no line may hold.
 const END: char = '\u{1f}';
 
-/// Why a text is no m2y.config.
+/// Why a text is not an m2y.config.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct ConfigError {
@@ -69,8 +69,8 @@ struct Section {
 impl Config {
     /// Reads an m2y.config.
     ///
-    /// A section that looks like an event and is none is an error: a check that
-    /// stands under a mistyped heading would otherwise never run.
+    /// A section that looks like an event but is not one is an error: a check under a mistyped
+    /// heading would otherwise never run.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse_ini(text)?;
         match config.faults(text).into_iter().next() {
@@ -79,12 +79,12 @@ impl Config {
         }
     }
 
-    /// All that is wrong with the text of an m2y.config that can be read.
+    /// Everything wrong with the text of a readable m2y.config.
     pub fn faults(&self, text: &str) -> Vec<ConfigError> {
         let mut faults = Vec::new();
         let mut seen = HashSet::new();
         for (line, heading) in headings(text) {
-            // A section may go on under a further heading, thousands of times.
+            // A section may continue under a further heading, thousands of times.
             if !seen.insert(heading) {
                 continue;
             }
@@ -125,9 +125,8 @@ impl Config {
     /// Reads any INI file whose lines need no `=`.
     ///
     /// `rust-ini` takes everything up to the next `=` or `:` for one key, so
-    /// each line goes to it under a number of its own, and gets its key back
-    /// afterwards; and it takes a `\` at the end of a line for a sign that the line
-    /// goes on, so none stands at an end.
+    /// each line goes to it under a number of its own, and gets its key back afterwards; and it
+    /// takes a `\` at the end of a line for a continuation, so no line ends in one.
     pub fn parse_ini(text: &str) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut keys = Vec::new();
@@ -187,7 +186,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The section of that name, made if it is not there; a doubled one goes on.
+    /// The section of that name, made if it is missing; a repeated one is continued.
     fn entry(&mut self, name: &str) -> &mut Section {
         let index = match self.sections.iter().position(|s| s.name == name) {
             Some(index) => index,
@@ -204,7 +203,7 @@ impl Config {
         &mut self.sections[index]
     }
 
-    /// The value of a key; empty for a line without `=`. Of doubled keys the last.
+    /// The value of a key; empty for a line without `=`. Of repeated keys, the last.
     pub fn get(&self, section: &str, key: &str) -> Option<&str> {
         self.section(section)
             .filter(|(k, _)| *k == key)
@@ -231,14 +230,13 @@ impl Config {
         self.sections.iter().map(|s| s.name.as_str())
     }
 
-    /// Whether a script waits for what happens to the files of the folder.
+    /// Whether a script waits for changes to the files of the folder.
     pub fn waits_for_files(&self) -> bool {
         let mut sections = FILE_SECTIONS.iter();
         sections.any(|section| self.section(section).next().is_some())
     }
 
-    /// The scripts that a section names, in their order; of `[OnSchedule]` those of every
-    /// line.
+    /// The scripts that a section names, in order; for `[OnSchedule]` those of every line.
     pub fn scripts(&self, section: &str) -> Vec<String> {
         if section == SCHEDULE {
             return self.schedule().flat_map(|line| line.scripts).collect();
@@ -255,7 +253,7 @@ impl Config {
     }
 }
 
-/// Whether who wrote the heading meant an event: `OnMetta`, `onmeta`, but not `only`.
+/// Whether the author of the heading meant an event: `OnMetta`, `onmeta`, but not `only`.
 fn means_event(heading: &str) -> bool {
     let Some(rest) = heading
         .get(..2)
@@ -269,7 +267,7 @@ fn means_event(heading: &str) -> bool {
     rest.starts_with(char::is_uppercase) || EVENT_SECTIONS.iter().any(|event| near(event))
 }
 
-/// The lines under a heading that are no comments, with their numbers.
+/// The lines under a heading that are not comments, with their numbers.
 pub fn lines_of<'a>(text: &'a str, section: &str) -> impl Iterator<Item = (usize, &'a str)> {
     let mut inside = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
@@ -293,9 +291,9 @@ impl Config {
         }
     }
 
-    /// Leaves one line in a section.
+    /// Removes all lines of a section but one.
     pub fn only(&mut self, section: &str, key: &str) {
-        // A script of the schedule stands behind its time.
+        // In the schedule, a script follows its time.
         let line = match section {
             SCHEDULE => ("* * * * *", key),
             _ => (key, ""),
@@ -314,7 +312,7 @@ impl fmt::Display for Config {
             for (key, value) in &section.lines {
                 match value.as_str() {
                     "" => writeln!(f, "{key}")?,
-                    // Else the marks would be taken for those around a value.
+                    // Otherwise its marks would be taken for quotes around a value.
                     value if value.starts_with(['"', '\'']) || value.trim() != value => {
                         writeln!(f, "{key} = \"{value}\"")?;
                     }
@@ -351,13 +349,13 @@ pub(super) struct ReadConfig {
     pub(super) stamp: Stamp,
     /// What it says.
     pub(super) config: Arc<Config>,
-    /// A later version that is broken and was logged, and when it was looked at last.
+    /// A later version that is broken and was logged, and when it was last looked at.
     pub(super) broken: Option<(Stamp, Instant)>,
 }
 
 impl ReadConfig {
-    /// Whether that version was found to be broken a moment ago. What is missing for it may
-    /// come without a further edit of it.
+    /// Whether that version was found to be broken a moment ago. What it lacks may appear without a
+    /// further edit.
     pub(super) fn is_known_broken(&self, version: Stamp) -> bool {
         self.broken
             .is_some_and(|(stamp, looked)| stamp == version && looked.elapsed() < LOOK_AGAIN)

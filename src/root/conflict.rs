@@ -1,14 +1,14 @@
-//! What to do where there is another file of that name.
+//! What to do if a different file has that name.
 
-/// What to do about a file that has the name already.
+/// What to do about a file that already has the name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Conflict {
-    /// Leave it, and say so as an error.
+    /// Leave it, and report an error.
     #[default]
     Refuse,
     /// Put the new one in its place.
     Overwrite,
-    /// Give the new one a name with a number.
+    /// Add a number to the name of the new one.
     Rename,
 }
 

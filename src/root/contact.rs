@@ -1,5 +1,4 @@
-//! Contacts: the keys of the people one exchanges files with, and the card by
-//! which a key travels.
+//! Contacts: the keys of the people a user exchanges files with, and the card that carries a key.
 
 use std::net::Ipv6Addr;
 
@@ -15,7 +14,7 @@ use crate::{
     transport::Address,
 };
 
-/// Somebody whose key file lies in `pubKey/`.
+/// Somebody whose key file is in `pubKey/`.
 #[derive(Clone, Debug)]
 pub struct Contact {
     /// The name by which the user knows the contact.
@@ -33,7 +32,7 @@ pub struct Card {
     pub key: PublicKey,
     /// Where the owner's server listens, if known.
     pub address: Option<String>,
-    /// The folder of the owner's that files go into where the sender names none.
+    /// The owner's folder that files go into if the sender names none.
     pub folder: Option<Name>,
 }
 
@@ -131,12 +130,12 @@ pub fn check_address(address: &str) -> Result<(), String> {
     parsed.map(drop).map_err(|e| e.to_string())
 }
 
-/// What a contacts.ini knows of a contact beside the key.
+/// What a contacts.ini knows of a contact besides the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     /// Where the server listens.
     Address,
-    /// The folder that files go into where the sender names none.
+    /// The folder that files go into if the sender names none.
     Folder,
 }
 

@@ -8,20 +8,20 @@ use crate::{
     json::{Map, Value, pretty},
 };
 
-/// Where they lie in the user's directory: each under its number, mode 0600.
+/// Where they are in the user's directory: each under its number, mode 0600.
 const DIR: &str = ".requests";
 
-/// The number of a request: random, and so known only to who has read it.
+/// The number of a request: random, and so known only to someone who has read it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId(pub [u8; 16]);
 
-/// A text that is no number of a request.
+/// A text that is not the number of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the number of a request must be 32 lower-case hexadecimal digits")]
 pub struct NoRequestId;
 
 impl RequestId {
-    /// A number that no request had.
+    /// A number that no request has had.
     pub fn random() -> Result<Self, crypto::CryptoError> {
         crypto::random().map(Self)
     }

@@ -1,8 +1,8 @@
-//! Where a file goes that a contact puts somewhere below a folder.
+//! Where a file that a contact puts below a folder goes.
 //!
-//! It arrives as any other does, under a name of m2y's own, and what hooks do with it there
-//! holds. What they leave where it is gets the path that its sender wants. Until then the
-//! `.meta` says which, so that a server which starts again knows it too.
+//! It arrives like any other, under a name of m2y's own, and what hooks do with it there stands. If
+//! they leave it where it is, it gets the path that its sender wants. Until then the `.meta`
+//! records that path, so that a restarted server knows it too.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Directories within each other that a file which is sent may bring along.
+/// The deepest nesting of directories that a sent file may bring along.
 const MAX_DEPTH: usize = 16;
 
 /// A path below a folder, and what is kept of the file.
@@ -28,7 +28,7 @@ pub struct Destination {
     pub path: TreePath,
     /// When the file changed last, in nanoseconds since 1970.
     pub modified: i64,
-    /// What to do about another file that is there.
+    /// What to do about a different file that is there.
     pub conflict: Conflict,
     /// Whether the `.meta` is kept, hidden, once the file has its path: its sender wanted none,
     /// but the folder keeps the names of files.
@@ -36,8 +36,8 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Which path a file gets that is sent into a folder which keeps the names of files: that
-    /// in the directory which its sender sent, or just its name. `None` where nobody may have
+    /// The path that a file gets when it is sent into a folder that keeps the names of files: its
+    /// path in the directory that its sender sent, or just its name. `None` if no file may have
     /// such a path; then it is stored as in any other folder.
     pub fn original(meta: &Meta, config: &Config) -> Option<Self> {
         let shown = Shown::new(Some(config));
@@ -48,7 +48,7 @@ impl Destination {
             // Scripts look at the name: the path must not end with a different one.
             let is_it = name == meta.filename && path.components().len() <= MAX_DEPTH;
             let is_plain = |name: &String| {
-                // What ends so could pass for a file that arrived from somebody else.
+                // A name with this ending could pass for a file that arrived from somebody else.
                 !name.to_ascii_lowercase().ends_with(".data") && !name.contains(char::is_control)
             };
             let fits = is_it && path.components().iter().all(is_plain);
@@ -69,7 +69,7 @@ impl Destination {
         })
     }
 
-    /// Which path the sender of a `.meta` wants for its file, if any, or the folder.
+    /// The path that the sender of a `.meta`, or the folder, wants for its file, if any.
     pub fn of(meta: &Meta) -> Option<Self> {
         let wanted = meta.extra.get(PENDING_PUT)?.as_object()?;
         let text = |field| wanted.get(field).and_then(Value::as_str);
@@ -83,7 +83,7 @@ impl Destination {
         })
     }
 
-    /// The same where the file may have it now: not one that is to be put out of sight.
+    /// The same if the file may have it now: `None` for a file that is to be put out of sight.
     pub fn open(meta: &Meta) -> Option<Self> {
         match meta.extra.contains_key(QUARANTINE) {
             true => None,
@@ -104,8 +104,7 @@ impl Destination {
             .insert(PENDING_PUT.to_owned(), Value::Object(wanted));
     }
 
-    /// Whether the file of such a name and folder is where it arrived: else a hook gave it
-    /// a place.
+    /// Whether the file of this name and folder is where it arrived: otherwise a hook moved it.
     pub fn is_untouched(meta: &Meta, folder: &Folder, stem: &str, file: Option<&str>) -> bool {
         let arrived = format!("{}_{}", meta.from, meta.datetime);
         meta.folder == folder.name().as_str()

@@ -16,7 +16,7 @@ use crate::{
 /// What can be wrong with the tree.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// A word that is no name.
+    /// A word that is not a name.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The operating system refused.
@@ -36,7 +36,7 @@ pub enum RootError {
         path: String,
         /// Permission bits.
         mode: u32,
-        /// For the command that mends it.
+        /// For the command that fixes it.
         full: String,
     },
     /// A key file that holds no key.
@@ -55,7 +55,7 @@ pub enum RootError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Nobody of that name.
+    /// No user of that name.
     #[error(
         "no user {0} in this root: create one with `m2y user create`, or choose a different root with --root"
     )]
@@ -77,7 +77,7 @@ pub enum RootError {
     /// A folder whose m2y.config has no `[OnMeta]`.
     #[error("this folder takes no files")]
     TakesNoFiles,
-    /// Another key is there under this name.
+    /// A different key is there under this name.
     #[error(
         "{name} already has a different key, {old}: compare the new one, {new}, with {name} in person, then repeat with --replace"
     )]
@@ -89,8 +89,8 @@ pub enum RootError {
         /// What was to be written.
         new: String,
     },
-    /// A card in one's own name with another key, or something else that is done with
-    /// others only.
+    /// A card in the user's own name with a different key, or something else that is only done with
+    /// others.
     #[error("{0} is your own name: you cannot be your own contact")]
     Oneself(Name),
     /// Two names, one hash: no server could tell them apart.
@@ -104,8 +104,8 @@ pub enum RootError {
 }
 
 impl RootError {
-    /// The value, `None` where there is none; an error only where the machine was at
-    /// fault and could not look.
+    /// The value, or `None` if there is none; an error only if the machine was at fault and could
+    /// not look.
     pub fn unless_shortage<T>(found: Result<T, Self>) -> Result<Option<T>, Self> {
         match found {
             Err(Self::Io { source, .. }) if !file::is_shortage(&source) => Ok(None),
@@ -115,7 +115,7 @@ impl RootError {
     }
 }
 
-/// Why the operating system refused, in words that say what to mend.
+/// Why the operating system refused, in words that say what to fix.
 fn why(source: &io::Error) -> String {
     if file::led_out(source) {
         "a symbolic link leads out of the root, or of the user's directory, and must not".to_owned()

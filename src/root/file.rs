@@ -1,4 +1,4 @@
-//! Files that are whole or not there: written beside, flushed, then renamed.
+//! Files that are either whole or absent: written to a temporary file, flushed, then renamed.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -14,10 +14,10 @@ use std::{
 use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{OFlags, RenameFlags};
 
-/// What a file under way ends with; always hidden by a leading dot.
+/// The ending of a file that is being written; always hidden by a leading dot.
 pub const TEMPORARY: &str = ".tmp";
 
-/// By which a change of a file is noticed.
+/// What tells that a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Which file it is: editors write a new one and rename it.
@@ -33,7 +33,7 @@ impl Stamp {
         self.changed
     }
 
-    /// The stamp of a regular file; `None` where there is nothing of that name.
+    /// The stamp of a regular file; `None` if there is nothing of that name.
     pub fn of(dir: &Dir, name: impl AsRef<Path>) -> io::Result<Option<Self>> {
         match dir.metadata(name) {
             Ok(about) if about.is_file() => Ok(Some(Self {
@@ -76,11 +76,10 @@ pub fn read(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>
     read_open(file, limit)
 }
 
-/// Opens a regular file to read it, with what is known of the one that was opened:
-/// the name may stand for another one by now.
+/// Opens a regular file for reading, and returns what is known of the one that was opened: the name
+/// may already stand for a different one.
 pub fn open(dir: &Dir, name: impl AsRef<Path>) -> io::Result<(File, Metadata)> {
-    // To open a pipe would otherwise wait for its other end; a regular file does not
-    // know the flag.
+    // Opening a pipe would otherwise wait for its other end; a regular file ignores the flag.
     let mut options = OpenOptions::new();
     options
         .read(true)
@@ -88,7 +87,7 @@ pub fn open(dir: &Dir, name: impl AsRef<Path>) -> io::Result<(File, Metadata)> {
     regular(dir.open_with(name, &options)?)
 }
 
-/// [`open`] for a name that must not stand for another file: a link there is an error.
+/// [`open`] for a name that must not lead to a different file: a link there is an error.
 pub fn open_itself(dir: &Dir, name: &str) -> io::Result<(File, Metadata)> {
     let mut options = OpenOptions::new();
     options
@@ -97,9 +96,9 @@ pub fn open_itself(dir: &Dir, name: &str) -> io::Result<(File, Metadata)> {
     regular(dir.open_with(name, &options)?)
 }
 
-/// Reads what is left of an open file, at most `limit` bytes.
+/// Reads the rest of an open file, at most `limit` bytes.
 pub fn read_open(file: impl Read + AsFd, limit: u64) -> io::Result<Vec<u8>> {
-    // To ask how long it is costs less than to read it in pieces that grow.
+    // Asking for its length costs less than reading it in growing pieces.
     let len = rustix::fs::fstat(&file).map_or(0, |about| about.st_size.unsigned_abs());
     let mut bytes = Vec::with_capacity(usize::try_from(len.min(limit) + 1).unwrap_or_default());
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -115,15 +114,15 @@ pub fn too_large(limit: u64) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, sentence)
 }
 
-/// Whether it failed because a symbolic link leads out of the directory handle.
-/// The error itself speaks of a filesystem, which tells nobody what to mend.
+/// Whether it failed because a symbolic link leads out of the directory handle. The error itself
+/// speaks of a filesystem, which tells nobody what to fix.
 pub fn led_out(error: &io::Error) -> bool {
-    // The system's own refusals have a number; `cap-std` makes this one without.
+    // The system's own refusals have an error number; `cap-std` makes this one without.
     error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
-/// Whether the machine is at fault, and not what was looked for: it has no descriptor
-/// or no memory left, or the disk fails.
+/// Whether the machine is at fault, and not what was looked for: it is out of descriptors or
+/// memory, or the disk fails.
 pub fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO]
@@ -137,8 +136,8 @@ pub fn read_text(dir: &Dir, name: impl AsRef<Path>, limit: u64) -> io::Result<St
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 
-/// Opens a file to write at its end, and makes it if it is not there. A link there is
-/// an error, and so is anything but a file: a script writes what a person put there.
+/// Opens a file to append to it, and creates it if it is missing. A link there is an error, and so
+/// is anything but a file: a script writes what a person put there.
 pub fn append(dir: &Dir, name: &str) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options
@@ -164,7 +163,7 @@ pub fn create(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> 
     })
 }
 
-/// Writes a file in place of the one that is there, if any.
+/// Writes a file in place of the existing one, if any.
 pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let temporary = write_beside(dir, mode, bytes)?;
     dir.rename(&temporary, dir, name).inspect_err(|_| {
@@ -173,8 +172,8 @@ pub fn replace(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()>
     sync(dir)
 }
 
-/// [`create`] for what somebody flushes later with much else: it does not survive a loss of
-/// power before that, and who looks at once may see a part of it.
+/// [`create`] for a file that the caller flushes later with others: it does not survive a loss of
+/// power before that, and a reader may at first see only a part of it.
 pub fn create_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut file = create_empty(dir, name, mode)?;
     file.write_all(bytes).inspect_err(|_| {
@@ -182,15 +181,14 @@ pub fn create_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::R
     })
 }
 
-/// [`replace`] for what somebody flushes later with much else: after a loss of power before
+/// [`replace`] for a file that the caller flushes later with others: after a loss of power before
 /// that, the file is the old one, the new one, or empty.
 pub fn replace_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     Unnamed::write(dir, mode, bytes)?.replace(name)
 }
 
-/// [`replace_unflushed`] in the place of the old file, which costs less: of one that nobody
-/// reads yet, or of one page. After a loss of power before somebody flushes it may be a
-/// mixture.
+/// [`replace_unflushed`] that writes over the old file, which costs less: for one that nobody reads
+/// yet, or of one page. After a loss of power before the flush it may be a mixture.
 pub fn overwrite_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
@@ -211,8 +209,7 @@ pub fn overwrite_unflushed(dir: &Dir, name: &str, mode: u32, bytes: &[u8]) -> io
     }
 }
 
-/// A new file that has no name yet that anybody looks for. It is not flushed: after a loss
-/// of power it may be empty.
+/// A new file without its final name. It is not flushed: after a loss of power it may be empty.
 pub struct Unnamed<'a> {
     dir: &'a Dir,
     temporary: String,
@@ -234,7 +231,7 @@ impl<'a> Unnamed<'a> {
         written.map(|()| unnamed)
     }
 
-    /// Puts it in place of the file that has the name, if any.
+    /// Puts it in place of the file of that name, if any.
     pub fn replace(mut self, name: &str) -> io::Result<()> {
         self.dir.rename(&self.temporary, self.dir, name)?;
         self.file = None;
@@ -256,8 +253,8 @@ fn publish(dir: &Dir, temporary: &str, name: &str) -> io::Result<()> {
     sync(dir)
 }
 
-/// Renames a file, into another directory perhaps; fails with `AlreadyExists` if the
-/// name is taken. It is durable once both directories are ([`sync`]).
+/// Renames a file, possibly into another directory; fails with `AlreadyExists` if the name is
+/// taken. It is durable once both directories are ([`sync`]).
 pub fn rename_to_free(from: &Dir, name: &str, to: &Dir, new: &str) -> io::Result<()> {
     match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
@@ -279,7 +276,7 @@ pub fn exists(dir: &Dir, name: &str) -> io::Result<bool> {
     }
 }
 
-/// Whether two files hold the same from where they are read.
+/// Whether the rest of two files is the same.
 pub fn is_same(a: impl Read, b: impl Read) -> io::Result<bool> {
     let (mut a, mut b) = (BufReader::new(a), BufReader::new(b));
     loop {
@@ -296,8 +293,8 @@ pub fn is_same(a: impl Read, b: impl Read) -> io::Result<bool> {
     }
 }
 
-/// Removes files of a directory that were written last before a time and whose name is
-/// `ours`, or only counts them; returns how many.
+/// Removes files of a directory that were last written before a time and whose name is `ours`, or
+/// only counts them; returns how many.
 pub fn remove_old(
     dir: &Dir,
     before: SystemTime,
@@ -328,7 +325,7 @@ pub fn nanos(seconds: i64, nanos: i64) -> i64 {
 
 /// Makes the names in a directory durable.
 pub fn sync(dir: &Dir) -> io::Result<()> {
-    // The handle itself may be one that only leads to names (O_PATH).
+    // The handle itself may be O_PATH, which cannot be flushed.
     dir.open(".")?.sync_all()
 }
 
@@ -339,7 +336,7 @@ pub fn create_empty(dir: &Dir, name: &str, mode: u32) -> io::Result<File> {
     dir.open_with(name, &options)
 }
 
-/// A name that nothing has.
+/// A name that is not in use.
 fn temporary() -> io::Result<String> {
     static NEXT: OnceLock<AtomicU64> = OnceLock::new();
     let next = match NEXT.get() {

@@ -105,8 +105,8 @@ impl Folder {
         self.path.join(file)
     }
 
-    /// What m2y.config says now. Where it was changed into something that cannot be read or
-    /// cannot work, it is what it said before, and the log says so once.
+    /// What m2y.config says now. If it was changed into something that cannot be read or cannot
+    /// work, this is what it said before, and the log says so once.
     pub fn config(&self) -> Result<Arc<Config>, RootError> {
         let key = (self.user.name().clone(), self.name.clone());
         let configs = || {
@@ -155,7 +155,7 @@ impl Folder {
         Ok(result)
     }
 
-    /// Looks whether an edited m2y.config can work.
+    /// Checks whether an edited m2y.config can work.
     fn examine(&self, before: &Config, edited: Config) -> Result<Config, RootError> {
         // Some editors empty a file before they write it.
         if edited.sections().next().is_none() && before.sections().next().is_some() {
@@ -170,8 +170,8 @@ impl Folder {
         }
     }
 
-    /// Writes into m2y.config that a contact may send into the folder, which holds where
-    /// checkPermission.rhai asks.
+    /// Writes into m2y.config that a contact may send into the folder, which takes effect where
+    /// checkPermission.rhai decides.
     pub fn allow(&self, contact: &Name) -> Result<(), RootError> {
         let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
             .map_err(RootError::io("open", self.config_path()))?;
@@ -181,7 +181,7 @@ impl Folder {
             let mode = before.mode() & 0o777;
             file::replace(&self.dir, CONFIG, mode, text.as_bytes())?;
             if self.dir.metadata(CONFIG)?.uid() != before.uid() {
-                // An administrator's edit leaves the file to its owner.
+                // After an administrator's edit the file keeps its owner.
                 let owner = (Uid::from_raw(before.uid()), Gid::from_raw(before.gid()));
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
                 chownat(&self.dir, CONFIG, Some(owner.0), Some(owner.1), flags)?;
@@ -191,15 +191,15 @@ impl Folder {
         written().map_err(RootError::io("write", self.config_path()))
     }
 
-    /// Reads m2y.config as it is now, for those who want to know what is wrong with it.
+    /// Reads m2y.config as it is now, for callers that want to know what is wrong with it.
     pub fn read_config(&self) -> Result<Config, RootError> {
         let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
             .map_err(RootError::io("open", self.config_path()))?;
         Config::parse(&text).map_err(|e| RootError::config(self.config_path(), e))
     }
 
-    /// [`Folder::config`] of a folder that files are to arrive in: without an `[OnMeta]`
-    /// nobody said who may send.
+    /// [`Folder::config`] for a folder that is to receive files: without an `[OnMeta]` nothing says
+    /// who may send.
     pub fn config_to_receive(&self) -> Result<Arc<Config>, RootError> {
         let config = self.config()?;
         match config.has("OnMeta") {

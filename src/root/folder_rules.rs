@@ -17,10 +17,10 @@ pub const SECTION: &str = "folder";
 /// How long the `.meta` of a file that was refused stays, unless m2y.config says otherwise.
 const KEEP_REFUSED: Duration = Duration::from_secs(7 * 86_400);
 
-/// The longest time: of what is older, the journal does not know that it was refused.
+/// The longest time: the journal does not know what was refused before that.
 const MAX_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
-/// What a file is called that arrived.
+/// What an arrived file is called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Names {
     /// `zhenqiang_30-12-2018_23-59-59.data`, beside its `.meta`.
@@ -49,12 +49,12 @@ impl Default for FolderRules {
 }
 
 impl FolderRules {
-    /// What an m2y.config says. Whatever is wrong there, [`check`] tells, and such a config
-    /// does not come into force.
+    /// What an m2y.config says. [`check`] reports whatever is wrong there, and such a config does
+    /// not take effect.
     pub fn of(config: &Config) -> Self {
         let mut rules = Self::default();
         for (key, value) in config.section(SECTION) {
-            // It counts for nothing if it is wrong.
+            // It is ignored if it is wrong.
             let _ = rules.set(key, value);
         }
         rules
@@ -85,7 +85,7 @@ impl FolderRules {
     }
 }
 
-/// Why a line of the section does not count.
+/// Why a line of the section is ignored.
 pub fn check(line: &str) -> Result<(), String> {
     let (key, value) = line.split_once('=').unwrap_or((line, ""));
     FolderRules::default().set(key.trim(), super::config::unquoted(value.trim()))

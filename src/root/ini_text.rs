@@ -1,4 +1,4 @@
-//! Edits of the texts of `.ini` files that people write too: all else stays as it is.
+//! Edits of the texts of `.ini` files that people write too: everything else stays as it is.
 
 /// A text with a value put under a heading, in place of the one that is there.
 pub(super) fn with(text: &str, heading: &str, key: &str, value: &str) -> String {
@@ -25,12 +25,11 @@ pub(super) fn with(text: &str, heading: &str, key: &str, value: &str) -> String 
     out
 }
 
-/// A text without these keys of a heading, and without the heading too where nothing else
-/// stands below it.
+/// A text without these keys of a heading, and without the heading too if nothing else is below it.
 pub(super) fn without(text: &str, heading: &str, keys: &[&str]) -> String {
     let heading = format!("[{heading}]");
     let mut out = String::with_capacity(text.len());
-    // A heading that waits for a line to stand below it.
+    // A heading that waits for a line below it.
     let mut waiting = None;
     let mut inside = false;
     for line in text.lines() {

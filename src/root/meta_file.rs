@@ -15,7 +15,7 @@ use crate::{
     root::file,
 };
 
-/// What the file of that name says; `None` where there is none that can be read.
+/// What the file of that name says; `None` if none can be read.
 pub fn read(dir: &Dir, name: &str) -> Option<Meta> {
     let text = file::read(dir, name, meta::MAX_LEN).ok()?;
     Meta::from_file(&text).ok()
@@ -26,8 +26,8 @@ pub fn of_stem(dir: &Dir, stem: &str) -> Option<Meta> {
     read(dir, &format!("{stem}.meta"))
 }
 
-/// The stems of every `.failed` of a user that can be a `.meta` again, with what it says: not
-/// of one that cannot be read, or whose `.meta` is there.
+/// The stems of every `.failed` of a user that can become a `.meta` again, with what it says: not
+/// of one that cannot be read, or whose `.meta` exists.
 pub fn failed(dir: &Dir, user: &str) -> io::Result<Vec<(String, Meta)>> {
     let mut failed = Vec::new();
     for entry in dir.entries()? {
@@ -48,7 +48,7 @@ pub fn failed(dir: &Dir, user: &str) -> io::Result<Vec<(String, Meta)>> {
     Ok(failed)
 }
 
-/// Makes every `.failed` of a user a `.meta` again, without its error.
+/// Turns every `.failed` of a user back into a `.meta`, without its error.
 pub fn reset_failed(dir: &Dir, user: &str) -> io::Result<()> {
     for (stem, mut meta) in failed(dir, user)? {
         meta.error.clear();
@@ -86,7 +86,7 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
         })?;
         meta.extra.insert(SOURCE_PATH.to_owned(), Value::from(path));
     }
-    // Asked now, so that a wrong path leaves no .meta behind.
+    // Checked now, so that a wrong path leaves no .meta behind.
     if !full
         .metadata()
         .map_err(|e| Error::io("open", file, &e))?
@@ -121,8 +121,8 @@ fn create(dir: &Dir, name: &str, text: &[u8]) -> io::Result<String> {
     }
 }
 
-/// What the `.meta` of a file of this name is called, without its ending, where `clash - 1`
-/// such names are taken.
+/// The name of the `.meta` of a file of this name, without its ending, if `clash - 1` such names
+/// are taken.
 fn stem(name: &str, clash: u32) -> String {
     // A file name may fill what the system allows; the ending needs room.
     let stem = match name.rsplit_once('.') {

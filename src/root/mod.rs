@@ -3,7 +3,7 @@
 //! ```text
 //! ROOT/
 //!   m2y.ini                            settings of the server
-//!   journal.sqlite                     what still has to happen, what has come, what scripts keep
+//!   journal.sqlite                     what still has to happen, what arrived, what scripts keep
 //!   hash2user/<16 hex digits>.txt      SHA-256(username)[..8] -> username
 //!   scripts/                           scripts for all folders
 //!   user/NAME/
@@ -13,7 +13,7 @@
 //!     pubKey/NAME.data                 PEM SPKI: the own key, and each contact's
 //!     contacts.ini                     [CONTACT] address = host:port
 //!     .requests/<32 hex digits>        requests to be a contact, not answered yet
-//!     .openings/CONTACT                by which a recorded opening is known again
+//!     .openings/CONTACT                by which a replayed opening is recognised
 //!     .puts/<32 hex digits>            which attempt to put a large file is under way
 //!     FOLDER/m2y.config                what makes a directory an m2y-folder
 //!     FOLDER/.quarantine/              files that a hook put out of sight
@@ -61,7 +61,7 @@ use settings::Settings;
 /// Scripts that come with m2y, as `init` writes them to `ROOT/scripts/`.
 pub type BundledScripts<'a> = &'a [(&'a str, &'a str)];
 
-/// The directories of users that somebody has open.
+/// The directories of users that are open.
 type Dirs = Mutex<HashMap<Name, Weak<Dir>>>;
 
 /// What each m2y.config says.
@@ -76,14 +76,14 @@ pub type Examiner = dyn Fn(&Folder, &Config, &Config) -> Result<(), String> + Se
 pub struct Root {
     dir: Arc<Dir>,
     path: Arc<Path>,
-    /// Whether the log was told what in `user/` is no user: a server lists its users
-    /// more than once.
+    /// Whether the log was told what in `user/` is not a user: a server lists its users more than
+    /// once.
     told: Arc<AtomicBool>,
-    /// The m2y.config of each folder, as it was when it could be read last.
+    /// The m2y.config of each folder, as it was when it could last be read.
     configs: Arc<Configs>,
-    /// Whether an m2y.config that was edited can work is known above this module.
+    /// Only modules above this one know whether an edited m2y.config can work.
     examiner: Arc<Mutex<Option<Arc<Examiner>>>>,
-    /// Shared, so that ten thousand sessions of one user rest on one descriptor.
+    /// Shared, so that ten thousand sessions of one user share one descriptor.
     dirs: Arc<Dirs>,
 }
 
@@ -107,7 +107,7 @@ impl Root {
         })
     }
 
-    /// Has each m2y.config that is edited from now on examined before it holds.
+    /// Has each m2y.config that is edited from now on examined before it takes effect.
     pub fn examine_edits(&self, examiner: Arc<Examiner>) {
         *self.examiner.lock().unwrap_or_else(PoisonError::into_inner) = Some(examiner);
     }
@@ -178,8 +178,7 @@ impl Root {
         }
     }
 
-    /// Finds the root, user and folder that a path like
-    /// `ROOT/user/NAME/FOLDER/x.meta` lies in.
+    /// Finds the root, user and folder that a path like `ROOT/user/NAME/FOLDER/x.meta` is in.
     pub fn around(path: &Path) -> Option<PathBuf> {
         let full = path.canonicalize().ok()?;
         let folder = full.parent()?;

@@ -15,7 +15,7 @@ use unicode_security::{GeneralSecurityProfile, MixedScript};
 /// The longest name, in characters.
 pub const MAX_LEN: usize = 64;
 
-/// The longest name, in bytes: with what m2y adds it has to be the name of a file.
+/// The longest name, in bytes: with what m2y adds, it has to fit into the name of a file.
 pub const MAX_BYTES: usize = 192;
 
 /// First 8 bytes of SHA-256 over a user's name: where a peer's header points.
@@ -36,7 +36,7 @@ const RESERVED: [(&str, &str); 3] = [
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<str>);
 
-/// Why a text is no name.
+/// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Letters of several scripts.
@@ -64,7 +64,7 @@ impl Name {
             let is_plain = c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             is_plain || !c.is_ascii() && c.identifier_allowed()
         };
-        // A mark without a letter before it would join what stands before the name.
+        // A combining mark without a letter before it would join what precedes the name.
         let begins = |c: char| c.is_ascii() && c != '.' || c.is_alphanumeric();
         let shown = || text.chars().take(MAX_LEN).collect();
         if !text.starts_with(begins)
@@ -169,7 +169,7 @@ mod tests {
             "zhenq\u{456}ang",
             // Not composed.
             "ju\u{308}rg",
-            // A mark first, signs without a width, letters that are only look-alikes.
+            // A mark first, characters without a width, letters that are only look-alikes.
             "\u{301}a",
             "a\u{200b}b",
             "a\u{ad}b",

@@ -1,15 +1,15 @@
 //! A new key pair in place of the old one, which is kept aside.
 //!
-//! The private key says which pair a user has; the file in `pubKey/` is a copy of its
-//! public half and is mended where it differs ([`User::own_key`]). So one rename changes
-//! the pair, and at no moment there is none:
+//! The private key says which pair a user has; the file in `pubKey/` is a copy of its public half
+//! and is repaired where it differs ([`User::own_key`]). So one rename changes the pair, and there
+//! is one at every moment:
 //!
 //! 1. the old private key is written once more, as `privateKey/NAME.before-DIGITS.data`
 //!    with 16 hexadecimal digits of the new key's fingerprint, and made durable,
 //! 2. the new private key takes the place of the old one, by a rename,
 //! 3. the new public key takes the place of the old one.
 //!
-//! From the old key and the new one the announcement can be signed at any later time.
+//! With the old key and the new one, the announcement can be signed at any later time.
 
 use std::io;
 
@@ -19,9 +19,9 @@ use crate::crypto::keys::{Fingerprint, PrivateKey, PublicKey};
 /// The key that a user had, and the one in its place.
 #[derive(Debug)]
 pub struct Rotation {
-    /// What the contacts still have the public half of.
+    /// The one whose public half the contacts still have.
     pub old: PrivateKey,
-    /// What they are to have.
+    /// The one that they need.
     pub new: PublicKey,
     /// Where the old private key is kept, below the root.
     pub kept: String,
@@ -35,7 +35,7 @@ impl User {
             path: self.at(&self.private_key_file()),
             source,
         })?;
-        // Of two at once each puts aside what it replaces.
+        // If two run at once, each puts aside what it replaces.
         let _lock = self.lock_keys()?;
         let file = self.private_key_file();
         let old_pem = self.private_pem(&file)?;
@@ -65,7 +65,7 @@ impl User {
         }
     }
 
-    /// The name of the file for what was the private key before this one.
+    /// The name of the file for the private key before this one.
     fn kept_file(&self, successor: &Fingerprint) -> String {
         format!("{}.before-{}.data", self.name(), successor.short())
     }

@@ -25,7 +25,7 @@ pub struct Line {
 /// When a line of a schedule is due.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Due {
-    /// As cron has it, in UTC.
+    /// As in cron, in UTC.
     Cron(Box<Cron>),
     /// Each day at a time of a zone: hour, minute, and the zone's name.
     At(i8, i8, String),
@@ -78,10 +78,10 @@ impl Due {
                 let Ok(zone) = zone(name) else {
                     return false;
                 };
-                // Where the clocks are put forward over it, it is as much later; of the two
-                // when they are put back it is the first: once a day in any case.
+                // If the clocks are put forward over it, it runs that much later; if they are put
+                // back, at the first of the two: once a day in any case.
                 let date = time.to_zoned(zone.clone()).date();
-                // A gap may end on the day after.
+                // A gap may end on the next day.
                 let days = [Ok(date), date.yesterday()].into_iter().flatten();
                 days.map(|day| day.at(*hour, *minute, 0, 0).to_zoned(zone.clone()))
                     .any(|at| at.is_ok_and(|at| at.timestamp() == time))

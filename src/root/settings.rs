@@ -9,7 +9,7 @@ use super::{config::Config, name::Name};
 pub use smtp::{Security, Smtp};
 pub use webhook::{AllowedHost, Webhook};
 
-/// What is said of a key that would be ignored.
+/// What is said about a key that would be ignored.
 const UNKNOWN: &str = "unknown setting";
 
 /// Seconds of a day.
@@ -35,9 +35,9 @@ pub struct Settings {
     pub idle_deadline: Duration,
     /// `[server] shutdown_deadline`: time for what is under way to finish.
     pub shutdown_deadline: Duration,
-    /// `[server] max_filesize`: bytes of the largest file that is taken.
+    /// `[server] max_filesize`: bytes of the largest file that is accepted.
     pub max_filesize: u64,
-    /// `[server] metrics`: host and port where metrics are read; without it nowhere.
+    /// `[server] metrics`: host and port that serve metrics; without it nothing does.
     pub metrics: Option<String>,
     /// `[server] log_format`: what the log looks like.
     pub log_format: LogFormat,
@@ -45,9 +45,9 @@ pub struct Settings {
     pub script_deadline: Duration,
     /// `[hooks] executable_deadline`: time that one executable may run.
     pub executable_deadline: Duration,
-    /// `[hooks] executables`: where programs may be that run as hooks.
+    /// `[hooks] executables`: where programs that run as hooks may be.
     pub executables: Programs,
-    /// `[hooks] retry_delay` and `retry_limit`: when what failed is tried again.
+    /// `[hooks] retry_delay` and `retry_limit`: when failed attempts are repeated.
     pub retry: Retry,
     /// `[smtp]`: how e-mails go out; without it none do.
     pub smtp: Option<Smtp>,
@@ -57,7 +57,7 @@ pub struct Settings {
     pub settle: Duration,
     /// Bytes of an inbox.log until it is rotated.
     pub inbox_max: u64,
-    /// `[client] user`: whom commands are about that do not say it.
+    /// `[client] user`: the user that commands act for if they name none.
     pub user: Option<Name>,
 }
 
@@ -67,7 +67,7 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -83,12 +83,12 @@ impl FromStr for LogFormat {
     }
 }
 
-/// When what failed is tried again.
+/// When failed attempts are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// The pause after the first attempt that failed.
     pub delay: Duration,
-    /// Attempts until it is given up.
+    /// Attempts before giving up.
     pub limit: u32,
 }
 
@@ -96,8 +96,8 @@ pub struct Retry {
 const MAX_PAUSE: Duration = Duration::from_secs(3_600);
 
 impl Retry {
-    /// The pause after an attempt that failed with so many before it, each four times as
-    /// long as the last one, up to an hour; `None` if it was the last attempt.
+    /// The pause after a failed attempt with this many before it, each four times as long as the
+    /// last one, up to an hour; `None` if it was the last attempt.
     pub fn pause(&self, before: u32) -> Option<Duration> {
         if before.saturating_add(1) >= self.limit {
             return None;
@@ -107,7 +107,7 @@ impl Retry {
     }
 }
 
-/// Where programs may be that run as hooks.
+/// Where programs that run as hooks may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Programs {
     /// Nowhere.
@@ -121,7 +121,7 @@ pub enum Programs {
 }
 
 impl Programs {
-    /// Whether one in a folder of this user may run.
+    /// Whether a program in a folder of this user may run.
     pub fn in_folder_of(&self, user: &Name) -> bool {
         match self {
             Self::None | Self::Shared => false,
@@ -161,14 +161,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads m2y.ini. A key that is not known is an error: it would be ignored.
+    /// Reads m2y.ini. An unknown key is an error: otherwise it would be ignored.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config = Config::parse_ini(text).map_err(|e| e.to_string())?;
         let mut settings = Self::default();
         for section in config.sections() {
             for (key, value) in config.section(section) {
                 settings.set(section, key, value).map_err(|must| {
-                    // Errors are read by others than those who may know a password.
+                    // Errors are also read by people who may not know the password.
                     if key.contains("password") {
                         format!("[{section}] {key}: {must}")
                     } else {
@@ -260,7 +260,7 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
     Ok(time)
 }
 
-/// Reads days, `30d`, or a time as [`duration`] does.
+/// Reads days, `30d`, or a time as in [`duration`].
 pub(super) fn age(text: &str) -> Result<Duration, &'static str> {
     const MUST: &str = "it must be a time like 12h or 30d, above 0 and at most 3650d";
     let Some(days) = text.trim().strip_suffix('d') else {

@@ -11,7 +11,7 @@ use super::{config::Config, name::Name};
 /// The section.
 pub const SECTION: &str = "share";
 
-/// What somebody may do; nothing, unless a line says so.
+/// What a contact may do; nothing, unless a line says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
     /// See what is there.
@@ -24,12 +24,12 @@ pub struct Rights {
     pub mkdir: bool,
     /// Remove files and empty directories.
     pub rm: bool,
-    /// Give files and directories another path.
+    /// Move files and directories.
     pub mv: bool,
 }
 
 impl Rights {
-    /// To see and to fetch.
+    /// Listing and fetching.
     pub const READ: Self = Self {
         list: true,
         get: true,
@@ -39,7 +39,7 @@ impl Rights {
         mv: false,
     };
 
-    /// Reads the words behind a name.
+    /// Reads the words after a name.
     pub fn parse(words: &str) -> Result<Self, String> {
         let mut rights = Self::default();
         for word in words.split(|c: char| c == ',' || c.is_whitespace()) {
@@ -64,13 +64,13 @@ impl Rights {
     /// What a contact may do in the folder of that m2y.config.
     pub fn of(config: &Config, contact: &Name) -> Self {
         let words = config.get(SECTION, contact.as_str());
-        // A line that cannot be read gives nothing.
+        // A line that cannot be read allows nothing.
         words
             .map_or(Ok(Self::default()), Self::parse)
             .unwrap_or_default()
     }
 
-    /// Whether there is anything.
+    /// Whether anything is allowed.
     pub fn any(self) -> bool {
         self != Self::default()
     }

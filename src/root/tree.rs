@@ -1,7 +1,7 @@
-//! Paths below a directory that a peer wrote, and what names others may know of there.
+//! Paths below a directory, as a peer wrote them, and the names that others may see there.
 //!
-//! What is hidden, and what m2y itself reads or writes (m2y.config, scripts, `.meta` and what
-//! becomes of them) is not there for anybody.
+//! Hidden files, and files that m2y itself reads or writes (m2y.config, scripts, `.meta` and what
+//! becomes of them), do not exist for others.
 
 use std::{collections::HashSet, io, sync::Arc};
 
@@ -17,30 +17,30 @@ use super::{
 /// The longest path, in bytes.
 pub const MAX_PATH: usize = 4_096;
 
-/// Directories within each other.
+/// The deepest nesting of directories.
 pub const MAX_DEPTH: usize = 64;
 
-/// What the names of m2y's own files end with. The documents tell who sent what and where it
-/// lies, and one that a peer could write would have anything sent.
+/// What the names of m2y's own files end with. The documents tell who sent what and where it is,
+/// and a peer who could write one could have anything sent.
 const OWN: [&str; 4] = [".rhai", ".meta", ".done", ".failed"];
 
-/// What the name of a file that arrived ends with, and that of what is known of it.
+/// The endings of a file that arrived, and of the document about it.
 const ARRIVED: (&str, &str) = (".data", ".meta");
 
-/// Whether a file of that name is m2y's own, and nothing that others see or make.
+/// Whether a file of that name is m2y's own, which others can neither see nor create.
 pub fn is_own(name: &str) -> bool {
-    // A file system may take other letters for the same.
+    // A file system may ignore the case of letters.
     let lower = name.to_ascii_lowercase();
     lower == CONFIG || OWN.iter().any(|ending| lower.ends_with(ending))
 }
 
-/// A path below a directory, from a peer: components that each are a plain name.
+/// A path below a directory, from a peer: components that are each a plain name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TreePath(Vec<String>);
 
 impl TreePath {
-    /// Reads a path with `/` between its components; a first and a last one do not matter.
-    /// `None` for one that could lead elsewhere or that nobody can have.
+    /// Reads a path with `/` between its components; a leading and a trailing one are ignored.
+    /// `None` for one that could lead elsewhere or that no file can have.
     pub fn parse(path: &str) -> Option<Self> {
         if path.len() > MAX_PATH {
             return None;
@@ -61,7 +61,7 @@ impl TreePath {
         &self.0
     }
 
-    /// The first component and those behind it; `None` for the directory itself.
+    /// The first component and those after it; `None` for the directory itself.
     pub fn split_first(&self) -> Option<(&str, Self)> {
         let (first, rest) = self.0.split_first()?;
         Some((first, Self(rest.to_vec())))
@@ -73,7 +73,7 @@ impl TreePath {
         Some((Self(rest.to_vec()), last))
     }
 
-    /// The path of a name in this directory. It is not looked at what the name is.
+    /// The path of a name in this directory. The name is not checked.
     pub fn below(&self, name: &str) -> Self {
         let mut components = self.0.clone();
         components.push(name.to_owned());
@@ -86,7 +86,7 @@ impl TreePath {
     }
 }
 
-/// Opens a directory below another one, component by component. None may be a symbolic link.
+/// Opens a directory below a given one, component by component. None may be a symbolic link.
 pub fn open_below<'a>(dir: &Dir, names: impl Iterator<Item = &'a str>) -> io::Result<Dir> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut opened = dir.open_dir(".")?;
@@ -97,12 +97,12 @@ pub fn open_below<'a>(dir: &Dir, names: impl Iterator<Item = &'a str>) -> io::Re
     Ok(opened)
 }
 
-/// Which names others may know of.
+/// Which names others may see.
 #[derive(Clone)]
 pub struct Shown {
     /// Names of scripts, in lower case.
     scripts: Arc<HashSet<String>>,
-    /// Says of a name whether somebody wants it hidden.
+    /// Says whether a name is to be hidden.
     hides: Arc<Hides>,
 }
 
@@ -110,7 +110,7 @@ pub struct Shown {
 pub type Hides = dyn Fn(&str) -> bool + Send + Sync;
 
 impl Shown {
-    /// All but what is hidden, what is m2y's own, and what the m2y.config names as a script.
+    /// All names but hidden ones, m2y's own, and those that the m2y.config names as scripts.
     pub fn new(config: Option<&Config>) -> Self {
         let scripts = config.into_iter().flat_map(|config| {
             let sections = EVENT_SECTIONS.iter();
@@ -122,13 +122,13 @@ impl Shown {
         }
     }
 
-    /// The same without what has such a name.
+    /// The same without the names for which `hides` returns true.
     #[must_use]
     pub fn without(self, hides: Arc<Hides>) -> Self {
         Self { hides, ..self }
     }
 
-    /// Whether others may know of a file of that name.
+    /// Whether others may see a file of that name.
     pub fn shows(&self, name: &str) -> bool {
         name.len() <= MAX_NAME
             && !name.starts_with('.')
@@ -137,7 +137,7 @@ impl Shown {
             && !(self.hides)(name)
     }
 
-    /// Whether others may know of a file at that path, as far as its names tell.
+    /// Whether others may see a file at that path, as far as its names tell.
     pub fn admits(&self, path: &TreePath) -> bool {
         path.components().iter().all(|name| self.shows(name))
     }

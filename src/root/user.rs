@@ -51,13 +51,13 @@ pub struct User {
 pub struct Created {
     /// The user.
     pub user: User,
-    /// Whether keys were made, or were there already.
+    /// Whether keys were made, or existed already.
     pub new_keys: bool,
 }
 
 impl User {
-    /// Makes a user from a profile: directories, keys where there are none yet,
-    /// the `hash2user` entry. Run again, it takes the new profile and keeps the keys.
+    /// Makes a user from a profile: directories, keys if there are none yet, the `hash2user` entry.
+    /// Run again, it takes the new profile and keeps the keys.
     ///
     /// `path` is where the profile came from, for messages.
     pub fn create(
@@ -103,7 +103,7 @@ impl User {
         Ok(Created { user, new_keys })
     }
 
-    /// Opens the directory of a user, or takes the handle of who has it open.
+    /// Opens the directory of a user, or reuses its handle if it is open already.
     pub fn open(root: &Root, name: &Name) -> Result<Self, RootError> {
         let at = format!("user/{name}");
         match Self::dir_of(root, name, &at) {
@@ -121,7 +121,7 @@ impl User {
         let dirs = || root.dirs.lock().unwrap_or_else(PoisonError::into_inner);
         let held = dirs().get(name).and_then(Weak::upgrade);
         if let Some(held) = held {
-            // Another directory may have the name by now.
+            // A different directory may have the name now.
             let (now, then) = (root.dir.metadata(at)?, held.dir_metadata()?);
             if (now.dev(), now.ino()) == (then.dev(), then.ino()) {
                 return Ok(held);
@@ -132,7 +132,7 @@ impl User {
         Ok(dir)
     }
 
-    /// Makes what is missing of the key pair; true if the private key is new.
+    /// Makes the missing parts of the key pair; true if the private key is new.
     fn make_keys(&self, bits: usize) -> Result<bool, RootError> {
         let private_path = self.at(&self.private_key_file());
         let new = match self.dir.symlink_metadata(self.private_key_file()) {
@@ -157,15 +157,15 @@ impl User {
         Ok(new)
     }
 
-    /// The public half of the private key. The file in `pubKey/` is mended if it is
-    /// missing or another one, as where a rotation broke off.
+    /// The public half of the private key. The file in `pubKey/` is repaired if it is missing or a
+    /// different one, as after an interrupted rotation.
     pub fn own_key(&self) -> Result<PublicKey, RootError> {
         let is_there = |key: &PublicKey| self.contact(&self.name).is_ok_and(|own| own.key == *key);
         let key = self.private_key()?.public().clone();
         if is_there(&key) {
             return Ok(key);
         }
-        // Somebody may be about to write both.
+        // Another process may be about to write both.
         let _lock = self.lock_keys()?;
         let key = self.private_key()?.public().clone();
         if !is_there(&key) {
@@ -174,8 +174,8 @@ impl User {
         Ok(key)
     }
 
-    /// Waits until nobody else changes the user's keys or contacts, and keeps others from it for as
-    /// long as the file is open.
+    /// Waits until no other process is changing the user's keys or contacts, and keeps others from
+    /// doing so for as long as the file is open.
     pub(super) fn lock_keys(&self) -> Result<std::fs::File, RootError> {
         let dir = self
             .private_keys()?
@@ -227,7 +227,7 @@ impl User {
         self.private_key_in(&self.private_key_file())
     }
 
-    /// Opens a private key that lies in this file of the user's.
+    /// Opens a private key from this file of the user's.
     pub(super) fn private_key_in(&self, file: &str) -> Result<PrivateKey, RootError> {
         self.read_private_key(file, &self.private_pem(file)?)
     }
@@ -247,7 +247,7 @@ impl User {
     pub(super) fn private_pem(&self, file: &str) -> Result<Zeroizing<Vec<u8>>, RootError> {
         let path = self.at(file);
         let io = |action| RootError::io(action, path.clone());
-        // Of the file that is read, not of the one that has the name by then.
+        // Of the file that is read, not of the one that may have taken its name since.
         let (file, about) = file::open(&self.dir, file).map_err(io("open"))?;
         let mode = about.mode() & 0o7777;
         if mode & 0o077 != 0 {
@@ -262,7 +262,7 @@ impl User {
             .map_err(io("read"))
     }
 
-    /// A contact: whoever has a key file in `pubKey/`.
+    /// A contact: somebody with a key file in `pubKey/`.
     pub fn contact(&self, name: &Name) -> Result<Contact, RootError> {
         let file = format!("pubKey/{name}.data");
         let path = self.at(&file);
@@ -283,8 +283,8 @@ impl User {
         })
     }
 
-    /// Finds a contact by the hash in a header; `None` where there is none. An error only
-    /// where the machine could not look.
+    /// Finds a contact by the hash in a header; `None` if there is none. An error only if the
+    /// machine could not look.
     ///
     /// A key file that a person put there has no `hash2user` entry, so the
     /// names in `pubKey/` are tried too.
@@ -327,7 +327,7 @@ impl User {
                     new: key.fingerprint().to_string(),
                 });
             }
-            // A file that holds no key must be replaced knowingly too.
+            // Replacing a file that holds no key must be deliberate too.
             Err(e @ RootError::Key { .. }) if !replace => return Err(e),
             Ok(_) | Err(RootError::NoContact { .. } | RootError::Key { .. }) => {
                 self.write_public_key(name, key)?;
@@ -337,8 +337,8 @@ impl User {
         self.root.remember_name(name)
     }
 
-    /// Everybody with a key file in `pubKey/` but the user, sorted by name; an error
-    /// for a file that holds no key.
+    /// Everybody but the user with a key file in `pubKey/`, sorted by name; an error for a file
+    /// that holds no key.
     pub fn contacts(&self) -> Result<Vec<Result<Contact, RootError>>, RootError> {
         let mut names: Vec<Name> = self
             .dir
@@ -354,8 +354,8 @@ impl User {
         Ok(names.iter().map(|name| self.contact(name)).collect())
     }
 
-    /// Forgets a contact: the address, then the key, without which nobody is a contact.
-    /// What is remembered of openings stays, so that no recording is new if they come back.
+    /// Forgets a contact: the address, then the key, without which nobody is a contact. The record
+    /// of openings stays, so that no recording is new if the contact comes back.
     pub fn remove_contact(&self, name: &Name) -> Result<(), RootError> {
         if *name == self.name {
             return Err(RootError::Oneself(name.clone()));
@@ -406,7 +406,7 @@ impl User {
         self.of_contact(contact, Key::Address)
     }
 
-    /// The folder of a contact's that files go into where the sender names none, if known.
+    /// The folder of a contact's that files go into if the sender names none, if known.
     pub fn folder_of(&self, contact: &Name) -> Result<Option<Name>, RootError> {
         let folder = self.of_contact(contact, Key::Folder)?;
         Ok(folder.map(|folder| Name::folder(&folder)).transpose()?)
@@ -418,12 +418,12 @@ impl User {
             .map_err(|e| RootError::config(self.at("contacts.ini"), e))
     }
 
-    /// Writes down where a contact's server listens.
+    /// Records where a contact's server listens.
     pub fn set_address(&self, contact: &Name, address: &str) -> Result<(), RootError> {
         self.set_of_contact(contact, Key::Address, address)
     }
 
-    /// Writes down which folder of a contact's files go into where the sender names none.
+    /// Records which folder of a contact's files go into if the sender names none.
     pub fn set_folder(&self, contact: &Name, folder: &Name) -> Result<(), RootError> {
         self.set_of_contact(contact, Key::Folder, folder.as_str())
     }
@@ -447,7 +447,7 @@ impl User {
     }
 
     /// The card to hand out; `address` is where a server of the user listens, if known, and
-    /// `folder` where files go that are sent without naming one.
+    /// `folder` is where files sent without naming one go.
     pub fn card(&self, address: Option<String>, folder: Option<Name>) -> Result<Card, RootError> {
         Ok(Card {
             name: self.name.clone(),
@@ -468,15 +468,15 @@ impl User {
         Folder::create(self, name)
     }
 
-    /// The directory that this user's own `.meta` for a folder go into, made if it
-    /// is not there. It need not be an m2y-folder.
+    /// The directory that this user's own `.meta` for a folder go into, made if it is missing. It
+    /// need not be an m2y-folder.
     pub fn outbox(&self, folder: &Name) -> Result<PathBuf, RootError> {
         make_dir(&self.dir, folder.as_str(), 0o755)?;
         Ok(self.root.path().join(self.at(folder.as_str())))
     }
 
-    /// Every m2y-folder of the user, sorted by name; an error for one that looks
-    /// like a folder and cannot be opened.
+    /// Every m2y-folder of the user, sorted by name; an error for one that looks like a folder but
+    /// cannot be opened.
     pub fn folders(&self) -> Result<Vec<Result<Folder, RootError>>, RootError> {
         let mut names: Vec<Name> = self
             .dir

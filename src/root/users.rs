@@ -18,8 +18,8 @@ impl Root {
         User::open(self, name)
     }
 
-    /// Every user, sorted by name: directories with a user.json. What else looks like
-    /// one stops nobody; the log is told, once for this root.
+    /// Every user, sorted by name: directories with a user.json. Anything else that looks like one
+    /// is only logged, once for this root.
     pub fn users(&self) -> Result<Vec<User>, RootError> {
         let mut names: Vec<Name> = self
             .dir
@@ -41,8 +41,8 @@ impl Root {
         Ok(names.iter().filter_map(user).collect())
     }
 
-    /// Opens the user of an entry in `user/`; `None` for a file that lies there. An
-    /// error for what looks like a user and is none.
+    /// Opens the user of an entry in `user/`; `None` for a plain file there. An error for what
+    /// looks like a user but is not one.
     pub fn finished(&self, name: &Name) -> Result<Option<User>, RootError> {
         let at = format!("user/{name}");
         let about = self
@@ -53,16 +53,16 @@ impl Root {
             return Ok(None);
         }
         let user = self.user(name)?;
-        // It is written last. One that is there and cannot be read still belongs to
-        // somebody whose keys must be in order.
+        // It is written last. One that is there but cannot be read still belongs to somebody whose
+        // keys must be in order.
         match user.dir().symlink_metadata("user.json") {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(RootError::Unfinished(at)),
             _ => Ok(Some(user)),
         }
     }
 
-    /// Finds a user name by the hash in a header; `None` where there is none. An error
-    /// only where the machine could not look.
+    /// Finds a user name by the hash in a header; `None` if there is none. An error only if the
+    /// machine could not look.
     pub fn name_of(&self, hash: &NameHash) -> Result<Option<Name>, RootError> {
         let path = hash_path(hash);
         let text = match file::read_text(&self.dir, &path, name::MAX_BYTES as u64 + 2) {

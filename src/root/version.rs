@@ -1,4 +1,4 @@
-//! Which version of a file it is that somebody read.
+//! Which version of a file was read.
 
 use std::{
     fs::{File, Metadata},
@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::MetadataExt,
 };
 
-/// By which a change of a file is noticed.
+/// What tells that a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     len: u64,
@@ -44,14 +44,15 @@ impl Version {
         format!("{len} bytes, {seconds}.{nanos:09}, inode {inode}")
     }
 
-    /// Size and time: what stays the same where a file system numbers its files anew, as those of
-    /// cameras do each time.
+    /// Size and time: what stays the same if a file system renumbers its files, as those of cameras
+    /// do each time.
     pub fn size_and_time(self) -> String {
         let (seconds, nanos) = self.modified;
         format!("{} bytes, {seconds}.{nanos:09}", self.len)
     }
 
-    /// Another text for every other version. It is not for peers: it tells about the machine.
+    /// A text that differs for every version. It is not for peers: it reveals details of the
+    /// machine.
     pub fn key(self) -> String {
         let Self {
             len, device, inode, ..
@@ -59,7 +60,7 @@ impl Version {
         format!("{len}-{device}-{inode}-{}", self.modified())
     }
 
-    /// Other bytes for every other version.
+    /// Bytes that differ for every version.
     pub fn to_bytes(self) -> Vec<u8> {
         let (seconds, nanos) = self.modified;
         [self.len, self.device, self.inode]

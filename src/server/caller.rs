@@ -1,4 +1,4 @@
-//! Who speaks: nothing is acted on before this is certain.
+//! Who is speaking: nothing is acted on before this is certain.
 
 use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -25,11 +25,11 @@ use crate::{
 /// time zone does no harm.
 const AHEAD: u64 = 86_400_000;
 
-/// Who opened the session, certain by signature.
+/// Who opened the session, authenticated by signature.
 pub struct Caller {
-    /// Who receives.
+    /// The receiver.
     pub user: User,
-    /// Who sends.
+    /// The sender.
     pub contact: Contact,
     private: PrivateKey,
     opened: Opened,
@@ -39,7 +39,7 @@ pub struct Caller {
     pub request: Result<Wire, Error>,
 }
 
-/// Why somebody is turned away without an envelope.
+/// Why a peer is turned away without an envelope.
 #[derive(Debug, thiserror::Error)]
 pub enum Unknown {
     #[error("unknown receiver")]
@@ -65,7 +65,7 @@ pub enum Unknown {
 }
 
 impl Unknown {
-    /// One answer for whoever is not known; another where the server is at fault.
+    /// One answer for all unknown peers; a different one if the server is at fault.
     pub fn answer(&self) -> Turned {
         match self {
             Self::Receiver
@@ -86,14 +86,14 @@ fn moment(millis: u64) -> String {
     time.map_or_else(|| millis.to_string(), |time| time.to_string())
 }
 
-/// The times of openings that are taken now.
+/// The times of openings that are accepted now.
 fn accepted(now: u64, max_age: Duration) -> RangeInclusive<u64> {
     let age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
     now.saturating_sub(age)..=now.saturating_add(AHEAD)
 }
 
-/// Finds out who speaks: both keys by the hashes, the signature, whether the opening is
-/// new, then the seal.
+/// Finds out who is speaking: both keys by the hashes, the signature, whether the opening is new,
+/// then the seal.
 pub fn identify(
     root: &Root,
     openings: &Openings,
@@ -114,8 +114,8 @@ pub fn identify(
     let digest = session::opening_digest(header, envelope);
     let (time, now) = (verified.time(), clock::millis());
     let stamp = Stamp { digest, time };
-    // Before the private key works: of many copies at once one costs an operation. If that
-    // one cannot be opened, it is of no use to anybody, and stays claimed.
+    // Before the private key is used: of many copies at once one costs an operation. If that one
+    // cannot be opened, it is of no use to anybody, and stays claimed.
     let found = openings.claim(&user, &contact.name, &stamp, &accepted(now, max_age));
     match found.map_err(Unknown::Memory)? {
         Opening::New => {}
@@ -155,7 +155,7 @@ impl Caller {
         let share = Share::new(&mut SysRng)?;
         let mut json = reply.to_json();
         if envelope::sealed_len(json.len(), private.public(), &contact.key).is_err() {
-            // What hooks added does not fit; the sender can do without.
+            // What hooks added does not fit; the sender can do without it.
             let mut reply = reply.clone();
             reply.meta.extra.clear();
             json = reply.to_json();
@@ -188,7 +188,7 @@ impl Caller {
         Ok((keys, [head.as_slice(), &sealed.bytes].concat()))
     }
 
-    /// A meta to answer with where none could be read.
+    /// A meta to answer with if none could be read.
     pub fn empty_meta(&self) -> Meta {
         Meta::new(
             self.contact.name.as_str(),

@@ -1,8 +1,8 @@
 //! What a server counts, and the page on which Prometheus reads it.
 //!
-//! Every label has a fixed set of words. So a counter is an atomic number that has its
-//! place from the start: to count locks nothing and looks nothing up, and to write the
-//! page takes no library. No name of a person, a folder or a file is on it.
+//! Every label has a fixed set of words. So a counter is an atomic number that has its place from
+//! the start: counting locks nothing and looks nothing up, and writing the page takes no library.
+//! It names no person, folder or file.
 
 use std::{
     convert::Infallible,
@@ -45,7 +45,7 @@ const READERS: usize = 16;
 /// The time that one reader has, from its connection to the last byte of its answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Bytes of a request: what a browser sends fits, and hyper takes no less.
+/// Bytes of a request: what a browser sends fits, and hyper accepts no less.
 const MAX_REQUEST: usize = 8_192;
 
 /// Up to which times hooks are counted, in microseconds: 1 ms to 30 s, the longest time
@@ -54,12 +54,12 @@ const TIMES: [u64; 8] = [
     1_000, 5_000, 25_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000,
 ];
 
-/// How somebody fared who opened a session.
+/// How an attempt to open a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     /// A contact, by signature.
     Known,
-    /// Nobody who is known, or what cannot be read.
+    /// An unknown peer, or something that cannot be read.
     TurnedAway,
 }
 
@@ -114,12 +114,12 @@ impl Metrics {
         self.too_many.fetch_add(1, Relaxed);
     }
 
-    /// Counts somebody who opened a session.
+    /// Counts an attempt to open a session.
     pub fn opening(&self, how: Opening) {
         self.openings.count(how);
     }
 
-    /// Counts a work of a private key.
+    /// Counts an operation of a private key.
     pub fn private_key(&self) {
         self.private_key_operations.fetch_add(1, Relaxed);
     }
@@ -130,7 +130,7 @@ impl Metrics {
         self.hook_times.count(run.took);
     }
 
-    /// The page, with so many tasks that wait and that were given up, where they are known.
+    /// The page, with the numbers of tasks that wait and that were given up, if they are known.
     fn page(&self, tasks: Option<(u64, u64)>) -> String {
         let number = |n: &AtomicU64| n.load(Relaxed);
         let mut page = Page(String::new());
@@ -253,7 +253,7 @@ impl<K: Copy + PartialEq> Each<K> {
     }
 }
 
-/// How often something took how long.
+/// A histogram of how long something took.
 #[derive(Default)]
 struct Times {
     up_to: [AtomicU64; TIMES.len()],
@@ -274,7 +274,7 @@ impl Times {
 
     fn write(&self, page: &mut Page, name: &str) {
         page.family(name, "histogram", "How long hooks took.");
-        // Each counts those that took less, too.
+        // Each also counts those that took less.
         let mut sum = 0;
         for (most, n) in TIMES.iter().zip(&self.up_to) {
             sum += n.load(Relaxed);
@@ -307,11 +307,11 @@ fn label(name: &str, value: &str) -> String {
     format!("{{{name}=\"{value}\"}}")
 }
 
-/// Counts transfers, and lets another one watch.
+/// Counts transfers, and passes them on to another observer.
 pub struct Counting {
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
-    /// Who watches.
+    /// The other observer.
     pub observer: Arc<dyn Observer>,
 }
 
@@ -340,7 +340,7 @@ impl Observer for Counting {
     }
 }
 
-/// What `/metrics` and `/healthz` tell of.
+/// What `/metrics` and `/healthz` report.
 #[derive(Clone)]
 pub struct Report {
     pub(super) metrics: Arc<Metrics>,
@@ -348,7 +348,7 @@ pub struct Report {
     pub(super) journal: Arc<Mutex<Connection>>,
 }
 
-/// Where metrics are read, over HTTP.
+/// Where metrics are served, over HTTP.
 pub struct Port(TcpListener);
 
 impl Port {
@@ -363,7 +363,7 @@ impl Port {
     }
 }
 
-/// Answers `GET /metrics` and `GET /healthz`, for as long as it is let.
+/// Answers `GET /metrics` and `GET /healthz`, until it is dropped.
 pub async fn run(port: Port, report: Report, going_down: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(READERS));
     loop {
@@ -380,7 +380,7 @@ pub async fn run(port: Port, report: Report, going_down: watch::Receiver<bool>) 
         };
         let (report, going_down) = (report.clone(), going_down.clone());
         tokio::spawn(async move {
-            // Who is slow, or speaks something else, has lost nothing.
+            // A client that is slow, or speaks something else, has lost nothing.
             let _ = timeout(DEADLINE, report.serve(stream, going_down)).await;
             drop(reader);
         });

@@ -1,4 +1,4 @@
-//! The lines of the log that strangers cause: so many a minute, then only a count.
+//! The lines of the log that strangers cause: a few a minute, then only a count.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use crate::transport::Peer;
 /// Lines that are written in full before the rest is only counted.
 const LINES: u32 = 10;
 
-/// How long one count goes on.
+/// How long one count lasts.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Writes why peers were turned away, at most [`LINES`] a minute and a sum.
@@ -74,7 +74,7 @@ impl StrangerLog {
 /// A line that is only counted.
 #[derive(Debug, PartialEq, Eq)]
 enum Suppressing {
-    /// The first one of this minute, of which so much is left.
+    /// The first one of this minute, of which this much is left.
     First(Duration),
     Another,
 }

@@ -37,32 +37,32 @@ use crate::{
     },
 };
 
-/// A transfer as far as it has come.
+/// How far a transfer has come.
 enum Transfer {
-    /// A meta or a *put* is decided about. The client may have given it up meanwhile.
+    /// A meta or a *put* is being decided about. The client may have given it up meanwhile.
     Deciding { given_up: bool },
     /// The client may resume, once both sides have the same digest.
     Agreeing {
         theirs: Option<[u8; DIGEST_LEN]>,
         ours: Option<Box<Prefix>>,
     },
-    /// Its blocks come.
+    /// Its blocks are coming in.
     Receiving,
     /// It is complete, and is being made safe; then its hooks run.
     Storing { hooks_run: bool },
-    /// A request is answered. The client may have given it up meanwhile.
+    /// A request is being answered. The client may have given it up meanwhile.
     Answering { given_up: bool },
-    /// A listing waits for the client to read: so many parts were not acknowledged.
+    /// A listing waits for the client to read: this many parts were not acknowledged.
     Listing { rest: Box<Listing>, unread: usize },
-    /// The next part of a listing is read.
+    /// The next part of a listing is being read.
     Reading { given_up: bool, unread: usize },
-    /// All of a listing was said: so many parts may still be acknowledged. It is over.
+    /// All of a listing was sent: this many parts may still be acknowledged. It is over.
     Listed { unread: usize },
-    /// A file goes out.
+    /// A file is being sent.
     Sending(requests::Sending),
 }
 
-/// What was done beside the records.
+/// What was done besides the records.
 pub enum Done {
     /// Metas were decided about.
     Decided(Vec<(u32, Decision)>),
@@ -72,7 +72,7 @@ pub enum Done {
     Stored(Vec<(u32, Stored)>),
     /// The part of a file that is there was read.
     Digested(u32, Result<Box<Prefix>, task::JoinError>),
-    /// A file comes from its beginning.
+    /// A file is ready to be received from its beginning.
     Ready(u32, Result<Box<Incoming<Arrival>>, io::Error>),
     /// A request was answered, or a part of a listing is there.
     Answered(u32, Result<Answer, Error>),
@@ -82,11 +82,11 @@ pub enum Done {
 
 /// What comes from outside.
 pub enum Input {
-    /// The server goes down: what is under way may finish.
+    /// The server is shutting down: what is under way may finish.
     Shutdown,
-    /// The server wants to be gone now.
+    /// The server stops now.
     Stop,
-    /// A newer session of the same sender goes on with a transfer of this one.
+    /// A newer session of the same sender continues a transfer of this one.
     Superseded,
 }
 
@@ -116,8 +116,8 @@ pub struct Answerer<'a> {
 type AnswererIo = Io<Arrival, Done>;
 
 impl<'a> Answerer<'a> {
-    /// The role of a server whose `shutdown` turns true when it goes down, and `stop` when it
-    /// wants to be gone.
+    /// The role of a server whose `shutdown` turns true when it begins to shut down, and `stop`
+    /// when it stops now.
     pub fn new(
         receiver: &Arc<Receiver>,
         keys: &'a SessionKeys,
@@ -141,8 +141,8 @@ impl<'a> Answerer<'a> {
         }
     }
 
-    /// Runs a session until the client closes it: first the file of the opening, if that may
-    /// come, then what is asked in records. A file is answered with *ack* when it is safe.
+    /// Runs a session until the client closes it: first the file of the opening, if that is
+    /// accepted, then the requests in records. A file is answered with *ack* when it is safe.
     ///
     /// After an error the client was told what it may know, and the session is of no further
     /// use. What was under way is stored, or waits for the next attempt.
@@ -204,7 +204,7 @@ impl<'a> Answerer<'a> {
         Ok(())
     }
 
-    /// The last word of what the client gave up: it skips all up to this.
+    /// The last word of what the client gave up: the client skips everything up to this.
     fn let_go(&mut self, io: &mut AnswererIo, transfer: u32) -> Result<(), SessionError> {
         self.close(transfer);
         let error = Error::new(Code::Later, "given up");
@@ -213,7 +213,7 @@ impl<'a> Answerer<'a> {
         Ok(())
     }
 
-    /// The client gives a transfer up of which no blocks come in.
+    /// The client gives up a transfer that has no blocks coming in.
     fn given_up(&mut self, io: &mut AnswererIo, transfer: u32) -> Result<(), SessionError> {
         match self.transfers.get_mut(&transfer) {
             Some(
@@ -223,7 +223,7 @@ impl<'a> Answerer<'a> {
             ) => *given_up = true,
             Some(Transfer::Listing { .. }) => return self.let_go(io, transfer),
             Some(Transfer::Sending(_)) => {
-                // If its blocks are being sealed, its last word comes behind them.
+                // If its blocks are being sealed, its last word follows them.
                 if !io.uploads.give_up(transfer) {
                     return self.let_go(io, transfer);
                 }
@@ -487,7 +487,7 @@ impl Role for Answerer<'_> {
     }
 
     fn give_up(&mut self, io: &mut AnswererIo, error: &SessionError) {
-        // A sender that has every answer may just go.
+        // A sender that has every answer may just disconnect.
         let gone = matches!(error, SessionError::Channel(ChannelError::Closed));
         if !gone || self.open > 0 {
             let Parties { user, from, .. } = &*self.parties;

@@ -1,4 +1,4 @@
-//! The client's role: asks for leave to send files, for listings and changes, for files.
+//! The client's role: asks for permission to send files, for listings and changes, for files.
 
 mod requests;
 mod uploads;
@@ -40,11 +40,11 @@ use crate::{
 use requests::not_received;
 use uploads::{Stage, Upload};
 
-/// Bytes of records that wait to be written, up to which further files are asked about.
+/// Bytes of records that wait to be written, below which further files are asked about.
 const TOGETHER: usize = 65_536;
 
-/// What became of something that was to be sent: the meta as it was delivered, or why it
-/// was not; and how long that took from when leave was asked for.
+/// What became of something that was to be sent: the meta as it was delivered, or why it was not;
+/// and how long that took since permission was requested.
 pub type Sent<J> = (J, Result<Meta, Error>, Duration);
 
 /// Where replies go, with the number of their transfer.
@@ -53,13 +53,13 @@ pub type Replies = mpsc::UnboundedSender<Result<(u32, Reply), Error>>;
 /// Where files to be sent come from.
 pub type Jobs<J> = mpsc::Receiver<J>;
 
-/// Something that is asked.
+/// Something to ask for.
 pub enum Ask<J> {
-    /// Leave to send a file.
+    /// Permission to send a file.
     Send(J),
-    /// What has replies. The other side stops when nobody takes them.
+    /// A request that has replies. The other side stops when nobody takes them.
     Request(Request, Replies),
-    /// A reply of this transfer was taken, behind which more come.
+    /// A reply of this transfer was taken, after which more come.
     Taken(u32),
     /// A file.
     Get(Box<Get>),
@@ -71,11 +71,11 @@ pub struct Get {
     pub path: String,
     /// Where it goes.
     pub download: Download,
-    /// Who waits for it.
+    /// Where its outcome goes.
     pub done: oneshot::Sender<Result<Downloaded, Error>>,
 }
 
-/// Where what is asked comes from.
+/// Where the asks come from.
 pub enum Asks<'a, J> {
     /// Files to be sent; a session may leave some there for the next one.
     Jobs(&'a mut Jobs<J>),
@@ -99,7 +99,7 @@ impl<J> Asks<'_, J> {
     }
 }
 
-/// What came of a session.
+/// What became of a session.
 pub struct Ended<J> {
     /// Files that had their last word while it held.
     pub concluded: u64,
@@ -111,21 +111,21 @@ pub struct Ended<J> {
 
 /// A transfer that has not had its last word.
 enum Transfer<J> {
-    /// A file goes out.
+    /// A file is being sent.
     Upload(Box<Upload<J>>),
     /// The other side ended it while its blocks were being sealed, and waits for our end.
     Ending,
-    /// Replies come; so many were not taken yet.
+    /// Replies come; this many were not taken yet.
     Request(Replies, usize),
-    /// A file comes in, or is being made safe.
+    /// A file is coming in, or is being made safe.
     Download(oneshot::Sender<Result<Downloaded, Error>>),
     /// Nobody here wants it any more.
     Abandoned,
 }
 
-/// What is done beside the records.
+/// What is done besides the records.
 pub enum Done {
-    /// What the own file has where the other side has something of a transfer.
+    /// The digest of our own file, for as much as the other side has of it.
     Digested(u32, Result<([u8; DIGEST_LEN], crc32fast::Hasher), Error>),
     /// Files are safe, or are not.
     Downloaded(Vec<(u32, io::Result<Downloaded>)>),
@@ -143,12 +143,12 @@ pub enum Input<J> {
 pub struct Asker<'a, J> {
     keys: SessionKeys,
     observer: &'a dyn Observer,
-    /// Transfers that the other side lets be open at the same time.
+    /// Transfers that the other side allows to be open at the same time.
     files: usize,
     next: u32,
     transfers: BTreeMap<u32, Transfer<J>>,
     asks: Asks<'a, J>,
-    /// Whether nothing more comes of them.
+    /// Whether no more asks come.
     no_more: bool,
     stop: Pin<&'a mut (dyn Future<Output = Error> + Send + 'a)>,
     results: Option<mpsc::UnboundedSender<Sent<J>>>,
@@ -185,7 +185,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
             files,
             next: 1,
             transfers: BTreeMap::new(),
-            // Without leave for further files there are none.
+            // Without permission for further files there are none.
             no_more: given == 0 && matches!(asks, Asks::Jobs(_)),
             asks,
             stop,
@@ -196,7 +196,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
         }
     }
 
-    /// From now on `results` hears what became of each file that is sent.
+    /// Reports to `results` from now on what became of each file that is sent.
     #[must_use]
     pub fn telling(self, results: mpsc::UnboundedSender<Sent<J>>) -> Self {
         Self {
@@ -205,10 +205,9 @@ impl<'a, J: Job + Send> Asker<'a, J> {
         }
     }
 
-    /// Runs a session whose opening was answered: first what it begins with, then what comes
-    /// from the asks, until nothing more does and each transfer has had its last word. What is
-    /// under way comes back where it ends
-    /// early, and what is still among the asks is left there.
+    /// Runs a session whose opening was answered: first what it begins with, then what comes from
+    /// the asks, until nothing more does and each transfer has had its last word. If it ends early,
+    /// it returns what is under way and leaves the remaining asks where they are.
     pub async fn run(
         self,
         connection: Connection,
@@ -364,7 +363,7 @@ impl<J: Job + Send> Role for Asker<'_, J> {
         let told = not_received(error);
         if let Some(open) = self.transfers.remove(&transfer) {
             if !by_peer {
-                // Else it would go on to send.
+                // Otherwise it would continue to send.
                 io.outbox
                     .say(Kind::Error, transfer, &record::encode_error(&told))?;
             }
@@ -503,12 +502,12 @@ impl<J: Job + Send> Role for Asker<'_, J> {
     }
 
     fn must_finish(&self, _: &AskerIo) -> bool {
-        // They are safe in a moment, and are not to be in their own way in the next session.
+        // They are safe in a moment, and must not get in their own way in the next session.
         self.is_landing
     }
 
     fn done_late(&mut self, io: &mut AskerIo, done: Done) {
-        // Nobody hears any more that they are here.
+        // Nobody is left to hear that they are here.
         let _ = self.done(io, done);
     }
 
@@ -519,7 +518,7 @@ impl<J: Job + Send> Role for Asker<'_, J> {
         };
         // There is nobody to tell.
         io.outbox.clear();
-        // Before anybody hears that something failed: they look whether it was the session.
+        // Before anybody hears that something failed: they check whether it was the session.
         if let Asks::Any(asks) = &mut self.asks {
             asks.close();
         }
@@ -536,7 +535,7 @@ impl<J: Job + Send> Role for Asker<'_, J> {
     }
 }
 
-/// Tells whoever waits that it is over.
+/// Tells the waiting caller that it is over.
 fn fail<J>(open: Transfer<J>, error: Error) {
     match open {
         Transfer::Request(replies, _) => drop(replies.send(Err(error))),

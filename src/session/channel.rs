@@ -31,7 +31,7 @@ pub enum ChannelError {
     /// Nothing moved for too long.
     #[error("nothing moved for {0:?}")]
     Idle(Duration),
-    /// Bytes that are no record of this session.
+    /// Bytes that are not a record of this session.
     #[error(transparent)]
     Wire(#[from] WireError),
 }
@@ -65,10 +65,10 @@ pub struct Reader {
     filled: usize,
     /// What is read into next.
     spare: Vec<u8>,
-    /// Bytes that a buffer gets, at least, before it is read into.
+    /// The least size of a buffer, in bytes, before it is read into.
     width: usize,
-    /// Since when the peer is silent. Kept here, because whoever waits may stop
-    /// waiting and begin again.
+    /// Since when the peer has been silent. Kept here, because a caller may stop waiting and begin
+    /// again.
     silent_since: Instant,
     pace: Option<Arc<Pace>>,
 }
@@ -80,7 +80,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The records, one behind the other.
+    /// The records, one after the other.
     pub fn records(&mut self) -> &mut [u8] {
         self.bytes.get_mut(..self.whole).unwrap_or_default()
     }
@@ -111,15 +111,15 @@ impl Reader {
         }
     }
 
-    /// Takes the reader apart: the half that it reads from, and the bytes that it has read
-    /// from there and not given out. They come before what the half still brings.
+    /// Takes the reader apart: the half that it reads from, and the bytes that it has read from
+    /// there and not given out. They precede what the half still brings.
     pub fn into_inner(mut self) -> (Box<dyn AsyncRead + Send + Unpin>, Vec<u8>) {
         self.buffer.truncate(self.filled);
         (self.half, self.buffer)
     }
 
-    /// From now on takes records no faster than this, if anything is given: what was not
-    /// read holds the peer back.
+    /// From now on takes records no faster than this, if a pace is given: unread bytes hold the
+    /// peer back.
     pub fn set_pace(&mut self, pace: Option<Arc<Pace>>) {
         self.pace = pace;
     }
@@ -129,14 +129,14 @@ impl Reader {
         self.idle = idle;
     }
 
-    /// Reads exactly so many bytes, before there are records.
+    /// Reads exactly `N` bytes, before there are records.
     pub async fn exact<const N: usize>(&mut self) -> Result<[u8; N], ChannelError> {
         let mut bytes = [0; N];
         self.fill(&mut bytes).await?;
         Ok(bytes)
     }
 
-    /// Reads so many bytes, which the caller has found to be few enough.
+    /// Reads `len` bytes, which the caller has found to be few enough.
     pub async fn bytes(&mut self, len: usize) -> Result<Vec<u8>, ChannelError> {
         let mut bytes = vec![0; len];
         self.fill(&mut bytes).await?;
@@ -229,7 +229,7 @@ impl Reader {
         self.silent_since = Instant::now();
     }
 
-    /// From now on reads so many bytes at once: a file comes.
+    /// From now on reads `len` bytes at once: a file is coming.
     pub fn widen(&mut self, len: usize) {
         self.silent_since = Instant::now();
         self.width = self.width.max(len);
@@ -238,7 +238,7 @@ impl Reader {
         }
     }
 
-    /// Puts records back that were taken too many, in front of what is there.
+    /// Puts surplus records back, in front of what is there.
     pub fn put_back(&mut self, records: &[u8]) {
         let rest = self.buffer.get(..self.filled).unwrap_or_default();
         let bytes = [records, rest].concat();
@@ -270,8 +270,8 @@ impl Reader {
         self.width = 0;
     }
 
-    /// Reads and throws away, so that a peer that is still sending hears what was
-    /// said to it before the connection closes.
+    /// Reads and throws away, so that a peer that is still sending hears what it was told before
+    /// the connection closes.
     pub async fn drain(&mut self, time: Duration) {
         let mut sink = vec![0; 65_536];
         let _ = timeout(time, async {
@@ -304,7 +304,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer that waits for at most `idle` until a byte more is taken.
+    /// A writer that waits for at most `idle` until one more byte is accepted.
     pub fn new(half: impl AsyncWrite + Send + Unpin + 'static, idle: Duration) -> Self {
         Self {
             half: Box::new(half),
@@ -319,7 +319,7 @@ impl Writer {
         self.half
     }
 
-    /// From now on writes no faster than this, if anything is given.
+    /// From now on writes no faster than this, if a pace is given.
     pub fn set_pace(&mut self, pace: Option<Arc<Pace>>) {
         self.pace = pace;
     }

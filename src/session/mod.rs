@@ -1,19 +1,18 @@
 //! A session after its opening: one engine for both sides.
 //!
 //! The [`pump`] moves records both ways, so that neither side waits for the other to read.
-//! It keeps deadlines, says *working*, holds back a peer that does not read, and hands over
-//! what came to its `Role`: the [`asker`] is the client, the [`answerer`] the
-//! server.
+//! It keeps deadlines, says *working*, holds back a peer that does not read, and hands over what
+//! arrived to its `Role`: the [`asker`] is the client, the [`answerer`] the server.
 //!
-//! Records come through the [`channel`] in whole buffers. The `opener` opens them, on a
-//! thread that may wait for a disk where blocks are to be expected, and appends the blocks to
-//! their files. Files go out through the `upload_queue`, which seals a buffer at a time
-//! while the one before is written. So memory does not depend on the length of a file, and a
-//! thread is taken for as long as a buffer takes: a slow peer holds none.
+//! Records come through the [`channel`] in whole buffers. The `opener` opens them, on a thread that
+//! may wait for a disk if blocks are to be expected, and appends the blocks to their files. Files
+//! go out through the `upload_queue`, which seals a buffer at a time while the one before is
+//! written. So memory does not depend on the length of a file, and a thread is taken for as long as
+//! a buffer takes: a slow peer holds none.
 //!
-//! The kinds of records are declared in one table, [`crate::wire::record::Kind`]. What a kind
-//! means to a side is one arm of its role's `record`. What became of a transfer so far is one
-//! enum in one map of each role.
+//! The kinds of records are declared in one table, [`crate::wire::record::Kind`]. What a kind means
+//! to a side is one arm of its role's `record`. The state of a transfer is one enum in one map of
+//! each role.
 
 pub mod answerer;
 pub mod asker;
@@ -34,16 +33,16 @@ use crate::{
 };
 use channel::ChannelError;
 
-/// Bytes of each of the two buffers that records come into: while one is worked on, the
-/// other takes in what comes meanwhile. For a single small file a record is enough: to touch
-/// these costs more than such a file.
+/// Bytes of each of the two buffers that records come into: while one is processed, the other takes
+/// in what arrives meanwhile. For a single small file a record is enough: touching these costs more
+/// than such a file.
 const RECEIVE_BUFFER: usize = 16 * MAX_RECORD;
 
-/// The same while a large file comes: stages that change hands half as often are 5 to 8 %
-/// faster (`benches/side_by_side.sh`), which a small file would lose by touching that memory.
+/// The same while a large file arrives: stages that change hands half as often are 5 to 8 % faster
+/// (`benches/side_by_side.sh`), which a small file would lose by touching that memory.
 const LARGE_RECEIVE_BUFFER: usize = 2 * RECEIVE_BUFFER;
 
-/// Bytes of a file from which on it gets the large buffers.
+/// The size of a file, in bytes, from which on it gets the large buffers.
 const LARGE_FILE: u64 = 64 << 20;
 
 /// Why a session ended early.
@@ -55,10 +54,10 @@ pub enum SessionError {
     /// Somebody on this side ended it.
     #[error("{0}")]
     Stopped(Error),
-    /// The server is going down.
+    /// The server is shutting down.
     #[error("the server is going down")]
     GoingDown,
-    /// The same sender goes on with one of its transfers in a newer session.
+    /// The same sender continues one of its transfers in a newer session.
     #[error("a newer session of the same sender took over")]
     Superseded,
     /// The client closed it while transfers were open.

@@ -1,8 +1,8 @@
 //! Opens the records of the other side and appends blocks to the files that they belong to.
 //!
-//! It takes one buffer of whole records at a time, on a thread that may wait for a disk
-//! where blocks are to be expected, and tells what they brought. Blocks of several files may
-//! come in any order.
+//! It takes one buffer of whole records at a time, on a thread that may wait for a disk if blocks
+//! are to be expected, and reports what they brought. Blocks of several files may come in any
+//! order.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -39,28 +39,28 @@ pub struct Record {
 pub enum News<T> {
     /// A record that the role has to act on.
     Record(Record),
-    /// So many bytes of files.
+    /// This many bytes of files.
     Moved(u64),
     /// A file is complete.
     Whole(u32, Box<Received<T>>),
-    /// A file does not arrive. What came of it is gone, or waits for the next attempt.
+    /// A file will not arrive. What came of it is gone, or waits for the next attempt.
     Failed(u32, ReceiveError),
 }
 
-/// Makes a file ready whose blocks follow the reply that announces it; `None` where the reply
-/// says something else.
+/// Prepares a file whose blocks follow the reply that announces it; `None` if the reply says
+/// something else.
 pub type Begin<T> = Box<dyn FnOnce(&[u8]) -> Result<Option<Incoming<T>>, ReceiveError> + Send>;
 
 /// A file whose blocks may come.
 enum Expected<T> {
-    /// At once. On the heap: a map keeps the room of what it held, and a session may rest
-    /// for long.
+    /// At once. On the heap: a map keeps the room of what it held, and a session may be idle for
+    /// long.
     Ready(Box<Incoming<T>>),
     /// When the other side has said that it comes.
     Announced(Begin<T>),
 }
 
-/// Files whose blocks may come, and whose first block has not. Copies of it are the same one.
+/// Files whose blocks may come, but whose first block has not. Clones are the same one.
 pub struct Downloads<T>(Arc<Mutex<HashMap<u32, Expected<T>>>>);
 
 impl<T> Clone for Downloads<T> {
@@ -86,7 +86,7 @@ impl<T> Downloads<T> {
         self.lock().insert(transfer, Expected::Announced(begin));
     }
 
-    /// Takes a file back of which nothing has come.
+    /// Takes back a file of which nothing has come.
     pub fn withdraw(&self, transfer: u32) {
         drop(self.lock().remove(&transfer));
     }
@@ -129,13 +129,13 @@ impl<T> Downloads<T> {
 
 /// Opens one direction of a session.
 pub struct Opener<T> {
-    /// Who seals what is opened here.
+    /// The side that seals what is opened here.
     peer: Side,
     records: Stream,
     downloads: Downloads<T>,
     open: HashMap<u32, Box<Incoming<T>>>,
-    /// Files that failed here, of which the other side may not know yet: what still comes of
-    /// them is skipped.
+    /// Files that failed here, that the other side may not know of yet: what still comes of them is
+    /// skipped.
     failed: HashSet<u32>,
 }
 
@@ -158,12 +158,12 @@ impl<T: Target> Opener<T> {
         }
     }
 
-    /// Whether blocks may come, and so a disk may be waited for.
+    /// Whether blocks may come, so that it may wait for a disk.
     pub fn expects_blocks(&self) -> bool {
         !self.open.is_empty() || !self.downloads.is_empty()
     }
 
-    /// Opens the records of one buffer. After an error the session is over; what was told
+    /// Opens the records of one buffer. After an error the session is over; what was reported
     /// before it holds.
     pub fn open(&mut self, batch: &mut Batch, news: &mut Vec<News<T>>) -> Result<(), SessionError> {
         let mut pieces = Pieces {
@@ -234,7 +234,7 @@ impl<T: Target> Opener<T> {
                                 self.open.insert(transfer, Box::new(incoming));
                             }
                             Ok(None) => return Err(WireError::Record.into()),
-                            // Its blocks come all the same.
+                            // Its blocks still come.
                             Err(error) => self.fail(transfer, error, news),
                         }
                         continue;
@@ -320,7 +320,7 @@ impl<T: Target> Opener<T> {
         Ok(())
     }
 
-    /// Ends one file; the session goes on.
+    /// Ends one file; the session continues.
     fn fail(&mut self, transfer: u32, error: ReceiveError, news: &mut Vec<News<T>>) {
         if let Some(incoming) = self.open.remove(&transfer) {
             incoming.end(&error);

@@ -23,7 +23,7 @@ impl Outbox {
         }
     }
 
-    /// Seals a record behind those that wait.
+    /// Seals a record after those that wait.
     pub fn say(&mut self, kind: Kind, transfer: u32, body: &[u8]) -> Result<(), WireError> {
         self.records
             .record_into(&mut self.bytes, kind, transfer, body)
@@ -34,7 +34,7 @@ impl Outbox {
         self.bytes.get(self.written..).unwrap_or_default()
     }
 
-    /// So many more bytes were written.
+    /// This many more bytes were written.
     pub fn wrote(&mut self, bytes: usize) {
         self.written = self.written.saturating_add(bytes);
         if self.is_empty() {
@@ -54,12 +54,12 @@ impl Outbox {
         self.bytes.len().saturating_sub(self.written)
     }
 
-    /// Whether all is written.
+    /// Whether everything is written.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Gives memory back.
+    /// Releases memory.
     pub fn shrink(&mut self) {
         if self.is_empty() {
             self.bytes = Vec::new();

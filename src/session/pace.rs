@@ -1,4 +1,4 @@
-//! How fast is written or read, where somebody wants that to be slower than the network.
+//! How fast to write or read, if that is to be slower than the network.
 
 use std::{
     num::NonZeroU64,
@@ -8,14 +8,14 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 
-/// Time whose share of bytes is moved at once: short enough to be steady, long enough
-/// for a timer that rings late.
+/// Time whose share of bytes is moved at once: short enough to be steady, long enough for a timer
+/// that fires late.
 const STEP: Duration = Duration::from_millis(50);
 
 /// The most bytes that are moved at once.
 const MOST: u64 = 262_144;
 
-/// A limit in bytes a second, which all connections that share it keep together.
+/// A limit in bytes per second, which all connections that share it keep together.
 #[derive(Debug)]
 pub struct Pace {
     rate: NonZeroU64,
@@ -24,7 +24,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// At most so many bytes a second.
+    /// At most this many bytes per second.
     pub fn new(rate: NonZeroU64) -> Self {
         Self {
             rate,
@@ -46,7 +46,7 @@ impl Pace {
         usize::try_from(step.clamp(1, MOST)).unwrap_or(usize::MAX)
     }
 
-    /// So many bytes were moved. What was not used of the last moment counts too.
+    /// This many bytes were moved. The unused part of the last moment counts too.
     pub fn spend(&self, bytes: usize) {
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

@@ -26,8 +26,8 @@ const WORKING: Duration = Duration::from_secs(5);
 /// How soon the other side hears of what has begun, if it is not over by then.
 const SOON: Duration = Duration::from_millis(500);
 
-/// Bytes of records that wait to be written, up to which more is taken in: a peer that asks
-/// and asks and does not read the answers has to wait.
+/// Bytes of records that wait to be written, up to which more is taken in: a peer that keeps asking
+/// and does not read the answers has to wait.
 const UNREAD: usize = 1 << 20;
 
 /// How long records are still read after writing failed: they may say why.
@@ -61,7 +61,7 @@ enum Event<R: Role> {
     NoLastWords,
 }
 
-/// A session at work.
+/// A running session.
 pub struct Pump<R: Role> {
     connection: Connection,
     role: R,
@@ -71,7 +71,7 @@ pub struct Pump<R: Role> {
     work: Option<JoinHandle<Opened<R::Target>>>,
     /// Blocks that are being written, and how far.
     bulk: Option<(Sealed, usize)>,
-    /// Why nothing more is read; what has come is looked at all the same.
+    /// Why nothing more is read; what has arrived is still processed.
     ended: Option<SessionError>,
     /// Why nothing more is written, and until when the other side may say its reason.
     mute: Option<(ChannelError, Instant)>,
@@ -81,9 +81,9 @@ pub struct Pump<R: Role> {
 }
 
 impl<R: Role> Pump<R> {
-    /// A session whose records to the other side the first stream seals, and those from it
-    /// the second opens. The other side hears from this one at least every five seconds, and
-    /// three times within `patience`.
+    /// A session: the first stream seals records to the other side, the second opens those from it.
+    /// The other side hears from this one at least every five seconds, and three times within
+    /// `patience`.
     pub fn new(
         connection: Connection,
         [ours, theirs]: [Stream; 2],
@@ -112,15 +112,14 @@ impl<R: Role> Pump<R> {
         }
     }
 
-    /// The role and what it works with, to begin with something.
+    /// The role and what it works with, to start something.
     pub fn role(&mut self) -> (&mut R, &mut RoleIo<R>) {
         (&mut self.role, &mut self.io)
     }
 
-    /// Runs until both sides have had the last word of all, or something ends it before that.
-    /// What was under way is finished, or waits for the next attempt; the role has said what
-    /// the other side may know. Returns the role with the connection, to which nothing more
-    /// is written.
+    /// Runs until both sides have had the last word of all transfers, or something ends it early.
+    /// What was under way is finished, or waits for the next attempt; the role has said what the
+    /// other side may know. Returns the role with the connection, to which nothing more is written.
     pub async fn run(
         mut self,
         begun: Result<(), SessionError>,
@@ -158,7 +157,7 @@ impl<R: Role> Pump<R> {
         (self.role, self.connection, result)
     }
 
-    /// Finishes what goes on, and has written meanwhile what was said.
+    /// Finishes what is running, and meanwhile writes what was said.
     async fn finish(&mut self) {
         let (role, io) = (&mut self.role, &mut self.io);
         while role.must_finish(io) {
@@ -179,7 +178,7 @@ impl<R: Role> Pump<R> {
     }
 
     async fn records(&mut self) -> Result<(), SessionError> {
-        // Whatever was before, however long hooks took, is not silence.
+        // The time before, however long hooks took, is not silence.
         self.connection.reader.touch();
         loop {
             if let Some(error) = self.feed()? {
@@ -203,8 +202,8 @@ impl<R: Role> Pump<R> {
         }
     }
 
-    /// Gives the opener the records that are there. Returns why the session is over, once
-    /// nothing more is to be looked at.
+    /// Gives the opener the records that are there. Returns why the session is over, once nothing
+    /// more is to be processed.
     fn feed(&mut self) -> Result<Option<SessionError>, SessionError> {
         let listens = self.io.outbox.len() < UNREAD || self.ended.is_some();
         while listens && let Some(mut opener) = self.opener.take() {
@@ -291,7 +290,7 @@ impl<R: Role> Pump<R> {
             }
             Event::Wrote(wrote) => self.wrote(wrote),
             Event::Sealed(sealed) => self.sealed(sealed.ok_or(SessionError::Failed)?)?,
-            // A peer whose last bytes are still on a slow way hears from us.
+            // A peer whose last bytes are still on a slow path hears from us.
             Event::Tick => {
                 self.is_soon = false;
                 if self.mute.is_none()
@@ -314,7 +313,7 @@ impl<R: Role> Pump<R> {
         Ok(())
     }
 
-    /// Has the other side hear soon of what began just now.
+    /// Makes sure that the other side soon hears of what has just begun.
     fn speak_soon(&mut self) {
         if std::mem::take(&mut self.io.has_begun) && !self.is_soon {
             self.is_soon = true;
@@ -364,7 +363,7 @@ impl<R: Role> Pump<R> {
         if taken.is_err() {
             task::spawn(leave(news.collect()));
         }
-        // What was told before a fault holds.
+        // What was reported before a fault holds.
         let begun = role.batch_end(io);
         taken.and(begun).and(result)
     }
@@ -394,7 +393,7 @@ impl<R: Role> Pump<R> {
         }
     }
 
-    /// Has a buffer written, and lets the role speak of the files that end with it.
+    /// Queues a buffer to be written, and tells the role which files end with it.
     fn sealed(&mut self, mut sealed: Sealed) -> Result<(), SessionError> {
         for (transfer, bytes) in std::mem::take(&mut sealed.moved) {
             self.role.moved_out(transfer, bytes);
@@ -411,7 +410,7 @@ impl<R: Role> Pump<R> {
     }
 }
 
-/// Leaves files that are whole, and were not looked at: they wait for the next attempt.
+/// Leaves complete files that were not looked at: they wait for the next attempt.
 async fn leave<T: Target>(news: Vec<News<T>>) {
     let whole: Vec<_> = news
         .into_iter()
@@ -431,7 +430,7 @@ async fn leave<T: Target>(news: Vec<News<T>>) {
     let _ = task::spawn_blocking(leaving).await;
 }
 
-/// Waits for a thread; for ever if none is at work.
+/// Waits for a thread; forever if none is running.
 async fn join<T>(work: &mut Option<JoinHandle<T>>) -> Option<T> {
     let joined = match work {
         Some(handle) => handle.await.ok(),

@@ -29,7 +29,7 @@ pub struct Io<T, D> {
     pub uploads: UploadQueue,
     /// Files that may come from the other side.
     pub downloads: Downloads<T>,
-    /// What goes on beside the records.
+    /// Work that runs besides the records.
     pub tasks: Tasks<D>,
     /// Bytes of each buffer that records come into.
     pub buffer: usize,
@@ -50,12 +50,12 @@ impl<T, D> Io<T, D> {
     }
 }
 
-/// What goes on beside the records. All of it is polled by the task of the session: of many
-/// small files each one's steps are so short that to hand them to another thread, and to be
-/// woken by it, takes longer.
+/// Work that runs besides the records. The task of the session polls all of it: with many small
+/// files, each one's steps are so short that handing them to another thread, and being woken by it,
+/// takes longer.
 pub struct Tasks<D> {
     work: FuturesUnordered<BoxFuture<'static, Option<D>>>,
-    /// What is done of work that does several things.
+    /// What is done so far of work that does several things.
     early: mpsc::UnboundedReceiver<D>,
     tell: mpsc::UnboundedSender<D>,
 }
@@ -72,9 +72,9 @@ impl<D> Default for Tasks<D> {
 }
 
 impl<D: Send + 'static> Tasks<D> {
-    /// Begins something.
+    /// Starts some work.
     pub fn spawn(&self, work: impl Future<Output = D> + Send + 'static) {
-        // At once: it is some kilobytes, and each layer around it would move them.
+        // Boxed at once: it is some kilobytes, and each layer around it would move them.
         let work = Box::pin(work);
         self.work.push(
             AssertUnwindSafe(work)
@@ -84,17 +84,17 @@ impl<D: Send + 'static> Tasks<D> {
         );
     }
 
-    /// Whether nothing goes on.
+    /// Whether no work is running.
     pub fn is_empty(&self) -> bool {
         self.work.is_empty() && self.early.is_empty()
     }
 
-    /// Where work tells what is done before all of it is.
+    /// Where work reports what is done before all of it is.
     pub fn early(&self) -> mpsc::UnboundedSender<D> {
         self.tell.clone()
     }
 
-    /// The next that is done, or has panicked; never, if nothing goes on.
+    /// The next work that is done, or has panicked; never, if none is running.
     pub(super) async fn next(&mut self) -> Option<D> {
         tokio::select! {
             biased;
@@ -109,11 +109,11 @@ impl<D: Send + 'static> Tasks<D> {
     }
 }
 
-/// Whether a session goes on after something came from outside.
+/// Whether a session continues after something came from outside.
 pub enum Flow {
     /// It does.
     Continue,
-    /// It ends; what has come is still looked at.
+    /// It ends; what has arrived is still processed.
     End(SessionError),
 }
 
@@ -121,9 +121,9 @@ pub enum Flow {
 pub trait Role: Send {
     /// Which side it is.
     const SIDE: Side;
-    /// Where files go that come to this side.
+    /// Where files that come to this side go.
     type Target: Target;
-    /// What is done beside the records.
+    /// What is done besides the records.
     type Done: Send + 'static;
     /// What comes from outside of the session.
     type Input: Send;
@@ -139,7 +139,7 @@ pub trait Role: Send {
         received: Received<Self::Target>,
     ) -> Result<(), SessionError>;
 
-    /// A file does not arrive.
+    /// A file will not arrive.
     fn failed(
         &mut self,
         io: &mut RoleIo<Self>,
@@ -147,13 +147,14 @@ pub trait Role: Send {
         error: ReceiveError,
     ) -> Result<(), SessionError>;
 
-    /// All that one buffer brought was told: time to begin what is done for many at once.
+    /// Everything that one buffer brought was reported: time to begin what is done for many at
+    /// once.
     fn batch_end(&mut self, io: &mut RoleIo<Self>) -> Result<(), SessionError>;
 
-    /// So many bytes of files came in.
+    /// This many bytes of files came in.
     fn moved_in(&mut self, bytes: u64);
 
-    /// So many bytes of a file are about to go out.
+    /// This many bytes of a file are about to go out.
     fn moved_out(&mut self, transfer: u32, bytes: u64);
 
     /// All blocks of a file are sealed, with its CRC-32, or no more of them will be.
@@ -164,16 +165,16 @@ pub trait Role: Send {
         end: Result<u32, Error>,
     ) -> Result<(), SessionError>;
 
-    /// Something was done beside the records.
+    /// Something was done besides the records.
     fn done(&mut self, io: &mut RoleIo<Self>, done: Self::Done) -> Result<(), SessionError>;
 
-    /// Goes on with what waits for room: called whenever something has happened.
+    /// Continues what waits for room: called whenever something has happened.
     fn proceed(&mut self, io: &mut RoleIo<Self>) -> Result<(), SessionError>;
 
     /// Waits for something from outside. Nothing is lost if the future is dropped.
     fn input(&mut self, at_rest: bool) -> impl Future<Output = Self::Input> + Send;
 
-    /// Takes it.
+    /// Acts on it.
     fn take(&mut self, io: &mut RoleIo<Self>, input: Self::Input) -> Result<Flow, SessionError>;
 
     /// A transfer that has not had its last word, for *working* to name, and what that says
@@ -183,20 +184,20 @@ pub trait Role: Send {
     /// Whether the other side owes something, so that its silence means that it is gone.
     fn is_owed(&self, io: &RoleIo<Self>) -> bool;
 
-    /// Whether the session may end, once all is written and nothing goes on.
+    /// Whether the session may end, once everything is written and no work is running.
     fn is_over(&self) -> bool;
 
-    /// Whether something goes on that has to be done even though the session is over.
+    /// Whether work is running that has to finish even though the session is over.
     fn must_finish(&self, io: &RoleIo<Self>) -> bool;
 
-    /// The session is over by this: says the last words of transfers for which nothing has
+    /// The session is over for this reason: says the last words of transfers for which nothing has
     /// to be finished.
     fn give_up(&mut self, _io: &mut RoleIo<Self>, _error: &SessionError) {}
 
     /// [`Self::done`], after the end of the session.
     fn done_late(&mut self, io: &mut RoleIo<Self>, done: Self::Done);
 
-    /// The last words of this side, after all else.
+    /// The last words of this side, after everything else.
     fn end(&mut self, io: &mut RoleIo<Self>, error: Option<&SessionError>);
 }
 

@@ -1,4 +1,4 @@
-//! Files on their way out of a session.
+//! The outgoing files of a session.
 //!
 //! One buffer at a time is sealed, on a thread for just as long as that takes, while the one
 //! before it is written: a peer that reads slowly holds two buffers and no thread. Small
@@ -18,8 +18,8 @@ use crate::{
 /// Bytes of a buffer: four records, so that a system call moves about 256 KiB.
 const BUFFER: usize = 4 * MAX_RECORD;
 
-/// Bytes of a buffer for a large file: to begin on a thread takes longer than to seal a
-/// small one (`benches/side_by_side.sh`).
+/// Bytes of a buffer for a large file: starting on a thread takes longer than sealing a small one
+/// (`benches/side_by_side.sh`).
 const LARGE_BUFFER: usize = 4 * BUFFER;
 
 /// A buffer of sealed blocks.
@@ -41,17 +41,17 @@ pub struct UploadQueue {
     waiting: VecDeque<Blocks>,
     work: Option<JoinHandle<Sealed>>,
     spare: Vec<u8>,
-    /// Files that nobody wants any more, and of which blocks are being sealed.
+    /// Files that nobody wants any more, but whose blocks are being sealed.
     given_up: HashSet<u32>,
 }
 
 impl UploadQueue {
-    /// Has a file sealed when those before it are.
+    /// Queues a file, to be sealed after those before it.
     pub fn push(&mut self, attempt: Attempt) {
         self.waiting.push_back(Blocks::new(attempt));
     }
 
-    /// Seals nothing more of a file. Whether it still ends with a buffer that is being
+    /// Seals nothing more of a file. Returns whether it still ends with a buffer that is being
     /// sealed: if not, nothing more is heard of it.
     pub fn give_up(&mut self, transfer: u32) -> bool {
         let before = self.waiting.len();
@@ -69,7 +69,7 @@ impl UploadQueue {
         self.work = None;
     }
 
-    /// Begins with the next buffer, unless one is being sealed.
+    /// Begins the next buffer, unless one is being sealed.
     pub fn proceed(&mut self) {
         if self.work.is_none() && !self.waiting.is_empty() {
             let files = std::mem::take(&mut self.waiting);
@@ -105,7 +105,7 @@ impl UploadQueue {
         self.spare = buffer;
     }
 
-    /// Gives memory back: a session that rests holds no buffer.
+    /// Releases memory: an idle session holds no buffer.
     pub fn shrink(&mut self) {
         self.spare = Vec::new();
     }

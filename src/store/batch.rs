@@ -1,8 +1,8 @@
-//! Batching with a leader and followers: the first one to submit work does it, and with it
-//! what others submit meanwhile.
+//! Batching with a leader and followers: the first one to submit work does it, along with what
+//! others submit meanwhile.
 //!
-//! A single one waits for nobody. With hundreds at a time, one thread does in one go what
-//! would cost each of them a thread, a flush and a lookup.
+//! A lone caller waits for nobody. With hundreds at a time, one thread does in one go what would
+//! cost each of them a thread, a flush and a lookup.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Work that waits, by what can be done together. Copies of it are the same one.
+/// Waiting work, grouped by what can be done together. Clones share one queue.
 pub struct BatchQueue<K, T>(Arc<Mutex<HashMap<K, Vec<T>>>>);
 
 impl<K, T> Clone for BatchQueue<K, T> {
@@ -27,7 +27,8 @@ impl<K, T> Default for BatchQueue<K, T> {
 
 impl<K: Eq + Hash + Clone, T> BatchQueue<K, T> {
     /// Submits work. `true` makes the caller the leader: it has to take batches by
-    /// [`Self::next_batch`] until there are no more. `false` means that a leader is at it.
+    /// [`Self::next_batch`] until there are no more. `false` means that a leader is already at
+    /// work.
     #[must_use]
     pub fn submit(&self, key: &K, work: T) -> bool {
         let mut queues = self.lock();
@@ -36,8 +37,8 @@ impl<K: Eq + Hash + Clone, T> BatchQueue<K, T> {
         leads
     }
 
-    /// What was submitted since the last batch, at most `most` pieces. After `None` the
-    /// caller leads no more: the next one to submit does.
+    /// What was submitted since the last batch, at most `most` pieces. After `None` the caller no
+    /// longer leads: the next one to submit does.
     pub fn next_batch(&self, key: &K, most: usize) -> Option<Vec<T>> {
         let mut queues = self.lock();
         let waiting = queues.get_mut(key)?;

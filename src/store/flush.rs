@@ -1,9 +1,9 @@
 //! Makes many files durable at once.
 //!
-//! A flush takes milliseconds on a disk, for one file or for hundreds. So many small files
-//! of one file system share one `syncfs`; a few, and large ones, are flushed each by itself,
-//! so that they wait for nothing else that is written there. Files may lie on several file
-//! systems: each has its own flush, and a failure concerns only the files that rest there.
+//! A flush takes milliseconds on a disk, for one file or for hundreds. So when there are many small
+//! files on one file system, they share one `syncfs`; a few, and large ones, are flushed one by
+//! one, so that they wait for nothing else that is written there. Files may be on several file
+//! systems: each has its own flush, and a failure affects only the files on it.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use crate::root::file;
 /// From this many files on, one flush of their file system costs less than one for each.
 const MANY: usize = 3;
 
-/// Bytes from which a file is flushed by itself.
+/// Size in bytes from which a file is flushed by itself.
 pub const LARGE: u64 = 1 << 20;
 
 /// The file system that a [`Sink`] writes to.
@@ -42,8 +42,8 @@ pub struct Unflushed<'a> {
     pub document: Option<(&'a Dir, &'a str)>,
 }
 
-/// Whether so many small files of one file system share a flush. Where they do not, a
-/// caller may as well write its documents durably at once.
+/// Whether this many small files on one file system share a flush. If not, a caller may as well
+/// write its documents durably at once.
 pub fn is_many(files: usize) -> bool {
     files >= MANY
 }
@@ -87,7 +87,7 @@ fn flush_by(files: &mut [Unflushed<'_>], sync_fs: SyncFs<'_>) -> Vec<io::Result<
             .and_then(|device| systems.get_mut(&device));
         match shared {
             Some(shared) if is_many(shared.files) => {
-                // The handle itself may be one that only leads to names (O_PATH).
+                // The handle itself may be O_PATH, which cannot be flushed.
                 shared.flush(|| sync_fs(dir.open(".")?.as_fd()))
             }
             _ => {
@@ -99,8 +99,8 @@ fn flush_by(files: &mut [Unflushed<'_>], sync_fs: SyncFs<'_>) -> Vec<io::Result<
     files.iter_mut().map(&mut flush_one).collect()
 }
 
-/// Makes the names in directories durable, each directory once. Returns a result for each
-/// that was given, in their order.
+/// Makes the names in directories durable, each directory once. Returns a result for each one
+/// given, in order.
 pub fn flush_names<'a>(directories: impl IntoIterator<Item = &'a Dir>) -> Vec<io::Result<()>> {
     let mut seen = Directories::default();
     directories.into_iter().map(|dir| seen.sync(dir)).collect()
@@ -108,12 +108,12 @@ pub fn flush_names<'a>(directories: impl IntoIterator<Item = &'a Dir>) -> Vec<io
 
 /// Makes everything durable that was written to the file system of a directory.
 pub fn flush_file_system(dir: &Dir) -> io::Result<()> {
-    // The handle itself may be one that only leads to names (O_PATH).
+    // The handle itself may be O_PATH, which cannot be flushed.
     let dir = dir.open(".")?;
     rustix::fs::syncfs(&dir).map_err(io::Error::from)
 }
 
-/// An error once more, for another file that it concerns.
+/// A copy of an error, for another file that it affects.
 pub fn copy_of(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),
@@ -144,10 +144,10 @@ fn again(result: &io::Result<()>) -> io::Result<()> {
     result.as_ref().copied().map_err(copy_of)
 }
 
-/// Directories that were met, so that the system is asked about each only once.
+/// Directories seen so far, so that the system is asked about each only once.
 #[derive(Default)]
 struct Directories {
-    /// Device and inode, by the address of the handle: it stays where it is meanwhile.
+    /// Device and inode, by the address of the handle, which does not move meanwhile.
     known: HashMap<usize, (u64, u64)>,
     synced: HashMap<(u64, u64), io::Result<()>>,
 }

@@ -31,7 +31,7 @@ use crate::root::{
 /// A directory. No link in it is followed.
 pub struct LocalStore {
     dir: Arc<Dir>,
-    /// The file system of the directory, once somebody asked.
+    /// The file system of the directory, once a caller asked.
     device: OnceLock<u64>,
 }
 
@@ -83,13 +83,13 @@ impl LocalStore {
         }
     }
 
-    /// The directory that a path lies in, open, and its name there.
+    /// The open directory that contains a path, and its name there.
     fn locate<'a>(&self, path: &'a ContentPath) -> io::Result<(Opened<'_>, &'a str)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         Ok((self.directory(&path.parent())?, name))
     }
 
-    /// Like [`Self::locate`], of a path that something is to get.
+    /// Like [`Self::locate`], for a path that is about to be taken.
     fn locate_new<'a>(&self, path: &'a ContentPath) -> io::Result<(Opened<'_>, &'a str)> {
         match self.locate(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && path.is_quarantined() => {
@@ -104,12 +104,12 @@ impl LocalStore {
         }
     }
 
-    /// Gives a file or a directory a path.
+    /// Moves a file or a directory to a path.
     fn put(&self, from: &Dir, name: &str, to: &Target<'_>) -> io::Result<()> {
         let (dir, new) = self.locate_new(to.path)?;
         if let Some(modified) = to.modified {
             let (file, _) = file::open_itself(from, name)?;
-            // A file system that keeps no such time keeps the file all the same.
+            // A file system without such times still keeps the file.
             let _ = file.into_std().set_modified(moment(modified));
         }
         match to.existing {
@@ -308,7 +308,7 @@ fn is_shown(name: &str) -> bool {
 /// The entries of a directory, read as they are asked for.
 struct Entries {
     dir: Dir,
-    /// Nothing more comes after an error of the directory, which would come again.
+    /// `None` after an error of the directory, which would only recur.
     entries: Option<ReadDir>,
 }
 
@@ -369,8 +369,8 @@ impl Contents for LocalContents {
     }
 }
 
-/// Bytes after which what was written is sent on its way to the disk: a loss of power
-/// costs so much of a file at most, and the last flush finds little to do.
+/// Bytes after which a flush to the disk begins in the background: a loss of power costs at most
+/// this much of a file, and the last flush has little to do.
 const FLUSH: u64 = 32 << 20;
 
 struct LocalSink {
@@ -394,7 +394,7 @@ impl LocalSink {
         }
     }
 
-    /// Begins to flush, unless that goes on already.
+    /// Begins to flush, unless a flush is running already.
     fn flush_behind(&mut self) -> io::Result<()> {
         if let Some(flushing) = &self.flushing {
             if !flushing.is_finished() {
@@ -407,12 +407,12 @@ impl LocalSink {
         let flushing = thread::Builder::new()
             .name("flush".to_owned())
             .spawn(move || file.sync_data());
-        // Without a thread the last flush has all to do.
+        // Without a thread the last flush has to do it all.
         self.flushing = flushing.ok();
         Ok(())
     }
 
-    /// What an earlier flush found: the system tells of an error only once.
+    /// The result of an earlier flush: the system reports an error only once.
     fn join(&mut self) -> io::Result<()> {
         match self.flushing.take().map(JoinHandle::join) {
             None => Ok(()),

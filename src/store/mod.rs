@@ -1,14 +1,14 @@
-//! Where the contents of a folder's files rest: one small trait, and what implements it.
+//! Where the contents of a folder's files are stored: one small trait and its implementations.
 //!
 //! A file begins as a partial one: hidden, written piece by piece, and kept for the next
 //! attempt if this one breaks off. It is published whole, under a [path](ContentPath) of the
-//! folder. Documents (`.meta`, m2y.config, scripts) are no contents; they stay in the
-//! folder's own directory, whatever the store.
+//! folder. Documents (`.meta`, m2y.config, scripts) are not contents; they stay in the folder's own
+//! directory, whatever the store.
 //!
 //! | to | ask |
 //! | --- | --- |
 //! | receive a file | [`Store::begin`], [`Sink::append`], [`Sink::settle`] or [`flush`], [`Store::publish`] |
-//! | go on with one | [`Store::held`], [`Store::read`], [`Store::begin`] |
+//! | resume one | [`Store::held`], [`Store::read`], [`Store::begin`] |
 //! | serve one | [`Store::open`], [`Contents::read_at`] |
 //! | show a folder | [`Store::list`], [`Store::stat`] |
 //! | change a folder | [`Store::rename`], [`Store::remove`], [`Store::make_dir`] |
@@ -42,8 +42,8 @@ use crate::root::folder::Folder;
 
 /// Contents of files, by names that were checked. Calls may wait for a disk or a network.
 pub trait Store: Send + Sync {
-    /// Begins a partial file, or goes on with the first `keep` bytes of the one that an
-    /// earlier attempt left. With 0 what was left is gone.
+    /// Begins a partial file, or resumes after the first `keep` bytes of the one that an earlier
+    /// attempt left. With 0, whatever was left is discarded.
     fn begin(&self, partial: &PartialName, keep: u64) -> io::Result<Box<dyn Sink>>;
 
     /// The bytes of a partial file; `None` if there is none.
@@ -57,18 +57,17 @@ pub trait Store: Send + Sync {
     fn discard(&self, partial: &PartialName);
 
     /// Makes a partial file whole: from here on it is the file at that path. It fails with
-    /// `AlreadyExists` if the path is taken, and then the partial file is as it was.
+    /// `AlreadyExists` if the path is taken, and then the partial file is unchanged.
     fn publish(&self, partial: &PartialName, to: &Target<'_>) -> io::Result<()>;
 
-    /// Opens a file to read it. What was opened stays the same file, whatever becomes of
-    /// its name.
+    /// Opens a file for reading. It stays open as the same file, whatever becomes of its name.
     fn open(&self, path: &ContentPath) -> io::Result<Box<dyn Contents>>;
 
-    /// What lies at a path; `None` if nothing does.
+    /// What is at a path; `None` if nothing is.
     fn stat(&self, path: &ContentPath) -> io::Result<Option<Stat>>;
 
-    /// The files and directories of a directory, in no order, a few at a time. Links and
-    /// special files are not among them, and neither is what is hidden.
+    /// The files and directories of a directory, in no order, a few at a time. Links, special files
+    /// and hidden names are left out.
     fn list(&self, directory: &ContentPath) -> io::Result<Listing>;
 
     /// Makes a directory; fails with `AlreadyExists` if the path is taken.
@@ -80,9 +79,9 @@ pub trait Store: Send + Sync {
     /// Removes a file or an empty directory.
     fn remove(&self, path: &ContentPath) -> io::Result<()>;
 
-    /// Returns when the names in the directories of these paths survive a loss of power, in
-    /// this order, and at last those of the partial files. Of a rename give the new path
-    /// before the old one: then a crash leaves two names rather than none.
+    /// Returns when the names in the directories of these paths survive a loss of power, in this
+    /// order, and finally those of the partial files. For a rename, pass the new path before the
+    /// old one: then a crash leaves two names rather than none.
     fn settle_names(&self, paths: &[ContentPath]) -> io::Result<()>;
 
     /// Bytes that still fit.
@@ -92,8 +91,8 @@ pub trait Store: Send + Sync {
     /// them; returns how many.
     fn sweep(&self, before: SystemTime, removes: bool) -> io::Result<usize>;
 
-    /// The names and kinds of a directory, as [`Self::list`] has them: for who does not look
-    /// at the files themselves.
+    /// The names and kinds of a directory, as in [`Self::list`]: for callers that do not look at
+    /// the files themselves.
     fn names(&self, directory: &ContentPath) -> io::Result<Names> {
         let entries = self.list(directory)?;
         Ok(Box::new(
@@ -101,15 +100,15 @@ pub trait Store: Send + Sync {
         ))
     }
 
-    /// The directory of this machine that the store is, if it is one: a file goes from one
-    /// such store to another by a change of its name.
+    /// The local directory that the store is, if it is one: a file moves from one such store to
+    /// another by a rename.
     fn as_local(&self) -> Option<&LocalStore> {
         None
     }
 
     /// Whether a file of this store may get a path, as far as that can be told before it
-    /// comes: fails with `NotFound` where the directory is missing, and with
-    /// `CrossesDevices` where no change of names leads there.
+    /// comes: fails with `NotFound` where the directory is missing, and with `CrossesDevices` where
+    /// no rename reaches it.
     fn takes(&self, path: &ContentPath) -> io::Result<()> {
         let parent = path.parent();
         let parent = match parent.is_root() {
@@ -122,7 +121,7 @@ pub trait Store: Send + Sync {
         }
     }
 
-    /// Whether anything lies at a path, be it a file or not.
+    /// Whether anything is at a path, be it a file or not.
     fn holds(&self, path: &ContentPath) -> io::Result<bool> {
         self.stat(path).map(|found| found.is_some())
     }
@@ -130,14 +129,14 @@ pub trait Store: Send + Sync {
 
 /// A partial file that grows.
 pub trait Sink: Send {
-    /// Adds pieces at the end. After an error it is not known how much of them is there.
+    /// Adds pieces at the end. After an error it is not known how much of them was written.
     fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()>;
 
     /// Returns when all that was appended survives a loss of power.
     fn settle(&mut self) -> io::Result<()>;
 
-    /// The file system of this machine that the bytes rest on, if they do: [`flush`] then
-    /// makes many files durable at once. `None` has it call [`Self::settle`] for each.
+    /// The file system of this machine that the bytes are on, if they are on one: [`flush`] then
+    /// makes many files durable at once. With `None` it calls [`Self::settle`] for each.
     fn file_system(&self) -> Option<FileSystem<'_>> {
         None
     }
@@ -152,23 +151,22 @@ pub trait Contents: Send + Sync {
     /// end of the file or for an empty buffer.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// A text that differs for every other version of the file. It is not for peers: it may
-    /// tell about the machine.
+    /// A text that differs for every version of the file. It is not for peers: it may reveal
+    /// details of the machine.
     fn version(&self) -> io::Result<String>;
 
     /// Returns when the bytes survive a loss of power.
     fn settle(&self) -> io::Result<()>;
 }
 
-/// The entries of a directory: each with its name, or why it cannot be read. Others follow it;
-/// where the directory itself fails, its error is the last entry.
+/// The entries of a directory: each with its name, or why it cannot be read. Such an error does not
+/// end the list; if the directory itself fails, that error is the last entry.
 pub type Listing = Box<dyn Iterator<Item = io::Result<(String, Stat)>> + Send>;
 
 /// The entries of a directory without what is known of them.
 pub type Names = Box<dyn Iterator<Item = io::Result<(String, Kind)>> + Send>;
 
-/// The stores of folders. Copies of it are the same one; the default gives each folder its
-/// own directory.
+/// The stores of folders. Clones are the same one; the default gives each folder its own directory.
 #[derive(Clone)]
 pub struct Stores(Arc<Make>);
 
@@ -176,12 +174,12 @@ pub struct Stores(Arc<Make>);
 type Make = dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync;
 
 impl Stores {
-    /// Stores that this makes.
+    /// Stores that `make` makes.
     pub fn new(make: impl Fn(&Folder) -> Arc<dyn Store> + Send + Sync + 'static) -> Self {
         Self(Arc::new(make))
     }
 
-    /// Where the contents of a folder rest.
+    /// Where the contents of a folder are stored.
     pub fn of(&self, folder: &Folder) -> Arc<dyn Store> {
         (self.0)(folder)
     }
@@ -200,8 +198,8 @@ pub struct Target<'a> {
     pub path: &'a ContentPath,
     /// What happens to a file that is there.
     pub existing: Existing,
-    /// When the file changed last, in nanoseconds since 1970; `None` leaves it as it is. A
-    /// store that keeps no such time keeps the file all the same.
+    /// When the file changed last, in nanoseconds since 1970; `None` leaves it as it is. A store
+    /// without such times still keeps the file.
     pub modified: Option<i64>,
 }
 
@@ -216,12 +214,12 @@ impl<'a> Target<'a> {
     }
 }
 
-/// What happens to a file whose path another one is to get.
+/// What happens to a file whose path a new one is to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// It stays, and the other one fails with `AlreadyExists`.
+    /// It stays, and the new one fails with `AlreadyExists`.
     Keep,
-    /// It is replaced at once: nobody finds neither. A directory is never replaced.
+    /// It is replaced atomically: one of the two is always there. A directory is never replaced.
     Replace,
 }
 
@@ -264,7 +262,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader that stands at the beginning.
+    /// A reader at the beginning.
     pub fn new(contents: &'a dyn Contents) -> Self {
         Self {
             contents,

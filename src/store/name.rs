@@ -1,4 +1,5 @@
-//! Names that a store is asked by. Each was checked when it was made, so a store trusts it.
+//! Names by which a store is asked for files. Each was checked when it was made, so a store trusts
+//! it.
 
 use std::{fmt, io};
 
@@ -24,8 +25,8 @@ impl From<BadName> for io::Error {
     }
 }
 
-/// A path below a folder at which contents may lie: plain names, none hidden and none
-/// reserved for m2y's own documents. The default is the folder itself.
+/// A path below a folder at which contents may be: plain names, none hidden and none reserved for
+/// m2y's own documents. The default is the folder itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ContentPath {
     quarantined: bool,
@@ -39,7 +40,7 @@ impl ContentPath {
         Self::try_from(path)
     }
 
-    /// The path of a file that lies in quarantine under this name.
+    /// The path of a file that is in quarantine under this name.
     pub fn quarantined(name: &str) -> Result<Self, BadName> {
         let inside = Self::parse(name)?;
         match inside.path.components() {
@@ -72,7 +73,7 @@ impl ContentPath {
         self.components().next().is_none()
     }
 
-    /// Whether it lies in quarantine, or is the quarantine.
+    /// Whether it is in quarantine, or is the quarantine.
     pub fn is_quarantined(&self) -> bool {
         self.quarantined
     }
@@ -82,7 +83,7 @@ impl ContentPath {
         self.path.components().last().map(String::as_str)
     }
 
-    /// The directory that it lies in: the folder's own for the folder itself.
+    /// The directory that contains it; for the folder itself, its own.
     #[must_use]
     pub fn parent(&self) -> Self {
         match self.path.split_last() {

@@ -1,4 +1,4 @@
-//! Gives a file that a contact put somewhere the path that its sender wants.
+//! Moves a file that a contact put somewhere to the path that its sender wants.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::root::{
     tree::{self, Shown, TreePath},
 };
 
-/// Numbers that are tried to find a name that is free: each costs a question to the store.
+/// Numbers tried to find a free name: each costs a query to the store.
 const NUMBERS: usize = 65_536;
 
 /// The same for what is sent to a folder that keeps names.
@@ -26,12 +26,11 @@ pub enum Source<'a> {
     Arrived(&'a ContentPath),
 }
 
-/// Gives a file of the folder its path, and returns the one that it got. That survives a
+/// Moves a file of the folder to its path, and returns the one that it got. The path survives a
 /// loss of power after [`Store::settle_names`] with it.
 ///
-/// It fails with `AlreadyExists` if the path is taken and the destination says to refuse
-/// then. Where the same file is there already, from an attempt whose answer was lost, this
-/// one is removed.
+/// It fails with `AlreadyExists` if the path is taken and the destination says to refuse then. If
+/// the same file is there already, from an attempt whose answer was lost, this one is removed.
 pub fn place(
     store: &dyn Store,
     folder: &Folder,
@@ -55,13 +54,13 @@ pub fn place(
         modified: destination.modified,
     };
     if matches!(source, Source::Arrived(arrived) if *arrived == path) {
-        // It has its path, and wants only its time.
+        // It has its path, and only needs its time.
         return mover.go(&path, Existing::Replace).map(|()| path);
     }
     let placed = match destination.conflict {
         Conflict::Refuse => mover.go_if_free(&path).map(|()| path.clone()),
         Conflict::Overwrite => {
-            // A file that a .meta describes is not to become another one under it.
+            // A file that a .meta describes must not be replaced by a different one.
             match is_promised(folder, &path)? {
                 true => Err(io::ErrorKind::AlreadyExists.into()),
                 false => mover.go(&path, Existing::Replace).map(|()| path.clone()),
@@ -102,8 +101,8 @@ fn make_parents(store: &dyn Store, path: &TreePath) -> io::Result<()> {
     }
 }
 
-/// The path at which the file of a destination lies: its own, or one beside it if it may have
-/// got a number. The file there is one of that size and time.
+/// The path at which the file of a destination is: its own, or one beside it if it may have got a
+/// number. The file there has that size and time.
 pub fn find(
     store: &dyn Store,
     destination: &Destination,
@@ -127,8 +126,8 @@ pub fn is_there(store: &dyn Store, destination: &Destination, size: Option<u64>)
     find(store, destination, size).is_some()
 }
 
-/// How many names are tried for a file. Nobody asked for those that a folder gives to what is
-/// sent to it, so a crowd of them is not worth the time that others would wait.
+/// How many names are tried for a file. Nobody asked for the names that a folder gives to what is
+/// sent to it, so a crowd of them is not worth making others wait.
 fn numbers(destination: &Destination) -> usize {
     match destination.keeps_meta {
         true => FEW,
@@ -136,7 +135,7 @@ fn numbers(destination: &Destination) -> usize {
     }
 }
 
-/// Whether a `.meta` of the folder describes a file of that path which is on its way, or was
+/// Whether a `.meta` of the folder describes a file at that path which is on its way, or was
 /// refused: any other file there would pass for that one.
 pub fn is_promised(folder: &Folder, path: &ContentPath) -> io::Result<bool> {
     let Some(name) = path.file_name() else {
@@ -148,7 +147,7 @@ pub fn is_promised(folder: &Folder, path: &ContentPath) -> io::Result<bool> {
     }
     match tree::open_below(folder.dir(), parent.components()) {
         Ok(dir) => tree::is_promised(&dir, name),
-        // A store elsewhere: documents lie in no directory but the folder's own.
+        // A store elsewhere: documents are only in the folder's own directory.
         Err(_) => Ok(false),
     }
 }
@@ -229,8 +228,8 @@ impl Mover<'_> {
         Ok(same)
     }
 
-    /// Whether the path may be another spelling of the name that the file has: a file
-    /// system may take one letter for another, and then there is only one file.
+    /// Whether the path may be another spelling of the name that the file has: a file system may
+    /// treat two letters as one, and then there is only one file.
     fn is_alias(&self, path: &ContentPath) -> bool {
         let Source::Arrived(arrived) = self.source else {
             // That name begins with a dot, and no path does.

@@ -1,4 +1,4 @@
-//! What two sides compare before a transfer goes on where another broke off.
+//! What two sides compare before a transfer resumes where another broke off.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ const BUFFER: usize = 262_144;
 /// Bytes of the digest of a prefix.
 pub const DIGEST_LEN: usize = 32;
 
-/// The SHA-256 and the CRC-32 of the first `len` bytes; an error where there are fewer.
+/// The SHA-256 and the CRC-32 of the first `len` bytes; an error if there are fewer.
 pub fn prefix_digest(
     from: impl Read,
     len: u64,

@@ -1,7 +1,7 @@
 //! Files that a hook put out of sight, until a person releases or removes them.
 //!
-//! Their contents lie in the quarantine of the store, and their `.meta` in `.quarantine/` of
-//! the folder, with the reason in its field `quarantine`.
+//! Their contents are in the quarantine of the store, and their `.meta` in `.quarantine/` of the
+//! folder, with the reason in its field `quarantine`.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use crate::{
     root::{file, folder::Folder, meta_file},
 };
 
-/// Where the documents lie, below the folder.
+/// Where the documents are, below the folder.
 pub const DIR: &str = ".quarantine";
 
 /// How many files of one name are told apart.
@@ -89,8 +89,8 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Moves contents and `.meta`, under a stem that is free there: a name is free again
-    /// where a file was taken away, so two files may have had the same.
+    /// Moves contents and `.meta`, under a stem that is free there: a name is free again once its
+    /// file was taken away, so two files may have had the same one.
     fn carry(&self, stem: &str) -> io::Result<String> {
         let (from, path_from) = self.from;
         let (to, path_to) = self.to;

@@ -1,5 +1,5 @@
-//! The `.meta` of files that have paths of their own in a folder which keeps the names of
-//! files: they lie in `.received/` of the folder, and say which path a file got.
+//! The `.meta` of files that have paths of their own in a folder which keeps the names of files:
+//! they are in `.received/` of the folder, and say which path a file got.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use crate::{
     root::{destination::Destination, file, folder::Folder, meta_file},
 };
 
-/// Where they lie, below the folder.
+/// Where they are, below the folder.
 pub const DIR: &str = ".received";
 
 /// A file that has its path.
@@ -28,8 +28,8 @@ pub struct Placed {
     pub path: String,
 }
 
-/// Hides the `.meta` of files. When this returns, those in the hidden place survive a loss of
-/// power; one that could not be written there stays where it was.
+/// Hides the `.meta` of files. When this returns, those that were hidden survive a loss of power;
+/// one that could not be written there stays where it was.
 pub fn hide(folder: &Folder, placed: &[Placed]) -> Vec<io::Result<()>> {
     let all = |error: io::Error| placed.iter().map(|_| Err(flush::copy_of(&error))).collect();
     let there = match open(folder) {
@@ -116,7 +116,7 @@ pub fn stems(folder: &Folder, at_most: usize) -> io::Result<Vec<String>> {
     Ok(stems)
 }
 
-/// Where the file of a hidden `.meta` is, if the file there is still the one that came.
+/// Where the file of a hidden `.meta` is, if the file there is still the one that arrived.
 pub fn place(store: &dyn Store, meta: &Meta) -> Option<ContentPath> {
     let stored = meta.extra.get(STORED_AS)?.as_object()?;
     let path = ContentPath::parse(stored.get("path")?.as_str()?).ok()?;

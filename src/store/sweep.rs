@@ -1,4 +1,4 @@
-//! Takes away what nobody comes back for.
+//! Removes what nobody comes back for.
 
 use std::{io, time::SystemTime};
 

@@ -116,7 +116,7 @@ impl Dialer for Direct {
     }
 }
 
-/// Why no link came about.
+/// Why a link could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The peer cannot be reached, or refuses.
@@ -132,7 +132,7 @@ pub enum TransportError {
     Silent {
         /// Where to.
         address: Address,
-        /// How long it was waited for.
+        /// How long the wait was.
         after: Duration,
     },
     /// The address is taken, or not one of this machine.

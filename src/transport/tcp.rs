@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{Address, Link, Listener, Peer, TransportError};
 
-/// How long a connection may take to come about.
+/// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(20);
 
 pub(super) async fn dial(address: &Address, host: &str) -> Result<Link, TransportError> {

@@ -15,21 +15,20 @@ const SUITE: u8 = 1;
 /// Bytes of the secret that an envelope wraps.
 pub const SECRET_LEN: usize = 32;
 
-/// Bytes of the X25519 share, which stands before the JSON in what is sealed.
+/// Bytes of the X25519 share, which precedes the JSON in what is sealed.
 const SHARE_LEN: usize = 32;
 
 /// Bytes in the clear at the front: suite and time.
 const FRONT_LEN: usize = 1 + 8;
 
-/// Which of the two envelopes of a session it is, or none of them. One never passes for
-/// another.
+/// Which of the two envelopes of a session it is, or neither. None ever passes for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The first, from who sends.
+    /// The first, from the sender.
     Opening,
-    /// The second, from who receives.
+    /// The second, from the receiver.
     Answer,
-    /// What an answer to a request to be a contact says, see [`super::pairing`].
+    /// The contents of an answer to a contact request, see [`super::pairing`].
     Pairing,
 }
 
@@ -46,8 +45,8 @@ impl Part {
 /// What an envelope carries.
 #[derive(Clone)]
 pub struct Contents {
-    /// The writer's clock, milliseconds since 1970 in UTC. It is signed but not
-    /// sealed, so that an old opening is known before a private key works.
+    /// The writer's clock, milliseconds since 1970 in UTC. It is signed but not sealed, so that an
+    /// old opening is recognised before a private key is used.
     pub time: u64,
     /// The writer's X25519 public key, fresh for this session.
     pub share: [u8; 32],
@@ -63,7 +62,7 @@ pub struct Sealed {
     pub secret: Zeroizing<[u8; SECRET_LEN]>,
 }
 
-/// Bytes of an envelope around so many bytes of JSON.
+/// Bytes of an envelope around this many bytes of JSON.
 pub fn sealed_len(
     json_len: usize,
     sender: &PublicKey,
@@ -80,9 +79,9 @@ pub fn sealed_len(
     Ok(len)
 }
 
-/// Seals `contents`. `bound` is what stands before the envelope (see
-/// [the protocol](super)); the envelope cannot be moved behind anything else.
-// Six parameters: they are what the protocol's formula of an envelope names.
+/// Seals `contents`. `bound` is what precedes the envelope (see [the protocol](super)); the
+/// envelope cannot be moved after anything else.
+// Six parameters: the ones that the protocol's formula for an envelope names.
 pub fn seal(
     part: Part,
     bound: &[u8],
@@ -120,8 +119,8 @@ pub fn seal(
     Ok(Sealed { bytes, secret })
 }
 
-/// An envelope whose signature was checked. Only such a one can be opened, so no
-/// private key works for a stranger.
+/// An envelope whose signature was checked. Only such an envelope can be opened, so no private key
+/// is used for a stranger.
 pub struct Verified<'a> {
     part: Part,
     bound: &'a [u8],

@@ -20,9 +20,9 @@ pub const MAX_ENVELOPE: usize = 65_536;
 pub struct Header {
     /// Bytes of the envelope that follows, 1 to [`MAX_ENVELOPE`].
     pub envelope_len: usize,
-    /// Who sends.
+    /// The sender.
     pub from: NameHash,
-    /// Who receives.
+    /// The receiver.
     pub to: NameHash,
 }
 
@@ -55,18 +55,18 @@ impl Header {
     }
 }
 
-/// Why a server turns a connection away without an envelope. Nobody vouches for it.
+/// Why a server turns a connection away without an envelope. The reason is not authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turned {
     /// Unknown sender, unknown receiver, or a signature that does not match:
     /// the server does not say which.
     Stranger,
-    /// Too many connections, or going down.
+    /// Too many connections, or the server is shutting down.
     Busy,
-    /// The head cannot be read: another version, or not m2y at all.
+    /// The head cannot be read: a different version, or not m2y at all.
     Unreadable,
-    /// The opening is genuine, but too old or from the future, or older than those of its
-    /// sender that the server has forgotten: a recording, or a clock that is wrong.
+    /// The opening is genuine, but too old or from the future, or older than openings of its sender
+    /// that the server has forgotten: a recording, or a wrong clock.
     Stale,
 }
 
@@ -86,7 +86,7 @@ impl Turned {
 /// The head of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerHeader {
-    /// An envelope of so many bytes follows.
+    /// An envelope of this many bytes follows.
     Envelope(usize),
     /// Nothing follows.
     Turned(Turned),
@@ -117,8 +117,8 @@ impl AnswerHeader {
 
 /// Version in the top 16 bits, status in the next 16, length in the low 32.
 fn first_word(status: u16, len: usize) -> [u8; 8] {
-    // A length that does not fit is refused before it comes here; should one
-    // ever come, the largest one is refused by every reader.
+    // A length that does not fit is refused before it gets here; should one ever get here, every
+    // reader refuses the largest length.
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     (u64::from(VERSION) << 48 | u64::from(status) << 32 | u64::from(len)).to_be_bytes()
 }

@@ -15,7 +15,7 @@ use crate::{
 /// What can be wrong with bytes from a peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Another version, or not m2y at all.
+    /// A different version, or not m2y at all.
     #[error("the peer speaks version {0} of the protocol, must be {version}", version = header::VERSION)]
     Version(u16),
     /// A length that no envelope has.
@@ -24,7 +24,7 @@ pub enum WireError {
     /// A head that means nothing.
     #[error("the header cannot be read")]
     Header,
-    /// Other algorithms than this version has.
+    /// Algorithms that this version does not have.
     #[error("the envelope has suite {0}, must be 1")]
     Suite(u8),
     /// Too short to be an envelope.
@@ -38,13 +38,13 @@ pub enum WireError {
         /// Bytes that fit.
         max: usize,
     },
-    /// A share of X25519 that gives no secret.
+    /// An X25519 share that yields no secret.
     #[error("the key exchange gave no secret")]
     Share,
     /// One key has sealed as many records as it may.
     #[error("this key has sealed 2^32 records: go on in a new session")]
     KeyWorn,
-    /// A record that means nothing, or not here.
+    /// A record that means nothing, or nothing at this point.
     #[error("the record cannot be read")]
     Record,
     /// A key, a seal or a signature.

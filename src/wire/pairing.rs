@@ -25,13 +25,13 @@ const REQUEST: &str = "m2y/1 contact request";
 const ANSWER: &str = "m2y/1 contact answer";
 const ROTATION: &str = "m2y/1 key rotation";
 
-/// Why a document is not taken.
+/// Why a document is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum PairingError {
-    /// Name, key or address in it cannot be.
+    /// Its name, key or address is invalid.
     #[error(transparent)]
     Root(#[from] RootError),
-    /// It was to be written and could not.
+    /// It could not be written.
     #[error(transparent)]
     Wire(#[from] WireError),
     /// A field is missing, or not what it must be.
@@ -59,7 +59,7 @@ pub enum PairingError {
         "the answer of {0} was altered in transit, or {0} does not have the key in it: ask for a new one, and compare fingerprints"
     )]
     Altered(Name),
-    /// The adder knows the requester by another name.
+    /// The adder knows the requester by a different name.
     #[error(
         "{from} has stored you as {to}, but you are {own}: create a new request with `m2y contact request`, and send it by a way that cannot be altered"
     )]
@@ -76,10 +76,10 @@ pub enum PairingError {
         "{0} answers a request that was not made here, or that has its answer already: make a new one with `m2y contact request`"
     )]
     NotAsked(Name),
-    /// The same answer, or another one from the same person, once more.
+    /// The same answer again, or a second one from the same person.
     #[error("{0} has answered this request before and is a contact already: nothing is to be done")]
     Answered(Name),
-    /// An announcement by somebody who is no contact.
+    /// An announcement by somebody who is not a contact.
     #[error(
         "{0} is not a contact, so no known key can have signed the new one: ask {0} for a card (`m2y contact export`)"
     )]
@@ -121,7 +121,7 @@ impl From<PairingError> for Error {
 pub enum Document {
     /// Somebody's name and key.
     Card(Card),
-    /// The same, with the wish to be answered.
+    /// The same, asking for an answer.
     Request(Request),
     /// What the other person sends back.
     Answer(Answer),
@@ -189,14 +189,14 @@ fn card(name: &Name, key: &PublicKey) -> Card {
     }
 }
 
-/// What a mail says itself: without the lines that it quotes.
+/// The text of a mail itself, without the lines that it quotes.
 fn unquoting(text: &[u8]) -> Vec<u8> {
     let lines = text.split_inclusive(|b| *b == b'\n');
     let own = lines.filter(|line| !line.starts_with(b">"));
     own.collect::<Vec<_>>().concat()
 }
 
-/// What a mail quotes and says: without the marks, `> ` at the beginnings of lines.
+/// The text of a mail and what it quotes, without the marks: `> ` at the beginning of lines.
 fn unquoted(text: &[u8]) -> Vec<u8> {
     let lines = text.split_inclusive(|b| *b == b'\n');
     let line = |line: &[u8]| {
@@ -231,7 +231,7 @@ impl Request {
         Ok(document)
     }
 
-    /// What the user on this card, with the key `own`, answers at this `time`, in milliseconds
+    /// The answer of the user on this card, with the key `own`, at this `time` in milliseconds
     /// since 1970.
     pub fn answer(
         &self,
@@ -280,16 +280,16 @@ pub struct Answer {
     pub sealed: Vec<u8>,
 }
 
-/// What an answer says to who can open it.
+/// What an answer says to the person who can open it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
     /// Which request is answered.
     pub request: RequestId,
-    /// Where the server of who answers listens.
+    /// Where the answering person's server listens.
     pub address: Option<String>,
-    /// Which folder of theirs files go into where the sender names none.
+    /// The folder of theirs that files go into if the sender names none.
     pub folder: Option<Name>,
-    /// The clock of who answers, milliseconds since 1970.
+    /// The answering person's clock, milliseconds since 1970.
     pub time: u64,
 }
 
@@ -303,8 +303,8 @@ impl Answer {
         Ok(document)
     }
 
-    /// Checks and opens an answer to the user `to` with the key `own`. Whether there was
-    /// such a request is for the caller to find out.
+    /// Checks and opens an answer to the user `to` with the key `own`. The caller checks that there
+    /// was such a request.
     pub fn open(&self, to: &Name, own: &PrivateKey) -> Result<Agreed, PairingError> {
         let fingerprint = own.public().fingerprint();
         if self.receiver != fingerprint.to_string() {

@@ -26,8 +26,8 @@ pub enum Side {
     Server,
 }
 
-/// Declares the table of record kinds: a name, its byte on the wire, and which sides may
-/// send it. A kind stands here, and in the roles that act on it.
+/// Declares the table of record kinds: a name, its byte on the wire, and which sides may send it. A
+/// kind is listed here, and in the roles that act on it.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $byte:literal from $($side:ident)|+;)+) => {
         /// What a record is.
@@ -53,8 +53,8 @@ macro_rules! kinds {
                 }
             }
 
-            /// Whether this side may send it. A kind that is not known may come from a
-            /// client of a later version: a server refuses the transfer, not the session.
+            /// Whether this side may send it. An unknown kind may come from a client of a later
+            /// version: a server refuses the transfer, not the session.
             pub fn may_come_from(self, side: Side) -> bool {
                 match self {
                     $(Self::$name => matches!(side, $(Side::$side)|+),)+
@@ -80,14 +80,14 @@ kinds! {
     Error = 6 from Client | Server;
     /// The session is over.
     Close = 7 from Client;
-    /// Still at it.
+    /// Still working.
     Working = 8 from Client | Server;
-    /// From the client: the digest of what the server says that it has. From the server:
-    /// where the blocks begin.
+    /// From the client: the digest of what the server says it has. From the server: where the
+    /// blocks begin.
     Resume = 9 from Client | Server;
     /// The client asks about files of the server.
     Request = 10 from Client;
-    /// What the server says to that, or a part of it.
+    /// The server's reply to that, or a part of it.
     Reply = 11 from Server;
 }
 
@@ -96,7 +96,7 @@ kinds! {
 pub struct Head {
     /// What it is.
     pub kind: Kind,
-    /// Whether it is the last of its stream: true but for blocks.
+    /// Whether it is the last of its stream: always true except for blocks.
     pub last: bool,
     /// Which transfer of the session it belongs to; the opening's is 0.
     pub transfer: u32,
@@ -163,9 +163,8 @@ pub fn split(bytes: &mut [u8]) -> Result<Option<(Head, &mut [u8])>, WireError> {
         .map(|sealed| (head, sealed)))
 }
 
-/// How much one key may seal: 256 TiB of blocks. The numbers are counted, so they would go
-/// on for longer; this keeps what AES reveals by having blocks of 128 bits below a chance
-/// of 2^-40.
+/// How much one key may seal: 256 TiB of blocks. The numbers are a counter and would last longer;
+/// this keeps the chance that AES reveals anything through its blocks of 128 bits below 2^-40.
 const MAX_SEALED: u64 = 1 << 32;
 
 /// One key with the number of what it seals next: a direction of a session, or
@@ -184,7 +183,7 @@ impl Stream {
         })
     }
 
-    /// The number of the next record; fails where the key has sealed enough.
+    /// The number of the next record; fails once the key has sealed enough.
     fn number(&self) -> Result<u64, WireError> {
         match self.next {
             number @ ..MAX_SEALED => Ok(number),
@@ -225,7 +224,7 @@ impl Stream {
         Ok(record)
     }
 
-    /// [`Self::record`], behind what `out` holds.
+    /// [`Self::record`], appended to `out`.
     pub fn record_into(
         &mut self,
         out: &mut Vec<u8>,
@@ -254,8 +253,8 @@ impl Stream {
 /// The body of [`Kind::Ack`].
 pub const ACK: &[u8] = b"ACK";
 
-/// The body of a [`Kind::Working`] that says why: the hooks of the folder that the file of its
-/// transfer goes to are at work.
+/// The body of a [`Kind::Working`] that says why: the hooks of the folder that its transfer's file
+/// goes to are running.
 pub const HOOKS: &[u8] = b"hooks";
 
 /// The body of [`Kind::Trailer`]: the CRC-32 as an int64.

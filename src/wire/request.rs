@@ -1,4 +1,4 @@
-//! What a client asks about the files that the other side shows it, and the replies.
+//! What a client asks about the files that the other side shows it, and what it is told.
 
 use zeroize::Zeroizing;
 
@@ -12,24 +12,24 @@ use crate::{
 /// Bytes of a digest.
 const DIGEST_LEN: usize = 32;
 
-/// Bytes of a reply from which on no further entry is put into it.
+/// Bytes of a reply from which on no further entry is added.
 const PAGE: usize = 24_576;
 
 /// Entries of one reply.
 const PAGE_ENTRIES: usize = 512;
 
-/// Replies of one listing that a server sends before the first of them was acknowledged:
-/// a client that reads slowly has so many of them at hand, and goes on with files meanwhile.
+/// Replies of one listing that a server sends before the first of them is acknowledged: a client
+/// that reads slowly has this many at hand, and continues with files meanwhile.
 pub const PAGES_AHEAD: usize = 8;
 
-/// Something that is asked.
+/// What a client can ask for.
 #[derive(Clone)]
 pub enum Request {
-    /// What lies in a directory, or a file itself.
+    /// What a directory contains, or a file itself.
     List {
         /// Where.
         path: String,
-        /// Whether what lies in its directories too.
+        /// Whether to include its subdirectories.
         recursive: bool,
     },
     /// What a path is.
@@ -45,10 +45,10 @@ pub enum Request {
         id: TransferId,
         /// The key for its blocks.
         filekey: FileKey,
-        /// What came of it before.
+        /// The part of it that an earlier attempt got.
         held: Option<Held>,
     },
-    /// Leave to send a file, and a path for it.
+    /// Permission to send a file, and a path for it.
     Put {
         /// Which path.
         path: String,
@@ -56,7 +56,7 @@ pub enum Request {
         meta: Box<Wire>,
         /// When it changed last, in nanoseconds since 1970.
         modified: i64,
-        /// What to do where there is another file of that path.
+        /// What to do if there is a different file at that path.
         conflict: Conflict,
     },
     /// A new directory.
@@ -64,7 +64,7 @@ pub enum Request {
         /// Where.
         path: String,
     },
-    /// A file, or an empty directory, is to go.
+    /// The removal of a file or an empty directory.
     Remove {
         /// Which.
         path: String,
@@ -74,7 +74,7 @@ pub enum Request {
         /// Where.
         path: String,
     },
-    /// A file or directory is to have another path, which must be free.
+    /// A new path for a file or directory; it must be free.
     Rename {
         /// Which.
         path: String,
@@ -83,7 +83,7 @@ pub enum Request {
     },
 }
 
-/// The part of a file that came before a transfer broke off.
+/// The part of a file that arrived before a transfer broke off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// How much of it.
@@ -100,7 +100,7 @@ pub enum RequestError {
     /// A field is missing or of another form.
     #[error("the request cannot be read: {0}")]
     Unreadable(String),
-    /// One of a later version.
+    /// A request of a later version.
     #[error("this server does not know the request {0:?}")]
     Unknown(String),
 }
@@ -177,7 +177,7 @@ impl Request {
         Zeroizing::new(json::canonical(&document).into_bytes())
     }
 
-    /// Reads the body of a record. Fields that are not known are passed over.
+    /// Reads the body of a record. Unknown fields are ignored.
     pub fn from_body(body: &[u8]) -> Result<Self, RequestError> {
         let unreadable = |why: &str| RequestError::Unreadable(why.to_owned());
         let document = json::parse(body).map_err(|e| unreadable(&e.to_string()))?;
@@ -242,7 +242,7 @@ impl Request {
 }
 
 impl Held {
-    /// What cannot be read counts as nothing: the file comes from its beginning.
+    /// What cannot be read counts as nothing: the file is sent from its beginning.
     fn from_value(value: &Value) -> Option<Self> {
         let part = value.as_object()?;
         let mut digest = [0; DIGEST_LEN];
@@ -258,7 +258,7 @@ impl Held {
 /// A file or a directory, as the other side shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its path below what was asked for; empty for that itself.
+    /// Its path below the one asked for; empty for that one itself.
     pub path: String,
     /// Whether it is a directory.
     pub is_dir: bool,
@@ -290,20 +290,20 @@ impl Entry {
     }
 }
 
-/// What a file is that comes now, in blocks behind this reply.
+/// The file that follows in blocks behind this reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coming {
     /// Bytes of the whole file.
     pub size: u64,
     /// When it changed last, in nanoseconds since 1970.
     pub modified: i64,
-    /// Another text for every other version of the file.
+    /// A text that differs for every version of the file.
     pub version: String,
     /// Where the blocks begin.
     pub offset: u64,
 }
 
-/// An answer to a request that may be fulfilled; else there is an *error*.
+/// The answer to a request that may be fulfilled; otherwise there is an *error*.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// It is done.
@@ -315,11 +315,11 @@ pub enum Reply {
         /// Whether a further reply follows.
         more: bool,
     },
-    /// So many bytes still fit.
+    /// This many bytes still fit.
     Room(u64),
-    /// The file comes.
+    /// The file follows.
     Coming(Coming),
-    /// A file that was put somewhere is there.
+    /// A file that was put somewhere is stored.
     Stored {
         /// Its path.
         path: String,
@@ -329,7 +329,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Where a file is that was put somewhere.
+    /// Where a file that was put somewhere is.
     pub fn path(&self) -> Option<&str> {
         match self {
             Self::Stored { path, .. } => Some(path),
@@ -424,7 +424,7 @@ impl Page {
         self.entries.push(entry);
     }
 
-    /// Whether the next entry belongs into another reply.
+    /// Whether the next entry belongs in another reply.
     pub fn is_full(&self) -> bool {
         self.len >= PAGE || self.entries.len() >= PAGE_ENTRIES
     }

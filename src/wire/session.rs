@@ -33,8 +33,8 @@ impl Share {
     }
 }
 
-/// SHA-256 over the whole opening, header included: what the answer is bound to,
-/// and by which an opening is known again.
+/// SHA-256 over the whole opening, header included: the answer is bound to it, and a repeated
+/// opening is recognised by it.
 pub fn opening_digest(header: &[u8], envelope: &[u8]) -> [u8; 32] {
     digest(&[header, envelope])
 }
@@ -74,9 +74,9 @@ impl Direction {
 
 /// The keys of a session, the same on both sides.
 pub struct SessionKeys {
-    /// Seals the records of who sent the opening.
+    /// Seals the records of the side that sent the opening.
     pub client: Key,
-    /// Seals the records of who answered.
+    /// Seals the records of the side that answered.
     pub server: Key,
     files: Zeroizing<[u8; 32]>,
 }

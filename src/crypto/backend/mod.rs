@@ -1,10 +1,9 @@
 //! Implementations of the same operations, giving and taking the same bytes.
 //!
-//! The default build works with AWS-LC: constant time, and fast enough that
-//! sealing is not what a transfer waits for. On CPUs for which AWS-LC has no fast
-//! AES-GCM, `ring` seals and opens. A build without default features has only
-//! [`rust_crypto`]. All are compiled into the default build, so that one test can
-//! let each read what the others wrote.
+//! The default build uses AWS-LC: constant time, and fast enough that sealing is not what a
+//! transfer waits for. On CPUs for which AWS-LC has no fast AES-GCM, `ring` seals and opens. A
+//! build without default features has only [`rust_crypto`]. All are compiled into the default
+//! build, so that one test can let each read what the others wrote.
 
 #[cfg(feature = "aws-lc")]
 pub mod aws_lc;
@@ -56,7 +55,7 @@ pub trait Backend: Send + Sync {
     fn private_key(&self, pkcs8: &[u8]) -> Result<Box<dyn PrivateOperations>, CryptoError>;
 }
 
-/// The back end that this build works with on this CPU.
+/// The back end that this build uses on this CPU.
 pub fn active() -> &'static dyn Backend {
     #[cfg(all(feature = "aws-lc", target_arch = "x86_64"))]
     if ring::Ring::is_faster_here() {

@@ -18,7 +18,7 @@ const MAX_EFFECTS: usize = 32;
 /// Files that one run of a script may change.
 const MAX_TOUCHED: usize = 1_024;
 
-/// A file that a script changed: what m2y does itself is no event of the folder.
+/// A file that a script changed: what m2y does itself is not an event of the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Touched {
     /// The folder of the file, one of the user's.
@@ -36,7 +36,7 @@ pub enum Touch {
     Written,
     /// It is gone.
     Removed,
-    /// It has another name, or is in another folder, from now on.
+    /// It has a different name, or is in a different folder, from now on.
     Renamed {
         /// The folder where it is now.
         folder: Name,
@@ -45,7 +45,7 @@ pub enum Touch {
     },
 }
 
-/// The actions of one run of a script. Copies of it are the same list.
+/// The actions of one run of a script. Clones share one list.
 #[derive(Clone)]
 pub struct Actions {
     transaction: Transaction,
@@ -57,13 +57,13 @@ pub struct Actions {
 struct OfRun {
     effects: usize,
     touched: Vec<Touched>,
-    /// What it asked for, as calls of a script; `None` where nobody wants to know.
+    /// What it asked for, as calls of a script; `None` if nobody wants to know.
     calls: Option<Vec<String>>,
 }
 
 impl Actions {
-    /// An empty list, of a run that belongs to a transaction. `told` says whether what the run
-    /// asks for is to be written down as calls.
+    /// An empty list, of a run that belongs to a transaction. `told` says whether what the run asks
+    /// for is to be recorded as calls.
     pub fn new(transaction: &Transaction, told: bool) -> Self {
         let run = OfRun {
             calls: told.then(Vec::new),
@@ -75,7 +75,7 @@ impl Actions {
         }
     }
 
-    /// Where contents rest.
+    /// Where contents are stored.
     pub(super) fn stores(&self) -> Stores {
         self.transaction().files.stores().clone()
     }
@@ -101,7 +101,7 @@ impl Actions {
         Ok(())
     }
 
-    /// Writes down what was asked for, as a call would stand in a script.
+    /// Records what was asked for, as a call would be written in a script.
     pub fn note(&self, call: impl FnOnce() -> String) {
         if let Some(calls) = &mut self.run().calls
             && calls.len() < MAX_EFFECTS

@@ -44,7 +44,7 @@ pub fn register(engine: &mut Engine) {
 }
 
 fn equal(left: Dynamic, right: Dynamic) -> Made<()> {
-    // As they are written down: so 1 is not "1", and arrays and maps go deep.
+    // As they are printed: so 1 is not "1", and arrays and maps are compared deeply.
     let (a, b) = (format!("{left:?}"), format!("{right:?}"));
     if left.type_name() == right.type_name() && a == b {
         return Ok(());

@@ -94,7 +94,7 @@ fn number(config: &mut Handle, section: &str, key: &str) -> Made<Option<i64>> {
     }
 }
 
-/// Reads a whole number, with a unit behind it or none.
+/// Reads a whole number, with or without a unit after it.
 fn whole(text: &str) -> Option<i64> {
     const UNITS: [(&str, i64); 8] = [
         ("Ki", 1 << 10),

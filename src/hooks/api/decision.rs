@@ -58,7 +58,7 @@ if event.contact != "zhenqiang" { hide(["*.tmp", "draft*"]); }
     .only_at(&[Kind::List]),
 ];
 
-/// Where there is something to decide.
+/// The events at which there is something to decide.
 const DECIDING: &[Kind] = &[Kind::Meta, Kind::Received, Kind::List, Kind::Get];
 
 /// Patterns that one script may hide.
@@ -69,16 +69,16 @@ const MAX_HIDDEN: usize = 64;
 pub enum Decision {
     /// Nothing against it.
     Accept,
-    /// It may not come; why.
+    /// It is refused; why.
     Reject(String),
-    /// It may come, and is kept out of sight.
+    /// It is accepted, but kept out of sight.
     Quarantine {
         /// Why.
         reason: String,
         /// Whether its sender hears that instead of an ACK.
         tell: bool,
     },
-    /// It may be seen, but for what has names like these.
+    /// It may be seen, except for names like these.
     Hide(Vec<String>),
 }
 

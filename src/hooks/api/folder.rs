@@ -64,13 +64,13 @@ pub struct Handle {
     config: Arc<Config>,
     actions: Actions,
     state: Arc<dyn State>,
-    /// Where the `.meta` of the file that the event is about lies on the disk, and what scripts
-    /// make of it.
+    /// Where the `.meta` of the file that the event is about is on the disk, and what scripts make
+    /// of it.
     own: Option<Arc<(Place, meta::Handle)>>,
     open: OpenFiles,
 }
 
-/// A file that goes somewhere: its name, and the one that it will have.
+/// A file that is moved: its name, and the one that it will have.
 type Move = (String, String);
 
 impl Handle {
@@ -132,8 +132,8 @@ impl Handle {
         }
     }
 
-    /// By which the contents of a regular file are known that rests on the disk as it is; `None`
-    /// where scripts have written it.
+    /// What identifies the contents of a regular file that is unchanged on the disk; `None` if
+    /// scripts have written it.
     pub(super) fn version(&self, call: &str, name: &str) -> Made<Option<Version>> {
         self.about(call, name)?;
         let name = &path_of(call, name)?;
@@ -142,7 +142,7 @@ impl Handle {
         version.map_err(|e| cannot(call, name, &e))
     }
 
-    /// Opens a regular file that a person sees, to read it.
+    /// Opens a regular file that a person sees, for reading.
     pub(super) fn open(&self, call: &str, name: &str) -> Made<Box<dyn Contents>> {
         self.about(call, name)?;
         let name = &path_of(call, name)?;
@@ -180,8 +180,7 @@ impl Handle {
 
     fn list_like(&mut self, pattern: &str) -> Made<Names> {
         let call = "folder.list()";
-        // What stands before the last / is a directory, and the names of what is in it begin
-        // with that.
+        // What precedes the last / is a directory, and the names of what is in it begin with that.
         let (directory, pattern, before) = match pattern.rsplit_once('/') {
             Some((directory, "")) => (path_of(call, directory)?, "*", "/"),
             Some((directory, pattern)) => (path_of(call, directory)?, pattern, "/"),
@@ -224,7 +223,7 @@ impl Handle {
             });
         let mut names = Vec::new();
         self.each(call, "", |name| {
-            // One that has gone meanwhile is not old.
+            // One that has vanished meanwhile is not old.
             let is_old = || Some(self.glance(name).ok()??.modified < before);
             if names.len() < MAX_LIST && text::matches(name, pattern) && is_old() == Some(true) {
                 names.push(name.into());
@@ -372,7 +371,7 @@ impl Handle {
         let name = &path_of(call, name)?;
         changeable(call, name, &self.config)?;
         self.about(call, name)?;
-        // Behind the folder's name there may be a directory in it.
+        // After the folder's name there may be a directory in it.
         let (other, directory) = match other.split_once('/') {
             Some((other, directory)) => (other, path_of(call, directory)?),
             None => (other, String::new()),
@@ -426,7 +425,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Whether a file can get this path: there is its directory.
+    /// Whether a file can get this path: its directory exists.
     fn has_parent(&self, call: &str, path: &str) -> Made<()> {
         let parent = split(path).0;
         let mut transaction = self.actions.transaction();
@@ -437,8 +436,8 @@ impl Handle {
         }
     }
 
-    /// The `.meta` that goes where a file goes: it must tell of a file that came, since
-    /// the user's own tells what is to be sent.
+    /// The `.meta` that goes where a file goes: it must describe a file that arrived, since the
+    /// user's own describe what is to be sent.
     fn meta_of(&self, name: &str) -> Option<String> {
         let meta = format!("{}.meta", stem_of(name));
         if text::split(name).1 == "data" {

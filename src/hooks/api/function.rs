@@ -46,8 +46,7 @@ impl Function {
 /// What a function of ours returns.
 pub type Made<T> = Result<T, Box<EvalAltResult>>;
 
-/// An error of a function of ours: the script may catch it; the caller puts in its
-/// place.
+/// An error of a function of ours: the script may catch it; the caller adds its position.
 #[derive(Clone, Debug)]
 pub struct Failure(Arc<str>);
 

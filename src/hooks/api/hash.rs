@@ -86,7 +86,7 @@ impl Handle {
         Ok(crc.into())
     }
 
-    /// What is known of a file, or else is made by reading it.
+    /// What is known of a file, or otherwise is computed by reading it.
     fn known_or<T: Copy>(
         &self,
         call: &str,

@@ -1,4 +1,4 @@
-//! `http`: asks servers of the web while a script runs, and waits for the answer.
+//! `http`: asks web servers while a script runs, and waits for the answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ const MAX_HEADERS: usize = 16;
 ///
 /// Calls come from several threads at once, and block until there is an answer.
 pub trait Web: Send + Sync {
-    /// The answer to a request; in words why there is none.
+    /// The answer to a request or, in words, why there is none.
     fn ask(&self, asked: &Asked, deadline: Duration) -> Result<Answered, String>;
 }
 
@@ -179,7 +179,7 @@ impl Answer {
 /// `http` in a script.
 #[derive(Clone)]
 pub struct Handle {
-    /// The event, by which a server knows a repeated request again.
+    /// The event, by which a server recognises a repeated request.
     event: (EventId, Kind),
     actions: Actions,
     web: Arc<dyn Web>,

@@ -60,7 +60,7 @@ pub(super) fn to_value(call: &str, value: Value) -> Made<Dynamic> {
     })
 }
 
-/// A value for a script; `None` where it is too deep or too large.
+/// A value for a script; `None` if it is too deep or too large.
 fn to_dynamic(value: Value, depth: usize) -> Option<Dynamic> {
     Some(match value {
         Value::Null => Dynamic::UNIT,

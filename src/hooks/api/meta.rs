@@ -14,8 +14,8 @@ use crate::{
     meta::{MAX_TEXT, Meta, TEXT, is_extra},
 };
 
-/// Bytes of all further fields together that a script may leave: more than a sender
-/// can send, so that no sender can make a script fail by it.
+/// Bytes of all further fields together that a script may leave: more than a sender can send, so
+/// that no sender can make a script fail that way.
 const MAX_EXTRA: usize = 98_304;
 
 pub(super) const FUNCTIONS: &[Function] = &[
@@ -42,7 +42,7 @@ assert_eq(meta.tags[1].year, 2018);
     .only_at(&[Kind::Meta, Kind::Received]),
 ];
 
-/// `meta` in a script. Copies of it are the same document.
+/// `meta` in a script. Clones share one document.
 #[derive(Clone)]
 pub struct Handle(Arc<Mutex<Meta>>);
 
@@ -101,7 +101,7 @@ impl Handle {
         self.set_extra(field, Some(value))
     }
 
-    /// Puts a value into a further field, or takes what is there away.
+    /// Puts a value into a further field, or removes the one that is there.
     pub(super) fn set_extra(&self, field: &str, value: Option<Value>) -> Made<()> {
         let mut meta = self.lock();
         let Some(value) = value else {

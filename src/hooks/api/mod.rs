@@ -71,7 +71,7 @@ pub fn functions() -> impl Iterator<Item = &'static Function> {
     .flatten()
 }
 
-/// Registers every function of every subject, but for what only tests of scripts have.
+/// Registers every function of every subject, except those that only tests of scripts have.
 pub fn register(engine: &mut Engine) {
     function::register(engine);
     config::register(engine);
@@ -161,10 +161,10 @@ impl Handles {
         }
     }
 
-    /// Puts the values into a fresh scope that the script names: there are many, and a script
-    /// needs a few.
+    /// Puts the values that the script names into a fresh scope: there are many, and a script needs
+    /// a few.
     pub fn enter(&self, scope: &mut Scope<'_>, is_named: impl Fn(&str) -> bool) {
-        // What the script leaves there is looked at in any case.
+        // What the script leaves there is always looked at.
         match &self.meta {
             Some(meta) => scope.push("meta", meta.clone()),
             None => scope.push("meta", ()),
@@ -206,7 +206,7 @@ impl Handles {
             .push("log", self.log.clone());
     }
 
-    /// Runs a script that can call the functions which stand alone, like `send`.
+    /// Runs a script that can call standalone functions, like `send`.
     pub fn during<T>(&self, run: impl FnOnce() -> T) -> T {
         self.send.during(run)
     }
@@ -216,7 +216,7 @@ impl Handles {
         let Some(meta) = &self.meta else {
             return Ok(None);
         };
-        // What is said to another value that bears the name would be lost.
+        // What is written to a different value of that name would be lost.
         let there = scope.get("meta").map(|value| value.is::<meta::Handle>());
         if there != Some(true) {
             return Err(HookError::Shadowed {

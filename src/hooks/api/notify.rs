@@ -61,7 +61,7 @@ notify.webhook("https://example.org/hook", #{ from: meta.from, size: meta.filesi
 /// `notify` in a script.
 #[derive(Clone)]
 pub struct Handle {
-    /// The event, as it stands behind each line of the inbox.
+    /// The event, as it follows each line of the inbox.
     event: String,
     actions: Actions,
 }
@@ -131,8 +131,8 @@ impl Handle {
     }
 }
 
-/// Whether mail can go there. What it may hold is narrow: whoever sends the mail puts
-/// it into a header and into a command.
+/// Whether mail can go there. What it may hold is narrow: the code that sends the mail puts it into
+/// a header and into a command.
 fn is_address(text: &str) -> bool {
     let plain = |c: char| !c.is_control() && !c.is_whitespace() && !"<>()[],;:\\\"".contains(c);
     let domain =
@@ -144,8 +144,8 @@ fn is_address(text: &str) -> bool {
         })
 }
 
-/// Says whether a text is a URL of a web server; why not, if it is none. Only forms that
-/// every program reads in the same way pass.
+/// Says whether a text is a URL of a web server; why not, if it is not. Only forms that every
+/// program reads in the same way pass.
 fn is_url(text: &str) -> Result<(), &'static str> {
     let plain = |c: char| c.is_ascii_graphic() && !"\\\"<>^`{|}".contains(c);
     if text.len() > MAX_URL || !text.chars().all(plain) {

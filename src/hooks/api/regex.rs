@@ -20,7 +20,7 @@ const MAX_COMPILED: usize = 1 << 17;
 /// How deep groups may be nested.
 const MAX_NESTED: u32 = 32;
 
-/// Bytes of a replacement times bytes that were found: so much may one of them become.
+/// The most bytes that one match may become: those of the replacement times those found.
 const MAX_EXPANDED: usize = 1 << 20;
 
 /// Compiled patterns that a thread keeps.
@@ -58,7 +58,7 @@ assert_eq(text.regex_replace("30-12-2018", `(\d+)-(\d+)-(\d+)`, "$3/$2/$1"), "20
 ];
 
 thread_local! {
-    /// The patterns used last: a script has the same for each file.
+    /// The most recently used patterns: a script has the same for each file.
     static COMPILED: RefCell<VecDeque<(String, Regex)>> = const { RefCell::new(VecDeque::new()) };
 }
 
@@ -116,7 +116,7 @@ fn replace(text: &str, pattern: &str, with: &str) -> Made<String> {
             continue;
         };
         replaced.push_str(text.get(end..whole.start()).unwrap_or_default());
-        // A group may stand there many times, and be as long as the text.
+        // A group may occur there many times, and be as long as the text.
         if with.len().saturating_mul(whole.len().max(1)) > MAX_EXPANDED {
             return Err(fail(format!(
                 "{function}: what is to be put there is too long"

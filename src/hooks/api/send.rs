@@ -31,7 +31,7 @@ send(#{ to: "zhenqiang", folder: "photo", file: "abc.txt", fields: #{ place: "Ue
 )];
 
 thread_local! {
-    // The function stands alone, so it is called on no value that knows the folder.
+    // The function stands alone: it is not called on a value that knows the folder.
     static CURRENT: RefCell<Option<Handle>> = const { RefCell::new(None) };
 }
 
@@ -52,7 +52,7 @@ impl Handle {
 
     /// Runs a script whose `send` this is.
     pub(super) fn during<T>(&self, run: impl FnOnce() -> T) -> T {
-        /// Takes it off the thread, whatever panics.
+        /// Takes it off the thread, even after a panic.
         struct Over;
         impl Drop for Over {
             fn drop(&mut self) {

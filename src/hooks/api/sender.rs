@@ -50,7 +50,7 @@ if sender.first_seen == () { notify.inbox(`${meta.from} sends for the first time
 #[derive(Clone)]
 pub struct Handle {
     folder: Folder,
-    /// The contact; nobody where the event is not about a file of one.
+    /// The contact; `None` if the event is not about a file of one.
     name: Option<String>,
     state: Arc<dyn State>,
 }

@@ -41,7 +41,7 @@ pub enum StateError {
     /// Another key would be one too many.
     #[error("the folder keeps {MAX_KEYS} values already: remove one with state.remove(key)")]
     Full,
-    /// `add` to something else than a number.
+    /// `add` to something other than a number.
     #[error("the value under this key is not a number: set one with state.set(key, 0)")]
     NoNumber,
     /// A sum that no number holds.
@@ -56,18 +56,18 @@ pub enum StateError {
 ///
 /// Calls come from several threads at once.
 pub trait State: Send + Sync {
-    /// The value, where there is one.
+    /// The value, if there is one.
     fn get(&self, user: &Name, folder: &Name, key: &str) -> Result<Option<Value>, StateError>;
 
     /// Every key that has a value, sorted.
     fn keys(&self, user: &Name, folder: &Name) -> Result<Vec<String>, StateError>;
 
-    /// Makes edits of folders, by their names: all of them, or none where somebody has changed
-    /// meanwhile what the scripts had read, or a folder would have more than [`MAX_KEYS`].
-    /// Returns whether they were made.
+    /// Applies edits of folders, by their names: all of them, or none if somebody has meanwhile
+    /// changed what the scripts had read, or a folder would have more than [`MAX_KEYS`]. Returns
+    /// whether they were applied.
     fn apply(&self, user: &Name, edits: &BTreeMap<String, Edits>) -> Result<bool, StateError>;
 
-    /// Whether the hooks of a file that came have still to accept it, or what they decided is
+    /// Whether the hooks of a file that arrived still have to accept it, or what they decided is
     /// being done.
     fn is_pending(&self, user: &Name, folder: &Name, file: &str) -> Result<bool, StateError>;
 
@@ -83,14 +83,14 @@ pub trait State: Send + Sync {
 
 type Values = BTreeMap<String, Value>;
 
-/// Values that are gone with the process.
+/// Values that last only as long as the process.
 #[derive(Default)]
 pub struct MemoryState {
     values: Mutex<BTreeMap<(String, String), Values>>,
     sent: Mutex<Vec<Came>>,
 }
 
-/// A file that came into a folder.
+/// A file that arrived in a folder.
 struct Came {
     user: Name,
     folder: Name,
@@ -101,12 +101,12 @@ struct Came {
 }
 
 impl MemoryState {
-    // Edits are made under one lock, and a panic between two of them is none of ours.
+    // Edits are applied under one lock, and a panic between two of them is none of ours.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Values>> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file of a contact came into a folder at a time in milliseconds since 1970.
+    /// Records that a file of a contact arrived in a folder at a time in milliseconds since 1970.
     pub fn came(&self, folder: &Folder, from: &str, bytes: u64, at: u64) {
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         sent.push(Came {
@@ -371,7 +371,7 @@ impl Handle {
     }
 }
 
-/// What `add` makes of the value that is there.
+/// What `add` makes of the existing value.
 fn sum(value: Option<&Value>, n: i64) -> Result<i64, StateError> {
     let old = match value {
         None => 0,

@@ -1,4 +1,4 @@
-//! `text`: what hooks do with texts and Rhai has no function for.
+//! `text`: what hooks do with texts but Rhai has no function for.
 
 use rhai::{Array, Engine, ImmutableString};
 
@@ -87,9 +87,9 @@ assert_eq(text.pad_left("7", 3), "  7");
 #[derive(Clone, Copy)]
 pub struct Handle;
 
-/// Whether the whole text is as the pattern says.
+/// Whether the whole text matches the pattern.
 pub(crate) fn matches(text: &str, pattern: &str) -> bool {
-    // On a mismatch the last star takes one character more; earlier ones need not.
+    // On a mismatch the last star takes one more character; earlier ones need not.
     let (mut rest, mut wanted) = (text.chars(), pattern.chars());
     let mut star = None;
     loop {
@@ -117,7 +117,7 @@ pub(crate) fn matches(text: &str, pattern: &str) -> bool {
     }
 }
 
-/// The stem and the ending of a name; a leading dot begins no ending.
+/// The stem and the ending of a name; a leading dot does not begin an ending.
 pub(super) fn split(name: &str) -> (&str, &str) {
     match name.rsplit_once('.') {
         Some((stem, ending)) if !stem.is_empty() => (stem, ending),
@@ -141,7 +141,7 @@ fn lines(text: &str) -> Made<Array> {
 
 fn one_line(text: &str) -> String {
     let blank = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    // An end of a line of two characters is one.
+    // A line ending of two characters counts as one.
     text.replace("\r\n", "\n")
         .chars()
         .map(|c| if blank(c) { ' ' } else { c })

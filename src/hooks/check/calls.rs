@@ -1,4 +1,4 @@
-//! Calls of functions and uses of fields that are not there, in a script that compiles.
+//! Calls of functions and uses of fields that do not exist, in a script that compiles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ const LANGUAGE: [&str; 8] = [
 /// Something that is wrong, and where.
 pub type Wrong = (String, Position);
 
-/// A variable that is not there.
+/// A variable that does not exist.
 pub fn undefined(variable: &str, known: &[&str]) -> String {
     if known.contains(&variable) {
         return format!(
@@ -91,7 +91,7 @@ fn declared(ast: &AST) -> BTreeSet<String> {
     declared
 }
 
-/// Calls of functions and uses of fields that are not there.
+/// Calls of functions and uses of fields that do not exist.
 pub fn calls(ast: &AST, known: &Known, shared: &BTreeSet<(String, usize)>) -> Vec<Wrong> {
     let mut own = own_functions(ast);
     own.extend(shared.iter().cloned());
@@ -195,7 +195,7 @@ fn has_field(subject: &str, field: &str) -> bool {
     fields.any(|(_, name)| name == field)
 }
 
-/// What is wrong with a field or function of a value in scope, and where it stands.
+/// What is wrong with a field or function of a value in scope, and where that is.
 fn member(
     subject: &str,
     member: &Expr,
@@ -238,7 +238,7 @@ fn member(
     (at, wrong)
 }
 
-/// `less` of the arguments of what is known is the value that it is called on.
+/// `less` of the arguments of known functions are the value that they are called on.
 fn missing<'a>(
     name: &str,
     count: usize,

@@ -28,11 +28,11 @@ const PERMISSION: &str = "permission";
 /// The sections that m2y itself knows, besides the events.
 const OWN: [&str; 4] = [PERMISSION, share::SECTION, folder_rules::SECTION, "outbox"];
 
-/// What may stand behind a name in [`PERMISSION`].
+/// What may follow a name in [`PERMISSION`].
 const WORDS: [&str; 3] = ["always", "allways", "no"];
 
 impl Checker {
-    /// Looks at the text of an m2y.config.
+    /// Checks the text of an m2y.config.
     pub(super) fn config(
         &mut self,
         at: &str,
@@ -100,7 +100,7 @@ impl Checker {
         }
     }
 
-    /// Names that nobody has, and words that say nothing.
+    /// Names that nobody has, and words without a meaning.
     fn people(&mut self, at: &str, text: &str, config: &Config, folder: &Folder) {
         let user = folder.user();
         let contacts: Vec<String> = user
@@ -131,7 +131,7 @@ impl Checker {
     }
 }
 
-/// Whether a script of the folder stands in front of one for all folders.
+/// Whether a script of the folder hides one for all folders.
 fn is_hidden(script: &str, root: &Root, folder: &Folder) -> bool {
     folder.path_of(script).is_file() && root.path().join("scripts").join(script).is_file()
 }

@@ -1,4 +1,4 @@
-//! Which files decisions change just now: nobody else changes the same ones meanwhile.
+//! Which files decisions are changing right now: nobody else changes the same ones meanwhile.
 
 use std::{
     collections::HashSet,
@@ -10,7 +10,7 @@ use crate::{
     root::{name::Name, user::User},
 };
 
-/// Files that a decision changes just now.
+/// Files that a decision is changing right now.
 #[derive(Clone, Default)]
 pub struct Claims(Arc<Shared>);
 

@@ -1,5 +1,5 @@
-//! Makes decisions take effect: one write of the journal has the decision and all that the
-//! scripts asked for, and a list of what is done outside of it; then that is done.
+//! Makes decisions take effect: one write to the journal has the decision and everything that the
+//! scripts asked for, and a list of what is done outside it; then that is done.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ use crate::{
     store::Stores,
 };
 
-/// Makes decisions take effect. Copies of it are the same one.
+/// Makes decisions take effect. Clones are the same one.
 #[derive(Clone)]
 pub struct Decider {
     journal: Journal,
@@ -41,12 +41,12 @@ pub struct Decider {
     stores: Stores,
     claims: Claims,
     unflushed: Arc<Mutex<Rest>>,
-    /// Taken by who flushes, so that others wait until it is done.
+    /// Held during a flush, so that others wait until it is done.
     flushing: Arc<Mutex<()>>,
 }
 
 impl Decider {
-    /// Writes into a journal, and makes changes by that.
+    /// Writes into `journal`, and makes changes with `changer`.
     pub fn new(journal: &Journal, changer: &Changer, stores: &Stores) -> Self {
         Self {
             journal: journal.clone(),
@@ -58,8 +58,8 @@ impl Decider {
         }
     }
 
-    /// Has plans of one user take effect together, whose scripts touched nothing that others
-    /// may touch too. Returns for each the path that its file got, if its sender wants one.
+    /// Makes plans of one user take effect together; their scripts touched nothing that others may
+    /// touch too. Returns for each the path that its file got, if its sender wants one.
     pub(super) async fn settle(&self, plans: Vec<Plan>) -> Result<Vec<Option<String>>, String> {
         let nothing = vec![None; plans.len()];
         if plans.iter().all(Plan::is_empty) {
@@ -89,8 +89,8 @@ impl Decider {
         making.await.map_err(|e| e.to_string())
     }
 
-    /// Hides files that are to go, or to get another place, until that is done: from the
-    /// decision on the journal does not say any more that they are pending.
+    /// Hides files that are to be removed or moved, until that is done: from the decision on the
+    /// journal no longer says that they are pending.
     fn withhold<'a>(&self, user: &User, changes: impl Iterator<Item = &'a Change>) -> Withheld {
         let places = changes.filter_map(Change::withholds);
         let places =
@@ -137,8 +137,8 @@ impl Decider {
         paths
     }
 
-    /// Keeps a row until its changes are safe. Of those that could not all be made only these
-    /// are kept, to be made again.
+    /// Keeps a row until its changes are safe. If some could not be made, only these are kept, to
+    /// be made again.
     fn remember(
         &self,
         mut row: Unflushed,
@@ -150,7 +150,7 @@ impl Decider {
                 let user = row.user.name();
                 error!(%user, "cannot do what hooks asked for, tried again: {error}");
                 let (seq, body) = (row.seq, to_body(&changes, &row.then));
-                // The row is to say no more what was made.
+                // The row must no longer say what was made.
                 if let Err(error) = self.changer.flush(&row.user, row.changes.iter()) {
                     error!(%user, "cannot flush what hooks changed: {error}");
                 }
@@ -200,7 +200,7 @@ impl Decider {
         }
     }
 
-    /// Makes changes again that could not be made; returns whether nothing is left to make.
+    /// Retries changes that could not be made; returns whether nothing is left to make.
     fn make_again(&self, row: &mut Unflushed) -> bool {
         let Some(again) = row.again else {
             return true;
@@ -214,7 +214,7 @@ impl Decider {
         row.again = None;
         if let Some(error) = made.error {
             let user = row.user.name();
-            // What nobody may see stays hidden, and is tried for ever.
+            // What nobody may see stays hidden, and is retried forever.
             let hides = made
                 .failed
                 .iter()
@@ -256,7 +256,7 @@ impl Decider {
         self.flush_now(flushing);
     }
 
-    /// [`Self::flush`], unless somebody is at it.
+    /// [`Self::flush`], unless a flush is running.
     pub fn flush_unless_busy(&self) {
         if let Ok(flushing) = self.flushing.try_lock() {
             self.flush_now(flushing);
@@ -267,7 +267,7 @@ impl Decider {
         let rows = std::mem::take(&mut self.unflushed().rows);
         let mut users: BTreeMap<Name, (User, Vec<Unflushed>)> = BTreeMap::new();
         for mut row in rows {
-            // Changes that are left of a row have other places than all of it.
+            // Changes that are left of a row have different places than all of it.
             let before = row.again.map(|_| row.changes.clone());
             let is_made = self.make_again(&mut row);
             if let Some(before) = before {
@@ -313,9 +313,8 @@ impl Decider {
         done.iter().for_each(|row| unflushed.forget(row));
     }
 
-    /// Makes the changes again of decisions that a server before this one took and did not
-    /// live to see done. It belongs before everything else that looks into the journal or the
-    /// folders.
+    /// Repeats the changes of decisions that an earlier server took and did not finish. It belongs
+    /// before everything else that looks into the journal or the folders.
     pub fn redo(&self, root: &Root) -> Result<(), JournalError> {
         let rows = redo::list(&self.journal.reader()?)?;
         for Redo { seq, user, body } in rows {
@@ -402,7 +401,7 @@ impl Decide for Decider {
             .map_err(|e| Undecided::Failed(e.to_string()))?
             .ok_or(Undecided::Conflict)?;
         verdict.placed = self.make(&plans, rows).into_iter().next().flatten();
-        // Who flushes may wait for the claim.
+        // A flush may wait for the claim.
         drop(claim);
         self.flush_if_many();
         Ok(())

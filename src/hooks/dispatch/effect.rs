@@ -1,4 +1,4 @@
-//! What hooks asked for: written down with their verdict, carried out after it.
+//! What hooks asked for: recorded with their verdict, carried out after it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
 /// Carries out what hooks asked for.
 #[derive(Clone)]
 pub struct Courier {
-    /// Where files of others lie.
+    /// Where files of others are.
     pub root: Root,
     /// For e-mails, if there is a mail server.
     pub mailer: Option<Mailer>,
@@ -115,7 +115,7 @@ impl Courier {
     }
 }
 
-/// The same for every attempt, and another one for all else that hooks ask for.
+/// The same for every attempt, and different for everything else that hooks ask for.
 fn delivery_id(task: &Task) -> DeliveryId {
     DeliveryId::new(digest(&task.id), task.part)
 }
@@ -133,7 +133,7 @@ fn hand_on(root: &Root, task: &Task, mut meta: Meta, file: &str) -> Result<(), F
         Err(Gone::Forget(why)) => return Err(Failure::permanent(why)),
         Err(Gone::Later(why)) => return Err(Failure::passing(why)),
     };
-    // What was received goes on under the name that its sender gave it.
+    // What was received is passed on under the name that its sender gave it.
     let stem = file.strip_suffix(".data");
     if let Some(known) = stem.and_then(|stem| meta_file::of_stem(folder.dir(), stem)) {
         meta.filename = known.filename;

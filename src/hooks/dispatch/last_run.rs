@@ -1,4 +1,4 @@
-//! How each script ended last, for `m2y hook list`.
+//! How each script last ended, for `m2y hook list`.
 
 use std::{
     collections::HashMap,
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// What ran since it was written down. It is only told to people, so the journal has it a
-/// moment later, however often a script runs meanwhile.
+/// What ran since the last write. It is only shown to people, so the journal gets it a moment
+/// later, however often a script runs meanwhile.
 #[derive(Clone, Default)]
 pub struct LastRuns(Arc<Mutex<HashMap<Script, LastRun>>>);
 
@@ -47,7 +47,7 @@ impl LastRuns {
         }
     }
 
-    /// Writes down what is news; `None` if nothing is.
+    /// Records what is new; `None` if nothing is.
     pub fn write(&self, journal: &Journal) -> Option<Pending<()>> {
         let last = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         (!last.is_empty()).then(|| {

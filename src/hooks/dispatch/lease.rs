@@ -7,7 +7,7 @@ use std::{
 
 use crate::journal::Task;
 
-/// Tasks that somebody works on; nobody else takes them.
+/// Tasks that are being worked on; nobody else takes them.
 #[derive(Clone, Default)]
 pub struct Leases(Arc<Mutex<HashSet<(String, String, u32)>>>);
 
@@ -18,7 +18,7 @@ pub struct Lease {
 }
 
 impl Leases {
-    /// Takes a task; `None` if it is in another hand.
+    /// Takes a task; `None` if it is leased already.
     pub fn take(&self, task: &Task) -> Option<Lease> {
         let task = (task.id.clone(), task.kind.clone(), task.part);
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,7 +28,7 @@ impl Leases {
         })
     }
 
-    /// How many are in hand.
+    /// How many are leased.
     pub fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -29,21 +29,21 @@ use crate::{
 pub struct Plan {
     record: Option<Arc<Record>>,
     pub user: User,
-    /// The transfer that brought the file, where it is about one.
+    /// The transfer that brought the file, if it is about one.
     transfer: Option<delivered::Key>,
     values: BTreeMap<String, Edits>,
     pub changes: Arc<[Change]>,
     pub tasks: Vec<Task>,
     /// What the sender is told instead of an ACK, now and whenever it asks again.
     words: Option<String>,
-    /// What `[OnMeta]` decided, where the next attempt of the transfer has to go by it.
+    /// What `[OnMeta]` decided, if the next attempt at the transfer has to follow it.
     pub decided: Option<Decided>,
-    /// When the hooks run again, where they came to no decision.
+    /// When the hooks run again, if they came to no decision.
     attempt: Option<Attempt>,
 }
 
 impl Plan {
-    /// The plan for an event. Where it came to no decision, `attempt` says how it goes on.
+    /// The plan for an event. If it came to no decision, `attempt` says how it continues.
     pub fn new(
         record: Option<&Arc<Record>>,
         verdict: &mut Verdict,
@@ -115,7 +115,7 @@ impl Plan {
         if self.attempt.is_some() {
             return false;
         }
-        // What [OnMeta] counted goes with the file that it let come; else nothing follows that
+        // What [OnMeta] counted goes with the file that it accepted; otherwise nothing follows that
         // would make it safe.
         let is_last = stands == Some(&Stands::Nothing) && self.decided.is_none();
         (is_last && !self.values.is_empty())
@@ -125,7 +125,7 @@ impl Plan {
             || !(of_transfer || self.changes.is_empty())
     }
 
-    /// Writes all but the changes; returns whether there may be something to do after it.
+    /// Writes everything but the changes; returns whether there may be something to do after it.
     fn write(&self, db: &Connection) -> rusqlite::Result<bool> {
         script_state::apply(db, self.user.name().as_str(), &self.values)?;
         if !self.waits() {
@@ -155,7 +155,7 @@ impl Plan {
     }
 }
 
-/// Whether a file that was received is not to be seen any more.
+/// Whether a file that was received must no longer be seen.
 fn is_hidden(verdict: &Verdict) -> bool {
     let held = |meta: &Meta| meta.extra.contains_key(QUARANTINE);
     match &verdict.outcome {
@@ -190,8 +190,8 @@ fn go_back(record: &Record, verdict: &mut Verdict, changes: &mut Vec<Change>) {
     verdict.stem = Some(stem.to_owned());
 }
 
-/// A decision to let a file come by which the next attempt goes. One to refuse it is not
-/// remembered: who sends it again wants it to be looked at again.
+/// A decision to accept a file, which the next attempt follows. One to refuse it is not remembered:
+/// a person who sends it again wants it to be looked at again.
 fn decided(record: &Record, verdict: &Verdict) -> Option<Decided> {
     let (asked, meta) = (verdict.before.as_ref()?, verdict.meta.as_ref()?);
     let mut meta = meta.clone();
@@ -209,10 +209,10 @@ fn decided(record: &Record, verdict: &Verdict) -> Option<Decided> {
     })
 }
 
-/// What a write of plans gave: the rows of their changes, where they have any.
+/// What a write of plans gave: the rows of their changes, if they have any.
 pub type Rows = Vec<(i64, Vec<usize>)>;
 
-/// Writes plans, or nothing where values are not what the scripts read.
+/// Writes plans, or nothing if values are not what the scripts read.
 pub fn write(db: &Connection, plans: &[Plan]) -> rusqlite::Result<(Option<Rows>, bool)> {
     for plan in plans {
         let user = plan.user.name().as_str();

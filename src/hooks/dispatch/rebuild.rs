@@ -1,4 +1,4 @@
-//! Events as the journal has them, and events again that were made of that.
+//! Events as the journal stores them, and events rebuilt from that.
 
 use std::{io, sync::Arc};
 
@@ -29,7 +29,7 @@ pub enum Gone {
     Later(String),
 }
 
-/// An event as the journal has it.
+/// An event as the journal stores it.
 pub fn task_of(event: &Event) -> Task {
     let names = (event.folder.user().name(), event.folder.name());
     let stem = event.subject.as_ref().map(|subject| subject.stem.as_str());
@@ -42,7 +42,7 @@ pub fn task_of(event: &Event) -> Task {
     task
 }
 
-/// The event of a file that arrived, as the journal would have had it.
+/// The event of a file that arrived, as the journal would have stored it.
 pub fn task_of_received(transfer: &Transfer) -> Task {
     let Transfer { key, stem, .. } = transfer;
     let file = Some(format!("{stem}.data"));
@@ -54,8 +54,8 @@ pub fn task_of_received(transfer: &Transfer) -> Task {
     task
 }
 
-/// The task of an event that came to no decision. Where a program is among its hooks, that may
-/// have left anything in the `.meta`, so the task has what it said before them.
+/// The task of an event that came to no decision. If a program is among its hooks, it may have left
+/// anything in the `.meta`, so the task has what that said before them.
 pub fn undecided(mut task: Task, verdict: &Verdict) -> Task {
     let has_program = verdict.runs.iter().any(|run| is_program(&run.script));
     if let Some(before) = verdict.before.as_ref().filter(|_| has_program) {
@@ -84,7 +84,7 @@ fn task<N: ToString>(
     }
 }
 
-/// The transfer that brought the file of an event, where it is about one.
+/// The transfer that brought the file of an event, if it is about one.
 pub fn key_of((meta, record): (&Meta, &Arc<Record>)) -> Option<Key> {
     let is_of_transfer = matches!(record.kind, Kind::Meta | Kind::Received);
     let id = meta.id.filter(|_| is_of_transfer)?;
@@ -104,7 +104,7 @@ fn is_there(folder: &Folder, stores: &Stores, file: &str) -> io::Result<bool> {
     }
 }
 
-/// Makes an event of what the journal has of it.
+/// Makes an event from what the journal has of it.
 pub fn rebuild(root: &Root, stores: &Stores, task: &Task) -> Result<Event, Gone> {
     let kind = Kind::of_section(&task.kind)
         .ok_or_else(|| Gone::Forget("the event no longer exists".to_owned()))?;

@@ -32,10 +32,10 @@ use crate::{
 const AT_ONCE: usize = 64;
 const OF_ONE: usize = 32;
 
-/// How often the journal is looked into for what another process wrote.
+/// How often to check the journal for what another process wrote.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is written down of an attempt that failed.
+/// What is recorded of a failed attempt.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The event, about the file where it is now.
@@ -47,8 +47,8 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Keeps the task, to be tried when it is due. Where a transfer stood for it until now, it
-    /// does so itself from here on.
+    /// Keeps the task, to be tried when it is due. If a transfer stood for it until now, it stands
+    /// for itself from here on.
     pub fn write(&self, db: &Connection, stands: &Stands) -> rusqlite::Result<()> {
         match stands {
             Stands::Nothing => return Ok(()),
@@ -105,7 +105,7 @@ impl Dispatcher {
                     let one_of_the_user = users.begin(&entry.task.user);
                     tasks.spawn(async move {
                         let _until_it_ends = one_of_the_user;
-                        // Between the look and the lease another one may have done it.
+                        // Between the look and the lease another process may have done it.
                         if still_there(reader, &entry).await {
                             this.again(entry, lease).await;
                         }
@@ -134,7 +134,7 @@ impl Dispatcher {
         }
     }
 
-    /// What is due of all users but these, and how long nothing more will be.
+    /// What is due for all users but these, and how long until more is.
     async fn look(
         &self,
         reader: &Arc<Mutex<Connection>>,
@@ -203,7 +203,7 @@ impl Dispatcher {
         drop(lease);
     }
 
-    /// An attempt that failed, and when the next one is: not before `at_least` is over.
+    /// A failed attempt, and when the next one is: not before `at_least` is over.
     pub(super) fn attempt(
         &self,
         task: &Task,
@@ -235,7 +235,7 @@ impl Dispatcher {
 struct Users(HashMap<String, Arc<()>>);
 
 impl Users {
-    /// Takes down that a task of a user begins; it has ended when what this returns is dropped.
+    /// Records that a task of a user begins; it has ended when what this returns is dropped.
     fn begin(&mut self, user: &str) -> Arc<()> {
         self.0.retain(|_, tasks| Arc::strong_count(tasks) > 1);
         self.0.entry(user.to_owned()).or_default().clone()
@@ -246,13 +246,13 @@ impl Users {
         tasks.is_none_or(|tasks| Arc::strong_count(tasks) <= OF_ONE)
     }
 
-    /// The place of the first task that may begin.
+    /// The index of the first task that may begin.
     fn next_of(&self, entries: &VecDeque<Entry>) -> Option<usize> {
         let of_user = |entry: &Entry| self.may_begin(&entry.task.user);
         entries.iter().position(of_user)
     }
 
-    /// Users of whom no further task may begin.
+    /// Users for whom no further task may begin.
     fn busy(&self) -> Vec<String> {
         let busy = self.0.keys().filter(|user| !self.may_begin(user));
         busy.cloned().collect()

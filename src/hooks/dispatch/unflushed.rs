@@ -1,5 +1,5 @@
-//! What was made of decisions and is not safe yet, or could not be made: its rows of the journal
-//! stay until it is.
+//! Changes of decisions that are not safe yet, or could not be made: their rows of the journal stay
+//! until they are.
 
 use std::{
     collections::HashMap,
@@ -13,21 +13,21 @@ use crate::{
     root::{name::Name, user::User},
 };
 
-/// Changes that were made and do not survive a loss of power yet, or could not be made: their
-/// row of the journal has to stay.
+/// Changes that were made but do not survive a loss of power yet, or could not be made: their row
+/// of the journal has to stay.
 pub struct Unflushed {
     pub seq: i64,
     pub user: User,
     pub changes: Arc<[Change]>,
     /// Tasks that wait for them.
     pub then: Vec<Task>,
-    /// When they are made again, where they could not be.
+    /// When they are made again, if they could not be.
     pub again: Option<Again>,
     /// Files that stay hidden until then.
     pub withheld: Option<Withheld>,
 }
 
-/// All that was made and is not safe yet.
+/// Everything that was made but is not safe yet.
 #[derive(Default)]
 pub struct Rest {
     pub rows: Vec<Unflushed>,
@@ -44,7 +44,7 @@ impl Rest {
         self.rows.push(row);
     }
 
-    /// Forgets the places of a row that was taken out.
+    /// Forgets the places of a row that was removed.
     pub fn forget(&mut self, row: &Unflushed) {
         self.count(row, |count, displaces| {
             count.0 = count.0.saturating_sub(1);
@@ -104,7 +104,7 @@ impl Again {
 /// How long changes that could not be made wait at first, and at most.
 pub const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// Attempts at changes until they are given up.
+/// Attempts at changes before they are given up.
 pub const MAX_ATTEMPTS: u32 = 20;
 
 /// Rows whose changes wait for a flush before one is made at once.

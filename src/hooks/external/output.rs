@@ -44,7 +44,7 @@ impl Line {
         }
     }
 
-    /// Takes what came, and returns the lines that it completes.
+    /// Takes new bytes, and returns the lines that it completes.
     fn take(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut complete = Vec::new();
         for &byte in bytes {
@@ -58,7 +58,7 @@ impl Line {
         complete
     }
 
-    /// What stands there so far, as a line; `None` for one without text.
+    /// What is there so far, as a line; `None` for one without text.
     fn end(&mut self) -> Option<String> {
         let bytes = mem::take(&mut self.bytes);
         let text = String::from_utf8_lossy(&bytes);
@@ -68,7 +68,7 @@ impl Line {
 }
 
 impl Output {
-    /// That of a program which is about to run for an event.
+    /// The output of a program that is about to run for an event.
     pub fn new(event: &Event, script: &str) -> Self {
         let folder = &event.folder;
         let from = format!("{}/{}/{script}", folder.user().name(), folder.name());
@@ -109,9 +109,9 @@ impl Output {
         }
     }
 
-    /// The last lines, one behind the other; empty where the program wrote nothing.
+    /// The last lines, one after the other; empty if the program wrote nothing.
     pub fn last_lines(mut self) -> String {
-        // What has no line end is a line all the same.
+        // Text without a line end is a line, too.
         let (stdout, stderr) = (self.stdout.end(), self.stderr.end());
         self.keep(self.stdout.stream, stdout);
         self.keep(self.stderr.stream, stderr);

@@ -21,10 +21,10 @@ use crate::{
 /// `.meta` files that are read to find those that hooks have renamed or moved.
 const MAX_READ: usize = 2_000;
 
-/// Of a file whose `.meta` may be one that was not read.
+/// Said of a file whose `.meta` may be one that was not read.
 const NOT_FOUND: &str = "was not found among the first 2,000 .meta files";
 
-/// What came to a folder.
+/// What arrived in a folder.
 pub struct Arrivals<'a> {
     folder: &'a Folder,
     config: &'a Arc<Config>,
@@ -51,7 +51,7 @@ impl<'a> Arrivals<'a> {
         }
     }
 
-    /// What the journal tells of, each with its time in milliseconds since 1970.
+    /// The events of transfers in the journal, each with its time in milliseconds since 1970.
     pub fn of_transfers(&self, transfers: Vec<(u64, Transfer)>) -> Vec<Recent> {
         let mut found: HashMap<Sent, Found> = HashMap::new();
         let mut lost = Vec::new();
@@ -110,7 +110,7 @@ impl<'a> Arrivals<'a> {
         is_complete
     }
 
-    /// `searched_all` says whether a file that was not found is not there.
+    /// `searched_all` says whether a file that was not found does not exist.
     fn of_transfer(
         &self,
         at: u64,
@@ -120,7 +120,7 @@ impl<'a> Arrivals<'a> {
     ) -> Recent {
         let id = EventId::from(&transfer.key);
         let arrived = &transfer.stem;
-        // What it said before its hooks, where the journal still has that.
+        // What it said before its hooks, if the journal still has that.
         let before = transfer.meta.as_deref();
         let before = before.and_then(|text| Meta::from_file(text.as_bytes()).ok());
         if let Some(mut found) = found {
@@ -158,7 +158,7 @@ impl<'a> Arrivals<'a> {
         }
     }
 
-    /// A file whose `.meta` is there: under `arrived` its names began when it came.
+    /// A file whose `.meta` is there: its names began with `arrived` when it arrived.
     fn arrival(&self, at: u64, id: EventId, arrived: &str, found: Found) -> Recent {
         let Found { folder, stem, meta } = found;
         let contents = contents(&Files::new(&folder, self.stores), &stem, meta.filesize);
@@ -226,7 +226,7 @@ impl<'a> Arrivals<'a> {
         }
     }
 
-    /// The files with the newest `.meta`, of which the journal does not tell.
+    /// The files with the newest `.meta`, that the journal does not know of.
     pub fn unknown(&self, known: &[Key], limit: usize) -> Result<Vec<Recent>, RecentError> {
         let own = self.folder.user().name().as_str();
         let mut recent = Vec::new();
@@ -285,7 +285,7 @@ fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// The path of the file that a `.meta` is about: it has the same stem, and where several do, the
+/// The path of the file that a `.meta` is about: it has the same stem, and if several do, the
 /// length that the sender told.
 fn contents(files: &Files, stem: &str, len: Option<u64>) -> Option<String> {
     let data = format!("{stem}.data");

@@ -21,8 +21,8 @@ pub(super) struct Newest {
     pub(super) all: bool,
 }
 
-/// The newest `.meta` files of a folder and of the directories in it, at most so many. What is
-/// hidden does not count, and links to directories are not followed.
+/// The newest `.meta` files of a folder and of the directories in it, at most `most`. Hidden files
+/// do not count, and links to directories are not followed.
 pub(super) fn newest(folder: &Folder, most: usize) -> Newest {
     let mut found = Found {
         heap: BinaryHeap::new(),

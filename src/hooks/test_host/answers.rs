@@ -1,4 +1,4 @@
-//! What servers of the web answer the hooks of a test.
+//! What web servers answer the hooks of a test.
 
 use std::{
     collections::BTreeMap,

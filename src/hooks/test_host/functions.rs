@@ -7,12 +7,12 @@ use rhai::{Array, Dynamic, Engine, Map};
 use super::sandbox::{Happening, Sandbox, What};
 use crate::hooks::api::function::{Made, fail};
 
-/// The made-up root of the test that runs; copies are the same place.
+/// The made-up root of the test that runs; clones share one place.
 #[derive(Clone, Default)]
 pub struct Stage(Arc<Mutex<Option<Arc<Sandbox>>>>);
 
 impl Stage {
-    /// Puts a made-up root there, or takes it away.
+    /// Puts a made-up root there, or removes it.
     pub fn set(&self, sandbox: Option<Arc<Sandbox>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sandbox;
     }
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn every_registered_function_is_described_and_every_described_one_registered() {
-        // What an error prints as, and what stands in the place of Rhai's own.
+        // What an error prints as, and what replaces Rhai's own.
         let exempt = [
             call("", "to_string", 1),
             call("", "to_debug", 1),

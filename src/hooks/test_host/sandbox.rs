@@ -46,7 +46,7 @@ use crate::{
     store::Stores,
 };
 
-/// What the name of a file with tests ends with.
+/// The ending of a file with tests.
 pub const ENDING: &str = "_test.rhai";
 
 /// Files of a directory that are copied for a test.
@@ -78,12 +78,12 @@ AU6cictfQthhyR2W4BWesn2ddLiuveiMV1kgsb0gT9O0mm70r/1AIx/v34jpxR0D
 -----END PUBLIC KEY-----
 ";
 
-/// Where hooks lie that are tested.
+/// Where the tested hooks are.
 #[derive(Clone, Debug)]
 pub struct Suite {
-    /// The directory with the scripts, and an m2y.config perhaps.
+    /// The directory with the scripts, and perhaps an m2y.config.
     pub dir: PathBuf,
-    /// The scripts for all folders, where there are any.
+    /// The scripts for all folders, if there are any.
     pub shared: Option<PathBuf>,
     /// Whether programs are started.
     pub programs: bool,
@@ -144,7 +144,7 @@ pub struct Sandbox {
     config: Mutex<Config>,
     runtime: Handle,
     programs: bool,
-    /// What the last event said, where it did not go through.
+    /// What the last event said, if it did not go through.
     last: Mutex<Option<String>>,
 }
 
@@ -185,7 +185,7 @@ impl Sandbox {
         let answers = Arc::new(Answers::default());
         let state = Arc::new(MemoryState::default());
         let services = Services::new(state.clone()).with_web(answers.clone());
-        // What a hook asks the runtime for has to be asked from inside of it.
+        // What a hook asks the runtime for has to be asked from inside it.
         let _entered = runtime.enter();
         Ok(Self {
             transaction: Transaction::new(folder.user(), &Stores::default()),
@@ -203,13 +203,13 @@ impl Sandbox {
         })
     }
 
-    /// What the last event said, where it did not go through.
+    /// What the last event said, if it did not go through.
     pub(super) fn note(&self) -> Option<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.clone()
     }
 
-    /// Has what the test asked for so far take effect: the next step is to see it.
+    /// Makes what the test asked for so far take effect: the next step must see it.
     fn settle(&self, call: &str) -> Made<()> {
         let wrong = |e: &dyn std::fmt::Display| fail(format!("{call}: {e}"));
         let changes = self.transaction.take().map_err(|e| wrong(&e))?;
@@ -312,7 +312,7 @@ impl Sandbox {
         fs::read_to_string(path).map_err(|e| cannot(&e))
     }
 
-    /// From now on a server answers so.
+    /// From now on a server gives this answer.
     pub(super) fn answer(&self, url: &str, status: i64, body: &Dynamic) -> Made<()> {
         let wrong = |why: &dyn std::fmt::Display| fail(format!("answer(): {why}"));
         let status = u16::try_from(status)
@@ -335,7 +335,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// A file came from a contact some days ago.
+    /// Records that a file came from a contact some days ago.
     pub(super) fn sent_before(&self, from: &str, bytes: i64, days: i64) -> Made<()> {
         let wrong = || fail("sent(): bytes and days must not be below 0");
         let bytes = u64::try_from(bytes).map_err(|_| wrong())?;
@@ -365,7 +365,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Lets an event happen; what came of it.
+    /// Makes an event happen; returns what came of it.
     pub(super) fn run(&self, call: &str, happening: Happening<'_>) -> Made<Map> {
         self.settle(call)?;
         let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {why}"));
@@ -415,7 +415,7 @@ impl Sandbox {
         Ok(result)
     }
 
-    /// Puts there what an event is about; the name of the file, and what is known of it.
+    /// Sets up what an event is about; returns the name of the file, and what is known of it.
     fn prepare(
         &self,
         call: &str,
@@ -502,7 +502,7 @@ impl Sandbox {
         })
     }
 
-    /// Puts there what a sender's file is at an event.
+    /// Sets up what a sender's file is at an event.
     fn arrive(&self, meta: Meta, kind: Kind, content: &[u8]) -> io::Result<Subject> {
         let from = Name::user(&meta.from).map_err(|e| io::Error::other(e.to_string()))?;
         for clash in 1..MAX_CLASHES {
@@ -544,7 +544,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // A hook may have taken the right to remove what is in its folder.
+        // A hook may have taken away the right to remove what is in its folder.
         let user = self.dir.path().join("user").join(USER).join(FOLDER);
         let _ = fs::set_permissions(user, fs::Permissions::from_mode(0o755));
     }

@@ -48,7 +48,7 @@ pub struct FileEdits {
     folders: BTreeMap<Name, (Folder, Option<Files>)>,
     /// Places that are not as they are on the disk.
     entries: BTreeMap<Place, Entry>,
-    /// Texts behind the ends of files that are on the disk, by the places where these are now.
+    /// Texts appended to files that are on the disk, by the places where these are now.
     appended: BTreeMap<Place, String>,
     /// Directories that are to be made, each before those in it.
     made: BTreeSet<Place>,
@@ -68,7 +68,7 @@ impl FileEdits {
         }
     }
 
-    /// Where contents rest.
+    /// Where contents are stored.
     pub fn stores(&self) -> &Stores {
         &self.stores
     }
@@ -102,7 +102,7 @@ impl FileEdits {
         }
     }
 
-    /// The text that was put behind the end of a file.
+    /// The text that was appended to a file.
     fn suffix(&self, folder: &Name, name: &str) -> Option<&String> {
         match self.appended.is_empty() {
             true => None,
@@ -120,7 +120,7 @@ impl FileEdits {
         Ok(stat)
     }
 
-    /// [`Self::stat`] of a file that the scripts only come by: if it changes, they need not run
+    /// [`Self::stat`] of a file that the scripts only come across: if it changes, they need not run
     /// again.
     pub fn glance(&mut self, folder: &Name, name: &str) -> io::Result<Option<Stat>> {
         match self.entry(folder, name) {
@@ -154,7 +154,7 @@ impl FileEdits {
         }
     }
 
-    /// Where on the disk the file lies that the scripts see under a name.
+    /// Where on the disk the file is that the scripts see under a name.
     pub fn origin(&mut self, folder: &Name, name: &str) -> Option<Place> {
         match self.entry(folder, name) {
             None => Some((folder.clone(), name.to_owned())),
@@ -163,7 +163,7 @@ impl FileEdits {
         }
     }
 
-    /// By which the contents of a file are known that rests on the disk with just these.
+    /// What identifies the contents of a file that is on the disk with just these.
     pub fn version(&mut self, folder: &Name, name: &str) -> io::Result<Option<Version>> {
         if self.suffix(folder, name).is_some() {
             return Ok(None);
@@ -175,7 +175,7 @@ impl FileEdits {
         }
     }
 
-    /// Opens a regular file to read it.
+    /// Opens a regular file for reading.
     pub fn open(&mut self, folder: &Name, name: &str) -> io::Result<Box<dyn Contents>> {
         let whole = self.open_whole(folder, name)?;
         match self.suffix(folder, name) {
@@ -234,7 +234,7 @@ impl FileEdits {
         Ok(stat.is_some_and(|stat| stat.kind == Kind::Directory))
     }
 
-    /// Makes a directory, and those that it lies in.
+    /// Makes a directory, and those that it is in.
     pub fn make_dir(&mut self, folder: &Name, path: &str) -> io::Result<()> {
         let ends = path
             .match_indices('/')
@@ -245,7 +245,7 @@ impl FileEdits {
             if self.has_dir(folder, path)? {
                 continue;
             }
-            // A file that goes in the same event is there until that is done.
+            // A file that is removed in the same event is there until that is done.
             let on_disk = self.disk(folder)?.stat(path)?.is_some();
             if on_disk || self.stat(folder, path)?.is_some() {
                 return Err(io::ErrorKind::NotADirectory.into());
@@ -284,7 +284,7 @@ impl FileEdits {
         }
     }
 
-    /// Puts a text into a new file, or into the place of one.
+    /// Puts a text into a new file, or in place of an existing one.
     pub fn write(&mut self, folder: &Name, name: &str, text: &str) -> io::Result<()> {
         self.has_room(text)?;
         let place = (folder.clone(), name.to_owned());
@@ -294,7 +294,7 @@ impl FileEdits {
         Ok(())
     }
 
-    /// Puts a text behind the end of a file, or into a new one.
+    /// Appends a text to a file, or puts it into a new one.
     pub fn append(&mut self, folder: &Name, name: &str, text: &str) -> io::Result<()> {
         self.has_room(text)?;
         let place = (folder.clone(), name.to_owned());
@@ -311,7 +311,7 @@ impl FileEdits {
         Ok(())
     }
 
-    /// Gives a file another name or folder, where nothing has that name.
+    /// Renames or moves a file, if nothing has that name.
     pub fn rename(&mut self, from: Place, to: Place) -> io::Result<()> {
         self.touch(&from)?;
         self.touch(&to)?;
@@ -348,7 +348,7 @@ impl FileEdits {
     }
 
     /// Looks again at all files that the scripts touched: a program has run since. A file that
-    /// came or went meanwhile may be anybody's: scripts have to see that.
+    /// appeared or disappeared meanwhile may be anybody's: scripts have to see that.
     pub fn refresh(&mut self) -> io::Result<()> {
         let places: Vec<Place> = self.touched.keys().cloned().collect();
         for place in places {
@@ -366,8 +366,8 @@ impl FileEdits {
         self.entries.is_empty() && self.appended.is_empty() && self.made.is_empty()
     }
 
-    /// What has to be done to the disk, in an order in which each step finds its name free.
-    /// Fails where files change their names in a circle.
+    /// What has to be done to the disk, in an order in which each step finds its name free. Fails
+    /// if files are renamed in a circle.
     pub(super) fn take(&mut self) -> Result<(Vec<Change>, Touched), String> {
         let entries = std::mem::take(&mut self.entries);
         let touched = std::mem::take(&mut self.touched);
@@ -431,7 +431,7 @@ fn in_order<'a>(
     let mut ordered = Vec::with_capacity(moves.len());
     let mut done = BTreeSet::new();
     for start in moves.keys() {
-        // Each file on the way stands where the one before it goes.
+        // Each file on the way is where the one before it goes.
         let mut way = Vec::new();
         let mut on_way = BTreeSet::new();
         let mut at = *start;
@@ -458,7 +458,7 @@ pub fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// A file with a text behind its end.
+/// A file with a text appended.
 struct Longer {
     whole: Box<dyn Contents>,
     len: u64,

@@ -1,9 +1,9 @@
-//! What the scripts of one event asked servers, and what these answered: where the scripts run
-//! again because something else has changed meanwhile, they need not ask again.
+//! What the scripts of one event asked servers, and what these answered: if the scripts run again
+//! because something else has changed meanwhile, they need not ask again.
 
 use crate::delivery::http::{Answered, Asked};
 
-/// What came of a request: an answer, or in words why there is none.
+/// What came of a request: an answer or, in words, why there is none.
 pub type Answer = Result<Answered, String>;
 
 /// Requests of one event, in their order.
@@ -28,7 +28,7 @@ impl Requests {
             .map(|(_, answered)| answered.clone());
         match answered {
             Some(_) => self.made += 1,
-            // From here on the scripts go another way.
+            // From here on the scripts take a different path.
             None => self.known.truncate(self.made),
         }
         answered
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(requests.recall(&asked("a")), Some(answered(200)));
         assert_eq!(requests.recall(&asked("x")), None);
         requests.remember(asked("x"), answered(404));
-        // What was answered behind that was about something else.
+        // What was answered after that was about something else.
         assert_eq!(requests.recall(&asked("c")), None);
         assert_eq!(requests.made(), 2);
     }

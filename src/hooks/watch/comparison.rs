@@ -50,22 +50,22 @@ struct Change {
 }
 
 impl Comparison<'_> {
-    /// Writes down what was there when somebody began to wait for news; tells whether it
-    /// came to an end.
+    /// Records what was there when a script began to wait for news; returns whether it came to an
+    /// end.
     pub(super) fn learn(&self) -> Result<bool, WatchError> {
         let about = self.folder.dir().metadata(CONFIG)?;
         let since = nanos(about.ctime(), about.ctime_nsec());
-        // Whoever began this may not have ended it.
+        // What began this before may not have ended it.
         self.index(file_index::quiet)?;
         let mut entries = self.folder.dir().entries()?;
         loop {
             let mut old = Vec::new();
             for entry in entries.by_ref() {
-                // A name that is no UTF-8 is no file of the folder's.
+                // A file whose name is not UTF-8 is not one of the folder's.
                 let Ok(file) = entry?.file_name().into_string() else {
                     continue;
                 };
-                // One that cannot be looked at is told of when the folder is read.
+                // One that cannot be looked at is reported when the folder is read.
                 if let Ok((Some(is), _)) = self.print(&file)
                     && is.modified < since
                 {
@@ -92,7 +92,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Changes the index of the folder, where no event comes of it.
+    /// Changes the index of the folder, without making an event.
     fn index(
         &self,
         change: impl Fn(&Connection, &str, &str) -> rusqlite::Result<()> + Send + 'static,
@@ -103,8 +103,8 @@ impl Comparison<'_> {
         written.wait()
     }
 
-    /// Compares the whole folder with the index: first what the index knows, so that what
-    /// was renamed goes before it comes.
+    /// Compares the whole folder with the index: first what the index knows, so that a renamed file
+    /// disappears before it appears.
     pub(super) fn scan(&mut self) -> Result<(), WatchError> {
         let pending = &self.worker.pending;
         let mut last = String::new();
@@ -156,7 +156,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Compares files with the index and writes down what differs.
+    /// Compares files with the index and records what differs.
     fn compare(&mut self, rested: Vec<Rested>) -> Result<(), WatchError> {
         let (mut changes, mut tasks) = (Vec::new(), Vec::new());
         let now = clock::nanos();
@@ -170,7 +170,7 @@ impl Comparison<'_> {
                 }
             };
             let was = file_index::get(&self.worker.reader, self.user, self.name, &rested.file)?;
-            // Where events are missing, nothing else tells that somebody writes.
+            // If events are missing, nothing else tells that somebody is writing.
             let age = is.map(|is| now.saturating_sub(is.modified));
             if age.is_some_and(|age| (0..nanos_of(self.worker.settle)).contains(&age)) {
                 self.worker.pending.again(self.path, rested);
@@ -231,7 +231,7 @@ impl Comparison<'_> {
         Ok(written.wait()?)
     }
 
-    /// The id of an event. What is gone and what has come in its likeness share one.
+    /// The id of an event. A file that is gone and one that has appeared in its likeness share one.
     fn id(&mut self, was: Option<Print>, is: Option<Print>) -> Result<EventId, CryptoError> {
         if let Some((id, _)) = is.and_then(|is| self.moved.remove(&is)) {
             return Ok(id);
@@ -274,7 +274,7 @@ impl Comparison<'_> {
     }
 }
 
-/// A file of which no event was seen.
+/// A file for which no event was seen.
 fn unseen(file: String) -> Rested {
     Rested {
         file,

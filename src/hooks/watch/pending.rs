@@ -42,7 +42,7 @@ use crate::{
 /// read as a whole.
 const MAX_PENDING: usize = 65_536;
 
-/// A file that somebody has open for writing is waited for so many times as long.
+/// How many times as long to wait for a file that somebody has open for writing.
 const PATIENCE: u32 = 60;
 
 /// What inotify has told. Shared by two threads.
@@ -55,9 +55,9 @@ pub struct Pending {
 #[derive(Default)]
 struct Directories {
     places: HashMap<PathBuf, Directory>,
-    /// Directories that went, or whose name stands for another one now.
+    /// Directories that are gone, or whose name stands for a different one now.
     stale: HashSet<PathBuf>,
-    /// When to look which folders there are.
+    /// When to check which folders there are.
     list: Option<Instant>,
     stop: bool,
     /// Whether the other thread waits for a call.
@@ -69,9 +69,9 @@ struct Directories {
 pub enum Directory {
     /// Users, or folders.
     Names,
-    /// No m2y.config as yet.
+    /// No m2y.config yet.
     NoFolder,
-    /// An m2y-folder of whose files nobody wants to hear: only its m2y.config is watched.
+    /// An m2y-folder whose files nobody wants to hear of: only its m2y.config is watched.
     Quiet,
     /// The files of an m2y-folder.
     Awaited(Files),
@@ -85,7 +85,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Of a folder that nobody has read yet.
+    /// For a folder that nobody has read yet.
     pub fn unread() -> Self {
         Self {
             scan: Some(Instant::now()),
@@ -128,9 +128,9 @@ pub struct Rested {
 pub enum Todo {
     /// Nothing any more.
     Stop,
-    /// Look which folders there are; these directories are not what they were.
+    /// Check which folders there are; these directories are not what they were.
     List(HashSet<PathBuf>),
-    /// Look at these files, in the order of their last events, and perhaps at all.
+    /// Look at these files, in the order of their last events, or, if true, at all of the folder.
     Compare(Vec<(PathBuf, Vec<Rested>, bool)>),
 }
 
@@ -169,9 +169,9 @@ impl What {
     }
 }
 
-/// Whether somebody may want to hear of it, as far as its name tells: of most that happens
-/// when a file is received, hidden and with a `.meta`, nobody does. The name of a user or a
-/// folder may end like that of a tool, but is never hidden.
+/// Whether somebody may want to hear of it, as far as its name tells: nobody wants to hear of most
+/// that happens when a file is received, hidden and with a `.meta`. The name of a user or a folder
+/// may end like that of a tool, but is never hidden.
 fn matters(path: &Path, what: What) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| {
@@ -215,7 +215,8 @@ impl Pending {
         self.call(state);
     }
 
-    /// Events are missing: every folder has to be read, and who writes is not known.
+    /// Events are missing: every folder has to be read, and it is not known which files are being
+    /// written.
     fn lost(&self) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -242,7 +243,7 @@ impl Pending {
         self.lock().places.remove(path);
     }
 
-    /// Which folders there are has to be looked at after that time.
+    /// Which folders there are has to be checked after that time.
     pub fn list_in(&self, pause: Duration) {
         self.lock().list_at(Instant::now() + pause);
     }
@@ -254,7 +255,7 @@ impl Pending {
         }
     }
 
-    /// A file that was looked at has not come to rest.
+    /// Notes that a file that was looked at has not come to rest.
     pub fn again(&self, folder: &Path, rested: Rested) {
         let mut state = self.lock();
         state.order += 1;
@@ -305,7 +306,7 @@ impl Pending {
                 return Todo::Compare(look);
             }
             let left = until.saturating_duration_since(now);
-            // Nobody is woken by every event of a busy folder.
+            // A busy folder does not wake the thread at every event.
             state.asleep = !waiting;
             let pause = if waiting { self.tick().min(left) } else { left };
             let waited = self.wake.wait_timeout(state, pause);
@@ -314,7 +315,7 @@ impl Pending {
         }
     }
 
-    /// How often what waits is looked at.
+    /// How often to look at what waits.
     fn tick(&self) -> Duration {
         (self.settle / 4).clamp(Duration::from_millis(5), Duration::from_millis(250))
     }
@@ -349,13 +350,13 @@ impl Directories {
             Some(Directory::Names) if what.of_names() && Name::user(file).is_ok() => {
                 self.list_at(soon);
             }
-            // To read it is no change; all else may be one, or be its end.
+            // Reading it is not a change; everything else may be one, or be its end.
             Some(Directory::NoFolder | Directory::Awaited(_))
                 if file == CONFIG && what != What::Opened =>
             {
                 self.list_at(soon);
             }
-            // The name may stand for another file now, which is not watched as yet.
+            // The name may stand for a different file now, which is not watched yet.
             Some(Directory::Quiet) if file == CONFIG && what != What::Opened => {
                 self.stale.insert(dir.to_owned());
                 self.list_at(soon);
@@ -398,8 +399,8 @@ impl Files {
     fn take(&mut self, file: &str, what: What, order: u64, settle: Duration) {
         let now = Instant::now();
         if what == What::Opened {
-            // Who made a file has it open until it is closed. Nothing else tells a reader
-            // from a writer, and a hard link is made without being opened.
+            // The program that made a file has it open until it is closed. Nothing else tells a
+            // reader from a writer, and a hard link is made without being opened.
             if let Some(pending) = self.pending.get_mut(file)
                 && pending.writer == Writer::Created
             {
@@ -423,7 +424,7 @@ impl Files {
         }
     }
 
-    /// The entry of a file, touched just now; `None` where there is no room.
+    /// The entry of a file, touched just now; `None` if there is no room.
     fn entry(
         &mut self,
         file: &str,

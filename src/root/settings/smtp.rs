@@ -9,17 +9,17 @@ use super::{UNKNOWN, duration};
 pub struct Smtp {
     /// The mail server: a name or an address, without brackets.
     pub host: String,
-    /// Its port, where it is not the usual one of [`Smtp::security`].
+    /// Its port, if it is not the usual one of [`Smtp::security`].
     pub port: Option<u16>,
     /// The sender: `m2y@example.org`, or `m2y <m2y@example.org>`.
     pub from: String,
     /// How the connection is secured.
     pub security: Security,
-    /// Who logs in; nobody, unless it is set.
+    /// The user to log in as; no login, unless it is set.
     pub username: Option<String>,
     /// A file that holds the password; a relative path starts at the root.
     pub password_file: Option<PathBuf>,
-    /// Certificates that are trusted beside the system's.
+    /// Certificates that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
     /// Time for one e-mail, from the name of the host to the last reply.
     pub deadline: Duration,
@@ -28,7 +28,7 @@ pub struct Smtp {
 /// How a connection to a mail server is secured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Security {
-    /// It begins in plain text and goes on in TLS before anything is said.
+    /// It begins in plain text and switches to TLS before anything is said.
     #[default]
     StartTls,
     /// TLS from the first byte.
@@ -120,7 +120,7 @@ fn is_this_machine(host: &str) -> bool {
             .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// Reads a name or an address, the one of IPv6 with or without brackets.
+/// Reads a name or an address, an IPv6 one with or without brackets.
 fn host(text: &str) -> Result<String, &'static str> {
     const MUST: &str = "it must be the name or the address of a host, without a port";
     let bare = text.trim_matches(['[', ']']);

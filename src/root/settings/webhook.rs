@@ -4,17 +4,17 @@ use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{UNKNOWN, duration, smtp::port};
 
-/// Hosts on the list, so that to go through it has an end.
+/// The most hosts on the list, so that searching it is bounded.
 const MAX_HOSTS: usize = 1_000;
 
 /// Where and how webhooks are posted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
-    /// The hosts that may be posted to; nobody's, unless it is set.
+    /// The hosts that may be posted to; none, unless it is set.
     pub allow: Vec<AllowedHost>,
     /// Time for one webhook, from the name of the host to the answer.
     pub deadline: Duration,
-    /// Certificates that are trusted beside the system's.
+    /// Certificates that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -91,7 +91,7 @@ impl FromStr for AllowedHost {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        // The colons of an IPv6 address stand between brackets.
+        // The colons of an IPv6 address are between brackets.
         let (name, number) = match rest.rsplit_once(':') {
             Some((name, number)) if !number.ends_with(']') => (name, Some(port(number)?)),
             _ => (rest, None),

@@ -1,5 +1,5 @@
-//! Files that come in: metas that are answered, the digest of what is there, blocks, and the
-//! last word when a file is safe.
+//! Incoming files: answers to metas, the digest of what is there, blocks, and the last word when a
+//! file is safe.
 
 use std::io;
 
@@ -28,7 +28,7 @@ use crate::{
 /// The part of a file that is there.
 pub struct Prefix {
     pub(super) arrival: Arrival,
-    /// What it is, where it could be read.
+    /// What it is, if it could be read.
     pub(super) read: Option<([u8; DIGEST_LEN], Checksums)>,
 }
 
@@ -80,7 +80,7 @@ impl Answerer<'_> {
         }
         let mut json = decision.reply().to_json();
         if json.len() > MAX_BODY {
-            // What hooks added does not fit; the sender can do without.
+            // What hooks added does not fit; the sender can do without it.
             let mut reply = decision.reply().clone();
             reply.meta.extra.clear();
             json = reply.to_json();
@@ -93,7 +93,7 @@ impl Answerer<'_> {
         Ok(())
     }
 
-    /// Lets the blocks of a file come, or first the digest of what is there.
+    /// Lets the client send the blocks of a file, or first the digest of what is there.
     pub(super) fn grant(
         &mut self,
         io: &mut AnswererIo,
@@ -146,7 +146,7 @@ impl Answerer<'_> {
         Ok(Incoming::new(blocks, arrival, received, sums))
     }
 
-    /// Lets the blocks come when both sides have told what they have.
+    /// Lets the client send the blocks once both sides have said what they have.
     pub(super) fn resume(
         &mut self,
         io: &mut AnswererIo,
@@ -212,7 +212,7 @@ impl Answerer<'_> {
     }
 }
 
-/// Leaves a file that was not looked at: the next attempt resumes with it.
+/// Leaves a file untouched: the next attempt resumes with it.
 pub(super) fn leave(arrival: Arrival) {
     task::spawn_blocking(move || arrival.end(&ReceiveError::GoingDown));
 }

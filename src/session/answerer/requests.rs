@@ -1,5 +1,4 @@
-//! What a contact asks for in a session: requests that are answered, listings that go on,
-//! files that go out.
+//! What a contact asks for in a session: answers to requests, listings in parts, outgoing files.
 
 use tokio::task;
 use tracing::{info, warn};
@@ -23,13 +22,13 @@ use crate::{
 /// Bytes of records for a client up to which more of a listing is read.
 const LISTED: usize = 65_536;
 
-/// Listings that wait to go on: each holds directories open.
+/// Listings that wait to continue: each holds directories open.
 const LISTINGS: usize = 16;
 
-/// Listings that were said, and of which parts may still be acknowledged.
+/// Listings that were sent, with parts that may still be acknowledged.
 const UNREAD_LISTINGS: usize = 4_096;
 
-/// A file that goes out.
+/// An outgoing file.
 pub struct Sending {
     path: String,
     bytes: u64,
@@ -95,7 +94,7 @@ impl Answerer<'_> {
         Ok(())
     }
 
-    /// Says what a request brought; its last word, but for a listing that goes on.
+    /// Sends the result of a request; that is its last word, except for a listing that continues.
     pub(super) fn answered(
         &mut self,
         io: &mut AnswererIo,
@@ -140,8 +139,8 @@ impl Answerer<'_> {
         Ok(())
     }
 
-    /// Goes on with a listing when what was said of it is on its way: however long it is,
-    /// little of it is in memory.
+    /// Continues a listing when what was sent of it is on its way: however long it is, little of it
+    /// is in memory.
     pub(super) fn list_on(&mut self, io: &mut AnswererIo) {
         let transfers = &self.transfers;
         let is_ready = |transfer: &u32| match transfers.get(transfer) {
@@ -174,7 +173,7 @@ impl Answerer<'_> {
         });
     }
 
-    /// Lets a file go out.
+    /// Starts to send a file.
     pub(super) fn found(
         &mut self,
         io: &mut AnswererIo,
@@ -282,7 +281,7 @@ impl Answerer<'_> {
             verdict = %TransferEnd::Fetched.word(), "fetched");
         self.receiver.observer.ended(TransferEnd::Fetched);
         let (receiver, parties) = (self.receiver.clone(), self.parties.clone());
-        // Nobody is told, and it goes on where the session ends.
+        // Nobody is told, and it continues if the session ends.
         tokio::spawn(async move {
             let files = &receiver.files;
             files.sent(&parties.user, &parties.from, &path).await;

@@ -76,7 +76,7 @@ impl<J: Job + Send> Asker<'_, J> {
         self.request(io, transfer, &request, Transfer::Download(done))
     }
 
-    /// Lets the other side go on with a listing.
+    /// Lets the other side continue a listing.
     pub(super) fn taken(&mut self, io: &mut AskerIo, transfer: u32) -> Result<(), SessionError> {
         if let Some(Transfer::Request(_, waiting)) = self.transfers.get_mut(&transfer) {
             *waiting = waiting.saturating_sub(1);
@@ -85,7 +85,7 @@ impl<J: Job + Send> Asker<'_, J> {
         Ok(())
     }
 
-    /// Takes a reply: of a request, or the last word of a file that was put somewhere.
+    /// Takes a reply: to a request, or the last word of a file that was put somewhere.
     pub(super) fn replied(
         &mut self,
         io: &mut AskerIo,
@@ -145,7 +145,7 @@ impl<J: Job + Send> Asker<'_, J> {
     }
 }
 
-/// Makes a file ready whose blocks come now.
+/// Prepares a file whose blocks come now.
 fn announced(
     mut download: Download,
     blocks: Stream,

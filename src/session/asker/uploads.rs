@@ -1,4 +1,4 @@
-//! Files that the client sends: from asking for leave to the last word.
+//! Files that the client sends: from asking for permission to the last word.
 
 use std::time::{Duration, Instant};
 
@@ -21,28 +21,28 @@ use crate::{
     },
 };
 
-/// A file that goes out.
+/// An outgoing file.
 pub struct Upload<J> {
     pub(super) job: J,
-    /// How leave was asked for.
+    /// How permission was requested.
     pub(super) kind: Kind,
-    /// When leave was asked for.
+    /// When permission was requested.
     pub(super) since: Instant,
-    /// Bytes of the file that are sent, or were before.
+    /// Bytes of the file that were sent, now or before.
     pub(super) moved: u64,
     pub(super) asked: Meta,
     pub(super) stage: Stage,
 }
 
-/// How far a file that goes out has come.
+/// How far an outgoing file has come.
 pub enum Stage {
-    /// Leave was asked for.
+    /// Permission was requested.
     Asked,
     /// The other side has a prefix of it; that of our file is being read.
     Digesting(Box<Wire>),
     /// Our digest was sent; with the CRC-32 of the prefix.
     Agreeing(Box<Wire>, crc32fast::Hasher),
-    /// Blocks go out.
+    /// Blocks are being sent.
     Sending(Box<Wire>),
     /// All of it is sent; its CRC-32.
     Sent(Box<Wire>, u32),
@@ -62,7 +62,7 @@ impl<J> Upload<J> {
 }
 
 impl<J: Job + Send> Asker<'_, J> {
-    /// Asks for leave to send a file.
+    /// Asks for permission to send a file.
     pub(super) fn ask_to_send(&mut self, io: &mut AskerIo, job: J) -> Result<(), SessionError> {
         let asked = match job.meta() {
             Ok(asked) => asked,
@@ -85,7 +85,7 @@ impl<J: Job + Send> Asker<'_, J> {
         Ok(())
     }
 
-    /// Takes an upload out of the open transfers, if the other side may speak of it so.
+    /// Takes an upload out of the open transfers, if the other side may refer to it that way.
     pub(super) fn expect(
         &mut self,
         transfer: u32,
@@ -217,7 +217,7 @@ impl<J: Job + Send> Asker<'_, J> {
         Ok(())
     }
 
-    /// A file that was put somewhere is there.
+    /// A file that was put somewhere is stored.
     pub(super) fn stored(&mut self, transfer: u32, reply: Reply) -> Result<(), SessionError> {
         let same = match &reply {
             Reply::Stored { same, .. } => *same,
@@ -254,7 +254,7 @@ impl<J: Job + Send> Asker<'_, J> {
     ) -> Result<(), SessionError> {
         let error = record::decode_error(body)?;
         let error = Error::new(error.code, printable(&error.sentence, 500));
-        // Of what we gave up first, it says so once more.
+        // If we gave it up first, it says so once more.
         match self.transfers.remove(&transfer) {
             Some(Transfer::Upload(upload)) => {
                 if matches!(upload.stage, Stage::Sending(_)) {
@@ -273,7 +273,7 @@ impl<J: Job + Send> Asker<'_, J> {
         Ok(())
     }
 
-    /// The other side waits for an end of what it ended.
+    /// The other side waits for us to end what it ended.
     pub(super) fn say_ended(&self, io: &mut AskerIo, transfer: u32) -> Result<(), SessionError> {
         let error = Error::new(Code::Later, "the receiver ended the transfer");
         io.outbox
@@ -282,7 +282,7 @@ impl<J: Job + Send> Asker<'_, J> {
     }
 }
 
-/// Whether the file may come, or the receiver's reason to refuse.
+/// Whether the receiver accepts the file, or its reason to refuse.
 fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
     if !reply.meta.error.is_empty() {
         let sentence = printable(&reply.meta.error, MAX_TEXT);

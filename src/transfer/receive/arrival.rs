@@ -1,4 +1,4 @@
-//! A file that may come, from the decision until it is whole.
+//! A file that was accepted, from the decision until it is whole.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -15,7 +15,7 @@ use crate::{
     store::Sink,
 };
 
-/// A file that may come.
+/// A file that was accepted.
 pub struct Arrival {
     /// The meta for the sender, with the key for this attempt.
     pub reply: Wire,
@@ -35,25 +35,25 @@ pub struct Arrival {
     pub pinned: Pinned,
     /// When its sender asked.
     pub begun: Instant,
-    /// Who watches.
+    /// The observer.
     pub observer: Arc<dyn Observer>,
 }
 
 impl Arrival {
-    /// Removes what was there: the sender has something else.
+    /// Removes what was there: the sender has a different file.
     pub fn begin_again(&mut self) -> io::Result<()> {
         self.held = 0;
         self.sink = None;
         self.sink().map(drop)
     }
 
-    /// The event of it.
+    /// Its event.
     pub fn event(&self, kind: Kind) -> Event {
         event(kind, &self.folder, &self.config, &self.partial)
     }
 }
 
-/// The event of a file on its way in.
+/// The event of an incoming file.
 pub fn event(kind: Kind, folder: &Folder, config: &Arc<Config>, partial: &Partial) -> Event {
     Event {
         id: partial.key().into(),
@@ -83,7 +83,7 @@ impl Target for Arrival {
         }
     }
 
-    /// Where the sender may resume some time, what has arrived waits for that, hidden.
+    /// If the sender may resume later, what has arrived waits for that, hidden.
     fn end(self, why: &ReceiveError) {
         let Self {
             partial,
@@ -98,12 +98,12 @@ impl Target for Arrival {
             true => partial.break_off(),
             false => drop(partial),
         }
-        // Told last: who hears of it may count on it that the next attempt can begin.
+        // Told last: whatever hears of it may rely on the next attempt being able to begin.
         not_received(&*observer, &subject, begun, why);
     }
 }
 
-/// Takes notice of a file that may come and did not.
+/// Reports that a file was accepted but did not arrive.
 pub fn not_received(
     observer: &dyn Observer,
     subject: &Subject,

@@ -1,18 +1,18 @@
-//! From whole to safe: a finished file becomes durable and gets its name, many at a time.
+//! From whole to safe: finished files become durable and get their final names, many at a time.
 //!
 //! A flush takes milliseconds on a disk, for one file or for hundreds, so files of one
 //! folder that are whole at the same time share it. The steps, each for the whole group:
 //!
 //! 1. the `.meta` files get their last contents
 //! 2. bytes and `.meta` files are flushed, and the names that they have so far
-//! 3. the transfers are written into the journal, durably, and with each whether hooks will
-//!    have to hear of it: if so, with the text of its `.meta`, into which they may write
-//! 4. the files get their names
+//! 3. the transfers are written into the journal, durably, each with whether hooks have to hear of
+//!    it: if so, with the text of its `.meta`, which they may change
+//! 4. the files get their final names
 //! 5. the names are flushed
 //!
-//! Only then does a hook hear of a file, and its sender. A server that ends before step 3
-//! has nothing but hidden files, with which the senders resume; after it
-//! [`recover`](super::recovery::recover) does what is left to do.
+//! Only then do hooks and the sender hear of a file. A server that stops before step 3 leaves only
+//! hidden files, which the senders resume; after it [`recover`](super::recovery::recover) does what
+//! is left to do.
 
 use std::{
     io,
@@ -55,7 +55,7 @@ pub struct Whole {
     pub owed: bool,
 }
 
-/// What became of it: the error says why it has not got its name.
+/// What became of it: the error says why it did not get its name.
 pub type Committed = (Partial, io::Result<()>);
 
 /// Files of one session and folder, which are committed together.
@@ -64,11 +64,11 @@ struct Batch {
     done: oneshot::Sender<Vec<Committed>>,
 }
 
-/// Makes files safe. Copies of it are the same one.
+/// Makes files safe. Clones are the same one.
 #[derive(Clone)]
 pub struct Committer {
     journal: Journal,
-    /// Files that wait, by their folder.
+    /// Waiting files, by folder.
     groups: BatchQueue<PathBuf, Batch>,
 }
 
@@ -81,7 +81,7 @@ impl Committer {
         }
     }
 
-    /// Remembers that a transfer was refused. Nobody waits for that: forgotten, it is
+    /// Remembers that a transfer was refused. Nobody waits for that: if it is lost, the transfer is
     /// decided about again.
     pub fn refused(&self, transfer: Transfer) {
         drop(
@@ -90,9 +90,8 @@ impl Committer {
         );
     }
 
-    /// Makes files of one folder safe and gives them their names, in their order. With an
-    /// error a file has no name, and nothing is known of it. `None` if a thread of ours
-    /// failed.
+    /// Makes files of one folder safe and renames them to their final names, in order. A file with
+    /// an error has no name, and nothing is recorded of it. `None` if a thread of ours failed.
     pub async fn commit(&self, mut files: Vec<Whole>) -> Option<Vec<Committed>> {
         let is_large = |whole: &Whole| whole.meta.filesize.unwrap_or_default() >= LARGE;
         let mut failed = Vec::new();
@@ -132,10 +131,10 @@ impl Committer {
         Some(committed)
     }
 
-    /// Commits what waits in a folder, group after group, until no pending events.
+    /// Commits what waits in a folder, group after group, until nothing waits.
     fn lead(&self, folder: &PathBuf) {
         while let Some(batches) = self.groups.next_batch(folder, GROUP) {
-            // A batch that waits for a group that panics is told by its channel.
+            // If a group panics, the channels tell the batches that wait for it.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 let (mut files, mut waiting) = (Vec::new(), Vec::new());
                 for batch in batches {
@@ -205,12 +204,12 @@ impl Group {
         }
     }
 
-    /// Files with which nothing went wrong.
+    /// Files without an error.
     fn good(&mut self) -> impl Iterator<Item = &mut Member> {
         self.files.iter_mut().filter(|file| file.error.is_none())
     }
 
-    /// Something went wrong with all of them.
+    /// Marks all of them as failed.
     fn fail(&mut self, error: &io::Error) {
         for file in self.good() {
             file.error = Some(copy_of(error));
@@ -307,7 +306,7 @@ impl Group {
         if nameless.is_empty() {
             return;
         }
-        // A row without its hidden file would stand for one that was delivered.
+        // A row without its hidden file would pass for a delivered file.
         let undone = journal.quietly(false, move |db| {
             nameless
                 .iter()
@@ -318,18 +317,18 @@ impl Group {
         }
     }
 
-    /// Step 5, and what is left to do behind it.
+    /// Step 5, and what is left to do after it.
     fn settle(&mut self, journal: &Journal) {
         let Some(store) = self.good().next().map(|file| file.partial.store().clone()) else {
             return;
         };
-        // A name is there before the one that the file had is gone.
+        // The new name is there before the old one is gone.
         if let Err(error) = store.settle_names(&self.placed) {
-            // They have their names, and their hooks will hear of it; that the names
-            // survive a loss of power nobody may be told.
+            // They have their names, and their hooks will hear of it; but nobody may be told that
+            // the names survive a loss of power.
             return self.fail(&error);
         }
-        // Before the rows are settled, by which a server that starts again looks for them.
+        // Before the rows are settled by which a restarted server looks for them.
         let placed: Vec<Placed> = self
             .good()
             .filter_map(|file| file.partial.to_hide())

@@ -1,4 +1,4 @@
-//! The receiver's decision about metas: steps 6 to 8, for all that came together.
+//! The receiver's decision about metas: steps 6 to 8, for all that arrived together.
 
 use std::{
     collections::HashMap,
@@ -47,9 +47,9 @@ const FEATURES: Features = Features {
 
 /// What was decided about a meta.
 pub enum Decision {
-    /// The file may come.
+    /// The file is accepted.
     Taken(Box<Arrival>),
-    /// It need not, or may not; the reply says so.
+    /// It need not or may not be sent; the reply says so.
     Answered(Box<Wire>),
 }
 
@@ -86,7 +86,7 @@ struct Candidate {
 }
 
 impl Receiver {
-    /// Decides about a file whose sender is certain.
+    /// Decides about a file whose sender is authenticated.
     pub async fn decide_one(
         self: &Arc<Self>,
         queue: &DiskQueue,
@@ -99,9 +99,9 @@ impl Receiver {
         early.or(rest.into_iter().next().map(|(_, decision)| decision))
     }
 
-    /// Decides about files whose sender is certain: gives them names and runs `[OnMeta]`.
-    /// A file that hooks let come is told at once, with the place of its offer, so that it
-    /// does not wait for the slow hooks of another one; the rest is returned.
+    /// Decides about files whose sender is authenticated: names them and runs `[OnMeta]`. A file
+    /// that hooks accept is reported at once, with the index of its offer, so that it does not wait
+    /// for the slow hooks of another one; the rest is returned.
     pub async fn decide(
         self: &Arc<Self>,
         queue: &DiskQueue,
@@ -249,8 +249,8 @@ impl Receiver {
         })
     }
 
-    /// Gives a file a name, on a thread of the disk. `known` is what the journal has of its
-    /// transfer; that was asked after the transfer was claimed, so it is the latest.
+    /// Names a file, on a disk thread. `known` is what the journal has of its transfer; it was read
+    /// after the transfer was claimed, so it is the latest.
     fn reserve(
         &self,
         claimed: Claimed,
@@ -292,7 +292,7 @@ impl Receiver {
         Ok((reserved, inbox, offer.size, held))
     }
 
-    /// Fails where the folder is closed.
+    /// Fails if the folder is closed.
     async fn admit(&self, candidate: Candidate) -> Result<Candidate, Error> {
         let Inbox { folder, config, .. } = &candidate.inbox;
         match self.startup.check(folder, config).await {
@@ -313,8 +313,8 @@ impl Receiver {
         Ok(candidate)
     }
 
-    /// Runs `[OnMeta]` for all, and follows what it says. Files that it lets come are told
-    /// at once, the rest is returned.
+    /// Runs `[OnMeta]` for all, and does what it says. Accepted files are reported at once, the
+    /// rest is returned.
     async fn ask_hooks(
         self: &Arc<Self>,
         queue: &DiskQueue,
@@ -376,8 +376,8 @@ impl Receiver {
         judged
     }
 
-    /// The meta of a file that hooks let come when its sender asked before, if nothing that
-    /// they went by has changed: what they asked for was done.
+    /// The meta of a file that hooks accepted when its sender asked before, if nothing that they
+    /// relied on has changed: what they asked for was done.
     fn decided_before(&self, candidate: &Candidate) -> Option<Meta> {
         let Candidate { partial, inbox, .. } = candidate;
         let decided = self.files.decided(partial.key())?;
@@ -418,7 +418,7 @@ impl Receiver {
             meta.extra.insert(QUARANTINE.to_owned(), reason);
         }
         if let Some(words) = verdict.outcome.failure() {
-            // Nobody decided anything: nothing stays, and the sender tries again.
+            // Nothing was decided: nothing stays, and the sender tries again.
             abandon(candidate.partial).await;
             return Err(Error::new(Code::Later, words));
         }
@@ -447,7 +447,7 @@ impl Receiver {
         self.take(candidate, Some(meta), begun)
     }
 
-    /// Lets a file come, under a fresh key.
+    /// Accepts a file, under a fresh key.
     fn take(
         &self,
         candidate: Candidate,
@@ -486,7 +486,7 @@ impl Receiver {
         })))
     }
 
-    /// Answers for a file that is safe already: its ACK was lost, or a server ended before its
+    /// Answers for a file that is safe already: its ACK was lost, or a server stopped before its
     /// hooks had decided about it.
     async fn delivered_before(
         &self,
@@ -553,13 +553,12 @@ impl Receiver {
     }
 }
 
-/// Leaves an attempt that did not begin; to remove what it left takes time, so on a thread
-/// of the disk.
+/// Abandons an attempt that did not begin, on a disk thread: removing what it left takes time.
 async fn abandon(partial: Partial) {
     let _ = tokio::task::spawn_blocking(move || partial.break_off()).await;
 }
 
-/// The meta for a sender whose file is not taken.
+/// The meta for a sender whose file is refused.
 pub fn refused(mut meta: Meta, why: &Error) -> Wire {
     meta.extra.retain(|field, _| is_extra(field));
     meta.error.clone_from(&why.sentence);

@@ -1,7 +1,7 @@
-//! Where a file that is fetched goes: hidden in its directory until it is whole.
+//! Where a fetched file goes: hidden in its directory until it is whole.
 //!
-//! Of a file of more than one block, what came before a cut waits there for the next
-//! attempt, beside a note that says what it is. Small ones come whole or not at all.
+//! If a file has more than one block, what arrived before a break waits there for the next attempt,
+//! beside a note that says what it is. Small ones arrive whole or not at all.
 
 use std::{
     io::{self, Read},
@@ -37,8 +37,8 @@ use crate::{
 /// The longest note of a file under way, in bytes.
 const MAX_NOTE: u64 = 65_536;
 
-/// How long is waited for somebody else who has the file in hand: who was interrupted lets
-/// go of it in a moment.
+/// How long to wait for another process that has the file in hand: an interrupted one lets go of it
+/// in a moment.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A file that was fetched.
@@ -50,13 +50,13 @@ pub struct Downloaded {
     pub size: u64,
     /// Bytes of them that were there from an earlier attempt.
     pub resumed: u64,
-    /// Whether it changed since an earlier attempt, and so came from its beginning.
+    /// Whether it changed since an earlier attempt, and so was fetched from its beginning.
     pub started_over: bool,
     /// Its CRC-32.
     pub crc: u32,
 }
 
-/// A file on its way in.
+/// A file that is being fetched.
 pub struct Download {
     dir: Arc<Dir>,
     store: LocalStore,
@@ -64,12 +64,12 @@ pub struct Download {
     conflict: Conflict,
     /// Bytes that it is thought to have.
     size: u64,
-    /// What its bytes lie under, and the note beside them, while it is under way.
+    /// The name of its bytes, and of the note beside them, while it is under way.
     partial: PartialName,
     note: String,
     /// What the note says: whose file it is, and which.
     origin: Map<String, Value>,
-    /// Locked, so that nobody else has the file in hand.
+    /// Locked, so that no other process has the file in hand.
     lock: Option<std::fs::File>,
     held: Option<Held>,
     /// The CRC-32 of what is held.
@@ -85,7 +85,7 @@ impl Download {
     /// Looks for what an earlier attempt left of the file. It may wait for a disk, for as
     /// long as it takes to read that.
     ///
-    /// Fails with `WouldBlock` where somebody else fetches the same file to the same place.
+    /// Fails with `WouldBlock` if another process is fetching the same file to the same place.
     pub fn new(
         dir: &Arc<Dir>,
         name: &str,
@@ -99,7 +99,7 @@ impl Download {
         origin.insert("name".to_owned(), name.into());
         let digest = match size > MAX_BODY as u64 {
             true => Sha256::digest(json::canonical(&origin)).to_vec(),
-            // Nobody goes on with it.
+            // Nobody resumes it.
             false => random::<16>().map_err(io::Error::other)?.to_vec(),
         };
         let stem = hex::encode(digest.get(..16).unwrap_or_default());
@@ -126,7 +126,7 @@ impl Download {
         Ok(download)
     }
 
-    /// Takes the file in hand, and looks what there is of it.
+    /// Takes the file in hand, and checks what there is of it.
     fn look(&mut self) -> io::Result<()> {
         // What is there may be somebody else's until the lock says that it is ours.
         self.keep = true;
@@ -138,7 +138,7 @@ impl Download {
             }
             thread::sleep(PATIENCE / 100);
         }
-        // Who had it in hand may have taken it away with its note.
+        // The process that had it in hand may have removed it with its note.
         if !file::exists(&self.dir, &self.note)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -147,8 +147,8 @@ impl Download {
         let (note, _) = file::open_itself(&self.dir, &self.note)?;
         let mut text = Vec::new();
         note.take(MAX_NOTE).read_to_end(&mut text)?;
-        // The last block comes again even where it is there: with nothing to send, the server
-        // would begin from the beginning.
+        // The last block is fetched again even if it is there: with nothing to send, the server
+        // would start from the beginning.
         let bytes = self.store.held(&self.partial)?.unwrap_or_default();
         let bytes = bytes.min(self.size.saturating_sub(1));
         let bytes = bytes - bytes % MAX_BODY as u64;
@@ -181,8 +181,8 @@ impl Download {
         self.held.as_ref()
     }
 
-    /// The file comes. Returns the CRC-32 of what is there of it already. It may wait for a
-    /// disk.
+    /// The file is about to arrive. Returns the CRC-32 of the part that is there already. It may
+    /// wait for a disk.
     pub fn expect(&mut self, coming: Coming) -> io::Result<crc32fast::Hasher> {
         let held = self.held.as_ref();
         self.started_over = coming.offset == 0 && held.is_some();
@@ -193,7 +193,7 @@ impl Download {
                 ));
             }
         } else if self.lock.is_some() {
-            // The bytes go before a note that says that they are something else.
+            // The bytes are removed before a note calls them something else.
             self.store.discard(&self.partial);
             let mut note = self.origin.clone();
             note.insert("version".to_owned(), coming.version.as_str().into());
@@ -209,12 +209,12 @@ impl Download {
         })
     }
 
-    /// Gives the file its times and its name.
+    /// Sets the times of the file and renames it.
     fn name(mut self, crc: u32) -> io::Result<Downloaded> {
         let coming = self.coming.clone().ok_or(io::ErrorKind::InvalidInput)?;
         drop(self.sink.take());
         let (file, _) = file::open_itself(&self.dir, self.partial.as_str())?;
-        // A file system that keeps no such time keeps the file all the same.
+        // A file system without such times still keeps the file.
         let _ = file.into_std().set_modified(moment(coming.modified));
         let name = match self.conflict {
             Conflict::Refuse => {
@@ -228,7 +228,7 @@ impl Download {
             }
             Conflict::Rename => self.under_free_name()?,
         };
-        // The bytes have their name: what goes now is the note.
+        // The bytes have their final name: what is removed now is the note.
         self.keep = false;
         Ok(Downloaded {
             name,
@@ -285,7 +285,7 @@ impl Drop for Download {
     }
 }
 
-/// Makes files safe that are whole, and gives them their names. It waits for a disk.
+/// Makes complete files safe, and renames them. It waits for a disk.
 pub fn complete(mut files: Vec<(Download, u32)>) -> Vec<io::Result<Downloaded>> {
     let opened: Vec<io::Result<()>> = files
         .iter_mut()

@@ -36,13 +36,13 @@ pub enum ReceiveError {
     /// The file cannot be stored.
     #[error("the file cannot be stored: {0}")]
     Store(io::Error),
-    /// A hook would not have the contents.
+    /// A hook refused the contents.
     #[error("refused: {0}")]
     Refused(String),
     /// The sender gave up.
     #[error("the sender gave up: {0}")]
     Sender(Error),
-    /// The server is going down.
+    /// The server is shutting down.
     #[error("the server is going down")]
     GoingDown,
     /// A thread of the server failed.
@@ -70,7 +70,7 @@ impl ReceiveError {
         match self {
             Self::Session { .. } | Self::GoingDown | Self::Failed => true,
             Self::Sender(error) => error.code == Code::Later || error.code == Code::Interrupted,
-            // A disk that is full needs the room.
+            // A full disk needs the room.
             Self::Store(error) => !matches!(
                 error.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

@@ -1,4 +1,4 @@
-//! A folder, as transfers that begin find it.
+//! A folder, as starting transfers find it.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     store::Store,
 };
 
-/// A folder as it is now, for transfers that begin.
+/// A folder as it is now, for starting transfers.
 #[derive(Clone)]
 pub struct Inbox {
     /// The folder.
@@ -25,9 +25,9 @@ pub struct Inbox {
     pub config: Arc<Config>,
     /// Its scripts.
     pub pinned: Pinned,
-    /// Where its contents rest.
+    /// Where its contents are stored.
     pub store: Arc<dyn Store>,
-    /// Bytes that fit there, if that can be told.
+    /// Bytes that fit there, if that is known.
     pub room: Option<u64>,
     /// Whether a program at `[OnMeta]` reads the `.meta`.
     pub shows_meta: bool,
@@ -36,7 +36,7 @@ pub struct Inbox {
 }
 
 impl Receiver {
-    /// A folder that a meta names, if it takes files.
+    /// A folder that a meta names, if it accepts files.
     pub(super) fn inbox(&self, user: &User, folder: &str) -> Result<Inbox, Error> {
         let failed = |e| folder_error(user, folder, &e);
         let folder = Name::folder(folder)

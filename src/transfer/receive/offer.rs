@@ -1,4 +1,4 @@
-//! What a contact offers, checked as far as that goes without looking at a disk.
+//! What a contact offers, checked as far as possible without a disk.
 
 use super::receiver::Parties;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 
 /// What a contact wants to send.
 pub struct Offer {
-    /// What is said of it.
+    /// What the contact says of it.
     pub asked: Wire,
     /// The path that it is to get, if its sender wants one.
     pub destination: Option<Destination>,
@@ -19,11 +19,11 @@ pub struct Offer {
 pub enum Checked {
     /// A file.
     File(Box<FileOffer>),
-    /// No file: what is asked comes in records. The answer to it.
+    /// No file: requests come in records. The answer to it.
     Session(Box<Wire>),
 }
 
-/// A file that is offered.
+/// An offered file.
 pub struct FileOffer {
     /// What is known of it.
     pub meta: Meta,
@@ -73,7 +73,7 @@ impl Offer {
         if let Some(destination) = &destination {
             destination.note(&mut meta);
         }
-        // Of two that want one path, the second finds something there already.
+        // If two want one path, the second finds something there already.
         let path = destination
             .filter(|destination| destination.conflict == Conflict::Refuse)
             .map(|destination| destination.path);

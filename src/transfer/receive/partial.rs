@@ -1,4 +1,4 @@
-//! A file on its way in: its names in the folder, hidden until it is whole.
+//! An incoming file: its names in the folder, hidden until it is whole.
 
 use std::{io, sync::Arc};
 
@@ -25,16 +25,16 @@ use crate::{
 
 /// What a transfer finds in the folder.
 pub enum Reserved {
-    /// A name for a file that has to come.
+    /// A name for a file that is yet to be sent.
     New(Partial),
     /// The file, from an earlier attempt whose ACK was lost; and the transfer, if its hooks
     /// have not run.
     Delivered(Partial, Option<Transfer>),
-    /// Hooks would not have the contents; why.
+    /// Hooks refused the contents; why.
     Rejected(String),
 }
 
-/// A file on its way in. Dropped before it is whole, it leaves nothing behind.
+/// An incoming file. Dropped before it is whole, it leaves nothing behind.
 pub struct Partial {
     folder: Folder,
     store: Arc<dyn Store>,
@@ -42,8 +42,8 @@ pub struct Partial {
     hidden: PartialName,
     /// The path that it got, if its sender wanted one.
     placed: Option<String>,
-    /// Whether the `.meta` is on the disk. Until the file is whole that is needed only by a
-    /// program that reads it.
+    /// Whether the `.meta` is on the disk. Until the file is whole, only a program that reads it
+    /// needs that.
     has_meta: bool,
     /// Whether the `.meta` stays when this is dropped.
     keep: bool,
@@ -77,14 +77,14 @@ impl Partial {
             }
             Some(known) if known.stage == Refused => {
                 let record = own_meta(folder, &known.stem, &meta);
-                // Where somebody removed the record, its name may be taken.
+                // If somebody removed the record, its name may be taken.
                 if record.is_some() {
                     let mut partial = partial(meta, known.stem, claim);
                     partial.replace_meta()?;
                     return Ok(Reserved::New(partial));
                 }
             }
-            // It was about to get its name, and did not.
+            // It was about to get its final name, and did not.
             Some(known) if known.stage.is_open() && store.held(&hidden)?.is_some() => {}
             Some(known) => {
                 if known.stage.is_open() {
@@ -124,8 +124,8 @@ impl Partial {
         &self.subject
     }
 
-    /// Bytes that an attempt which broke off left, of a file of `size` bytes: whole blocks,
-    /// and not the last one, which always has to come.
+    /// Bytes that an interrupted attempt left of a file of `size` bytes: whole blocks, and not the
+    /// last one, which always has to be sent.
     pub fn held(&self, size: u64) -> io::Result<u64> {
         let most = size.saturating_sub(1);
         if most < MAX_BODY as u64 {
@@ -135,7 +135,7 @@ impl Partial {
         Ok(held - held % MAX_BODY as u64)
     }
 
-    /// Removes what an attempt which broke off left.
+    /// Removes what an interrupted attempt left.
     pub fn discard(&self) {
         self.store.discard(&self.hidden);
     }
@@ -149,7 +149,7 @@ impl Partial {
         Ok((digest, Checksums { crc, sha256 }))
     }
 
-    /// Takes over what is known of the file now; where the `.meta` is on the disk, there too.
+    /// Updates what is known of the file; if the `.meta` is on the disk, there too.
     pub fn update(&mut self, meta: Meta) -> io::Result<()> {
         self.subject.meta = meta;
         match self.has_meta {
@@ -158,13 +158,13 @@ impl Partial {
         }
     }
 
-    /// Takes over what is known of the file now.
+    /// Updates what is known of the file.
     pub fn set_meta(&mut self, meta: Meta) {
         self.subject.meta = meta;
     }
 
-    /// Writes the `.meta`. It is not final before the file has its name, and nobody counts on
-    /// it until then. Returns its text.
+    /// Writes the `.meta`. It is not final until the file has its name, and nobody relies on it
+    /// before. Returns its text.
     pub fn write_meta(&mut self) -> io::Result<Vec<u8>> {
         let text = self.subject.meta.to_file();
         if self.has_meta {
@@ -205,12 +205,12 @@ impl Partial {
         self.write_meta().map(drop)
     }
 
-    /// Begins the hidden file, or goes on with its first `keep` bytes.
+    /// Begins the hidden file, or resumes after its first `keep` bytes.
     pub fn begin(&self, keep: u64) -> io::Result<Box<dyn Sink>> {
         self.store.begin(&self.hidden, keep)
     }
 
-    /// Ends an attempt that broke off: the next one goes on with what is there.
+    /// Ends an interrupted attempt: the next one resumes with what is there.
     pub fn break_off(mut self) {
         let held = self.store.held(&self.hidden).ok().flatten();
         let held = held.unwrap_or_default();
@@ -241,11 +241,11 @@ impl Partial {
         }
     }
 
-    /// Gives the file its name.
+    /// Renames the file to its final name.
     pub fn publish(&mut self) -> io::Result<()> {
         let path = ContentPath::parse(&self.subject.data_file())?;
         let published = self.store.publish(&self.hidden, &Target::free(&path));
-        // An error may come after the deed: where the file has its name, the .meta stays.
+        // An error may come after the rename: if the file has its name, the .meta stays.
         self.keep = published.is_ok() || matches!(self.store.held(&self.hidden), Ok(None));
         match self.keep {
             true => Ok(()),
@@ -253,8 +253,8 @@ impl Partial {
         }
     }
 
-    /// Gives the file the path that its sender wants, and returns the one that it got. When
-    /// that is durable, the `.meta` may go.
+    /// Moves the file to the path that its sender wants, and returns the one that it got. When that
+    /// is durable, the `.meta` may go.
     pub fn place(&mut self, destination: &Destination) -> io::Result<ContentPath> {
         let hidden = Source::Partial(&self.hidden);
         let path = placement::place(&*self.store, &self.folder, hidden, destination)?;
@@ -262,8 +262,8 @@ impl Partial {
         Ok(path)
     }
 
-    /// Gives a file its name with sender and date that cannot have the path which its folder
-    /// would give it.
+    /// Names a file after sender and date, if it cannot have the path that its folder would give
+    /// it.
     pub fn stay(&mut self) -> io::Result<()> {
         self.subject.meta.extra.remove(PENDING_PUT);
         if self.has_meta {
@@ -285,8 +285,8 @@ impl Partial {
         }
     }
 
-    /// What is hidden of a file that got a path which its sender did not ask for. Its `.meta`
-    /// stays from now on until that has happened.
+    /// What to hide of a file that got a path its sender did not ask for. Its `.meta` stays from
+    /// now on until that has happened.
     pub fn to_hide(&mut self) -> Option<Placed> {
         let Subject { meta, stem } = &self.subject;
         let keeps = Destination::of(meta).is_some_and(|destination| destination.keeps_meta);
@@ -310,7 +310,7 @@ impl Partial {
     }
 }
 
-/// What the bytes of a transfer lie under until the file is whole.
+/// The name of the bytes of a transfer until the file is whole.
 pub fn hidden_name(key: &Key) -> io::Result<PartialName> {
     Ok(PartialName::new(&format!("{}-{}", key.from, key.id))?)
 }
@@ -324,11 +324,11 @@ impl Drop for Partial {
     }
 }
 
-/// The next stem that nobody has: neither a transfer of this process nor a file of the folder.
+/// The next free stem, which neither a transfer of this process nor a file of the folder has.
 fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> io::Result<String> {
     loop {
         let stem = claim.stem(&meta.datetime)?;
-        // A .meta may have been taken away from beside its file.
+        // A .meta may have been removed from beside its file.
         let is_taken = store.holds(&ContentPath::parse(&format!("{stem}.data"))?)?
             || file::exists(folder.dir(), &format!("{stem}.meta"))?;
         let keeps_meta = Destination::of(meta).is_some_and(|to| to.keeps_meta);
@@ -338,8 +338,8 @@ fn free_stem(folder: &Folder, store: &dyn Store, claim: &Claim, meta: &Meta) -> 
     }
 }
 
-/// Makes the `.meta` of a file durable whose hooks may have been writing into it when the
-/// server ended: the text comes back that it had before them, for they begin again.
+/// Makes durable the `.meta` of a file whose hooks may have been writing into it when the server
+/// stopped: it gets back the text that it had before them, for they run again.
 pub fn restore_meta(folder: &Folder, store: &dyn Store, transfer: &Transfer) -> io::Result<()> {
     let Transfer { stem, meta, .. } = transfer;
     let (dir, name) = (folder.dir(), format!("{stem}.meta"));
@@ -350,7 +350,7 @@ pub fn restore_meta(folder: &Folder, store: &dyn Store, transfer: &Transfer) -> 
         file::open_itself(dir, &name)?.0.sync_all()?;
         return file::sync(dir);
     }
-    // Without its contents it is gone because somebody took both away.
+    // If its contents are gone too, somebody removed both.
     match store.holds(&ContentPath::parse(&format!("{stem}.data"))?)? {
         true => file::replace(dir, &name, 0o644, text.as_bytes()),
         false => Ok(()),
@@ -367,7 +367,7 @@ fn as_delivered(folder: &Folder, asked: Meta, known: &Transfer) -> Meta {
     }
 }
 
-/// The `.meta` of that stem, if it is of the same transfer.
+/// The `.meta` of that stem, if it belongs to the same transfer.
 fn own_meta(folder: &Folder, stem: &str, asked: &Meta) -> Option<Meta> {
     meta_file::of_stem(folder.dir(), stem)
         .filter(|there| there.id == asked.id && there.from == asked.from)

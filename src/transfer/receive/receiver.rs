@@ -33,11 +33,11 @@ use crate::{
     wire::request::Reply,
 };
 
-/// The field of a `.meta` that has the SHA-256 of a file, where a script of its folder asks
-/// for that: 64 lower-case hexadecimal digits.
+/// The field of a `.meta` that has the SHA-256 of a file, if a script of its folder asks for that:
+/// 64 lower-case hexadecimal digits.
 pub const SHA256: &str = "sha256";
 
-/// The two people of a session, certain by signature.
+/// The two people of a session, authenticated by signature.
 pub struct Parties {
     /// Whose folders they are.
     pub user: User,
@@ -48,7 +48,7 @@ pub struct Parties {
 }
 
 impl Parties {
-    /// A meta to answer with where none could be read.
+    /// A meta to answer with if none could be read.
     pub fn empty_meta(&self) -> Meta {
         Meta::new(self.from.as_str(), self.user.name().as_str(), "", "")
     }
@@ -63,7 +63,7 @@ pub struct Receiver {
     pub startup: Startup,
     /// Limits.
     pub settings: Settings,
-    /// Who watches.
+    /// The observer.
     pub observer: Arc<dyn Observer>,
     /// What is under way.
     pub under_way: UnderWay,
@@ -81,7 +81,7 @@ pub struct Stored {
     pub result: Result<Safe, ReceiveError>,
 }
 
-/// What is told of files while they are made safe, with their places among them.
+/// What is reported of files while they are made safe, with their indexes among them.
 pub enum StoreNews {
     /// They are safe, and their hooks begin to run.
     Asking(Vec<usize>),
@@ -92,7 +92,7 @@ pub enum StoreNews {
 /// A file that is safe.
 pub struct Safe {
     crc: u32,
-    /// What is said of one that was put somewhere.
+    /// What is said of a file that was put somewhere.
     pub reply: Option<Reply>,
 }
 
@@ -103,7 +103,7 @@ struct Storing {
     folder: Folder,
     config: Arc<Config>,
     destination: Option<Destination>,
-    /// Whether it gets the path that its sender wants at once.
+    /// Whether it gets at once the path that its sender wants.
     goes_there: bool,
     /// What its hooks will hear.
     leased: Option<LeasedEvent>,
@@ -112,7 +112,7 @@ struct Storing {
 }
 
 impl Storing {
-    /// Hooks would not have the contents, and the sender is to know.
+    /// Hooks refused the contents, and the sender is to know.
     fn refused(self, words: String) -> Stored {
         Stored {
             subject: self.subject,
@@ -145,9 +145,9 @@ impl Storing {
 }
 
 impl Receiver {
-    /// Makes complete files safe, gives them their names, runs `[OnReceived]`. Tells what
-    /// became of them, with their places among the files, as soon as that is certain: a file
-    /// does not wait for the slow hooks of another one.
+    /// Makes complete files safe, renames them, runs `[OnReceived]`. Reports what became of them,
+    /// with their indexes among the files, as soon as that is certain: a file does not wait for the
+    /// slow hooks of another one.
     pub async fn store(
         &self,
         received: Vec<Received<Arrival>>,
@@ -207,7 +207,7 @@ impl Receiver {
         } = arrival;
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
-        // What its sender says of it is not to be taken for this.
+        // What its sender says of it must not pass for this.
         match sha256 {
             Some(sha256) => meta
                 .extra
@@ -242,7 +242,7 @@ impl Receiver {
         (storing, whole)
     }
 
-    /// Commits files, those of one folder together. `None` where a thread of ours failed.
+    /// Commits files, those of one folder together. `None` if a thread of ours failed.
     async fn commit(&self, files: Vec<Option<Whole>>) -> Vec<Option<(Partial, io::Result<()>)>> {
         let mut results: Vec<_> = files.iter().map(|_| None).collect();
         let mut folders: Vec<(Vec<usize>, Vec<Whole>)> = Vec::new();
@@ -277,7 +277,7 @@ impl Receiver {
         results
     }
 
-    /// Looks whether a file got its name.
+    /// Checks whether a file got its name.
     async fn committed(
         &self,
         storing: Storing,
@@ -352,8 +352,8 @@ impl Receiver {
         let _ = remembering.await;
     }
 
-    /// Runs `[OnReceived]` for files that are safe. Where it comes to no decision, a file
-    /// stays, marked, and its hooks run again; one that it refuses is gone.
+    /// Runs `[OnReceived]` for files that are safe. If it comes to no decision, a file stays,
+    /// marked, and its hooks run again; a refused file is removed.
     async fn received(
         &self,
         asking: Vec<(usize, Storing, Partial, LeasedEvent)>,
@@ -365,7 +365,7 @@ impl Receiver {
             event.file = Some(storing.subject.data_file());
             event.subject = Some(storing.subject.clone());
             leased.push(one);
-            // As long as its hooks work, the transfer is under way.
+            // As long as its hooks run, the transfer is under way.
             files.push(Some((at, storing, partial)));
         }
         let heard = |verdicts: Verdicts| {

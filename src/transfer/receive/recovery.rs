@@ -1,4 +1,4 @@
-//! What a server does first: finish what one before it left in the middle.
+//! What a server does first: finish what an earlier one left unfinished.
 
 use std::{io, time::SystemTime};
 
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-/// Does what a server that ended in the middle has left to do: files that are whole get
-/// their names, and hooks that wait for one get a task in the journal.
+/// Does what a server that stopped midway has left to do: complete files get their final names, and
+/// hooks that wait for one get a task in the journal.
 ///
-/// It belongs before everything else that looks into the journal.
+/// Call it before anything else looks into the journal.
 pub fn recover(journal: &Journal, root: &Root, stores: &Stores) -> Result<(), JournalError> {
     let db = journal.reader()?;
     let (mut settled, mut tasks) = (Vec::new(), Vec::new());
@@ -55,9 +55,9 @@ pub fn recover(journal: &Journal, root: &Root, stores: &Stores) -> Result<(), Jo
     written.wait()
 }
 
-/// Removes the `.meta` of files that were on their way when a server before this one ended,
-/// and of which nobody knows: the next attempt writes its own. What is under way stays;
-/// returns how many there were.
+/// Removes the `.meta` of files that were on their way when an earlier server stopped, and that
+/// nothing else records: the next attempt writes its own. Those under way stay; returns how many
+/// there were.
 pub fn sweep(
     journal: &Journal,
     root: &Root,
@@ -75,7 +75,7 @@ pub fn sweep(
     Ok(swept)
 }
 
-/// Removes such a `.meta`, or hides it where its file has its path.
+/// Removes such a `.meta`, or hides it if its file has its path.
 fn remove(folder: &Folder, stores: &Stores, name: &str) -> io::Result<()> {
     let (dir, store) = (folder.dir(), stores.of(folder));
     let meta = meta_file::read(dir, name);
@@ -108,7 +108,7 @@ fn left_behind(
     let (dir, owner) = (folder.dir(), folder.user().name().as_str());
     let store = stores.of(folder);
     let mut left = Vec::new();
-    // Of older ones nobody knows any more whether they were delivered.
+    // Whether older ones were delivered is no longer known.
     let oldest = SystemTime::now().checked_sub(delivered::KEPT / 2);
     for entry in dir.entries()? {
         let entry = entry?;
@@ -129,8 +129,8 @@ fn left_behind(
             continue;
         }
         if about.is_file() && about.len() == 0 {
-            // It was made, and not written any more. A transfer of this server tries a stem
-            // before it makes anything.
+            // It was created, but never written. A transfer of this server tries a stem before it
+            // creates anything.
             let of_contact = stem.match_indices('_').any(|(end, _)| {
                 let from = stem.get(..end).and_then(|from| Name::user(from).ok());
                 from.is_some_and(|from| folder.user().contact(&from).is_ok())
@@ -158,9 +158,9 @@ fn left_behind(
             from: meta.from,
             id,
         };
-        // A transfer of this server is under way before it has a .meta, and after that is
-        // known, or has left an error there. Of one that is known, somebody may have taken
-        // the file away, if it has not just got its path.
+        // A transfer of this server is under way before it has a .meta, and afterwards is known, or
+        // has left an error there. If it is known, somebody may have removed the file, unless that
+        // has just got its path.
         let is_left = |known: Option<Transfer>| match known {
             None => true,
             Some(known) => known.stem == stem && is_placed && known.stage == Stage::Delivered,
@@ -192,7 +192,7 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
             _ => None,
         };
         if placed.is_none() {
-            // Where its path is taken meanwhile, it is kept as what it is.
+            // If its path is taken meanwhile, it is kept as it is.
             store.publish(&hidden, &Target::free(&path))?;
         }
         store.settle_names(placed.as_slice())?;
@@ -205,7 +205,7 @@ fn complete(root: &Root, transfer: &Transfer, stores: &Stores) -> io::Result<()>
     restore_meta(&folder, &*store, transfer)?;
     if let (Some(destination), Some(meta)) = (destination, meta)
         && !store.holds(&path)?
-        // A hook may have given it another name, beside the same .meta.
+        // A hook may have renamed it, beside the same .meta.
         && (transfer.stage == Stage::Whole || placement::is_there(&*store, &destination, meta.filesize))
     {
         let found = || placement::find(&*store, &destination, meta.filesize);

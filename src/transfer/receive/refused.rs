@@ -47,8 +47,8 @@ pub async fn run(
     }
 }
 
-/// Removes the `.meta` of files that were refused longer ago than their folder keeps them, at
-/// a time in milliseconds since 1970, but was not yet at an earlier pass; returns how many.
+/// Removes the `.meta` of refused files that their folder no longer keeps at `now`, but still kept
+/// at `since`, an earlier pass, both in milliseconds since 1970; returns how many.
 pub fn forget(
     journal: &Journal,
     root: &Root,
@@ -63,7 +63,7 @@ pub fn forget(
         };
         let kept = FolderRules::of(&config).keep_refused.as_millis();
         let kept = u64::try_from(kept).unwrap_or(u64::MAX);
-        // Of a longer time, if the m2y.config has changed since.
+        // Over a longer time, if the m2y.config has changed since.
         let times = (since.saturating_sub(kept), now.saturating_sub(kept));
         let place = (folder.user().name().as_str(), folder.name().as_str());
         for refused in delivered::refused_between(&db, place, times)? {

@@ -1,5 +1,5 @@
-//! A sender who comes again before an earlier session of theirs has let go: most often that
-//! session's client is gone, and nobody has noticed yet.
+//! A sender who reconnects before an earlier session of theirs has let go: most often that
+//! session's client is gone, and the server has not noticed yet.
 
 use std::{
     sync::Arc,
@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{error::Error, files::disk_queue::DiskQueue, journal::delivered::Key};
 
-/// How long a sender who comes again waits for an earlier session to let go: longer than the
-/// hooks of a file work, shorter than a client waits for an answer.
+/// How long a sender who reconnects waits for an earlier session to let go: longer than the hooks
+/// of a file run, shorter than a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A file that is offered, with the place of its offer.
+/// An offered file, with the index of its offer.
 pub type Offered = (usize, Box<FileOffer>);
 
-/// The transfer of a file that is offered.
+/// The transfer of an offered file.
 fn key(parties: &Parties, offer: &FileOffer) -> Key {
     Key {
         user: parties.user.name().to_string(),
@@ -33,8 +33,8 @@ fn key(parties: &Parties, offer: &FileOffer) -> Key {
 }
 
 impl Receiver {
-    /// Tells earlier sessions of the sender to end that have one of these transfers in hand;
-    /// returns the files that nobody has, and those for which somebody has to be waited.
+    /// Tells earlier sessions of the sender that have one of these transfers in hand to end;
+    /// returns the files that no session has, and those that must wait for one.
     pub(super) fn supersede(
         &self,
         parties: &Parties,
@@ -58,7 +58,7 @@ impl Receiver {
         begun: Instant,
         early: &(impl Fn(usize, Decision) + Sync),
     ) -> Vec<(usize, Result<Decision, Error>)> {
-        // One that hooks work on is let go when they have decided.
+        // A session lets go of a file that hooks work on when they have decided.
         let until = tokio::time::Instant::now() + PATIENCE;
         let taking = files.into_iter().map(|(at, offer)| async move {
             self.under_way

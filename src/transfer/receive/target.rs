@@ -1,5 +1,4 @@
-//! A file that arrives, block by block: the receiving half of a transfer, whichever side
-//! asked for it.
+//! An arriving file, block by block: the receiving half of a transfer, whichever side asked for it.
 
 use std::io;
 
@@ -29,7 +28,7 @@ pub trait Target: Send + 'static {
     fn end(self, why: &ReceiveError);
 }
 
-/// Why a block was not taken.
+/// Why a block was rejected.
 #[derive(Debug)]
 pub enum BlockError {
     /// It belongs to a file of a different size than the meta says.
@@ -38,17 +37,17 @@ pub enum BlockError {
     Wire(WireError),
 }
 
-/// Checksums of a file that arrives, so far.
+/// Checksums of an arriving file, so far.
 #[derive(Clone)]
 pub struct Checksums {
     /// CRC-32.
     pub crc: crc32fast::Hasher,
-    /// SHA-256, where somebody asks for it.
+    /// SHA-256, if a script asks for it.
     pub sha256: Option<Sha256>,
 }
 
 impl Checksums {
-    /// Of no byte.
+    /// Of no bytes.
     pub fn new(with_sha256: bool) -> Self {
         Self {
             crc: crc32fast::Hasher::new(),
@@ -76,7 +75,7 @@ pub struct Received<T> {
     pub target: T,
     /// Its CRC-32.
     pub crc: u32,
-    /// Its SHA-256, where somebody asks for it.
+    /// Its SHA-256, if a script asks for it.
     pub sha256: Option<[u8; 32]>,
 }
 
@@ -85,7 +84,7 @@ pub struct Incoming<T> {
     blocks: Stream,
     target: T,
     received: u64,
-    /// Whether the last block was there.
+    /// Whether the last block has arrived.
     complete: bool,
     sums: Checksums,
 }

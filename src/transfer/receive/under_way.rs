@@ -1,9 +1,9 @@
 //! Transfers that are under way in this process, and the names that they take.
 
 //!
-//! A sender who comes again while an earlier attempt of the same transfer is still in hand
-//! takes over: the session of the earlier one is told to end, and the new one waits until it
-//! has let go. Most often that session's client is gone, and nobody has noticed yet.
+//! A sender who reconnects while an earlier attempt at the same transfer is still in hand takes
+//! over: the session of the earlier one is told to end, and the new one waits until it has let go.
+//! Most often that session's client is gone, and the server has not noticed yet.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -25,7 +25,7 @@ use crate::{
 /// How many files with one sender and one second a folder may hold.
 const MAX_CLASHES: u32 = 1_000_000;
 
-/// Senders' seconds whose last number is remembered.
+/// For how many seconds of senders the last number is remembered.
 const MAX_SECONDS: usize = 4_096;
 
 /// Transfers that are under way in this process.
@@ -43,9 +43,9 @@ struct Shared {
 struct Claims {
     transfers: HashMap<Key, Held>,
     /// The last number that was tried for files of one sender and one second, so that the
-    /// thousandth of them does not ask for the names of all before it.
+    /// thousandth of them does not try the names of all before it.
     numbers: HashMap<String, u32>,
-    /// Paths that nobody else may have meanwhile, by user and folder.
+    /// Paths that no other file may take meanwhile, by user and folder.
     paths: HashSet<(String, String, TreePath)>,
 }
 
@@ -60,8 +60,8 @@ struct Held {
 pub struct Holder(Arc<Notify>);
 
 impl Holder {
-    /// Waits until a newer session wants to go on with a transfer of this one. Nothing is
-    /// lost if the future is dropped.
+    /// Waits until a newer session wants to continue a transfer of this one. Nothing is lost if the
+    /// future is dropped.
     pub async fn superseded(&self) {
         self.0.notified().await;
     }
@@ -72,7 +72,7 @@ impl Holder {
 }
 
 impl UnderWay {
-    /// Takes a transfer into hand; `None` if it is in another hand.
+    /// Takes a transfer in hand; `None` if another session has it.
     pub fn claim(
         &self,
         folder: &Folder,
@@ -102,8 +102,8 @@ impl UnderWay {
         }
     }
 
-    /// Tells other sessions that have one of these transfers in hand to end; whether each of
-    /// them was in another hand.
+    /// Tells other sessions that have one of these transfers in hand to end; returns for each
+    /// whether another session had it.
     pub fn supersede(&self, keys: &[Key], by: &Holder) -> Vec<bool> {
         let claims = self.lock();
         let supersede = |key| {
@@ -117,13 +117,13 @@ impl UnderWay {
         keys.iter().map(supersede).collect()
     }
 
-    /// Waits until nobody else has a transfer in hand, but not beyond a time. One who takes it
-    /// meanwhile is told to end too.
+    /// Waits until no other session has a transfer in hand, but not beyond a time. One that takes
+    /// it meanwhile is told to end too.
     pub async fn released(&self, key: &Key, by: &Holder, until: Instant) {
         loop {
             let released = self.0.released.notified();
             tokio::pin!(released);
-            // Before the look, so that nothing is missed in between.
+            // Before the check, so that nothing is missed in between.
             released.as_mut().enable();
             let is_held = self.supersede(std::slice::from_ref(key), by);
             let is_held = is_held.first().copied().unwrap_or_default();
@@ -156,7 +156,7 @@ impl UnderWay {
 pub struct Claim {
     under_way: UnderWay,
     key: Key,
-    /// The path that the file is to get, where another one may not.
+    /// The path that the file is to get, which no other file may take.
     path: Option<(String, String, TreePath)>,
 }
 
@@ -166,7 +166,7 @@ impl Claim {
         &self.key
     }
 
-    /// Takes a path of the folder in hand too; `false` if another file is to get it.
+    /// Takes a path of the folder in hand too; `false` if a different file is to get it.
     #[must_use]
     pub fn take_path(&mut self, path: &TreePath) -> bool {
         let Key { user, folder, .. } = &self.key;
@@ -185,7 +185,7 @@ impl Claim {
         } = &self.key;
         let mut state = self.under_way.lock();
         if state.numbers.len() >= MAX_SECONDS {
-            // What is forgotten is found again by asking for the names.
+            // What is forgotten is found again by trying the names.
             state.numbers.clear();
         }
         let second = format!("{user}/{folder}/{from}_{datetime}");

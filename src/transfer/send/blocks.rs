@@ -1,4 +1,4 @@
-//! The blocks of a file that goes out: read, checksummed and sealed, a buffer at a time.
+//! The blocks of an outgoing file: read, checksummed and sealed, a buffer at a time.
 
 use std::{io, sync::Arc};
 
@@ -17,11 +17,11 @@ pub struct Attempt {
     pub contents: Arc<dyn Contents>,
     /// Its size in bytes.
     pub size: u64,
-    /// The version that the meta speaks of.
+    /// The version that the meta describes.
     pub version: String,
     /// Seals the blocks.
     pub blocks: Stream,
-    /// Bytes that the receiver has, behind which the blocks begin.
+    /// Bytes that the receiver has, after which the blocks begin.
     pub offset: u64,
     /// The CRC-32 of those.
     pub crc: crc32fast::Hasher,
@@ -66,9 +66,9 @@ impl Blocks {
         self.left
     }
 
-    /// Puts blocks behind the first `used` bytes of a buffer, as many as there are or fit
-    /// into `most` bytes. Returns how much of it is used then, and how many bytes of the
-    /// file that was.
+    /// Puts blocks after the first `used` bytes of a buffer, as many as there are or fit into
+    /// `most` bytes. Returns how much of the buffer is then used, and how many bytes of the file
+    /// that was.
     pub fn fill(
         &mut self,
         buffer: &mut Vec<u8>,
@@ -115,7 +115,7 @@ impl Blocks {
             *whole = head.last;
         }
         if *whole {
-            // Asked before the last block goes out, while all can still be undone.
+            // Checked before the last block goes out, while everything can still be undone.
             unchanged(attempt)?;
         }
         Ok((used, body))

@@ -1,4 +1,4 @@
-//! What a session needs to know of a file that it is to send.
+//! What a session needs to know about a file that it is to send.
 
 use std::{borrow::Borrow, sync::Arc};
 
@@ -20,18 +20,18 @@ pub const FEATURES: Features = Features {
     requests: false,
 };
 
-/// A file to be sent, and how leave for that is asked.
+/// A file to be sent, and how permission for that is requested.
 pub trait Job {
     /// What is said of the file; an error if that is wrong.
     fn meta(&self) -> Result<Meta, Error>;
 
-    /// The record that asks for leave.
+    /// The record that asks for permission.
     fn ask(&self, meta: &Meta) -> (Kind, Zeroizing<Vec<u8>>);
 
     /// The open file, and the version to be sent.
     fn source(&self) -> (Arc<dyn Contents>, Version);
 
-    /// The receiver has so much of it from before.
+    /// The receiver has this much of it from before.
     fn held(&mut self, _bytes: u64) {}
 
     /// What the receiver said when it was safe, if that was more than an ACK.

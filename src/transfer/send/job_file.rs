@@ -1,4 +1,4 @@
-//! A `.meta` or `.failed` that is read and locked, and of which nothing has begun yet.
+//! A `.meta` or `.failed` that is read and locked, and that nothing has been done about yet.
 
 use std::{
     fs::{File, TryLockError},
@@ -22,11 +22,10 @@ use crate::{
     store::local::LocalContents,
 };
 
-/// What the name of a document to be sent ends with, and that of one that could not
-/// be sent.
+/// The ending of a document to be sent, and of one that could not be sent.
 const ENDINGS: [&str; 2] = [".meta", ".failed"];
 
-/// The directory that a document was in last: the next is often in the same.
+/// The directory of the last document: the next is often in the same one.
 #[derive(Default)]
 pub struct LastDir(Option<(PathBuf, Arc<Dir>)>);
 
@@ -51,12 +50,12 @@ pub struct JobFile {
     /// Where its `.meta` is.
     path: PathBuf,
     meta: Meta,
-    /// Stands for the document that was read, and for no other one.
+    /// Identifies the document that was read, and no other one.
     digest: Sha256,
     lock: File,
 }
 
-/// A document that is open, and was not read yet.
+/// An open document that was not read yet.
 struct Opened<'a> {
     path: &'a Path,
     dir: Arc<Dir>,
@@ -97,7 +96,7 @@ impl<'a> Opened<'a> {
     /// Keeps others from sending it.
     fn lock(self) -> Result<Self, Error> {
         match self.document.try_lock() {
-            // Who had it until now may have sent it.
+            // The process that had it until now may have sent it.
             Ok(()) if self.is_there() => Ok(self),
             Ok(()) => {
                 let gone = io::ErrorKind::NotFound.into();
@@ -109,7 +108,7 @@ impl<'a> Opened<'a> {
         }
     }
 
-    /// Whether the document that is open has its name still.
+    /// Whether the open document still has its name.
     fn is_there(&self) -> bool {
         let there = self.dir.metadata(self.name);
         there.is_ok_and(|there| there.ino() == self.inode)
@@ -136,8 +135,8 @@ impl<'a> Opened<'a> {
 }
 
 impl JobFile {
-    /// Keeps others from sending a `.meta` or a `.failed`, and reads it: in this order, so
-    /// that nothing is read that somebody is still writing who had it before.
+    /// Keeps others from sending a `.meta` or a `.failed`, and reads it: in this order, so that it
+    /// does not read what an earlier holder is still writing.
     pub fn read(path: &Path, last_dir: &mut LastDir) -> Result<Self, Error> {
         Opened::open(path, last_dir)?.lock()?.read()
     }
@@ -152,7 +151,7 @@ impl JobFile {
         &self.meta
     }
 
-    /// Where the file is that it describes.
+    /// Where the file that it describes is.
     pub fn source(&self) -> Result<PathBuf, Error> {
         match self.meta.extra.get(SOURCE_PATH) {
             Some(Value::String(path)) => return Ok(path.into()),
@@ -173,16 +172,16 @@ impl JobFile {
     }
 
     /// Opens the file. The `id`, if the document lacks it, follows from document and file,
-    /// so that every attempt is the same transfer and nothing has to be written down; a file
-    /// that changed since is another transfer.
+    /// so that every attempt is the same transfer and nothing has to be written down; a file that
+    /// changed since is a different transfer.
     ///
     /// A `.failed` becomes a `.meta` again, once it is known that its file is there.
     pub fn open(self) -> Result<SendJob, Error> {
         self.open_by(open_source)
     }
 
-    /// [`Self::open`] for what nobody looks at before it is sent: only files that lie
-    /// in a folder of this user.
+    /// [`Self::open`] for what nobody reviews before it is sent: only files in a folder of this
+    /// user.
     pub fn open_of(self, user: &User) -> Result<SendJob, Error> {
         self.open_by(|source| open_of(user, source))
     }
@@ -207,7 +206,7 @@ impl JobFile {
         // An id that a person chose stands for the version that the file has now.
         let is_new = had.is_none() && meta.id.is_some();
         if had.is_some_and(|had| had != text) {
-            // What the document says of the file is of the version before.
+            // What the document says of the file describes the version before.
             (meta.id, meta.filesize, meta.file_crc) = (None, None, None);
             meta.datetime.clear();
         }
@@ -236,7 +235,7 @@ impl JobFile {
     }
 }
 
-/// The error for a document that somebody else sends.
+/// The error for a document that another process is sending.
 pub(super) fn being_sent(path: &Path) -> Error {
     let sentence = format!("another m2y process is sending {}", path.display());
     Error::new(Code::Later, sentence)
@@ -250,8 +249,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Opens a file that lies in a folder of the user, through handles that no link leads out
-/// of: a `.meta` may name any file, and the server may be able to read it.
+/// Opens a file in a folder of the user, through handles that no link leads out of: a `.meta` may
+/// name any file, and the server may be able to read it.
 fn open_of(user: &User, path: &Path) -> Result<(File, Version), Error> {
     let at = |e: io::Error| Error::io("open", path, &e);
     let outside = || {

@@ -28,8 +28,7 @@ use crate::{
 /// In the meta of a file that was found in a directory: where in it, as text.
 pub const PATH: &str = "path";
 
-/// What of the files is known, and where it is told what became of them. Copies of it are the
-/// same one.
+/// What is known of the files, and where their outcome is recorded. Clones are the same one.
 #[derive(Clone)]
 pub struct OutgoingLog(Arc<Shared>);
 
@@ -37,7 +36,7 @@ struct Shared {
     journal: Journal,
     reader: Mutex<Connection>,
     salt: Vec<u8>,
-    /// The last that was told. All before it is written when it is.
+    /// The last outcome to be recorded. When it is written, so are all before it.
     last: Mutex<Option<Pending<()>>>,
 }
 
@@ -49,7 +48,7 @@ pub enum Next {
     Send(Box<SendJob>),
 }
 
-/// One attempt, to be told to the journal when it is over.
+/// One attempt, to be recorded in the journal when it is over.
 pub(super) struct Attempt {
     log: OutgoingLog,
     outgoing: Outgoing,
@@ -64,7 +63,7 @@ impl OutgoingLog {
         let salt = match read()? {
             Some(salt) => salt,
             None => {
-                // With other bytes all that was sent would be sent again.
+                // With different bytes, everything that was sent would be sent again.
                 let made = journal.quietly(true, outgoing::make_salt);
                 made.wait().map_err(unusable)?;
                 read()?.unwrap_or_default()
@@ -145,7 +144,7 @@ impl OutgoingLog {
         ))))
     }
 
-    /// The id of a transfer. It says nothing to somebody who does not know the salt.
+    /// The id of a transfer. It reveals nothing to anyone who does not know the salt.
     fn id(&self, what: &What, source: &SourceFile, attempt: u64) -> TransferId {
         let mut digest = Sha256::new_with_prefix(&self.0.salt);
         let What {
@@ -168,11 +167,11 @@ impl OutgoingLog {
 
     fn tell(&self, work: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // In the hand of the lock: what is last there is what was told last.
+        // Under the lock, so that the last one there is the last one recorded.
         *last = Some(self.0.journal.quietly(false, work));
     }
 
-    /// Waits until all that was told is written down.
+    /// Waits until everything to be recorded is written.
     pub fn settle(&self) -> Result<(), Error> {
         let last = self
             .0
@@ -201,12 +200,12 @@ impl OutgoingLog {
 }
 
 impl Attempt {
-    /// Writes down that the receiver has the file.
+    /// Records that the receiver has the file.
     pub(super) fn sent(&self) {
         self.over(State::Sent, None);
     }
 
-    /// Writes down why it has not.
+    /// Records why it has not.
     pub(super) fn failed(&self, reason: &Error) {
         self.over(State::Failed, Some(reason));
     }
@@ -300,7 +299,7 @@ fn is_sent(before: &Outgoing, source: &SourceFile) -> bool {
     before.state == State::Sent && before.version == source.version.size_and_time()
 }
 
-/// Whether the receiver would not have it.
+/// Whether the receiver refused it.
 fn is_refused(before: &Outgoing) -> bool {
     before.state == State::Failed && before.code == Code::Refused.word()
 }

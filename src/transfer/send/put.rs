@@ -1,7 +1,7 @@
 //! A file that is put at a path of a contact's, from the sender's side.
 //!
-//! Of a file of more than one block a note tells which attempt is under way, so that another
-//! process goes on with it. Small ones go whole or not at all.
+//! For a file of more than one block, a note tells which attempt is under way, so that another
+//! process can resume it. Small ones go whole or not at all.
 
 use std::{
     fs::{File, TryLockError},
@@ -51,7 +51,7 @@ pub struct Put {
     stored: Option<Reply>,
 }
 
-/// Which attempt is under way; locked, so that nobody else has the file in hand.
+/// Which attempt is under way; locked, so that no other process has the file in hand.
 struct Note {
     dir: Arc<Dir>,
     name: String,
@@ -61,7 +61,7 @@ struct Note {
 impl Put {
     /// Opens a file that goes from a user to a path of a contact's. It may wait for a disk.
     ///
-    /// Fails with [`Code::Later`] where somebody else puts something there.
+    /// Fails with [`Code::Later`] if another process is putting something there.
     pub fn open(
         user: &User,
         (peer, path): (&str, &str),
@@ -99,7 +99,7 @@ impl Put {
         Ok(put)
     }
 
-    /// Takes the file in hand, under the id that it had if it is what was begun.
+    /// Takes the file in hand, under its earlier id if it is the one that was begun.
     fn take(&mut self, user: &User, peer: &str, id: &mut TransferId) -> Result<(), Error> {
         let at = |e: io::Error| Error::io("write a note into", &user.path().join(NOTES), &e);
         let being_sent = || {
@@ -114,7 +114,7 @@ impl Put {
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             return Err(being_sent());
         }
-        // Who had it in hand may have taken it away.
+        // The process that had it in hand may have removed it.
         if !file::exists(&dir, &name).map_err(at)? {
             return Err(being_sent());
         }
@@ -161,7 +161,7 @@ impl Put {
         self.version.len()
     }
 
-    /// Whether the file is another one than that which was begun before.
+    /// Whether the file differs from the one that was begun before.
     pub fn changed(&self) -> bool {
         self.changed
     }
@@ -171,8 +171,8 @@ impl Put {
         self.held
     }
 
-    /// Where it is, and whether it was there already; `None` where hooks have it. Of one that
-    /// was delivered before it is only known that it was to go there.
+    /// Where it is, and whether it was there already; `None` if hooks have it. If it was delivered
+    /// before, it is only known that it was to go there.
     pub fn place(&self) -> Option<(&str, bool)> {
         match &self.stored {
             None => Some((&self.path, false)),
@@ -181,7 +181,7 @@ impl Put {
         }
     }
 
-    /// It has its last word: nobody goes on with it.
+    /// Its outcome is final: nobody resumes it.
     pub fn forget(&mut self) {
         if let Some(note) = self.note.take() {
             let _ = note.dir.remove_file(&note.name);

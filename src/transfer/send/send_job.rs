@@ -25,10 +25,10 @@ use crate::{
     store::{Contents, local::LocalContents},
 };
 
-/// So much of a file is written at once or not at all, even by a process that is killed.
+/// This much of a file is written at once or not at all, even by a process that is killed.
 const PAGE: usize = 4_096;
 
-/// Something to be sent: a file, and what is said of it.
+/// Something to be sent: a file, and what is said about it.
 pub struct SendJob {
     /// Where the `.meta` is, or without one the file.
     path: PathBuf,
@@ -40,7 +40,7 @@ pub struct SendJob {
     resumed: AtomicU64,
 }
 
-/// What is told what became of it.
+/// Where its outcome is recorded.
 pub(super) enum Record {
     /// A `.meta`.
     Document(Document),
@@ -72,7 +72,7 @@ impl SendJob {
         JobFile::read(path, &mut LastDir::default())?.open()
     }
 
-    /// The same for what nobody looks at before it is sent: [`JobFile::open_of`].
+    /// The same for what nobody reviews before it is sent: [`JobFile::open_of`].
     pub fn open_of(user: &User, path: &Path) -> Result<Self, Error> {
         JobFile::read(path, &mut LastDir::default())?.open_of(user)
     }
@@ -105,7 +105,7 @@ impl SendJob {
         self.resumed.load(Ordering::Relaxed)
     }
 
-    /// The receiver has so much of it from an earlier attempt.
+    /// The receiver has this much of it from an earlier attempt.
     pub(super) fn held(&self, bytes: u64) {
         self.resumed.store(bytes, Ordering::Relaxed);
     }
@@ -130,7 +130,7 @@ impl SendJob {
         self.version.is_empty()
     }
 
-    /// The document as the receiver gets it. Fails if it says another size.
+    /// The document as the receiver gets it. Fails if it says a different size.
     pub fn request(&self) -> Result<Meta, Error> {
         check_size(&self.meta, self.version.len())?;
         let mut meta = self.meta.clone();
@@ -144,9 +144,9 @@ impl SendJob {
         (self.contents.clone(), self.version)
     }
 
-    /// Makes the `.meta` a `.done`, with what the receiver made of the document. That is
-    /// not flushed: the receiver knows that it has the file. Returns the path of the `.done`,
-    /// or without a `.meta` that of the file.
+    /// Turns the `.meta` into a `.done`, with what the receiver made of the document. That is not
+    /// flushed: the receiver knows that it has the file. Returns the path of the `.done`, or
+    /// without a `.meta` that of the file.
     pub fn done(&self, delivered: &Meta) -> Result<PathBuf, Error> {
         let document = match &self.record {
             Record::Document(document) => document,
@@ -164,7 +164,7 @@ impl SendJob {
         document.become_("done", &meta, &self.path)
     }
 
-    /// Makes the `.meta` a `.failed`, with the reason in it. Returns the path of that, or
+    /// Turns the `.meta` into a `.failed`, with the reason in it. Returns the path of that, or
     /// without a `.meta` that of the file.
     pub fn failed(&self, reason: &Error) -> Result<PathBuf, Error> {
         let document = match &self.record {
@@ -179,8 +179,8 @@ impl SendJob {
         document.become_("failed", &meta, &self.path)
     }
 
-    /// Puts things back as they were: nothing of it was begun, for a reason. The journal knows
-    /// it as one that failed.
+    /// Puts things back as they were: nothing of it was begun, for the given reason. The journal
+    /// records it as failed.
     pub fn leave(&self, reason: &Error) -> Result<(), Error> {
         match &self.record {
             Record::Document(document) => document.leave(&self.path),
@@ -191,7 +191,7 @@ impl SendJob {
         }
     }
 
-    /// Makes the `.failed` that was read the `.meta`, unless there is one.
+    /// Turns the `.failed` that was read into the `.meta`, unless there is one.
     pub(super) fn requeue(&mut self) -> Result<(), Error> {
         match &mut self.record {
             Record::Document(document) => document.requeue(&self.path),
@@ -228,17 +228,17 @@ impl Document {
         let was = self.lock.metadata().map_or(0, |about| {
             usize::try_from(about.len()).unwrap_or(usize::MAX)
         });
-        // White space behind the object: a file that is written over and has become no
-        // shorter is whole at every moment.
+        // White space after the object: a file that is overwritten without getting shorter is whole
+        // at every moment.
         let len = text.len().max(was);
         let became = match len {
-            // Of what a person wrote, one copy is safe at every moment.
+            // One copy of what a person wrote is safe at every moment.
             _ if ending == "failed" => file::replace(&self.dir, &new, 0o644, &text)
                 .and_then(|()| self.dir.remove_file(&name)),
-            // The document as it was delivered has all that the person wrote, so it may stand
-            // in that one's place. Who looks meanwhile sees the old text or the new one, who
-            // waits for the lock finds the name gone; and if we are killed before the rename,
-            // the .meta that stays is of the same transfer.
+            // The document as it was delivered has everything that the person wrote, so it may
+            // replace the original. A reader meanwhile sees the old text or the new one, a process
+            // that waits for the lock finds the name gone; and if we are killed before the rename,
+            // the .meta that stays describes the same transfer.
             ..=PAGE => {
                 text.resize(len, b'\n');
                 file::overwrite_unflushed(&self.dir, &name, 0o644, &text)
@@ -274,7 +274,7 @@ impl Document {
         let name = format!("{}.meta", self.stem);
         let at = |e: io::Error| Error::io("write", path, &e);
         file::replace(&self.dir, &name, 0o644, &meta.to_file()).map_err(at)?;
-        // It is another file now; who locked it in between has it in hand.
+        // It is a different file now; a process that locked it in between has it in hand.
         let (lock, _) = file::open(&self.dir, &name).map_err(at)?;
         let lock = lock.into_std();
         if let Err(std::fs::TryLockError::WouldBlock) = lock.try_lock() {
@@ -285,7 +285,7 @@ impl Document {
     }
 }
 
-/// Fails if the document says another size than the file has.
+/// Fails if the document says a different size than the file has.
 pub fn check_size(meta: &Meta, len: u64) -> Result<(), Error> {
     match meta.filesize {
         Some(claimed) if claimed != len => Err(Error::new(
@@ -310,8 +310,7 @@ pub fn open_source(path: &Path) -> Result<(File, Version), Error> {
 
 /// Opens whatever there is, to read it.
 pub(super) fn open_any(path: &Path, flags: OFlags) -> io::Result<(File, Metadata)> {
-    // To open a pipe would otherwise wait for its other end; a regular file does not know
-    // the flag.
+    // Opening a pipe would otherwise wait for its other end; a regular file ignores the flag.
     let flags = OFlags::NONBLOCK | flags;
     let file = OpenOptions::new()
         .read(true)

@@ -14,13 +14,13 @@ use crate::{
     root::version::Version,
 };
 
-/// A file that is to be sent.
+/// A file to be sent.
 pub struct SourceFile {
     pub(super) file: File,
     pub(super) version: Version,
     parent: PathBuf,
     name: String,
-    /// The name by which a person called it, which may be that of a link.
+    /// The name that a person used for it, which may be that of a link.
     pub(super) called: String,
 }
 
@@ -47,7 +47,7 @@ impl SourceFile {
     }
 }
 
-/// Opens files, and knows where the directory is that the file before lay in.
+/// Opens files, and remembers the directory of the previous file.
 #[derive(Default)]
 pub struct SourceFiles {
     parent: Option<(PathBuf, PathBuf)>,

@@ -1,4 +1,4 @@
-//! Where the EXIF of a picture lies, in each format that has one.
+//! Where the EXIF of a picture is, in each format that has one.
 
 use std::io;
 
@@ -114,7 +114,7 @@ struct Boxed {
     block: Block,
 }
 
-/// The box at a place; `None` at the end of its parent, and where the bytes are not a box.
+/// The box at a place; `None` at the end of its parent, and if the bytes are not a box.
 fn box_at(window: &mut Window<'_>, within: Block) -> io::Result<Option<Boxed>> {
     let at = within.start;
     if within.end.saturating_sub(at) < 8 {
@@ -162,7 +162,7 @@ fn in_jxl(window: &mut Window<'_>) -> io::Result<Option<Block>> {
     }
 }
 
-/// Behind the number of bytes that stand before the TIFF document.
+/// What follows the number of bytes before the TIFF document.
 fn behind_offset(window: &mut Window<'_>, block: Block) -> io::Result<Block> {
     let skipped = u64::from(u32::from_be_bytes(window.bytes(block.start)?));
     Ok(Block {
@@ -214,7 +214,7 @@ fn exif_item(window: &mut Window<'_>, meta: Block) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// Where an item lies that is in one piece.
+/// Where an item is that is in one piece.
 fn item_place(window: &mut Window<'_>, meta: Block, item: u32) -> io::Result<Option<Block>> {
     let Some(places) = find_box(window, meta, b"iloc")? else {
         return Ok(None);
@@ -266,7 +266,7 @@ struct Numbers<'w, 'c> {
 }
 
 impl Numbers<'_, '_> {
-    /// The next number, of so many bytes; 0 if it has none.
+    /// The next number, of this many bytes; 0 if it has none.
     fn next(&mut self, bytes: u8) -> io::Result<u64> {
         let mut number = 0_u64;
         for _ in 0..bytes {

@@ -35,7 +35,7 @@ pub struct Exif {
 pub(super) fn of(window: &mut Window<'_>, format: ImageType) -> Exif {
     let mut found = Found::default();
     if let Ok(Some(block)) = blocks::find(window, format) {
-        // Where the document is damaged, the fields found before count.
+        // If the document is damaged, the fields found before count.
         let _ = read(window, block, &mut found);
     }
     found.exif()

@@ -18,8 +18,8 @@ const BUDGET: u64 = 1 << 20;
 
 const UNKNOWN: &str = "is not a picture that m2y can read: it must be JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP or QOI, and not cut off";
 
-/// The lengths of the second header of a BMP. Its first one has nothing else to know it by: all
-/// that begins with `BM` would be a picture.
+/// The lengths of the second header of a BMP. Its first one has nothing else to recognise it by:
+/// everything that begins with `BM` would be a picture.
 pub(super) const BMP_HEADERS: [u32; 7] = [12, 40, 52, 56, 64, 108, 124];
 
 /// Pixels from left to right and from top to bottom.
@@ -29,7 +29,7 @@ pub(super) type Size = (u64, u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Pixels from left to right and from top to bottom as the file says, before `orientation`
-    /// turns it; `None` where the file only says those of a thumbnail.
+    /// turns it; `None` if the file only says those of a thumbnail.
     pub size: Option<(u64, u64)>,
     /// What the camera wrote.
     pub exif: Exif,

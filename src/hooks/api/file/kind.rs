@@ -84,14 +84,14 @@ fn of_boxes(head: &[u8]) -> Option<&'static str> {
         }
         _ => {}
     }
-    // Behind the first brand is its version.
+    // After the first brand comes its version.
     let others = brands.get(8..len.saturating_sub(8).min(brands.len()))?;
     let (others, _) = others.as_chunks::<4>();
     let is_film = |brand: &[u8; 4]| matches!(brand, b"mp41" | b"mp42" | b"isom");
     others.iter().any(is_film).then_some("video/mp4")
 }
 
-/// The type of pictures that `file.image()` reads and that are not known so far.
+/// The type of pictures that `file.image()` reads and that are not recognised so far.
 fn rest(head: &[u8]) -> &'static str {
     match head {
         [b'q', b'o', b'i', b'f', ..] => "image/qoi",
@@ -100,7 +100,7 @@ fn rest(head: &[u8]) -> &'static str {
     }
 }
 
-/// Whether it is UTF-8 without NUL; where the contents go on, the last character may be cut.
+/// Whether it is UTF-8 without NUL; if the contents continue, the last character may be cut.
 fn is_text(head: &[u8], goes_on: bool) -> bool {
     let is_utf8 = match str::from_utf8(head) {
         Ok(_) => true,

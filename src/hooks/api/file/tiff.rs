@@ -36,7 +36,7 @@ pub(super) struct Tiff<'w, 'c> {
 }
 
 impl<'w, 'c> Tiff<'w, 'c> {
-    /// The document in a part of a file; `None` where there is none, or one with places of eight
+    /// The document in a part of a file; `None` if there is none, or one with places of eight
     /// bytes.
     pub(super) fn open(window: &'w mut Window<'c>, block: Block) -> io::Result<Option<Self>> {
         let little = match &window.bytes::<4>(block.start)? {
@@ -149,7 +149,7 @@ impl<'w, 'c> Tiff<'w, 'c> {
             .collect()
     }
 
-    /// What a directory says about its picture. Where it is cut off, what it says before that.
+    /// What a directory says about its picture. If it is cut off, what it says before that.
     fn picture(&mut self, at: u32) -> io::Result<Picture> {
         let mut picture = Picture::default();
         let read = self.directory(at, |tiff, field| {
@@ -177,12 +177,12 @@ struct Picture {
     is_reduced: bool,
     width: Option<u32>,
     height: Option<u32>,
-    /// Where the directories of the pictures begin that belong to it.
+    /// Where the directories of the pictures that belong to it begin.
     within: Vec<u32>,
 }
 
-/// The size of the picture that a file is about, where that of its first one is known. Raw files
-/// begin with a thumbnail, and their own picture belongs to that; `None` if it is not found.
+/// The size of the picture that a file is about, given that of its first one. Raw files begin with
+/// a thumbnail, and their own picture belongs to that; `None` if it is not found.
 pub(super) fn full_size(window: &mut Window<'_>, first: Size) -> io::Result<Option<Size>> {
     let block = Block {
         start: 0,

@@ -7,7 +7,7 @@ use rhai::EvalAltResult;
 
 use crate::{hooks::call, store::Contents};
 
-/// Bytes that are read at a time where a parser asks for less.
+/// Bytes that are read at a time if a parser asks for less.
 const STEP: usize = 1_024;
 
 /// Why reading failed.
@@ -26,7 +26,7 @@ pub(super) enum Fault {
 pub(super) struct Window<'a> {
     contents: &'a dyn Contents,
     size: u64,
-    /// Where the parser stands.
+    /// The parser's position.
     at: u64,
     /// Bytes of the contents from `start` on.
     buffer: Vec<u8>,
@@ -37,7 +37,7 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// A window that stands at the beginning and lets `budget` bytes be read.
+    /// A window at the beginning that lets `budget` bytes be read.
     pub(super) fn new(contents: &'a dyn Contents, budget: u64) -> io::Result<Self> {
         Ok(Self {
             contents,
@@ -60,7 +60,7 @@ impl<'a> Window<'a> {
         self.fault.take()
     }
 
-    /// The bytes at a place; an error where the contents end before.
+    /// The bytes at a place; an error if the contents end before.
     pub(super) fn bytes<const N: usize>(&mut self, at: u64) -> io::Result<[u8; N]> {
         self.at = at;
         let mut bytes = [0; N];

@@ -118,7 +118,7 @@ impl ReaderAt for Shared<'_> {
     }
 }
 
-/// The entries of the archive that contents are.
+/// The entries of the archive in `contents`.
 pub(super) fn of(contents: &dyn Contents) -> Result<Entries, Trouble> {
     let window = Window::new(contents, BUDGET).map_err(Trouble::Io)?;
     let size = window.size();

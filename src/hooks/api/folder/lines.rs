@@ -22,11 +22,11 @@ use crate::{
 /// Bytes that are read at a time; between two of them the script can be stopped.
 const BUFFER: usize = 65_536;
 
-/// Files that the scripts of one run may go through at the same time: each is one that the
-/// process has open.
+/// Files that the scripts of one run may go through at the same time: the process keeps each of
+/// them open.
 const MAX_OPEN: usize = 16;
 
-/// How many files a script has open. Copies of it are the same number.
+/// How many files a script has open. Clones share one number.
 #[derive(Clone, Default)]
 pub struct OpenFiles(Arc<AtomicUsize>);
 
@@ -58,8 +58,7 @@ impl Drop for Opened {
     }
 }
 
-/// The lines of a file, for a `for` loop. Copies of it begin at the same line and go their own
-/// ways.
+/// The lines of a file, for a `for` loop. Clones begin at the same line and then are independent.
 #[derive(Clone)]
 pub struct Lines {
     name: Arc<str>,
@@ -90,7 +89,7 @@ impl Lines {
         })
     }
 
-    /// More bytes behind those that were not looked at; whether there were any.
+    /// Reads more bytes after those that were not looked at; returns whether there were any.
     fn more(&mut self) -> io::Result<bool> {
         self.buffer.drain(..self.at);
         self.at = 0;
@@ -103,8 +102,8 @@ impl Lines {
         Ok(read > 0)
     }
 
-    /// The next line without what ends it; `None` behind the last one. At most `most` bytes of
-    /// it are kept: `Err` tells that it has more.
+    /// The next line without its line ending; `None` after the last one. At most `most` bytes of it
+    /// are kept: `Err` tells that it has more.
     fn next_line(&mut self, most: usize) -> Made<Option<Result<Vec<u8>, ()>>> {
         let failed = |name: &str, e: io::Error| fail(format!("cannot read {name}: {e}"));
         let (mut line, mut is_long, mut has_any) = (Vec::new(), false, false);
@@ -141,7 +140,7 @@ impl Lines {
     /// Whether one of the lines is this text.
     pub fn contain(&mut self, text: &str) -> Made<bool> {
         while !self.is_over {
-            // With room for what ends it.
+            // With room for its line ending.
             match self.next_line(text.len() + 1)? {
                 Some(Ok(line)) if line == text.as_bytes() => return Ok(true),
                 Some(_) => {}

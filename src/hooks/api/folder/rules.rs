@@ -1,4 +1,4 @@
-//! Which names and paths a script may use, and the words where it may not.
+//! Which names and paths a script may use, and what it is told if it may not.
 
 use std::io::{self, Read};
 
@@ -20,13 +20,13 @@ use crate::{
 /// The longest path of a script, in bytes.
 const MAX_PATH: usize = 1_024;
 
-/// Directories within each other, with the file in the last one.
+/// Directories nested in each other, with the file in the last one.
 const MAX_DEPTH: usize = 16;
 
 /// The endings of files that m2y itself writes and reads.
 const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
 
-/// What is said where a directory is missing.
+/// What is said if a directory is missing.
 pub(super) const NO_DIRECTORY: &str = "is not a directory: create it with folder.mkdir()";
 
 /// A path as a script wrote it: plain names, none hidden, with one / between them.
@@ -82,10 +82,10 @@ pub(super) fn ending_of(name: &str) -> Option<&'static str> {
     OWN.into_iter().find(|ending| name.ends_with(ending))
 }
 
-/// Whether scripts may change a file of that name: none changes what decides.
+/// Whether scripts may change a file of that name: none may change what decides.
 pub(super) fn changeable(call: &str, path: &str, config: &Config) -> Made<()> {
     path_of(call, path)?;
-    // A file system may take other letters for the same; in directories it is no hook.
+    // A file system may ignore the case of letters; in directories it is not a hook.
     let (directory, name) = split(path);
     let is_hook = || {
         Kind::ALL.iter().any(|kind| {
@@ -116,7 +116,7 @@ pub(super) fn new_name(call: &str, from: Option<&str>, name: &str, config: &Conf
             "holds control characters: make a name with text.file_name()",
         ));
     }
-    // Whoever could write a .meta could have the user send any file.
+    // A script that could write a .meta could have the user send any file.
     match ending_of(name) {
         Some(ending) if from.and_then(ending_of) != Some(ending) => Err(refuse(
             call,

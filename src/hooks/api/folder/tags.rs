@@ -1,4 +1,4 @@
-//! Small values that are kept for a file that came, in the `folderTags` of its `.meta`: a field
+//! Small values that are kept for a file that arrived, in the `folderTags` of its `.meta`: a field
 //! that no sender can set and that no `.meta` takes along.
 
 use rhai::{Dynamic, Map};
@@ -96,7 +96,7 @@ impl Handle {
         Ok(())
     }
 
-    /// The `.meta` of a file that came, and what it says for the scripts of the event.
+    /// The `.meta` of a file that arrived, and what it says for the scripts of the event.
     fn tagged(&self, call: &str, name: &str) -> Made<(String, Meta)> {
         let name = &path_of(call, name)?;
         self.about(call, name)?;
@@ -137,7 +137,7 @@ impl Handle {
         is_pending.map_err(|e| fail(format!("{call}: {e}")))
     }
 
-    /// What scripts make of the `.meta` of the event's file, if that is what has a name now.
+    /// What scripts make of the `.meta` of the event's file, if that is what has this name now.
     fn own_at(&self, name: &str) -> Option<&meta::Handle> {
         let (place, own) = self.own.as_deref()?;
         let mut transaction = self.actions.transaction();

@@ -1,4 +1,4 @@
-//! What is asked and done of a folder as a whole.
+//! What is asked of and done to a folder as a whole.
 
 use std::{
     io,
@@ -33,7 +33,7 @@ impl Handle {
                     "{call}: there are more than {MAX_SIZES} files: keep the sum with state.add()"
                 )));
             }
-            // One that has gone meanwhile has no bytes.
+            // One that has vanished meanwhile has no bytes.
             if let Ok(Some(stat)) = self.glance(name) {
                 bytes = bytes.saturating_add(stat.size);
             }

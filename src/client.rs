@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
-    error::{Code, Error, printable},
+    error::{Code, Error, did_you_mean, printable},
     meta::{Meta, Wire},
     observer::Observer,
     root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
@@ -76,7 +76,9 @@ impl Route {
     pub fn to(user: &User, contact: &str, server: Option<&str>) -> Result<Self, Error> {
         let settings: Settings = user.root().settings()?;
         let to = Name::user(contact).map_err(RootError::from)?;
-        let contact = user.contact(&to)?;
+        let contact = user
+            .contact(&to)
+            .map_err(|error| known_instead(user, &to, error))?;
         let address = match server {
             Some(server) => server.to_owned(),
             None => user.address_of(&contact.name)?.ok_or_else(|| {
@@ -311,6 +313,22 @@ async fn open_with(
     open_link(link, route, private, asked, observer).await
 }
 
+/// Where nothing came from, for an error.
+fn unanswered(route: &Route) -> String {
+    format!("no answer from {} (is it an m2y server?)", route.address)
+}
+
+/// The error of a name that no contact has, with the nearest that one has.
+fn known_instead(user: &User, name: &Name, error: RootError) -> Error {
+    let is_unknown = matches!(error, RootError::NoContact { .. });
+    let error = Error::from(error);
+    let contacts = user.contacts().ok().filter(|_| is_unknown);
+    let contacts: Vec<_> = contacts.into_iter().flatten().flatten().collect();
+    let names = contacts.iter().map(|contact| contact.name.as_str());
+    let near = did_you_mean(name.as_str(), names);
+    Error::new(error.code, format!("{}{near}", error.sentence))
+}
+
 async fn open_link(
     link: Link,
     route: &Route,
@@ -338,7 +356,7 @@ async fn open_link(
     let head = match (reader.exact().await, sent) {
         (Ok(head), _) => AnswerHeader::decode(&head)?,
         (Err(error), Ok(())) | (Err(_), Err(error)) => {
-            return Err(Error::from(error).within("no answer came"));
+            return Err(Error::from(error).within(unanswered(route)));
         }
     };
     let len = match head {
@@ -348,12 +366,12 @@ async fn open_link(
     let answer = reader
         .bytes(len)
         .await
-        .map_err(|e| Error::from(e).within("no answer came"))?;
+        .map_err(|e| Error::from(e).within(unanswered(route)))?;
     let digest = session::opening_digest(&opening.header, &opening.envelope);
     let opened = open_answer(&answer, &digest, head, private, &route.contact)?;
     let reply = Wire::from_json(&opened.contents.json)
         .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
-    observer.step(12, format_args!("opened the answer with the own key"));
+    observer.step(12, format_args!("opened the answer with its own key"));
     let transcript = session::transcript(&digest, &[&head.encode(), &answer]);
     let keys = SessionKeys::derive(
         share,
@@ -444,7 +462,7 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
         Turned::Stranger => Error::new(
             Code::Identity,
             format!(
-                "the server turned the opening away: it has no user {to}, or one of you does not have the other's present key (compare fingerprints with `m2y contact show`)"
+                "the server refused the connection: it has no user {to}, or one of you does not have the other's current key (compare fingerprints with `m2y contact show`)"
             ),
         ),
         Turned::Stale => Error::new(
@@ -453,7 +471,10 @@ fn turned_away(turned: Turned, to: &Name) -> Error {
                 "rejected because of its time, which is too far from the clock of {to}'s server or older than your last sessions with {to}: check this machine's clock"
             ),
         ),
-        Turned::Busy => Error::new(Code::Later, "the server is busy, try later"),
+        Turned::Busy => Error::new(
+            Code::Later,
+            "the server cannot receive now (busy, or a problem in its log): try later",
+        ),
         Turned::Unreadable => Error::new(
             Code::Failed,
             "the server speaks a different version of the protocol",

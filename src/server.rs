@@ -284,7 +284,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
         });
     }
     drop(listener);
-    info!(connections = connections.len(), "going down");
+    info!(connections = connections.len(), "shutting down");
     let deadline = Instant::now() + server.settings.shutdown_deadline;
     server.strangers.sum_up();
     let rest = async {

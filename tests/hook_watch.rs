@@ -406,7 +406,7 @@ fn a_person_reads_the_time_the_errors_the_tests_that_fail_and_what_would_be_done
     let lines = watch.up_to("    meta.album");
     assert_eq!(lines[0], "");
     assert!(lines[1].ends_with(" UTC  roland-frei/photo"), "{lines:?}");
-    assert_eq!(lines[2], "check result: ok. 2 files; 0 found");
+    assert_eq!(lines[2], "check result: ok. 2 files; no problems");
     assert_eq!(lines[3], "no tests (*_test.rhai)");
     assert!(lines[4].ends_with("  a from zhenqiang"), "{lines:?}");
     assert_eq!(lines[5], "  OnMeta accepted");

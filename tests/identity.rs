@@ -186,7 +186,11 @@ async fn a_stranger_who_sends_is_told_and_the_meta_becomes_failed() {
     let server = Process::serve(&world.there);
     let output = world.send(&server.address, "photo", &world.file("f", b"x"));
     assert_eq!(output.status.code(), Some(12));
-    assert!(world.failed()[0].error.contains("turned the opening away"));
+    assert!(
+        world.failed()[0]
+            .error
+            .contains("the server refused the connection")
+    );
     nothing_happened(&world);
 }
 

@@ -170,7 +170,7 @@ fn some_are_refused_and_the_others_stored_with_an_object_for_each() {
         assert_eq!(object["code"], "refused");
         let sentence = object["error"].as_str().unwrap();
         assert!(
-            sentence.starts_with("refused by roland-frei: no ones ("),
+            sentence.starts_with("rejected by roland-frei: no ones ("),
             "{sentence}"
         );
         assert!(object["file"].as_str().unwrap().ends_with("1.meta"));

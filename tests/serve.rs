@@ -491,7 +491,7 @@ fn systemd_hears_when_the_server_is_ready_and_when_it_goes_and_healthz_says_so_t
         terminate(&serving.child);
         assert_eq!(told(&socket), "STOPPING=1");
         let going = ask(&metrics, "GET", "/healthz");
-        assert_eq!(going, (503, "going down\n".to_owned()));
+        assert_eq!(going, (503, "shutting down\n".to_owned()));
         // What is under way finishes.
         drop(gate);
         let sent = sending.join().unwrap();

@@ -308,8 +308,8 @@ fn what_is_written_wrong_gets_one_line_that_helps() {
     for (line, words) in [
         ("pdw", "did you mean pwd?"),
         ("frobnicate", "`help` lists all"),
-        ("get", "`help get` shows how it is written"),
-        ("ls --colour", "`help ls` shows how it is written"),
+        ("get", "`help get` shows its usage"),
+        ("ls --colour", "`help ls` shows its usage"),
         ("get 'a b", "unclosed quote"),
         ("cd photo/a.jpg", "is a file"),
         ("get photo/2026", "-r"),

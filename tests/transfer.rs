@@ -323,7 +323,8 @@ fn a_folder_that_is_none_is_refused() {
             "{folder:?}: {}",
             said(&output)
         );
-        assert_eq!(world.failed()[0].error, "no such folder", "{folder:?}");
+        let error = &world.failed()[0].error;
+        assert_eq!(*error, format!("no folder {folder}"));
     }
     assert!(world.arrived(".meta").is_empty());
 }
@@ -558,7 +559,7 @@ fn a_refusal_says_the_reason_before_the_path() {
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
         format!(
-            "m2y: refused by roland-frei: not today ({})\n",
+            "m2y: rejected by roland-frei: not today ({})\n",
             meta.with_extension("failed").display()
         )
     );

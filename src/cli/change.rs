@@ -10,7 +10,7 @@ use super::{
     completion::places,
     output,
     pattern::{expand, is_pattern},
-    remote::{Asker, RemotePath, about},
+    remote::{Asker, RemotePath, about, denied, rename},
 };
 use crate::{
     client::peer::Peer,
@@ -21,7 +21,7 @@ use crate::{
 /// Files and directories that are removed with the one that they are in: their paths are held.
 const MAX_INSIDE: usize = 100_000;
 
-/// Create directories in a folder of a contact who lets you
+/// Create directories in a folder that a contact shares with you
 #[derive(Debug, Args)]
 pub struct Mkdir {
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub struct Mkdir {
     places: Vec<RemotePath>,
 }
 
-/// Remove files, or empty directories, of a contact who lets you
+/// Remove files or empty directories in a folder that a contact shares with you
 #[derive(Debug, Args)]
 pub struct Rm {
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub struct Rm {
     places: Vec<RemotePath>,
 }
 
-/// Rename a file or directory of a contact who lets you, or move it within its folder
+/// Rename or move a file or directory within a folder that a contact shares with you
 ///
 /// Nothing is overwritten: the new path must be free.
 #[derive(Debug, Args)]
@@ -57,7 +57,8 @@ pub struct Mv {
     /// The file or directory
     #[arg(value_name = "PEER:PATH", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     place: RemotePath,
-    /// The new path; like the old one, it begins with the name of the folder
+    /// The new path, or a directory, in the same folder: like the old path, it begins with the
+    /// name of the folder
     #[arg(value_name = "NEW-PATH")]
     to: String,
 }
@@ -252,7 +253,10 @@ impl Rm {
                 return Err(first);
             }
         }
-        peer.remove(path).await
+        match peer.remove(path).await {
+            Err(error) => Err(denied(&peer, path, "remove", error).await),
+            removed => removed,
+        }
     }
 }
 
@@ -275,12 +279,8 @@ impl Mv {
         };
         let peer = self.asker.connect(&self.place.peer).await?;
         let from = self.place.path()?;
-        if let Err(error) = peer.rename(from, &to).await {
-            let is_target = match error.code {
-                Code::Exists => true,
-                Code::NotFound => peer.stat(from).await.is_ok(),
-                _ => false,
-            };
+        let to = self.into_directory(&peer, from, to).await?;
+        if let Err((is_target, error)) = rename(&peer, from, &to).await {
             let place = match is_target {
                 true => RemotePath {
                     path: to,
@@ -290,7 +290,29 @@ impl Mv {
             };
             return Err(about(&place, error));
         }
-        done("moved", &self.place, json);
+        let from = self.place.shown();
+        match json {
+            true => output::object(&[
+                ("status", "moved".into()),
+                ("path", from.into()),
+                ("to", to.into()),
+            ]),
+            false => output::line(format_args!(
+                "moved {} to {}",
+                printable(&from, 8_192),
+                printable(&to, 8_192)
+            )),
+        }
         Ok(())
+    }
+
+    /// The new path; where that is a directory, the path in it, as `mv` has it everywhere.
+    async fn into_directory(&self, peer: &Peer, from: &str, to: String) -> Result<String, Error> {
+        let is_dir = to.ends_with('/') || peer.stat(&to).await.is_ok_and(|entry| entry.is_dir);
+        let to = to.trim_matches('/');
+        Ok(match is_dir && to != from {
+            true => format!("{to}/{}", from.rsplit('/').next().unwrap_or(from)),
+            false => to.to_owned(),
+        })
     }
 }

@@ -138,7 +138,7 @@ impl Demo {
         voice.say(
             format_args!(
                 "
-All of it took {seconds:.1} s. It is still there to look at and to play with:
+Done in {seconds:.1} s. Everything is still there for you to explore:
   {at}/user/{RECEIVER}/photo/       what arrived, and m2y.config
   {at}/user/{RECEIVER}/inbox.log    what notifyUser.rhai wrote
 Next, in two terminals (edit album.rhai or m2y.config in between):

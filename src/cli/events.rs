@@ -20,11 +20,11 @@ pub enum Events {
     Show(Show),
     /// Retry events now
     Replay(Choice),
-    /// Drop events: nothing of them happens any more
+    /// Drop events: m2y forgets them
     Drop(Choice),
 }
 
-/// List what waits and what m2y gave up, oldest first
+/// List what waits and what m2y gave up on, oldest first
 #[derive(Debug, Args)]
 pub struct List {
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub struct List {
     /// Only events in this user's folders
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Only what m2y gave up
+    /// Only what m2y gave up on
     #[arg(long)]
     dead: bool,
     /// List at most N
@@ -55,7 +55,7 @@ pub struct Show {
 pub struct Choice {
     #[command(flatten)]
     root: RootArg,
-    /// Everything that m2y gave up
+    /// Everything that m2y gave up on
     #[arg(long, conflicts_with = "numbers")]
     dead: bool,
     /// The numbers that `list` shows

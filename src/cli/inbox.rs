@@ -104,9 +104,7 @@ impl Whose {
         let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
         let user = user_of(&root, said(self.user.clone()).as_deref())?;
         if let Some(name) = folder {
-            user.folder(name).map_err(|e| {
-                Error::from(e).within(format_args!("folder {name} of {}", user.name()))
-            })?;
+            user.folder(name)?;
         }
         Ok(Arrivals::new(&root, &user))
     }
@@ -129,6 +127,9 @@ impl Inbox {
                 let mut latest = arrivals.latest(folder.as_ref(), self.limit)?;
                 latest.retain(|entry| !self.watch || entry.number <= last);
                 show(&latest, json, !self.watch);
+                if !json && !self.watch && latest.len() as u64 == u64::from(self.limit) {
+                    output::aside(format_args!("the latest {}: -n N shows more", self.limit));
+                }
                 let waiting = latest.iter().filter(|entry| entry.state == State::Waiting);
                 let waiting = waiting.map(|entry| entry.number).collect();
                 match self.watch {
@@ -219,8 +220,7 @@ impl Open {
         let status = command.status().map_err(|e| {
             let program = program.display();
             let sentence = format!(
-                "cannot start {program}: {e} (the file is {})",
-                path.display()
+                "cannot start {program}: {e} (set M2Y_OPEN to a program that opens files, or use `m2y inbox export`)"
             );
             Error::new(Code::Failed, sentence)
         })?;
@@ -248,8 +248,36 @@ impl Export {
         let mut taken = BTreeSet::new();
         let at = |e: io::Error| Error::io("create", &self.output, &e);
         fs::create_dir_all(&self.output).map_err(at)?;
+        let mut failed = Vec::new();
         for number in &self.numbers {
-            let entry = arrivals.find(*number)?;
+            let exported = self.export(&arrivals, *number, &mut taken, json);
+            failed.extend(exported.err());
+        }
+        let count = failed.len();
+        match (failed.into_iter().next(), self.numbers.len()) {
+            (None, _) => Ok(()),
+            (Some(error), 1) => Err(error),
+            (Some(error), all) => {
+                let code = if count == all {
+                    error.code
+                } else {
+                    Code::Partly
+                };
+                let sentence = format!("{count} of {all} files not exported: {error}");
+                Err(Error::new(code, sentence))
+            }
+        }
+    }
+
+    fn export(
+        &self,
+        arrivals: &Arrivals,
+        number: i64,
+        taken: &mut BTreeSet<String>,
+        json: bool,
+    ) -> Result<(), Error> {
+        {
+            let entry = arrivals.find(number)?;
             // Two files of one name, exported together, are no mistake.
             let own = own_name(&entry);
             let mut free = conflict::names(&own).filter(|name| !taken.contains(name));

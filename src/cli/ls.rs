@@ -39,6 +39,9 @@ pub struct Ls {
     /// With -l: show sizes as 1.2 MB
     #[arg(long)]
     human: bool,
+    /// For people who are used to it: hidden files are never shared
+    #[arg(short, long, hide = true)]
+    all: bool,
     /// Show what is in directories too
     #[arg(short = 'R', long)]
     recursive: bool,
@@ -65,7 +68,9 @@ impl Ls {
             return self.list_matching(&peer, show).await.map_err(failed);
         }
         let listing = peer.list(path, self.recursive);
+        let mut is_empty = true;
         let shown = sorted(listing.map_err(failed)?, |mut entry| {
+            is_empty = false;
             // Of a file itself there is only the path that was asked for.
             if entry.path.is_empty() {
                 entry.path.clone_from(path);
@@ -73,7 +78,12 @@ impl Ls {
             show(&entry);
             Ok(())
         });
-        shown.await.map_err(failed)
+        shown.await.map_err(failed)?;
+        if is_empty && path.is_empty() && !json {
+            let peer = &self.place.peer;
+            output::aside(format_args!("{peer} shares nothing with you at the moment"));
+        }
+        Ok(())
     }
 
     /// Shows what a pattern matches, with paths from the top.

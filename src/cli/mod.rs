@@ -65,7 +65,7 @@ pub struct Cli {
 }
 
 const VARIABLES: &str = "\
-Environment variables; a flag goes before:
+Environment variables (flags take precedence):
   M2Y_ROOT    The root directory, like --root
   M2Y_USER    The user, like --user, and like --from of `m2y send`
   M2Y_SERVER  The receiver's server, like --server of `m2y send`

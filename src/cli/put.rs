@@ -20,7 +20,7 @@ use super::{
 };
 use crate::error::{Code, Error};
 
-/// Upload files into a folder of a contact who lets you
+/// Upload files into a folder that a contact shares with you
 ///
 /// The hooks of that folder examine each file and may reject it. Identical files are
 /// skipped, and a broken upload resumes when you put the file again. A different file of

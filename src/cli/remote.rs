@@ -21,7 +21,7 @@ pub struct Asker {
     root: RootArg,
     #[command(flatten)]
     user: UserArg,
-    /// The contact's server, port 5000 unless it says so [default: the contact's address]
+    /// The contact's server, port 5000 unless given [default: the contact's address]
     #[arg(long, env = "M2Y_SERVER", value_name = "HOST[:PORT]", value_parser = full_address)]
     server: Option<String>,
 }
@@ -147,6 +147,40 @@ impl Link {
 /// Puts in front of an error what it is about.
 pub fn about(place: &RemotePath, error: Error) -> Error {
     error.within(printable(&place.shown(), 300))
+}
+
+/// Why something could not be done to a path. A server says the same of what is missing and of
+/// what this contact may not do; if the path can be seen, it is the second.
+pub async fn denied(peer: &Peer, path: &str, what: &str, error: Error) -> Error {
+    if error.code != Code::NotFound {
+        return error;
+    }
+    match peer.stat(path).await {
+        Ok(entry) if entry.is_dir && !path.contains('/') => {
+            let sentence = format!("only its owner can {what} a folder");
+            Error::new(Code::Refused, sentence)
+        }
+        Ok(_) => {
+            let sentence =
+                format!("the contact does not let you {what} it ([share] in m2y.config)");
+            Error::new(Code::Refused, sentence)
+        }
+        Err(_) => error,
+    }
+}
+
+/// Renames something, and says whether what is wrong is the new path.
+pub async fn rename(peer: &Peer, from: &str, to: &str) -> Result<(), (bool, Error)> {
+    let Err(error) = peer.rename(from, to).await else {
+        return Ok(());
+    };
+    let above = to.rsplit_once('/').map_or("", |(above, _)| above);
+    match error.code {
+        Code::Exists => Err((true, error)),
+        Code::NotFound if peer.stat(from).await.is_err() => Err((false, error)),
+        Code::NotFound if peer.stat(above).await.is_err() => Err((true, error)),
+        _ => Err((false, denied(peer, from, "rename", error).await)),
+    }
 }
 
 /// When a file changed last, UTC: `2026-11-21 20:46:41`.

@@ -82,7 +82,7 @@ use crate::{
 /// not tried. Ctrl-C stops in the same way.
 ///
 /// Exit codes: 0 sent, 1 error, 2 usage, 3 some of several failed, 4 not found,
-/// 5 try later, 10 refused by the other side, 12 key or identity, 13 integrity,
+/// 5 try later, 10 rejected by the other side, 12 key or identity, 13 integrity,
 /// 130 interrupted.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -91,17 +91,17 @@ pub struct Send {
     /// /m2y or ~/m2y]
     #[arg(long, env = "M2Y_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
-    /// The receiver's server, port 5000 unless it says so [default: the contact's address]
+    /// The receiver's server, port 5000 unless given [default: the contact's address]
     #[arg(long, env = "M2Y_SERVER", value_name = "HOST[:PORT]", value_parser = full_address)]
     server: Option<String>,
     /// The user who sends [default: M2Y_USER, or the user in m2y.ini, else the only one of
     /// the root]
-    #[arg(long, value_name = "USER")]
+    #[arg(long, alias = "user", value_name = "USER")]
     from: Option<String>,
     /// The contact who receives, like NAME:FOLDER behind the files
     #[arg(long, value_name = "USER", add = ArgValueCompleter::new(contacts))]
     to: Option<String>,
-    /// The receiver's folder [default: the one that the contact has told]
+    /// The receiver's folder [default: the one that the contact told you]
     #[arg(long, value_name = "NAME")]
     folder: Option<String>,
     /// Send what is in directories, and in those below

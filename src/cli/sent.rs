@@ -73,6 +73,9 @@ impl Sent {
         rows.extend(found.iter().map(columns));
         let lines = output::table(&rows, &[2]);
         lines.into_iter().for_each(output::line);
+        if found.len() as u64 == u64::from(self.limit) {
+            output::aside(format_args!("the latest {}: -n N shows more", self.limit));
+        }
         Ok(())
     }
 }
@@ -85,6 +88,7 @@ fn columns(one: &Outgoing) -> [String; 5] {
     };
     let why = match one.state {
         State::Sent => String::new(),
+        State::Failed if one.words == one.code => String::new(),
         State::Failed => format!(": {}", printable(&one.words, 300)),
     };
     [

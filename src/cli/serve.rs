@@ -75,6 +75,11 @@ impl Serve {
             () = signals.next() => return Ok(()),
         }
         info!(%address, root = %root.path().display(), crypto = active().name(), "serving");
+        if address.starts_with("127.") || address.starts_with("[::1]") {
+            info!(
+                "only this machine can connect to {address}: for others, use --listen 0.0.0.0:5000"
+            );
+        }
         if json {
             output::object(&[("status", "listening".into()), ("address", address.into())]);
         } else {

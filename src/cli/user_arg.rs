@@ -48,11 +48,16 @@ pub fn user_of(root: &Root, name: Option<&str>) -> Result<User, Error> {
     match (users.pop(), users.pop()) {
         (Some(only), None) => Ok(only),
         (None, _) => {
-            let sentence = "the root has no user: create one with `m2y user create`";
+            let sentence = "the root has no user: create one with `m2y init --user NAME`";
             Err(Error::new(Code::NotFound, sentence))
         }
-        _ => {
-            let sentence = "the root has several users: choose one with --user, the variable M2Y_USER, or `user =` under [client] in m2y.ini";
+        (Some(last), Some(other)) => {
+            users.extend([other, last]);
+            let names: Vec<_> = users.iter().map(|user| user.name().as_str()).collect();
+            let sentence = format!(
+                "the root has several users: choose one with --user, the variable M2Y_USER, or `user =` under [client] in m2y.ini ({})",
+                names.join(", ")
+            );
             Err(Error::new(Code::Usage, sentence))
         }
     }

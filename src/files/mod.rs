@@ -63,7 +63,7 @@ fn missing() -> Error {
 
 /// There is something of that name.
 pub fn exists() -> Error {
-    Error::new(Code::Exists, "there is something of that name already")
+    Error::new(Code::Exists, "the path exists already")
 }
 
 fn failed(why: &str) -> Error {

@@ -228,7 +228,7 @@ impl Host {
             }
             (Err(error @ HookError::Script(_)), Some(cached)) => {
                 warn!(
-                    "the version before of {} still holds: {error}",
+                    "{error}; the previous version of {} stays in force",
                     key.display()
                 );
                 cached.broken = Some(stamps);

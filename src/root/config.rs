@@ -349,16 +349,30 @@ pub(super) struct ReadConfig {
     pub(super) stamp: Stamp,
     /// What it says.
     pub(super) config: Arc<Config>,
-    /// A later version that is broken and was logged, and when it was last looked at.
-    pub(super) broken: Option<(Stamp, Instant)>,
+    /// A later version that is broken and was logged.
+    pub(super) broken: Option<Broken>,
+}
+
+/// A version that was found to be broken.
+#[derive(Clone, Copy)]
+pub(super) struct Broken {
+    /// Which one.
+    pub(super) stamp: Stamp,
+    /// When it was looked at.
+    pub(super) looked: Instant,
+    /// When a name in the folder had changed last at that time, in seconds and nanoseconds.
+    pub(super) folder: Option<(i64, i64)>,
 }
 
 impl ReadConfig {
     /// Whether that version was found to be broken a moment ago. What it lacks may appear without a
     /// further edit.
-    pub(super) fn is_known_broken(&self, version: Stamp) -> bool {
-        self.broken
-            .is_some_and(|(stamp, looked)| stamp == version && looked.elapsed() < LOOK_AGAIN)
+    pub(super) fn is_known_broken(&self, version: Stamp, folder: Option<(i64, i64)>) -> bool {
+        self.broken.is_some_and(|broken| {
+            broken.stamp == version
+                && broken.folder == folder
+                && broken.looked.elapsed() < LOOK_AGAIN
+        })
     }
 }
 

@@ -57,7 +57,7 @@ pub enum RootError {
     },
     /// No user of that name.
     #[error(
-        "no user {0} in this root: create one with `m2y user create`, or choose a different root with --root"
+        "no user {0} in this root: create one with `m2y init --user NAME`, or choose a different root with --root"
     )]
     NoUser(Name),
     /// A directory among the users that is empty, or that `user create` did not finish.
@@ -72,8 +72,13 @@ pub enum RootError {
         contact: Name,
     },
     /// No such directory, or one without m2y.config.
-    #[error("no such folder")]
-    NoFolder,
+    #[error("{user} has no folder {folder}: create it with `m2y folder create {folder}`")]
+    NoFolder {
+        /// Whose folder is missing.
+        user: Name,
+        /// Its name.
+        folder: Name,
+    },
     /// A folder whose m2y.config has no `[OnMeta]`.
     #[error("this folder takes no files")]
     TakesNoFiles,
@@ -156,7 +161,7 @@ impl RootError {
 impl From<RootError> for Error {
     fn from(error: RootError) -> Self {
         let code = match &error {
-            RootError::NoUser(_) | RootError::NoFolder => Code::NotFound,
+            RootError::NoUser(_) | RootError::NoFolder { .. } => Code::NotFound,
             RootError::NoContact { .. }
             | RootError::Mode { .. }
             | RootError::Key { .. }

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::{
     Root,
-    config::{self, Config, ReadConfig},
+    config::{self, Broken, Config, ReadConfig},
     error::RootError,
     file::{self, Stamp},
     ini_text,
@@ -39,6 +39,10 @@ pub struct Folder {
 impl Folder {
     pub(super) fn open(user: &User, name: &Name) -> Result<Self, RootError> {
         let at = user.at(name.as_str());
+        let missing = || RootError::NoFolder {
+            user: user.name().clone(),
+            folder: name.clone(),
+        };
         let dir = match user.dir().open_dir(name.as_str()) {
             Ok(dir) => dir,
             Err(e)
@@ -47,14 +51,14 @@ impl Folder {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
-                return Err(RootError::NoFolder);
+                return Err(missing());
             }
             Err(e) => return Err(RootError::io("open", at)(e)),
         };
         match dir.metadata(CONFIG) {
             Ok(config) if config.is_file() => {}
-            Ok(_) => return Err(RootError::NoFolder),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(RootError::NoFolder),
+            Ok(_) => return Err(missing()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing()),
             Err(e) => return Err(RootError::io("open", format!("{at}/{CONFIG}"))(e)),
         }
         Ok(Self {
@@ -115,10 +119,13 @@ impl Folder {
         };
         let stamp = Stamp::of(&self.dir, CONFIG)
             .map_err(RootError::io("open", self.config_path()))?
-            .ok_or(RootError::NoFolder)?;
+            .ok_or_else(|| RootError::NoFolder {
+                user: self.user.name().clone(),
+                folder: self.name.clone(),
+            })?;
         let before = configs().get(&key).cloned();
         if let Some(read) = &before
-            && (read.stamp == stamp || read.is_known_broken(stamp))
+            && (read.stamp == stamp || read.is_known_broken(stamp, self.changed()))
         {
             return Ok(read.config.clone());
         }
@@ -139,12 +146,16 @@ impl Folder {
                 (read, config)
             }
             (Err(error), Some(before)) => {
-                if before.broken.is_none_or(|(known, _)| known != stamp) {
-                    warn!("{error}; what it said before still holds");
+                if before.broken.is_none_or(|known| known.stamp != stamp) {
+                    warn!("{error}; the previous version stays in force");
                 }
                 let config = before.config.clone();
                 let read = ReadConfig {
-                    broken: Some((stamp, Instant::now())),
+                    broken: Some(Broken {
+                        stamp,
+                        looked: Instant::now(),
+                        folder: self.changed(),
+                    }),
                     ..before
                 };
                 (read, config)
@@ -153,6 +164,12 @@ impl Folder {
         };
         configs().insert(key, read);
         Ok(result)
+    }
+
+    /// When a name in the folder changed last: a script that was missing may have come.
+    fn changed(&self) -> Option<(i64, i64)> {
+        let about = self.dir.dir_metadata().ok()?;
+        Some((about.mtime(), about.mtime_nsec()))
     }
 
     /// Checks whether an edited m2y.config can work.

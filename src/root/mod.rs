@@ -92,7 +92,7 @@ impl Root {
     pub fn open(path: &Path) -> Result<Self, RootError> {
         let fail = |source| RootError::Io {
             action: "open the root",
-            path: format!("{} (make it with `m2y init --root ...`)", path.display()),
+            path: format!("{} (create it with `m2y init --user NAME`)", path.display()),
             source,
         };
         let full = path.canonicalize().map_err(fail)?;
@@ -188,7 +188,7 @@ impl Root {
     }
 }
 
-const SETTINGS_TEMPLATE: &str = "\
+pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # Settings of the m2y server. Take away a '#' to change one; where nothing else is
 # said, the line shows the default.
 [server]

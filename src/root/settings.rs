@@ -5,7 +5,8 @@ mod webhook;
 
 use std::{str::FromStr, time::Duration};
 
-use super::{config::Config, name::Name};
+use super::{SETTINGS_TEMPLATE, config::Config, name::Name};
+use crate::error::did_you_mean;
 pub use smtp::{Security, Smtp};
 pub use webhook::{AllowedHost, Webhook};
 
@@ -166,8 +167,18 @@ impl Settings {
         let config = Config::parse_ini(text).map_err(|e| e.to_string())?;
         let mut settings = Self::default();
         for section in config.sections() {
+            if known().all(|(known, _)| known != section) {
+                let line = line_of(text, &format!("[{section}]"));
+                let near = did_you_mean(section, known().map(|(section, _)| section));
+                return Err(format!("line {line}: unknown section [{section}]{near}"));
+            }
             for (key, value) in config.section(section) {
                 settings.set(section, key, value).map_err(|must| {
+                    if must == UNKNOWN {
+                        let line = line_of(text, key);
+                        let near = did_you_mean(key, known().map(|(_, key)| key));
+                        return format!("line {line}: [{section}] {key}: {UNKNOWN}{near}");
+                    }
                     // Errors are also read by people who may not know the password.
                     if key.contains("password") {
                         format!("[{section}] {key}: {must}")
@@ -214,6 +225,28 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The sections and keys of the template, which has every one.
+fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let mut section = "";
+    SETTINGS_TEMPLATE.lines().filter_map(move |line| {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+            return Some((section, ""));
+        }
+        let (key, _) = line.trim_start_matches("# ").split_once(" = ")?;
+        let is_key = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        is_key.then_some((section, key))
+    })
+}
+
+/// The number of the first line that begins with a word.
+fn line_of(text: &str, word: &str) -> usize {
+    let found = text
+        .lines()
+        .position(|line| line.trim_start().starts_with(word));
+    found.map_or(1, |at| at + 1)
 }
 
 /// Reads `none`, `shared`, `all`, or names of users.
@@ -307,7 +340,7 @@ mod tests {
 
     #[test]
     fn every_line_of_the_template_is_a_setting() {
-        let template = crate::root::SETTINGS_TEMPLATE;
+        let template = SETTINGS_TEMPLATE;
         assert_eq!(Settings::parse(template).unwrap(), Settings::default());
         let lines: Vec<_> = template
             .lines()
@@ -319,6 +352,19 @@ mod tests {
         let settings = Settings::parse(&lines.join("\n")).unwrap();
         assert_eq!(settings.smtp.unwrap().host, "mail.example.org");
         assert_eq!(settings.webhook.allow.len(), 3);
+    }
+
+    #[test]
+    fn what_is_unknown_has_its_line_and_what_it_is_like() {
+        let why = |text| Settings::parse(text).unwrap_err();
+        assert_eq!(
+            why("[server]\n\nidle_deadlin = 60s\n"),
+            "line 3: [server] idle_deadlin: unknown setting: did you mean idle_deadline?"
+        );
+        assert_eq!(
+            why("# mail\n[smpt]\nhost = x\n"),
+            "line 2: unknown section [smpt]: did you mean smtp?"
+        );
     }
 
     #[test]

@@ -491,7 +491,7 @@ impl User {
         Ok(names
             .iter()
             .map(|name| self.folder(name))
-            .filter(|folder| !matches!(folder, Err(RootError::NoFolder)))
+            .filter(|folder| !matches!(folder, Err(RootError::NoFolder { .. })))
             .collect())
     }
 

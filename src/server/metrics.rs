@@ -405,9 +405,10 @@ impl Report {
             (&Method::GET | &Method::HEAD, "/metrics") => {
                 (StatusCode::OK, self.metrics.page(self.tasks().await))
             }
-            (&Method::GET | &Method::HEAD, "/healthz") if going_down => {
-                (StatusCode::SERVICE_UNAVAILABLE, "going down\n".to_owned())
-            }
+            (&Method::GET | &Method::HEAD, "/healthz") if going_down => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "shutting down\n".to_owned(),
+            ),
             (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
             (_, "/metrics" | "/healthz") => {
                 let only = "GET is all there is\n".to_owned();

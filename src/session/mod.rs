@@ -55,7 +55,7 @@ pub enum SessionError {
     #[error("{0}")]
     Stopped(Error),
     /// The server is shutting down.
-    #[error("the server is going down")]
+    #[error("the server is shutting down")]
     GoingDown,
     /// The same sender continues one of its transfers in a newer session.
     #[error("a newer session of the same sender took over")]

@@ -120,7 +120,10 @@ impl Dialer for Direct {
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The peer cannot be reached, or refuses.
-    #[error("cannot connect to {address}: {source}")]
+    #[error(
+        "cannot connect to {address}: {} (is the server running, and is the address right?)",
+        reason(source)
+    )]
     Connect {
         /// Where to.
         address: Address,
@@ -143,6 +146,13 @@ pub enum TransportError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+/// What the system says, without the number of the error.
+fn reason(source: &io::Error) -> String {
+    let text = source.to_string();
+    let plain = text.split(" (os error").next().unwrap_or(&text);
+    plain.to_lowercase()
 }
 
 impl From<TransportError> for Error {

@@ -77,7 +77,7 @@ pub enum PairingError {
     )]
     NotAsked(Name),
     /// The same answer again, or a second one from the same person.
-    #[error("{0} has answered this request before and is a contact already: nothing is to be done")]
+    #[error("{0} is a contact already: this answer was accepted before")]
     Answered(Name),
     /// An announcement by somebody who is not a contact.
     #[error(

@@ -22,8 +22,8 @@ use crate::{
 ///
 ///   m2y contact add --allow photo --my-address example.org request.json > answer.json
 ///
-/// It may be the new key of a contact (`m2y contact rotate`): m2y accepts it if the key that
-/// you have signed it. Any other key for a known name is rejected.
+/// It may be the new key of a contact (`m2y contact rotate`): m2y accepts it if it is signed
+/// by the key that you have. Any other key for a known name is rejected.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Add {
@@ -61,6 +61,7 @@ impl Add {
         let document = read_document(&self.file)?;
         let allowed = named(self.allow)?;
         let my_folder = named(self.my_folder)?;
+        let has_address = my_address.is_some();
         let is_answered = my_address.is_some() || my_folder.is_some();
         if is_answered && !matches!(document, Document::Request(_)) {
             let sentence = format!(
@@ -116,6 +117,11 @@ impl Add {
                 print(&answer.to_document()?, json);
                 if !json {
                     output::aside(&added);
+                    if !has_address {
+                        output::aside(
+                            "the answer names no address of your server: if others should send to you, repeat this with --my-address HOST:PORT",
+                        );
+                    }
                     output::aside(format_args!(
                         "mail the answer to {}, who runs `m2y contact accept` with it",
                         card.name

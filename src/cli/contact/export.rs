@@ -76,7 +76,7 @@ impl Request {
         print(&document, json);
         if !json {
             output::aside(format_args!(
-                "mail this to the other person, and take the answer with `m2y contact accept --user {name}`"
+                "mail this to the other person, and accept the answer with `m2y contact accept --user {name}`"
             ));
             output::aside(fingerprint_lines(request.card.key.fingerprint()));
         }

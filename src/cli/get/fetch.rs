@@ -476,6 +476,14 @@ impl<'w> Work<'w> {
             Err(error) if peer.is_over() && error.code != Code::Integrity => Err(error),
             Err(error) => {
                 self.leave(&remote);
+                // It was listed, or there would be nothing to fetch.
+                let error = match error.code {
+                    Code::NotFound => Error::new(
+                        Code::NotFound,
+                        "the contact does not let you fetch it, or has just removed it",
+                    ),
+                    _ => error,
+                };
                 self.failed(remote, &error);
                 Ok(())
             }

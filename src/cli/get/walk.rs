@@ -156,7 +156,7 @@ impl<'a> Walk<'a> {
             here.below = below.unwrap_or_default();
             here.listing = Some(self.peer.list(&place.path, true)?);
         } else {
-            let sentence = "it is a directory: add -r to fetch what is in it, or --all";
+            let sentence = "this is a directory: add -r to fetch it, or use --all";
             return Err(about(place, Error::new(Code::Usage, sentence)));
         }
         Ok(here)

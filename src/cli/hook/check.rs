@@ -64,8 +64,12 @@ pub(super) fn errors(checker: &Checker) -> usize {
 /// The last line, for people.
 pub(super) fn summary(checker: &Checker) -> String {
     let (files, found) = (checker.files, errors(checker));
-    let result = if found == 0 { "ok" } else { "FAILED" };
-    format!("check result: {result}. {files} files; {found} found")
+    let files = output::files(files as u64);
+    match found {
+        0 => format!("check result: ok. {files}; no problems"),
+        1 => format!("check result: FAILED. {files}; 1 problem"),
+        n => format!("check result: FAILED. {files}; {n} problems"),
+    }
 }
 
 fn kind(finding: &Finding) -> &'static str {

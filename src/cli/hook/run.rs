@@ -24,8 +24,8 @@ use crate::{
 /// Run the hooks of an event now, without a transfer, to see what they do
 ///
 /// Nothing changes: scripts decide, and the command prints what they would do. Programs do
-/// not run and count as accepting. http.get() really asks its server; http.post() is not
-/// sent, and a script that comes to one is not run further.
+/// not run and count as accepting. http.get() does ask its server; http.post() is not
+/// sent, and a script that reaches one stops there.
 ///
 /// With --live everything happens: files change, programs run, requests are sent, and
 /// e-mails, webhooks and files for others go into the journal, where a running server picks

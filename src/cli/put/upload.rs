@@ -176,6 +176,7 @@ impl Upload {
         let (give, mut jobs) = mpsc::channel(AHEAD);
         let (results, told) = mpsc::unbounded_channel();
         let route = link.route().clone();
+        let peer = route.peer().to_owned();
         let observer: Arc<dyn Observer> = self.progress.clone();
         let putting = async move {
             let stop = std::future::pending();
@@ -184,7 +185,7 @@ impl Upload {
         let (given, put, ()) = tokio::join!(
             self.give(link, named, target, give),
             putting,
-            self.take(told)
+            self.take(&peer, told)
         );
         put.and(given)
     }
@@ -254,7 +255,10 @@ impl Upload {
         }
         if opener.walk.passed_over > 0 {
             let n = opener.walk.passed_over;
-            let line = format!("skipped {n} hidden files, links or special files");
+            let line = match n {
+                1 => "skipped 1 hidden file, link or special file".to_owned(),
+                n => format!("skipped {n} hidden files, links or special files"),
+            };
             self.tally.lock().await.warn(line);
         }
         Ok(())
@@ -281,7 +285,11 @@ impl Upload {
     }
 
     /// Takes notice of what became of files.
-    async fn take(&self, mut told: mpsc::UnboundedReceiver<(Put, Result<Meta, Error>, Duration)>) {
+    async fn take(
+        &self,
+        peer: &str,
+        mut told: mpsc::UnboundedReceiver<(Put, Result<Meta, Error>, Duration)>,
+    ) {
         while let Some((mut job, result, took)) = told.recv().await {
             self.progress.over();
             let (path, bytes) = (job.path().to_owned(), job.size());
@@ -336,6 +344,15 @@ impl Upload {
                             };
                             Error::new(error.code, format!("{}: {advice}", error.sentence))
                         }
+                        Code::NotFound => {
+                            let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                            let sentence = format!(
+                                "{} does not exist, or you may not upload to it",
+                                printable(above, 300)
+                            );
+                            Error::new(error.code, sentence)
+                        }
+                        Code::Refused => error.within(format_args!("rejected by {peer}")),
                         _ => error,
                     }
                     .within(printable(&path, 300));

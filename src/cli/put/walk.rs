@@ -95,10 +95,7 @@ impl Walk {
             return Some(Ok(PutItem::File(path, name)));
         }
         if !self.recursive {
-            let sentence = format!(
-                "{} is a directory: add -r to upload what is in it",
-                path.display()
-            );
+            let sentence = format!("{} is a directory: add -r to upload it", path.display());
             return Some(Err((path, Error::new(Code::Usage, sentence))));
         }
         let below = match name.as_str() {

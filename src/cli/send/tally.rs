@@ -137,17 +137,12 @@ impl Tally {
                 if let Some(Err(error)) = job.map(|job| job.out.leave(&error)) {
                     return self.failure(&path, error);
                 }
-                self.left += 1;
-                self.count(&error);
-                if !self.several {
-                    return;
+                if self.several {
+                    self.not_sent(&path, error);
+                } else {
+                    self.left += 1;
+                    self.count(&error);
                 }
-                self.object(&[
-                    ("status", "left".into()),
-                    ("file", path.display().to_string().into()),
-                    ("code", error.code.word().into()),
-                    ("error", error.sentence.into()),
-                ]);
             }
             Report::Skipped(path, before) => {
                 self.skipped += 1;
@@ -180,6 +175,13 @@ impl Tally {
                 Ok(done) => self.success(&done, &meta, out, took),
                 Err(error) => self.failure(known, error),
             },
+            Err(error) if error.code == Code::Interrupted && !out.is_document() && self.several => {
+                // The journal keeps it as interrupted; the same command continues it.
+                if let Err(e) = out.failed(&error) {
+                    return self.failure(known, e);
+                }
+                self.not_sent(known, error);
+            }
             Err(error) => {
                 let error = match out.failed(&error) {
                     Ok(failed) => self.explain(error, &failed, out),
@@ -191,6 +193,18 @@ impl Tally {
                 self.failure(known, error);
             }
         }
+    }
+
+    /// A file was not tried, or an interrupt ended it.
+    fn not_sent(&mut self, file: &Path, error: Error) {
+        self.left += 1;
+        self.count(&error);
+        self.object(&[
+            ("status", "left".into()),
+            ("file", file.display().to_string().into()),
+            ("code", error.code.word().into()),
+            ("error", error.sentence.into()),
+        ]);
     }
 
     fn success(&mut self, done: &Path, meta: &Meta, out: &SendJob, took: Duration) {
@@ -275,7 +289,7 @@ impl Tally {
     /// can be done with it. `failed` is what its `.meta` became, or the file itself.
     fn explain(&self, error: Error, failed: &Path, out: &SendJob) -> Error {
         let error = match error.code {
-            Code::Refused => error.within(format_args!("refused by {}", out.meta().to)),
+            Code::Refused => error.within(format_args!("rejected by {}", out.meta().to)),
             _ => error,
         };
         let sentence = match (error.code, out.is_document()) {
@@ -367,7 +381,12 @@ impl Tally {
         }
         self.print();
         let (total, not) = (sent + failed + left, failed + left);
-        let how = self.send.how_to_go_on();
+        // To run the same command again does not help against a refusal.
+        let is_final = matches!(&self.error, Some((error, true)) if error.code == Code::Refused);
+        let how = match is_final && left == 0 {
+            true => "",
+            false => self.send.how_to_go_on(),
+        };
         let left = match left {
             0 => String::new(),
             n => format!(", {} not tried", output::count(n)),
@@ -380,8 +399,12 @@ impl Tally {
         );
         match self.error {
             _ if self.several && is_interrupted => {
+                let failed = match failed {
+                    0 => String::new(),
+                    n => format!("{} failed, ", output::count(n)),
+                };
                 let sentence = format!(
-                    "interrupted: {} sent, {failed} failed, the rest not tried{how}",
+                    "interrupted: {} sent, {failed}the rest not sent{how}",
                     files(sent),
                 );
                 Err(Error::new(Code::Interrupted, sentence).into())

@@ -65,7 +65,7 @@ pub fn all() -> Vec<String> {
 }
 
 /// What people of other programs write, and what it is called here.
-const ELSEWHERE: [(&str, &str); 23] = [
+const ELSEWHERE: [(&str, &str); 25] = [
     ("delete", "rm"),
     ("del", "rm"),
     ("erase", "rm"),
@@ -84,6 +84,8 @@ const ELSEWHERE: [(&str, &str); 23] = [
     ("rd", "rmdir"),
     ("type", "cat"),
     ("less", "cat"),
+    ("head", "cat"),
+    ("tail", "cat"),
     ("more", "cat"),
     ("list", "ls"),
     ("ll", "ls -l"),
@@ -122,11 +124,14 @@ pub fn unknown(name: &str) -> Fault {
     }
     let near = all
         .iter()
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .filter(|(far, known)| *far <= 2 && *far < known.len())
+        .map(|known| {
+            let far = strsim::damerau_levenshtein(name, known);
+            (far, !name.starts_with(known.as_str()), known)
+        })
+        .filter(|(far, _, known)| *far <= 2 && *far < known.len())
         .min();
     Fault::usage(match near {
-        Some((_, near)) => format!("unknown command {name:?}: did you mean {near}?"),
+        Some((_, _, near)) => format!("unknown command {name:?}: did you mean {near}?"),
         None => format!("unknown command {name:?}: `help` lists all"),
     })
 }
@@ -154,7 +159,7 @@ impl Command {
             }
             Err(error) => {
                 let sentence = sentence(&error).trim_end_matches(':').to_owned();
-                let sentence = format!("{sentence}; `help {name}` shows how it is written");
+                let sentence = format!("{sentence}; `help {name}` shows its usage");
                 Err(Fault::usage(sentence))
             }
         }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cli::{
         ls, output, pattern,
-        remote::{exact_time, time},
+        remote::{denied, exact_time, rename, time},
     },
     error::{Code, printable},
     json::Value,
@@ -49,6 +49,9 @@ pub struct Ls {
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
+    /// For people who are used to it: hidden files are never shared
+    #[arg(short, long, hide = true)]
+    all: bool,
     /// List directories with everything in them
     #[arg(short = 'R', long)]
     recursive: bool,
@@ -112,7 +115,14 @@ pub struct Find {
 
 /// Show how many bytes still fit into the contact's folder
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub struct Df {
+    /// For people who are used to it: sizes are always shown as 1.2 GB
+    #[arg(short, hide = true)]
+    human: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
     /// Where [default: the directory where you are]
     #[arg(value_name = "PATH")]
     path: Option<String>,
@@ -261,10 +271,13 @@ impl Rm {
         let all = shell.all(&self.paths).await?;
         let peer = shell.link.peer().await?;
         for found in all {
-            if let Err(fault) = found.about(peer.remove(&found.path).await) {
+            if let Err(error) = peer.remove(&found.path).await {
+                let error = denied(&peer, &found.path, "remove", error).await;
                 let about = peer.stat(&found.path).await;
-                let filled = fault.error.code == Code::Failed && about.is_ok_and(|e| e.is_dir);
-                return Err(if filled { fault.with(409) } else { fault });
+                let filled = error.code == Code::Failed && about.is_ok_and(|e| e.is_dir);
+                return found
+                    .about(Err(error))
+                    .map_err(|fault| if filled { fault.with(409) } else { fault });
             }
             shell.did("removed", &found);
         }
@@ -309,8 +322,15 @@ impl Mv {
                 true => format!("{}/{}", to.path, last(&found.path)),
                 false => to.path.clone(),
             };
-            found.about(peer.rename(&found.path, &path).await)?;
-            shell.did("moved", &found);
+            if let Err((is_target, error)) = rename(&peer, &found.path, &path).await {
+                let wrong = Match { path, entry: None };
+                return if is_target { &wrong } else { &found }.about(Err(error));
+            }
+            shell.say(format_args!(
+                "moved /{} to /{}",
+                printable(&found.path, 8_192),
+                printable(&path, 8_192)
+            ));
         }
         Ok(Value::Null)
     }

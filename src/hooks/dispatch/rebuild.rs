@@ -165,7 +165,7 @@ pub fn folder_of(root: &Root, task: &Task) -> Result<Folder, Gone> {
         return Err(Gone::Forget("its folder has no name".to_owned()));
     };
     root.folder(&user, &folder).map_err(|e| match e {
-        RootError::NoUser(_) | RootError::NoFolder => Gone::Forget(e.to_string()),
+        RootError::NoUser(_) | RootError::NoFolder { .. } => Gone::Forget(e.to_string()),
         e => Gone::Later(e.to_string()),
     })
 }

@@ -43,7 +43,7 @@ pub enum ReceiveError {
     #[error("the sender gave up: {0}")]
     Sender(Error),
     /// The server is shutting down.
-    #[error("the server is going down")]
+    #[error("the server is shutting down")]
     GoingDown,
     /// A thread of the server failed.
     #[error("the server failed while it stored the file")]

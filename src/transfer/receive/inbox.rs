@@ -60,7 +60,10 @@ impl Receiver {
 
 fn folder_error(user: &User, folder: &str, error: &RootError) -> Error {
     match error {
-        RootError::NoFolder | RootError::Name(_) => Error::new(Code::Refused, "no such folder"),
+        RootError::NoFolder { .. } | RootError::Name(_) => {
+            let sentence = format!("no folder {}", printable(folder, 64));
+            Error::new(Code::Refused, sentence)
+        }
         RootError::TakesNoFiles => Error::new(Code::Refused, error.to_string()),
         error => {
             error!(user = %user.name(), folder = %printable(folder, 64), "{error}");

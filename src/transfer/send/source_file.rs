@@ -72,7 +72,7 @@ impl SourceFiles {
         };
         if about.is_dir() {
             let path = path.display();
-            let sentence = format!("{path} is a directory: add --recursive to send what is in it");
+            let sentence = format!("{path} is a directory: add --recursive to send it");
             return Err(Error::new(Code::Usage, sentence));
         }
         if !about.is_file() {

@@ -1,4 +1,4 @@
-//! `m2y mkdir`, `m2y rm`, `m2y mv`: changes among the files of a contact.
+//! `m2y mkdir`, `m2y rm`, `m2y mv`: changes to the files of a contact.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,8 @@ use crate::{
     json::Value,
 };
 
-/// Files and directories that are removed with the one that they are in: their paths are held.
+/// The most files and directories that are removed along with the directory that they are in: their
+/// paths are held in memory.
 const MAX_INSIDE: usize = 100_000;
 
 /// Create directories in a folder that a contact shares with you
@@ -71,11 +72,10 @@ fn done(what: &str, place: &RemotePath, json: bool) {
     }
 }
 
-/// Changes one place after the other; one that fails does not keep the others from being
-/// changed.
+/// Changes one place after the other; a failure at one does not keep the others from being changed.
 struct Changes<'a> {
     asker: &'a Asker,
-    /// The sessions, by the names of the contacts.
+    /// The sessions, by contact name.
     peers: HashMap<String, Peer>,
     json: bool,
     is_only: bool,
@@ -112,7 +112,7 @@ impl<'a> Changes<'a> {
         expand(&peer, place).await
     }
 
-    /// Takes down how it went at a place.
+    /// Records the outcome at a place.
     fn took(&mut self, what: &str, place: &RemotePath, result: Result<(), Error>) {
         match result {
             Ok(()) => {
@@ -182,7 +182,7 @@ impl Mkdir {
                 false => Err(Error::new(Code::Exists, "is a file")),
             };
         }
-        // The first component is the folder, which only its owner creates.
+        // The first component is the folder, which only its owner can create.
         let ends = path.match_indices('/').map(|(end, _)| end).skip(1);
         for end in ends.chain([path.len()]) {
             let parent = path.get(..end).unwrap_or(path);
@@ -242,7 +242,7 @@ impl Rm {
                     return Err(Error::new(Code::Failed, sentence));
                 }
             }
-            // What is in a directory before the directory.
+            // The contents of a directory come before the directory.
             inside.sort_unstable_by(|a, b| b.cmp(a));
             let mut first = None;
             for inside in inside {
@@ -268,7 +268,7 @@ impl Mv {
     }
 
     async fn rename(self, json: bool) -> Result<(), Error> {
-        // People write the contact before the new path too.
+        // People write the contact in front of the new path too.
         let to = match RemotePath::parse(&self.to) {
             Ok(to) if self.to.contains(':') && to.peer != self.place.peer => {
                 let sentence = "both paths must be of the same contact";

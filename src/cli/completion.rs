@@ -1,4 +1,4 @@
-//! What a shell completes: commands and options, contacts, and paths at a contact's.
+//! What a shell completes: commands and options, contacts, and paths on a contact's server.
 
 use std::{
     env,
@@ -27,13 +27,13 @@ use crate::{
     root::{Root, contact::full_address, name::Name, user::User},
 };
 
-/// The variable by which a shell asks for completions.
+/// The variable through which a shell asks for completions.
 const VARIABLE: &str = "M2Y_COMPLETE";
 
-/// How long a person waits for the names at a contact's.
+/// How long a person waits for names from a contact's server.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Names that are offered.
+/// The most names that are offered.
 const MAX_NAMES: usize = 1_000;
 
 /// Print a completion script for a shell
@@ -63,7 +63,7 @@ impl Completions {
             Error::new(Code::Usage, sentence)
         })?;
         if shell.name() == "bash" {
-            // By itself bash ends a word at the colon of PEER:PATH.
+            // Left alone, bash ends a word at the colon of PEER:PATH.
             super::output::line("COMP_WORDBREAKS=${COMP_WORDBREAKS//:}");
         }
         shell
@@ -72,14 +72,14 @@ impl Completions {
     }
 }
 
-/// Answers a shell that asks for completions, and ends the program then.
+/// Answers a shell that asks for completions, and then ends the program.
 pub(super) fn answer() {
     CompleteEnv::with_factory(Cli::command)
         .var(VARIABLE)
         .complete();
 }
 
-/// What the line that is being written says behind a flag: `--user anna` or `--user=anna`.
+/// The value of a flag in the line that is being typed: `--user anna` or `--user=anna`.
 fn flag(name: &str) -> Option<OsString> {
     let words: Vec<OsString> = env::args_os().collect();
     let mut words = words.iter();
@@ -98,7 +98,7 @@ fn flag(name: &str) -> Option<OsString> {
     None
 }
 
-/// The user whom the line, the variables or m2y.ini name.
+/// The user that the line, the variables or m2y.ini names.
 fn user() -> Option<User> {
     let root = flag("--root").or_else(|| env::var_os("M2Y_ROOT"));
     let root = root.map_or_else(default_root, Into::into);
@@ -118,7 +118,7 @@ fn beginning_with(
     current: &str,
     words: impl IntoIterator<Item = String>,
 ) -> Vec<CompletionCandidate> {
-    // The shell reads what it inserts: only names that mean nothing to it.
+    // The shell interprets what it inserts: only names without a special meaning to it.
     let is_plain = |word: &String| {
         let plain = |c: char| c.is_alphanumeric() || "/._-:@+,=%".contains(c);
         word.chars().all(plain)
@@ -135,7 +135,7 @@ pub(super) fn contacts(current: &OsStr) -> Vec<CompletionCandidate> {
     beginning_with(current.to_str().unwrap_or_default(), names())
 }
 
-/// Files here, and contacts with the folder that they have named.
+/// Local files, and contacts with the default folder that they have named.
 pub(super) fn files_and_targets(current: &OsStr) -> Vec<CompletionCandidate> {
     let mut found = PathCompleter::any().complete(current);
     let Some(user) = user() else {
@@ -154,7 +154,7 @@ pub(super) fn files_and_targets(current: &OsStr) -> Vec<CompletionCandidate> {
     found
 }
 
-/// Contacts, and behind a colon what they share.
+/// Contacts, and after a colon what they share.
 pub(super) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_str().unwrap_or_default();
     let Some((peer, path)) = current.split_once(':') else {
@@ -169,7 +169,7 @@ pub(super) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
     beginning_with(current, words)
 }
 
-/// The names in a directory at a contact's, those of directories with a slash.
+/// The names in a directory on a contact's server, those of directories with a slash.
 fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
     let user = user()?;
     let server = flag("--server").and_then(|server| server.into_string().ok());
@@ -189,18 +189,18 @@ fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
                 true => format!("{}/", entry.path),
                 false => entry.path,
             }));
-            // Nobody reads more, and a server may have no end of them.
+            // Nobody reads more, and a server may have an endless list of them.
             if names.len() >= MAX_NAMES {
                 break;
             }
         }
         Ok::<_, Error>(names)
     };
-    // The timer belongs to the runtime, so it is made in it.
+    // The timer belongs to the runtime, so it is created inside it.
     let in_time = async { timeout(PATIENCE, listing).await };
     let runtime = runtime.ok()?;
     let listed = runtime.block_on(in_time);
-    // A name that is still being looked up is not waited for.
+    // A name lookup that is still running is not waited for.
     runtime.shutdown_background();
     listed.ok()?.ok()
 }

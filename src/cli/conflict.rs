@@ -1,4 +1,4 @@
-//! What people say about another file of the same name.
+//! What people choose to do about a different file of the same name.
 
 use clap::{Args, ValueEnum};
 
@@ -24,12 +24,12 @@ enum Choice {
 }
 
 impl OnConflict {
-    /// Whether another file is left without a word.
+    /// Whether a different file is silently left alone.
     pub fn skips(self) -> bool {
         self.conflict == Choice::Skip
     }
 
-    /// What is done where the name is given.
+    /// What is done if the name is taken.
     pub fn conflict(self) -> Conflict {
         match self.conflict {
             Choice::Fail | Choice::Skip => Conflict::Refuse,

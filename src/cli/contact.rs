@@ -1,4 +1,4 @@
-//! Contacts: how two people come to have each other's keys, and who has whose.
+//! Contacts: how two people get each other's keys, and who has whose.
 
 mod accept;
 mod add;
@@ -75,9 +75,9 @@ fn named(folder: Option<String>) -> Result<Option<Name>, Error> {
     folder.map(|folder| folder_name(&folder)).transpose()
 }
 
-/// Reads what a person named, or what comes on standard input.
+/// Reads the file that a person named, or standard input.
 fn read_document(path: &Path) -> Result<Document, Error> {
-    // What two people mail each other has some kilobytes.
+    // What two people mail each other is a few kilobytes.
     const LIMIT: u64 = 1 << 20;
     if path != Path::new("-") {
         let text = read_file(path)?;
@@ -112,16 +112,16 @@ fn fingerprint_lines(fingerprint: Fingerprint) -> String {
     )
 }
 
-/// Somebody who has become a contact.
+/// A person who has become a contact.
 struct Added<'a> {
     user: &'a Name,
     contact: &'a Name,
     key: &'a PublicKey,
     address: Option<&'a str>,
     folder: Option<&'a Name>,
-    /// Into which folder of the user's they may send from now on.
+    /// The folder of the user that they may send into from now on.
     allowed: Option<&'a Name>,
-    /// The key that was known before and announced this one.
+    /// The previously known key that announced this one.
     announced_by: Option<Fingerprint>,
 }
 
@@ -175,7 +175,7 @@ impl fmt::Display for Added<'_> {
     }
 }
 
-/// For commands about a contact who must be there.
+/// For commands about a contact who must exist.
 fn not_found(error: RootError) -> Error {
     match error {
         RootError::NoContact { user, contact } => {

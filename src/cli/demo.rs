@@ -49,7 +49,7 @@ impl Voice {
         }
     }
 
-    /// An object for programs, what it says in words for people.
+    /// An object for programs; the same in words for people.
     fn say(self, words: impl fmt::Display, fields: &[(&str, Value)]) {
         if self.json {
             output::object(fields);
@@ -62,7 +62,7 @@ impl Voice {
 const SENDER: &str = "zhenqiang";
 const RECEIVER: &str = "roland-frei";
 
-/// The folder of the examples that the demo sends a picture into.
+/// The configuration of the example folder that the demo sends a picture into.
 const PHOTO: &str = include_str!("../../examples/hooks/album/m2y.config");
 const ALBUM: &str = include_str!("../../examples/hooks/album/album.rhai");
 
@@ -158,7 +158,7 @@ Next, in two terminals (edit album.rhai or m2y.config in between):
 /// Makes the root, both users with keys, folders and contacts.
 fn people(path: &Path) -> Result<Root, Error> {
     let (root, _) = Root::init(path, bundled::ALL)?;
-    // The search for primes is what takes time, so both search at once.
+    // Searching for primes is what takes time, so both searches run at once.
     let make = |name: &str, realname: &str| {
         let profile = format!(r#"{{"username": "{name}", "realname": "{realname}"}}"#);
         User::create(&root, name, profile.as_bytes(), DEFAULT_BITS).map(|created| created.user)
@@ -274,7 +274,7 @@ impl Scene<'_> {
     }
 }
 
-/// What is shown at the moment.
+/// What is shown right now.
 struct Show {
     voice: Voice,
     /// Whether people see every step; programs always do.
@@ -323,7 +323,7 @@ impl Observer for Side {
     }
 }
 
-/// A picture that is one: a Julia set, 640 by 400, in PNG.
+/// A real picture: a Julia set, 640 by 400, in PNG.
 fn draw() -> Result<Vec<u8>, Error> {
     const WIDTH: u32 = 640;
     const HEIGHT: u32 = 400;
@@ -357,7 +357,7 @@ fn noise(path: &Path, len: u64) -> Result<(), Error> {
     let mut block = vec![0; 1 << 20];
     getrandom::fill(&mut block).map_err(|e| wrong(&e))?;
     for number in 0..len >> 20 {
-        // Each block another one, without drawing 64 MiB of randomness.
+        // Each block is different, without drawing 64 MiB of randomness.
         for (byte, salt) in block.iter_mut().zip(number.to_be_bytes()) {
             *byte ^= salt;
         }

@@ -141,7 +141,7 @@ impl Held {
     }
 }
 
-/// The name of a file that was received.
+/// The name of a received file.
 fn held_name(stem: &str) -> Result<&str, Error> {
     if check_name(stem).is_err() {
         let sentence =

@@ -1,4 +1,4 @@
-//! Fetches files that a contact shows: what the command and the shell share is [`fetch`].
+//! Fetches files that a contact shows: [`fetch`] is what the command and the shell share.
 
 pub mod fetch;
 mod record;
@@ -79,7 +79,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The name that a single file gets here.
+    /// The local name of a single file.
     #[must_use]
     pub fn under(self, name: String) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Options {
         }
     }
 
-    /// Whether there may be more files than one at so many places.
+    /// Whether there may be more than one file at that many places.
     pub fn is_several(&self, places: usize) -> bool {
         places > 1 || self.all || self.recursive
     }
@@ -153,7 +153,7 @@ impl Get {
         Ok(())
     }
 
-    /// The places that one on the command line means.
+    /// The places that one on the command line stands for.
     async fn matching(
         &self,
         link: &mut Link,

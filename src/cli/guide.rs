@@ -54,7 +54,7 @@ impl Guide {
 
 /// Shows a page in the person's pager; `false` if there is none.
 fn paged(page: &Page) -> bool {
-    // Ctrl-C is for the pager: from here on it no longer ends this program.
+    // Ctrl-C is for the pager: from here on, it no longer ends this program.
     let _interrupts = signal(SignalKind::interrupt());
     let pager = env::var("PAGER").unwrap_or_else(|_| "less -FX".to_owned());
     if pager.trim().is_empty() {
@@ -68,7 +68,7 @@ fn paged(page: &Page) -> bool {
         return false;
     };
     if let Some(mut stdin) = pager.stdin.take() {
-        // A person who has read enough closes it.
+        // A person who has read enough closes the pager.
         let _ = stdin.write_all(page.text.as_bytes());
     }
     pager.wait().is_ok_and(|ended| ended.code() != Some(127))

@@ -1,4 +1,4 @@
-//! What arrived, for the person whose folders they are.
+//! What has arrived, for the owner of the folders.
 
 mod entry;
 
@@ -26,7 +26,7 @@ use crate::{
     store::Reader,
 };
 
-/// How often the journal is looked at for news.
+/// How often the journal is checked for news.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// List what arrived, the latest last; open it, or copy it out
@@ -159,8 +159,8 @@ fn show(entries: &[Entry], json: bool, says_nothing: bool) {
     }
 }
 
-/// Shows what arrives until the person interrupts: what hooks still look at when they have
-/// decided.
+/// Shows what arrives until the person interrupts; a file that hooks are still looking at, once
+/// they have decided.
 async fn watch(
     arrivals: &Arrivals,
     folder: Option<&Name>,
@@ -174,7 +174,7 @@ async fn watch(
         }
         let mut news = Vec::new();
         for number in &waiting {
-            // One that is forgotten meanwhile is nobody's news.
+            // One that was forgotten in the meantime is not news.
             news.extend(arrivals.find(*number).ok());
         }
         news.extend(arrivals.after(folder, last)?);
@@ -202,7 +202,7 @@ impl Open {
             false => {
                 let dir = temporary(entry.number)?;
                 let path = dir.join(own_name(&entry));
-                // An older copy is one of the same file.
+                // An older copy is of the same file.
                 match fs::remove_file(&path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         return Err(Error::io("replace", &path, &e));
@@ -299,7 +299,7 @@ impl Export {
     }
 }
 
-/// The name of a file as its sender calls it, if a file can have that.
+/// The name that the sender gave a file, if a file can have it.
 fn own_name(entry: &Entry) -> String {
     match check_name(&entry.transfer.filename) {
         Ok(()) => entry.transfer.filename.clone(),
@@ -307,7 +307,7 @@ fn own_name(entry: &Entry) -> String {
     }
 }
 
-/// A directory for the copy of a file that nobody else can read.
+/// A directory that nobody else can read, for the copy of a file.
 fn temporary(number: i64) -> Result<PathBuf, Error> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let owner = rustix::process::geteuid().as_raw();
@@ -330,7 +330,7 @@ fn temporary(number: i64) -> Result<PathBuf, Error> {
     Ok(dir)
 }
 
-/// Copies a file to a path that is free.
+/// Copies a file to a free path.
 fn copy(entry: &Entry, to: &Path) -> Result<(), Error> {
     let contents = entry.open()?;
     let at = |e: io::Error| match e.kind() {
@@ -350,7 +350,7 @@ fn copy(entry: &Entry, to: &Path) -> Result<(), Error> {
         .map_err(at)?;
     let copied = io::copy(&mut Reader::new(&*contents), &mut file);
     if let Err(error) = copied {
-        // Half a file would pass for the whole one.
+        // Half a file would pass for a whole one.
         let _ = fs::remove_file(to);
         return Err(at(error));
     }

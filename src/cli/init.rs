@@ -29,7 +29,7 @@ pub struct Init {
     folder: Option<String>,
 }
 
-/// A user that was asked for.
+/// A requested user.
 struct Made {
     user: User,
     is_new: bool,
@@ -84,7 +84,7 @@ impl Init {
 fn make(root: &Root, name: &Name, folder: Option<Name>) -> Result<Made, Error> {
     let is_whole = |user: &User| user.profile().is_ok() && user.private_key().is_ok();
     let (user, is_new) = match root.user(name) {
-        // A profile of theirs is not to be replaced by a name.
+        // A bare name must not replace the user's profile.
         Ok(user) if is_whole(&user) => (user, false),
         _ => {
             let profile = Map::from_iter([("username".to_owned(), name.as_str().into())]);

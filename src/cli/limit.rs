@@ -1,4 +1,4 @@
-//! How fast a command may be.
+//! How fast a command may transfer.
 
 use std::{num::NonZeroU64, sync::Arc};
 
@@ -15,13 +15,13 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// What holds back all connections that share it; nothing without a limit.
+    /// The pace that all connections share; `None` without a limit.
     pub fn pace(&self) -> Option<Arc<Pace>> {
         self.limit.map(|rate| Arc::new(Pace::new(rate)))
     }
 }
 
-/// Reads bytes a second: `500K`, `10M`, `1G`, `1500`.
+/// Parses bytes per second: `500K`, `10M`, `1G`, `1500`.
 fn rate(text: &str) -> Result<NonZeroU64, String> {
     let wrong = || "must be bytes a second, 1 or more, like 500K, 10M or 1G".to_owned();
     let (digits, unit) = match text.strip_suffix(['K', 'k']) {

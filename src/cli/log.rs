@@ -1,4 +1,4 @@
-//! Logging: on standard error, as much as `M2Y_LOG` says.
+//! Logging: to standard error, as much as `M2Y_LOG` says.
 
 use std::io::{IsTerminal, stderr};
 
@@ -8,8 +8,8 @@ use tracing_subscriber::{EnvFilter, fmt};
 use super::Cli;
 use crate::root::settings::LogFormat;
 
-/// Starts logging. `M2Y_LOG` takes the filters of `tracing`, like `debug` or
-/// `m2y=debug`; a server logs at `info` otherwise, other commands at `warn`.
+/// Starts logging. `M2Y_LOG` takes the filters of `tracing`, like `debug` or `m2y=debug`; without
+/// it, a server logs at `info`, other commands at `warn`.
 pub fn start(cli: &Cli) {
     let default = if cli.is_server() { "info" } else { "warn" };
     let wanted = std::env::var_os("M2Y_LOG").filter(|wanted| !wanted.is_empty());
@@ -25,7 +25,7 @@ pub fn start(cli: &Cli) {
         .with_env_filter(filter)
         .with_writer(stderr)
         .with_target(false);
-    // It fails only if logging was started before, and then that one is meant.
+    // It fails only if logging was started before, and then that setup applies.
     let _ = match cli.log_format() {
         LogFormat::Text => log.with_ansi(colour).try_init(),
         LogFormat::Json => log
@@ -42,10 +42,10 @@ pub fn start(cli: &Cli) {
     }
 }
 
-/// The filter for a value of `M2Y_LOG`; `None` for one that says nothing.
+/// The filter for a value of `M2Y_LOG`; `None` if it is empty or mistyped.
 fn filter(text: &str) -> Option<EnvFilter> {
-    // A word alone is a level or a module. Only m2y's modules log here, so any other
-    // word is a level that was mistyped, and to obey it would be silence.
+    // A single word is a level or a module. Only m2y's modules log here, so any other word is a
+    // mistyped level, and obeying it would silence the log.
     let known = text.split(',').map(str::trim).all(|part| {
         part.contains(['=', '[']) || part.starts_with("m2y") || part.parse::<LevelFilter>().is_ok()
     });

@@ -15,8 +15,8 @@ use crate::{
     wire::request::Entry,
 };
 
-/// Up to so many entries are sorted; a longer listing is shown as it comes, so that no
-/// listing is held whole.
+/// Up to this many entries are sorted; a longer listing is shown as it arrives, so that no listing
+/// is held in memory whole.
 const SORTED: usize = 10_000;
 
 /// Show what a contact shares with you
@@ -109,7 +109,7 @@ impl Ls {
     }
 }
 
-/// Gives each entry of a listing to `show`, sorted by path unless they are too many.
+/// Gives each entry of a listing to `show`, sorted by path unless there are too many.
 pub async fn sorted(
     mut listing: Listing,
     mut show: impl FnMut(Entry) -> Result<(), Error>,

@@ -1,4 +1,4 @@
-//! The command line: one file for each command, whose doc comments are the help.
+//! The command line: one file for each command; its doc comments are the help.
 
 mod change;
 mod completion;
@@ -117,7 +117,7 @@ pub struct RootArg {
     root: Option<PathBuf>,
 }
 
-/// Where the root is that nobody named.
+/// The root if none is named.
 fn default_root() -> PathBuf {
     let of_all = PathBuf::from("/m2y");
     let is_administrator = rustix::process::geteuid().is_root();
@@ -137,12 +137,12 @@ impl RootArg {
     }
 }
 
-/// Stack of every thread. Scripts run on these threads, and the deepest recursion
-/// that their limits allow needs a part of this.
+/// Stack of every thread. Scripts run on these threads, and the deepest recursion that their limits
+/// allow needs part of it.
 const STACK: usize = 8 << 20;
 
-/// Reads the command line. Help, and what is written wrong, are printed here; then
-/// all that is left to do is to end with a code.
+/// Parses the command line. Help and usage errors are printed here; then all that is left is to
+/// exit with a code.
 pub fn parse() -> Result<Cli, ExitCode> {
     completion::answer();
     Cli::try_parse().map_err(|error| {
@@ -154,7 +154,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
         if helped {
             return ExitCode::SUCCESS;
         }
-        // The words after `--` are no flags.
+        // The words after `--` are not flags.
         let json = env::args_os()
             .take_while(|word| word != "--")
             .any(|word| word == "--json");
@@ -165,7 +165,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
     })
 }
 
-/// What `clap` says, without the usage and the hints that follow.
+/// What `clap` says, without the usage and the hints after it.
 fn sentence(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "a command is missing: see `m2y --help`".to_owned();
@@ -179,14 +179,14 @@ fn sentence(error: &clap::Error) -> String {
 /// An error that ends the program.
 struct Failure {
     error: Error,
-    /// Whether an object on standard output has said it already.
+    /// Whether an object on standard output has reported it already.
     told: bool,
     /// The file that it is about, for programs.
     file: Option<String>,
 }
 
 impl Failure {
-    /// The same, about this file.
+    /// The same error, about this file.
     fn about(self, file: String) -> Self {
         Self {
             file: Some(file),
@@ -223,12 +223,12 @@ fn error_object(error: &Error, file: Option<String>) {
     output::object(&fields);
 }
 
-/// File descriptors that we take. Hooks that are programs inherit the limit, and some close
-/// all that there could be.
+/// The most file descriptors that we take. Hooks that are programs inherit the limit, and some
+/// close every possible one.
 const DESCRIPTORS: u64 = 65_536;
 
-/// Takes more file descriptors than the usual soft limit of 1,024, which is there for
-/// programs that use select(2): a session with many files under way holds several for each.
+/// Raises the usual soft limit of 1,024 file descriptors, which is there for programs that use
+/// select(2): a session with many files under way holds several for each.
 fn allow_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -236,7 +236,7 @@ fn allow_descriptors() {
     if limit.current.is_none_or(|now| now >= most) {
         return;
     }
-    // With fewer it works too, if not as many at once.
+    // Fewer work too, if not as many at once.
     let more = Rlimit {
         current: Some(most),
         ..limit
@@ -257,14 +257,14 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(runtime) => {
             let result = runtime.block_on(async {
                 let result = execute(cli).await;
-                // Who interrupts waits for nothing.
+                // A person who interrupts does not want to wait.
                 if !matches!(&result, Err(failure) if failure.error.code == Code::Interrupted) {
                     wait_for_ends().await;
                 }
                 result
             });
-            // Tasks end here, and with them the programs that they started as hooks;
-            // a thread that waits for a disk does not hold up the end.
+            // Tasks end here, and with them the programs that they started as hooks; a thread that
+            // waits for a disk does not delay the exit.
             runtime.shutdown_timeout(Duration::from_millis(200));
             result
         }
@@ -278,7 +278,7 @@ pub fn run(cli: Cli) -> ExitCode {
             }
             let sentence = printable(&error.sentence, 8_192);
             if log == LogFormat::Json && enabled!(Level::ERROR) {
-                // Whoever collects the log reads objects only.
+                // A log collector reads only objects.
                 error!(code = error.code.word(), "{sentence}");
             } else {
                 eprintln!("m2y: {sentence}");
@@ -317,12 +317,12 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
 }
 
 impl Cli {
-    /// Whether the command runs for long and its log is what people read.
+    /// Whether the command runs for a long time and people read its log.
     fn is_server(&self) -> bool {
         matches!(self.command, Command::Serve(_))
     }
 
-    /// What the log looks like.
+    /// The format of the log.
     fn log_format(&self) -> LogFormat {
         match &self.command {
             Command::Serve(serve) => serve.log_format(),

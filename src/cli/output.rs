@@ -15,12 +15,12 @@ use crate::{
     meta::Meta,
 };
 
-/// Prints one line. A reader that went away ends nothing: the work is what counts.
+/// Prints one line. A reader that went away does not end the command: the work is what counts.
 pub fn line(text: impl fmt::Display) {
     let _ = writeln!(stdout().lock(), "{text}");
 }
 
-/// Prints lines of a command that does nothing else. Fails if nobody reads them.
+/// Prints the lines of a command that does nothing else. Fails if nobody reads them.
 pub fn lines(lines: &[String]) -> io::Result<()> {
     let mut stdout = stdout().lock();
     for line in lines {
@@ -34,12 +34,12 @@ pub fn has_colours() -> bool {
     stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// Prints a line for people beside a document on standard output.
+/// Prints a line for people while a document goes to standard output.
 pub fn aside(text: impl fmt::Display) {
     let _ = writeln!(stderr().lock(), "{text}");
 }
 
-/// Prints text that has its line ends.
+/// Prints text that already contains its line ends.
 pub fn text(text: &str) {
     let _ = stdout().lock().write_all(text.as_bytes());
 }
@@ -66,7 +66,7 @@ pub fn to_object(fields: &[(&str, Value)]) -> String {
 }
 
 /// The object for a file that was sent: its bytes, and how many of them an earlier attempt had
-/// delivered. `done` is the path of its `.done`, or without a `.meta` of the file itself.
+/// delivered. `done` is the path of its `.done`, or of the file itself if there is no `.meta`.
 pub fn sent(
     done: &Path,
     meta: &Meta,
@@ -95,7 +95,7 @@ pub fn failed(file: &Path, error: &Error) -> [(&'static str, Value); 4] {
     ]
 }
 
-/// `1.2 GB`, powers of 1000.
+/// `1.2 GB`, in powers of 1000.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     let mut value = n as f64;
@@ -114,7 +114,7 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
-/// From so many bytes on a rate says more about the line than about the greeting.
+/// From this many bytes on, a rate says more about the network than about the greeting.
 const WORTH_A_RATE: u64 = 1_000_000;
 
 /// `14 bytes in 0.05 s`, `1.2 GB in 1.00 s (1.2 GB/s)`.
@@ -158,7 +158,7 @@ pub fn moment(millis: u64) -> String {
     }
 }
 
-/// Lines whose columns stand below each other; those of `right` are numbers.
+/// Lines with aligned columns; the columns in `right` are numbers.
 pub fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> Vec<String> {
     let width = |at: usize| {
         let cells = rows.iter().filter_map(|row| row.get(at));

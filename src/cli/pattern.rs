@@ -1,6 +1,6 @@
-//! Patterns for names at a contact's: `*`, `?` and `[ab]`, component by component.
+//! Patterns for names on a contact's server: `*`, `?` and `[ab]`, component by component.
 //!
-//! In a pattern, a sign that means itself stands in brackets: `[*]`.
+//! In a pattern, a special character that stands for itself is in brackets: `[*]`.
 
 use glob::{MatchOptions, Pattern};
 
@@ -11,10 +11,10 @@ use crate::{
     wire::request::Entry,
 };
 
-/// Names that one pattern may match.
+/// The most names that one pattern may match.
 const MATCHES: usize = 10_000;
 
-/// What begins a pattern, and how it is written where it does not.
+/// The special characters, and how each is written to stand for itself.
 pub const LITERAL: [(char, &str); 3] = [('*', "[*]"), ('?', "[?]"), ('[', "[[]")];
 
 /// Whether a word can match several names.
@@ -28,7 +28,7 @@ pub fn is_pattern(word: &str) -> bool {
             .is_some_and(|(_, rest)| rest.contains(']'))
 }
 
-/// The text of a word, as it was meant.
+/// The text that a word stands for.
 pub fn literal(word: &str) -> String {
     let mut text = String::new();
     let mut rest = word;
@@ -43,7 +43,7 @@ pub fn literal(word: &str) -> String {
     text
 }
 
-/// Reads a pattern for one name.
+/// Parses a pattern for one name.
 pub fn pattern(word: &str) -> Result<Pattern, Error> {
     Pattern::new(word).map_err(|e| {
         let sentence = format!("the pattern {:?} cannot be read: {}", literal(word), e.msg);
@@ -51,7 +51,7 @@ pub fn pattern(word: &str) -> Result<Pattern, Error> {
     })
 }
 
-/// Whether a name is one that a pattern means.
+/// Whether a name matches a pattern.
 pub fn matches(pattern: &Pattern, name: &str) -> bool {
     let options = MatchOptions {
         case_sensitive: true,
@@ -61,14 +61,14 @@ pub fn matches(pattern: &Pattern, name: &str) -> bool {
     pattern.matches_with(name, options)
 }
 
-/// That a pattern matches nothing.
+/// The error that a pattern matches nothing.
 pub fn no_match(pattern: &str) -> Error {
     let sentence = format!("nothing matches {}", printable(pattern, 300));
     Error::new(Code::NotFound, sentence)
 }
 
-/// The paths that the components of a pattern match, sorted; hidden names only where the
-/// pattern begins with a dot too. At least one, or it is an error.
+/// The paths that the components of a pattern match, sorted; hidden names only if the pattern
+/// begins with a dot too. Fails if there are none.
 pub async fn matching(peer: &Peer, components: &[String]) -> Result<Vec<(String, Entry)>, Error> {
     let mut found = vec![(String::new(), None)];
     for component in components {
@@ -123,8 +123,8 @@ pub async fn matching(peer: &Peer, components: &[String]) -> Result<Vec<(String,
     }
 }
 
-/// The places that one on the command line means: what its pattern matches, unless there is a
-/// file of just that name.
+/// The places that one on the command line stands for: what its pattern matches, unless there is a
+/// file of exactly that name.
 pub async fn expand(peer: &Peer, place: &RemotePath) -> Result<Vec<RemotePath>, Error> {
     if !is_pattern(&place.path) {
         return Ok(vec![place.clone()]);

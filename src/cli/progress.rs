@@ -1,4 +1,4 @@
-//! How far it is: bars on a terminal, a line now and then elsewhere.
+//! Progress: bars on a terminal, a line now and then elsewhere.
 
 use std::{
     env,
@@ -22,46 +22,46 @@ use crate::{
     observer::Observer,
 };
 
-/// How often there is a line where there is no terminal.
+/// How often a line is printed if there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Bars for one file, and for all: a name, which gives way where there is little room.
+/// The bar for one file, and the one for all: a name, which is cut off if there is little room.
 const ONE: &str = "{wide_msg} {rest}";
 
-/// One of several files: how fast it goes, the bar for all says.
+/// One of several files: the bar for all files shows the speed.
 const PART: &str = "{wide_msg} {part}";
 
-/// Before it is known how much there is.
+/// Before the total is known.
 const UNKNOWN: &str = "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}";
 
-/// A file of which it is not known how far it is.
+/// A file whose progress is not known.
 const NAME: &str = "{wide_msg}";
 
-/// Columns of a terminal from which on there is room for a bar and for all numbers.
+/// The columns from which a terminal has room for a bar and all numbers.
 const WIDE: usize = 60;
 
 /// Columns of a bar.
 const BAR: usize = 20;
 
-/// How far a command is. It shows nothing before it begins and when it has ended.
+/// The progress of a command. It shows nothing before it begins and after it has ended.
 #[derive(Default)]
 pub struct Progress(Mutex<Counts>);
 
 #[derive(Default)]
 struct Counts {
     files: u64,
-    /// Bytes that are there, or were sent.
+    /// Bytes that were there before or have moved.
     bytes: u64,
-    /// Of those, the ones that are yet to come again: what comes next is not counted.
+    /// How many of those are yet to come again: they are not counted twice.
     again: u64,
-    /// Bytes that moved, those that moved twice too, and not those that were there before.
+    /// Bytes that moved, including those that moved twice, but not those that were there before.
     moved: u64,
-    /// Files and bytes that there are, once that is known.
+    /// Files and bytes in total, once that is known.
     total: Option<(u64, u64)>,
-    /// What had moved at the line before, and when that was.
+    /// When the previous line was printed, and what had moved by then.
     before: Option<(Instant, u64)>,
     several: bool,
-    /// What is waited for, and what had moved when that began.
+    /// What the command is waiting for, and what had moved when the wait began.
     waiting: Option<(String, u64)>,
     shown: Shown,
 }
@@ -76,10 +76,10 @@ enum Shown {
 
 struct Bars {
     all: MultiProgress,
-    /// For all files, where there are several.
+    /// For all files, if there are several.
     whole: Option<ProgressBar>,
     current: ProgressBar,
-    /// The file that the bar speaks of.
+    /// The file that the bar is about.
     id: Option<TransferId>,
 }
 
@@ -88,10 +88,9 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing has moved yet. From now on there are bars, or lines, for one file or for
-    /// `several`.
+    /// Starts from zero. From now on, bars or lines are shown, for one file or for `several`.
     pub fn begin(&self, several: bool) {
-        // One that cannot move its cursor would show each state of a bar below the last one.
+        // A terminal that cannot move its cursor would show each state of a bar below the last one.
         let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
         let shown = match stderr().is_terminal() && !is_dumb {
             true => Shown::Bars(Bars::new(several)),
@@ -105,7 +104,7 @@ impl Progress {
         };
     }
 
-    /// Takes the bars off the terminal; from now on nothing is shown.
+    /// Removes the bars from the terminal; from now on, nothing is shown.
     pub fn end(&self) {
         if let Shown::Bars(bars) = std::mem::take(&mut self.state().shown) {
             bars.current.finish_and_clear();
@@ -116,24 +115,24 @@ impl Progress {
         }
     }
 
-    /// Whether it has bars, which want to know at once how much there is.
+    /// Whether it shows bars, which need the total at once.
     pub fn has_bars(&self) -> bool {
         matches!(self.state().shown, Shown::Bars(_))
     }
 
-    /// Whether it has a line from time to time.
+    /// Whether it prints a line from time to time.
     pub fn has_lines(&self) -> bool {
         matches!(self.state().shown, Shown::Lines)
     }
 
-    /// There are so many files and bytes in all.
+    /// Sets the number of files and bytes in total.
     pub fn set_total(&self, files: u64, bytes: u64) {
         let mut state = self.state();
         state.total = Some((files, bytes));
         state.tell_total();
     }
 
-    /// A file more is to come, of so many bytes, and is begun now.
+    /// Adds a file of this many bytes, which is begun now.
     pub fn expect(&self, name: &str, bytes: u64) {
         let mut state = self.state();
         let (files, so_far) = state.total.unwrap_or_default();
@@ -147,7 +146,7 @@ impl Progress {
         }
     }
 
-    /// So many bytes were there before.
+    /// Counts bytes that were there before.
     pub fn held(&self, bytes: u64) {
         let mut state = self.state();
         let more = state.count(bytes);
@@ -156,36 +155,36 @@ impl Progress {
         {
             let bar = bars.sum();
             bar.update(|bar| bar.set_pos(bar.pos().saturating_add(more)));
-            // It is not how fast it goes.
+            // They say nothing about the speed.
             bar.reset_eta();
         }
     }
 
-    /// All but so many bytes broke off, and come again or are held.
+    /// All bytes except these were interrupted, and will come again or are held.
     pub fn broke_off(&self, whole: u64) {
         let mut state = self.state();
         state.again = state.bytes.saturating_sub(whole);
     }
 
-    /// So many bytes were counted that are none.
+    /// Takes back bytes that should not have been counted.
     pub fn counted_twice(&self, bytes: u64) {
         let mut state = self.state();
         state.again = state.again.saturating_add(bytes);
     }
 
-    /// Bytes that moved so far, those that moved twice too.
+    /// Bytes that have moved so far, including those that moved twice.
     pub fn bytes_moved(&self) -> u64 {
         self.state().moved
     }
 
-    /// A file is through or has failed.
+    /// A file is finished or has failed.
     pub fn over(&self) {
         let mut state = self.state();
         state.files += 1;
         state.tell_files();
     }
 
-    /// Prints while no bar is there.
+    /// Prints with the bars out of the way.
     pub fn apart(&self, print: impl FnOnce()) {
         let all = match &self.state().shown {
             Shown::Bars(bars) => Some(bars.all.clone()),
@@ -204,8 +203,8 @@ impl Progress {
         ticks
     }
 
-    /// Waits for work, with a line now and then where there are lines. It ends, with advice,
-    /// where a person interrupts it.
+    /// Waits for work, and prints a line now and then if lines are shown. If a person interrupts,
+    /// it fails with `advice`.
     pub async fn watch(
         &self,
         work: impl Future<Output = Result<(), Error>>,
@@ -225,7 +224,7 @@ impl Progress {
         }
     }
 
-    /// Prints the line for where it is now.
+    /// Prints a progress line.
     pub fn tell(&self) {
         eprintln!("m2y: {}", self.state().line());
     }
@@ -270,7 +269,7 @@ impl Observer for Progress {
 }
 
 impl Counts {
-    /// Counts bytes; returns how many of them were not counted before.
+    /// Counts bytes; returns how many of them are new.
     fn count(&mut self, bytes: u64) -> u64 {
         let again = self.again.min(bytes);
         self.again -= again;
@@ -304,7 +303,7 @@ impl Counts {
         });
     }
 
-    /// The line for where it is now.
+    /// The progress line for now.
     fn line(&mut self) -> String {
         let now = Instant::now();
         let before = self.before.replace((now, self.moved));
@@ -342,7 +341,7 @@ impl Bars {
         }
     }
 
-    /// The bar for all bytes: where there is one file only, that is its own.
+    /// The bar for all bytes: with a single file, its own.
     fn sum(&self) -> &ProgressBar {
         self.whole.as_ref().unwrap_or(&self.current)
     }
@@ -368,25 +367,25 @@ fn set_style(bar: &ProgressBar, template: &str) {
     }
 }
 
-/// Columns of the terminal as it is now: a person may change them.
+/// The current width of the terminal in columns: a person may change it.
 fn columns() -> usize {
     let size = rustix::termios::tcgetwinsize(stderr());
-    // Some terminals say 0 for what they do not know.
+    // Some terminals report 0 if they do not know.
     let known = size.ok().filter(|size| size.ws_col > 0);
     known.map_or(80, |size| usize::from(size.ws_col))
 }
 
-/// How far something is.
+/// The progress of something.
 struct At {
     bytes: u64,
     total: Option<u64>,
-    /// Bytes in a second, and what is left of the time.
+    /// Bytes per second, and the remaining time.
     speed: Option<(f64, Duration)>,
 }
 
 impl At {
-    /// What stands behind the name: a bar and all numbers, or where there is little room only
-    /// what people look at first.
+    /// What comes after the name: a bar and all numbers or, if there is little room, only what
+    /// people look at first.
     fn rest(&self, columns: usize) -> String {
         let total = self.total.unwrap_or_default();
         let part = match total {
@@ -414,7 +413,7 @@ impl At {
     }
 }
 
-/// `1,204 of 10,000 files, 4.9 MB of 40.9 MB, 3.1 MB/s`, without what is not known.
+/// `1,204 of 10,000 files, 4.9 MB of 40.9 MB, 3.1 MB/s`, without what is unknown.
 fn line(done: Option<u64>, moved: u64, total: Option<(u64, u64)>, rate: u64) -> String {
     let of = |part: String, whole: Option<String>| match whole {
         Some(whole) => format!("{part} of {whole}"),
@@ -476,7 +475,7 @@ mod tests {
             progress.expect(name, 1_000);
         }
         progress.moved(700);
-        // It broke off, and of both together 300 bytes are held.
+        // It was interrupted, and 300 bytes of both together are held.
         progress.broke_off(0);
         progress.held(300);
         progress.over();

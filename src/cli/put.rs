@@ -1,4 +1,4 @@
-//! Puts files at a contact's: what the command and the shell share is [`upload`].
+//! Uploads files to a contact: [`upload`] is what the command and the shell share.
 
 pub mod upload;
 mod walk;
@@ -63,7 +63,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Whether there may be more files than one.
+    /// Whether there may be more than one file.
     pub fn is_several(&self, named: usize) -> bool {
         named > 1 || self.recursive
     }

@@ -1,4 +1,4 @@
-//! What the commands share that look at a contact's files.
+//! What is common to the commands that look at a contact's files.
 
 use std::sync::Arc;
 
@@ -31,12 +31,12 @@ pub struct Asker {
 pub struct RemotePath {
     /// The contact.
     pub peer: String,
-    /// The path at the contact's, as it was written.
+    /// The path on the contact's server, as it was written.
     pub path: String,
 }
 
 impl RemotePath {
-    /// Reads what stands on the command line.
+    /// Parses what the command line says.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (peer, path) = text.split_once(':').unwrap_or((text, ""));
         match peer.is_empty() || peer.contains('/') {
@@ -58,7 +58,7 @@ impl RemotePath {
         }
     }
 
-    /// A path that is needed.
+    /// The path, which must be there.
     pub fn path(&self) -> Result<&str, Error> {
         match self.path.as_str() {
             "" => Err(Error::new(
@@ -71,12 +71,12 @@ impl RemotePath {
 }
 
 impl Asker {
-    /// Who asks.
+    /// The user who asks.
     pub fn user(&self) -> Result<User, Error> {
         self.user.of(&self.root.open()?)
     }
 
-    /// The way to a contact.
+    /// The route to a contact.
     pub fn route(&self, peer: &str) -> Result<Route, Error> {
         Route::to(&self.user()?, peer, self.server.as_deref())
     }
@@ -91,8 +91,8 @@ impl Asker {
     }
 }
 
-/// A contact's server with the session to it, which begins when it is needed, and again
-/// when it was cut.
+/// A contact's server, with a session that begins when it is needed, and begins again after it was
+/// cut.
 pub struct Link {
     route: Route,
     observer: Arc<dyn Observer>,
@@ -102,7 +102,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// No session yet.
+    /// A link without a session yet.
     pub fn new(route: Route, observer: Arc<dyn Observer>, tells: bool) -> Self {
         Self {
             route,
@@ -126,12 +126,12 @@ impl Link {
         Ok(peer)
     }
 
-    /// The way to the contact.
+    /// The route to the contact.
     pub fn route(&self) -> &Route {
         &self.route
     }
 
-    /// Whether there is no session that could be asked.
+    /// Whether there is no live session.
     pub fn is_cut(&self) -> bool {
         self.peer.as_ref().is_none_or(Peer::is_over)
     }
@@ -144,7 +144,7 @@ impl Link {
     }
 }
 
-/// Puts in front of an error what it is about.
+/// Adds the place that an error is about in front of it.
 pub fn about(place: &RemotePath, error: Error) -> Error {
     error.within(printable(&place.shown(), 300))
 }

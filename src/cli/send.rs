@@ -147,10 +147,10 @@ enum Conflict {
     Rename,
 }
 
-/// Attempts that are retried at once.
+/// The most attempts that are retried at once.
 const MAX_FAILED: u32 = 100_000;
 
-/// Who sends what to whom, as the command line says it.
+/// Who sends to whom, and where, as the command line says it.
 struct Parties {
     from: Name,
     to: Name,
@@ -158,7 +158,7 @@ struct Parties {
 }
 
 impl Parties {
-    /// What every `.meta` has in common.
+    /// The common part of every `.meta`.
     fn template(&self) -> Meta {
         let Self { from, to, folder } = self;
         Meta::new(from.as_str(), to.as_str(), folder.as_str(), "")
@@ -177,8 +177,8 @@ impl Send {
         }
     }
 
-    /// The same with all that may be left out: who sends, to whom, into which folder. Where
-    /// `.meta` files say that, nothing of it is there.
+    /// Fills in what may be left out: who sends, to whom, into which folder. If `.meta` files say
+    /// that, nothing is filled in.
     fn complete(mut self) -> Result<Self, Error> {
         if self.to.is_none()
             && let Some((to, folder)) = self.target()
@@ -223,7 +223,7 @@ impl Send {
         Ok(self)
     }
 
-    /// The same of `--failed`, which may be limited to what was to go to somebody.
+    /// The same for `--failed`, which may be limited to one receiver.
     fn complete_failed(mut self, to: Option<Name>) -> Result<Self, Error> {
         if let Some(file) = self.files.first() {
             let sentence = format!(
@@ -240,7 +240,7 @@ impl Send {
         Ok(self)
     }
 
-    /// What `NAME:FOLDER` or `NAME:` behind the files says, if it is there. A file of that name
+    /// What `NAME:FOLDER` or `NAME:` after the files says, if it is there. A file of that name
     /// takes precedence.
     fn target(&self) -> Option<(String, Option<String>)> {
         let last = match self.files.as_slice() {
@@ -256,7 +256,7 @@ impl Send {
         })
     }
 
-    /// The contact that stands behind the files without a colon.
+    /// The contact that is named after the files without a colon.
     fn colon_missing(&self) -> Option<Name> {
         let [_, .., last] = self.files.as_slice() else {
             return None;
@@ -271,13 +271,13 @@ impl Send {
         user.contact(&name).is_ok().then_some(name)
     }
 
-    /// The root, where it is known before any `.meta` is.
+    /// The root, if it is known before any `.meta` is.
     fn root(&self) -> Option<PathBuf> {
         let default = || self.from.is_some().then(default_root);
         self.root.clone().or_else(default)
     }
 
-    /// Whether files that were sent before are sent all the same.
+    /// Whether files that were sent before are sent again.
     fn is_again(&self) -> bool {
         self.again || self.conflict == Conflict::Rename
     }
@@ -290,7 +290,7 @@ impl Send {
         }
     }
 
-    /// The attempts that are to be retried.
+    /// The attempts to retry.
     fn failed(
         &self,
         found: impl FnOnce(&str) -> Result<Vec<Outgoing>, Error>,
@@ -310,7 +310,7 @@ impl Send {
         Ok(Plan::of_failed(meant))
     }
 
-    /// The folder of the sender, where the files themselves were named.
+    /// The folder of the sender, if the files themselves were named.
     fn kind(&self, parties: Option<&Parties>) -> Kind {
         match (parties, self.root()) {
             (Some(Parties { from, folder, .. }), Some(root)) => {
@@ -320,7 +320,7 @@ impl Send {
         }
     }
 
-    /// Whether there may be more files than one.
+    /// Whether there may be more than one file.
     fn is_several(&self, kind: &Kind) -> bool {
         match self.files.as_slice() {
             _ if self.failed => true,
@@ -364,7 +364,7 @@ impl Send {
         let weigh = || {
             let plan = Plan::new(&send.files, kind.clone(), send.recursive);
             let progress = progress.clone();
-            // It is not waited for: the end may come before.
+            // It is not waited for: the program may end first.
             drop(task::spawn_blocking(move || weigh(plan, &progress)));
         };
         if progress.has_bars() && !send.failed {
@@ -377,7 +377,8 @@ impl Send {
                 tally = &mut telling => break tally.map_err(lost)?,
                 Some(()) = interrupt.recv() => {
                     if stop.send_replace(true) {
-                        // Who asks twice does not want to wait for what is left to do.
+                        // A person who interrupts twice does not want to wait for what is left to
+                        // do.
                         return Err(Error::new(Code::Interrupted, "interrupted").into());
                     }
                 }
@@ -407,7 +408,7 @@ impl Send {
         tally.finish(passed_over, ended)
     }
 
-    /// What opens the files. Mistakes that concern all of them are found here.
+    /// The producer, which opens the files. Mistakes that concern all of them are found here.
     fn producer(&self, mut plan: Plan, tools: Tools) -> Result<Producer, Error> {
         let mut routes = Routes::new(self.root(), self.server.clone());
         let template = match self.parties()? {
@@ -473,7 +474,7 @@ fn lost(_: task::JoinError) -> Error {
     Error::new(Code::Failed, "internal error: a task stopped")
 }
 
-/// Finds out how much there is to send.
+/// Determines how much there is to send.
 fn weigh(plan: Plan, progress: &Progress) {
     let (mut files, mut bytes) = (0, 0);
     let mut last_dir = LastDir::default();
@@ -494,7 +495,7 @@ fn weigh(plan: Plan, progress: &Progress) {
     progress.set_total(files, bytes);
 }
 
-/// A word as a shell takes it.
+/// A word quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-:[]%@+,=".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

@@ -45,8 +45,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// As the flag says, or m2y.ini. What is wrong there is found again, and told, when
-    /// the server starts.
+    /// The format that the flag or m2y.ini sets. An error in m2y.ini is found again, and reported,
+    /// when the server starts.
     pub(super) fn log_format(&self) -> LogFormat {
         let of_root = || Some(self.root.open().ok()?.settings().ok()?.log_format);
         self.log_format.or_else(of_root).unwrap_or_default()
@@ -69,7 +69,7 @@ impl Serve {
             Some(metrics) => Some((metrics_at(metrics).await?, server.report()?)),
             None => None,
         };
-        // Whoever connects meanwhile waits; a port that is taken has no hook run in vain.
+        // Clients that connect meanwhile wait; if the port is taken, no hook runs in vain.
         tokio::select! {
             started = server.start_folders() => { started?; }
             () = signals.next() => return Ok(()),
@@ -92,7 +92,7 @@ impl Serve {
             } else {
                 output::line(format_args!("metrics on {address}"));
             }
-            // Until the end: that it goes down is something to read there, too.
+            // Until the end: that the server is going down can be read there, too.
             tokio::spawn(metrics::run(port, report, going_down.clone()));
         }
         systemd::tell("READY=1");
@@ -141,7 +141,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Waits for them from now on; they end the program no more.
+    /// Waits for the signals from now on; they no longer end the program.
     pub(super) fn new() -> Result<Self, Error> {
         let on = |kind| {
             signal(kind)
@@ -153,7 +153,7 @@ impl Signals {
         })
     }
 
-    /// Returns at the next one.
+    /// Returns at the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -162,11 +162,11 @@ impl Signals {
     }
 }
 
-/// How long a server that was killed may still hold the lock: what it was starting as it died
-/// has it until it is a program of its own.
+/// How long a killed server may still hold the lock: a program that it was starting as it died
+/// holds it until that program runs on its own.
 const LINGERS: Duration = Duration::from_secs(1);
 
-/// One server for a root: two would not know of each other's transfers.
+/// Only one server for a root: two would not know about each other's transfers.
 async fn lock(root: &Root) -> Result<File, Error> {
     let failed = |why: String| {
         let sentence = format!("cannot serve {}: {why}", root.path().display());

@@ -1,9 +1,9 @@
 //! `m2y shell`: a contact's files, as in sftp.
 //!
-//! [`lines`] says where lines come from, [`words`] makes words of one, [`command`] a
-//! command of those; [`paths`] says which files words mean; [`remote`], [`transfer`], [`local`] and [`own`] hold the commands. What a command
-//! comes to is said here, for people or as one object a line; its status is one of
-//! [`fault::STATUSES`].
+//! [`lines`] reads lines, [`words`] splits one into words, and [`command`] turns those into a
+//! command; [`paths`] finds the files that words stand for; [`remote`], [`transfer`], [`local`] and
+//! [`own`] hold the commands. The outcome of a command is reported here, for people or as one
+//! object a line; its status is one of [`fault::STATUSES`].
 
 mod command;
 mod complete;
@@ -49,16 +49,16 @@ use crate::{
     json::Value,
 };
 
-/// Entries that one answer holds at most.
+/// The most entries that one answer holds.
 const LISTED: usize = 100_000;
 
-/// Lines of a batch that `history` shows at most.
+/// The most lines of a batch that `history` shows.
 const REMEMBERED: usize = 10_000;
 
-/// The file with what a person wrote, in the directory of the user.
+/// The file with the lines that a person entered, in the directory of the user.
 const HISTORY: &str = ".shell_history";
 
-/// What a command comes to: the content of its answer.
+/// The result of a command: the content of its answer.
 type CommandResult = Result<Value, Fault>;
 
 /// Browse, fetch and change a contact's files, as in sftp
@@ -83,7 +83,7 @@ pub struct ShellArgs {
     place: RemotePath,
 }
 
-/// A shell at work.
+/// A running shell.
 pub struct Shell {
     /// The contact.
     name: String,
@@ -92,15 +92,15 @@ pub struct Shell {
     progress: Arc<Progress>,
     history: Vec<String>,
     json: bool,
-    /// Whether somebody sits at a terminal.
+    /// Whether a person sits at a terminal.
     person: bool,
-    /// The line of the batch that is being done, from 1 on.
+    /// The line of the batch that is being run, counted from 1.
     line: u64,
-    /// Whether it was told to end.
+    /// Whether it was told to exit.
     over: bool,
 }
 
-/// That a list is longer than an answer may be.
+/// The fault for a list that is longer than an answer may be.
 fn full() -> Fault {
     let sentence = "there are more than 100,000: name a directory below, or use `m2y ls -R`";
     Fault::from(Error::new(Code::Failed, sentence)).with(413)
@@ -112,7 +112,7 @@ fn interrupted() -> Fault {
 
 impl ShellArgs {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
-        // From here on Ctrl-C ends commands and not the program.
+        // From here on, Ctrl-C ends commands and not the program.
         let mut interrupts = interrupts()?;
         let history = self.asker.user()?.path().join(HISTORY);
         let progress = Arc::new(Progress::default());
@@ -182,7 +182,7 @@ impl Shell {
             let prompt = format!("{}:{}> ", self.name, self.directory.shown());
             let line = tokio::select! {
                 line = lines.next(prompt) => line?,
-                // A person's Ctrl-C comes to the editor, which reads it as a key.
+                // A person's Ctrl-C goes to the editor, which reads it as a key.
                 _ = interrupts.recv(), if !self.person => return Err(interrupted().error.into()),
             };
             let Some(line) = line else {
@@ -207,7 +207,7 @@ impl Shell {
                     if self.json {
                         self.answer(&outcome);
                     }
-                    // For people the program says it when it ends.
+                    // The program says it to people when it ends.
                     return Err(Failure::told(self.located(error)));
                 }
                 Err(_) if tried => passed_over += 1,
@@ -241,7 +241,7 @@ impl Shell {
         }
     }
 
-    /// Says what a command came to.
+    /// Reports the outcome of a command.
     fn answer(&self, outcome: &CommandResult) {
         let (status, message, content) = match outcome {
             Ok(content) => (200, "OK", content.clone()),
@@ -266,10 +266,10 @@ impl Shell {
         }
     }
 
-    /// Does what a line says.
+    /// Runs a line.
     async fn command(&mut self, line: &str) -> CommandResult {
         if let Some(text) = line.strip_prefix('!') {
-            // Ctrl-C is the program's, which has the terminal.
+            // Ctrl-C belongs to the program, which has the terminal.
             return local::run(text, self).await;
         }
         let command = match Command::parse_words(words::split(line)?)? {

@@ -1,4 +1,4 @@
-//! Tells systemd how the server fares, as sd_notify(3) says.
+//! Tells systemd the state of the server, as in sd_notify(3).
 
 use std::{
     ffi::OsStr,
@@ -14,7 +14,7 @@ use std::{
 
 use tracing::warn;
 
-/// Tells a state like `READY=1` to who waits for it; without `NOTIFY_SOCKET` nobody does.
+/// Sends a state like `READY=1` to the service manager; without `NOTIFY_SOCKET`, to nobody.
 pub fn tell(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
         return;
@@ -24,14 +24,14 @@ pub fn tell(state: &str) {
     }
 }
 
-// The crate `sd-notify` takes an abstract socket for a path.
+// The crate `sd-notify` mistakes an abstract socket for a path.
 fn send(socket: &OsStr, state: &str) -> io::Result<()> {
     let address = match socket.as_bytes().split_first() {
         Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(socket)?,
     };
     let datagram = UnixDatagram::unbound()?;
-    // Files are not held up by somebody who does not listen.
+    // A listener that does not listen must not delay files.
     datagram.set_nonblocking(true)?;
     datagram.send_to_addr(state.as_bytes(), &address)?;
     Ok(())

@@ -1,5 +1,4 @@
-//! What became of files on their way to or from a contact: counted, and said when it is
-//! known.
+//! What became of files on their way to or from a contact: counted, and reported once it is known.
 
 use std::{
     path::Path,
@@ -16,10 +15,10 @@ use crate::{
     json::Value,
 };
 
-/// Objects that are kept for a program; what became of further files is only counted.
+/// The most objects that are kept for a program; what became of further files is only counted.
 const KEPT: usize = 100_000;
 
-/// To whom it is said what became of each file.
+/// Who is told what became of each file.
 pub enum Voice {
     /// To people: only what they need to know.
     Lines,
@@ -31,7 +30,7 @@ pub enum Voice {
     Kept(Vec<Value>),
 }
 
-/// Which way the files go.
+/// The direction in which the files go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// From the contact.
@@ -41,7 +40,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// What became of a file that is through.
+    /// What became of a file that is finished.
     fn word(self) -> &'static str {
         match self {
             Self::Get => "fetched",
@@ -50,21 +49,21 @@ impl Way {
     }
 }
 
-/// A file, as it is told of.
+/// A file, as it is reported.
 pub struct Item<'a> {
-    /// Its path at the contact's.
+    /// Its path on the contact's server.
     pub path: &'a str,
-    /// Where it is here.
+    /// Its local path.
     pub file: &'a Path,
     /// Its bytes.
     pub bytes: u64,
 }
 
-/// What is known of a file that is through.
+/// What is known about a file that is finished.
 pub struct Through {
-    /// Bytes of it that were there from before.
+    /// How many of its bytes were there from before.
     pub resumed: u64,
-    /// Whether it changed since it was begun, and so went from its beginning.
+    /// Whether it changed after it was begun, and so was started over.
     pub started_over: bool,
     /// Its CRC-32.
     pub crc: Option<u32>,
@@ -72,7 +71,7 @@ pub struct Through {
     pub took: Duration,
 }
 
-/// Counts, and tells.
+/// Counts and reports.
 pub struct Tally {
     way: Way,
     voice: Voice,
@@ -88,7 +87,7 @@ pub struct Tally {
 }
 
 impl Voice {
-    /// The one that a command line asks for.
+    /// The voice that a command line asks for.
     pub fn new(json: bool, quiet: bool) -> Self {
         match (json, quiet) {
             (true, _) => Self::Objects,
@@ -111,7 +110,7 @@ impl Voice {
 }
 
 impl Tally {
-    /// Nothing has happened yet.
+    /// A tally before anything has happened.
     pub fn new(way: Way, voice: Voice, progress: Arc<Progress>) -> Self {
         Self {
             way,
@@ -128,7 +127,7 @@ impl Tally {
         }
     }
 
-    /// A file is through.
+    /// A file is finished.
     pub fn through(&mut self, item: &Item<'_>, through: &Through) {
         self.through += 1;
         self.bytes += item.bytes.saturating_sub(through.resumed);
@@ -152,7 +151,7 @@ impl Tally {
         );
     }
 
-    /// A file would go through, if this were no dry run.
+    /// A file would be transferred, if this were not a dry run.
     pub fn would(&mut self, item: &Item<'_>) {
         self.is_dry = true;
         self.through += 1;
@@ -168,19 +167,19 @@ impl Tally {
         }
     }
 
-    /// The file is there already.
+    /// The identical file is there already.
     pub fn same(&mut self, item: &Item<'_>) {
         self.same += 1;
         self.tell("same", item, &[]);
     }
 
-    /// Another file is there, which is to stay.
+    /// A different file is there, and is to stay.
     pub fn skipped(&mut self, item: &Item<'_>) {
         self.skipped += 1;
         self.tell("skipped", item, &[]);
     }
 
-    /// Something did not get through.
+    /// Something was not transferred.
     pub fn failed(&mut self, error: &Error, path: &str, file: Option<&Path>) {
         self.failed += 1;
         self.warn(printable(&error.sentence, 8_192));
@@ -216,14 +215,14 @@ impl Tally {
         self.voice.object(&fields);
     }
 
-    /// Says how it went; gives back what was kept for programs.
+    /// Reports the outcome; returns what was kept for programs.
     pub fn end(mut self) -> (Result<(), Error>, Vec<Value>) {
         let whole = self.through + self.same + self.skipped;
         if whole + self.failed > 0 {
             let took = self.begun.elapsed();
             let object = self.object(took);
             match &mut self.voice {
-                // What is wrong with the only one was said.
+                // The error of the only file was reported already.
                 Voice::Lines if whole == 0 && self.failed == 1 => {}
                 Voice::Errors => {}
                 Voice::Lines => output::line(self.summary(took)),

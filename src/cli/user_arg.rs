@@ -30,13 +30,13 @@ impl UserArg {
     }
 }
 
-/// A name that may come from the variable, where an empty one counts for nothing.
+/// A name that may come from the variable, where an empty value counts as none.
 pub fn said(name: Option<String>) -> Option<String> {
     let variable = env::var("M2Y_USER").ok();
     name.filter(|name| !name.is_empty() || variable.as_ref() != Some(name))
 }
 
-/// The user with this name; without one the user that m2y.ini names, or else the only one.
+/// The user with this name; without one, the user that m2y.ini names, or else the only one.
 pub fn user_of(root: &Root, name: Option<&str>) -> Result<User, Error> {
     if let Some(name) = name {
         return Ok(root.user(&user_name(name)?)?);

@@ -63,7 +63,7 @@ impl Accept {
         if let Some(folder) = &agreed.folder {
             user.set_folder(&answer.name, folder)?;
         }
-        // Last: until then the same answer can be taken once more.
+        // Last: until then the same answer can be accepted again.
         user.forget_request(agreed.request)?;
         let added = Added {
             user: &name,

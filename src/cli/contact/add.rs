@@ -70,7 +70,7 @@ impl Add {
             );
             return Err(Error::new(Code::Usage, sentence));
         }
-        // A folder that does not exist is found before anything is written.
+        // A missing folder is noticed before anything is written.
         let allowed = allowed.map(|folder| user.folder(&folder)).transpose()?;
         let (card, answer, announced_by) = match document {
             Document::Card(card) => (card, None, None),
@@ -135,7 +135,7 @@ impl Add {
     }
 }
 
-/// The answer, before anything is written: without one nobody is added.
+/// The answer, before anything is written: without an answer, nobody is added.
 fn answer(user: &User, request: &Request, card: Card) -> Result<Answer, Error> {
     let own = user.private_key()?;
     if request.card.name == *user.name() || request.card.key == *own.public() {
@@ -144,8 +144,8 @@ fn answer(user: &User, request: &Request, card: Card) -> Result<Answer, Error> {
     Ok(request.answer(&card, &own, clock::millis(), &mut SysRng)?)
 }
 
-/// The key that is known and has signed the new one; `None` where the new one is known
-/// already, or is to be taken whoever signed it.
+/// The known key that signed the new one; `None` if the new one is known already, or is to be
+/// accepted whoever signed it.
 fn announced_by(
     user: &User,
     announcement: &Announcement,

@@ -71,7 +71,7 @@ impl Request {
             id: RequestId::random().map_err(WireError::from)?,
         };
         let document = request.to_document()?;
-        // It must be known before anybody can answer it.
+        // The number must be on file before anybody can answer the request.
         user.keep_request(request.id, &document)?;
         print(&document, json);
         if !json {

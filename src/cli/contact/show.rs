@@ -76,7 +76,7 @@ impl Show {
     }
 }
 
-/// A QR code as text, two modules in each character. What is dark in it is the background.
+/// A QR code as text, two modules in each character. Dark modules have the background colour.
 fn qr(text: &str) -> Result<String, Error> {
     let code = QrCode::with_error_correction_level(text, EcLevel::M)
         .map_err(|e| Error::new(Code::Failed, format!("cannot draw the QR code: {e}")))?;

@@ -1,4 +1,4 @@
-//! Files on their way from a contact to a directory.
+//! Fetching files from a contact into a directory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,16 +32,16 @@ use crate::{
     wire::record::MAX_BODY,
 };
 
-/// Files that are under way at the same time.
+/// The most files that are under way at the same time.
 const AT_ONCE: usize = 128;
 
-/// So many sessions in a row may break before a file or a block of one has come.
+/// How many sessions in a row may break before a file, or a block of one, has arrived.
 const BROKEN: u32 = 3;
 
-/// Directories that are held open.
+/// The most directories that are held open.
 const DIRS: usize = 64;
 
-/// A file that is on its way no more.
+/// A file that is no longer under way.
 struct Came {
     remote: Remote,
     downloaded: Result<Downloaded, Error>,
@@ -50,10 +50,10 @@ struct Came {
     took: Duration,
 }
 
-/// Files on their way.
+/// Files that are being fetched.
 type Coming<'a> = FuturesUnordered<BoxFuture<'a, Came>>;
 
-/// Something that is fetched to a directory: what the command and the shell share.
+/// Something that is fetched into a directory: what the command and the shell share.
 pub struct Fetch {
     options: Options,
     output: PathBuf,
@@ -65,27 +65,27 @@ pub struct Fetch {
     bytes: u64,
 }
 
-/// What is fetched, at work on places of one contact.
+/// A fetch at work on places of one contact.
 struct Work<'a> {
     fetch: &'a mut Fetch,
     peer: &'a str,
     stops: Vec<Stop<'a>>,
-    /// Whether there is no other place.
+    /// Whether it is the only place.
     only: bool,
     dirs: HashMap<String, Arc<Dir>>,
     record: Record,
-    /// Files that had their last word, whatever session it was in.
+    /// Files that had their last word, in whatever session.
     over: HashSet<(String, usize)>,
-    /// Files that were begun and did not have it.
+    /// Files that were begun and have not had it yet.
     begun: HashSet<(String, usize)>,
-    /// The paths here of files that are under way.
+    /// The local paths of files that are under way.
     taken: HashSet<String>,
 }
 
-/// A place, and what is left to do of it.
+/// A place, and what is left to do there.
 struct Stop<'a> {
     place: &'a RemotePath,
-    /// Whether all that lies there is known.
+    /// Whether everything at the place is known.
     walked: bool,
     under_way: usize,
     /// Whether it was given up.
@@ -99,7 +99,7 @@ impl Stop<'_> {
 }
 
 impl Fetch {
-    /// Makes the directory, if it is not there.
+    /// Creates the directory if it does not exist.
     pub fn new(
         options: Options,
         output: &Path,
@@ -124,9 +124,8 @@ impl Fetch {
         })
     }
 
-    /// Fetches what lies at places of one contact, all in the same session as long as that
-    /// holds. An error that is not about one file of several is returned only if there is
-    /// but the `only` place.
+    /// Fetches what is at places of one contact, all in the same session as long as that lasts. An
+    /// error that is not about one of several files is returned only if this is the `only` place.
     pub async fn places<'a>(
         &mut self,
         link: &mut Link,
@@ -166,12 +165,12 @@ impl Fetch {
         }
     }
 
-    /// Says how it went; gives back what was kept for programs.
+    /// Reports the outcome; returns what was kept for programs.
     pub fn end(self) -> (Result<(), Error>, Vec<Value>) {
         self.tally.end()
     }
 
-    /// Counts and says that something was not fetched.
+    /// Counts and reports that something was not fetched.
     pub fn failed(&mut self, error: &Error, path: &str) {
         self.tally.failed(error, path, None);
     }
@@ -191,7 +190,7 @@ impl<'w> Work<'w> {
             let Err(error) = result else {
                 return Ok(());
             };
-            // Only where a session came about and broke does it help to begin another one.
+            // Beginning another session only helps if this one was opened and then broke.
             if !peer.is_ok_and(|peer| peer.is_over()) || error.code == Code::Integrity {
                 return Err(match was_cut {
                     true => error.within("the connection was cut, what came so far is kept"),
@@ -208,8 +207,8 @@ impl<'w> Work<'w> {
         }
     }
 
-    /// Files that had their last word, and bytes that came: of a large file a session may
-    /// bring many and break all the same.
+    /// Files that had their last word, and bytes that arrived: a session may bring many bytes of a
+    /// large file and break all the same.
     fn so_far(&self) -> (usize, u64) {
         (self.over.len(), self.fetch.progress.bytes_moved())
     }
@@ -248,7 +247,7 @@ impl<'w> Work<'w> {
         }
     }
 
-    /// Takes notice of what lies at a place.
+    /// Takes note of something found at a place.
     async fn find<'a>(
         &mut self,
         peer: &'a Peer,
@@ -269,7 +268,7 @@ impl<'w> Work<'w> {
         }
     }
 
-    /// Wants nothing more of a place.
+    /// Gives up on a place.
     fn give_up(&mut self, number: usize, error: &Error) {
         if let Some(stop) = self.stops.get_mut(number) {
             stop.failed = true;
@@ -277,7 +276,7 @@ impl<'w> Work<'w> {
         }
     }
 
-    /// Asks for a file, unless it need not come.
+    /// Asks for a file, unless it need not be fetched.
     async fn begin<'a>(
         &mut self,
         peer: &'a Peer,
@@ -285,7 +284,7 @@ impl<'w> Work<'w> {
         coming: &mut Coming<'a>,
     ) -> Result<(), Error> {
         let local = remote.local.join();
-        // What becomes of one decides what is done about another of the same name.
+        // The outcome of one file decides what is done about another of the same name.
         while coming.len() >= AT_ONCE || self.taken.contains(&local) {
             let Some(came) = coming.next().await else {
                 break;
@@ -361,7 +360,7 @@ impl<'w> Work<'w> {
         Ok(())
     }
 
-    /// What to do about what is there; `None` where nothing is.
+    /// What to do about a file that is there already; `None` if this one need not be fetched.
     fn look(&mut self, remote: &Remote) -> Result<Option<Conflict>, Error> {
         let path = self.fetch.output.join(remote.local.join());
         let about = match fs::symlink_metadata(&path) {
@@ -381,7 +380,7 @@ impl<'w> Work<'w> {
             .saturating_mul(1_000_000_000)
             .saturating_add(about.mtime_nsec());
         let item = remote.item(&path);
-        // File systems keep times more or less exactly.
+        // File systems differ in the precision of their times.
         let same_time = nanos.abs_diff(remote.modified) < 1_000 || {
             about.mtime_nsec() == 0
                 && nanos
@@ -401,7 +400,7 @@ impl<'w> Work<'w> {
                 Code::Failed,
                 format!("{} is a directory", path.display()),
             )),
-            // It is as it was fetched, and only the contact has changed it.
+            // It is unchanged since it was fetched, and only the contact has changed it.
             on if on.conflict() == Conflict::Refuse && !on.skips() && all && untouched => {
                 Ok(Some(Conflict::Overwrite))
             }
@@ -421,7 +420,7 @@ impl<'w> Work<'w> {
         }
     }
 
-    /// A directory below that of the command, made if it is not there.
+    /// A directory below that of the command, created if it does not exist.
     fn dir(&mut self, path: &TreePath) -> Result<Arc<Dir>, Error> {
         let key = path.join();
         let missing = || Error::io("open", &self.fetch.output, &io::ErrorKind::NotFound.into());
@@ -442,7 +441,7 @@ impl<'w> Work<'w> {
         Ok(dir)
     }
 
-    /// Takes notice of what became of a file. An error where the session is over.
+    /// Takes note of what became of a file. Fails if the session is over.
     fn come(&mut self, peer: &Peer, came: Came) -> Result<(), Error> {
         let Came {
             remote,
@@ -456,7 +455,7 @@ impl<'w> Work<'w> {
                 self.leave(&remote);
                 self.conclude(&remote);
                 self.fetch.bytes += downloaded.size;
-                // What was there may have been of another file, and came once more.
+                // The part that was held may be of a different file, and was fetched again.
                 let twice = held.saturating_sub(downloaded.resumed);
                 self.fetch.progress.counted_twice(twice);
                 if downloaded.name == remote.local.split_last().map_or("", |(_, name)| name) {
@@ -490,7 +489,7 @@ impl<'w> Work<'w> {
         }
     }
 
-    /// The file is under way no more.
+    /// The file is no longer under way.
     fn leave(&mut self, remote: &Remote) {
         if let Some(stop) = self.stops.get_mut(remote.place) {
             stop.under_way = stop.under_way.saturating_sub(1);

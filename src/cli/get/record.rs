@@ -1,4 +1,4 @@
-//! Which files were fetched into a directory, and how they were then.
+//! Which files were fetched into a directory, and their state at the time.
 
 use std::{
     collections::HashMap,
@@ -10,14 +10,14 @@ use std::{
 use super::walk::Remote;
 use crate::json::{self, Map, Value};
 
-/// The file that says which files of a directory were fetched, and as they were then.
+/// The file that records which files of a directory were fetched, and their state at the time.
 const RECORD: &str = ".m2y-fetched";
 
-/// What was fetched from a contact: by that a file that nobody has touched since is known.
-/// A line a file, the last one counts.
+/// What was fetched from a contact, to recognise files that nobody has touched since. There is one
+/// line per entry, and the last one for a file counts.
 pub struct Record {
     peer: String,
-    /// Where lines are added, if any may be.
+    /// Where lines are appended, if that is allowed.
     file: Option<File>,
     known: HashMap<String, (u64, i64)>,
 }
@@ -29,8 +29,8 @@ impl Record {
         let mut known = HashMap::new();
         if let Ok(file) = File::open(&path) {
             for line in BufReader::new(file).split(b'\n') {
-                // A line that was cut, within a letter perhaps, or that somebody wrote, says
-                // nothing.
+                // A line that was cut short, perhaps within a character, or that somebody else
+                // wrote says nothing.
                 let line = json::parse(&line?).unwrap_or_default();
                 let field = |name| line.get(name);
                 if field("peer").and_then(Value::as_str) == Some(peer)
@@ -52,13 +52,13 @@ impl Record {
         })
     }
 
-    /// Whether a file that is like this now was so when it was fetched.
+    /// Whether a file with this size and time had the same ones when it was fetched.
     pub fn is_untouched(&self, path: &str, size: u64, modified: i64) -> bool {
         let known = self.known.get(path);
         known.is_some_and(|(len, time)| *len == size && time.abs_diff(modified) < 1_000_000_000)
     }
 
-    /// The file was fetched.
+    /// Records that the file was fetched.
     pub fn note(&mut self, remote: &Remote) {
         let mut line = Map::new();
         line.insert("peer".to_owned(), self.peer.as_str().into());
@@ -67,7 +67,7 @@ impl Record {
         line.insert("modified".to_owned(), remote.modified.into());
         let line = format!("{}\n", json::canonical(&line));
         if let Some(file) = &mut self.file {
-            // Without it the file is only not replaced by itself.
+            // Without the line, the file is only not replaced automatically.
             let _ = file.write_all(line.as_bytes());
         }
     }

@@ -1,5 +1,4 @@
-//! What lies at places of a contact: one after the other, each asked for before it is its
-//! turn.
+//! What is at places of a contact: one after the other, each asked for before its turn comes.
 
 use std::{path::Path, vec};
 
@@ -20,20 +19,20 @@ use crate::{
     wire::request::Entry,
 };
 
-/// Places that are asked for at the same time.
+/// The most places that are asked for at the same time.
 const AHEAD: usize = 64;
 
-/// A file of the contact's.
+/// A file of the contact.
 pub struct Remote {
-    /// Its path there.
+    /// Its path on the contact's server.
     pub path: String,
     /// Where it goes, below the directory of the command.
     pub local: TreePath,
     /// Its bytes.
     pub size: u64,
-    /// When it changed last, in nanoseconds since 1970.
+    /// When it was last modified, in nanoseconds since 1970.
     pub modified: i64,
-    /// The number of the place at which it lies.
+    /// The number of the place where it is.
     pub place: usize,
 }
 
@@ -50,7 +49,7 @@ pub enum GetItem {
 /// What a place is, once that is known.
 type Stat<'a> = (usize, &'a RemotePath, Result<Entry, Error>);
 
-/// A way through places.
+/// A walk through places.
 pub struct Walk<'a> {
     peer: &'a Peer,
     options: Options,
@@ -58,18 +57,18 @@ pub struct Walk<'a> {
     here: Option<Here<'a>>,
 }
 
-/// The place where it is.
+/// The place that the walk has reached.
 struct Here<'a> {
     number: usize,
     place: &'a RemotePath,
-    /// What goes in front of the paths below a directory.
+    /// What is put in front of the paths below a directory.
     below: String,
     listing: Option<Listing>,
     found: vec::IntoIter<Result<GetItem, Error>>,
 }
 
 impl<'a> Walk<'a> {
-    /// The way through places, each with its number.
+    /// A walk through places, each with its number.
     pub fn new(peer: &'a Peer, options: Options, places: Vec<(usize, &'a RemotePath)>) -> Self {
         let stat = move |(number, place): (usize, &'a RemotePath)| async move {
             (number, place, peer.stat(&place.path).await)
@@ -82,8 +81,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What comes next, and at which place; `None` behind the last one. Where it is an
-    /// error there is no more at that place. Nothing is lost if the future is dropped.
+    /// What comes next, and at which place; `None` after the last one. After an error, nothing more
+    /// comes from that place. Nothing is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<(usize, Result<GetItem, Error>)> {
         loop {
             let Some(here) = &mut self.here else {
@@ -120,7 +119,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Passes over what else there is at a place.
+    /// Skips the rest of a place.
     pub fn leave(&mut self, number: usize) {
         self.here.take_if(|here| here.number == number);
     }
@@ -142,7 +141,7 @@ impl<'a> Walk<'a> {
             found: Vec::new().into_iter(),
         };
         let Options { all, recursive, .. } = self.options;
-        // What the person calls it goes before what it is called there.
+        // The name that the person chose takes precedence over the contact's.
         let named = self.options.name.clone();
         if !entry.is_dir {
             let local = named.or(name).as_deref().and_then(TreePath::parse);
@@ -150,7 +149,7 @@ impl<'a> Walk<'a> {
             let file = here.file(place.path.clone(), local, &entry);
             here.found = vec![Ok(file)].into_iter();
         } else if recursive || all {
-            // As a copy would be called; everything, where it is the top directory.
+            // With the name that a copy would have; without it for the top directory.
             let below = named.or(name.filter(|_| !all));
             let below = below.map(|name| format!("{name}/"));
             here.below = below.unwrap_or_default();
@@ -164,11 +163,11 @@ impl<'a> Walk<'a> {
 }
 
 impl Here<'_> {
-    /// Goes on with a page of a listing.
+    /// Continues with a page of a listing.
     fn turn(&mut self, entries: Vec<Entry>) {
         let found = entries.into_iter().map(|entry| {
             let local = format!("{}{}", self.below, entry.path);
-            // A server cannot be trusted with where files go.
+            // A server cannot be trusted to say where files go.
             let local = TreePath::parse(&local).ok_or_else(|| strange(&entry.path))?;
             if entry.is_dir {
                 return Ok(GetItem::Dir(local));
@@ -194,7 +193,7 @@ impl Here<'_> {
 }
 
 impl Remote {
-    /// As it is told of, with where it is here.
+    /// As it is reported, with its local path.
     pub fn item<'a>(&'a self, file: &'a Path) -> Item<'a> {
         Item {
             path: &self.path,
@@ -203,13 +202,13 @@ impl Remote {
         }
     }
 
-    /// By what it is known from others: of one path there, more or less may be its path here.
+    /// What tells it apart from others: more or less of one remote path may be its local path.
     pub fn key(&self) -> (String, usize) {
         (self.path.clone(), self.local.components().len())
     }
 }
 
-/// That a file can have no such path.
+/// The error that no file can have such a path.
 pub fn strange(path: &str) -> Error {
     let path = printable(path, 300);
     Error::new(

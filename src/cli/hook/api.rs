@@ -58,7 +58,7 @@ impl Api {
     }
 }
 
-/// Leaves what has that name: a subject, a function, or a function of one.
+/// Keeps only what has that name: a subject, a function, or a function of a subject.
 fn only(name: &str, subjects: &mut BTreeMap<&str, Vec<&Function>>) -> Result<(), Error> {
     if subjects.contains_key(name) {
         subjects.retain(|subject, _| *subject == name);
@@ -86,7 +86,7 @@ fn only(name: &str, subjects: &mut BTreeMap<&str, Vec<&Function>>) -> Result<(),
     }
 }
 
-/// A function's name, with the value that it is called on.
+/// The name of a function, with the value that it is called on.
 fn head(function: &Function) -> &'static str {
     let signature = function.signature;
     signature.split(['(', ' ']).next().unwrap_or(signature)
@@ -122,7 +122,7 @@ fn print(function: &Function) {
     output::line("");
 }
 
-/// A definition file of Rhai's for one subject.
+/// A Rhai definition file for one subject.
 fn definitions(subject: &str, functions: &[&Function]) -> String {
     let mut text = "module static;\n".to_owned();
     let kind = capitalised(subject);

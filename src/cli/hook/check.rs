@@ -56,7 +56,7 @@ impl Check {
     }
 }
 
-/// How much of what was found is wrong, and not only worth a thought.
+/// How many findings are errors, and not only worth a thought.
 pub(super) fn errors(checker: &Checker) -> usize {
     checker.findings.iter().filter(|f| !f.note).count()
 }

@@ -100,7 +100,7 @@ impl Where {
     }
 }
 
-/// An error that objects on standard output have told already, where there are any.
+/// An error that objects on standard output have reported already, if there are any.
 fn told(json: bool, code: Code, sentence: String) -> Failure {
     let error = Error::new(code, sentence);
     match json {

@@ -57,7 +57,7 @@ impl New {
             None => (root.dir().open_dir("scripts"), root.path().join("scripts")),
         };
         let dir = dir.map_err(|e| Error::io("open", &at, &e))?;
-        // Both or none: a script without its test says nothing of why.
+        // Both or neither: a script alone would not show why its test is missing.
         for name in [&script, &test] {
             if dir.symlink_metadata(name).is_ok() {
                 let sentence = format!("{} is there already", at.join(name).display());

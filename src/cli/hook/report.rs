@@ -20,7 +20,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Of a verdict about a meta; `live` where what was asked for is done.
+    /// The report of a verdict about a meta; `live` if what was asked for is done.
     pub(super) fn new(
         before: Option<&Meta>,
         verdict: Verdict,
@@ -43,7 +43,7 @@ impl Report {
         }
     }
 
-    /// Whether the hooks came to a request that a dry run does not send, and so to no decision.
+    /// Whether the hooks reached a request that a dry run does not send, and so made no decision.
     pub(super) fn is_cut_short(&self) -> bool {
         !self.live && self.verdict.runs.last().is_some_and(is_cut_short)
     }
@@ -55,7 +55,7 @@ impl Report {
         }
     }
 
-    /// What is done after the verdict: nothing, where hooks object.
+    /// What is done after the verdict: nothing if hooks object.
     fn effects(&self) -> Vec<String> {
         if self.verdict.outcome.objection().is_some() {
             return Vec::new();
@@ -64,8 +64,8 @@ impl Report {
         effects.map(ToString::to_string).collect()
     }
 
-    /// For people, all but the verdict itself; at most `most` lines of the log, of fields, of
-    /// what was not done, and of what is done later.
+    /// For people, everything except the verdict itself; at most `most` lines each of the log, of
+    /// fields, of what was not done, and of what is done later.
     pub(super) fn lines(&self, most: usize) -> Vec<String> {
         let mut lines = Lines {
             lines: Vec::new(),
@@ -104,7 +104,7 @@ impl Report {
         lines.lines
     }
 
-    /// For programs; at most `most` lines of the log, of what was not done, and of what is
+    /// For programs; at most `most` lines each of the log, of what was not done, and of what is
     /// done later.
     pub(super) fn facts(&self, most: usize) -> [(&'static str, Value); 8] {
         let (word, words) = self.words();
@@ -143,7 +143,7 @@ fn is_cut_short(run: &Run) -> bool {
     run.outcome == Outcome::Failed && error.contains(NOT_POSTED)
 }
 
-/// Lines in parts, each with at most so many.
+/// Lines in parts, each of limited length.
 struct Lines {
     lines: Vec<String>,
     most: usize,
@@ -158,7 +158,7 @@ impl Lines {
     }
 }
 
-/// The fields that hooks may write and that differ; null for one that is gone.
+/// The fields that hooks may write and that have changed; null for one that is gone.
 fn changed(before: Option<&Meta>, after: Option<&Meta>) -> Map<String, Value> {
     let fields = |meta: Option<&Meta>| {
         let mut fields = meta.map(|meta| meta.extra.clone()).unwrap_or_default();

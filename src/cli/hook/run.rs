@@ -178,8 +178,8 @@ impl Run {
         if let (None, Some(subject)) = (&file, &subject) {
             file = Some(subject.data_file());
         }
-        // Not the id of the meta: what hooks ask for now is not what they asked for when
-        // the file came.
+        // Not the id of the meta: what hooks ask for now is not what they asked for when the file
+        // arrived.
         let id = EventId::new().map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         Ok(Event {
             id,
@@ -196,7 +196,7 @@ impl Run {
     }
 }
 
-/// What is known of a file of the folder that somebody sent.
+/// What is known about a file of the folder that somebody sent.
 fn known(folder: &Folder, name: &str) -> Option<Subject> {
     let (stem, _) = name.rsplit_once('.')?;
     Some(Subject {

@@ -88,7 +88,7 @@ impl Test {
             }
             Ok::<_, Error>(count)
         };
-        // Tests wait for their hooks, which a thread of the network must not.
+        // Tests wait for their hooks, which a network thread must not do.
         let count = task::spawn_blocking(all)
             .await
             .map_err(|_| Error::new(Code::Failed, "a test ended the thread that it ran on"))??;
@@ -147,7 +147,7 @@ impl Test {
     }
 }
 
-/// Runs the tests of a suite, and tells of each when it has ended. It waits for its hooks.
+/// Runs the tests of a suite, and reports each when it has ended. It waits for its hooks.
 pub(super) fn test_suite(
     tester: &Tester,
     suite: &Suite,
@@ -187,7 +187,7 @@ pub(super) fn test_suite(
     Ok(())
 }
 
-/// How one test ended; one without a name is a file that does not compile.
+/// The outcome of one test; one without a name is a file that does not compile.
 pub(super) struct Report {
     file: String,
     test: String,
@@ -244,7 +244,7 @@ impl Report {
     }
 }
 
-/// The scripts for all folders of a root, where there are any.
+/// The scripts for all folders of a root, if there are any.
 pub(super) fn shared(root: &Root) -> Option<PathBuf> {
     let scripts = root.path().join("scripts");
     scripts.is_dir().then_some(scripts)

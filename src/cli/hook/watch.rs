@@ -49,7 +49,7 @@ pub struct Watch {
     folder: String,
 }
 
-/// Which folder is watched.
+/// The folder that is watched.
 struct Target<'a> {
     root: &'a RootArg,
     user: Name,
@@ -78,7 +78,7 @@ impl Watch {
                 }
             };
             tokio::select! {
-                // Where nobody reads any more there is nothing to watch for.
+                // If nobody reads any more, there is nothing to watch for.
                 shown = shown => if shown.is_err() { return Ok(()) },
                 () = signals.next() => return Ok(()),
             }
@@ -108,7 +108,7 @@ fn waiting(target: &Target<'_>, error: &Error, json: bool, paint: Paint) -> Stri
     }
 }
 
-/// Colours, where a person looks.
+/// Colours, if a person is looking.
 #[derive(Clone, Copy)]
 struct Paint(bool);
 
@@ -117,7 +117,7 @@ impl Paint {
         Self(output::has_colours())
     }
 
-    /// Green for what is as it should be, red for what is not.
+    /// Green if all is well, red if not.
     fn result(self, good: bool, text: &str) -> String {
         self.with(if good { "32" } else { "31" }, text)
     }

@@ -24,7 +24,7 @@ pub enum State {
     Arrived,
     /// Hooks have not accepted it yet.
     Waiting,
-    /// A hook put it aside.
+    /// A hook put it into quarantine.
     Quarantine,
     /// A hook refused it.
     Refused,
@@ -46,11 +46,11 @@ impl State {
 
 /// A file that arrived.
 pub struct Entry {
-    /// By which a person names it.
+    /// The number by which a person refers to it.
     pub number: i64,
-    /// When it came, in milliseconds since 1970.
+    /// When it arrived, in milliseconds since 1970.
     pub at: u64,
-    /// What is known of it.
+    /// What is known about it.
     pub transfer: Transfer,
     /// What became of it.
     pub state: State,
@@ -66,7 +66,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Of a user of a root.
+    /// The inbox of a user of a root.
     pub fn new(root: &Root, user: &User) -> Self {
         Self {
             root: root.clone(),
@@ -75,7 +75,7 @@ impl Inbox {
         }
     }
 
-    /// The last files that came, in their order.
+    /// The latest files that arrived, in order.
     pub fn latest(&self, folder: Option<&Name>, limit: u32) -> Result<Vec<Entry>, Error> {
         let mut entries = self.read(|db| {
             delivered::arrived(
@@ -89,7 +89,7 @@ impl Inbox {
         Ok(entries)
     }
 
-    /// The number of the last file that came.
+    /// The number of the last file that arrived.
     pub fn last(&self) -> Result<i64, Error> {
         let failed = |e: JournalError| Error::new(Code::Failed, e.to_string());
         let Some(db) = look(&self.root).map_err(failed)? else {
@@ -99,13 +99,13 @@ impl Inbox {
         last.map_err(|e| failed(e.into()))
     }
 
-    /// The files that came after that number, in their order.
+    /// The files that arrived after that number, in order.
     pub fn after(&self, folder: Option<&Name>, number: i64) -> Result<Vec<Entry>, Error> {
         let user = self.user.name().as_str();
         self.read(|db| delivered::arrived_after(db, user, folder.map(Name::as_str), number))
     }
 
-    /// The file of that number.
+    /// The file with that number.
     pub fn find(&self, number: i64) -> Result<Entry, Error> {
         let missing = || {
             let sentence = format!("no number {number}: `m2y inbox` shows them");
@@ -164,7 +164,7 @@ impl Inbox {
         }
     }
 
-    /// Why a file was refused before it came, as its `.meta` says for a while.
+    /// Why a file was refused before it arrived, as its `.meta` says for a while.
     fn reason(&self, transfer: &Transfer) -> Option<String> {
         let folder = Name::folder(&transfer.key.folder).ok()?;
         let folder = self.user.folder(&folder).ok()?;
@@ -180,7 +180,7 @@ impl Inbox {
         let data = format!("{}.data", transfer.stem);
         let holds = |path: &ContentPath| store.holds(path).unwrap_or_default();
         let path = match received::find(&folder, &transfer.stem) {
-            // It has a path of its own, and what else is there is another file.
+            // It has its own path, and anything else there is a different file.
             Some(meta) => received::place(&*store, &meta)?,
             None => ContentPath::parse(&data)
                 .ok()
@@ -192,7 +192,7 @@ impl Inbox {
 }
 
 impl Entry {
-    /// What the columns of the list are.
+    /// The columns of the list.
     pub const COLUMNS: [&str; 7] = ["N", "WHEN (UTC)", "FROM", "NAME", "SIZE", "FOLDER", "STATE"];
 
     /// One line of the list, in [`Self::COLUMNS`].
@@ -257,7 +257,7 @@ impl Entry {
         Ok(folder.path_of(&path.to_string()))
     }
 
-    /// Fails where hooks do not want it to be opened.
+    /// Fails if hooks do not want it to be opened.
     pub fn check(&self) -> Result<(), Error> {
         let Transfer { key, filename, .. } = &self.transfer;
         let (name, folder) = (printable(filename, 200), &key.folder);

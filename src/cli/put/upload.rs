@@ -1,4 +1,4 @@
-//! Files on their way from here to a contact.
+//! Uploading local files to a contact.
 
 use std::{
     collections::HashSet,
@@ -35,35 +35,35 @@ use crate::{
     transfer::send::put::Put,
 };
 
-/// Files that are open and wait for their turn, and as many that are being opened.
+/// Open files that wait for their turn, and as many that are being opened.
 const AHEAD: usize = 64;
 
 /// Where files go.
 pub struct Target {
     path: String,
-    /// Whether it is certainly a directory.
+    /// Whether it is known to be a directory.
     is_dir: bool,
 }
 
-/// Something that is put at a contact's: what the command and the shell share.
+/// An upload to a contact: what the command and the shell share.
 pub struct Upload {
     options: Options,
     progress: Arc<Progress>,
-    /// Whoever gives files and whoever takes notice of their ends share it.
+    /// Shared by the task that hands over files and the one that takes note of their outcomes.
     tally: Mutex<Tally>,
 }
 
 impl Target {
-    /// A path at the contact's, the folder's name first.
+    /// A path on the contact's server, the name of the folder first.
     pub fn new(path: &str, is_dir: bool) -> Self {
         Self {
-            // A file lies in a folder, not in its place.
+            // A file goes into a folder, not in its place.
             is_dir: is_dir || !path.contains('/'),
             path: path.to_owned(),
         }
     }
 
-    /// The path of something that was found.
+    /// The target path of something that was found.
     fn below(&self, below: &str) -> String {
         match self.is_dir {
             true => format!("{}/{below}", self.path),
@@ -75,7 +75,7 @@ impl Target {
 /// Finds files and opens them.
 struct Opener {
     walk: Walk,
-    /// Directories that could not be made: nothing is tried below them.
+    /// Directories that could not be created: nothing below them is tried.
     unmade: HashSet<String>,
     user: User,
     peer: String,
@@ -85,16 +85,16 @@ struct Opener {
 
 /// What was found.
 enum Ready {
-    /// A directory to be made, before anything else is done.
+    /// A directory to create before anything else.
     Dir(String),
     /// An open file.
     File(Box<Put>),
-    /// Something that cannot be put: where it is here, and the path that it would have.
+    /// Something that cannot be uploaded: its local path, and the path that it would have had.
     Failed(PathBuf, String, Error),
 }
 
 impl Opener {
-    /// What comes next, up to a directory; nothing behind the last. It waits for a disk.
+    /// What comes next, up to and including a directory; empty after the last. It waits for a disk.
     fn several(&mut self) -> Vec<Ready> {
         let mut several = Vec::new();
         while several.len() < AHEAD
@@ -147,7 +147,7 @@ impl Opener {
 }
 
 impl Upload {
-    /// Nothing is under way yet.
+    /// An upload with nothing under way.
     pub fn new(options: Options, progress: Arc<Progress>, voice: Voice) -> Self {
         Self {
             options,
@@ -156,12 +156,12 @@ impl Upload {
         }
     }
 
-    /// Says how it went; gives back what was kept for programs.
+    /// Reports the outcome; returns what was kept for programs.
     pub fn end(self) -> (Result<(), Error>, Vec<Value>) {
         self.tally.into_inner().end()
     }
 
-    /// Puts all that was named, in as many sessions as it takes. An error where nothing more
+    /// Uploads everything that was named, in as many sessions as it takes. Fails if nothing more
     /// could be done.
     pub async fn run(
         &self,
@@ -190,7 +190,7 @@ impl Upload {
         put.and(given)
     }
 
-    /// Whether the target is a directory, as far as one may know.
+    /// Whether the target is a directory, as far as this user may know.
     async fn is_dir(&self, link: &mut Link, target: &Target) -> Result<bool, Error> {
         match link.peer().await?.stat(&target.path).await {
             Ok(entry) => Ok(entry.is_dir),
@@ -199,7 +199,7 @@ impl Upload {
         }
     }
 
-    /// Gives one file after the other, each once there is room for it.
+    /// Hands over one file after the other, each once there is room for it.
     async fn give(
         &self,
         link: &mut Link,
@@ -216,7 +216,7 @@ impl Upload {
             target,
         };
         loop {
-            // Several at once: to change threads takes longer than to open a small file.
+            // Several at once: switching threads takes longer than opening a small file.
             let opening = task::spawn_blocking(move || {
                 let ready = opener.several();
                 (opener, ready)
@@ -242,7 +242,8 @@ impl Upload {
                         let name = job.path().rsplit('/').next().unwrap_or_default();
                         self.progress.expect(name, job.size());
                         if give.send(*job).await.is_err() {
-                            // Nothing reaches the contact any more; who puts says so.
+                            // The contact cannot be reached any more; the uploading task reports
+                            // it.
                             return Ok(());
                         }
                     }
@@ -264,11 +265,11 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes a directory, unless it is there. The outer error is that of the connection.
+    /// Creates a directory unless it exists. The outer error is that of the connection.
     async fn make_dir(&self, link: &mut Link, path: &str) -> Result<Result<(), Error>, Error> {
         let peer = link.peer().await?;
         let made = match peer.make_dir(path).await {
-            // Who may not make directories may have been given this one.
+            // A user who may not create directories may have been given this one.
             Err(error) if matches!(error.code, Code::Exists | Code::NotFound) => {
                 match peer.stat(path).await {
                     Ok(entry) if entry.is_dir => Ok(()),
@@ -329,7 +330,7 @@ impl Upload {
                     tally.skipped(&item);
                 }
                 Err(error) => {
-                    // What may still go on is found by the next call.
+                    // What can still be resumed is found by the next call.
                     if !matches!(error.code, Code::Later | Code::Interrupted) {
                         job.forget();
                     }
@@ -339,7 +340,7 @@ impl Upload {
                                 Conflict::Refuse => {
                                     "use --conflict overwrite, rename or skip, or end the path with / if that is a directory"
                                 }
-                                // For a file there had been a way.
+                                // With a file, this would have worked.
                                 _ => "if that is a directory, end the path with /, else choose a different name",
                             };
                             Error::new(error.code, format!("{}: {advice}", error.sentence))

@@ -1,4 +1,4 @@
-//! Files here that are to be put, and the directories that they are in.
+//! Local files to upload, and the directories that they are in.
 
 use std::{
     collections::VecDeque,
@@ -11,37 +11,36 @@ use crate::error::{Code, Error};
 
 /// Something that was found.
 pub enum PutItem {
-    /// A directory: its path below the one that all goes into.
+    /// A directory: its path below the target directory.
     Dir(String),
-    /// A file here, and its path below the one that all goes into.
+    /// A local file, and its path below the target directory.
     File(PathBuf, String),
 }
 
-/// What cannot be put: where it is, and why.
+/// What cannot be uploaded: its path, and why.
 pub type Wrong = (PathBuf, Error);
 
-/// What is in directories, each before what is in it, sorted: only the names in those that
-/// lead to where it is are in memory.
+/// The directories and their contents, sorted, each directory before what is in it. Only the names
+/// in directories that lead to the current one are in memory.
 pub struct Walk {
     named: vec::IntoIter<PathBuf>,
     recursive: bool,
     levels: Vec<Level>,
-    /// What was found and cannot be put, and why.
+    /// What was found but cannot be uploaded, and why.
     wrong: VecDeque<Wrong>,
-    /// What was found in directories that nobody can put somewhere: links, pipes, hidden
-    /// files.
+    /// Things in directories that cannot be uploaded anywhere: links, pipes, hidden files.
     pub passed_over: u64,
 }
 
 struct Level {
     path: PathBuf,
-    /// Below the one that all goes into; ends with `/` unless empty.
+    /// Below the target directory; ends with `/` unless empty.
     below: String,
     entries: vec::IntoIter<(String, fs::FileType)>,
 }
 
 impl Walk {
-    /// The way through what was named.
+    /// A walk through what was named.
     pub fn new(named: &[PathBuf], recursive: bool) -> Self {
         Self {
             named: Vec::from(named).into_iter(),
@@ -87,7 +86,7 @@ impl Walk {
         };
         let name = match path.file_name().map(|name| name.to_str()) {
             Some(Some(name)) => name.to_owned(),
-            // `.` and `..`: what is in it goes there.
+            // `.` and `..`: the contents go directly into the target.
             None if about.is_dir() => String::new(),
             _ => return Some(Err(not_utf8(&path))),
         };

@@ -1,4 +1,4 @@
-//! What would be sent, and where: no connection, and nothing is written.
+//! What would be sent, and where: it opens no connection and writes nothing.
 
 use super::{
     plan::{Item, Plan},
@@ -17,20 +17,20 @@ use crate::{
     },
 };
 
-/// Looks, and tells.
+/// Looks and reports.
 pub struct Dry {
-    /// The routes that were met: their addresses.
+    /// The routes so far: their addresses.
     pub routes: Routes<String>,
-    /// What the `.meta` would say, where the files themselves were named.
+    /// What the `.meta` would say, if the files themselves were named.
     pub template: Option<Meta>,
-    /// What was sent before, where that is not sent again.
+    /// What was sent before, if that is not sent again.
     pub sent: Option<OutgoingView>,
-    /// What has become of them so far.
+    /// The outcomes so far.
     pub tally: Tally,
 }
 
 impl Dry {
-    /// Looks at all, and ends as far as that can be known as to send them would.
+    /// Looks at all files, and ends, as far as can be known, as sending them would.
     pub fn run(mut self, mut plan: Plan) -> Result<(), Failure> {
         let (mut last_dir, mut sources) = (LastDir::default(), SourceFiles::default());
         for found in plan.by_ref() {

@@ -1,4 +1,4 @@
-//! What there is to send: the files that were named, and those in directories.
+//! What there is to send: the named files, and those in directories.
 
 use std::{
     collections::HashSet,
@@ -12,12 +12,12 @@ use std::{
 
 use crate::{error::Error, journal::outgoing::Outgoing};
 
-/// What the files are.
+/// What kind of files they are.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// `.meta` and `.failed`.
     Metas,
-    /// Any; `.meta` of m2y's own would lie in this directory.
+    /// Any files; this directory is the one that may hold `.meta` files of m2y's own.
     Files(PathBuf),
 }
 
@@ -26,16 +26,16 @@ pub enum Kind {
 pub struct Item {
     /// Where it is.
     pub path: PathBuf,
-    /// Where it is in the directory that was named, that one's own name first.
+    /// Its path within the named directory, whose own name comes first.
     pub within: Option<PathBuf>,
-    /// Whose outbox it was found in, if it was found in one.
+    /// The user whose outbox it was found in, if any.
     pub owner: Option<Arc<str>>,
-    /// The attempt that failed, where that is why it is sent.
+    /// The failed attempt, if that is why it is sent.
     pub failed: Option<Box<Outgoing>>,
 }
 
-/// All files in their order, found one after the other: of directories, only those that
-/// lead to the current file are in memory.
+/// All files in order, found one after the other: only the directories that lead to the current
+/// file are in memory.
 pub struct Plan {
     named: vec::IntoIter<PathBuf>,
     failed: vec::IntoIter<Outgoing>,
@@ -51,7 +51,7 @@ struct Level {
     path: PathBuf,
     within: PathBuf,
     entries: vec::IntoIter<(OsString, FileType)>,
-    /// The names of all that is in it.
+    /// The names of all its entries.
     names: HashSet<OsString>,
     /// Whether m2y has documents of its own there.
     is_own: bool,
@@ -71,7 +71,7 @@ impl Plan {
         }
     }
 
-    /// The files of attempts that failed.
+    /// The files of failed attempts.
     pub fn of_failed(failed: Vec<Outgoing>) -> Self {
         Self {
             failed: failed.into_iter(),
@@ -79,7 +79,7 @@ impl Plan {
         }
     }
 
-    /// Whether this is a directory whose files are meant.
+    /// Whether this is a directory that stands for its files.
     pub fn is_directory(path: &Path, kind: &Kind, recursive: bool) -> bool {
         let document = |path: &Path| path.extension().is_some_and(is_to_be_sent);
         let may_be = recursive || matches!(kind, Kind::Metas) && !document(path);
@@ -126,7 +126,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What becomes of an entry of the directory that is being read.
+    /// What becomes of an entry of the current directory.
     fn entry(&mut self, name: &OsString, kind: FileType) -> Option<Result<Item, (PathBuf, Error)>> {
         let level = self.levels.last()?;
         let (path, within) = (level.path.join(name), level.within.join(name));
@@ -145,7 +145,7 @@ impl Plan {
             return None;
         }
         let is_wanted = match is_metas {
-            // One with a .data beside it came from somebody else.
+            // One with a .data file beside it came from somebody else.
             true => {
                 let data = Path::new(name).with_extension("data");
                 ending.is_some_and(|ending| ending == "meta")
@@ -203,7 +203,7 @@ impl Iterator for Plan {
                     failed: None,
                 }));
             }
-            // `.` and `..` have no name of their own to begin with.
+            // `.` and `..` have no name of their own that could come first.
             let within = path.file_name().map(PathBuf::from).unwrap_or_default();
             if let Err(error) = self.enter(path, within) {
                 return Some(Err(error));
@@ -216,7 +216,7 @@ fn is_to_be_sent(ending: &std::ffi::OsStr) -> bool {
     ending == "meta" || ending == "failed"
 }
 
-/// Whose outbox a directory is: `ROOT/user/NAME/FOLDER`.
+/// The user whose outbox a directory is: `ROOT/user/NAME/FOLDER`.
 fn owner(full: &Path) -> Option<Arc<str>> {
     let user = full.parent()?;
     let is_user = user.parent()?.file_name()? == "user";

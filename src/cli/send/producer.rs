@@ -1,5 +1,4 @@
-//! Opens what is to be sent, a few files ahead of the network, and hands each to the queue
-//! of its route.
+//! Opens the files to send, a few ahead of the network, and hands each to the queue of its route.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,40 +33,39 @@ use crate::{
     },
 };
 
-/// Files that are open at the same time: those that a receiver lets be under way, and some
-/// that wait. Each has two descriptors, one that is resumed a third, and systems let a
-/// program have 1,024.
+/// Files that are open at the same time: those that a receiver allows to be under way, and some
+/// that wait. Each takes two descriptors, a resumed one three, and systems allow a program 1,024.
 const AT_HAND: usize = FILES as usize + 64;
 const _: () = assert!(AT_HAND * 3 < 1_000, "too many descriptors");
 
-/// A file that is open, by the path that was given or found.
+/// An open file, with the path that was given or found.
 pub type QueuedPath = queue::QueuedFile<PathBuf>;
 
 /// What became of a file.
 pub enum Report {
     /// It was sent, or failed.
     Over(Box<Sent<QueuedPath>>),
-    /// It could not be begun, and is as it was.
+    /// It could not be started, and is unchanged.
     Failed(PathBuf, Error),
-    /// It was not tried, because nothing reaches its receiver.
+    /// It was not tried, because its receiver cannot be reached.
     Left(PathBuf, Option<Box<QueuedPath>>, Error),
-    /// It was sent at another time, and has not changed since.
+    /// It was sent before, and has not changed since.
     Skipped(PathBuf, Box<Outgoing>),
 }
 
-/// Finds routes, each once.
+/// Finds routes, each of them once.
 pub struct Routes<T> {
-    /// The root, unless each `.meta` lies in one.
+    /// The root, unless each `.meta` is in one.
     pub root: Option<PathBuf>,
     /// The server, unless the contact's address is known.
     pub server: Option<String>,
     known: HashMap<(PathBuf, String, String), Result<T, Error>>,
-    /// The directory of the `.meta` before, and the root around it.
+    /// The directory of the previous `.meta`, and the root around it.
     around: Option<(PathBuf, PathBuf)>,
 }
 
 impl<T> Routes<T> {
-    /// None yet.
+    /// No routes yet.
     pub fn new(root: Option<PathBuf>, server: Option<String>) -> Self {
         Self {
             root,
@@ -77,7 +75,7 @@ impl<T> Routes<T> {
         }
     }
 
-    /// What `make` made of the route of a `.meta` at `path`.
+    /// What `make` returned for the route of a `.meta` at `path`.
     pub fn find(
         &mut self,
         path: &Path,
@@ -121,15 +119,15 @@ impl<T> Routes<T> {
 
 /// Opens files one after the other.
 pub struct Producer {
-    /// What there is.
+    /// What to send.
     pub plan: Plan,
-    /// What is known of the files, where they themselves were named.
+    /// What is known about the files, if they were named themselves.
     pub named: Option<Named>,
-    /// The routes that were met.
+    /// The routes so far.
     pub routes: Routes<Queue<PathBuf>>,
     /// What every queue needs.
     pub tools: Tools,
-    /// Bounds what is open.
+    /// Limits the number of open files.
     pub at_hand: Arc<Semaphore>,
     last_dir: LastDir,
     sources: SourceFiles,
@@ -139,45 +137,45 @@ pub struct Producer {
 
 /// What is common to files that a person names.
 pub struct Named {
-    /// What of them is known.
+    /// What is known about them.
     pub log: OutgoingLog,
-    /// What their metas have in common.
+    /// The common part of their metas.
     pub template: Meta,
-    /// Whether those that were sent before are sent all the same.
+    /// Whether files that were sent before are sent again.
     pub again: bool,
 }
 
-/// What came of a plan.
+/// The outcome of a plan.
 pub struct Produced {
     /// Links and special files that were skipped.
     pub passed_over: u64,
-    /// Whether it came to its end.
+    /// Whether it was completed.
     pub ended: bool,
-    /// What was told of the files.
+    /// What was recorded about the files.
     pub log: Option<OutgoingLog>,
 }
 
 /// What every queue needs.
 #[derive(Clone)]
 pub struct Tools {
-    /// Where queues are sent.
+    /// The runtime on which queues are sent.
     pub handle: Handle,
-    /// Hears what became of each file.
+    /// Receives what became of each file.
     pub outcomes: mpsc::UnboundedSender<Report>,
-    /// Watches.
+    /// Observes the progress.
     pub observer: Arc<dyn Observer>,
     /// Turns true when the person interrupts.
     pub stop: watch::Receiver<bool>,
-    /// How fast all of them together may write.
+    /// How fast all queues together may write.
     pub pace: Option<Arc<Pace>>,
 }
 
-/// Why a file is not on its way.
+/// Why a file is not being sent.
 enum Not {
     Failed(Error),
     Left(Option<Box<QueuedPath>>, Error),
     Skipped(Box<Outgoing>),
-    /// It is nobody's to send.
+    /// It is not this user's to send.
     Other,
 }
 
@@ -188,7 +186,7 @@ impl From<Error> for Not {
 }
 
 impl Producer {
-    /// Nothing was opened yet.
+    /// A producer that has not opened anything yet.
     pub fn new(
         plan: Plan,
         named: Option<Named>,
@@ -207,7 +205,7 @@ impl Producer {
         }
     }
 
-    /// Opens all, and waits where the network is behind.
+    /// Opens all files, and waits if the network is behind.
     pub fn run(mut self) -> Produced {
         let mut ended = true;
         while let Some(found) = self.plan.next() {
@@ -255,7 +253,7 @@ impl Producer {
             Next::Sent(before) => return Err(Not::Skipped(before)),
             Next::Send(out) => *out,
         };
-        // One that was named twice.
+        // It was named twice.
         if !self.begun.insert(out.meta().id) {
             return Err(Not::Other);
         }
@@ -295,15 +293,15 @@ impl Producer {
     }
 }
 
-/// Whether a `.meta` that was found in somebody's outbox is the record of what somebody
-/// else wanted to send there.
+/// Whether a `.meta` that was found in a user's outbox is the record of what somebody else wanted
+/// to send there.
 pub fn is_of_another(item: &Item, meta: &Meta) -> bool {
     item.owner
         .as_ref()
         .is_some_and(|owner| **owner != meta.from)
 }
 
-/// Waits until one file more may be open.
+/// Waits until one more file may be open.
 fn permit(handle: &Handle, at_hand: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
     let closed = |_| Error::new(Code::Failed, "internal error: the send queue is closed");
     handle
@@ -312,14 +310,14 @@ fn permit(handle: &Handle, at_hand: &Arc<Semaphore>) -> Result<OwnedSemaphorePer
 }
 
 impl Tools {
-    /// Begins to send on a route.
+    /// Starts sending on a route.
     pub fn queue(&self, route: Route) -> Queue<PathBuf> {
         let (queue, front) = Queue::new(AT_HAND);
         let route = route.paced(self.pace.clone());
         let mut tools = self.clone();
         self.handle.spawn(async move {
             let stop = async {
-                // Without a sender nobody interrupts any more.
+                // Without a sender, nobody can interrupt any more.
                 if tools.stop.wait_for(|stop| *stop).await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -339,7 +337,7 @@ impl Tools {
         queue
     }
 
-    /// Puts a file into a queue, and waits while that is full.
+    /// Puts a file into a queue, and waits while the queue is full.
     fn give(&self, queue: &Queue<PathBuf>, job: QueuedPath) -> Result<(), Not> {
         self.handle.block_on(queue.give(job)).map_err(|job| {
             let gone = || Error::new(Code::Failed, "internal error: the send queue is closed");

@@ -1,4 +1,4 @@
-//! What became of the files: `.done` and `.failed`, a line for each, and the sum.
+//! What became of the files: `.done` and `.failed`, a line for each, and a summary.
 
 use std::{
     env,
@@ -40,7 +40,7 @@ fn identical(n: u64) -> String {
     }
 }
 
-/// What does not go along from directories.
+/// What is not sent along from directories.
 fn special(n: u64) -> String {
     match n {
         1 => "1 link or special file".to_owned(),
@@ -48,14 +48,14 @@ fn special(n: u64) -> String {
     }
 }
 
-/// Counts, and tells.
+/// Counts and reports.
 pub struct Tally {
     send: Arc<Send>,
     progress: Arc<Progress>,
     json: bool,
-    /// Whether there may be more files than one.
+    /// Whether there may be more than one file.
     several: bool,
-    /// Whether it is only told what would be.
+    /// Whether it only reports what would be sent.
     is_dry: bool,
     begun: Instant,
     sent: u64,
@@ -63,9 +63,9 @@ pub struct Tally {
     left: u64,
     skipped: u64,
     bytes: u64,
-    /// The receiver, while it is the same of all.
+    /// The receiver, as long as it is the same for all.
     to: Option<Option<String>>,
-    /// The first error, and whether all others were of its kind.
+    /// The first error, and whether all others are of its kind.
     error: Option<(Error, bool)>,
     is_interrupted: bool,
     /// Lines to be printed.
@@ -74,7 +74,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing has happened yet.
+    /// A tally before anything has happened.
     pub fn new(send: Arc<Send>, progress: Arc<Progress>, json: bool, several: bool) -> Self {
         Self {
             progress,
@@ -225,7 +225,7 @@ impl Tally {
         );
     }
 
-    /// This would be sent.
+    /// Reports a file that would be sent.
     pub fn would(&mut self, file: &Path, meta: &Meta, bytes: u64, address: &str) {
         self.sent += 1;
         self.bytes += bytes;
@@ -260,11 +260,11 @@ impl Tally {
         }
     }
 
-    /// A file could not be begun, or was not sent.
+    /// Reports a file that could not be started, or was not sent.
     pub fn failure(&mut self, file: &Path, error: Error) {
         self.failed += 1;
         self.object(&output::failed(file, &error));
-        // The last line says it of all.
+        // The last line says it for all.
         if self.several && error.code != Code::Interrupted {
             let _ = writeln!(self.err, "m2y: {}", printable(&error.sentence, 8_192));
         }
@@ -285,8 +285,8 @@ impl Tally {
         }
     }
 
-    /// The reason first, which is what a person looks for; then the file, and what
-    /// can be done with it. `failed` is what its `.meta` became, or the file itself.
+    /// The reason first, which is what a person looks for; then the file, and what can be done
+    /// about it. `failed` is what its `.meta` became, or the file itself.
     fn explain(&self, error: Error, failed: &Path, out: &SendJob) -> Error {
         let error = match error.code {
             Code::Refused => error.within(format_args!("rejected by {}", out.meta().to)),
@@ -296,7 +296,7 @@ impl Tally {
             (Code::Later, true) => {
                 format!("{error}; send it again with: {}", self.again(failed))
             }
-            // The sum says it of several.
+            // For several files, the summary says it.
             (Code::Later, false) if !self.several => {
                 format!("{error}; run the same command again to retry")
             }
@@ -305,7 +305,7 @@ impl Tally {
         Error::new(error.code, sentence)
     }
 
-    /// A path as the person wrote it: if that was from the directory where they are, so is this.
+    /// A path as the person wrote it: relative to the current directory if theirs were.
     fn shown<'a>(&self, path: &'a Path) -> &'a Path {
         let is_relative = self.send.files.iter().all(|file| file.is_relative());
         let here = env::current_dir().ok().filter(|_| is_relative);
@@ -313,7 +313,7 @@ impl Tally {
         below.unwrap_or(path)
     }
 
-    /// The command that sends a `.failed` again.
+    /// The command that sends a `.failed` file again.
     fn again(&self, failed: &Path) -> String {
         let Send { root, server, .. } = &*self.send;
         let mut command = format!("m2y send {}", quoted(&failed.display().to_string()));
@@ -328,8 +328,8 @@ impl Tally {
         command
     }
 
-    /// The sum, and what the program ends with. `ended` says whether every file was come
-    /// to, and `passed_over` how many were none.
+    /// The summary, and the result of the program. `ended` says whether every file was reached, and
+    /// `passed_over` how many were not regular files.
     pub fn finish(mut self, passed_over: u64, ended: bool) -> Result<(), Failure> {
         let took = self.begun.elapsed();
         let Self {
@@ -411,9 +411,9 @@ impl Tally {
             }
             None if is_interrupted => Err(Error::new(Code::Interrupted, "interrupted").into()),
             None => Ok(()),
-            // The object of the only file has said it.
+            // The object of the only file has reported it.
             Some((error, _)) if !self.several => Err(Failure::told(error)),
-            // Where all failed for one kind of reason, that reason is the result.
+            // If all failed for the same kind of reason, that reason is the result.
             Some((error, true)) if sent == 0 => {
                 let sentence = match self.is_dry {
                     true => format!("0 of {} can be sent", files(total)),

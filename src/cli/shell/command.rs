@@ -1,4 +1,4 @@
-//! The commands of a shell: which there are, and how a line becomes one.
+//! The commands of a shell: which ones there are, and how a line becomes one.
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
@@ -41,16 +41,16 @@ pub enum Command {
     Exit(own::Exit),
 }
 
-/// What the words behind a command name.
+/// What the words after a command name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
     /// Commands.
     Commands,
     /// Files of the contact.
     Remote,
-    /// Files here.
+    /// Local files.
     Local,
-    /// Nothing that is known.
+    /// Nothing known.
     None,
 }
 
@@ -93,7 +93,7 @@ const ELSEWHERE: [(&str, &str); 25] = [
     ("man", "help"),
 ];
 
-/// What stands behind a command.
+/// What comes after a command.
 pub fn names(command: &str) -> Names {
     match command.trim_start_matches('-') {
         "cd" | "ls" | "dir" | "get" | "mget" | "cat" | "mkdir" | "rm" | "rmdir" | "mv"
@@ -115,7 +115,7 @@ pub fn table() -> Vec<(String, String)> {
     command.get_subcommands().map(about).collect()
 }
 
-/// A name that is not known, with the nearest that is.
+/// The error for an unknown name, with the nearest known one.
 pub fn unknown(name: &str) -> Fault {
     let all = all();
     let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name);
@@ -145,7 +145,7 @@ pub enum Asked {
 }
 
 impl Command {
-    /// Reads the words of a line.
+    /// Parses the words of a line.
     pub fn parse_words(words: Vec<String>) -> Result<Asked, Fault> {
         let name = words.first().map(String::as_str).unwrap_or_default();
         if !all().iter().any(|known| known == name) {
@@ -165,7 +165,7 @@ impl Command {
         }
     }
 
-    /// Whether it must not be done twice.
+    /// Whether it must not be repeated.
     pub fn changes(&self) -> bool {
         matches!(
             self,
@@ -173,7 +173,7 @@ impl Command {
         )
     }
 
-    /// Does it.
+    /// Runs it.
     pub async fn run(&self, shell: &mut Shell) -> CommandResult {
         match self {
             Self::Pwd(pwd) => pwd.run(shell),

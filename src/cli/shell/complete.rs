@@ -1,4 +1,4 @@
-//! What Tab offers: commands, names at the contact's, names here.
+//! What Tab offers: commands, the contact's names, local names.
 
 use std::{
     collections::HashMap,
@@ -23,13 +23,13 @@ use super::{
 };
 use crate::{client::peer::Peer, error::printable};
 
-/// How long a person waits for names of the contact's.
+/// How long a person waits for names from the contact's server.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Names that are looked at in one directory.
+/// How many names of one directory are looked at.
 const NAMES: usize = 10_000;
 
-/// A name, and whether it is a directory's.
+/// A name, and whether it is that of a directory.
 type Name = (String, bool);
 
 /// What the shell lets the editor see between two commands.
@@ -40,7 +40,7 @@ pub struct Sight(Mutex<Seen>);
 struct Seen {
     peer: Option<Peer>,
     directory: Directory,
-    /// Names in directories of the contact's, until the next command.
+    /// Names in the contact's directories, until the next command.
     names: HashMap<String, Arc<Vec<Name>>>,
 }
 
@@ -49,7 +49,7 @@ impl Sight {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How things stand after a command.
+    /// Sets the state after a command.
     pub fn set(&self, peer: Option<Peer>, directory: &Directory) {
         self.seen(|seen| {
             *seen = Seen {
@@ -68,7 +68,7 @@ pub struct Completion {
 }
 
 impl Completion {
-    /// To be used on a thread that is none of the runtime's.
+    /// For use on a thread outside the runtime.
     pub fn new(sight: Arc<Sight>, runtime: Handle) -> Self {
         Self { sight, runtime }
     }
@@ -100,7 +100,7 @@ impl Completion {
             }
             Ok::<_, crate::error::Error>(())
         };
-        // Where it takes too long, what came is offered.
+        // If it takes too long, what has arrived is offered.
         let _ = self
             .runtime
             .block_on(async { timeout(PATIENCE, asked).await });
@@ -150,7 +150,7 @@ impl Completer for Completion {
         };
         let fits = |(found, _): &&Name| {
             let hidden = found.starts_with('.') && !name.starts_with('.');
-            // A name that could steer the terminal is nothing to offer.
+            // A name that could control the terminal is not offered.
             found.starts_with(name) && !hidden && printable(found, usize::MAX) == *found
         };
         let mut pairs: Vec<Pair> = found

@@ -24,36 +24,36 @@ status_message and content (null if there is none).
   502  the server is unreachable, or the connection broke
   503  the server cannot do it now: try later";
 
-/// That a command failed.
+/// The failure of a command.
 #[derive(Clone, Debug)]
 pub struct Fault {
     /// One of [`STATUSES`].
     pub status: u16,
-    /// What is said of it.
+    /// What is said about it.
     pub error: Error,
-    /// What there is to tell programs nevertheless.
+    /// What there is for programs nevertheless.
     pub content: Value,
 }
 
 impl Fault {
-    /// What somebody wrote wrong.
+    /// The fault of a command that was written wrong.
     pub fn usage(sentence: impl Into<String>) -> Self {
         Error::new(Code::Usage, sentence).into()
     }
 
-    /// The same with another status.
+    /// The same with a different status.
     #[must_use]
     pub fn with(self, status: u16) -> Self {
         Self { status, ..self }
     }
 
-    /// The same with something to tell programs.
+    /// The same with content for programs.
     #[must_use]
     pub fn holding(self, content: Value) -> Self {
         Self { content, ..self }
     }
 
-    /// Puts what was being done in front of the sentence.
+    /// Adds what was being done in front of the sentence.
     #[must_use]
     pub fn within(self, what: impl std::fmt::Display) -> Self {
         Self {

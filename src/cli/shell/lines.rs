@@ -18,10 +18,10 @@ use crate::error::{Code, Error};
 /// The longest line, in bytes.
 const LONGEST: u64 = 1 << 16;
 
-/// Lines that are remembered.
+/// How many lines are remembered.
 const REMEMBERED: usize = 1_000;
 
-/// Where lines come from. Each is read when it is asked for, on a thread of its own.
+/// Where lines come from. Each is read on request, on a separate thread.
 pub enum LineSource {
     /// A person.
     Person(Box<Editing>),
@@ -29,13 +29,13 @@ pub enum LineSource {
     Batch(Box<dyn BufRead + Send>),
 }
 
-/// A person's editor with what was written before.
+/// A person's editor, with what was entered before.
 pub struct Editing {
     editor: Editor<Completion, FileHistory>,
     file: Option<PathBuf>,
 }
 
-/// Lines on their way.
+/// A reader of lines.
 pub struct Lines {
     prompts: mpsc::UnboundedSender<String>,
     lines: mpsc::UnboundedReceiver<Result<Option<String>, Error>>,
@@ -60,9 +60,8 @@ impl LineSource {
         Self::Batch(Box::new(BufReader::new(io::stdin())))
     }
 
-    /// A person at a terminal. `history` is where lines are kept; without it, or where it
-    /// cannot be written, they are forgotten at the end. `beside`: standard output is not
-    /// for prompts.
+    /// A person at a terminal. `history` is where lines are kept; without it, or if it cannot be
+    /// written, they are forgotten at the end. `beside`: prompts must not go to standard output.
     pub fn person(completion: Completion, history: &Path, beside: bool) -> Result<Self, Error> {
         let config = Config::builder()
             .completion_type(CompletionType::List)
@@ -74,7 +73,7 @@ impl LineSource {
         let config = config.max_history_size(REMEMBERED).map_err(unreadable)?;
         let mut editor = Editor::with_config(config.build()).map_err(unreadable)?;
         editor.set_helper(Some(completion));
-        // What a person writes is nobody else's to read.
+        // What a person types is private.
         let opened = OpenOptions::new()
             .append(true)
             .create(true)
@@ -93,7 +92,7 @@ impl LineSource {
         matches!(self, Self::Person(_))
     }
 
-    /// What was written in earlier shells.
+    /// What was entered in earlier shells.
     pub fn history(&self) -> Vec<String> {
         match self {
             Self::Person(editing) => editing.editor.history().iter().cloned().collect(),
@@ -120,7 +119,7 @@ impl LineSource {
         }
     }
 
-    /// Begins to read.
+    /// Starts reading.
     pub fn start(mut self) -> Lines {
         let (prompts, mut asked) = mpsc::unbounded_channel::<String>();
         let (read, lines) = mpsc::unbounded_channel();
@@ -142,7 +141,7 @@ impl Editing {
                 Ok(line) => {
                     let added = self.editor.add_history_entry(&line);
                     if let (Ok(true), Some(file)) = (added, &self.file) {
-                        // Without it the line is only forgotten.
+                        // Without it, the line is merely forgotten.
                         let _ = self.editor.append_history(file);
                     }
                     return Ok(Some(line));

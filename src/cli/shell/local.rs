@@ -1,4 +1,4 @@
-//! Commands about what is here.
+//! Commands about local files.
 
 use std::{env, fs, io, path::Path, path::PathBuf, process::Stdio};
 
@@ -17,7 +17,7 @@ use crate::{
     wire::request::Entry,
 };
 
-/// Output of a command that is kept for a program, in bytes.
+/// How much of a command's output is kept for a program, in bytes.
 const KEPT: usize = 1 << 20;
 
 /// Print the local directory
@@ -51,7 +51,7 @@ pub struct Lmkdir {
     dirs: Vec<String>,
 }
 
-/// What the system said to something that was tried.
+/// The fault for an error from the system.
 fn failed(action: &str, path: &Path, error: &io::Error) -> Fault {
     let fault = Fault::from(Error::io(action, path, error));
     match error.kind() {
@@ -84,7 +84,7 @@ impl Lcd {
 }
 
 fn entry(path: &Path, shown: String) -> io::Result<Entry> {
-    // A link that leads nowhere is there all the same.
+    // A link that leads nowhere exists all the same.
     let about = fs::metadata(path).or_else(|_| fs::symlink_metadata(path))?;
     let modified = about.modified().ok();
     let modified = modified.and_then(|time| Timestamp::try_from(time).ok());
@@ -132,7 +132,7 @@ impl Lls {
             if found.len() + whole.len() > LISTED {
                 return Err(full());
             }
-            // What vanishes meanwhile is passed over.
+            // What vanishes meanwhile is skipped.
             let entries = whole
                 .into_iter()
                 .flat_map(|(path, shown)| entry(&path, shown));
@@ -150,7 +150,7 @@ impl Lls {
     }
 }
 
-/// The paths here that a word means: itself, or what its pattern matches.
+/// The local paths that a word stands for: itself, or what its pattern matches.
 pub fn expand(word: &str) -> Result<Vec<PathBuf>, Fault> {
     let text = literal(word);
     if !is_pattern(word) {
@@ -176,7 +176,7 @@ impl Lmkdir {
     }
 }
 
-/// Runs a command of the system here.
+/// Runs a local command of the system.
 pub async fn run(text: &str, shell: &Shell) -> CommandResult {
     if text.trim().is_empty() {
         return Err(Fault::usage("a command is missing: write it behind the !"));
@@ -185,7 +185,7 @@ pub async fn run(text: &str, shell: &Shell) -> CommandResult {
     let mut command = Command::new(&program);
     command.arg("-c").arg(text);
     if !shell.person {
-        // The lines of a batch are not its input.
+        // The lines of a batch are not the command's input.
         command.stdin(Stdio::null());
     }
     let at = |e: io::Error| failed("run", Path::new(&program), &e);

@@ -69,7 +69,7 @@ impl Exit {
     }
 }
 
-/// Prints text that has its line ends, for people.
+/// Prints text that already contains its line ends, for people.
 pub fn show(shell: &Shell, text: &str) {
     if !shell.json {
         output::text(text);

@@ -1,4 +1,4 @@
-//! Which of a contact's files words mean.
+//! Which of a contact's files words stand for.
 
 use super::{Fault, LISTED, Shell, full};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     wire::request::Entry,
 };
 
-/// A directory at the contact's: its path from the top, component by component.
+/// A directory on the contact's server: its path from the top, component by component.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory(Vec<String>);
 
@@ -31,8 +31,8 @@ impl Directory {
         printable(&format!("/{}", self.0.join("/")), 4_096)
     }
 
-    /// The components of a path that is written from here; of one that begins with a slash,
-    /// from the top. It cannot lead above the top.
+    /// The components of a path relative to this directory or, if it begins with a slash, to the
+    /// top. It cannot lead above the top.
     pub fn resolve(&self, path: &str) -> Result<Vec<String>, Error> {
         let mut components = match path.starts_with('/') {
             true => Vec::new(),
@@ -49,7 +49,7 @@ impl Directory {
     }
 }
 
-/// A path that may be asked for.
+/// A path that can be requested.
 pub fn plain(components: &[String]) -> Result<String, Error> {
     let path = components.join("/");
     match TreePath::parse(&path) {
@@ -66,12 +66,12 @@ pub fn plain(components: &[String]) -> Result<String, Error> {
 pub struct Match {
     /// The path.
     pub path: String,
-    /// Where a pattern matched it.
+    /// The entry, if a pattern matched it.
     pub entry: Option<Entry>,
 }
 
 impl Match {
-    /// Puts in front of an error what it is about.
+    /// Adds the path that an error is about in front of it.
     pub fn about<T>(&self, result: Result<T, Error>) -> Result<T, Fault> {
         let shown = || format!("/{}", printable(&self.path, 300));
         result.map_err(|error| Fault::from(error.within(shown())))
@@ -79,13 +79,13 @@ impl Match {
 }
 
 impl Shell {
-    /// The one path that a word means.
+    /// The one path that a word stands for.
     pub(super) fn one(&self, word: &str) -> Result<Match, Fault> {
         let path = plain(&self.directory.resolve(&literal(word))?)?;
         Ok(Match { path, entry: None })
     }
 
-    /// The paths that a word means: itself, or what its pattern matches.
+    /// The paths that a word stands for: itself, or what its pattern matches.
     pub(super) async fn several(&mut self, word: &str) -> Result<Vec<Match>, Fault> {
         if !is_pattern(word) {
             return Ok(vec![self.one(word)?]);
@@ -99,18 +99,18 @@ impl Shell {
         Ok(found.into_iter().map(at).collect())
     }
 
-    /// The one path that a word means.
+    /// The one path that a word stands for.
     pub(super) fn path(&self, word: &str) -> Result<String, Fault> {
         Ok(self.one(word)?.path)
     }
 
-    /// The paths of all that several words mean.
+    /// The paths of everything that several words stand for.
     pub(super) async fn all_paths(&mut self, words: &[String]) -> Result<Vec<String>, Fault> {
         let all = self.all(words).await?;
         Ok(all.into_iter().map(|found| found.path).collect())
     }
 
-    /// All that several words mean.
+    /// Everything that several words stand for.
     pub(super) async fn all(&mut self, words: &[String]) -> Result<Vec<Match>, Fault> {
         let mut all = Vec::new();
         for word in words {
@@ -119,7 +119,7 @@ impl Shell {
         Ok(all)
     }
 
-    /// What lies below a directory, sorted.
+    /// What is below a directory, sorted.
     pub(super) async fn below(&mut self, path: &Option<String>) -> Result<Vec<Entry>, Fault> {
         let found = self.one(path.as_deref().unwrap_or("."))?;
         let peer = self.link.peer().await?;
@@ -139,8 +139,8 @@ impl Shell {
             return Err(full());
         }
         found.about(listed)?;
-        // Each directory before what is in it, also where a name goes on with a sign that
-        // sorts before the slash.
+        // Each directory comes before its contents, even if another name continues with a character
+        // that sorts before the slash.
         all.sort_by(|a: &Entry, b: &Entry| a.path.split('/').cmp(b.path.split('/')));
         Ok(all)
     }

@@ -214,7 +214,7 @@ impl Ls {
                     let listing = found.about(peer.list(&found.path, self.recursive))?;
                     let all = ls::sorted(listing, |mut entry| {
                         if entry.path.is_empty() {
-                            // Of a file itself there is only the path that was asked for.
+                            // A file itself has only the path that was asked for.
                             entry.path = pattern::literal(word);
                         } else if pattern {
                             entry.path = format!("{before}/{}", entry.path);
@@ -237,7 +237,7 @@ impl Ls {
 }
 
 impl Shell {
-    /// A path as seen from the directory where one is, if it lies below that.
+    /// A path as seen from the current directory, if it is below that.
     fn relative(&self, path: &str) -> String {
         let here = match self.directory.path() {
             here if here.is_empty() => here,
@@ -370,7 +370,7 @@ impl Find {
             [pattern] => (None, pattern),
             _ => return Err(Fault::usage("a pattern is missing: find [PATH] PATTERN")),
         };
-        // People quote it, as they must in other shells.
+        // People quote the pattern, as they must in other shells.
         let pattern = pattern::pattern(&pattern::literal(pattern))?;
         let mut all = shell.below(&path).await?;
         all.retain(|entry| pattern::matches(&pattern, last(&entry.path)));
@@ -432,9 +432,9 @@ fn depth(entry: &Entry) -> usize {
     entry.path.matches('/').count()
 }
 
-/// Draws entries that are sorted, each directory before what is in it.
+/// Draws sorted entries, each directory before what is in it.
 fn draw(shell: &Shell, all: &[Entry]) {
-    // Seen from the end it is plain whether one more follows on a level.
+    // Going backwards, it is known whether another entry follows on a level.
     let mut more: Vec<bool> = Vec::new();
     let mut lines = Vec::new();
     for entry in all.iter().rev() {

@@ -1,4 +1,4 @@
-//! Commands that move files, both ways.
+//! Commands that transfer files, in both directions.
 
 use std::{
     env, fs, io,
@@ -126,7 +126,7 @@ fn for_terminal(bytes: &[u8]) -> String {
     text
 }
 
-/// The most bytes that `cat` shows of a file.
+/// The largest file that `cat` shows, in bytes.
 const SHOWN: u64 = 16 << 20;
 
 impl Cat {
@@ -170,7 +170,7 @@ impl Cat {
     }
 }
 
-/// A directory that goes when this is dropped.
+/// A directory that is removed when this is dropped.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -188,7 +188,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Fetches files into a directory here.
+/// Fetches files into a local directory.
 async fn fetch(
     shell: &mut Shell,
     paths: Vec<String>,
@@ -235,7 +235,7 @@ impl Put {
     }
 }
 
-/// To whom it is said what becomes of files.
+/// Who is told what becomes of files.
 fn voice(shell: &Shell) -> Voice {
     match shell.json {
         true => Voice::Kept(Vec::new()),
@@ -243,14 +243,14 @@ fn voice(shell: &Shell) -> Voice {
     }
 }
 
-/// Shows a person how far it is from now on.
+/// From now on, shows a person the progress.
 fn begin(shell: &Shell, several: bool) {
     if shell.person && !shell.json {
         Progress::begin(&shell.progress, several);
     }
 }
 
-/// What it all came to.
+/// The result of it all.
 fn outcome(
     shell: &Shell,
     only: bool,
@@ -270,7 +270,7 @@ fn outcome(
         return Ok(content);
     };
     let fault = Fault::from(match reason {
-        // It is the status that programs look at first.
+        // Programs look at the status first.
         Some(reason) if only && error.code != Code::Partly => Error::new(error.code, reason),
         _ => error,
     });

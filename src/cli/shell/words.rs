@@ -1,7 +1,7 @@
-//! Lines as a POSIX shell reads them: words, quotes, patterns.
+//! Splits lines as a POSIX shell does: words, quotes, patterns.
 //!
-//! A word is kept as a pattern: what was quoted of `*`, `?` and `[` stands in brackets, so
-//! that a later look tells it from what was meant.
+//! A word is kept as a pattern: a quoted `*`, `?` or `[` is put in brackets, which tells it apart
+//! from one that is meant as a pattern.
 
 use crate::{
     cli::pattern::{LITERAL, literal},
@@ -13,7 +13,7 @@ struct Scan {
     words: Vec<String>,
     /// Where the last word begins, if the line ends within one.
     last: Option<usize>,
-    /// The quote or backslash after which nothing closes.
+    /// The quote or backslash that is not closed.
     open: Option<char>,
 }
 
@@ -31,7 +31,7 @@ fn scan(line: &str) -> Scan {
         let literal = escaped || quote.is_some();
         match (quote, c) {
             (None, _) | (Some('"'), '"' | '\\' | '$' | '`') if escaped => {}
-            // Between double quotes a backslash is one, except before those.
+            // Between double quotes, a backslash stands for itself except before those.
             (Some('"'), _) if escaped => text.push('\\'),
             (None | Some('"'), '\\') => {
                 escaped = true;
@@ -78,8 +78,7 @@ pub fn split(line: &str) -> Result<Vec<String>, Error> {
     }
 }
 
-/// Of a line that is being written: the words before the last, where the last begins, and
-/// its text.
+/// For a line that is being typed: the words before the last, where the last begins, and its text.
 pub fn unfinished(line: &str) -> (Vec<String>, usize, String) {
     let Scan {
         mut words, last, ..
@@ -107,8 +106,8 @@ mod tests {
             let words = split(&line).map(|words| {
                 words.iter().map(|word| literal(word)).collect::<Vec<_>>()
             });
-            // It takes a `#` for a comment, and a backslash at the end for itself. A pattern
-            // that one name matches is that name here.
+            // `shell_words` takes `#` for a comment, and a backslash at the end for itself. Here, a
+            // pattern that only one name can match is that name.
             let theirs = shell_words::split(&line);
             let bare = line.replace(['\\', '"', '\''], "");
             let one = LITERAL.iter().any(|(_, written)| bare.contains(written));

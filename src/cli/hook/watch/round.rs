@@ -1,4 +1,4 @@
-//! One round of the watch: check, tests, and the last events.
+//! One round of the watch: the check, the tests, and the last events.
 
 use std::{
     io,
@@ -30,10 +30,10 @@ use crate::{
     root::{Root, folder::Folder, settings::Settings},
 };
 
-/// Events that are looked at.
+/// How many events are tried.
 const EVENTS: usize = 3;
 
-/// Lines of each part of an event that are shown, however many its scripts write.
+/// The most lines that are shown of each part of an event, however many its scripts write.
 const MOST: usize = 20;
 
 /// A round that has begun: the scripts are checked.
@@ -53,7 +53,7 @@ struct Tests {
     took: Duration,
 }
 
-/// One of the last events, and what the hooks say to it now.
+/// One of the last events, and how the hooks decide it now.
 struct Seen {
     at: u64,
     title: String,
@@ -61,11 +61,11 @@ struct Seen {
     reports: Vec<(&'static str, report::Report)>,
 }
 
-/// A part of a round, or why there is none.
+/// A part of a round, or the reason why it is missing.
 type Part<T> = Result<T, String>;
 
 impl Round {
-    /// Opens everything anew, so that nothing is known from before, and checks the scripts.
+    /// Reopens everything, so that nothing is left over from before, and checks the scripts.
     pub async fn begin(target: &Target<'_>) -> Result<Self, Error> {
         let root = target.root.open()?;
         let folder = root.folder(&target.user, &target.folder)?;
@@ -85,7 +85,7 @@ impl Round {
         checking.await.map_err(stopped)
     }
 
-    /// Does the rest, and has each part told as soon as it is known; with `json` all as one
+    /// Does the rest, and reports each part as soon as it is known; with `json`, everything as one
     /// object at the end.
     pub async fn finish(
         self,
@@ -114,7 +114,7 @@ impl Round {
             programs: false,
         };
         let runtime = Handle::current();
-        // Tests wait for their hooks, which a thread of the network must not.
+        // Tests wait for their hooks, which a network thread must not do.
         let testing = task::spawn_blocking(move || {
             let begun = Instant::now();
             let tester = Tester::new(runtime);
@@ -144,7 +144,7 @@ impl Round {
         });
         let stopped = |_| "the search for events ended the thread that it ran on".to_owned();
         let recent = finding.await.map_err(stopped)??;
-        // Opened in each round: a server may have come or gone since.
+        // Opened in each round: a server may have started or stopped since.
         let state = ReadOnlyState::new(&self.root).map_err(|e| e.to_string())?;
         let client = Client::new(&self.settings.webhook, self.root.path());
         let client = client.map_err(|e| e.to_string())?;
@@ -277,7 +277,7 @@ impl Seen {
             lines.push(match report.is_cut_short() {
                 // Neither right nor wrong.
                 true => verdict,
-                // To refuse is no mistake.
+                // A refusal is not a mistake.
                 false => paint.result(report.verdict.outcome.failure().is_none(), &verdict),
             });
             let shown = report.lines(MOST).into_iter();

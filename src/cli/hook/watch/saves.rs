@@ -1,4 +1,4 @@
-//! When a script or an m2y.config was saved.
+//! Notices when a script or an m2y.config is saved.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,32 +20,32 @@ use tokio::{
 
 use crate::{cli::output, root::folder::CONFIG};
 
-/// A save has ended when nothing more is heard for so long: editors take several steps.
+/// A save has ended when nothing more is heard for this long: editors take several steps.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// So long at most, where something is saved all the time.
+/// The longest wait, if something is being saved all the time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often it looks for itself. The system does not tell of everything: a script may be a link
-/// to a file elsewhere, and a directory may be a new one under an old number.
+/// How often it looks for itself. The system does not report everything: a script may be a link to
+/// a file elsewhere, and a directory may be a new one under an old inode number.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Tells of saves in directories, which may come and go.
+/// Reports saves in directories, which may come and go.
 pub struct Saves {
     dirs: Vec<PathBuf>,
-    /// Tells sooner than the next look; `None` where the system cannot tell.
+    /// Reports sooner than the next look; `None` if the system cannot report.
     watcher: Option<RecommendedWatcher>,
     heard: Arc<Notify>,
     removed: Removed,
-    /// The directories that are watched, by what makes each the same one.
+    /// The directories that are watched, with the identity of each.
     watched: BTreeMap<PathBuf, Identity>,
     seen: Snapshot,
 }
 
 type Identity = (u64, u64);
 
-/// Directories that were removed, and so are not watched any more, even if there is one of that
-/// name and number again.
+/// Directories that were removed, and so are no longer watched, even if there is one of that name
+/// and inode number again.
 #[derive(Clone, Default)]
 struct Removed(Arc<Mutex<BTreeSet<PathBuf>>>);
 
@@ -90,13 +90,13 @@ impl Saves {
             watched: BTreeMap::new(),
             seen: Snapshot::default(),
         };
-        // In this order: what is saved in between is told.
+        // In this order: what is saved in between is reported.
         saves.follow();
         saves.seen = Snapshot::of(&saves.dirs);
         saves
     }
 
-    /// Waits until something was saved, or a directory went or came.
+    /// Waits until something is saved, or a directory goes or comes.
     pub async fn next(&mut self) {
         loop {
             let heard = tokio::select! {
@@ -128,7 +128,7 @@ impl Saves {
         }
     }
 
-    /// Watches the directories that are there now; returns whether they are other ones.
+    /// Watches the directories that exist now; returns whether they have changed.
     fn follow(&mut self) -> bool {
         let mut moved = false;
         for dir in self.removed.take() {
@@ -146,7 +146,7 @@ impl Saves {
                 continue;
             };
             if self.watched.remove(dir).is_some() {
-                // One that is gone is not watched any more anyway.
+                // One that is gone is no longer watched anyway.
                 let _ = watcher.unwatch(dir);
             }
             let Some(now) = now else {
@@ -156,7 +156,7 @@ impl Saves {
                 Ok(()) => {
                     self.watched.insert(dir.clone(), now);
                 }
-                // It may just have gone; then the next look tells.
+                // It may just have gone; then the next look will notice.
                 Err(_) if identity(dir).is_none() => {}
                 Err(error) => {
                     tell(&error);
@@ -179,7 +179,7 @@ fn identity(dir: &Path) -> Option<Identity> {
     about.is_dir().then(|| (about.dev(), about.ino()))
 }
 
-/// Whether an event may be about a save. Reading, which this program does too, is none.
+/// Whether an event may be about a save. A read, which this program does too, is not.
 fn matters(event: &Event, dirs: &[PathBuf]) -> bool {
     let changes = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -204,7 +204,7 @@ struct Snapshot {
     files: BTreeMap<PathBuf, Print>,
 }
 
-/// Number, length, and when it was written last, in seconds and nanoseconds.
+/// Inode number, length, and the time of the last write, in seconds and nanoseconds.
 type Print = (u64, u64, i64, i64);
 
 impl Snapshot {
@@ -248,11 +248,11 @@ mod tests {
             fs::create_dir(&dir).unwrap();
             fs::write(&script, format!("{n}")).unwrap();
             saves.next().await;
-            // Whatever is still told of that.
+            // Whatever is still reported about that.
             saves.rest().await;
             saves.follow();
             fs::write(&script, format!("{n} again")).unwrap();
-            // Not found by looking: the system tells of it.
+            // Not found by looking: the system reports it.
             timeout_at(Instant::now() + 20 * LOOK, saves.heard.notified())
                 .await
                 .unwrap();

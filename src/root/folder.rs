@@ -253,10 +253,10 @@ fn template(user: &Name, folder: &Name) -> String {
 #
 # A line under an event names a script. It is looked for in this folder, then in
 # ROOT/scripts/, then among those that come with m2y. Names that end with .rhai run
-# inside m2y; anything else is started as a program. Several run in their order,
-# and the first one that refuses stops.
+# inside m2y; anything else is started as a program. Several scripts run in order,
+# up to the first one that refuses.
 
-# before a byte of a file is taken: here a script may refuse
+# before a byte of a file is accepted: here a script may refuse it
 [OnMeta]
 checkPermission.rhai
 
@@ -264,41 +264,41 @@ checkPermission.rhai
 [OnStartup]
 resetAllFiles.rhai
 
-# when a file is stored safely, before the sender hears of it
+# when a file is stored safely, before the sender is told
 [OnReceived]
 notifyUser.rhai
 
-# when a file of this folder appears, changes, goes
+# when a file of this folder appears, changes or disappears
 [OnNew]
 [OnChanged]
 [OnDeleted]
 
-# at times, as cron has them, in UTC: minute, hour, day, month, day of the week; or once a
-# day in a zone
+# at fixed times, written as in cron, in UTC: minute, hour, day, month, day of the week; or
+# once a day in a time zone
 [OnSchedule]
 # */10 * * * * = digest.rhai
 # at(\"18:30\", \"Europe/Zurich\") = digest.rhai
 
-# when a contact looks, before one is given a file, when one has it (see [share])
+# when a contact looks, before a contact gets a file, once a contact has it (see [share])
 [OnList]
 [OnGet]
 [OnSent]
 
 # who may look at the files of this folder and fetch them with `m2y ls` and `m2y get`:
-# list, get, and what changes something: put (for who is let in below), mkdir, rm, mv
+# list, get, and what changes something: put (for those who may send, below), mkdir, rm, mv
 [share]
 # zhenqiang = list get
 
-# how files are kept here. names = dated stores zhenqiang_30-12-2018_23-59-59.data beside a
-# .meta that says what it is; names = original stores myfoto.jpg, in sub-folders as the sender
-# had them, and hides the .meta. A refused file leaves its .meta, with the reason, for
+# how files are stored here. names = dated stores zhenqiang_30-12-2018_23-59-59.data beside a
+# .meta that describes it; names = original stores myfoto.jpg, in the same sub-folders as at
+# the sender, and hides the .meta. A refused file leaves its .meta, with the reason, for
 # keep_refused
 [folder]
 # names = original
 # keep_refused = 7d
 
 # what checkPermission.rhai reads: who may send into this folder
-# (only `always` lets in; nobody may send until a line below says so)
+# (only `always` permits it; nobody may send until a line below says so)
 [permission]
 # zhenqiang = always
 # peter-norton = no

@@ -197,56 +197,57 @@ pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # max_connections_per_address = 256
 # opening_deadline = 10s
 # How old the opening of a session may be, by this machine's clock: one that somebody held
-# back for longer does nothing.
+# back for longer has no effect.
 # opening_max_age = 30d
 # idle_deadline = 60s
 # shutdown_deadline = 20s
-# Bytes of the largest file that is taken; as large as the disk, unless it is set.
+# The largest file that is accepted, in bytes: limited only by the disk, unless it is set.
 # max_filesize = 20G
-# The log on standard error: text for people, or json, an object a line.
+# The log on standard error: text for people, or json, one object a line.
 # log_format = text
-# Where /metrics (for Prometheus) and /healthz are read: nowhere, unless it is set.
+# The address of /metrics (for Prometheus) and /healthz: none, unless it is set.
 # metrics = 127.0.0.1:9090
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s
-# Programs as hooks: none, shared (only in ROOT/scripts/), all, or names of users with
-# commas between, in whose folders they may be too. A program does what it wants.
+# Programs as hooks: none, shared (only in ROOT/scripts/), all, or user names separated by
+# commas, whose folders may have them too. A program can do anything.
 # executables = shared
-# A hook that failed after a file was safe, an e-mail, a webhook: tried again after this
-# time, then after four times as long, and so on (at most an hour), so many times in all.
+# A hook that failed after a file was safe, an e-mail or a webhook is retried after this
+# time, then after four times as long, and so on (at most an hour), this many times in all.
 # retry_delay = 5s
 # retry_limit = 12
-# The mail server for notify.email(). Without a host no e-mail goes out; host, from,
+# The mail server for notify.email(). Without a host, no e-mail is sent; host, from,
 # username, password_file and ca_file are examples.
 [smtp]
 # host = mail.example.org
 # from = m2y@example.org
-# It is starttls, tls or none; none only for a mail server on this machine itself.
+# starttls, tls or none; none only for a mail server on this machine itself.
 # security = starttls
-# With tls it is 465, with none 25.
+# With tls the default is 465, with none 25.
 # port = 587
 # username = m2y
-# A file with mode 0600, below the root unless it begins with /. The variable
-# M2Y_SMTP_PASSWORD beats it.
+# A file with mode 0600, below the root unless its path begins with /. The variable
+# M2Y_SMTP_PASSWORD takes precedence over it.
 # password_file = smtp-password
-# Certificates (PEM) of an authority of your own, trusted beside the system's.
+# Certificates (PEM) of an authority of your own, trusted in addition to the system's.
 # ca_file = ca.pem
 # deadline = 30s
 # Where notify.webhook() may post, and which servers http.get() and http.post() may ask:
-# none, unless it is set. A host without a port has 80 and 443; *.example.net is every host
-# below example.net, but not itself. An address that is not public, like 10.0.0.7, has to be
-# listed itself for http, whatever name leads to it. allow and ca_file are examples.
+# none, unless it is set. A host without a port allows 80 and 443; *.example.net is every
+# host below example.net, but not example.net itself. An address that is not public, like
+# 10.0.0.7, must itself be listed for http, whatever name leads to it. allow and ca_file are
+# examples.
 [webhook]
 # allow = hooks.example.org, intranet:8080, *.example.net
 # ca_file = ca.pem
 # deadline = 10s
 [folder]
-# Bytes of a user's inbox.log until it becomes inbox.log.1; five such files are kept.
+# The size in bytes at which a user's inbox.log becomes inbox.log.1; five such files are kept.
 # inbox_max = 10M
 [watch]
-# A file that appeared or changed is an event when it has been closed and then rested so
-# long; one that is never closed, when it has rested 60 times as long.
+# A file that appeared or changed is an event once it has been closed and then left alone
+# for this long; one that is never closed, once it has been left alone for 60 times as long.
 # settle = 500ms
 # The user for commands without --user: the only user of the root, unless it is set.
 [client]

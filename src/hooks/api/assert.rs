@@ -12,19 +12,19 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "assert",
         "assert(condition)",
-        "Fails unless the condition is true. Only scripts that test others have it.",
+        "Fails unless the condition is true. Available only in tests of hooks.",
         "assert(1 + 1 == 2);",
     ),
     Function::new(
         "assert",
         "assert(condition, text)",
-        "Fails with the text unless the condition is true. Only scripts that test others have it.",
+        "Fails with the text unless the condition is true. Available only in tests of hooks.",
         r#"assert(meta.filesize > 0, "an empty file");"#,
     ),
     Function::new(
         "assert",
         "assert_eq(left, right)",
-        "Fails unless both are the same, in type and value; says what they are. Only scripts that test others have it.",
+        "Fails unless both have the same type and value, and shows them. Available only in tests of hooks.",
         "assert_eq([1, 2].len(), 2);",
     ),
 ];

@@ -28,7 +28,7 @@ assert_eq(config.get("album", "prefix", "album"), "album");
     Function::new(
         "config",
         "config.number(section, key, default)",
-        "A value of the folder's m2y.config as a whole number, or the default if it is missing. K, M, G and T behind it stand for thousands, millions and so on, Ki, Mi, Gi and Ti for powers of 1,024, as in 500M or 64Ki. Anything else fails, and says where it stands.",
+        "A value of the folder's m2y.config as a whole number, or the default if it is missing. The suffixes K, M, G and T mean thousands, millions and so on, and Ki, Mi, Gi and Ti powers of 1,024, as in 500M or 64Ki. Anything else is an error, which says where the value is.",
         r#"
 if meta.filesize > config.number("album", "most", 500_000_000) { reject("too large"); }
 assert_eq(config.number("album", "most", 20), 20);
@@ -54,7 +54,7 @@ assert(config.has("permission"));
     Function::new(
         "config",
         "config.has(section, key)",
-        "Whether a section of m2y.config has a key, or a line of that text.",
+        "Whether a section of m2y.config has a key, or a line with that text.",
         r#"
 assert(!config.has("permission", "nobody"));
 "#,

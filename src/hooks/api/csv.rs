@@ -14,7 +14,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "csv",
         "csv.parse(text)",
-        "The rows of a table, each an array of texts: at most 1,000 rows of 256 fields. A field in quotes may hold commas and line breaks, and two quotes for one.",
+        "The rows of a table, each an array of texts: at most 1,000 rows of 256 fields. A quoted field may contain commas, line breaks, and quotes, each written twice.",
         r#"
 let rows = csv.parse("name,amount\nParts,\"1,200\"\n");
 assert_eq(rows, [["name", "amount"], ["Parts", "1,200"]]);
@@ -31,7 +31,7 @@ assert_eq(csv.parse("a;b\n1;2", ";"), [["a", "b"], ["1", "2"]]);
     Function::new(
         "csv",
         "csv.line(values)",
-        "One row as text, with quotes where they are needed and a line break at its end.",
+        "One row as text, with quotes where needed and a line break at the end.",
         r#"
 assert_eq(csv.line([meta.from, "1,200", 7]), meta.from + ",\"1,200\",7\n");
 folder.append("sent.csv", csv.line([meta.datetime, meta.from, meta.filename]));

@@ -13,7 +13,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "decision",
         "accept()",
-        "Nothing against the file. The script ends here, and the next one runs.",
+        "Has no objection to the file. The script ends here, and the next one runs.",
         r#"
 if meta.from == "zhenqiang" { accept(); }
 reject("only from zhenqiang");
@@ -32,7 +32,7 @@ if meta.filesize > 20_000_000 { reject("larger than 20 MB"); }
     Function::new(
         "decision",
         "quarantine(reason)",
-        "Takes the file and keeps it hidden until a person releases it. The script ends here; at OnMeta the next one runs, and may still refuse.",
+        "Accepts the file, but keeps it hidden until a person releases it. The script ends here; at OnMeta the next one runs, and may still refuse.",
         r#"
 if text.extension(meta.filename) == "exe" { quarantine("a program"); }
 "#,
@@ -41,7 +41,7 @@ if text.extension(meta.filename) == "exe" { quarantine("a program"); }
     Function::new(
         "decision",
         "quarantine(reason, #{tell})",
-        "The same, and with tell: true the sender hears that the file was refused, and the reason.",
+        "The same, and with tell: true the sender is told that the file was refused, and why.",
         r#"
 if text.extension(meta.filename) == "exe" { quarantine("a program", #{ tell: true }); }
 "#,
@@ -50,7 +50,7 @@ if text.extension(meta.filename) == "exe" { quarantine("a program", #{ tell: tru
     Function::new(
         "decision",
         "hide(patterns)",
-        "Leaves files and directories out of what the contact sees: a pattern, as in text.matches, of names, or an array of them, at most 64. The script ends here, and the next one runs.",
+        "Hides files and directories from the contact: those whose names match a pattern, as in text.matches, or one of an array of at most 64. The script ends here, and the next one runs.",
         r#"
 if event.contact != "zhenqiang" { hide(["*.tmp", "draft*"]); }
 "#,

@@ -41,7 +41,7 @@ if !file.kind("myfoto.jpg").starts_with("image/") { reject("not a picture"); }
     Function::new(
         "file",
         "file.image(name)",
-        "What a picture says about itself: #{width, height, taken, offset, camera, orientation}; what is unknown is (). width and height are in pixels, as stored. A TIFF that begins with a thumbnail, as many raw files do, has those of its own picture; if that is not found, they are (). taken is the time on the camera's clock as seconds for time.format() in UTC, which then gives the local date of the picture. offset is the seconds that this clock was ahead of UTC: taken - offset is the moment itself. camera is make and model. orientation is 1 to 8 as in EXIF; from 5 on, the picture is shown with width and height swapped. In HEIF, AVIF and JPEG XL, width and height are as shown, and orientation is (). Reads JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI, and fails for any other file. The sender can make up all of it.",
+        "What a picture says about itself: #{width, height, taken, offset, camera, orientation}; what is unknown is (). width and height are in pixels, as stored. A TIFF that begins with a thumbnail, as many raw files do, has those of its own picture; if that is not found, they are (). taken is the time on the camera's clock as seconds for time.format() in UTC, which then gives the local date of the picture. offset is how many seconds this clock was ahead of UTC: taken - offset is the moment itself. camera is make and model. orientation is 1 to 8 as in EXIF; from 5 on, the picture is shown with width and height swapped. In HEIF, AVIF and JPEG XL, width and height are as shown, and orientation is (). Reads JPEG, PNG, GIF, WebP, HEIF, AVIF, JPEG XL, TIFF, BMP and QOI, and fails for any other file. The sender can make up all of it.",
         r#"
 let picture = file.image("myfoto.jpg");
 assert_eq([picture.width, picture.height], [4032, 3024]);
@@ -53,7 +53,7 @@ assert_eq(picture.camera, "Canon EOS R5");
     Function::new(
         "file",
         "file.zip(name)",
-        "The entries of a zip archive, from its directory; nothing is unpacked. Each is #{name, size, packed, encrypted}: size is the bytes that it claims to unpack to, packed its bytes in the archive. A name has at most 512 bytes and may be a path that leads anywhere: text.file_name() makes a safe name of it. Fails if the file is not a zip archive, is damaged, has more than 1,000 entries, or has overlapping entries as a zip bomb does. For what can be done with entries, see entries.",
+        "The entries of a zip archive, from its directory; nothing is unpacked. Each is #{name, size, packed, encrypted}: size is the number of bytes that it claims to unpack to, packed its size in the archive. A name has at most 512 bytes and may be a path that leads anywhere: text.file_name() makes a safe name of it. Fails if the file is not a zip archive, is damaged, has more than 1,000 entries, or has overlapping entries, as a zip bomb does. For what you can do with them, see entries.",
         r#"
 let bytes = 0;
 for entry in file.zip("papers.zip") {
@@ -84,7 +84,7 @@ if file.zip("papers.zip").is_empty() { reject("it is empty"); }
     Function::new(
         "entries",
         "entries[index]",
-        "The entry at a place, the first at 0.",
+        "The entry at an index, counted from 0.",
         r#"
 assert_eq(file.zip("papers.zip")[0].name, "letters/first.txt");
 "#,

@@ -27,7 +27,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "hash",
         "hash.sha256(name)",
-        "The SHA-256 of a file of the folder, 64 lower-case hexadecimal digits. Of a file that has just come to a folder on this machine it is known already: where a script of the folder asks for it, it is computed while the file arrives, and meta.sha256 has it too. A large file may take up to 30 seconds, in which others are not held up.",
+        "The SHA-256 of a file of the folder, as 64 lower-case hexadecimal digits. For a file that has just arrived in a folder on this machine, it is known already: if a script of the folder asks for it, it is computed while the file arrives, and meta.sha256 has it too. A large file may take up to 30 seconds, during which others are not held up.",
         r#"
 assert_eq(hash.sha256("abc.txt"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 if folder.contains_line("abc.txt", hash.sha256(event.data_file)) { reject("stolen"); }
@@ -36,7 +36,7 @@ if folder.contains_line("abc.txt", hash.sha256(event.data_file)) { reject("stole
     Function::new(
         "hash",
         "hash.crc32(name)",
-        "The CRC-32 of a file of the folder, as a number: the one that fileCRC in a .meta holds. A large file may take up to 30 seconds.",
+        "The CRC-32 of a file of the folder, as a number: the same as fileCRC in a .meta. A large file may take up to 30 seconds.",
         r#"
 assert_eq(hash.crc32("abc.txt"), 0x352441c2);
 "#,

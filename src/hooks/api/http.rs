@@ -53,7 +53,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "http",
         "http.get(url)",
-        "Asks a server while the script waits, and returns its answer, of at most 64 KiB; see answer. Only hosts under [webhook] allow in m2y.ini are asked, and addresses that are not public only where they are listed too. A server has 5 seconds, the scripts of an event can make 8 requests, those without an answer included, and redirects are not followed. Where there is no answer it fails, which try and catch can take.",
+        "Asks a server while the script waits, and returns its answer, of at most 64 KiB; see answer. Only hosts under [webhook] allow in m2y.ini are asked, and addresses that are not public only if they are listed too. A server has 5 seconds, the scripts of an event can make 8 requests, including those without an answer, and redirects are not followed. If there is no answer, it fails, which try and catch can handle.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 assert_eq(answer.status, 200);
@@ -63,7 +63,7 @@ if answer.json().closed { reject("we are closed"); }
     Function::new(
         "http",
         "http.get(url, headers)",
-        "The same, with headers of the request as a map of texts.",
+        "The same, with request headers as a map of texts.",
         r#"
 let answer = http.get("https://example.org/holidays.json", #{ authorization: "Bearer 1234" });
 assert_eq(answer.type, "application/json");
@@ -72,7 +72,7 @@ assert_eq(answer.type, "application/json");
     Function::new(
         "http",
         "http.post(url, body)",
-        "Posts a text, or a map or an array as JSON, while the script waits, and returns the answer as http.get() does. It is posted at once, whatever the hooks decide, and again when they run again; the header idempotency-key is the same for the same text then, unless you set it. For what only has to be told, notify.webhook() is better: it is posted once the hooks have decided, and tried again where the server does not answer.",
+        "Posts a text, or a map or an array as JSON, while the script waits, and returns the answer as http.get() does. It is posted at once, whatever the hooks decide, and again when they run again; the header idempotency-key is then the same for the same text, unless you set it. If you need no answer, notify.webhook() is better: it is posted once the hooks have decided, and tried again if the server does not answer.",
         r#"
 let answer = http.post("https://example.org/scan", #{ name: meta.filename });
 if answer.status != 200 { throw "the scanner does not answer"; }
@@ -81,7 +81,7 @@ if answer.status != 200 { throw "the scanner does not answer"; }
     Function::new(
         "http",
         "http.post(url, body, headers)",
-        "The same, with headers of the request as a map of texts.",
+        "The same, with request headers as a map of texts.",
         r#"
 http.post("https://example.org/scan", "one line", #{ "content-type": "text/csv" });
 "#,
@@ -89,7 +89,7 @@ http.post("https://example.org/scan", "one line", #{ "content-type": "text/csv" 
     Function::new(
         "answer",
         "answer.status",
-        "The status code of what a server answered, as 200 or 404.",
+        "The status code of a server's answer, like 200 or 404.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 if answer.status != 200 { throw `the calendar answers ${answer.status}`; }
@@ -98,7 +98,7 @@ if answer.status != 200 { throw `the calendar answers ${answer.status}`; }
     Function::new(
         "answer",
         "answer.type",
-        "The media type of what a server answered, with what stands behind it; empty where it says none.",
+        "The media type of a server's answer, with its parameters; empty if there is none.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 assert(answer.type.starts_with("application/json"));
@@ -107,7 +107,7 @@ assert(answer.type.starts_with("application/json"));
     Function::new(
         "answer",
         "answer.text()",
-        "What a server answered, as text of at most 8 KiB.",
+        "A server's answer as text, of at most 8 KiB.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 assert(answer.text().contains("closed"));
@@ -116,7 +116,7 @@ assert(answer.text().contains("closed"));
     Function::new(
         "answer",
         "answer.lines()",
-        "What a server answered, line by line, as folder.lines() gives a file.",
+        "A server's answer line by line, as folder.lines() returns a file.",
         r#"
 for line in http.get("https://example.org/holidays.json").lines() { log.info(line); }
 "#,
@@ -124,7 +124,7 @@ for line in http.get("https://example.org/holidays.json").lines() { log.info(lin
     Function::new(
         "answer",
         "answer.json()",
-        "The value that a server answered as JSON, as json.parse() gives it.",
+        "The value of a server's JSON answer, as json.parse() returns it.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 assert_eq(answer.json().days[1], "2026-12-26");
@@ -133,7 +133,7 @@ assert_eq(answer.json().days[1], "2026-12-26");
     Function::new(
         "answer",
         "answer.json(pointer)",
-        "A part of what a server answered as JSON, by a JSON Pointer (RFC 6901) like /days/0; () if it is missing. For answers that are too large for one value.",
+        "A part of a server's JSON answer, by a JSON Pointer (RFC 6901) like /days/0; () if it is missing. For answers that are too large for one value.",
         r#"
 let answer = http.get("https://example.org/holidays.json");
 assert_eq(answer.json("/days/0"), "2026-12-25");

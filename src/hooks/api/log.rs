@@ -21,7 +21,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "log",
         "log.info(text)",
-        "A line in the log of the server, with the script's name; a script writes at most 100 in a run. print(text) does the same.",
+        "Writes a line to the server's log, with the script's name; a script writes at most 100 in a run. print(text) does the same.",
         r#"
 log.info(`${meta.filename} has come`);
 "#,
@@ -29,7 +29,7 @@ log.info(`${meta.filename} has come`);
     Function::new(
         "log",
         "log.warn(text)",
-        "A warning in the log of the server.",
+        "Writes a warning to the server's log.",
         r#"
 if meta.filesize == 0 { log.warn("an empty file"); }
 "#,
@@ -37,7 +37,7 @@ if meta.filesize == 0 { log.warn("an empty file"); }
     Function::new(
         "log",
         "log.error(text)",
-        "An error in the log of the server. It decides nothing.",
+        "Writes an error to the server's log. It does not affect the decision.",
         r#"
 try { folder.size("nothing.txt"); } catch (problem) { log.error(`${problem}`); }
 "#,

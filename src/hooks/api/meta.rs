@@ -32,7 +32,7 @@ assert_eq(meta["no such field"], ());
     Function::new(
         "meta",
         "meta.field = value",
-        "Writes meta.error, which refuses the file in these words, or a further field, which is kept in the .meta and told to the sender; () takes it away.",
+        "Sets meta.error, which refuses the file with these words, or a further field, which is kept in the .meta and sent back to the sender; () removes it.",
         r#"
 meta.album = "holiday";
 meta.tags = ["sea", #{ year: 2018 }];

@@ -31,7 +31,7 @@ if folder.list("*.exe").is_empty() { log.info("no program"); }
     Function::new(
         "names",
         "names.contains(name)",
-        "Whether a name is among them; `in` asks the same.",
+        "Whether the list contains a name; `in` does the same.",
         r#"
 let names = folder.list();
 assert(names.contains("abc.txt"));
@@ -41,7 +41,7 @@ assert("abc.txt" in names);
     Function::new(
         "names",
         "names[index]",
-        "The name at a place, the first at 0.",
+        "The name at an index, counted from 0.",
         r#"
 assert_eq(folder.list("*.txt")[0], "abc.txt");
 "#,
@@ -49,7 +49,7 @@ assert_eq(folder.list("*.txt")[0], "abc.txt");
     Function::new(
         "names",
         "names.to_array()",
-        "The names as an array, where all together have no more than 8,192 bytes.",
+        "The names as an array, if they have no more than 8,192 bytes in total.",
         r#"
 let long = folder.list().to_array().filter(|name| name.len() > 30);
 assert_eq(long.len(), 2);

@@ -30,7 +30,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "text",
         "text.regex_match(text, pattern)",
-        "Whether a regular expression matches somewhere in a text; ^ and $ anchor it. The pattern has at most 512 bytes, in the syntax of Rust's crate regex: no look-around, no back references, and so no text that takes long.",
+        "Whether a regular expression matches somewhere in a text; ^ and $ anchor it. The pattern has at most 512 bytes, in the syntax of Rust's regex crate: without look-around and backreferences, so that no text takes long.",
         r#"
 assert(text.regex_match("IMG_2041.JPG", `(?i)^img_\d{4}[.]jpe?g$`));
 assert(!text.regex_match("IMG.JPG", `\d`));
@@ -39,7 +39,7 @@ assert(!text.regex_match("IMG.JPG", `\d`));
     Function::new(
         "text",
         "text.regex_find(text, pattern)",
-        "What a regular expression finds first, and its groups, as an array: the whole, then each group, () for one that has no part in it. () where nothing is found.",
+        "The first match of a regular expression, as an array: the whole match, then each group, with () for a group that took no part in it. () if nothing matches.",
         r#"
 let found = text.regex_find("invoice 2026-017.pdf", `(\d{4})-(\d+)`);
 assert_eq(found, ["2026-017", "2026", "017"]);
@@ -49,7 +49,7 @@ assert_eq(text.regex_find("letter.pdf", `\d`), ());
     Function::new(
         "text",
         "text.regex_replace(text, pattern, with)",
-        "The text with everything that a regular expression finds replaced; $1 and ${name} stand for groups, $$ for a dollar.",
+        "The text with every match of a regular expression replaced; $1 and ${name} stand for groups, $$ for a dollar.",
         r#"
 assert_eq(text.regex_replace("a  b   c", ` +`, "_"), "a_b_c");
 assert_eq(text.regex_replace("30-12-2018", `(\d+)-(\d+)-(\d+)`, "$3/$2/$1"), "2018/12/30");

@@ -23,7 +23,7 @@ const MAX_FIELDS: usize = 4_096;
 pub(super) const FUNCTIONS: &[Function] = &[Function::new(
     "send",
     "send(#{to, folder, file, fields})",
-    "Sends a file of the folder to a contact, into the contact's folder, once the hooks of the event have decided. The fields, at most 4 KiB as JSON, stand in the .meta that the contact gets; they may be left out.",
+    "Sends a file of the folder to a contact, into the contact's folder, once the hooks of the event have decided. The fields, at most 4 KiB as JSON, are added to the .meta that the contact gets; they may be left out.",
     r#"
 send(#{ to: "zhenqiang", folder: "photo", file: event.data_file });
 send(#{ to: "zhenqiang", folder: "photo", file: "abc.txt", fields: #{ place: "Uetliberg" } });

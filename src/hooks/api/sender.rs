@@ -19,7 +19,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "sender",
         "sender.count(days)",
-        "How many files the sender sent into the folder in so many days of UTC: 1 is today, 7 is today and the six days before, at most 366. A file counts when it has come, so at [OnReceived] the file of the event does, and not when its contents were rejected. Files that are on their way at the same time do not count each other: for a limit that holds to the file, count with state.add().",
+        "How many files the sender sent into the folder in that many days, in UTC: 1 is today, 7 is today and the six days before, at most 366. A file counts once it has arrived, so at [OnReceived] the file of the event counts; a file whose contents were rejected does not. Files that are in transit at the same time do not count each other: for a limit that is exact to the file, count with state.add().",
         r#"
 if sender.count(1) >= 1_000 { reject("enough for today"); }
 assert_eq(sender.count(366), 0);
@@ -29,7 +29,7 @@ assert_eq(sender.count(366), 0);
     Function::new(
         "sender",
         "sender.bytes(days)",
-        "The bytes of these files.",
+        "The total size of these files in bytes.",
         r#"
 if sender.bytes(30) + meta.filesize > 10_000_000_000 { reject("more than 10 GB in a month"); }
 "#,
@@ -38,7 +38,7 @@ if sender.bytes(30) + meta.filesize > 10_000_000_000 { reject("more than 10 GB i
     Function::new(
         "sender",
         "sender.first_seen",
-        "When the first file of the sender came into the folder, in seconds since 1970; () if none has come yet, at [OnReceived] that of the event included.",
+        "When the first file of the sender arrived in the folder, in seconds since 1970; () if none has arrived yet. At [OnReceived], the file of the event is included.",
         r#"
 if sender.first_seen == () { notify.inbox(`${meta.from} sends for the first time`); }
 "#,

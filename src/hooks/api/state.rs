@@ -208,7 +208,7 @@ assert_eq(state.get("album", "unsorted"), "unsorted");
     Function::new(
         "state",
         "state.set(key, value)",
-        "Keeps a value under a key: text, a whole number, true or false, an array or a map of them, of at most 4 KiB as JSON, under at most 1,000 keys for a folder. () takes it away.",
+        "Stores a value under a key: text, a whole number, true or false, or an array or a map of them, of at most 4 KiB as JSON, under at most 1,000 keys for a folder. () removes it.",
         r#"
 state.set("seen", #{ from: meta.from, at: time.now() });
 assert_eq(state.get("seen").from, meta.from);
@@ -227,7 +227,7 @@ assert_eq(files_today, 1);
     Function::new(
         "state",
         "state.remove(key)",
-        "Takes the value under a key away; whether there was one.",
+        "Removes the value under a key; returns whether there was one.",
         r#"
 state.set("album", "holiday");
 assert(state.remove("album"));
@@ -237,7 +237,7 @@ assert(!state.remove("album"));
     Function::new(
         "state",
         "state.keys(pattern)",
-        "The keys that are as the pattern says, sorted. * stands for any characters or none, ? for one. For what they can do, see names.",
+        "The keys that match the pattern, sorted. * stands for any number of characters, ? for one. For what you can do with them, see names.",
         r#"
 let this_month = time.format(time.now(), "%Y-%m");
 for key in state.keys("files ????-??") {

@@ -21,7 +21,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "text",
         "text.matches(text, pattern)",
-        "Whether the whole text is as the pattern says: * stands for any characters or none, ? for one.",
+        "Whether the whole text matches the pattern: * stands for any number of characters, ? for one.",
         r#"
 assert(text.matches("scan-007.pdf", "scan-???.p*"));
 assert(!text.matches("a.jpg", "*.JPG"));
@@ -30,7 +30,7 @@ assert(!text.matches("a.jpg", "*.JPG"));
     Function::new(
         "text",
         "text.extension(name)",
-        "The ending of a file's name in lower-case letters, without the dot; empty if there is none.",
+        "The ending of a file name in lower case, without the dot; empty if there is none.",
         r#"
 assert_eq(text.extension("IMG_1.JPG"), "jpg");
 assert_eq(text.extension("README"), "");
@@ -39,7 +39,7 @@ assert_eq(text.extension("README"), "");
     Function::new(
         "text",
         "text.stem(name)",
-        "A file's name without its ending.",
+        "A file name without its ending.",
         r#"
 assert_eq(text.stem("archive.tar.gz"), "archive.tar");
 assert_eq(text.stem("README"), "README");
@@ -48,7 +48,7 @@ assert_eq(text.stem("README"), "README");
     Function::new(
         "text",
         "text.file_name(text)",
-        "Makes a name for a file of whatever a sender wrote: what comes before the last / or \\ goes, and so do leading dots; what cannot stand in a name becomes _.",
+        "Makes a file name of whatever a sender wrote: drops what comes before the last / or \\, and leading dots; what a name cannot contain becomes _.",
         r#"
 assert_eq(text.file_name("../../etc/passwd"), "passwd");
 assert_eq(text.file_name("evil.rhai"), "evil.rhai_");
@@ -58,7 +58,7 @@ folder.rename(event.data_file, text.file_name(meta.filename));
     Function::new(
         "text",
         "text.lines(text)",
-        "The lines of a text, without what ends them; at most 1,000.",
+        "The lines of a text, without their line endings; at most 1,000.",
         r#"
 assert_eq(text.lines("a\r\nb\n"), ["a", "b"]);
 "#,
@@ -66,7 +66,7 @@ assert_eq(text.lines("a\r\nb\n"), ["a", "b"]);
     Function::new(
         "text",
         "text.one_line(text)",
-        "The text on one line: line breaks and other control characters become blanks.",
+        "The text on one line: line breaks and other control characters become spaces.",
         r#"
 assert_eq(text.one_line("a\nb"), "a b");
 notify.email("me@example.org", text.one_line(`got ${meta.filename}`), "It has arrived.");
@@ -75,7 +75,7 @@ notify.email("me@example.org", text.one_line(`got ${meta.filename}`), "It has ar
     Function::new(
         "text",
         "text.pad_left(value, width)",
-        "The value at the right of a text of that width: a number behind zeros, a text behind blanks.",
+        "The value padded on the left to that width: a number with zeros, a text with spaces.",
         r#"
 assert_eq(text.pad_left(7, 3), "007");
 assert_eq(text.pad_left("7", 3), "  7");

@@ -13,7 +13,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "time",
         "time.now()",
-        "Seconds since 1970-01-01. It is the same moment in the whole run of a script.",
+        "Seconds since 1970-01-01. It is the same moment throughout the run of a script.",
         r#"
 let age = time.now() - folder.modified(event.data_file);
 assert(age < 3600);
@@ -40,7 +40,7 @@ assert_eq(time.clock().len(), 8);
     Function::new(
         "time",
         "time.format(seconds, format)",
-        "Writes seconds since 1970 as strftime(3) does, in UTC or the zone of time.zone(): %Y year, %m month, %d day, %H hour, %M minute, %S second, %j day of the year, %V week, %A name of the day.",
+        "Formats seconds since 1970 as strftime(3) does, in UTC or the zone of time.zone(): %Y year, %m month, %d day, %H hour, %M minute, %S second, %j day of the year, %V week, %A name of the day.",
         r#"
 assert_eq(time.format(1546214399, "%Y/%m"), "2018/12");
 assert_eq(time.format(1546214399, "%d.%m.%Y %H:%M"), "30.12.2018 23:59");
@@ -58,7 +58,7 @@ assert_eq(`${time.weekday()}`, time.format(time.now(), "%u"));
     Function::new(
         "time",
         "time.zone(name)",
-        "The same moment in a zone of the IANA database, like Europe/Zurich: date, clock, format, weekday and parse of what it returns are of that zone.",
+        "The same moment in a zone of the IANA database, like Europe/Zurich: date, clock, format, weekday and parse of what it returns use that zone.",
         r#"
 let here = time.zone("Europe/Zurich");
 assert_eq(here.format(1546214399, "%d.%m.%Y %H:%M %Z"), "31.12.2018 00:59 CET");
@@ -69,7 +69,7 @@ if here.weekday() == 7 { log.info("it is Sunday"); }
     Function::new(
         "time",
         "time.parse(datetime)",
-        "Seconds since 1970 of a moment in UTC as a .meta writes it, like 30-12-2018_23-59-59.",
+        "The seconds since 1970 of a moment in UTC, written as in a .meta, like 30-12-2018_23-59-59.",
         r#"
 assert_eq(time.parse("30-12-2018_23-59-59"), 1546214399);
 let sent = time.parse(meta.datetime);

@@ -568,3 +568,44 @@ fn a_permission_is_added_to_m2y_config_as_its_owner_left_it() {
     let text = fs::read_to_string(&config).unwrap();
     assert!(text.starts_with("# mine\n"), "{text}");
 }
+
+#[test]
+fn what_a_contact_does_not_allow_is_not_called_missing() {
+    let world = World::new("[OnMeta]\n[share]\nzhenqiang = list\n");
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    fs::write(world.photo().join("a.jpg"), b"x").unwrap();
+    let a = "roland-frei:photo/a.jpg";
+    for args in [&["rm", a][..], &["mv", a, "photo/b.jpg"]] {
+        let why = fails(root, 10, args);
+        assert!(why.contains("does not let you"), "{why}");
+    }
+    let dir = world.dir.path().to_str().unwrap();
+    let why = fails(root, 4, &["get", "-o", dir, a]);
+    assert!(why.contains("does not let you fetch it"), "{why}");
+    let why = fails(root, 10, &["rm", "roland-frei:photo"]);
+    assert!(why.contains("only its owner can remove a folder"), "{why}");
+    let why = fails(root, 12, &["ls", "rolandfrei:photo"]);
+    assert!(why.contains("did you mean roland-frei?"), "{why}");
+    // What is not there is missing all the same.
+    let why = fails(root, 4, &["rm", "roland-frei:photo/none"]);
+    assert!(why.contains("no such file"), "{why}");
+}
+
+#[test]
+fn a_move_into_a_directory_keeps_the_name() {
+    let world = World::new(SHARED);
+    let server = Process::serve(&world.there);
+    let root = world.here.path();
+    ok(root, &["contact", "address", ROLAND, &server.address]);
+    fs::write(world.photo().join("a.jpg"), b"x").unwrap();
+    fs::create_dir(world.photo().join("2026")).unwrap();
+    ok(root, &["mv", "roland-frei:photo/a.jpg", "photo/2026/"]);
+    ok(
+        root,
+        &["mv", "roland-frei:photo/2026/a.jpg", "roland-frei:photo"],
+    );
+    ok(root, &["mv", "roland-frei:photo/a.jpg", "photo/2026"]);
+    assert!(world.photo().join("2026/a.jpg").exists());
+}

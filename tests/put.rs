@@ -611,7 +611,7 @@ fn files_and_directories_are_put_by_command() {
         (
             &["a.jpg", "roland-frei:photo/none/a.jpg"],
             4,
-            "no such file or directory",
+            "photo/none does not exist, or you may not upload to it",
         ),
         (
             &["none.jpg", "roland-frei:photo"],

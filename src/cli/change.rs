@@ -279,7 +279,7 @@ impl Mv {
         };
         let peer = self.asker.connect(&self.place.peer).await?;
         let from = self.place.path()?;
-        let to = self.into_directory(&peer, from, to).await?;
+        let to = self.in_directory(&peer, from, to).await?;
         if let Err((is_target, error)) = rename(&peer, from, &to).await {
             let place = match is_target {
                 true => RemotePath {
@@ -307,7 +307,7 @@ impl Mv {
     }
 
     /// The new path; where that is a directory, the path in it, as `mv` has it everywhere.
-    async fn into_directory(&self, peer: &Peer, from: &str, to: String) -> Result<String, Error> {
+    async fn in_directory(&self, peer: &Peer, from: &str, to: String) -> Result<String, Error> {
         let is_dir = to.ends_with('/') || peer.stat(&to).await.is_ok_and(|entry| entry.is_dir);
         let to = to.trim_matches('/');
         Ok(match is_dir && to != from {

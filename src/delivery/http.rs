@@ -23,12 +23,15 @@ use tokio::{
 };
 use url::{Position, Url};
 
-use super::{
-    SetupError,
-    connection::{connect, look_up},
-    tls::Trust,
+use super::SetupError;
+use crate::{
+    error::printable,
+    root::settings,
+    transport::{
+        resolve::{connect, look_up},
+        tls::Trust,
+    },
 };
-use crate::{error::printable, root::settings};
 
 /// The longest body of an answer, in bytes.
 pub const MAX_BODY: usize = 65_536;

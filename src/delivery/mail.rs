@@ -26,14 +26,14 @@ use rustix::fs::OFlags;
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use super::{
-    DeliveryError, DeliveryId, PASSWORD_VARIABLE, QUOTED, SetupError,
-    connection::{Replies, connect, look_up},
-    tls::{self, Trust},
-};
+use super::{DeliveryError, DeliveryId, PASSWORD_VARIABLE, QUOTED, SetupError, replies::Replies};
 use crate::{
     error::printable,
     root::settings::{Security, Smtp},
+    transport::{
+        resolve::{connect, look_up},
+        tls::{self, TlsError, Trust},
+    },
 };
 
 /// The most that a mail server may say to one e-mail, its certificates included, in bytes.
@@ -280,7 +280,7 @@ where
 }
 
 fn parameters(host: &str, trust: &Trust) -> Result<TlsParameters, SetupError> {
-    let fail = |e: lettre::transport::smtp::Error| SetupError::Tls(e.to_string());
+    let fail = |e: lettre::transport::smtp::Error| TlsError::Unavailable(e.to_string());
     tls::install_default()?;
     let mut builder =
         TlsParameters::builder(host.to_owned()).certificate_store(CertificateStore::None);
@@ -288,7 +288,7 @@ fn parameters(host: &str, trust: &Trust) -> Result<TlsParameters, SetupError> {
         let certificate = Certificate::from_der(root.to_vec()).map_err(fail)?;
         builder = builder.add_root_certificate(certificate);
     }
-    builder.build().map_err(fail)
+    Ok(builder.build().map_err(fail)?)
 }
 
 impl Password {

@@ -6,15 +6,17 @@
 //! believed only as far as its certificate goes. No error holds a password, or the path of a URL,
 //! which is a password where chat services hand out addresses.
 
-mod connection;
 pub mod http;
 pub mod mail;
-mod tls;
+mod replies;
 pub mod webhook;
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    transport::tls::TlsError,
+};
 pub use http::Client;
 pub use mail::Mailer;
 pub use webhook::Webhook;
@@ -116,12 +118,9 @@ pub enum SetupError {
         "m2y.ini: [smtp] username has no password: name a file with password_file, or set {PASSWORD_VARIABLE}"
     )]
     NoPassword,
-    /// A file that holds no certificate.
-    #[error("cannot use {}: it must hold certificates in PEM", .0.display())]
-    Certificates(PathBuf),
-    /// The machine cannot do it.
-    #[error("no TLS is possible: {0}")]
-    Tls(String),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl From<SetupError> for Error {

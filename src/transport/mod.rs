@@ -7,7 +7,9 @@
 //! `tcp`.
 
 mod address;
+pub(crate) mod resolve;
 mod tcp;
+pub mod tls;
 
 use std::{
     fmt, io,

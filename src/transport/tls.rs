@@ -17,14 +17,31 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::SetupError;
-
 /// The largest file with certificates, in bytes; all of Mozilla's have 220 KiB.
 const MAX_LEN: u64 = 4 << 20;
 
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file with certificates that cannot be read.
+    #[error("cannot open {}, which m2y.ini names: {source}", .path.display())]
+    Io {
+        /// As it was opened.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file that holds no certificate.
+    #[error("cannot use {}: it must hold certificates in PEM", .0.display())]
+    Certificates(PathBuf),
+    /// The machine cannot do it.
+    #[error("no TLS is possible: {0}")]
+    Unavailable(String),
+}
+
 /// Certificates of the authorities that vouch for servers.
 #[derive(Clone)]
-pub(super) struct Trust {
+pub(crate) struct Trust {
     roots: Vec<CertificateDer<'static>>,
     connector: TlsConnector,
 }
@@ -32,8 +49,8 @@ pub(super) struct Trust {
 impl Trust {
     /// The system's certificates and those of a file, if there is one; a relative path
     /// starts at `base`.
-    pub(super) fn load(ca_file: Option<&PathBuf>, base: &Path) -> Result<Self, SetupError> {
-        let provider = Arc::new(provider().map_err(SetupError::Tls)?);
+    pub(crate) fn load(ca_file: Option<&PathBuf>, base: &Path) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider().map_err(TlsError::Unavailable)?);
         let mut store = RootCertStore::empty();
         // A system has certificates that this library does not know how to read, and
         // they are no reason not to start.
@@ -44,13 +61,13 @@ impl Trust {
             for certificate in read(&path)? {
                 store
                     .add(certificate.clone())
-                    .map_err(|_| SetupError::Certificates(path.clone()))?;
+                    .map_err(|_| TlsError::Certificates(path.clone()))?;
                 roots.push(certificate);
             }
         }
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|e| SetupError::Tls(e.to_string()))?
+            .map_err(|e| TlsError::Unavailable(e.to_string()))?
             .with_root_certificates(store)
             .with_no_client_auth();
         Ok(Self {
@@ -60,12 +77,12 @@ impl Trust {
     }
 
     /// The certificates, for a library that makes its own configuration of them.
-    pub(super) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         self.roots.iter()
     }
 
     /// Begins TLS with a host, which must prove that it is that host.
-    pub(super) async fn secure(
+    pub(crate) async fn secure(
         &self,
         host: &str,
         stream: TcpStream,
@@ -80,12 +97,12 @@ impl Trust {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let fail = |source| SetupError::Io {
+fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fail = |source| TlsError::Io {
         path: path.to_owned(),
         source,
     };
-    let bad = || SetupError::Certificates(path.to_owned());
+    let bad = || TlsError::Certificates(path.to_owned());
     let about = fs::metadata(path).map_err(fail)?;
     if !about.is_file() || about.len() > MAX_LEN {
         return Err(bad());
@@ -101,10 +118,10 @@ fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
 }
 
 /// Sets the process's default, unless it has one, for a library that asks for it.
-pub(super) fn install_default() -> Result<(), SetupError> {
+pub(crate) fn install_default() -> Result<(), TlsError> {
     if CryptoProvider::get_default().is_none() {
         // Another thread may have been faster, and its default is as good.
-        let _ = provider().map_err(SetupError::Tls)?.install_default();
+        let _ = provider().map_err(TlsError::Unavailable)?.install_default();
     }
     Ok(())
 }

@@ -1,0 +1,53 @@
+//! Names of hosts, and connections to the first of their addresses that answers.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, sync::Semaphore, task, time::timeout};
+
+/// The time for one address, so that a dead one leaves some for the next.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Names that are looked up at the same time. The system's resolver keeps a thread for as long as
+/// it likes, even if nobody waits any more, and the disks need these threads too.
+const LOOKUPS: usize = 16;
+
+/// Looks up the addresses of a host: at least one.
+pub(crate) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static FREE: Semaphore = Semaphore::const_new(LOOKUPS);
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, port).into()]);
+    }
+    let one = FREE.acquire().await.map_err(io::Error::other)?;
+    let host = host.to_owned();
+    let looking_up = task::spawn_blocking(move || {
+        let _until_it_ends = one;
+        (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+    });
+    match looking_up.await.map_err(io::Error::other)?? {
+        addresses if addresses.is_empty() => Err(nowhere()),
+        addresses => Ok(addresses),
+    }
+}
+
+fn nowhere() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name leads to no address")
+}
+
+/// Connects to the first one of these addresses that answers.
+pub(crate) async fn connect(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+) -> io::Result<TcpStream> {
+    let mut last = nowhere();
+    for address in addresses {
+        match timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(e)) => last = e,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}

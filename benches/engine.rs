@@ -19,6 +19,7 @@ use m2y::{
     },
     meta::{FileKey, Meta, TransferId, Wire},
     root::name::Name,
+    store::stripe::code::{MEMBERS, Shares, rebuild_into},
     wire::{
         envelope::{self, Contents, Part, Sealed},
         header::Header,
@@ -29,7 +30,7 @@ use m2y::{
 use zeroize::Zeroizing;
 
 criterion_group!(
-    benches, blocks, records, envelopes, session, metas, checksum
+    benches, blocks, records, envelopes, session, metas, checksum, stripe
 );
 criterion_main!(benches);
 
@@ -227,4 +228,39 @@ fn checksum(c: &mut Criterion) {
         black_box(crc.finalize());
     });
     group.finish();
+}
+
+/// What a chunk of a striped store costs: the shares of members 3 and 4, and a chunk from each
+/// pair of members.
+fn stripe(c: &mut Criterion) {
+    let mut group = c.benchmark_group("chunk of 8 MiB on a stripe");
+    let chunk: Vec<u8> = (0..8 << 20).map(|i: u32| (i >> 3) as u8).collect();
+    group.throughput(Throughput::Bytes(chunk.len() as u64));
+    group.bench_function("encode", |b| {
+        let mut parity = [Vec::new(), Vec::new()];
+        b.iter_batched(
+            || {
+                let mut chunk = chunk.clone();
+                chunk.reserve(4);
+                (chunk, std::mem::take(&mut parity))
+            },
+            |(chunk, parity)| Shares::encode(chunk, parity),
+            BatchSize::PerIteration,
+        );
+    });
+    let shares = Shares::encode(chunk.clone(), Default::default());
+    let all = shares.all();
+    let mut buffer = Vec::new();
+    for (one, other) in [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)] {
+        let mut two = [None; MEMBERS];
+        for member in [one, other] {
+            if let (Some(place), Some(share)) = (two.get_mut(member), all.get(member)) {
+                *place = Some(*share);
+            }
+        }
+        let name = format!("rebuild from {} and {}", one + 1, other + 1);
+        group.bench_function(name, |b| {
+            b.iter(|| rebuild_into(black_box(two), &mut buffer).unwrap());
+        });
+    }
 }

@@ -882,3 +882,40 @@ fn gcm_is_that_of_the_standard() {
         );
     }
 }
+
+#[test]
+fn the_pieces_of_a_stripe_are_those_of_the_vectors() {
+    use m2y::store::stripe::code::{MEMBERS, Shares, rebuild};
+    use sha2::{Digest, Sha256};
+
+    let vectors: Value = serde_json::from_str(include_str!("vectors/stripe.json")).unwrap();
+    let cases = vectors["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 12);
+    for case in cases {
+        let size = case["size"].as_u64().unwrap() as usize;
+        let byte = |i: usize| (i * i + 3 * i + size) as u8;
+        let data: Vec<u8> = (0..size).map(byte).collect();
+        let is = |bytes: &[u8], name: &str| {
+            let expected = case[name].as_str().unwrap();
+            match expected.strip_prefix("sha256:") {
+                Some(digest) => assert_eq!(hex::encode(Sha256::digest(bytes)), digest, "{size}"),
+                None => assert_eq!(hex::encode(bytes), expected, "{name} of {size}"),
+            }
+        };
+        is(&data, "data");
+        let shares = Shares::encode(data.clone(), Default::default());
+        let all = shares.all();
+        let names = [["A1", "A2"], ["B1", "B2"], ["O1", "O2"], ["O3", "O4"]];
+        for (share, names) in all.iter().zip(names) {
+            let (first, second) = share.split_at(share.len() / 2);
+            assert_eq!(first.len() as u64, case["piece_length"].as_u64().unwrap());
+            is(first, names[0]);
+            is(second, names[1]);
+        }
+        for (one, other) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+            let mut two = [None; MEMBERS];
+            (two[one], two[other]) = (Some(all[one]), Some(all[other]));
+            assert_eq!(rebuild(two).unwrap(), data, "{size} from {one} and {other}");
+        }
+    }
+}

@@ -25,6 +25,7 @@ mod send;
 mod sent;
 mod serve;
 mod shell;
+mod store;
 mod systemd;
 mod tally;
 mod user;
@@ -93,6 +94,8 @@ enum Command {
     Events(events::Events),
     #[command(subcommand)]
     Hook(hook::Hook),
+    #[command(subcommand)]
+    Store(store::Store),
     Serve(serve::Serve),
     Send(send::Send),
     Sent(sent::Sent),
@@ -299,6 +302,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Contact(contact) => contact.run(json)?,
         Command::Events(events) => events.run(json).await?,
         Command::Hook(hook) => hook.run(json).await?,
+        Command::Store(store) => store.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
         Command::Sent(sent) => sent.run(json).await?,

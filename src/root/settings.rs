@@ -1,9 +1,10 @@
 //! `m2y.ini`: settings of the whole server. Every key has a default.
 
 mod smtp;
+pub mod store;
 mod webhook;
 
-use std::{str::FromStr, time::Duration};
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use super::{SETTINGS_TEMPLATE, config::Config, name::Name};
 use crate::error::did_you_mean;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub inbox_max: u64,
     /// `[client] user`: the user that commands act for if they name none.
     pub user: Option<Name>,
+    /// `[store NAME]`: places where contents may be stored, by their names.
+    pub stores: BTreeMap<String, store::Place>,
 }
 
 /// What the log of a server looks like.
@@ -157,6 +160,7 @@ impl Default for Settings {
             settle: Duration::from_millis(500),
             inbox_max: 10 << 20,
             user: None,
+            stores: BTreeMap::new(),
         }
     }
 }
@@ -166,7 +170,15 @@ impl Settings {
     pub fn parse(text: &str) -> Result<Self, String> {
         let config = Config::parse_ini(text).map_err(|e| e.to_string())?;
         let mut settings = Self::default();
+        let mut stores = store::Sections::default();
         for section in config.sections() {
+            if let Some(name) = section.strip_prefix(store::SECTION) {
+                for (key, value) in config.section(section) {
+                    let set = stores.set(name, key, value);
+                    set.map_err(|_| unknown(text, section, key, store::KEYS))?;
+                }
+                continue;
+            }
             if known().all(|(known, _)| known != section) {
                 let line = line_of(text, &format!("[{section}]"));
                 let near = did_you_mean(section, known().map(|(section, _)| section));
@@ -175,9 +187,7 @@ impl Settings {
             for (key, value) in config.section(section) {
                 settings.set(section, key, value).map_err(|must| {
                     if must == UNKNOWN {
-                        let line = line_of(text, key);
-                        let near = did_you_mean(key, known().map(|(_, key)| key));
-                        return format!("line {line}: [{section}] {key}: {UNKNOWN}{near}");
+                        return unknown(text, section, key, known().map(|(_, key)| key));
                     }
                     // Errors are also read by people who may not know the password.
                     if key.contains("password") {
@@ -191,6 +201,7 @@ impl Settings {
         if let Some(smtp) = &settings.smtp {
             smtp.check().map_err(|must| format!("[smtp] {must}"))?;
         }
+        settings.stores = stores.places()?;
         Ok(settings)
     }
 
@@ -239,6 +250,18 @@ fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
         let is_key = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
         is_key.then_some((section, key))
     })
+}
+
+/// That a section has no such key, with its line and the nearest that there is.
+fn unknown<'a>(
+    text: &str,
+    section: &str,
+    key: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    let line = line_of(text, key);
+    let near = did_you_mean(key, known);
+    format!("line {line}: [{section}] {key}: {UNKNOWN}{near}")
 }
 
 /// The number of the first line that begins with a word.

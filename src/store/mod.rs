@@ -23,11 +23,13 @@
 pub mod batch;
 pub mod flush;
 pub mod local;
+pub mod member;
 pub mod name;
 pub mod placement;
 pub mod prefix;
 pub mod quarantine;
 pub mod received;
+pub mod stripe;
 pub mod sweep;
 
 use std::{

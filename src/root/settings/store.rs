@@ -1,0 +1,214 @@
+//! `[store NAME]` of m2y.ini: places where the contents of folders may be stored.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use url::Url;
+
+/// The section's name before that of the store.
+pub const SECTION: &str = "store ";
+
+/// A place that a section names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A directory of this machine.
+    Directory(PathBuf),
+    /// A bucket of an S3-compatible server.
+    Bucket(Bucket),
+}
+
+/// A bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// What its keys begin with; may be empty.
+    pub prefix: String,
+    /// The server; `None` for that of Amazon in the region.
+    pub endpoint: Option<String>,
+    /// The region; `None` for that of the variables.
+    pub region: Option<String>,
+    /// Whether the name of the bucket is in the path of requests, and not in that of the server;
+    /// `None` if it is with an endpoint of one's own.
+    pub path_style: Option<bool>,
+    /// Whether the endpoint may be one without TLS.
+    pub allow_http: bool,
+}
+
+impl Bucket {
+    /// Whether the name of the bucket is in the path of requests.
+    pub fn is_path_style(&self) -> bool {
+        self.path_style.unwrap_or(self.endpoint.is_some())
+    }
+
+    /// As a person writes it.
+    pub fn shown(&self) -> String {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        let at = match &self.endpoint {
+            Some(endpoint) => format!(" at {endpoint}"),
+            None => String::new(),
+        };
+        format!("s3://{}{slash}{}{at}", self.name, self.prefix)
+    }
+}
+
+impl Place {
+    /// As a person writes it.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Directory(path) => format!("file://{}", path.display()),
+            Self::Bucket(bucket) => bucket.shown(),
+        }
+    }
+}
+
+/// The sections as they are read, key by key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sections(BTreeMap<String, BTreeMap<String, String>>);
+
+/// The keys of a section.
+pub(super) const KEYS: [&str; 5] = ["url", "endpoint", "region", "path_style", "allow_http"];
+
+impl Sections {
+    /// Takes a key of a section.
+    pub(super) fn set(&mut self, store: &str, key: &str, value: &str) -> Result<(), &'static str> {
+        if !KEYS.contains(&key) {
+            return Err(super::UNKNOWN);
+        }
+        let section = self.0.entry(store.trim().to_owned()).or_default();
+        section.insert(key.to_owned(), value.trim().to_owned());
+        Ok(())
+    }
+
+    /// The places that all sections name.
+    pub(super) fn places(self) -> Result<BTreeMap<String, Place>, String> {
+        let mut places = BTreeMap::new();
+        for (name, section) in self.0 {
+            let at = |why: String| format!("[{SECTION}{name}] {why}");
+            check_name(&name).map_err(|why| at(why.to_owned()))?;
+            let place = place(&section).map_err(at)?;
+            places.insert(name, place);
+        }
+        Ok(places)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    match (1..=32).contains(&name.len()) && name.chars().all(is_plain) {
+        true => Ok(()),
+        false => Err("cannot be the name of a store: use 1 to 32 of a-z, 0-9 and -"),
+    }
+}
+
+fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
+    let get = |key: &str| section.get(key).filter(|value| !value.is_empty());
+    let text = get("url").ok_or("needs a url, like file:///mnt/disk/m2y or s3://bucket/prefix")?;
+    let url = Url::parse(text).map_err(|e| format!("url = {text}: {e}"))?;
+    let yes = |key: &str| match get(key).map(String::as_str) {
+        None => Ok(None),
+        Some("yes" | "true") => Ok(Some(true)),
+        Some("no" | "false") => Ok(Some(false)),
+        Some(other) => Err(format!("{key} = {other}: must be yes or no")),
+    };
+    let only = |keys: &[&str]| {
+        let keys: BTreeSet<&str> = keys.iter().copied().collect();
+        let strange = section.keys().find(|key| !keys.contains(key.as_str()));
+        strange.map_or(Ok(()), |key| {
+            Err(format!(
+                "{key}: a store with url = {text} has no such setting"
+            ))
+        })
+    };
+    match url.scheme() {
+        "file" => {
+            only(&["url"])?;
+            let path = url.to_file_path();
+            let path = path.map_err(|()| format!("url = {text}: write file:///path"))?;
+            Ok(Place::Directory(path))
+        }
+        "s3" => {
+            let name = url.host_str().filter(|name| !name.is_empty());
+            let name = name.ok_or_else(|| format!("url = {text}: write s3://bucket/prefix"))?;
+            let endpoint = get("endpoint").cloned();
+            let allow_http = yes("allow_http")?.unwrap_or(false);
+            if let Some(endpoint) = &endpoint {
+                let is_plain = endpoint.starts_with("http://");
+                if !is_plain && !endpoint.starts_with("https://") {
+                    return Err(format!("endpoint = {endpoint}: must begin with https://"));
+                }
+                if is_plain && !allow_http {
+                    return Err(format!(
+                        "endpoint = {endpoint}: has no TLS: use https://, or add allow_http = yes"
+                    ));
+                }
+            }
+            Ok(Place::Bucket(Bucket {
+                name: name.to_owned(),
+                prefix: url.path().trim_matches('/').to_owned(),
+                endpoint,
+                region: get("region").cloned(),
+                path_style: yes("path_style")?,
+                allow_http,
+            }))
+        }
+        other => Err(format!(
+            "url = {text}: {other}:// is not known: use file:// or s3://"
+        )),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::Settings;
+    use super::*;
+
+    fn read(text: &str) -> Result<BTreeMap<String, Place>, String> {
+        Settings::parse(text).map(|settings| settings.stores)
+    }
+
+    #[test]
+    fn stores_are_named_in_sections_of_their_own() {
+        let text = "[store disk]\nurl = file:///mnt/disk/m2y\n[store cloud]\n\
+            url = s3://bucket/some/prefix/\nendpoint = http://localhost:8333\nallow_http = yes\n";
+        let stores = read(text).unwrap();
+        assert_eq!(stores["disk"], Place::Directory("/mnt/disk/m2y".into()));
+        let Place::Bucket(bucket) = &stores["cloud"] else {
+            unreachable!();
+        };
+        assert_eq!((&*bucket.name, &*bucket.prefix), ("bucket", "some/prefix"));
+        assert!(bucket.is_path_style());
+        assert_eq!(
+            stores["cloud"].shown(),
+            "s3://bucket/some/prefix at http://localhost:8333"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_section_is_said() {
+        for (text, why) in [
+            ("[store x]\nregion = a\n", "[store x] needs a url"),
+            ("[store x]\nurl = ftp://a\n", "ftp:// is not known"),
+            (
+                "[store x]\nurl = file:///a\nregion = b\n",
+                "no such setting",
+            ),
+            (
+                "[store x]\nurl = s3://b\nallow_http = maybe\n",
+                "must be yes or no",
+            ),
+            (
+                "[store x]\nurl = s3://b\nendpoint = http://h\n",
+                "add allow_http = yes",
+            ),
+            ("[store X]\nurl = s3://b\n", "cannot be the name of a store"),
+            ("[store x]\nurll = s3://b\n", "did you mean url?"),
+        ] {
+            let said = read(text).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A directory of this machine, or one that it mounts, as a member.
+
+use std::{
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, MetadataExt},
+};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use hyper::body::Bytes;
+use tokio::task;
+
+use super::{Existing, Member, MemberError, MemberResult, Object, ObjectKey};
+use crate::root::file;
+
+/// A directory that holds each object as a file of its key.
+#[derive(Clone)]
+pub struct DirectoryMember {
+    dir: Arc<Dir>,
+    path: Arc<PathBuf>,
+}
+
+impl DirectoryMember {
+    /// Opens the directory, which has to exist: a disk that is not mounted must not be taken for
+    /// an empty one.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such directory.
+    pub fn open(path: &Path) -> MemberResult<Self> {
+        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(|e| {
+            let path = path.display();
+            match e.kind() {
+                io::ErrorKind::NotFound => MemberError::Unreachable(format!(
+                    "the directory {path} does not exist: create it, or mount the disk"
+                )),
+                _ => MemberError::Denied(format!("cannot open {path}: {e}")),
+            }
+        })?;
+        Ok(Self {
+            dir: Arc::new(dir),
+            path: Arc::new(path.to_owned()),
+        })
+    }
+
+    /// Does something that waits for the disk.
+    fn work<'a, T: Send + 'static>(
+        &'a self,
+        key: &ObjectKey,
+        work: impl FnOnce(&Dir, &ObjectKey) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'a, MemberResult<T>> {
+        let (this, key) = (self.clone(), key.clone());
+        let working = task::spawn_blocking(move || {
+            let done = work(&this.dir, &key);
+            done.map_err(|error| this.error(key, &error))
+        });
+        async move {
+            let lost = |_| MemberError::Failed("a thread stopped".to_owned());
+            working.await.map_err(lost)?
+        }
+        .boxed()
+    }
+
+    fn error(&self, key: ObjectKey, error: &io::Error) -> MemberError {
+        let sentence = || format!("{}: {error}", self.path.join(key.as_str()).display());
+        match error.kind() {
+            io::ErrorKind::NotFound => MemberError::Missing(key),
+            io::ErrorKind::AlreadyExists => MemberError::Exists(key),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                MemberError::Full(sentence())
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                MemberError::Denied(sentence())
+            }
+            _ => MemberError::Failed(sentence()),
+        }
+    }
+}
+
+/// Opens the directory of a key, and returns it with the last component. Missing directories
+/// are made, durably, if they may be.
+fn parent(dir: &Dir, key: &ObjectKey, makes: bool) -> io::Result<(Dir, String)> {
+    let mut here = dir.try_clone()?;
+    let mut components = key.as_str().split('/').peekable();
+    while let Some(component) = components.next() {
+        if components.peek().is_none() {
+            return Ok((here, component.to_owned()));
+        }
+        here = match here.open_dir(component) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && makes => {
+                match here.create_dir(component) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    _ => file::sync(&here)?,
+                }
+                here.open_dir(component)?
+            }
+            opened => opened?,
+        };
+    }
+    Err(io::ErrorKind::InvalidInput.into())
+}
+
+fn object(key: ObjectKey, about: &cap_std::fs::Metadata) -> Object {
+    Object {
+        key,
+        size: about.len(),
+        modified: about
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(about.mtime_nsec()),
+    }
+}
+
+/// The bytes of a range, as far as the file has them.
+fn read(dir: &Dir, key: &ObjectKey, range: Option<Range<u64>>) -> io::Result<Bytes> {
+    let (dir, name) = parent(dir, key, false)?;
+    let mut file = dir.open(name)?;
+    let len = file.metadata()?.len();
+    let range = range.unwrap_or(0..len);
+    let (start, end) = (range.start.min(len), range.end.min(len));
+    file.seek(SeekFrom::Start(start))?;
+    let wanted = end.saturating_sub(start);
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(wanted).map_err(io::Error::other)?)?;
+    file.take(wanted).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
+}
+
+/// The objects in a directory itself, and the directories in it.
+fn entries(dir: &Dir, at: Option<&ObjectKey>) -> io::Result<(Vec<Object>, Vec<ObjectKey>)> {
+    let dir = match at {
+        Some(at) => match dir.open_dir(at.as_str()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+            dir => dir?,
+        },
+        None => dir.try_clone()?,
+    };
+    let (mut objects, mut directories) = (Vec::new(), Vec::new());
+    for entry in dir.entries()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let key = name.to_str().and_then(|name| match at {
+            Some(at) => ObjectKey::parse(&format!("{at}/{name}")),
+            None => ObjectKey::parse(name),
+        });
+        let Some(key) = key else {
+            continue;
+        };
+        match entry.metadata() {
+            Ok(about) if about.is_dir() => directories.push(key),
+            Ok(about) if about.is_file() => objects.push(object(key, &about)),
+            Ok(_) => {}
+            // It was removed in the meantime.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((objects, directories))
+}
+
+impl Member for DirectoryMember {
+    fn put<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        body: Bytes,
+        existing: Existing,
+    ) -> BoxFuture<'a, MemberResult<()>> {
+        self.work(key, move |dir, key| {
+            let (dir, name) = parent(dir, key, true)?;
+            match existing {
+                Existing::Replace => file::replace(&dir, &name, 0o600, &body),
+                Existing::Keep => file::create(&dir, &name, 0o600, &body),
+            }
+        })
+    }
+
+    fn get<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> BoxFuture<'a, MemberResult<Bytes>> {
+        self.work(key, move |dir, key| read(dir, key, range))
+    }
+
+    fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
+        self.work(key, |dir, key| {
+            let (dir, name) = parent(dir, key, false)?;
+            let about = dir.symlink_metadata(name)?;
+            match about.is_file() {
+                true => Ok(object(key.clone(), &about)),
+                false => Err(io::ErrorKind::NotFound.into()),
+            }
+        })
+    }
+
+    fn remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
+        self.work(key, |dir, key| {
+            let removed = parent(dir, key, false).and_then(|(dir, name)| {
+                dir.remove_file(name)?;
+                file::sync(&dir)
+            });
+            match removed {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, directory: Option<&'a ObjectKey>) -> BoxStream<'a, MemberResult<Object>> {
+        // One directory at a time is in memory.
+        let walk = vec![directory.cloned()];
+        stream::try_unfold(walk, move |mut walk| async move {
+            let Some(at) = walk.pop() else {
+                return Ok(None);
+            };
+            let (this, here) = (self.clone(), at.clone());
+            let looking = task::spawn_blocking(move || entries(&this.dir, here.as_ref()));
+            let found = looking.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+            let (objects, directories) = found.map_err(|error| {
+                let path =
+                    at.map_or_else(|| self.path.to_path_buf(), |at| self.path.join(at.as_str()));
+                MemberError::Failed(format!("cannot list {}: {error}", path.display()))
+            })?;
+            walk.extend(directories.into_iter().map(Some));
+            let objects = stream::iter(objects.into_iter().map(Ok));
+            Ok(Some((objects, walk)))
+        })
+        .boxed()
+        .flat_map(|page| match page {
+            Ok(objects) => objects.boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        })
+        .boxed()
+    }
+
+    fn room(&self) -> BoxFuture<'_, MemberResult<Option<u64>>> {
+        let dir = self.dir.clone();
+        let looking = task::spawn_blocking(move || rustix::fs::fstatvfs(&*dir));
+        async move {
+            let found = looking.await.map_err(io::Error::other);
+            let found = found.and_then(|found| found.map_err(io::Error::from));
+            match found {
+                Ok(about) => Ok(Some(about.f_bavail.saturating_mul(about.f_frsize))),
+                Err(e) => Err(MemberError::Failed(format!("{}: {e}", self.path.display()))),
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,412 @@
+//! A bucket of an S3-compatible server as a member.
+//!
+//! Requests, signatures, retries and credentials are those of the crate `object_store`; the
+//! connections are ours.
+
+use std::{error::Error as StdError, io, ops::Range, sync::Arc, time::Duration};
+
+use futures_util::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use hmac::{Hmac, KeyInit, Mac};
+use hyper::body::Bytes;
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder},
+    client::{
+        CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, HttpError, HttpErrorKind,
+        Signer, SigningAlgorithm,
+    },
+    path::Path,
+};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::{Existing, Member, MemberError, MemberResult, Object, ObjectKey, http::Connector};
+use crate::{root::settings::store::Bucket, transport::tls::Trust};
+
+/// The time for one call, with all its retries, apart from what its bytes take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The slowest that an object may come or go, in bytes a second.
+const SLOWEST: u64 = 256 << 10;
+
+/// Attempts at one request after the first, and the time in which they begin.
+const RETRIES: (usize, Duration) = (3, Duration::from_secs(20));
+
+/// The region of a server that has none.
+const ANY_REGION: &str = "us-east-1";
+
+/// What requests are signed with.
+pub struct Credentials {
+    /// The id of the access key.
+    pub key: String,
+    /// The secret of it.
+    pub secret: Zeroizing<String>,
+}
+
+/// A bucket, and a prefix in it.
+pub struct S3Member {
+    store: AmazonS3,
+    prefix: Path,
+    /// As errors name it.
+    name: String,
+}
+
+impl S3Member {
+    /// Prepares a bucket; nothing is asked yet. Without credentials of its own they come from the
+    /// `AWS_*` variables, a web identity or the machine's role, as with other programs.
+    ///
+    /// # Errors
+    ///
+    /// If the settings do not fit each other, or TLS cannot be set up.
+    pub fn new(bucket: &Bucket, credentials: Option<&Credentials>) -> MemberResult<Self> {
+        let denied = |e: object_store::Error| MemberError::Denied(e.to_string());
+        let is_plain = bucket
+            .endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let trust = match is_plain {
+            true => None,
+            false => {
+                let trust = Trust::load(None, std::path::Path::new("."));
+                Some(trust.map_err(|e| MemberError::Denied(e.to_string()))?)
+            }
+        };
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(&bucket.name)
+            .with_allow_http(is_plain && bucket.allow_http)
+            // Every object has checksums of its own, and is sealed.
+            .with_unsigned_payload(true)
+            .with_retry(RetryConfig {
+                max_retries: RETRIES.0,
+                retry_timeout: RETRIES.1,
+                ..RetryConfig::default()
+            })
+            .with_crypto_provider(Arc::new(RustCrypto))
+            .with_http_connector(Connector::new(trust));
+        if let Some(Credentials { key, secret }) = credentials {
+            builder = builder
+                .with_access_key_id(key)
+                .with_secret_access_key(secret.as_str());
+        }
+        if let Some(endpoint) = &bucket.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let region = bucket.region.clone();
+        if let Some(region) =
+            region.or_else(|| bucket.endpoint.is_some().then(|| ANY_REGION.into()))
+        {
+            builder = builder.with_region(region);
+        }
+        builder = builder.with_virtual_hosted_style_request(!bucket.is_path_style());
+        Ok(Self {
+            store: builder.build().map_err(denied)?,
+            prefix: Path::from(bucket.prefix.as_str()),
+            name: bucket.shown(),
+        })
+    }
+
+    fn path(&self, key: &ObjectKey) -> Path {
+        self.prefix
+            .parts()
+            .chain(key.as_str().split('/').map(Into::into))
+            .collect()
+    }
+
+    /// The key of a path of the bucket, if it is one of ours.
+    fn key(&self, path: &Path) -> Option<ObjectKey> {
+        let parts: Vec<_> = path.prefix_match(&self.prefix)?.collect();
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+        ObjectKey::parse(&parts.join("/"))
+    }
+
+    /// Waits for an answer, for as long as one that moves so many bytes may take.
+    async fn within<T>(
+        &self,
+        key: Option<&ObjectKey>,
+        bytes: u64,
+        asked: impl Future<Output = object_store::Result<T>>,
+    ) -> MemberResult<T> {
+        let deadline = DEADLINE + Duration::from_secs(bytes / SLOWEST);
+        match timeout(deadline, asked).await {
+            Ok(answer) => answer.map_err(|error| self.error(key, error)),
+            Err(_) => Err(MemberError::Unreachable(format!(
+                "{} is too slow: no answer within {} s",
+                self.name,
+                deadline.as_secs()
+            ))),
+        }
+    }
+
+    /// What an error of the library means to an administrator.
+    fn error(&self, key: Option<&ObjectKey>, error: object_store::Error) -> MemberError {
+        use object_store::Error as E;
+        let text = whole(&error);
+        let said = |word: &str| text.contains(word);
+        let name = &self.name;
+        if said("NoSuchBucket") {
+            return MemberError::Denied(format!("{name}: there is no such bucket: create it"));
+        }
+        if said("RequestTimeTooSkewed") {
+            return MemberError::Denied(format!(
+                "{name}: the clocks of this machine and of the server differ too much: set them"
+            ));
+        }
+        if said("InvalidAccessKeyId") || said("SignatureDoesNotMatch") {
+            return MemberError::Denied(format!(
+                "{name}: the credentials are wrong: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ));
+        }
+        if said("QuotaExceeded") || said("StorageFull") || said("507 Insufficient Storage") {
+            return MemberError::Full(format!("{name} is full"));
+        }
+        match (error, key) {
+            (E::NotFound { .. }, Some(key)) => MemberError::Missing(key.clone()),
+            (E::AlreadyExists { .. } | E::Precondition { .. }, Some(key)) => {
+                MemberError::Exists(key.clone())
+            }
+            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) => {
+                MemberError::Denied(format!(
+                    "{name}: access denied: the credentials need permission to list the bucket and to read, write and delete objects in it"
+                ))
+            }
+            (error, _) => match unreachable(&error) {
+                true => {
+                    MemberError::Unreachable(format!("{name} cannot be reached: {}", last(&error)))
+                }
+                false => MemberError::Failed(format!("{name}: {text}")),
+            },
+        }
+    }
+}
+
+/// An error with all its causes.
+fn whole(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The last cause of an error.
+fn last(error: &dyn StdError) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
+/// Whether the server did not answer, or said that it cannot now.
+fn unreachable(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<HttpError>() {
+            return matches!(
+                error.kind(),
+                HttpErrorKind::Connect | HttpErrorKind::Timeout | HttpErrorKind::Interrupted
+            );
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() != io::ErrorKind::InvalidData;
+        }
+        cause = error.source();
+    }
+    let text = whole(error);
+    [
+        "status 5",
+        "status code: 5",
+        "status 429",
+        "status code: 429",
+    ]
+    .iter()
+    .any(|word| text.contains(word))
+}
+
+impl Member for S3Member {
+    fn put<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        body: Bytes,
+        existing: Existing,
+    ) -> BoxFuture<'a, MemberResult<()>> {
+        async move {
+            let len = body.len() as u64;
+            let options = PutOptions::from(match existing {
+                Existing::Replace => PutMode::Overwrite,
+                Existing::Keep => PutMode::Create,
+            });
+            let path = self.path(key);
+            let putting = self.store.put_opts(&path, body.into(), options);
+            self.within(Some(key), len, putting).await.map(drop)
+        }
+        .boxed()
+    }
+
+    fn get<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> BoxFuture<'a, MemberResult<Bytes>> {
+        async move {
+            if range.as_ref().is_some_and(Range::is_empty) {
+                return self.stat(key).await.map(|_| Bytes::new());
+            }
+            let path = self.path(key);
+            let options = GetOptions {
+                range: range.clone().map(GetRange::Bounded),
+                ..GetOptions::default()
+            };
+            let wanted = range
+                .as_ref()
+                .map_or(64 << 20, |range| range.end - range.start);
+            let getting = async { self.store.get_opts(&path, options).await?.bytes().await };
+            let got = self.within(Some(key), wanted, getting).await;
+            match (got, range) {
+                (Err(error @ MemberError::Failed(_)), Some(range)) => {
+                    // A range behind the end is an error of most servers.
+                    let object = self.stat(key).await?;
+                    match range.start >= object.size {
+                        true => Ok(Bytes::new()),
+                        false => Err(error),
+                    }
+                }
+                (got, _) => got,
+            }
+        }
+        .boxed()
+    }
+
+    fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
+        async move {
+            let path = self.path(key);
+            let about = self.within(Some(key), 0, self.store.head(&path)).await?;
+            Ok(Object {
+                key: key.clone(),
+                size: about.size,
+                modified: about.last_modified.timestamp_nanos_opt().unwrap_or(0),
+            })
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
+        async move {
+            let path = self.path(key);
+            match self.within(Some(key), 0, self.store.delete(&path)).await {
+                Err(MemberError::Missing(_)) => Ok(()),
+                removed => removed,
+            }
+        }
+        .boxed()
+    }
+
+    fn list<'a>(&'a self, directory: Option<&'a ObjectKey>) -> BoxStream<'a, MemberResult<Object>> {
+        let prefix = directory.map_or_else(|| self.prefix.clone(), |key| self.path(key));
+        let listing = self.store.list(Some(&prefix));
+        let listing = listing.map_err(|error| self.error(None, error));
+        // A server that stops in the middle of a page is waited for no longer than for an object.
+        let waiting = stream::try_unfold(Some(listing), move |listing| async move {
+            let Some(mut listing) = listing else {
+                return Ok(None);
+            };
+            match timeout(DEADLINE, listing.next()).await {
+                Ok(Some(found)) => found.map(|found| Some((found, Some(listing)))),
+                Ok(None) => Ok(None),
+                Err(_) => Err(MemberError::Unreachable(format!(
+                    "{} is too slow: a listing stopped for {} s",
+                    self.name,
+                    DEADLINE.as_secs()
+                ))),
+            }
+        });
+        waiting
+            .try_filter_map(move |about| async move {
+                let key = self.key(&about.location);
+                Ok(key.map(|key| Object {
+                    key,
+                    size: about.size,
+                    modified: about.last_modified.timestamp_nanos_opt().unwrap_or(0),
+                }))
+            })
+            .boxed()
+    }
+
+    fn room(&self) -> BoxFuture<'_, MemberResult<Option<u64>>> {
+        async { Ok(None) }.boxed()
+    }
+}
+
+/// The digests that requests are signed with, by the crates that the rest of m2y uses.
+#[derive(Debug)]
+struct RustCrypto;
+
+impl CryptoProvider for RustCrypto {
+    fn digest(&self, algorithm: DigestAlgorithm) -> object_store::Result<Box<dyn DigestContext>> {
+        match algorithm {
+            DigestAlgorithm::Sha256 => Ok(Box::new(Sha(Sha256::new(), [0; 32]))),
+            _ => Err(unsupported()),
+        }
+    }
+
+    fn hmac(
+        &self,
+        algorithm: DigestAlgorithm,
+        secret: &[u8],
+    ) -> object_store::Result<Box<dyn HmacContext>> {
+        match algorithm {
+            DigestAlgorithm::Sha256 => {
+                let mac = Hmac::<Sha256>::new_from_slice(secret).map_err(|_| unsupported())?;
+                Ok(Box::new(HmacSha(mac, [0; 32])))
+            }
+            _ => Err(unsupported()),
+        }
+    }
+
+    fn sign(&self, _: SigningAlgorithm, _: &[u8]) -> object_store::Result<Box<dyn Signer>> {
+        Err(unsupported())
+    }
+}
+
+fn unsupported() -> object_store::Error {
+    object_store::Error::NotSupported {
+        source: "S3 needs SHA-256 only".into(),
+    }
+}
+
+struct Sha(Sha256, [u8; 32]);
+
+impl DigestContext for Sha {
+    fn update(&mut self, data: &[u8]) {
+        Digest::update(&mut self.0, data);
+    }
+
+    fn finish(&mut self) -> object_store::Result<&[u8]> {
+        self.1 = self.0.finalize_reset().into();
+        Ok(&self.1)
+    }
+}
+
+struct HmacSha(Hmac<Sha256>, [u8; 32]);
+
+impl HmacContext for HmacSha {
+    fn update(&mut self, data: &[u8]) {
+        Mac::update(&mut self.0, data);
+    }
+
+    fn finish(&mut self) -> object_store::Result<&[u8]> {
+        self.1 = self.0.clone().finalize().into_bytes().into();
+        Ok(&self.1)
+    }
+}

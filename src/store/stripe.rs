@@ -1,0 +1,3 @@
+//! Contents on four members, any two of which rebuild them.
+
+pub mod code;

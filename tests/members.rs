@@ -152,7 +152,7 @@ impl S3Server {
             Self::moto,
             Self::named,
         ]
-        .map(|start| thread::spawn(start));
+        .map(thread::spawn);
         let started = starting.map(|server| server.join().unwrap().map(Arc::new));
         started.into_iter().flatten().collect()
     }
@@ -276,6 +276,7 @@ impl S3Server {
         Credentials {
             key: self.credentials.0.clone(),
             secret: Zeroizing::new(self.credentials.1.clone()),
+            token: None,
         }
     }
 

@@ -15,7 +15,8 @@ use super::{Failure, RootArg, output};
 ///   url = s3://bucket/prefix
 ///   endpoint = https://s3.example.org
 ///
-/// Credentials come from the usual AWS_* variables, a web identity or the machine's role.
+/// Credentials come from the usual AWS_* variables, a profile, a web identity or the machine's
+/// role; never from m2y.ini.
 #[derive(Debug, Subcommand)]
 #[command(verbatim_doc_comment)]
 pub enum Store {

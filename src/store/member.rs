@@ -6,6 +6,7 @@
 
 pub mod directory;
 mod http;
+mod profile;
 pub mod s3;
 
 use std::{fmt, io, ops::Range};

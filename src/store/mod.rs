@@ -29,6 +29,7 @@ pub mod placement;
 pub mod prefix;
 pub mod quarantine;
 pub mod received;
+pub mod sealed;
 pub mod stripe;
 pub mod sweep;
 

@@ -25,7 +25,9 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::{Existing, Member, MemberError, MemberResult, Object, ObjectKey, http::Connector};
+use super::{
+    Existing, Member, MemberError, MemberResult, Object, ObjectKey, http::Connector, profile,
+};
 use crate::{root::settings::store::Bucket, transport::tls::Trust};
 
 /// The time for one call, with all its retries, apart from what its bytes take.
@@ -46,6 +48,8 @@ pub struct Credentials {
     pub key: String,
     /// The secret of it.
     pub secret: Zeroizing<String>,
+    /// What a temporary key needs besides.
+    pub token: Option<Zeroizing<String>>,
 }
 
 /// A bucket, and a prefix in it.
@@ -57,8 +61,9 @@ pub struct S3Member {
 }
 
 impl S3Member {
-    /// Prepares a bucket; nothing is asked yet. Without credentials of its own they come from the
-    /// `AWS_*` variables, a web identity or the machine's role, as with other programs.
+    /// Prepares a bucket; nothing is asked yet. Without credentials given here they come from
+    /// the `AWS_*` variables, a profile, a web identity or the machine's role, as with other
+    /// programs.
     ///
     /// # Errors
     ///
@@ -88,10 +93,17 @@ impl S3Member {
             })
             .with_crypto_provider(Arc::new(RustCrypto))
             .with_http_connector(Connector::new(trust));
-        if let Some(Credentials { key, secret }) = credentials {
+        let of_profile = match credentials {
+            Some(_) => None,
+            None => profile::credentials()?,
+        };
+        if let Some(Credentials { key, secret, token }) = credentials.or(of_profile.as_ref()) {
             builder = builder
                 .with_access_key_id(key)
                 .with_secret_access_key(secret.as_str());
+            if let Some(token) = token {
+                builder = builder.with_token(token.as_str());
+            }
         }
         if let Some(endpoint) = &bucket.endpoint {
             builder = builder.with_endpoint(endpoint);

@@ -1,0 +1,39 @@
+//! Contents that a member holds and cannot read: sealed chunks, and the sealed manifest that
+//! names them.
+//!
+//! A file has a fresh secret. Each [chunk] of it is sealed under a key of its own, bound to its
+//! place in the file. The [manifest] holds the name, the place and the chunks of the file,
+//! sealed under the same secret and bound to the key of its object; before the seal stands the
+//! secret, wrapped for each reader. So a member learns how large chunks are and when they were
+//! written, and nothing it swaps, repeats or renames is accepted.
+
+pub mod chunk;
+pub mod manifest;
+
+use zeroize::Zeroizing;
+
+use crate::crypto::{self, CryptoError};
+
+/// Bytes of the secret of a file.
+pub const SECRET_LEN: usize = 32;
+
+/// What everything of one file is sealed with.
+#[derive(Clone)]
+pub struct FileSecret(Zeroizing<[u8; SECRET_LEN]>);
+
+impl FileSecret {
+    /// A fresh secret.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system gives no randomness.
+    pub fn new() -> Result<Self, CryptoError> {
+        crypto::random().map(|bytes| Self(Zeroizing::new(bytes)))
+    }
+
+    /// A secret from its bytes; `None` if they are not as many as it has.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.try_into().ok()?;
+        Some(Self(Zeroizing::new(bytes)))
+    }
+}

@@ -9,7 +9,7 @@ use super::{
     Failure,
     completion::places,
     output,
-    pattern::{expand, is_pattern},
+    pattern::expand,
     remote::{Asker, RemotePath, about, denied, rename},
 };
 use crate::{
@@ -203,7 +203,7 @@ impl Rm {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let mut changes = Changes::new(&self.asker, &self.places, json);
         for place in &self.places {
-            let matching = match is_pattern(&place.path) {
+            let matching = match place.path.contains(['*', '?', '[']) {
                 true => changes.matching(place).await,
                 false => Ok(vec![place.clone()]),
             };
@@ -246,8 +246,12 @@ impl Rm {
             inside.sort_unstable_by(|a, b| b.cmp(a));
             let mut first = None;
             for inside in inside {
-                let removed = peer.remove(&format!("{path}/{inside}")).await;
-                first = first.or(removed.err());
+                let inside = format!("{path}/{inside}");
+                if let Err(error) = peer.remove(&inside).await
+                    && first.is_none()
+                {
+                    first = Some(denied(&peer, &inside, "remove", error).await);
+                }
             }
             if let Some(first) = first {
                 return Err(first);

@@ -159,7 +159,7 @@ impl Get {
         link: &mut Link,
         place: &RemotePath,
     ) -> Result<Vec<RemotePath>, Error> {
-        match is_pattern(&place.path) {
+        match place.path.contains(['*', '?', '[']) {
             true => expand(&link.peer().await?, place).await,
             false => Ok(vec![place.clone()]),
         }

@@ -21,7 +21,7 @@ use super::{
     user_arg::{said, user_of},
 };
 use crate::{
-    error::{Code, Error},
+    error::{Code, Error, printable},
     root::{Root, conflict, file::check_name, name::Name},
     store::Reader,
 };
@@ -292,7 +292,7 @@ impl Export {
                     ("file", path.display().to_string().into()),
                 ]);
             } else {
-                output::line(path.display());
+                output::line(printable(&path.display().to_string(), 1_000));
             }
         }
         Ok(())

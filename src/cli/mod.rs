@@ -94,7 +94,8 @@ enum Command {
     Events(events::Events),
     #[command(subcommand)]
     Hook(hook::Hook),
-    #[command(subcommand)]
+    // Not in the help until a folder can name one.
+    #[command(subcommand, hide = true)]
     Store(store::Store),
     Serve(serve::Serve),
     Send(send::Send),

@@ -130,9 +130,9 @@ pub async fn expand(peer: &Peer, place: &RemotePath) -> Result<Vec<RemotePath>, 
         return Ok(vec![place.clone()]);
     }
     match peer.stat(&place.path).await {
-        Err(error) if error.code == Code::NotFound => {}
-        Err(error) => return Err(error),
-        Ok(_) => return Ok(vec![place.clone()]),
+        Err(error) if error.code == Code::NotFound && place.path.contains(['*', '?']) => {}
+        Err(error) if error.code != Code::NotFound => return Err(error),
+        _ => return Ok(vec![place.clone()]),
     }
     let components: Vec<String> = place.path.split('/').map(str::to_owned).collect();
     let found = matching(peer, &components).await?;

@@ -171,6 +171,14 @@ pub async fn denied(peer: &Peer, path: &str, what: &str, error: Error) -> Error 
 
 /// Renames something, and says whether what is wrong is the new path.
 pub async fn rename(peer: &Peer, from: &str, to: &str) -> Result<(), (bool, Error)> {
+    let folder = |path: &str| path.split('/').next().unwrap_or_default().to_owned();
+    if folder(from) != folder(to) || !to.contains('/') {
+        let sentence = format!(
+            "the new path must be in the same folder, like {}/{to}",
+            folder(from)
+        );
+        return Err((true, Error::new(Code::Usage, sentence)));
+    }
     let Err(error) = peer.rename(from, to).await else {
         return Ok(());
     };

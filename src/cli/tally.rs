@@ -161,7 +161,7 @@ impl Tally {
             output::line(format_args!(
                 "would fetch {} to {}: {}",
                 printable(item.path, 300),
-                item.file.display(),
+                printable(&item.file.display().to_string(), 1_000),
                 output::bytes(item.bytes)
             ));
         }
@@ -245,7 +245,14 @@ impl Tally {
     fn object(&self, took: Duration) -> [(&'static str, Value); 7] {
         [
             ("status", "summary".into()),
-            (self.way.word(), self.through.into()),
+            (
+                if self.is_dry {
+                    "would-fetch"
+                } else {
+                    self.way.word()
+                },
+                self.through.into(),
+            ),
             ("bytes", self.bytes.into()),
             ("same", self.same.into()),
             ("skipped", self.skipped.into()),

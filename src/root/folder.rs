@@ -201,7 +201,13 @@ impl Folder {
                 // After an administrator's edit the file keeps its owner.
                 let owner = (Uid::from_raw(before.uid()), Gid::from_raw(before.gid()));
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
-                chownat(&self.dir, CONFIG, Some(owner.0), Some(owner.1), flags)?;
+                // Whoever may not give files away keeps this one.
+                let given = chownat(&self.dir, CONFIG, Some(owner.0), Some(owner.1), flags);
+                if let Err(e) = given
+                    && e != rustix::io::Errno::PERM
+                {
+                    return Err(e.into());
+                }
             }
             Ok(())
         };

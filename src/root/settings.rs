@@ -173,6 +173,7 @@ impl Settings {
         let mut stores = store::Sections::default();
         for section in config.sections() {
             if let Some(name) = section.strip_prefix(store::SECTION) {
+                stores.begin(name);
                 for (key, value) in config.section(section) {
                     let set = stores.set(name, key, value);
                     set.map_err(|_| unknown(text, section, key, store::KEYS))?;
@@ -180,14 +181,14 @@ impl Settings {
                 continue;
             }
             if known().all(|(known, _)| known != section) {
-                let line = line_of(text, &format!("[{section}]"));
+                let line = line_of(text, section, None);
                 let near = did_you_mean(section, known().map(|(section, _)| section));
                 return Err(format!("line {line}: unknown section [{section}]{near}"));
             }
             for (key, value) in config.section(section) {
                 settings.set(section, key, value).map_err(|must| {
                     if must == UNKNOWN {
-                        return unknown(text, section, key, known().map(|(_, key)| key));
+                        return unknown(text, section, key, keys_of(section));
                     }
                     // Errors are also read by people who may not know the password.
                     if key.contains("password") {
@@ -259,17 +260,36 @@ fn unknown<'a>(
     key: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> String {
-    let line = line_of(text, key);
+    let line = line_of(text, section, Some(key));
     let near = did_you_mean(key, known);
     format!("line {line}: [{section}] {key}: {UNKNOWN}{near}")
 }
 
-/// The number of the first line that begins with a word.
-fn line_of(text: &str, word: &str) -> usize {
-    let found = text
-        .lines()
-        .position(|line| line.trim_start().starts_with(word));
-    found.map_or(1, |at| at + 1)
+/// The keys of a section.
+fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
+    let of = move |(of, key): (&'static str, &'static str)| {
+        (of == section && !key.is_empty()).then_some(key)
+    };
+    known().filter_map(of)
+}
+
+/// The number of the line with the heading of a section, or with a key of it.
+fn line_of(text: &str, section: &str, key: Option<&str>) -> usize {
+    let heading = format!("[{section}]");
+    let mut lines = text.lines().map(str::trim_start).zip(1..);
+    let Some((_, at)) = lines.find(|(line, _)| line.starts_with(&heading)) else {
+        return 1;
+    };
+    let Some(key) = key else {
+        return at;
+    };
+    let is_key = |line: &str| {
+        let word = line.split(['=', ' ', '\t']).next();
+        word == Some(key)
+    };
+    lines
+        .find(|(line, _)| is_key(line))
+        .map_or(at, |(_, at)| at)
 }
 
 /// Reads `none`, `shared`, `all`, or names of users.

@@ -14,8 +14,14 @@ use std::{fmt, io, ops::Range};
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use hyper::body::Bytes;
 
+/// The slowest that an object may come from a server or go to one, in bytes a second.
+const SLOWEST: u64 = 256 << 10;
+
 /// The longest key, in bytes.
 const MAX_KEY: usize = 512;
+
+/// The largest object, in bytes. A member that has a larger one did not get it from m2y.
+pub const MAX_OBJECT: u64 = 256 << 20;
 
 /// The name of an object: lower-case letters, digits, `-`, `_` and `.` in components with `/`
 /// between them, none of which begins with a dot. Every kind of member can hold it.
@@ -119,7 +125,7 @@ pub trait Member: Send + Sync {
     ) -> BoxFuture<'a, MemberResult<()>>;
 
     /// Reads an object, or this range of its bytes. A range that ends behind the object yields
-    /// what there is.
+    /// what there is. Never returns more than was asked for, or than [`MAX_OBJECT`].
     fn get<'a>(
         &'a self,
         key: &'a ObjectKey,

@@ -19,6 +19,11 @@
 //!
 //! A store that caches, stripes, seals or fails on purpose is a decorator: it implements
 //! [`Store`] over other stores.
+//!
+//! **Elsewhere.** A store on other machines is built from three parts: a [`member`] holds objects,
+//! [`sealed`] makes objects that it cannot read, and a [`stripe`] spreads them over four members,
+//! any two of which rebuild them. So far [`member`]s can be named in m2y.ini and checked; no
+//! folder uses them yet.
 
 pub mod batch;
 pub mod flush;

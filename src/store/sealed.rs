@@ -5,7 +5,9 @@
 //! place in the file. The [manifest] holds the name, the place and the chunks of the file,
 //! sealed under the same secret and bound to the key of its object; before the seal stands the
 //! secret, wrapped for each reader. So a member learns how large chunks are and when they were
-//! written, and nothing it swaps, repeats or renames is accepted.
+//! written. Chunks and manifests that it alters, swaps or renames are refused. An older manifest
+//! of the same name opens: whoever reads several compares their sequences. Who sealed a manifest
+//! is not proven yet.
 
 pub mod chunk;
 pub mod manifest;

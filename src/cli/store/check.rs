@@ -120,7 +120,7 @@ async fn probe(member: &dyn Member) -> Result<Report, MemberError> {
     };
     let body = Bytes::from(number.repeat(SIZE / number.len()));
     let begun = Instant::now();
-    member.put(&key, body.clone(), Existing::Keep).await?;
+    member.put(&key, body.clone(), Existing::Replace).await?;
     let wrote = begun.elapsed();
     let looked = look(member, &key, &directory, &body, broken).await;
     let removed = member.remove(&key).await;

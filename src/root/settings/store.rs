@@ -72,6 +72,11 @@ pub(super) struct Sections(BTreeMap<String, BTreeMap<String, String>>);
 pub(super) const KEYS: [&str; 5] = ["url", "endpoint", "region", "path_style", "allow_http"];
 
 impl Sections {
+    /// Begins a section, which may be empty.
+    pub(super) fn begin(&mut self, store: &str) {
+        self.0.entry(store.trim().to_owned()).or_default();
+    }
+
     /// Takes a key of a section.
     pub(super) fn set(&mut self, store: &str, key: &str, value: &str) -> Result<(), &'static str> {
         if !KEYS.contains(&key) {
@@ -107,6 +112,13 @@ fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
     let get = |key: &str| section.get(key).filter(|value| !value.is_empty());
     let text = get("url").ok_or("needs a url, like file:///mnt/disk/m2y or s3://bucket/prefix")?;
     let url = Url::parse(text).map_err(|e| format!("url = {text}: {e}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // The text has a secret in it.
+        return Err("url: must hold no credentials: they come from AWS_* variables".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() || url.port().is_some() {
+        return Err(format!("url = {text}: must not have a port, a ? or a #"));
+    }
     let yes = |key: &str| match get(key).map(String::as_str) {
         None => Ok(None),
         Some("yes" | "true") => Ok(Some(true)),
@@ -132,6 +144,11 @@ fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
         "s3" => {
             let name = url.host_str().filter(|name| !name.is_empty());
             let name = name.ok_or_else(|| format!("url = {text}: write s3://bucket/prefix"))?;
+            if url.path().contains('%') {
+                return Err(format!(
+                    "url = {text}: use letters, digits, - _ . in the prefix"
+                ));
+            }
             let endpoint = get("endpoint").cloned();
             let allow_http = yes("allow_http")?.unwrap_or(false);
             if let Some(endpoint) = &endpoint {
@@ -204,6 +221,9 @@ mod tests {
                 "[store x]\nurl = s3://b\nendpoint = http://h\n",
                 "add allow_http = yes",
             ),
+            ("[store x]\n# url = s3://b\n", "[store x] needs a url"),
+            ("[store x]\nurl = s3://k:secret@b\n", "no credentials"),
+            ("[store x]\nurl = s3://b/a b\n", "use letters"),
             ("[store X]\nurl = s3://b\n", "cannot be the name of a store"),
             ("[store x]\nurll = s3://b\n", "did you mean url?"),
         ] {

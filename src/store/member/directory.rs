@@ -1,10 +1,12 @@
 //! A directory of this machine, or one that it mounts, as a member.
 
 use std::{
+    collections::HashSet,
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use cap_std::{
@@ -19,7 +21,7 @@ use futures_util::{
 use hyper::body::Bytes;
 use tokio::task;
 
-use super::{Existing, Member, MemberError, MemberResult, Object, ObjectKey};
+use super::{Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey};
 use crate::root::file;
 
 /// A directory that holds each object as a file of its key.
@@ -27,11 +29,13 @@ use crate::root::file;
 pub struct DirectoryMember {
     dir: Arc<Dir>,
     path: Arc<PathBuf>,
+    /// Directories below it whose names are known to survive a loss of power.
+    durable: Arc<Mutex<HashSet<String>>>,
 }
 
 impl DirectoryMember {
-    /// Opens the directory, which has to exist: a disk that is not mounted must not be taken for
-    /// an empty one.
+    /// Opens the directory, which has to exist. Name one below the mount point of a disk: if the
+    /// disk is not mounted, it is missing, and not taken for an empty one.
     ///
     /// # Errors
     ///
@@ -49,6 +53,7 @@ impl DirectoryMember {
         Ok(Self {
             dir: Arc::new(dir),
             path: Arc::new(path.to_owned()),
+            durable: Arc::default(),
         })
     }
 
@@ -56,14 +61,15 @@ impl DirectoryMember {
     fn work<'a, T: Send + 'static>(
         &'a self,
         key: &ObjectKey,
-        work: impl FnOnce(&Dir, &ObjectKey) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Self, &ObjectKey) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'a, MemberResult<T>> {
         let (this, key) = (self.clone(), key.clone());
-        let working = task::spawn_blocking(move || {
-            let done = work(&this.dir, &key);
-            done.map_err(|error| this.error(key, &error))
-        });
+        // Nothing begins before somebody waits for it.
         async move {
+            let working = task::spawn_blocking(move || {
+                let done = work(&this, &key);
+                done.map_err(|error| this.error(key, &error))
+            });
             let lost = |_| MemberError::Failed("a thread stopped".to_owned());
             working.await.map_err(lost)?
         }
@@ -86,27 +92,48 @@ impl DirectoryMember {
     }
 }
 
-/// Opens the directory of a key, and returns it with the last component. Missing directories
-/// are made, durably, if they may be.
-fn parent(dir: &Dir, key: &ObjectKey, makes: bool) -> io::Result<(Dir, String)> {
-    let mut here = dir.try_clone()?;
-    let mut components = key.as_str().split('/').peekable();
-    while let Some(component) = components.next() {
-        if components.peek().is_none() {
-            return Ok((here, component.to_owned()));
-        }
-        here = match here.open_dir(component) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && makes => {
-                match here.create_dir(component) {
-                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                    _ => file::sync(&here)?,
-                }
-                here.open_dir(component)?
-            }
-            opened => opened?,
-        };
+/// Directories that are remembered to be durable.
+const REMEMBERED: usize = 10_000;
+
+/// Opens the directory of a key, and returns it with the last component.
+fn parent(dir: &Dir, key: &ObjectKey) -> io::Result<(Dir, String)> {
+    match key.as_str().rsplit_once('/') {
+        Some((above, name)) => Ok((dir.open_dir(above)?, name.to_owned())),
+        None => Ok((dir.try_clone()?, key.to_string())),
     }
-    Err(io::ErrorKind::InvalidInput.into())
+}
+
+impl DirectoryMember {
+    /// The same for a write: missing directories are made, and the names of all survive a loss of
+    /// power.
+    fn parent_for_write(&self, key: &ObjectKey) -> io::Result<(Dir, String)> {
+        let Some((above, name)) = key.as_str().rsplit_once('/') else {
+            return Ok((self.dir.try_clone()?, key.to_string()));
+        };
+        let known = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(above) {
+            match self.dir.open_dir(above) {
+                // Somebody removed it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                opened => return Ok((opened?, name.to_owned())),
+            }
+        }
+        let mut here = self.dir.try_clone()?;
+        for component in above.split('/') {
+            match here.create_dir(component) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                // One that exists may have been made a moment ago, by somebody who was killed.
+                _ => file::sync(&here)?,
+            }
+            here = here.open_dir(component)?;
+        }
+        let mut known = known();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(above.to_owned());
+        Ok((here, name.to_owned()))
+    }
 }
 
 fn object(key: ObjectKey, about: &cap_std::fs::Metadata) -> Object {
@@ -122,11 +149,14 @@ fn object(key: ObjectKey, about: &cap_std::fs::Metadata) -> Object {
 
 /// The bytes of a range, as far as the file has them.
 fn read(dir: &Dir, key: &ObjectKey, range: Option<Range<u64>>) -> io::Result<Bytes> {
-    let (dir, name) = parent(dir, key, false)?;
-    let mut file = dir.open(name)?;
-    let len = file.metadata()?.len();
+    let (dir, name) = parent(dir, key)?;
+    let (mut file, about) = file::open(&dir, name)?;
+    let len = about.len();
     let range = range.unwrap_or(0..len);
     let (start, end) = (range.start.min(len), range.end.min(len));
+    if end.saturating_sub(start) > MAX_OBJECT {
+        return Err(file::too_large(MAX_OBJECT));
+    }
     file.seek(SeekFrom::Start(start))?;
     let wanted = end.saturating_sub(start);
     let mut bytes = Vec::new();
@@ -135,7 +165,16 @@ fn read(dir: &Dir, key: &ObjectKey, range: Option<Range<u64>>) -> io::Result<Byt
     Ok(bytes.into())
 }
 
-/// The objects in a directory itself, and the directories in it.
+/// How old a temporary file is that nobody writes any more.
+const ABANDONED: Duration = Duration::from_secs(86_400);
+
+/// Whether a file was on its way to become an object: a process that was killed leaves it.
+fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(file::TEMPORARY)
+}
+
+/// The objects in a directory itself, and the directories in it. Removes what writes that were
+/// killed have left.
 fn entries(dir: &Dir, at: Option<&ObjectKey>) -> io::Result<(Vec<Object>, Vec<ObjectKey>)> {
     let dir = match at {
         Some(at) => match dir.open_dir(at.as_str()) {
@@ -148,6 +187,15 @@ fn entries(dir: &Dir, at: Option<&ObjectKey>) -> io::Result<(Vec<Object>, Vec<Ob
     for entry in dir.entries()? {
         let entry = entry?;
         let name = entry.file_name();
+        if let Some(name) = name.to_str().filter(|name| is_temporary(name)) {
+            let old = entry
+                .metadata()
+                .and_then(|about| about.modified().map(|time| time.into_std()));
+            let old = old.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED));
+            // Else it is swept by a later listing.
+            let _ = old.then(|| dir.remove_file(name));
+            continue;
+        }
         let key = name.to_str().and_then(|name| match at {
             Some(at) => ObjectKey::parse(&format!("{at}/{name}")),
             None => ObjectKey::parse(name),
@@ -174,8 +222,8 @@ impl Member for DirectoryMember {
         body: Bytes,
         existing: Existing,
     ) -> BoxFuture<'a, MemberResult<()>> {
-        self.work(key, move |dir, key| {
-            let (dir, name) = parent(dir, key, true)?;
+        self.work(key, move |this, key| {
+            let (dir, name) = this.parent_for_write(key)?;
             match existing {
                 Existing::Replace => file::replace(&dir, &name, 0o600, &body),
                 Existing::Keep => file::create(&dir, &name, 0o600, &body),
@@ -188,12 +236,12 @@ impl Member for DirectoryMember {
         key: &'a ObjectKey,
         range: Option<Range<u64>>,
     ) -> BoxFuture<'a, MemberResult<Bytes>> {
-        self.work(key, move |dir, key| read(dir, key, range))
+        self.work(key, move |this, key| read(&this.dir, key, range))
     }
 
     fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
-        self.work(key, |dir, key| {
-            let (dir, name) = parent(dir, key, false)?;
+        self.work(key, |this, key| {
+            let (dir, name) = parent(&this.dir, key)?;
             let about = dir.symlink_metadata(name)?;
             match about.is_file() {
                 true => Ok(object(key.clone(), &about)),
@@ -203,8 +251,8 @@ impl Member for DirectoryMember {
     }
 
     fn remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
-        self.work(key, |dir, key| {
-            let removed = parent(dir, key, false).and_then(|(dir, name)| {
+        self.work(key, |this, key| {
+            let removed = parent(&this.dir, key).and_then(|(dir, name)| {
                 dir.remove_file(name)?;
                 file::sync(&dir)
             });

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    net::IpAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -31,12 +32,14 @@ use tokio::{
 };
 use tower_service::Service;
 
+use super::SLOWEST;
 use crate::transport::{
     resolve::{connect, look_up},
     tls::Trust,
 };
 
-/// How long a server may take until its answer begins, once it has the request.
+/// How long a server may take until its answer begins, apart from the time that the bytes of the
+/// request take.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// How long a connection is kept that nobody uses.
@@ -48,14 +51,25 @@ const KEPT: usize = 16;
 /// Makes the client of a bucket.
 #[derive(Clone)]
 pub struct Connector {
-    /// Whom https trusts; `None` if the endpoint needs no TLS.
+    /// Whom https trusts; `None` if this machine has no TLS.
     trust: Option<Trust>,
+    /// The one host that may be asked without TLS, besides those of this machine and its network
+    /// card, where credentials come from.
+    plain: Option<String>,
 }
 
 impl Connector {
-    /// A connector that trusts these authorities; without them it speaks plain HTTP only.
-    pub fn new(trust: Option<Trust>) -> Self {
-        Self { trust }
+    /// A connector that trusts these authorities, and speaks without TLS to this host only.
+    pub fn new(trust: Option<Trust>, plain: Option<String>) -> Self {
+        Self { trust, plain }
+    }
+
+    fn may_be_plain(&self, host: &str) -> bool {
+        let is_near = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),
+            IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+        };
+        self.plain.as_deref() == Some(host) || host.parse().is_ok_and(is_near)
     }
 }
 
@@ -93,14 +107,18 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let trust = self.trust.clone();
+        let this = self.clone();
         async move {
             let is_secure = uri.scheme_str() == Some("https");
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            if !is_secure && !this.may_be_plain(host) {
+                let sentence = format!("{host} would be asked without TLS");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
+            }
             let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
             let stream = connect(look_up(host, port).await?).await?;
             stream.set_nodelay(true)?;
-            let stream: Box<dyn Io> = match (is_secure, trust) {
+            let stream: Box<dyn Io> = match (is_secure, this.trust) {
                 (false, _) => Box::new(stream),
                 (true, Some(trust)) => Box::new(trust.secure(host, stream).await?),
                 (true, None) => return Err(io::ErrorKind::Unsupported.into()),
@@ -164,7 +182,9 @@ struct Requests(Client<Connector, HttpRequestBody>);
 #[async_trait]
 impl HttpService for Requests {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answer = match timeout(ANSWER, self.0.request(request)).await {
+        let len = request.body().content_length() as u64;
+        let patience = ANSWER + Duration::from_secs(len / SLOWEST);
+        let answer = match timeout(patience, self.0.request(request)).await {
             Ok(answer) => answer.map_err(|e| {
                 let kind = match e.is_connect() {
                     true => HttpErrorKind::Connect,

@@ -15,20 +15,23 @@ const MAX_LEN: u64 = 1 << 20;
 
 /// Variables that name credentials of another kind, which take precedence over the default
 /// profile.
-const OTHERS: [&str; 4] = [
-    "AWS_ACCESS_KEY_ID",
+const OTHERS: [&str; 3] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 ];
 
 /// The credentials of the profile that `AWS_PROFILE` names, or of the default one if nothing else
-/// says what to use. `None` if there is no such file and no profile was named.
+/// says what to use; as for other programs, a key in `AWS_ACCESS_KEY_ID` comes before both. `None`
+/// if no profile was named and the default one has no key.
 ///
 /// # Errors
 ///
 /// If the profile was named and cannot be read.
 pub fn credentials() -> MemberResult<Option<Credentials>> {
+    if env::var_os("AWS_ACCESS_KEY_ID").is_some() {
+        return Ok(None);
+    }
     let named = env::var("AWS_PROFILE").ok().filter(|name| !name.is_empty());
     if named.is_none() && OTHERS.iter().any(|name| env::var_os(name).is_some()) {
         return Ok(None);
@@ -48,7 +51,7 @@ fn read(file: &Path, named: Option<&str>) -> MemberResult<Option<Credentials>> {
         _ => Err(io::Error::from(io::ErrorKind::FileTooLarge)),
     }) {
         Ok(text) => Zeroizing::new(text),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(None),
+        Err(_) if named.is_none() => return Ok(None),
         Err(e) => return Err(denied(e.to_string())),
     };
     let options = ParseOption {
@@ -77,6 +80,8 @@ fn read(file: &Path, named: Option<&str>) -> MemberResult<Option<Credentials>> {
             secret: Zeroizing::new(secret.to_owned()),
             token: get("aws_session_token").map(|token| Zeroizing::new(token.to_owned())),
         })),
+        // A role, or a program that knows: not for us.
+        _ if named.is_none() => Ok(None),
         _ => Err(denied(format!(
             "profile [{name}] needs aws_access_key_id and aws_secret_access_key"
         ))),

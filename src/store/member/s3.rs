@@ -3,7 +3,15 @@
 //! Requests, signatures, retries and credentials are those of the crate `object_store`; the
 //! connections are ours.
 
-use std::{error::Error as StdError, io, ops::Range, sync::Arc, time::Duration};
+use std::{
+    env,
+    error::Error as StdError,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt, StreamExt, TryStreamExt,
@@ -14,7 +22,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use hyper::body::Bytes;
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder},
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
     client::{
         CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, HttpError, HttpErrorKind,
         Signer, SigningAlgorithm,
@@ -23,21 +31,41 @@ use object_store::{
 };
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::{
-    Existing, Member, MemberError, MemberResult, Object, ObjectKey, http::Connector, profile,
+    Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey, SLOWEST,
+    http::Connector, profile,
 };
 use crate::{root::settings::store::Bucket, transport::tls::Trust};
 
 /// The time for one call, with all its retries, apart from what its bytes take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The slowest that an object may come or go, in bytes a second.
-const SLOWEST: u64 = 256 << 10;
-
 /// Attempts at one request after the first, and the time in which they begin.
 const RETRIES: (usize, Duration) = (3, Duration::from_secs(20));
+
+/// The variables that credentials come from, where no profile is used.
+const VARIABLES: [&str; 9] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+];
+
+/// Where a machine at Amazon learns its credentials.
+const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+
+/// Whether this machine may have a role there; it takes a second to find out that it has not.
+fn is_on_amazon() -> bool {
+    TcpStream::connect_timeout(&METADATA, Duration::from_secs(1)).is_ok()
+}
 
 /// The region of a server that has none.
 const ANY_REGION: &str = "us-east-1";
@@ -70,29 +98,30 @@ impl S3Member {
     /// If the settings do not fit each other, or TLS cannot be set up.
     pub fn new(bucket: &Bucket, credentials: Option<&Credentials>) -> MemberResult<Self> {
         let denied = |e: object_store::Error| MemberError::Denied(e.to_string());
-        let is_plain = bucket
-            .endpoint
-            .as_ref()
-            .is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let trust = match is_plain {
-            true => None,
-            false => {
-                let trust = Trust::load(None, std::path::Path::new("."));
-                Some(trust.map_err(|e| MemberError::Denied(e.to_string()))?)
-            }
+        let endpoint = bucket.endpoint.as_deref();
+        let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let host = endpoint
+            .and_then(|endpoint| Url::parse(endpoint).ok())
+            .and_then(|url| Some(url.host_str()?.trim_matches(['[', ']']).to_owned()));
+        let trust = match Trust::load(None, std::path::Path::new(".")) {
+            Ok(trust) => Some(trust),
+            Err(_) if is_plain => None,
+            Err(e) => return Err(MemberError::Denied(e.to_string())),
         };
-        let mut builder = AmazonS3Builder::from_env()
+        let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&bucket.name)
-            .with_allow_http(is_plain && bucket.allow_http)
+            .with_allow_http(is_plain)
             // Every object has checksums of its own, and is sealed.
             .with_unsigned_payload(true)
+            // Not every server knows how to remove several at once.
+            .with_disable_bulk_delete(true)
             .with_retry(RetryConfig {
                 max_retries: RETRIES.0,
                 retry_timeout: RETRIES.1,
                 ..RetryConfig::default()
             })
             .with_crypto_provider(Arc::new(RustCrypto))
-            .with_http_connector(Connector::new(trust));
+            .with_http_connector(Connector::new(trust, host.filter(|_| is_plain)));
         let of_profile = match credentials {
             Some(_) => None,
             None => profile::credentials()?,
@@ -104,14 +133,34 @@ impl S3Member {
             if let Some(token) = token {
                 builder = builder.with_token(token.as_str());
             }
+        } else {
+            // No other variable counts: what m2y.ini says about the server stands there.
+            let (names, values) = (VARIABLES, VARIABLES.map(env::var));
+            if values.iter().all(Result::is_err) && !is_on_amazon() {
+                return Err(MemberError::Denied(format!(
+                    "{} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+                    bucket.shown()
+                )));
+            }
+            for (name, value) in names.iter().zip(values) {
+                let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
+                if let (Ok(key), Ok(value)) = (key, value) {
+                    builder = builder.with_config(key, value);
+                }
+            }
         }
-        if let Some(endpoint) = &bucket.endpoint {
-            builder = builder.with_endpoint(endpoint);
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_endpoint(match bucket.is_path_style() {
+                true => endpoint.to_owned(),
+                // The library takes an endpoint without the bucket in its path for one whose host
+                // has it.
+                false => endpoint.replacen("://", &format!("://{}.", bucket.name), 1),
+            });
         }
-        let region = bucket.region.clone();
-        if let Some(region) =
-            region.or_else(|| bucket.endpoint.is_some().then(|| ANY_REGION.into()))
-        {
+        let of_variable = ["AWS_REGION", "AWS_DEFAULT_REGION"].map(env::var);
+        let of_variable = of_variable.into_iter().find_map(Result::ok);
+        let region = bucket.region.clone().or(of_variable);
+        if let Some(region) = region.or_else(|| endpoint.is_some().then(|| ANY_REGION.to_owned())) {
             builder = builder.with_region(region);
         }
         builder = builder.with_virtual_hosted_style_request(!bucket.is_path_style());
@@ -160,6 +209,13 @@ impl S3Member {
         let text = whole(&error);
         let said = |word: &str| text.contains(word);
         let name = &self.name;
+        if said("status code: 403") || said("AccessDenied") {
+            // Listings say it in a way of their own.
+            let is_key = said("InvalidAccessKeyId") || said("SignatureDoesNotMatch");
+            if !is_key && !said("RequestTimeTooSkewed") {
+                return MemberError::Denied(format!("{name}: {NO_ACCESS}"));
+            }
+        }
         if said("NoSuchBucket") {
             return MemberError::Denied(format!("{name}: there is no such bucket: create it"));
         }
@@ -177,14 +233,16 @@ impl S3Member {
             return MemberError::Full(format!("{name} is full"));
         }
         match (error, key) {
+            // A page that is not there is not an object that is not there.
+            (E::NotFound { .. }, _) if said("<") && !said("NoSuchKey") => MemberError::Failed(
+                format!("{name}: the server does not answer as S3 does: check the endpoint"),
+            ),
             (E::NotFound { .. }, Some(key)) => MemberError::Missing(key.clone()),
             (E::AlreadyExists { .. } | E::Precondition { .. }, Some(key)) => {
                 MemberError::Exists(key.clone())
             }
             (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) => {
-                MemberError::Denied(format!(
-                    "{name}: access denied: the credentials need permission to list the bucket and to read, write and delete objects in it"
-                ))
+                MemberError::Denied(format!("{name}: {NO_ACCESS}"))
             }
             (error, _) => match unreachable(&error) {
                 true => {
@@ -195,6 +253,9 @@ impl S3Member {
         }
     }
 }
+
+/// What credentials need.
+const NO_ACCESS: &str = "access denied: the credentials need permission to list the bucket, and to read, write and delete objects in it";
 
 /// An error with all its causes.
 fn whole(error: &dyn StdError) -> String {
@@ -236,14 +297,10 @@ fn unreachable(error: &(dyn StdError + 'static)) -> bool {
         cause = error.source();
     }
     let text = whole(error);
-    [
-        "status 5",
-        "status code: 5",
-        "status 429",
-        "status code: 429",
-    ]
-    .iter()
-    .any(|word| text.contains(word))
+    let said = |word: &str| text.contains(word);
+    // What a server has not implemented it will not do later either.
+    let never = said("code: 501") || said("code: 505");
+    !never && (said("code: 5") || said("code: 429"))
 }
 
 impl Member for S3Member {
@@ -282,9 +339,25 @@ impl Member for S3Member {
             };
             let wanted = range
                 .as_ref()
-                .map_or(64 << 20, |range| range.end - range.start);
-            let getting = async { self.store.get_opts(&path, options).await?.bytes().await };
+                .map_or(MAX_OBJECT, |range| range.end - range.start);
+            let most = usize::try_from(wanted.min(MAX_OBJECT)).unwrap_or(usize::MAX);
+            let getting = async {
+                let mut body = self.store.get_opts(&path, options).await?.into_stream();
+                let mut bytes = Vec::new();
+                while let Some(piece) = body.try_next().await? {
+                    if bytes.len() + piece.len() > most {
+                        return Ok(None);
+                    }
+                    bytes.extend_from_slice(&piece);
+                }
+                Ok(Some(Bytes::from(bytes)))
+            };
             let got = self.within(Some(key), wanted, getting).await;
+            let long = || {
+                let sentence = format!("{} returned more than was asked for of {key}", self.name);
+                MemberError::Denied(sentence)
+            };
+            let got = got.and_then(|bytes| bytes.ok_or_else(long));
             match (got, range) {
                 (Err(error @ MemberError::Failed(_)), Some(range)) => {
                     // A range behind the end is an error of most servers.
@@ -303,7 +376,25 @@ impl Member for S3Member {
     fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
         async move {
             let path = self.path(key);
-            let about = self.within(Some(key), 0, self.store.head(&path)).await?;
+            let about = match self.within(Some(key), 0, self.store.head(&path)).await {
+                // The answer has no body, and so does not say what is missing: the bucket, or all
+                // that was ever there.
+                Err(MemberError::Missing(_)) => {
+                    let options = GetOptions {
+                        range: Some(GetRange::Bounded(0..1)),
+                        ..GetOptions::default()
+                    };
+                    let asking = self.store.get_opts(&path, options);
+                    return match self.within(Some(key), 0, asking).await {
+                        Ok(_) => Err(MemberError::Failed(format!(
+                            "{}: contradicts itself about {key}",
+                            self.name
+                        ))),
+                        Err(error) => Err(error),
+                    };
+                }
+                about => about?,
+            };
             Ok(Object {
                 key: key.clone(),
                 size: about.size,

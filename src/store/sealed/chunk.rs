@@ -64,13 +64,12 @@ impl ChunkSeal {
         })
     }
 
-    /// Seals a whole chunk in place and returns the tags of its blocks, one behind the other. It
-    /// is called once for each id.
+    /// Seals a whole chunk in place and returns the tags of its blocks, one behind the other.
     ///
     /// # Errors
     ///
     /// If the back end fails.
-    pub fn seal(&self, chunk: &mut [u8]) -> Result<Vec<u8>, CryptoError> {
+    pub fn seal(self, chunk: &mut [u8]) -> Result<Vec<u8>, CryptoError> {
         let mut tags = Vec::with_capacity(tags_len(chunk.len()));
         let blocks = chunk.len().div_ceil(BLOCK);
         for (number, block) in (1..).zip(chunk.chunks_mut(BLOCK)) {

@@ -115,6 +115,9 @@ pub enum ManifestError {
     /// It is not one, or one of a later version.
     #[error("this is not a manifest that this version of m2y reads")]
     Unreadable,
+    /// It would be longer than one may be, or has more readers.
+    #[error("the file has too many chunks or readers for a manifest")]
+    TooLong,
     /// The owner is not among its readers.
     #[error("it is sealed for other keys than yours")]
     NotForUs,
@@ -132,7 +135,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// If the operating system gives no randomness.
+    /// If the operating system gives no randomness, or the manifest would be too long.
     pub fn seal(
         &self,
         key: &ObjectKey,
@@ -152,7 +155,10 @@ impl Manifest {
         let mut head = Map::new();
         head.insert("readers".to_owned(), Value::Array(wrapped));
         let head = json::canonical(&head);
-        let len = u32::try_from(head.len()).map_err(|_| ManifestError::Unreadable)?;
+        let len = u32::try_from(head.len()).map_err(|_| ManifestError::TooLong)?;
+        if head.len() > MAX_HEAD {
+            return Err(ManifestError::TooLong);
+        }
         let mut sealed = [&MAGIC[..], &len.to_be_bytes(), head.as_bytes()].concat();
         let mut body = json::canonical(&self.to_document()).into_bytes();
         // A file that is renamed keeps its secret, and gets another manifest: each body has a key
@@ -163,7 +169,10 @@ impl Manifest {
         let tag = seal.seal(0, true, &sealed, &mut body)?;
         sealed.extend_from_slice(&body);
         sealed.extend_from_slice(&tag);
-        Ok(sealed)
+        match sealed.len() > MAX_LEN {
+            true => Err(ManifestError::TooLong),
+            false => Ok(sealed),
+        }
     }
 
     /// Opens the manifest that is stored under this key, for the owner of a private key. Returns

@@ -1,0 +1,205 @@
+//! A member in memory that fails on command.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use hyper::body::Bytes;
+use m2y::store::member::{Existing, Member, MemberError, MemberResult, Object, ObjectKey};
+
+/// What is wrong with a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is lost with all that it has, or cannot be reached.
+    Down,
+    /// It takes a request and never answers.
+    Hangs,
+    /// Each answer takes so long.
+    Slow(Duration),
+    /// A bit of what it returns is another one.
+    Flips,
+    /// What it returns ends early.
+    Cuts,
+    /// It has no room.
+    Full,
+    /// It takes what is written, and says that it failed.
+    FailsAfter,
+}
+
+#[derive(Default)]
+struct Inside {
+    objects: BTreeMap<ObjectKey, Bytes>,
+    fault: Fault,
+    reads: usize,
+}
+
+/// The member. Clones are the same one.
+#[derive(Clone, Default)]
+pub struct TestMember(Arc<Mutex<Inside>>);
+
+impl TestMember {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap()
+    }
+
+    /// From here on this is wrong with it.
+    pub fn set(&self, fault: Fault) {
+        self.inside().fault = fault;
+    }
+
+    /// All its objects are gone.
+    pub fn empty(&self) {
+        self.inside().objects.clear();
+    }
+
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        self.inside().objects.contains_key(key)
+    }
+
+    /// Bytes of an object.
+    pub fn len_of(&self, key: &ObjectKey) -> usize {
+        self.inside().objects[key].len()
+    }
+
+    /// How many reads it was asked for.
+    pub fn reads(&self) -> usize {
+        self.inside().reads
+    }
+
+    /// Flips a bit of an object where it lies.
+    pub fn flip(&self, key: &ObjectKey, at: usize) {
+        let mut inside = self.inside();
+        let object = inside.objects.get_mut(key).unwrap();
+        let mut bytes = object.to_vec();
+        bytes[at] ^= 1;
+        *object = bytes.into();
+    }
+
+    async fn fail(&self) -> MemberResult<()> {
+        let fault = self.inside().fault;
+        match fault {
+            Fault::Down => Err(MemberError::Unreachable("it is down".to_owned())),
+            Fault::Hangs => std::future::pending().await,
+            Fault::Slow(time) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Member for TestMember {
+    fn put<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        body: Bytes,
+        existing: Existing,
+    ) -> BoxFuture<'a, MemberResult<()>> {
+        async move {
+            self.fail().await?;
+            let mut inside = self.inside();
+            if inside.fault == Fault::Full {
+                return Err(MemberError::Full("it is full".to_owned()));
+            }
+            if existing == Existing::Keep && inside.objects.contains_key(key) {
+                return Err(MemberError::Exists(key.clone()));
+            }
+            inside.objects.insert(key.clone(), body);
+            match inside.fault {
+                Fault::FailsAfter => Err(MemberError::Unreachable("it was cut".to_owned())),
+                _ => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn get<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> BoxFuture<'a, MemberResult<Bytes>> {
+        async move {
+            self.inside().reads += 1;
+            self.fail().await?;
+            let inside = self.inside();
+            let object = inside.objects.get(key).cloned();
+            let object = object.ok_or_else(|| MemberError::Missing(key.clone()))?;
+            let len = object.len();
+            let range = range.map_or(0..len, |range| {
+                (range.start as usize).min(len)..(range.end as usize).min(len)
+            });
+            let mut bytes = object.slice(range).to_vec();
+            match inside.fault {
+                Fault::Flips => bytes[0] ^= 0x80,
+                Fault::Cuts => bytes.truncate(bytes.len() / 2),
+                _ => {}
+            }
+            Ok(bytes.into())
+        }
+        .boxed()
+    }
+
+    fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
+        async move {
+            self.fail().await?;
+            let inside = self.inside();
+            let object = inside.objects.get(key);
+            let object = object.ok_or_else(|| MemberError::Missing(key.clone()))?;
+            Ok(Object {
+                key: key.clone(),
+                size: object.len() as u64,
+                modified: 0,
+            })
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
+        async move {
+            self.fail().await?;
+            self.inside().objects.remove(key);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn list<'a>(&'a self, directory: Option<&'a ObjectKey>) -> BoxStream<'a, MemberResult<Object>> {
+        let under = directory.map(|directory| format!("{directory}/"));
+        let listing = async move {
+            if let Err(error) = self.fail().await {
+                return vec![Err(error)];
+            }
+            let inside = self.inside();
+            let fits = |key: &ObjectKey| {
+                let under = under.as_ref();
+                under.is_none_or(|under| key.as_str().starts_with(under.as_str()))
+            };
+            let objects = inside.objects.iter().filter(|(key, _)| fits(key));
+            let object = |(key, bytes): (&ObjectKey, &Bytes)| {
+                Ok(Object {
+                    key: key.clone(),
+                    size: bytes.len() as u64,
+                    modified: 0,
+                })
+            };
+            objects.map(object).collect::<Vec<_>>()
+        };
+        listing.map(stream::iter).flatten_stream().boxed()
+    }
+
+    fn room(&self) -> BoxFuture<'_, MemberResult<Option<u64>>> {
+        async { Ok(None) }.boxed()
+    }
+}

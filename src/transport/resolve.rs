@@ -44,10 +44,19 @@ pub(crate) async fn connect(
     let mut last = nowhere();
     for address in addresses {
         match timeout(PATIENCE, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
             Ok(Err(e)) => last = e,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)
+}
+
+/// Whether something takes connections at an address. It waits for the answer, and is not for
+/// asynchronous code that does much else.
+pub(crate) fn answers(address: SocketAddr, within: Duration) -> bool {
+    std::net::TcpStream::connect_timeout(&address, within).is_ok()
 }

@@ -117,7 +117,6 @@ impl Service<Uri> for Connector {
             }
             let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
             let stream = connect(look_up(host, port).await?).await?;
-            stream.set_nodelay(true)?;
             let stream: Box<dyn Io> = match (is_secure, this.trust) {
                 (false, _) => Box::new(stream),
                 (true, Some(trust)) => Box::new(trust.secure(host, stream).await?),

@@ -7,7 +7,7 @@ use std::{
     env,
     error::Error as StdError,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     sync::Arc,
     time::Duration,
@@ -38,7 +38,10 @@ use super::{
     Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey, SLOWEST,
     http::Connector, profile,
 };
-use crate::{root::settings::store::Bucket, transport::tls::Trust};
+use crate::{
+    root::settings::store::Bucket,
+    transport::{resolve::answers, tls::Trust},
+};
 
 /// The time for one call, with all its retries, apart from what its bytes take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -64,7 +67,7 @@ const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 
 
 /// Whether this machine may have a role there; it takes a second to find out that it has not.
 fn is_on_amazon() -> bool {
-    TcpStream::connect_timeout(&METADATA, Duration::from_secs(1)).is_ok()
+    answers(METADATA, Duration::from_secs(1))
 }
 
 /// The region of a server that has none.

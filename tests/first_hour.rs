@@ -450,6 +450,12 @@ fn patterns_are_for_every_command_that_takes_places() {
     let why = fails(root, 4, &["get", "-o", to, &there("day/*.png")]);
     assert!(why.contains("nothing matches photo/day/*.png"), "{why}");
 
+    let told = ok(
+        root,
+        &["get", "--dry-run", "-o", to, &there("day/[bc].jpg")],
+    );
+    assert_eq!(told, "would fetch 0 files: 0 bytes, 1 identical\n");
+    fails(root, 4, &["rm", &there("day/[ab].jpg")]);
     let removed = ok(root, &["rm", &there("day/?.jpg")]);
     assert_eq!(removed.lines().count(), 2, "{removed}");
     assert_eq!(names(&day, ""), ["[x].jpg", "c.txt"]);

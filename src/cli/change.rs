@@ -9,7 +9,7 @@ use super::{
     Failure,
     completion::places,
     output,
-    pattern::expand,
+    pattern::{expand, is_pattern, itself},
     remote::{Asker, RemotePath, about, denied, rename},
 };
 use crate::{
@@ -43,7 +43,8 @@ pub struct Rm {
     /// Remove directories with everything in them
     #[arg(short, long)]
     recursive: bool,
-    /// The files and directories, or patterns in quotes, like 'roland-frei:photo/*.tmp'
+    /// The files and directories, or patterns with * or ? in quotes, like
+    /// 'roland-frei:photo/*.tmp'
     #[arg(required = true, value_name = "PEER:PATH", value_parser = RemotePath::parse, add = ArgValueCompleter::new(places))]
     places: Vec<RemotePath>,
 }
@@ -203,9 +204,11 @@ impl Rm {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let mut changes = Changes::new(&self.asker, &self.places, json);
         for place in &self.places {
-            let matching = match place.path.contains(['*', '?', '[']) {
-                true => changes.matching(place).await,
-                false => Ok(vec![place.clone()]),
+            let matching = match is_pattern(&place.path) {
+                // Brackets alone may well be part of the name, and what is removed is gone.
+                true if place.path.contains(['*', '?']) => changes.matching(place).await,
+                true => Ok(vec![place.clone()]),
+                false => Ok(vec![itself(place)]),
             };
             let places = match matching {
                 Ok(places) => places,

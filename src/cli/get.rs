@@ -15,7 +15,7 @@ use super::{
     completion::places,
     conflict::OnConflict,
     limit::Limit,
-    pattern::{expand, is_pattern},
+    pattern::{expand, is_pattern, itself},
     progress::Progress,
     remote::{Asker, Link, RemotePath, about},
     tally::Voice,
@@ -44,9 +44,6 @@ pub struct Get {
     options: Options,
     #[command(flatten)]
     limit: Limit,
-    /// Only show what would be fetched
-    #[arg(long)]
-    dry_run: bool,
     /// Hide progress: the bars on a terminal, the line every ten seconds elsewhere
     #[arg(long)]
     no_progress: bool,
@@ -73,8 +70,8 @@ pub struct Options {
     /// The name here, where that is not the one there.
     #[arg(skip)]
     name: Option<String>,
-    /// Whether it is only shown what would be fetched.
-    #[arg(skip)]
+    /// Only show what would be fetched
+    #[arg(long)]
     dry_run: bool,
 }
 
@@ -99,15 +96,11 @@ impl Get {
         let progress = Arc::new(Progress::default());
         let several = self.options.is_several(self.places.len())
             || self.places.iter().any(|place| is_pattern(&place.path));
-        if !self.no_progress && !self.quiet && !json && !self.dry_run {
+        if !self.no_progress && !self.quiet && !json && !self.options.dry_run {
             progress.begin(several);
         }
         let voice = Voice::new(json, self.quiet);
-        let options = Options {
-            dry_run: self.dry_run,
-            ..self.options.clone()
-        };
-        let mut fetch = Fetch::new(options, &self.output, progress.clone(), voice)?;
+        let mut fetch = Fetch::new(self.options.clone(), &self.output, progress.clone(), voice)?;
         let all = self.all(&mut fetch, &progress);
         let advice = "what was fetched so far is kept: run the command again to resume";
         let result = progress.watch(all, advice).await;
@@ -159,9 +152,9 @@ impl Get {
         link: &mut Link,
         place: &RemotePath,
     ) -> Result<Vec<RemotePath>, Error> {
-        match place.path.contains(['*', '?', '[']) {
+        match is_pattern(&place.path) {
             true => expand(&link.peer().await?, place).await,
-            false => Ok(vec![place.clone()]),
+            false => Ok(vec![itself(place)]),
         }
     }
 }

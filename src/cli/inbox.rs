@@ -276,24 +276,22 @@ impl Export {
         taken: &mut BTreeSet<String>,
         json: bool,
     ) -> Result<(), Error> {
-        {
-            let entry = arrivals.find(number)?;
-            // Two files of one name, exported together, are no mistake.
-            let own = own_name(&entry);
-            let mut free = conflict::names(&own).filter(|name| !taken.contains(name));
-            let name = free.next().unwrap_or_default();
-            let path = self.output.join(&name);
-            copy(&entry, &path)?;
-            taken.insert(name);
-            if json {
-                output::object(&[
-                    ("status", "exported".into()),
-                    ("number", entry.number.into()),
-                    ("file", path.display().to_string().into()),
-                ]);
-            } else {
-                output::line(printable(&path.display().to_string(), 1_000));
-            }
+        let entry = arrivals.find(number)?;
+        // Two files of one name, exported together, are no mistake.
+        let own = own_name(&entry);
+        let mut free = conflict::names(&own).filter(|name| !taken.contains(name));
+        let name = free.next().unwrap_or_default();
+        let path = self.output.join(&name);
+        copy(&entry, &path)?;
+        taken.insert(name);
+        if json {
+            output::object(&[
+                ("status", "exported".into()),
+                ("number", entry.number.into()),
+                ("file", path.display().to_string().into()),
+            ]);
+        } else {
+            output::line(printable(&path.display().to_string(), 1_000));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::{
     Failure,
     completion::places,
     output,
-    pattern::{is_pattern, matching},
+    pattern::{is_pattern, matching_path},
     remote::{Asker, RemotePath, about, exact_time, time},
 };
 use crate::{
@@ -88,8 +88,7 @@ impl Ls {
 
     /// Shows what a pattern matches, with paths from the top.
     async fn list_matching(&self, peer: &Peer, show: impl Fn(&Entry)) -> Result<(), Error> {
-        let components: Vec<String> = self.place.path.split('/').map(str::to_owned).collect();
-        for (path, entry) in matching(peer, &components).await? {
+        for (path, entry) in matching_path(peer, &self.place.path).await? {
             let is_dir = entry.is_dir;
             show(&Entry {
                 path: path.clone(),

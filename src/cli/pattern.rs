@@ -123,22 +123,32 @@ pub async fn matching(peer: &Peer, components: &[String]) -> Result<Vec<(String,
     }
 }
 
-/// The places that one on the command line stands for: what its pattern matches, unless there is a
+/// The same for a path as it is written on the command line.
+pub async fn matching_path(peer: &Peer, path: &str) -> Result<Vec<(String, Entry)>, Error> {
+    let components: Vec<String> = path.split('/').map(str::to_owned).collect();
+    matching(peer, &components).await
+}
+
+/// The places that a pattern on the command line stands for: what it matches, unless there is a
 /// file of exactly that name.
 pub async fn expand(peer: &Peer, place: &RemotePath) -> Result<Vec<RemotePath>, Error> {
-    if !is_pattern(&place.path) {
-        return Ok(vec![place.clone()]);
-    }
     match peer.stat(&place.path).await {
-        Err(error) if error.code == Code::NotFound && place.path.contains(['*', '?']) => {}
-        Err(error) if error.code != Code::NotFound => return Err(error),
-        _ => return Ok(vec![place.clone()]),
+        Err(error) if error.code == Code::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(_) => return Ok(vec![place.clone()]),
     }
-    let components: Vec<String> = place.path.split('/').map(str::to_owned).collect();
-    let found = matching(peer, &components).await?;
     let at = |(path, _)| RemotePath {
         peer: place.peer.clone(),
         path,
     };
+    let found = matching_path(peer, &place.path).await?;
     Ok(found.into_iter().map(at).collect())
+}
+
+/// The place that is not a pattern, with what stands for signs of patterns: `[*]` is `*`.
+pub fn itself(place: &RemotePath) -> RemotePath {
+    RemotePath {
+        peer: place.peer.clone(),
+        path: literal(&place.path),
+    }
 }

@@ -35,6 +35,8 @@ pub enum Voice {
 pub enum Way {
     /// From the contact.
     Get,
+    /// The same, if it were not a dry run.
+    DryGet,
     /// To the contact.
     Put,
 }
@@ -43,8 +45,16 @@ impl Way {
     /// What became of a file that is finished.
     fn word(self) -> &'static str {
         match self {
-            Self::Get => "fetched",
+            Self::Get | Self::DryGet => "fetched",
             Self::Put => "stored",
+        }
+    }
+
+    /// The same for programs.
+    fn status(self) -> &'static str {
+        match self {
+            Self::DryGet => "would-fetch",
+            way => way.word(),
         }
     }
 }
@@ -82,7 +92,6 @@ pub struct Tally {
     same: u64,
     skipped: u64,
     failed: u64,
-    is_dry: bool,
     first: Option<Error>,
 }
 
@@ -122,7 +131,6 @@ impl Tally {
             same: 0,
             skipped: 0,
             failed: 0,
-            is_dry: false,
             first: None,
         }
     }
@@ -137,7 +145,7 @@ impl Tally {
                 "{shown} changed since the last attempt: started over"
             ));
         }
-        let word = self.way.word();
+        let word = self.way.status();
         self.tell(
             word,
             item,
@@ -153,17 +161,17 @@ impl Tally {
 
     /// A file would be transferred, if this were not a dry run.
     pub fn would(&mut self, item: &Item<'_>) {
-        self.is_dry = true;
         self.through += 1;
         self.bytes += item.bytes;
-        self.tell("would-fetch", item, &[]);
+        self.tell(self.way.status(), item, &[]);
         if let Voice::Lines = self.voice {
-            output::line(format_args!(
+            let line = format!(
                 "would fetch {} to {}: {}",
                 printable(item.path, 300),
                 printable(&item.file.display().to_string(), 1_000),
                 output::bytes(item.bytes)
-            ));
+            );
+            self.progress.apart(|| output::line(line));
         }
     }
 
@@ -245,14 +253,7 @@ impl Tally {
     fn object(&self, took: Duration) -> [(&'static str, Value); 7] {
         [
             ("status", "summary".into()),
-            (
-                if self.is_dry {
-                    "would-fetch"
-                } else {
-                    self.way.word()
-                },
-                self.through.into(),
-            ),
+            (self.way.status(), self.through.into()),
             ("bytes", self.bytes.into()),
             ("same", self.same.into()),
             ("skipped", self.skipped.into()),
@@ -262,7 +263,7 @@ impl Tally {
     }
 
     fn summary(&self, took: Duration) -> String {
-        let mut line = match self.is_dry {
+        let mut line = match self.way == Way::DryGet {
             true => format!(
                 "would fetch {}: {}",
                 files(self.through),

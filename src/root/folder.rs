@@ -201,7 +201,7 @@ impl Folder {
                 // After an administrator's edit the file keeps its owner.
                 let owner = (Uid::from_raw(before.uid()), Gid::from_raw(before.gid()));
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
-                // Whoever may not give files away keeps this one.
+                // A user without that permission becomes the owner.
                 let given = chownat(&self.dir, CONFIG, Some(owner.0), Some(owner.1), flags);
                 if let Err(e) = given
                     && e != rustix::io::Errno::PERM

@@ -74,7 +74,7 @@ impl StrangerLog {
 /// A line that is only counted.
 #[derive(Debug, PartialEq, Eq)]
 enum Suppressing {
-    /// The first one of this minute, of which this much is left.
+    /// The first one of this minute; this much of the minute is left.
     First(Duration),
     Another,
 }

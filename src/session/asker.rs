@@ -57,7 +57,7 @@ pub type Jobs<J> = mpsc::Receiver<J>;
 pub enum Ask<J> {
     /// Permission to send a file.
     Send(J),
-    /// A request that has replies. The other side stops when nobody takes them.
+    /// A request that has replies. It stops if the receiver of the replies is dropped.
     Request(Request, Replies),
     /// A reply of this transfer was taken, after which more come.
     Taken(u32),

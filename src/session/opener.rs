@@ -86,7 +86,7 @@ impl<T> Downloads<T> {
         self.lock().insert(transfer, Expected::Announced(begin));
     }
 
-    /// Takes back a file of which nothing has come.
+    /// Takes back a file that has not received any bytes.
     pub fn withdraw(&self, transfer: u32) {
         drop(self.lock().remove(&transfer));
     }

@@ -24,7 +24,7 @@ const MAX_KEY: usize = 512;
 pub const MAX_OBJECT: u64 = 256 << 20;
 
 /// The name of an object: lower-case letters, digits, `-`, `_` and `.` in components with `/`
-/// between them, none of which begins with a dot. Every kind of member can hold it.
+/// between them. No component begins with a dot. Every kind of member can hold it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
 

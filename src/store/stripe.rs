@@ -248,7 +248,7 @@ impl Stripe {
                     }
                 }
             }
-            // What is left are members that failed.
+            // Every member has answered; what is unknown stays so.
             if written.len() + reasons.len() == MEMBERS {
                 break;
             }
@@ -323,7 +323,7 @@ impl Stripe {
         let mut reading = FuturesUnordered::new();
         let mut asked = Vec::new();
         let mut ask = |number: usize| {
-            asked.push(number);
+            asked.push((number, Instant::now()));
             self.share(number, chunk)
         };
         reading.extend(waiting.by_ref().take(2).map(&mut ask));
@@ -364,10 +364,13 @@ impl Stripe {
             reading.extend(waiting.next().map(&mut ask));
         }
         drop(reading);
-        // Those that were overtaken are asked last for a while: one that hangs never says so.
-        for number in asked.iter().filter(|number| !answered.contains(number)) {
+        // One that hangs never says so: those that let a read wait are asked last for a while.
+        let silent = asked
+            .iter()
+            .filter(|(number, since)| !answered.contains(number) && since.elapsed() >= patience);
+        for (number, since) in silent {
             self.failed(*number);
-            let seconds = self.deadline.as_secs();
+            let seconds = since.elapsed().as_secs();
             reasons.push(self.reason(*number, &format!("no answer within {seconds} s")));
         }
         let read = shares.iter().flatten().count();

@@ -145,7 +145,7 @@ fn answer(user: &User, request: &Request, card: Card) -> Result<Answer, Error> {
 }
 
 /// The known key that signed the new one; `None` if the new one is known already, or is to be
-/// accepted whoever signed it.
+/// accepted regardless of its signature.
 fn announced_by(
     user: &User,
     announcement: &Announcement,

@@ -107,6 +107,10 @@ impl Fetch {
         voice: Voice,
     ) -> Result<Self, Error> {
         let at = |e: io::Error| Error::io("open", output, &e);
+        let way = match options.dry_run {
+            true => Way::DryGet,
+            false => Way::Get,
+        };
         let base = match options.dry_run {
             true => None,
             false => {
@@ -118,7 +122,7 @@ impl Fetch {
             options,
             output: output.to_owned(),
             base: base.map(Arc::new),
-            tally: Tally::new(Way::Get, voice, progress.clone()),
+            tally: Tally::new(way, voice, progress.clone()),
             progress,
             bytes: 0,
         })

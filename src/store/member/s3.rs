@@ -70,6 +70,42 @@ fn is_on_amazon() -> bool {
     answers(METADATA, Duration::from_secs(1))
 }
 
+/// Tells the library what to sign with.
+fn sign_with(
+    mut builder: AmazonS3Builder,
+    bucket: &Bucket,
+    credentials: Option<&Credentials>,
+) -> MemberResult<AmazonS3Builder> {
+    let of_profile = match credentials {
+        Some(_) => None,
+        None => profile::credentials()?,
+    };
+    if let Some(Credentials { key, secret, token }) = credentials.or(of_profile.as_ref()) {
+        builder = builder
+            .with_access_key_id(key)
+            .with_secret_access_key(secret.as_str());
+        if let Some(token) = token {
+            builder = builder.with_token(token.as_str());
+        }
+    } else {
+        // No other variable counts: what m2y.ini says about the server stands there.
+        let (names, values) = (VARIABLES, VARIABLES.map(env::var));
+        if values.iter().all(Result::is_err) && !is_on_amazon() {
+            return Err(MemberError::Denied(format!(
+                "{} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+                bucket.shown()
+            )));
+        }
+        for (name, value) in names.iter().zip(values) {
+            let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
+            if let (Ok(key), Ok(value)) = (key, value) {
+                builder = builder.with_config(key, value);
+            }
+        }
+    }
+    Ok(builder)
+}
+
 /// The region of a server that has none.
 const ANY_REGION: &str = "us-east-1";
 
@@ -125,33 +161,7 @@ impl S3Member {
             })
             .with_crypto_provider(Arc::new(RustCrypto))
             .with_http_connector(Connector::new(trust, host.filter(|_| is_plain)));
-        let of_profile = match credentials {
-            Some(_) => None,
-            None => profile::credentials()?,
-        };
-        if let Some(Credentials { key, secret, token }) = credentials.or(of_profile.as_ref()) {
-            builder = builder
-                .with_access_key_id(key)
-                .with_secret_access_key(secret.as_str());
-            if let Some(token) = token {
-                builder = builder.with_token(token.as_str());
-            }
-        } else {
-            // No other variable counts: what m2y.ini says about the server stands there.
-            let (names, values) = (VARIABLES, VARIABLES.map(env::var));
-            if values.iter().all(Result::is_err) && !is_on_amazon() {
-                return Err(MemberError::Denied(format!(
-                    "{} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-                    bucket.shown()
-                )));
-            }
-            for (name, value) in names.iter().zip(values) {
-                let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
-                if let (Ok(key), Ok(value)) = (key, value) {
-                    builder = builder.with_config(key, value);
-                }
-            }
-        }
+        builder = sign_with(builder, bucket, credentials)?;
         if let Some(endpoint) = endpoint {
             builder = builder.with_endpoint(match bucket.is_path_style() {
                 true => endpoint.to_owned(),
@@ -212,13 +222,6 @@ impl S3Member {
         let text = whole(&error);
         let said = |word: &str| text.contains(word);
         let name = &self.name;
-        if said("status code: 403") || said("AccessDenied") {
-            // Listings say it in a way of their own.
-            let is_key = said("InvalidAccessKeyId") || said("SignatureDoesNotMatch");
-            if !is_key && !said("RequestTimeTooSkewed") {
-                return MemberError::Denied(format!("{name}: {NO_ACCESS}"));
-            }
-        }
         if said("NoSuchBucket") {
             return MemberError::Denied(format!("{name}: there is no such bucket: create it"));
         }
@@ -231,6 +234,10 @@ impl S3Member {
             return MemberError::Denied(format!(
                 "{name}: the credentials are wrong: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ));
+        }
+        // Listings say it in a way of their own.
+        if said("status code: 403") || said("AccessDenied") {
+            return MemberError::Denied(format!("{name}: {NO_ACCESS}"));
         }
         if said("QuotaExceeded") || said("StorageFull") || said("507 Insufficient Storage") {
             return MemberError::Full(format!("{name} is full"));
@@ -358,7 +365,7 @@ impl Member for S3Member {
             let got = self.within(Some(key), wanted, getting).await;
             let long = || {
                 let sentence = format!("{} returned more than was asked for of {key}", self.name);
-                MemberError::Denied(sentence)
+                MemberError::Failed(sentence)
             };
             let got = got.and_then(|bytes| bytes.ok_or_else(long));
             match (got, range) {

@@ -55,6 +55,7 @@
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, and [how people become contacts](wire::pairing) |
 //! | [`store`] | where file contents are stored: the trait and its implementations |
 //! | [`journal`] | what must not be forgotten: tasks, transfers, openings, what hooks were told |
+//! | [`database`] | an SQLite file with one thread that writes it |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
 //! | [`transport`] | addresses, and links to and from them; TCP is the only kind |
 //! | [`meta`] | the `.meta` document |
@@ -91,6 +92,8 @@ pub mod wire;
 pub mod store;
 
 pub mod journal;
+
+pub mod database;
 
 pub mod root;
 

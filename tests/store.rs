@@ -9,15 +9,21 @@
 mod common;
 
 use std::{
+    any::Any,
     io::{self, Read},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use cap_std::{ambient_authority, fs::Dir};
-use common::store::{Call, Memory, Watched};
+use common::{
+    chunked::Members,
+    member::Fault,
+    store::{Call, Memory, Watched},
+};
 use m2y::store::{
     ContentPath, Existing, Kind, PartialName, Reader, Store, Target, local::LocalStore,
+    member::directory::DirectoryMember,
 };
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -80,27 +86,51 @@ macro_rules! for_every_kind {
         mod watched {
             $(#[test] fn $promise() { super::$promise(super::watched); })+
         }
+        mod chunked_in_a_directory {
+            $(#[test] fn $promise() { super::$promise(super::chunked_in_a_directory); })+
+        }
+        mod striped {
+            $(#[test] fn $promise() { super::$promise(super::striped); })+
+        }
+        mod striped_with_a_member_gone {
+            $(#[test] fn $promise() { super::$promise(super::striped_with_a_member_gone); })+
+        }
     };
 }
 
-type Made = (Arc<dyn Store>, Option<TempDir>);
+type Made = (Arc<dyn Store>, Box<dyn Any>);
 
 fn local() -> Made {
     let at = tempfile::tempdir().unwrap();
     let dir = Arc::new(Dir::open_ambient_dir(at.path(), ambient_authority()).unwrap());
-    (Arc::new(LocalStore::new(&dir)), Some(at))
+    (Arc::new(LocalStore::new(&dir)), Box::new(at))
 }
 
 fn memory() -> Made {
-    (Arc::new(Memory::default()), None)
+    (Arc::new(Memory::default()), Box::new(()))
 }
 
 /// A decorator that changes nothing.
 fn watched() -> Made {
-    (
-        Arc::new(Watched::new(Memory::default(), |_, _| Ok(()))),
-        None,
-    )
+    let store = Watched::new(Memory::default(), |_, _| Ok(()));
+    (Arc::new(store), Box::new(()))
+}
+
+fn chunked_in_a_directory() -> Made {
+    let at = tempfile::tempdir().unwrap();
+    let members = Members::of(vec![Arc::new(DirectoryMember::open(at.path()).unwrap())]);
+    (Arc::new(members.open()), Box::new((members, at)))
+}
+
+fn striped() -> Made {
+    let members = Members::four();
+    (Arc::new(members.open()), Box::new(members))
+}
+
+fn striped_with_a_member_gone() -> Made {
+    let members = Members::four();
+    members.test[1].set(Fault::Down);
+    (Arc::new(members.open()), Box::new(members))
 }
 
 for_every_kind! {
@@ -477,7 +507,7 @@ fn a_failure_at_any_call_leaves_nothing_half_done_under_a_visible_name() {
 #[test]
 fn a_local_store_follows_no_link_and_shows_no_document() {
     let (store, at) = local();
-    let at = at.unwrap();
+    let at = at.downcast::<TempDir>().unwrap();
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("secret"), "1").unwrap();
     let link = |target: &std::path::Path, name: &str| {

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod keys;
+pub mod mac;
 pub mod seal;
 
 use rsa::rand_core::TryCryptoRng;

@@ -1,12 +1,7 @@
 //! What still has to happen: events whose hooks have to run, and what hooks asked for.
 //!
-//! One SQLite file for a root, `ROOT/journal.sqlite`. SQLite, because the server, `m2y
-//! events` and a person with `sqlite3` look into it at the same time, and because a
-//! process that is killed at any point leaves it whole.
-//!
-//! All writes go through one thread, which takes all waiting ones into one transaction: those that
-//! have to be durable share one flush. The rows are plain words here; what they mean is for the
-//! modules above to know.
+//! One [database] for a root, `ROOT/journal.sqlite`, which the server and `m2y events` look into at
+//! the same time. The rows are plain words here; what they mean is for the modules above to know.
 
 pub mod decided;
 pub mod delivered;
@@ -20,38 +15,28 @@ pub mod script_state;
 pub mod sent;
 mod task;
 mod withheld;
-mod writer;
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-    thread,
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 pub use self::task::{
     Entry, Task, counts, due, fail, find, insert, is_waited_for, latest_events, list, next_due,
     remove,
 };
 pub use self::withheld::Withheld;
-use self::{withheld::WithheldFiles, writer::Write};
-use crate::root::{Root, file};
+use self::withheld::WithheldFiles;
+use crate::{
+    database::{self, BUSY, Database, DatabaseError},
+    root::{Root, file},
+};
 
 /// The file, below the root.
 pub const FILE: &str = "journal.sqlite";
-
-/// Statements that a connection keeps at hand: all that there are.
-const STATEMENTS: usize = 64;
-
-/// How long one process waits for another one's transaction.
-const BUSY: Duration = Duration::from_secs(10);
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS known (
@@ -72,26 +57,19 @@ CREATE TABLE IF NOT EXISTS quiet (
 
 /// Why the journal cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum JournalError {
-    /// SQLite says so.
-    #[error("cannot use {FILE}: {0}")]
-    Database(String),
-    /// The thread that writes is gone.
-    #[error("cannot use {FILE}: the thread that writes it has ended")]
-    Closed,
-}
+#[error("cannot use {FILE}: {0}")]
+pub struct JournalError(#[from] DatabaseError);
 
 impl From<rusqlite::Error> for JournalError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error.to_string())
+        Self(error.into())
     }
 }
 
 /// The journal of a root. Clones are the same one.
 #[derive(Clone)]
 pub struct Journal {
-    writes: mpsc::Sender<Write>,
-    path: Arc<Path>,
+    database: Database,
     /// Whether there may be decisions to look for: most roots never have one.
     decides: Arc<AtomicBool>,
     /// Files that nobody may see although the journal does not say that they are pending.
@@ -103,36 +81,27 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal of a root, and creates it if it is missing.
     pub fn open(root: &Root) -> Result<Self, JournalError> {
-        let fail = |e: std::io::Error| JournalError::Database(e.to_string());
+        let fail = |e: std::io::Error| DatabaseError::Sqlite(e.to_string());
         match file::create_empty(root.dir(), FILE, 0o600) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail(e).into()),
             _ => {}
         }
-        let path: Arc<Path> = root.path().join(FILE).into();
-        let db = connect(&path)?;
-        db.execute_batch(SCHEMA)?;
-        db.execute_batch(task::SCHEMA)?;
-        db.execute_batch(delivered::SCHEMA)?;
-        delivered::migrate(&db)?;
-        sent::migrate(&db)?;
-        db.execute_batch(decided::SCHEMA)?;
-        db.execute_batch(redo::SCHEMA)?;
-        db.execute_batch(script_state::SCHEMA)?;
-        db.execute_batch(last_run::SCHEMA)?;
-        db.execute_batch(outgoing::SCHEMA)?;
-        let decides = Arc::new(AtomicBool::new(decided::any(&db)?));
-        let (writes, waiting) = mpsc::channel();
         let news = Arc::new(Notify::new());
-        thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn({
-                let news = news.clone();
-                move || writer::write_all(&db, &waiting, &news)
-            })
-            .map_err(fail)?;
+        let database = Database::open(&root.path().join(FILE), "journal", &news, |db| {
+            db.execute_batch(SCHEMA)?;
+            db.execute_batch(task::SCHEMA)?;
+            db.execute_batch(delivered::SCHEMA)?;
+            delivered::migrate(db)?;
+            sent::migrate(db)?;
+            db.execute_batch(decided::SCHEMA)?;
+            db.execute_batch(redo::SCHEMA)?;
+            db.execute_batch(script_state::SCHEMA)?;
+            db.execute_batch(last_run::SCHEMA)?;
+            db.execute_batch(outgoing::SCHEMA)
+        })?;
+        let decides = Arc::new(AtomicBool::new(decided::any(&database.reader()?)?));
         Ok(Self {
-            writes,
-            path,
+            database,
             decides,
             withheld: WithheldFiles::default(),
             news,
@@ -156,7 +125,7 @@ impl Journal {
 
     /// A separate connection, for reading.
     pub fn reader(&self) -> Result<Connection, JournalError> {
-        Ok(connect(&self.path)?)
+        Ok(self.database.reader()?)
     }
 
     /// Runs `work` in a transaction with others. When this returns, what it wrote survives
@@ -192,25 +161,22 @@ impl Journal {
         durable: bool,
         work: impl Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
     ) -> Pending<T> {
-        let (write, result) = Write::new(durable, work);
-        // If the thread is gone, so is the sender of the result.
-        let _ = self.writes.send(write);
-        Pending(result)
+        Pending(self.database.write(durable, work))
     }
 }
 
 /// The result of a write, once it is committed.
-pub struct Pending<T>(oneshot::Receiver<Result<T, JournalError>>);
+pub struct Pending<T>(database::Pending<T>);
 
 impl<T> Pending<T> {
     /// Waits for it in a task.
     pub async fn committed(self) -> Result<T, JournalError> {
-        self.0.await.unwrap_or(Err(JournalError::Closed))
+        Ok(self.0.committed().await?)
     }
 
     /// Waits for it on a thread that may block.
     pub fn wait(self) -> Result<T, JournalError> {
-        self.0.blocking_recv().unwrap_or(Err(JournalError::Closed))
+        Ok(self.0.wait()?)
     }
 }
 
@@ -246,19 +212,4 @@ pub fn look(root: &Root) -> Result<Option<Connection>, JournalError> {
     };
     db.busy_timeout(BUSY)?;
     Ok(Some(db))
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(BUSY)?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Only for a new file: then pruning can give pages back.
-    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    // Readers do not wait for the writer, nor it for them.
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "foreign_keys", "ON")?;
-    Ok(db)
 }

@@ -39,6 +39,12 @@ impl ObjectKey {
         (text.len() <= MAX_KEY && text.split('/').all(is_component)).then(|| Self(text.to_owned()))
     }
 
+    /// A key that was made, not read.
+    pub(super) fn trusted(text: String) -> Self {
+        debug_assert!(Self::parse(&text).is_some(), "{text}");
+        Self(text)
+    }
+
     /// The key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -26,6 +26,7 @@
 //! folder uses them yet.
 
 pub mod batch;
+pub mod chunked;
 pub mod flush;
 pub mod local;
 pub mod member;

@@ -6,10 +6,11 @@
 //! sealed under the same secret and bound to the key of its object; before the seal stands the
 //! secret, wrapped for each reader. So a member learns how large chunks are and when they were
 //! written. Chunks and manifests that it alters, swaps or renames are refused. An older manifest
-//! of the same name opens: whoever reads several compares their sequences. Who sealed a manifest
-//! is not proven yet.
+//! of the same name opens: whoever reads several compares their sequences. Only who knows the
+//! secret of the [folder] can have made a manifest: readers of a file do not.
 
 pub mod chunk;
+pub mod folder;
 pub mod manifest;
 
 use zeroize::Zeroizing;
@@ -33,8 +34,15 @@ impl FileSecret {
         crypto::random().map(|bytes| Self(Zeroizing::new(bytes)))
     }
 
+    /// Its bytes, for the index of a server.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; SECRET_LEN] {
+        &self.0
+    }
+
     /// A secret from its bytes; `None` if they are not as many as it has.
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.try_into().ok()?;
         Some(Self(Zeroizing::new(bytes)))
     }

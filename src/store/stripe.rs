@@ -166,6 +166,17 @@ impl Stripe {
         Self { deadline, ..self }
     }
 
+    /// How many members must have their part before a write counts.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        self.quorum
+    }
+
+    /// The members with their names.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &Arc<dyn Member>)> {
+        self.names.iter().map(String::as_str).zip(&self.members)
+    }
+
     /// Writes a chunk, with a trailer that each member gets behind its share.
     ///
     /// # Errors

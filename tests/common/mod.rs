@@ -37,6 +37,7 @@ use m2y::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+pub mod chunked;
 pub mod member;
 pub mod memory;
 pub mod peer;

@@ -19,6 +19,9 @@ pub const CHUNK: usize = 8 << 20;
 /// Bytes of a block, apart from the last of a chunk.
 pub const BLOCK: usize = 65_536;
 
+/// Bytes of the tag of a block.
+pub const TAG_BYTES: usize = TAG_LEN;
+
 /// What the key of a chunk is derived for.
 const INFO: &[u8] = b"m2y store chunk";
 
@@ -86,16 +89,32 @@ impl ChunkSeal {
     ///
     /// If a block or a tag is not what was sealed here, or one is missing.
     pub fn open(&self, chunk: &mut [u8], tags: &[u8]) -> Result<(), CryptoError> {
-        if tags.len() != tags_len(chunk.len()) {
+        let len = chunk.len();
+        self.open_blocks(chunk, tags, 0, len)
+    }
+
+    /// Opens some blocks of a chunk of `len` bytes in place, those from number `first` on,
+    /// counted from 0.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::open`].
+    pub fn open_blocks(
+        &self,
+        bytes: &mut [u8],
+        tags: &[u8],
+        first: u64,
+        len: usize,
+    ) -> Result<(), CryptoError> {
+        if tags.len() != tags_len(bytes.len()) {
             return Err(CryptoError::Open);
         }
-        let blocks = chunk.len().div_ceil(BLOCK);
-        let sealed = chunk.chunks_mut(BLOCK).zip(tags.chunks(TAG_LEN));
-        for (number, (block, tag)) in (1..).zip(sealed) {
+        let blocks = len.div_ceil(BLOCK) as u64;
+        let sealed = bytes.chunks_mut(BLOCK).zip(tags.chunks(TAG_LEN));
+        for (number, (block, tag)) in (first + 1..).zip(sealed) {
             let tag: Tag = tag.try_into().map_err(|_| CryptoError::Open)?;
             let last = number == blocks;
-            self.seal
-                .open(number as u64, last, &self.place, block, &tag)?;
+            self.seal.open(number, last, &self.place, block, &tag)?;
         }
         Ok(())
     }

@@ -51,6 +51,9 @@ const DIGEST_LEN: usize = 32;
 /// The id of a directory. That of the folder itself is all zeros.
 pub type DirectoryId = [u8; 16];
 
+/// The id of the folder itself as a directory.
+pub const TOP: DirectoryId = [0; 16];
+
 /// The order of manifests under one name: a later one replaces an earlier one, whatever a member
 /// that was away has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +99,8 @@ pub struct Contents {
     pub crc: u32,
     /// Its chunks, in their order.
     pub chunks: Vec<Chunk>,
+    /// The document that came with the file, if one did.
+    pub meta: Option<String>,
 }
 
 /// A chunk of a file.
@@ -237,6 +242,9 @@ impl Manifest {
                     .first()
                     .map_or(1, |chunk| chunk.shares.len());
                 put("members", members.into());
+                if let Some(meta) = &contents.meta {
+                    put("meta", meta.as_str().into());
+                }
                 put("chunks", chunks_to_text(&contents.chunks).into());
             }
             Kind::Directory(id) => {
@@ -268,6 +276,7 @@ impl Manifest {
                         text("chunks")?,
                         usize::try_from(number("members")?).ok()?,
                     )?,
+                    meta: text("meta").map(str::to_owned),
                 };
                 let lens = contents.chunks.iter().map(|chunk| u64::from(chunk.len));
                 let whole = lens.sum::<u64>() == contents.size;
@@ -382,6 +391,7 @@ mod tests {
                 modified: -5,
                 crc: 0xdead_beef,
                 chunks: vec![chunk(1), chunk(2)],
+                meta: Some("{}".to_owned()),
             }),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use rusqlite::Connection;
 use tokio::sync::{Notify, oneshot};
 
-use super::JournalError;
+use super::DatabaseError;
 
 /// Writes that one transaction takes.
 const BATCH: usize = 256;
@@ -17,14 +17,14 @@ pub(super) trait Statement: Send {
     fn run(&mut self, db: &Connection) -> rusqlite::Result<bool>;
 
     /// Announces the result.
-    fn announce(self: Box<Self>, committed: Result<(), JournalError>);
+    fn announce(self: Box<Self>, committed: Result<(), DatabaseError>);
 }
 
 /// A closure, and the caller that waits for its result.
 struct Awaited<F, T> {
     work: F,
     value: Option<T>,
-    done: oneshot::Sender<Result<T, JournalError>>,
+    done: oneshot::Sender<Result<T, DatabaseError>>,
 }
 
 impl<F, T> Statement for Awaited<F, T>
@@ -38,9 +38,9 @@ where
         Ok(news)
     }
 
-    fn announce(self: Box<Self>, committed: Result<(), JournalError>) {
+    fn announce(self: Box<Self>, committed: Result<(), DatabaseError>) {
         let Self { value, done, .. } = *self;
-        let _ = done.send(committed.and_then(|()| value.ok_or(JournalError::Closed)));
+        let _ = done.send(committed.and_then(|()| value.ok_or(DatabaseError::Closed)));
     }
 }
 
@@ -56,7 +56,7 @@ impl Write {
     pub(super) fn new<T: Send + 'static>(
         durable: bool,
         work: impl Fn(&Connection) -> rusqlite::Result<(T, bool)> + Send + 'static,
-    ) -> (Self, oneshot::Receiver<Result<T, JournalError>>) {
+    ) -> (Self, oneshot::Receiver<Result<T, DatabaseError>>) {
         let (done, result) = oneshot::channel();
         let statement = Box::new(Awaited {
             work,
@@ -118,7 +118,7 @@ fn commit(db: &Connection, mut batch: Vec<Box<dyn Statement>>) -> bool {
         let _ = run(db, "ROLLBACK");
         // Not everybody waits for what was written.
         if !failed || batch.len() == 1 {
-            tracing::error!("{}", JournalError::Database(error.to_string()));
+            tracing::error!("cannot write {}: {error}", db.path().unwrap_or_default());
         }
     }
     if failed && batch.len() > 1 {
@@ -126,11 +126,11 @@ fn commit(db: &Connection, mut batch: Vec<Box<dyn Statement>>) -> bool {
         return batch.into_iter().fold(false, alone);
     }
     let news = *committed.as_ref().unwrap_or(&false);
-    announce(batch, committed.map(drop).map_err(JournalError::from));
+    announce(batch, committed.map(drop).map_err(DatabaseError::from));
     news
 }
 
-fn announce(batch: Vec<Box<dyn Statement>>, committed: Result<(), JournalError>) {
+fn announce(batch: Vec<Box<dyn Statement>>, committed: Result<(), DatabaseError>) {
     for statement in batch {
         statement.announce(committed.clone());
     }

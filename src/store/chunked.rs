@@ -1,0 +1,372 @@
+//! The store that keeps contents on [members](super::member), sealed: a file is a run of chunks,
+//! written first, and a manifest, written last.
+//!
+//! ```text
+//! Growing    gathers the bytes of a partial file into chunks and writes them
+//! Index      names, files and chunks, on this machine: all changes of names happen here
+//! settle     the manifests of names that changed, to the members: now they survive this machine
+//! mend       what members lack because they were away
+//! Contents   reads chunks back
+//! ```
+//!
+//! **What counts.** A change of names is in the index at once, and nobody is told of it before
+//! its manifest is on enough members. The index survives a loss of power before the first
+//! manifest of a change is written; so it is always ahead of the members, never behind, and what
+//! is unsettled after a crash is written then.
+
+mod contents;
+mod growing;
+pub mod holders;
+pub mod index;
+pub mod lease;
+pub mod recover;
+mod runtime;
+mod settle;
+
+use std::{
+    collections::HashMap,
+    io::{self, Read},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use cap_std::fs::Dir;
+
+use self::{
+    contents::{ChunkedContents, Open},
+    growing::{ChunkedSink, Growing},
+    holders::{Holders, Members},
+    index::{
+        Id, Index,
+        files::IndexedFile,
+        names::{Place, Rules},
+    },
+    lease::Holding,
+};
+use super::{
+    ContentPath, Contents, Listing, PartialName, Sink, Stat, Store, Target,
+    sealed::{FileSecret, folder::FolderSecret, manifest},
+};
+use crate::crypto::{self, CryptoError, keys::PublicKey};
+
+/// Entries that are listed at a time.
+const PAGE: usize = 1_000;
+
+/// A folder on members.
+pub struct ChunkedStore {
+    core: Arc<Core>,
+    /// Partial files of which bytes are in memory.
+    growing: Mutex<HashMap<PartialName, Arc<Growing>>>,
+}
+
+/// What the parts of a store share.
+struct Core {
+    folder: FolderSecret,
+    holders: Holders,
+    index: Index,
+    /// Who reads the files, the owner first.
+    readers: Vec<PublicKey>,
+    rules: Rules,
+    lease: Holding,
+    open: Mutex<Open>,
+    /// Held while manifests are written: an older one must not arrive after a newer one.
+    writing: Mutex<()>,
+}
+
+/// What a folder's m2y.config and its owner say.
+pub struct Policy {
+    /// Who reads the files, the owner first.
+    pub readers: Vec<PublicKey>,
+    /// How long what is removed or overwritten can be had back.
+    pub keep: Duration,
+    /// What tells the root from others, and from copies of it on other machines.
+    pub identity: Vec<u8>,
+    /// After which silence of another server the folder is taken over.
+    pub silence: Duration,
+}
+
+impl ChunkedStore {
+    /// A store on these members, with an index in the folder's directory.
+    pub fn open(
+        (dir, path): (&Dir, &Path),
+        folder: FolderSecret,
+        holders: Holders,
+        policy: Policy,
+    ) -> io::Result<Self> {
+        let rules = Rules {
+            members: holders.all(),
+            keep: i64::try_from(policy.keep.as_nanos()).unwrap_or(i64::MAX),
+        };
+        let core = Core {
+            index: Index::open(dir, path)?,
+            folder,
+            holders,
+            readers: policy.readers,
+            rules,
+            lease: Holding::new(&policy.identity, policy.silence),
+            open: Mutex::default(),
+            writing: Mutex::default(),
+        };
+        Ok(Self {
+            core: Arc::new(core),
+            growing: Mutex::default(),
+        })
+    }
+
+    fn growing(&self) -> MutexGuard<'_, HashMap<PartialName, Arc<Growing>>> {
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a partial file to those in memory, and forgets those that are written.
+    fn grow(&self, partial: &PartialName, new: &Arc<Growing>) {
+        let mut growing = self.growing();
+        growing.retain(|_, growing| Arc::strong_count(growing) > 1 || !growing.is_quiet());
+        growing.insert(partial.clone(), new.clone());
+    }
+
+    /// Writes what is in memory of a partial file.
+    fn finish(&self, partial: &PartialName) -> io::Result<()> {
+        let growing = self.growing().remove(partial);
+        match growing {
+            Some(growing) => growing.finish(),
+            None => Ok(()),
+        }
+    }
+
+    /// A partial file as one that can be read.
+    fn as_file(&self, partial: &PartialName) -> io::Result<IndexedFile> {
+        self.finish(partial)?;
+        let found = self.core.index.partial(partial.as_str())?;
+        let found = found.ok_or(io::ErrorKind::NotFound)?;
+        let chunks: Vec<_> = found.chunks.into_iter().map(|held| held.chunk).collect();
+        Ok(IndexedFile {
+            id: found.id,
+            secret: found.secret,
+            contents: manifest::Contents {
+                size: chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
+                modified: 0,
+                crc: 0,
+                chunks,
+                meta: None,
+            },
+        })
+    }
+
+    /// A partial file that goes on behind its first `keep` bytes.
+    fn resume(&self, partial: &PartialName, keep: u64) -> io::Result<Arc<Growing>> {
+        let file = self.as_file(partial)?;
+        if file.contents.size < keep {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (mut sent, mut place) = (0, 0);
+        for chunk in &file.contents.chunks {
+            let end = sent + u64::from(chunk.len);
+            if end > keep {
+                break;
+            }
+            sent = end;
+            place += 1;
+        }
+        // The last chunk may have been kept only in part.
+        let mut gathered = vec![0; usize::try_from(keep - sent).map_err(io::Error::other)?];
+        let (id, secret) = (file.id, file.secret.clone());
+        let contents = ChunkedContents::new(&self.core, file);
+        let mut filled = 0;
+        while let Some(rest) = gathered.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match contents.read_at(rest, sent + filled as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => filled += read,
+            }
+        }
+        self.core.index.cut(partial.as_str(), id, place)?;
+        Ok(Growing::new(
+            &self.core,
+            partial.as_str(),
+            (id, secret),
+            (sent, place),
+            gathered,
+        ))
+    }
+}
+
+impl Core {
+    fn opened(&self, file: Id) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        *open.entry(file).or_default() += 1;
+    }
+
+    fn closed(&self, file: Id) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(readers) = open.get_mut(&file) {
+            *readers -= 1;
+            if *readers == 0 {
+                open.remove(&file);
+            }
+        }
+    }
+
+    fn is_open(&self, file: &Id) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.contains_key(file)
+    }
+
+    /// The names of members, for people.
+    fn names(&self, members: Members) -> String {
+        let all = self.holders.members();
+        let names = holders::numbers(members).into_iter();
+        let names = names.filter_map(|number| all.get(number).map(|(name, _)| *name));
+        names.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn crypto_error(error: CryptoError) -> io::Error {
+    let kind = match error {
+        CryptoError::Open => io::ErrorKind::InvalidData,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}
+
+fn place(to: &Target<'_>) -> Place {
+    Place {
+        path: to.path.clone(),
+        existing: to.existing,
+        modified: to.modified,
+    }
+}
+
+impl Store for ChunkedStore {
+    fn begin(&self, partial: &PartialName, keep: u64) -> io::Result<Box<dyn Sink>> {
+        let growing = match keep {
+            0 => {
+                let earlier = self.growing().remove(partial);
+                drop(earlier);
+                let id: Id = crypto::random().map_err(crypto_error)?;
+                let secret = FileSecret::new().map_err(crypto_error)?;
+                self.core.index.begin(partial.as_str(), id, &secret)?;
+                let name = partial.as_str();
+                Growing::new(&self.core, name, (id, secret), (0, 0), Vec::new())
+            }
+            keep => self.resume(partial, keep)?,
+        };
+        self.grow(partial, &growing);
+        Ok(Box::new(ChunkedSink::new(&growing)))
+    }
+
+    fn held(&self, partial: &PartialName) -> io::Result<Option<u64>> {
+        let growing = self.growing().get(partial).cloned();
+        match growing.and_then(|growing| growing.len()) {
+            Some(len) => Ok(Some(len)),
+            None => self.core.index.held(partial.as_str()),
+        }
+    }
+
+    fn read(&self, partial: &PartialName) -> io::Result<Box<dyn Read + Send>> {
+        let file = self.as_file(partial)?;
+        Ok(Box::new(OwnReader {
+            contents: ChunkedContents::new(&self.core, file),
+            offset: 0,
+        }))
+    }
+
+    fn discard(&self, partial: &PartialName) {
+        let growing = self.growing().remove(partial);
+        drop(growing);
+        // What cannot be removed now is swept.
+        let _ = self.core.index.discard(partial.as_str());
+    }
+
+    fn publish(&self, partial: &PartialName, to: &Target<'_>) -> io::Result<()> {
+        self.finish(partial)?;
+        let (core, to) = (&self.core, place(to));
+        core.index.publish(partial.as_str(), to, core.rules)
+    }
+
+    fn open(&self, path: &ContentPath) -> io::Result<Box<dyn Contents>> {
+        let entry = self.core.index.find(path)?.ok_or(io::ErrorKind::NotFound)?;
+        if !entry.is_file {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let file = self.core.index.file(&entry.id)?;
+        let file = file.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(ChunkedContents::new(&self.core, file)))
+    }
+
+    fn stat(&self, path: &ContentPath) -> io::Result<Option<Stat>> {
+        Ok(self.core.index.find(path)?.map(|entry| entry.stat))
+    }
+
+    fn list(&self, directory: &ContentPath) -> io::Result<Listing> {
+        let parent = self.core.index.directory(directory)?;
+        let parent = parent.ok_or(io::ErrorKind::NotFound)?;
+        let core = self.core.clone();
+        let mut after = Some(String::new());
+        let pages = std::iter::from_fn(move || {
+            let page = core.index.page(&parent, after.as_deref()?, PAGE);
+            after = match &page {
+                Ok(page) if page.len() == PAGE => page.last().map(|(name, _)| name.clone()),
+                _ => None,
+            };
+            Some(match page {
+                Ok(page) => page.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            })
+        });
+        let shown = |entry: &io::Result<(String, Stat)>| match entry {
+            Ok((name, _)) => !name.starts_with('.'),
+            Err(_) => true,
+        };
+        Ok(Box::new(pages.flatten().filter(shown)))
+    }
+
+    fn make_dir(&self, path: &ContentPath) -> io::Result<()> {
+        self.core.index.make_dir(path, self.core.rules)
+    }
+
+    fn rename(&self, path: &ContentPath, to: &Target<'_>) -> io::Result<()> {
+        self.core.index.rename(path, place(to), self.core.rules)
+    }
+
+    fn remove(&self, path: &ContentPath) -> io::Result<()> {
+        self.core.index.remove(path, self.core.rules)
+    }
+
+    fn settle_names(&self, _paths: &[ContentPath]) -> io::Result<()> {
+        self.core.settle()
+    }
+
+    fn room(&self) -> io::Result<u64> {
+        let core = self.core.clone();
+        let room = runtime::run(async move { core.holders.room().await })??;
+        Ok(room.unwrap_or(i64::MAX.unsigned_abs()))
+    }
+
+    fn sweep(&self, before: SystemTime, removes: bool) -> io::Result<usize> {
+        let before = before.duration_since(SystemTime::UNIX_EPOCH);
+        let before = before.unwrap_or_default().as_nanos();
+        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        let old = self.core.index.old_partials(before)?;
+        if removes {
+            for partial in &old {
+                self.core.index.discard(partial)?;
+            }
+            self.growing().retain(|name, _| !old.iter().any(|old| *old == *name.as_str()));
+        }
+        Ok(old.len())
+    }
+}
+
+/// Reads contents from the beginning to the end.
+struct OwnReader {
+    contents: ChunkedContents,
+    offset: u64,
+}
+
+impl Read for OwnReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.contents.read_at(buffer, self.offset)?;
+        self.offset = self.offset.saturating_add(read as u64);
+        Ok(read)
+    }
+}

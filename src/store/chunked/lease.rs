@@ -1,0 +1,312 @@
+//! Who may write to a folder: one server at a time.
+//!
+//! A lease is an object `lease/FENCE`, FENCE counting up; the highest one counts. Whoever makes
+//! it on enough members without replacing another has the lease: of two servers that try, at most
+//! one does. The holder writes it again every few seconds. A lease whose object did not change for
+//! a minute is over, by the clock of the server that looked at it twice, and the next server makes
+//! the next one. Every manifest has the number of its lease in its key and in its sequence; so what
+//! a server writes that was asleep meanwhile replaces nothing, and counts for nothing.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::body::Bytes;
+use subtle::ConstantTimeEq;
+
+use super::{Core, holders::bit, runtime};
+use crate::{
+    clock,
+    crypto::{mac::hmac_sha256, seal::derive},
+    store::member::ObjectKey,
+};
+
+/// The directory of leases.
+const LEASES: &str = "lease";
+
+/// How long a lease lasts that nobody renews.
+pub const SILENCE: Duration = Duration::from_secs(60);
+
+/// How old a renewal may be for a write to rely on it.
+const FRESH: Duration = Duration::from_secs(20);
+
+/// Notes of the index: the number of the lease, when it was renewed (milliseconds since 1970), and
+/// its beats.
+const FENCE: &str = "fence";
+const RENEWED: &str = "renewed";
+const BEAT: &str = "beat";
+
+/// The document of a lease: the holder, a counter, and whether it was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    holder: [u8; 16],
+    beat: u64,
+    is_over: bool,
+}
+
+/// What was seen of the lease of another server.
+#[derive(Clone, Copy)]
+struct Seen {
+    fence: u64,
+    lease: Lease,
+    since: Instant,
+}
+
+/// The lease of a folder, as this process knows it.
+pub struct Holding {
+    /// Who we are: the same for all processes of a root on one machine.
+    holder: [u8; 16],
+    silence: Duration,
+    seen: Mutex<Option<Seen>>,
+    /// Whether this process made the lease.
+    is_ours: AtomicBool,
+}
+
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another server has it.
+    #[error(
+        "another server writes to this folder: stop it; {} s after its last sign of life this one \
+         takes over", .0.as_secs()
+    )]
+    Taken(Duration),
+    /// Another server had it since this one.
+    #[error("another server has written to this folder since this one did")]
+    Behind,
+}
+
+impl From<LeaseError> for io::Error {
+    fn from(error: LeaseError) -> Self {
+        Self::new(io::ErrorKind::ResourceBusy, error)
+    }
+}
+
+impl Holding {
+    /// For a root that `identity` tells apart from others, and from copies on other machines.
+    pub fn new(identity: &[u8], silence: Duration) -> Self {
+        Self {
+            holder: derive(b"", identity, b"m2y store lease holder"),
+            silence,
+            seen: Mutex::default(),
+            is_ours: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the lease of another server is over, as far as this process has seen.
+    fn is_over(&self, fence: u64, lease: Lease) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*seen {
+            _ if lease.is_over => true,
+            Some(before) if before.fence == fence && before.lease == lease => {
+                before.since.elapsed() >= self.silence
+            }
+            _ => {
+                let since = Instant::now();
+                *seen = Some(Seen {
+                    fence,
+                    lease,
+                    since,
+                });
+                false
+            }
+        }
+    }
+}
+
+impl Lease {
+    fn to_bytes(self, key: &[u8; 32], fence: u64) -> Bytes {
+        let mut bytes = self.holder.to_vec();
+        bytes.extend_from_slice(&self.beat.to_be_bytes());
+        bytes.push(u8::from(self.is_over));
+        let mac = hmac_sha256(key, &[&fence.to_be_bytes(), &bytes]);
+        bytes.extend_from_slice(&mac);
+        bytes.into()
+    }
+
+    fn from_bytes(bytes: &[u8], key: &[u8; 32], fence: u64) -> Option<Self> {
+        let (bytes, mac) = bytes.split_last_chunk::<32>()?;
+        let expected = hmac_sha256(key, &[&fence.to_be_bytes(), bytes]);
+        let (holder, rest) = bytes.split_first_chunk::<16>()?;
+        let (beat, rest) = rest.split_first_chunk::<8>()?;
+        (rest.len() == 1 && bool::from(expected.ct_eq(mac))).then(|| Self {
+            holder: *holder,
+            beat: u64::from_be_bytes(*beat),
+            is_over: rest == [1],
+        })
+    }
+}
+
+impl Core {
+    fn lease_object(&self, fence: u64) -> ObjectKey {
+        self.folder.directory(Some(&format!("{LEASES}/{fence}")))
+    }
+
+    fn lease_key(&self) -> [u8; 32] {
+        derive(&self.folder.id, self.folder.secret().as_bytes(), b"m2y store lease")
+    }
+
+    /// Makes sure that this server may write. What it writes is under the lease whose number the
+    /// index has.
+    pub(super) fn hold(self: &Arc<Self>) -> io::Result<()> {
+        let fence: u64 = self.number(FENCE)?;
+        let age = clock::millis().checked_sub(self.number(RENEWED)?);
+        if fence > 0 && age.is_some_and(|age| Duration::from_millis(age) < FRESH) {
+            return Ok(());
+        }
+        self.renew()
+    }
+
+    /// Renews the lease, or gets it.
+    pub(super) fn renew(self: &Arc<Self>) -> io::Result<()> {
+        let fence: u64 = self.number(FENCE)?;
+        let beat = self.number(BEAT)? + 1;
+        let this = self.clone();
+        let (fence, beat) =
+            runtime::run(async move { this.get_lease(fence, beat).await })??;
+        self.index.set_note(BEAT, signed(beat))?;
+        self.index.set_note(FENCE, signed(fence))?;
+        self.index.set_note(RENEWED, signed(clock::millis()))
+    }
+
+    fn number(&self, key: &str) -> io::Result<u64> {
+        let number: Option<i64> = self.index.note(key)?;
+        Ok(number.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
+    }
+
+    /// The highest lease that members know of, of which so many have to answer.
+    async fn latest_lease(&self, needed: usize) -> io::Result<Option<(u64, Option<Lease>)>> {
+        let directory = self.folder.directory(Some(LEASES));
+        let (mut highest, mut unknown, mut reasons) = (0, 0, Vec::new());
+        for number in 0..self.holders.count() {
+            let listed = self.holders.list(number, &directory, |object| {
+                let fence = object.key.as_str().rsplit_once('/');
+                let fence = fence.and_then(|(_, fence)| fence.parse().ok());
+                highest = highest.max(fence.unwrap_or(0));
+                Ok(())
+            });
+            if let Err(error) = listed.await {
+                unknown |= bit(number);
+                reasons.push(error.to_string());
+            }
+        }
+        if self.holders.count() < needed + unknown.count_ones() as usize {
+            let why = format!("too few members can be reached: {}", reasons.join("; "));
+            return Err(io::Error::new(io::ErrorKind::HostUnreachable, why));
+        }
+        if highest == 0 {
+            return Ok(None);
+        }
+        let documents = self.holders.documents(&self.lease_object(highest)).await;
+        let leases = documents.into_iter().flatten();
+        let key = self.lease_key();
+        let leases = leases.filter_map(|bytes| Lease::from_bytes(&bytes, &key, highest));
+        Ok(Some((highest, leases.max_by_key(|lease| lease.beat))))
+    }
+
+    async fn get_lease(&self, ours: u64, beat: u64) -> io::Result<(u64, u64)> {
+        let mine = Lease {
+            holder: self.lease.holder,
+            beat,
+            is_over: false,
+        };
+        let Some((highest, lease)) = self.latest_lease(self.holders.needed()).await? else {
+            return self.claim(ours + 1, mine).await;
+        };
+        let is_mine = lease.is_some_and(|lease| lease.holder == mine.holder);
+        if is_mine && highest == ours {
+            let mine = Lease {
+                beat: beat.max(lease.map_or(0, |lease| lease.beat + 1)),
+                ..mine
+            };
+            let bytes = mine.to_bytes(&self.lease_key(), ours);
+            self.holders.put_document(&self.lease_object(ours), bytes).await?;
+            return Ok((ours, mine.beat));
+        }
+        // One that nobody can read was made by a server that stopped in the middle, or by nobody
+        // who knows the folder.
+        let lease = lease.unwrap_or(Lease {
+            holder: [0; 16],
+            beat: 0,
+            is_over: false,
+        });
+        if !is_mine && !self.lease.is_over(highest, lease) {
+            return Err(LeaseError::Taken(self.lease.silence).into());
+        }
+        match highest == ours {
+            true => self.claim(highest + 1, mine).await,
+            false => Err(LeaseError::Behind.into()),
+        }
+    }
+
+    /// Makes the next lease. If another server was faster, it has it.
+    async fn claim(&self, fence: u64, mine: Lease) -> io::Result<(u64, u64)> {
+        let (key, bytes) = (self.lease_object(fence), mine.to_bytes(&self.lease_key(), fence));
+        if let Err(error) = self.holders.create_document(&key, bytes.clone()).await {
+            // An answer may have been lost on its way.
+            let there = self.holders.documents(&key).await;
+            let ours = there.iter().enumerate().filter(|(_, there)| {
+                there.as_ref().is_ok_and(|there| *there == bytes)
+            });
+            let missing = ours.fold(self.holders.all(), |missing, (at, _)| missing & !bit(at));
+            if !self.holders.is_enough(missing) {
+                let others = there.iter().flatten().any(|there| *there != bytes);
+                return match others {
+                    true => Err(LeaseError::Taken(self.lease.silence).into()),
+                    false => Err(error),
+                };
+            }
+        }
+        self.lease.is_ours.store(true, Ordering::Relaxed);
+        if fence > 1 {
+            // The earlier one counts no more, and is in nobody's way.
+            let earlier = self.lease_object(fence - 1);
+            let _ = self.holders.remove(&earlier, self.holders.all()).await;
+        }
+        Ok((fence, mine.beat))
+    }
+
+    /// Gives the lease back, if this process made it: the next server need not wait.
+    pub(super) fn give_back(self: &Arc<Self>) -> io::Result<()> {
+        if !self.lease.is_ours.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let fence = self.number(FENCE)?;
+        let over = Lease {
+            holder: self.lease.holder,
+            beat: self.number(BEAT)? + 1,
+            is_over: true,
+        };
+        let this = self.clone();
+        self.index.set_note(RENEWED, 0)?;
+        runtime::run(async move {
+            let bytes = over.to_bytes(&this.lease_key(), fence);
+            this.holders.put_document(&this.lease_object(fence), bytes).await
+        })?
+        .map(drop)
+    }
+
+    /// Notes which lease the index is as new as, after it was made anew.
+    pub(super) fn caught_up(&self, fence: u64) -> io::Result<()> {
+        self.index.set_note(RENEWED, 0)?;
+        self.index.set_note(FENCE, signed(fence))
+    }
+
+    /// The number of the highest lease; 0 if there is none.
+    pub(super) fn highest_lease(self: &Arc<Self>) -> io::Result<u64> {
+        let this = self.clone();
+        // To read, two members of a stripe do.
+        let needed = self.holders.count().min(2);
+        let latest = runtime::run(async move { this.latest_lease(needed).await })??;
+        Ok(latest.map_or(0, |(fence, _)| fence))
+    }
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,263 @@
+//! Writes manifests, fills what members lack, and removes from them what nothing needs.
+
+use std::{io, sync::PoisonError};
+
+use futures_util::{StreamExt, stream};
+use hyper::body::Bytes;
+
+use super::{
+    ChunkedStore, Core, crypto_error, holders::Members,
+    index::work::{Garbage, Unwritten, Which},
+    runtime,
+};
+use crate::{
+    clock::nanos,
+    crypto::SysRng,
+    store::{
+        member::ObjectKey,
+        sealed::{FileSecret, chunk::{ChunkId, tags_len}, manifest::Kind},
+    },
+};
+
+/// Requests to members at once, for small objects.
+const AT_ONCE: usize = 16;
+
+/// Manifests that are written before they are noted.
+const BATCH: u32 = 256;
+
+/// How long nothing may need a file before its chunks are removed, in nanoseconds: another
+/// process of this root may still read it.
+const GRACE: i64 = 600 * 1_000_000_000;
+
+impl Core {
+    /// Returns when all changes of names are on enough members.
+    pub(super) fn settle(self: &std::sync::Arc<Self>) -> io::Result<()> {
+        // Whoever waits here mostly finds nothing left to do.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_safe = false;
+        loop {
+            let mut batch = self.index.unwritten(Which::Unsettled, BATCH)?;
+            let first = batch.first().map(is_tombstone);
+            let Some(first) = first else {
+                return Ok(());
+            };
+            if !is_safe {
+                // The index must not fall behind the members.
+                self.index.settle()?;
+                self.hold()?;
+                is_safe = true;
+            }
+            // Names before the tombstones of those that they had.
+            batch.retain(|one| is_tombstone(one) == first);
+            let core = self.clone();
+            let results = runtime::run(async move { core.write_manifests(batch).await })?;
+            let mut failed = None;
+            let mut written = Vec::new();
+            for (one, result) in results {
+                match result {
+                    Ok(missing) => written.push((one, missing, true)),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            self.index.wrote(written)?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn write_manifests(&self, batch: Vec<Unwritten>) -> Vec<(Unwritten, io::Result<Members>)> {
+        stream::iter(batch)
+            .map(|one| async {
+                let result = match self.sealed(&one) {
+                    Ok((key, bytes)) => self.holders.put_document(&key, bytes).await,
+                    Err(error) => Err(error),
+                };
+                (one, result)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await
+    }
+
+    /// A manifest as it is stored.
+    fn sealed(&self, one: &Unwritten) -> io::Result<(ObjectKey, Bytes)> {
+        let manifest = &one.manifest;
+        let key = match &one.version {
+            Some(file) => self.folder.version_key(file),
+            None => {
+                let fence = manifest.sequence.fence;
+                self.folder
+                    .manifest_key(&manifest.parent, &manifest.name, fence)
+            }
+        };
+        let fresh;
+        let secret = match &one.secret {
+            Some(secret) => secret,
+            None => {
+                fresh = FileSecret::new().map_err(crypto_error)?;
+                &fresh
+            }
+        };
+        let readers: Vec<_> = self.readers.iter().collect();
+        let sealed = self
+            .folder
+            .seal(manifest, &key, secret, &readers, &mut SysRng);
+        Ok((key, sealed.map_err(io::Error::other)?.into()))
+    }
+}
+
+fn is_tombstone(one: &Unwritten) -> bool {
+    one.manifest.kind == Kind::Removed
+}
+
+/// What a round of mending did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Chunks that every member has again.
+    pub chunks: u64,
+    /// Manifests that every member has again.
+    pub manifests: u64,
+    /// Why something is left, a reason for each member.
+    pub reasons: Vec<String>,
+}
+
+impl ChunkedStore {
+    /// Writes to members what they lack, as far as they can be reached.
+    pub fn mend(&self) -> io::Result<Mended> {
+        let mut mended = Mended::default();
+        self.core.settle()?;
+        self.mend_manifests(&mut mended)?;
+        self.mend_chunks(&mut mended)?;
+        mended.reasons.sort();
+        mended.reasons.dedup();
+        Ok(mended)
+    }
+
+    fn mend_manifests(&self, mended: &mut Mended) -> io::Result<()> {
+        let core = &self.core;
+        let _writing = core.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let batch = core.index.unwritten(Which::Missing, BATCH)?;
+            let this = core.clone();
+            let results = runtime::run(async move {
+                stream::iter(batch)
+                    .map(|one| async {
+                        let sealed = this.sealed(&one);
+                        let left = match sealed {
+                            Ok((key, bytes)) => {
+                                this.holders.mend_document(&key, bytes, one.missing).await
+                            }
+                            Err(error) => (one.missing, vec![error.to_string()]),
+                        };
+                        (one, left)
+                    })
+                    .buffer_unordered(AT_ONCE)
+                    .collect::<Vec<_>>()
+                    .await
+            })?;
+            let before = mended.manifests;
+            let mut written = Vec::new();
+            for (one, (missing, reasons)) in results {
+                mended.reasons.extend(reasons);
+                if missing == 0 {
+                    mended.manifests += 1;
+                }
+                if missing != one.missing {
+                    written.push((one, missing, true));
+                }
+            }
+            core.index.wrote(written)?;
+            // What is left cannot be written now.
+            if mended.manifests == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn mend_chunks(&self, mended: &mut Mended) -> io::Result<()> {
+        let core = &self.core;
+        let mut after = ChunkId([0; 16]);
+        loop {
+            let batch = core.index.degraded(&after, 4)?;
+            let Some(last) = batch.last() else {
+                return Ok(());
+            };
+            after = last.chunk.chunk.id;
+            for degraded in batch {
+                let (this, held) = (core.clone(), degraded.chunk.clone());
+                let left = runtime::run(async move {
+                    let (chunk, len) = (&held.chunk, held.chunk.len as usize);
+                    let key = this.folder.chunk_key(&chunk.id);
+                    this.holders
+                        .mend_chunk(&key, len, tags_len(len), &chunk.shares, held.missing)
+                        .await
+                })?;
+                match left {
+                    Ok(missing) => {
+                        core.index.set_missing(degraded.chunk.chunk.id, missing)?;
+                        if missing == 0 {
+                            mended.chunks += 1;
+                        } else {
+                            let names = core.names(missing);
+                            mended.reasons.push(format!("{names}: cannot be written to"));
+                        }
+                    }
+                    Err(error) => mended.reasons.push(error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Removes from the members what nothing has needed for a while; returns how much.
+    pub fn collect_garbage(&self) -> io::Result<usize> {
+        self.collect_before(nanos().saturating_sub(GRACE))
+    }
+
+    /// The same for what nothing has needed since before this time, in nanoseconds since 1970.
+    pub fn collect_before(&self, before: i64) -> io::Result<usize> {
+        let core = &self.core;
+        core.index.expire(nanos())?;
+        let mut collected = 0;
+        loop {
+            let garbage = core.index.garbage(before, BATCH)?;
+            let mut progress = false;
+            for one in garbage {
+                let keys: Vec<ObjectKey> = match &one {
+                    Garbage::File(id, ..) if core.is_open(id) => continue,
+                    Garbage::File(id, chunks, is_version) => {
+                        let chunks = chunks.iter().map(|id| core.folder.chunk_key(id));
+                        let version = is_version.then(|| core.folder.version_key(id));
+                        // The manifest first: without its chunks it would be a false promise.
+                        version.into_iter().chain(chunks).collect()
+                    }
+                    Garbage::Chunk(id) => vec![core.folder.chunk_key(id)],
+                    Garbage::Restored(id) => vec![core.folder.version_key(id)],
+                    Garbage::Manifest(parent, name, fence) => {
+                        vec![core.folder.manifest_key(parent, name, *fence)]
+                    }
+                };
+                let this = core.clone();
+                let left = runtime::run(async move {
+                    let removing = stream::iter(keys).map(|key| {
+                        let this = &this;
+                        async move { this.holders.remove(&key, this.holders.all()).await.0 }
+                    });
+                    removing
+                        .buffer_unordered(AT_ONCE)
+                        .fold(0, |all, left| async move { all | left })
+                        .await
+                })?;
+                // A member that is away keeps its part until it is back.
+                if left == 0 {
+                    core.index.forget(one)?;
+                    collected += 1;
+                    progress = true;
+                }
+            }
+            if !progress {
+                return Ok(collected);
+            }
+        }
+    }
+}

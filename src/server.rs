@@ -8,6 +8,7 @@ mod admission;
 mod caller;
 pub mod metrics;
 mod stranger_log;
+mod upkeep;
 
 use std::{
     sync::{Arc, Mutex},
@@ -237,6 +238,11 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
     let (journal, stores) = (hooks.journal().clone(), hooks.stores().clone());
     let forgetting = refused::run(journal, server.root.clone(), stores, shutdown.clone());
     tokio::spawn(forgetting);
+    let upkeep = tokio::spawn(upkeep::run(
+        server.root.clone(),
+        hooks.stores().clone(),
+        shutdown.clone(),
+    ));
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));
     let watching = tokio::spawn(files::run(
         server.receiver.hooks.clone(),
@@ -292,6 +298,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
         let _ = dispatching.await;
         let _ = watching.await;
         let _ = scheduling.await;
+        let _ = upkeep.await;
     };
     let is_over = timeout_at(deadline, rest).await.is_ok();
     server.receiver.hooks.settle_changes().await;

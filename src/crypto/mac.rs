@@ -26,6 +26,9 @@ mod tests {
         // python3: hmac.new(bytes(range(32)), b"what do ya want", "sha256").hexdigest()
         let key = std::array::from_fn(|i| i as u8);
         let code = hmac_sha256(&key, &[b"what do ", b"ya want"]);
-        assert_eq!(hex::encode(code), "6f21a7e969d25d6c8cec88e50cd5c6cd96e1ec8126ee3f43d6339895f7c25055");
+        assert_eq!(
+            hex::encode(code),
+            "6f21a7e969d25d6c8cec88e50cd5c6cd96e1ec8126ee3f43d6339895f7c25055"
+        );
     }
 }

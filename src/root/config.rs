@@ -9,7 +9,7 @@ use std::{
 
 use ini::{Ini, ParseOption};
 
-use super::{file::Stamp, folder_rules, schedule::Line, share};
+use super::{file::Stamp, folder_rules, folder_store, schedule::Line, share};
 use crate::error::did_you_mean;
 
 /// The largest m2y.config, in bytes.
@@ -116,6 +116,11 @@ impl Config {
         }
         for (line, words) in lines_of(text, folder_rules::SECTION) {
             if let Err(reason) = folder_rules::check(words) {
+                faults.push(ConfigError { line, reason });
+            }
+        }
+        for (line, words) in lines_of(text, folder_store::SECTION) {
+            if let Err(reason) = folder_store::check(words) {
                 faults.push(ConfigError { line, reason });
             }
         }

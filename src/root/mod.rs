@@ -31,6 +31,7 @@ mod error;
 pub mod file;
 pub mod folder;
 pub mod folder_rules;
+pub mod folder_store;
 mod ini_text;
 pub mod meta_file;
 pub mod name;

@@ -21,10 +21,13 @@ pub mod index;
 pub mod lease;
 pub mod recover;
 mod runtime;
+pub mod scrub;
 mod settle;
+pub mod status;
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::{self, Read},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -33,6 +36,7 @@ use std::{
 
 use cap_std::fs::Dir;
 
+pub use self::lease::LeaseError;
 use self::{
     contents::{ChunkedContents, Open},
     growing::{ChunkedSink, Growing},
@@ -46,9 +50,22 @@ use self::{
 };
 use super::{
     ContentPath, Contents, Listing, PartialName, Sink, Stat, Store, Target,
-    sealed::{FileSecret, folder::FolderSecret, manifest},
+    sealed::{
+        FileSecret,
+        folder::{About, FolderSecret},
+        manifest,
+    },
 };
-use crate::crypto::{self, CryptoError, keys::PublicKey};
+use crate::{
+    crypto::{
+        self, CryptoError, SysRng,
+        keys::{PrivateKey, PublicKey},
+    },
+    root::file,
+};
+
+/// The file, in the folder, that is locked while manifests are written.
+const LOCK: &str = ".store.lock";
 
 /// Entries that are listed at a time.
 const PAGE: usize = 1_000;
@@ -63,7 +80,7 @@ pub struct ChunkedStore {
 /// What the parts of a store share.
 struct Core {
     folder: FolderSecret,
-    holders: Holders,
+    holders: Arc<Holders>,
     index: Index,
     /// Who reads the files, the owner first.
     readers: Vec<PublicKey>,
@@ -71,7 +88,7 @@ struct Core {
     lease: Holding,
     open: Mutex<Open>,
     /// Held while manifests are written: an older one must not arrive after a newer one.
-    writing: Mutex<()>,
+    writing: Mutex<File>,
 }
 
 /// What a folder's m2y.config and its owner say.
@@ -91,7 +108,7 @@ impl ChunkedStore {
     pub fn open(
         (dir, path): (&Dir, &Path),
         folder: FolderSecret,
-        holders: Holders,
+        holders: Arc<Holders>,
         policy: Policy,
     ) -> io::Result<Self> {
         let rules = Rules {
@@ -106,12 +123,57 @@ impl ChunkedStore {
             rules,
             lease: Holding::new(&policy.identity, policy.silence),
             open: Mutex::default(),
-            writing: Mutex::default(),
+            writing: Mutex::new(file::append(dir, LOCK)?.into_std()),
         };
         Ok(Self {
             core: Arc::new(core),
             growing: Mutex::default(),
         })
+    }
+
+    /// The fingerprint of the key that manifests are sealed for; `None` in a new index.
+    pub fn owner(&self) -> io::Result<Option<Vec<u8>>> {
+        self.core.index.owner()
+    }
+
+    /// Tells the members whose folder this is, and the index in which store it is.
+    pub fn introduce(
+        &self,
+        store: &str,
+        about: &About,
+        private: &PrivateKey,
+        owner: Vec<u8>,
+    ) -> io::Result<()> {
+        let core = self.core.clone();
+        let document = core.folder.document(about, private, &mut SysRng);
+        let document = document.map_err(io::Error::other)?;
+        let written = runtime::run(async move {
+            let key = core.folder.document_key();
+            core.holders.put_document(&key, document.into()).await
+        })?;
+        written?;
+        self.core
+            .index
+            .set_identity(store, &self.core.folder, owner)
+    }
+
+    /// Makes sure that this server may write, and renews its lease.
+    ///
+    /// # Errors
+    ///
+    /// With a [`LeaseError`] if another server does.
+    pub fn renew(&self) -> io::Result<()> {
+        self.core.renew()
+    }
+
+    /// From here on the lease is not relied on before it is renewed: the machine may have slept.
+    pub fn forget_renewal(&self) -> io::Result<()> {
+        self.core.forget_renewal()
+    }
+
+    /// Gives the lease back, if this process got it: the next server need not wait.
+    pub fn give_back(&self) -> io::Result<()> {
+        self.core.give_back()
     }
 
     fn growing(&self) -> MutexGuard<'_, HashMap<PartialName, Arc<Growing>>> {
@@ -190,7 +252,23 @@ impl ChunkedStore {
     }
 }
 
+/// Held while manifests are written, in all processes of this root.
+struct Writing<'a>(MutexGuard<'a, File>);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        // It ends with the process at the latest.
+        let _ = self.0.unlock();
+    }
+}
+
 impl Core {
+    fn writing(&self) -> io::Result<Writing<'_>> {
+        let file = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        file.lock()?;
+        Ok(Writing(file))
+    }
+
     fn opened(&self, file: Id) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         *open.entry(file).or_default() += 1;
@@ -332,6 +410,11 @@ impl Store for ChunkedStore {
         self.core.index.remove(path, self.core.rules)
     }
 
+    fn describe(&self, path: &ContentPath, name: &str, text: &[u8]) -> io::Result<()> {
+        let text = std::str::from_utf8(text).map_err(io::Error::other)?;
+        self.core.index.describe(path, format!("{name}\n{text}"))
+    }
+
     fn settle_names(&self, _paths: &[ContentPath]) -> io::Result<()> {
         self.core.settle()
     }
@@ -351,7 +434,8 @@ impl Store for ChunkedStore {
             for partial in &old {
                 self.core.index.discard(partial)?;
             }
-            self.growing().retain(|name, _| !old.iter().any(|old| *old == *name.as_str()));
+            self.growing()
+                .retain(|name, _| !old.iter().any(|old| *old == *name.as_str()));
         }
         Ok(old.len())
     }

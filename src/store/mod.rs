@@ -20,10 +20,9 @@
 //! A store that caches, stripes, seals or fails on purpose is a decorator: it implements
 //! [`Store`] over other stores.
 //!
-//! **Elsewhere.** A store on other machines is built from three parts: a [`member`] holds objects,
-//! [`sealed`] makes objects that it cannot read, and a [`stripe`] spreads them over four members,
-//! any two of which rebuild them. So far [`member`]s can be named in m2y.ini and checked; no
-//! folder uses them yet.
+//! **Elsewhere.** A store on other machines is [chunked]. It is built from three parts: a [`member`]
+//! holds objects, [`sealed`] makes objects that it cannot read, and a [`stripe`] spreads them over
+//! four members, any two of which rebuild them. [`Stores`] opens what a folder's m2y.config names.
 
 pub mod batch;
 pub mod chunked;
@@ -36,18 +35,21 @@ pub mod prefix;
 pub mod quarantine;
 pub mod received;
 pub mod sealed;
+pub mod stores;
 pub mod stripe;
 pub mod sweep;
+mod unavailable;
 
 use std::{
     io::{self, Read},
-    sync::Arc,
     time::SystemTime,
 };
 
-pub use self::name::{BadName, ContentPath, PartialName};
 use self::{flush::FileSystem, local::LocalStore};
-use crate::root::folder::Folder;
+pub use self::{
+    name::{BadName, ContentPath, PartialName},
+    stores::Stores,
+};
 
 /// Contents of files, by names that were checked. Calls may wait for a disk or a network.
 pub trait Store: Send + Sync {
@@ -115,6 +117,12 @@ pub trait Store: Send + Sync {
         None
     }
 
+    /// Keeps a copy of a document with the file at a path that it belongs to, if the store survives
+    /// this machine; `name` is that of the document, below the folder.
+    fn describe(&self, _path: &ContentPath, _name: &str, _text: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Whether a file of this store may get a path, as far as that can be told before it
     /// comes: fails with `NotFound` where the directory is missing, and with `CrossesDevices` where
     /// no rename reaches it.
@@ -174,31 +182,6 @@ pub type Listing = Box<dyn Iterator<Item = io::Result<(String, Stat)>> + Send>;
 
 /// The entries of a directory without what is known of them.
 pub type Names = Box<dyn Iterator<Item = io::Result<(String, Kind)>> + Send>;
-
-/// The stores of folders. Clones are the same one; the default gives each folder its own directory.
-#[derive(Clone)]
-pub struct Stores(Arc<Make>);
-
-/// Makes the store of a folder.
-type Make = dyn Fn(&Folder) -> Arc<dyn Store> + Send + Sync;
-
-impl Stores {
-    /// Stores that `make` makes.
-    pub fn new(make: impl Fn(&Folder) -> Arc<dyn Store> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(make))
-    }
-
-    /// Where the contents of a folder are stored.
-    pub fn of(&self, folder: &Folder) -> Arc<dyn Store> {
-        (self.0)(folder)
-    }
-}
-
-impl Default for Stores {
-    fn default() -> Self {
-        Self::new(|folder| Arc::new(LocalStore::new(folder.dir())))
-    }
-}
 
 /// Where a file goes, and how.
 #[derive(Clone, Debug)]

@@ -40,10 +40,9 @@ pub fn hide(folder: &Folder, placed: &[Placed]) -> Vec<io::Result<()>> {
         .iter()
         .map(|one| format!("{}.meta", one.stem))
         .collect();
-    let written = placed
-        .iter()
-        .zip(&names)
-        .map(|(one, name)| file::replace_unflushed(&there, name, 0o644, &text(one)));
+    let written = placed.iter().zip(&names).map(|(one, name)| {
+        file::replace_unflushed(&there, name, 0o644, &text(&one.meta, &one.path))
+    });
     let written: Vec<io::Result<()>> = written.collect();
     let mut unflushed: Vec<Unflushed<'_>> = names
         .iter()
@@ -75,12 +74,17 @@ fn open(folder: &Folder) -> io::Result<Dir> {
     folder.dir().open_dir(DIR)
 }
 
-fn text(placed: &Placed) -> Vec<u8> {
-    let mut meta = placed.meta.clone();
+/// The hidden `.meta` of a file at a path: its name below the folder, and its text.
+pub fn document(stem: &str, meta: &Meta, path: &str) -> (String, Vec<u8>) {
+    (format!("{DIR}/{stem}.meta"), text(meta, path))
+}
+
+fn text(meta: &Meta, path: &str) -> Vec<u8> {
+    let mut meta = meta.clone();
     let modified = Destination::of(&meta).map_or(0, |destination| destination.modified);
     meta.extra.remove(PENDING_PUT);
     let mut stored = Map::new();
-    stored.insert("path".to_owned(), placed.path.as_str().into());
+    stored.insert("path".to_owned(), path.into());
     stored.insert("modified".to_owned(), modified.into());
     meta.extra
         .insert(STORED_AS.to_owned(), Value::Object(stored));

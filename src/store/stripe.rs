@@ -315,11 +315,13 @@ impl Stripe {
         in_flight.retain(|_, work| !work.is_finished());
         let at = (number, key.clone());
         let before = in_flight.remove(&at);
+        // One that never ends must not keep a member from all later writes.
+        let limit = self.deadline.saturating_mul(2);
         let work = tokio::spawn(async move {
             if let Some(before) = before {
                 let _ = before.await;
             }
-            work.await;
+            let _ = timeout(limit, work).await;
         });
         in_flight.insert(at, work);
     }

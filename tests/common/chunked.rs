@@ -27,7 +27,7 @@ pub static OWNER: LazyLock<Arc<PrivateKey>> =
 pub struct Members {
     /// Those that fail on command.
     pub test: Vec<TestMember>,
-    all: Vec<Arc<dyn Member>>,
+    pub all: Vec<Arc<dyn Member>>,
     pub folder: FolderSecret,
     /// Where the index is.
     pub root: TempDir,
@@ -103,7 +103,7 @@ impl Members {
             identity: root.path().to_str().unwrap().into(),
             silence: self.silence,
         };
-        let (folder, holders) = (self.folder.clone(), self.holders());
+        let (folder, holders) = (self.folder.clone(), Arc::new(self.holders()));
         ChunkedStore::open((&dir, root.path()), folder, holders, policy).unwrap()
     }
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicIsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,7 +45,12 @@ struct Inside {
     objects: BTreeMap<ObjectKey, Bytes>,
     fault: Fault,
     reads: usize,
+    /// Writes and removals that still happen; all members of a switch share it.
+    switch: Option<Switch>,
 }
+
+/// Lets so many writes and removals happen, and then no more, as if the server were killed.
+pub type Switch = Arc<AtomicIsize>;
 
 /// The member. Clones are the same one.
 #[derive(Clone, Default)]
@@ -56,6 +64,27 @@ impl TestMember {
     /// From here on this is wrong with it.
     pub fn set(&self, fault: Fault) {
         self.inside().fault = fault;
+    }
+
+    /// Writes and removals happen until the switch is used up.
+    pub fn switch(&self, switch: Option<&Switch>) {
+        self.inside().switch = switch.cloned();
+    }
+
+    /// Everything that it holds.
+    pub fn objects(&self) -> BTreeMap<ObjectKey, Bytes> {
+        self.inside().objects.clone()
+    }
+
+    /// It holds this, and nothing else.
+    pub fn set_objects(&self, objects: BTreeMap<ObjectKey, Bytes>) {
+        self.inside().objects = objects;
+    }
+
+    fn is_off(&self) -> bool {
+        let inside = self.inside();
+        let left = inside.switch.as_ref();
+        left.is_some_and(|left| left.fetch_sub(1, Ordering::SeqCst) <= 0)
     }
 
     /// All its objects are gone.
@@ -109,6 +138,9 @@ impl Member for TestMember {
     ) -> BoxFuture<'a, MemberResult<()>> {
         async move {
             self.fail().await?;
+            if self.is_off() {
+                return Err(MemberError::Unreachable("the server is gone".to_owned()));
+            }
             let mut inside = self.inside();
             if inside.fault == Fault::Full {
                 return Err(MemberError::Full("it is full".to_owned()));
@@ -169,6 +201,9 @@ impl Member for TestMember {
     fn remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
         async move {
             self.fail().await?;
+            if self.is_off() {
+                return Err(MemberError::Unreachable("the server is gone".to_owned()));
+            }
             self.inside().objects.remove(key);
             Ok(())
         }

@@ -9,8 +9,9 @@ use crate::{
     crypto::random,
     error::{Code, Error, did_you_mean},
     root::settings::store::Place,
-    store::member::{
-        Existing, Member, MemberError, ObjectKey, directory::DirectoryMember, s3::S3Member,
+    store::{
+        Stores,
+        member::{Existing, Member, MemberError, ObjectKey},
     },
 };
 
@@ -45,59 +46,69 @@ struct Report {
 
 impl Check {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
-        let stores = self.root.open()?.settings().map_err(Error::from)?.stores;
+        let root = self.root.open()?;
+        let stores = root.settings().map_err(Error::from)?.stores;
         let place = stores.get(&self.name).ok_or_else(|| {
             let near = did_you_mean(&self.name, stores.keys().map(String::as_str));
             let sentence = format!("m2y.ini has no section [store {}]{near}", self.name);
             Error::new(Code::NotFound, sentence)
         })?;
-        let report = open(place).map_err(failed);
-        let report = match report {
-            Ok(member) => probe(&*member).await.map_err(failed),
-            Err(error) => Err(error),
+        let names: Vec<&str> = match place {
+            Place::Stripe(striped) => striped.members.iter().map(String::as_str).collect(),
+            _ => vec![&self.name],
         };
-        let report = report.map_err(|error| error.within(format!("store {}", self.name)))?;
-        self.tell(place, &report, json);
-        Ok(())
-    }
-
-    fn tell(&self, place: &Place, report: &Report, json: bool) {
-        if json {
-            output::object(&[
-                ("store", self.name.as_str().into()),
-                ("status", "ok".into()),
-                ("url", place.shown().into()),
-                ("room", report.room.into()),
-                ("refusesToReplace", report.keeps.into()),
-                ("seconds", report.wrote.as_secs_f64().into()),
-            ]);
-            return;
-        }
-        output::line(format_args!("{}: {}", self.name, place.shown()));
-        output::line(format_args!(
-            "  write, read, list, remove  ok ({:.0} ms to write 100 kB)",
-            report.wrote.as_secs_f64() * 1e3
-        ));
-        output::line(match report.keeps {
-            true => "  refuse to replace          ok",
-            false => {
-                "  refuse to replace          not supported: use the store from one server only"
+        let mut failures = Vec::new();
+        for name in names {
+            let Some(place) = stores.get(name) else {
+                continue;
+            };
+            let report = match Stores::default().member(&root, place) {
+                Ok(member) => probe(&*member).await,
+                Err(error) => Err(error),
+            };
+            match report {
+                Ok(report) => tell(name, place, &report, json),
+                Err(error) => failures.push(failed(error).within(format!("store {name}"))),
             }
-        });
-        if let Some(room) = report.room {
-            output::line(format_args!(
-                "  free                       {}",
-                output::bytes(room)
-            ));
         }
+        // All members of a stripe are checked before the first failure is told.
+        let Some(last) = failures.pop() else {
+            return Ok(());
+        };
+        for failure in failures {
+            output::aside(format_args!("m2y: {failure}"));
+        }
+        Err(last.into())
     }
 }
 
-fn open(place: &Place) -> Result<Box<dyn Member>, MemberError> {
-    Ok(match place {
-        Place::Directory(path) => Box::new(DirectoryMember::open(path)?),
-        Place::Bucket(bucket) => Box::new(S3Member::new(bucket, None)?),
-    })
+fn tell(name: &str, place: &Place, report: &Report, json: bool) {
+    if json {
+        output::object(&[
+            ("store", name.into()),
+            ("status", "ok".into()),
+            ("url", place.shown().into()),
+            ("room", report.room.into()),
+            ("refusesToReplace", report.keeps.into()),
+            ("seconds", report.wrote.as_secs_f64().into()),
+        ]);
+        return;
+    }
+    output::line(format_args!("{name}: {}", place.shown()));
+    output::line(format_args!(
+        "  write, read, list, remove  ok ({:.0} ms to write 100 kB)",
+        report.wrote.as_secs_f64() * 1e3
+    ));
+    output::line(match report.keeps {
+        true => "  refuse to replace          ok",
+        false => "  refuse to replace          not supported: use the store from one server only",
+    });
+    if let Some(room) = report.room {
+        output::line(format_args!(
+            "  free                       {}",
+            output::bytes(room)
+        ));
+    }
 }
 
 fn failed(error: MemberError) -> Error {

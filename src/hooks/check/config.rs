@@ -15,7 +15,7 @@ use crate::{
         Root,
         config::{self, Config, lines_of},
         folder::Folder,
-        folder_rules,
+        folder_rules, folder_store,
         name::Name,
         settings::Programs,
         share,
@@ -26,7 +26,13 @@ use crate::{
 const PERMISSION: &str = "permission";
 
 /// The sections that m2y itself knows, besides the events.
-const OWN: [&str; 4] = [PERMISSION, share::SECTION, folder_rules::SECTION, "outbox"];
+const OWN: [&str; 5] = [
+    PERMISSION,
+    share::SECTION,
+    folder_rules::SECTION,
+    folder_store::SECTION,
+    "outbox",
+];
 
 /// What may follow a name in [`PERMISSION`].
 const WORDS: [&str; 3] = ["always", "allways", "no"];

@@ -7,6 +7,8 @@ use std::{
 
 use url::Url;
 
+use crate::error::did_you_mean;
+
 /// The section's name before that of the store.
 pub const SECTION: &str = "store ";
 
@@ -17,6 +19,17 @@ pub enum Place {
     Directory(PathBuf),
     /// A bucket of an S3-compatible server.
     Bucket(Bucket),
+    /// Four others, any two of which rebuild what they hold.
+    Stripe(Striped),
+}
+
+/// A store of four others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Striped {
+    /// Their names; the order tells which share each holds.
+    pub members: [String; 4],
+    /// How many must hold their part before a write counts: 3 or 4.
+    pub write: usize,
 }
 
 /// A bucket.
@@ -60,6 +73,11 @@ impl Place {
         match self {
             Self::Directory(path) => format!("file://{}", path.display()),
             Self::Bucket(bucket) => bucket.shown(),
+            Self::Stripe(striped) => format!(
+                "stripe of {}, written at {}",
+                striped.members.join(", "),
+                striped.write
+            ),
         }
     }
 }
@@ -69,7 +87,15 @@ impl Place {
 pub(super) struct Sections(BTreeMap<String, BTreeMap<String, String>>);
 
 /// The keys of a section.
-pub(super) const KEYS: [&str; 5] = ["url", "endpoint", "region", "path_style", "allow_http"];
+pub(super) const KEYS: [&str; 7] = [
+    "url",
+    "endpoint",
+    "region",
+    "path_style",
+    "allow_http",
+    "stripe",
+    "write",
+];
 
 impl Sections {
     /// Begins a section, which may be empty.
@@ -96,6 +122,12 @@ impl Sections {
             let place = place(&section).map_err(at)?;
             places.insert(name, place);
         }
+        for (name, place) in &places {
+            if let Place::Stripe(striped) = place {
+                check_members(striped, &places)
+                    .map_err(|why| format!("[{SECTION}{name}] {why}"))?;
+            }
+        }
         Ok(places)
     }
 }
@@ -108,7 +140,58 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Whether a stripe is one of four unlike stores.
+fn check_members(striped: &Striped, places: &BTreeMap<String, Place>) -> Result<(), String> {
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for member in &striped.members {
+        let at = |why: String| format!("stripe: {member} {why}");
+        match places.get(member) {
+            None => {
+                let near = did_you_mean(member, places.keys().map(String::as_str));
+                return Err(at(format!("has no section [{SECTION}{member}]{near}")));
+            }
+            Some(Place::Stripe(_)) => return Err(at("is a stripe itself".to_owned())),
+            Some(place) => {
+                // Two members in one place are lost together.
+                if let Some(other) = seen.insert(place.shown(), member) {
+                    return Err(at(format!("and {other} are the same place")));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stripe(section: &BTreeMap<String, String>, members: &str) -> Result<Place, String> {
+    if let Some(key) = section
+        .keys()
+        .find(|key| *key != "stripe" && *key != "write")
+    {
+        return Err(format!("{key}: a store with stripe = has no such setting"));
+    }
+    let members: Vec<String> = members.split_whitespace().map(str::to_owned).collect();
+    let members = members.try_into();
+    let members =
+        members.map_err(|_| "stripe: needs the names of four stores with spaces between")?;
+    let write = match section.get("write").map_or("3", |write| write.trim()) {
+        "3" => 3,
+        "4" => 4,
+        other => {
+            return Err(format!(
+                "write = {other}: must be 3 or 4, so that a further loss can be borne"
+            ));
+        }
+    };
+    Ok(Place::Stripe(Striped { members, write }))
+}
+
 fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
+    if let Some(members) = section.get("stripe") {
+        return stripe(section, members);
+    }
+    if section.contains_key("write") {
+        return Err("write: only a store with stripe = has this setting".to_owned());
+    }
     let get = |key: &str| section.get(key).filter(|value| !value.is_empty());
     let text = get("url").ok_or("needs a url, like file:///mnt/disk/m2y or s3://bucket/prefix")?;
     let url = Url::parse(text).map_err(|e| format!("url = {text}: {e}"))?;
@@ -202,6 +285,35 @@ mod tests {
             stores["cloud"].shown(),
             "s3://bucket/some/prefix at http://localhost:8333"
         );
+    }
+
+    #[test]
+    fn a_stripe_is_four_stores_in_unlike_places() {
+        let disks = "[store a]\nurl = file:///a\n[store b]\nurl = file:///b\n\
+            [store c]\nurl = file:///c\n[store d]\nurl = file:///d\n[store e]\nurl = file:///a\n";
+        let of = |section: &str| read(&format!("{disks}[store s]\n{section}"));
+        let Place::Stripe(striped) = &of("stripe = a c  b d\n").unwrap()["s"] else {
+            unreachable!();
+        };
+        assert_eq!(
+            (striped.members.join(""), striped.write),
+            ("acbd".to_owned(), 3)
+        );
+        let shown = of("stripe = a b c d\nwrite = 4\n").unwrap()["s"].shown();
+        assert_eq!(shown, "stripe of a, b, c, d, written at 4");
+        for (section, why) in [
+            ("stripe = a b c\n", "names of four stores"),
+            ("stripe = a b c x\n", "has no section [store x]"),
+            ("stripe = a b c s\n", "is a stripe itself"),
+            ("stripe = a b c e\n", "e and a are the same place"),
+            ("stripe = a b c a\n", "a and a are the same place"),
+            ("stripe = a b c d\nwrite = 2\n", "must be 3 or 4"),
+            ("stripe = a b c d\nregion = x\n", "no such setting"),
+            ("url = file:///x\nwrite = 3\n", "only a store with stripe"),
+        ] {
+            let said = of(section).unwrap_err();
+            assert!(said.contains(why), "{section}: {said}");
+        }
     }
 
     #[test]

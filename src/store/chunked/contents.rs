@@ -74,9 +74,10 @@ impl ChunkedContents {
     fn blocks(&self, place: usize, range: Range<u64>) -> Option<io::Result<Vec<u8>>> {
         let chunk = self.file.contents.chunks.get(place)?.clone();
         let (core, secret) = (self.core.clone(), self.file.secret.clone());
-        let read = runtime::run(async move {
-            read_blocks(&core, &secret, &chunk, place as u64, range).await
-        });
+        let read =
+            runtime::run(
+                async move { read_blocks(&core, &secret, &chunk, place as u64, range).await },
+            );
         read.unwrap_or_else(|e| Some(Err(e)))
     }
 }
@@ -101,10 +102,9 @@ impl Contents for ChunkedContents {
             return Ok(0);
         }
         let place = self.starts.partition_point(|start| *start <= offset) - 1;
-        let (Some(start), Some(chunk)) = (
-            self.starts.get(place),
-            self.file.contents.chunks.get(place),
-        ) else {
+        let (Some(start), Some(chunk)) =
+            (self.starts.get(place), self.file.contents.chunks.get(place))
+        else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
         let inside = offset - start;
@@ -135,7 +135,10 @@ impl Contents for ChunkedContents {
             reading.next = Some((place + 1, self.fetch(place + 1)?));
         }
         let (from, to) = (range.start as usize, range.end as usize);
-        let bytes = reading.chunk.as_ref().and_then(|(_, all)| all.get(from..to));
+        let bytes = reading
+            .chunk
+            .as_ref()
+            .and_then(|(_, all)| all.get(from..to));
         Ok(copy(bytes.ok_or(io::ErrorKind::UnexpectedEof)?, buffer))
     }
 
@@ -166,7 +169,9 @@ pub async fn read_chunk(
     place: u64,
 ) -> io::Result<Vec<u8>> {
     let (key, len) = (core.folder.chunk_key(&chunk.id), chunk.len as usize);
-    let got = core.holders.get_chunk(&key, len, tags_len(len), &chunk.shares);
+    let got = core
+        .holders
+        .get_chunk(&key, len, tags_len(len), &chunk.shares);
     let mut got = got.await?;
     let seal = ChunkSeal::new(&secret, &chunk.id, place).map_err(crypto_error)?;
     seal.open(&mut got.bytes, &got.tags).map_err(crypto_error)?;

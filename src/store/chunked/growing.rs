@@ -150,7 +150,9 @@ impl Growing {
             let _permit = permit;
             write(core, name, (file, secret), (id, place), bytes).await
         };
-        state.on_the_way.push_back(runtime::handle()?.spawn(writing));
+        state
+            .on_the_way
+            .push_back(runtime::handle()?.spawn(writing));
         state.place += 1;
         state.sent += len;
         state.reap(false);

@@ -300,9 +300,9 @@ impl Holders {
     /// Bytes of files that still fit; `None` if the members do not know.
     pub async fn room(&self) -> io::Result<Option<u64>> {
         let members = self.members();
-        let asking = members.iter().map(|(_, member)| async {
-            tokio::time::timeout(PATIENCE, member.room()).await.ok()
-        });
+        let asking = members
+            .iter()
+            .map(|(_, member)| async { tokio::time::timeout(PATIENCE, member.room()).await.ok() });
         let rooms = join_all(asking).await;
         match self {
             Self::One { name, .. } => match rooms.into_iter().next().flatten() {

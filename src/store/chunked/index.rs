@@ -9,6 +9,7 @@
 pub mod files;
 pub mod names;
 pub mod refill;
+pub mod survey;
 pub mod work;
 
 use std::{
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 use crate::{
     database::{Database, DatabaseError},
     root::file,
+    store::sealed::{FileSecret, folder::FolderSecret},
 };
 
 /// The database, in the folder.
@@ -31,6 +33,9 @@ pub const FILE: &str = ".store.sqlite";
 
 /// Random, of a file or a directory.
 pub type Id = [u8; 16];
+
+/// The note of the owner's key.
+const OWNER: &str = "owner";
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS about (
@@ -159,10 +164,7 @@ impl Index {
         let changed = self
             .database
             .write(durable, move |db| Ok((work(db)?, false)));
-        changed
-            .wait()
-            .map_err(failed)?
-            .map_err(io::Error::from)
+        changed.wait().map_err(failed)?.map_err(io::Error::from)
     }
 
     /// Reads what is noted under a key.
@@ -179,6 +181,44 @@ impl Index {
             set_note(db, key, &value)?;
             Ok(Ok(()))
         })
+    }
+
+    /// The store, and the id and the secret of the folder there.
+    pub fn identity(&self) -> io::Result<Option<(String, FolderSecret)>> {
+        let (store, id, secret): (Option<String>, Option<Id>, Option<Vec<u8>>) =
+            (self.note("store")?, self.note("id")?, self.note("secret")?);
+        let secret = secret.and_then(|secret| FileSecret::from_bytes(&secret));
+        Ok(match (store, id, secret) {
+            (Some(store), Some(id), Some(secret)) => {
+                Some((store, FolderSecret::from_parts(id, secret)))
+            }
+            _ => None,
+        })
+    }
+
+    /// Notes the store, the id and secret of the folder there, and the owner's key.
+    pub fn set_identity(
+        &self,
+        store: &str,
+        folder: &FolderSecret,
+        owner: Vec<u8>,
+    ) -> io::Result<()> {
+        let (store, folder) = (store.to_owned(), folder.clone());
+        self.change(true, move |db| {
+            set_note(db, "store", &store)?;
+            set_note(db, "id", &folder.id)?;
+            set_note(db, "secret", folder.secret().as_bytes())?;
+            set_note(db, OWNER, &owner)?;
+            // What was sealed for an earlier key is sealed once more.
+            db.execute("UPDATE names SET settled = 0 WHERE kind <> 0", [])?;
+            db.execute("UPDATE versions SET settled = 0", [])?;
+            Ok(Ok(()))
+        })
+    }
+
+    /// The fingerprint of the key that manifests are sealed for.
+    pub fn owner(&self) -> io::Result<Option<Vec<u8>>> {
+        self.note(OWNER)
     }
 
     /// Returns when all that was written so far survives a loss of power.

@@ -32,6 +32,9 @@ const LEASES: &str = "lease";
 /// How long a lease lasts that nobody renews.
 pub const SILENCE: Duration = Duration::from_secs(60);
 
+/// How often the holder of a lease should renew it.
+pub const BEAT_EVERY: Duration = Duration::from_secs(15);
+
 /// How old a renewal may be for a write to rely on it.
 const FRESH: Duration = Duration::from_secs(20);
 
@@ -148,7 +151,11 @@ impl Core {
     }
 
     fn lease_key(&self) -> [u8; 32] {
-        derive(&self.folder.id, self.folder.secret().as_bytes(), b"m2y store lease")
+        derive(
+            &self.folder.id,
+            self.folder.secret().as_bytes(),
+            b"m2y store lease",
+        )
     }
 
     /// Makes sure that this server may write. What it writes is under the lease whose number the
@@ -167,8 +174,7 @@ impl Core {
         let fence: u64 = self.number(FENCE)?;
         let beat = self.number(BEAT)? + 1;
         let this = self.clone();
-        let (fence, beat) =
-            runtime::run(async move { this.get_lease(fence, beat).await })??;
+        let (fence, beat) = runtime::run(async move { this.get_lease(fence, beat).await })??;
         self.index.set_note(BEAT, signed(beat))?;
         self.index.set_note(FENCE, signed(fence))?;
         self.index.set_note(RENEWED, signed(clock::millis()))
@@ -225,7 +231,9 @@ impl Core {
                 ..mine
             };
             let bytes = mine.to_bytes(&self.lease_key(), ours);
-            self.holders.put_document(&self.lease_object(ours), bytes).await?;
+            self.holders
+                .put_document(&self.lease_object(ours), bytes)
+                .await?;
             return Ok((ours, mine.beat));
         }
         // One that nobody can read was made by a server that stopped in the middle, or by nobody
@@ -246,13 +254,17 @@ impl Core {
 
     /// Makes the next lease. If another server was faster, it has it.
     async fn claim(&self, fence: u64, mine: Lease) -> io::Result<(u64, u64)> {
-        let (key, bytes) = (self.lease_object(fence), mine.to_bytes(&self.lease_key(), fence));
+        let (key, bytes) = (
+            self.lease_object(fence),
+            mine.to_bytes(&self.lease_key(), fence),
+        );
         if let Err(error) = self.holders.create_document(&key, bytes.clone()).await {
             // An answer may have been lost on its way.
             let there = self.holders.documents(&key).await;
-            let ours = there.iter().enumerate().filter(|(_, there)| {
-                there.as_ref().is_ok_and(|there| *there == bytes)
-            });
+            let ours = there
+                .iter()
+                .enumerate()
+                .filter(|(_, there)| there.as_ref().is_ok_and(|there| *there == bytes));
             let missing = ours.fold(self.holders.all(), |missing, (at, _)| missing & !bit(at));
             if !self.holders.is_enough(missing) {
                 let others = there.iter().flatten().any(|there| *there != bytes);
@@ -286,9 +298,16 @@ impl Core {
         self.index.set_note(RENEWED, 0)?;
         runtime::run(async move {
             let bytes = over.to_bytes(&this.lease_key(), fence);
-            this.holders.put_document(&this.lease_object(fence), bytes).await
+            this.holders
+                .put_document(&this.lease_object(fence), bytes)
+                .await
         })?
         .map(drop)
+    }
+
+    /// The next write looks at the lease first.
+    pub(super) fn forget_renewal(&self) -> io::Result<()> {
+        self.index.set_note(RENEWED, 0)
     }
 
     /// Notes which lease the index is as new as, after it was made anew.

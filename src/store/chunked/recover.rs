@@ -114,7 +114,10 @@ async fn ids(holders: &Holders) -> io::Result<Vec<FolderId>> {
     }
     let needed = holders.count().min(2);
     if answered < needed {
-        let why = format!("{answered} of {needed} members that are needed answered: {}", reasons.join("; "));
+        let why = format!(
+            "{answered} of {needed} members that are needed answered: {}",
+            reasons.join("; ")
+        );
         return Err(io::Error::new(io::ErrorKind::HostUnreachable, why));
     }
     Ok(ids.into_iter().collect())
@@ -155,13 +158,10 @@ impl Core {
         Err(io::Error::new(io::ErrorKind::HostUnreachable, why))
     }
 
-    /// Reads the latest manifest of several copies under one key; also who has exactly that.
-    async fn latest(
-        &self,
-        key: &ObjectKey,
-        private: &PrivateKey,
-    ) -> Option<(Manifest, FileSecret, Members)> {
+    /// Reads all copies of the manifest under a key.
+    pub(super) async fn latest(&self, key: &ObjectKey, private: &PrivateKey) -> Latest {
         let mut copies: Vec<(Bytes, Members)> = Vec::new();
+        let mut unknown = 0;
         for (number, document) in self.holders.documents(key).await.into_iter().enumerate() {
             match document {
                 Ok(document) => match copies.iter_mut().find(|(same, _)| *same == document) {
@@ -169,7 +169,7 @@ impl Core {
                     None => copies.push((document, bit(number))),
                 },
                 Err(MemberError::Missing(_)) => {}
-                Err(error) => tracing::debug!("{key}: {error}"),
+                Err(_) => unknown |= bit(number),
             }
         }
         let mut latest: Option<(Manifest, FileSecret, Members)> = None;
@@ -195,8 +195,16 @@ impl Core {
                 }
             }
         }
-        latest
+        Latest { latest, unknown }
     }
+}
+
+/// The copies of a manifest.
+pub(super) struct Latest {
+    /// The latest one, and who has it.
+    pub latest: Option<(Manifest, FileSecret, Members)>,
+    /// Members that did not answer.
+    pub unknown: Members,
 }
 
 impl ChunkedStore {
@@ -299,7 +307,7 @@ impl ChunkedStore {
             let opening = stream::iter(keys).map(|key| {
                 let (core, private) = (core.clone(), private.clone());
                 async move {
-                    let latest = core.latest(&key, &private).await;
+                    let latest = core.latest(&key, &private).await.latest;
                     let name = latest.map(|(manifest, secret, who)| Name {
                         manifest,
                         secret,

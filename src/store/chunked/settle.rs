@@ -1,13 +1,15 @@
 //! Writes manifests, fills what members lack, and removes from them what nothing needs.
 
-use std::{io, sync::PoisonError};
+use std::io;
 
 use futures_util::{StreamExt, stream};
 use hyper::body::Bytes;
 
 use super::{
-    ChunkedStore, Core, crypto_error, holders::Members,
+    ChunkedStore, Core, crypto_error,
+    holders::{Members, bit},
     index::work::{Garbage, Unwritten, Which},
+    recover::last_id,
     runtime,
 };
 use crate::{
@@ -15,7 +17,11 @@ use crate::{
     crypto::SysRng,
     store::{
         member::ObjectKey,
-        sealed::{FileSecret, chunk::{ChunkId, tags_len}, manifest::Kind},
+        sealed::{
+            FileSecret,
+            chunk::{ChunkId, tags_len},
+            manifest::Kind,
+        },
     },
 };
 
@@ -33,7 +39,7 @@ impl Core {
     /// Returns when all changes of names are on enough members.
     pub(super) fn settle(self: &std::sync::Arc<Self>) -> io::Result<()> {
         // Whoever waits here mostly finds nothing left to do.
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing()?;
         let mut is_safe = false;
         loop {
             let mut batch = self.index.unwritten(Which::Unsettled, BATCH)?;
@@ -66,7 +72,10 @@ impl Core {
         }
     }
 
-    async fn write_manifests(&self, batch: Vec<Unwritten>) -> Vec<(Unwritten, io::Result<Members>)> {
+    async fn write_manifests(
+        &self,
+        batch: Vec<Unwritten>,
+    ) -> Vec<(Unwritten, io::Result<Members>)> {
         stream::iter(batch)
             .map(|one| async {
                 let result = match self.sealed(&one) {
@@ -136,7 +145,7 @@ impl ChunkedStore {
 
     fn mend_manifests(&self, mended: &mut Mended) -> io::Result<()> {
         let core = &self.core;
-        let _writing = core.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = core.writing()?;
         loop {
             let batch = core.index.unwritten(Which::Missing, BATCH)?;
             let this = core.clone();
@@ -200,13 +209,51 @@ impl ChunkedStore {
                             mended.chunks += 1;
                         } else {
                             let names = core.names(missing);
-                            mended.reasons.push(format!("{names}: cannot be written to"));
+                            mended
+                                .reasons
+                                .push(format!("{names}: cannot be written to"));
                         }
                     }
                     Err(error) => mended.reasons.push(error.to_string()),
                 }
             }
         }
+    }
+
+    /// Removes chunks that no file has and that were written before this time, in nanoseconds
+    /// since 1970, by the clock of the member; returns how many. They are left by a server that
+    /// was killed, and by members that were away when a file was removed.
+    pub fn sweep_orphans(&self, before: i64) -> io::Result<u64> {
+        let core = &self.core;
+        // Another server's chunks look like orphans to one that does not know of its files.
+        core.hold()?;
+        let mut swept = 0;
+        for number in 0..core.holders.count() {
+            let this = core.clone();
+            let removed = runtime::run(async move {
+                let directory = this.folder.directory(Some("c"));
+                let mut orphans = Vec::new();
+                let listed = this.holders.list(number, &directory, |object| {
+                    if object.modified < before
+                        && let Some(id) = last_id(&object.key)
+                        && !this.index.knows_chunk(&ChunkId(id))?
+                    {
+                        orphans.push(object.key);
+                    }
+                    Ok(())
+                });
+                // One that cannot be listed is swept when it can.
+                let listed = listed.await;
+                let mut removed = 0;
+                for key in orphans {
+                    let (left, _) = this.holders.remove(&key, bit(number)).await;
+                    removed += u64::from(left == 0);
+                }
+                listed.map(|()| removed)
+            })?;
+            swept += removed.unwrap_or(0);
+        }
+        Ok(swept)
     }
 
     /// Removes from the members what nothing has needed for a while; returns how much.

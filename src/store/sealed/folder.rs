@@ -273,7 +273,12 @@ mod tests {
         );
         let other = folder.manifest_key(&[0; 16], "b", 1);
         assert!(folder.open(&sealed, &other, owner).is_err());
-        assert!(FolderSecret::new().unwrap().open(&sealed, &key, owner).is_err());
+        assert!(
+            FolderSecret::new()
+                .unwrap()
+                .open(&sealed, &key, owner)
+                .is_err()
+        );
     }
 
     #[test]
@@ -288,7 +293,10 @@ mod tests {
         let open = |id, bytes: &[u8], key| FolderSecret::open_document(id, bytes, key);
         let (opened, read) = open(folder.id, &document, owner).unwrap();
         assert_eq!(read, about);
-        assert_eq!(opened.manifest_key(&[1; 16], "x", 3), folder.manifest_key(&[1; 16], "x", 3));
+        assert_eq!(
+            opened.manifest_key(&[1; 16], "x", 3),
+            folder.manifest_key(&[1; 16], "x", 3)
+        );
         assert!(open([1; 16], &document, owner).is_err());
         let stranger = open(folder.id, &document, other).err();
         assert_eq!(stranger, Some(ManifestError::NotForUs));

@@ -173,6 +173,22 @@ struct Member {
     error: Option<io::Error>,
 }
 
+/// Has the store keep a copy of the document that stays beside a file.
+fn describe(partial: &Partial) -> io::Result<()> {
+    let store = partial.store();
+    if store.as_local().is_some() {
+        return Ok(());
+    }
+    let Some((name, text)) = partial.document() else {
+        return Ok(());
+    };
+    let path = match partial.placed() {
+        Some(path) => ContentPath::parse(path)?,
+        None => ContentPath::parse(&partial.subject().data_file())?,
+    };
+    store.describe(&path, &name, &text)
+}
+
 /// Files that become safe together.
 struct Group {
     files: Vec<Member>,
@@ -297,6 +313,7 @@ impl Group {
                     Err(error) => Err(error),
                 },
             };
+            let named = named.and_then(|()| describe(partial));
             if let Err(error) = named {
                 nameless.push(partial.key().clone());
                 file.error = Some(error);

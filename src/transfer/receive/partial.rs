@@ -299,6 +299,19 @@ impl Partial {
         })
     }
 
+    /// The document that stays beside the file once it has its name, if one does: its name below
+    /// the folder, and its text.
+    pub fn document(&self) -> Option<(String, Vec<u8>)> {
+        let Subject { meta, stem } = &self.subject;
+        match &self.placed {
+            None => Some((self.subject.meta_file(), meta.to_file())),
+            Some(path) if Destination::of(meta).is_some_and(|to| to.keeps_meta) => {
+                Some(received::document(stem, meta, path))
+            }
+            Some(_) => None,
+        }
+    }
+
     /// The path that it got, if its sender wanted one.
     pub fn placed(&self) -> Option<&str> {
         self.placed.as_deref()

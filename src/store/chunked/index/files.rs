@@ -4,10 +4,11 @@ use std::io;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Id, Index, broken, signed};
+use super::{Id, Index, broken, names, signed};
 use crate::{
     clock::nanos,
     store::{
+        ContentPath,
         chunked::holders::{Held, Members},
         sealed::{
             FileSecret,
@@ -167,12 +168,30 @@ impl Index {
         self.look(|db| file(db, id))
     }
 
-    /// The document that came with a file.
-    pub fn set_meta(&self, id: Id, meta: Option<String>) -> io::Result<()> {
+    /// Keeps a document with the file at a path; its manifest is written once more.
+    pub fn describe(&self, path: &ContentPath, document: String) -> io::Result<()> {
+        let path = path.clone();
         self.change(false, move |db| {
+            let Some((parent, name, entry)) = names::locate(db, &path)? else {
+                return Ok(Err(io::ErrorKind::NotFound));
+            };
             db.prepare_cached("UPDATE files SET meta = ?2 WHERE id = ?1")?
-                .execute(params![id, meta])?;
+                .execute(params![entry.id, document])?;
+            names::touch(db, &parent, name)?;
             Ok(Ok(()))
+        })
+    }
+
+    /// The documents of all files, behind a file.
+    pub fn documents(&self, after: &Id, most: u32) -> io::Result<Vec<(Id, String)>> {
+        self.look(|db| {
+            let query = "SELECT id, meta FROM files
+                 WHERE meta IS NOT NULL AND due IS NULL AND id > ?1
+                 AND id NOT IN (SELECT file FROM versions) ORDER BY id LIMIT ?2";
+            let mut query = db.prepare_cached(query)?;
+            let rows =
+                query.query_map(params![after, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
         })
     }
 }

@@ -8,9 +8,7 @@ use super::{Changed, Id, Index, broken, note, signed, unsigned};
 use crate::{
     clock::nanos,
     crypto,
-    store::{
-        ContentPath, Existing, Kind, Stat, chunked::holders::Members, sealed::manifest::TOP,
-    },
+    store::{ContentPath, Existing, Kind, Stat, chunked::holders::Members, sealed::manifest::TOP},
 };
 
 /// Nothing has the name any more.
@@ -72,12 +70,7 @@ impl Index {
     }
 
     /// The entries of a directory behind a name, in the order of their names.
-    pub fn page(
-        &self,
-        parent: &Id,
-        after: &str,
-        most: usize,
-    ) -> io::Result<Vec<(String, Stat)>> {
+    pub fn page(&self, parent: &Id, after: &str, most: usize) -> io::Result<Vec<(String, Stat)>> {
         self.look(|db| {
             let query = "SELECT name, kind, names.id, size, modified, at FROM names
                  LEFT JOIN files ON files.id = names.id
@@ -248,7 +241,7 @@ fn find(db: &Connection, parent: &Id, name: &str) -> rusqlite::Result<Option<Ent
         .optional()
 }
 
-fn locate<'a>(
+pub(super) fn locate<'a>(
     db: &Connection,
     path: &'a ContentPath,
 ) -> rusqlite::Result<Option<(Id, &'a str, Entry)>> {
@@ -302,9 +295,7 @@ pub(super) fn put(
     rules: Rules,
 ) -> rusqlite::Result<()> {
     let fence: i64 = note(db, "fence")?.unwrap_or(0);
-    let count = "INSERT INTO about VALUES ('count', 1)
-         ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value";
-    let count: i64 = db.prepare_cached(count)?.query_row([], |row| row.get(0))?;
+    let count = next_count(db)?;
     let earlier = "INSERT OR IGNORE INTO stale
          SELECT parent, name, fence FROM names WHERE parent = ?1 AND name = ?2 AND fence <> ?3";
     db.prepare_cached(earlier)?
@@ -322,6 +313,20 @@ pub(super) fn put(
             rules.members
         ])
         .map(drop)
+}
+
+/// The manifest of a name has to be written once more.
+pub(super) fn touch(db: &Connection, parent: &Id, name: &str) -> rusqlite::Result<()> {
+    let query = "UPDATE names SET settled = 0, count = ?3 WHERE parent = ?1 AND name = ?2";
+    db.prepare_cached(query)?
+        .execute(params![parent, name, next_count(db)?])
+        .map(drop)
+}
+
+fn next_count(db: &Connection) -> rusqlite::Result<i64> {
+    let count = "INSERT INTO about VALUES ('count', 1)
+         ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value";
+    db.prepare_cached(count)?.query_row([], |row| row.get(0))
 }
 
 /// A file lost its name: it goes, or is kept for a while.

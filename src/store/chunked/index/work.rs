@@ -282,8 +282,11 @@ impl Index {
                 }
                 Garbage::Manifest(parent, name, fence) => {
                     let query = "DELETE FROM stale WHERE parent = ?1 AND name = ?2 AND fence = ?3";
-                    db.prepare_cached(query)?
-                        .execute(params![parent, name, super::signed(*fence)])?;
+                    db.prepare_cached(query)?.execute(params![
+                        parent,
+                        name,
+                        super::signed(*fence)
+                    ])?;
                 }
             }
             Ok(Ok(()))

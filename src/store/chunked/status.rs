@@ -1,0 +1,108 @@
+//! How a folder's store is, for the person who looks after it.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+
+use super::{ChunkedStore, index::work::Backlog, runtime};
+use crate::store::{member::MemberError, sealed::chunk::ChunkId};
+
+/// How long a member may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a store is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Each member.
+    pub members: Vec<MemberStatus>,
+    /// Files, directories, bytes of the files.
+    pub totals: (u64, u64, u64),
+    /// Chunks of these files.
+    pub chunks: u64,
+    /// What is still to be done.
+    pub backlog: Backlog,
+    /// Files by how many further members can be lost: none less than promised, one less and so
+    /// on; the last count is of files that are lost.
+    pub files: Files,
+    /// When everything was last read and verified, in milliseconds since 1970.
+    pub scrubbed: Option<u64>,
+}
+
+/// Files, by what is missing of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Of which every member has its part.
+    pub whole: u64,
+    /// Of which one member lacks a part.
+    pub degraded: u64,
+    /// Of which two members lack a part: none more may be lost.
+    pub critical: u64,
+    /// That cannot be rebuilt.
+    pub lost: u64,
+}
+
+/// How a member is.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// Its name in m2y.ini.
+    pub name: String,
+    /// How long it took to answer, or why it did not.
+    pub answered: Result<Duration, MemberError>,
+    /// Bytes that still fit, if it knows.
+    pub room: Option<u64>,
+    /// Bytes that it holds of this folder, as far as the index knows.
+    pub used: u64,
+    /// Parts of chunks that it lacks.
+    pub missing: u64,
+}
+
+impl ChunkedStore {
+    /// How the store is. Members that do not answer cost a few seconds.
+    pub fn status(&self) -> io::Result<Status> {
+        let core = &self.core;
+        let this = core.clone();
+        let answers = runtime::run(async move {
+            let members = this.holders.members();
+            let asking = members.iter().map(|(name, member)| async {
+                let begun = Instant::now();
+                let key = this.folder.document_key();
+                let there = timeout(PATIENCE, member.stat(&key)).await;
+                let answered = match there {
+                    Ok(Ok(_) | Err(MemberError::Missing(_))) => Ok(begun.elapsed()),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(MemberError::Unreachable(format!(
+                        "no answer within {} s",
+                        PATIENCE.as_secs()
+                    ))),
+                };
+                let room = match &answered {
+                    Ok(_) => timeout(PATIENCE, member.room()).await,
+                    Err(error) => Ok(Err(error.clone())),
+                };
+                let room = room.ok().and_then(Result::ok).flatten();
+                ((*name).to_owned(), answered, room)
+            });
+            futures_util::future::join_all(asking).await
+        })?;
+        let held = core.index.held_by_members(core.holders.count())?;
+        let members = answers.into_iter().zip(held);
+        let members = members.map(|((name, answered, room), (used, missing))| MemberStatus {
+            name,
+            answered,
+            room,
+            used,
+            missing,
+        });
+        Ok(Status {
+            members: members.collect(),
+            totals: core.index.totals()?,
+            chunks: core.index.count_chunks(&ChunkId([0; 16]))?,
+            backlog: core.index.backlog()?,
+            files: core.index.files_by_loss(core.holders.count())?,
+            scrubbed: self.scrubbed()?,
+        })
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    ops::Range,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -19,8 +20,11 @@ use crate::{
     observer::Observer,
     session::asker::{Ask, Asker, Asks, Begin, Get},
     transfer::{
-        receive::download::{Download, Downloaded},
-        send::put::Put,
+        receive::{
+            download::{Download, Downloaded},
+            wanted::{Part, Wanted},
+        },
+        send::put_bytes::PutBytes,
     },
     wire::request::{Entry, Reply, Request},
 };
@@ -29,7 +33,7 @@ use crate::{
 /// dropped.
 #[derive(Clone)]
 pub struct Peer {
-    asks: mpsc::UnboundedSender<Ask<Put>>,
+    asks: mpsc::UnboundedSender<Ask<PutBytes>>,
     /// Why the session ended, once it did.
     over: Arc<OnceLock<Error>>,
     work: Arc<Work>,
@@ -63,7 +67,7 @@ pub async fn wait_for_ends() {
 /// A listing in progress.
 pub struct Listing {
     replies: mpsc::UnboundedReceiver<Result<(u32, Reply), Error>>,
-    asks: mpsc::UnboundedSender<Ask<Put>>,
+    asks: mpsc::UnboundedSender<Ask<PutBytes>>,
     over: Arc<OnceLock<Error>>,
     done: bool,
 }
@@ -130,7 +134,7 @@ impl Peer {
         self.asks.is_closed()
     }
 
-    fn ask(&self, ask: Ask<Put>) -> Result<(), Error> {
+    fn ask(&self, ask: Ask<PutBytes>) -> Result<(), Error> {
         let asked = self.asks.send(ask);
         asked.map_err(|_| gone(&self.over))
     }
@@ -196,12 +200,37 @@ impl Peer {
         self.change(Request::Rename { path, to }).await
     }
 
+    /// Puts bytes at their path; returns when they are safe there, and what the contact said.
+    pub async fn put(&self, put: PutBytes) -> Result<PutBytes, Error> {
+        let (told, sent) = oneshot::channel();
+        self.ask(Ask::Put(Box::new(put), told))?;
+        let (put, result, _) = sent.await.map_err(|_| gone(&self.over))?;
+        result.map(|_| put)
+    }
+
+    /// Reads these bytes of a file, as far as it has them, or all of it. Fails if that is more than
+    /// `most`. What comes before them has to be transferred too.
+    pub async fn read(
+        &self,
+        path: &str,
+        range: Option<Range<u64>>,
+        most: u64,
+    ) -> Result<Vec<u8>, Error> {
+        let (part, bytes) = Part::new(range, most);
+        let fetching = self.fetch(path, Wanted::Part(Box::new(part)))?;
+        bytes.after(fetching.downloaded().await)
+    }
+
     /// Asks for a file.
     pub fn get(&self, path: &str, download: Download) -> Result<Fetching, Error> {
+        self.fetch(path, Wanted::File(Box::new(download)))
+    }
+
+    fn fetch(&self, path: &str, wanted: Wanted) -> Result<Fetching, Error> {
         let (done, downloaded) = oneshot::channel();
         let get = Get {
             path: path.to_owned(),
-            download,
+            wanted,
             done,
         };
         self.ask(Ask::Get(Box::new(get)))?;
@@ -238,6 +267,19 @@ impl Listing {
                     Some(Ok(_)) => different(),
                     None => gone(&self.over),
                 }))
+            }
+        }
+    }
+}
+
+impl Drop for Listing {
+    /// The server holds a listing that waits for us: it continues, and is told then that nobody
+    /// wants the rest.
+    fn drop(&mut self) {
+        self.replies.close();
+        while let Ok(reply) = self.replies.try_recv() {
+            if let Ok((transfer, Reply::Entries { more: true, .. })) = reply {
+                let _ = self.asks.send(Ask::Taken(transfer));
             }
         }
     }

@@ -21,6 +21,17 @@ impl Version {
         Ok(Self::from(&file.metadata()?))
     }
 
+    /// The version of bytes that are in memory only, and so never change.
+    pub fn in_memory(len: u64, modified: i64) -> Self {
+        const SECOND: i64 = 1_000_000_000;
+        Self {
+            len,
+            device: 0,
+            inode: 0,
+            modified: (modified.div_euclid(SECOND), modified.rem_euclid(SECOND)),
+        }
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         self.len

@@ -27,6 +27,7 @@ use crate::{
             download::{Download, Downloaded, complete},
             error::ReceiveError,
             target::Received,
+            wanted::Wanted,
         },
         send::job::Job,
     },
@@ -47,6 +48,9 @@ const TOGETHER: usize = 65_536;
 /// and how long that took since permission was requested.
 pub type Sent<J> = (J, Result<Meta, Error>, Duration);
 
+/// Where the outcome of one of them goes.
+pub type Told<J> = oneshot::Sender<Sent<J>>;
+
 /// Where replies go, with the number of their transfer.
 pub type Replies = mpsc::UnboundedSender<Result<(u32, Reply), Error>>;
 
@@ -57,6 +61,8 @@ pub type Jobs<J> = mpsc::Receiver<J>;
 pub enum Ask<J> {
     /// Permission to send a file.
     Send(J),
+    /// The same, and where its outcome goes.
+    Put(Box<J>, Told<J>),
     /// A request that has replies. It stops if the receiver of the replies is dropped.
     Request(Request, Replies),
     /// A reply of this transfer was taken, after which more come.
@@ -70,7 +76,7 @@ pub struct Get {
     /// Its path at the other side.
     pub path: String,
     /// Where it goes.
-    pub download: Download,
+    pub wanted: Wanted,
     /// Where its outcome goes.
     pub done: oneshot::Sender<Result<Downloaded, Error>>,
 }
@@ -152,13 +158,13 @@ pub struct Asker<'a, J> {
     no_more: bool,
     stop: Pin<&'a mut (dyn Future<Output = Error> + Send + 'a)>,
     results: Option<mpsc::UnboundedSender<Sent<J>>>,
-    /// Files that are whole, and are not being made safe yet.
-    whole: Vec<(u32, Received<Download>)>,
+    /// Files that are whole, each with its CRC-32, and are not being made safe yet.
+    whole: Vec<(u32, Download, u32)>,
     is_landing: bool,
     concluded: u64,
 }
 
-type AskerIo = Io<Download, Done>;
+type AskerIo = Io<Wanted, Done>;
 
 /// What a session begins with.
 pub struct Begin<J> {
@@ -255,12 +261,12 @@ impl<'a, J: Job + Send> Asker<'a, J> {
 
     fn begin(&mut self, io: &mut AskerIo, begin: Begin<J>) -> Result<(), SessionError> {
         if let Some((job, asked, reply)) = begin.answered {
-            let upload = Upload::new(job, Kind::Meta, asked);
+            let upload = Upload::new(job, None, Kind::Meta, asked);
             self.transfers.insert(0, Transfer::Upload(upload));
             self.answered(io, 0, reply)?;
         }
         for job in begin.first {
-            self.ask_to_send(io, job)?;
+            self.ask_to_send(io, job, None)?;
         }
         Ok(())
     }
@@ -268,19 +274,22 @@ impl<'a, J: Job + Send> Asker<'a, J> {
     fn tell(&mut self, upload: Upload<J>, result: Result<Meta, Error>) {
         self.concluded += 1;
         let took = upload.since.elapsed();
-        self.told((upload.job, result, took));
+        self.told((upload.job, result, took), upload.told);
     }
 
-    fn told(&self, sent: Sent<J>) {
-        if let Some(results) = &self.results {
-            // If nobody listens any more, the receiver's answer tells it the next time.
-            let _ = results.send(sent);
+    fn told(&self, sent: Sent<J>, told: Option<Told<J>>) {
+        // If nobody listens any more, the receiver's answer tells it the next time.
+        match (told, &self.results) {
+            (Some(told), _) => drop(told.send(sent)),
+            (None, Some(results)) => drop(results.send(sent)),
+            (None, None) => {}
         }
     }
 
     fn ask(&mut self, io: &mut AskerIo, ask: Ask<J>) -> Result<(), SessionError> {
         match ask {
-            Ask::Send(job) => self.ask_to_send(io, job),
+            Ask::Send(job) => self.ask_to_send(io, job, None),
+            Ask::Put(job, told) => self.ask_to_send(io, *job, Some(told)),
             Ask::Taken(transfer) => self.taken(io, transfer),
             Ask::Request(request, replies) => {
                 let transfer = self.number();
@@ -299,7 +308,7 @@ impl<'a, J: Job + Send> Asker<'a, J> {
 
 impl<J: Job + Send> Role for Asker<'_, J> {
     const SIDE: Side = Side::Client;
-    type Target = Download;
+    type Target = Wanted;
     type Done = Done;
     type Input = Input<J>;
 
@@ -345,12 +354,17 @@ impl<J: Job + Send> Role for Asker<'_, J> {
 
     fn whole(
         &mut self,
-        _: &mut AskerIo,
+        io: &mut AskerIo,
         transfer: u32,
-        received: Received<Download>,
+        received: Received<Wanted>,
     ) -> Result<(), SessionError> {
-        self.whole.push((transfer, received));
-        Ok(())
+        match received.target {
+            Wanted::File(download) => {
+                self.whole.push((transfer, *download, received.crc));
+                Ok(())
+            }
+            Wanted::Part(part) => self.downloaded(io, transfer, Ok(part.downloaded(received.crc))),
+        }
     }
 
     fn failed(
@@ -447,12 +461,10 @@ impl<J: Job + Send> Role for Asker<'_, J> {
         if !self.is_landing && !self.whole.is_empty() {
             self.is_landing = true;
             let whole = std::mem::take(&mut self.whole);
-            let transfers: Vec<u32> = whole.iter().map(|(transfer, _)| *transfer).collect();
+            let transfers: Vec<u32> = whole.iter().map(|(transfer, ..)| *transfer).collect();
             io.tasks.spawn(async move {
                 let download = task::spawn_blocking(move || {
-                    let files = whole
-                        .into_iter()
-                        .map(|(_, received)| (received.target, received.crc));
+                    let files = whole.into_iter().map(|(_, download, crc)| (download, crc));
                     complete(files.collect())
                 });
                 let downloaded = download.await.unwrap_or_else(|_| {
@@ -525,8 +537,8 @@ impl<J: Job + Send> Role for Asker<'_, J> {
         let keys: Vec<u32> = self.transfers.keys().copied().collect();
         for transfer in keys {
             match self.transfers.remove(&transfer) {
-                Some(upload @ Transfer::Upload(_)) => {
-                    self.transfers.insert(transfer, upload);
+                Some(Transfer::Upload(upload)) if upload.told.is_none() => {
+                    self.transfers.insert(transfer, Transfer::Upload(upload));
                 }
                 Some(open) => fail(open, error.into()),
                 None => {}
@@ -540,6 +552,14 @@ fn fail<J>(open: Transfer<J>, error: Error) {
     match open {
         Transfer::Request(replies, _) => drop(replies.send(Err(error))),
         Transfer::Download(done) => drop(done.send(Err(error))),
-        Transfer::Upload(_) | Transfer::Ending | Transfer::Abandoned => {}
+        Transfer::Upload(upload) => {
+            let Upload {
+                job, told, since, ..
+            } = *upload;
+            if let Some(told) = told {
+                let _ = told.send((job, Err(error), since.elapsed()));
+            }
+        }
+        Transfer::Ending | Transfer::Abandoned => {}
     }
 }

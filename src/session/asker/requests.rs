@@ -9,11 +9,7 @@ use crate::{
     meta::{FileKey, TransferId},
     session::{LARGE_FILE, LARGE_RECEIVE_BUFFER, RECEIVE_BUFFER},
     transfer::{
-        receive::{
-            download::{Download, Downloaded},
-            error::ReceiveError,
-            target::Incoming,
-        },
+        receive::{download::Downloaded, error::ReceiveError, target::Incoming, wanted::Wanted},
         send::job::Job,
     },
     wire::{
@@ -45,11 +41,7 @@ impl<J: Job + Send> Asker<'_, J> {
 
     /// Asks for a file.
     pub(super) fn get(&mut self, io: &mut AskerIo, get: Get) -> Result<(), SessionError> {
-        let Get {
-            path,
-            download,
-            done,
-        } = get;
+        let Get { path, wanted, done } = get;
         let transfer = self.number();
         let fresh = random().and_then(|key| Ok((random()?, key)));
         let (id, key) = fresh.map_err(WireError::from)?;
@@ -60,12 +52,12 @@ impl<J: Job + Send> Asker<'_, J> {
             Direction::ToClient,
             transfer,
         ))?;
-        let held = download.held().cloned();
-        io.buffer = io.buffer.max(match download.size() {
+        let held = wanted.held().cloned();
+        io.buffer = io.buffer.max(match wanted.size() {
             LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
             _ => RECEIVE_BUFFER,
         });
-        let begin = move |body: &[u8]| announced(download, blocks, body);
+        let begin = move |body: &[u8]| announced(wanted, blocks, body);
         io.downloads.announce(transfer, Box::new(begin));
         let request = Request::Get {
             path,
@@ -147,16 +139,16 @@ impl<J: Job + Send> Asker<'_, J> {
 
 /// Prepares a file whose blocks come now.
 fn announced(
-    mut download: Download,
+    mut wanted: Wanted,
     blocks: Stream,
     body: &[u8],
-) -> Result<Option<Incoming<Download>>, ReceiveError> {
+) -> Result<Option<Incoming<Wanted>>, ReceiveError> {
     let Reply::Coming(coming) = Reply::from_body(body)? else {
         return Ok(None);
     };
     let offset = coming.offset;
-    let crc = download.expect(coming).map_err(ReceiveError::Store)?;
-    Ok(Some(Incoming::new(blocks, download, offset, crc.into())))
+    let crc = wanted.expect(coming).map_err(ReceiveError::Store)?;
+    Ok(Some(Incoming::new(blocks, wanted, offset, crc.into())))
 }
 
 fn not_stored(error: &io::Error) -> Error {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task;
 
-use super::{Asker, AskerIo, Done, SessionError, Transfer, fail};
+use super::{Asker, AskerIo, Done, SessionError, Told, Transfer, fail};
 use crate::{
     error::{Code, Error, printable},
     meta::{MAX_TEXT, Meta, Wire, is_extra},
@@ -24,6 +24,8 @@ use crate::{
 /// An outgoing file.
 pub struct Upload<J> {
     pub(super) job: J,
+    /// Where its outcome goes, if not where all others do.
+    pub(super) told: Option<Told<J>>,
     /// How permission was requested.
     pub(super) kind: Kind,
     /// When permission was requested.
@@ -49,9 +51,10 @@ pub enum Stage {
 }
 
 impl<J> Upload<J> {
-    pub(super) fn new(job: J, kind: Kind, asked: Meta) -> Box<Self> {
+    pub(super) fn new(job: J, told: Option<Told<J>>, kind: Kind, asked: Meta) -> Box<Self> {
         Box::new(Self {
             job,
+            told,
             kind,
             since: Instant::now(),
             moved: 0,
@@ -63,11 +66,16 @@ impl<J> Upload<J> {
 
 impl<J: Job + Send> Asker<'_, J> {
     /// Asks for permission to send a file.
-    pub(super) fn ask_to_send(&mut self, io: &mut AskerIo, job: J) -> Result<(), SessionError> {
+    pub(super) fn ask_to_send(
+        &mut self,
+        io: &mut AskerIo,
+        job: J,
+        told: Option<Told<J>>,
+    ) -> Result<(), SessionError> {
         let asked = match job.meta() {
             Ok(asked) => asked,
             Err(error) => {
-                self.told((job, Err(error), Duration::ZERO));
+                self.told((job, Err(error), Duration::ZERO), told);
                 return Ok(());
             }
         };
@@ -75,12 +83,12 @@ impl<J: Job + Send> Asker<'_, J> {
         if json.len() > MAX_BODY {
             let sentence = "the .meta is too large to be sent: 64 KiB at most";
             let error = Error::new(Code::Failed, sentence);
-            self.told((job, Err(error), Duration::ZERO));
+            self.told((job, Err(error), Duration::ZERO), told);
             return Ok(());
         }
         let transfer = self.number();
         io.outbox.say(kind, transfer, &json)?;
-        let upload = Upload::new(job, kind, asked);
+        let upload = Upload::new(job, told, kind, asked);
         self.transfers.insert(transfer, Transfer::Upload(upload));
         Ok(())
     }

@@ -14,3 +14,4 @@ pub mod refused;
 pub mod takeover;
 pub mod target;
 pub mod under_way;
+pub mod wanted;

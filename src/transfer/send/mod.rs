@@ -5,5 +5,6 @@ pub mod job;
 pub mod job_file;
 pub mod outgoing;
 pub mod put;
+pub mod put_bytes;
 pub mod send_job;
 pub mod source_file;

@@ -2,17 +2,26 @@
 //!
 //! [`deliver_all`] sends many, in as few sessions as it takes. They wait in the [`queue`] of their
 //! route, which `m2y send` fills with what a person names and the [`outbox`] with what it finds.
+//! A [`peer`] is a session for requests, and a [`member`] is a contact's folder behind such
+//! sessions, in which a store keeps its objects.
 
+pub mod member;
 pub mod outbox;
 pub mod peer;
 pub mod put;
 pub mod queue;
 
-use std::{borrow::Borrow, path::Path, sync::Arc, time::Duration};
+use std::{
+    borrow::Borrow,
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task, time::Instant};
 use zeroize::Zeroizing;
 
+use self::member::ContactMember;
 use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
@@ -26,6 +35,7 @@ use crate::{
         pace::Pace,
         pump::Connection,
     },
+    store::Stores,
     transfer::send::{job, send_job::SendJob},
     transport::{Address, AddressError, Dialer, Direct, Link},
     wire::{
@@ -35,6 +45,15 @@ use crate::{
         session::{self, SessionKeys, Share},
     },
 };
+
+/// The stores that each folder's m2y.config names, folders of contacts among them: each folder is
+/// opened once in a process.
+pub fn stores() -> Stores {
+    static STORES: LazyLock<Stores> = LazyLock::new(|| {
+        Stores::with_contacts(|root, folder| Ok(Arc::new(ContactMember::open(root, folder)?)))
+    });
+    STORES.clone()
+}
 
 /// How long the receiver's hooks may take before the answer.
 const ANSWER: Duration = Duration::from_secs(300);

@@ -43,7 +43,7 @@
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
 //! | [`guide`] | the guide for people, which `m2y guide` shows |
-//! | [`client`] | opening a session as the side that asks; the queue of a route; the outbox |
+//! | [`client`] | opening a session as the side that asks; the queue of a route; the outbox; a contact's folder as a [member](client::member) of a store |
 //! | [`server`] | connections, strangers and contacts; answering an opening; metrics |
 //! | [`session`] | records both ways after the opening: the engine and its two roles |
 //! | [`transfer`] | the transfer of one file: the sending and the receiving half |

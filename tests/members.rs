@@ -1,5 +1,5 @@
-//! Whatever holds objects behaves in the same way: a directory, and buckets of servers that
-//! nobody here wrote.
+//! Whatever holds objects behaves in the same way: a directory, a contact's folder on a server, and
+//! buckets of servers that nobody here wrote.
 //!
 //! SeaweedFS (`weed`) and Moto (`moto_server`) are started if they are on the PATH; another
 //! server is used too if `M2Y_TEST_S3=http://KEY:SECRET@HOST:PORT/BUCKET` names one. Tests of a
@@ -24,14 +24,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::M2Y;
+use common::{M2Y, ROLAND, World, ZHENQIANG, name, relay::Relay};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::body::Bytes;
 use libtest_mimic::{Arguments, Failed, Trial};
 use m2y::{
-    root::settings::store::Bucket,
+    client::member::ContactMember,
+    root::{
+        Root,
+        settings::store::{Bucket, ContactFolder},
+    },
     store::member::{
-        Existing, Member, MemberError, Object, ObjectKey,
+        Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey,
         directory::DirectoryMember,
         s3::{Credentials, S3Member},
     },
@@ -84,6 +88,39 @@ fn main() {
         assert!(said.contains("refuse to replace          ok"), "{said}");
         Ok(())
     }));
+    type ContactFact = fn() -> Result<(), Failed>;
+    let facts: [(&str, ContactFact); 10] = [
+        ("objects_are_kept", || {
+            let world = sharing(ALL);
+            let (_server, member) = serve(&world);
+            objects_are_kept(&member)?;
+            // Nothing of how the files came is left beside them.
+            let names = common::names(&world.receiver.path().join("backup"), "");
+            assert_eq!(names, ["a", "m2y.config", "many"]);
+            Ok(())
+        }),
+        ("check", contact_is_checked),
+        (
+            "names_that_m2y_reserves_are_keys_too",
+            reserved_names_are_keys,
+        ),
+        ("foreign_names_are_left_out", foreign_names_are_left_out),
+        (
+            "a_listing_that_nobody_reads_to_its_end_is_given_up",
+            listings_are_given_up,
+        ),
+        ("a_part_is_read_without_the_rest", parts_are_read),
+        (
+            "what_breaks_off_goes_on_in_another_session",
+            broken_sessions_go_on,
+        ),
+        ("a_server_that_comes_back_is_asked_again", servers_come_back),
+        ("rights_that_are_missing_are_named", rights_are_named),
+        ("a_hook_that_refuses_is_heard", hooks_refuse),
+    ];
+    for (name, fact) in facts {
+        trials.push(Trial::test(format!("contact::{name}"), fact));
+    }
     for (kind, is_there, start) in servers {
         // It starts when the first test needs it, and ends with the last one.
         let server = Arc::new(LazyLock::new(start));
@@ -305,22 +342,273 @@ fn key(text: &str) -> ObjectKey {
 /// `m2y store check` of a store with this section.
 fn check(section: &str, variables: &[(&str, String)]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
+    let (root, _) = Root::init(&dir.path().join("root"), &[]).unwrap();
+    check_in(&root, section, variables)
+}
+
+fn check_in(root: &Root, section: &str, variables: &[(&str, String)]) -> (Option<i32>, String) {
     let m2y = |args: &[&str]| {
         let mut command = Command::new(M2Y);
         command
             .args(args)
-            .env("M2Y_ROOT", dir.path().join("root"))
+            .env("M2Y_ROOT", root.path())
             .envs(variables.iter().map(|(name, value)| (name, value)));
         command.output().unwrap()
     };
-    assert!(m2y(&["init"]).status.success());
-    let ini = dir.path().join("root/m2y.ini");
+    let ini = root.path().join("m2y.ini");
     let text = fs::read_to_string(&ini).unwrap();
     fs::write(&ini, format!("{text}[store here]\n{section}")).unwrap();
     let listed = m2y(&["store", "list"]);
     assert!(String::from_utf8_lossy(&listed.stdout).starts_with("here  "));
     let output = m2y(&["store", "check", "here"]);
     (output.status.code(), common::said(&output))
+}
+
+/// What a contact allows.
+const ALL: &str = "list get put mkdir rm";
+
+/// Two people, of whom roland-frei shares the folder `backup`.
+fn sharing(rights: &str) -> World {
+    let world = World::new("[OnMeta]\n");
+    configure(&world, "", rights);
+    world
+}
+
+fn configure(world: &World, hooks: &str, rights: &str) {
+    let config = format!("[OnMeta]\n{hooks}[share]\n{ZHENQIANG} = {rights}\n");
+    world.folder("backup", &config);
+}
+
+/// The server of roland-frei, and the folder there.
+fn serve(world: &World) -> (common::Process, ContactMember) {
+    let server = common::Process::serve(&world.there);
+    let member = member_at(world, &server.address);
+    (server, member)
+}
+
+fn member_at(world: &World, address: &str) -> ContactMember {
+    world.sender.set_address(&name(ROLAND), address).unwrap();
+    ContactMember::open(&world.here, &backup()).unwrap()
+}
+
+fn backup() -> ContactFolder {
+    ContactFolder {
+        user: name(ZHENQIANG),
+        contact: name(ROLAND),
+        folder: name("backup"),
+    }
+}
+
+fn contact_is_checked() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let section = format!("url = m2y://{ROLAND}/backup\nuser = {ZHENQIANG}\n");
+    let (code, said) = check_in(&world.here, &section, &[]);
+    assert_eq!(code, Some(12), "{said}");
+    assert!(said.contains("m2y contact address"), "{said}");
+    let address = format!("127.0.0.1:{}", free_port());
+    world.sender.set_address(&name(ROLAND), &address).unwrap();
+    let (code, said) = check_in(&world.here, "", &[]);
+    assert_eq!(code, Some(5), "{said}");
+    let _server = common::Process::serve_at(&world.there, &address);
+    let (code, said) = check_in(&world.here, "", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("refuse to replace          ok"), "{said}");
+    assert!(said.contains("  free  "), "{said}");
+    Ok(())
+}
+
+async fn write(member: &dyn Member, name: &str, body: &'static [u8]) -> MemberResult<()> {
+    let body = Bytes::from_static(body);
+    member.put(&key(name), body, Existing::Replace).await
+}
+
+fn reserved_names_are_keys() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let (_server, member) = serve(&world);
+    runtime().block_on(async {
+        let keys = ["a.meta/b.rhai", "m2y.config", "x.data", "x.done"];
+        for name in keys {
+            write(&member, name, b"1").await?;
+            assert_eq!(&*member.get(&key(name), None).await?, b"1");
+        }
+        assert_eq!(listed(&member, None).await, keys);
+        assert_eq!(listed(&member, Some(&key("a.meta"))).await, keys[..1]);
+        member.remove(&key("m2y.config")).await?;
+        assert_eq!(listed(&member, None).await.len(), 3);
+        Ok(())
+    })
+}
+
+fn foreign_names_are_left_out() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let (_server, member) = serve(&world);
+    let backup = world.receiver.path().join("backup");
+    fs::create_dir(backup.join("Holiday")).unwrap();
+    for name in ["Holiday/a", "B", "a=", "c", "x.meta"] {
+        fs::write(backup.join(name), "1").unwrap();
+    }
+    runtime().block_on(async {
+        assert_eq!(listed(&member, None).await, ["c"]);
+        Ok(())
+    })
+}
+
+fn listings_are_given_up() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let backup = world.receiver.path().join("backup");
+    for number in 0..5_000 {
+        fs::write(backup.join(number.to_string()), "").unwrap();
+    }
+    let (_server, member) = serve(&world);
+    runtime().block_on(async {
+        // More than a server has open at the same time.
+        for _ in 0..20 {
+            let mut given_up = member.list(None);
+            assert!(given_up.next().await.is_some_and(|first| first.is_ok()));
+            // Meanwhile all that comes unasked has come.
+            assert_eq!(listed(&member, None).await.len(), 5_000);
+        }
+        Ok(())
+    })
+}
+
+fn parts_are_read() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let server = common::Process::serve(&world.there);
+    let backup = world.receiver.path().join("backup");
+    let large = fs::File::create(backup.join("large")).unwrap();
+    large.set_len(MAX_OBJECT + 1).unwrap();
+    // More of it than this does not come through.
+    let relay = Relay::back(server.address.clone(), 32 << 20);
+    let member = member_at(&world, &relay.address);
+    runtime().block_on(async {
+        let large = key("large");
+        for range in [5..1_000, 0..1, 9..9, 70_000..200_000] {
+            let len = usize::try_from(range.end - range.start).unwrap();
+            assert_eq!(member.get(&large, Some(range)).await?, vec![0; len]);
+        }
+        let behind = MAX_OBJECT + 5..MAX_OBJECT + 9;
+        assert!(member.get(&large, Some(behind)).await?.is_empty());
+        let whole = member.get(&large, None).await;
+        assert!(matches!(whole, Err(MemberError::Failed(_))), "{whole:?}");
+        assert_eq!(member.stat(&large).await?.size, MAX_OBJECT + 1);
+        assert_eq!(relay.connections(), 1);
+        Ok(())
+    })
+}
+
+fn broken_sessions_go_on() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let server = common::Process::serve(&world.there);
+    let relay = Relay::before(server.address.clone(), 2 << 20);
+    let member = member_at(&world, &relay.address);
+    let body = Bytes::from(common::noise(3 << 20));
+    runtime().block_on(async {
+        let key = key("a/large");
+        member.put(&key, body.clone(), Existing::Keep).await?;
+        assert_eq!(member.get(&key, None).await?, body);
+        let second = member.put(&key, body.clone(), Existing::Keep).await;
+        assert_eq!(second, Err(MemberError::Exists(key)));
+        assert!(relay.connections() >= 2);
+        Ok(())
+    })
+}
+
+fn servers_come_back() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let (server, member) = serve(&world);
+    let address = server.address.clone();
+    runtime().block_on(async {
+        write(&member, "a/x", b"1").await?;
+        server.stop();
+        for error in [
+            write(&member, "a/y", b"2").await.err(),
+            member.get(&key("a/x"), None).await.err(),
+            member.stat(&key("a/x")).await.err(),
+            member.remove(&key("a/x")).await.err(),
+            member.list(None).next().await.unwrap().err(),
+            member.room().await.err(),
+        ] {
+            let is_unreachable = matches!(error, Some(MemberError::Unreachable(_)));
+            assert!(is_unreachable, "{error:?}");
+        }
+        let _server = common::Process::serve_at(&world.there, &address);
+        assert_eq!(&*member.get(&key("a/x"), None).await?, b"1");
+        write(&member, "a/y", b"2").await?;
+        assert_eq!(listed(&member, None).await, ["a/x", "a/y"]);
+        Ok(())
+    })
+}
+
+fn denied<T: std::fmt::Debug>(result: MemberResult<T>) -> String {
+    match result {
+        Err(MemberError::Denied(sentence)) => sentence,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rights_are_named() -> Result<(), Failed> {
+    let world = sharing("");
+    let (_server, member) = serve(&world);
+    let backup = world.receiver.path().join("backup");
+    fs::create_dir(backup.join("a")).unwrap();
+    fs::write(backup.join("a/x"), "1").unwrap();
+    let (there, gone) = (key("a/x"), key("a/y"));
+    let advice = |what: &str| {
+        format!(
+            "{ROLAND} does not let you {what} backup: ask {ROLAND} for {ALL} ([share] in m2y.config)"
+        )
+    };
+    let hidden = advice("see the folder");
+    runtime().block_on(async {
+        // Whoever sees nothing is not told that something is missing.
+        assert_eq!(denied(member.get(&there, None).await), hidden);
+        assert_eq!(denied(member.stat(&gone).await), hidden);
+        assert_eq!(denied(member.remove(&gone).await), hidden);
+        let listing = member.list(None).next().await.unwrap();
+        assert_eq!(denied(listing), advice("list"));
+        let put = write(&member, "x", b"1").await;
+        assert_eq!(denied(put), advice("put files into"));
+        assert_eq!(member.room().await, Ok(None));
+
+        configure(&world, "", "list");
+        let got = member.get(&there, None).await;
+        assert_eq!(denied(got), advice("get files from"));
+        let missing = member.get(&gone, None).await;
+        assert_eq!(missing, Err(MemberError::Missing(gone.clone())));
+        let removed = member.remove(&there).await;
+        assert_eq!(denied(removed), advice("remove files from"));
+        member.remove(&gone).await?;
+
+        configure(&world, "", "list get put");
+        write(&member, "a/y", b"1").await?;
+        let made = write(&member, "b/x", b"1").await;
+        assert_eq!(denied(made), advice("make directories in"));
+        let replaced = denied(write(&member, "a/x", b"22").await);
+        assert!(replaced.contains("the right to remove"), "{replaced}");
+        Ok(())
+    })
+}
+
+fn hooks_refuse() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    configure(&world, "check.rhai\n[OnReceived]\nmove.rhai\n", ALL);
+    let backup = world.receiver.path().join("backup");
+    let check = "if event.path == \"no\" { reject(\"not on a Sunday\"); }";
+    fs::write(backup.join("check.rhai"), check).unwrap();
+    let moves = "if event.path == \"away\" { folder.rename(event.data_file, \"moved\"); }";
+    fs::write(backup.join("move.rhai"), moves).unwrap();
+    let (_server, member) = serve(&world);
+    runtime().block_on(async {
+        let refused = denied(write(&member, "no", b"1").await);
+        assert_eq!(refused, format!("{ROLAND} refused: not on a Sunday"));
+        let missing = Err(MemberError::Missing(key("no")));
+        assert_eq!(member.stat(&key("no")).await.map(drop), missing);
+        let moved = denied(write(&member, "away", b"1").await);
+        assert!(moved.contains("moved the object"), "{moved}");
+        write(&member, "yes", b"1").await?;
+        Ok(())
+    })
 }
 
 async fn listed(member: &dyn Member, directory: Option<&ObjectKey>) -> Vec<String> {

@@ -4,11 +4,12 @@ use clap::{Args, Subcommand};
 
 use super::{RootArg, folder_name, output, user_arg::UserArg};
 use crate::{
+    client,
     error::{Code, Error, printable},
     json::Value,
     meta::QUARANTINE,
     root::{file::check_name, folder::Folder as OpenFolder},
-    store::{Store, Stores, quarantine},
+    store::{Store, quarantine},
 };
 
 /// Create folders, and look after files in quarantine
@@ -87,7 +88,7 @@ impl Which {
 impl Quarantine {
     fn run(self, json: bool) -> Result<(), Error> {
         let folder = self.folder.open()?;
-        let held = quarantine::list(&*Stores::default().of(&folder), &folder)
+        let held = quarantine::list(&*client::stores().of(&folder), &folder)
             .map_err(|e| Error::io("read", &folder.path_of(quarantine::DIR), &e))?;
         if held.is_empty() && !json {
             output::line("nothing is in quarantine");
@@ -130,7 +131,7 @@ impl Held {
         let folder = self.folder.open()?;
         let stem = self.file.strip_suffix(".data").unwrap_or(&self.file);
         let name = held_name(stem)?;
-        let stem = act(&*Stores::default().of(&folder), &folder, name)
+        let stem = act(&*client::stores().of(&folder), &folder, name)
             .map_err(|e| Error::io("move", &folder.path_of(stem), &e))?;
         if json {
             output::object(&[("status", done.into()), ("file", stem.as_str().into())]);

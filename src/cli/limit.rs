@@ -22,7 +22,7 @@ impl Limit {
 }
 
 /// Parses bytes per second: `500K`, `10M`, `1G`, `1500`.
-fn rate(text: &str) -> Result<NonZeroU64, String> {
+pub fn rate(text: &str) -> Result<NonZeroU64, String> {
     let wrong = || "must be bytes a second, 1 or more, like 500K, 10M or 1G".to_owned();
     let (digits, unit) = match text.strip_suffix(['K', 'k']) {
         Some(digits) => (digits, 1_000),

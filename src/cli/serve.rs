@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::{RootArg, output, systemd};
 use crate::{
-    client::outbox,
+    client::{self, outbox},
     crypto::backend::active,
     error::{Code, Error},
     root::{Root, file, settings::LogFormat},
@@ -63,7 +63,7 @@ impl Serve {
         }
         let _lock = lock(&root).await?;
         let mut signals = Signals::new()?;
-        let server = Server::new(&root, &settings)?;
+        let server = Server::with_stores(&root, &settings, &client::stores())?;
         let (listener, address) = listen(&settings.listen).await?;
         let metrics_port = match &settings.metrics {
             Some(metrics) => Some((metrics_at(metrics).await?, server.report()?)),

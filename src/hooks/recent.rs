@@ -105,14 +105,14 @@ pub fn recent(
     root: &Root,
     folder: &Folder,
     config: &Arc<Config>,
+    stores: &Stores,
     limit: usize,
 ) -> Result<Vec<Recent>, RecentError> {
-    let stores = Stores::default();
     let finder = Finder {
         root,
         folder,
         config,
-        stores: &stores,
+        stores,
     };
     let mut found = match journal::look(root)? {
         Some(db) => finder.in_journal(&db, limit)?,
@@ -120,7 +120,7 @@ pub fn recent(
     };
     found.recent.sort_by_key(|one| std::cmp::Reverse(one.at));
     found.recent.truncate(limit);
-    let arrivals = Arrivals::new(folder, config, &stores);
+    let arrivals = Arrivals::new(folder, config, stores);
     if found.recent.len() < limit {
         let left = limit - found.recent.len();
         found.recent.extend(arrivals.unknown(&found.known, left)?);

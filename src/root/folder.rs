@@ -84,6 +84,15 @@ impl Folder {
         }
     }
 
+    /// Sets a value in its m2y.config; everything else there stays as it is.
+    pub fn set_in_config(&self, section: &str, key: &str, value: &str) -> Result<(), RootError> {
+        let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
+            .map_err(RootError::io("open", self.config_path()))?;
+        let text = ini_text::with(&text, section, key, value);
+        file::replace(&self.dir, CONFIG, 0o644, text.as_bytes())
+            .map_err(RootError::io("write", self.config_path()))
+    }
+
     /// Whose folder it is.
     pub fn user(&self) -> &User {
         &self.user

@@ -137,6 +137,8 @@ fn tend(
     if known.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
         known.swept = Some(Instant::now());
         let before = clock::nanos() - i64::try_from(ORPHANED.as_nanos()).unwrap_or(i64::MAX);
+        let private = folder.user().private_key().map_err(io::Error::other)?;
+        store.survey(&Arc::new(private))?;
         store.sweep_orphans(before)?;
     }
     if is_due(store, folder)? && !known.is_scrubbing.swap(true, Ordering::Relaxed) {

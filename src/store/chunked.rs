@@ -157,6 +157,12 @@ impl ChunkedStore {
             .set_identity(store, &self.core.folder, owner)
     }
 
+    /// The names of its members.
+    pub fn members(&self) -> Vec<String> {
+        let members = self.core.holders.members().into_iter();
+        members.map(|(name, _)| name.to_owned()).collect()
+    }
+
     /// Makes sure that this server may write, and renews its lease.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! Places that hold objects: a directory, a bucket. A store of chunks and manifests is built from
-//! one of them, a stripe from four.
+//! Places that hold objects: a directory, a bucket, [a contact's folder](crate::client::member). A
+//! store of chunks and manifests is built from one of them, a stripe from four.
 //!
 //! An object is written whole, and readers see all of it or nothing. Members know keys, sizes and
 //! times, and nothing of what the objects mean.

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     crypto::keys::PrivateKey,
     root::{
-        Root, config::Config, folder::Folder, folder_store::FolderStore, settings::store::Place,
+        Root, config::Config, folder::Folder, folder_store::FolderStore, settings::store::{ContactFolder, Place},
     },
 };
 
@@ -50,7 +50,7 @@ struct Inner {
 type Make = dyn Fn(&Folder) -> Option<Arc<dyn Store>> + Send + Sync;
 
 /// Opens a folder of a contact as a member.
-pub type OpenContact = dyn Fn(&Root, &Place) -> MemberResult<Arc<dyn Member>> + Send + Sync;
+type OpenContact = dyn Fn(&Root, &ContactFolder) -> MemberResult<Arc<dyn Member>> + Send + Sync;
 
 /// A folder's store that was opened.
 struct Open {
@@ -67,7 +67,7 @@ impl Stores {
     /// The stores that each folder's m2y.config names, also those that are folders of contacts,
     /// which `open` opens.
     pub fn with_contacts(
-        open: impl Fn(&Root, &Place) -> MemberResult<Arc<dyn Member>> + Send + Sync + 'static,
+        open: impl Fn(&Root, &ContactFolder) -> MemberResult<Arc<dyn Member>> + Send + Sync + 'static,
     ) -> Self {
         Self::with(Box::new(|_| None), Some(Arc::new(open)))
     }
@@ -194,10 +194,16 @@ impl Stores {
     }
 
     /// A member that m2y.ini names.
-    pub fn member(&self, _root: &Root, place: &Place) -> MemberResult<Arc<dyn Member>> {
+    pub fn member(&self, root: &Root, place: &Place) -> MemberResult<Arc<dyn Member>> {
         match place {
             Place::Directory(path) => Ok(Arc::new(DirectoryMember::open(path)?)),
             Place::Bucket(bucket) => Ok(Arc::new(S3Member::new(bucket, None)?)),
+            Place::Contact(folder) => match &self.0.contacts {
+                Some(open) => open(root, folder),
+                None => Err(MemberError::Failed(
+                    "folders of contacts cannot be opened here".to_owned(),
+                )),
+            },
             Place::Stripe(_) => Err(MemberError::Failed(
                 "a stripe is no member of another one".to_owned(),
             )),

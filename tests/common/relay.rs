@@ -18,6 +18,15 @@ pub struct Relay {
 
 impl Relay {
     pub fn before(server: String, most: usize) -> Self {
+        Self::between(server, most, usize::MAX)
+    }
+
+    /// A relay of which as much comes back through each connection.
+    pub fn back(server: String, most: usize) -> Self {
+        Self::between(server, usize::MAX, most)
+    }
+
+    fn between(server: String, there: usize, back: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let connections = Arc::new(AtomicU64::new(0));
@@ -28,8 +37,8 @@ impl Relay {
                 counted.fetch_add(1, Ordering::SeqCst);
                 let server = TcpStream::connect(&server).unwrap();
                 let (c, s) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || pass(&s, &c, usize::MAX));
-                thread::spawn(move || pass(&client, &server, most));
+                thread::spawn(move || pass(&s, &c, back));
+                thread::spawn(move || pass(&client, &server, there));
             }
         });
         Self {

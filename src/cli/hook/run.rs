@@ -5,6 +5,7 @@ use clap::Args;
 use super::{RootArg, report::Report, told};
 use crate::{
     cli::{Failure, folder_name, output, read_file, user_arg::UserArg},
+    client,
     delivery::Client,
     error::{Code, Error, printable},
     event::{Asked, Event, EventId, Kind, Outcome, Subject},
@@ -90,14 +91,14 @@ impl Run {
         };
         let settings = root.settings().map_err(Error::from)?;
         let verdict = if self.live {
-            let dispatcher = Dispatcher::new(&root, &settings)?;
+            let dispatcher = Dispatcher::with_stores(&root, &settings, &client::stores())?;
             dispatcher.fire_by_hand(event, &mode).await
         } else {
             let state =
                 ReadOnlyState::new(&root).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
             let client = Client::new(&settings.webhook, root.path()).map_err(Error::from)?;
             let services = Services::new(Arc::new(state)).with_web(OnRuntime::only_get(&client));
-            let hooks = Hooks::new(&root, &settings, &services);
+            let hooks = Hooks::with_stores(&root, &settings, &services, &client::stores());
             hooks.fire_as(event, &Pinned::default(), &mode).await
         };
         let report = Report::new(before.as_ref(), verdict, notes.take(), self.live);

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use crate::{
     cli::output,
+    client,
     error::{Code, Error, printable},
     journal::{
         JournalError,
@@ -71,7 +72,7 @@ impl Inbox {
         Self {
             root: root.clone(),
             user: user.clone(),
-            stores: Stores::default(),
+            stores: client::stores(),
         }
     }
 
@@ -280,7 +281,7 @@ impl Entry {
     pub fn open(&self) -> Result<Box<dyn Contents>, Error> {
         self.check()?;
         let (folder, path) = self.place.as_ref().ok_or_else(|| self.nowhere())?;
-        let store = Stores::default().of(folder);
+        let store = client::stores().of(folder);
         let failed = |e| Error::io("open", &folder.path_of(&path.to_string()), &e);
         store.open(path).map_err(failed)
     }

@@ -6,13 +6,11 @@ use hyper::body::Bytes;
 
 use super::{Failure, RootArg, output};
 use crate::{
+    client,
     crypto::random,
     error::{Code, Error, did_you_mean},
     root::settings::store::Place,
-    store::{
-        Stores,
-        member::{Existing, Member, MemberError, ObjectKey},
-    },
+    store::member::{Existing, Member, MemberError, ObjectKey},
 };
 
 /// Check that a store works: write, read, list and remove an object
@@ -62,7 +60,7 @@ impl Check {
             let Some(place) = stores.get(name) else {
                 continue;
             };
-            let report = match Stores::default().member(&root, place) {
+            let report = match client::stores().member(&root, place) {
                 Ok(member) => probe(&*member).await,
                 Err(error) => Err(error),
             };

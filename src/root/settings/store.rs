@@ -7,7 +7,7 @@ use std::{
 
 use url::Url;
 
-use crate::error::did_you_mean;
+use crate::{error::did_you_mean, root::name::Name};
 
 /// The section's name before that of the store.
 pub const SECTION: &str = "store ";
@@ -19,6 +19,8 @@ pub enum Place {
     Directory(PathBuf),
     /// A bucket of an S3-compatible server.
     Bucket(Bucket),
+    /// A folder that a contact shares.
+    Contact(ContactFolder),
     /// Four others, any two of which rebuild what they hold.
     Stripe(Striped),
 }
@@ -67,12 +69,36 @@ impl Bucket {
     }
 }
 
+/// A folder of a contact, on that contact's server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContactFolder {
+    /// The user of this root whose contact it is.
+    pub user: Name,
+    /// The contact.
+    pub contact: Name,
+    /// The folder that the contact shares with the user.
+    pub folder: Name,
+}
+
+impl ContactFolder {
+    /// As a person writes it.
+    pub fn shown(&self) -> String {
+        let Self {
+            user,
+            contact,
+            folder,
+        } = self;
+        format!("m2y://{contact}/{folder} as {user}")
+    }
+}
+
 impl Place {
     /// As a person writes it.
     pub fn shown(&self) -> String {
         match self {
             Self::Directory(path) => format!("file://{}", path.display()),
             Self::Bucket(bucket) => bucket.shown(),
+            Self::Contact(folder) => folder.shown(),
             Self::Stripe(striped) => format!(
                 "stripe of {}, written at {}",
                 striped.members.join(", "),
@@ -87,12 +113,13 @@ impl Place {
 pub(super) struct Sections(BTreeMap<String, BTreeMap<String, String>>);
 
 /// The keys of a section.
-pub(super) const KEYS: [&str; 7] = [
+pub(super) const KEYS: [&str; 8] = [
     "url",
     "endpoint",
     "region",
     "path_style",
     "allow_http",
+    "user",
     "stripe",
     "write",
 ];
@@ -193,11 +220,17 @@ fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
         return Err("write: only a store with stripe = has this setting".to_owned());
     }
     let get = |key: &str| section.get(key).filter(|value| !value.is_empty());
-    let text = get("url").ok_or("needs a url, like file:///mnt/disk/m2y or s3://bucket/prefix")?;
+    let text = get("url").ok_or(
+        "needs a url, like file:///mnt/disk/m2y, s3://bucket/prefix or m2y://contact/folder",
+    )?;
     let url = Url::parse(text).map_err(|e| format!("url = {text}: {e}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         // The text has a secret in it.
-        return Err("url: must hold no credentials: they come from AWS_* variables".to_owned());
+        let instead = match url.scheme() {
+            "m2y" => "name the user in a line of its own, user = NAME",
+            _ => "they come from AWS_* variables",
+        };
+        return Err(format!("url: must hold no credentials: {instead}"));
     }
     if url.query().is_some() || url.fragment().is_some() || url.port().is_some() {
         return Err(format!("url = {text}: must not have a port, a ? or a #"));
@@ -254,10 +287,34 @@ fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
                 allow_http,
             }))
         }
+        "m2y" => {
+            only(&["url", "user"])?;
+            let user = get("user").ok_or_else(|| {
+                format!("url = {text}: needs user = NAME too, the user whose contact that is")
+            })?;
+            contact_folder(text, user).map(Place::Contact)
+        }
         other => Err(format!(
-            "url = {text}: {other}:// is not known: use file:// or s3://"
+            "url = {text}: {other}:// is not known: use file://, s3:// or m2y://"
         )),
     }
+}
+
+/// Reads the text itself: in a URL, letters beyond ASCII would be escaped.
+fn contact_folder(text: &str, user: &str) -> Result<ContactFolder, String> {
+    let path = text
+        .strip_prefix("m2y://")
+        .map(|path| path.trim_end_matches('/'));
+    let (contact, folder) = path
+        .and_then(|path| path.split_once('/'))
+        .ok_or_else(|| format!("url = {text}: write m2y://contact/folder"))?;
+    let user = Name::user(&Name::composed(user)).map_err(|e| format!("user = {user}: {e}"))?;
+    let wrong = |e| format!("url = {text}: {e}");
+    Ok(ContactFolder {
+        user,
+        contact: Name::user(&Name::composed(contact)).map_err(wrong)?,
+        folder: Name::folder(&Name::composed(folder)).map_err(wrong)?,
+    })
 }
 
 #[cfg(test)]
@@ -317,8 +374,60 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_a_contact_has_the_user_whose_contact_it_is() {
+        let text = "[store anna]\nurl = m2y://anna/backup/\nuser = roland-frei\n\
+            [store zoe]\nurl = m2y://zo\u{eb}/ar\u{fe}\nuser = j\u{f3}n\n";
+        let stores = read(text).unwrap();
+        let name = |text| Name::user(text).unwrap();
+        let folder = ContactFolder {
+            user: name("roland-frei"),
+            contact: name("anna"),
+            folder: name("backup"),
+        };
+        assert_eq!(stores["anna"], Place::Contact(folder));
+        let shown = stores["zoe"].shown();
+        assert_eq!(shown, "m2y://zo\u{eb}/ar\u{fe} as j\u{f3}n");
+    }
+
+    #[test]
     fn what_is_wrong_in_a_section_is_said() {
         for (text, why) in [
+            (
+                "[store x]\nurl = m2y://anna/backup\n",
+                "needs user = NAME too",
+            ),
+            (
+                "[store x]\nurl = m2y://anna\nuser = jan\n",
+                "write m2y://contact/folder",
+            ),
+            (
+                "[store x]\nurl = m2y://anna/a/b\nuser = jan\n",
+                "\"a/b\" cannot be a name",
+            ),
+            (
+                "[store x]\nurl = m2y://anna/outgoing\nuser = jan\n",
+                "m2y uses this directory itself",
+            ),
+            (
+                "[store x]\nurl = m2y://anna/backup\nuser = .jan\n",
+                "user = .jan: ",
+            ),
+            (
+                "[store x]\nurl = m2y://jan@anna/backup\n",
+                "name the user in a line of its own",
+            ),
+            (
+                "[store x]\nurl = m2y://anna:5000/backup\nuser = jan\n",
+                "must not have a port",
+            ),
+            (
+                "[store x]\nurl = m2y://anna/backup\nuser = jan\nendpoint = http://h\n",
+                "endpoint: a store with url = m2y://anna/backup has no such setting",
+            ),
+            (
+                "[store x]\nurl = file:///a\nuser = jan\n",
+                "user: a store with url = file:///a has no such setting",
+            ),
             ("[store x]\nregion = a\n", "[store x] needs a url"),
             ("[store x]\nurl = ftp://a\n", "ftp:// is not known"),
             (

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use cap_std::fs::Dir;
 use futures_util::{StreamExt, stream};
 use hyper::body::Bytes;
 
@@ -25,7 +26,9 @@ use super::{
 };
 use crate::{
     crypto::keys::PrivateKey,
+    root::file,
     store::{
+        received,
         member::{MemberError, ObjectKey},
         sealed::{
             FileSecret,
@@ -124,11 +127,11 @@ async fn ids(holders: &Holders) -> io::Result<Vec<FolderId>> {
 }
 
 /// Objects of a directory: who has each.
-type Copies = BTreeMap<ObjectKey, Members>;
+pub(super) type Copies = BTreeMap<ObjectKey, Members>;
 
 impl Core {
     /// What members have below a directory; also those that could not be listed, and why.
-    async fn copies(&self, below: &str) -> (Copies, Members, Vec<String>) {
+    pub(super) async fn copies(&self, below: &str) -> (Copies, Members, Vec<String>) {
         let directory = self.folder.directory(Some(below));
         let (mut copies, mut unknown, mut reasons) = (Copies::new(), 0, Vec::new());
         for number in 0..self.holders.count() {
@@ -142,6 +145,28 @@ impl Core {
             }
         }
         (copies, unknown, reasons)
+    }
+
+    /// Gives the document of the folder to members without it.
+    pub(super) async fn copy_document(&self, private: &PrivateKey) {
+        let key = self.folder.document_key();
+        let (mut missing, mut document) = (0, None);
+        for (number, there) in self.holders.documents(&key).await.into_iter().enumerate() {
+            match there {
+                Ok(there) => {
+                    match FolderSecret::open_document(self.folder.id, &there, private) {
+                        Ok(_) => document = Some(there),
+                        Err(_) => missing |= bit(number),
+                    }
+                }
+                Err(MemberError::Missing(_)) => missing |= bit(number),
+                Err(_) => {}
+            }
+        }
+        if let Some(document) = document.filter(|_| missing != 0) {
+            // Those that fail are asked once more by the next survey.
+            let _ = self.holders.mend_document(&key, document, missing).await;
+        }
     }
 
     /// Whether so many members answered that what they have is all there is.
@@ -295,6 +320,49 @@ impl ChunkedStore {
             versions,
             ..recovered
         })
+    }
+
+    /// Writes the documents that belong to files into the folder's directory, except where there
+    /// is one; returns how many.
+    pub fn restore_documents(&self, dir: &Dir) -> io::Result<u64> {
+        let (mut after, mut written) = (Id::default(), 0);
+        loop {
+            let page = self.core.index.documents(&after, 500)?;
+            for (_, document) in &page {
+                let Some((name, text)) = document.split_once('\n') else {
+                    continue;
+                };
+                let (below, file) = match name.rsplit_once('/') {
+                    Some((received::DIR, file)) => (Some(received::DIR), file),
+                    Some(_) => continue,
+                    None => (None, name),
+                };
+                if !file.ends_with(".meta") || file::check_name(file).is_err() {
+                    continue;
+                }
+                let made;
+                let dir = match below {
+                    Some(below) => {
+                        match dir.create_dir(below) {
+                            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                            _ => {}
+                        }
+                        made = dir.open_dir(below)?;
+                        &made
+                    }
+                    None => dir,
+                };
+                match file::create(dir, file, 0o644, text.as_bytes()) {
+                    Ok(()) => written += 1,
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            match page.last() {
+                Some((last, _)) => after = *last,
+                None => return Ok(written),
+            }
+        }
     }
 
     fn open_all(

@@ -20,7 +20,7 @@ use crate::{
     clock,
     crypto::keys::PrivateKey,
     store::{
-        member::MemberError,
+        member::{MemberError, ObjectKey},
         sealed::{
             FileSecret,
             chunk::{ChunkId, ChunkSeal, tags_len},
@@ -232,6 +232,57 @@ impl ChunkedStore {
     pub fn scrubbed(&self) -> io::Result<Option<u64>> {
         let scrubbed: Option<i64> = self.core.index.note(SCRUBBED)?;
         Ok(scrubbed.and_then(|at| u64::try_from(at).ok()))
+    }
+
+    /// Looks which objects each member has, without reading them, and notes what it lacks. One
+    /// that cannot be listed lacks what it was known to lack.
+    pub fn survey(&self, private: &Arc<PrivateKey>) -> io::Result<()> {
+        let core = &self.core;
+        let (this, private) = (core.clone(), private.clone());
+        let (manifests, chunks) = runtime::run(async move {
+            this.copy_document(&private).await;
+            (this.copies("m").await, this.copies("c").await)
+        })?;
+        let all = core.holders.all();
+        let lacks = |copies: &super::recover::Copies, unknown: Members, key: &ObjectKey, before| {
+            let has = copies.get(key).copied().unwrap_or(0);
+            (all & !has & !unknown) | (before & unknown)
+        };
+        let mut after = ChunkId([0; 16]);
+        loop {
+            let page = core.index.chunks(&after, PAGE)?;
+            for one in &page {
+                after = one.chunk.chunk.id;
+                let (before, key) = (one.chunk.missing, core.folder.chunk_key(&after));
+                let missing = lacks(&chunks.0, chunks.1, &key, before);
+                // One that has the object may still have a wrong one, as a scrub noted.
+                let missing = missing | before;
+                if missing != before {
+                    core.index.set_missing(after, missing)?;
+                }
+            }
+            if page.len() < PAGE as usize {
+                break;
+            }
+        }
+        let mut behind = (super::index::Id::default(), String::new());
+        loop {
+            let page = core.index.written_names(&behind, PAGE)?;
+            for name in &page {
+                let fence = name.sequence.fence;
+                let key = core.folder.manifest_key(&name.parent, &name.name, fence);
+                let missing = lacks(&manifests.0, manifests.1, &key, name.missing) | name.missing;
+                if missing != name.missing {
+                    core.index.set_name_missing(name.clone(), missing)?;
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE as usize => {
+                    behind = (last.parent, last.name.clone());
+                }
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Notes that a folder is as good as scrubbed.

@@ -134,10 +134,15 @@ pub struct Mended {
 impl ChunkedStore {
     /// Writes to members what they lack, as far as they can be reached.
     pub fn mend(&self) -> io::Result<Mended> {
+        self.mend_with(&mut |_, _| {})
+    }
+
+    /// The same; `progress` is told how many chunks are done, and of how many.
+    pub fn mend_with(&self, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Mended> {
         let mut mended = Mended::default();
         self.core.settle()?;
         self.mend_manifests(&mut mended)?;
-        self.mend_chunks(&mut mended)?;
+        self.mend_chunks(&mut mended, progress)?;
         mended.reasons.sort();
         mended.reasons.dedup();
         Ok(mended)
@@ -184,8 +189,14 @@ impl ChunkedStore {
         }
     }
 
-    fn mend_chunks(&self, mended: &mut Mended) -> io::Result<()> {
+    fn mend_chunks(
+        &self,
+        mended: &mut Mended,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> io::Result<()> {
         let core = &self.core;
+        let total = core.index.backlog()?.chunks;
+        let mut done = 0;
         let mut after = ChunkId([0; 16]);
         loop {
             let batch = core.index.degraded(&after, 4)?;
@@ -216,6 +227,8 @@ impl ChunkedStore {
                     }
                     Err(error) => mended.reasons.push(error.to_string()),
                 }
+                done += 1;
+                progress(done, total.max(done));
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::{
         hook::{check, report, test},
         output,
     },
-    clock,
+    client, clock,
     delivery::Client,
     error::{Code, Error, printable},
     hooks::{
@@ -140,7 +140,7 @@ impl Round {
         let (root, folder) = (self.root.clone(), self.folder.clone());
         let finding = task::spawn_blocking(move || {
             let config = folder.read_config().map_err(|e| e.to_string())?;
-            recent(&root, &folder, &Arc::new(config), EVENTS).map_err(|e| e.to_string())
+            recent(&root, &folder, &Arc::new(config), &client::stores(), EVENTS).map_err(|e| e.to_string())
         });
         let stopped = |_| "the search for events ended the thread that it ran on".to_owned();
         let recent = finding.await.map_err(stopped)??;

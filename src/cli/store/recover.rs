@@ -1,0 +1,126 @@
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{
+    Failure, RootArg,
+    folders::{bar, failed, known},
+    output,
+};
+use crate::{
+    cli::user_arg::UserArg,
+    client,
+    error::{Code, Error},
+    root::{folder::Folder, name::Name, user::User},
+    store::{
+        chunked::{index::Index, recover},
+        sealed::folder::FolderSecret,
+    },
+};
+
+/// Get all folders of a user back from a store, after the root was lost
+///
+/// It needs the user's private key, and of a stripe any two members. Every file comes back with its
+/// name, path, time and .meta; nothing is downloaded, the files stay in the store. A folder that
+/// is there already gets its index anew.
+#[derive(Debug, Args)]
+pub struct Recover {
+    #[command(flatten)]
+    root: RootArg,
+    #[command(flatten)]
+    user: UserArg,
+    /// The store
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+impl Recover {
+    pub(super) fn run(self, json: bool) -> Result<(), Failure> {
+        let root = self.root.open()?;
+        known(&root, &self.name)?;
+        let user = self.user.of(&root)?;
+        let private = Arc::new(user.private_key()?);
+        let within = |error: &std::io::Error| failed(error).within(format!("store {}", self.name));
+        let holders = client::stores().holders(&root, &self.name);
+        let holders = Arc::new(holders.map_err(|e| within(&e))?);
+        let found = recover::folders(holders, private.clone()).map_err(|e| within(&e))?;
+        if found.is_empty() {
+            let sentence = format!("the store {} has no folder of {}", self.name, user.name());
+            return Err(Error::new(Code::NotFound, sentence).into());
+        }
+        for one in found {
+            let folder = self.folder(&user, &one.about.folder, &one.folder)?;
+            let failed = |error: &std::io::Error| failed(error).within(folder.name().to_string());
+            let store = client::stores().chunked(&folder).map_err(|e| failed(&e))?;
+            let store = store.ok_or_else(|| {
+                Error::new(Code::Failed, format!("{}: m2y.config names no store", folder.name()))
+            })?;
+            let bar = bar(folder.name().as_str());
+            let recovered = store.recover(&private, &|done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            });
+            bar.finish_and_clear();
+            let recovered = recovered.map_err(|e| failed(&e))?;
+            let documents = store.restore_documents(folder.dir()).map_err(|e| failed(&e))?;
+            match json {
+                true => output::object(&[
+                    ("user", user.name().as_str().into()),
+                    ("folder", folder.name().as_str().into()),
+                    ("files", recovered.files.into()),
+                    ("directories", recovered.directories.into()),
+                    ("versions", recovered.versions.into()),
+                    ("metas", documents.into()),
+                    ("unreadable", recovered.unreadable.into()),
+                ]),
+                false => {
+                    output::line(format_args!(
+                        "{}: {} in {} directories, {} .meta files",
+                        folder.name(),
+                        output::files(recovered.files),
+                        output::count(recovered.directories),
+                        output::count(documents),
+                    ));
+                    for why in &recovered.unreachable {
+                        output::line(format_args!("  without {why}"));
+                    }
+                    if recovered.unreadable > 0 {
+                        output::line(format_args!(
+                            "  {} manifests cannot be read",
+                            output::count(recovered.unreadable)
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder here, with the store in its m2y.config, and the secret in its index.
+    fn folder(&self, user: &User, name: &str, secret: &FolderSecret) -> Result<Folder, Failure> {
+        let name = Name::folder(name).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
+        let folder = match user.folder(&name) {
+            Ok(folder) => folder,
+            Err(_) => user.create_folder(&name)?,
+        };
+        let failed = |e: &std::io::Error| failed(e).within(name.to_string());
+        let index = Index::open(folder.dir(), folder.path()).map_err(|e| failed(&e))?;
+        match index.identity().map_err(|e| failed(&e))? {
+            Some((_, there)) if there.id != secret.id => {
+                let sentence = format!(
+                    "{name}: this root has another folder of that name in a store: rename or remove \
+                     it first"
+                );
+                return Err(Error::new(Code::Failed, sentence).into());
+            }
+            _ => {
+                let owner = user.own_key()?.fingerprint().as_bytes().to_vec();
+                index
+                    .set_identity(&self.name, secret, owner)
+                    .map_err(|e| failed(&e))?;
+            }
+        }
+        folder.set_in_config("store", "name", &self.name)?;
+        Ok(folder)
+    }
+}

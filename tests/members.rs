@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{M2Y, ROLAND, World, ZHENQIANG, name, relay::Relay};
+use common::{Local, M2Y, ROLAND, World, ZHENQIANG, name, relay::Relay, store::Memory};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::body::Bytes;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -89,7 +89,7 @@ fn main() {
         Ok(())
     }));
     type ContactFact = fn() -> Result<(), Failed>;
-    let facts: [(&str, ContactFact); 10] = [
+    let facts: [(&str, ContactFact); 11] = [
         ("objects_are_kept", || {
             let world = sharing(ALL);
             let (_server, member) = serve(&world);
@@ -117,6 +117,7 @@ fn main() {
         ("a_server_that_comes_back_is_asked_again", servers_come_back),
         ("rights_that_are_missing_are_named", rights_are_named),
         ("a_hook_that_refuses_is_heard", hooks_refuse),
+        ("a_folder_without_room_is_full", folders_are_full),
     ];
     for (name, fact) in facts {
         trials.push(Trial::test(format!("contact::{name}"), fact));
@@ -478,8 +479,9 @@ fn parts_are_read() -> Result<(), Failed> {
     let backup = world.receiver.path().join("backup");
     let large = fs::File::create(backup.join("large")).unwrap();
     large.set_len(MAX_OBJECT + 1).unwrap();
-    // More of it than this does not come through.
-    let relay = Relay::back(server.address.clone(), 32 << 20);
+    // All of it does not come through, even once. What was on its way when a part was there does.
+    let most = usize::try_from(MAX_OBJECT).unwrap();
+    let relay = Relay::back(server.address.clone(), most);
     let member = member_at(&world, &relay.address);
     runtime().block_on(async {
         let large = key("large");
@@ -550,9 +552,9 @@ fn denied<T: std::fmt::Debug>(result: MemberResult<T>) -> String {
 fn rights_are_named() -> Result<(), Failed> {
     let world = sharing("");
     let (_server, member) = serve(&world);
-    let backup = world.receiver.path().join("backup");
-    fs::create_dir(backup.join("a")).unwrap();
-    fs::write(backup.join("a/x"), "1").unwrap();
+    let at = world.receiver.path().join("backup");
+    fs::create_dir(at.join("a")).unwrap();
+    fs::write(at.join("a/x"), "1").unwrap();
     let (there, gone) = (key("a/x"), key("a/y"));
     let advice = |what: &str| {
         format!(
@@ -586,6 +588,12 @@ fn rights_are_named() -> Result<(), Failed> {
         assert_eq!(denied(made), advice("make directories in"));
         let replaced = denied(write(&member, "a/x", b"22").await);
         assert!(replaced.contains("the right to remove"), "{replaced}");
+
+        // A session that is open holds; the next one finds out.
+        world.receiver.remove_contact(&name(ZHENQIANG)).unwrap();
+        let member = ContactMember::open(&world.here, &backup()).unwrap();
+        let stranger = denied(member.get(&there, None).await);
+        assert!(stranger.contains("m2y contact show"), "{stranger}");
         Ok(())
     })
 }
@@ -607,6 +615,24 @@ fn hooks_refuse() -> Result<(), Failed> {
         let moved = denied(write(&member, "away", b"1").await);
         assert!(moved.contains("moved the object"), "{moved}");
         write(&member, "yes", b"1").await?;
+        Ok(())
+    })
+}
+
+fn folders_are_full() -> Result<(), Failed> {
+    let world = sharing(ALL);
+    let memory = Memory::with_room(100_000);
+    runtime().block_on(async {
+        let server = Local::storing(&world.there, move |_| Arc::new(memory.clone())).await;
+        let member = member_at(&world, &server.address);
+        write(&member, "small", b"1").await?;
+        let large = Bytes::from(common::noise(200_000));
+        let put = member.put(&key("large"), large, Existing::Replace).await;
+        assert!(matches!(put, Err(MemberError::Full(_))), "{put:?}");
+        assert_eq!(listed(&member, None).await, ["small"]);
+        assert_eq!(member.room().await, Ok(Some(99_999)));
+        drop(member);
+        server.stop().await;
         Ok(())
     })
 }

@@ -48,10 +48,10 @@ impl Store {
         match self {
             Self::List(list) => Ok(list.run(json)?),
             Self::Check(check) => check.run(json).await,
-            Self::Status(status) => status.run(json),
-            Self::Scrub(scrub) => scrub.run(json).await,
-            Self::Repair(repair) => repair.run(json),
-            Self::Recover(recover) => recover.run(json),
+            Self::Status(status) => Ok(status.run(json)?),
+            Self::Scrub(scrub) => Ok(scrub.run(json).await?),
+            Self::Repair(repair) => Ok(repair.run(json)?),
+            Self::Recover(recover) => Ok(recover.run(json)?),
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{
-    Failure, RootArg,
+    RootArg,
     folders::{bar, failed, known},
     output,
 };
@@ -35,7 +35,7 @@ pub struct Recover {
 }
 
 impl Recover {
-    pub(super) fn run(self, json: bool) -> Result<(), Failure> {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         known(&root, &self.name)?;
         let user = self.user.of(&root)?;
@@ -46,7 +46,7 @@ impl Recover {
         let found = recover::folders(holders, private.clone()).map_err(|e| within(&e))?;
         if found.is_empty() {
             let sentence = format!("the store {} has no folder of {}", self.name, user.name());
-            return Err(Error::new(Code::NotFound, sentence).into());
+            return Err(Error::new(Code::NotFound, sentence));
         }
         for one in found {
             let folder = self.folder(&user, &one.about.folder, &one.folder)?;
@@ -97,7 +97,7 @@ impl Recover {
     }
 
     /// The folder here, with the store in its m2y.config, and the secret in its index.
-    fn folder(&self, user: &User, name: &str, secret: &FolderSecret) -> Result<Folder, Failure> {
+    fn folder(&self, user: &User, name: &str, secret: &FolderSecret) -> Result<Folder, Error> {
         let name = Name::folder(name).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         let folder = match user.folder(&name) {
             Ok(folder) => folder,
@@ -111,7 +111,7 @@ impl Recover {
                     "{name}: this root has another folder of that name in a store: rename or remove \
                      it first"
                 );
-                return Err(Error::new(Code::Failed, sentence).into());
+                return Err(Error::new(Code::Failed, sentence));
             }
             _ => {
                 let owner = user.own_key()?.fingerprint().as_bytes().to_vec();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{
-    Failure, RootArg,
+    RootArg,
     folders::{bar, in_store},
     output,
 };
@@ -23,7 +23,7 @@ pub struct Repair {
 }
 
 impl Repair {
-    pub(super) fn run(self, json: bool) -> Result<(), Failure> {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         let mut left = Vec::new();
         for one in in_store(&root, &self.name)? {
@@ -58,7 +58,7 @@ impl Repair {
         left.dedup();
         match left.is_empty() {
             true => Ok(()),
-            false => Err(Error::new(Code::Later, left.join("; ")).into()),
+            false => Err(Error::new(Code::Later, left.join("; "))),
         }
     }
 }

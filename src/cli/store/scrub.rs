@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::{signal::ctrl_c, task};
 
 use super::{
-    Failure, RootArg,
+    RootArg,
     folders::{InStore, bar, in_store},
     output,
 };
@@ -44,7 +44,7 @@ pub struct Scrub {
 }
 
 impl Scrub {
-    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         tokio::spawn(async move {
@@ -53,11 +53,11 @@ impl Scrub {
         });
         let scrubbing = task::spawn_blocking(move || self.scrub(&stop, json));
         scrubbing.await.unwrap_or_else(|_| {
-            Err(Error::new(Code::Failed, "a thread of ours failed").into())
+            Err(Error::new(Code::Failed, "a thread of ours failed"))
         })
     }
 
-    fn scrub(&self, stop: &AtomicBool, json: bool) -> Result<(), Failure> {
+    fn scrub(&self, stop: &AtomicBool, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         let (mut wrong, mut unknown) = (0, 0);
         for one in in_store(&root, &self.name)? {
@@ -85,7 +85,7 @@ impl Scrub {
             }
             tell(&one, &found, mended, json);
             if !found.is_whole {
-                return Err(Error::new(Code::Interrupted, "stopped: the next scrub goes on here").into());
+                return Err(Error::new(Code::Interrupted, "stopped: the next scrub goes on here"));
             }
             wrong += left;
             unknown += sum(&found.unknown);
@@ -95,11 +95,11 @@ impl Scrub {
                 true => "something could not be repaired: see `m2y store status`".to_owned(),
                 false => format!("repair it by `m2y store scrub {} --repair`", self.name),
             };
-            return Err(Error::new(Code::Integrity, sentence).into());
+            return Err(Error::new(Code::Integrity, sentence));
         }
         match unknown {
             0 => Ok(()),
-            _ => Err(Error::new(Code::Later, "a member could not be reached").into()),
+            _ => Err(Error::new(Code::Later, "a member could not be reached")),
         }
     }
 }

@@ -1,11 +1,12 @@
 use clap::Args;
 
 use super::{
-    Failure, RootArg,
+    RootArg,
     folders::{InStore, in_store},
     output,
 };
 use crate::{
+    error::Error,
     json::{Map, Value},
     store::chunked::status::{Files, MemberStatus, Status as Found},
 };
@@ -21,7 +22,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn run(self, json: bool) -> Result<(), Failure> {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
         let folders = in_store(&self.root.open()?, &self.name)?;
         for one in folders {
             let found = one.store.status().map_err(|e| one.failed(&e))?;

@@ -1,3 +1,6 @@
+mod relocation;
+mod versions;
+
 use std::io;
 
 use clap::{Args, Subcommand};
@@ -12,10 +15,13 @@ use crate::{
     store::{Store, quarantine},
 };
 
-/// Create folders, and look after files in quarantine
+/// Create folders, move them to another store, get files back, and look after quarantine
 #[derive(Debug, Subcommand)]
 pub enum Folder {
     Create(Create),
+    Move(relocation::Move),
+    Versions(versions::Versions),
+    Restore(versions::Restore),
     Quarantine(Quarantine),
     /// Put a file in quarantine back into the folder
     Release(Held),
@@ -66,6 +72,9 @@ impl Folder {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
         match self {
             Self::Create(create) => create.run(json),
+            Self::Move(relocation) => relocation.run(json),
+            Self::Versions(list) => list.run(json),
+            Self::Restore(restore) => restore.run(json),
             Self::Quarantine(list) => list.run(json),
             Self::Release(held) => held.run(quarantine::release, "released", json),
             Self::Drop(held) => {

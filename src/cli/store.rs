@@ -1,7 +1,7 @@
 //! Looks after the stores that m2y.ini names.
 
 mod check;
-mod folders;
+pub(super) mod folders;
 mod list;
 mod recover;
 mod repair;

@@ -84,11 +84,21 @@ impl Folder {
         }
     }
 
-    /// Sets a value in its m2y.config; everything else there stays as it is.
-    pub fn set_in_config(&self, section: &str, key: &str, value: &str) -> Result<(), RootError> {
-        let text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
+    /// Sets values in a section of its m2y.config, or removes the lines of those without one;
+    /// everything else there stays as it is.
+    pub fn set_in_config(
+        &self,
+        section: &str,
+        values: &[(&str, Option<&str>)],
+    ) -> Result<(), RootError> {
+        let mut text = file::read_text(&self.dir, CONFIG, config::MAX_LEN)
             .map_err(RootError::io("open", self.config_path()))?;
-        let text = ini_text::with(&text, section, key, value);
+        for (key, value) in values {
+            text = match value {
+                Some(value) => ini_text::with(&text, section, key, value),
+                None => ini_text::without(&text, section, &[key]),
+            };
+        }
         file::replace(&self.dir, CONFIG, 0o644, text.as_bytes())
             .map_err(RootError::io("write", self.config_path()))
     }

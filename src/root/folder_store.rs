@@ -15,11 +15,25 @@ use crate::error::did_you_mean;
 /// The section.
 pub const SECTION: &str = "store";
 
+/// What the folder's own directory is called where a store is named.
+pub const LOCAL: &str = "local";
+
+/// Where files were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In the folder's own directory.
+    Local,
+    /// In a store of m2y.ini.
+    Store(String),
+}
+
 /// What an m2y.config says of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FolderStore {
     /// The store, by its name in m2y.ini; `None` for the folder's own directory.
     pub name: Option<String>,
+    /// The store that the files are being moved from.
+    pub from: Option<Source>,
     /// How long what is removed or overwritten can be had back.
     pub keep: Duration,
     /// Contacts who may read the files if they get hold of what the store holds.
@@ -41,7 +55,16 @@ impl FolderStore {
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "name" if value.is_empty() => return Err("name: write a store of m2y.ini".to_owned()),
-            "name" => self.name = Some(value.to_owned()),
+            "name" => self.name = Some(value.to_owned()).filter(|name| name != LOCAL),
+            "from" if value.is_empty() => {
+                return Err("from: `m2y folder move` writes this line".to_owned());
+            }
+            "from" => {
+                self.from = Some(match value {
+                    LOCAL => Source::Local,
+                    store => Source::Store(store.to_owned()),
+                });
+            }
             "keep" => {
                 let wrong = |why: &str| format!("keep = {value}: {why}");
                 self.keep = age(value).map_err(wrong)?;
@@ -54,7 +77,7 @@ impl FolderStore {
                 self.readers = names.collect::<Result<_, _>>()?;
             }
             _ => {
-                let hint = did_you_mean(key, ["name", "keep", "readers"]);
+                let hint = did_you_mean(key, ["name", "keep", "readers", "from"]);
                 return Err(format!("[{SECTION}] has no key {key}{hint}"));
             }
         }

@@ -84,9 +84,11 @@ pub async fn run(root: Root, stores: Stores, mut shutdown: watch::Receiver<bool>
 }
 
 fn look_after(folder: &Folder, stores: &Stores, known: &mut Known, stop: &watch::Receiver<bool>) {
-    let result = match stores.chunked(folder) {
-        Ok(None) => return,
-        Ok(Some(store)) => tend(folder, &store, known, stop),
+    let result = match stores.elsewhere(folder) {
+        Ok(these) if these.is_empty() => return,
+        Ok(these) => these
+            .iter()
+            .try_for_each(|store| tend(folder, store, known, stop)),
         Err(error) => Err(error),
     };
     let name = format!("{}/{}", folder.user().name(), folder.name());

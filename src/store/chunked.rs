@@ -45,6 +45,7 @@ use self::{
         Id, Index,
         files::IndexedFile,
         names::{Place, Rules},
+        work::Version,
     },
     lease::Holding,
 };
@@ -61,11 +62,11 @@ use crate::{
         self, CryptoError, SysRng,
         keys::{PrivateKey, PublicKey},
     },
-    root::file,
+    root::{conflict, file},
 };
 
-/// The file, in the folder, that is locked while manifests are written.
-const LOCK: &str = ".store.lock";
+/// Names that are tried for a file whose path is taken.
+const NAMES: usize = 1_000;
 
 /// Entries that are listed at a time.
 const PAGE: usize = 1_000;
@@ -104,9 +105,10 @@ pub struct Policy {
 }
 
 impl ChunkedStore {
-    /// A store on these members, with an index in the folder's directory.
+    /// The store of this name, on these members, with an index in the folder's directory.
     pub fn open(
         (dir, path): (&Dir, &Path),
+        store: &str,
         folder: FolderSecret,
         holders: Arc<Holders>,
         policy: Policy,
@@ -115,15 +117,17 @@ impl ChunkedStore {
             members: holders.all(),
             keep: i64::try_from(policy.keep.as_nanos()).unwrap_or(i64::MAX),
         };
+        let index = Index::open(dir, path, store)?;
+        let lock = file::append(&dir.open_dir(index::DIR)?, &format!("{store}.lock"))?;
         let core = Core {
-            index: Index::open(dir, path)?,
+            index,
             folder,
             holders,
             readers: policy.readers,
             rules,
             lease: Holding::new(&policy.identity, policy.silence),
             open: Mutex::default(),
-            writing: Mutex::new(file::append(dir, LOCK)?.into_std()),
+            writing: Mutex::new(lock.into_std()),
         };
         Ok(Self {
             core: Arc::new(core),
@@ -137,13 +141,7 @@ impl ChunkedStore {
     }
 
     /// Tells the members whose folder this is, and the index in which store it is.
-    pub fn introduce(
-        &self,
-        store: &str,
-        about: &About,
-        private: &PrivateKey,
-        owner: Vec<u8>,
-    ) -> io::Result<()> {
+    pub fn introduce(&self, about: &About, private: &PrivateKey, owner: Vec<u8>) -> io::Result<()> {
         let core = self.core.clone();
         let document = core.folder.document(about, private, &mut SysRng);
         let document = document.map_err(io::Error::other)?;
@@ -152,9 +150,7 @@ impl ChunkedStore {
             core.holders.put_document(&key, document.into()).await
         })?;
         written?;
-        self.core
-            .index
-            .set_identity(store, &self.core.folder, owner)
+        self.core.index.set_identity(&self.core.folder, owner)
     }
 
     /// The names of its members.
@@ -180,6 +176,68 @@ impl ChunkedStore {
     /// Gives the lease back, if this process got it: the next server need not wait.
     pub fn give_back(&self) -> io::Result<()> {
         self.core.give_back()
+    }
+
+    /// Files that were removed or overwritten and can be had back, the latest first: those at a
+    /// path, or all.
+    pub fn versions(&self, path: Option<&str>) -> io::Result<Vec<Version>> {
+        self.core.index.versions(path)
+    }
+
+    /// Puts a file back to where it was, or, if its path is taken, beside that; returns its path.
+    pub fn restore(&self, version: &Version) -> io::Result<ContentPath> {
+        let wanted = ContentPath::parse(&version.path)?;
+        let mut parents = Vec::new();
+        let mut parent = wanted.parent();
+        while !parent.is_root() && !self.holds(&parent)? {
+            parents.push(parent.clone());
+            parent = parent.parent();
+        }
+        for parent in parents.iter().rev() {
+            self.make_dir(parent)?;
+        }
+        let name = wanted.file_name().unwrap_or_default();
+        for name in conflict::names(name).take(NAMES) {
+            let path = wanted.sibling(&name)?;
+            match self
+                .core
+                .index
+                .restore(version.file, &path, self.core.rules)
+            {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                restored => {
+                    restored?;
+                    self.core.settle()?;
+                    return Ok(path);
+                }
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Removes everything of the folder from its members: it is in another store now. Returns why
+    /// something is left.
+    pub fn purge(&self) -> io::Result<Vec<String>> {
+        let core = self.core.clone();
+        runtime::run(async move {
+            let directory = core.folder.directory(None);
+            let mut reasons = Vec::new();
+            for number in 0..core.holders.count() {
+                let mut keys = Vec::new();
+                let listed = core.holders.list(number, &directory, |object| {
+                    keys.push(object.key);
+                    Ok(())
+                });
+                reasons.extend(listed.await.err().map(|error| error.to_string()));
+                for key in keys {
+                    let (_, why) = core.holders.remove(&key, holders::bit(number)).await;
+                    reasons.extend(why);
+                }
+            }
+            reasons.sort();
+            reasons.dedup();
+            reasons
+        })
     }
 
     fn growing(&self) -> MutexGuard<'_, HashMap<PartialName, Arc<Growing>>> {

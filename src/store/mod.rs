@@ -29,6 +29,7 @@ pub mod chunked;
 pub mod flush;
 pub mod local;
 pub mod member;
+pub mod moving;
 pub mod name;
 pub mod placement;
 pub mod prefix;

@@ -22,6 +22,7 @@ use super::{
     },
     local::LocalStore,
     member::{Member, MemberError, MemberResult, directory::DirectoryMember, s3::S3Member},
+    moving::Moving,
     sealed::folder::{About, FolderSecret},
     stripe::Stripe,
     unavailable::{NotOpen, Unavailable},
@@ -29,7 +30,10 @@ use super::{
 use crate::{
     crypto::keys::PrivateKey,
     root::{
-        Root, config::Config, folder::Folder, folder_store::FolderStore, settings::store::{ContactFolder, Place},
+        Root,
+        folder::Folder,
+        folder_store::{FolderStore, Source},
+        settings::store::{ContactFolder, Place},
     },
 };
 
@@ -43,7 +47,8 @@ pub struct Stores(Arc<Inner>);
 struct Inner {
     make: Box<Make>,
     contacts: Option<Arc<OpenContact>>,
-    open: Mutex<HashMap<PathBuf, Open>>,
+    /// By the path of the folder and the name of the store.
+    open: Mutex<HashMap<(PathBuf, String), Open>>,
 }
 
 /// Makes the store of a folder, in place of what its m2y.config says.
@@ -54,7 +59,7 @@ type OpenContact = dyn Fn(&Root, &ContactFolder) -> MemberResult<Arc<dyn Member>
 
 /// A folder's store that was opened.
 struct Open {
-    config: Arc<Config>,
+    wanted: FolderStore,
     store: Result<Arc<ChunkedStore>, (Instant, io::ErrorKind, String)>,
 }
 
@@ -80,7 +85,7 @@ impl Stores {
         }))
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<PathBuf, Open>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<(PathBuf, String), Open>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -89,75 +94,98 @@ impl Stores {
         if let Some(made) = (self.0.make)(folder) {
             return made;
         }
-        match self.chunked(folder) {
-            Ok(Some(store)) => store,
-            Ok(None) => Arc::new(LocalStore::new(folder.dir())),
+        match self.find(folder) {
+            Ok(store) => store,
             Err(error) => Arc::new(Unavailable::new(&error)),
         }
     }
 
-    /// The store of a folder, unless that is its own directory.
-    pub fn chunked(&self, folder: &Folder) -> io::Result<Option<Arc<ChunkedStore>>> {
-        // Without a readable m2y.config nothing is done with the folder, but it can be looked at.
-        let Ok(config) = folder.config() else {
-            return match is_elsewhere(folder)? {
-                true => Err(io::Error::other("m2y.config cannot be read")),
-                false => Ok(None),
-            };
+    fn find(&self, folder: &Folder) -> io::Result<Arc<dyn Store>> {
+        let local = || Arc::new(LocalStore::new(folder.dir()));
+        let Some(wanted) = wanted(folder)? else {
+            return Ok(local());
         };
-        if !config.has(crate::root::folder_store::SECTION) {
-            return match is_elsewhere(folder)? {
-                true => Err(io::Error::other(
-                    "its files are in another store, which m2y.config no longer names: put the \
-                     [store] section back, and use `m2y folder move`",
-                )),
-                false => Ok(None),
-            };
-        }
-        let wanted = FolderStore::of(&config);
-        let Some(name) = &wanted.name else {
-            return Ok(None);
+        let to: Arc<dyn Store> = match &wanted.name {
+            Some(name) => self.named(folder, name, &wanted)?,
+            None => local(),
         };
-        if let Some(open) = self.open().get(folder.path()) {
-            let is_same =
-                Arc::ptr_eq(&open.config, &config) || FolderStore::of(&open.config) == wanted;
+        let from: Arc<dyn Store> = match &wanted.from {
+            None => return Ok(to),
+            Some(Source::Local) => local(),
+            Some(Source::Store(name)) => self.named(folder, name, &wanted)?,
+        };
+        Ok(Arc::new(Moving::new(from, to)))
+    }
+
+    /// The stores of a folder that are not its own directory: one, or during a move two, the one
+    /// that the files are moved to first.
+    pub fn elsewhere(&self, folder: &Folder) -> io::Result<Vec<Arc<ChunkedStore>>> {
+        let Some(wanted) = wanted(folder)? else {
+            return Ok(Vec::new());
+        };
+        let from = match &wanted.from {
+            Some(Source::Store(name)) => Some(name),
+            _ => None,
+        };
+        let names = wanted.name.iter().chain(from);
+        names
+            .map(|name| self.named(folder, name, &wanted))
+            .collect()
+    }
+
+    /// The store of this name, as that of a folder.
+    pub fn named(
+        &self,
+        folder: &Folder,
+        name: &str,
+        wanted: &FolderStore,
+    ) -> io::Result<Arc<ChunkedStore>> {
+        let key = (folder.path().to_owned(), name.to_owned());
+        let known = || {
+            let open = self.open();
+            let open = open.get(&key)?;
+            let is_same = open.wanted.keep == wanted.keep && open.wanted.readers == wanted.readers;
             match &open.store {
-                Ok(store) if is_same => return Ok(Some(store.clone())),
+                Ok(store) if is_same => Some(Ok(store.clone())),
                 Err((since, kind, why)) if is_same && since.elapsed() < AGAIN => {
-                    return Err(io::Error::new(*kind, why.clone()));
+                    Some(Err(io::Error::new(*kind, why.clone())))
                 }
-                _ => {}
+                _ => None,
             }
+        };
+        if let Some(known) = known() {
+            return known;
         }
         // One at a time: two would make two folders of one.
         static OPENING: Mutex<()> = Mutex::new(());
         let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Open {
-            config: of,
-            store: Ok(store),
-        }) = self.open().get(folder.path())
-            && FolderStore::of(of) == wanted
-        {
-            return Ok(Some(store.clone()));
+        if let Some(known) = known() {
+            return known;
         }
-        let opened = self.open_store(folder, name, &wanted).map(Arc::new);
+        let opened = self.open_store(folder, name, wanted).map(Arc::new);
         let store = opened.map_err(|error| {
             let why = format!("store {name}: {error}");
             (Instant::now(), error.kind(), why)
         });
         let result = match &store {
-            Ok(store) => Ok(Some(store.clone())),
+            Ok(store) => Ok(store.clone()),
             Err((_, kind, why)) => Err(io::Error::new(*kind, why.clone())),
         };
-        let open = Open { config, store };
-        self.open().insert(folder.path().to_owned(), open);
+        let wanted = wanted.clone();
+        self.open().insert(key, Open { wanted, store });
         result
+    }
+
+    /// Closes the store of this name, of which the folder has no contents any more.
+    pub fn close(&self, folder: &Folder, name: &str) {
+        let key = (folder.path().to_owned(), name.to_owned());
+        self.open().remove(&key);
     }
 
     /// Those that are open.
     pub fn all_open(&self) -> Vec<(PathBuf, Arc<ChunkedStore>)> {
         let open = self.open();
-        let open = open.iter().filter_map(|(path, open)| {
+        let open = open.iter().filter_map(|((path, _), open)| {
             let store = open.store.as_ref().ok()?;
             Some((path.clone(), store.clone()))
         });
@@ -229,7 +257,7 @@ impl Stores {
         let dir = folder.dir();
         let (secret, is_new) = match known_secret(folder, name)? {
             Some(secret) => (secret, false),
-            None => (self.new_secret(folder, &holders)?, true),
+            None => (self.new_secret(folder, name, wanted, &holders)?, true),
         };
         let policy = Policy {
             readers,
@@ -237,19 +265,31 @@ impl Stores {
             identity: identity(folder.path()),
             silence: lease::SILENCE,
         };
-        let store = ChunkedStore::open((dir, folder.path()), secret, holders, policy)?;
+        let store = ChunkedStore::open((dir, folder.path()), name, secret, holders, policy)?;
         if is_new || store.owner()? != Some(owner.clone()) {
             // Also after the owner got another key: the earlier one may be gone by the time a
             // server has to be recovered.
             let private = user.private_key().map_err(io::Error::other)?;
-            store.introduce(name, &about(folder), &private, owner)?;
+            store.introduce(&about(folder), &private, owner)?;
         }
         Ok(store)
     }
 
     /// The secret of a folder that is not on its members yet.
-    fn new_secret(&self, folder: &Folder, holders: &Arc<Holders>) -> io::Result<FolderSecret> {
-        if has_files(folder)? {
+    fn new_secret(
+        &self,
+        folder: &Folder,
+        name: &str,
+        wanted: &FolderStore,
+        holders: &Arc<Holders>,
+    ) -> io::Result<FolderSecret> {
+        if let (None, Some(other)) = (&wanted.from, other_index(folder, name)?) {
+            return Err(io::Error::other(format!(
+                "the files of this folder are in the store {other}: name that in m2y.config, and \
+                 use `m2y folder move`"
+            )));
+        }
+        if wanted.from.is_none() && has_files(folder)? {
             return Err(io::Error::other(
                 "the folder has files in its own directory, which would be out of sight: remove \
                  the [store] section, and use `m2y folder move`",
@@ -284,9 +324,19 @@ fn about(folder: &Folder) -> About {
     }
 }
 
-/// Whether the contents of a folder are in another store than its own directory.
-fn is_elsewhere(folder: &Folder) -> io::Result<bool> {
-    folder.dir().try_exists(index::FILE)
+/// What a folder's m2y.config says of the store; `None` for its own directory.
+fn wanted(folder: &Folder) -> io::Result<Option<FolderStore>> {
+    // Without a readable m2y.config nothing is done with the folder, but it can be looked at.
+    let wanted = folder.config().map(|config| FolderStore::of(&config));
+    match wanted {
+        Ok(wanted) if wanted.name.is_some() || wanted.from.is_some() => Ok(Some(wanted)),
+        // Its files must not seem to be gone.
+        _ if folder.dir().try_exists(index::DIR)? => Err(io::Error::other(
+            "the files of this folder are in a store that m2y.config does not name any more: put \
+             the [store] section back",
+        )),
+        _ => Ok(None),
+    }
 }
 
 /// Whether there are contents in the folder's own directory.
@@ -295,19 +345,27 @@ fn has_files(folder: &Folder) -> io::Result<bool> {
     Ok(names.next().is_some())
 }
 
-/// The secret of a folder that is in this store already.
-fn known_secret(folder: &Folder, name: &str) -> io::Result<Option<FolderSecret>> {
-    if !is_elsewhere(folder)? {
+/// A store other than this one that the folder has an index for.
+fn other_index(folder: &Folder, name: &str) -> io::Result<Option<String>> {
+    if !folder.dir().try_exists(index::DIR)? {
         return Ok(None);
     }
-    let index = index::Index::open(folder.dir(), folder.path())?;
-    match index.identity()? {
-        None => Ok(None),
-        Some((store, _)) if store != name => Err(io::Error::other(format!(
-            "the files of this folder are in the store {store}: name that in m2y.config, and use \
-             `m2y folder move`"
-        ))),
-        Some((_, secret)) => Ok(Some(secret)),
+    for entry in folder.dir().read_dir(index::DIR)? {
+        let file = entry?.file_name();
+        let other = file.to_str().and_then(|file| file.strip_suffix(".sqlite"));
+        if let Some(other) = other.filter(|other| *other != name) {
+            return Ok(Some(other.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The secret of a folder that is in this store already.
+fn known_secret(folder: &Folder, name: &str) -> io::Result<Option<FolderSecret>> {
+    let file = Path::new(index::DIR).join(index::file_name(name));
+    match folder.dir().try_exists(file)? {
+        true => index::Index::open(folder.dir(), folder.path(), name)?.identity(),
+        false => Ok(None),
     }
 }
 

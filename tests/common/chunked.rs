@@ -104,6 +104,6 @@ impl Members {
             silence: self.silence,
         };
         let (folder, holders) = (self.folder.clone(), Arc::new(self.holders()));
-        ChunkedStore::open((&dir, root.path()), folder, holders, policy).unwrap()
+        ChunkedStore::open((&dir, root.path()), "safe", folder, holders, policy).unwrap()
     }
 }

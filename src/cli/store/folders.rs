@@ -7,12 +7,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{
     client,
     error::{Code, Error, did_you_mean},
-    root::{Root, folder::Folder, folder_store::FolderStore},
+    root::{
+        Root,
+        folder::Folder,
+        folder_store::{FolderStore, Source},
+    },
     store::chunked::ChunkedStore,
 };
 
 /// A folder in the store.
-pub(super) struct InStore {
+pub struct InStore {
     /// The folder.
     pub folder: Folder,
     /// Its contents.
@@ -32,19 +36,21 @@ impl InStore {
 }
 
 /// All folders of the root that are in this store.
-pub(super) fn in_store(root: &Root, name: &str) -> Result<Vec<InStore>, Error> {
+pub fn in_store(root: &Root, name: &str) -> Result<Vec<InStore>, Error> {
     known(root, name)?;
     let mut found = Vec::new();
     for folder in root.folders()? {
         let folder = folder?;
         let config = folder.config()?;
-        if FolderStore::of(&config).name.as_deref() != Some(name) {
+        let wanted = FolderStore::of(&config);
+        let from = Some(Source::Store(name.to_owned()));
+        if wanted.name.as_deref() != Some(name) && wanted.from != from {
             continue;
         }
-        let store = client::stores().chunked(&folder);
+        let store = client::stores().named(&folder, name, &wanted);
         let shown = format!("{}:{}", folder.user().name(), folder.name());
         let store = store.map_err(|error| failed(&error).within(shown))?;
-        found.extend(store.map(|store| InStore { folder, store }));
+        found.push(InStore { folder, store });
     }
     if found.is_empty() {
         let sentence = format!("no folder of this root is in the store {name}");
@@ -54,7 +60,7 @@ pub(super) fn in_store(root: &Root, name: &str) -> Result<Vec<InStore>, Error> {
 }
 
 /// Fails if m2y.ini does not name the store.
-pub(super) fn known(root: &Root, name: &str) -> Result<(), Error> {
+pub fn known(root: &Root, name: &str) -> Result<(), Error> {
     let stores = root.settings()?.stores;
     match stores.contains_key(name) {
         true => Ok(()),
@@ -67,7 +73,7 @@ pub(super) fn known(root: &Root, name: &str) -> Result<(), Error> {
 }
 
 /// Why a store did not do something.
-pub(super) fn failed(error: &std::io::Error) -> Error {
+pub fn failed(error: &std::io::Error) -> Error {
     use std::io::ErrorKind;
     let code = match error.kind() {
         ErrorKind::HostUnreachable | ErrorKind::ResourceBusy | ErrorKind::StorageFull => {
@@ -82,7 +88,7 @@ pub(super) fn failed(error: &std::io::Error) -> Error {
 }
 
 /// A bar for work on so many things, on a terminal.
-pub(super) fn bar(what: &str) -> ProgressBar {
+pub fn bar(what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg}  {bar:20}  {pos} of {len}  {eta}");
     let bar = ProgressBar::new(0).with_message(what.to_owned());
     match style {

@@ -11,7 +11,7 @@ use crate::{
     cli::user_arg::UserArg,
     client,
     error::{Code, Error},
-    root::{folder::Folder, name::Name, user::User},
+    root::{folder::Folder, folder_store::FolderStore, name::Name, user::User},
     store::{
         chunked::{index::Index, recover},
         sealed::folder::FolderSecret,
@@ -51,10 +51,9 @@ impl Recover {
         for one in found {
             let folder = self.folder(&user, &one.about.folder, &one.folder)?;
             let failed = |error: &std::io::Error| failed(error).within(folder.name().to_string());
-            let store = client::stores().chunked(&folder).map_err(|e| failed(&e))?;
-            let store = store.ok_or_else(|| {
-                Error::new(Code::Failed, format!("{}: m2y.config names no store", folder.name()))
-            })?;
+            let wanted = FolderStore::of(&*folder.config()?);
+            let store = client::stores().named(&folder, &self.name, &wanted);
+            let store = store.map_err(|e| failed(&e))?;
             let bar = bar(folder.name().as_str());
             let recovered = store.recover(&private, &|done, total| {
                 bar.set_length(total);
@@ -62,7 +61,9 @@ impl Recover {
             });
             bar.finish_and_clear();
             let recovered = recovered.map_err(|e| failed(&e))?;
-            let documents = store.restore_documents(folder.dir()).map_err(|e| failed(&e))?;
+            let documents = store
+                .restore_documents(folder.dir())
+                .map_err(|e| failed(&e))?;
             match json {
                 true => output::object(&[
                     ("user", user.name().as_str().into()),
@@ -104,9 +105,9 @@ impl Recover {
             Err(_) => user.create_folder(&name)?,
         };
         let failed = |e: &std::io::Error| failed(e).within(name.to_string());
-        let index = Index::open(folder.dir(), folder.path()).map_err(|e| failed(&e))?;
+        let index = Index::open(folder.dir(), folder.path(), &self.name).map_err(|e| failed(&e))?;
         match index.identity().map_err(|e| failed(&e))? {
-            Some((_, there)) if there.id != secret.id => {
+            Some(there) if there.id != secret.id => {
                 let sentence = format!(
                     "{name}: this root has another folder of that name in a store: rename or remove \
                      it first"
@@ -115,12 +116,10 @@ impl Recover {
             }
             _ => {
                 let owner = user.own_key()?.fingerprint().as_bytes().to_vec();
-                index
-                    .set_identity(&self.name, secret, owner)
-                    .map_err(|e| failed(&e))?;
+                index.set_identity(secret, owner).map_err(|e| failed(&e))?;
             }
         }
-        folder.set_in_config("store", "name", &self.name)?;
+        folder.set_in_config("store", &[("name", Some(&self.name))])?;
         Ok(folder)
     }
 }

@@ -52,9 +52,9 @@ impl Scrub {
             stopping.store(true, Ordering::Relaxed);
         });
         let scrubbing = task::spawn_blocking(move || self.scrub(&stop, json));
-        scrubbing.await.unwrap_or_else(|_| {
-            Err(Error::new(Code::Failed, "a thread of ours failed"))
-        })
+        scrubbing
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Code::Failed, "a thread of ours failed")))
     }
 
     fn scrub(&self, stop: &AtomicBool, json: bool) -> Result<(), Error> {
@@ -85,7 +85,10 @@ impl Scrub {
             }
             tell(&one, &found, mended, json);
             if !found.is_whole {
-                return Err(Error::new(Code::Interrupted, "stopped: the next scrub goes on here"));
+                return Err(Error::new(
+                    Code::Interrupted,
+                    "stopped: the next scrub goes on here",
+                ));
             }
             wrong += left;
             unknown += sum(&found.unknown);
@@ -112,7 +115,9 @@ fn tell(one: &InStore, found: &Scrubbed, mended: u64, json: bool) {
     let counts = |counts: &[u64]| {
         let names = one.store.members().into_iter().zip(counts);
         let counts = names.filter(|(_, count)| **count > 0);
-        counts.map(|(name, count)| (name, *count)).collect::<Vec<_>>()
+        counts
+            .map(|(name, count)| (name, *count))
+            .collect::<Vec<_>>()
     };
     let kinds = [
         ("wrong", counts(&found.wrong)),
@@ -123,7 +128,15 @@ fn tell(one: &InStore, found: &Scrubbed, mended: u64, json: bool) {
         let mut fields: Vec<(&str, Value)> = vec![
             ("user", one.folder.user().name().as_str().into()),
             ("folder", one.folder.name().as_str().into()),
-            ("status", if found.is_clean() { "clean" } else { "not clean" }.into()),
+            (
+                "status",
+                if found.is_clean() {
+                    "clean"
+                } else {
+                    "not clean"
+                }
+                .into(),
+            ),
             ("chunks", found.chunks.into()),
             ("manifests", found.manifests.into()),
             ("bytes", found.bytes.into()),

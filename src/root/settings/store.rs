@@ -161,6 +161,9 @@ impl Sections {
 
 fn check_name(name: &str) -> Result<(), &'static str> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name == crate::root::folder_store::LOCAL {
+        return Err("is what a folder's own directory is called: use another name");
+    }
     match (1..=32).contains(&name.len()) && name.chars().all(is_plain) {
         true => Ok(()),
         false => Err("cannot be the name of a store: use 1 to 32 of a-z, 0-9 and -"),

@@ -28,8 +28,9 @@ use crate::{
     store::sealed::{FileSecret, folder::FolderSecret},
 };
 
-/// The database, in the folder.
-pub const FILE: &str = ".store.sqlite";
+/// The directory, in the folder, with an index for the store that the folder is in, and during a
+/// move for two.
+pub const DIR: &str = ".store";
 
 /// Random, of a file or a directory.
 pub type Id = [u8; 16];
@@ -124,18 +125,51 @@ pub struct Index {
     reader: Mutex<Connection>,
 }
 
+/// The file of the index for a store, below [`DIR`].
+pub fn file_name(store: &str) -> String {
+    format!("{store}.sqlite")
+}
+
+/// Removes the index for a store of which the folder has no contents any more.
+pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
+    let there = dir.open_dir(DIR)?;
+    let file = file_name(store);
+    for name in [
+        format!("{file}-wal"),
+        format!("{file}-shm"),
+        format!("{store}.lock"),
+        file,
+    ] {
+        match there.remove_file(name) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    match dir.remove_dir(DIR) {
+        // There is another one.
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed,
+    }
+}
+
 /// What a write of the index ends with: an error that is the caller's leaves it as it was.
 type Changed<T> = rusqlite::Result<Result<T, io::ErrorKind>>;
 
 impl Index {
-    /// Opens the index in a folder's directory, and creates it if it is missing.
-    pub fn open(dir: &Dir, path: &Path) -> io::Result<Self> {
-        match file::create_empty(dir, FILE, 0o600) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+    /// Opens the index for a store in a folder's directory, and creates it if it is missing.
+    pub fn open(dir: &Dir, path: &Path, store: &str) -> io::Result<Self> {
+        let exists = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
+        match dir.create_dir(DIR) {
+            Err(e) if !exists(&e) => return Err(e),
+            _ => {}
+        }
+        let file = file_name(store);
+        match file::create_empty(&dir.open_dir(DIR)?, &file, 0o600) {
+            Err(e) if !exists(&e) => return Err(e),
             _ => {}
         }
         let news = Arc::new(Notify::new());
-        let database = Database::open(&path.join(FILE), "store", &news, |db| {
+        let database = Database::open(&path.join(DIR).join(file), "store", &news, |db| {
             db.execute_batch(SCHEMA)
         });
         let database = database.map_err(failed)?;
@@ -183,29 +217,19 @@ impl Index {
         })
     }
 
-    /// The store, and the id and the secret of the folder there.
-    pub fn identity(&self) -> io::Result<Option<(String, FolderSecret)>> {
-        let (store, id, secret): (Option<String>, Option<Id>, Option<Vec<u8>>) =
-            (self.note("store")?, self.note("id")?, self.note("secret")?);
+    /// The id and the secret of the folder in the store.
+    pub fn identity(&self) -> io::Result<Option<FolderSecret>> {
+        let (id, secret): (Option<Id>, Option<Vec<u8>>) = (self.note("id")?, self.note("secret")?);
         let secret = secret.and_then(|secret| FileSecret::from_bytes(&secret));
-        Ok(match (store, id, secret) {
-            (Some(store), Some(id), Some(secret)) => {
-                Some((store, FolderSecret::from_parts(id, secret)))
-            }
-            _ => None,
-        })
+        Ok(id
+            .zip(secret)
+            .map(|(id, secret)| FolderSecret::from_parts(id, secret)))
     }
 
-    /// Notes the store, the id and secret of the folder there, and the owner's key.
-    pub fn set_identity(
-        &self,
-        store: &str,
-        folder: &FolderSecret,
-        owner: Vec<u8>,
-    ) -> io::Result<()> {
-        let (store, folder) = (store.to_owned(), folder.clone());
+    /// Notes the id and secret of the folder in the store, and the owner's key.
+    pub fn set_identity(&self, folder: &FolderSecret, owner: Vec<u8>) -> io::Result<()> {
+        let folder = folder.clone();
         self.change(true, move |db| {
-            set_note(db, "store", &store)?;
             set_note(db, "id", &folder.id)?;
             set_note(db, "secret", folder.secret().as_bytes())?;
             set_note(db, OWNER, &owner)?;
@@ -246,7 +270,7 @@ fn set_note(db: &Connection, key: &str, value: &dyn rusqlite::ToSql) -> rusqlite
 }
 
 fn failed(error: DatabaseError) -> io::Error {
-    io::Error::other(format!("cannot use {FILE} of the folder: {error}"))
+    io::Error::other(format!("cannot use {DIR} of the folder: {error}"))
 }
 
 fn signed(n: u64) -> i64 {

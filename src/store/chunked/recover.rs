@@ -28,8 +28,8 @@ use crate::{
     crypto::keys::PrivateKey,
     root::file,
     store::{
-        received,
         member::{MemberError, ObjectKey},
+        received,
         sealed::{
             FileSecret,
             chunk::ChunkId,
@@ -153,12 +153,10 @@ impl Core {
         let (mut missing, mut document) = (0, None);
         for (number, there) in self.holders.documents(&key).await.into_iter().enumerate() {
             match there {
-                Ok(there) => {
-                    match FolderSecret::open_document(self.folder.id, &there, private) {
-                        Ok(_) => document = Some(there),
-                        Err(_) => missing |= bit(number),
-                    }
-                }
+                Ok(there) => match FolderSecret::open_document(self.folder.id, &there, private) {
+                    Ok(_) => document = Some(there),
+                    Err(_) => missing |= bit(number),
+                },
                 Err(MemberError::Missing(_)) => missing |= bit(number),
                 Err(_) => {}
             }

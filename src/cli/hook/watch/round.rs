@@ -140,7 +140,8 @@ impl Round {
         let (root, folder) = (self.root.clone(), self.folder.clone());
         let finding = task::spawn_blocking(move || {
             let config = folder.read_config().map_err(|e| e.to_string())?;
-            recent(&root, &folder, &Arc::new(config), &client::stores(), EVENTS).map_err(|e| e.to_string())
+            recent(&root, &folder, &Arc::new(config), &client::stores(), EVENTS)
+                .map_err(|e| e.to_string())
         });
         let stopped = |_| "the search for events ended the thread that it ran on".to_owned();
         let recent = finding.await.map_err(stopped)??;

@@ -154,6 +154,30 @@ impl Index {
         })
     }
 
+    /// Gives a file that was removed or overwritten a path again, which has to be free.
+    pub fn restore(&self, file: Id, path: &ContentPath, rules: Rules) -> io::Result<()> {
+        let place = Place {
+            path: path.clone(),
+            existing: Existing::Keep,
+            modified: None,
+        };
+        self.change(false, move |db| {
+            let (parent, name) = match free(db, &place, None, rules)? {
+                Ok(free) => free,
+                Err(kind) => return Ok(Err(kind)),
+            };
+            let kept = "DELETE FROM versions WHERE file = ?1
+                 AND EXISTS (SELECT 1 FROM files WHERE id = ?1 AND due IS NULL)";
+            if db.prepare_cached(kept)?.execute([file])? == 0 {
+                return Ok(Err(io::ErrorKind::NotFound));
+            }
+            db.prepare_cached("INSERT OR IGNORE INTO restored VALUES (?1)")?
+                .execute([file])?;
+            put(db, &parent, name, (FILE, &file), rules)?;
+            Ok(Ok(()))
+        })
+    }
+
     /// Makes a directory.
     pub fn make_dir(&self, path: &ContentPath, rules: Rules) -> io::Result<()> {
         let place = Place {

@@ -37,6 +37,23 @@ pub struct Degraded {
     pub chunk: files::IndexedChunk,
 }
 
+/// A file that was removed or overwritten, and can be had back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The file.
+    pub file: Id,
+    /// Where it was.
+    pub path: String,
+    /// When it was removed or overwritten, in nanoseconds since 1970.
+    pub at: i64,
+    /// Until when it can be had back.
+    pub until: i64,
+    /// Its bytes.
+    pub size: u64,
+    /// When it changed last.
+    pub modified: i64,
+}
+
 /// Which manifests are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -206,6 +223,28 @@ impl Index {
             db.prepare_cached("UPDATE chunks SET missing = missing | ?2 WHERE id = ?1")?
                 .execute(params![id.0, missing])?;
             Ok(Ok(()))
+        })
+    }
+
+    /// Files that were removed or overwritten, the latest first: those at a path, or all.
+    pub fn versions(&self, path: Option<&str>) -> io::Result<Vec<Version>> {
+        self.look(|db| {
+            let query = "SELECT versions.file, path, at, until, size, modified FROM versions
+                 JOIN files ON files.id = versions.file
+                 WHERE due IS NULL AND until > ?1 AND (?2 IS NULL OR path = ?2)
+                 ORDER BY at DESC";
+            let mut query = db.prepare_cached(query)?;
+            let rows = query.query_map(params![nanos(), path], |row| {
+                Ok(Version {
+                    file: row.get(0)?,
+                    path: row.get(1)?,
+                    at: row.get(2)?,
+                    until: row.get(3)?,
+                    size: super::unsigned(row.get(4)?),
+                    modified: row.get(5)?,
+                })
+            })?;
+            rows.collect()
         })
     }
 

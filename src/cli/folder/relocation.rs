@@ -1,0 +1,368 @@
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+
+use super::Which;
+use crate::{
+    cli::{
+        output,
+        store::folders::{bar, failed, known},
+    },
+    client,
+    error::{Code, Error},
+    meta::{MAX_LEN, STORED_AS},
+    root::{
+        file,
+        folder::Folder,
+        folder_store::{FolderStore, LOCAL, SECTION, Source},
+    },
+    store::{
+        ContentPath, Kind, Store,
+        chunked::index,
+        local::LocalStore,
+        moving::{Carried, Moving},
+        received,
+    },
+};
+
+/// Files that are brought over at once: on the way to a server, most of the time of a small one is
+/// waiting.
+const AT_ONCE: usize = 8;
+
+/// A transfer that did not go on for so long is given up, and begins anew.
+const GIVEN_UP: Duration = Duration::from_secs(600);
+
+/// Move the contents of a folder to another store, while a server runs
+///
+/// Files are brought over one by one, and are there at every moment; new ones go to the new store
+/// at once. If the move is interrupted, the same command goes on. `--store local` moves a folder
+/// back to its own directory. What the old store kept of removed files goes with it.
+#[derive(Debug, Args)]
+pub struct Move {
+    #[command(flatten)]
+    folder: Which,
+    /// The store, as m2y.ini names it, or `local`
+    #[arg(long, value_name = "STORE")]
+    store: String,
+}
+
+/// A move that is under way.
+struct Relocation<'a> {
+    folder: &'a Folder,
+    moving: Moving,
+    from: Arc<dyn Store>,
+    documents: HashMap<String, String>,
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Move {
+    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+        let folder = self.folder.open()?;
+        let wanted = FolderStore::of(&*folder.config()?);
+        let shown = format!("{}:{}", folder.user().name(), folder.name());
+        let here = wanted.name.as_deref().unwrap_or(LOCAL);
+        if self.store != LOCAL {
+            known(folder.user().root(), &self.store)?;
+        }
+        let source = match &wanted.from {
+            Some(from) if here == self.store => from.clone(),
+            Some(_) => {
+                let sentence = format!(
+                    "{shown} is on its way to {here}: finish that first, by `m2y folder move \
+                     --store {here}`"
+                );
+                return Err(Error::new(Code::Usage, sentence));
+            }
+            None if here == self.store => {
+                let sentence = format!("{shown} is in {here} already");
+                return Err(Error::new(Code::Usage, sentence));
+            }
+            None if here == LOCAL => Source::Local,
+            None => Source::Store(here.to_owned()),
+        };
+        let name_of = |source: &Source| match source {
+            Source::Local => LOCAL.to_owned(),
+            Source::Store(name) => name.clone(),
+        };
+        let during = FolderStore {
+            name: Some(self.store.clone()).filter(|name| name != LOCAL),
+            from: Some(source.clone()),
+            ..wanted
+        };
+        let open = |name: &str| -> Result<Arc<dyn Store>, Error> {
+            if name == LOCAL {
+                return Ok(Arc::new(LocalStore::new(folder.dir())));
+            }
+            let store = client::stores().named(&folder, name, &during);
+            Ok(store.map_err(|e| failed(&e).within(shown.clone()))?)
+        };
+        let from = open(&name_of(&source))?;
+        let to = open(&self.store)?;
+        // It works, so new files may go there.
+        folder.set_in_config(
+            SECTION,
+            &[
+                ("name", Some(&self.store)),
+                ("from", Some(&name_of(&source))),
+            ],
+        )?;
+        let relocation = Relocation {
+            documents: documents(&folder).map_err(|e| failed(&e))?,
+            folder: &folder,
+            moving: Moving::new(from.clone(), to),
+            from,
+            files: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        };
+        let done = relocation.run(&shown);
+        done.map_err(|e| failed(&e).within(shown.clone()))?;
+        let name = (self.store != LOCAL).then_some(self.store.as_str());
+        folder.set_in_config(SECTION, &[("name", name), ("from", None)])?;
+        let mut left = Vec::new();
+        if let Source::Store(name) = &source {
+            let old = client::stores().named(&folder, name, &during);
+            let old = old.map_err(|e| failed(&e))?;
+            left = old.purge().map_err(|e| failed(&e))?;
+            client::stores().close(&folder, name);
+            index::remove(folder.dir(), name).map_err(|e| failed(&e))?;
+        }
+        let (files, bytes) = (relocation.files.into_inner(), relocation.bytes.into_inner());
+        match json {
+            true => output::object(&[
+                ("status", "done".into()),
+                ("store", self.store.as_str().into()),
+                ("files", files.into()),
+                ("bytes", bytes.into()),
+            ]),
+            false => {
+                output::line(format_args!(
+                    "{shown} is in {}: moved {}, {}",
+                    self.store,
+                    output::files(files),
+                    output::bytes(bytes)
+                ));
+                for why in left {
+                    output::line(format_args!("  something is left in the old store: {why}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Relocation<'_> {
+    /// Brings everything over; returns when nothing is left in the old store.
+    fn run(&self, shown: &str) -> io::Result<()> {
+        let bar = bar(shown);
+        let mut waits = false;
+        loop {
+            let mut directories = Vec::new();
+            let files = self.round(&bar, &mut directories)?;
+            for directory in directories.iter().rev() {
+                match self.from.remove(directory) {
+                    Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
+            }
+            self.from.settle_names(&directories)?;
+            // Transfers that began before the move end in the old store.
+            self.from.sweep(SystemTime::now() - GIVEN_UP, true)?;
+            let under_way = self.from.sweep(SystemTime::now(), false)?;
+            if files == 0 && under_way == 0 {
+                bar.finish_and_clear();
+                return Ok(());
+            }
+            if files == 0 {
+                if !waits {
+                    waits = true;
+                    bar.suspend(|| {
+                        output::aside(format_args!(
+                            "waiting for {under_way} transfers that began before the move"
+                        ));
+                    });
+                }
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// Brings over what is there now; returns how many files there were.
+    fn round(
+        &self,
+        bar: &indicatif::ProgressBar,
+        directories: &mut Vec<ContentPath>,
+    ) -> io::Result<u64> {
+        let queue = Queue::default();
+        let found = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some(path) = queue.take() {
+                        match self.carry(&path) {
+                            Ok(()) => bar.inc(1),
+                            Err(error) => queue.fail(error),
+                        }
+                    }
+                });
+            }
+            let mut walk = VecDeque::from([ContentPath::default(), ContentPath::quarantine()]);
+            while let Some(here) = walk.pop_front() {
+                let listing = match self.from.list(&here) {
+                    Ok(listing) => listing,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => {
+                        queue.fail(e);
+                        break;
+                    }
+                };
+                for entry in listing {
+                    let put = entry.and_then(|(name, stat)| {
+                        let path = here.join(&name)?;
+                        match stat.kind {
+                            Kind::Directory => {
+                                self.moving.carry_directory(&path)?;
+                                directories.push(path.clone());
+                                walk.push_back(path);
+                            }
+                            _ => {
+                                bar.set_length(found.fetch_add(1, Ordering::Relaxed) + 1);
+                                queue.put(path);
+                            }
+                        }
+                        Ok(())
+                    });
+                    if let Err(error) = put {
+                        queue.fail(error);
+                    }
+                }
+            }
+            queue.end();
+        });
+        queue.result().map(|()| found.into_inner())
+    }
+
+    fn carry(&self, path: &ContentPath) -> io::Result<()> {
+        let size = self.from.stat(path)?.map_or(0, |stat| stat.size);
+        // One that changes all the time is tried again in the next round.
+        if self.moving.carry(path, self.document(path)?)? == Carried::Over {
+            self.files.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(size, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The `.meta` of a file, which a store keeps with it.
+    fn document(&self, path: &ContentPath) -> io::Result<Option<(String, Vec<u8>)>> {
+        let text = path.to_string();
+        let beside = text
+            .strip_suffix(".data")
+            .map(|stem| format!("{stem}.meta"));
+        let name = match (self.documents.get(&text), beside) {
+            (Some(hidden), _) => hidden.clone(),
+            (None, Some(beside)) if !beside.contains('/') => beside,
+            _ => return Ok(None),
+        };
+        match file::read(self.folder.dir(), &name, MAX_LEN) {
+            Ok(text) => Ok(Some((name, text))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The hidden `.meta` files, by the path of the file that each belongs to.
+fn documents(folder: &Folder) -> io::Result<HashMap<String, String>> {
+    let mut documents = HashMap::new();
+    for stem in received::stems(folder, usize::MAX)? {
+        let Some(meta) = received::find(folder, &stem) else {
+            continue;
+        };
+        let stored = meta
+            .extra
+            .get(STORED_AS)
+            .and_then(|stored| stored.get("path"));
+        if let Some(path) = stored.and_then(|path| path.as_str()) {
+            documents.insert(path.to_owned(), format!("{}/{stem}.meta", received::DIR));
+        }
+    }
+    Ok(documents)
+}
+
+/// Files that wait to be brought over, a few at a time.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    paths: VecDeque<ContentPath>,
+    is_over: bool,
+    error: Option<io::Error>,
+}
+
+/// Paths that are in memory at most.
+const WAITING: usize = 1_000;
+
+impl Queue {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, path: ContentPath) {
+        let mut waiting = self.lock();
+        while waiting.paths.len() >= WAITING && waiting.error.is_none() {
+            let woken = self.changed.wait(waiting);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.paths.push_back(path);
+        self.changed.notify_all();
+    }
+
+    /// The next one; `None` when there are no more, or something failed.
+    fn take(&self) -> Option<ContentPath> {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.error.is_some() {
+                return None;
+            }
+            if let Some(path) = waiting.paths.pop_front() {
+                self.changed.notify_all();
+                return Some(path);
+            }
+            if waiting.is_over {
+                return None;
+            }
+            let woken = self.changed.wait(waiting);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn fail(&self, error: io::Error) {
+        self.lock().error.get_or_insert(error);
+        self.changed.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    fn result(self) -> io::Result<()> {
+        let waiting = self.waiting.into_inner();
+        let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        waiting.error.map_or(Ok(()), Err)
+    }
+}

@@ -100,9 +100,9 @@ impl<T> Pending<T> {
         self.0.await.unwrap_or(Err(DatabaseError::Closed))
     }
 
-    /// Waits for it on a thread that may block.
+    /// Waits for it on any thread.
     pub fn wait(self) -> Result<T, DatabaseError> {
-        self.0.blocking_recv().unwrap_or(Err(DatabaseError::Closed))
+        pollster::block_on(self.committed())
     }
 }
 

@@ -156,9 +156,10 @@ impl Stores {
         if let Some(known) = known() {
             return known;
         }
-        // One at a time: two would make two folders of one.
-        static OPENING: Mutex<()> = Mutex::new(());
-        let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        // One at a time, in all processes: two would make two folders of one. The lock ends with the
+        // handle.
+        let opening = folder.dir().open(".")?.into_std();
+        opening.lock()?;
         if let Some(known) = known() {
             return known;
         }

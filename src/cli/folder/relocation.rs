@@ -1,6 +1,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    path::Path,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -74,6 +75,7 @@ impl Move {
         if self.store != LOCAL {
             known(folder.user().root(), &self.store)?;
         }
+        let is_new = wanted.from.is_none();
         let source = match &wanted.from {
             Some(from) if here == self.store => from.clone(),
             Some(_) => {
@@ -97,7 +99,7 @@ impl Move {
         let during = FolderStore {
             name: Some(self.store.clone()).filter(|name| name != LOCAL),
             from: Some(source.clone()),
-            ..wanted
+            ..wanted.clone()
         };
         let open = |name: &str| -> Result<Arc<dyn Store>, Error> {
             if name == LOCAL {
@@ -106,16 +108,27 @@ impl Move {
             let store = client::stores().named(&folder, name, &during);
             Ok(store.map_err(|e| failed(&e).within(shown.clone()))?)
         };
+        if self.store != LOCAL {
+            let holders = client::stores().holders(folder.user().root(), &self.store);
+            holders.map_err(|e| failed(&e).within(format!("store {}", self.store)))?;
+        }
         let from = open(&name_of(&source))?;
-        let to = open(&self.store)?;
-        // It works, so new files may go there.
-        folder.set_in_config(
-            SECTION,
-            &[
-                ("name", Some(&self.store)),
-                ("from", Some(&name_of(&source))),
-            ],
-        )?;
+        // Before anything is made there, so that the server never sees one without the other.
+        let source_name = name_of(&source);
+        let values = [
+            ("name", Some(self.store.as_str())),
+            ("from", Some(source_name.as_str())),
+        ];
+        folder.set_in_config(SECTION, &values)?;
+        let to = match open(&self.store) {
+            Ok(to) => to,
+            Err(error) if is_new && !has_index(&folder, &self.store) => {
+                let name = (here != LOCAL).then_some(here);
+                folder.set_in_config(SECTION, &[("name", name), ("from", None)])?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
         let relocation = Relocation {
             documents: documents(&folder).map_err(|e| failed(&e))?,
             folder: &folder,
@@ -279,6 +292,12 @@ impl Relocation<'_> {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Whether the folder may have something in a store.
+fn has_index(folder: &Folder, store: &str) -> bool {
+    let file = Path::new(index::DIR).join(index::file_name(store));
+    folder.dir().try_exists(file).unwrap_or(true)
 }
 
 /// The hidden `.meta` files, by the path of the file that each belongs to.

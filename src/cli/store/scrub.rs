@@ -27,7 +27,7 @@ use crate::{
 /// chunk. What cannot be reached counts as unknown, never as clean. Ctrl-C stops a scrub; the next
 /// one goes on where it was.
 ///
-/// Exit code 0: clean, or all repaired; 5: something is wrong; 4: a member could not be reached.
+/// Exit code 0: clean, or all repaired; 13: something is wrong; 5: a member could not be reached.
 #[derive(Debug, Args)]
 pub struct Scrub {
     #[command(flatten)]

@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashSet,
+    fs,
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -27,10 +29,18 @@ use crate::root::file;
 /// A directory that holds each object as a file of its key.
 #[derive(Clone)]
 pub struct DirectoryMember {
-    dir: Arc<Dir>,
     path: Arc<PathBuf>,
+    opened: Arc<Mutex<Opened>>,
+}
+
+/// The directory that is at the path, as long as it is that one: a disk may be unmounted, and
+/// another one mounted.
+struct Opened {
+    dir: Arc<Dir>,
+    /// Device and inode.
+    identity: (u64, u64),
     /// Directories below it whose names are known to survive a loss of power.
-    durable: Arc<Mutex<HashSet<String>>>,
+    durable: HashSet<String>,
 }
 
 impl DirectoryMember {
@@ -41,37 +51,42 @@ impl DirectoryMember {
     ///
     /// If there is no such directory.
     pub fn open(path: &Path) -> MemberResult<Self> {
-        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(|e| {
-            let path = path.display();
-            match e.kind() {
-                io::ErrorKind::NotFound => MemberError::Unreachable(format!(
-                    "the directory {path} does not exist: create it, or mount the disk"
-                )),
-                _ => MemberError::Denied(format!("cannot open {path}: {e}")),
-            }
-        })?;
+        let opened = Opened::new(path)?;
         Ok(Self {
-            dir: Arc::new(dir),
             path: Arc::new(path.to_owned()),
-            durable: Arc::default(),
+            opened: Arc::new(Mutex::new(opened)),
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The directory that is at the path now.
+    fn dir(&self) -> MemberResult<Arc<Dir>> {
+        let now = fs::metadata(&*self.path).map_err(|e| cannot_open(&self.path, &e))?;
+        let mut opened = self.lock();
+        if (now.dev(), now.ino()) != opened.identity {
+            *opened = Opened::new(&self.path)?;
+        }
+        Ok(opened.dir.clone())
     }
 
     /// Does something that waits for the disk.
     fn work<'a, T: Send + 'static>(
         &'a self,
         key: &ObjectKey,
-        work: impl FnOnce(&Self, &ObjectKey) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Self, &Dir, &ObjectKey) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'a, MemberResult<T>> {
         let (this, key) = (self.clone(), key.clone());
         // Nothing begins before somebody waits for it.
         async move {
             let working = task::spawn_blocking(move || {
-                let done = work(&this, &key);
+                let dir = this.dir()?;
+                let done = work(&this, &dir, &key);
                 done.map_err(|error| this.error(key, &error))
             });
-            let lost = |_| MemberError::Failed("a thread stopped".to_owned());
-            working.await.map_err(lost)?
+            working.await.map_err(|_| stopped())?
         }
         .boxed()
     }
@@ -92,6 +107,29 @@ impl DirectoryMember {
     }
 }
 
+impl Opened {
+    fn new(path: &Path) -> MemberResult<Self> {
+        let failed = |e: io::Error| cannot_open(path, &e);
+        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(failed)?;
+        let about = dir.dir_metadata().map_err(failed)?;
+        Ok(Self {
+            dir: Arc::new(dir),
+            identity: (about.dev(), about.ino()),
+            durable: HashSet::new(),
+        })
+    }
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> MemberError {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => MemberError::Unreachable(format!(
+            "the directory {path} does not exist: create it, or mount the disk"
+        )),
+        _ => MemberError::Denied(format!("cannot open {path}: {error}")),
+    }
+}
+
 /// Directories that are remembered to be durable.
 const REMEMBERED: usize = 10_000;
 
@@ -106,19 +144,18 @@ fn parent(dir: &Dir, key: &ObjectKey) -> io::Result<(Dir, String)> {
 impl DirectoryMember {
     /// The same for a write: missing directories are made, and the names of all survive a loss of
     /// power.
-    fn parent_for_write(&self, key: &ObjectKey) -> io::Result<(Dir, String)> {
+    fn parent_for_write(&self, dir: &Dir, key: &ObjectKey) -> io::Result<(Dir, String)> {
         let Some((above, name)) = key.as_str().rsplit_once('/') else {
-            return Ok((self.dir.try_clone()?, key.to_string()));
+            return Ok((dir.try_clone()?, key.to_string()));
         };
-        let known = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        if known().contains(above) {
-            match self.dir.open_dir(above) {
+        if self.lock().durable.contains(above) {
+            match dir.open_dir(above) {
                 // Somebody removed it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 opened => return Ok((opened?, name.to_owned())),
             }
         }
-        let mut here = self.dir.try_clone()?;
+        let mut here = dir.try_clone()?;
         for component in above.split('/') {
             match here.create_dir(component) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -127,13 +164,18 @@ impl DirectoryMember {
             }
             here = here.open_dir(component)?;
         }
-        let mut known = known();
+        let known = &mut self.lock().durable;
         if known.len() >= REMEMBERED {
             known.clear();
         }
         known.insert(above.to_owned());
         Ok((here, name.to_owned()))
     }
+}
+
+/// A thread of ours panicked.
+fn stopped() -> MemberError {
+    MemberError::Failed("a thread stopped".to_owned())
 }
 
 fn object(key: ObjectKey, about: &cap_std::fs::Metadata) -> Object {
@@ -222,8 +264,8 @@ impl Member for DirectoryMember {
         body: Bytes,
         existing: Existing,
     ) -> BoxFuture<'a, MemberResult<()>> {
-        self.work(key, move |this, key| {
-            let (dir, name) = this.parent_for_write(key)?;
+        self.work(key, move |this, dir, key| {
+            let (dir, name) = this.parent_for_write(dir, key)?;
             match existing {
                 Existing::Replace => file::replace(&dir, &name, 0o600, &body),
                 Existing::Keep => file::create(&dir, &name, 0o600, &body),
@@ -236,12 +278,12 @@ impl Member for DirectoryMember {
         key: &'a ObjectKey,
         range: Option<Range<u64>>,
     ) -> BoxFuture<'a, MemberResult<Bytes>> {
-        self.work(key, move |this, key| read(&this.dir, key, range))
+        self.work(key, move |_, dir, key| read(dir, key, range))
     }
 
     fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
-        self.work(key, |this, key| {
-            let (dir, name) = parent(&this.dir, key)?;
+        self.work(key, |_, dir, key| {
+            let (dir, name) = parent(dir, key)?;
             let about = dir.symlink_metadata(name)?;
             match about.is_file() {
                 true => Ok(object(key.clone(), &about)),
@@ -251,8 +293,8 @@ impl Member for DirectoryMember {
     }
 
     fn remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
-        self.work(key, |this, key| {
-            let removed = parent(&this.dir, key).and_then(|(dir, name)| {
+        self.work(key, |_, dir, key| {
+            let removed = parent(dir, key).and_then(|(dir, name)| {
                 dir.remove_file(name)?;
                 file::sync(&dir)
             });
@@ -271,13 +313,16 @@ impl Member for DirectoryMember {
                 return Ok(None);
             };
             let (this, here) = (self.clone(), at.clone());
-            let looking = task::spawn_blocking(move || entries(&this.dir, here.as_ref()));
-            let found = looking.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-            let (objects, directories) = found.map_err(|error| {
-                let path =
-                    at.map_or_else(|| self.path.to_path_buf(), |at| self.path.join(at.as_str()));
-                MemberError::Failed(format!("cannot list {}: {error}", path.display()))
-            })?;
+            let looking = task::spawn_blocking(move || {
+                let dir = this.dir()?;
+                entries(&dir, here.as_ref()).map_err(|error| {
+                    let path = &this.path;
+                    let path = here.map_or_else(|| path.to_path_buf(), |at| path.join(at.as_str()));
+                    MemberError::Failed(format!("cannot list {}: {error}", path.display()))
+                })
+            });
+            let found = looking.await;
+            let (objects, directories) = found.map_err(|_| stopped())??;
             walk.extend(directories.into_iter().map(Some));
             let objects = stream::iter(objects.into_iter().map(Ok));
             Ok(Some((objects, walk)))
@@ -291,16 +336,13 @@ impl Member for DirectoryMember {
     }
 
     fn room(&self) -> BoxFuture<'_, MemberResult<Option<u64>>> {
-        let dir = self.dir.clone();
-        let looking = task::spawn_blocking(move || rustix::fs::fstatvfs(&*dir));
-        async move {
-            let found = looking.await.map_err(io::Error::other);
-            let found = found.and_then(|found| found.map_err(io::Error::from));
-            match found {
-                Ok(about) => Ok(Some(about.f_bavail.saturating_mul(about.f_frsize))),
-                Err(e) => Err(MemberError::Failed(format!("{}: {e}", self.path.display()))),
-            }
-        }
-        .boxed()
+        let this = self.clone();
+        let looking = task::spawn_blocking(move || {
+            let found = rustix::fs::fstatvfs(&*this.dir()?);
+            let failed = |e| MemberError::Failed(format!("{}: {e}", this.path.display()));
+            let about = found.map_err(failed)?;
+            Ok(Some(about.f_bavail.saturating_mul(about.f_frsize)))
+        });
+        async move { looking.await.map_err(|_| stopped())? }.boxed()
     }
 }

@@ -33,6 +33,7 @@ pages! {
     events "events" "what waits, what is retried, what hooks put out of sight";
     sharing "sharing" "list, get, put, and the shell";
     operations "operations" "ports, services, settings, logs, metrics, backups";
+    stores "stores" "other disks, S3, a contact, or four of them; moving, losing, restoring";
     security "security" "what m2y protects against, and what not";
     speed "speed" "figures, side by side with other programs";
     troubleshooting "troubleshooting" "messages, what to do about them, exit codes";

@@ -94,8 +94,7 @@ enum Command {
     Events(events::Events),
     #[command(subcommand)]
     Hook(hook::Hook),
-    // Not in the help until a folder can name one.
-    #[command(subcommand, hide = true)]
+    #[command(subcommand)]
     Store(store::Store),
     Serve(serve::Serve),
     Send(send::Send),

@@ -465,7 +465,7 @@ impl Hooks {
                 .unwrap_or(Err(HookError::Panic))?;
         }
         let _own = self.self_changes.program(&event.folder);
-        let ended = self.executables.run(program, event).await;
+        let ended = self.executables.run(program, event, &self.stores).await;
         let (transaction, digests) = (firing.transaction.clone(), self.digests.clone());
         let file = event.file.clone();
         let files = Files::new(&event.folder, &self.stores);

@@ -6,9 +6,13 @@
 //! the program has ended. Then the `.meta` is read again. A program that makes a session of its own
 //! (`setsid`) leaves that group, and what it leaves running that way stays.
 //!
+//! Where the contents of the folder are in a store elsewhere, the program reads a copy of the file;
+//! what it changes there goes with the copy.
+//!
 //! What it writes is in the log at debug; if it fails, its last lines are in the error.
 
 mod output;
+mod spool;
 
 use std::{
     io,
@@ -23,12 +27,13 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use self::output::Output;
+use self::{output::Output, spool::Spooled};
 use super::report::HookError;
 use crate::{
     event::{Event, Subject},
     meta::{self, Meta},
     root::file,
+    store::Stores,
 };
 
 /// The time to read what a program left, if it has used up its own.
@@ -50,18 +55,24 @@ impl Host {
     }
 
     /// Runs a program for an event and returns the meta as the program left it.
-    pub async fn run(&self, program: &Path, event: &Event) -> Result<Option<Meta>, HookError> {
+    pub async fn run(
+        &self,
+        program: &Path,
+        event: &Event,
+        stores: &Stores,
+    ) -> Result<Option<Meta>, HookError> {
         let script = program
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
+        let cannot_start = |source| HookError::Start {
+            script: script.clone(),
+            source,
+        };
+        let spooled = spool::spool(event, stores).await.map_err(cannot_start)?;
         let until = Instant::now() + self.deadline;
-        let mut child = start(program, event)
-            .await
-            .map_err(|source| HookError::Start {
-                script: script.clone(),
-                source,
-            })?;
+        let started = start(program, event, spooled.as_ref()).await;
+        let mut child = started.map_err(cannot_start)?;
         let group = Group::of(&child);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut said = Output::new(event, &script);
@@ -139,8 +150,12 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-async fn start(program: &Path, event: &Event) -> io::Result<Child> {
+async fn start(program: &Path, event: &Event, spooled: Option<&Spooled>) -> io::Result<Child> {
     let folder = &event.folder;
+    let path_of = |file: &str| match spooled {
+        Some(spooled) if spooled.name == file => spooled.path.clone(),
+        _ => folder.path_of(file),
+    };
     let mut command = Command::new(program);
     command
         .current_dir(folder.path())
@@ -167,7 +182,7 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
             .env("M2Y_PATH", asked.path.replace('\0', ""));
     }
     if let Some(file) = &event.file {
-        command.env("M2Y_FILE", folder.path_of(file));
+        command.env("M2Y_FILE", path_of(file));
     }
     if let Some(subject) = &event.subject {
         let meta = &subject.meta;
@@ -176,7 +191,7 @@ async fn start(program: &Path, event: &Event) -> io::Result<Child> {
         command
             .arg(folder.path_of(&subject.meta_file()))
             .env("M2Y_META", folder.path_of(&subject.meta_file()))
-            .env("M2Y_DATA", folder.path_of(&subject.data_file()))
+            .env("M2Y_DATA", path_of(&subject.data_file()))
             .env("M2Y_FROM", text(&meta.from))
             .env("M2Y_TO", text(&meta.to))
             .env("M2Y_FILENAME", text(&meta.filename))

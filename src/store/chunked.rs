@@ -234,6 +234,9 @@ impl ChunkedStore {
                     reasons.extend(why);
                 }
             }
+            let key = core.folder.document_key();
+            let (_, why) = core.holders.remove(&key, core.holders.all()).await;
+            reasons.extend(why);
             reasons.sort();
             reasons.dedup();
             reasons

@@ -10,6 +10,8 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     ptr,
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use cap_std::fs::{Dir, MetadataExt};
@@ -19,6 +21,9 @@ use crate::root::file;
 
 /// From this many files on, one flush of their file system costs less than one for each.
 const MANY: usize = 3;
+
+/// Sinks elsewhere that are settled at once.
+const AT_ONCE: usize = 16;
 
 /// Size in bytes from which a file is flushed by itself.
 pub const LARGE: u64 = 1 << 20;
@@ -69,8 +74,11 @@ fn flush_by(files: &mut [Unflushed<'_>], sync_fs: SyncFs<'_>) -> Vec<io::Result<
             systems.entry(device).or_default().files += 1;
         }
     }
+    let mut elsewhere = settle_elsewhere(files).into_iter();
     let mut flush_one = |file: &mut Unflushed<'_>| {
-        if let Some(sink) = file.sink.as_deref_mut() {
+        if let Some(settled) = elsewhere.next().flatten() {
+            settled?;
+        } else if let Some(sink) = file.sink.as_deref_mut() {
             let shared = small(sink).and_then(|device| systems.get_mut(&device));
             match (shared, sink.file_system()) {
                 (Some(shared), Some(system)) if is_many(shared.files) => {
@@ -97,6 +105,36 @@ fn flush_by(files: &mut [Unflushed<'_>], sync_fs: SyncFs<'_>) -> Vec<io::Result<
         }
     };
     files.iter_mut().map(&mut flush_one).collect()
+}
+
+/// Settles sinks that are on no file system of this machine, several at once: most of the time is
+/// waiting for another one. `None` for every other file.
+fn settle_elsewhere(files: &mut [Unflushed<'_>]) -> Vec<Option<io::Result<()>>> {
+    let mut settled: Vec<Option<io::Result<()>>> = files.iter().map(|_| None).collect();
+    let waiting = files
+        .iter_mut()
+        .zip(&mut settled)
+        .filter_map(|(file, result)| {
+            let sink = file.sink.as_deref_mut()?;
+            sink.file_system().is_none().then_some((sink, result))
+        });
+    let waiting: Vec<_> = waiting.collect();
+    let threads = waiting.len().min(AT_ONCE);
+    let waiting = Mutex::new(waiting);
+    let settle = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((sink, result)) = next else {
+                return;
+            };
+            *result = Some(sink.settle());
+        }
+    };
+    match threads {
+        0 | 1 => settle(),
+        _ => thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(settle)))),
+    }
+    settled
 }
 
 /// Makes the names in directories durable, each directory once. Returns a result for each one

@@ -255,7 +255,7 @@ impl Stores {
             .first()
             .map(|key| key.fingerprint().as_bytes().to_vec());
         let owner = owner.unwrap_or_default();
-        let dir = folder.dir();
+        let (dir, count) = (folder.dir(), holders.count());
         let (secret, is_new) = match known_secret(folder, name)? {
             Some(secret) => (secret, false),
             None => (self.new_secret(folder, name, wanted, &holders)?, true),
@@ -271,7 +271,7 @@ impl Stores {
             // Also after the owner got another key: the earlier one may be gone by the time a
             // server has to be recovered.
             let private = user.private_key().map_err(io::Error::other)?;
-            store.introduce(&about(folder), &private, owner)?;
+            store.introduce(&about(folder, count), &private, owner)?;
         }
         Ok(store)
     }
@@ -298,7 +298,7 @@ impl Stores {
         }
         let private: Arc<PrivateKey> =
             Arc::new(folder.user().private_key().map_err(io::Error::other)?);
-        let about = about(folder);
+        let about = about(folder, holders.count());
         let there = recover::folders(holders.clone(), private)?;
         if there.iter().any(|found: &Found| found.about == about) {
             return Err(io::Error::other(format!(
@@ -318,10 +318,11 @@ impl Default for Stores {
 }
 
 /// What the document of a folder says.
-fn about(folder: &Folder) -> About {
+fn about(folder: &Folder, members: usize) -> About {
     About {
         user: folder.user().name().to_string(),
         folder: folder.name().to_string(),
+        members,
     }
 }
 
@@ -332,7 +333,7 @@ fn wanted(folder: &Folder) -> io::Result<Option<FolderStore>> {
     match wanted {
         Ok(wanted) if wanted.name.is_some() || wanted.from.is_some() => Ok(Some(wanted)),
         // Its files must not seem to be gone.
-        _ if folder.dir().try_exists(index::DIR)? => Err(io::Error::other(
+        _ if !index::stores(folder.dir())?.is_empty() => Err(io::Error::other(
             "the files of this folder are in a store that m2y.config does not name any more: put \
              the [store] section back",
         )),
@@ -348,21 +349,13 @@ fn has_files(folder: &Folder) -> io::Result<bool> {
 
 /// A store other than this one that the folder has an index for.
 fn other_index(folder: &Folder, name: &str) -> io::Result<Option<String>> {
-    if !folder.dir().try_exists(index::DIR)? {
-        return Ok(None);
-    }
-    for entry in folder.dir().read_dir(index::DIR)? {
-        let file = entry?.file_name();
-        let other = file.to_str().and_then(|file| file.strip_suffix(".sqlite"));
-        if let Some(other) = other.filter(|other| *other != name) {
-            return Ok(Some(other.to_owned()));
-        }
-    }
-    Ok(None)
+    let mut stores = index::stores(folder.dir())?.into_iter();
+    Ok(stores.find(|other| other != name))
 }
 
 /// The secret of a folder that is in this store already.
 fn known_secret(folder: &Folder, name: &str) -> io::Result<Option<FolderSecret>> {
+    index::remove_if_left(folder.dir(), name)?;
     let file = Path::new(index::DIR).join(index::file_name(name));
     match folder.dir().try_exists(file)? {
         true => index::Index::open(folder.dir(), folder.path(), name)?.identity(),

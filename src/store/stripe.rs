@@ -189,10 +189,12 @@ impl Stripe {
         chunk: Vec<u8>,
         trailer: &[u8],
     ) -> Result<Written, StripeError> {
-        let shares = Shares::encode(chunk, Default::default());
-        let objects = shares
-            .all()
-            .map(|share| Bytes::from([share, trailer].concat()));
+        let objects = {
+            // Not kept while the members write.
+            let shares = Shares::encode(chunk, Default::default());
+            let all = shares.all();
+            all.map(|share| Bytes::from([share, trailer].concat()))
+        };
         let digests = objects.each_ref().map(|object| digest(object));
         let missing = self.put(key, objects, Existing::Replace, true).await?;
         Ok(Written { digests, missing })

@@ -139,6 +139,9 @@ impl Move {
         };
         let done = relocation.run(&shown);
         done.map_err(|e| failed(&e).within(shown.clone()))?;
+        if let Source::Store(name) = &source {
+            index::leave(folder.dir(), name).map_err(|e| failed(&e))?;
+        }
         let name = (self.store != LOCAL).then_some(self.store.as_str());
         folder.set_in_config(SECTION, &[("name", name), ("from", None)])?;
         let mut left = Vec::new();

@@ -35,7 +35,7 @@ const GATHERED: usize = 32 << 20;
 const SHORTEST: usize = 256 << 10;
 
 /// Megabytes that may be on their way to members at once.
-const ON_THE_WAY: usize = 48;
+const ON_THE_WAY: usize = 32;
 
 /// What all files of this process share.
 static SHARED: Shared = Shared {

@@ -130,6 +130,45 @@ pub fn file_name(store: &str) -> String {
     format!("{store}.sqlite")
 }
 
+/// Notes that a folder has left a store: its index there is about to be removed.
+pub fn leave(dir: &Dir, store: &str) -> io::Result<()> {
+    let there = dir.open_dir(DIR)?;
+    file::append(&there, &left(store)).map(drop)?;
+    file::sync(&there)
+}
+
+fn left(store: &str) -> String {
+    format!("{store}.left")
+}
+
+/// The stores that a folder has an index for, apart from those that it has left.
+pub fn stores(dir: &Dir) -> io::Result<Vec<String>> {
+    let there = match dir.open_dir(DIR) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        there => there?,
+    };
+    let mut stores = Vec::new();
+    for entry in there.entries()? {
+        let name = entry?.file_name();
+        let store = name.to_str().and_then(|name| name.strip_suffix(".sqlite"));
+        let Some(store) = store else {
+            continue;
+        };
+        if !there.try_exists(left(store))? {
+            stores.push(store.to_owned());
+        }
+    }
+    Ok(stores)
+}
+
+/// Removes what is left of an earlier index for a store that the folder has left.
+pub fn remove_if_left(dir: &Dir, store: &str) -> io::Result<()> {
+    match dir.try_exists(Path::new(DIR).join(left(store)))? {
+        true => remove(dir, store),
+        false => Ok(()),
+    }
+}
+
 /// Removes the index for a store of which the folder has no contents any more.
 pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
     let there = dir.open_dir(DIR)?;
@@ -139,6 +178,7 @@ pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
         format!("{file}-shm"),
         format!("{store}.lock"),
         file,
+        left(store),
     ] {
         match there.remove_file(name) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

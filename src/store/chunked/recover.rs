@@ -33,7 +33,7 @@ use crate::{
         sealed::{
             FileSecret,
             chunk::ChunkId,
-            folder::{About, FolderId, FolderSecret},
+            folder::{About, FolderId, FolderSecret, document_key, documents},
             manifest::{Manifest, ManifestError},
         },
     },
@@ -76,36 +76,33 @@ pub fn folders(holders: Arc<Holders>, private: Arc<PrivateKey>) -> io::Result<Ve
     })??;
     let mut found = Vec::new();
     for id in ids {
-        let (holders, private) = (holders.clone(), private.clone());
+        let (these, private) = (holders.clone(), private.clone());
         let one = runtime::run(async move {
-            let key = ObjectKey::parse(&format!("{}/folder", hex::encode(id)))?;
-            let documents = holders.documents(&key).await.into_iter().flatten();
+            let key = document_key(id);
+            let documents = these.documents(&key).await.into_iter().flatten();
             let mut opened = documents.filter_map(|document| {
                 let opened = FolderSecret::open_document(id, &document, &private).ok();
                 opened.map(|(folder, about)| Found { folder, about })
             });
             opened.next()
         })?;
-        found.extend(one);
+        found.extend(one.filter(|found| found.about.members == holders.count()));
     }
     Ok(found)
 }
 
-/// The ids of all folders: of what every member has, only the names of the top directories count.
+/// The ids of all folders, of whatever owner.
 async fn ids(holders: &Holders) -> io::Result<Vec<FolderId>> {
     let mut ids = HashSet::new();
     let (mut answered, mut reasons) = (0, Vec::new());
     for (name, member) in holders.members() {
-        let mut objects = member.list(None);
+        let directory = documents();
+        let mut objects = member.list(Some(&directory));
         let mut whole = true;
         while let Some(object) = objects.next().await {
             match object {
                 Ok(object) => {
-                    let above = object.key.as_str().strip_suffix("/folder");
-                    let mut id = [0; 16];
-                    if above.is_some_and(|above| hex::decode_to_slice(above, &mut id).is_ok()) {
-                        ids.insert(id);
-                    }
+                    ids.extend(last_id(&object.key));
                 }
                 Err(error) => {
                     whole = false;

@@ -277,6 +277,8 @@ impl ChunkedStore {
     /// The same for what nothing has needed since before this time, in nanoseconds since 1970.
     pub fn collect_before(&self, before: i64) -> io::Result<usize> {
         let core = &self.core;
+        // What members still promise must not go from them.
+        core.settle()?;
         core.index.expire(nanos())?;
         let mut collected = 0;
         loop {

@@ -1,7 +1,7 @@
 //! A folder as its members hold it: the keys of its objects, and who may have made them.
 //!
 //! ```text
-//! ID/folder                  who owns the folder and what it is called, sealed for the owner and
+//! folders/ID                 who owns the folder and what it is called, sealed for the owner and
 //!                            signed by the owner
 //! ID/m/AB/NAME.FENCE         the manifest of a name, written under the lease with this number
 //! ID/v/AB/FILE               the manifest of a file that was removed or overwritten, to restore it
@@ -31,8 +31,8 @@ use crate::{
     store::member::ObjectKey,
 };
 
-/// The name of the document of a folder, below its id.
-pub const DOCUMENT: &str = "folder";
+/// The directory of the documents of all folders.
+const FOLDERS: &str = "folders";
 
 /// What the signature of a folder's document begins with.
 const SIGNED: &[u8] = b"m2y store folder";
@@ -57,6 +57,21 @@ pub struct About {
     pub user: String,
     /// The folder.
     pub folder: String,
+    /// How many members hold it, each its part: what is on a member of a stripe is no folder by
+    /// itself.
+    pub members: usize,
+}
+
+impl About {
+    fn parse(text: &str) -> Option<Self> {
+        let (members, path) = text.split_once(' ')?;
+        let (user, folder) = path.split_once('/')?;
+        Some(Self {
+            user: user.to_owned(),
+            folder: folder.to_owned(),
+            members: members.parse().ok()?,
+        })
+    }
 }
 
 impl FolderSecret {
@@ -104,7 +119,7 @@ impl FolderSecret {
     /// The key of the document.
     #[must_use]
     pub fn document_key(&self) -> ObjectKey {
-        self.key(DOCUMENT)
+        document_key(self.id)
     }
 
     /// The key of a chunk.
@@ -187,7 +202,7 @@ impl FolderSecret {
     ) -> Result<Vec<u8>, ManifestError> {
         let manifest = Manifest {
             parent: self.id,
-            name: format!("{}/{}", about.user, about.folder),
+            name: format!("{} {}/{}", about.members, about.user, about.folder),
             sequence: Sequence::default(),
             kind: Kind::Directory(self.id),
         };
@@ -212,24 +227,30 @@ impl FolderSecret {
         let (sealed, signature) = len
             .and_then(|len| sealed.split_at_checked(len))
             .ok_or(ManifestError::Unreadable)?;
-        let key = ObjectKey::trusted(format!("{}/{DOCUMENT}", hex::encode(id)));
+        let key = document_key(id);
         // Whose it is comes first: one of another owner is no forgery.
         let (manifest, secret) = Manifest::open(sealed, &key, private)?;
         private
             .public()
             .verify(&[SIGNED, sealed].concat(), signature)
             .map_err(|_| ManifestError::Altered)?;
-        let (user, folder) = manifest
-            .name
-            .split_once('/')
-            .filter(|_| manifest.parent == id && manifest.kind == Kind::Directory(id))
-            .ok_or(ManifestError::Altered)?;
-        let about = About {
-            user: user.to_owned(),
-            folder: folder.to_owned(),
-        };
+        let is_its_own = manifest.parent == id && manifest.kind == Kind::Directory(id);
+        let about = About::parse(&manifest.name).filter(|_| is_its_own);
+        let about = about.ok_or(ManifestError::Altered)?;
         Ok((Self::from_parts(id, secret), about))
     }
+}
+
+/// The key of the document of a folder.
+#[must_use]
+pub fn document_key(id: FolderId) -> ObjectKey {
+    ObjectKey::trusted(format!("{FOLDERS}/{}", hex::encode(id)))
+}
+
+/// The directory of the documents of all folders.
+#[must_use]
+pub fn documents() -> ObjectKey {
+    ObjectKey::trusted(FOLDERS.to_owned())
 }
 
 #[cfg(test)]
@@ -288,6 +309,7 @@ mod tests {
         let about = About {
             user: "roland-frei".to_owned(),
             folder: "photo".to_owned(),
+            members: 4,
         };
         let document = folder.document(&about, owner, &mut SysRng).unwrap();
         let open = |id, bytes: &[u8], key| FolderSecret::open_document(id, bytes, key);
@@ -303,7 +325,7 @@ mod tests {
         // Somebody who knows the owner's public key can seal for it, but not sign.
         let manifest = Manifest {
             parent: folder.id,
-            name: "roland-frei/photo".to_owned(),
+            name: "4 roland-frei/photo".to_owned(),
             sequence: Sequence::default(),
             kind: Kind::Directory(folder.id),
         };

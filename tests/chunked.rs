@@ -41,7 +41,11 @@ fn path(text: &str) -> ContentPath {
 
 /// Receives a file, as a transfer does it; with an `Ok` its sender is told that it is safe.
 fn try_put(store: &ChunkedStore, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let (partial, name) = (PartialName::new("put").unwrap(), path(name));
+    try_put_as(store, "put", name, bytes)
+}
+
+fn try_put_as(store: &ChunkedStore, stem: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let (partial, name) = (PartialName::new(stem).unwrap(), path(name));
     let mut sink = store.begin(&partial, 0)?;
     for piece in bytes.chunks(100_000) {
         sink.append(&[piece])?;
@@ -59,6 +63,10 @@ fn try_put(store: &ChunkedStore, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 fn put(store: &ChunkedStore, name: &str, bytes: &[u8]) {
     try_put(store, name, bytes).unwrap();
+}
+
+fn put_as(store: &ChunkedStore, stem: &str, name: &str, bytes: &[u8]) {
+    try_put_as(store, stem, name, bytes).unwrap();
 }
 
 fn try_remove(store: &ChunkedStore, name: &str) -> io::Result<()> {
@@ -421,10 +429,63 @@ fn scrub(store: &ChunkedStore) -> Scrubbed {
 
 #[test]
 fn a_scrub_finds_every_flipped_bit_and_a_repair_mends_it() {
+    a_scrub_finds_every_flipped_bit_of(20);
+}
+
+/// For the closing note: how long it takes for a thousand files, and for ten thousand to be
+/// recovered.
+#[test]
+#[ignore = "it takes a minute"]
+fn a_thousand_files_are_scrubbed_and_ten_thousand_recovered() {
+    let begun = Instant::now();
+    a_scrub_finds_every_flipped_bit_of(1_000);
+    eprintln!(
+        "1,000 files flipped, scrubbed, mended: {:?}",
+        begun.elapsed()
+    );
     let members = Members::four();
     let store = members.open();
-    for n in 0..20 {
-        put(&store, &format!("f{n:02}"), &noise(1_000 + n));
+    for n in 0..100 {
+        make_dir(&store, &format!("d{n}"));
+    }
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                for m in (n..10_000).step_by(8) {
+                    put_as(
+                        store,
+                        &format!("put{n}"),
+                        &format!("d{}/f{m}", m % 100),
+                        &noise(500),
+                    );
+                }
+            });
+        }
+    });
+    eprintln!("10,000 files put: {:?}", begun.elapsed());
+    for (a, b) in PAIRS {
+        members.test[a].set(Fault::Down);
+        members.test[b].set(Fault::Down);
+        let begun = Instant::now();
+        let (other, _root) = recovered(&members);
+        eprintln!(
+            "10,000 files recovered without {a} and {b}: {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(other.status().unwrap().totals, (10_000, 100, 5_000_000));
+        assert_eq!(get(&other, "d7/f1007").unwrap(), noise(500));
+        members.test[a].set(Fault::None);
+        members.test[b].set(Fault::None);
+    }
+}
+
+fn a_scrub_finds_every_flipped_bit_of(files: usize) {
+    let members = Members::four();
+    let store = members.open();
+    for n in 0..files {
+        put(&store, &format!("f{n:04}"), &noise(1_000 + n));
     }
     let before = tree(&store);
     assert!(scrub(&store).is_clean());
@@ -436,13 +497,13 @@ fn a_scrub_finds_every_flipped_bit_and_a_repair_mends_it() {
             flipped += 1;
         }
     }
-    assert_eq!(flipped, 20);
+    assert_eq!(flipped, files);
     assert_eq!(tree(&members.open()), before, "no wrong byte is read");
     let found = scrub(&store);
-    assert_eq!(found.wrong.iter().sum::<u64>(), 20);
+    assert_eq!(found.wrong.iter().sum::<u64>(), files as u64);
     assert!(!found.is_clean() && found.lost == 0);
     let mended = store.mend().unwrap();
-    assert_eq!((mended.chunks, mended.reasons.len()), (20, 0));
+    assert_eq!((mended.chunks, mended.reasons.len()), (files as u64, 0));
     assert!(scrub(&store).is_clean());
 }
 

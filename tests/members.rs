@@ -14,6 +14,7 @@
 mod common;
 
 use std::{
+    any::Any,
     env, fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -25,6 +26,10 @@ use std::{
 };
 
 use common::{Local, M2Y, ROLAND, World, ZHENQIANG, name, relay::Relay, store::Memory};
+use common::{
+    chunked::Members,
+    suite::{Made, PROMISES},
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::body::Bytes;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -122,9 +127,44 @@ fn main() {
     for (name, fact) in facts {
         trials.push(Trial::test(format!("contact::{name}"), fact));
     }
-    for (kind, is_there, start) in servers {
+    for (name, promise) in PROMISES {
+        let run = move || {
+            let world = sharing(ALL);
+            let (server, member) = serve(&world);
+            promise(made(vec![Arc::new(member)], Box::new((server, world))));
+            Ok(())
+        };
+        trials.push(Trial::test(format!("contact::store::{name}"), run));
+    }
+    let servers = servers.map(|(kind, is_there, start)| {
         // It starts when the first test needs it, and ends with the last one.
-        let server = Arc::new(LazyLock::new(start));
+        (kind, is_there, Arc::new(LazyLock::new(start)))
+    });
+    // A stripe over unlike members: a directory, a bucket of each server, a contact's folder.
+    let both = [&servers[0], &servers[1]];
+    let are_there = both.iter().all(|(_, is_there, _)| *is_there);
+    for (name, promise) in PROMISES {
+        let [a, b] = both.map(|(.., server)| server.clone());
+        let run = move || {
+            let (Some(a), Some(b)) = (&**a, &**b) else {
+                return Err("a server does not start".into());
+            };
+            let world = sharing(ALL);
+            let (server, member) = serve(&world);
+            let dir = tempfile::tempdir().unwrap();
+            let members: Vec<Arc<dyn Member>> = vec![
+                Arc::new(DirectoryMember::open(dir.path()).unwrap()),
+                Arc::new(a.member(&format!("striped-{name}"))),
+                Arc::new(b.member(&format!("striped-{name}"))),
+                Arc::new(member),
+            ];
+            promise(made(members, Box::new((server, world, dir))));
+            Ok(())
+        };
+        let name = format!("unlike::store::{name}");
+        trials.push(Trial::test(name, run).with_ignored_flag(!are_there));
+    }
+    for (kind, is_there, server) in servers {
         type Fact = fn(&S3Server) -> Result<(), Failed>;
         let facts: [(&str, Fact); 4] = [
             ("objects_are_kept", |server| {
@@ -139,6 +179,19 @@ fn main() {
                 Ok(())
             }),
         ];
+        for (name, promise) in PROMISES {
+            let server = server.clone();
+            let run = move || match &**server {
+                Some(server) => {
+                    let member: Arc<dyn Member> = Arc::new(server.member(name));
+                    promise(made(vec![member], Box::new(())));
+                    Ok(())
+                }
+                None => Err(format!("{kind} does not start").into()),
+            };
+            let name = format!("{kind}::store::{name}");
+            trials.push(Trial::test(name, run).with_ignored_flag(!is_there));
+        }
         for (name, fact) in facts {
             let name = format!("{kind}::{name}");
             let server = server.clone();
@@ -150,6 +203,12 @@ fn main() {
         }
     }
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A store on members, and what keeps those alive.
+fn made(members: Vec<Arc<dyn Member>>, alive: Box<dyn Any>) -> Made {
+    let members = Members::of(members);
+    (Arc::new(members.open()), Box::new((members, alive)))
 }
 
 /// An S3 server.

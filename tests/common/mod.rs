@@ -44,6 +44,7 @@ pub mod peer;
 pub mod relay;
 pub mod samples;
 pub mod store;
+pub mod suite;
 pub mod terminal;
 
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");

@@ -493,7 +493,7 @@ fn a_scrub_finds_every_flipped_bit_of(files: usize) {
     let mut flipped = 0;
     for (n, key) in members.test[0].objects().into_keys().enumerate() {
         if key.to_string().contains("/c/") {
-            members.test[n % 4].flip(&key, n * 7);
+            members.test[n % 4].flip(&key, n * 7 % 400);
             flipped += 1;
         }
     }

@@ -7,6 +7,7 @@
 mod admission;
 mod caller;
 pub mod metrics;
+mod store_metrics;
 mod stranger_log;
 mod upkeep;
 
@@ -241,6 +242,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
     let upkeep = tokio::spawn(upkeep::run(
         server.root.clone(),
         hooks.stores().clone(),
+        server.metrics.clone(),
         shutdown.clone(),
     ));
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));

@@ -248,6 +248,39 @@ fn serve_with_metrics(world: &World) -> (Serving, String) {
 }
 
 #[test]
+fn metrics_tell_how_the_stores_of_folders_are() {
+    let world = World::new("[OnMeta]\n[OnReceived]\n[store]\nname = safe\n");
+    let mut ini = String::new();
+    for disk in ["one", "two", "three", "four"] {
+        let at = world.dir.path().join(disk);
+        // The fourth is missing.
+        if disk != "four" {
+            fs::create_dir(&at).unwrap();
+        }
+        ini.push_str(&format!("[store {disk}]\nurl = file://{}\n", at.display()));
+    }
+    ini.push_str("[store safe]\nstripe = one two three four\n");
+    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    let (serving, metrics) = serve_with_metrics(&world);
+    let up = |member: &str| format!("m2y_store_member_up{{store=\"safe\",member=\"{member}\"}}");
+    // They are there after the first look.
+    let seen = loop {
+        let seen = samples(&metrics);
+        if seen.iter().any(|(name, _)| *name == up("one")) {
+            break seen;
+        }
+        std::thread::yield_now();
+    };
+    let answers = ["one", "two", "three", "four"].map(|member| sample(&seen, &up(member)));
+    assert_eq!(answers, [1.0, 1.0, 1.0, 0.0]);
+    for name in ["degraded_files", "lost_files"] {
+        let name = format!("m2y_store_{name}{{store=\"safe\"}}");
+        assert_eq!(sample(&seen, &name), 0.0);
+    }
+    serving.stop();
+}
+
+#[test]
 fn metrics_count_transfers_hooks_strangers_and_the_work_of_private_keys() {
     let world = World::new("[OnMeta]\npicky.rhai\n[OnReceived]\nbroken.rhai\n");
     world.script("picky.rhai", PICKY);

@@ -33,6 +33,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
+use super::store_metrics::StoreMetrics;
 use crate::{
     event::{Kind, Outcome, Run},
     journal,
@@ -74,6 +75,8 @@ pub struct Metrics {
     private_key_operations: AtomicU64,
     hooks: Each<(Kind, &'static str)>,
     hook_times: Times,
+    /// How the stores of folders are.
+    pub stores: StoreMetrics,
 }
 
 impl Default for Metrics {
@@ -98,6 +101,7 @@ impl Default for Metrics {
             private_key_operations: AtomicU64::default(),
             hooks: Each::new(hooks),
             hook_times: Times::default(),
+            stores: StoreMetrics::default(),
         }
     }
 }
@@ -189,6 +193,7 @@ impl Metrics {
             number(&self.private_key_operations),
         );
         self.hooks_and_tasks(&mut page, tasks);
+        self.stores.write(&mut page);
         page.0
     }
 
@@ -290,14 +295,16 @@ impl Times {
 }
 
 /// The text format of Prometheus, version 0.0.4.
-struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    /// Begins the samples of one name.
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+    /// One of its samples.
+    pub(super) fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
 }

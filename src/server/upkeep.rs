@@ -15,6 +15,7 @@ use std::{
 use tokio::{sync::watch, task, time::sleep};
 use tracing::{error, info, warn};
 
+use super::{metrics::Metrics, store_metrics::Round};
 use crate::{
     clock,
     root::{Root, folder::Folder},
@@ -23,6 +24,9 @@ use crate::{
         chunked::{ChunkedStore, LeaseError, lease::BEAT_EVERY, scrub::Scrub},
     },
 };
+
+/// Rounds after which it is counted for the metrics how the stores are.
+const COUNTED: u32 = 4;
 
 /// How often what no file needs is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
@@ -46,10 +50,16 @@ struct Known {
 }
 
 /// Looks after all stores until the server is going down, and gives the leases back then.
-pub async fn run(root: Root, stores: Stores, mut shutdown: watch::Receiver<bool>) {
+pub async fn run(
+    root: Root,
+    stores: Stores,
+    metrics: Arc<Metrics>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let mut known: HashMap<PathBuf, Known> = HashMap::new();
-    loop {
+    for round in 0_u32.. {
         let (root, these, stop) = (root.clone(), stores.clone(), shutdown.clone());
+        let counts = (round % COUNTED == 0).then(|| metrics.clone());
         let mut before = std::mem::take(&mut known);
         let round = task::spawn_blocking(move || {
             if root
@@ -58,12 +68,16 @@ pub async fn run(root: Root, stores: Stores, mut shutdown: watch::Receiver<bool>
             {
                 return before;
             }
+            let mut counted = counts.as_ref().map(|_| Round::default());
             for folder in root.folders().into_iter().flatten().flatten() {
                 if *stop.borrow() {
                     break;
                 }
                 let known = before.entry(folder.path().to_owned()).or_default();
-                look_after(&folder, &these, known, &stop);
+                look_after(&folder, &these, known, counted.as_mut(), &stop);
+            }
+            if let (Some(metrics), Some(counted)) = (counts, counted) {
+                metrics.stores.set(counted);
             }
             before
         });
@@ -83,12 +97,25 @@ pub async fn run(root: Root, stores: Stores, mut shutdown: watch::Receiver<bool>
     let _ = task::spawn_blocking(giving_back).await;
 }
 
-fn look_after(folder: &Folder, stores: &Stores, known: &mut Known, stop: &watch::Receiver<bool>) {
+fn look_after(
+    folder: &Folder,
+    stores: &Stores,
+    known: &mut Known,
+    counted: Option<&mut Round>,
+    stop: &watch::Receiver<bool>,
+) {
     let result = match stores.elsewhere(folder) {
         Ok(these) if these.is_empty() => return,
-        Ok(these) => these
-            .iter()
-            .try_for_each(|store| tend(folder, store, known, stop)),
+        Ok(these) => {
+            if let (Some(counted), Some(store)) = (counted, these.first())
+                && let Ok(status) = store.status()
+            {
+                counted.add(store.name(), &status);
+            }
+            these
+                .iter()
+                .try_for_each(|store| tend(folder, store, known, stop))
+        }
         Err(error) => Err(error),
     };
     let name = format!("{}/{}", folder.user().name(), folder.name());

@@ -80,6 +80,8 @@ pub struct ChunkedStore {
 
 /// What the parts of a store share.
 struct Core {
+    /// As m2y.ini calls the store.
+    name: String,
     folder: FolderSecret,
     holders: Arc<Holders>,
     index: Index,
@@ -120,6 +122,7 @@ impl ChunkedStore {
         let index = Index::open(dir, path, store)?;
         let lock = file::append(&dir.open_dir(index::DIR)?, &format!("{store}.lock"))?;
         let core = Core {
+            name: store.to_owned(),
             index,
             folder,
             holders,
@@ -151,6 +154,11 @@ impl ChunkedStore {
         })?;
         written?;
         self.core.index.set_identity(&self.core.folder, owner)
+    }
+
+    /// As m2y.ini calls it.
+    pub fn name(&self) -> &str {
+        &self.core.name
     }
 
     /// The names of its members.

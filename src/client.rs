@@ -3,10 +3,13 @@
 //! [`deliver_all`] sends many, in as few sessions as it takes. They wait in the [`queue`] of their
 //! route, which `m2y send` fills with what a person names and the [`outbox`] with what it finds.
 //! A [`peer`] is a session for requests, and a [`member`] is a contact's folder behind such
-//! sessions, in which a store keeps its objects.
+//! sessions, in which a store keeps its objects. An [`owner`] is a contact or a user of this root:
+//! commands work on the files of both in the same way.
 
 pub mod member;
 pub mod outbox;
+mod own;
+pub mod owner;
 pub mod peer;
 pub mod put;
 pub mod queue;

@@ -231,7 +231,10 @@ impl Rm {
         let peer = changes.peer(&place.peer).await?;
         if self.recursive && peer.stat(path).await?.is_dir {
             if !path.contains('/') {
-                let sentence = "only its owner removes a folder";
+                let sentence = match peer.is_own() {
+                    true => "a folder itself stays: name what is in it",
+                    false => "only its owner removes a folder",
+                };
                 return Err(Error::new(Code::Refused, sentence));
             }
             let mut inside = Vec::new();

@@ -21,9 +21,9 @@ use super::{
     user_arg::{said, user_of},
 };
 use crate::{
-    client::{Route, peer::Peer},
+    client::owner::Owner,
     error::{Code, Error},
-    observer::{Observer, Unobserved},
+    observer::Unobserved,
     root::{Root, contact::full_address, name::Name, user::User},
 };
 
@@ -154,11 +154,13 @@ pub(super) fn files_and_targets(current: &OsStr) -> Vec<CompletionCandidate> {
     found
 }
 
-/// Contacts, and after a colon what they share.
+/// Contacts and the user, and after a colon the folders.
 pub(super) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
     let current = current.to_str().unwrap_or_default();
     let Some((peer, path)) = current.split_once(':') else {
-        return beginning_with(current, names().into_iter().map(|name| format!("{name}:")));
+        let own = user().map(|user| user.name().to_string());
+        let names = names().into_iter().chain(own);
+        return beginning_with(current, names.map(|name| format!("{name}:")));
     };
     let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
     let entries = listed(peer, directory).unwrap_or_default();
@@ -175,13 +177,13 @@ fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
     let server = flag("--server").and_then(|server| server.into_string().ok());
     let server = server.or_else(|| env::var("M2Y_SERVER").ok());
     let server = server.and_then(|server| full_address(&server).ok());
-    let route = Route::to(&user, peer, server.as_deref()).ok()?;
+    let owner = Owner::find(&user, peer, server.as_deref()).ok()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build();
     let listing = async {
-        let peer = Peer::connect(&route, Arc::new(Unobserved) as Arc<dyn Observer>).await?;
+        let peer = owner.connect(Arc::new(Unobserved)).await?;
         let mut names = Vec::new();
         let mut listing = peer.list(directory, false)?;
         while let Some(entries) = listing.next().await {

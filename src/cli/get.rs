@@ -120,8 +120,8 @@ impl Get {
         let pace = self.limit.pace();
         for places in by_peer(&self.places) {
             let peer = places.first().map_or("", |place| &place.peer);
-            let route = match self.asker.route(peer) {
-                Ok(route) => route,
+            let owner = match self.asker.owner(peer) {
+                Ok(owner) => owner,
                 Err(error) if only => return Err(error),
                 Err(error) => {
                     for place in places {
@@ -130,7 +130,7 @@ impl Get {
                     continue;
                 }
             };
-            let mut link = Link::new(route.paced(pace.clone()), progress.clone(), false);
+            let mut link = Link::new(owner.paced(pace.clone()), progress.clone(), false);
             let mut meant = Vec::new();
             for place in places {
                 match self.matching(&mut link, place).await {

@@ -80,8 +80,15 @@ impl Ls {
         });
         shown.await.map_err(failed)?;
         if is_empty && path.is_empty() && !json {
-            let peer = &self.place.peer;
-            output::aside(format_args!("{peer} shares nothing with you at the moment"));
+            let name = &self.place.peer;
+            match peer.is_own() {
+                true => output::aside(format_args!(
+                    "{name} has no folder yet: create one with `m2y folder create NAME`"
+                )),
+                false => {
+                    output::aside(format_args!("{name} shares nothing with you at the moment"))
+                }
+            }
         }
         Ok(())
     }

@@ -83,14 +83,14 @@ impl Put {
 
     async fn put(self, json: bool) -> Result<(), Failure> {
         let place = RemotePath::parse(&self.to).map_err(|e| Error::new(Code::Usage, e))?;
-        let route = self.asker.route(&place.peer)?.paced(self.limit.pace());
+        let owner = self.asker.owner(&place.peer)?.paced(self.limit.pace());
         let target = Target::new(place.path()?, self.to.ends_with('/'));
         let progress = Arc::new(Progress::default());
         if !self.no_progress && !self.quiet && !json {
             progress.begin(self.options.is_several(self.files.len()));
         }
         let voice = Voice::new(json, self.quiet);
-        let mut link = Link::new(route, progress.clone(), false);
+        let mut link = Link::new(owner, progress.clone(), false);
         let upload = Upload::new(self.options, progress.clone(), voice);
         let all = upload.run(&mut link, &self.files, target);
         let advice = "what was uploaded so far is kept: run the command again to resume";

@@ -1,4 +1,4 @@
-//! What is common to the commands that look at a contact's files.
+//! What is common to the commands that look at the files of a contact, or at one's own.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{RootArg, output, user_arg::UserArg};
 use crate::{
-    client::{Route, peer::Peer},
+    client::{owner::Owner, peer::Peer},
     error::{Code, Error, printable},
     observer::{Observer, Unobserved},
     root::{contact::full_address, name::Name, user::User},
@@ -29,9 +29,9 @@ pub struct Asker {
 /// `PEER:PATH`, or `PEER` for the top directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemotePath {
-    /// The contact.
+    /// The contact, or a user of the root.
     pub peer: String,
-    /// The path on the contact's server, as it was written.
+    /// The path there, as it was written.
     pub path: String,
 }
 
@@ -76,25 +76,22 @@ impl Asker {
         self.user.of(&self.root.open()?)
     }
 
-    /// The route to a contact.
-    pub fn route(&self, peer: &str) -> Result<Route, Error> {
-        Route::to(&self.user()?, peer, self.server.as_deref())
+    /// A contact, or a user of the root.
+    pub fn owner(&self, name: &str) -> Result<Owner, Error> {
+        Owner::find(&self.user()?, name, self.server.as_deref())
     }
 
-    /// A session with a contact's server.
-    pub async fn connect(&self, peer: &str) -> Result<Peer, Error> {
-        Peer::connect(
-            &self.route(peer)?,
-            Arc::new(Unobserved) as Arc<dyn Observer>,
-        )
-        .await
+    /// A session for the files of a contact, or of a user of the root.
+    pub async fn connect(&self, name: &str) -> Result<Peer, Error> {
+        let owner = self.owner(name)?;
+        owner.connect(Arc::new(Unobserved)).await
     }
 }
 
-/// A contact's server, with a session that begins when it is needed, and begins again after it was
+/// Someone's files, with a session that begins when it is needed, and begins again after it was
 /// cut.
 pub struct Link {
-    route: Route,
+    owner: Owner,
     observer: Arc<dyn Observer>,
     peer: Option<Peer>,
     /// Whether people are told that a session was cut.
@@ -103,9 +100,9 @@ pub struct Link {
 
 impl Link {
     /// A link without a session yet.
-    pub fn new(route: Route, observer: Arc<dyn Observer>, tells: bool) -> Self {
+    pub fn new(owner: Owner, observer: Arc<dyn Observer>, tells: bool) -> Self {
         Self {
-            route,
+            owner,
             observer,
             peer: None,
             tells,
@@ -119,16 +116,16 @@ impl Link {
         {
             return Ok(peer.clone());
         }
-        let peer = Peer::connect(&self.route, self.observer.clone()).await?;
+        let peer = self.owner.connect(self.observer.clone()).await?;
         if self.peer.replace(peer.clone()).is_some() && self.tells {
             output::aside("m2y: the connection was cut, connected again");
         }
         Ok(peer)
     }
 
-    /// The route to the contact.
-    pub fn route(&self) -> &Route {
-        &self.route
+    /// Whose files they are.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Whether there is no live session.
@@ -152,7 +149,7 @@ pub fn about(place: &RemotePath, error: Error) -> Error {
 /// Why something could not be done to a path. A server says the same of what is missing and of
 /// what this contact may not do; if the path can be seen, it is the second.
 pub async fn denied(peer: &Peer, path: &str, what: &str, error: Error) -> Error {
-    if error.code != Code::NotFound {
+    if error.code != Code::NotFound || peer.is_own() {
         return error;
     }
     match peer.stat(path).await {

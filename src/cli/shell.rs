@@ -116,8 +116,8 @@ impl ShellArgs {
         let mut interrupts = interrupts()?;
         let history = self.asker.user()?.path().join(HISTORY);
         let progress = Arc::new(Progress::default());
-        let route = self.asker.route(&self.place.peer)?;
-        let mut link = Link::new(route, progress.clone(), true);
+        let owner = self.asker.owner(&self.place.peer)?;
+        let mut link = Link::new(owner, progress.clone(), true);
         tokio::select! {
             peer = link.peer() => drop(peer?),
             _ = interrupts.recv() => return Err(interrupted().error.into()),

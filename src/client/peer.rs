@@ -1,4 +1,5 @@
-//! The files of a contact, as the contact's server shows them: a session for requests.
+//! The files of a contact, as the contact's server shows them: a session for requests. A user's own
+//! files are reached through one too, which this process answers itself.
 
 use std::{
     mem,
@@ -14,7 +15,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Opened, Route, open_asking};
+use super::{
+    Opened, Route, open_asking,
+    own::{self, OwnRoute},
+};
 use crate::{
     error::{Code, Error},
     observer::Observer,
@@ -37,6 +41,7 @@ pub struct Peer {
     /// Why the session ended, once it did.
     over: Arc<OnceLock<Error>>,
     work: Arc<Work>,
+    is_own: bool,
 }
 
 /// The task of a session. When nobody holds the session any more, it continues until it has said
@@ -119,7 +124,26 @@ impl Peer {
             asks,
             over,
             work: Arc::new(Work(Some(work))),
+            is_own: false,
         })
+    }
+
+    /// A session with oneself.
+    pub fn own(route: OwnRoute, observer: Arc<dyn Observer>) -> Self {
+        let (asks, asked) = mpsc::unbounded_channel();
+        let work = tokio::spawn(own::answer(route, observer, asked));
+        Self {
+            asks,
+            over: Arc::default(),
+            work: Arc::new(Work(Some(work))),
+            is_own: true,
+        }
+    }
+
+    /// Whether it is a session with oneself: what is refused there is refused for no contact's
+    /// sake.
+    pub fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// Ends the session at once, whatever is under way; files resume later where they are.

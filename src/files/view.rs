@@ -7,11 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest, Sha256};
-use tracing::error;
-
 use super::{
-    Answer, Fetched, Put, exists, failed,
+    Answer, Fetched, Put, exists, failed, is_pending,
     listing::{Listing, entry},
     missing, refused,
     tree::Tree,
@@ -31,11 +28,8 @@ use crate::{
         tree::{Hides, Shown, TreePath, open_below},
         user::User,
     },
-    store::{self, Reader, Stat, Stores, local::LocalStore, prefix::prefix_digest},
-    wire::{
-        record::MAX_BODY,
-        request::{Coming, Held, Page, Reply, Request},
-    },
+    store::{self, Stat, Stores, local::LocalStore},
+    wire::request::{Held, Page, Reply, Request},
 };
 
 /// The directory of a user with one directory for each contact.
@@ -117,17 +111,7 @@ impl<'a> View<'a> {
             shown = shown.without(hides.clone()?);
         }
         let store = self.stores.of(folder);
-        let (delivered, names) = (
-            self.delivered.clone(),
-            (folder.user().name().clone(), folder.name().clone()),
-        );
-        let is_pending = Arc::new(move |file: &str| {
-            let pending = delivered.is_pending((names.0.as_str(), names.1.as_str()), file);
-            pending.unwrap_or_else(|error| {
-                error!("{error}");
-                true
-            })
-        });
+        let is_pending = is_pending(self.delivered, folder);
         Some((Tree::of_folder(folder, store, shown, is_pending), rights))
     }
 
@@ -261,32 +245,7 @@ impl<'a> View<'a> {
             return Err(missing());
         }
         let contents = tree.open(&path).map_err(|e| refused(&e))?;
-        let stat = contents.stat().map_err(|e| refused(&e))?;
-        let version = contents.version().map_err(|e| refused(&e))?;
-        let tag = tag_of(&version);
-        let mut crc = crc32fast::Hasher::new();
-        let mut offset = 0;
-        if let Some(held) = held
-            && held.version == tag
-            && held.bytes < stat.size
-            && held.bytes.is_multiple_of(MAX_BODY as u64)
-            && let Ok((digest, so_far)) = prefix_digest(Reader::new(&*contents), held.bytes)
-            && digest == held.digest
-        {
-            (crc, offset) = (so_far, held.bytes);
-        }
-        Ok(Fetched {
-            coming: Coming {
-                size: stat.size,
-                modified: stat.modified,
-                version: tag,
-                offset,
-            },
-            contents: contents.into(),
-            version,
-            crc,
-            path: asked.to_owned(),
-        })
+        Fetched::new(contents, held, asked).map_err(|e| refused(&e))
     }
 
     /// Checks whether a file may get a path.
@@ -413,12 +372,6 @@ impl<'a> View<'a> {
             Request::Rename { path, to } => Answer::Reply(self.rename(path, to)?),
         })
     }
-}
-
-/// A text that differs for every version of a file, and tells a peer nothing else about it.
-fn tag_of(version: &str) -> String {
-    let digest = Sha256::digest(version);
-    hex::encode(digest.get(..16).unwrap_or_default())
 }
 
 /// What a request is for the hooks of a folder. What is hidden from listings cannot be fetched or

@@ -20,7 +20,7 @@ use super::{
     sent, signed,
     withheld::WithheldFiles,
 };
-use crate::{clock, meta::TransferId};
+use crate::{clock, meta::TransferId, root::Root};
 
 /// How long a transfer is remembered: nobody retries for longer.
 pub const KEPT: Duration = Duration::from_secs(90 * 86_400);
@@ -124,6 +124,12 @@ impl DeliveredBefore {
     pub fn new(journal: &Journal) -> Result<Self, JournalError> {
         let db = Arc::new(Mutex::new(journal.reader()?));
         Ok(Self(db, journal.withheld.clone()))
+    }
+
+    /// Looks into the journal of a root, which a server may be writing; `None` if there is none.
+    pub fn look(root: &Root) -> Result<Option<Self>, JournalError> {
+        let db = super::look(root)?;
+        Ok(db.map(|db| Self(Arc::new(Mutex::new(db)), WithheldFiles::default())))
     }
 
     /// What is known of a transfer that ended before.

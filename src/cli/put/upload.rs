@@ -22,7 +22,7 @@ use crate::{
         remote::Link,
         tally::{Item, Tally, Through, Voice, Way},
     },
-    client::put::put_all,
+    client::owner::Owner,
     error::{Code, Error, printable},
     json::Value,
     meta::Meta,
@@ -175,17 +175,14 @@ impl Upload {
         }
         let (give, mut jobs) = mpsc::channel(AHEAD);
         let (results, told) = mpsc::unbounded_channel();
-        let route = link.route().clone();
-        let peer = route.peer().to_owned();
+        let owner = link.owner().clone();
+        let whose = owner.clone();
         let observer: Arc<dyn Observer> = self.progress.clone();
-        let putting = async move {
-            let stop = std::future::pending();
-            put_all(&route, &mut jobs, &results, &observer, stop).await
-        };
+        let putting = async move { owner.put_all(&mut jobs, &results, &observer).await };
         let (given, put, ()) = tokio::join!(
             self.give(link, named, target, give),
             putting,
-            self.take(&peer, told)
+            self.take(&whose, told)
         );
         put.and(given)
     }
@@ -210,8 +207,8 @@ impl Upload {
         let mut opener = Opener {
             walk: Walk::new(named, self.options.recursive),
             unmade: HashSet::new(),
-            user: link.route().user().clone(),
-            peer: link.route().peer().to_owned(),
+            user: link.owner().user().clone(),
+            peer: link.owner().name().to_owned(),
             conflict: self.options.conflict.conflict(),
             target,
         };
@@ -288,7 +285,7 @@ impl Upload {
     /// Takes notice of what became of files.
     async fn take(
         &self,
-        peer: &str,
+        whose: &Owner,
         mut told: mpsc::UnboundedReceiver<(Put, Result<Meta, Error>, Duration)>,
     ) {
         while let Some((mut job, result, took)) = told.recv().await {
@@ -345,7 +342,7 @@ impl Upload {
                             };
                             Error::new(error.code, format!("{}: {advice}", error.sentence))
                         }
-                        Code::NotFound => {
+                        Code::NotFound if !whose.is_own() => {
                             let above = path.rsplit_once('/').map_or("", |(above, _)| above);
                             let sentence = format!(
                                 "{} does not exist, or you may not upload to it",
@@ -353,7 +350,7 @@ impl Upload {
                             );
                             Error::new(error.code, sentence)
                         }
-                        Code::Refused => error.within(format_args!("rejected by {peer}")),
+                        Code::Refused => error.within(format_args!("rejected by {}", whose.name())),
                         _ => error,
                     }
                     .within(printable(&path, 300));

@@ -9,7 +9,12 @@ use crate::{
     meta::{FileKey, TransferId},
     session::{LARGE_FILE, LARGE_RECEIVE_BUFFER, RECEIVE_BUFFER},
     transfer::{
-        receive::{download::Downloaded, error::ReceiveError, target::Incoming, wanted::Wanted},
+        receive::{
+            download::{Downloaded, not_stored},
+            error::ReceiveError,
+            target::Incoming,
+            wanted::Wanted,
+        },
         send::job::Job,
     },
     wire::{
@@ -149,21 +154,6 @@ fn announced(
     let offset = coming.offset;
     let crc = wanted.expect(coming).map_err(ReceiveError::Store)?;
     Ok(Some(Incoming::new(blocks, wanted, offset, crc.into())))
-}
-
-fn not_stored(error: &io::Error) -> Error {
-    let code = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::Later,
-        _ => Code::Failed,
-    };
-    let sentence = match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            "a different file of that name exists: use --conflict overwrite, rename or skip"
-                .to_owned()
-        }
-        _ => format!("the file cannot be stored: {error}"),
-    };
-    Error::new(code, sentence)
 }
 
 /// Why a file did not come, for a person.

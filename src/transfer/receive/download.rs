@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::{error::ReceiveError, target::Target};
 use crate::{
     crypto::random,
+    error::{Code, Error},
     json::{self, Map, Value},
     root::{
         conflict::{self, Conflict},
@@ -313,4 +314,20 @@ pub fn complete(mut files: Vec<(Download, u32)>) -> Vec<io::Result<Downloaded>> 
         .zip(synced)
         .map(|(named, synced)| named.and_then(|downloaded| synced.map(|()| downloaded)))
         .collect()
+}
+
+/// Why a file could not be stored here, for a person.
+pub fn not_stored(error: &io::Error) -> Error {
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::Later,
+        _ => Code::Failed,
+    };
+    let sentence = match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            "a different file of that name exists: use --conflict overwrite, rename or skip"
+                .to_owned()
+        }
+        _ => format!("the file cannot be stored: {error}"),
+    };
+    Error::new(code, sentence)
 }

@@ -157,7 +157,8 @@ pub fn unreadable(error: &io::Error) -> Error {
     Error::new(Code::Failed, format!("cannot read the file: {error}"))
 }
 
-fn changed() -> Error {
+/// The file of a sender is no longer the one that was opened.
+pub fn changed() -> Error {
     Error::new(
         Code::Failed,
         "the file changed while it was on its way: try again when it is complete",

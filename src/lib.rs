@@ -43,11 +43,11 @@
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
 //! | [`guide`] | the guide for people, which `m2y guide` shows |
-//! | [`client`] | opening a session as the side that asks; the queue of a route; the outbox; a contact's folder as a [member](client::member) of a store |
+//! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; a contact's folder as a [member](client::member) of a store |
 //! | [`server`] | connections, strangers and contacts; answering an opening; metrics |
 //! | [`session`] | records both ways after the opening: the engine and its two roles |
 //! | [`transfer`] | the transfer of one file: the sending and the receiving half |
-//! | [`files`] | what a contact may see and change |
+//! | [`files`] | what a contact may see and change, and what users do in their own folders |
 //! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |
 //! | [`delivery`] | e-mails, webhooks and requests of scripts: one attempt, and whether another makes sense |
 //! | [`observer`] | what someone watching transfers is told |

@@ -1,4 +1,4 @@
-//! `m2y mkdir`, `m2y rm`, `m2y mv`: changes to the files of a contact.
+//! `m2y mkdir`, `m2y rm`, `m2y mv`: changes to the files of a contact, or to one's own.
 
 use std::collections::HashMap;
 
@@ -23,6 +23,8 @@ use crate::{
 const MAX_INSIDE: usize = 100_000;
 
 /// Create directories in a folder that a contact shares with you
+///
+/// ME:FOLDER, with your own name, is your own folder.
 #[derive(Debug, Args)]
 pub struct Mkdir {
     #[command(flatten)]
@@ -36,6 +38,8 @@ pub struct Mkdir {
 }
 
 /// Remove files or empty directories in a folder that a contact shares with you
+///
+/// ME:FOLDER, with your own name, is your own folder.
 #[derive(Debug, Args)]
 pub struct Rm {
     #[command(flatten)]
@@ -51,7 +55,8 @@ pub struct Rm {
 
 /// Rename or move a file or directory within a folder that a contact shares with you
 ///
-/// Nothing is overwritten: the new path must be free.
+/// Nothing is overwritten: the new path must be free. ME:FOLDER, with your own name, is your own
+/// folder.
 #[derive(Debug, Args)]
 pub struct Mv {
     #[command(flatten)]

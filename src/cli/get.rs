@@ -26,7 +26,7 @@ use crate::error::Error;
 ///
 /// Identical files are skipped, and a broken download resumes when you fetch the file
 /// again. A different file of the same name stays, unless --conflict says otherwise.
-/// Modification times are kept.
+/// Modification times are kept. ME:FOLDER, with your own name, is your own folder.
 ///
 ///   m2y get roland-frei:photo/a.jpg
 ///   m2y get -o here -r roland-frei:photo/2026

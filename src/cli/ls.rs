@@ -22,7 +22,7 @@ const SORTED: usize = 10_000;
 /// Show what a contact shares with you
 ///
 /// Without a path: the folders that you may look into, and the files that lie ready for
-/// you. Directories end with a slash.
+/// you. Directories end with a slash. ME:FOLDER, with your own name, is your own folder.
 ///
 ///   m2y ls roland-frei
 ///   m2y ls -l roland-frei:photo/2026

@@ -25,6 +25,7 @@ use crate::error::{Code, Error};
 /// The hooks of that folder examine each file and may reject it. Identical files are
 /// skipped, and a broken upload resumes when you put the file again. A different file of
 /// the same name stays, unless --conflict says otherwise. Modification times are kept.
+/// ME:FOLDER, with your own name, is your own folder: hooks are not asked about that.
 ///
 ///   m2y put a.jpg roland-frei:photo/2026
 ///   m2y put a.jpg roland-frei:photo/2026/b.jpg

@@ -69,9 +69,8 @@ struct Answering {
 /// Where the outcome of a file that is fetched goes.
 type Done = oneshot::Sender<Result<Downloaded, Error>>;
 
-/// A file whose bytes are under way to their folder.
-struct Storing {
-    at: usize,
+/// A file whose bytes are in its folder, hidden, and not durable yet.
+struct Copied {
     put: Box<OwnPut>,
     crc: u32,
 }
@@ -307,17 +306,15 @@ impl Answering {
     fn store_all<J: Job>(&self, mut jobs: Vec<J>, is_wanted: &dyn Fn() -> bool) -> Vec<Sent<J>> {
         let begun = Instant::now();
         let mut results: Vec<Result<Meta, Error>> = Vec::with_capacity(jobs.len());
-        let mut storing = Vec::new();
+        let mut copied = Vec::new();
         for (at, job) in jobs.iter_mut().enumerate() {
             let taken = self.take(job, is_wanted);
-            results.push(taken.map(|(meta, put)| {
-                if let Some((put, crc)) = put {
-                    storing.push(Storing { at, put, crc });
-                }
+            results.push(taken.map(|(meta, new)| {
+                copied.extend(new.map(|new| (at, new)));
                 meta
             }));
         }
-        for (at, placed) in place_all(storing) {
+        for (at, placed) in place_all(copied) {
             let (Some(job), Some(result)) = (jobs.get_mut(at), results.get_mut(at)) else {
                 continue;
             };
@@ -340,7 +337,7 @@ impl Answering {
         &self,
         job: &mut J,
         is_wanted: &dyn Fn() -> bool,
-    ) -> Result<(Meta, Option<(Box<OwnPut>, u32)>), Error> {
+    ) -> Result<(Meta, Option<Copied>), Error> {
         let meta = job.meta()?;
         let (_, asked) = job.ask(&meta);
         let Ok(Request::Put {
@@ -373,7 +370,7 @@ impl Answering {
             Failure::Source(error) => error,
             Failure::Sink(error) => refused(&error),
         })?;
-        Ok((meta, Some((put, crc))))
+        Ok((meta, Some(Copied { put, crc })))
     }
 }
 
@@ -381,18 +378,18 @@ impl Answering {
 type Placed = Result<(String, u32), Error>;
 
 /// Makes files durable and publishes them; returns what became of each, by its number.
-fn place_all(mut storing: Vec<Storing>) -> Vec<(usize, Placed)> {
-    let mut unflushed: Vec<Unflushed<'_>> = storing
+fn place_all(mut copied: Vec<(usize, Copied)>) -> Vec<(usize, Placed)> {
+    let mut unflushed: Vec<Unflushed<'_>> = copied
         .iter_mut()
-        .map(|one| Unflushed {
+        .map(|(_, one)| Unflushed {
             sink: Some(one.put.sink()),
             document: None,
         })
         .collect();
     let flushed = flush::flush(&mut unflushed);
-    let mut placed = Vec::with_capacity(storing.len());
+    let mut placed = Vec::with_capacity(copied.len());
     let mut names: HashMap<String, (Arc<dyn Store>, Vec<ContentPath>)> = HashMap::new();
-    for (one, flushed) in storing.iter_mut().zip(flushed) {
+    for ((at, one), flushed) in copied.iter_mut().zip(flushed) {
         let result = flushed.map_err(|e| refused(&e));
         let result = result.and_then(|()| one.put.place()).map(|path| {
             let (folder, store) = one.put.folder();
@@ -403,7 +400,7 @@ fn place_all(mut storing: Vec<Storing>) -> Vec<(usize, Placed)> {
             paths.push(path);
             shown
         });
-        placed.push((one.at, one.crc, result));
+        placed.push((*at, one.crc, result));
     }
     let settled: HashMap<String, io::Result<()>> = names
         .into_iter()

@@ -91,6 +91,15 @@ serve() { # ROOT
     read -r _ _ ADDRESS <"$W/said" || die "m2y serve does not start: $(cat "$W/serve.log")"
 }
 
+# Below the ports that the system gives to clients.
+free_port() {
+    local p
+    while p=$((RANDOM % 12000 + 20000)); do
+        (: <"/dev/tcp/127.0.0.1/$p") 2>/dev/null || break
+    done
+    echo $p
+}
+
 # Ends a server of ours that the figures to come do not need.
 end() { # PID
     local p left=()

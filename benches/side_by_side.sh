@@ -87,14 +87,6 @@ have() { # TOOL PROGRAM ...
         command -v "$program" >/dev/null || { missing "$1 ($program is not installed)"; return 1; }
     done
 }
-# Below the ports that the system gives to clients.
-free_port() {
-    local p
-    while p=$((RANDOM % 12000 + 20000)); do
-        (: <"/dev/tcp/127.0.0.1/$p") 2>/dev/null || break
-    done
-    echo $p
-}
 up() { # COMMAND ...: waits until it succeeds
     for _ in {1..25}; do
         "$@" >/dev/null 2>"$W/up.log" && return

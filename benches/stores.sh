@@ -31,14 +31,6 @@ ROOT=$W/root
 people "$ROOT"
 machine
 
-free_port() {
-    local p
-    while p=$((RANDOM % 12000 + 20000)); do
-        (: <"/dev/tcp/127.0.0.1/$p") 2>/dev/null || break
-    done
-    echo $p
-}
-
 # Clock ticks that a process and its ended children have used.
 ticks() { # PID
     awk '{ print $14 + $15 + $16 + $17 }' "/proc/$1/stat" 2>/dev/null || echo 0

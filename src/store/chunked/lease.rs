@@ -38,6 +38,9 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(15);
 /// How old a renewal may be for a write to rely on it.
 const FRESH: Duration = Duration::from_secs(20);
 
+/// How old the renewal may be at the end of a write.
+const RELIABLE: Duration = Duration::from_secs(45);
+
 /// Notes of the index: the number of the lease, when it was renewed (milliseconds since 1970), and
 /// its beats.
 const FENCE: &str = "fence";
@@ -161,23 +164,36 @@ impl Core {
     /// Makes sure that this server may write. What it writes is under the lease whose number the
     /// index has.
     pub(super) fn hold(self: &Arc<Self>) -> io::Result<()> {
+        self.renew_after(FRESH)
+    }
+
+    /// Makes sure that what was written since [`Self::hold`] was written under the lease: another
+    /// server takes over only after a silence, and then reads all that was written before.
+    pub(super) fn still_holds(self: &Arc<Self>) -> io::Result<()> {
+        self.renew_after(RELIABLE)
+    }
+
+    /// Renews the lease, if its last renewal is older than this.
+    fn renew_after(self: &Arc<Self>, age: Duration) -> io::Result<()> {
         let fence: u64 = self.number(FENCE)?;
-        let age = clock::millis().checked_sub(self.number(RENEWED)?);
-        if fence > 0 && age.is_some_and(|age| Duration::from_millis(age) < FRESH) {
-            return Ok(());
+        let since = clock::millis().checked_sub(self.number(RENEWED)?);
+        match since.map(Duration::from_millis) {
+            Some(since) if fence > 0 && since < age => Ok(()),
+            _ => self.renew(),
         }
-        self.renew()
     }
 
     /// Renews the lease, or gets it.
     pub(super) fn renew(self: &Arc<Self>) -> io::Result<()> {
         let fence: u64 = self.number(FENCE)?;
         let beat = self.number(BEAT)? + 1;
+        // Others count from when they can see it.
+        let begun = clock::millis();
         let this = self.clone();
         let (fence, beat) = runtime::run(async move { this.get_lease(fence, beat).await })??;
         self.index.set_note(BEAT, signed(beat))?;
         self.index.set_note(FENCE, signed(fence))?;
-        self.index.set_note(RENEWED, signed(clock::millis()))
+        self.index.set_note(RENEWED, signed(begun))
     }
 
     fn number(&self, key: &str) -> io::Result<u64> {

@@ -45,7 +45,10 @@ impl Core {
             let mut batch = self.index.unwritten(Which::Unsettled, BATCH)?;
             let first = batch.first().map(is_tombstone);
             let Some(first) = first else {
-                return Ok(());
+                return match is_safe {
+                    true => self.still_holds(),
+                    false => Ok(()),
+                };
             };
             if !is_safe {
                 // The index must not fall behind the members.

@@ -85,6 +85,7 @@ impl Put {
     async fn put(self, json: bool) -> Result<(), Failure> {
         let place = RemotePath::parse(&self.to).map_err(|e| Error::new(Code::Usage, e))?;
         let owner = self.asker.owner(&place.peer)?.paced(self.limit.pace());
+        let is_own = owner.is_own();
         let target = Target::new(place.path()?, self.to.ends_with('/'));
         let progress = Arc::new(Progress::default());
         if !self.no_progress && !self.quiet && !json {
@@ -94,7 +95,10 @@ impl Put {
         let mut link = Link::new(owner, progress.clone(), false);
         let upload = Upload::new(self.options, progress.clone(), voice);
         let all = upload.run(&mut link, &self.files, target);
-        let advice = "what was uploaded so far is kept: run the command again to resume";
+        let advice = match is_own {
+            true => "files that were stored so far are kept: run the command again for the rest",
+            false => "what was uploaded so far is kept: run the command again to resume",
+        };
         let result = progress.watch(all, advice).await;
         progress.end();
         let (ended, _) = upload.end();

@@ -46,6 +46,12 @@ impl Pace {
         usize::try_from(step.clamp(1, MOST)).unwrap_or(usize::MAX)
     }
 
+    /// How long nothing may be moved, for a thread that waits by itself.
+    pub fn rest(&self) -> Duration {
+        let paid = *self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        paid.saturating_duration_since(Instant::now())
+    }
+
     /// This many bytes were moved. The unused part of the last moment counts too.
     pub fn spend(&self, bytes: usize) {
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);

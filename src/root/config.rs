@@ -1,7 +1,7 @@
 //! `m2y.config`: which scripts run at which event of a folder, and their settings.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -249,6 +249,13 @@ impl Config {
         self.section(section)
             .map(|(key, _)| key.to_owned())
             .collect()
+    }
+
+    /// The scripts and programs of all events: files of the folder's own directory that are no
+    /// contents.
+    pub fn hooks(&self) -> BTreeSet<String> {
+        let sections = EVENT_SECTIONS.iter();
+        sections.flat_map(|section| self.scripts(section)).collect()
     }
 
     /// The lines of `[OnSchedule]`.

@@ -213,7 +213,10 @@ impl Stores {
                     };
                     (member.clone(), opened)
                 });
-                Ok(Holders::Stripe(Stripe::new(members, striped.write)))
+                Ok(Holders::Stripe(Box::new(Stripe::new(
+                    members,
+                    striped.write,
+                ))))
             }
             one => Ok(Holders::One {
                 name: name.to_owned(),
@@ -343,8 +346,10 @@ fn wanted(folder: &Folder) -> io::Result<Option<FolderStore>> {
 
 /// Whether there are contents in the folder's own directory.
 fn has_files(folder: &Folder) -> io::Result<bool> {
+    // Programs are hooks, and stay.
+    let hooks = folder.config().map_err(io::Error::other)?.hooks();
     let mut names = LocalStore::new(folder.dir()).names(&Default::default())?;
-    Ok(names.next().is_some())
+    Ok(names.any(|name| !name.is_ok_and(|(name, _)| hooks.contains(&name))))
 }
 
 /// A store other than this one that the folder has an index for.

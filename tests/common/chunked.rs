@@ -81,7 +81,10 @@ impl Members {
             })
             .collect();
         match <[_; 4]>::try_from(named) {
-            Ok(four) => Holders::Stripe(Stripe::new(four, 3).with_deadline(self.deadline)),
+            Ok(four) => {
+                let stripe = Stripe::new(four, 3).with_deadline(self.deadline);
+                Holders::Stripe(Box::new(stripe))
+            }
             Err(mut one) => {
                 let (name, member) = one.remove(0);
                 Holders::One { name, member }

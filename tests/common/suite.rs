@@ -12,8 +12,11 @@ use m2y::store::{ContentPath, Existing, Kind, PartialName, Reader, Store, Target
 /// A store that is empty, and what keeps it alive.
 pub type Made = (Arc<dyn Store>, Box<dyn Any>);
 
+/// What checks one.
+pub type Promise = fn(Made);
+
 /// All promises with their names.
-pub const PROMISES: [(&str, fn(Made)); 10] = [
+pub const PROMISES: [(&str, Promise); 10] = [
     (
         "a_file_appears_whole_and_only_when_it_is_published",
         a_file_appears_whole_and_only_when_it_is_published,

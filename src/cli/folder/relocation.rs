@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     io,
     path::Path,
     sync::{
@@ -27,7 +27,7 @@ use crate::{
         folder_store::{FolderStore, LOCAL, SECTION, Source},
     },
     store::{
-        ContentPath, Kind, Store,
+        ContentPath, Kind, Stat, Store,
         chunked::index,
         local::LocalStore,
         moving::{Carried, Moving},
@@ -62,6 +62,8 @@ struct Relocation<'a> {
     moving: Moving,
     from: Arc<dyn Store>,
     documents: HashMap<String, String>,
+    /// Programs in the folder's own directory, which stay there.
+    hooks: BTreeSet<String>,
     files: AtomicU64,
     bytes: AtomicU64,
 }
@@ -131,6 +133,10 @@ impl Move {
         };
         let relocation = Relocation {
             documents: documents(&folder).map_err(|e| failed(&e))?,
+            hooks: match source {
+                Source::Local => folder.config()?.hooks(),
+                Source::Store(_) => BTreeSet::new(),
+            },
             folder: &folder,
             moving: Moving::new(from.clone(), to),
             from,
@@ -242,7 +248,11 @@ impl Relocation<'_> {
                         break;
                     }
                 };
-                for entry in listing {
+                let stays = |entry: &io::Result<(String, Stat)>| match entry {
+                    Ok((name, _)) => here.is_root() && self.hooks.contains(name),
+                    Err(_) => false,
+                };
+                for entry in listing.filter(|entry| !stays(entry)) {
                     let put = entry.and_then(|(name, stat)| {
                         let path = here.join(&name)?;
                         match stat.kind {

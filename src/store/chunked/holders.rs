@@ -48,7 +48,7 @@ pub enum Holders {
         member: Arc<dyn Member>,
     },
     /// Four, any two of which rebuild what they hold.
-    Stripe(Stripe),
+    Stripe(Box<Stripe>),
 }
 
 impl Holders {

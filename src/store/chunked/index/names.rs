@@ -299,13 +299,12 @@ fn free<'a>(
     };
     match find(db, &parent, name)? {
         None => {}
-        Some(there) if there.is_file && to.existing == Existing::Replace => {
-            // Onto itself only the time changes.
-            if moved != Some(&there.id) {
-                release(db, &there.id, (&parent, name, &to.path), rules)?;
-            }
+        Some(there) if !there.is_file || to.existing == Existing::Keep => {
+            return Ok(Err(io::ErrorKind::AlreadyExists));
         }
-        Some(_) => return Ok(Err(io::ErrorKind::AlreadyExists)),
+        // Onto itself only the time changes.
+        Some(there) if moved == Some(&there.id) => {}
+        Some(there) => release(db, &there.id, (&parent, name, &to.path), rules)?,
     }
     Ok(Ok((parent, name)))
 }

@@ -128,7 +128,7 @@ impl Holders {
                 let expected = len + tags;
                 // One byte more tells a chunk that is too long.
                 let got = member.get(key, Some(0..expected as u64 + 1)).await;
-                let mut bytes = got.map_err(|error| of(name, error))?.to_vec();
+                let mut bytes: Vec<u8> = got.map_err(|error| of(name, error))?.into();
                 let digest: Digest = Sha256::digest(&bytes).into();
                 if bytes.len() != expected || digests.first() != Some(&digest) {
                     return Err(damaged(&format!(

@@ -1,7 +1,7 @@
 //! What a server knows of a folder whose contents are elsewhere: names, files, chunks, and what
 //! is still to be written or removed there.
 //!
-//! A [database] in the folder's own directory. It is a copy of what the manifests say, ahead of
+//! A [database](crate::database) in the folder's own directory. It is a copy of what the manifests say, ahead of
 //! them by what is not written yet; [`recover`](super::recover) makes it anew from them. With it a
 //! directory is listed, and a file opened, without a request to a member and without a
 //! private-key operation.

@@ -190,7 +190,7 @@ impl ContactMember {
     ) -> MemberResult<()> {
         let contact = &self.folder.contact;
         match put.place() {
-            // That of an attempt before, of which nothing was heard, is ours.
+            // After a retry it may be ours: the answer to the first attempt was lost.
             Some((_, true)) if existing == Existing::Keep && !is_again => {
                 Err(MemberError::Exists(key.clone()))
             }
@@ -339,7 +339,7 @@ impl ContactMember {
         Ok(Some(objects))
     }
 
-    /// The first page of a directory; `None` if there is no such directory.
+    /// The first page of a directory; `None` if the directory does not exist.
     async fn begin(
         &self,
         at: Option<&ObjectKey>,

@@ -16,7 +16,7 @@ use crate::{
     store::member::{MemberError, MemberResult},
 };
 
-/// A session that opens, or has been opened: whoever needs it waits for the same one.
+/// A session, open or still opening. Every caller shares the same one.
 type Opening = Shared<BoxFuture<'static, MemberResult<Peer>>>;
 
 /// The way to a contact's server.

@@ -21,7 +21,7 @@ pub enum Place {
     Bucket(Bucket),
     /// A folder that a contact shares.
     Contact(ContactFolder),
-    /// Four others, any two of which rebuild what they hold.
+    /// Four other stores. Any two of them are enough to rebuild a file.
     Stripe(Striped),
 }
 

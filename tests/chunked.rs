@@ -411,6 +411,8 @@ fn a_member_that_hangs_costs_a_read_little_and_a_write_no_more_than_its_deadline
         let begun = Instant::now();
         assert_eq!(get(&members.open(), "f").unwrap(), bytes);
         assert!(begun.elapsed() < Duration::from_secs(2), "member {number}");
+        // The lease has to be renewed, too.
+        store.forget_renewal().unwrap();
         let begun = Instant::now();
         put(&store, &format!("g{number}"), &bytes);
         assert!(begun.elapsed() < Duration::from_secs(30), "member {number}");
@@ -563,6 +565,54 @@ fn a_second_server_is_refused_and_takes_over_after_the_first_fell_silent() {
     second.give_back().unwrap();
     let (fourth, _root) = recovered(&impatient);
     put(&fourth, "h", b"fourth");
+}
+
+#[test]
+fn a_directory_takes_no_files_place() {
+    let members = Members::one();
+    let store = members.open();
+    put(&store, "f", b"1");
+    make_dir(&store, "d");
+    make_dir(&store, "d/below");
+    let name = path("f");
+    let over = Target {
+        existing: Existing::Replace,
+        ..Target::free(&name)
+    };
+    assert!(store.rename(&path("d"), &over).is_err());
+    assert!(
+        store
+            .rename(&path("d"), &Target::free(&path("d/below/d")))
+            .is_err()
+    );
+    store.collect_before(i64::MAX).unwrap();
+    assert_eq!(get(&store, "f").unwrap(), b"1");
+    assert_eq!(
+        tree(&store).into_keys().collect::<Vec<_>>(),
+        ["d", "d/below", "f"]
+    );
+}
+
+#[test]
+fn what_one_member_lacks_is_written_while_another_is_away() {
+    let members = Members::four();
+    let store = members.open();
+    for away in [3, 1] {
+        members.test[away].set(Fault::Down);
+        for n in 0..300 {
+            put(&store, &format!("f{away}-{n:03}"), b"");
+        }
+        members.test[away].set(Fault::None);
+    }
+    members.test[3].set(Fault::Down);
+    let mended = store.mend().unwrap();
+    assert_eq!(
+        (mended.manifests, mended.reasons.len()),
+        (300, 1),
+        "{mended:?}"
+    );
+    members.test[3].set(Fault::None);
+    assert_eq!(store.mend().unwrap().manifests, 300);
 }
 
 #[test]

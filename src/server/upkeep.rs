@@ -43,8 +43,7 @@ const SCRUB_RATE: u64 = 16 << 20;
 /// What is remembered of a folder between two rounds.
 #[derive(Default)]
 struct Known {
-    /// What went wrong last, so that it is said once.
-    trouble: Option<String>,
+    troubles: Troubles,
     swept: Option<Instant>,
     is_scrubbing: Arc<AtomicBool>,
 }
@@ -56,39 +55,39 @@ pub async fn run(
     metrics: Arc<Metrics>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let mut known: HashMap<PathBuf, Known> = HashMap::new();
+    let looking = Looking {
+        root,
+        stores,
+        metrics,
+        stop: shutdown.clone(),
+    };
+    let mut troubles = Troubles::default();
+    let mut tending = task::spawn_blocking(HashMap::new);
     for round in 0_u32.. {
-        let (root, these, stop) = (root.clone(), stores.clone(), shutdown.clone());
-        let counts = (round % COUNTED == 0).then(|| metrics.clone());
-        let mut before = std::mem::take(&mut known);
-        let round = task::spawn_blocking(move || {
-            if root
-                .settings()
-                .is_ok_and(|settings| settings.stores.is_empty())
-            {
-                return before;
-            }
-            let mut counted = counts.as_ref().map(|_| Round::default());
-            for folder in root.folders().into_iter().flatten().flatten() {
-                if *stop.borrow() {
-                    break;
-                }
-                let known = before.entry(folder.path().to_owned()).or_default();
-                look_after(&folder, &these, known, counted.as_mut(), &stop);
-            }
-            if let (Some(metrics), Some(counted)) = (counts, counted) {
-                metrics.stores.set(counted);
-            }
-            before
-        });
-        known = round.await.unwrap_or_default();
+        let beating = looking.clone();
+        let beat = move || {
+            beating.each_folder(|folder, stores| {
+                let held = stores
+                    .and_then(|stores| stores.iter().try_for_each(|store| hold(folder, store)));
+                troubles.tell(folder, held);
+            });
+            troubles
+        };
+        troubles = task::spawn_blocking(beat).await.unwrap_or_default();
+        // What takes long must not keep the next beat waiting: a lease would end.
+        if tending.is_finished() {
+            let known = (&mut tending).await.unwrap_or_default();
+            let looking = looking.clone();
+            tending = task::spawn_blocking(move || looking.tend_all(known, round));
+        }
         tokio::select! {
             () = sleep(BEAT_EVERY) => {}
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
+    let _ = tending.await;
     let giving_back = move || {
-        for (path, store) in stores.all_open() {
+        for (path, store) in looking.stores.all_open() {
             if let Err(error) = store.give_back() {
                 warn!("{}: {error}", path.display());
             }
@@ -97,41 +96,95 @@ pub async fn run(
     let _ = task::spawn_blocking(giving_back).await;
 }
 
-fn look_after(
-    folder: &Folder,
-    stores: &Stores,
-    known: &mut Known,
-    counted: Option<&mut Round>,
-    stop: &watch::Receiver<bool>,
-) {
-    let result = match stores.elsewhere(folder) {
-        Ok(these) if these.is_empty() => return,
-        Ok(these) => {
-            if let (Some(counted), Some(store)) = (counted, these.first())
+/// Who looks after what.
+#[derive(Clone)]
+struct Looking {
+    root: Root,
+    stores: Stores,
+    metrics: Arc<Metrics>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Looking {
+    /// Does something with each folder that is in a store, and its stores or why they cannot be
+    /// opened.
+    fn each_folder(&self, mut work: impl FnMut(&Folder, io::Result<Vec<Arc<ChunkedStore>>>)) {
+        let settings = self.root.settings();
+        if settings.is_ok_and(|settings| settings.stores.is_empty()) {
+            return;
+        }
+        for folder in self.root.folders().into_iter().flatten().flatten() {
+            if *self.stop.borrow() {
+                return;
+            }
+            match self.stores.elsewhere(&folder) {
+                Ok(stores) if stores.is_empty() => {}
+                stores => work(&folder, stores),
+            }
+        }
+    }
+
+    fn tend_all(self, mut known: HashMap<PathBuf, Known>, round: u32) -> HashMap<PathBuf, Known> {
+        let mut counted = (round % COUNTED == 0).then(Round::default);
+        self.each_folder(|folder, stores| {
+            // Told at each beat.
+            let Ok(stores) = stores else {
+                return;
+            };
+            let known = known.entry(folder.path().to_owned()).or_default();
+            if let (Some(counted), Some(store)) = (&mut counted, stores.first())
                 && let Ok(status) = store.status()
             {
                 counted.add(store.name(), &status);
             }
-            these
-                .iter()
-                .try_for_each(|store| tend(folder, store, known, stop))
-        }
-        Err(error) => Err(error),
-    };
-    let name = format!("{}/{}", folder.user().name(), folder.name());
-    match result {
-        Ok(()) => {
-            if known.trouble.take().is_some() {
-                info!("{name}: its store works again");
+            for store in &stores {
+                let tended = tend(folder, store, known, &self.stop);
+                known.troubles.tell(folder, tended);
             }
+        });
+        if let Some(counted) = counted {
+            self.metrics.stores.set(counted);
         }
-        Err(error) => {
-            let error = error.to_string();
-            if known.trouble.as_ref() != Some(&error) {
+        known
+    }
+}
+
+/// What went wrong last with each folder, so that it is said once.
+#[derive(Default)]
+struct Troubles(HashMap<PathBuf, String>);
+
+impl Troubles {
+    fn tell(&mut self, folder: &Folder, result: io::Result<()>) {
+        let name = format!("{}/{}", folder.user().name(), folder.name());
+        let path = folder.path().to_owned();
+        match result.map_err(|error| error.to_string()) {
+            Ok(()) => {
+                if self.0.remove(&path).is_some() {
+                    info!("{name}: its store works again");
+                }
+            }
+            Err(error) if self.0.get(&path) == Some(&error) => {}
+            Err(error) => {
                 warn!("{name}: {error}");
-                known.trouble = Some(error);
+                self.0.insert(path, error);
             }
         }
+    }
+}
+
+/// Renews the lease. If another server had the folder since, what it wrote is read first.
+fn hold(folder: &Folder, store: &ChunkedStore) -> io::Result<()> {
+    match store.renew() {
+        Err(error) if is_behind(&error) => {
+            info!(
+                "{}: another server has written to it: reading what it wrote",
+                folder.name()
+            );
+            let private = folder.user().private_key().map_err(io::Error::other)?;
+            store.recover(&Arc::new(private), &|_, _| {})?;
+            store.renew()
+        }
+        renewed => renewed,
     }
 }
 
@@ -141,18 +194,6 @@ fn tend(
     known: &mut Known,
     stop: &watch::Receiver<bool>,
 ) -> io::Result<()> {
-    match store.renew() {
-        Err(error) if is_behind(&error) => {
-            info!(
-                "{}: another server has written to it: reading what it wrote",
-                folder.name()
-            );
-            let private = folder.user().private_key().map_err(io::Error::other)?;
-            store.recover(&Arc::new(private), &|_, _| {})?;
-            store.renew()?;
-        }
-        renewed => renewed?,
-    }
     let mended = store.mend()?;
     if mended.chunks + mended.manifests > 0 {
         info!(

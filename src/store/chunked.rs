@@ -181,7 +181,7 @@ impl ChunkedStore {
         self.core.forget_renewal()
     }
 
-    /// Gives the lease back, if this process got it: the next server need not wait.
+    /// Gives the lease back, if this root has it: the next server need not wait.
     pub fn give_back(&self) -> io::Result<()> {
         self.core.give_back()
     }

@@ -101,7 +101,8 @@ impl Contents for ChunkedContents {
         if buffer.is_empty() || offset >= self.file.contents.size {
             return Ok(0);
         }
-        let place = self.starts.partition_point(|start| *start <= offset) - 1;
+        let place = self.starts.partition_point(|start| *start <= offset);
+        let place = place.checked_sub(1).ok_or(io::ErrorKind::UnexpectedEof)?;
         let (Some(start), Some(chunk)) =
             (self.starts.get(place), self.file.contents.chunks.get(place))
         else {

@@ -13,8 +13,8 @@ use crate::store::{
     stripe::{ChunkAt, Digest, Stripe, StripeError, code::MEMBERS},
 };
 
-/// How long one member may take for a document that is written once more, or removed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one member may take for a document, or for a page of a listing: less than a lease lasts.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A set of members, as bits.
 pub type Members = u8;
@@ -233,10 +233,7 @@ impl Holders {
                 match tokio::time::timeout(PATIENCE, working).await {
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some((number, format!("{name}: {error}"))),
-                    Err(_) => {
-                        let seconds = PATIENCE.as_secs();
-                        Some((number, format!("{name}: no answer within {seconds} s")))
-                    }
+                    Err(_) => Some((number, format!("{name}: {}", silent()))),
                 }
             }
         });
@@ -269,10 +266,7 @@ impl Holders {
         let getting = members.iter().map(|(_, member)| async {
             match tokio::time::timeout(PATIENCE, member.get(key, None)).await {
                 Ok(got) => got,
-                Err(_) => Err(MemberError::Unreachable(format!(
-                    "no answer within {} s",
-                    PATIENCE.as_secs()
-                ))),
+                Err(_) => Err(silent()),
             }
         });
         join_all(getting).await
@@ -291,10 +285,13 @@ impl Holders {
             return Ok(());
         };
         let mut objects = member.list(Some(directory));
-        while let Some(object) = objects.next().await {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, objects.next()).await;
+            let Some(object) = next.map_err(|_| of(name, silent()))? else {
+                return Ok(());
+            };
             each(object.map_err(|error| of(name, error))?)?;
         }
-        Ok(())
     }
 
     /// Bytes of files that still fit; `None` if the members do not know.
@@ -356,6 +353,12 @@ pub fn numbers(members: Members) -> Vec<usize> {
     (0..MEMBERS)
         .filter(|number| members & bit(*number) != 0)
         .collect()
+}
+
+/// Why there is no answer.
+fn silent() -> MemberError {
+    let seconds = PATIENCE.as_secs();
+    MemberError::Unreachable(format!("no answer within {seconds} s"))
 }
 
 fn of(name: &str, error: MemberError) -> io::Error {

@@ -88,7 +88,7 @@ CREATE TABLE IF NOT EXISTS chunks (
     missing INTEGER NOT NULL,
     PRIMARY KEY (file, place)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS chunks_missing ON chunks (file) WHERE missing <> 0;
+CREATE INDEX IF NOT EXISTS chunks_missing ON chunks (id) WHERE missing <> 0;
 CREATE UNIQUE INDEX IF NOT EXISTS chunks_id ON chunks (id);
 CREATE TABLE IF NOT EXISTS partials (
     name    TEXT PRIMARY KEY,
@@ -226,6 +226,12 @@ impl Index {
     /// Looks something up.
     fn look<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> io::Result<T> {
         work(&self.lock()).map_err(|e| failed(e.into()))
+    }
+
+    /// Looks through everything, on a connection of its own: readers need not wait.
+    fn survey<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> io::Result<T> {
+        let db = self.database.reader().map_err(failed)?;
+        work(&db).map_err(|e| failed(e.into()))
     }
 
     /// Changes something. What is durable survives a loss of power, with all that was written

@@ -9,13 +9,11 @@
 
 use std::{
     io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use hyper::body::Bytes;
 use subtle::ConstantTimeEq;
 
@@ -69,8 +67,6 @@ pub struct Holding {
     holder: [u8; 16],
     silence: Duration,
     seen: Mutex<Option<Seen>>,
-    /// Whether this process made the lease.
-    is_ours: AtomicBool,
 }
 
 /// Why there is no lease.
@@ -100,7 +96,6 @@ impl Holding {
             holder: derive(b"", identity, b"m2y store lease holder"),
             silence,
             seen: Mutex::default(),
-            is_ours: AtomicBool::new(false),
         }
     }
 
@@ -204,20 +199,30 @@ impl Core {
     /// The highest lease that members know of, of which so many have to answer.
     async fn latest_lease(&self, needed: usize) -> io::Result<Option<(u64, Option<Lease>)>> {
         let directory = self.folder.directory(Some(LEASES));
-        let (mut highest, mut unknown, mut reasons) = (0, 0, Vec::new());
-        for number in 0..self.holders.count() {
-            let listed = self.holders.list(number, &directory, |object| {
-                let fence = object.key.as_str().rsplit_once('/');
-                let fence = fence.and_then(|(_, fence)| fence.parse().ok());
-                highest = highest.max(fence.unwrap_or(0));
-                Ok(())
-            });
-            if let Err(error) = listed.await {
-                unknown |= bit(number);
-                reasons.push(error.to_string());
+        let listing = (0..self.holders.count()).map(|number| {
+            let directory = &directory;
+            async move {
+                let mut highest = 0;
+                let listed = self.holders.list(number, directory, |object| {
+                    let fence = object.key.as_str().rsplit_once('/');
+                    let fence = fence.and_then(|(_, fence)| fence.parse().ok());
+                    highest = highest.max(fence.unwrap_or(0));
+                    Ok(())
+                });
+                listed.await.map(|()| highest)
+            }
+        });
+        let (mut highest, mut answered, mut reasons) = (0, 0, Vec::new());
+        for listed in join_all(listing).await {
+            match listed {
+                Ok(fence) => {
+                    highest = highest.max(fence);
+                    answered += 1;
+                }
+                Err(error) => reasons.push(error.to_string()),
             }
         }
-        if self.holders.count() < needed + unknown.count_ones() as usize {
+        if answered < needed {
             let why = format!("too few members can be reached: {}", reasons.join("; "));
             return Err(io::Error::new(io::ErrorKind::HostUnreachable, why));
         }
@@ -290,7 +295,6 @@ impl Core {
                 };
             }
         }
-        self.lease.is_ours.store(true, Ordering::Relaxed);
         if fence > 1 {
             // The earlier one counts no more, and is in nobody's way.
             let earlier = self.lease_object(fence - 1);
@@ -299,12 +303,12 @@ impl Core {
         Ok((fence, mine.beat))
     }
 
-    /// Gives the lease back, if this process made it: the next server need not wait.
+    /// Gives the lease back, if this root has it: the next server need not wait.
     pub(super) fn give_back(self: &Arc<Self>) -> io::Result<()> {
-        if !self.lease.is_ours.swap(false, Ordering::Relaxed) {
+        let fence = self.number(FENCE)?;
+        if fence == 0 || self.number(RENEWED)? == 0 {
             return Ok(());
         }
-        let fence = self.number(FENCE)?;
         let over = Lease {
             holder: self.lease.holder,
             beat: self.number(BEAT)? + 1,

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     ChunkedStore, Core, crypto_error,
     holders::{Members, bit},
-    index::{files::IndexedChunk, work::Degraded},
+    index::{files::IndexedChunk, work::Chunks},
     runtime,
 };
 use crate::{
@@ -199,14 +199,14 @@ impl ChunkedStore {
         let total = core.index.count_chunks(&after)?;
         let begun = Instant::now();
         loop {
-            let page = core.index.chunks(&after, PAGE)?;
+            let page = core.index.chunks(Chunks::All, &after, PAGE)?;
             for one in &page {
                 if (scrub.stops)() {
                     core.index.set_note(BEHIND, after.0)?;
                     return Ok(found);
                 }
                 self.scrub_chunk(one, &mut found)?;
-                after = one.chunk.chunk.id;
+                after = one.chunk.id;
                 found.chunks += 1;
                 (scrub.progress)(found.chunks, total.max(found.chunks));
                 if let Some(limit) = scrub.limit {
@@ -250,10 +250,10 @@ impl ChunkedStore {
         };
         let mut after = ChunkId([0; 16]);
         loop {
-            let page = core.index.chunks(&after, PAGE)?;
+            let page = core.index.chunks(Chunks::All, &after, PAGE)?;
             for one in &page {
-                after = one.chunk.chunk.id;
-                let (before, key) = (one.chunk.missing, core.folder.chunk_key(&after));
+                after = one.chunk.id;
+                let (before, key) = (one.missing, core.folder.chunk_key(&after));
                 let missing = lacks(&chunks.0, chunks.1, &key, before);
                 // One that has the object may still have a wrong one, as a scrub noted.
                 let missing = missing | before;
@@ -292,9 +292,9 @@ impl ChunkedStore {
             .set_note(SCRUBBED, i64::try_from(clock::millis()).unwrap_or(i64::MAX))
     }
 
-    fn scrub_chunk(&self, one: &Degraded, found: &mut Scrubbed) -> io::Result<()> {
+    fn scrub_chunk(&self, one: &IndexedChunk, found: &mut Scrubbed) -> io::Result<()> {
         let core = self.core.clone();
-        let held = one.chunk.clone();
+        let held = one.clone();
         let shares = runtime::run(async move { core.shares(&held).await })?;
         found.bytes += shares.bytes;
         for number in 0..self.core.holders.count() {
@@ -309,17 +309,17 @@ impl ChunkedStore {
             }
         }
         // It may have been removed meanwhile.
-        let Some((secret, place)) = self.core.index.chunk_secret(&one.chunk.chunk.id)? else {
+        let Some((secret, place)) = self.core.index.chunk_secret(&one.chunk.id)? else {
             return Ok(());
         };
-        if !self.core.rebuilds(&secret, place, &one.chunk, &shares)? {
+        if !self.core.rebuilds(&secret, place, one, &shares)? {
             found.lost += 1;
         }
         // What one that does not answer was known to lack, it lacks.
-        let missing = shares.wrong | shares.missing | one.chunk.missing & shares.unknown;
-        match missing == one.chunk.missing {
+        let missing = shares.wrong | shares.missing | one.missing & shares.unknown;
+        match missing == one.missing {
             true => Ok(()),
-            false => self.core.index.set_missing(one.chunk.chunk.id, missing),
+            false => self.core.index.set_missing(one.chunk.id, missing),
         }
     }
 

@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use super::{
     ChunkedStore, Core, crypto_error,
     holders::{Members, bit},
-    index::work::{Garbage, Unwritten, Which},
+    index::work::{Chunks, Garbage, Unwritten, Which},
     recover::last_id,
     runtime,
 };
@@ -153,41 +153,47 @@ impl ChunkedStore {
 
     fn mend_manifests(&self, mended: &mut Mended) -> io::Result<()> {
         let core = &self.core;
-        let _writing = core.writing()?;
+        // A member that fails is not waited for again: others may lack something too.
+        let (mut away, mut behind) = (0, 0);
         loop {
-            let batch = core.index.unwritten(Which::Missing, BATCH)?;
+            // Not longer than for one batch: others want to write.
+            let writing = core.writing()?;
+            let batch = core.index.unwritten(Which::Missing(behind), BATCH)?;
+            let last = batch.iter().filter(|one| one.version.is_none());
+            let last = last.map(|one| one.manifest.sequence.count).max();
             let this = core.clone();
             let results = runtime::run(async move {
                 stream::iter(batch)
                     .map(|one| async {
-                        let sealed = this.sealed(&one);
-                        let left = match sealed {
-                            Ok((key, bytes)) => {
-                                this.holders.mend_document(&key, bytes, one.missing).await
+                        let these = one.missing & !away;
+                        let (left, reasons) = match (these, this.sealed(&one)) {
+                            (0, _) => (0, Vec::new()),
+                            (_, Ok((key, bytes))) => {
+                                this.holders.mend_document(&key, bytes, these).await
                             }
-                            Err(error) => (one.missing, vec![error.to_string()]),
+                            (_, Err(error)) => (these, vec![error.to_string()]),
                         };
-                        (one, left)
+                        let missing = left | one.missing & away;
+                        (one, missing, left, reasons)
                     })
                     .buffer_unordered(AT_ONCE)
                     .collect::<Vec<_>>()
                     .await
             })?;
-            let before = mended.manifests;
             let mut written = Vec::new();
-            for (one, (missing, reasons)) in results {
+            for (one, missing, failed, reasons) in results {
+                away |= failed;
                 mended.reasons.extend(reasons);
-                if missing == 0 {
-                    mended.manifests += 1;
-                }
+                mended.manifests += u64::from(missing == 0);
                 if missing != one.missing {
                     written.push((one, missing, true));
                 }
             }
             core.index.wrote(written)?;
-            // What is left cannot be written now.
-            if mended.manifests == before {
-                return Ok(());
+            drop(writing);
+            match last {
+                Some(last) if away != core.holders.all() => behind = last,
+                _ => return Ok(()),
             }
         }
     }
@@ -200,25 +206,31 @@ impl ChunkedStore {
         let core = &self.core;
         let total = core.index.backlog()?.chunks;
         let mut done = 0;
-        let mut after = ChunkId([0; 16]);
+        let (mut after, mut away) = (ChunkId([0; 16]), 0);
         loop {
-            let batch = core.index.degraded(&after, 4)?;
+            let batch = core.index.chunks(Chunks::Degraded, &after, BATCH)?;
             let Some(last) = batch.last() else {
                 return Ok(());
             };
-            after = last.chunk.chunk.id;
-            for degraded in batch {
-                let (this, held) = (core.clone(), degraded.chunk.clone());
+            after = last.chunk.id;
+            for held in batch {
+                let these = held.missing & !away;
+                if these == 0 {
+                    continue;
+                }
+                let (this, chunk) = (core.clone(), held.chunk.clone());
                 let left = runtime::run(async move {
-                    let (chunk, len) = (&held.chunk, held.chunk.len as usize);
+                    let len = chunk.len as usize;
                     let key = this.folder.chunk_key(&chunk.id);
                     this.holders
-                        .mend_chunk(&key, len, tags_len(len), &chunk.shares, held.missing)
+                        .mend_chunk(&key, len, tags_len(len), &chunk.shares, these)
                         .await
                 })?;
                 match left {
-                    Ok(missing) => {
-                        core.index.set_missing(degraded.chunk.chunk.id, missing)?;
+                    Ok(left) => {
+                        away |= left;
+                        let missing = left | held.missing & away;
+                        core.index.set_missing(held.chunk.id, missing)?;
                         if missing == 0 {
                             mended.chunks += 1;
                         } else {

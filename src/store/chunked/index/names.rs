@@ -115,13 +115,19 @@ impl Index {
             let Some((parent, name, entry)) = locate(db, &path)? else {
                 return Ok(Err(io::ErrorKind::NotFound));
             };
-            let (new_parent, new_name) = match free(db, &to, Some(&entry.id), rules)? {
+            if !entry.is_file {
+                // Checked before anything changes: what is done by then is committed.
+                let above = directory(db, &to.path.parent())?;
+                if let Some(above) = above
+                    && is_below(db, &above, &entry.id)?
+                {
+                    return Ok(Err(io::ErrorKind::InvalidInput));
+                }
+            }
+            let (new_parent, new_name) = match free(db, &to, Some(&entry), rules)? {
                 Ok(free) => free,
                 Err(kind) => return Ok(Err(kind)),
             };
-            if !entry.is_file && is_below(db, &new_parent, &entry.id)? {
-                return Ok(Err(io::ErrorKind::InvalidInput));
-            }
             if let (Some(modified), true) = (to.modified, entry.is_file) {
                 db.prepare_cached("UPDATE files SET modified = ?2 WHERE id = ?1")?
                     .execute(params![entry.id, modified])?;
@@ -198,7 +204,7 @@ impl Index {
 
     /// Files, directories, and the bytes of the files.
     pub fn totals(&self) -> io::Result<(u64, u64, u64)> {
-        self.look(|db| {
+        self.survey(|db| {
             let query = "SELECT count(*) FILTER (WHERE kind = 1), count(*) FILTER (WHERE kind = 2),
                  coalesce(sum(size), 0)
                  FROM names LEFT JOIN files ON files.id = names.id WHERE kind <> 0";
@@ -280,7 +286,7 @@ pub(super) fn locate<'a>(
 fn free<'a>(
     db: &Connection,
     to: &'a Place,
-    moved: Option<&Id>,
+    moved: Option<&Entry>,
     rules: Rules,
 ) -> Changed<(Id, &'a str)> {
     let Some(name) = to.path.file_name() else {
@@ -302,8 +308,12 @@ fn free<'a>(
         Some(there) if !there.is_file || to.existing == Existing::Keep => {
             return Ok(Err(io::ErrorKind::AlreadyExists));
         }
+        // A directory takes no file's place.
+        Some(_) if moved.is_some_and(|moved| !moved.is_file) => {
+            return Ok(Err(io::ErrorKind::AlreadyExists));
+        }
         // Onto itself only the time changes.
-        Some(there) if moved == Some(&there.id) => {}
+        Some(there) if moved.is_some_and(|moved| moved.id == there.id) => {}
         Some(there) => release(db, &there.id, (&parent, name, &to.path), rules)?,
     }
     Ok(Ok((parent, name)))

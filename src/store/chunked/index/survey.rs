@@ -34,7 +34,7 @@ pub struct WrittenName {
 impl Index {
     /// Chunks of files with a name behind this one.
     pub fn count_chunks(&self, after: &ChunkId) -> io::Result<u64> {
-        self.look(|db| {
+        self.survey(|db| {
             let query = "SELECT count(*) FROM chunks JOIN files ON files.id = file
                  WHERE due IS NULL AND chunks.id > ?1";
             let count = db.query_row(query, [after.0], |row| row.get(0))?;
@@ -94,7 +94,7 @@ impl Index {
 
     /// For each member the bytes that it holds, and the parts of chunks that it lacks.
     pub fn held_by_members(&self, members: usize) -> io::Result<Vec<(u64, u64)>> {
-        self.look(|db| {
+        self.survey(|db| {
             let mut query = db.prepare_cached("SELECT len, missing FROM chunks")?;
             let mut rows = query.query([])?;
             let mut held = vec![(0, 0); members];
@@ -118,7 +118,7 @@ impl Index {
 
     /// Files with a name, by how many members lack a part of the worst of their chunks.
     pub fn files_by_loss(&self, members: usize) -> io::Result<Files> {
-        self.look(|db| {
+        self.survey(|db| {
             let query = "SELECT id FROM names WHERE kind = 1";
             let all: i64 =
                 db.query_row("SELECT count(*) FROM names WHERE kind = 1", [], |row| {

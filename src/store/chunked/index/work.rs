@@ -29,12 +29,13 @@ pub struct Unwritten {
     pub missing: Members,
 }
 
-/// A chunk whose part members lack.
-pub struct Degraded {
-    /// The file.
-    pub file: Id,
-    /// The chunk.
-    pub chunk: files::IndexedChunk,
+/// Which chunks are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunks {
+    /// All of them.
+    All,
+    /// Those of which a member lacks its part.
+    Degraded,
 }
 
 /// A file that was removed or overwritten, and can be had back.
@@ -60,8 +61,9 @@ pub enum Which {
     /// Those that too few members have: of what has a name, before those of what has none any
     /// more. So a crash leaves two names rather than none.
     Unsettled,
-    /// Those that some member lacks.
-    Missing,
+    /// Those that some member lacks, of names behind this count: those of earlier files come with
+    /// the first ones, behind 0.
+    Missing(u64),
 }
 
 /// What nothing needs any more.
@@ -93,18 +95,21 @@ pub struct Backlog {
 impl Index {
     /// Manifests to be written.
     pub fn unwritten(&self, which: Which, most: u32) -> io::Result<Vec<Unwritten>> {
-        let (condition, first) = match which {
-            Which::Unsettled => ("settled = 0", "kind = 0, "),
-            Which::Missing => ("missing <> 0 AND settled = 1", ""),
+        let (condition, first, behind) = match which {
+            Which::Unsettled => ("settled = 0", "kind = 0, ", 0),
+            Which::Missing(behind) => ("missing <> 0 AND settled = 1", "", behind),
         };
         self.look(|db| {
-            let mut found = versions(db, condition, most)?;
+            let mut found = match behind {
+                0 => versions(db, condition, most)?,
+                _ => Vec::new(),
+            };
             let query = format!(
                 "SELECT parent, name, fence, count, kind, id, missing FROM names
-                 WHERE {condition} ORDER BY {first}count LIMIT ?1"
+                 WHERE {condition} AND count > ?2 ORDER BY {first}count LIMIT ?1"
             );
             let mut query = db.prepare_cached(&query)?;
-            let mut rows = query.query([most])?;
+            let mut rows = query.query(params![most, super::signed(behind)])?;
             while let Some(row) = rows.next()? {
                 let kind: i64 = row.get(4)?;
                 let (mut secret, mut says) = (None, Kind::Removed);
@@ -173,37 +178,25 @@ impl Index {
         })
     }
 
-    /// Chunks of which members lack their part, behind a place.
-    pub fn degraded(&self, after: &ChunkId, most: u32) -> io::Result<Vec<Degraded>> {
+    /// Chunks of files that are needed, behind a chunk, in the order of their ids.
+    pub fn chunks(
+        &self,
+        which: Chunks,
+        after: &ChunkId,
+        most: u32,
+    ) -> io::Result<Vec<files::IndexedChunk>> {
+        let condition = match which {
+            Chunks::All => "",
+            Chunks::Degraded => "missing <> 0 AND ",
+        };
         self.look(|db| {
-            let query = "SELECT file, chunks.id, len, chunks.crc, digests, missing FROM chunks
+            let query = format!(
+                "SELECT chunks.id, len, chunks.crc, digests, missing FROM chunks
                  JOIN files ON files.id = file
-                 WHERE missing <> 0 AND due IS NULL AND chunks.id > ?1
-                 ORDER BY chunks.id LIMIT ?2";
-            let mut query = db.prepare_cached(query)?;
-            let rows = query.query_map(params![after.0, most], |row| {
-                Ok(Degraded {
-                    file: row.get(0)?,
-                    chunk: files::chunk(row, 1)?,
-                })
-            })?;
-            rows.collect()
-        })
-    }
-
-    /// Chunks of files with a name, behind a place, in the order of their ids.
-    pub fn chunks(&self, after: &ChunkId, most: u32) -> io::Result<Vec<Degraded>> {
-        self.look(|db| {
-            let query = "SELECT file, chunks.id, len, chunks.crc, digests, missing FROM chunks
-                 JOIN files ON files.id = file
-                 WHERE due IS NULL AND chunks.id > ?1 ORDER BY chunks.id LIMIT ?2";
-            let mut query = db.prepare_cached(query)?;
-            let rows = query.query_map(params![after.0, most], |row| {
-                Ok(Degraded {
-                    file: row.get(0)?,
-                    chunk: files::chunk(row, 1)?,
-                })
-            })?;
+                 WHERE {condition}due IS NULL AND chunks.id > ?1 ORDER BY chunks.id LIMIT ?2"
+            );
+            let mut query = db.prepare_cached(&query)?;
+            let rows = query.query_map(params![after.0, most], |row| files::chunk(row, 0))?;
             rows.collect()
         })
     }
@@ -347,7 +340,7 @@ impl Index {
 
     /// How much is to be done.
     pub fn backlog(&self) -> io::Result<Backlog> {
-        self.look(|db| {
+        self.survey(|db| {
             let count = |query: &str| {
                 let count: i64 = db.query_row(query, [], |row| row.get(0))?;
                 Ok::<u64, rusqlite::Error>(super::unsigned(count))

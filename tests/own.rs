@@ -39,15 +39,7 @@ impl Own {
     /// The same with contents on a stripe of four disks.
     fn striped(config: &str) -> Self {
         let own = Self::new(&format!("{config}[store]\nname = safe\n"));
-        let ini = own.world.there.path().join("m2y.ini");
-        let mut text = fs::read_to_string(&ini).unwrap();
-        for disk in ["one", "two", "three", "four"] {
-            let at = own.world.dir.path().join(disk);
-            fs::create_dir(&at).unwrap();
-            text.push_str(&format!("[store {disk}]\nurl = file://{}\n", at.display()));
-        }
-        text.push_str("[store safe]\nstripe = one two three four\n");
-        fs::write(ini, text).unwrap();
+        own.world.stripe();
         own
     }
 

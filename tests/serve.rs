@@ -250,17 +250,8 @@ fn serve_with_metrics(world: &World) -> (Serving, String) {
 #[test]
 fn metrics_tell_how_the_stores_of_folders_are() {
     let world = World::new("[OnMeta]\n[OnReceived]\n[store]\nname = safe\n");
-    let mut ini = String::new();
-    for disk in ["one", "two", "three", "four"] {
-        let at = world.dir.path().join(disk);
-        // The fourth is missing.
-        if disk != "four" {
-            fs::create_dir(&at).unwrap();
-        }
-        ini.push_str(&format!("[store {disk}]\nurl = file://{}\n", at.display()));
-    }
-    ini.push_str("[store safe]\nstripe = one two three four\n");
-    fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+    let disks = world.stripe();
+    fs::remove_dir(&disks[3]).unwrap();
     let (serving, metrics) = serve_with_metrics(&world);
     let up = |member: &str| format!("m2y_store_member_up{{store=\"safe\",member=\"{member}\"}}");
     // They are there after the first look.

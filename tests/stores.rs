@@ -15,7 +15,7 @@ use std::{
     process::{Command, Output},
 };
 
-use common::{M2Y, Process, ROLAND, World, ZHENQIANG, noise, person, said};
+use common::{M2Y, Process, ROLAND, World, ZHENQIANG, noise, person, said, stripe_of};
 use m2y::root::Root;
 use serde_json::Value;
 
@@ -30,13 +30,7 @@ struct Striped {
 impl Striped {
     fn new(config: &str) -> Self {
         let world = World::new(config);
-        let disks = ["one", "two", "three", "four"].map(|disk| world.dir.path().join(disk));
-        let mut ini = fs::read_to_string(world.there.path().join("m2y.ini")).unwrap();
-        for disk in &disks {
-            fs::create_dir(disk).unwrap();
-        }
-        ini.push_str(&sections(&disks));
-        fs::write(world.there.path().join("m2y.ini"), ini).unwrap();
+        let disks = world.stripe();
         Self { world, disks }
     }
 
@@ -97,19 +91,6 @@ impl Striped {
         let at = &self.disks[disk];
         fs::rename(at.with_extension("away"), at).unwrap();
     }
-}
-
-fn sections(disks: &[PathBuf; 4]) -> String {
-    let mut ini = String::new();
-    for disk in disks {
-        let name = disk.file_name().unwrap().to_str().unwrap();
-        ini.push_str(&format!(
-            "[store {name}]\nurl = file://{}\n",
-            disk.display()
-        ));
-    }
-    ini.push_str("[store safe]\nstripe = one two three four\n");
-    ini
 }
 
 fn m2y(root: &Root, args: &[&str]) -> Output {
@@ -189,7 +170,7 @@ fn a_striped_folder_survives_two_disks_and_the_root_too() {
     striped.unmount(2);
     let (again, _) = Root::init(&striped.world.dir.path().join("again"), &[]).unwrap();
     person(&again, ROLAND);
-    fs::write(again.path().join("m2y.ini"), sections(&striped.disks)).unwrap();
+    fs::write(again.path().join("m2y.ini"), stripe_of(&striped.disks)).unwrap();
     let said = ok(m2y(
         &again,
         &["--json", "store", "recover", "safe", "--user", ROLAND],

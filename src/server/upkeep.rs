@@ -125,7 +125,7 @@ impl Looking {
     }
 
     fn tend_all(self, mut known: HashMap<PathBuf, Known>, round: u32) -> HashMap<PathBuf, Known> {
-        let mut counted = (round % COUNTED == 0).then(Round::default);
+        let mut counted = round.is_multiple_of(COUNTED).then(Round::default);
         self.each_folder(|folder, stores| {
             // Told at each beat.
             let Ok(stores) = stores else {

@@ -136,6 +136,18 @@ impl World {
         folder
     }
 
+    /// Gives the receiver four disks and the store `safe`, a stripe of them.
+    pub fn stripe(&self) -> [PathBuf; 4] {
+        let disks = ["one", "two", "three", "four"].map(|disk| self.dir.path().join(disk));
+        for disk in &disks {
+            fs::create_dir(disk).unwrap();
+        }
+        let ini = self.there.path().join("m2y.ini");
+        let text = fs::read_to_string(&ini).unwrap();
+        fs::write(ini, text + stripe_of(&disks).as_str()).unwrap();
+        disks
+    }
+
     /// Where the receiver's folder is.
     pub fn photo(&self) -> PathBuf {
         self.receiver.path().join("photo")
@@ -190,6 +202,19 @@ impl World {
     pub fn done(&self) -> Vec<Meta> {
         read_metas(&self.sender.path().join("photo"), ".done")
     }
+}
+
+/// The sections of m2y.ini for four disks and the store `safe`, a stripe of them.
+pub fn stripe_of(disks: &[PathBuf; 4]) -> String {
+    let mut ini = String::new();
+    for disk in disks {
+        let name = disk.file_name().unwrap().to_str().unwrap();
+        ini.push_str(&format!(
+            "[store {name}]\nurl = file://{}\n",
+            disk.display()
+        ));
+    }
+    ini + "[store safe]\nstripe = one two three four\n"
 }
 
 pub fn names(dir: &Path, ending: &str) -> Vec<String> {

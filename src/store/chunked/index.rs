@@ -192,8 +192,29 @@ pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
     }
 }
 
-/// What a write of the index ends with: an error that is the caller's leaves it as it was.
-type Changed<T> = rusqlite::Result<Result<T, io::ErrorKind>>;
+/// What a write of the index ends with.
+type Changed<T> = Result<T, Refused>;
+
+/// Why something is not changed.
+enum Refused {
+    /// What the caller asked for cannot be done. This is found out before anything is changed: what
+    /// was changed by then would stay.
+    Asked(io::ErrorKind),
+    /// SQLite says so; nothing is changed.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<io::ErrorKind> for Refused {
+    fn from(kind: io::ErrorKind) -> Self {
+        Self::Asked(kind)
+    }
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
 
 impl Index {
     /// Opens the index for a store in a folder's directory, and creates it if it is missing.
@@ -241,9 +262,11 @@ impl Index {
         durable: bool,
         work: impl Fn(&Connection) -> Changed<T> + Send + 'static,
     ) -> io::Result<T> {
-        let changed = self
-            .database
-            .write(durable, move |db| Ok((work(db)?, false)));
+        let changed = self.database.write(durable, move |db| match work(db) {
+            Ok(done) => Ok((Ok(done), false)),
+            Err(Refused::Asked(kind)) => Ok((Err(kind), false)),
+            Err(Refused::Sqlite(error)) => Err(error),
+        });
         changed.wait().map_err(failed)?.map_err(io::Error::from)
     }
 
@@ -259,7 +282,7 @@ impl Index {
     {
         self.change(true, move |db| {
             set_note(db, key, &value)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -282,7 +305,7 @@ impl Index {
             // What was sealed for an earlier key is sealed once more.
             db.execute("UPDATE names SET settled = 0 WHERE kind <> 0", [])?;
             db.execute("UPDATE versions SET settled = 0", [])?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -298,7 +321,7 @@ impl Index {
             let query = "INSERT INTO about VALUES ('flush', 1)
                  ON CONFLICT DO UPDATE SET value = value + 1";
             db.prepare_cached(query)?.execute([])?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 }

@@ -13,9 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use hyper::body::Bytes;
 use subtle::ConstantTimeEq;
+use tokio::time::timeout;
 
 use super::{Core, holders::bit, runtime};
 use crate::{
@@ -36,6 +37,9 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(15);
 /// How old a renewal may be for a write to rely on it.
 const FRESH: Duration = Duration::from_secs(20);
 
+/// How long the last members may take once enough have answered.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How old the renewal may be at the end of a write.
 const RELIABLE: Duration = Duration::from_secs(45);
 
@@ -45,11 +49,12 @@ const FENCE: &str = "fence";
 const RENEWED: &str = "renewed";
 const BEAT: &str = "beat";
 
-/// The document of a lease: the holder, a counter, and whether it was given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The document of a lease: a counter, the holder, and whether it was given back. Of two under one
+/// number, that with more beats is the later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Lease {
-    holder: [u8; 16],
     beat: u64,
+    holder: [u8; 16],
     is_over: bool,
 }
 
@@ -196,44 +201,53 @@ impl Core {
         Ok(number.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
     }
 
-    /// The highest lease that members know of, of which so many have to answer.
+    /// The highest lease that members know of, of which so many have to answer. The others are
+    /// waited for no longer than a moment.
     async fn latest_lease(&self, needed: usize) -> io::Result<Option<(u64, Option<Lease>)>> {
-        let directory = self.folder.directory(Some(LEASES));
-        let listing = (0..self.holders.count()).map(|number| {
-            let directory = &directory;
-            async move {
-                let mut highest = 0;
-                let listed = self.holders.list(number, directory, |object| {
-                    let fence = object.key.as_str().rsplit_once('/');
-                    let fence = fence.and_then(|(_, fence)| fence.parse().ok());
-                    highest = highest.max(fence.unwrap_or(0));
-                    Ok(())
-                });
-                listed.await.map(|()| highest)
-            }
-        });
-        let (mut highest, mut answered, mut reasons) = (0, 0, Vec::new());
-        for listed in join_all(listing).await {
-            match listed {
-                Ok(fence) => {
-                    highest = highest.max(fence);
+        let members = 0..self.holders.count();
+        let mut asking: FuturesUnordered<_> = members.map(|number| self.lease_of(number)).collect();
+        let (mut latest, mut answered, mut reasons) = (None, 0, Vec::new());
+        loop {
+            let answer = match answered >= needed {
+                true => timeout(GRACE, asking.next()).await.ok().flatten(),
+                false => asking.next().await,
+            };
+            match answer {
+                None => break,
+                Some(Ok(lease)) => {
+                    latest = latest.max(lease);
                     answered += 1;
                 }
-                Err(error) => reasons.push(error.to_string()),
+                Some(Err(error)) => reasons.push(error.to_string()),
             }
         }
         if answered < needed {
             let why = format!("too few members can be reached: {}", reasons.join("; "));
             return Err(io::Error::new(io::ErrorKind::HostUnreachable, why));
         }
+        Ok(latest)
+    }
+
+    /// The highest lease that a member knows of.
+    async fn lease_of(&self, number: usize) -> io::Result<Option<(u64, Option<Lease>)>> {
+        let directory = self.folder.directory(Some(LEASES));
+        let mut highest = 0;
+        let listed = self.holders.list(number, &directory, |object| {
+            let fence = object.key.as_str().rsplit_once('/');
+            let fence = fence.and_then(|(_, fence)| fence.parse().ok());
+            highest = highest.max(fence.unwrap_or(0));
+            Ok(())
+        });
+        listed.await?;
         if highest == 0 {
             return Ok(None);
         }
-        let documents = self.holders.documents(&self.lease_object(highest)).await;
-        let leases = documents.into_iter().flatten();
-        let key = self.lease_key();
-        let leases = leases.filter_map(|bytes| Lease::from_bytes(&bytes, &key, highest));
-        Ok(Some((highest, leases.max_by_key(|lease| lease.beat))))
+        let (object, key) = (self.lease_object(highest), self.lease_key());
+        let document = self.holders.document(number, &object).await;
+        let lease = document
+            .ok()
+            .and_then(|bytes| Lease::from_bytes(&bytes, &key, highest));
+        Ok(Some((highest, lease)))
     }
 
     async fn get_lease(&self, ours: u64, beat: u64) -> io::Result<(u64, u64)> {

@@ -60,7 +60,7 @@ impl Index {
             insert_file(db, &id, &secret)?;
             db.prepare_cached("INSERT INTO partials VALUES (?1, ?2, ?3)")?
                 .execute(params![partial, id, nanos()])?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -108,7 +108,7 @@ impl Index {
             db.prepare_cached("DELETE FROM chunks WHERE file = ?1 AND place >= ?2")?
                 .execute(behind)?;
             touch(db, &partial)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -133,7 +133,7 @@ impl Index {
                 }
                 false => drop_chunk(db, &chunk.chunk.id)?,
             }
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -141,7 +141,7 @@ impl Index {
     pub fn drop_chunk(&self, id: ChunkId) -> io::Result<()> {
         self.change(false, move |db| {
             drop_chunk(db, &id)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -150,7 +150,7 @@ impl Index {
         let partial = partial.to_owned();
         self.change(false, move |db| {
             discard(db, &partial)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -173,12 +173,12 @@ impl Index {
         let path = path.clone();
         self.change(false, move |db| {
             let Some((parent, name, entry)) = names::locate(db, &path)? else {
-                return Ok(Err(io::ErrorKind::NotFound));
+                return Err(io::ErrorKind::NotFound.into());
             };
             db.prepare_cached("UPDATE files SET meta = ?2 WHERE id = ?1")?
                 .execute(params![entry.id, document])?;
             names::touch(db, &parent, name)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 

@@ -93,18 +93,15 @@ impl Index {
                 .query_row([&partial], |row| row.get(0))
                 .optional()?;
             let Some(file) = file else {
-                return Ok(Err(io::ErrorKind::NotFound));
+                return Err(io::ErrorKind::NotFound.into());
             };
-            let (parent, name) = match free(db, &to, None, rules)? {
-                Ok(free) => free,
-                Err(kind) => return Ok(Err(kind)),
-            };
+            let (parent, name) = free(db, &to, None, rules)?;
             let modified = to.modified.unwrap_or_else(nanos);
             finish(db, &file, modified)?;
             db.prepare_cached("DELETE FROM partials WHERE name = ?1")?
                 .execute([&partial])?;
             put(db, &parent, name, (FILE, &file), rules)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -113,7 +110,7 @@ impl Index {
         let path = path.clone();
         self.change(false, move |db| {
             let Some((parent, name, entry)) = locate(db, &path)? else {
-                return Ok(Err(io::ErrorKind::NotFound));
+                return Err(io::ErrorKind::NotFound.into());
             };
             if !entry.is_file {
                 // Checked before anything changes: what is done by then is committed.
@@ -121,13 +118,10 @@ impl Index {
                 if let Some(above) = above
                     && is_below(db, &above, &entry.id)?
                 {
-                    return Ok(Err(io::ErrorKind::InvalidInput));
+                    return Err(io::ErrorKind::InvalidInput.into());
                 }
             }
-            let (new_parent, new_name) = match free(db, &to, Some(&entry), rules)? {
-                Ok(free) => free,
-                Err(kind) => return Ok(Err(kind)),
-            };
+            let (new_parent, new_name) = free(db, &to, Some(&entry), rules)?;
             if let (Some(modified), true) = (to.modified, entry.is_file) {
                 db.prepare_cached("UPDATE files SET modified = ?2 WHERE id = ?1")?
                     .execute(params![entry.id, modified])?;
@@ -137,7 +131,7 @@ impl Index {
             if (parent, name) != (new_parent, new_name) {
                 put(db, &parent, name, (REMOVED, &[]), rules)?;
             }
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -146,17 +140,17 @@ impl Index {
         let path = path.clone();
         self.change(false, move |db| {
             let Some((parent, name, entry)) = locate(db, &path)? else {
-                return Ok(Err(io::ErrorKind::NotFound));
+                return Err(io::ErrorKind::NotFound.into());
             };
             match entry.is_file {
                 true => release(db, &entry.id, (&parent, name, &path), rules)?,
                 false if has_entries(db, &entry.id)? => {
-                    return Ok(Err(io::ErrorKind::DirectoryNotEmpty));
+                    return Err(io::ErrorKind::DirectoryNotEmpty.into());
                 }
                 false => {}
             }
             put(db, &parent, name, (REMOVED, &[]), rules)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -168,19 +162,16 @@ impl Index {
             modified: None,
         };
         self.change(false, move |db| {
-            let (parent, name) = match free(db, &place, None, rules)? {
-                Ok(free) => free,
-                Err(kind) => return Ok(Err(kind)),
-            };
+            let (parent, name) = free(db, &place, None, rules)?;
             let kept = "DELETE FROM versions WHERE file = ?1
                  AND EXISTS (SELECT 1 FROM files WHERE id = ?1 AND due IS NULL)";
             if db.prepare_cached(kept)?.execute([file])? == 0 {
-                return Ok(Err(io::ErrorKind::NotFound));
+                return Err(io::ErrorKind::NotFound.into());
             }
             db.prepare_cached("INSERT OR IGNORE INTO restored VALUES (?1)")?
                 .execute([file])?;
             put(db, &parent, name, (FILE, &file), rules)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -192,13 +183,10 @@ impl Index {
             modified: None,
         };
         self.change(false, move |db| {
-            let (parent, name) = match free(db, &place, None, rules)? {
-                Ok(free) => free,
-                Err(kind) => return Ok(Err(kind)),
-            };
+            let (parent, name) = free(db, &place, None, rules)?;
             let id: Id = crypto::random().map_err(broken)?;
             put(db, &parent, name, (DIRECTORY, &id), rules)?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -290,7 +278,7 @@ fn free<'a>(
     rules: Rules,
 ) -> Changed<(Id, &'a str)> {
     let Some(name) = to.path.file_name() else {
-        return Ok(Err(io::ErrorKind::AlreadyExists));
+        return Err(io::ErrorKind::AlreadyExists.into());
     };
     let above = to.path.parent();
     let parent = match directory(db, &above)? {
@@ -301,22 +289,22 @@ fn free<'a>(
             put(db, &TOP, hidden, (DIRECTORY, &id), rules)?;
             id
         }
-        None => return Ok(Err(io::ErrorKind::NotFound)),
+        None => return Err(io::ErrorKind::NotFound.into()),
     };
     match find(db, &parent, name)? {
         None => {}
         Some(there) if !there.is_file || to.existing == Existing::Keep => {
-            return Ok(Err(io::ErrorKind::AlreadyExists));
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
         // A directory takes no file's place.
         Some(_) if moved.is_some_and(|moved| !moved.is_file) => {
-            return Ok(Err(io::ErrorKind::AlreadyExists));
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
         // Onto itself only the time changes.
         Some(there) if moved.is_some_and(|moved| moved.id == there.id) => {}
         Some(there) => release(db, &there.id, (&parent, name, &to.path), rules)?,
     }
-    Ok(Ok((parent, name)))
+    Ok((parent, name))
 }
 
 /// Gives a name to what it stands for from now on.

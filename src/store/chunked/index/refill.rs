@@ -61,7 +61,7 @@ impl Index {
             ] {
                 db.execute(&format!("DELETE FROM {table}"), [])?;
             }
-            Ok(Ok(refill(db, &all, rules)?))
+            Ok(refill(db, &all, rules)?)
         })
     }
 }

@@ -88,7 +88,7 @@ impl Index {
                 signed(name.sequence.count),
                 missing
             ])?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 

@@ -174,7 +174,7 @@ impl Index {
                     }
                 }
             }
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -206,7 +206,7 @@ impl Index {
         self.change(false, move |db| {
             db.prepare_cached("UPDATE chunks SET missing = ?2 WHERE id = ?1")?
                 .execute(params![id.0, missing])?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -215,7 +215,7 @@ impl Index {
         self.change(false, move |db| {
             db.prepare_cached("UPDATE chunks SET missing = missing | ?2 WHERE id = ?1")?
                 .execute(params![id.0, missing])?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -247,7 +247,7 @@ impl Index {
             let due = "UPDATE files SET due = ?1
                  WHERE due IS NULL AND id IN (SELECT file FROM versions WHERE until <= ?1)";
             db.prepare_cached(due)?.execute([now])?;
-            Ok(Ok(()))
+            Ok(())
         })
     }
 
@@ -321,7 +321,7 @@ impl Index {
                     ])?;
                 }
             }
-            Ok(Ok(()))
+            Ok(())
         })
     }
 

@@ -35,11 +35,13 @@ pub enum Kind {
     Get,
     /// A contact has fetched a file, and has it safely.
     Sent,
+    /// A member of the folder's store is lost or back, or a scrub found damage.
+    Store,
 }
 
 impl Kind {
     /// Every event, in the order in which an m2y.config has them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Meta,
         Self::Startup,
         Self::Received,
@@ -50,6 +52,7 @@ impl Kind {
         Self::List,
         Self::Get,
         Self::Sent,
+        Self::Store,
     ];
 
     /// The event of that section.
@@ -76,6 +79,7 @@ impl Kind {
             Self::List => "OnList",
             Self::Get => "OnGet",
             Self::Sent => "OnSent",
+            Self::Store => "OnStore",
         }
     }
 }
@@ -147,6 +151,86 @@ pub struct Event {
     pub subject: Option<Subject>,
     /// Who lists, fetches or puts, and what, if a contact does.
     pub asked: Option<Asked>,
+    /// What happened to the folder's store, at [`Kind::Store`].
+    pub store: Option<StoreNews>,
+}
+
+impl Event {
+    /// An event of the folder itself, about no file and nobody.
+    pub fn of_folder(kind: Kind, folder: Folder, config: Arc<Config>) -> Result<Self, CryptoError> {
+        Ok(Self {
+            id: EventId::new()?,
+            kind,
+            folder,
+            config,
+            file: None,
+            subject: None,
+            asked: None,
+            store: None,
+        })
+    }
+}
+
+/// What happened to the store of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreNews {
+    /// The name of the store in m2y.ini.
+    pub store: String,
+    /// The name of the member; empty if it is about several.
+    pub member: String,
+    /// What happened.
+    pub change: StoreChange,
+    /// The same in a sentence.
+    pub text: String,
+}
+
+impl StoreNews {
+    /// What a script that is tried out hears: of a member `disk` of the store `safe`, unless it
+    /// is told otherwise.
+    pub fn made_up(change: Option<StoreChange>) -> Self {
+        let change = change.unwrap_or(StoreChange::Lost);
+        Self {
+            store: "safe".to_owned(),
+            member: "disk".to_owned(),
+            change,
+            text: match change {
+                StoreChange::Lost => "disk: it does not answer",
+                StoreChange::Back => "disk answers again",
+                StoreChange::Damage => "a scrub found damage: disk: 1 wrong, 0 missing",
+            }
+            .to_owned(),
+        }
+    }
+}
+
+/// How a store changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreChange {
+    /// A member does not answer any more.
+    Lost,
+    /// A member answers again.
+    Back,
+    /// A scrub found parts that are wrong or missing.
+    Damage,
+}
+
+impl StoreChange {
+    /// Every change.
+    pub const ALL: [Self; 3] = [Self::Lost, Self::Back, Self::Damage];
+
+    /// The change of that word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|change| change.word() == word)
+    }
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Back => "back",
+            Self::Damage => "damage",
+        }
+    }
 }
 
 /// What a contact asks for.

@@ -8,6 +8,7 @@ mod admission;
 mod caller;
 pub mod metrics;
 mod store_metrics;
+mod store_news;
 mod stranger_log;
 mod upkeep;
 
@@ -243,6 +244,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
         server.root.clone(),
         hooks.stores().clone(),
         server.metrics.clone(),
+        store_news::tell(hooks.clone()),
         shutdown.clone(),
     ));
     let dispatching = tokio::spawn(server.receiver.hooks.clone().run(shutdown.clone()));

@@ -156,6 +156,7 @@ impl Desk {
                 stem: STEM.to_owned(),
             }),
             asked: None,
+            store: None,
         }
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use common::{
     chunked::{Members, OWNER},
-    member::{Fault, Switch},
+    member::{Fault, Switch, TestMember},
     noise,
 };
 use m2y::store::{
@@ -130,10 +130,7 @@ fn a_file_of_353_bytes_becomes_pieces_of_89() {
     }
 }
 
-fn members_objects(
-    member: &common::member::TestMember,
-    below: &str,
-) -> BTreeMap<String, hyper::body::Bytes> {
+fn members_objects(member: &TestMember, below: &str) -> BTreeMap<String, hyper::body::Bytes> {
     let objects = member.objects().into_iter();
     let objects = objects.map(|(key, object)| (key.to_string(), object));
     objects.filter(|(key, _)| key.contains(below)).collect()
@@ -269,6 +266,47 @@ fn a_member_that_comes_back_with_what_it_had_brings_nothing_removed_back() {
         members.test[b].set(Fault::None);
     }
     check_no_orphans(&members, &store);
+}
+
+#[test]
+fn a_tombstone_goes_once_every_member_has_it_for_long_enough() {
+    let members = Members::four();
+    let store = members.open();
+    put(&store, "removed", b"old");
+    put(&store, "kept", b"new");
+    members.test[3].set(Fault::Down);
+    try_remove(&store, "removed").unwrap();
+    assert_eq!(store.forget_tombstones(i64::MAX).unwrap(), 0);
+    members.test[3].set(Fault::None);
+    store.mend().unwrap();
+    assert_eq!(
+        store.forget_tombstones(i64::MAX).unwrap(),
+        0,
+        "there is still the file's manifest, under an earlier lease"
+    );
+    store.collect_before(i64::MAX).unwrap();
+    assert_eq!(store.forget_tombstones(0).unwrap(), 0, "it is not old");
+    let manifests = |member: &TestMember| {
+        let objects = member.objects();
+        objects
+            .keys()
+            .filter(|key| key.as_str().contains("/m/"))
+            .count()
+    };
+    assert_eq!(
+        members.test.iter().map(manifests).collect::<Vec<_>>(),
+        [2; 4]
+    );
+    assert_eq!(store.forget_tombstones(i64::MAX).unwrap(), 1);
+    assert_eq!(
+        members.test.iter().map(manifests).collect::<Vec<_>>(),
+        [1; 4]
+    );
+    // The name is free for another file, which is found without this root.
+    put(&store, "removed", b"another");
+    let (again, _root) = recovered(&members);
+    assert_eq!(get(&again, "removed").unwrap(), b"another");
+    assert_eq!(get(&again, "kept").unwrap(), b"new");
 }
 
 /// Every chunk that a member has is one of a file, and every member has as many.
@@ -565,6 +603,35 @@ fn a_second_server_is_refused_and_takes_over_after_the_first_fell_silent() {
     second.give_back().unwrap();
     let (fourth, _root) = recovered(&impatient);
     put(&fourth, "h", b"fourth");
+}
+
+#[test]
+fn a_store_that_cannot_refuse_to_replace_has_one_server_and_no_lease() {
+    let has_lease = |member: &TestMember| {
+        let objects = member.objects();
+        objects.keys().any(|key| key.as_str().contains("/lease/"))
+    };
+    for (mut members, replacing) in [(Members::one(), 1), (Members::four(), 2)] {
+        members.silence = Duration::ZERO;
+        for member in members.test.iter().take(replacing) {
+            member.set(Fault::Replaces);
+        }
+        let store = members.open();
+        put(&store, "f", b"first");
+        put(&store, "f", b"second");
+        store.renew().unwrap();
+        assert!(!members.test.iter().any(has_lease));
+        // What a server writes that knows only the members is newer than what they have.
+        let (again, _root) = recovered(&members);
+        put(&again, "f", b"third");
+        let (third, _root) = recovered(&members);
+        assert_eq!(get(&third, "f").unwrap(), b"third");
+    }
+    // One of four that replaces does no harm: two servers have two others in common.
+    let members = Members::four();
+    members.test[0].set(Fault::Replaces);
+    put(&members.open(), "f", b"first");
+    assert!(members.test.iter().all(has_lease));
 }
 
 #[test]

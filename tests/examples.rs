@@ -117,6 +117,7 @@ async fn fire(world: &World, kind: Kind, file: Option<&str>) -> Verdict {
         file: file.map(str::to_owned),
         subject: None,
         asked: None,
+        store: None,
     };
     let settings = world.there.settings().unwrap();
     let dispatcher = Dispatcher::new(&world.there, &settings).unwrap();
@@ -421,6 +422,7 @@ async fn every_example_and_bundled_hook_takes_the_longest_name_of_a_file() {
                         stem,
                     }),
                     asked: None,
+                    store: None,
                 };
                 let verdict = dispatcher.fire(event, &Pinned::default()).await;
                 let name = &meta.filename[..meta.filename.ceil_char_boundary(8)];

@@ -53,7 +53,7 @@ impl Striped {
     fn send(&self, server: &Process, name: &str, bytes: &[u8]) {
         let file = self.world.file(name, bytes);
         let sent = self.world.send(&server.address, "photo", &file);
-        let log = || fs::read_to_string(self.world.dir.path().join("log")).unwrap();
+        let log = || fs::read_to_string(self.world.dir.path().join("log")).unwrap_or_default();
         assert!(sent.status.success(), "{}\n{}", said(&sent), log());
     }
 
@@ -375,4 +375,49 @@ fn what_is_wrong_with_a_store_is_said_and_other_folders_work() {
     let file = striped.world.file("z", b"3");
     let sent = striped.world.send(&server.address, "photo", &file);
     assert_eq!(sent.status.code(), Some(5), "{}", said(&sent));
+}
+
+#[test]
+fn hooks_hear_of_a_disk_that_is_lost_and_comes_back_and_of_damage() {
+    let striped =
+        Striped::new("[OnMeta]\n[OnReceived]\n[OnStore]\nsay.rhai\n[store]\nname = safe\n");
+    striped.world.script(
+        "say.rhai",
+        "log.info(`${event.change}|${event.store}|${event.member}|${event.text}`);",
+    );
+    let server = Process::serve(&striped.world.there);
+    striped.send(&server, "a", &noise(1_000));
+    server.stop();
+    let share = files(&striped.disks[0]);
+    let share = share
+        .iter()
+        .find(|path| path.to_str().unwrap().contains("/c/"));
+    let mut bytes = fs::read(share.unwrap()).unwrap();
+    bytes[7] ^= 4;
+    fs::write(share.unwrap(), bytes).unwrap();
+    // The last scrub was in 1970.
+    let index = striped.world.photo().join(".store/safe.sqlite");
+    let index = rusqlite::Connection::open(index).unwrap();
+    let noted = index.execute("UPDATE about SET value = 0 WHERE key = 'scrubbed'", []);
+    assert_eq!(noted.unwrap(), 1);
+    drop(index);
+    striped.unmount(3);
+    let (server, lines) = Process::serve_with_lines(&striped.world.there);
+    let hear = |told: &str| {
+        lines
+            .iter()
+            .inspect(|l| eprintln!("{l}"))
+            .find(|line| line.contains(told))
+            .unwrap()
+    };
+    hear("damage|safe|one|a scrub found damage: one: 1 wrong, 0 missing");
+    hear("lost|safe|four|four: the directory");
+    striped.mount(3);
+    hear("back|safe|four|four answers again");
+    server.stop();
+    // Nothing is told twice.
+    let (server, lines) = Process::serve_with_lines(&striped.world.there);
+    striped.send(&server, "b", &noise(1_000));
+    server.stop();
+    assert!(!lines.iter().any(|line| line.contains("|safe|")));
 }

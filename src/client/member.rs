@@ -251,14 +251,14 @@ impl ContactMember {
         Ok(())
     }
 
-    async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> MemberResult<Bytes> {
+    async fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> MemberResult<Vec<u8>> {
         let path = &*self.path(key)?;
         let reading = self.line.ask(|peer| {
             let range = range.clone();
             async move { peer.read(path, range, MAX_OBJECT).await }
         });
         match reading.await? {
-            Ok(bytes) => Ok(bytes.into()),
+            Ok(bytes) => Ok(bytes),
             Err(error) if error.code == Code::NotFound => {
                 Err(self.absent(key, path, "get files from").await)
             }
@@ -405,7 +405,7 @@ impl Member for ContactMember {
         &'a self,
         key: &'a ObjectKey,
         range: Option<Range<u64>>,
-    ) -> BoxFuture<'a, MemberResult<Bytes>> {
+    ) -> BoxFuture<'a, MemberResult<Vec<u8>>> {
         self.read(key, range).boxed()
     }
 

@@ -264,18 +264,14 @@ fn asks(
     from: &Name,
     path: String,
 ) -> Result<Event, Error> {
-    let id = EventId::new().map_err(|e| Error::new(Code::Later, e.to_string()))?;
+    let event = Event::of_folder(kind, folder, config);
+    let event = event.map_err(|e| Error::new(Code::Later, e.to_string()))?;
     Ok(Event {
-        id,
-        kind,
-        folder,
-        config,
-        file: None,
-        subject: None,
         asked: Some(event::Asked {
             contact: from.to_string(),
             path,
         }),
+        ..event
     })
 }
 

@@ -181,6 +181,13 @@ async fn start(program: &Path, event: &Event, spooled: Option<&Spooled>) -> io::
             .env("M2Y_CONTACT", &asked.contact)
             .env("M2Y_PATH", asked.path.replace('\0', ""));
     }
+    if let Some(news) = &event.store {
+        command
+            .env("M2Y_STORE", &news.store)
+            .env("M2Y_MEMBER", &news.member)
+            .env("M2Y_CHANGE", news.change.word())
+            .env("M2Y_TEXT", news.text.replace('\0', ""));
+    }
     if let Some(file) = &event.file {
         command.env("M2Y_FILE", path_of(file));
     }

@@ -232,14 +232,10 @@ impl Finder<'_> {
         found.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
         found.truncate(limit);
         let recent = found.into_iter().map(|(modified, name)| {
+            let (folder, config) = (self.folder.clone(), self.config.clone());
             let event = Event {
-                id: EventId::new()?,
-                kind: Kind::New,
-                folder: self.folder.clone(),
-                config: self.config.clone(),
                 file: Some(name.clone()),
-                subject: None,
-                asked: None,
+                ..Event::of_folder(Kind::New, folder, config)?
             };
             Ok(Recent {
                 at: modified.max(0).unsigned_abs() / 1_000_000,

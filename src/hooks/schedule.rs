@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     clock,
-    event::{Event, EventId, Kind},
+    event::{Event, Kind},
     root::{Root, RootError, config::Config, folder::Folder, schedule::Line},
 };
 
@@ -120,18 +120,9 @@ pub async fn run(
 }
 
 async fn fire(dispatcher: &Dispatcher, folder: Folder, config: Arc<Config>, line: &Line) {
-    let id = match EventId::new() {
-        Ok(id) => id,
+    let event = match Event::of_folder(Kind::Schedule, folder, config) {
+        Ok(event) => event,
         Err(error) => return error!("[OnSchedule] {line}: {error}"),
-    };
-    let event = Event {
-        id,
-        kind: Kind::Schedule,
-        folder,
-        config,
-        file: None,
-        subject: None,
-        asked: None,
     };
     let to_fire = ToFire {
         scripts: line.scripts.clone(),

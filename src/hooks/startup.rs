@@ -9,7 +9,7 @@ use std::{
 use super::{Pinned, dispatch::Dispatcher};
 use crate::{
     error::{Code, Error},
-    event::{Event, EventId, Kind, Verdict},
+    event::{Event, Kind, Verdict},
     root::{config::Config, folder::Folder, name::Name},
 };
 
@@ -37,15 +37,8 @@ impl Startup {
 
     /// Runs `[OnStartup]` of a folder, and closes or opens it.
     pub async fn start(&self, folder: &Folder, config: &Arc<Config>) -> Result<Verdict, Error> {
-        let event = Event {
-            id: EventId::new().map_err(|e| Error::new(Code::Failed, e.to_string()))?,
-            kind: Kind::Startup,
-            folder: folder.clone(),
-            config: config.clone(),
-            file: None,
-            subject: None,
-            asked: None,
-        };
+        let event = Event::of_folder(Kind::Startup, folder.clone(), config.clone());
+        let event = event.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
         let verdict = self.dispatcher.fire(event, &Pinned::default()).await;
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         match verdict.outcome.objection() {

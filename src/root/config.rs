@@ -19,7 +19,7 @@ pub const MAX_LEN: u64 = 65_536;
 const MAX_SCRIPTS: usize = 32;
 
 /// The sections that name scripts.
-pub const EVENT_SECTIONS: [&str; 10] = [
+pub const EVENT_SECTIONS: [&str; 11] = [
     "OnMeta",
     "OnStartup",
     "OnReceived",
@@ -30,6 +30,7 @@ pub const EVENT_SECTIONS: [&str; 10] = [
     "OnList",
     "OnGet",
     "OnSent",
+    "OnStore",
 ];
 
 /// The sections for what happens to the files of a folder.

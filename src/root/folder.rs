@@ -309,6 +309,9 @@ notifyUser.rhai
 [OnGet]
 [OnSent]
 
+# when a member of this folder's store is lost or back, or damage was found (see [store])
+[OnStore]
+
 # who may look at the files of this folder and fetch them with `m2y ls` and `m2y get`:
 # list, get, and what changes something: put (for those who may send, below), mkdir, rm, mv
 [share]
@@ -321,6 +324,12 @@ notifyUser.rhai
 [folder]
 # names = original
 # keep_refused = 7d
+
+# where the files of this folder rest: a store of m2y.ini (see `m2y guide stores`), and how long
+# what is removed or overwritten can be restored
+# [store]
+# name = safe
+# keep = 30d
 
 # what checkPermission.rhai reads: who may send into this folder
 # (only `always` permits it; nobody may send until a line below says so)

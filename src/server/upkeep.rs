@@ -12,10 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, task, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    task,
+    time::sleep,
+};
 use tracing::{error, info, warn};
 
-use super::{metrics::Metrics, store_metrics::Round};
+use super::{
+    metrics::Metrics,
+    store_metrics::Round,
+    store_news::{News, Seen},
+};
 use crate::{
     clock,
     root::{Root, folder::Folder},
@@ -44,6 +52,8 @@ const SCRUB_RATE: u64 = 16 << 20;
 #[derive(Default)]
 struct Known {
     troubles: Troubles,
+    /// Of each of its stores.
+    seen: HashMap<String, Seen>,
     swept: Option<Instant>,
     is_scrubbing: Arc<AtomicBool>,
 }
@@ -53,12 +63,14 @@ pub async fn run(
     root: Root,
     stores: Stores,
     metrics: Arc<Metrics>,
+    news: mpsc::Sender<News>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let looking = Looking {
         root,
         stores,
         metrics,
+        news,
         stop: shutdown.clone(),
     };
     let mut troubles = Troubles::default();
@@ -102,6 +114,7 @@ struct Looking {
     root: Root,
     stores: Stores,
     metrics: Arc<Metrics>,
+    news: mpsc::Sender<News>,
     stop: watch::Receiver<bool>,
 }
 
@@ -138,7 +151,10 @@ impl Looking {
                 counted.add(store.name(), &status);
             }
             for store in &stores {
-                let tended = tend(folder, store, known, &self.stop);
+                let seen = known.seen.entry(store.name().to_owned()).or_default();
+                let tended = seen
+                    .look(folder, store, &self.news)
+                    .and_then(|()| self.tend(folder, store, known));
                 known.troubles.tell(folder, tended);
             }
         });
@@ -146,6 +162,78 @@ impl Looking {
             self.metrics.stores.set(counted);
         }
         known
+    }
+
+    fn tend(
+        &self,
+        folder: &Folder,
+        store: &Arc<ChunkedStore>,
+        known: &mut Known,
+    ) -> io::Result<()> {
+        let mended = store.mend()?;
+        if mended.chunks + mended.manifests > 0 {
+            info!(
+                chunks = mended.chunks,
+                manifests = mended.manifests,
+                "{}: wrote what members lacked",
+                folder.name()
+            );
+        }
+        store.collect_garbage()?;
+        if known.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
+            known.swept = Some(Instant::now());
+            let before = clock::nanos() - i64::try_from(ORPHANED.as_nanos()).unwrap_or(i64::MAX);
+            let private = folder.user().private_key().map_err(io::Error::other)?;
+            store.survey(&Arc::new(private))?;
+            store.sweep_orphans(before)?;
+        }
+        if is_due(store, folder)? && !known.is_scrubbing.swap(true, Ordering::Relaxed) {
+            self.scrub_behind(folder, store, known.is_scrubbing.clone());
+        }
+        match mended.reasons.is_empty() {
+            true => Ok(()),
+            false => Err(io::Error::other(mended.reasons.join("; "))),
+        }
+    }
+
+    fn scrub_behind(
+        &self,
+        folder: &Folder,
+        store: &Arc<ChunkedStore>,
+        is_scrubbing: Arc<AtomicBool>,
+    ) {
+        let (folder, store) = (folder.clone(), store.clone());
+        let (news, stop) = (self.news.clone(), self.stop.clone());
+        let scrubbing = move || {
+            let private = folder.user().private_key().map_err(io::Error::other)?;
+            let scrub = Scrub {
+                limit: Some(SCRUB_RATE),
+                progress: &mut |_, _| {},
+                stops: &|| *stop.borrow(),
+            };
+            let found = store.scrub(&Arc::new(private), scrub)?;
+            let sum = |counts: &[u64]| counts.iter().sum::<u64>();
+            info!(
+                chunks = found.chunks,
+                wrong = sum(&found.wrong),
+                missing = sum(&found.missing),
+                unknown = sum(&found.unknown),
+                lost = found.lost,
+                "{}: scrubbed",
+                folder.name()
+            );
+            if let Some(damage) = News::damage(&folder, &store, &found) {
+                // If nobody hears it any more, the server is going down.
+                let _ = news.blocking_send(damage);
+            }
+            Ok::<(), io::Error>(())
+        };
+        task::spawn_blocking(move || {
+            if let Err(error) = scrubbing() {
+                error!("a scrub ended early: {error}");
+            }
+            is_scrubbing.store(false, Ordering::Relaxed);
+        });
     }
 }
 
@@ -188,38 +276,6 @@ fn hold(folder: &Folder, store: &ChunkedStore) -> io::Result<()> {
     }
 }
 
-fn tend(
-    folder: &Folder,
-    store: &Arc<ChunkedStore>,
-    known: &mut Known,
-    stop: &watch::Receiver<bool>,
-) -> io::Result<()> {
-    let mended = store.mend()?;
-    if mended.chunks + mended.manifests > 0 {
-        info!(
-            chunks = mended.chunks,
-            manifests = mended.manifests,
-            "{}: wrote what members lacked",
-            folder.name()
-        );
-    }
-    store.collect_garbage()?;
-    if known.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
-        known.swept = Some(Instant::now());
-        let before = clock::nanos() - i64::try_from(ORPHANED.as_nanos()).unwrap_or(i64::MAX);
-        let private = folder.user().private_key().map_err(io::Error::other)?;
-        store.survey(&Arc::new(private))?;
-        store.sweep_orphans(before)?;
-    }
-    if is_due(store, folder)? && !known.is_scrubbing.swap(true, Ordering::Relaxed) {
-        scrub_behind(folder, store, known.is_scrubbing.clone(), stop.clone());
-    }
-    match mended.reasons.is_empty() {
-        true => Ok(()),
-        false => Err(io::Error::other(mended.reasons.join("; "))),
-    }
-}
-
 fn is_behind(error: &io::Error) -> bool {
     let source = error.get_ref().and_then(|source| source.downcast_ref());
     matches!(source, Some(LeaseError::Behind))
@@ -239,39 +295,4 @@ fn is_due(store: &ChunkedStore, folder: &Folder) -> io::Result<bool> {
             Ok(false)
         }
     }
-}
-
-fn scrub_behind(
-    folder: &Folder,
-    store: &Arc<ChunkedStore>,
-    is_scrubbing: Arc<AtomicBool>,
-    stop: watch::Receiver<bool>,
-) {
-    let (folder, store) = (folder.clone(), store.clone());
-    let scrubbing = move || {
-        let private = folder.user().private_key().map_err(io::Error::other)?;
-        let scrub = Scrub {
-            limit: Some(SCRUB_RATE),
-            progress: &mut |_, _| {},
-            stops: &|| *stop.borrow(),
-        };
-        let found = store.scrub(&Arc::new(private), scrub)?;
-        let sum = |counts: &[u64]| counts.iter().sum::<u64>();
-        info!(
-            chunks = found.chunks,
-            wrong = sum(&found.wrong),
-            missing = sum(&found.missing),
-            unknown = sum(&found.unknown),
-            lost = found.lost,
-            "{}: scrubbed",
-            folder.name()
-        );
-        Ok::<(), io::Error>(())
-    };
-    task::spawn_blocking(move || {
-        if let Err(error) = scrubbing() {
-            error!("a scrub ended early: {error}");
-        }
-        is_scrubbing.store(false, Ordering::Relaxed);
-    });
 }

@@ -161,6 +161,12 @@ impl ChunkedStore {
         &self.core.name
     }
 
+    /// The names of its members in m2y.ini.
+    pub fn member_names(&self) -> Vec<String> {
+        let members = self.core.holders.members().into_iter();
+        members.map(|(name, _)| name.to_owned()).collect()
+    }
+
     /// The names of its members.
     pub fn members(&self) -> Vec<String> {
         let members = self.core.holders.members().into_iter();

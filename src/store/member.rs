@@ -6,6 +6,7 @@
 
 pub mod directory;
 mod http;
+pub mod later;
 mod profile;
 pub mod s3;
 
@@ -136,7 +137,7 @@ pub trait Member: Send + Sync {
         &'a self,
         key: &'a ObjectKey,
         range: Option<Range<u64>>,
-    ) -> BoxFuture<'a, MemberResult<Bytes>>;
+    ) -> BoxFuture<'a, MemberResult<Vec<u8>>>;
 
     /// What is known of an object.
     fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>>;
@@ -150,6 +151,21 @@ pub trait Member: Send + Sync {
 
     /// Bytes that still fit, if the member knows.
     fn room(&self) -> BoxFuture<'_, MemberResult<Option<u64>>>;
+}
+
+/// Whether a member can refuse to replace an object: some servers do not know the header for it,
+/// and some ignore it. `key` is one that the member has an object for, which this may replace.
+///
+/// # Errors
+///
+/// If the member does not say.
+pub async fn refuses_to_replace(member: &dyn Member, key: &ObjectKey) -> MemberResult<bool> {
+    let second = Bytes::from_static(b"second");
+    match member.put(key, second, Existing::Keep).await {
+        Err(MemberError::Exists(_)) => Ok(true),
+        Ok(()) | Err(MemberError::Failed(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@
 //! four members, any two of which rebuild them. [`Stores`] opens what a folder's m2y.config names.
 
 pub mod batch;
+mod buffers;
 pub mod chunked;
 pub mod flush;
 pub mod local;

@@ -21,11 +21,14 @@ use super::{
         recover::{self, Found},
     },
     local::LocalStore,
-    member::{Member, MemberError, MemberResult, directory::DirectoryMember, s3::S3Member},
+    member::{
+        Member, MemberError, MemberResult, directory::DirectoryMember, later::LaterMember,
+        s3::S3Member,
+    },
     moving::Moving,
     sealed::folder::{About, FolderSecret},
     stripe::Stripe,
-    unavailable::{NotOpen, Unavailable},
+    unavailable::Unavailable,
 };
 use crate::{
     crypto::keys::PrivateKey,
@@ -205,12 +208,12 @@ impl Stores {
             Place::Stripe(striped) => {
                 // One that cannot even be opened is like one that cannot be reached.
                 let members = striped.members.each_ref().map(|member| {
-                    let opened = place(member).map(|place| self.member(root, place));
-                    let opened: Arc<dyn Member> = match opened {
-                        Ok(Ok(member)) => member,
-                        Ok(Err(error)) => Arc::new(NotOpen(error)),
-                        Err(error) => Arc::new(NotOpen(MemberError::Failed(error.to_string()))),
-                    };
+                    let place = place(member).cloned().map_err(|error| error.to_string());
+                    let (contacts, root) = (self.0.contacts.clone(), root.clone());
+                    let opened = LaterMember::new(move || {
+                        let place = place.as_ref().map_err(|e| MemberError::Failed(e.clone()))?;
+                        open_member(contacts.as_deref(), &root, place)
+                    });
                     (member.clone(), opened)
                 });
                 Ok(Holders::Stripe(Box::new(Stripe::new(
@@ -227,19 +230,7 @@ impl Stores {
 
     /// A member that m2y.ini names.
     pub fn member(&self, root: &Root, place: &Place) -> MemberResult<Arc<dyn Member>> {
-        match place {
-            Place::Directory(path) => Ok(Arc::new(DirectoryMember::open(path)?)),
-            Place::Bucket(bucket) => Ok(Arc::new(S3Member::new(bucket, None)?)),
-            Place::Contact(folder) => match &self.0.contacts {
-                Some(open) => open(root, folder),
-                None => Err(MemberError::Failed(
-                    "folders of contacts cannot be opened here".to_owned(),
-                )),
-            },
-            Place::Stripe(_) => Err(MemberError::Failed(
-                "a stripe is no member of another one".to_owned(),
-            )),
-        }
+        open_member(self.0.contacts.as_deref(), root, place)
     }
 
     fn open_store(
@@ -317,6 +308,27 @@ impl Stores {
 impl Default for Stores {
     fn default() -> Self {
         Self::with(Box::new(|_| None), None)
+    }
+}
+
+/// Opens a member that m2y.ini names.
+fn open_member(
+    contacts: Option<&OpenContact>,
+    root: &Root,
+    place: &Place,
+) -> MemberResult<Arc<dyn Member>> {
+    match place {
+        Place::Directory(path) => Ok(Arc::new(DirectoryMember::open(path)?)),
+        Place::Bucket(bucket) => Ok(Arc::new(S3Member::new(bucket, None)?)),
+        Place::Contact(folder) => match contacts {
+            Some(open) => open(root, folder),
+            None => Err(MemberError::Failed(
+                "folders of contacts cannot be opened here".to_owned(),
+            )),
+        },
+        Place::Stripe(_) => Err(MemberError::Failed(
+            "a stripe is no member of another one".to_owned(),
+        )),
     }
 }
 

@@ -30,7 +30,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-use self::code::{CodeError, MEMBERS, Shares, rebuild, share_len};
+use self::code::{CodeError, MEMBERS, Shares, rebuild_into, share_len};
+use super::buffers;
 use super::member::{Existing, Member, MemberError, ObjectKey};
 
 /// The SHA-256 of a share as a member holds it.
@@ -136,7 +137,7 @@ pub enum StripeError {
 /// What a member answered to a read.
 enum Share {
     /// The share that was written.
-    Verified(Bytes),
+    Verified(Vec<u8>),
     /// Another one, or none.
     Wrong(String),
     /// Nothing that tells what it holds.
@@ -189,12 +190,9 @@ impl Stripe {
         chunk: Vec<u8>,
         trailer: &[u8],
     ) -> Result<Written, StripeError> {
-        let objects = {
-            // Not kept while the members write.
-            let shares = Shares::encode(chunk, Default::default());
-            let all = shares.all();
-            all.map(|share| Bytes::from([share, trailer].concat()))
-        };
+        let len = share_len(chunk.len()) + trailer.len();
+        let parity = [(); 2].map(|()| buffers::take(len));
+        let objects = Shares::encode(chunk, parity).into_objects(trailer);
         let digests = objects.each_ref().map(|object| digest(object));
         let missing = self.put(key, objects, Existing::Replace, true).await?;
         Ok(Written { digests, missing })
@@ -342,7 +340,7 @@ impl Stripe {
             self.share(number, chunk)
         };
         reading.extend(waiting.by_ref().take(2).map(&mut ask));
-        let mut shares: [Option<Bytes>; MEMBERS] = Default::default();
+        let mut shares: [Option<Vec<u8>>; MEMBERS] = Default::default();
         let (mut wrong, mut reasons, mut answered) = (Vec::new(), Vec::new(), Vec::new());
         let (patience, until) = (self.patience(), Instant::now() + self.deadline);
         while shares.iter().flatten().count() < 2 {
@@ -396,15 +394,20 @@ impl Stripe {
             });
         }
         let trailer = shares.iter().flatten().next();
-        let trailer = trailer.map(|share| share.slice(share_len(chunk.len)..).to_vec());
+        let trailer = trailer.and_then(|share| share.get(share_len(chunk.len)..));
         let bare = shares.each_ref().map(|share| {
             let share = share.as_ref()?;
             share.get(..share_len(chunk.len))
         });
         wrong.sort_unstable();
+        let trailer = trailer.unwrap_or_default().to_vec();
+        // The padded one.
+        let mut rebuilt = buffers::take(2 * share_len(chunk.len));
+        rebuild_into(bare, &mut rebuilt)?;
+        shares.into_iter().flatten().for_each(buffers::give);
         Ok(Read {
-            chunk: rebuild(bare)?,
-            trailer: trailer.unwrap_or_default(),
+            chunk: rebuilt,
+            trailer,
             wrong,
         })
     }
@@ -476,7 +479,7 @@ impl Stripe {
     ) -> [Result<Bytes, MemberError>; MEMBERS] {
         let [a, b, c, d] = self.members.each_ref().map(|member| async move {
             match timeout(patience, member.get(key, None)).await {
-                Ok(got) => got,
+                Ok(got) => got.map(Bytes::from),
                 Err(_) => Err(MemberError::Unreachable(format!(
                     "no answer within {} s",
                     patience.as_secs()

@@ -1,18 +1,8 @@
 //! What stands for a store that cannot be opened: each call says why.
 
-use std::{io, io::Read, ops::Range, time::SystemTime};
+use std::{io, io::Read, time::SystemTime};
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{self, BoxFuture},
-    stream::{self, BoxStream},
-};
-use hyper::body::Bytes;
-
-use super::{
-    ContentPath, Contents, Listing, PartialName, Sink, Stat, Store, Target,
-    member::{Existing, Member, MemberError, MemberResult, Object, ObjectKey},
-};
+use super::{ContentPath, Contents, Listing, PartialName, Sink, Stat, Store, Target};
 
 /// A store that cannot be opened.
 pub struct Unavailable {
@@ -91,50 +81,6 @@ impl Store for Unavailable {
     }
 
     fn sweep(&self, _: SystemTime, _: bool) -> io::Result<usize> {
-        self.fail()
-    }
-}
-
-/// A member that cannot be opened.
-pub struct NotOpen(pub MemberError);
-
-impl NotOpen {
-    fn fail<'a, T: Send + 'a>(&self) -> BoxFuture<'a, MemberResult<T>> {
-        future::ready(Err(self.0.clone())).boxed()
-    }
-}
-
-impl Member for NotOpen {
-    fn put<'a>(
-        &'a self,
-        _: &'a ObjectKey,
-        _: Bytes,
-        _: Existing,
-    ) -> BoxFuture<'a, MemberResult<()>> {
-        self.fail()
-    }
-
-    fn get<'a>(
-        &'a self,
-        _: &'a ObjectKey,
-        _: Option<Range<u64>>,
-    ) -> BoxFuture<'a, MemberResult<Bytes>> {
-        self.fail()
-    }
-
-    fn stat<'a>(&'a self, _: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
-        self.fail()
-    }
-
-    fn remove<'a>(&'a self, _: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
-        self.fail()
-    }
-
-    fn list<'a>(&'a self, _: Option<&'a ObjectKey>) -> BoxStream<'a, MemberResult<Object>> {
-        stream::iter([Err(self.0.clone())]).boxed()
-    }
-
-    fn room(&self) -> BoxFuture<'_, MemberResult<Option<u64>>> {
         self.fail()
     }
 }

@@ -38,6 +38,8 @@ pub enum Fault {
     Full,
     /// It takes what is written, and says that it failed.
     FailsAfter,
+    /// It replaces what it was told to keep, as some S3 servers do.
+    Replaces,
 }
 
 #[derive(Default)]
@@ -145,7 +147,8 @@ impl Member for TestMember {
             if inside.fault == Fault::Full {
                 return Err(MemberError::Full("it is full".to_owned()));
             }
-            if existing == Existing::Keep && inside.objects.contains_key(key) {
+            let keeps = existing == Existing::Keep && inside.fault != Fault::Replaces;
+            if keeps && inside.objects.contains_key(key) {
                 return Err(MemberError::Exists(key.clone()));
             }
             inside.objects.insert(key.clone(), body);
@@ -161,7 +164,7 @@ impl Member for TestMember {
         &'a self,
         key: &'a ObjectKey,
         range: Option<Range<u64>>,
-    ) -> BoxFuture<'a, MemberResult<Bytes>> {
+    ) -> BoxFuture<'a, MemberResult<Vec<u8>>> {
         async move {
             self.inside().reads += 1;
             self.fail().await?;
@@ -178,7 +181,7 @@ impl Member for TestMember {
                 Fault::Cuts => bytes.truncate(bytes.len() / 2),
                 _ => {}
             }
-            Ok(bytes.into())
+            Ok(bytes)
         }
         .boxed()
     }

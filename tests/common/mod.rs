@@ -262,6 +262,7 @@ pub fn event(kind: Kind, folder: &Folder, file: &str) -> Event {
             stem: file.to_owned(),
         }),
         asked: None,
+        store: None,
     }
 }
 

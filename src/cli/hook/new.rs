@@ -21,7 +21,7 @@ pub struct New {
     #[arg(value_name = "NAME")]
     name: String,
     /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule,
-    /// OnList, OnGet, OnSent
+    /// OnList, OnGet, OnSent, OnStore
     #[arg(long, value_name = "EVENT", value_parser = event)]
     event: Kind,
     #[command(flatten)]
@@ -132,6 +132,11 @@ fn template(event: Kind, script: &str) -> (String, String) {
             "when a contact has fetched a file",
             "// `event.contact` has `event.path` now. What fails here is run again later.\n\nlog.info(`${event.contact} has ${event.path}`);\n",
             "fn test_it_says_who_has_what() {\n    file(\"a.txt\", \"abc\");\n    let result = run_script(\"SCRIPT\", \"OnSent\", \"a.txt\");\n    assert_eq(result.log, [\"INFO zhenqiang has a.txt\"]);\n}\n",
+        ),
+        Kind::Store => (
+            "when a member of the folder's store is lost or back, or a scrub found damage",
+            "// `event.change` is lost, back or damage; `event.member` is which, `event.text` says it in\n// a sentence.\n\nnotify.inbox(`${event.store}: ${event.text}`);\n",
+            "fn test_the_user_is_told() {\n    let result = run_script(\"SCRIPT\", \"OnStore\", \"lost\");\n    assert_eq(result.inbox, [\"safe: disk: it does not answer\"]);\n}\n",
         ),
         Kind::New | Kind::Changed | Kind::Deleted => (
             match event {

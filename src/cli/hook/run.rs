@@ -8,7 +8,7 @@ use crate::{
     client,
     delivery::Client,
     error::{Code, Error, printable},
-    event::{Asked, Event, EventId, Kind, Outcome, Subject},
+    event::{Asked, Event, EventId, Kind, Outcome, StoreChange, StoreNews, Subject},
     hooks::{
         Hooks, Pinned,
         dispatch::Dispatcher,
@@ -42,7 +42,7 @@ pub struct Run {
     #[command(flatten)]
     root: RootArg,
     /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule,
-    /// OnList, OnGet, OnSent
+    /// OnList, OnGet, OnSent, OnStore
     #[arg(value_name = "EVENT", value_parser = event)]
     event: Kind,
     #[command(flatten)]
@@ -59,6 +59,9 @@ pub struct Run {
     /// The contact who asks, at OnList, OnGet and OnSent
     #[arg(long, value_name = "NAME")]
     contact: Option<String>,
+    /// What happened to the store, at OnStore: lost, back or damage [default: lost]
+    #[arg(long, value_name = "CHANGE", value_parser = change)]
+    change: Option<StoreChange>,
     /// Only this script, whether or not m2y.config names it
     #[arg(long, value_name = "SCRIPT")]
     script: Option<String>,
@@ -72,6 +75,13 @@ pub fn event(text: &str) -> Result<Kind, String> {
     Kind::of_section(text).ok_or_else(|| {
         let events: Vec<_> = Kind::ALL.into_iter().map(Kind::section).collect();
         format!("the events are {}", events.join(", "))
+    })
+}
+
+fn change(text: &str) -> Result<StoreChange, String> {
+    StoreChange::of_word(text).ok_or_else(|| {
+        let words = StoreChange::ALL.map(StoreChange::word);
+        format!("the changes are {}", words.join(", "))
     })
 }
 
@@ -193,6 +203,7 @@ impl Run {
             }),
             file: file.filter(|_| !is_asked),
             subject,
+            store: (kind == Kind::Store).then(|| StoreNews::made_up(self.change)),
         })
     }
 }

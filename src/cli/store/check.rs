@@ -10,7 +10,7 @@ use crate::{
     crypto::random,
     error::{Code, Error, did_you_mean},
     root::settings::store::Place,
-    store::member::{Existing, Member, MemberError, ObjectKey},
+    store::member::{Existing, Member, MemberError, ObjectKey, refuses_to_replace},
 };
 
 /// Check that a store works: write, read, list and remove an object
@@ -170,14 +170,5 @@ async fn look(
     if !is_listed {
         return Err(broken("does not list an object that it has"));
     }
-    match member
-        .put(key, Bytes::from_static(b"second"), Existing::Keep)
-        .await
-    {
-        Err(MemberError::Exists(_)) => Ok(true),
-        Ok(()) => Ok(false),
-        // Some servers do not know the header, and say so.
-        Err(MemberError::Failed(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
+    refuses_to_replace(member, key).await
 }

@@ -136,6 +136,12 @@ impl Handles {
             facts.insert("contact".into(), asked.contact.as_str().into());
             facts.insert("path".into(), asked.path.as_str().into());
         }
+        if let Some(news) = &event.store {
+            facts.insert("store".into(), news.store.as_str().into());
+            facts.insert("member".into(), news.member.as_str().into());
+            facts.insert("change".into(), news.change.word().into());
+            facts.insert("text".into(), news.text.as_str().into());
+        }
         if let Some(subject) = &event.subject {
             facts.insert("meta_file".into(), subject.meta_file().into());
             facts.insert("data_file".into(), subject.data_file().into());

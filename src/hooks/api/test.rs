@@ -97,7 +97,7 @@ assert_eq(run("OnMeta", meta()).outcome, "refused");
     Function::new(
         "test",
         "run(event)",
-        "Fires an event for the folder itself, like OnStartup or OnSchedule, with all scripts of its section. Returns a map: outcome (accepted, refused, quarantined, failed or put off), words, error, meta, file, effects, log and inbox. Available only in tests of hooks.",
+        "Fires an event for the folder itself, like OnStartup, OnSchedule or OnStore, with all scripts of its section. Returns a map: outcome (accepted, refused, quarantined, failed or put off), words, error, meta, file, effects, log and inbox. Available only in tests of hooks.",
         r#"
 assert_eq(run("OnStartup").outcome, "accepted");
 "#,
@@ -105,7 +105,7 @@ assert_eq(run("OnStartup").outcome, "accepted");
     Function::new(
         "test",
         "run(event, what)",
-        "Fires an event for a file: what is the meta of one that was sent, or the name of one in the folder. At OnMeta only the .meta is there, otherwise also the .data, of 4 bytes. Available only in tests of hooks.",
+        "Fires an event for a file: what is the meta of one that was sent, or the name of one in the folder; at OnStore it is lost, back or damage. At OnMeta only the .meta is there, otherwise also the .data, of 4 bytes. Available only in tests of hooks.",
         r#"
 let result = run("OnReceived", meta(#{ filename: "sea.jpg" }));
 assert_eq(result.outcome, "accepted");

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The fields of `event`.
-const EVENT: [&str; 9] = [
+const EVENT: [&str; 13] = [
     "name",
     "folder",
     "user",
@@ -21,6 +21,10 @@ const EVENT: [&str; 9] = [
     "data_file",
     "contact",
     "path",
+    "store",
+    "member",
+    "change",
+    "text",
 ];
 
 /// Functions that are a part of the language, for whatever arguments.

@@ -138,6 +138,7 @@ pub fn rebuild(root: &Root, stores: &Stores, task: &Task) -> Result<Event, Gone>
         file,
         subject,
         asked: asked(task).or(of_subject),
+        store: None,
     })
 }
 

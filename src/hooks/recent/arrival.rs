@@ -223,6 +223,7 @@ impl<'a> Arrivals<'a> {
             file: Some(subject.data_file()),
             subject: Some(subject),
             asked,
+            store: None,
         }
     }
 

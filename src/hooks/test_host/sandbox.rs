@@ -15,7 +15,7 @@ use super::answers::Answers;
 use crate::{
     clock,
     delivery::http::Answered,
-    event::{Asked, Event, EventId, Kind, Outcome, Subject, Verdict},
+    event::{Asked, Event, EventId, Kind, Outcome, StoreChange, StoreNews, Subject, Verdict},
     hooks::{
         Hooks, Pinned,
         api::{
@@ -235,6 +235,10 @@ impl Sandbox {
             None => EventId::new().map_err(|e| io::Error::other(e.to_string()))?,
         };
         let is_asked = matches!(kind, Kind::List | Kind::Get | Kind::Sent);
+        let change = match &file {
+            Some(word) if kind == Kind::Store => StoreChange::of_word(word),
+            _ => None,
+        };
         Ok(Event {
             id,
             kind,
@@ -245,8 +249,9 @@ impl Sandbox {
                 contact: "zhenqiang".to_owned(),
                 path: file.clone().unwrap_or_default(),
             }),
-            file: file.filter(|_| !is_asked),
+            file: file.filter(|_| !is_asked && kind != Kind::Store),
             subject,
+            store: (kind == Kind::Store).then(|| StoreNews::made_up(change)),
         })
     }
 
@@ -425,7 +430,18 @@ impl Sandbox {
     ) -> Made<(Option<String>, Option<Subject>)> {
         let wrong = |why: &dyn std::fmt::Display| fail(format!("{call}: {why}"));
         match what {
-            What::Nothing if matches!(kind, Kind::Startup | Kind::Schedule | Kind::List) => {
+            What::File(word) if kind == Kind::Store => match StoreChange::of_word(&word) {
+                Some(_) => Ok((Some(word), None)),
+                None => Err(wrong(&format!(
+                    "{kind} is about a change of the store: lost, back or damage, not {word:?}"
+                ))),
+            },
+            What::Nothing
+                if matches!(
+                    kind,
+                    Kind::Startup | Kind::Schedule | Kind::List | Kind::Store
+                ) =>
+            {
                 Ok((None, None))
             }
             What::Nothing => {

@@ -15,7 +15,7 @@ use super::{
     runtime,
 };
 use crate::store::{
-    Contents, Kind, Stat,
+    Contents, Kind, Stat, buffers,
     sealed::{
         FileSecret,
         chunk::{BLOCK, ChunkSeal, TAG_BYTES, tags_len},
@@ -85,6 +85,11 @@ impl ChunkedContents {
 impl Drop for ChunkedContents {
     fn drop(&mut self) {
         self.core.closed(self.file.id);
+        let reading = self.reading.get_mut();
+        let reading = reading.unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, chunk)) = reading.chunk.take() {
+            buffers::give(chunk);
+        }
     }
 }
 
@@ -127,7 +132,9 @@ impl Contents for ChunkedContents {
                 Some((_, coming)) => coming,
                 None => self.fetch(place)?,
             };
-            reading.chunk = None;
+            if let Some((_, before)) = reading.chunk.take() {
+                buffers::give(before);
+            }
             let opened = pollster::block_on(coming).map_err(io::Error::other)??;
             reading.chunk = Some((place, opened));
         }
@@ -211,7 +218,7 @@ async fn read_blocks(
         return None;
     };
     let open = || {
-        let (mut got, tags) = (got?.to_vec(), tags?);
+        let (mut got, tags) = (got?, tags?);
         let seal = ChunkSeal::new(secret, &chunk.id, place).map_err(crypto_error)?;
         seal.open_blocks(&mut got, &tags, first, len as usize)
             .map_err(crypto_error)?;

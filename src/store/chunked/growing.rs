@@ -20,10 +20,10 @@ use super::{
     runtime,
 };
 use crate::store::{
-    Sink,
+    Sink, buffers,
     sealed::{
         FileSecret,
-        chunk::{CHUNK, ChunkId, ChunkSeal},
+        chunk::{CHUNK, ChunkId, ChunkSeal, tags_len},
     },
 };
 
@@ -33,6 +33,10 @@ const GATHERED: usize = 32 << 20;
 
 /// The shortest that a chunk gets for that.
 const SHORTEST: usize = 256 << 10;
+
+/// Bytes that a chunk needs in its buffer beside its own: for the tags behind each half on a
+/// stripe, and the padding there.
+const ROOM: usize = 2 * tags_len(CHUNK) + 4;
 
 /// Megabytes that may be on their way to members at once.
 const ON_THE_WAY: usize = 32;
@@ -113,7 +117,7 @@ impl Growing {
             while !rest.is_empty() {
                 let room = chunk_len().saturating_sub(state.gathered.len()).max(1);
                 let (now, later) = rest.split_at(rest.len().min(room));
-                state.gathered.extend_from_slice(now);
+                state.gather(now);
                 rest = later;
                 if state.gathered.len() >= chunk_len() {
                     self.send(&mut state, true)?;
@@ -183,6 +187,18 @@ impl Growing {
 }
 
 impl State {
+    fn gather(&mut self, bytes: &[u8]) {
+        let gathered = &mut self.gathered;
+        // What gets this long mostly fills a chunk: growing by and by would copy it over and over.
+        if gathered.len() + bytes.len() > SHORTEST && gathered.capacity() < chunk_len() {
+            let len = chunk_len();
+            let mut whole = buffers::take(len + ROOM);
+            whole.extend_from_slice(gathered);
+            *gathered = whole;
+        }
+        gathered.extend_from_slice(bytes);
+    }
+
     /// Takes the results of what was written; waits for all of it, if asked.
     fn reap(&mut self, waits: bool) {
         while let Some(first) = self.on_the_way.front_mut() {

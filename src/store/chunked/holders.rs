@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use crate::store::{
-    member::{Existing, Member, MemberError, MemberResult, Object, ObjectKey},
+    buffers,
+    member::{Existing, Member, MemberError, MemberResult, Object, ObjectKey, refuses_to_replace},
     stripe::{ChunkAt, Digest, Stripe, StripeError, code::MEMBERS},
 };
 
@@ -99,10 +100,11 @@ impl Holders {
     ) -> io::Result<Held> {
         match self {
             Self::One { name, member } => {
+                // The caller left room for that.
                 chunk.extend_from_slice(tags);
                 let digests = vec![Sha256::digest(&chunk).into()];
-                let put = member.put(key, chunk.into(), Existing::Replace).await;
-                put.map_err(|error| of(name, error))?;
+                let put = member.put(key, buffers::shared(chunk), Existing::Replace);
+                put.await.map_err(|error| of(name, error))?;
                 let missing = 0;
                 Ok(Held { digests, missing })
             }
@@ -129,7 +131,7 @@ impl Holders {
                 let expected = len + tags;
                 // One byte more tells a chunk that is too long.
                 let got = member.get(key, Some(0..expected as u64 + 1)).await;
-                let mut bytes: Vec<u8> = got.map_err(|error| of(name, error))?.into();
+                let mut bytes = got.map_err(|error| of(name, error))?;
                 // What is in it the seal tells, whose key belongs to this chunk.
                 if bytes.len() != expected {
                     return Err(damaged(&format!(
@@ -158,7 +160,7 @@ impl Holders {
         &self,
         key: &ObjectKey,
         range: std::ops::Range<u64>,
-    ) -> Option<io::Result<Bytes>> {
+    ) -> Option<io::Result<Vec<u8>>> {
         match self {
             Self::One { name, member } => {
                 let got = member.get(key, Some(range)).await;
@@ -217,6 +219,34 @@ impl Holders {
         }
     }
 
+    /// Whether enough members can refuse to replace an object that at most one of two writers makes
+    /// it. `key` is one that none of them has an object for.
+    pub async fn can_refuse(&self, key: &ObjectKey) -> io::Result<bool> {
+        let asking = self.members().into_iter().map(|(name, member)| async move {
+            let asking = async {
+                let first = Bytes::from_static(b"first");
+                member.put(key, first, Existing::Replace).await?;
+                let refuses = refuses_to_replace(&**member, key).await;
+                member.remove(key).await?;
+                refuses
+            };
+            let asked = timeout(PATIENCE, asking).await;
+            asked
+                .unwrap_or_else(|_| Err(silent()))
+                .map_err(|error| of(name, error))
+        });
+        let answers = join_all(asking).await;
+        let known = answers.iter().flatten().count();
+        if known < self.needed() {
+            let reason = answers.into_iter().find_map(Result::err);
+            return Err(reason.unwrap_or_else(|| io::ErrorKind::HostUnreachable.into()));
+        }
+        // Each of two writers needs three of four, so they have two in common at least. One that
+        // does not refuse may be among these.
+        let refusing = answers.iter().flatten().filter(|refuses| **refuses).count();
+        Ok(refusing >= self.count().min(MEMBERS - 1))
+    }
+
     /// Does something with each of these members at once; returns those that failed, and why.
     async fn each<'a, F>(
         &'a self,
@@ -273,7 +303,7 @@ impl Holders {
             return Err(MemberError::Missing(key.clone()));
         };
         let got = timeout(PATIENCE, member.get(key, None)).await;
-        got.unwrap_or_else(|_| Err(silent()))
+        got.map_or_else(|_| Err(silent()), |got| got.map(Bytes::from))
     }
 
     /// Calls `each` with every object of a member below a directory; the error is why the list

@@ -60,6 +60,7 @@ CREATE TABLE IF NOT EXISTS names (
 CREATE INDEX IF NOT EXISTS names_directories ON names (id) WHERE kind = 2;
 CREATE INDEX IF NOT EXISTS names_unsettled ON names (count) WHERE settled = 0;
 CREATE INDEX IF NOT EXISTS names_missing ON names (count) WHERE missing <> 0;
+CREATE INDEX IF NOT EXISTS names_tombstones ON names (at) WHERE kind = 0;
 -- Manifests of the name under earlier leases.
 CREATE TABLE IF NOT EXISTS stale (
     parent BLOB NOT NULL,

@@ -6,6 +6,9 @@
 //! a minute is over, by the clock of the server that looked at it twice, and the next server makes
 //! the next one. Every manifest has the number of its lease in its key and in its sequence; so what
 //! a server writes that was asleep meanwhile replaces nothing, and counts for nothing.
+//!
+//! Where too few members can refuse to replace an object there are no leases: the folder is for one
+//! server only. Two of one root are kept apart by the lock of the root.
 
 use std::{
     io,
@@ -17,12 +20,13 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use hyper::body::Bytes;
 use subtle::ConstantTimeEq;
 use tokio::time::timeout;
+use tracing::warn;
 
-use super::{Core, holders::bit, runtime};
+use super::{Core, crypto_error, holders::bit, runtime};
 use crate::{
     clock,
     crypto::{mac::hmac_sha256, seal::derive},
-    store::member::ObjectKey,
+    store::{member::ObjectKey, sealed::chunk::ChunkId},
 };
 
 /// The directory of leases.
@@ -48,6 +52,9 @@ const RELIABLE: Duration = Duration::from_secs(45);
 const FENCE: &str = "fence";
 const RENEWED: &str = "renewed";
 const BEAT: &str = "beat";
+
+/// The note whether members can refuse to replace a lease.
+const CAN_REFUSE: &str = "can_refuse";
 
 /// The document of a lease: a counter, the holder, and whether it was given back. Of two under one
 /// number, that with more beats is the later one.
@@ -185,6 +192,9 @@ impl Core {
 
     /// Renews the lease, or gets it.
     pub(super) fn renew(self: &Arc<Self>) -> io::Result<()> {
+        if !self.has_leases()? {
+            return Ok(());
+        }
         let fence: u64 = self.number(FENCE)?;
         let beat = self.number(BEAT)? + 1;
         // Others count from when they can see it.
@@ -194,6 +204,26 @@ impl Core {
         self.index.set_note(BEAT, signed(beat))?;
         self.index.set_note(FENCE, signed(fence))?;
         self.index.set_note(RENEWED, signed(begun))
+    }
+
+    /// Whether the folder has leases, which is found out before the first one.
+    fn has_leases(self: &Arc<Self>) -> io::Result<bool> {
+        if let Some(known) = self.index.note(CAN_REFUSE)? {
+            return Ok(known);
+        }
+        let this = self.clone();
+        let id = ChunkId::new().map_err(crypto_error)?;
+        // A chunk of no file: what is left of it if this is cut short is swept.
+        let key = self.folder.chunk_key(&id);
+        let can = runtime::run(async move { this.holders.can_refuse(&key).await })??;
+        if !can {
+            warn!(
+                "the store cannot refuse to replace an object, so this folder is for one server \
+                 only: never start a second one, on a copy of this root or elsewhere"
+            );
+        }
+        self.index.set_note(CAN_REFUSE, can)?;
+        Ok(can)
     }
 
     fn number(&self, key: &str) -> io::Result<u64> {
@@ -347,6 +377,8 @@ impl Core {
     /// Notes which lease the index is as new as, after it was made anew.
     pub(super) fn caught_up(&self, fence: u64) -> io::Result<()> {
         self.index.set_note(RENEWED, 0)?;
+        // Without leases there are manifests all the same, and the next ones come after them.
+        let fence = fence.max(self.index.highest_fence()?);
         self.index.set_note(FENCE, signed(fence))
     }
 

@@ -35,6 +35,10 @@ const BATCH: u32 = 256;
 /// process of this root may still read it.
 const GRACE: i64 = 600 * 1_000_000_000;
 
+/// How long a tombstone stays after the removal, in nanoseconds: so long a member may be away, or
+/// come back from a copy, without bringing anything back.
+const TOMBSTONE: i64 = 90 * 86_400 * 1_000_000_000;
+
 impl Core {
     /// Returns when all changes of names are on enough members.
     pub(super) fn settle(self: &std::sync::Arc<Self>) -> io::Result<()> {
@@ -286,7 +290,49 @@ impl ChunkedStore {
 
     /// Removes from the members what nothing has needed for a while; returns how much.
     pub fn collect_garbage(&self) -> io::Result<usize> {
-        self.collect_before(nanos().saturating_sub(GRACE))
+        let now = nanos();
+        let collected = self.collect_before(now.saturating_sub(GRACE))?;
+        self.forget_tombstones(now.saturating_sub(TOMBSTONE))?;
+        Ok(collected)
+    }
+
+    /// Removes tombstones from before this time, in nanoseconds since 1970, that every member has;
+    /// returns how many.
+    pub fn forget_tombstones(&self, before: i64) -> io::Result<usize> {
+        let core = &self.core;
+        let mut forgotten = 0;
+        loop {
+            // Nobody gives the name to a file meanwhile: its manifest would have the same key.
+            let _writing = core.writing()?;
+            let batch = core.index.tombstones(before, BATCH)?;
+            if batch.is_empty() {
+                return Ok(forgotten);
+            }
+            core.hold()?;
+            let this = core.clone();
+            let gone = runtime::run(async move {
+                let removing = stream::iter(batch).map(|one| {
+                    let this = &this;
+                    async move {
+                        let fence = one.sequence.fence;
+                        let key = this.folder.manifest_key(&one.parent, &one.name, fence);
+                        let (left, _) = this.holders.remove(&key, this.holders.all()).await;
+                        (left == 0).then_some(one)
+                    }
+                });
+                let removed = removing.buffer_unordered(AT_ONCE);
+                removed
+                    .filter_map(std::future::ready)
+                    .collect::<Vec<_>>()
+                    .await
+            })?;
+            if gone.is_empty() {
+                // A member is away.
+                return Ok(forgotten);
+            }
+            forgotten += gone.len();
+            core.index.forget_tombstones(gone)?;
+        }
     }
 
     /// The same for what nothing has needed since before this time, in nanoseconds since 1970.

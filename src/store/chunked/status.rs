@@ -5,10 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{ChunkedStore, index::work::Backlog, runtime};
-use crate::store::{member::MemberError, sealed::chunk::ChunkId};
+use super::{ChunkedStore, Core, holders::Members, index::work::Backlog, runtime};
+use crate::store::{
+    member::{Member, MemberError},
+    sealed::chunk::ChunkId,
+};
 
 /// How long a member may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +54,7 @@ pub struct MemberStatus {
     /// Its name in m2y.ini.
     pub name: String,
     /// How long it took to answer, or why it did not.
-    pub answered: Result<Duration, MemberError>,
+    pub answered: Answered,
     /// Bytes that still fit, if it knows.
     pub room: Option<u64>,
     /// Bytes that it holds of this folder, as far as the index knows.
@@ -59,7 +63,50 @@ pub struct MemberStatus {
     pub missing: u64,
 }
 
+/// The note of the index with the members that were last told to be lost, as bits.
+const LOST: &str = "lost_members";
+
+/// How long a member took to answer, or why it did not.
+pub type Answered = Result<Duration, MemberError>;
+
+impl Core {
+    async fn asked(&self, member: &dyn Member) -> Answered {
+        let begun = Instant::now();
+        let key = self.folder.document_key();
+        match timeout(PATIENCE, member.stat(&key)).await {
+            Ok(Ok(_) | Err(MemberError::Missing(_))) => Ok(begun.elapsed()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(MemberError::Unreachable(format!(
+                "no answer within {} s",
+                PATIENCE.as_secs()
+            ))),
+        }
+    }
+}
+
 impl ChunkedStore {
+    /// Whether each member answers.
+    pub fn answers(&self) -> io::Result<Vec<(String, Answered)>> {
+        let core = self.core.clone();
+        runtime::run(async move {
+            let members = core.holders.members();
+            let asking = members
+                .iter()
+                .map(|(name, member)| async { ((*name).to_owned(), core.asked(&***member).await) });
+            join_all(asking).await
+        })
+    }
+
+    /// The members that the folder's hooks were last told to be lost.
+    pub fn told_lost(&self) -> io::Result<Members> {
+        Ok(self.core.index.note(LOST)?.unwrap_or(0))
+    }
+
+    /// Notes which members the folder's hooks were told to be lost.
+    pub fn set_told_lost(&self, members: Members) -> io::Result<()> {
+        self.core.index.set_note(LOST, members)
+    }
+
     /// How the store is. Members that do not answer cost a few seconds.
     pub fn status(&self) -> io::Result<Status> {
         let core = &self.core;
@@ -67,17 +114,7 @@ impl ChunkedStore {
         let answers = runtime::run(async move {
             let members = this.holders.members();
             let asking = members.iter().map(|(name, member)| async {
-                let begun = Instant::now();
-                let key = this.folder.document_key();
-                let there = timeout(PATIENCE, member.stat(&key)).await;
-                let answered = match there {
-                    Ok(Ok(_) | Err(MemberError::Missing(_))) => Ok(begun.elapsed()),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(MemberError::Unreachable(format!(
-                        "no answer within {} s",
-                        PATIENCE.as_secs()
-                    ))),
-                };
+                let answered = this.asked(&***member).await;
                 let room = match &answered {
                     Ok(_) => timeout(PATIENCE, member.room()).await,
                     Err(error) => Ok(Err(error.clone())),
@@ -85,7 +122,7 @@ impl ChunkedStore {
                 let room = room.ok().and_then(Result::ok).flatten();
                 ((*name).to_owned(), answered, room)
             });
-            futures_util::future::join_all(asking).await
+            join_all(asking).await
         })?;
         let held = core.index.held_by_members(core.holders.count())?;
         let members = answers.into_iter().zip(held);

@@ -24,7 +24,7 @@ use hyper::body::Bytes;
 use tokio::task;
 
 use super::{Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey};
-use crate::root::file;
+use crate::{root::file, store::buffers};
 
 /// A directory that holds each object as a file of its key.
 #[derive(Clone)]
@@ -190,7 +190,7 @@ fn object(key: ObjectKey, about: &cap_std::fs::Metadata) -> Object {
 }
 
 /// The bytes of a range, as far as the file has them.
-fn read(dir: &Dir, key: &ObjectKey, range: Option<Range<u64>>) -> io::Result<Bytes> {
+fn read(dir: &Dir, key: &ObjectKey, range: Option<Range<u64>>) -> io::Result<Vec<u8>> {
     let (dir, name) = parent(dir, key)?;
     let (mut file, about) = file::open(&dir, name)?;
     let len = about.len();
@@ -201,10 +201,9 @@ fn read(dir: &Dir, key: &ObjectKey, range: Option<Range<u64>>) -> io::Result<Byt
     }
     file.seek(SeekFrom::Start(start))?;
     let wanted = end.saturating_sub(start);
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(usize::try_from(wanted).map_err(io::Error::other)?)?;
+    let mut bytes = buffers::take(usize::try_from(wanted).map_err(io::Error::other)?);
     file.take(wanted).read_to_end(&mut bytes)?;
-    Ok(bytes.into())
+    Ok(bytes)
 }
 
 /// How old a temporary file is that nobody writes any more.
@@ -277,7 +276,7 @@ impl Member for DirectoryMember {
         &'a self,
         key: &'a ObjectKey,
         range: Option<Range<u64>>,
-    ) -> BoxFuture<'a, MemberResult<Bytes>> {
+    ) -> BoxFuture<'a, MemberResult<Vec<u8>>> {
         self.work(key, move |_, dir, key| read(dir, key, range))
     }
 

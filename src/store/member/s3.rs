@@ -40,6 +40,7 @@ use super::{
 };
 use crate::{
     root::settings::store::Bucket,
+    store::buffers,
     transport::{resolve::answers, tls::Trust},
 };
 
@@ -337,10 +338,10 @@ impl Member for S3Member {
         &'a self,
         key: &'a ObjectKey,
         range: Option<Range<u64>>,
-    ) -> BoxFuture<'a, MemberResult<Bytes>> {
+    ) -> BoxFuture<'a, MemberResult<Vec<u8>>> {
         async move {
             if range.as_ref().is_some_and(Range::is_empty) {
-                return self.stat(key).await.map(|_| Bytes::new());
+                return self.stat(key).await.map(|_| Vec::new());
             }
             let path = self.path(key);
             let options = GetOptions {
@@ -352,15 +353,18 @@ impl Member for S3Member {
                 .map_or(MAX_OBJECT, |range| range.end - range.start);
             let most = usize::try_from(wanted.min(MAX_OBJECT)).unwrap_or(usize::MAX);
             let getting = async {
-                let mut body = self.store.get_opts(&path, options).await?.into_stream();
-                let mut bytes = Vec::new();
+                let answer = self.store.get_opts(&path, options).await?;
+                let len = answer.range.end.saturating_sub(answer.range.start);
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                let mut bytes = buffers::take(len.min(most));
+                let mut body = answer.into_stream();
                 while let Some(piece) = body.try_next().await? {
                     if bytes.len() + piece.len() > most {
                         return Ok(None);
                     }
                     bytes.extend_from_slice(&piece);
                 }
-                Ok(Some(Bytes::from(bytes)))
+                Ok(Some(bytes))
             };
             let got = self.within(Some(key), wanted, getting).await;
             let long = || {
@@ -373,7 +377,7 @@ impl Member for S3Member {
                     // A range behind the end is an error of most servers.
                     let object = self.stat(key).await?;
                     match range.start >= object.size {
-                        true => Ok(Bytes::new()),
+                        true => Ok(Vec::new()),
                         false => Err(error),
                     }
                 }

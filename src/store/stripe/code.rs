@@ -6,7 +6,10 @@
 //! chunk. The scheme and its padding are those of the file server that m2y grew from (sections
 //! 5.2 to 5.7 of its document): 1 to 4 bytes, each with the number of padding bytes.
 
+use hyper::body::Bytes;
 use thiserror::Error;
+
+use crate::store::buffers;
 
 /// Members of a stripe.
 pub const MEMBERS: usize = 4;
@@ -110,6 +113,30 @@ impl Shares {
         let (first, second) = halves(&self.data);
         let [third, fourth] = &self.parity;
         [first, second, third, fourth]
+    }
+
+    /// The share of each member with something behind it. Nothing but half of the chunk is copied,
+    /// if the chunk was in a buffer with room for two trailers and the padding.
+    #[must_use]
+    pub fn into_objects(self, trailer: &[u8]) -> [Bytes; MEMBERS] {
+        let Self {
+            mut data,
+            parity: [third, fourth],
+        } = self;
+        let half = data.len() / 2;
+        let end = half + trailer.len();
+        data.extend_from_slice(trailer);
+        data.copy_within(half..2 * half, end);
+        if let Some(behind) = data.get_mut(half..end) {
+            behind.copy_from_slice(trailer);
+        }
+        data.extend_from_slice(trailer);
+        let data = buffers::shared(data);
+        let [third, fourth] = [third, fourth].map(|mut share| {
+            share.extend_from_slice(trailer);
+            buffers::shared(share)
+        });
+        [data.slice(..end), data.slice(end..), third, fourth]
     }
 
     /// The vectors, for [`Self::encode`] of the next chunk.
@@ -227,6 +254,8 @@ mod tests {
                     _ => prop_assert_eq!(rebuilt.as_deref(), Ok(&*chunk), "{:04b}", present),
                 }
             }
+            let expected = all.map(|share| [share, b"behind"].concat());
+            prop_assert_eq!(encoded(&chunk).into_objects(b"behind"), expected);
         }
     }
 

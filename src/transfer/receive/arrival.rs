@@ -63,6 +63,7 @@ pub fn event(kind: Kind, folder: &Folder, config: &Arc<Config>, partial: &Partia
         file: Some(partial.subject().data_file()),
         subject: Some(partial.subject().clone()),
         asked: asked_of(&partial.subject().meta),
+        store: None,
     }
 }
 

@@ -190,6 +190,12 @@ impl Index {
         })
     }
 
+    /// The highest number of a lease under which a manifest was written.
+    pub fn highest_fence(&self) -> io::Result<u64> {
+        let query = "SELECT coalesce(max(fence), 0) FROM names";
+        self.look(|db| db.query_row(query, [], |row| row.get(0)).map(unsigned))
+    }
+
     /// Files, directories, and the bytes of the files.
     pub fn totals(&self) -> io::Result<(u64, u64, u64)> {
         self.survey(|db| {

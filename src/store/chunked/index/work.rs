@@ -66,6 +66,17 @@ pub enum Which {
     Missing(u64),
 }
 
+/// A name that stands for nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The id of its directory.
+    pub parent: Id,
+    /// The name.
+    pub name: String,
+    /// The sequence of its manifest.
+    pub sequence: Sequence,
+}
+
 /// What nothing needs any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Garbage {
@@ -320,6 +331,44 @@ impl Index {
                         super::signed(*fence)
                     ])?;
                 }
+            }
+            Ok(())
+        })
+    }
+
+    /// Tombstones that every member has and that are from before this time, where no member has an
+    /// earlier manifest of the name either.
+    pub fn tombstones(&self, before: i64, most: u32) -> io::Result<Vec<Tombstone>> {
+        self.look(|db| {
+            let query = "SELECT parent, name, fence, count FROM names
+                 WHERE kind = 0 AND at < ?1 AND missing = 0 AND settled = 1 AND NOT EXISTS
+                     (SELECT 1 FROM stale
+                      WHERE stale.parent = names.parent AND stale.name = names.name)
+                 LIMIT ?2";
+            let mut query = db.prepare_cached(query)?;
+            let rows = query.query_map(params![before, most], |row| {
+                Ok(Tombstone {
+                    parent: row.get(0)?,
+                    name: row.get(1)?,
+                    sequence: Sequence {
+                        fence: super::unsigned(row.get(2)?),
+                        count: super::unsigned(row.get(3)?),
+                    },
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Forgets tombstones that no member has any more.
+    pub fn forget_tombstones(&self, gone: Vec<Tombstone>) -> io::Result<()> {
+        self.change(false, move |db| {
+            let query = "DELETE FROM names
+                 WHERE parent = ?1 AND name = ?2 AND count = ?3 AND kind = 0";
+            let mut query = db.prepare_cached(query)?;
+            for one in &gone {
+                let count = super::signed(one.sequence.count);
+                query.execute(params![one.parent, one.name, count])?;
             }
             Ok(())
         })

@@ -189,7 +189,7 @@ impl Desk {
             .run("hook.rhai", &compiled, about, &transaction, &mode, || true)?;
         let changes = transaction.take().unwrap();
         if live {
-            let self_changes = SelfChanges::new(Duration::ZERO);
+            let self_changes = SelfChanges::new(Duration::ZERO, &Stores::default());
             let changer = Changer::new(&stores, &Inboxes::new(1 << 20), &self_changes);
             let state: Arc<dyn State> = self.state.clone();
             let unrecorded = Unrecorded::new(&state, &changer);

@@ -606,6 +606,21 @@ fn a_second_server_is_refused_and_takes_over_after_the_first_fell_silent() {
 }
 
 #[test]
+fn threads_and_processes_that_begin_at_once_share_the_first_lease() {
+    for _ in 0..20 {
+        let members = Members::four();
+        // Two of one root: a server, and a command of the owner.
+        let stores = [members.open(), members.open()];
+        std::thread::scope(|scope| {
+            for (number, store) in stores.iter().chain(&stores).enumerate() {
+                let (stem, name) = (format!("p{number}"), format!("f{number}"));
+                scope.spawn(move || put_as(store, &stem, &name, b"1"));
+            }
+        });
+    }
+}
+
+#[test]
 fn a_store_that_cannot_refuse_to_replace_has_one_server_and_no_lease() {
     let has_lease = |member: &TestMember| {
         let objects = member.objects();

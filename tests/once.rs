@@ -393,7 +393,7 @@ proptest! {
         let changer = Changer::new(
             &stores,
             &Inboxes::new(1 << 20),
-            &SelfChanges::new(Duration::ZERO),
+            &SelfChanges::new(Duration::ZERO, &Stores::default()),
         );
         let there = || {
             let mut there = BTreeMap::new();

@@ -10,12 +10,14 @@
 mod common;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
-use common::{M2Y, Process, ROLAND, World, ZHENQIANG, noise, person, said, stripe_of};
+use common::{M2Y, Process, ROLAND, Random, World, ZHENQIANG, noise, person, said, stripe_of};
 use m2y::root::Root;
 use serde_json::Value;
 
@@ -420,4 +422,199 @@ fn hooks_hear_of_a_disk_that_is_lost_and_comes_back_and_of_damage() {
     striped.send(&server, "b", &noise(1_000));
     server.stop();
     assert!(!lines.iter().any(|line| line.contains("|safe|")));
+}
+
+#[test]
+fn events_of_files_in_a_store_happen_whoever_changes_them() {
+    let config = format!(
+        "[OnMeta]\n[OnReceived]\n[OnNew]\nsay.rhai\n[OnChanged]\nsay.rhai\n[OnDeleted]\nsay.rhai\n\
+         [folder]\nnames = original\n{SHARE}[store]\nname = safe\n"
+    );
+    let striped = Striped::new(&config);
+    let says = "log.info(`say ${event.name} ${event.file}`);";
+    striped.world.script("say.rhai", says);
+    let own = |name: &str, bytes: &[u8]| {
+        let file = striped.world.file(name, bytes);
+        let to = format!("{ROLAND}:photo/{name}");
+        let args = [
+            "put",
+            "--conflict",
+            "overwrite",
+            file.to_str().unwrap(),
+            &to,
+        ];
+        striped.ok(&args);
+    };
+    let (server, lines) = Process::serve_with_lines(&striped.world.there);
+    let hear = |told: &str| {
+        let said = lines.iter().find(|line| line.contains(" say "));
+        assert!(
+            said.as_ref().is_some_and(|line| line.contains(told)),
+            "{told}: {said:?}"
+        );
+    };
+    striped.send(&server, "a", &noise(1_000));
+    hear("say OnNew a");
+    own("b", b"another process of the owner");
+    hear("say OnNew b");
+    own("b", b"once more");
+    hear("say OnChanged b");
+    striped.ok(&[
+        "mv",
+        &format!("{ROLAND}:photo/b"),
+        &format!("{ROLAND}:photo/c"),
+    ]);
+    hear("say OnDeleted b");
+    hear("say OnNew c");
+    striped.ok(&["rm", &format!("{ROLAND}:photo/c")]);
+    hear("say OnDeleted c");
+    server.stop();
+    // While no server runs.
+    own("d", b"1");
+    striped.ok(&["rm", &format!("{ROLAND}:photo/a")]);
+    let (server, lines) = Process::serve_with_lines(&striped.world.there);
+    let hear = |told: &str| {
+        let said = lines.iter().find(|line| line.contains(" say "));
+        assert!(
+            said.as_ref().is_some_and(|line| line.contains(told)),
+            "{told}: {said:?}"
+        );
+    };
+    hear("say OnDeleted a");
+    hear("say OnNew d");
+    // A folder that moves has no other files for that.
+    for (store, file) in [("local", "e"), ("safe", "f")] {
+        striped.ok(&["folder", "move", "photo", "--store", store]);
+        striped.send(&server, file, &noise(1_000));
+        hear(&format!("say OnNew {file}"));
+    }
+    server.stop();
+}
+
+/// What a contact did with a folder's files: of each, what it may hold now. Of what was
+/// acknowledged there is one possibility.
+#[derive(Default)]
+struct Model(BTreeMap<String, BTreeSet<Option<Vec<u8>>>>);
+
+impl Model {
+    /// Something begins that changes a file into this.
+    fn begins(&mut self, name: &str, into: Option<&[u8]>) {
+        let may = self.0.entry(name.to_owned()).or_insert([None].into());
+        may.insert(into.map(<[u8]>::to_vec));
+    }
+
+    /// It was acknowledged.
+    fn done(&mut self, name: &str, into: Option<&[u8]>) {
+        self.0
+            .insert(name.to_owned(), [into.map(<[u8]>::to_vec)].into());
+    }
+
+    /// Compares the files of a directory with what there may be, and takes it for what there is.
+    fn check(&mut self, dir: &Path, when: &str) {
+        for (name, may) in &mut self.0 {
+            let is = fs::read(dir.join(name)).ok();
+            assert!(
+                may.contains(&is),
+                "{when}: {name} is {:?} bytes",
+                is.map(|is| is.len())
+            );
+            *may = [is].into();
+        }
+        for file in files(dir) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            assert!(self.0.contains_key(name), "{when}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_loses_nothing_acknowledged_and_brings_nothing_back() {
+    let config = format!(
+        "[OnMeta]\n[OnReceived]\n[folder]\nnames = original\n{SHARE}[store]\nname = safe\n"
+    );
+    let striped = Striped::new(&config);
+    let mut model = Model::default();
+    let mut random = Random(7);
+    let of_owner = |root: &Root, to: &Path| {
+        let to = [
+            "get",
+            "-r",
+            "--output",
+            to.to_str().unwrap(),
+            "roland-frei:photo",
+        ];
+        ok(m2y(root, &to));
+        to[3].to_owned() + "/photo"
+    };
+    for round in 0..12 {
+        let server = Process::serve(&striped.world.there);
+        let address = server.address.clone();
+        let written = || files(&striped.disks[0]).len();
+        // The moment is one of the writes to a disk, and some microseconds later.
+        let (deadly, later) = (written() + 1 + random.index(12), random.below(3_000));
+        let of_contact = |args: &[&str]| {
+            let mut command = Command::new(M2Y);
+            command
+                .args(args)
+                .args(["--user", ZHENQIANG, "--server", &address, "--root"]);
+            let output = command.arg(striped.world.here.path()).output().unwrap();
+            output.status.success()
+        };
+        std::thread::scope(|scope| {
+            let working = scope.spawn(|| {
+                for step in 0.. {
+                    let name = format!("f{}", random.below(5));
+                    let at = format!("{ROLAND}:photo/{name}");
+                    let bytes = noise(1 + random.index(200_000));
+                    let bytes = [format!("{round} {step} ").as_bytes(), &bytes].concat();
+                    let into = (random.below(4) > 0).then_some(&bytes[..]);
+                    model.begins(&name, into);
+                    let is_done = match into {
+                        Some(bytes) => {
+                            let file = striped.world.file(&name, bytes);
+                            let file = file.to_str().unwrap();
+                            of_contact(&["put", "--conflict", "overwrite", file, &at])
+                        }
+                        // One that is not there is an error, and then it is as it was.
+                        None if model.0[&name] == [None].into() => continue,
+                        None => of_contact(&["rm", &at]),
+                    };
+                    if !is_done {
+                        return;
+                    }
+                    model.done(&name, into);
+                }
+            });
+            let begun = std::time::Instant::now();
+            while written() < deadly && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_micros(later));
+            drop(server);
+            working.join().unwrap();
+        });
+        let got = tempfile::tempdir().unwrap();
+        let got = of_owner(&striped.world.there, got.path());
+        model.check(Path::new(&got), &format!("after round {round}"));
+    }
+    // What was under way when the last server was killed is in the root only. It is on the disks
+    // before the next file is acknowledged.
+    let server = Process::serve(&striped.world.there);
+    striped.send(&server, "last", b"last");
+    model.done("last", Some(b"last"));
+    drop(server);
+    for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+        striped.unmount(a);
+        striped.unmount(b);
+        let again = tempfile::tempdir().unwrap();
+        let (again, _) = Root::init(&again.path().join("again"), &[]).unwrap();
+        person(&again, ROLAND);
+        fs::write(again.path().join("m2y.ini"), stripe_of(&striped.disks)).unwrap();
+        ok(m2y(&again, &["store", "recover", "safe", "--user", ROLAND]));
+        let got = tempfile::tempdir().unwrap();
+        let got = of_owner(&again, got.path());
+        model.check(Path::new(&got), &format!("without {a} and {b}"));
+        striped.mount(a);
+        striped.mount(b);
+    }
 }

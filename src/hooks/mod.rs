@@ -102,7 +102,7 @@ impl Hooks {
         stores: &Stores,
     ) -> Self {
         let slots = Slots::default();
-        let self_changes = SelfChanges::new(settings.settle);
+        let self_changes = SelfChanges::new(settings.settle, stores);
         let changer = Changer::new(stores, &Inboxes::new(settings.inbox_max), &self_changes);
         let decider = Arc::new(Unrecorded::new(&services.state, &changer));
         let limits = Limits {

@@ -14,6 +14,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -25,6 +26,7 @@ use crate::{
     clock,
     journal::file_index::{Print, nanos},
     root::{config::Config, folder::Folder},
+    store::{ContentPath, Store, Stores},
 };
 
 /// Files of one folder that are noted at the same time.
@@ -37,6 +39,7 @@ const MAX_RUNS: usize = 4_096;
 #[derive(Clone)]
 pub struct SelfChanges {
     folders: Arc<Mutex<HashMap<PathBuf, FolderChanges>>>,
+    stores: Stores,
     settle: Duration,
 }
 
@@ -69,9 +72,10 @@ pub struct When {
 
 impl SelfChanges {
     /// Nothing yet. `settle` is how long a file has to rest until it is looked at.
-    pub fn new(settle: Duration) -> Self {
+    pub fn new(settle: Duration, stores: &Stores) -> Self {
         Self {
             folders: Arc::default(),
+            stores: stores.clone(),
             settle,
         }
     }
@@ -82,8 +86,13 @@ impl SelfChanges {
         if config.is_ok_and(|config| !config.waits_for_files()) {
             return;
         }
-        let left = folder.dir().symlink_metadata(file).ok();
-        let left = left.and_then(|about| Print::of(&about));
+        let left = match self.stores.elsewhere_as_one(folder) {
+            Ok(Some(store)) => stored(&*store, file).ok().flatten(),
+            _ => {
+                let left = folder.dir().symlink_metadata(file).ok();
+                left.and_then(|about| Print::of(&about))
+            }
+        };
         self.put(folder, file, Note::Left(left));
     }
 
@@ -189,6 +198,14 @@ impl Drop for ProgramRun {
                 run.1 = Some(until);
             }
         }
+    }
+}
+
+/// What is known of a file in a folder's store; `None` if it is not there.
+pub(super) fn stored(store: &dyn Store, file: &str) -> io::Result<Option<Print>> {
+    match ContentPath::parse(file) {
+        Ok(path) => Ok(store.stat(&path)?.as_ref().and_then(Print::of_stored)),
+        Err(_) => Ok(None),
     }
 }
 

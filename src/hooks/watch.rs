@@ -39,6 +39,8 @@
 //! What hooks do to the files of their folder fires nothing: see [`super::self_changes`].
 
 mod comparison;
+mod crowd;
+mod in_stores;
 mod pending;
 
 use std::{
@@ -75,8 +77,11 @@ use crate::{
         name::Name,
         settings::Settings,
     },
+    store::Stores,
 };
 use comparison::{Comparison, tools};
+use crowd::Crowd;
+use in_stores::{Changed, InStores};
 use pending::{Directory, Files, Pending, Rested, Todo};
 
 /// Files that one transaction takes: others wait for it.
@@ -94,6 +99,9 @@ const LIST: Duration = Duration::from_secs(60);
 
 /// The same, and how often a folder is read, where inotify does not watch.
 const POLL: Duration = Duration::from_secs(10);
+
+/// How often it is asked what changed in the folders whose contents are in a store.
+const ASK: Duration = Duration::from_millis(500);
 
 /// When a folder that could not be read is read again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -168,39 +176,6 @@ impl From<rusqlite::Error> for WatchError {
     }
 }
 
-/// Lets the thread of inotify sleep half of the time while events come in crowds: each wakes it,
-/// which costs many times what it does with one. The system's queue holds what comes meanwhile.
-struct Crowd {
-    since: Instant,
-    events: u32,
-}
-
-impl Crowd {
-    const WHILE: Duration = Duration::from_millis(4);
-
-    /// How many events within that time are a crowd.
-    const MANY: u32 = 64;
-
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            events: 0,
-        }
-    }
-
-    /// One more has come.
-    fn passes(&mut self) {
-        self.events += 1;
-        if self.since.elapsed() < Self::WHILE {
-            return;
-        }
-        if self.events >= Self::MANY {
-            thread::sleep(Self::WHILE);
-        }
-        *self = Self::new();
-    }
-}
-
 /// A directory, and what makes it the same one.
 struct Watched {
     identity: (u64, u64),
@@ -260,11 +235,15 @@ struct Worker {
     journal: Journal,
     reader: Connection,
     self_changes: SelfChanges,
+    stores: Stores,
+    in_stores: InStores,
     settle: Duration,
     places: HashMap<PathBuf, Watched>,
     /// Directories that inotify does not watch.
     blind: HashSet<PathBuf>,
     listed: Instant,
+    /// When it was last asked what changed in stores, if any folder is in one.
+    asked: Option<Instant>,
 }
 
 impl Worker {
@@ -288,10 +267,13 @@ impl Worker {
             reader: dispatcher.journal().reader()?,
             journal: dispatcher.journal().clone(),
             self_changes: dispatcher.self_changes().clone(),
+            stores: dispatcher.stores().clone(),
+            in_stores: InStores::new(dispatcher.stores()),
             settle,
             places: HashMap::new(),
             blind: HashSet::new(),
             listed: Instant::now(),
+            asked: None,
         })
     }
 
@@ -299,7 +281,9 @@ impl Worker {
         self.list(&HashSet::new());
         loop {
             let pause = if self.blind.is_empty() { LIST } else { POLL };
-            match self.pending.wait(self.listed + pause) {
+            let ask = self.asked.map(|asked| asked + ASK);
+            match self.pending.wait(self.listed + pause, ask) {
+                Todo::Ask => self.ask(),
                 Todo::Stop => return,
                 Todo::List(stale) => self.list(&stale),
                 Todo::Compare(folders) => {
@@ -354,6 +338,7 @@ impl Worker {
             .collect();
         for path in gone {
             self.pending.remove(&path);
+            self.in_stores.forget(&path);
             self.blind.remove(&path);
             if let (Some(old), Some(watcher)) = (self.places.remove(&path), &mut self.watcher) {
                 // It may be gone already.
@@ -392,6 +377,25 @@ impl Worker {
             // It was read before anything told of its changes.
             if !known && self.config_at(&path) != config {
                 self.pending.list_in(Duration::ZERO);
+            }
+        }
+        self.ask();
+    }
+
+    /// Asks what changed in folders whose contents are in a store.
+    fn ask(&mut self) {
+        let stores = self.root.settings().map(|settings| settings.stores);
+        let has_stores = stores.is_ok_and(|stores| !stores.is_empty());
+        self.asked = has_stores.then(Instant::now);
+        for (path, watched) in self.places.iter().filter(|_| has_stores) {
+            let Holds::Awaited(folder) = &watched.holds else {
+                continue;
+            };
+            match self.in_stores.changed(folder) {
+                Ok(Changed::Files(files)) => self.pending.changed(path, files),
+                Ok(Changed::All) => self.pending.scan_in(path, Duration::ZERO),
+                // The next look says why.
+                Err(_) => self.pending.scan_in(path, RETRY),
             }
         }
     }
@@ -563,6 +567,7 @@ impl Worker {
         let mut look = Comparison {
             worker: self,
             path,
+            store: self.stores.elsewhere_as_one(folder)?,
             folder,
             user: folder.user().name().as_str(),
             name: folder.name().as_str(),

@@ -7,6 +7,8 @@
 use cap_std::fs::{Metadata, MetadataExt};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
+use crate::store::{Kind, Stat};
+
 /// What tells that a file is unchanged, without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Print {
@@ -14,7 +16,7 @@ pub struct Print {
     pub len: i64,
     /// When it was last written, in nanoseconds since 1970.
     pub modified: i64,
-    /// Its number in the file system.
+    /// Its number in the file system; 0 in a store elsewhere.
     pub inode: i64,
 }
 
@@ -26,6 +28,21 @@ impl Print {
             modified: nanos(about.mtime(), about.mtime_nsec()),
             inode: about.ino().cast_signed(),
         })
+    }
+
+    /// That of a file in a store elsewhere; `None` for anything else.
+    pub fn of_stored(stat: &Stat) -> Option<Self> {
+        (stat.kind == Kind::File).then(|| Self {
+            len: stat.size.cast_signed(),
+            modified: stat.modified,
+            inode: 0,
+        })
+    }
+
+    /// Whether it may be the same file, unchanged. One that moved to or from a store elsewhere is.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let same_place = self.inode == other.inode || self.inode == 0 || other.inode == 0;
+        (self.len, self.modified) == (other.len, other.modified) && same_place
     }
 }
 

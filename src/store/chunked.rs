@@ -92,6 +92,9 @@ struct Core {
     open: Mutex<Open>,
     /// Held while manifests are written: an older one must not arrive after a newer one.
     writing: Mutex<File>,
+    /// Held while the lease is renewed: of two who make the first one, one would find that the index
+    /// does not know it.
+    renewing: Mutex<File>,
 }
 
 /// What a folder's m2y.config and its owner say.
@@ -120,7 +123,11 @@ impl ChunkedStore {
             keep: i64::try_from(policy.keep.as_nanos()).unwrap_or(i64::MAX),
         };
         let index = Index::open(dir, path, store)?;
-        let lock = file::append(&dir.open_dir(index::DIR)?, &format!("{store}.lock"))?;
+        let there = dir.open_dir(index::DIR)?;
+        let lock = |what: &str| {
+            let file = file::append(&there, &format!("{store}.{what}"))?;
+            io::Result::Ok(Mutex::new(file.into_std()))
+        };
         let core = Core {
             name: store.to_owned(),
             index,
@@ -130,7 +137,8 @@ impl ChunkedStore {
             rules,
             lease: Holding::new(&policy.identity, policy.silence),
             open: Mutex::default(),
-            writing: Mutex::new(lock.into_std()),
+            writing: lock("lock")?,
+            renewing: lock("lease")?,
         };
         Ok(Self {
             core: Arc::new(core),
@@ -159,6 +167,16 @@ impl ChunkedStore {
     /// As m2y.ini calls it.
     pub fn name(&self) -> &str {
         &self.core.name
+    }
+
+    /// How many changes of names there were, whichever process of this root made them.
+    pub fn changes(&self) -> io::Result<u64> {
+        self.core.index.changes()
+    }
+
+    /// Names in the folder itself that changed since there were so many changes, at most so many.
+    pub fn changed_since(&self, changes: u64, most: u32) -> io::Result<Vec<String>> {
+        self.core.index.changed_since(changes, most)
     }
 
     /// The names of its members in m2y.ini.
@@ -333,10 +351,18 @@ impl ChunkedStore {
     }
 }
 
-/// Held while manifests are written, in all processes of this root.
-struct Writing<'a>(MutexGuard<'a, File>);
+/// A lock in all processes of this root.
+struct Locked<'a>(MutexGuard<'a, File>);
 
-impl Drop for Writing<'_> {
+impl<'a> Locked<'a> {
+    fn new(file: &'a Mutex<File>) -> io::Result<Self> {
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.lock()?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Locked<'_> {
     fn drop(&mut self) {
         // It ends with the process at the latest.
         let _ = self.0.unlock();
@@ -344,10 +370,12 @@ impl Drop for Writing<'_> {
 }
 
 impl Core {
-    fn writing(&self) -> io::Result<Writing<'_>> {
-        let file = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        file.lock()?;
-        Ok(Writing(file))
+    fn writing(&self) -> io::Result<Locked<'_>> {
+        Locked::new(&self.writing)
+    }
+
+    fn renewing(&self) -> io::Result<Locked<'_>> {
+        Locked::new(&self.renewing)
     }
 
     fn opened(&self, file: Id) {

@@ -63,6 +63,8 @@ type OpenContact = dyn Fn(&Root, &ContactFolder) -> MemberResult<Arc<dyn Member>
 /// A folder's store that was opened.
 struct Open {
     wanted: FolderStore,
+    /// Which file its index is: another process may move the folder away, and back again.
+    index: Option<(u64, u64)>,
     store: Result<Arc<ChunkedStore>, (Instant, io::ErrorKind, String)>,
 }
 
@@ -136,6 +138,12 @@ impl Stores {
             .collect()
     }
 
+    /// The contents of a folder, if they are in a store elsewhere or on their way.
+    pub fn elsewhere_as_one(&self, folder: &Folder) -> io::Result<Option<Arc<dyn Store>>> {
+        let stores = self.elsewhere(folder)?;
+        Ok((!stores.is_empty()).then(|| self.of(folder)))
+    }
+
     /// The store of this name, as that of a folder.
     pub fn named(
         &self,
@@ -147,7 +155,9 @@ impl Stores {
         let known = || {
             let open = self.open();
             let open = open.get(&key)?;
-            let is_same = open.wanted.keep == wanted.keep && open.wanted.readers == wanted.readers;
+            let is_same = open.wanted.keep == wanted.keep
+                && open.wanted.readers == wanted.readers
+                && open.index == index::identity(folder.path(), name);
             match &open.store {
                 Ok(store) if is_same => Some(Ok(store.clone())),
                 Err((since, kind, why)) if is_same && since.elapsed() < AGAIN => {
@@ -175,8 +185,12 @@ impl Stores {
             Ok(store) => Ok(store.clone()),
             Err((_, kind, why)) => Err(io::Error::new(*kind, why.clone())),
         };
-        let wanted = wanted.clone();
-        self.open().insert(key, Open { wanted, store });
+        let open = Open {
+            wanted: wanted.clone(),
+            index: index::identity(folder.path(), name),
+            store,
+        };
+        self.open().insert(key, open);
         result
     }
 
@@ -189,9 +203,10 @@ impl Stores {
     /// Those that are open.
     pub fn all_open(&self) -> Vec<(PathBuf, Arc<ChunkedStore>)> {
         let open = self.open();
-        let open = open.iter().filter_map(|((path, _), open)| {
+        let open = open.iter().filter_map(|((path, name), open)| {
             let store = open.store.as_ref().ok()?;
-            Some((path.clone(), store.clone()))
+            let is_there = open.index == index::identity(path, name);
+            is_there.then(|| (path.clone(), store.clone()))
         });
         open.collect()
     }

@@ -1,6 +1,6 @@
 //! One look into one folder: what differs from the index becomes a task.
 
-use std::{collections::HashSet, io, path::Path, time::Instant};
+use std::{collections::HashSet, io, path::Path, sync::Arc, time::Instant};
 
 use cap_std::fs::MetadataExt;
 use rusqlite::Connection;
@@ -11,7 +11,7 @@ use crate::{
     clock,
     crypto::CryptoError,
     event::{EventId, Kind},
-    hooks::self_changes::{When, nanos_of},
+    hooks::self_changes::{When, nanos_of, stored},
     journal::{
         self, JournalError, Task,
         file_index::{self, Print, nanos},
@@ -21,6 +21,7 @@ use crate::{
         config::{Config, EVENT_SECTIONS},
         folder::{CONFIG, Folder},
     },
+    store::{self, ContentPath, Store},
 };
 
 /// The programs and scripts of a folder.
@@ -36,6 +37,8 @@ pub struct Comparison<'a> {
     pub(super) worker: &'a Worker,
     pub(super) path: &'a Path,
     pub(super) folder: &'a Folder,
+    /// Its contents, if they are in a store elsewhere.
+    pub(super) store: Option<Arc<dyn Store>>,
     pub(super) user: &'a str,
     pub(super) name: &'a str,
     pub(super) config: &'a Config,
@@ -57,14 +60,11 @@ impl Comparison<'_> {
         let since = nanos(about.ctime(), about.ctime_nsec());
         // What began this before may not have ended it.
         self.index(file_index::quiet)?;
-        let mut entries = self.folder.dir().entries()?;
+        let mut names = self.names()?;
         loop {
             let mut old = Vec::new();
-            for entry in entries.by_ref() {
-                // A file whose name is not UTF-8 is not one of the folder's.
-                let Ok(file) = entry?.file_name().into_string() else {
-                    continue;
-                };
+            for file in names.by_ref() {
+                let file = file?;
                 // One that cannot be looked at is reported when the folder is read.
                 if let Ok((Some(is), _)) = self.print(&file)
                     && is.modified < since
@@ -115,7 +115,8 @@ impl Comparison<'_> {
             };
             last.clone_from(file);
             let differs = known.into_iter().filter_map(|(file, was)| {
-                let same = self.print(&file).is_ok_and(|is| is.0 == Some(was));
+                let is = self.print(&file);
+                let same = is.is_ok_and(|(is, _)| is.is_some_and(|is| is.is_like(&was)));
                 (!same && !pending.waits(self.path, &file)).then_some(file)
             });
             self.compare_all(differs.map(unseen).collect())?;
@@ -124,14 +125,9 @@ impl Comparison<'_> {
             }
         }
         let mut names = Vec::new();
-        for entry in self.folder.dir().entries()? {
-            let entry = entry?;
-            let Some(file) = entry.file_name().to_str().map(str::to_owned) else {
-                debug!("{}: skipped a name that is not UTF-8", self.path.display());
-                continue;
-            };
+        for file in self.names()? {
+            let file = file?;
             if counts(&file)
-                && entry.file_type()?.is_file()
                 && !pending.waits(self.path, &file)
                 && file_index::get(&self.worker.reader, self.user, self.name, &file)?.is_none()
             {
@@ -179,13 +175,17 @@ impl Comparison<'_> {
             let kind = match (was, is) {
                 (None, Some(_)) => Kind::New,
                 (Some(_), None) => Kind::Deleted,
-                (Some(was), Some(is)) if was != is => Kind::Changed,
+                (Some(was), Some(is)) if !is.is_like(&was) => Kind::Changed,
                 _ => continue,
             };
-            let when = When {
-                changed,
-                first: rested.first,
-                last: rested.last,
+            // No program reaches what is in a store, whatever runs in the folder.
+            let when = match self.store {
+                Some(_) => When::default(),
+                None => When {
+                    changed,
+                    first: rested.first,
+                    last: rested.last,
+                },
             };
             if self
                 .worker
@@ -257,11 +257,39 @@ impl Comparison<'_> {
         }
     }
 
+    /// The names of the folder's files, in no order. One that is not UTF-8 is none of them.
+    fn names(&self) -> io::Result<Box<dyn Iterator<Item = io::Result<String>>>> {
+        if let Some(store) = &self.store {
+            let names = store.names(&ContentPath::default())?;
+            let files =
+                names.filter(|name| !matches!(name, Ok((_, kind)) if *kind != store::Kind::File));
+            return Ok(Box::new(files.map(|name| name.map(|(name, _)| name))));
+        }
+        let (entries, at) = (self.folder.dir().entries()?, self.path.to_owned());
+        Ok(Box::new(entries.filter_map(move |entry| {
+            let name = entry.and_then(|entry| {
+                let is_file = entry.file_type()?.is_file();
+                Ok(is_file.then(|| entry.file_name()))
+            });
+            match name.transpose()?.map(|name| name.into_string()) {
+                Ok(Ok(name)) => Some(Ok(name)),
+                Ok(Err(_)) => {
+                    debug!("{}: skipped a name that is not UTF-8", at.display());
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            }
+        })))
+    }
+
     /// A file as it is, if it counts, and when that was changed last, in nanoseconds since
     /// 1970.
     fn print(&self, file: &str) -> io::Result<(Option<Print>, Option<i64>)> {
         if !counts(file) {
             return Ok((None, None));
+        }
+        if let Some(store) = &self.store {
+            return Ok((stored(&**store, file)?, None));
         }
         match self.folder.dir().symlink_metadata(file) {
             Ok(about) => Ok(match Print::of(&about) {

@@ -130,6 +130,8 @@ pub enum Todo {
     Stop,
     /// Check which folders there are; these directories are not what they were.
     List(HashSet<PathBuf>),
+    /// Ask what changed where inotify tells nothing.
+    Ask,
     /// Look at these files, in the order of their last events, or, if true, at all of the folder.
     Compare(Vec<(PathBuf, Vec<Rested>, bool)>),
 }
@@ -289,8 +291,16 @@ impl Pending {
         self.wake.notify_one();
     }
 
-    /// Waits until there is something to do; after `until` that is to list.
-    pub fn wait(&self, until: Instant) -> Todo {
+    /// Files of a folder have changed.
+    pub fn changed(&self, folder: &Path, files: Vec<String>) {
+        let mut state = self.lock();
+        for file in files {
+            state.take(&folder.join(file), What::Arrived, self.settle, self.tick());
+        }
+    }
+
+    /// Waits until there is something to do; after `until` that is to list, and after `ask` to ask.
+    pub fn wait(&self, until: Instant, ask: Option<Instant>) -> Todo {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
@@ -301,10 +311,14 @@ impl Pending {
                 state.list = None;
                 return Todo::List(std::mem::take(&mut state.stale));
             }
+            if ask.is_some_and(|ask| now >= ask) {
+                return Todo::Ask;
+            }
             let (look, waiting) = state.rested(now, self.settle);
             if !look.is_empty() {
                 return Todo::Compare(look);
             }
+            let until = ask.map_or(until, |ask| ask.min(until));
             let left = until.saturating_duration_since(now);
             // A busy folder does not wake the thread at every event.
             state.asleep = !waiting;
@@ -497,12 +511,12 @@ mod tests {
 
     /// The files that rest next, and whether the folder is to be read.
     fn look(pending: &Pending) -> (Vec<String>, bool) {
-        match pending.wait(Instant::now() + Duration::from_secs(60)) {
+        match pending.wait(Instant::now() + Duration::from_secs(60), None) {
             Todo::Compare(folders) => {
                 let (_, rested, scan) = folders.into_iter().next().unwrap();
                 (rested.into_iter().map(|rested| rested.file).collect(), scan)
             }
-            Todo::List(_) => look(pending),
+            Todo::List(_) | Todo::Ask => look(pending),
             Todo::Stop => (Vec::new(), false),
         }
     }

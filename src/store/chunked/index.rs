@@ -13,7 +13,8 @@ pub mod survey;
 pub mod work;
 
 use std::{
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -60,6 +61,7 @@ CREATE TABLE IF NOT EXISTS names (
 CREATE INDEX IF NOT EXISTS names_directories ON names (id) WHERE kind = 2;
 CREATE INDEX IF NOT EXISTS names_unsettled ON names (count) WHERE settled = 0;
 CREATE INDEX IF NOT EXISTS names_missing ON names (count) WHERE missing <> 0;
+CREATE INDEX IF NOT EXISTS names_count ON names (count);
 CREATE INDEX IF NOT EXISTS names_tombstones ON names (at) WHERE kind = 0;
 -- Manifests of the name under earlier leases.
 CREATE TABLE IF NOT EXISTS stale (
@@ -170,6 +172,12 @@ pub fn remove_if_left(dir: &Dir, store: &str) -> io::Result<()> {
     }
 }
 
+/// Which file the index of a folder for a store is: its device and inode.
+pub fn identity(folder: &Path, store: &str) -> Option<(u64, u64)> {
+    let about = fs::metadata(folder.join(DIR).join(file_name(store))).ok()?;
+    Some((about.dev(), about.ino()))
+}
+
 /// Removes the index for a store of which the folder has no contents any more.
 pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
     let there = dir.open_dir(DIR)?;
@@ -178,6 +186,7 @@ pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
         format!("{file}-wal"),
         format!("{file}-shm"),
         format!("{store}.lock"),
+        format!("{store}.lease"),
         file,
         left(store),
     ] {

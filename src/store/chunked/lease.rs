@@ -182,16 +182,30 @@ impl Core {
 
     /// Renews the lease, if its last renewal is older than this.
     fn renew_after(self: &Arc<Self>, age: Duration) -> io::Result<()> {
-        let fence: u64 = self.number(FENCE)?;
-        let since = clock::millis().checked_sub(self.number(RENEWED)?);
-        match since.map(Duration::from_millis) {
-            Some(since) if fence > 0 && since < age => Ok(()),
-            _ => self.renew(),
+        if self.is_renewed(age)? {
+            return Ok(());
         }
+        let _renewing = self.renewing()?;
+        // Another thread or process may have done it.
+        match self.is_renewed(age)? {
+            true => Ok(()),
+            false => self.renew_now(),
+        }
+    }
+
+    fn is_renewed(&self, age: Duration) -> io::Result<bool> {
+        let since = clock::millis().checked_sub(self.number(RENEWED)?);
+        let since = since.map(Duration::from_millis);
+        Ok(self.number(FENCE)? > 0 && since.is_some_and(|since| since < age))
     }
 
     /// Renews the lease, or gets it.
     pub(super) fn renew(self: &Arc<Self>) -> io::Result<()> {
+        let _renewing = self.renewing()?;
+        self.renew_now()
+    }
+
+    fn renew_now(self: &Arc<Self>) -> io::Result<()> {
         if !self.has_leases()? {
             return Ok(());
         }

@@ -190,6 +190,24 @@ impl Index {
         })
     }
 
+    /// How many changes of names there were, whichever process of this root made them.
+    pub fn changes(&self) -> io::Result<u64> {
+        self.look(|db| Ok(unsigned(note(db, "count")?.unwrap_or(0))))
+    }
+
+    /// Names in the folder itself that changed since there were so many changes, first those that
+    /// stand for nothing any more: a renamed file disappears before it appears.
+    pub fn changed_since(&self, changes: u64, most: u32) -> io::Result<Vec<String>> {
+        self.look(|db| {
+            let query = "SELECT name FROM names WHERE count > ?1 AND parent = ?2
+                 ORDER BY kind <> 0, count LIMIT ?3";
+            let mut query = db.prepare_cached(query)?;
+            query
+                .query_map(params![signed(changes), TOP, most], |row| row.get(0))?
+                .collect()
+        })
+    }
+
     /// The highest number of a lease under which a manifest was written.
     pub fn highest_fence(&self) -> io::Result<u64> {
         let query = "SELECT coalesce(max(fence), 0) FROM names";

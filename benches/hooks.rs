@@ -72,6 +72,7 @@ fn event(folder: &Folder) -> Event {
             stem: "x".to_owned(),
         }),
         asked: None,
+        store: None,
     }
 }
 

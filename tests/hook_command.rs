@@ -513,7 +513,7 @@ fn a_check_finds_what_is_wrong_and_says_what_was_meant() {
         "wrong.rhai:1:5: there is no log.inf(): did you mean info?",
         "wrong.rhai:2:19: there is no folder.sizes(): did you mean size?",
         "wrong.rhai:3:8: folder.rename() takes 2 arguments, not 1",
-        "wrong.rhai:4:18: event has no field fil, only name, folder, user, id, file, meta_file, data_file, contact, path: did you mean file?",
+        "wrong.rhai:4:18: event has no field fil, only name, folder, user, id, file, meta_file, data_file, contact, path, store, member, change, text: did you mean file?",
         "wrong.rhai:5:17: there is no function rejct(): did you mean reject?",
         "wrong.rhai:6:15: there is no function to_aray(): did you mean to_array?",
         "wrong.rhai:8:28: config has no field section: did you mean config.section()?",

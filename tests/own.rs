@@ -369,6 +369,11 @@ fn who_has_no_such_folder_or_is_nobody_is_told_what_to_do() {
         "this root has no user roland-fre",
     );
     own.fails(&["ls", "roland-fre:photo"], 12, "did you mean roland-frei?");
+    own.fails(
+        &["ls", "--server", "127.0.0.1:1", "roland-frei:photo"],
+        2,
+        "no server is asked: leave out --server",
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is common to the commands that look at the files of a contact, or at one's own.
 
-use std::sync::Arc;
+use std::{env, sync::Arc};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -78,7 +78,18 @@ impl Asker {
 
     /// A contact, or a user of the root.
     pub fn owner(&self, name: &str) -> Result<Owner, Error> {
-        Owner::find(&self.user()?, name, self.server.as_deref())
+        let owner = Owner::find(&self.user()?, name, self.server.as_deref())?;
+        // A variable is for all commands, the flag for this one.
+        let variable = env::var("M2Y_SERVER").ok();
+        let variable = variable.and_then(|server| full_address(&server).ok());
+        let is_variable = self.server == variable;
+        match owner.is_own() && !is_variable {
+            true => Err(Error::new(
+                Code::Usage,
+                format!("{name} is a user of this root, and no server is asked: leave out --server"),
+            )),
+            false => Ok(owner),
+        }
     }
 
     /// A session for the files of a contact, or of a user of the root.

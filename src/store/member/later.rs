@@ -31,8 +31,8 @@ pub struct LaterMember {
 }
 
 impl LaterMember {
-    /// Tries to open it now.
-    pub fn new(
+    /// Opens a member, now or later.
+    pub fn or_now(
         open: impl Fn() -> MemberResult<Arc<dyn Member>> + Send + Sync + 'static,
     ) -> Arc<dyn Member> {
         match open() {

@@ -86,7 +86,9 @@ impl Asker {
         match owner.is_own() && !is_variable {
             true => Err(Error::new(
                 Code::Usage,
-                format!("{name} is a user of this root, and no server is asked: leave out --server"),
+                format!(
+                    "{name} is a user of this root, and no server is asked: leave out --server"
+                ),
             )),
             false => Ok(owner),
         }

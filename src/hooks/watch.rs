@@ -36,6 +36,9 @@
 //! has closed it, so it fires in the middle of a slow copy; it also keeps every event of a path in
 //! memory, while this needs one entry for each.
 //!
+//! Of a folder whose contents are in a store inotify tells nothing. It is asked twice a second
+//! which names changed there (`in_stores.rs`), and these are compared like all others.
+//!
 //! What hooks do to the files of their folder fires nothing: see [`super::self_changes`].
 
 mod comparison;

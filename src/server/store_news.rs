@@ -40,11 +40,14 @@ impl News {
                 (name, format!("{name}: {wrong} wrong, {missing} missing"))
             })
             .collect();
-        if hurt.is_empty() && found.lost == 0 {
+        // What a member that was away may hold is not lost.
+        let all_answered = found.unknown.iter().all(|unknown| *unknown == 0);
+        let lost = if all_answered { found.lost } else { 0 };
+        if hurt.is_empty() && lost == 0 {
             return None;
         }
         let parts: Vec<&str> = hurt.iter().map(|(_, said)| said.as_str()).collect();
-        let lost = match found.lost {
+        let lost = match lost {
             0 => String::new(),
             1 => "; 1 chunk cannot be rebuilt".to_owned(),
             lost => format!("; {lost} chunks cannot be rebuilt"),

@@ -14,6 +14,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::mpsc::Receiver,
     time::Duration,
 };
 
@@ -424,6 +425,13 @@ fn hooks_hear_of_a_disk_that_is_lost_and_comes_back_and_of_damage() {
     assert!(!lines.iter().any(|line| line.contains("|safe|")));
 }
 
+/// The next thing that the script says is this.
+fn hears(lines: &Receiver<String>, told: &str) {
+    let said = lines.iter().find(|line| line.contains(" say "));
+    let is_it = said.as_ref().is_some_and(|line| line.contains(told));
+    assert!(is_it, "{told}: {said:?}");
+}
+
 #[test]
 fn events_of_files_in_a_store_happen_whoever_changes_them() {
     let config = format!(
@@ -446,13 +454,7 @@ fn events_of_files_in_a_store_happen_whoever_changes_them() {
         striped.ok(&args);
     };
     let (server, lines) = Process::serve_with_lines(&striped.world.there);
-    let hear = |told: &str| {
-        let said = lines.iter().find(|line| line.contains(" say "));
-        assert!(
-            said.as_ref().is_some_and(|line| line.contains(told)),
-            "{told}: {said:?}"
-        );
-    };
+    let hear = |told: &str| hears(&lines, told);
     striped.send(&server, "a", &noise(1_000));
     hear("say OnNew a");
     own("b", b"another process of the owner");
@@ -473,13 +475,7 @@ fn events_of_files_in_a_store_happen_whoever_changes_them() {
     own("d", b"1");
     striped.ok(&["rm", &format!("{ROLAND}:photo/a")]);
     let (server, lines) = Process::serve_with_lines(&striped.world.there);
-    let hear = |told: &str| {
-        let said = lines.iter().find(|line| line.contains(" say "));
-        assert!(
-            said.as_ref().is_some_and(|line| line.contains(told)),
-            "{told}: {said:?}"
-        );
-    };
+    let hear = |told: &str| hears(&lines, told);
     hear("say OnDeleted a");
     hear("say OnNew d");
     // A folder that moves has no other files for that.

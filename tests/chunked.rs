@@ -609,12 +609,22 @@ fn a_second_server_is_refused_and_takes_over_after_the_first_fell_silent() {
 fn threads_and_processes_that_begin_at_once_share_the_first_lease() {
     for _ in 0..20 {
         let members = Members::four();
+        // Each is at another step when the first one has the lease.
+        for member in &members.test {
+            member.set(Fault::Slow(Duration::from_millis(3)));
+        }
         // Two of one root: a server, and a command of the owner.
         let stores = [members.open(), members.open()];
         std::thread::scope(|scope| {
             for (number, store) in stores.iter().chain(&stores).enumerate() {
                 let (stem, name) = (format!("p{number}"), format!("f{number}"));
-                scope.spawn(move || put_as(store, &stem, &name, b"1"));
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(5) * number as u32);
+                    match number % 2 {
+                        0 => store.renew().unwrap(),
+                        _ => put_as(store, &stem, &name, b"1"),
+                    }
+                });
             }
         });
     }

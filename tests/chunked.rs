@@ -708,6 +708,29 @@ fn what_one_member_lacks_is_written_while_another_is_away() {
 }
 
 #[test]
+fn a_member_that_is_known_to_hang_is_not_asked_to_take_what_it_lacks() {
+    let mut members = Members::four();
+    members.keep = Duration::from_secs(86_400);
+    let store = members.open();
+    members.test[3].set(Fault::Down);
+    for n in 0..300 {
+        put(&store, &format!("f{n:03}"), b"1");
+        try_remove(&store, &format!("f{n:03}")).unwrap();
+    }
+    members.test[3].set(Fault::Hangs);
+    let begun = Instant::now();
+    store.mend_without(0b1000, &mut |_, _| {}).unwrap();
+    store.collect_garbage(0b1000).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    // Once it answers it gets everything at once, also what can be restored.
+    members.test[3].set(Fault::None);
+    let mended = store.mend().unwrap();
+    assert!(mended.reasons.is_empty(), "{mended:?}");
+    let backlog = store.status().unwrap().backlog;
+    assert_eq!((backlog.manifests, backlog.chunks), (0, 0));
+}
+
+#[test]
 fn what_is_swapped_moved_or_older_is_refused() {
     let members = Members::one();
     let store = members.open();

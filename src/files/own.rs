@@ -1,7 +1,7 @@
 //! A user's own folders, as the user works on them: what a contact with every right would see.
 //!
 //! No hook runs: hooks are about what others send and fetch. A server that watches the folder
-//! still notices new files, whoever put them there.
+//! still notices every new file.
 
 use std::{collections::VecDeque, io, sync::Arc};
 

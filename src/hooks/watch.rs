@@ -44,6 +44,7 @@
 mod comparison;
 mod crowd;
 mod in_stores;
+mod notice;
 mod pending;
 
 use std::{
@@ -271,7 +272,7 @@ impl Worker {
             journal: dispatcher.journal().clone(),
             self_changes: dispatcher.self_changes().clone(),
             stores: dispatcher.stores().clone(),
-            in_stores: InStores::new(dispatcher.stores()),
+            in_stores: InStores::default(),
             settle,
             places: HashMap::new(),
             blind: HashSet::new(),
@@ -394,7 +395,7 @@ impl Worker {
             let Holds::Awaited(folder) = &watched.holds else {
                 continue;
             };
-            match self.in_stores.changed(folder) {
+            match self.in_stores.changed(&self.stores, folder) {
                 Ok(Changed::Files(files)) => self.pending.changed(path, files),
                 Ok(Changed::All) => self.pending.scan_in(path, Duration::ZERO),
                 // The next look says why.

@@ -32,7 +32,7 @@ pub struct News {
 impl News {
     /// What a scrub found, if it found anything that is not as it was written.
     pub fn damage(folder: &Folder, store: &Arc<ChunkedStore>, found: &Scrubbed) -> Option<Self> {
-        let names = store.member_names();
+        let names = store.members();
         let counts = names.iter().zip(found.wrong.iter().zip(&found.missing));
         let hurt = counts.filter(|(_, (wrong, missing))| **wrong + **missing > 0);
         let hurt: Vec<(&String, String)> = hurt
@@ -79,20 +79,21 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Looks which members answer, and reports those that are lost or back.
+    /// Takes over which members answered just now, and reports those that are lost or back. Returns
+    /// those that did not answer.
     pub fn look(
         &mut self,
         folder: &Folder,
         store: &Arc<ChunkedStore>,
+        answers: &[(String, Answered)],
         news: &mpsc::Sender<News>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Members> {
         let lost = match self.lost {
             Some(lost) => lost,
             None => store.told_lost()?,
         };
         self.lost = Some(lost);
-        let answers = store.answers()?;
-        for (number, change) in self.changes(&answers) {
+        for (number, change) in self.changes(answers) {
             let Some((name, answered)) = answers.get(number) else {
                 continue;
             };
@@ -115,7 +116,7 @@ impl Seen {
             // If nobody hears it any more, the server is going down.
             let _ = news.blocking_send(news_of);
         }
-        Ok(())
+        Ok(self.silent)
     }
 
     /// Takes over what the members answered; returns which of them are lost or back.

@@ -29,7 +29,7 @@ use crate::{
     root::{Root, folder::Folder},
     store::{
         Stores,
-        chunked::{ChunkedStore, LeaseError, lease::BEAT_EVERY, scrub::Scrub},
+        chunked::{ChunkedStore, LeaseError, holders::Members, lease::BEAT_EVERY, scrub::Scrub},
     },
 };
 
@@ -48,10 +48,16 @@ const SCRUB_EVERY: Duration = Duration::from_secs(30 * 86_400);
 /// Bytes a second that a scrub reads at most.
 const SCRUB_RATE: u64 = 16 << 20;
 
-/// What is remembered of a folder between two rounds.
+/// What is remembered between two rounds.
+#[derive(Default)]
+struct Remembered {
+    folders: HashMap<PathBuf, Known>,
+    troubles: Troubles,
+}
+
+/// What is remembered of a folder.
 #[derive(Default)]
 struct Known {
-    troubles: Troubles,
     /// Of each of its stores.
     seen: HashMap<String, Seen>,
     swept: Option<Instant>,
@@ -74,7 +80,7 @@ pub async fn run(
         stop: shutdown.clone(),
     };
     let mut troubles = Troubles::default();
-    let mut tending = task::spawn_blocking(HashMap::new);
+    let mut tending = task::spawn_blocking(Remembered::default);
     for round in 0_u32.. {
         let beating = looking.clone();
         let beat = move || {
@@ -88,9 +94,9 @@ pub async fn run(
         troubles = task::spawn_blocking(beat).await.unwrap_or_default();
         // What takes long must not keep the next beat waiting: a lease would end.
         if tending.is_finished() {
-            let known = (&mut tending).await.unwrap_or_default();
+            let remembered = (&mut tending).await.unwrap_or_default();
             let looking = looking.clone();
-            tending = task::spawn_blocking(move || looking.tend_all(known, round));
+            tending = task::spawn_blocking(move || looking.tend_all(remembered, round));
         }
         tokio::select! {
             () = sleep(BEAT_EVERY) => {}
@@ -137,31 +143,38 @@ impl Looking {
         }
     }
 
-    fn tend_all(self, mut known: HashMap<PathBuf, Known>, round: u32) -> HashMap<PathBuf, Known> {
+    fn tend_all(self, mut remembered: Remembered, round: u32) -> Remembered {
         let mut counted = round.is_multiple_of(COUNTED).then(Round::default);
         self.each_folder(|folder, stores| {
             // Told at each beat.
             let Ok(stores) = stores else {
                 return;
             };
-            let known = known.entry(folder.path().to_owned()).or_default();
-            if let (Some(counted), Some(store)) = (&mut counted, stores.first())
-                && let Ok(status) = store.status()
-            {
-                counted.add(store.name(), &status);
-            }
-            for store in &stores {
+            let path = folder.path().to_owned();
+            let known = remembered.folders.entry(path).or_default();
+            // During a move the folder counts as one of the store that it moves to.
+            let mut counted = counted.as_mut();
+            let tended = stores.iter().map(|store| {
+                let answers = match counted.take() {
+                    Some(counted) => {
+                        let status = store.status()?;
+                        counted.add(store.name(), &status);
+                        status.answers()
+                    }
+                    None => store.answers()?,
+                };
                 let seen = known.seen.entry(store.name().to_owned()).or_default();
-                let tended = seen
-                    .look(folder, store, &self.news)
-                    .and_then(|()| self.tend(folder, store, known));
-                known.troubles.tell(folder, tended);
-            }
+                let silent = seen.look(folder, store, &answers, &self.news)?;
+                self.tend(folder, store, known, silent)
+            });
+            // One that fails does not keep the other from being tended.
+            let tended = tended.fold(Ok(()), Result::and);
+            remembered.troubles.tell(folder, tended);
         });
         if let Some(counted) = counted {
             self.metrics.stores.set(counted);
         }
-        known
+        remembered
     }
 
     fn tend(
@@ -169,8 +182,9 @@ impl Looking {
         folder: &Folder,
         store: &Arc<ChunkedStore>,
         known: &mut Known,
+        silent: Members,
     ) -> io::Result<()> {
-        let mended = store.mend()?;
+        let mended = store.mend_without(silent, &mut |_, _| {})?;
         if mended.chunks + mended.manifests > 0 {
             info!(
                 chunks = mended.chunks,
@@ -179,8 +193,12 @@ impl Looking {
                 folder.name()
             );
         }
-        store.collect_garbage()?;
-        if known.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY) {
+        let sweeps = known.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
+        // What a member has that is away stays garbage: the others are not asked about it each time.
+        if silent == 0 || sweeps {
+            store.collect_garbage(silent)?;
+        }
+        if sweeps {
             known.swept = Some(Instant::now());
             let before = clock::nanos() - i64::try_from(ORPHANED.as_nanos()).unwrap_or(i64::MAX);
             let private = folder.user().private_key().map_err(io::Error::other)?;

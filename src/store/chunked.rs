@@ -180,12 +180,6 @@ impl ChunkedStore {
     }
 
     /// The names of its members in m2y.ini.
-    pub fn member_names(&self) -> Vec<String> {
-        let members = self.core.holders.members().into_iter();
-        members.map(|(name, _)| name.to_owned()).collect()
-    }
-
-    /// The names of its members.
     pub fn members(&self) -> Vec<String> {
         let members = self.core.holders.members().into_iter();
         members.map(|(name, _)| name.to_owned()).collect()

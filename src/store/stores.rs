@@ -225,7 +225,7 @@ impl Stores {
                 let members = striped.members.each_ref().map(|member| {
                     let place = place(member).cloned().map_err(|error| error.to_string());
                     let (contacts, root) = (self.0.contacts.clone(), root.clone());
-                    let opened = LaterMember::or_now(move || {
+                    let opened = LaterMember::open(move || {
                         let place = place.as_ref().map_err(|e| MemberError::Failed(e.clone()))?;
                         open_member(contacts.as_deref(), &root, place)
                     });

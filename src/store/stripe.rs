@@ -470,26 +470,6 @@ impl Stripe {
         Ok(missing)
     }
 
-    /// What every member has under a key: its document, or why there is none. It waits for the
-    /// slowest no longer than this.
-    pub async fn get_documents(
-        &self,
-        key: &ObjectKey,
-        patience: Duration,
-    ) -> [Result<Bytes, MemberError>; MEMBERS] {
-        let [a, b, c, d] = self.members.each_ref().map(|member| async move {
-            match timeout(patience, member.get(key, None)).await {
-                Ok(got) => got.map(Bytes::from),
-                Err(_) => Err(MemberError::Unreachable(format!(
-                    "no answer within {} s",
-                    patience.as_secs()
-                ))),
-            }
-        });
-        let (a, b, c, d) = tokio::join!(a, b, c, d);
-        [a, b, c, d]
-    }
-
     /// The numbers of the members, the fastest first, and last those that failed a moment ago.
     fn by_speed(&self) -> Vec<usize> {
         let now = self.millis();

@@ -31,7 +31,7 @@ impl Repair {
             let failed = |error| one.failed(&error);
             one.store.survey(&Arc::new(private)).map_err(failed)?;
             let bar = bar(&one.shown());
-            let mended = one.store.mend_with(&mut |done, total| {
+            let mended = one.store.mend_without(0, &mut |done, total| {
                 bar.set_length(total);
                 bar.set_position(done);
             });

@@ -21,26 +21,18 @@ pub enum Changed {
 }
 
 /// How far the changes of each store have been told.
+#[derive(Default)]
 pub struct InStores {
-    stores: Stores,
     /// By the path of the folder and the name of the store.
     told: HashMap<(PathBuf, String), u64>,
 }
 
 impl InStores {
-    /// Nothing has been told yet.
-    pub fn new(stores: &Stores) -> Self {
-        Self {
-            stores: stores.clone(),
-            told: HashMap::new(),
-        }
-    }
-
     /// What changed since this was last asked; at first everything.
-    pub fn changed(&mut self, folder: &Folder) -> io::Result<Changed> {
+    pub fn changed(&mut self, stores: &Stores, folder: &Folder) -> io::Result<Changed> {
         let mut files = Vec::new();
         let mut all = false;
-        for store in self.stores.elsewhere(folder)? {
+        for store in stores.elsewhere(folder)? {
             let key = (folder.path().to_owned(), store.name().to_owned());
             let now = store.changes()?;
             match self.told.insert(key, now) {

@@ -26,13 +26,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use notify::{
-    Event,
-    event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode},
-};
+use notify::Event;
 use tracing::warn;
 
-use super::counts;
+use super::{
+    counts,
+    notice::{Notice, matters},
+};
 use crate::{
     clock,
     root::{folder::CONFIG, name::Name},
@@ -136,51 +136,6 @@ pub enum Todo {
     Compare(Vec<(PathBuf, Vec<Rested>, bool)>),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
-    Created,
-    Opened,
-    Written,
-    Closed,
-    Touched,
-    Arrived,
-    Gone,
-}
-
-impl What {
-    fn of(kind: &EventKind) -> Option<Self> {
-        Some(match kind {
-            EventKind::Create(CreateKind::Folder) => Self::Arrived,
-            EventKind::Create(_) => Self::Created,
-            EventKind::Access(AccessKind::Open(_)) => Self::Opened,
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => Self::Closed,
-            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Self::Gone,
-            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Self::Arrived,
-            // From and To have been told already.
-            EventKind::Modify(ModifyKind::Name(_)) => return None,
-            EventKind::Modify(ModifyKind::Metadata(_)) => Self::Touched,
-            EventKind::Modify(_) => Self::Written,
-            EventKind::Remove(_) => Self::Gone,
-            _ => return None,
-        })
-    }
-
-    /// Whether it may be about what a directory holds, not about one file's contents.
-    fn of_names(self) -> bool {
-        matches!(self, Self::Created | Self::Arrived | Self::Gone)
-    }
-}
-
-/// Whether somebody may want to hear of it, as far as its name tells: nobody wants to hear of most
-/// that happens when a file is received, hidden and with a `.meta`. The name of a user or a folder
-/// may end like that of a tool, but is never hidden.
-fn matters(path: &Path, what: What) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| {
-        counts(name) || name == CONFIG || (what.of_names() && !name.starts_with('.'))
-    })
-}
-
 impl Pending {
     /// Nothing yet.
     pub fn new(settle: Duration) -> Self {
@@ -204,7 +159,7 @@ impl Pending {
                 return self.lost();
             }
         };
-        let Some(what) = What::of(&event.kind) else {
+        let Some(what) = Notice::of(&event.kind) else {
             return;
         };
         if !event.paths.iter().any(|path| matters(path, what)) {
@@ -295,7 +250,12 @@ impl Pending {
     pub fn changed(&self, folder: &Path, files: Vec<String>) {
         let mut state = self.lock();
         for file in files {
-            state.take(&folder.join(file), What::Arrived, self.settle, self.tick());
+            state.take(
+                &folder.join(file),
+                Notice::Arrived,
+                self.settle,
+                self.tick(),
+            );
         }
     }
 
@@ -347,7 +307,7 @@ impl Pending {
 }
 
 impl Directories {
-    fn take(&mut self, path: &Path, what: What, settle: Duration, tick: Duration) {
+    fn take(&mut self, path: &Path, what: Notice, settle: Duration, tick: Duration) {
         // Directories mostly come with what is in them.
         let soon = Instant::now() + tick;
         if what.of_names() && self.places.contains_key(path) {
@@ -366,12 +326,12 @@ impl Directories {
             }
             // Reading it is not a change; everything else may be one, or be its end.
             Some(Directory::NoFolder | Directory::Awaited(_))
-                if file == CONFIG && what != What::Opened =>
+                if file == CONFIG && what != Notice::Opened =>
             {
                 self.list_at(soon);
             }
             // The name may stand for a different file now, which is not watched yet.
-            Some(Directory::Quiet) if file == CONFIG && what != What::Opened => {
+            Some(Directory::Quiet) if file == CONFIG && what != Notice::Opened => {
                 self.stale.insert(dir.to_owned());
                 self.list_at(soon);
             }
@@ -410,9 +370,9 @@ impl Directories {
 }
 
 impl Files {
-    fn take(&mut self, file: &str, what: What, order: u64, settle: Duration) {
+    fn take(&mut self, file: &str, what: Notice, order: u64, settle: Duration) {
         let now = Instant::now();
-        if what == What::Opened {
+        if what == Notice::Opened {
             // The program that made a file has it open until it is closed. Nothing else tells a
             // reader from a writer, and a hard link is made without being opened.
             if let Some(pending) = self.pending.get_mut(file)
@@ -429,12 +389,12 @@ impl Files {
         pending.first = pending.first.or(Some(seen));
         pending.last = Some(seen);
         match what {
-            What::Created if pending.writer == Writer::Gone => pending.writer = Writer::Created,
-            What::Written => pending.writer = Writer::Writing,
-            What::Closed | What::Arrived | What::Gone => {
+            Notice::Created if pending.writer == Writer::Gone => pending.writer = Writer::Created,
+            Notice::Written => pending.writer = Writer::Writing,
+            Notice::Closed | Notice::Arrived | Notice::Gone => {
                 pending.writer = Writer::Gone;
             }
-            What::Created | What::Touched | What::Opened => {}
+            Notice::Created | Notice::Touched | Notice::Opened => {}
         }
     }
 
@@ -493,7 +453,7 @@ impl Files {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use notify::event::{CreateKind, Flag};
+    use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, Flag};
 
     use super::*;
 
@@ -572,10 +532,10 @@ mod tests {
     #[test]
     fn what_does_not_count_is_passed_over_but_a_folder_may_have_such_a_name() {
         for (file, what, expected) in [
-            ("a", What::Opened, true),
-            (CONFIG, What::Closed, true),
-            (".a.tmp", What::Created, false),
-            ("a.meta", What::Closed, false),
+            ("a", Notice::Opened, true),
+            (CONFIG, Notice::Closed, true),
+            (".a.tmp", Notice::Created, false),
+            ("a.meta", Notice::Closed, false),
         ] {
             assert_eq!(
                 matters(&Path::new("/f").join(file), what),

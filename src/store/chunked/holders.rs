@@ -16,7 +16,7 @@ use crate::store::{
 };
 
 /// How long one member may take for a document, or for a page of a listing: less than a lease lasts.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A set of members, as bits.
 pub type Members = u8;
@@ -389,8 +389,8 @@ pub fn numbers(members: Members) -> Vec<usize> {
         .collect()
 }
 
-/// Why there is no answer.
-fn silent() -> MemberError {
+/// Why there is no answer within [`PATIENCE`].
+pub fn silent() -> MemberError {
     let seconds = PATIENCE.as_secs();
     MemberError::Unreachable(format!("no answer within {seconds} s"))
 }

@@ -245,8 +245,8 @@ impl Core {
         Ok(number.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
     }
 
-    /// The highest lease that members know of, of which so many have to answer. The others are
-    /// waited for no longer than a moment.
+    /// The highest lease that any member knows of. At least `needed` members have to answer; once
+    /// they have, the rest get [`GRACE`].
     async fn latest_lease(&self, needed: usize) -> io::Result<Option<(u64, Option<Lease>)>> {
         let members = 0..self.holders.count();
         let mut asking: FuturesUnordered<_> = members.map(|number| self.lease_of(number)).collect();

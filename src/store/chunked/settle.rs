@@ -141,28 +141,37 @@ pub struct Mended {
 impl ChunkedStore {
     /// Writes to members what they lack, as far as they can be reached.
     pub fn mend(&self) -> io::Result<Mended> {
-        self.mend_with(&mut |_, _| {})
+        self.mend_without(0, &mut |_, _| {})
     }
 
-    /// The same; `progress` is told how many chunks are done, and of how many.
-    pub fn mend_with(&self, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Mended> {
+    /// The same, without asking members that are known to be away; `progress` is told how many
+    /// chunks are done, and of how many.
+    pub fn mend_without(
+        &self,
+        away: Members,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> io::Result<Mended> {
         let mut mended = Mended::default();
         self.core.settle()?;
-        self.mend_manifests(&mut mended)?;
-        self.mend_chunks(&mut mended, progress)?;
+        let away = self.mend_manifests(&mut mended, away)?;
+        self.mend_chunks(&mut mended, away, progress)?;
         mended.reasons.sort();
         mended.reasons.dedup();
         Ok(mended)
     }
 
-    fn mend_manifests(&self, mended: &mut Mended) -> io::Result<()> {
+    /// A member that fails is not waited for again: others may lack something too. Returns those
+    /// that are away.
+    fn mend_manifests(&self, mended: &mut Mended, mut away: Members) -> io::Result<Members> {
         let core = &self.core;
-        // A member that fails is not waited for again: others may lack something too.
-        let (mut away, mut behind) = (0, 0);
+        let mut behind = 0;
         loop {
-            // Not longer than for one batch: others want to write.
+            // Others want to write, so it is held for as much as is asked for at once, and no longer
+            // than a member that hangs is waited for.
             let writing = core.writing()?;
-            let batch = core.index.unwritten(Which::Missing(behind), BATCH)?;
+            let batch = core
+                .index
+                .unwritten(Which::Missing(behind), AT_ONCE as u32)?;
             let last = batch.iter().filter(|one| one.version.is_none());
             let last = last.map(|one| one.manifest.sequence.count).max();
             let this = core.clone();
@@ -185,10 +194,12 @@ impl ChunkedStore {
                     .await
             })?;
             let mut written = Vec::new();
+            let mut has_versions = false;
             for (one, missing, failed, reasons) in results {
                 away |= failed;
                 mended.reasons.extend(reasons);
                 mended.manifests += u64::from(missing == 0);
+                has_versions |= missing == 0 && one.version.is_some();
                 if missing != one.missing {
                     written.push((one, missing, true));
                 }
@@ -196,8 +207,10 @@ impl ChunkedStore {
             core.index.wrote(written)?;
             drop(writing);
             match last {
+                // There may be more of these.
+                _ if has_versions => {}
                 Some(last) if away != core.holders.all() => behind = last,
-                _ => return Ok(()),
+                _ => return Ok(away),
             }
         }
     }
@@ -205,12 +218,13 @@ impl ChunkedStore {
     fn mend_chunks(
         &self,
         mended: &mut Mended,
+        mut away: Members,
         progress: &mut dyn FnMut(u64, u64),
     ) -> io::Result<()> {
         let core = &self.core;
         let total = core.index.backlog()?.chunks;
         let mut done = 0;
-        let (mut after, mut away) = (ChunkId([0; 16]), 0);
+        let mut after = ChunkId([0; 16]);
         loop {
             let batch = core.index.chunks(Chunks::Degraded, &after, BATCH)?;
             let Some(last) = batch.last() else {
@@ -218,6 +232,8 @@ impl ChunkedStore {
             };
             after = last.chunk.id;
             for held in batch {
+                done += 1;
+                progress(done, total.max(done));
                 let these = held.missing & !away;
                 if these == 0 {
                     continue;
@@ -246,8 +262,6 @@ impl ChunkedStore {
                     }
                     Err(error) => mended.reasons.push(error.to_string()),
                 }
-                done += 1;
-                progress(done, total.max(done));
             }
         }
     }
@@ -289,10 +303,13 @@ impl ChunkedStore {
     }
 
     /// Removes from the members what nothing has needed for a while; returns how much.
-    pub fn collect_garbage(&self) -> io::Result<usize> {
+    /// Members that are known to be away are not asked, and what they have stays garbage.
+    pub fn collect_garbage(&self, away: Members) -> io::Result<usize> {
         let now = nanos();
-        let collected = self.collect_before(now.saturating_sub(GRACE))?;
-        self.forget_tombstones(now.saturating_sub(TOMBSTONE))?;
+        let collected = self.collect(away, now.saturating_sub(GRACE))?;
+        if away == 0 {
+            self.forget_tombstones(now.saturating_sub(TOMBSTONE))?;
+        }
         Ok(collected)
     }
 
@@ -304,7 +321,7 @@ impl ChunkedStore {
         loop {
             // Nobody gives the name to a file meanwhile: its manifest would have the same key.
             let _writing = core.writing()?;
-            let batch = core.index.tombstones(before, BATCH)?;
+            let batch = core.index.tombstones(before, AT_ONCE as u32)?;
             if batch.is_empty() {
                 return Ok(forgotten);
             }
@@ -337,6 +354,10 @@ impl ChunkedStore {
 
     /// The same for what nothing has needed since before this time, in nanoseconds since 1970.
     pub fn collect_before(&self, before: i64) -> io::Result<usize> {
+        self.collect(0, before)
+    }
+
+    fn collect(&self, away: Members, before: i64) -> io::Result<usize> {
         let core = &self.core;
         // What members still promise must not go from them.
         core.settle()?;
@@ -364,7 +385,8 @@ impl ChunkedStore {
                 let left = runtime::run(async move {
                     let removing = stream::iter(keys).map(|key| {
                         let this = &this;
-                        async move { this.holders.remove(&key, this.holders.all()).await.0 }
+                        let these = this.holders.all() & !away;
+                        async move { this.holders.remove(&key, these).await.0 }
                     });
                     removing
                         .buffer_unordered(AT_ONCE)
@@ -372,7 +394,7 @@ impl ChunkedStore {
                         .await
                 })?;
                 // A member that is away keeps its part until it is back.
-                if left == 0 {
+                if left | away == 0 {
                     core.index.forget(one)?;
                     collected += 1;
                     progress = true;

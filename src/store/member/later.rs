@@ -32,7 +32,7 @@ pub struct LaterMember {
 
 impl LaterMember {
     /// Opens a member, now or later.
-    pub fn or_now(
+    pub fn open(
         open: impl Fn() -> MemberResult<Arc<dyn Member>> + Send + Sync + 'static,
     ) -> Arc<dyn Member> {
         match open() {

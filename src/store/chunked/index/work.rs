@@ -34,7 +34,7 @@ pub struct Unwritten {
 pub enum Chunks {
     /// All of them.
     All,
-    /// Those of which a member lacks its part.
+    /// Those with a part missing on some member.
     Degraded,
 }
 

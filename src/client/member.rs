@@ -115,9 +115,9 @@ impl ContactMember {
         match looked.await {
             Err(error) => error,
             Ok(Ok(entry)) if !entry.is_dir => self.forbidden(what),
-            Ok(Ok(_)) => MemberError::Missing(key.clone()),
+            Ok(Ok(_)) => MemberError::Missing(key.to_string()),
             Ok(Err(error)) if error.code == Code::NotFound => match self.look().await {
-                Ok(()) => MemberError::Missing(key.clone()),
+                Ok(()) => MemberError::Missing(key.to_string()),
                 Err(error) => error,
             },
             Ok(Err(error)) => self.error(error),
@@ -169,7 +169,7 @@ impl ContactMember {
                     continue;
                 }
                 Code::NotFound => self.forbidden("put files into"),
-                Code::Exists if existing == Existing::Keep => MemberError::Exists(key.clone()),
+                Code::Exists if existing == Existing::Keep => MemberError::Exists(key.to_string()),
                 Code::Exists => self.in_the_way(path).await,
                 Code::Later if self.is_full(room).await => {
                     let contact = &self.folder.contact;
@@ -192,7 +192,7 @@ impl ContactMember {
         match put.place() {
             // After a retry it may be ours: the answer to the first attempt was lost.
             Some((_, true)) if existing == Existing::Keep && !is_again => {
-                Err(MemberError::Exists(key.clone()))
+                Err(MemberError::Exists(key.to_string()))
             }
             Some(_) => Ok(()),
             None => Err(MemberError::Denied(format!(
@@ -269,7 +269,7 @@ impl ContactMember {
     async fn about(&self, key: &ObjectKey) -> MemberResult<Object> {
         let path = &*self.path(key)?;
         let looking = self.line.ask(|peer| async move { peer.stat(path).await });
-        let missing = MemberError::Missing(key.clone());
+        let missing = MemberError::Missing(key.to_string());
         match looking.await? {
             Ok(entry) if entry.is_dir => Err(missing),
             Ok(entry) => Ok(object(key.clone(), &entry)),

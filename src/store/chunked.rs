@@ -2,7 +2,7 @@
 //! written first, and a manifest, written last.
 //!
 //! ```text
-//! Growing    gathers the bytes of a partial file into chunks and writes them
+//! Growing    gathers the bytes of a partial file into chunks, which a writer seals and writes
 //! Index      names, files and chunks, on this machine: all changes of names happen here
 //! settle     the manifests of names that changed, to the members: now they survive this machine
 //! mend       what members lack because they were away
@@ -15,22 +15,20 @@
 //! is unsettled after a crash is written then.
 
 mod contents;
-mod growing;
 pub mod holders;
 pub mod index;
 pub mod lease;
 pub mod recover;
-mod runtime;
 pub mod scrub;
+mod sealing;
 mod settle;
 pub mod status;
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::{self, Read},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -39,7 +37,6 @@ use cap_std::fs::Dir;
 pub use self::lease::LeaseError;
 use self::{
     contents::{ChunkedContents, Open},
-    growing::{ChunkedSink, Growing},
     holders::{Holders, Members},
     index::{
         Id, Index,
@@ -48,9 +45,13 @@ use self::{
         work::Version,
     },
     lease::Holding,
+    sealing::SealingWriter,
 };
 use super::{
     ContentPath, Contents, Listing, PartialName, Sink, Stat, Store, Target,
+    growing::{Growing, GrowingFiles},
+    lock::Locked,
+    runtime,
     sealed::{
         FileSecret,
         folder::{About, FolderSecret},
@@ -75,7 +76,7 @@ const PAGE: usize = 1_000;
 pub struct ChunkedStore {
     core: Arc<Core>,
     /// Partial files of which bytes are in memory.
-    growing: Mutex<HashMap<PartialName, Arc<Growing>>>,
+    growing: GrowingFiles,
 }
 
 /// What the parts of a store share.
@@ -142,7 +143,7 @@ impl ChunkedStore {
         };
         Ok(Self {
             core: Arc::new(core),
-            growing: Mutex::default(),
+            growing: GrowingFiles::default(),
         })
     }
 
@@ -269,29 +270,9 @@ impl ChunkedStore {
         })
     }
 
-    fn growing(&self) -> MutexGuard<'_, HashMap<PartialName, Arc<Growing>>> {
-        self.growing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a partial file to those in memory, and forgets those that are written.
-    fn grow(&self, partial: &PartialName, new: &Arc<Growing>) {
-        let mut growing = self.growing();
-        growing.retain(|_, growing| Arc::strong_count(growing) > 1 || !growing.is_quiet());
-        growing.insert(partial.clone(), new.clone());
-    }
-
-    /// Writes what is in memory of a partial file.
-    fn finish(&self, partial: &PartialName) -> io::Result<()> {
-        let growing = self.growing().remove(partial);
-        match growing {
-            Some(growing) => growing.finish(),
-            None => Ok(()),
-        }
-    }
-
     /// A partial file as one that can be read.
     fn as_file(&self, partial: &PartialName) -> io::Result<IndexedFile> {
-        self.finish(partial)?;
+        self.growing.finish(partial)?;
         let found = self.core.index.partial(partial.as_str())?;
         let found = found.ok_or(io::ErrorKind::NotFound)?;
         let chunks: Vec<_> = found.chunks.into_iter().map(|held| held.chunk).collect();
@@ -335,31 +316,8 @@ impl ChunkedStore {
             }
         }
         self.core.index.cut(partial.as_str(), id, place)?;
-        Ok(Growing::new(
-            &self.core,
-            partial.as_str(),
-            (id, secret),
-            (sent, place),
-            gathered,
-        ))
-    }
-}
-
-/// A lock in all processes of this root.
-struct Locked<'a>(MutexGuard<'a, File>);
-
-impl<'a> Locked<'a> {
-    fn new(file: &'a Mutex<File>) -> io::Result<Self> {
-        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.lock()?;
-        Ok(Self(file))
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        // It ends with the process at the latest.
-        let _ = self.0.unlock();
+        let writer = SealingWriter::new(&self.core, partial, id, secret);
+        Ok(Growing::new(writer, (sent, place), gathered))
     }
 }
 
@@ -421,23 +379,20 @@ impl Store for ChunkedStore {
     fn begin(&self, partial: &PartialName, keep: u64) -> io::Result<Box<dyn Sink>> {
         let growing = match keep {
             0 => {
-                let earlier = self.growing().remove(partial);
-                drop(earlier);
+                self.growing.abandon(partial);
                 let id: Id = crypto::random().map_err(crypto_error)?;
                 let secret = FileSecret::new().map_err(crypto_error)?;
                 self.core.index.begin(partial.as_str(), id, &secret)?;
-                let name = partial.as_str();
-                Growing::new(&self.core, name, (id, secret), (0, 0), Vec::new())
+                let writer = SealingWriter::new(&self.core, partial, id, secret);
+                Growing::new(writer, (0, 0), Vec::new())
             }
             keep => self.resume(partial, keep)?,
         };
-        self.grow(partial, &growing);
-        Ok(Box::new(ChunkedSink::new(&growing)))
+        Ok(self.growing.grow(partial, growing))
     }
 
     fn held(&self, partial: &PartialName) -> io::Result<Option<u64>> {
-        let growing = self.growing().get(partial).cloned();
-        match growing.and_then(|growing| growing.len()) {
+        match self.growing.len(partial) {
             Some(len) => Ok(Some(len)),
             None => self.core.index.held(partial.as_str()),
         }
@@ -452,14 +407,13 @@ impl Store for ChunkedStore {
     }
 
     fn discard(&self, partial: &PartialName) {
-        let growing = self.growing().remove(partial);
-        drop(growing);
+        self.growing.abandon(partial);
         // What cannot be removed now is swept.
         let _ = self.core.index.discard(partial.as_str());
     }
 
     fn publish(&self, partial: &PartialName, to: &Target<'_>) -> io::Result<()> {
-        self.finish(partial)?;
+        self.growing.finish(partial)?;
         let (core, to) = (&self.core, place(to));
         core.index.publish(partial.as_str(), to, core.rules)
     }
@@ -537,8 +491,7 @@ impl Store for ChunkedStore {
             for partial in &old {
                 self.core.index.discard(partial)?;
             }
-            self.growing()
-                .retain(|name, _| !old.iter().any(|old| *old == *name.as_str()));
+            self.growing.abandon_all(&old);
         }
         Ok(old.len())
     }

@@ -82,12 +82,12 @@ pub enum Existing {
 /// Why a member did not do something. The sentences tell an administrator what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
-    /// There is no such object.
+    /// There is no object of this key.
     #[error("no object {0}")]
-    Missing(ObjectKey),
+    Missing(String),
     /// There is one already.
     #[error("the object {0} exists already")]
-    Exists(ObjectKey),
+    Exists(String),
     /// The member answered that it will not: wrong credentials, no permission, no such bucket.
     #[error("{0}")]
     Denied(String),

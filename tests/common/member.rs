@@ -149,7 +149,7 @@ impl Member for TestMember {
             }
             let keeps = existing == Existing::Keep && inside.fault != Fault::Replaces;
             if keeps && inside.objects.contains_key(key) {
-                return Err(MemberError::Exists(key.clone()));
+                return Err(MemberError::Exists(key.to_string()));
             }
             inside.objects.insert(key.clone(), body);
             match inside.fault {
@@ -170,7 +170,7 @@ impl Member for TestMember {
             self.fail().await?;
             let inside = self.inside();
             let object = inside.objects.get(key).cloned();
-            let object = object.ok_or_else(|| MemberError::Missing(key.clone()))?;
+            let object = object.ok_or_else(|| MemberError::Missing(key.to_string()))?;
             let len = object.len();
             let range = range.map_or(0..len, |range| {
                 (range.start as usize).min(len)..(range.end as usize).min(len)
@@ -191,7 +191,7 @@ impl Member for TestMember {
             self.fail().await?;
             let inside = self.inside();
             let object = inside.objects.get(key);
-            let object = object.ok_or_else(|| MemberError::Missing(key.clone()))?;
+            let object = object.ok_or_else(|| MemberError::Missing(key.to_string()))?;
             Ok(Object {
                 key: key.clone(),
                 size: object.len() as u64,

@@ -12,10 +12,9 @@ use tracing::warn;
 use super::{
     Core, crypto_error,
     index::{Id, files::IndexedFile},
-    runtime,
 };
 use crate::store::{
-    Contents, Kind, Stat, buffers,
+    Contents, Kind, Stat, buffers, runtime,
     sealed::{
         FileSecret,
         chunk::{BLOCK, ChunkSeal, TAG_BYTES, tags_len},

@@ -300,7 +300,7 @@ impl Holders {
     pub async fn document(&self, number: usize, key: &ObjectKey) -> MemberResult<Bytes> {
         let members = self.members();
         let Some((_, member)) = members.get(number) else {
-            return Err(MemberError::Missing(key.clone()));
+            return Err(MemberError::Missing(key.to_string()));
         };
         let got = timeout(PATIENCE, member.get(key, None)).await;
         got.map_or_else(|_| Err(silent()), |got| got.map(Bytes::from))

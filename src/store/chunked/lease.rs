@@ -22,11 +22,11 @@ use subtle::ConstantTimeEq;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Core, crypto_error, holders::bit, runtime};
+use super::{Core, crypto_error, holders::bit};
 use crate::{
     clock,
     crypto::{mac::hmac_sha256, seal::derive},
-    store::{member::ObjectKey, sealed::chunk::ChunkId},
+    store::{member::ObjectKey, runtime, sealed::chunk::ChunkId},
 };
 
 /// The directory of leases.

@@ -22,14 +22,13 @@ use super::{
         Id,
         refill::{Everything, Name},
     },
-    runtime,
 };
 use crate::{
     crypto::keys::PrivateKey,
     root::file,
     store::{
         member::{MemberError, ObjectKey},
-        received,
+        received, runtime,
         sealed::{
             FileSecret,
             chunk::ChunkId,

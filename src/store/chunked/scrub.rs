@@ -14,13 +14,13 @@ use super::{
     ChunkedStore, Core, crypto_error,
     holders::{Members, bit},
     index::{files::IndexedChunk, work::Chunks},
-    runtime,
 };
 use crate::{
     clock,
     crypto::keys::PrivateKey,
     store::{
         member::{MemberError, ObjectKey},
+        runtime,
         sealed::{
             FileSecret,
             chunk::{ChunkId, ChunkSeal, tags_len},

@@ -10,13 +10,13 @@ use super::{
     holders::{Members, bit},
     index::work::{Chunks, Garbage, Unwritten, Which},
     recover::last_id,
-    runtime,
 };
 use crate::{
     clock::nanos,
     crypto::SysRng,
     store::{
         member::ObjectKey,
+        runtime,
         sealed::{
             FileSecret,
             chunk::{ChunkId, tags_len},

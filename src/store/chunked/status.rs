@@ -12,10 +12,10 @@ use super::{
     ChunkedStore, Core,
     holders::{Members, PATIENCE, silent},
     index::work::Backlog,
-    runtime,
 };
 use crate::store::{
     member::{Member, MemberError},
+    runtime,
     sealed::chunk::ChunkId,
 };
 

@@ -94,8 +94,8 @@ impl DirectoryMember {
     fn error(&self, key: ObjectKey, error: &io::Error) -> MemberError {
         let sentence = || format!("{}: {error}", self.path.join(key.as_str()).display());
         match error.kind() {
-            io::ErrorKind::NotFound => MemberError::Missing(key),
-            io::ErrorKind::AlreadyExists => MemberError::Exists(key),
+            io::ErrorKind::NotFound => MemberError::Missing(key.to_string()),
+            io::ErrorKind::AlreadyExists => MemberError::Exists(key.to_string()),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 MemberError::Full(sentence())
             }

@@ -3,185 +3,43 @@
 //! Requests, signatures, retries and credentials are those of the crate `object_store`; the
 //! connections are ours.
 
-use std::{
-    env,
-    error::Error as StdError,
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::Range,
-    sync::Arc,
-    time::Duration,
-};
+pub mod connection;
+mod digests;
+
+use std::ops::Range;
 
 use futures_util::{
     FutureExt, StreamExt, TryStreamExt,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use hmac::{Hmac, KeyInit, Mac};
 use hyper::body::Bytes;
 use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
-    client::{
-        CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, HttpError, HttpErrorKind,
-        Signer, SigningAlgorithm,
-    },
-    path::Path,
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path,
 };
-use sha2::{Digest, Sha256};
 use tokio::time::timeout;
-use url::Url;
-use zeroize::Zeroizing;
 
-use super::{
-    Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey, SLOWEST,
-    http::Connector, profile,
-};
-use crate::{
-    root::settings::store::Bucket,
-    store::buffers,
-    transport::{resolve::answers, tls::Trust},
-};
-
-/// The time for one call, with all its retries, apart from what its bytes take.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Attempts at one request after the first, and the time in which they begin.
-const RETRIES: (usize, Duration) = (3, Duration::from_secs(20));
-
-/// The variables that credentials come from, where no profile is used.
-const VARIABLES: [&str; 9] = [
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_ROLE_ARN",
-    "AWS_ROLE_SESSION_NAME",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-];
-
-/// Where a machine at Amazon learns its credentials.
-const METADATA: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
-
-/// Whether this machine may have a role there; it takes a second to find out that it has not.
-fn is_on_amazon() -> bool {
-    answers(METADATA, Duration::from_secs(1))
-}
-
-/// Tells the library what to sign with.
-fn sign_with(
-    mut builder: AmazonS3Builder,
-    bucket: &Bucket,
-    credentials: Option<&Credentials>,
-) -> MemberResult<AmazonS3Builder> {
-    let of_profile = match credentials {
-        Some(_) => None,
-        None => profile::credentials()?,
-    };
-    if let Some(Credentials { key, secret, token }) = credentials.or(of_profile.as_ref()) {
-        builder = builder
-            .with_access_key_id(key)
-            .with_secret_access_key(secret.as_str());
-        if let Some(token) = token {
-            builder = builder.with_token(token.as_str());
-        }
-    } else {
-        // No other variable counts: what m2y.ini says about the server stands there.
-        let (names, values) = (VARIABLES, VARIABLES.map(env::var));
-        if values.iter().all(Result::is_err) && !is_on_amazon() {
-            return Err(MemberError::Denied(format!(
-                "{} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-                bucket.shown()
-            )));
-        }
-        for (name, value) in names.iter().zip(values) {
-            let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
-            if let (Ok(key), Ok(value)) = (key, value) {
-                builder = builder.with_config(key, value);
-            }
-        }
-    }
-    Ok(builder)
-}
-
-/// The region of a server that has none.
-const ANY_REGION: &str = "us-east-1";
-
-/// What requests are signed with.
-pub struct Credentials {
-    /// The id of the access key.
-    pub key: String,
-    /// The secret of it.
-    pub secret: Zeroizing<String>,
-    /// What a temporary key needs besides.
-    pub token: Option<Zeroizing<String>>,
-}
+pub use self::connection::Credentials;
+use self::connection::{Connection, DEADLINE};
+use super::{Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey};
+use crate::{root::settings::store::Bucket, store::buffers};
 
 /// A bucket, and a prefix in it.
 pub struct S3Member {
-    store: AmazonS3,
+    bucket: Connection,
     prefix: Path,
-    /// As errors name it.
-    name: String,
 }
 
 impl S3Member {
-    /// Prepares a bucket; nothing is asked yet. Without credentials given here they come from
-    /// the `AWS_*` variables, a profile, a web identity or the machine's role, as with other
-    /// programs.
+    /// Prepares a bucket; nothing is asked yet. Credentials as for [`Connection::new`].
     ///
     /// # Errors
     ///
     /// If the settings do not fit each other, or TLS cannot be set up.
     pub fn new(bucket: &Bucket, credentials: Option<&Credentials>) -> MemberResult<Self> {
-        let denied = |e: object_store::Error| MemberError::Denied(e.to_string());
-        let endpoint = bucket.endpoint.as_deref();
-        let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let host = endpoint
-            .and_then(|endpoint| Url::parse(endpoint).ok())
-            .and_then(|url| Some(url.host_str()?.trim_matches(['[', ']']).to_owned()));
-        let trust = match Trust::load(None, std::path::Path::new(".")) {
-            Ok(trust) => Some(trust),
-            Err(_) if is_plain => None,
-            Err(e) => return Err(MemberError::Denied(e.to_string())),
-        };
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name(&bucket.name)
-            .with_allow_http(is_plain)
-            // Every object has checksums of its own, and is sealed.
-            .with_unsigned_payload(true)
-            // Not every server knows how to remove several at once.
-            .with_disable_bulk_delete(true)
-            .with_retry(RetryConfig {
-                max_retries: RETRIES.0,
-                retry_timeout: RETRIES.1,
-                ..RetryConfig::default()
-            })
-            .with_crypto_provider(Arc::new(RustCrypto))
-            .with_http_connector(Connector::new(trust, host.filter(|_| is_plain)));
-        builder = sign_with(builder, bucket, credentials)?;
-        if let Some(endpoint) = endpoint {
-            builder = builder.with_endpoint(match bucket.is_path_style() {
-                true => endpoint.to_owned(),
-                // The library takes an endpoint without the bucket in its path for one whose host
-                // has it.
-                false => endpoint.replacen("://", &format!("://{}.", bucket.name), 1),
-            });
-        }
-        let of_variable = ["AWS_REGION", "AWS_DEFAULT_REGION"].map(env::var);
-        let of_variable = of_variable.into_iter().find_map(Result::ok);
-        let region = bucket.region.clone().or(of_variable);
-        if let Some(region) = region.or_else(|| endpoint.is_some().then(|| ANY_REGION.to_owned())) {
-            builder = builder.with_region(region);
-        }
-        builder = builder.with_virtual_hosted_style_request(!bucket.is_path_style());
         Ok(Self {
-            store: builder.build().map_err(denied)?,
+            bucket: Connection::new(bucket, credentials)?,
             prefix: Path::from(bucket.prefix.as_str()),
-            name: bucket.shown(),
         })
     }
 
@@ -198,120 +56,6 @@ impl S3Member {
         let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
         ObjectKey::parse(&parts.join("/"))
     }
-
-    /// Waits for an answer, for as long as one that moves so many bytes may take.
-    async fn within<T>(
-        &self,
-        key: Option<&ObjectKey>,
-        bytes: u64,
-        asked: impl Future<Output = object_store::Result<T>>,
-    ) -> MemberResult<T> {
-        let deadline = DEADLINE + Duration::from_secs(bytes / SLOWEST);
-        match timeout(deadline, asked).await {
-            Ok(answer) => answer.map_err(|error| self.error(key, error)),
-            Err(_) => Err(MemberError::Unreachable(format!(
-                "{} is too slow: no answer within {} s",
-                self.name,
-                deadline.as_secs()
-            ))),
-        }
-    }
-
-    /// What an error of the library means to an administrator.
-    fn error(&self, key: Option<&ObjectKey>, error: object_store::Error) -> MemberError {
-        use object_store::Error as E;
-        let text = whole(&error);
-        let said = |word: &str| text.contains(word);
-        let name = &self.name;
-        if said("NoSuchBucket") {
-            return MemberError::Denied(format!("{name}: there is no such bucket: create it"));
-        }
-        if said("RequestTimeTooSkewed") {
-            return MemberError::Denied(format!(
-                "{name}: the clocks of this machine and of the server differ too much: set them"
-            ));
-        }
-        if said("InvalidAccessKeyId") || said("SignatureDoesNotMatch") {
-            return MemberError::Denied(format!(
-                "{name}: the credentials are wrong: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            ));
-        }
-        // Listings say it in a way of their own.
-        if said("status code: 403") || said("AccessDenied") {
-            return MemberError::Denied(format!("{name}: {NO_ACCESS}"));
-        }
-        if said("QuotaExceeded") || said("StorageFull") || said("507 Insufficient Storage") {
-            return MemberError::Full(format!("{name} is full"));
-        }
-        match (error, key) {
-            // A page that is not there is not an object that is not there.
-            (E::NotFound { .. }, _) if said("<") && !said("NoSuchKey") => MemberError::Failed(
-                format!("{name}: the server does not answer as S3 does: check the endpoint"),
-            ),
-            (E::NotFound { .. }, Some(key)) => MemberError::Missing(key.clone()),
-            (E::AlreadyExists { .. } | E::Precondition { .. }, Some(key)) => {
-                MemberError::Exists(key.clone())
-            }
-            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _) => {
-                MemberError::Denied(format!("{name}: {NO_ACCESS}"))
-            }
-            (error, _) => match unreachable(&error) {
-                true => {
-                    MemberError::Unreachable(format!("{name} cannot be reached: {}", last(&error)))
-                }
-                false => MemberError::Failed(format!("{name}: {text}")),
-            },
-        }
-    }
-}
-
-/// What credentials need.
-const NO_ACCESS: &str = "access denied: the credentials need permission to list the bucket, and to read, write and delete objects in it";
-
-/// An error with all its causes.
-fn whole(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// The last cause of an error.
-fn last(error: &dyn StdError) -> String {
-    let mut last = error;
-    while let Some(cause) = last.source() {
-        last = cause;
-    }
-    last.to_string()
-}
-
-/// Whether the server did not answer, or said that it cannot now.
-fn unreachable(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<HttpError>() {
-            return matches!(
-                error.kind(),
-                HttpErrorKind::Connect | HttpErrorKind::Timeout | HttpErrorKind::Interrupted
-            );
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return error.kind() != io::ErrorKind::InvalidData;
-        }
-        cause = error.source();
-    }
-    let text = whole(error);
-    let said = |word: &str| text.contains(word);
-    // What a server has not implemented it will not do later either.
-    let never = said("code: 501") || said("code: 505");
-    !never && (said("code: 5") || said("code: 429"))
 }
 
 impl Member for S3Member {
@@ -328,8 +72,11 @@ impl Member for S3Member {
                 Existing::Keep => PutMode::Create,
             });
             let path = self.path(key);
-            let putting = self.store.put_opts(&path, body.into(), options);
-            self.within(Some(key), len, putting).await.map(drop)
+            let putting = self.bucket.store.put_opts(&path, body.into(), options);
+            self.bucket
+                .within(Some(key.as_str()), len, putting)
+                .await
+                .map(drop)
         }
         .boxed()
     }
@@ -353,7 +100,7 @@ impl Member for S3Member {
                 .map_or(MAX_OBJECT, |range| range.end - range.start);
             let most = usize::try_from(wanted.min(MAX_OBJECT)).unwrap_or(usize::MAX);
             let getting = async {
-                let answer = self.store.get_opts(&path, options).await?;
+                let answer = self.bucket.store.get_opts(&path, options).await?;
                 let len = answer.range.end.saturating_sub(answer.range.start);
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                 let mut bytes = buffers::take(len.min(most));
@@ -366,9 +113,15 @@ impl Member for S3Member {
                 }
                 Ok(Some(bytes))
             };
-            let got = self.within(Some(key), wanted, getting).await;
+            let got = self
+                .bucket
+                .within(Some(key.as_str()), wanted, getting)
+                .await;
             let long = || {
-                let sentence = format!("{} returned more than was asked for of {key}", self.name);
+                let sentence = format!(
+                    "{} returned more than was asked for of {key}",
+                    self.bucket.name
+                );
                 MemberError::Failed(sentence)
             };
             let got = got.and_then(|bytes| bytes.ok_or_else(long));
@@ -390,7 +143,11 @@ impl Member for S3Member {
     fn stat<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<Object>> {
         async move {
             let path = self.path(key);
-            let about = match self.within(Some(key), 0, self.store.head(&path)).await {
+            let about = match self
+                .bucket
+                .within(Some(key.as_str()), 0, self.bucket.store.head(&path))
+                .await
+            {
                 // The answer has no body, and so does not say what is missing: the bucket, or all
                 // that was ever there.
                 Err(MemberError::Missing(_)) => {
@@ -398,11 +155,11 @@ impl Member for S3Member {
                         range: Some(GetRange::Bounded(0..1)),
                         ..GetOptions::default()
                     };
-                    let asking = self.store.get_opts(&path, options);
-                    return match self.within(Some(key), 0, asking).await {
+                    let asking = self.bucket.store.get_opts(&path, options);
+                    return match self.bucket.within(Some(key.as_str()), 0, asking).await {
                         Ok(_) => Err(MemberError::Failed(format!(
                             "{}: contradicts itself about {key}",
-                            self.name
+                            self.bucket.name
                         ))),
                         Err(error) => Err(error),
                     };
@@ -421,7 +178,11 @@ impl Member for S3Member {
     fn remove<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, MemberResult<()>> {
         async move {
             let path = self.path(key);
-            match self.within(Some(key), 0, self.store.delete(&path)).await {
+            match self
+                .bucket
+                .within(Some(key.as_str()), 0, self.bucket.store.delete(&path))
+                .await
+            {
                 Err(MemberError::Missing(_)) => Ok(()),
                 removed => removed,
             }
@@ -431,8 +192,8 @@ impl Member for S3Member {
 
     fn list<'a>(&'a self, directory: Option<&'a ObjectKey>) -> BoxStream<'a, MemberResult<Object>> {
         let prefix = directory.map_or_else(|| self.prefix.clone(), |key| self.path(key));
-        let listing = self.store.list(Some(&prefix));
-        let listing = listing.map_err(|error| self.error(None, error));
+        let listing = self.bucket.store.list(Some(&prefix));
+        let listing = listing.map_err(|error| self.bucket.error(None, error));
         // A server that stops in the middle of a page is waited for no longer than for an object.
         let waiting = stream::try_unfold(Some(listing), move |listing| async move {
             let Some(mut listing) = listing else {
@@ -443,7 +204,7 @@ impl Member for S3Member {
                 Ok(None) => Ok(None),
                 Err(_) => Err(MemberError::Unreachable(format!(
                     "{} is too slow: a listing stopped for {} s",
-                    self.name,
+                    self.bucket.name,
                     DEADLINE.as_secs()
                 ))),
             }
@@ -462,68 +223,5 @@ impl Member for S3Member {
 
     fn room(&self) -> BoxFuture<'_, MemberResult<Option<u64>>> {
         async { Ok(None) }.boxed()
-    }
-}
-
-/// The digests that requests are signed with, by the crates that the rest of m2y uses.
-#[derive(Debug)]
-struct RustCrypto;
-
-impl CryptoProvider for RustCrypto {
-    fn digest(&self, algorithm: DigestAlgorithm) -> object_store::Result<Box<dyn DigestContext>> {
-        match algorithm {
-            DigestAlgorithm::Sha256 => Ok(Box::new(Sha(Sha256::new(), [0; 32]))),
-            _ => Err(unsupported()),
-        }
-    }
-
-    fn hmac(
-        &self,
-        algorithm: DigestAlgorithm,
-        secret: &[u8],
-    ) -> object_store::Result<Box<dyn HmacContext>> {
-        match algorithm {
-            DigestAlgorithm::Sha256 => {
-                let mac = Hmac::<Sha256>::new_from_slice(secret).map_err(|_| unsupported())?;
-                Ok(Box::new(HmacSha(mac, [0; 32])))
-            }
-            _ => Err(unsupported()),
-        }
-    }
-
-    fn sign(&self, _: SigningAlgorithm, _: &[u8]) -> object_store::Result<Box<dyn Signer>> {
-        Err(unsupported())
-    }
-}
-
-fn unsupported() -> object_store::Error {
-    object_store::Error::NotSupported {
-        source: "S3 needs SHA-256 only".into(),
-    }
-}
-
-struct Sha(Sha256, [u8; 32]);
-
-impl DigestContext for Sha {
-    fn update(&mut self, data: &[u8]) {
-        Digest::update(&mut self.0, data);
-    }
-
-    fn finish(&mut self) -> object_store::Result<&[u8]> {
-        self.1 = self.0.finalize_reset().into();
-        Ok(&self.1)
-    }
-}
-
-struct HmacSha(Hmac<Sha256>, [u8; 32]);
-
-impl HmacContext for HmacSha {
-    fn update(&mut self, data: &[u8]) {
-        Mac::update(&mut self.0, data);
-    }
-
-    fn finish(&mut self) -> object_store::Result<&[u8]> {
-        self.1 = self.0.clone().finalize().into_bytes().into();
-        Ok(&self.1)
     }
 }

@@ -1,7 +1,8 @@
-//! Partial files: bytes are gathered into chunks, which are sealed and written as they fill.
+//! Partial files of stores elsewhere: bytes are gathered into chunks, which are written as they
+//! fill, several at a time.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -9,22 +10,12 @@ use std::{
     },
 };
 
-use tokio::{
-    sync::Semaphore,
-    task::{JoinHandle, spawn_blocking},
-};
+use futures_util::future::BoxFuture;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
-    Core, crypto_error,
-    index::{Id, files::IndexedChunk},
-    runtime,
-};
-use crate::store::{
-    Sink, buffers,
-    sealed::{
-        FileSecret,
-        chunk::{CHUNK, ChunkId, ChunkSeal, tags_len},
-    },
+    PartialName, Sink, buffers, runtime,
+    sealed::chunk::{CHUNK, tags_len},
 };
 
 /// Bytes of chunks that are gathered, of all files together: with many files at a time, chunks get
@@ -53,12 +44,34 @@ struct Shared {
     on_the_way: Semaphore,
 }
 
+/// Where the chunks of a partial file are written.
+pub trait ChunkWriter: Send + Sync {
+    /// Writes a chunk. Several are under way at a time, and end in any order.
+    fn write(&self, chunk: Filled) -> BoxFuture<'static, io::Result<()>>;
+
+    /// Returns when what was written survives a loss of power.
+    fn settle(&self) -> io::Result<()>;
+
+    /// How often the bytes of a chunk are in memory while it is written.
+    fn copies(&self) -> usize;
+
+    /// Whether a file without a byte has a chunk too.
+    fn has_empty(&self) -> bool;
+}
+
+/// A chunk that is complete.
+pub struct Filled {
+    /// Its number in the file.
+    pub place: u64,
+    /// Where it begins in the file.
+    pub start: u64,
+    /// Its bytes, with some room behind them.
+    pub bytes: Vec<u8>,
+}
+
 /// A partial file of which bytes are not written yet, or are on their way.
 pub struct Growing {
-    core: Arc<Core>,
-    name: String,
-    id: Id,
-    secret: FileSecret,
+    writer: Box<dyn ChunkWriter>,
     state: Mutex<State>,
 }
 
@@ -78,17 +91,12 @@ impl Growing {
     /// A file that goes on behind `sent` bytes in `place` chunks, with some that are gathered
     /// already.
     pub fn new(
-        core: &Arc<Core>,
-        name: &str,
-        (id, secret): (Id, FileSecret),
+        writer: impl ChunkWriter + 'static,
         (sent, place): (u64, u64),
         gathered: Vec<u8>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            core: core.clone(),
-            name: name.to_owned(),
-            id,
-            secret,
+            writer: Box::new(writer),
             state: Mutex::new(State {
                 sent,
                 gathered,
@@ -103,8 +111,8 @@ impl Growing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that were appended; `None` after an error, when only the index knows.
-    pub fn len(&self) -> Option<u64> {
+    /// Bytes that were appended; `None` after an error, when only the store knows.
+    fn len(&self) -> Option<u64> {
         let state = self.lock();
         let len = state.sent + state.gathered.len() as u64;
         state.failed.is_none().then_some(len)
@@ -129,30 +137,29 @@ impl Growing {
 
     /// Hands over what was gathered.
     fn send(&self, state: &mut State, waits: bool) -> io::Result<()> {
-        if state.gathered.is_empty() {
+        // A file with a gap needs no more.
+        state.check()?;
+        let is_empty = state.place == 0 && self.writer.has_empty();
+        if state.gathered.is_empty() && !is_empty {
             return Ok(());
         }
-        // On a stripe a chunk takes its bytes twice.
-        let copies = self.core.holders.count().min(2);
-        let megabytes = (state.gathered.len() * copies).div_ceil(1 << 20);
+        let megabytes = (state.gathered.len() * self.writer.copies()).div_ceil(1 << 20);
         let permits = u32::try_from(megabytes.min(ON_THE_WAY)).unwrap_or(1);
         let permit = match waits {
             true => Some(pollster::block_on(SHARED.on_the_way.acquire_many(permits))),
             false => None,
         };
         let permit = permit.transpose().map_err(io::Error::other)?;
-        let id = ChunkId::new().map_err(crypto_error)?;
         let bytes = std::mem::take(&mut state.gathered);
-        let (place, len) = (state.place, bytes.len() as u64);
-        let (core, name, file, secret) = (
-            self.core.clone(),
-            self.name.clone(),
-            self.id,
-            self.secret.clone(),
-        );
+        let len = bytes.len() as u64;
+        let writing = self.writer.write(Filled {
+            place: state.place,
+            start: state.sent,
+            bytes,
+        });
         let writing = async move {
             let _permit = permit;
-            write(core, name, (file, secret), (id, place), bytes).await
+            writing.await
         };
         state
             .on_the_way
@@ -164,11 +171,20 @@ impl Growing {
     }
 
     /// Returns when all that was appended is written.
-    pub fn finish(&self) -> io::Result<()> {
+    fn finish(&self) -> io::Result<()> {
         let mut state = self.lock();
         self.send(&mut state, true)?;
         state.reap(true);
         state.check()
+    }
+
+    /// Returns when nothing is on its way any more, and nothing will be.
+    fn abandon(&self) {
+        let mut state = self.lock();
+        state.reap(true);
+        state.gathered = Vec::new();
+        let why = "another attempt began".to_owned();
+        state.failed = Some((io::ErrorKind::Interrupted, why));
     }
 
     /// Hands over what is left, for the next attempt.
@@ -179,10 +195,61 @@ impl Growing {
     }
 
     /// Whether all that was appended is written, or never will be.
-    pub fn is_quiet(&self) -> bool {
+    fn is_quiet(&self) -> bool {
         let mut state = self.lock();
         state.reap(false);
         state.on_the_way.is_empty() && (state.gathered.is_empty() || state.failed.is_some())
+    }
+}
+
+/// Partial files of which bytes are in memory.
+#[derive(Default)]
+pub struct GrowingFiles(Mutex<HashMap<PartialName, Arc<Growing>>>);
+
+impl GrowingFiles {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PartialName, Arc<Growing>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a partial file, and forgets those that are written.
+    pub fn grow(&self, partial: &PartialName, new: Arc<Growing>) -> Box<dyn Sink> {
+        let sink = GrowingSink::new(&new);
+        let mut growing = self.lock();
+        growing.retain(|_, growing| Arc::strong_count(growing) > 1 || !growing.is_quiet());
+        growing.insert(partial.clone(), new);
+        Box::new(sink)
+    }
+
+    /// Bytes of a partial file; `None` if only the store knows.
+    pub fn len(&self, partial: &PartialName) -> Option<u64> {
+        let growing = self.lock().get(partial).cloned();
+        growing.and_then(|growing| growing.len())
+    }
+
+    /// Writes what is in memory of a partial file.
+    pub fn finish(&self, partial: &PartialName) -> io::Result<()> {
+        let growing = self.lock().remove(partial);
+        growing.map_or(Ok(()), |growing| growing.finish())
+    }
+
+    /// Forgets what is in memory of a partial file, which is written no further.
+    pub fn abandon(&self, partial: &PartialName) {
+        let growing = self.lock().remove(partial);
+        if let Some(growing) = growing {
+            growing.abandon();
+        }
+    }
+
+    /// The same for all that have these names.
+    pub fn abandon_all(&self, partials: &[String]) {
+        let is_one = |partial: &PartialName| partials.iter().any(|one| one == partial.as_str());
+        let growing: Vec<_> = self
+            .lock()
+            .keys()
+            .filter(|one| is_one(one))
+            .cloned()
+            .collect();
+        growing.iter().for_each(|partial| self.abandon(partial));
     }
 }
 
@@ -222,64 +289,35 @@ impl State {
     }
 }
 
-/// Seals and writes a chunk, and notes that it was written.
-async fn write(
-    core: Arc<Core>,
-    name: String,
-    (file, secret): (Id, FileSecret),
-    (id, place): (ChunkId, u64),
-    mut bytes: Vec<u8>,
-) -> io::Result<()> {
-    let crc = crc32fast::hash(&bytes);
-    let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    let seal = ChunkSeal::new(&secret, &id, place).map_err(crypto_error)?;
-    let tags = seal.seal(&mut bytes).map_err(crypto_error)?;
-    let key = core.folder.chunk_key(&id);
-    let held = core.holders.put_chunk(&key, bytes, &tags).await;
-    let noting = spawn_blocking(move || match held {
-        Ok(held) => {
-            let chunk = IndexedChunk::new(id, len, crc, held);
-            core.index.add_chunk(&name, file, place, chunk)
-        }
-        Err(error) => {
-            // It may have been written all the same.
-            let _ = core.index.drop_chunk(id);
-            Err(error)
-        }
-    });
-    noting.await.map_err(io::Error::other)?
-}
-
 fn chunk_len() -> usize {
     let growing = SHARED.growing.load(Ordering::Relaxed).max(1);
     (GATHERED / growing).clamp(SHORTEST, CHUNK)
 }
 
 /// The end of a file that grows.
-pub struct ChunkedSink(Arc<Growing>);
+struct GrowingSink(Arc<Growing>);
 
-impl ChunkedSink {
-    /// Appends to this file.
-    pub fn new(growing: &Arc<Growing>) -> Self {
+impl GrowingSink {
+    fn new(growing: &Arc<Growing>) -> Self {
         SHARED.growing.fetch_add(1, Ordering::Relaxed);
         Self(growing.clone())
     }
 }
 
-impl Drop for ChunkedSink {
+impl Drop for GrowingSink {
     fn drop(&mut self) {
         SHARED.growing.fetch_sub(1, Ordering::Relaxed);
         self.0.leave();
     }
 }
 
-impl Sink for ChunkedSink {
+impl Sink for GrowingSink {
     fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         self.0.append(pieces)
     }
 
     fn settle(&mut self) -> io::Result<()> {
         self.0.finish()?;
-        self.0.core.index.settle()
+        self.0.writer.settle()
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     store::{
         Stores,
         chunked::{ChunkedStore, LeaseError, holders::Members, lease::BEAT_EVERY, scrub::Scrub},
+        elsewhere::Elsewhere,
     },
 };
 
@@ -85,8 +86,10 @@ pub async fn run(
         let beating = looking.clone();
         let beat = move || {
             beating.each_folder(|folder, stores| {
-                let held = stores
-                    .and_then(|stores| stores.iter().try_for_each(|store| hold(folder, store)));
+                let held = stores.and_then(|stores| {
+                    let mut chunked = stores.iter().filter_map(Elsewhere::chunked);
+                    chunked.try_for_each(|store| hold(folder, store))
+                });
                 troubles.tell(folder, held);
             });
             troubles
@@ -127,7 +130,7 @@ struct Looking {
 impl Looking {
     /// Does something with each folder that is in a store, and its stores or why they cannot be
     /// opened.
-    fn each_folder(&self, mut work: impl FnMut(&Folder, io::Result<Vec<Arc<ChunkedStore>>>)) {
+    fn each_folder(&self, mut work: impl FnMut(&Folder, io::Result<Vec<Elsewhere>>)) {
         let settings = self.root.settings();
         if settings.is_ok_and(|settings| settings.stores.is_empty()) {
             return;
@@ -155,6 +158,11 @@ impl Looking {
             // During a move the folder counts as one of the store that it moves to.
             let mut counted = counted.as_mut();
             let tended = stores.iter().map(|store| {
+                let store = match store {
+                    Elsewhere::Chunked(store) => store,
+                    // All that can be wrong with it is that it does not answer.
+                    Elsewhere::Plain(store) => return store.probe(),
+                };
                 let answers = match counted.take() {
                     Some(counted) => {
                         let status = store.status()?;

@@ -51,7 +51,7 @@ use super::{
     ContentPath, Contents, Listing, PartialName, Sink, Stat, Store, Target,
     growing::{Growing, GrowingFiles},
     lock::Locked,
-    runtime,
+    notes, runtime,
     sealed::{
         FileSecret,
         folder::{About, FolderSecret},
@@ -124,7 +124,7 @@ impl ChunkedStore {
             keep: i64::try_from(policy.keep.as_nanos()).unwrap_or(i64::MAX),
         };
         let index = Index::open(dir, path, store)?;
-        let there = dir.open_dir(index::DIR)?;
+        let there = dir.open_dir(notes::DIR)?;
         let lock = |what: &str| {
             let file = file::append(&there, &format!("{store}.{what}"))?;
             io::Result::Ok(Mutex::new(file.into_std()))

@@ -16,7 +16,7 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 use hyper::body::Bytes;
 
 /// The slowest that an object may come from a server or go to one, in bytes a second.
-const SLOWEST: u64 = 256 << 10;
+pub const SLOWEST: u64 = 256 << 10;
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 512;

@@ -27,6 +27,7 @@
 pub mod batch;
 mod buffers;
 pub mod chunked;
+pub mod elsewhere;
 pub mod flush;
 mod growing;
 pub mod local;
@@ -34,7 +35,9 @@ mod lock;
 pub mod member;
 pub mod moving;
 pub mod name;
+pub mod notes;
 pub mod placement;
+pub mod plain;
 pub mod prefix;
 pub mod quarantine;
 pub mod received;

@@ -20,12 +20,15 @@ use super::{
         index, lease,
         recover::{self, Found},
     },
+    elsewhere::Elsewhere,
     local::LocalStore,
     member::{
         Member, MemberError, MemberResult, directory::DirectoryMember, later::LaterMember,
         s3::S3Member,
     },
     moving::Moving,
+    notes,
+    plain::{LIMITS, PlainStore},
     sealed::folder::{About, FolderSecret},
     stripe::Stripe,
     unavailable::Unavailable,
@@ -36,12 +39,21 @@ use crate::{
         Root,
         folder::Folder,
         folder_store::{FolderStore, Source},
-        settings::store::{ContactFolder, Place},
+        settings::store::{Bucket, ContactFolder, Layout, Place},
     },
 };
 
 /// How long a store that could not be opened is not tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Why something cannot be done with a store whose files are not in chunks.
+pub fn not_in_chunks() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "its layout is plain: m2y keeps neither versions nor checksums there, so nothing can be \
+         scrubbed, repaired or restored; the bucket may have versions of its own",
+    )
+}
 
 /// The stores of folders. Clones are the same one.
 #[derive(Clone)]
@@ -65,7 +77,7 @@ struct Open {
     wanted: FolderStore,
     /// Which file its index is: another process may move the folder away, and back again.
     index: Option<(u64, u64)>,
-    store: Result<Arc<ChunkedStore>, (Instant, io::ErrorKind, String)>,
+    store: Result<Elsewhere, (Instant, io::ErrorKind, String)>,
 }
 
 impl Stores {
@@ -111,20 +123,20 @@ impl Stores {
             return Ok(local());
         };
         let to: Arc<dyn Store> = match &wanted.name {
-            Some(name) => self.named(folder, name, &wanted)?,
+            Some(name) => self.named(folder, name, &wanted)?.store(),
             None => local(),
         };
         let from: Arc<dyn Store> = match &wanted.from {
             None => return Ok(to),
             Some(Source::Local) => local(),
-            Some(Source::Store(name)) => self.named(folder, name, &wanted)?,
+            Some(Source::Store(name)) => self.named(folder, name, &wanted)?.store(),
         };
         Ok(Arc::new(Moving::new(from, to)))
     }
 
     /// The stores of a folder that are not its own directory: one, or during a move two, the one
     /// that the files are moved to first.
-    pub fn elsewhere(&self, folder: &Folder) -> io::Result<Vec<Arc<ChunkedStore>>> {
+    pub fn elsewhere(&self, folder: &Folder) -> io::Result<Vec<Elsewhere>> {
         let Some(wanted) = wanted(folder)? else {
             return Ok(Vec::new());
         };
@@ -150,14 +162,14 @@ impl Stores {
         folder: &Folder,
         name: &str,
         wanted: &FolderStore,
-    ) -> io::Result<Arc<ChunkedStore>> {
+    ) -> io::Result<Elsewhere> {
         let key = (folder.path().to_owned(), name.to_owned());
         let known = || {
             let open = self.open();
             let open = open.get(&key)?;
             let is_same = open.wanted.keep == wanted.keep
                 && open.wanted.readers == wanted.readers
-                && open.index == index::identity(folder.path(), name);
+                && open.index == notes::identity(folder.path(), name);
             match &open.store {
                 Ok(store) if is_same => Some(Ok(store.clone())),
                 Err((since, kind, why)) if is_same && since.elapsed() < AGAIN => {
@@ -176,7 +188,7 @@ impl Stores {
         if let Some(known) = known() {
             return known;
         }
-        let opened = self.open_store(folder, name, wanted).map(Arc::new);
+        let opened = self.open_store(folder, name, wanted);
         let store = opened.map_err(|error| {
             let why = format!("store {name}: {error}");
             (Instant::now(), error.kind(), why)
@@ -187,11 +199,24 @@ impl Stores {
         };
         let open = Open {
             wanted: wanted.clone(),
-            index: index::identity(folder.path(), name),
+            index: notes::identity(folder.path(), name),
             store,
         };
         self.open().insert(key, open);
         result
+    }
+
+    /// The same of a store that has chunks.
+    pub fn chunked(
+        &self,
+        folder: &Folder,
+        name: &str,
+        wanted: &FolderStore,
+    ) -> io::Result<Arc<ChunkedStore>> {
+        match self.named(folder, name, wanted)? {
+            Elsewhere::Chunked(store) => Ok(store),
+            Elsewhere::Plain(_) => Err(not_in_chunks()),
+        }
     }
 
     /// Closes the store of this name, of which the folder has no contents any more.
@@ -200,12 +225,12 @@ impl Stores {
         self.open().remove(&key);
     }
 
-    /// Those that are open.
+    /// Those with chunks that are open.
     pub fn all_open(&self) -> Vec<(PathBuf, Arc<ChunkedStore>)> {
         let open = self.open();
         let open = open.iter().filter_map(|((path, name), open)| {
-            let store = open.store.as_ref().ok()?;
-            let is_there = open.index == index::identity(path, name);
+            let store = open.store.as_ref().ok()?.chunked()?;
+            let is_there = open.index == notes::identity(path, name);
             is_there.then(|| (path.clone(), store.clone()))
         });
         open.collect()
@@ -243,6 +268,11 @@ impl Stores {
         }
     }
 
+    /// Fails if a store cannot be used, as far as m2y.ini tells.
+    pub fn check(&self, root: &Root, name: &str) -> io::Result<()> {
+        self.holders(root, name).map(drop)
+    }
+
     /// A member that m2y.ini names.
     pub fn member(&self, root: &Root, place: &Place) -> MemberResult<Arc<dyn Member>> {
         open_member(self.0.contacts.as_deref(), root, place)
@@ -253,8 +283,17 @@ impl Stores {
         folder: &Folder,
         name: &str,
         wanted: &FolderStore,
-    ) -> io::Result<ChunkedStore> {
+    ) -> io::Result<Elsewhere> {
         let (root, user) = (folder.user().root(), folder.user());
+        if let Some(bucket) = plain_bucket(root, name)? {
+            return open_plain(folder, name, &bucket, wanted).map(Elsewhere::Plain);
+        }
+        if notes::is_plain(folder.dir(), name)? {
+            return Err(io::Error::other(
+                "the files of this folder are there as layout = plain has them: put that line back \
+                 into m2y.ini, and use `m2y folder move` to another store",
+            ));
+        }
         let holders = Arc::new(self.holders(root, name)?);
         let mut readers = vec![user.own_key().map_err(io::Error::other)?];
         for reader in &wanted.readers {
@@ -282,7 +321,7 @@ impl Stores {
             let private = user.private_key().map_err(io::Error::other)?;
             store.introduce(&about(folder, count), &private, owner)?;
         }
-        Ok(store)
+        Ok(Elsewhere::Chunked(Arc::new(store)))
     }
 
     /// The secret of a folder that is not on its members yet.
@@ -293,18 +332,7 @@ impl Stores {
         wanted: &FolderStore,
         holders: &Arc<Holders>,
     ) -> io::Result<FolderSecret> {
-        if let (None, Some(other)) = (&wanted.from, other_index(folder, name)?) {
-            return Err(io::Error::other(format!(
-                "the files of this folder are in the store {other}: name that in m2y.config, and \
-                 use `m2y folder move`"
-            )));
-        }
-        if wanted.from.is_none() && has_files(folder)? {
-            return Err(io::Error::other(
-                "the folder has files in its own directory, which would be out of sight: remove \
-                 the [store] section, and use `m2y folder move`",
-            ));
-        }
+        check_new(folder, name, wanted)?;
         let private: Arc<PrivateKey> =
             Arc::new(folder.user().private_key().map_err(io::Error::other)?);
         let about = about(folder, holders.count());
@@ -363,12 +391,70 @@ fn wanted(folder: &Folder) -> io::Result<Option<FolderStore>> {
     match wanted {
         Ok(wanted) if wanted.name.is_some() || wanted.from.is_some() => Ok(Some(wanted)),
         // Its files must not seem to be gone.
-        _ if !index::stores(folder.dir())?.is_empty() => Err(io::Error::other(
+        _ if !notes::stores(folder.dir())?.is_empty() => Err(io::Error::other(
             "the files of this folder are in a store that m2y.config does not name any more: put \
              the [store] section back",
         )),
         _ => Ok(None),
     }
+}
+
+/// Fails if the files of a folder are somewhere else than in the store that it has not been in yet.
+fn check_new(folder: &Folder, name: &str, wanted: &FolderStore) -> io::Result<()> {
+    if wanted.from.is_some() {
+        return Ok(());
+    }
+    if let Some(other) = other_store(folder, name)? {
+        return Err(io::Error::other(format!(
+            "the files of this folder are in the store {other}: name that in m2y.config, and use \
+             `m2y folder move`"
+        )));
+    }
+    match has_files(folder)? {
+        true => Err(io::Error::other(
+            "the folder has files in its own directory, which would be out of sight: remove the \
+             [store] section, and use `m2y folder move`",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The bucket of a store whose layout is plain; `None` for any other store.
+pub fn plain_bucket(root: &Root, name: &str) -> io::Result<Option<Bucket>> {
+    let stores = root.settings().map_err(io::Error::other)?.stores;
+    Ok(match stores.get(name) {
+        Some(Place::Bucket(bucket)) if bucket.layout == Layout::Plain => Some(bucket.clone()),
+        _ => None,
+    })
+}
+
+fn open_plain(
+    folder: &Folder,
+    name: &str,
+    bucket: &Bucket,
+    wanted: &FolderStore,
+) -> io::Result<Arc<PlainStore>> {
+    if !wanted.keep.is_zero() || !wanted.readers.is_empty() {
+        return Err(io::Error::other(
+            "a store with layout = plain knows neither keep nor readers: remove these lines from \
+             m2y.config, and set versions and access in the bucket",
+        ));
+    }
+    if !notes::is_plain(folder.dir(), name)? {
+        if notes::stores(folder.dir())?
+            .iter()
+            .any(|other| other == name)
+        {
+            return Err(io::Error::other(
+                "the files of this folder are sealed there: remove layout = plain from m2y.ini, and \
+                 use `m2y folder move` to another store",
+            ));
+        }
+        check_new(folder, name, wanted)?;
+    }
+    let at = (folder.user().name().as_str(), folder.name().as_str());
+    let store = PlainStore::open(folder.dir(), name, bucket, at, None, LIMITS)?;
+    Ok(Arc::new(store))
 }
 
 /// Whether there are contents in the folder's own directory.
@@ -379,16 +465,16 @@ fn has_files(folder: &Folder) -> io::Result<bool> {
     Ok(names.any(|name| !name.is_ok_and(|(name, _)| hooks.contains(&name))))
 }
 
-/// A store other than this one that the folder has an index for.
-fn other_index(folder: &Folder, name: &str) -> io::Result<Option<String>> {
-    let mut stores = index::stores(folder.dir())?.into_iter();
+/// A store other than this one that the folder is in.
+fn other_store(folder: &Folder, name: &str) -> io::Result<Option<String>> {
+    let mut stores = notes::stores(folder.dir())?.into_iter();
     Ok(stores.find(|other| other != name))
 }
 
 /// The secret of a folder that is in this store already.
 fn known_secret(folder: &Folder, name: &str) -> io::Result<Option<FolderSecret>> {
-    index::remove_if_left(folder.dir(), name)?;
-    let file = Path::new(index::DIR).join(index::file_name(name));
+    notes::remove_if_left(folder.dir(), name)?;
+    let file = Path::new(notes::DIR).join(notes::index_name(name));
     match folder.dir().try_exists(file)? {
         true => index::Index::open(folder.dir(), folder.path(), name)?.identity(),
         false => Ok(None),

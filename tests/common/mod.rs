@@ -42,6 +42,7 @@ pub mod member;
 pub mod memory;
 pub mod peer;
 pub mod relay;
+pub mod s3;
 pub mod samples;
 pub mod store;
 pub mod suite;
@@ -344,11 +345,17 @@ impl Process {
     }
 
     fn start(root: &Root, listen: &str, log: Stdio) -> Self {
+        Self::start_with(root, listen, log, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(root: &Root, listen: &str, log: Stdio, variables: &[(&str, String)]) -> Self {
         let mut child = Command::new(M2Y)
             .args(["serve", "--listen", listen, "--root"])
             .arg(root.path())
             .stdout(Stdio::piped())
             .env("NO_COLOR", "1")
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stderr(log)
             .spawn()
             .unwrap();

@@ -1,7 +1,6 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     io,
-    path::Path,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,10 +27,9 @@ use crate::{
     },
     store::{
         ContentPath, Kind, Stat, Store,
-        chunked::index,
         local::LocalStore,
         moving::{Carried, Moving},
-        received,
+        notes, received,
     },
 };
 
@@ -108,11 +106,11 @@ impl Move {
                 return Ok(Arc::new(LocalStore::new(folder.dir())));
             }
             let store = client::stores().named(&folder, name, &during);
-            Ok(store.map_err(|e| failed(&e).within(shown.clone()))?)
+            Ok(store.map_err(|e| failed(&e).within(shown.clone()))?.store())
         };
         if self.store != LOCAL {
-            let holders = client::stores().holders(folder.user().root(), &self.store);
-            holders.map_err(|e| failed(&e).within(format!("store {}", self.store)))?;
+            let usable = client::stores().check(folder.user().root(), &self.store);
+            usable.map_err(|e| failed(&e).within(format!("store {}", self.store)))?;
         }
         let from = open(&name_of(&source))?;
         // Before anything is made there, so that the server never sees one without the other.
@@ -146,7 +144,7 @@ impl Move {
         let done = relocation.run(&shown);
         done.map_err(|e| failed(&e).within(shown.clone()))?;
         if let Source::Store(name) = &source {
-            index::leave(folder.dir(), name).map_err(|e| failed(&e))?;
+            notes::leave(folder.dir(), name).map_err(|e| failed(&e))?;
         }
         let name = (self.store != LOCAL).then_some(self.store.as_str());
         folder.set_in_config(SECTION, &[("name", name), ("from", None)])?;
@@ -156,7 +154,7 @@ impl Move {
             let old = old.map_err(|e| failed(&e))?;
             left = old.purge().map_err(|e| failed(&e))?;
             client::stores().close(&folder, name);
-            index::remove(folder.dir(), name).map_err(|e| failed(&e))?;
+            notes::remove(folder.dir(), name).map_err(|e| failed(&e))?;
         }
         let (files, bytes) = (relocation.files.into_inner(), relocation.bytes.into_inner());
         match json {
@@ -309,8 +307,7 @@ impl Relocation<'_> {
 
 /// Whether the folder may have something in a store.
 fn has_index(folder: &Folder, store: &str) -> bool {
-    let file = Path::new(index::DIR).join(index::file_name(store));
-    folder.dir().try_exists(file).unwrap_or(true)
+    notes::stores(folder.dir()).map_or(true, |stores| stores.iter().any(|name| name == store))
 }
 
 /// The hidden `.meta` files, by the path of the file that each belongs to.

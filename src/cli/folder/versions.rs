@@ -48,7 +48,7 @@ fn keeping(folder: &Folder) -> Result<Arc<ChunkedStore>, Error> {
              moves it to a store that does";
         return Err(Error::new(Code::NotFound, sentence).within(shown));
     };
-    let store = client::stores().named(folder, name, &wanted);
+    let store = client::stores().chunked(folder, name, &wanted);
     store.map_err(|e| failed(&e).within(shown))
 }
 

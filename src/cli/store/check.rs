@@ -9,8 +9,11 @@ use crate::{
     client,
     crypto::random,
     error::{Code, Error, did_you_mean},
-    root::settings::store::Place,
-    store::member::{Existing, Member, MemberError, ObjectKey, refuses_to_replace},
+    root::settings::store::{Layout, Place},
+    store::{
+        member::{Existing, Member, MemberError, ObjectKey, refuses_to_replace},
+        plain,
+    },
 };
 
 /// Check that a store works: write, read, list and remove an object
@@ -40,6 +43,8 @@ struct Report {
     keeps: bool,
     /// How long it took to write an object.
     wrote: Duration,
+    /// Whether parts of objects can be copied, where that is needed.
+    copies: Option<bool>,
 }
 
 impl Check {
@@ -61,7 +66,7 @@ impl Check {
                 continue;
             };
             let report = match client::stores().member(&root, place) {
-                Ok(member) => probe(&*member).await,
+                Ok(member) => probe_all(place, &*member).await,
                 Err(error) => Err(error),
             };
             match report {
@@ -89,6 +94,7 @@ fn tell(name: &str, place: &Place, report: &Report, json: bool) {
             ("room", report.room.into()),
             ("refusesToReplace", report.keeps.into()),
             ("seconds", report.wrote.as_secs_f64().into()),
+            ("copiesParts", report.copies.into()),
         ]);
         return;
     }
@@ -101,6 +107,9 @@ fn tell(name: &str, place: &Place, report: &Report, json: bool) {
         true => "  refuse to replace          ok",
         false => "  refuse to replace          not supported: use the store from one server only",
     });
+    if report.copies.is_some() {
+        output::line("  copy parts                 ok");
+    }
     if let Some(room) = report.room {
         output::line(format_args!(
             "  free                       {}",
@@ -118,7 +127,22 @@ fn failed(error: MemberError) -> Error {
     Error::new(code, error.to_string())
 }
 
-/// Tries everything that m2y needs of a store, with an object that goes again.
+/// Tries everything that m2y needs of a place.
+async fn probe_all(place: &Place, member: &dyn Member) -> Result<Report, MemberError> {
+    let report = probe(member).await?;
+    match place {
+        Place::Bucket(bucket) if bucket.layout == Layout::Plain => {
+            plain::check_copies(bucket, None).await?;
+            Ok(Report {
+                copies: Some(true),
+                ..report
+            })
+        }
+        _ => Ok(report),
+    }
+}
+
+/// Tries what m2y needs of a member, with an object that goes again.
 async fn probe(member: &dyn Member) -> Result<Report, MemberError> {
     let broken = |what: &str| MemberError::Failed(format!("the store {what}: it cannot be used"));
     let number: [u8; 8] = random().map_err(|e| MemberError::Failed(e.to_string()))?;
@@ -141,7 +165,12 @@ async fn probe(member: &dyn Member) -> Result<Report, MemberError> {
         Err(error) => return Err(error),
     }
     let room = member.room().await?;
-    Ok(Report { room, keeps, wrote })
+    Ok(Report {
+        room,
+        keeps,
+        wrote,
+        copies: None,
+    })
 }
 
 /// Looks at the object in every way; whether it can be kept from being replaced.

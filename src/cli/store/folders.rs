@@ -12,7 +12,7 @@ use crate::{
         folder::Folder,
         folder_store::{FolderStore, Source},
     },
-    store::chunked::ChunkedStore,
+    store::{chunked::ChunkedStore, elsewhere::Elsewhere, stores::not_in_chunks},
 };
 
 /// A folder in the store.
@@ -20,13 +20,19 @@ pub struct InStore {
     /// The folder.
     pub folder: Folder,
     /// Its contents.
-    pub store: Arc<ChunkedStore>,
+    pub store: Elsewhere,
 }
 
 impl InStore {
     /// As it is called on the command line.
     pub fn shown(&self) -> String {
         format!("{}:{}", self.folder.user().name(), self.folder.name())
+    }
+
+    /// Its contents, which have to be in chunks.
+    pub fn chunked(&self) -> Result<&Arc<ChunkedStore>, Error> {
+        let store = self.store.chunked();
+        store.ok_or_else(|| self.failed(&not_in_chunks()))
     }
 
     /// An error about it.
@@ -82,6 +88,7 @@ pub fn failed(error: &std::io::Error) -> Error {
         ErrorKind::PermissionDenied => Code::Identity,
         ErrorKind::InvalidData => Code::Integrity,
         ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Unsupported => Code::Usage,
         _ => Code::Failed,
     };
     Error::new(code, error.to_string())

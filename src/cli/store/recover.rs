@@ -11,10 +11,15 @@ use crate::{
     cli::user_arg::UserArg,
     client,
     error::{Code, Error},
-    root::{folder::Folder, folder_store::FolderStore, name::Name, user::User},
+    root::{
+        folder::Folder, folder_store::FolderStore, name::Name, settings::store::Bucket, user::User,
+    },
     store::{
         chunked::{index::Index, recover},
+        elsewhere::Elsewhere,
+        plain,
         sealed::folder::FolderSecret,
+        stores::plain_bucket,
     },
 };
 
@@ -22,7 +27,7 @@ use crate::{
 ///
 /// It needs the user's private key, and of a stripe any two members. Every file comes back with its
 /// name, path, time and .meta; nothing is downloaded, the files stay in the store. A folder that
-/// is there already gets its index anew.
+/// is there already gets its index anew. A store with layout = plain needs no key; it keeps no .meta.
 #[derive(Debug, Args)]
 pub struct Recover {
     #[command(flatten)]
@@ -39,20 +44,22 @@ impl Recover {
         let root = self.root.open()?;
         known(&root, &self.name)?;
         let user = self.user.of(&root)?;
-        let private = Arc::new(user.private_key()?);
         let within = |error: &std::io::Error| failed(error).within(format!("store {}", self.name));
+        if let Some(bucket) = plain_bucket(&root, &self.name).map_err(|e| within(&e))? {
+            return self.plain(&user, &bucket, json);
+        }
+        let private = Arc::new(user.private_key()?);
         let holders = client::stores().holders(&root, &self.name);
         let holders = Arc::new(holders.map_err(|e| within(&e))?);
         let found = recover::folders(holders, private.clone()).map_err(|e| within(&e))?;
         if found.is_empty() {
-            let sentence = format!("the store {} has no folder of {}", self.name, user.name());
-            return Err(Error::new(Code::NotFound, sentence));
+            return Err(self.nothing(&user));
         }
         for one in found {
             let folder = self.folder(&user, &one.about.folder, &one.folder)?;
             let failed = |error: &std::io::Error| failed(error).within(folder.name().to_string());
             let wanted = FolderStore::of(&*folder.config()?);
-            let store = client::stores().named(&folder, &self.name, &wanted);
+            let store = client::stores().chunked(&folder, &self.name, &wanted);
             let store = store.map_err(|e| failed(&e))?;
             let bar = bar(folder.name().as_str());
             let recovered = store.recover(&private, &|done, total| {
@@ -97,13 +104,50 @@ impl Recover {
         Ok(())
     }
 
+    /// Names the folders of a user that are in a bucket as they are.
+    fn plain(&self, user: &User, bucket: &Bucket, json: bool) -> Result<(), Error> {
+        let within = |error: &std::io::Error| failed(error).within(format!("store {}", self.name));
+        let found = plain::folders(bucket, user.name().as_str()).map_err(|e| within(&e))?;
+        let names = found.iter().filter_map(|name| Name::folder(name).ok());
+        let mut is_any = false;
+        for name in names {
+            is_any = true;
+            let folder = made(user, &name)?;
+            folder.set_in_config("store", &[("name", Some(&self.name))])?;
+            let wanted = FolderStore::of(&*folder.config()?);
+            let store = client::stores().named(&folder, &self.name, &wanted);
+            let store = store.map_err(|e| failed(&e).within(name.to_string()))?;
+            let files = match store {
+                Elsewhere::Plain(store) => store.totals().map_err(|e| within(&e))?.0,
+                Elsewhere::Chunked(_) => 0,
+            };
+            match json {
+                true => output::object(&[
+                    ("user", user.name().as_str().into()),
+                    ("folder", name.as_str().into()),
+                    ("files", files.into()),
+                ]),
+                false => output::line(format_args!(
+                    "{name}: {}; a plain store keeps no .meta files",
+                    output::files(files)
+                )),
+            }
+        }
+        match is_any {
+            true => Ok(()),
+            false => Err(self.nothing(user)),
+        }
+    }
+
+    fn nothing(&self, user: &User) -> Error {
+        let sentence = format!("the store {} has no folder of {}", self.name, user.name());
+        Error::new(Code::NotFound, sentence)
+    }
+
     /// The folder here, with the store in its m2y.config, and the secret in its index.
     fn folder(&self, user: &User, name: &str, secret: &FolderSecret) -> Result<Folder, Error> {
         let name = Name::folder(name).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
-        let folder = match user.folder(&name) {
-            Ok(folder) => folder,
-            Err(_) => user.create_folder(&name)?,
-        };
+        let folder = made(user, &name)?;
         let failed = |e: &std::io::Error| failed(e).within(name.to_string());
         let index = Index::open(folder.dir(), folder.path(), &self.name).map_err(|e| failed(&e))?;
         match index.identity().map_err(|e| failed(&e))? {
@@ -121,5 +165,13 @@ impl Recover {
         }
         folder.set_in_config("store", &[("name", Some(&self.name))])?;
         Ok(folder)
+    }
+}
+
+/// The folder of this name, which is made if it is not there.
+fn made(user: &User, name: &Name) -> Result<Folder, Error> {
+    match user.folder(name) {
+        Ok(folder) => Ok(folder),
+        Err(_) => Ok(user.create_folder(name)?),
     }
 }

@@ -29,9 +29,10 @@ impl Repair {
         for one in in_store(&root, &self.name)? {
             let private = one.folder.user().private_key()?;
             let failed = |error| one.failed(&error);
-            one.store.survey(&Arc::new(private)).map_err(failed)?;
+            let store = one.chunked()?;
+            store.survey(&Arc::new(private)).map_err(failed)?;
             let bar = bar(&one.shown());
-            let mended = one.store.mend_without(0, &mut |done, total| {
+            let mended = store.mend_without(0, &mut |done, total| {
                 bar.set_length(total);
                 bar.set_position(done);
             });

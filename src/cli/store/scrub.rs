@@ -61,6 +61,7 @@ impl Scrub {
         let root = self.root.open()?;
         let (mut wrong, mut unknown) = (0, 0);
         for one in in_store(&root, &self.name)? {
+            let store = one.chunked()?;
             let private = Arc::new(one.folder.user().private_key()?);
             let bar = bar(&one.shown());
             let how = How {
@@ -71,19 +72,19 @@ impl Scrub {
                 },
                 stops: &|| stop.load(Ordering::Relaxed),
             };
-            let found = one.store.scrub(&private, how);
+            let found = store.scrub(&private, how);
             bar.finish_and_clear();
             let found = found.map_err(|e| one.failed(&e))?;
             let mut left = sum(&found.wrong) + sum(&found.missing) + found.lost;
             let mut mended = 0;
             if self.repair && left > 0 {
-                let done = one.store.mend().map_err(|e| one.failed(&e))?;
+                let done = store.mend().map_err(|e| one.failed(&e))?;
                 mended = done.chunks + done.manifests;
                 if done.reasons.is_empty() {
                     left = found.lost;
                 }
             }
-            tell(&one, &found, mended, json);
+            tell(&one, &store.members(), &found, mended, json);
             if !found.is_whole {
                 return Err(Error::new(
                     Code::Interrupted,
@@ -111,12 +112,12 @@ fn sum(counts: &[u64]) -> u64 {
     counts.iter().sum()
 }
 
-fn tell(one: &InStore, found: &Scrubbed, mended: u64, json: bool) {
+fn tell(one: &InStore, members: &[String], found: &Scrubbed, mended: u64, json: bool) {
     let counts = |counts: &[u64]| {
-        let names = one.store.members().into_iter().zip(counts);
+        let names = members.iter().zip(counts);
         let counts = names.filter(|(_, count)| **count > 0);
         counts
-            .map(|(name, count)| (name, *count))
+            .map(|(name, count)| (name.clone(), *count))
             .collect::<Vec<_>>()
     };
     let kinds = [

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use clap::Args;
 
 use super::{
@@ -8,7 +10,11 @@ use super::{
 use crate::{
     error::Error,
     json::{Map, Value},
-    store::chunked::status::{Files, MemberStatus, Status as Found},
+    store::{
+        chunked::status::{Files, MemberStatus, Status as Found},
+        elsewhere::Elsewhere,
+        plain::PlainStore,
+    },
 };
 
 /// Show how a store is: its members, its folders, and what could still be lost
@@ -25,7 +31,14 @@ impl Status {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
         let folders = in_store(&self.root.open()?, &self.name)?;
         for one in folders {
-            let found = one.store.status().map_err(|e| one.failed(&e))?;
+            let found = match &one.store {
+                Elsewhere::Chunked(store) => store.status(),
+                Elsewhere::Plain(store) => {
+                    tell_plain(&self.name, &one, store, json)?;
+                    continue;
+                }
+            };
+            let found = found.map_err(|e| one.failed(&e))?;
             match json {
                 true => tell_json(&self.name, &one, &found),
                 false => tell(&one, &found),
@@ -33,6 +46,40 @@ impl Status {
         }
         Ok(())
     }
+}
+
+/// Of a bucket whose layout is plain m2y knows what a listing tells.
+fn tell_plain(name: &str, one: &InStore, store: &PlainStore, json: bool) -> Result<(), Error> {
+    let begun = Instant::now();
+    store.probe().map_err(|e| one.failed(&e))?;
+    let answered = begun.elapsed();
+    let (files, bytes) = store.totals().map_err(|e| one.failed(&e))?;
+    if json {
+        output::object(&[
+            ("store", name.into()),
+            ("user", one.folder.user().name().as_str().into()),
+            ("folder", one.folder.name().as_str().into()),
+            ("layout", "plain".into()),
+            ("files", files.into()),
+            ("bytes", bytes.into()),
+            ("seconds", answered.as_secs_f64().into()),
+        ]);
+        return Ok(());
+    }
+    output::line(format_args!(
+        "{}: {}, {}",
+        one.shown(),
+        output::files(files),
+        output::bytes(bytes)
+    ));
+    output::line(format_args!(
+        "  the bucket answers in {} ms",
+        answered.as_millis().max(1)
+    ));
+    output::line(
+        "  plain: what keeps these files is the bucket alone, and whoever reads it can read them",
+    );
+    Ok(())
 }
 
 fn tell(one: &InStore, found: &Found) {

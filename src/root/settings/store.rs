@@ -50,6 +50,18 @@ pub struct Bucket {
     pub path_style: Option<bool>,
     /// Whether the endpoint may be one without TLS.
     pub allow_http: bool,
+    /// How files are stored there.
+    pub layout: Layout,
+}
+
+/// How the files of a folder are stored in a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Sealed, in chunks: who reads the bucket learns sizes and times.
+    #[default]
+    Sealed,
+    /// One object for each file, under its own path, for other programs to read.
+    Plain,
 }
 
 impl Bucket {
@@ -65,7 +77,11 @@ impl Bucket {
             Some(endpoint) => format!(" at {endpoint}"),
             None => String::new(),
         };
-        format!("s3://{}{slash}{}{at}", self.name, self.prefix)
+        let plain = match self.layout {
+            Layout::Sealed => "",
+            Layout::Plain => ", plain",
+        };
+        format!("s3://{}{slash}{}{at}{plain}", self.name, self.prefix)
     }
 }
 
@@ -113,12 +129,13 @@ impl Place {
 pub(super) struct Sections(BTreeMap<String, BTreeMap<String, String>>);
 
 /// The keys of a section.
-pub(super) const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 9] = [
     "url",
     "endpoint",
     "region",
     "path_style",
     "allow_http",
+    "layout",
     "user",
     "stripe",
     "write",
@@ -181,6 +198,11 @@ fn check_members(striped: &Striped, places: &BTreeMap<String, Place>) -> Result<
                 return Err(at(format!("has no section [{SECTION}{member}]{near}")));
             }
             Some(Place::Stripe(_)) => return Err(at("is a stripe itself".to_owned())),
+            Some(Place::Bucket(bucket)) if bucket.layout == Layout::Plain => {
+                return Err(at(
+                    "has layout = plain, and only sealed stores can be in a stripe".to_owned(),
+                ));
+            }
             Some(place) => {
                 // Two members in one place are lost together.
                 if let Some(other) = seen.insert(place.shown(), member) {
@@ -255,6 +277,12 @@ fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
     };
     match url.scheme() {
         "file" => {
+            if section.contains_key("layout") {
+                return Err(format!(
+                    "layout: only buckets have a layout; for files as they are on a disk, leave \
+                     the folder in its own directory, and mount the disk there (url = {text})"
+                ));
+            }
             only(&["url"])?;
             let path = url.to_file_path();
             let path = path.map_err(|()| format!("url = {text}: write file:///path"))?;
@@ -288,6 +316,13 @@ fn place(section: &BTreeMap<String, String>) -> Result<Place, String> {
                 region: get("region").cloned(),
                 path_style: yes("path_style")?,
                 allow_http,
+                layout: match get("layout").map(String::as_str) {
+                    None | Some("sealed") => Layout::Sealed,
+                    Some("plain") => Layout::Plain,
+                    Some(other) => {
+                        return Err(format!("layout = {other}: must be sealed or plain"));
+                    }
+                },
             }))
         }
         "m2y" => {
@@ -350,7 +385,8 @@ mod tests {
     #[test]
     fn a_stripe_is_four_stores_in_unlike_places() {
         let disks = "[store a]\nurl = file:///a\n[store b]\nurl = file:///b\n\
-            [store c]\nurl = file:///c\n[store d]\nurl = file:///d\n[store e]\nurl = file:///a\n";
+            [store c]\nurl = file:///c\n[store d]\nurl = file:///d\n[store e]\nurl = file:///a\n\
+            [store p]\nurl = s3://p\nlayout = plain\n";
         let of = |section: &str| read(&format!("{disks}[store s]\n{section}"));
         let Place::Stripe(striped) = &of("stripe = a c  b d\n").unwrap()["s"] else {
             unreachable!();
@@ -366,6 +402,7 @@ mod tests {
             ("stripe = a b c x\n", "has no section [store x]"),
             ("stripe = a b c s\n", "is a stripe itself"),
             ("stripe = a b c e\n", "e and a are the same place"),
+            ("stripe = a b c p\n", "p has layout = plain"),
             ("stripe = a b c a\n", "a and a are the same place"),
             ("stripe = a b c d\nwrite = 2\n", "must be 3 or 4"),
             ("stripe = a b c d\nregion = x\n", "no such setting"),
@@ -450,6 +487,14 @@ mod tests {
             ("[store x]\nurl = s3://b/a b\n", "use letters"),
             ("[store X]\nurl = s3://b\n", "cannot be the name of a store"),
             ("[store x]\nurll = s3://b\n", "did you mean url?"),
+            (
+                "[store x]\nurl = s3://b\nlayout = open\n",
+                "layout = open: must be sealed or plain",
+            ),
+            (
+                "[store x]\nurl = file:///b\nlayout = plain\n",
+                "only buckets have a layout",
+            ),
         ] {
             let said = read(text).unwrap_err();
             assert!(said.contains(why), "{text}: {said}");

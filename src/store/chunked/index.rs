@@ -13,8 +13,7 @@ pub mod survey;
 pub mod work;
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -26,12 +25,11 @@ use tokio::sync::Notify;
 use crate::{
     database::{Database, DatabaseError},
     root::file,
-    store::sealed::{FileSecret, folder::FolderSecret},
+    store::{
+        notes,
+        sealed::{FileSecret, folder::FolderSecret},
+    },
 };
-
-/// The directory, in the folder, with an index for the store that the folder is in, and during a
-/// move for two.
-pub const DIR: &str = ".store";
 
 /// Random, of a file or a directory.
 pub type Id = [u8; 16];
@@ -128,80 +126,6 @@ pub struct Index {
     reader: Mutex<Connection>,
 }
 
-/// The file of the index for a store, below [`DIR`].
-pub fn file_name(store: &str) -> String {
-    format!("{store}.sqlite")
-}
-
-/// Notes that a folder has left a store: its index there is about to be removed.
-pub fn leave(dir: &Dir, store: &str) -> io::Result<()> {
-    let there = dir.open_dir(DIR)?;
-    file::append(&there, &left(store)).map(drop)?;
-    file::sync(&there)
-}
-
-fn left(store: &str) -> String {
-    format!("{store}.left")
-}
-
-/// The stores that a folder has an index for, apart from those that it has left.
-pub fn stores(dir: &Dir) -> io::Result<Vec<String>> {
-    let there = match dir.open_dir(DIR) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        there => there?,
-    };
-    let mut stores = Vec::new();
-    for entry in there.entries()? {
-        let name = entry?.file_name();
-        let store = name.to_str().and_then(|name| name.strip_suffix(".sqlite"));
-        let Some(store) = store else {
-            continue;
-        };
-        if !there.try_exists(left(store))? {
-            stores.push(store.to_owned());
-        }
-    }
-    Ok(stores)
-}
-
-/// Removes what is left of an earlier index for a store that the folder has left.
-pub fn remove_if_left(dir: &Dir, store: &str) -> io::Result<()> {
-    match dir.try_exists(Path::new(DIR).join(left(store)))? {
-        true => remove(dir, store),
-        false => Ok(()),
-    }
-}
-
-/// Which file the index of a folder for a store is: its device and inode.
-pub fn identity(folder: &Path, store: &str) -> Option<(u64, u64)> {
-    let about = fs::metadata(folder.join(DIR).join(file_name(store))).ok()?;
-    Some((about.dev(), about.ino()))
-}
-
-/// Removes the index for a store of which the folder has no contents any more.
-pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
-    let there = dir.open_dir(DIR)?;
-    let file = file_name(store);
-    for name in [
-        format!("{file}-wal"),
-        format!("{file}-shm"),
-        format!("{store}.lock"),
-        format!("{store}.lease"),
-        file,
-        left(store),
-    ] {
-        match there.remove_file(name) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    match dir.remove_dir(DIR) {
-        // There is another one.
-        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        removed => removed,
-    }
-}
-
 /// What a write of the index ends with.
 type Changed<T> = Result<T, Refused>;
 
@@ -229,18 +153,13 @@ impl From<rusqlite::Error> for Refused {
 impl Index {
     /// Opens the index for a store in a folder's directory, and creates it if it is missing.
     pub fn open(dir: &Dir, path: &Path, store: &str) -> io::Result<Self> {
-        let exists = |e: &io::Error| e.kind() == io::ErrorKind::AlreadyExists;
-        match dir.create_dir(DIR) {
-            Err(e) if !exists(&e) => return Err(e),
-            _ => {}
-        }
-        let file = file_name(store);
-        match file::create_empty(&dir.open_dir(DIR)?, &file, 0o600) {
-            Err(e) if !exists(&e) => return Err(e),
+        let file = notes::index_name(store);
+        match file::create_empty(&notes::directory(dir)?, &file, 0o600) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
         let news = Arc::new(Notify::new());
-        let database = Database::open(&path.join(DIR).join(file), "store", &news, |db| {
+        let database = Database::open(&path.join(notes::DIR).join(file), "store", &news, |db| {
             db.execute_batch(SCHEMA)
         });
         let database = database.map_err(failed)?;
@@ -349,7 +268,7 @@ fn set_note(db: &Connection, key: &str, value: &dyn rusqlite::ToSql) -> rusqlite
 }
 
 fn failed(error: DatabaseError) -> io::Error {
-    io::Error::other(format!("cannot use {DIR} of the folder: {error}"))
+    io::Error::other(format!("cannot use {} of the folder: {error}", notes::DIR))
 }
 
 fn signed(n: u64) -> i64 {

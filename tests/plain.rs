@@ -13,11 +13,12 @@ mod common;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     path::Path,
     process::{Command, Output, Stdio},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use common::{
@@ -35,6 +36,9 @@ use m2y::{
     },
 };
 use tempfile::TempDir;
+
+/// How long a server may take to say something.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Files of a directory that takes more than one page.
 const MANY: usize = 1_100;
@@ -312,7 +316,7 @@ fn what_broke_off_goes_on(server: &S3Server) {
     drop(sink);
     store.publish(&hidden, &Target::free(&path("a"))).unwrap();
     assert!(bytes_of(&store, &path("a")) == content);
-    let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
+    let soon = std::time::SystemTime::now() + Duration::from_secs(86_400);
     assert_eq!(store.sweep(soon, false).unwrap(), 0);
 }
 
@@ -480,21 +484,19 @@ impl<'a> Clouded<'a> {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// A server, and what waits until its log says something.
     fn serve(&self) -> (Process, impl FnMut(&str) + use<>) {
         let variables = self.server.variables();
-        let (root, log) = (&self.world.there, Stdio::piped());
-        let mut server = Process::start_with(root, "127.0.0.1:0", log, &variables);
-        let mut lines = BufReader::new(server.child.stderr.take().unwrap()).lines();
+        let (server, lines) = Process::serve_with_lines_and(&self.world.there, &variables);
         let hear = move |wanted: &str| {
             let mut heard = Vec::new();
-            for line in lines.by_ref() {
-                let line = line.unwrap();
-                if line.contains(wanted) {
-                    return;
+            loop {
+                match lines.recv_timeout(PATIENCE) {
+                    Ok(line) if line.contains(wanted) => return,
+                    Ok(line) => heard.push(line),
+                    Err(_) => panic!("{wanted} is not in the log: {heard:#?}"),
                 }
-                heard.push(line);
             }
-            panic!("{wanted} is not in the log: {heard:#?}");
         };
         (server, hear)
     }
@@ -511,14 +513,13 @@ impl<'a> Clouded<'a> {
 
     fn read(&self, name: &str) -> Vec<u8> {
         let to = tempfile::tempdir().unwrap();
-        let at = to.path().join("got");
         self.ok(&[
             "get",
             &format!("{ROLAND}:photo/{name}"),
             "-o",
-            at.to_str().unwrap(),
+            to.path().to_str().unwrap(),
         ]);
-        fs::read(at).unwrap()
+        fs::read(to.path().join(name)).unwrap()
     }
 }
 
@@ -574,12 +575,13 @@ fn people_see_a_folder(server: &S3Server) {
          [folder]\nnames = original\n[share]\n{ZHENQIANG} = list get put\n[store]\nname = cloud\n"
     );
     let clouded = Clouded::new(server, "people", &config);
-    clouded
-        .world
-        .script("say.rhai", r#"print(`say ${event.kind} ${event.file}`);"#);
+    clouded.world.script(
+        "say.rhai",
+        r#"log.info(`say ${event.name} ${event.file}`);"#,
+    );
     clouded.world.script(
         "look.rhai",
-        r#"print(`came ${file(event.file).text(100)}`);"#,
+        r#"log.info(`came ${folder.read(event.file)}`);"#,
     );
     let checked = clouded.ok(&["store", "check", "cloud"]);
     assert!(

@@ -146,6 +146,8 @@ fn a_striped_folder_survives_two_disks_and_the_root_too() {
             assert!(!String::from_utf8_lossy(&bytes).contains("small.jpg"));
         }
     }
+    // A fourth part that was late is a task, not yet a part.
+    striped.ok(&["store", "repair", "safe"]);
     let status = striped.json(&["store", "status", "safe"]);
     assert_eq!(
         (&status[0]["files"], &status[0]["whole"]),
@@ -289,6 +291,28 @@ fn a_folder_moves_to_a_store_and_back_while_files_arrive() {
     for disk in &striped.disks {
         assert_eq!(files(disk), Vec::<PathBuf>::new());
     }
+}
+
+#[test]
+fn a_file_that_is_renamed_while_its_folder_moves_keeps_its_document() {
+    let config = format!("[OnMeta]\n[OnReceived]\n[folder]\nnames = original\n{SHARE}");
+    let striped = Striped::new(&config);
+    let server = Process::serve(&striped.world.there);
+    striped.send(&server, "a.txt", b"with a document");
+    let photo = striped.world.photo();
+    let before = common::names(&photo.join(".received"), ".meta");
+    assert_eq!(before.len(), 1);
+    // The move has begun, and the file is not its first.
+    let text = fs::read_to_string(photo.join("m2y.config")).unwrap();
+    let begun = format!("{text}\n[store]\nname = one\nfrom = local\n");
+    fs::write(photo.join("m2y.config"), begun).unwrap();
+    let at = |name: &str| format!("{ROLAND}:photo/{name}");
+    striped.ok(&["mv", &at("a.txt"), &at("b.txt")]);
+    striped.ok(&["folder", "move", "photo", "--store", "one"]);
+    drop(server);
+    fs::remove_dir_all(&photo).unwrap();
+    striped.ok(&["store", "recover", "one", "--user", ROLAND]);
+    assert_eq!(common::names(&photo.join(".received"), ".meta"), before);
 }
 
 #[test]

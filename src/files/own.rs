@@ -32,6 +32,10 @@ use crate::{
     wire::request::{Held, Page, Reply, Request},
 };
 
+/// From this size on it is asked whether a file will fit, before any of it is copied: that may be a
+/// request to a server.
+const ASKED: u64 = 16 << 20;
+
 /// What is known of a directory that nobody looked at.
 const DIRECTORY: Stat = Stat {
     kind: Kind::Directory,
@@ -267,6 +271,12 @@ impl OwnFiles {
         let partial = PartialName::new(&format!("put-{}", hex::encode(unused)));
         let partial = partial.map_err(|e| failed(&e))?;
         let store = self.stores.of(&place.folder);
+        if let Some(size) = size.filter(|size| *size >= ASKED) {
+            let room = store.room().map_err(|e| refused(&e))?;
+            if room < size {
+                return Err(refused(&io::ErrorKind::StorageFull.into()));
+            }
+        }
         let sink = store.begin(&partial, 0).map_err(|e| refused(&e))?;
         Ok(Begun::New(Box::new(OwnPut {
             folder: place.folder,

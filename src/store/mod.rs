@@ -27,6 +27,7 @@
 pub mod batch;
 mod buffers;
 pub mod chunked;
+pub mod documents;
 pub mod elsewhere;
 pub mod flush;
 mod growing;

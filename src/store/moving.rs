@@ -24,7 +24,12 @@ const COPIED: usize = 1 << 20;
 pub struct Moving {
     from: Arc<dyn Store>,
     to: Arc<dyn Store>,
+    /// Finds the document of a file that is renamed on its way.
+    document: Option<Box<FindDocument>>,
 }
+
+/// Finds the document of a file.
+type FindDocument = dyn Fn(&ContentPath) -> io::Result<Option<(String, Vec<u8>)>> + Send + Sync;
 
 /// What became of a file that was to be brought over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,23 @@ pub enum Carried {
 impl Moving {
     /// A folder on its way.
     pub fn new(from: Arc<dyn Store>, to: Arc<dyn Store>) -> Self {
-        Self { from, to }
+        Self {
+            from,
+            to,
+            document: None,
+        }
+    }
+
+    /// The same for a folder whose files have documents.
+    #[must_use]
+    pub fn with_documents(
+        self,
+        find: impl Fn(&ContentPath) -> io::Result<Option<(String, Vec<u8>)>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            document: Some(Box::new(find)),
+            ..self
+        }
     }
 
     /// Makes the directories above a path in the new store, as far as they are in the old one.
@@ -295,7 +316,8 @@ impl Store for Moving {
             return Err(busy());
         }
         while self.only_old(path)?.is_some() {
-            self.carry(path, None)?;
+            let document = self.document.as_ref().map_or(Ok(None), |find| find(path));
+            self.carry(path, document?)?;
         }
         let there = match path == to.path {
             true => None,

@@ -13,13 +13,14 @@ use std::{
 };
 
 use super::{
-    Store,
+    ContentPath, Store,
     chunked::{
         ChunkedStore, Policy,
         holders::Holders,
         index, lease,
         recover::{self, Found},
     },
+    documents::Documents,
     elsewhere::Elsewhere,
     local::LocalStore,
     member::{
@@ -131,7 +132,9 @@ impl Stores {
             Some(Source::Local) => local(),
             Some(Source::Store(name)) => self.named(folder, name, &wanted)?.store(),
         };
-        Ok(Arc::new(Moving::new(from, to)))
+        let folder = folder.clone();
+        let document = move |path: &ContentPath| Documents::of(&folder)?.find(path);
+        Ok(Arc::new(Moving::new(from, to).with_documents(document)))
     }
 
     /// The stores of a folder that are not its own directory: one, or during a move two, the one

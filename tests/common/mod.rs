@@ -41,6 +41,7 @@ pub mod chunked;
 pub mod member;
 pub mod memory;
 pub mod peer;
+pub mod proxy;
 pub mod relay;
 pub mod s3;
 pub mod samples;
@@ -333,7 +334,15 @@ impl Process {
 
     /// A server, and the lines of its log as they come.
     pub fn serve_with_lines(root: &Root) -> (Self, Receiver<String>) {
-        let mut server = Self::start(root, "127.0.0.1:0", Stdio::piped());
+        Self::serve_with_lines_and(root, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn serve_with_lines_and(
+        root: &Root,
+        variables: &[(&str, String)],
+    ) -> (Self, Receiver<String>) {
+        let mut server = Self::start_with(root, "127.0.0.1:0", Stdio::piped(), variables);
         let log = BufReader::new(server.child.stderr.take().unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || {
@@ -348,8 +357,7 @@ impl Process {
         Self::start_with(root, listen, log, &[])
     }
 
-    /// The same with variables in its environment.
-    pub fn start_with(root: &Root, listen: &str, log: Stdio, variables: &[(&str, String)]) -> Self {
+    fn start_with(root: &Root, listen: &str, log: Stdio, variables: &[(&str, String)]) -> Self {
         let mut child = Command::new(M2Y)
             .args(["serve", "--listen", listen, "--root"])
             .arg(root.path())

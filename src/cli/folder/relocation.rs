@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     io,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -19,17 +19,16 @@ use crate::{
     },
     client,
     error::{Code, Error},
-    meta::{MAX_LEN, STORED_AS},
     root::{
-        file,
         folder::Folder,
         folder_store::{FolderStore, LOCAL, SECTION, Source},
     },
     store::{
         ContentPath, Kind, Stat, Store,
+        documents::Documents,
         local::LocalStore,
         moving::{Carried, Moving},
-        notes, received,
+        notes,
     },
 };
 
@@ -55,11 +54,10 @@ pub struct Move {
 }
 
 /// A move that is under way.
-struct Relocation<'a> {
-    folder: &'a Folder,
+struct Relocation {
     moving: Moving,
     from: Arc<dyn Store>,
-    documents: HashMap<String, String>,
+    documents: Documents,
     /// Programs in the folder's own directory, which stay there.
     hooks: BTreeSet<String>,
     files: AtomicU64,
@@ -130,12 +128,11 @@ impl Move {
             Err(error) => return Err(error),
         };
         let relocation = Relocation {
-            documents: documents(&folder).map_err(|e| failed(&e))?,
+            documents: Documents::of(&folder).map_err(|e| failed(&e))?,
             hooks: match source {
                 Source::Local => folder.config()?.hooks(),
                 Source::Store(_) => BTreeSet::new(),
             },
-            folder: &folder,
             moving: Moving::new(from.clone(), to),
             from,
             files: AtomicU64::new(0),
@@ -180,7 +177,7 @@ impl Move {
     }
 }
 
-impl Relocation<'_> {
+impl Relocation {
     /// Brings everything over; returns when nothing is left in the old store.
     fn run(&self, shown: &str) -> io::Result<()> {
         let bar = bar(shown);
@@ -279,53 +276,17 @@ impl Relocation<'_> {
     fn carry(&self, path: &ContentPath) -> io::Result<()> {
         let size = self.from.stat(path)?.map_or(0, |stat| stat.size);
         // One that changes all the time is tried again in the next round.
-        if self.moving.carry(path, self.document(path)?)? == Carried::Over {
+        if self.moving.carry(path, self.documents.find(path)?)? == Carried::Over {
             self.files.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(size, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    /// The `.meta` of a file, which a store keeps with it.
-    fn document(&self, path: &ContentPath) -> io::Result<Option<(String, Vec<u8>)>> {
-        let text = path.to_string();
-        let beside = text
-            .strip_suffix(".data")
-            .map(|stem| format!("{stem}.meta"));
-        let name = match (self.documents.get(&text), beside) {
-            (Some(hidden), _) => hidden.clone(),
-            (None, Some(beside)) if !beside.contains('/') => beside,
-            _ => return Ok(None),
-        };
-        match file::read(self.folder.dir(), &name, MAX_LEN) {
-            Ok(text) => Ok(Some((name, text))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
     }
 }
 
 /// Whether the folder may have something in a store.
 fn has_index(folder: &Folder, store: &str) -> bool {
     notes::stores(folder.dir()).map_or(true, |stores| stores.iter().any(|name| name == store))
-}
-
-/// The hidden `.meta` files, by the path of the file that each belongs to.
-fn documents(folder: &Folder) -> io::Result<HashMap<String, String>> {
-    let mut documents = HashMap::new();
-    for stem in received::stems(folder, usize::MAX)? {
-        let Some(meta) = received::find(folder, &stem) else {
-            continue;
-        };
-        let stored = meta
-            .extra
-            .get(STORED_AS)
-            .and_then(|stored| stored.get("path"));
-        if let Some(path) = stored.and_then(|path| path.as_str()) {
-            documents.insert(path.to_owned(), format!("{}/{stem}.meta", received::DIR));
-        }
-    }
-    Ok(documents)
 }
 
 /// Files that wait to be brought over, a few at a time.

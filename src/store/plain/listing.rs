@@ -126,10 +126,21 @@ async fn shown(
         let name = key.strip_prefix(prefix)?;
         is_shown(name).then(|| name.to_owned())
     };
-    let mut shown: VecDeque<(String, Stat)> = VecDeque::new();
-    for key in &page.directories {
-        shown.extend(name(key).map(|name| (name, directory())));
-    }
+    let directories = page
+        .directories
+        .iter()
+        .filter_map(|key| Some((name(key)?, format!("{key}/"))))
+        .collect::<Vec<_>>();
+    // SeaweedFS lists a directory for a while after its last object is gone.
+    let directories: Vec<_> = stream::iter(directories)
+        .map(|(name, prefix)| async move {
+            let is_there = objects.has_any(&prefix).await?;
+            MemberResult::Ok(is_there.then(|| (name, directory())))
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut shown: VecDeque<(String, Stat)> = directories.into_iter().flatten().collect();
     let files = page
         .entries
         .into_iter()

@@ -1,0 +1,186 @@
+//! A proxy before an S3 server, which answers as a server with a fault does.
+
+use std::{
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex, MutexGuard},
+    thread,
+    time::Duration,
+};
+
+/// What is wrong with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Another status, with the seconds after which it makes sense to ask again.
+    Status(u16, Option<u64>),
+    /// The body ends in the middle, and so does the connection.
+    Early,
+    /// There is none, and the connection stays open.
+    Silence,
+    /// One byte a second.
+    Trickle,
+    /// A bit of the body is another one.
+    Flip,
+    /// The list is empty.
+    EmptyList,
+}
+
+/// Which requests have a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    Reads,
+    Writes,
+    Lists,
+}
+
+#[derive(Default)]
+struct State {
+    fault: Option<(Fault, Of)>,
+    /// How many requests have it.
+    left: usize,
+    /// How many had it.
+    seen: usize,
+}
+
+/// The proxy. It ends with the process.
+pub struct Proxy {
+    pub endpoint: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Proxy {
+    /// A proxy before the server of this URL.
+    pub fn before(endpoint: &str) -> Self {
+        let server = endpoint.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = state.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let (server, state) = (server.clone(), shared.clone());
+                // A client that goes away is no error here.
+                thread::spawn(move || drop(answer(client, &server, &state)));
+            }
+        });
+        Self { endpoint, state }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// So many requests of that kind have a fault from now on.
+    pub fn break_next(&self, left: usize, fault: Fault, of: Of) {
+        *self.lock() = State {
+            fault: Some((fault, of)),
+            left,
+            seen: 0,
+        };
+    }
+
+    /// All is well again. Returns how many requests had the fault.
+    pub fn mend(&self) -> usize {
+        std::mem::take(&mut *self.lock()).seen
+    }
+}
+
+fn answer(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Result<()> {
+    let Some((head, body)) = request(&mut client)? else {
+        return Ok(());
+    };
+    let is_list = head.contains("list-type=2");
+    let of = match head.split(' ').next() {
+        Some("GET") if is_list => Some(Of::Lists),
+        Some("GET") => Some(Of::Reads),
+        Some("PUT" | "POST") => Some(Of::Writes),
+        _ => None,
+    };
+    let fault = {
+        let mut state = state.lock().unwrap();
+        let fault = state.fault.filter(|(_, which)| Some(*which) == of);
+        let fault = fault.filter(|_| state.left > 0);
+        if fault.is_some() {
+            state.left -= 1;
+            state.seen += 1;
+        }
+        fault.map(|(fault, _)| fault)
+    };
+    match fault {
+        Some(Fault::Silence) => {
+            // Until the client has enough of it.
+            let _ = client.read(&mut [0]);
+            return Ok(());
+        }
+        Some(Fault::Status(code, after)) => {
+            let after = after.map_or_else(String::new, |s| format!("Retry-After: {s}\r\n"));
+            let said = "<Error><Code>Wrong</Code><Message>not now</Message></Error>";
+            let len = said.len();
+            let answer = format!(
+                "HTTP/1.1 {code} Wrong\r\n{after}Content-Length: {len}\r\nConnection: close\r\n\r\n{said}"
+            );
+            return client.write_all(answer.as_bytes());
+        }
+        Some(Fault::EmptyList) => {
+            let said = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+            let len = said.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{said}"
+            );
+            return client.write_all(answer.as_bytes());
+        }
+        _ => {}
+    }
+    let mut upstream = TcpStream::connect(server)?;
+    let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    upstream.write_all(head.as_bytes())?;
+    upstream.write_all(&body)?;
+    let mut answer = Vec::new();
+    upstream.read_to_end(&mut answer)?;
+    let body = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let body = body.map_or(answer.len(), |at| at + 4);
+    match fault {
+        Some(Fault::Early) => client.write_all(&answer[..body + (answer.len() - body) / 2]),
+        Some(Fault::Flip) => {
+            let at = body + (answer.len() - body) / 2;
+            if let Some(byte) = answer.get_mut(at) {
+                *byte ^= 1;
+            }
+            client.write_all(&answer)
+        }
+        Some(Fault::Trickle) => {
+            for byte in answer {
+                client.write_all(&[byte])?;
+                thread::sleep(Duration::from_secs(1));
+            }
+            Ok(())
+        }
+        _ => client.write_all(&answer),
+    }
+}
+
+/// The head and the body of a request; `None` if there is none.
+fn request(client: &mut TcpStream) -> io::Result<Option<(String, Vec<u8>)>> {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = client.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&buffer[..read]);
+        let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            continue;
+        };
+        let mut body = bytes.split_off(at + 4);
+        let head = String::from_utf8_lossy(&bytes).into_owned();
+        let lower = head.to_ascii_lowercase();
+        let len = lower.split("content-length:").nth(1);
+        let len = len.and_then(|rest| rest.lines().next()?.trim().parse().ok());
+        let len: usize = len.unwrap_or(0);
+        let had = body.len();
+        body.resize(len.max(had), 0);
+        client.read_exact(&mut body[had..])?;
+        return Ok(Some((head, body)));
+    }
+}

@@ -42,7 +42,7 @@ fn main() {
     let arguments = Arguments::from_args();
     type Fact = fn(&S3Server);
     // With whether a fact takes minutes.
-    let facts: [(&str, bool, Fact); 6] = [
+    let facts: [(&str, bool, Fact); 7] = [
         (
             "a_sealed_folder_has_right_bytes_or_an_error",
             false,
@@ -74,6 +74,11 @@ fn main() {
                 assert!(place.proxy.mend() > 0);
                 assert!(read(&store).unwrap() == content);
             },
+        ),
+        (
+            "a_refusal_tells_what_to_do",
+            false,
+            refusals_tell_what_to_do,
         ),
         ("a_stripe_goes_on_without_it", false, stripes_go_on),
         ("an_empty_list_removes_nothing", false, lists_remove_nothing),
@@ -228,6 +233,48 @@ fn right_or_an_error(store: &dyn Store, proxy: &Proxy) {
     }
     write(store, &second).unwrap();
     assert!(read(store).unwrap() == second);
+}
+
+fn refusals_tell_what_to_do(server: &S3Server) {
+    let place = Place::new(server, "refused");
+    let members = place.sealed();
+    let store = members.open();
+    write(&store, b"1").unwrap();
+    let denied = io::ErrorKind::PermissionDenied;
+    for (status, code, kind, sentence) in [
+        (
+            403,
+            "RequestTimeTooSkewed",
+            denied,
+            "differ too much: set them",
+        ),
+        (
+            403,
+            "AccessDenied",
+            denied,
+            "the credentials need permission",
+        ),
+        (403, "InvalidAccessKeyId", denied, "check AWS_ACCESS_KEY_ID"),
+        (
+            403,
+            "SignatureDoesNotMatch",
+            denied,
+            "check AWS_ACCESS_KEY_ID",
+        ),
+        (404, "NoSuchBucket", denied, "no such bucket: create it"),
+        (403, "QuotaExceeded", io::ErrorKind::StorageFull, "is full"),
+        (507, "StorageFull", io::ErrorKind::StorageFull, "is full"),
+    ] {
+        place
+            .proxy
+            .break_next(ALL, Fault::Refusal(status, code), Of::Writes);
+        let error = write(&store, b"2").unwrap_err();
+        assert!(place.proxy.mend() > 0);
+        check_sentence(&error);
+        assert_eq!(error.kind(), kind, "{code}: {error}");
+        assert!(error.to_string().contains(sentence), "{code}: {error}");
+        assert_eq!(read(&store).unwrap(), b"1");
+    }
 }
 
 fn stripes_go_on(server: &S3Server) {

@@ -13,6 +13,8 @@ use std::{
 pub enum Fault {
     /// Another status, with the seconds after which it makes sense to ask again.
     Status(u16, Option<u64>),
+    /// Another status, with the code of an error of S3.
+    Refusal(u16, &'static str),
     /// The body ends in the middle, and so does the connection.
     Early,
     /// There is none, and the connection stays open.
@@ -112,22 +114,20 @@ fn answer(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resu
             let _ = client.read(&mut [0]);
             return Ok(());
         }
-        Some(Fault::Status(code, after)) => {
+        Some(Fault::Status(status, after)) => {
             let after = after.map_or_else(String::new, |s| format!("Retry-After: {s}\r\n"));
-            let said = "<Error><Code>Wrong</Code><Message>not now</Message></Error>";
-            let len = said.len();
-            let answer = format!(
-                "HTTP/1.1 {code} Wrong\r\n{after}Content-Length: {len}\r\nConnection: close\r\n\r\n{said}"
+            return say(
+                &mut client,
+                &format!("{status} Wrong\r\n{after}"),
+                &error("Wrong"),
             );
-            return client.write_all(answer.as_bytes());
+        }
+        Some(Fault::Refusal(status, code)) => {
+            return say(&mut client, &format!("{status} Wrong\r\n"), &error(code));
         }
         Some(Fault::EmptyList) => {
-            let said = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
-            let len = said.len();
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{said}"
-            );
-            return client.write_all(answer.as_bytes());
+            let empty = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+            return say(&mut client, "200 OK\r\n", empty);
         }
         _ => {}
     }
@@ -157,6 +157,16 @@ fn answer(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resu
         }
         _ => client.write_all(&answer),
     }
+}
+
+fn error(code: &str) -> String {
+    format!("<Error><Code>{code}</Code><Message>not now</Message></Error>")
+}
+
+fn say(client: &mut TcpStream, head: &str, body: &str) -> io::Result<()> {
+    let len = body.len();
+    let answer = format!("HTTP/1.1 {head}Content-Length: {len}\r\nConnection: close\r\n\r\n{body}");
+    client.write_all(answer.as_bytes())
 }
 
 /// The head and the body of a request; `None` if there is none.

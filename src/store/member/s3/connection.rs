@@ -215,12 +215,13 @@ impl Connection {
                 "{name}: the credentials are wrong: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ));
         }
+        // Some servers refuse with 403 what does not fit.
+        if said("QuotaExceeded") || said("StorageFull") || said("507 Insufficient Storage") {
+            return MemberError::Full(format!("{name} is full"));
+        }
         // Listings say it in a way of their own.
         if said("status code: 403") || said("AccessDenied") {
             return MemberError::Denied(format!("{name}: {NO_ACCESS}"));
-        }
-        if said("QuotaExceeded") || said("StorageFull") || said("507 Insufficient Storage") {
-            return MemberError::Full(format!("{name} is full"));
         }
         match (error, key) {
             // A page that is not there is not an object that is not there.

@@ -79,8 +79,10 @@ fn main() {
 
 type Fact = Box<dyn Fn(&S3Server) + Send>;
 
-/// Facts with their names, and whether they need rclone.
-const FACTS: [(&str, bool, fn(&S3Server)); 9] = [
+/// A fact with its name, and whether it needs rclone.
+type Named = (&'static str, bool, fn(&S3Server));
+
+const FACTS: [Named; 9] = [
     (
         "other_programs_read_what_came_and_m2y_what_they_wrote",
         true,

@@ -10,10 +10,8 @@
 //! ```
 //!
 //! The bucket is all there is: nothing about the files is noted on this machine, and what other
-//! programs write to the bucket is there too. A file that was received whole is [composed] of its
+//! programs write to the bucket is there too. A file that was received whole is composed of its
 //! pieces by the server, so that it appears at once, and its bytes travel once.
-//!
-//! [composed]: composition::Composition
 
 mod composition;
 mod contents;

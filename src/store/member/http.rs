@@ -191,7 +191,11 @@ impl HttpService for Requests {
                 };
                 HttpError::new(kind, e)
             })?,
-            Err(late) => return Err(HttpError::new(HttpErrorKind::Timeout, late)),
+            Err(_) => {
+                let sentence = format!("no answer within {} s", patience.as_secs());
+                let late = io::Error::new(io::ErrorKind::TimedOut, sentence);
+                return Err(HttpError::new(HttpErrorKind::Timeout, late));
+            }
         };
         let (head, body) = answer.into_parts();
         let broken = |e| HttpError::new(HttpErrorKind::Interrupted, e);

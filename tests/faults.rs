@@ -22,7 +22,7 @@ use common::{
     noise,
     proxy::{Fault, Of, Proxy},
     s3::{self, S3Server},
-    suite::{kind, path, receive},
+    suite::{bytes_of, kind, names, partial, path, receive},
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use m2y::{
@@ -42,7 +42,7 @@ fn main() {
     let arguments = Arguments::from_args();
     type Fact = fn(&S3Server);
     // With whether a fact takes minutes.
-    let facts: [(&str, bool, Fact); 7] = [
+    let facts: [(&str, bool, Fact); 8] = [
         (
             "a_sealed_folder_has_right_bytes_or_an_error",
             false,
@@ -82,6 +82,11 @@ fn main() {
         ),
         ("a_stripe_goes_on_without_it", false, stripes_go_on),
         ("an_empty_list_removes_nothing", false, lists_remove_nothing),
+        (
+            "a_plain_change_that_was_interrupted_is_finished",
+            false,
+            changes_are_finished,
+        ),
         (
             "silence_and_one_byte_a_second_end_in_an_error",
             true,
@@ -340,4 +345,75 @@ fn lists_remove_nothing(server: &S3Server) {
     plain.sweep(soon, true).unwrap();
     assert!(place.proxy.mend() > 0);
     assert!(read(&plain).unwrap() == content);
+}
+
+/// Nothing can be removed: every change stops behind its first half.
+fn changes_are_finished(server: &S3Server) {
+    let place = Place::new(server, "finished");
+    let (store, _dir) = place.plain(server);
+    let stuck = || {
+        place
+            .proxy
+            .break_next(ALL, Fault::Status(403, None), Of::Removes)
+    };
+    let root = path("");
+    let content = noise(20 << 20);
+    // The answer is lost that says that a file is there.
+    let at = path("a");
+    place.proxy.break_next(ALL, Fault::Lost, Of::Completions);
+    stage(&store, &content);
+    store.publish(&partial("a"), &Target::free(&at)).unwrap();
+    assert!(place.proxy.mend() > 0);
+    assert_eq!(names(&store, &root), ["a"]);
+    assert!(bytes_of(&store, &at) == content);
+
+    // A file has its name, and its pieces stay. Only its first one is left in the end.
+    let over = Target {
+        existing: Existing::Replace,
+        ..Target::free(&at)
+    };
+    let second = noise(21 << 20)[1 << 20..].to_vec();
+    stage(&store, &second);
+    stuck();
+    store.publish(&partial("a"), &over).unwrap();
+    place.proxy.mend();
+    assert!(bytes_of(&store, &at) == second);
+    let (again, _other) = place.plain(server);
+    assert_eq!(again.held(&partial("a")).unwrap(), Some(20 << 20));
+    again.publish(&partial("a"), &over).unwrap();
+    again.publish(&partial("a"), &over).unwrap_err();
+    assert!(bytes_of(&again, &at) == second);
+
+    // A file that moves, and a directory.
+    stuck();
+    store.rename(&at, &Target::free(&path("b"))).unwrap_err();
+    place.proxy.mend();
+    assert_eq!(names(&store, &root), ["a", "b"]);
+    store.rename(&at, &Target::free(&path("b"))).unwrap();
+    assert_eq!(names(&store, &root), ["b"]);
+    store.make_dir(&path("d")).unwrap();
+    store
+        .rename(&path("b"), &Target::free(&path("d/b")))
+        .unwrap();
+    stuck();
+    store
+        .rename(&path("d"), &Target::free(&path("e")))
+        .unwrap_err();
+    place.proxy.mend();
+    store.rename(&path("d"), &Target::free(&path("e"))).unwrap();
+    assert_eq!(names(&store, &root), ["e"]);
+    assert!(bytes_of(&store, &path("e/b")) == second);
+    // Another directory is in the way.
+    store.make_dir(&path("f")).unwrap();
+    receive(&store, "x", b"another", &Target::free(&path("f/b"))).unwrap();
+    let refused = store.rename(&path("f"), &Target::free(&path("e")));
+    assert_eq!(kind(refused), io::ErrorKind::AlreadyExists);
+    assert_eq!(bytes_of(&store, &path("f/b")), b"another");
+}
+
+/// A file that came whole, and has no name yet.
+fn stage(store: &dyn Store, content: &[u8]) {
+    let mut sink = store.begin(&partial("a"), 0).unwrap();
+    sink.append(&[content]).unwrap();
+    sink.settle().unwrap();
 }

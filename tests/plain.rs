@@ -274,6 +274,25 @@ fn a_name_is_told_twice(server: &S3Server) {
     assert_eq!(store.held(&hidden).unwrap(), None);
     assert_eq!(suite::names(&store, &path("")), ["a.data"]);
     assert!(bytes_of(&store, &at) == content);
+    // What is left of its pieces does not take its place.
+    let over = Target {
+        existing: Existing::Replace,
+        ..free(&at, 5_000_000_000)
+    };
+    let only = |wanted: &str| {
+        rclone(server, &["copy", &aside, &pieces, "--include", wanted], b"");
+        place.open(server)
+    };
+    let store = only("*0000");
+    assert_eq!(store.held(&hidden).unwrap(), Some(8 << 20));
+    store.publish(&hidden, &over).unwrap();
+    assert!(bytes_of(&store, &at) == content);
+    let store = only("*{8388608,16777216}");
+    assert_eq!(store.held(&hidden).unwrap(), None);
+    assert_eq!(
+        suite::kind(store.publish(&hidden, &over)),
+        std::io::ErrorKind::NotFound
+    );
     // Another file does not pass for it.
     let other = receive(&store, "b", b"other", &free(&at, 5_000_000_000));
     assert_eq!(suite::kind(other), std::io::ErrorKind::AlreadyExists);
@@ -420,7 +439,11 @@ fn an_open_file_follows_its_name(server: &S3Server) {
     };
     receive(&store, "c", b"new", &over).unwrap();
     assert_eq!(bytes_of(&store, &path("e/b")), b"new");
-    assert!(bytes(&*open) == content && bytes(&*late) == content);
+    let third = store.open(&path("e/b")).unwrap();
+    drop(third);
+    // The first that ends takes nothing from the other.
+    drop(open);
+    assert!(bytes(&*late) == content);
     assert_eq!(store.totals().unwrap().0, 1);
 }
 
@@ -532,6 +555,23 @@ fn a_folder_moves(server: &S3Server) {
     let large = noise(20 << 20);
     clouded.send(&process, "a.jpg", &large);
     clouded.send(&process, "b.jpg", b"small");
+    // What is there already may be other files.
+    let place = Place {
+        bucket: Bucket {
+            layout: Layout::Plain,
+            ..server.bucket(&clouded.prefix)
+        },
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let there = place.open(server);
+    receive(&there, "x", b"theirs", &Target::free(&path("a.jpg"))).unwrap();
+    let refused = clouded.m2y(&["folder", "move", "photo", "--store", "cloud"]);
+    assert!(
+        said(&refused).contains("may be other ones"),
+        "{}",
+        said(&refused)
+    );
+    there.remove(&path("a.jpg")).unwrap();
     for store in ["cloud", "sealed", "cloud", "local"] {
         let moved = clouded.ok(&["folder", "move", "photo", "--store", store]);
         assert!(
@@ -546,13 +586,6 @@ fn a_folder_moves(server: &S3Server) {
         clouded.ok(&["rm", &format!("{ROLAND}:photo/{late}")]);
     }
     // Nothing is left there.
-    let place = Place {
-        bucket: Bucket {
-            layout: Layout::Plain,
-            ..server.bucket(&clouded.prefix)
-        },
-        dir: tempfile::tempdir().unwrap(),
-    };
     let left = place.open(server);
     assert_eq!(left.totals().unwrap(), (0, 0));
     let nothing = left.list(&path("")).unwrap().count();

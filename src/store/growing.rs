@@ -170,12 +170,14 @@ impl Growing {
         state.check()
     }
 
-    /// Returns when all that was appended is written.
-    fn finish(&self) -> io::Result<()> {
+    /// Returns when all that was appended is written, and how many bytes that is.
+    fn finish(&self) -> io::Result<u64> {
         let mut state = self.lock();
-        self.send(&mut state, true)?;
+        let sent = self.send(&mut state, true);
         state.reap(true);
-        state.check()
+        sent?;
+        state.check()?;
+        Ok(state.sent)
     }
 
     /// Returns when nothing is on its way any more, and nothing will be.
@@ -226,10 +228,10 @@ impl GrowingFiles {
         growing.and_then(|growing| growing.len())
     }
 
-    /// Writes what is in memory of a partial file.
-    pub fn finish(&self, partial: &PartialName) -> io::Result<()> {
+    /// Writes what is in memory of a partial file; returns its bytes, unless only the store knows.
+    pub fn finish(&self, partial: &PartialName) -> io::Result<Option<u64>> {
         let growing = self.lock().remove(partial);
-        growing.map_or(Ok(()), |growing| growing.finish())
+        growing.map(|growing| growing.finish()).transpose()
     }
 
     /// Forgets what is in memory of a partial file, which is written no further.

@@ -88,6 +88,32 @@ pub fn folders(bucket: &Bucket, user: &str) -> io::Result<Vec<String>> {
     Ok(runtime::run(listing)??)
 }
 
+/// Whether a bucket has files of a folder.
+///
+/// # Errors
+///
+/// If it cannot be listed.
+pub fn has_files(bucket: &Bucket, (user, folder): (&str, &str)) -> io::Result<bool> {
+    let connection = Connection::new(bucket, None)?;
+    let prefix = prefix(&[&bucket.prefix, user, folder]);
+    let objects = Objects::new(connection, &bucket.name, prefix);
+    let looking = async move {
+        let mut next = None;
+        loop {
+            let page = objects.page("", true, next, usize::MAX).await?;
+            let mut keys = page.entries.iter().map(|entry| &entry.key);
+            if keys.any(|key| !listing::is_internal(key)) {
+                return MemberResult::Ok(true);
+            }
+            next = page.next;
+            if next.is_none() {
+                return Ok(false);
+            }
+        }
+    };
+    Ok(runtime::run(looking)??)
+}
+
 /// Tries whether a server copies objects, and parts of them, with what m2y notes of each.
 ///
 /// # Errors
@@ -112,7 +138,12 @@ async fn try_copies(objects: &Objects, attempt: String) -> MemberResult<()> {
         let body = vec![b'm'; usize::try_from(len).unwrap_or_default()];
         objects.put(key, body.into(), true).await?;
         let key = key.to_owned();
-        pieces.push(Piece { start, len, key });
+        pieces.push(Piece {
+            start,
+            len,
+            key,
+            etag: None,
+        });
     }
     let fields = Fields {
         modified: Some(1_500_000_000),
@@ -121,7 +152,13 @@ async fn try_copies(objects: &Objects, attempt: String) -> MemberResult<()> {
     let whole = Composition::prepare(objects, pieces, "whole", fields.clone(), LIMITS).await?;
     whole.complete(objects).await?;
     let size = LIMITS.shortest + 1;
-    objects.copy("whole", "copy", size, &fields).await?;
+    let whole = Piece {
+        start: 0,
+        len: size,
+        key: "whole".to_owned(),
+        etag: None,
+    };
+    objects.copy(&whole, "copy", &fields).await?;
     for key in ["whole", "copy"] {
         let about = objects.about(key).await?;
         if about.is_none_or(|about| about.size != size || about.fields != fields) {
@@ -236,12 +273,14 @@ impl PlainStore {
     pub fn purge(&self) -> io::Result<()> {
         let objects = self.core.objects.clone();
         let purging = async move {
-            while objects.has_any(WORKSHOP).await? {
+            loop {
                 let page = objects.page(WORKSHOP, true, None, usize::MAX).await?;
+                if page.entries.is_empty() {
+                    return MemberResult::Ok(());
+                }
                 let keys = page.entries.into_iter().map(|entry| entry.key).collect();
                 partial::remove_all(&objects, keys).await?;
             }
-            MemberResult::Ok(())
         };
         Ok(runtime::run(purging)??)
     }
@@ -265,8 +304,15 @@ impl PlainStore {
 
     /// What a partial file holds, all of it written.
     fn written(&self, partial: &PartialName) -> io::Result<Held> {
-        self.growing.finish(partial)?;
-        Ok(self.find(partial)?.ok_or(io::ErrorKind::NotFound)?)
+        let written = self.growing.finish(partial)?;
+        let held = self.find(partial)?;
+        let listed = held.as_ref().map(Held::len);
+        if written.is_some() && written != listed {
+            return Err(io::Error::other(
+                "the bucket does not list what was written to it: try again",
+            ));
+        }
+        Ok(held.ok_or(io::ErrorKind::NotFound)?)
     }
 
     fn remove_partial(&self, partial: &PartialName) -> io::Result<()> {
@@ -343,9 +389,6 @@ impl Store for PlainStore {
 
     fn publish(&self, partial: &PartialName, to: &Target<'_>) -> io::Result<()> {
         let held = self.written(partial)?;
-        if held.pieces.is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
         let fields = Fields {
             modified: to.modified,
             attempt: Some(held.attempt.clone()),
@@ -354,7 +397,7 @@ impl Store for PlainStore {
         self.core.take(to, held.pieces, fields)?;
         // It has its name. What cannot be removed now is swept, and known by the attempt until then.
         let objects = self.core.objects.clone();
-        let _ = runtime::run(async move { partial::remove_last_first(&objects, keys).await });
+        let _ = runtime::run(async move { partial::remove_in_order(&objects, keys).await });
         Ok(())
     }
 

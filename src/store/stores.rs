@@ -29,7 +29,7 @@ use super::{
     },
     moving::Moving,
     notes,
-    plain::{LIMITS, PlainStore},
+    plain::{self, LIMITS, PlainStore},
     sealed::folder::{About, FolderSecret},
     stripe::Stripe,
     unavailable::Unavailable,
@@ -443,6 +443,8 @@ fn open_plain(
              m2y.config, and set versions and access in the bucket",
         ));
     }
+    let at = (folder.user().name().as_str(), folder.name().as_str());
+    notes::remove_if_left(folder.dir(), name)?;
     if !notes::is_plain(folder.dir(), name)? {
         if notes::stores(folder.dir())?
             .iter()
@@ -454,8 +456,17 @@ fn open_plain(
             ));
         }
         check_new(folder, name, wanted)?;
+        // A file that is brought over gives way to one that is there.
+        if wanted.from.is_some() && plain::has_files(bucket, at)? {
+            return Err(io::Error::other(format!(
+                "{} has files of this folder, which may be other ones: move what is below {}/{} there \
+                 aside",
+                bucket.shown(),
+                at.0,
+                at.1
+            )));
+        }
     }
-    let at = (folder.user().name().as_str(), folder.name().as_str());
     let store = PlainStore::open(folder.dir(), name, bucket, at, None, LIMITS)?;
     Ok(Arc::new(store))
 }

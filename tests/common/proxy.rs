@@ -23,6 +23,8 @@ pub enum Fault {
     Trickle,
     /// A bit of the body is another one.
     Flip,
+    /// The server does what was asked, and its answer is lost.
+    Lost,
     /// The list is empty.
     EmptyList,
 }
@@ -33,6 +35,9 @@ pub enum Of {
     Reads,
     Writes,
     Lists,
+    Removes,
+    /// Requests that make an object of the parts of an upload.
+    Completions,
 }
 
 #[derive(Default)]
@@ -95,7 +100,9 @@ fn answer(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resu
     let of = match head.split(' ').next() {
         Some("GET") if is_list => Some(Of::Lists),
         Some("GET") => Some(Of::Reads),
+        Some("POST") if head.contains("uploadId=") => Some(Of::Completions),
         Some("PUT" | "POST") => Some(Of::Writes),
+        Some("DELETE") => Some(Of::Removes),
         _ => None,
     };
     let fault = {
@@ -140,6 +147,7 @@ fn answer(mut client: TcpStream, server: &str, state: &Mutex<State>) -> io::Resu
     let body = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let body = body.map_or(answer.len(), |at| at + 4);
     match fault {
+        Some(Fault::Lost) => Ok(()),
         Some(Fault::Early) => client.write_all(&answer[..body + (answer.len() - body) / 2]),
         Some(Fault::Flip) => {
             let at = body + (answer.len() - body) / 2;

@@ -9,6 +9,9 @@ use std::{
 
 use m2y::store::{ContentPath, Existing, Kind, PartialName, Reader, Store, Target};
 
+/// Files that come at a time, where there are many.
+const AT_ONCE: usize = 8;
+
 /// A store that is empty, and what keeps it alive.
 pub type Made = (Arc<dyn Store>, Box<dyn Any>);
 
@@ -243,14 +246,21 @@ pub fn a_directory_of_ten_thousand_files_lists_each_once(made: Made) {
 /// The same of fewer files, where each takes several requests.
 pub fn a_directory_lists_each_once(count: usize, (store, _at): Made) {
     store.make_dir(&path("d")).unwrap();
-    let hidden = partial("many");
-    for n in 0..count {
-        drop(store.begin(&hidden, 0).unwrap());
-        store
-            .publish(&hidden, &Target::free(&path(&format!("d/{n:05}"))))
-            .unwrap();
-    }
-    drop(store.begin(&hidden, 0).unwrap());
+    std::thread::scope(|scope| {
+        for first in 0..AT_ONCE {
+            let store = &store;
+            scope.spawn(move || {
+                let hidden = partial(&format!("many-{first}"));
+                for n in (first..count).step_by(AT_ONCE) {
+                    drop(store.begin(&hidden, 0).unwrap());
+                    store
+                        .publish(&hidden, &Target::free(&path(&format!("d/{n:05}"))))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    drop(store.begin(&partial("many"), 0).unwrap());
     let names = names(&*store, &path("d"));
     assert_eq!(names.len(), count);
     assert!(

@@ -112,8 +112,22 @@ impl Recover {
         let mut is_any = false;
         for name in names {
             is_any = true;
-            let folder = made(user, &name)?;
-            folder.set_in_config("store", &[("name", Some(&self.name))])?;
+            let folder = match user.folder(&name) {
+                Ok(folder) => {
+                    let there = FolderStore::of(&*folder.config()?);
+                    if there.name.as_deref() != Some(&self.name) || there.from.is_some() {
+                        let sentence = "this root has another folder of that name: rename or remove it \
+                                        first, or use `m2y folder move`";
+                        return Err(Error::new(Code::Failed, sentence).within(name.to_string()));
+                    }
+                    folder
+                }
+                Err(_) => {
+                    let folder = user.create_folder(&name)?;
+                    folder.set_in_config("store", &[("name", Some(&self.name))])?;
+                    folder
+                }
+            };
             let wanted = FolderStore::of(&*folder.config()?);
             let store = client::stores().named(&folder, &self.name, &wanted);
             let store = store.map_err(|e| failed(&e).within(name.to_string()))?;

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use http_body_util::BodyExt;
-use hyper::Uri;
+use hyper::{Method, Uri};
 use hyper_util::{
     client::legacy::{
         Client,
@@ -41,6 +41,9 @@ use crate::transport::{
 /// How long a server may take until its answer begins, apart from the time that the bytes of the
 /// request take.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// The same where the server has to copy something first, or to put parts together.
+const WORK: Duration = Duration::from_secs(300);
 
 /// How long a connection is kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(20);
@@ -174,6 +177,13 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Whether the answer of a request comes only when the server has moved bytes itself.
+fn makes_server_work(request: &HttpRequest) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    request.headers().contains_key("x-amz-copy-source")
+        || request.method() == Method::POST && query.contains("uploadId")
+}
+
 /// Sends requests.
 #[derive(Debug)]
 struct Requests(Client<Connector, HttpRequestBody>);
@@ -182,7 +192,11 @@ struct Requests(Client<Connector, HttpRequestBody>);
 impl HttpService for Requests {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let len = request.body().content_length() as u64;
-        let patience = ANSWER + Duration::from_secs(len / SLOWEST);
+        let answer = match makes_server_work(&request) {
+            true => WORK,
+            false => ANSWER,
+        };
+        let patience = answer + Duration::from_secs(len / SLOWEST);
         let answer = match timeout(patience, self.0.request(request)).await {
             Ok(answer) => answer.map_err(|e| {
                 let kind = match e.is_connect() {

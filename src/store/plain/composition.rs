@@ -52,22 +52,24 @@ static FETCHED: Semaphore = Semaphore::const_new(1);
 /// One part of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
-    /// A range of an object.
-    Copied(String, Range<u64>),
-    /// Short pieces: key and length.
-    Fetched(Vec<(String, u64)>),
+    /// A range of a piece.
+    Copied(Piece, Range<u64>),
+    /// Short pieces.
+    Fetched(Vec<Piece>),
 }
 
 /// An object that can be completed.
+#[derive(Clone)]
 pub struct Composition {
     key: String,
     fields: Fields,
     how: How,
 }
 
+#[derive(Clone)]
 enum How {
-    /// The copy of one object, with its size.
-    Copy(String, u64),
+    /// The copy of one piece.
+    Copy(Piece),
     /// An upload whose parts are there.
     Upload(Upload, Vec<PartId>),
 }
@@ -89,7 +91,7 @@ impl Composition {
         if let [one] = &*pieces
             && one.len <= SINGLE
         {
-            return Ok(composed(How::Copy(one.key.clone(), one.len)));
+            return Ok(composed(How::Copy(one.clone())));
         }
         // Of a large file the parts are longer, so that there are few enough.
         let total: u64 = pieces.iter().map(|piece| piece.len).sum();
@@ -107,17 +109,16 @@ impl Composition {
         Ok(composed(How::Upload(upload, parts)))
     }
 
-    /// Makes the object. From here on readers see it.
+    /// What is written to it besides its contents.
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// Makes the object. From here on readers see it. After an error it may be there all the same.
     pub async fn complete(self, objects: &Objects) -> MemberResult<()> {
         match self.how {
-            How::Copy(from, size) => objects.copy(&from, &self.key, size, &self.fields).await,
-            How::Upload(upload, parts) => {
-                let completed = objects.complete(&upload, parts).await;
-                if completed.is_err() {
-                    objects.abort(&upload).await;
-                }
-                completed
-            }
+            How::Copy(from) => objects.copy(&from, &self.key, &self.fields).await,
+            How::Upload(upload, parts) => objects.complete(&upload, parts).await,
         }
     }
 
@@ -160,12 +161,13 @@ async fn make(
         Part::Fetched(pieces) => {
             let failed = |e: tokio::sync::AcquireError| MemberError::Failed(e.to_string());
             let _one = FETCHED.acquire().await.map_err(failed)?;
-            let len: u64 = pieces.iter().map(|(_, len)| len).sum();
+            let len: u64 = pieces.iter().map(|piece| piece.len).sum();
             let mut bytes = buffers::take(usize::try_from(len).unwrap_or_default());
-            for (key, len) in pieces {
-                let piece = objects.get(&key, None, 0..len).await?;
-                bytes.extend_from_slice(&piece);
-                buffers::give(piece);
+            for piece in pieces {
+                let got = objects.get(&piece.key, piece.etag.as_deref(), 0..piece.len);
+                let got = got.await?;
+                bytes.extend_from_slice(&got);
+                buffers::give(got);
             }
             let bytes: Bytes = buffers::shared(bytes);
             objects.put_part(upload, number, bytes).await
@@ -176,15 +178,15 @@ async fn make(
 /// How an object is made of pieces.
 fn parts_of(pieces: &[Piece], limits: Limits) -> Vec<Part> {
     let mut parts = Vec::new();
-    let mut short: Vec<(String, u64)> = Vec::new();
-    let sum = |short: &[(String, u64)]| short.iter().map(|(_, len)| len).sum::<u64>();
+    let mut short: Vec<Piece> = Vec::new();
+    let sum = |short: &[Piece]| short.iter().map(|piece| piece.len).sum::<u64>();
     for piece in pieces.iter().filter(|piece| piece.len > 0) {
         if short.is_empty() && piece.len >= limits.shortest {
             let ranges = ranges(piece.len, limits.longest);
-            parts.extend(ranges.map(|range| Part::Copied(piece.key.clone(), range)));
+            parts.extend(ranges.map(|range| Part::Copied(piece.clone(), range)));
             continue;
         }
-        short.push((piece.key.clone(), piece.len));
+        short.push(piece.clone());
         if sum(&short) >= limits.shortest {
             parts.push(Part::Fetched(std::mem::take(&mut short)));
         }
@@ -192,7 +194,10 @@ fn parts_of(pieces: &[Piece], limits: Limits) -> Vec<Part> {
     // The last part may be short.
     match short.pop() {
         None => {}
-        Some((key, len)) if short.is_empty() => parts.push(Part::Copied(key, 0..len)),
+        Some(last) if short.is_empty() => {
+            let range = 0..last.len;
+            parts.push(Part::Copied(last, range));
+        }
         Some(last) => {
             short.push(last);
             parts.push(Part::Fetched(short));
@@ -228,6 +233,7 @@ async fn join(objects: &Objects, pieces: Vec<Piece>, limits: Limits) -> MemberRe
             start: first.start,
             len: group.iter().map(|piece| piece.len).sum(),
             key: first.key.clone(),
+            etag: None,
         });
     }
     Ok(joined)
@@ -250,6 +256,7 @@ mod tests {
                 start,
                 len: *len,
                 key: n.to_string(),
+                etag: None,
             };
             start += len;
             piece
@@ -259,9 +266,11 @@ mod tests {
 
     fn shown(lens: &[u64]) -> Vec<String> {
         let shown = |part: &Part| match part {
-            Part::Copied(key, range) => format!("{key}[{}..{}]", range.start, range.end),
+            Part::Copied(piece, range) => {
+                format!("{}[{}..{}]", piece.key, range.start, range.end)
+            }
             Part::Fetched(short) => {
-                let keys: Vec<&str> = short.iter().map(|(key, _)| &**key).collect();
+                let keys: Vec<&str> = short.iter().map(|piece| &*piece.key).collect();
                 keys.join("+")
             }
         };

@@ -24,12 +24,29 @@ const AHEAD: u64 = 8 << 20;
 /// Bytes that are fetched at first, and by who reads here and there.
 const FIRST: u64 = 256 << 10;
 
-/// Where the object of an open file is now.
+/// Where the object of an open file is now, for all who read it.
 pub struct Location {
+    objects: Arc<Objects>,
     /// The key, and what tells the version.
     at: RwLock<(String, String)>,
     /// Whether nothing but its readers knows it any more.
     is_hidden: AtomicBool,
+}
+
+impl Drop for Location {
+    fn drop(&mut self) {
+        if !self.is_hidden.load(Ordering::Relaxed) {
+            return;
+        }
+        let (objects, (key, _)) = (self.objects.clone(), self.get());
+        let removing = async move {
+            // Otherwise it is swept.
+            let _: MemberResult<()> = objects.remove(&key).await;
+        };
+        if let Ok(runtime) = runtime::handle() {
+            runtime.spawn(removing);
+        }
+    }
 }
 
 impl Location {
@@ -54,12 +71,18 @@ impl OpenFiles {
     }
 
     /// A file is opened.
-    fn add(&self, key: &str, etag: &str) -> Arc<Location> {
+    fn add(&self, objects: &Arc<Objects>, key: &str, etag: &str) -> Arc<Location> {
+        let mut open = self.lock();
+        let there = open.get(key).map(Vec::as_slice).unwrap_or_default();
+        let mut there = there.iter().filter_map(Weak::upgrade);
+        if let Some(location) = there.find(|location| location.get().1 == etag) {
+            return location;
+        }
         let location = Arc::new(Location {
+            objects: objects.clone(),
             at: RwLock::new((key.to_owned(), etag.to_owned())),
             is_hidden: AtomicBool::new(false),
         });
-        let mut open = self.lock();
         open.retain(|_, locations| {
             locations.retain(|location| location.strong_count() > 0);
             !locations.is_empty()
@@ -122,7 +145,7 @@ impl PlainContents {
     pub fn new(objects: &Arc<Objects>, open: &OpenFiles, key: &str, about: About) -> Self {
         Self {
             objects: objects.clone(),
-            location: open.add(key, &about.etag),
+            location: open.add(objects, key, &about.etag),
             about,
             reading: Mutex::default(),
         }
@@ -189,18 +212,6 @@ impl Drop for PlainContents {
         let reading = self.reading.get_mut();
         let reading = reading.unwrap_or_else(PoisonError::into_inner);
         buffers::give(std::mem::take(&mut reading.bytes));
-        reading.next = None;
-        let is_last = Arc::strong_count(&self.location) == 1;
-        if is_last && self.location.is_hidden.load(Ordering::Relaxed) {
-            let (objects, (key, _)) = (self.objects.clone(), self.location.get());
-            let removing = async move {
-                // Otherwise it is swept.
-                let _: MemberResult<()> = objects.remove(&key).await;
-            };
-            if let Ok(runtime) = runtime::handle() {
-                runtime.spawn(removing);
-            }
-        }
     }
 }
 

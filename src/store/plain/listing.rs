@@ -27,13 +27,15 @@ const REMEMBERED: usize = 20_000;
 /// A listing tells when an object was written, but not when its file changed. That is asked once for
 /// each version.
 #[derive(Default)]
-pub struct Times(Mutex<HashMap<String, (String, i64)>>);
+pub struct Times(Mutex<HashMap<String, (String, i64, i64)>>);
 
 impl Times {
     fn get(&self, entry: &Entry) -> Option<i64> {
         let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (etag, modified) = times.get(&entry.key)?;
-        (*etag == entry.etag && !etag.is_empty()).then_some(*modified)
+        // The same bytes may come again with another time.
+        let (etag, written, modified) = times.get(&entry.key)?;
+        let is_same = (&entry.etag, entry.written) == (etag, *written);
+        (is_same && !etag.is_empty()).then_some(*modified)
     }
 
     fn set(&self, entry: &Entry, modified: i64) {
@@ -41,7 +43,8 @@ impl Times {
         if times.len() >= REMEMBERED {
             times.clear();
         }
-        times.insert(entry.key.clone(), (entry.etag.clone(), modified));
+        let version = (entry.etag.clone(), entry.written, modified);
+        times.insert(entry.key.clone(), version);
     }
 
     /// The object of this key may be another one from here on.

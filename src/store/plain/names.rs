@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -12,7 +12,7 @@ use hyper::body::Bytes;
 
 use super::{
     Core, MARKER, WORKSHOP,
-    composition::Composition,
+    composition::{Composition, Limits},
     objects::{About, Entry, Fields, Objects},
     partial::{self, Piece},
 };
@@ -28,6 +28,9 @@ use crate::{
 
 /// Objects of a directory that are copied at a time.
 const AT_ONCE: usize = 8;
+
+/// How often a rename begins anew because the file changed meanwhile.
+const ATTEMPTS: usize = 3;
 
 /// Where the objects of open files are that nothing else needs.
 const OPEN: &str = ".m2y/open/";
@@ -97,72 +100,110 @@ impl Core {
     ) -> io::Result<()> {
         let key = to.path.to_string();
         self.check_parent(to.path)?;
-        if pieces.len() > 1 {
+        // An earlier attempt may have got so far, and not heard of it.
+        if to.existing == Existing::Replace && self.is_there(&key, &fields)? {
+            return Ok(());
+        }
+        if pieces.len() > 1
+            && let Err(error) = self.check_target(to)
+        {
             // What takes long is not begun in vain.
-            if let Err(error) = self.check_target(to) {
-                return self.is_done(&key, &fields, error);
-            }
+            return self.unless_there(&key, &fields, error);
         }
         let (limits, made, wanted) = (self.limits, key.clone(), fields.clone());
         let composition = self.ask(|objects| async move {
             Composition::prepare(&objects, pieces, &made, wanted, limits).await
         })?;
-        self.complete(composition, to)
-            .or_else(|e| self.is_done(&key, &fields, e))
+        let hidden = self.hide(&key)?;
+        let _names = Locked::new(&self.names)?;
+        self.complete(composition, to, hidden)
+            .or_else(|error| self.unless_there(&key, &fields, error))
     }
 
-    /// Whether a path is taken by the very file that was to take it: the server stopped, or the
-    /// answer was lost, when it had its name.
-    fn is_done(&self, key: &str, fields: &Fields, error: io::Error) -> io::Result<()> {
-        let is_taken = error.kind() == io::ErrorKind::AlreadyExists && fields.attempt.is_some();
-        match is_taken
-            && self
-                .about(key)?
-                .is_some_and(|there| there.fields == *fields)
-        {
-            true => Ok(()),
-            false => Err(error),
+    /// Whether the object of a key is the very one that was to be made.
+    fn is_there(&self, key: &str, fields: &Fields) -> io::Result<bool> {
+        let is_it = |there: About| fields.attempt.is_some() && there.fields == *fields;
+        Ok(self.about(key)?.is_some_and(is_it))
+    }
+
+    /// An error, unless what failed was done all the same: the server stopped, or its answer was lost,
+    /// when the object had its key.
+    fn unless_there(&self, key: &str, fields: &Fields, error: io::Error) -> io::Result<()> {
+        match self.is_there(key, fields) {
+            Ok(true) => Ok(()),
+            _ => Err(error),
         }
     }
 
-    /// Gives a composed object its name.
-    fn complete(&self, composition: Composition, to: &Target<'_>) -> io::Result<()> {
+    /// Gives a composed object its name, while the lock of names is held.
+    fn complete(
+        &self,
+        composition: Composition,
+        to: &Target<'_>,
+        hidden: Option<Hidden>,
+    ) -> io::Result<()> {
         let key = to.path.to_string();
-        let _names = Locked::new(&self.names)?;
         // Somebody else may have taken it meanwhile.
         let free = self.check_target(to).and_then(|there| match there {
-            Some(there) => self.keep_for_readers(&key, &there),
+            Some(there) => self.keep_for_readers(&key, &there, hidden),
             None => Ok(()),
         });
-        if let Err(error) = free {
-            let _ = self.ask(|objects| async move {
-                composition.abort(&objects).await;
-                Ok(())
-            });
-            return Err(error);
-        }
-        self.ask(|objects| async move { composition.complete(&objects).await })?;
+        let completed = free.and_then(|()| {
+            let (objects, composition) = (self.objects.clone(), composition.clone());
+            Ok(runtime::run(async move {
+                composition.complete(&objects).await
+            })??)
+        });
         self.changed(&key);
-        Ok(())
+        let Err(error) = completed else {
+            return Ok(());
+        };
+        self.unless_there(&key, composition.fields(), error)
+            .inspect_err(|_| {
+                // What cannot be given up now the bucket removes by its rules.
+                let _ = self.ask(|objects| async move {
+                    composition.abort(&objects).await;
+                    Ok(())
+                });
+            })
     }
 
-    /// Copies an object that is about to go, if somebody in this process reads it.
-    fn keep_for_readers(&self, key: &str, about: &About) -> io::Result<()> {
+    /// Copies an object that may be about to go, if somebody in this process reads it.
+    fn hide(&self, key: &str) -> io::Result<Option<Hidden>> {
         if !self.open.has(key) {
-            return Ok(());
+            return Ok(None);
         }
+        let Some(about) = self.about(key)? else {
+            return Ok(None);
+        };
         let random: [u8; 16] = crypto::random().map_err(io::Error::other)?;
         let hidden = format!("{OPEN}{}", hex::encode(random));
-        let etag = self.copy(key, &hidden, about, about.fields.clone())?;
-        self.open.follow(key, &hidden, &etag, true);
+        let etag = self.copy(key, &hidden, &about, about.fields.clone())?;
+        Ok(Some(Hidden {
+            key: hidden,
+            etag,
+            of: about.etag,
+        }))
+    }
+
+    /// Sees to it that who reads an object goes on with a copy of it.
+    fn keep_for_readers(&self, key: &str, about: &About, hidden: Option<Hidden>) -> io::Result<()> {
+        let hidden = match hidden.filter(|hidden| hidden.of == about.etag) {
+            Some(hidden) => Some(hidden),
+            // It was opened just now. A copy that nobody reads is swept.
+            None => self.hide(key)?,
+        };
+        if let Some(hidden) = hidden {
+            self.open.follow(key, &hidden.key, &hidden.etag, true);
+        }
         Ok(())
     }
 
     /// Copies an object, whatever its size; returns what tells the version of the copy.
     fn copy(&self, from: &str, to: &str, about: &About, fields: Fields) -> io::Result<String> {
-        let (from, to, size, limits) = (from.to_owned(), to.to_owned(), about.size, self.limits);
+        let (piece, to, limits) = (piece(from, about), to.to_owned(), self.limits);
         let about = self.ask(|objects| async move {
-            copy(&objects, (from, size), &to, fields, limits).await?;
+            copy(&objects, piece, &to, fields, limits).await?;
             objects.about(&to).await
         })?;
         Ok(about.ok_or(io::ErrorKind::NotFound)?.etag)
@@ -171,40 +212,68 @@ impl Core {
     pub(super) fn rename_file(&self, path: &ContentPath, to: &Target<'_>) -> io::Result<()> {
         let (from, key) = (path.to_string(), to.path.to_string());
         self.check_parent(to.path)?;
-        let about = self.about(&from)?.ok_or(io::ErrorKind::NotFound)?;
+        if from == key {
+            return self.set_time(&key, to);
+        }
+        for _ in 0..ATTEMPTS {
+            let about = self.about(&from)?.ok_or(io::ErrorKind::NotFound)?;
+            let fields = Fields {
+                modified: to.modified.or(Some(about.modified)),
+                ..about.fields.clone()
+            };
+            if let Err(error) = self.check_target(to) {
+                // An earlier attempt may have got so far.
+                let there = self.about(&key)?;
+                return match there.is_some_and(|there| is_twin(&about, &there)) {
+                    true => self.remove_version(&from, &about),
+                    false => Err(error),
+                };
+            }
+            let (piece, limits, made) = (piece(&from, &about), self.limits, key.clone());
+            let composition = self.ask(|objects| async move {
+                Composition::prepare(&objects, vec![piece], &made, fields, limits).await
+            })?;
+            let hidden = self.hide(&key)?;
+            let _names = Locked::new(&self.names)?;
+            if self.about(&from)?.map(|now| now.etag).as_ref() != Some(&about.etag) {
+                // Another file has its name, or none.
+                self.ask(|objects| async move {
+                    composition.abort(&objects).await;
+                    Ok(())
+                })?;
+                continue;
+            }
+            self.complete(composition, to, hidden)?;
+            if self.open.has(&from) {
+                let etag = self.about(&key)?.ok_or(io::ErrorKind::NotFound)?.etag;
+                self.open.follow(&from, &key, &etag, false);
+            }
+            return self.remove_object(&from);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "the file changes all the time: try again later",
+        ))
+    }
+
+    /// Changes the time of a file that is to be moved onto itself.
+    fn set_time(&self, key: &str, to: &Target<'_>) -> io::Result<()> {
+        if to.existing == Existing::Keep {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if to.modified.is_none() {
+            return Ok(());
+        }
+        let _names = Locked::new(&self.names)?;
+        let about = self.about(key)?.ok_or(io::ErrorKind::NotFound)?;
         let fields = Fields {
-            modified: to.modified.or(Some(about.modified)),
+            modified: to.modified,
             ..about.fields.clone()
         };
-        if from == key {
-            return match to.existing {
-                Existing::Keep => Err(io::ErrorKind::AlreadyExists.into()),
-                Existing::Replace if to.modified.is_none() => Ok(()),
-                Existing::Replace => {
-                    let _names = Locked::new(&self.names)?;
-                    let etag = self.copy(&from, &key, &about, fields)?;
-                    self.open.follow(&from, &key, &etag, false);
-                    self.changed(&key);
-                    Ok(())
-                }
-            };
-        }
-        self.check_target(to)?;
-        let piece = Piece {
-            start: 0,
-            len: about.size,
-            key: from.clone(),
-        };
-        let (limits, made) = (self.limits, key.clone());
-        let composition = self.ask(|objects| async move {
-            Composition::prepare(&objects, vec![piece], &made, fields, limits).await
-        })?;
-        self.complete(composition, to)?;
-        if self.open.has(&from) {
-            let etag = self.about(&key)?.ok_or(io::ErrorKind::NotFound)?.etag;
-            self.open.follow(&from, &key, &etag, false);
-        }
-        self.remove_object(&from)
+        let etag = self.copy(key, key, &about, fields)?;
+        self.open.follow(key, key, &etag, false);
+        self.changed(key);
+        Ok(())
     }
 
     pub(super) fn rename_directory(&self, path: &ContentPath, to: &Target<'_>) -> io::Result<()> {
@@ -218,38 +287,23 @@ impl Core {
             existing: Existing::Keep,
             ..to.clone()
         };
-        self.check_target(&only_free)?;
-        let entries = self.below(&from)?;
-        let limits = self.limits;
-        let moved: Vec<(String, String)> = entries
-            .iter()
+        let moved: Vec<(String, String)> = self
+            .below(&from)?
+            .into_iter()
             .map(|entry| {
                 let rest = entry.key.strip_prefix(&from).unwrap_or_default();
-                (entry.key.clone(), format!("{into}{rest}"))
+                let to = format!("{into}{rest}");
+                (entry.key, to)
             })
             .collect();
-        let copied = moved.clone();
-        let abouts = self.ask(|objects| async move {
-            let copying = stream::iter(copied).map(|(from, to)| {
-                let objects = &objects;
-                async move {
-                    let about = objects.about(&from).await?;
-                    let about = about.ok_or(MemberError::Missing(from.clone()))?;
-                    let fields = Fields {
-                        modified: Some(about.modified),
-                        ..about.fields
-                    };
-                    copy(objects, (from, about.size), &to, fields, limits).await
+        match self.check_target(&only_free) {
+            Ok(_) => self.copy_all(&moved)?,
+            // An earlier attempt may have copied all.
+            Err(error) => {
+                if !self.are_twins(&moved)? {
+                    return Err(error);
                 }
-            });
-            let copied = copying.buffered(AT_ONCE);
-            copied.try_collect::<Vec<()>>().await
-        });
-        if let Err(error) = abouts {
-            // Nothing has gone yet: what was copied goes again.
-            let copies = moved.into_iter().map(|(_, to)| to).collect();
-            let _ = self.ask(|objects| async move { partial::remove_all(&objects, copies).await });
-            return Err(error);
+            }
         }
         for (from, to) in &moved {
             if self.open.has(from) {
@@ -261,6 +315,56 @@ impl Core {
         self.changed(&into);
         let keys = moved.into_iter().map(|(from, _)| from).collect();
         self.ask(|objects| async move { partial::remove_all(&objects, keys).await })
+    }
+
+    /// Copies all of a directory, or nothing.
+    fn copy_all(&self, moved: &[(String, String)]) -> io::Result<()> {
+        let limits = self.limits;
+        let (moved, copied) = (moved.to_vec(), Arc::new(Mutex::new(Vec::new())));
+        let noted = copied.clone();
+        let copying = self.ask(|objects| async move {
+            let copying = stream::iter(moved).map(|(from, to)| {
+                let (objects, noted) = (&objects, &noted);
+                async move {
+                    let about = objects.about(&from).await?;
+                    let about = about.ok_or(MemberError::Missing(from.clone()))?;
+                    let piece = piece(&from, &about);
+                    let fields = Fields {
+                        modified: Some(about.modified),
+                        ..about.fields
+                    };
+                    copy(objects, piece, &to, fields, limits).await?;
+                    noted
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(to);
+                    MemberResult::Ok(())
+                }
+            });
+            let copied = copying.buffer_unordered(AT_ONCE);
+            copied.try_collect::<Vec<()>>().await
+        });
+        let Err(error) = copying else {
+            return Ok(());
+        };
+        // Nothing has gone yet: what was copied goes again.
+        let copied = std::mem::take(&mut *copied.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = self.ask(|objects| async move { partial::remove_all(&objects, copied).await });
+        Err(error)
+    }
+
+    /// Whether each object was copied already.
+    fn are_twins(&self, moved: &[(String, String)]) -> io::Result<bool> {
+        for (from, to) in moved {
+            let (Some(from), Some(to)) = (self.about(from)?, self.about(to)?) else {
+                return Ok(false);
+            };
+            let are_marks = from.size == 0 && to.size == 0;
+            if !are_marks && !is_twin(&from, &to) {
+                return Ok(false);
+            }
+        }
+        Ok(!moved.is_empty())
     }
 
     /// All objects whose keys begin with `prefix`.
@@ -286,11 +390,21 @@ impl Core {
         Ok(())
     }
 
+    /// Removes an object, if it still is this version.
+    fn remove_version(&self, key: &str, about: &About) -> io::Result<()> {
+        let _names = Locked::new(&self.names)?;
+        match self.about(key)?.is_some_and(|now| now.etag == about.etag) {
+            true => self.remove_object(key),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn remove_file(&self, path: &ContentPath) -> io::Result<()> {
         let key = path.to_string();
+        let hidden = self.hide(&key)?;
         let _names = Locked::new(&self.names)?;
         let about = self.about(&key)?.ok_or(io::ErrorKind::NotFound)?;
-        self.keep_for_readers(&key, &about)?;
+        self.keep_for_readers(&key, &about, hidden)?;
         self.remove_object(&key)
     }
 
@@ -348,19 +462,42 @@ impl Core {
     }
 }
 
+/// A copy of an object that nobody but its readers knows.
+struct Hidden {
+    key: String,
+    etag: String,
+    /// The version that it is a copy of.
+    of: String,
+}
+
+/// An object as what another one is made of.
+fn piece(key: &str, about: &About) -> Piece {
+    Piece {
+        start: 0,
+        len: about.size,
+        key: key.to_owned(),
+        etag: Some(about.etag.clone()),
+    }
+}
+
+/// Whether one object is a copy of the other, which an interrupted rename left.
+fn is_twin(a: &About, b: &About) -> bool {
+    let attempt = &a.fields.attempt;
+    a.size == b.size && attempt.is_some() && *attempt == b.fields.attempt
+}
+
 /// Copies an object, whatever its size.
 async fn copy(
     objects: &Objects,
-    (from, size): (String, u64),
+    piece: Piece,
     to: &str,
     fields: Fields,
-    limits: super::Limits,
+    limits: Limits,
 ) -> MemberResult<()> {
-    let piece = Piece {
-        start: 0,
-        len: size,
-        key: from,
-    };
     let composition = Composition::prepare(objects, vec![piece], to, fields, limits).await?;
-    composition.complete(objects).await
+    let completed = composition.clone().complete(objects).await;
+    if completed.is_err() {
+        composition.abort(objects).await;
+    }
+    completed
 }

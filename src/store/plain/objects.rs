@@ -19,9 +19,10 @@ use object_store::{
 };
 use tokio::time::sleep;
 
+use super::partial::Piece;
 use crate::store::{
     buffers,
-    member::{MemberError, MemberResult, s3::connection::Connection},
+    member::{MemberError, MemberResult, SLOWEST, s3::connection::Connection},
 };
 
 /// How long the signature of a request counts, by which it has to begin.
@@ -37,7 +38,7 @@ const ANSWER: usize = 64 << 10;
 const PAGE: usize = 1_000;
 
 /// A server copies no less than this many bytes a second, so long is waited for it.
-const COPIES: u64 = 16 << 20;
+const COPIES: u64 = 2 << 20;
 
 /// The longest key that S3 knows, in bytes.
 const MAX_KEY: usize = 1024;
@@ -104,6 +105,7 @@ pub struct Page {
 }
 
 /// An upload in parts that is under way.
+#[derive(Clone)]
 pub struct Upload {
     key: String,
     id: String,
@@ -242,8 +244,11 @@ impl Objects {
         let listing = self.connection.store.list_paginated(Some(&whole), options);
         let found = self.connection.within(None, 0, listing).await?;
         let entries = found.result.objects.into_iter().filter_map(|object| {
+            // An empty object whose key ends with `/` is what some programs make a directory of; here
+            // the end is missing.
+            let key = self.key(&object.location);
             Some(Entry {
-                key: self.key(&object.location)?,
+                key: key.filter(|key| key.starts_with(prefix))?,
                 size: object.size,
                 written: object.last_modified.timestamp_nanos_opt().unwrap_or(0),
                 etag: object.e_tag.unwrap_or_default(),
@@ -259,14 +264,14 @@ impl Objects {
 
     /// Whether any key begins with `prefix`.
     pub async fn has_any(&self, prefix: &str) -> MemberResult<bool> {
-        let page = self.page(prefix, true, None, 1).await?;
+        // One may be left out.
+        let page = self.page(prefix, true, None, 2).await?;
         Ok(!page.entries.is_empty())
     }
 
     /// Has the server copy an object of at most 5 GiB; the new one has these fields.
-    pub async fn copy(&self, from: &str, to: &str, size: u64, fields: &Fields) -> MemberResult<()> {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-amz-copy-source", self.source(from)?);
+    pub async fn copy(&self, from: &Piece, to: &str, fields: &Fields) -> MemberResult<()> {
+        let mut headers = self.source(from)?;
         headers.insert(
             "x-amz-metadata-directive",
             HeaderValue::from_static("REPLACE"),
@@ -279,9 +284,10 @@ impl Objects {
         }
         let mut options = SignedUrlOptions::new();
         options.signed_headers = headers;
-        self.ask(Method::PUT, to, size / COPIES, options)
-            .await
-            .map(drop)
+        let answer = self
+            .ask(Method::PUT, to, from.len / COPIES, options)
+            .await?;
+        self.copied(&answer).map(drop)
     }
 
     /// Begins an upload in parts.
@@ -313,11 +319,10 @@ impl Objects {
         &self,
         to: &Upload,
         number: usize,
-        from: &str,
+        from: &Piece,
         range: Range<u64>,
     ) -> MemberResult<PartId> {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-amz-copy-source", self.source(from)?);
+        let mut headers = self.source(from)?;
         let last = range.end.saturating_sub(1);
         if let Ok(bytes) = HeaderValue::try_from(format!("bytes={}-{last}", range.start)) {
             headers.insert("x-amz-copy-source-range", bytes);
@@ -328,26 +333,33 @@ impl Objects {
         options.signed_headers = headers;
         let seconds = (range.end - range.start) / COPIES;
         let answer = self.ask(Method::PUT, &to.key, seconds, options).await?;
-        let etag = element(&answer, "ETag").ok_or_else(|| {
+        Ok(PartId {
+            content_id: self.copied(&answer)?,
+        })
+    }
+
+    /// The version of what was copied: only a server that copies tells one.
+    fn copied(&self, answer: &str) -> MemberResult<String> {
+        let etag = element(answer, "ETag").ok_or_else(|| {
             let name = &self.connection.name;
             MemberError::Failed(format!(
-                "{name}: does not copy parts of objects, as layout = plain needs it: use another \
-                 server, or the sealed layout"
+                "{name}: does not copy objects, as layout = plain needs it: use another server, or \
+                 the sealed layout"
             ))
         })?;
-        Ok(PartId {
-            content_id: etag.replace("&quot;", "\"").replace("&#34;", "\""),
-        })
+        Ok(etag.replace("&quot;", "\"").replace("&#34;", "\""))
     }
 
     /// Makes an object of the parts of an upload.
     pub async fn complete(&self, upload: &Upload, parts: Vec<PartId>) -> MemberResult<()> {
         let path = self.path(&upload.key)?;
         let store = &self.connection.store;
+        // A server may need a while to put many parts together.
+        let bytes = parts.len() as u64 * SLOWEST / 4;
         let completing = store.complete_multipart(&path, &upload.id, parts);
         let completed = self
             .connection
-            .within(Some(&upload.key), 0, completing)
+            .within(Some(&upload.key), bytes, completing)
             .await;
         completed.map(drop)
     }
@@ -363,9 +375,9 @@ impl Objects {
         }
     }
 
-    /// An object as the source of a copy.
-    fn source(&self, key: &str) -> MemberResult<HeaderValue> {
-        let path = self.path(key)?;
+    /// The headers that name the source of a copy.
+    fn source(&self, from: &Piece) -> MemberResult<HeaderMap> {
+        let path = self.path(&from.key)?;
         let mut source = self.bucket.clone();
         source.push('/');
         for byte in path.as_ref().bytes() {
@@ -375,7 +387,15 @@ impl Objects {
                 byte => source.push_str(&format!("%{byte:02X}")),
             }
         }
-        HeaderValue::try_from(source).map_err(|e| MemberError::Failed(e.to_string()))
+        let bad = |e: hyper::header::InvalidHeaderValue| MemberError::Failed(e.to_string());
+        let mut headers = HeaderMap::new();
+        let source = HeaderValue::try_from(source).map_err(bad)?;
+        headers.insert("x-amz-copy-source", source);
+        if let Some(etag) = from.etag.as_deref().filter(|etag| !etag.is_empty()) {
+            let etag = HeaderValue::try_from(etag).map_err(bad)?;
+            headers.insert("x-amz-copy-source-if-match", etag);
+        }
+        Ok(headers)
     }
 
     /// Sends a request without a body that the library does not know.
@@ -391,10 +411,21 @@ impl Objects {
         let asking = async {
             let mut attempt = 1;
             loop {
-                let (status, answer) = self.ask_once(&method, &path, &options).await?;
+                let (status, answer) = match self.ask_once(&method, &path, &options).await {
+                    // To copy twice does no harm.
+                    Err(_) if attempt < attempts => {
+                        sleep(pause).await;
+                        pause *= 2;
+                        attempt += 1;
+                        continue;
+                    }
+                    asked => asked?,
+                };
                 // A copy that takes long fails after its status was sent.
                 let is_ok = status.is_success() && !answer.contains("<Error>");
-                let is_busy = status.is_server_error() || status.is_success();
+                let is_busy = status.is_server_error()
+                    || status.is_success()
+                    || status == StatusCode::TOO_MANY_REQUESTS;
                 if is_ok {
                     return Ok(answer);
                 }
@@ -407,8 +438,14 @@ impl Objects {
             }
         };
         // The deadline is counted in bytes at the slowest pace of a transfer.
-        let bytes = seconds.saturating_mul(crate::store::member::SLOWEST);
-        self.connection.within(Some(key), bytes, asking).await
+        let bytes = seconds.saturating_mul(SLOWEST);
+        match self.connection.within(Some(key), bytes, asking).await {
+            // What was to be copied is another one by now.
+            Err(MemberError::Exists(_)) => Err(MemberError::Unreachable(
+                "the file was changed by another program while it was copied: try again".to_owned(),
+            )),
+            asked => asked,
+        }
     }
 
     async fn ask_once(

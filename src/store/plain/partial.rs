@@ -42,6 +42,8 @@ pub struct Piece {
     pub len: u64,
     /// Its key.
     pub key: String,
+    /// What tells this version from others, if it may be replaced meanwhile.
+    pub etag: Option<String>,
 }
 
 impl Piece {
@@ -68,15 +70,10 @@ impl Held {
         self.pieces.last().map_or(0, Piece::end)
     }
 
-    /// All its keys, that of the first piece first.
+    /// All its keys, that of the first piece first: without that one there is no partial file.
     pub fn keys(&self) -> Vec<String> {
         let pieces = self.pieces.iter().map(|piece| piece.key.clone());
         pieces.chain(self.stray.iter().cloned()).collect()
-    }
-
-    /// Whether nothing came yet.
-    fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
     }
 
     /// Sorts what was found of one partial file.
@@ -110,6 +107,7 @@ impl Held {
                         start,
                         len: entry.size,
                         key: entry.key,
+                        etag: None,
                     });
                 } else {
                     held.stray.push(entry.key);
@@ -128,8 +126,13 @@ fn key(partial: &PartialName, attempt: &str, start: u64) -> String {
     format!("{}{attempt}/{start:020}", directory(partial))
 }
 
-/// What there is of a partial file; `None` if there is nothing.
+/// What there is of a partial file; `None` if its beginning is not there.
 pub async fn find(objects: &Objects, partial: &PartialName) -> MemberResult<Option<Held>> {
+    let held = look(objects, partial).await?;
+    Ok((!held.pieces.is_empty()).then_some(held))
+}
+
+async fn look(objects: &Objects, partial: &PartialName) -> MemberResult<Held> {
     let directory = directory(partial);
     let mut found = Vec::new();
     let mut next = None;
@@ -141,11 +144,7 @@ pub async fn find(objects: &Objects, partial: &PartialName) -> MemberResult<Opti
             break;
         }
     }
-    let held = Held::of(&directory, found);
-    Ok(match held.is_empty() && held.stray.is_empty() {
-        true => None,
-        false => Some(held),
-    })
+    Ok(Held::of(&directory, found))
 }
 
 /// Removes objects.
@@ -156,18 +155,16 @@ pub async fn remove_all(objects: &Objects, keys: Vec<String>) -> MemberResult<()
 
 /// Removes whatever there is of a partial file.
 pub async fn remove(objects: &Objects, partial: &PartialName) -> MemberResult<()> {
-    let Some(held) = find(objects, partial).await? else {
-        return Ok(());
-    };
-    remove_last_first(objects, held.keys()).await
+    let held = look(objects, partial).await?;
+    remove_in_order(objects, held.keys()).await
 }
 
-/// Removes a partial file by its keys. The first one goes last: as long as it is there, the rest is
-/// found.
-pub async fn remove_last_first(objects: &Objects, mut keys: Vec<String>) -> MemberResult<()> {
+/// Removes a partial file by its keys, that of the first piece before the others: what is left of a
+/// file must never pass for all of it.
+pub async fn remove_in_order(objects: &Objects, mut keys: Vec<String>) -> MemberResult<()> {
     let rest = keys.split_off(keys.len().min(1));
-    remove_all(objects, rest).await?;
-    remove_all(objects, keys).await
+    remove_all(objects, keys).await?;
+    remove_all(objects, rest).await
 }
 
 /// Cuts a partial file to its first bytes; returns where the next piece begins, and what there is of

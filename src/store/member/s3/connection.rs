@@ -223,7 +223,15 @@ impl Connection {
         if said("status code: 403") || said("AccessDenied") {
             return MemberError::Denied(format!("{name}: {NO_ACCESS}"));
         }
+        if said("NoSuchUpload") {
+            return MemberError::Failed(format!(
+                "{name}: the server knows nothing of an upload that it began: try again"
+            ));
+        }
         match (error, key) {
+            (E::InvalidPath { source }, _) => MemberError::Failed(format!(
+                "{name} has a key that cannot be the path of a file, rename or remove it: {source}"
+            )),
             // A page that is not there is not an object that is not there.
             (E::NotFound { .. }, _) if said("<") && !said("NoSuchKey") => MemberError::Failed(
                 format!("{name}: the server does not answer as S3 does: check the endpoint"),

@@ -17,6 +17,7 @@ pub mod log;
 mod ls;
 mod man;
 mod output;
+mod passphrase;
 mod pattern;
 mod progress;
 mod put;
@@ -44,7 +45,7 @@ use tracing::{Level, enabled, error};
 use crate::{
     client::peer::wait_for_ends,
     error::{Code, Error, printable},
-    root::{name::Name, settings::LogFormat},
+    root::{name::Name, passphrases, settings::LogFormat},
 };
 
 /// Files that arrive, and something happens.
@@ -77,6 +78,8 @@ Environment variables (flags take precedence):
               or a filter like m2y=debug [default: info for `m2y serve`, else warn]
   M2Y_LOG_FORMAT
               text or json, like --log-format of `m2y serve`
+  M2Y_PASSPHRASE_FILE
+              A file of mode 0600 with the passphrase of the private key, see `m2y user passwd`
   NO_COLOR    No colours, if it is set";
 
 #[derive(Debug, Subcommand)]
@@ -251,6 +254,7 @@ fn allow_descriptors() {
 pub fn run(cli: Cli) -> ExitCode {
     let json = cli.json;
     allow_descriptors();
+    passphrases::ask_with(|file| passphrase::ask(&format!("Passphrase of {file}")));
     let log = cli.log_format();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod keys;
 pub mod mac;
+pub mod passphrase;
 pub mod seal;
 
 use rsa::rand_core::TryCryptoRng;
@@ -31,6 +32,9 @@ pub enum CryptoError {
     /// A signature does not belong to the key and the bytes.
     #[error("the signature does not match")]
     Signature,
+    /// The passphrase of a private key is another one.
+    #[error("the passphrase is wrong")]
+    Passphrase,
     /// The operating system gave no randomness.
     #[error("the operating system gave no randomness: {0}")]
     Random(#[from] getrandom::Error),

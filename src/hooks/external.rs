@@ -32,7 +32,7 @@ use super::report::HookError;
 use crate::{
     event::{Event, Subject},
     meta::{self, Meta},
-    root::file,
+    root::{file, passphrases},
     store::Stores,
 };
 
@@ -171,6 +171,9 @@ async fn start(program: &Path, event: &Event, spooled: Option<&Spooled>) -> io::
         }
     }
     command
+        // Hooks need no private key.
+        .env_remove(passphrases::FILE)
+        .env_remove(passphrases::CREDENTIALS)
         .env("M2Y_EVENT", event.kind.section())
         .env("M2Y_EVENT_ID", event.id.to_string())
         .env("M2Y_ROOT", folder.user().root().path())

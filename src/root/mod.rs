@@ -35,6 +35,7 @@ pub mod folder_store;
 mod ini_text;
 pub mod meta_file;
 pub mod name;
+pub mod passphrases;
 pub mod rotation;
 pub mod schedule;
 pub mod settings;

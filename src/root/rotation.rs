@@ -13,8 +13,17 @@
 
 use std::io;
 
-use super::{error::RootError, file, user::User};
-use crate::crypto::keys::{Fingerprint, PrivateKey, PublicKey};
+use super::{
+    error::RootError,
+    file,
+    passphrases::{self, Secret},
+    user::User,
+};
+use crate::crypto::{
+    CryptoError,
+    keys::{Fingerprint, PrivateKey, PublicKey},
+    passphrase,
+};
 
 /// The key that a user had, and the one in its place.
 #[derive(Debug)]
@@ -40,6 +49,8 @@ impl User {
         let file = self.private_key_file();
         let old_pem = self.private_pem(&file)?;
         let old = self.read_private_key(&file, &old_pem)?;
+        // Who needed a passphrase for the old one needs the same for the new one.
+        let pem = self.locked_like(&file, &old_pem, pem)?;
         let dir = self.private_keys()?;
         let name = self.kept_file(&new.fingerprint());
         let kept = self.at(&format!("privateKey/{name}"));
@@ -49,6 +60,63 @@ impl User {
             .map_err(RootError::io("write", self.at(&file)))?;
         self.write_public_key(self.name(), &new)?;
         Ok(Rotation { old, new, kept })
+    }
+
+    /// A new private key with the passphrase of another one, if that has one.
+    fn locked_like(&self, file: &str, other: &[u8], pem: Secret) -> Result<Secret, RootError> {
+        let failed = |source| RootError::Key {
+            path: self.at(file),
+            source,
+        };
+        match std::str::from_utf8(other) {
+            Ok(other) if passphrase::is_locked(other) => {
+                let opened = passphrases::open(&self.at(file), other).map_err(failed)?;
+                passphrase::lock(&pem, &opened.passphrase).map_err(failed)
+            }
+            _ => Ok(pem),
+        }
+    }
+
+    /// Gives all private keys this passphrase, or none; returns how many there are.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be opened or written. Those before it are changed already.
+    pub fn set_passphrase(&self, new: Option<&Secret>) -> Result<usize, RootError> {
+        let _lock = self.lock_keys()?;
+        let dir = self.private_keys()?;
+        let io = |action| RootError::io(action, self.at("privateKey"));
+        let mut changed = 0;
+        for entry in dir.entries().map_err(io("read"))? {
+            let name = entry.map_err(io("read"))?.file_name();
+            let Some(name) = name.to_str().filter(|name| name.ends_with(".data")) else {
+                continue;
+            };
+            let file = format!("privateKey/{name}");
+            let failed = |source| RootError::Key {
+                path: self.at(&file),
+                source,
+            };
+            let pem = self.private_pem(&file)?;
+            let text = std::str::from_utf8(&pem);
+            let text = text.map_err(|_| failed(CryptoError::Key("it is not text".to_owned())))?;
+            let open = match passphrase::is_locked(text) {
+                true => {
+                    passphrases::open(&self.at(&file), text)
+                        .map_err(failed)?
+                        .pem
+                }
+                false => Secret::new(text.to_owned()),
+            };
+            let written = match new {
+                Some(new) => passphrase::lock(&open, new).map_err(failed)?,
+                None => open,
+            };
+            file::replace(&dir, name, 0o600, written.as_bytes())
+                .map_err(RootError::io("write", self.at(&file)))?;
+            changed += 1;
+        }
+        Ok(changed)
     }
 
     /// The rotation that made the present key; `None` if it is the first one.

@@ -16,11 +16,13 @@ use super::{
     file,
     folder::Folder,
     name::Name,
+    passphrases,
 };
 use crate::{
     crypto::{
         CryptoError,
         keys::{PrivateKey, PublicKey},
+        passphrase,
     },
     json::{self, Map, Value},
 };
@@ -234,13 +236,16 @@ impl User {
 
     /// The private key in what was read from a file of the user's.
     pub(super) fn read_private_key(&self, file: &str, pem: &[u8]) -> Result<PrivateKey, RootError> {
-        std::str::from_utf8(pem)
+        let key = std::str::from_utf8(pem)
             .map_err(|_| CryptoError::Key("it is not text".to_owned()))
-            .and_then(PrivateKey::from_pem)
-            .map_err(|source| RootError::Key {
-                path: self.at(file),
-                source,
-            })
+            .and_then(|pem| match passphrase::is_locked(pem) {
+                true => PrivateKey::from_pem(&passphrases::open(&self.at(file), pem)?.pem),
+                false => PrivateKey::from_pem(pem),
+            });
+        key.map_err(|source| RootError::Key {
+            path: self.at(file),
+            source,
+        })
     }
 
     /// Reads the file of a private key, which nobody else may be able to read.

@@ -32,6 +32,9 @@ pub enum CryptoError {
     /// A signature does not belong to the key and the bytes.
     #[error("the signature does not match")]
     Signature,
+    /// A private key has a passphrase, which cannot be had.
+    #[error("{0}")]
+    Locked(String),
     /// The passphrase of a private key is another one.
     #[error("the passphrase is wrong")]
     Passphrase,

@@ -75,7 +75,7 @@ pub(super) fn open(path: &str, pem: &str) -> Result<Opened, CryptoError> {
     let fresh = match from_file()? {
         Some((file, secret)) => try_one(pem, secret).map_err(|error| match error {
             CryptoError::Passphrase => {
-                CryptoError::Key(format!("the passphrase in {} is wrong", file.display()))
+                CryptoError::Locked(format!("the passphrase in {} is wrong", file.display()))
             }
             error => error,
         })?,
@@ -96,13 +96,13 @@ fn try_one(pem: &str, secret: Secret) -> Result<Opened, CryptoError> {
 
 fn ask(path: &str, pem: &str) -> Result<Opened, CryptoError> {
     let nobody = || {
-        CryptoError::Key(format!(
+        CryptoError::Locked(format!(
             "it has a passphrase, and nobody can be asked for it: name a file with it in {FILE}"
         ))
     };
     let ask = ASK.get().ok_or_else(nobody)?;
     for _ in 0..ATTEMPTS {
-        let secret = ask(path).map_err(|e| CryptoError::Key(e.to_string()))?;
+        let secret = ask(path).map_err(|e| CryptoError::Locked(e.to_string()))?;
         match try_one(pem, secret.ok_or_else(nobody)?) {
             Err(CryptoError::Passphrase) => {}
             opened => return opened,
@@ -115,7 +115,7 @@ fn ask(path: &str, pem: &str) -> Result<Opened, CryptoError> {
 fn from_file() -> Result<Option<(PathBuf, Secret)>, CryptoError> {
     if let Some(file) = env::var_os(FILE).filter(|file| !file.is_empty()) {
         let file = PathBuf::from(file);
-        let secret = read(&file, true).map_err(|e| CryptoError::Key(e.to_string()))?;
+        let secret = read(&file, true).map_err(|e| CryptoError::Locked(e.to_string()))?;
         return Ok(Some((file, secret)));
     }
     let Some(directory) = env::var_os(CREDENTIALS) else {
@@ -125,7 +125,7 @@ fn from_file() -> Result<Option<(PathBuf, Secret)>, CryptoError> {
     match read(&file, false) {
         Ok(secret) => Ok(Some((file, secret))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(CryptoError::Key(e.to_string())),
+        Err(e) => Err(CryptoError::Locked(e.to_string())),
     }
 }
 

@@ -22,9 +22,9 @@ use common::{
     noise,
     proxy::{Fault, Of, Proxy},
     s3::{self, S3Server},
-    suite::{bytes_of, kind, names, partial, path, receive},
+    suite::{bytes_of, kind, names, partial, path, receive, stage},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use m2y::{
     root::settings::store::{Bucket, Layout},
     store::{
@@ -109,16 +109,12 @@ fn main() {
     let mut trials = Vec::new();
     for (kind, is_there, server) in s3::servers() {
         for (name, takes_long, fact) in facts {
-            let server = server.clone();
-            let run = move || match &**server {
-                Some(server) => {
-                    fact(server);
-                    Ok::<(), Failed>(())
-                }
-                None => Err(format!("{kind} does not start").into()),
+            let server = (kind, is_there && !takes_long, server.clone());
+            let fact = move |server: &S3Server| {
+                fact(server);
+                Ok(())
             };
-            let trial = Trial::test(format!("{kind}::{name}"), run);
-            trials.push(trial.with_ignored_flag(!is_there || takes_long));
+            trials.push(s3::trial(&server, name, fact));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();
@@ -266,7 +262,12 @@ fn refusals_tell_what_to_do(server: &S3Server) {
             denied,
             "check AWS_ACCESS_KEY_ID",
         ),
-        (404, "NoSuchBucket", denied, "no such bucket: create it"),
+        (
+            404,
+            "NoSuchBucket",
+            denied,
+            "the bucket does not exist: create it",
+        ),
         (403, "QuotaExceeded", io::ErrorKind::StorageFull, "is full"),
         (507, "StorageFull", io::ErrorKind::StorageFull, "is full"),
     ] {
@@ -361,7 +362,7 @@ fn changes_are_finished(server: &S3Server) {
     // The answer is lost that says that a file is there.
     let at = path("a");
     place.proxy.break_next(ALL, Fault::Lost, Of::Completions);
-    stage(&store, &content);
+    stage(&store, "a", &content);
     store.publish(&partial("a"), &Target::free(&at)).unwrap();
     assert!(place.proxy.mend() > 0);
     assert_eq!(names(&store, &root), ["a"]);
@@ -373,7 +374,7 @@ fn changes_are_finished(server: &S3Server) {
         ..Target::free(&at)
     };
     let second = noise(21 << 20)[1 << 20..].to_vec();
-    stage(&store, &second);
+    stage(&store, "a", &second);
     stuck();
     store.publish(&partial("a"), &over).unwrap();
     place.proxy.mend();
@@ -409,11 +410,4 @@ fn changes_are_finished(server: &S3Server) {
     let refused = store.rename(&path("f"), &Target::free(&path("e")));
     assert_eq!(kind(refused), io::ErrorKind::AlreadyExists);
     assert_eq!(bytes_of(&store, &path("f/b")), b"another");
-}
-
-/// A file that came whole, and has no name yet.
-fn stage(store: &dyn Store, content: &[u8]) {
-    let mut sink = store.begin(&partial("a"), 0).unwrap();
-    sink.append(&[content]).unwrap();
-    sink.settle().unwrap();
 }

@@ -135,7 +135,7 @@ fn main() {
         let name = format!("unlike::store::{name}");
         trials.push(Trial::test(name, run).with_ignored_flag(!are_there));
     }
-    for (kind, is_there, server) in servers {
+    for server in servers {
         type Fact = fn(&S3Server) -> Result<(), Failed>;
         let facts: [(&str, Fact); 4] = [
             ("objects_are_kept", |server| {
@@ -151,26 +151,15 @@ fn main() {
             }),
         ];
         for (name, promise) in PROMISES {
-            let server = server.clone();
-            let run = move || match &**server {
-                Some(server) => {
-                    let member: Arc<dyn Member> = Arc::new(server.member(name));
-                    promise(made(vec![member], Box::new(())));
-                    Ok(())
-                }
-                None => Err(format!("{kind} does not start").into()),
+            let fact = move |server: &S3Server| {
+                let member: Arc<dyn Member> = Arc::new(server.member(name));
+                promise(made(vec![member], Box::new(())));
+                Ok(())
             };
-            let name = format!("{kind}::store::{name}");
-            trials.push(Trial::test(name, run).with_ignored_flag(!is_there));
+            trials.push(s3::trial(&server, &format!("store::{name}"), fact));
         }
         for (name, fact) in facts {
-            let name = format!("{kind}::{name}");
-            let server = server.clone();
-            let run = move || match &**server {
-                Some(server) => fact(server),
-                None => Err(format!("{kind} does not start").into()),
-            };
-            trials.push(Trial::test(name, run).with_ignored_flag(!is_there));
+            trials.push(s3::trial(&server, name, fact));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();
@@ -607,7 +596,7 @@ fn what_is_wrong_is_said(server: &S3Server) -> Result<(), Failed> {
         let (code, said) = check(&section, &server.variables());
         assert_eq!(code, Some(12), "{said}");
         assert!(
-            said.contains("there is no such bucket: create it"),
+            said.contains("the bucket does not exist: create it"),
             "{said}"
         );
     }

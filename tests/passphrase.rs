@@ -45,11 +45,25 @@ impl Locked {
             .join(format!("privateKey/{ROLAND}.data"))
     }
 
+    fn on_terminal(&self, args: &[&str]) -> Terminal {
+        let mut command = Command::new("setsid");
+        command
+            .args(["--ctty", "--wait", M2Y])
+            .args(args)
+            .env("M2Y_ROOT", self.world.there.path())
+            .env_remove("M2Y_PASSPHRASE_FILE");
+        Terminal::start(command)
+    }
+
     fn with(&self, args: &[&str]) -> Command {
         let mut command = m2y(&self.world.there, args);
         command.env("M2Y_PASSPHRASE_FILE", &self.file);
         command
     }
+}
+
+fn prompt() -> String {
+    format!("Passphrase of user/{ROLAND}/privateKey/{ROLAND}.data:")
 }
 
 fn secret(world: &World, name: &str, text: &str) -> PathBuf {
@@ -167,9 +181,10 @@ fn openssl_opens_it_too() {
 fn a_server_gets_it_as_a_credential_and_hooks_do_not() {
     let config = "[OnMeta]\n[OnReceived]\ntell.sh\n";
     let locked = Locked::new(config);
-    locked
-        .world
-        .script("tell.sh", "#!/bin/sh\nenv >\"$M2Y_ROOT/told\"\n");
+    locked.world.script(
+        "tell.sh",
+        "#!/bin/sh\nenv >\"$M2Y_ROOT/part\" && mv \"$M2Y_ROOT/part\" \"$M2Y_ROOT/told\"\n",
+    );
     let credentials = locked.world.dir.path().join("credentials");
     fs::create_dir(&credentials).unwrap();
     fs::write(credentials.join("m2y-passphrase"), SECRET).unwrap();
@@ -190,6 +205,7 @@ fn a_server_gets_it_as_a_credential_and_hooks_do_not() {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
     server.stop();
     let told = fs::read_to_string(told).unwrap();
+    assert!(told.contains("M2Y_EVENT=OnReceived"), "{told}");
     let log: Vec<String> = lines.iter().collect();
     let secrets = [SECRET, "CREDENTIALS_DIRECTORY", "M2Y_PASSPHRASE_FILE"];
     for secret in secrets {
@@ -231,16 +247,7 @@ fn a_server_that_dies_leaves_its_memory_to_nobody() {
 #[test]
 fn it_is_asked_for_on_the_terminal_and_not_shown() {
     let locked = Locked::new("[OnMeta]\n");
-    let on_terminal = |args: &[&str]| {
-        let mut command = Command::new("setsid");
-        command
-            .args(["--ctty", "--wait", M2Y])
-            .args(args)
-            .env("M2Y_ROOT", locked.world.there.path())
-            .env_remove("M2Y_PASSPHRASE_FILE");
-        Terminal::start(command)
-    };
-    let prompt = format!("Passphrase of user/{ROLAND}/privateKey/{ROLAND}.data:");
+    let (prompt, on_terminal) = (prompt(), |args: &[&str]| locked.on_terminal(args));
     let mut terminal = on_terminal(&["ls", &folder()]);
     terminal.shows(&prompt);
     terminal.press("not this\n");
@@ -291,6 +298,16 @@ fn a_new_key_pair_has_the_same_passphrase() {
         );
     }
     ok(locked.with(&["ls", &folder()]));
+    // One question is enough for both.
+    let mut terminal = locked.on_terminal(&["user", "passwd"]);
+    terminal.shows(&prompt());
+    terminal.press(&format!("{SECRET}\n"));
+    for text in ["New passphrase:", "Once more:"] {
+        terminal.shows(text);
+        terminal.press(&format!("{SECRET}\n"));
+    }
+    terminal.shows("the private key has a new passphrase");
+    assert_eq!(terminal.end(), Some(0));
     // All keys are changed together.
     let told = ok(locked.with(&["--json", "user", "passwd", "--remove"]));
     assert!(told.contains("\"keys\":2"), "{told}");

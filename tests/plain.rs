@@ -25,9 +25,9 @@ use common::{
     M2Y, Process, ROLAND, World, ZHENQIANG, noise,
     s3::{self, S3Server, program},
     said,
-    suite::{self, Made, PROMISES, bytes_of, partial, path, receive},
+    suite::{self, Made, PROMISES, bytes_of, partial, path, receive, stage},
 };
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 use m2y::{
     root::settings::store::{Bucket, Layout},
     store::{
@@ -47,20 +47,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     let has_rclone = program("rclone").is_some();
-    for (kind, is_there, server) in s3::servers() {
-        let mut add = |name: &str, needs_rclone: bool, fact: Fact| {
-            let server = server.clone();
-            let run = move || match &**server {
-                Some(server) => {
-                    fact(server);
-                    Ok::<(), Failed>(())
-                }
-                None => Err(format!("{kind} does not start").into()),
-            };
-            let is_there = is_there && (has_rclone || !needs_rclone);
-            let trial = Trial::test(format!("{kind}::{name}"), run);
-            trials.push(trial.with_ignored_flag(!is_there));
-        };
+    for server in s3::servers() {
         for (name, promise) in PROMISES {
             let fact = move |server: &S3Server| match name {
                 "a_directory_of_ten_thousand_files_lists_each_once" => {
@@ -68,21 +55,30 @@ fn main() {
                 }
                 _ => promise(made(server, name)),
             };
-            add(&format!("store::{name}"), false, Box::new(fact));
+            let fact = move |server: &S3Server| {
+                fact(server);
+                Ok(())
+            };
+            trials.push(s3::trial(&server, &format!("store::{name}"), fact));
         }
         for (name, needs_rclone, fact) in FACTS {
-            add(name, needs_rclone, Box::new(fact));
+            let (kind, is_there, lazy) = &server;
+            let is_there = *is_there && (has_rclone || !needs_rclone);
+            let server = (*kind, is_there, lazy.clone());
+            let fact = move |server: &S3Server| {
+                fact(server);
+                Ok(())
+            };
+            trials.push(s3::trial(&server, name, fact));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-type Fact = Box<dyn Fn(&S3Server) + Send>;
-
 /// A fact with its name, and whether it needs rclone.
 type Named = (&'static str, bool, fn(&S3Server));
 
-const FACTS: [Named; 9] = [
+const FACTS: [Named; 11] = [
     (
         "other_programs_read_what_came_and_m2y_what_they_wrote",
         true,
@@ -104,6 +100,16 @@ const FACTS: [Named; 9] = [
         pieces_make_a_whole,
     ),
     ("a_large_file_moves", false, a_large_file_moves),
+    (
+        "a_long_piece_is_cut_on_the_server",
+        true,
+        a_long_piece_is_cut,
+    ),
+    (
+        "a_layout_that_changes_under_a_folder_is_refused",
+        false,
+        a_changed_layout_is_refused,
+    ),
     (
         "an_open_file_follows_its_name",
         false,
@@ -214,10 +220,7 @@ fn other_programs_read_and_write(server: &S3Server) {
     let time = 1_546_214_399_000_000_000;
     let large = noise(20 << 20);
     receive(&store, "a", b"hello", &free(&at, time)).unwrap();
-    let mut sink = store.begin(&partial("b"), 0).unwrap();
-    sink.append(&[&large]).unwrap();
-    sink.settle().unwrap();
-    drop(sink);
+    stage(&store, "b", &large);
     let b = path("b.bin");
     store.publish(&partial("b"), &free(&b, time)).unwrap();
     let remote = place.remote();
@@ -256,10 +259,7 @@ fn a_name_is_told_twice(server: &S3Server) {
     let store = place.open(server);
     let (hidden, at) = (partial("a"), path("a.data"));
     let content = noise(20 << 20);
-    let mut sink = store.begin(&hidden, 0).unwrap();
-    sink.append(&[&content]).unwrap();
-    sink.settle().unwrap();
-    drop(sink);
+    stage(&store, "a", &content);
     // What a crash leaves that comes after the name, and before the pieces go.
     let (pieces, aside) = (
         format!("{}/.m2y", place.remote()),
@@ -303,10 +303,8 @@ fn what_broke_off_goes_on(server: &S3Server) {
     let content = noise(30 << 20);
     let hidden = partial("a");
     let store = place.open(server);
-    let mut sink = store.begin(&hidden, 0).unwrap();
-    sink.append(&[&content[..20 << 20]]).unwrap();
-    sink.settle().unwrap();
-    drop((sink, store));
+    stage(&store, "a", &content[..20 << 20]);
+    drop(store);
 
     let store = place.open(server);
     let held = store.held(&hidden).unwrap().unwrap();
@@ -367,15 +365,68 @@ fn pieces_make_a_whole(server: &S3Server) {
         assert!(bytes_of(&store, &path(name)) == content[n..n + (10 << 20)]);
     }
     // Seven pieces, where four parts are all that the server takes.
-    let mut sink = store.begin(&partial("a"), 0).unwrap();
-    sink.append(&[&content]).unwrap();
-    sink.settle().unwrap();
-    drop(sink);
+    stage(&store, "a", &content);
     store
         .publish(&partial("a"), &Target::free(&path("a")))
         .unwrap();
     assert!(bytes_of(&store, &path("a")) == content);
     assert_eq!(store.totals().unwrap().0, 13);
+}
+
+/// As many pieces are, once they were joined.
+fn a_long_piece_is_cut(server: &S3Server) {
+    let place = Place::new(server, "cut");
+    let store = place.open(server);
+    let content = noise(30 << 20);
+    let first = format!("{}/.m2y/partial/.a.partial/x/{:020}", place.remote(), 0);
+    rclone(server, &["rcat", &first], &content[..25 << 20]);
+    let hidden = partial("a");
+    assert_eq!(store.held(&hidden).unwrap(), Some(25 << 20));
+    let keep = (20 << 20) + 5;
+    let mut sink = store.begin(&hidden, keep).unwrap();
+    // No more than that is there, also for another process.
+    assert_eq!(place.open(server).held(&hidden).unwrap(), Some(keep));
+    sink.append(&[&content[keep as usize..]]).unwrap();
+    sink.settle().unwrap();
+    drop(sink);
+    store.publish(&hidden, &Target::free(&path("a"))).unwrap();
+    assert!(bytes_of(&store, &path("a")) == content);
+}
+
+fn a_changed_layout_is_refused(server: &S3Server) {
+    let config = "[OnMeta]\n[OnReceived]\n[store]\nname = cloud\n";
+    let clouded = Clouded::new(server, "layout", config);
+    let ini = clouded.world.there.path().join("m2y.ini");
+    let whole = fs::read_to_string(&ini).unwrap();
+    let folder = format!("{ROLAND}:photo");
+    let refused = |why: &str| {
+        let listed = clouded.m2y(&["ls", &folder]);
+        assert!(!listed.status.success());
+        assert!(said(&listed).contains(why), "{}", said(&listed));
+    };
+    let config = |store: &str| {
+        let text = format!("[OnMeta]\n[OnReceived]\n[store]\n{store}");
+        fs::write(clouded.world.photo().join("m2y.config"), text).unwrap();
+    };
+    clouded.ok(&["ls", &folder]);
+    // Sealed from now on, and back.
+    fs::write(&ini, whole.replace("layout = plain\n", "")).unwrap();
+    refused("put that line back into m2y.ini");
+    fs::write(&ini, &whole).unwrap();
+    clouded.ok(&["ls", &folder]);
+    for line in ["keep = 30d", "readers = zhenqiang"] {
+        config(&format!("name = cloud\n{line}\n"));
+        refused("knows neither keep nor readers");
+    }
+    // The section is lost.
+    fs::write(clouded.world.photo().join("m2y.config"), "[OnMeta]\n").unwrap();
+    refused("put the [store] section back");
+    // The other way round.
+    config("name = cloud\n");
+    clouded.ok(&["folder", "move", "photo", "--store", "sealed"]);
+    clouded.ok(&["ls", &folder]);
+    fs::write(&ini, format!("{whole}layout = plain\n")).unwrap();
+    refused("are sealed there");
 }
 
 fn a_large_file_moves(server: &S3Server) {
@@ -386,10 +437,7 @@ fn a_large_file_moves(server: &S3Server) {
     };
     let store = place.limited(server, limits);
     let content = noise(70 << 20);
-    let mut sink = store.begin(&partial("a"), 0).unwrap();
-    sink.append(&[&content]).unwrap();
-    sink.settle().unwrap();
-    drop(sink);
+    stage(&store, "a", &content);
     let time = 1_546_214_399_000_001_000;
     store
         .publish(&partial("a"), &free(&path("a"), time))

@@ -72,19 +72,30 @@ pub(super) fn open(path: &str, pem: &str) -> Result<Opened, CryptoError> {
     if let Some(known) = opened.get(&digest) {
         return Ok(known.clone());
     }
-    let fresh = match from_file()? {
-        Some((file, secret)) => try_one(pem, secret).map_err(|error| match error {
-            CryptoError::Passphrase => {
-                CryptoError::Locked(format!("the passphrase in {} is wrong", file.display()))
-            }
-            error => error,
-        })?,
-        None => ask(path, pem)?,
+    // All keys of a user have the same one, as a rule.
+    let mut known = opened.values().map(|known| known.passphrase.clone());
+    let known = known.find_map(|secret| try_one(pem, secret).ok());
+    let fresh = match known {
+        Some(fresh) => fresh,
+        None => find(path, pem)?,
     };
     // Where the system refuses that, the key is as safe as one without a passphrase.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     opened.insert(digest, fresh.clone());
     Ok(fresh)
+}
+
+/// Opens a key with the passphrase that a file has, or a person tells.
+fn find(path: &str, pem: &str) -> Result<Opened, CryptoError> {
+    let Some((file, secret)) = from_file()? else {
+        return ask(path, pem);
+    };
+    try_one(pem, secret).map_err(|error| match error {
+        CryptoError::Passphrase => {
+            CryptoError::Locked(format!("the passphrase in {} is wrong", file.display()))
+        }
+        error => error,
+    })
 }
 
 fn try_one(pem: &str, secret: Secret) -> Result<Opened, CryptoError> {

@@ -204,7 +204,7 @@ impl Growing {
     }
 }
 
-/// Partial files of which bytes are in memory.
+/// Partial files that still have bytes in memory.
 #[derive(Default)]
 pub struct GrowingFiles(Mutex<HashMap<PartialName, Arc<Growing>>>);
 

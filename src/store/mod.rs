@@ -22,8 +22,8 @@
 //!
 //! **Elsewhere.** A store on other machines is [chunked]. It is built from three parts: a [`member`]
 //! holds objects, [`sealed`] makes objects that it cannot read, and a [`stripe`] spreads them over
-//! four members, any two of which rebuild them. A bucket that other programs read is [plain], and has
-//! each file as one object. [`Stores`] opens what a folder's m2y.config names.
+//! four members, any two of which rebuild them. For a bucket that other programs read there is
+//! [plain], which stores each file as one object. [`Stores`] opens what a folder's m2y.config names.
 
 pub mod batch;
 mod buffers;

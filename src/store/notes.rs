@@ -86,7 +86,7 @@ pub fn identity(folder: &Path, store: &str) -> Option<(u64, u64)> {
     Some((about.dev(), about.ino()))
 }
 
-/// Removes the index for a store of which the folder has no contents any more.
+/// Removes what is noted of a store that the folder has left.
 pub fn remove(dir: &Dir, store: &str) -> io::Result<()> {
     let there = dir.open_dir(DIR)?;
     let file = index_name(store);

@@ -22,7 +22,9 @@ mod partial;
 
 use std::{
     fs::File,
+    future::ready,
     io::{self, Read},
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -31,13 +33,14 @@ use std::{
 };
 
 use cap_std::fs::Dir;
+use futures_util::TryStreamExt;
 
 pub use self::composition::{LIMITS, Limits};
 use self::{
     composition::Composition,
     contents::{OpenFiles, PlainContents, stat},
     listing::{Entries, Times, directory},
-    objects::{Fields, Objects},
+    objects::{Entry, Fields, Objects, Page},
     partial::{Held, Piece, PieceReader, PieceWriter},
 };
 use super::{
@@ -75,15 +78,13 @@ pub fn folders(bucket: &Bucket, user: &str) -> io::Result<Vec<String>> {
     let connection = Connection::new(bucket, None)?;
     let objects = Objects::new(connection, &bucket.name, prefix(&[&bucket.prefix, user]));
     let listing = async move {
-        let (mut folders, mut next) = (Vec::new(), None);
-        loop {
-            let page = objects.page("", false, next, usize::MAX).await?;
-            folders.extend(page.directories);
-            next = page.next;
-            if next.is_none() {
-                return MemberResult::Ok(folders);
-            }
-        }
+        let pages = objects.pages("", false);
+        pages
+            .try_fold(Vec::new(), |mut folders, page| async move {
+                folders.extend(page.directories);
+                Ok(folders)
+            })
+            .await
     };
     Ok(runtime::run(listing)??)
 }
@@ -98,18 +99,10 @@ pub fn has_files(bucket: &Bucket, (user, folder): (&str, &str)) -> io::Result<bo
     let prefix = prefix(&[&bucket.prefix, user, folder]);
     let objects = Objects::new(connection, &bucket.name, prefix);
     let looking = async move {
-        let mut next = None;
-        loop {
-            let page = objects.page("", true, next, usize::MAX).await?;
-            let mut keys = page.entries.iter().map(|entry| &entry.key);
-            if keys.any(|key| !listing::is_internal(key)) {
-                return MemberResult::Ok(true);
-            }
-            next = page.next;
-            if next.is_none() {
-                return Ok(false);
-            }
-        }
+        let pages = objects.pages("", true);
+        let is_one = |entry: &Entry| !listing::is_internal(&entry.key);
+        let mut with_files = pin!(pages.try_filter(|page| ready(page.entries.iter().any(is_one))));
+        with_files.try_next().await.map(|page| page.is_some())
     };
     Ok(runtime::run(looking)??)
 }
@@ -136,7 +129,7 @@ async fn try_copies(objects: &Objects, attempt: String) -> MemberResult<()> {
     let mut pieces = Vec::new();
     for (key, start, len) in lens {
         let body = vec![b'm'; usize::try_from(len).unwrap_or_default()];
-        objects.put(key, body.into(), true).await?;
+        objects.put(key, body.into()).await?;
         let key = key.to_owned();
         pieces.push(Piece {
             start,
@@ -246,23 +239,16 @@ impl PlainStore {
     ///
     /// If the bucket cannot be listed.
     pub fn totals(&self) -> io::Result<(u64, u64)> {
-        let objects = self.core.objects.clone();
-        let counting = async move {
-            let (mut files, mut bytes, mut next) = (0, 0, None);
-            loop {
-                let page = objects.page("", true, next, usize::MAX).await?;
+        self.core.ask(|objects| async move {
+            let pages = objects.pages("", true);
+            let counted = |(files, bytes), page: Page| {
                 let shown = page.entries.iter();
-                for entry in shown.filter(|entry| !listing::is_internal(&entry.key)) {
-                    files += 1;
-                    bytes += entry.size;
-                }
-                next = page.next;
-                if next.is_none() {
-                    return MemberResult::Ok((files, bytes));
-                }
-            }
-        };
-        Ok(runtime::run(counting)??)
+                let shown = shown.filter(|entry| !listing::is_internal(&entry.key));
+                let add = |(files, bytes), entry: &Entry| (files + 1, bytes + entry.size);
+                ready(Ok(shown.fold((files, bytes), add)))
+            };
+            pages.try_fold((0, 0), counted).await
+        })
     }
 
     /// Removes what m2y needed for itself: the folder is in another store now.
@@ -271,18 +257,11 @@ impl PlainStore {
     ///
     /// If something of it is left.
     pub fn purge(&self) -> io::Result<()> {
-        let objects = self.core.objects.clone();
-        let purging = async move {
-            loop {
-                let page = objects.page(WORKSHOP, true, None, usize::MAX).await?;
-                if page.entries.is_empty() {
-                    return MemberResult::Ok(());
-                }
-                let keys = page.entries.into_iter().map(|entry| entry.key).collect();
-                partial::remove_all(&objects, keys).await?;
-            }
-        };
-        Ok(runtime::run(purging)??)
+        self.core.ask(|objects| async move {
+            let left = objects.all(WORKSHOP).await?;
+            let keys = left.into_iter().map(|entry| entry.key).collect();
+            partial::remove_all(&objects, keys).await
+        })
     }
 
     /// Asks the bucket for something small.
@@ -291,15 +270,16 @@ impl PlainStore {
     ///
     /// If it does not answer, or not as it should.
     pub fn probe(&self) -> io::Result<()> {
-        let objects = self.core.objects.clone();
-        Ok(runtime::run(async move { objects.has_any("").await })?.map(drop)?)
+        let asked = self
+            .core
+            .ask(|objects| async move { objects.has_any("").await });
+        asked.map(drop)
     }
 
     fn find(&self, partial: &PartialName) -> io::Result<Option<Held>> {
-        let (objects, partial) = (self.core.objects.clone(), partial.clone());
-        Ok(runtime::run(async move {
-            partial::find(&objects, &partial).await
-        })??)
+        let partial = partial.clone();
+        let find = |objects: Arc<Objects>| async move { partial::find(&objects, &partial).await };
+        self.core.ask(find)
     }
 
     /// What a partial file holds, all of it written.
@@ -316,10 +296,10 @@ impl PlainStore {
     }
 
     fn remove_partial(&self, partial: &PartialName) -> io::Result<()> {
-        let (objects, partial) = (self.core.objects.clone(), partial.clone());
-        Ok(runtime::run(async move {
-            partial::remove(&objects, &partial).await
-        })??)
+        let partial = partial.clone();
+        let remove =
+            |objects: Arc<Objects>| async move { partial::remove(&objects, &partial).await };
+        self.core.ask(remove)
     }
 
     /// A partial file that goes on behind its first `keep` bytes.
@@ -328,15 +308,11 @@ impl PlainStore {
         if held.len() < keep {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let objects = &self.core.objects;
-        let writer = PieceWriter::new(objects, partial, held.attempt.clone());
+        let writer = PieceWriter::new(&self.core.objects, partial, held.attempt.clone());
         let kept = held.pieces.iter().filter(|piece| piece.end() <= keep);
         let place = kept.count() as u64;
-        let cutting = {
-            let objects = objects.clone();
-            async move { partial::cut(&objects, held, keep).await }
-        };
-        let (start, gathered) = runtime::run(cutting)??;
+        let cut = |objects: Arc<Objects>| async move { partial::cut(&objects, held, keep).await };
+        let (start, gathered) = self.core.ask(cut)?;
         Ok(Growing::new(writer, (start, place), gathered))
     }
 
@@ -396,8 +372,9 @@ impl Store for PlainStore {
         let keys = held.keys();
         self.core.take(to, held.pieces, fields)?;
         // It has its name. What cannot be removed now is swept, and known by the attempt until then.
-        let objects = self.core.objects.clone();
-        let _ = runtime::run(async move { partial::remove_in_order(&objects, keys).await });
+        let remove =
+            |objects: Arc<Objects>| async move { partial::remove_in_order(&objects, keys).await };
+        let _ = self.core.ask(remove);
         Ok(())
     }
 

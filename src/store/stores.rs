@@ -271,11 +271,6 @@ impl Stores {
         }
     }
 
-    /// Fails if a store cannot be used, as far as m2y.ini tells.
-    pub fn check(&self, root: &Root, name: &str) -> io::Result<()> {
-        self.holders(root, name).map(drop)
-    }
-
     /// A member that m2y.ini names.
     pub fn member(&self, root: &Root, place: &Place) -> MemberResult<Arc<dyn Member>> {
         open_member(self.0.contacts.as_deref(), root, place)

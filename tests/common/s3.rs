@@ -12,6 +12,7 @@ use std::{
 };
 
 use hyper::body::Bytes;
+use libtest_mimic::{Failed, Trial};
 use m2y::{
     root::settings::store::{Bucket, Layout},
     store::member::{
@@ -45,6 +46,20 @@ pub fn servers() -> [(&'static str, bool, Lazy); 3] {
         ),
     ];
     servers.map(|(kind, is_there, start)| (kind, is_there, Arc::new(LazyLock::new(start))))
+}
+
+/// A test with a server, which fails if that does not start.
+pub fn trial(
+    (kind, is_there, server): &(&'static str, bool, Lazy),
+    name: &str,
+    fact: impl Fn(&S3Server) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    let (kind, server) = (*kind, server.clone());
+    let run = move || match &**server {
+        Some(server) => fact(server),
+        None => Err(format!("{kind} does not start").into()),
+    };
+    Trial::test(format!("{kind}::{name}"), run).with_ignored_flag(!is_there)
 }
 
 /// An S3 server.

@@ -79,6 +79,13 @@ pub fn receive(store: &dyn Store, stem: &str, bytes: &[u8], to: &Target<'_>) -> 
     store.settle_names(std::slice::from_ref(to.path))
 }
 
+/// Receives a file that gets no name yet.
+pub fn stage(store: &dyn Store, stem: &str, bytes: &[u8]) {
+    let mut sink = store.begin(&partial(stem), 0).unwrap();
+    sink.append(&[bytes]).unwrap();
+    sink.settle().unwrap();
+}
+
 pub fn put(store: &dyn Store, name: &str, bytes: &[u8]) {
     receive(store, "put", bytes, &Target::free(&path(name))).unwrap();
 }

@@ -107,8 +107,8 @@ impl Move {
             Ok(store.map_err(|e| failed(&e).within(shown.clone()))?.store())
         };
         if self.store != LOCAL {
-            let usable = client::stores().check(folder.user().root(), &self.store);
-            usable.map_err(|e| failed(&e).within(format!("store {}", self.store)))?;
+            let holders = client::stores().holders(folder.user().root(), &self.store);
+            holders.map_err(|e| failed(&e).within(format!("store {}", self.store)))?;
         }
         let from = open(&name_of(&source))?;
         // Before anything is made there, so that the server never sees one without the other.
@@ -120,7 +120,7 @@ impl Move {
         folder.set_in_config(SECTION, &values)?;
         let to = match open(&self.store) {
             Ok(to) => to,
-            Err(error) if is_new && !has_index(&folder, &self.store) => {
+            Err(error) if is_new && !is_in(&folder, &self.store) => {
                 let name = (here != LOCAL).then_some(here);
                 folder.set_in_config(SECTION, &[("name", name), ("from", None)])?;
                 return Err(error);
@@ -285,7 +285,7 @@ impl Relocation {
 }
 
 /// Whether the folder may have something in a store.
-fn has_index(folder: &Folder, store: &str) -> bool {
+fn is_in(folder: &Folder, store: &str) -> bool {
     notes::stores(folder.dir()).map_or(true, |stores| stores.iter().any(|name| name == store))
 }
 

@@ -161,7 +161,10 @@ impl Recover {
     /// The folder here, with the store in its m2y.config, and the secret in its index.
     fn folder(&self, user: &User, name: &str, secret: &FolderSecret) -> Result<Folder, Error> {
         let name = Name::folder(name).map_err(|e| Error::new(Code::Failed, e.to_string()))?;
-        let folder = made(user, &name)?;
+        let folder = match user.folder(&name) {
+            Ok(folder) => folder,
+            Err(_) => user.create_folder(&name)?,
+        };
         let failed = |e: &std::io::Error| failed(e).within(name.to_string());
         let index = Index::open(folder.dir(), folder.path(), &self.name).map_err(|e| failed(&e))?;
         match index.identity().map_err(|e| failed(&e))? {
@@ -179,13 +182,5 @@ impl Recover {
         }
         folder.set_in_config("store", &[("name", Some(&self.name))])?;
         Ok(folder)
-    }
-}
-
-/// The folder of this name, which is made if it is not there.
-fn made(user: &User, name: &Name) -> Result<Folder, Error> {
-    match user.folder(name) {
-        Ok(folder) => Ok(folder),
-        Err(_) => Ok(user.create_folder(name)?),
     }
 }

@@ -77,7 +77,7 @@ fn tell_plain(name: &str, one: &InStore, store: &PlainStore, json: bool) -> Resu
         answered.as_millis().max(1)
     ));
     output::line(
-        "  plain: what keeps these files is the bucket alone, and whoever reads it can read them",
+        "  plain: m2y keeps no checksums here, and anyone with access to the bucket can read the files",
     );
     Ok(())
 }

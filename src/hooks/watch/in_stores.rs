@@ -32,10 +32,9 @@ pub enum Changed {
 /// How far the changes of each store have been told.
 #[derive(Default)]
 pub struct InStores {
-    /// By the path of the folder and the name of the store.
-    told: HashMap<(PathBuf, String), u64>,
-    /// When those whose layout is plain were last read.
-    read: HashMap<(PathBuf, String), (Instant, u64)>,
+    /// By the path of the folder and the name of the store; and when that was, where others may
+    /// have changed more.
+    told: HashMap<(PathBuf, String), (u64, Instant)>,
 }
 
 impl InStores {
@@ -45,24 +44,25 @@ impl InStores {
         let mut all = false;
         for store in stores.elsewhere(folder)? {
             let key = (folder.path().to_owned(), store.name().to_owned());
-            let store = match store {
-                Elsewhere::Chunked(store) => store,
-                Elsewhere::Plain(store) => {
-                    all |= self.is_plain_due(key, store.changes());
-                    continue;
-                }
+            let told = self.told.get(&key).copied();
+            let (now, is_late) = match &store {
+                Elsewhere::Chunked(store) => (store.changes()?, false),
+                Elsewhere::Plain(store) => (
+                    store.changes(),
+                    told.is_some_and(|(_, at)| at.elapsed() >= OTHERS),
+                ),
             };
-            let now = store.changes()?;
-            match self.told.insert(key, now) {
-                Some(told) if told == now => {}
+            match (told, store.chunked()) {
+                (Some((told, _)), _) if told == now && !is_late => continue,
                 // With an older count it is another index.
-                Some(told) if told < now => {
+                (Some((told, _)), Some(store)) if told < now => {
                     let changed = store.changed_since(told, MOST)?;
                     all |= changed.len() >= MOST as usize;
                     files.extend(changed);
                 }
                 _ => all = true,
             }
+            self.told.insert(key, (now, Instant::now()));
         }
         Ok(match all {
             true => Changed::All,
@@ -70,20 +70,8 @@ impl InStores {
         })
     }
 
-    /// Whether a folder in a bucket has to be read: this process changed it, or others may have.
-    fn is_plain_due(&mut self, key: (PathBuf, String), changes: u64) -> bool {
-        match self.read.get(&key) {
-            Some((at, told)) if *told == changes && at.elapsed() < OTHERS => false,
-            _ => {
-                self.read.insert(key, (Instant::now(), changes));
-                true
-            }
-        }
-    }
-
     /// A folder is not watched any more.
     pub fn forget(&mut self, folder: &Path) {
         self.told.retain(|(path, _), _| path != folder);
-        self.read.retain(|(path, _), _| path != folder);
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 pub use self::connection::Credentials;
 use self::connection::{Connection, DEADLINE};
 use super::{Existing, MAX_OBJECT, Member, MemberError, MemberResult, Object, ObjectKey};
-use crate::{root::settings::store::Bucket, store::buffers};
+use crate::root::settings::store::Bucket;
 
 /// A bucket, and a prefix in it.
 pub struct S3Member {
@@ -99,20 +99,7 @@ impl Member for S3Member {
                 .as_ref()
                 .map_or(MAX_OBJECT, |range| range.end - range.start);
             let most = usize::try_from(wanted.min(MAX_OBJECT)).unwrap_or(usize::MAX);
-            let getting = async {
-                let answer = self.bucket.store.get_opts(&path, options).await?;
-                let len = answer.range.end.saturating_sub(answer.range.start);
-                let len = usize::try_from(len).unwrap_or(usize::MAX);
-                let mut bytes = buffers::take(len.min(most));
-                let mut body = answer.into_stream();
-                while let Some(piece) = body.try_next().await? {
-                    if bytes.len() + piece.len() > most {
-                        return Ok(None);
-                    }
-                    bytes.extend_from_slice(&piece);
-                }
-                Ok(Some(bytes))
-            };
+            let getting = self.bucket.read(&path, options, most);
             let got = self
                 .bucket
                 .within(Some(key.as_str()), wanted, getting)

@@ -59,14 +59,12 @@ enum Part {
 }
 
 /// An object that can be completed.
-#[derive(Clone)]
 pub struct Composition {
     key: String,
     fields: Fields,
     how: How,
 }
 
-#[derive(Clone)]
 enum How {
     /// The copy of one piece.
     Copy(Piece),
@@ -115,17 +113,17 @@ impl Composition {
     }
 
     /// Makes the object. From here on readers see it. After an error it may be there all the same.
-    pub async fn complete(self, objects: &Objects) -> MemberResult<()> {
-        match self.how {
-            How::Copy(from) => objects.copy(&from, &self.key, &self.fields).await,
-            How::Upload(upload, parts) => objects.complete(&upload, parts).await,
+    pub async fn complete(&self, objects: &Objects) -> MemberResult<()> {
+        match &self.how {
+            How::Copy(from) => objects.copy(from, &self.key, &self.fields).await,
+            How::Upload(upload, parts) => objects.complete(upload, parts.clone()).await,
         }
     }
 
     /// Gives it up.
-    pub async fn abort(self, objects: &Objects) {
-        if let How::Upload(upload, _) = self.how {
-            objects.abort(&upload).await;
+    pub async fn abort(&self, objects: &Objects) {
+        if let How::Upload(upload, _) = &self.how {
+            objects.abort(upload).await;
         }
     }
 }
@@ -237,6 +235,18 @@ async fn join(objects: &Objects, pieces: Vec<Piece>, limits: Limits) -> MemberRe
         });
     }
     Ok(joined)
+}
+
+/// Cuts a piece where the file is to end, on the server: it keeps its key.
+pub async fn shorten(objects: &Objects, piece: Piece, end: u64) -> MemberResult<()> {
+    let key = piece.key.clone();
+    let kept = Piece {
+        len: end.saturating_sub(piece.start),
+        ..piece
+    };
+    let parts = parts_of(&[kept], LIMITS);
+    let (upload, parts) = upload(objects, parts, &key, &Fields::default()).await?;
+    objects.complete(&upload, parts).await
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
     MARKER, WORKSHOP,
-    contents::stat,
-    objects::{Entry, Objects, Page},
+    objects::{Entry, Objects, PAGE, Page},
 };
 use crate::{
     root::tree,
@@ -100,7 +99,7 @@ impl Entries {
         let (objects, times) = (self.objects.clone(), self.times.clone());
         let prefix = self.prefix.clone();
         let turning = async move {
-            let page = objects.page(&prefix, false, from, usize::MAX).await?;
+            let page = objects.page(&prefix, false, from, PAGE).await?;
             let is_there = !page.entries.is_empty() || !page.directories.is_empty();
             let next = page.next.clone();
             let shown = shown(&objects, times.as_deref(), &prefix, page).await?;
@@ -150,35 +149,36 @@ async fn shown(
         .filter_map(|entry| Some((name(&entry.key)?, entry)));
     let files: Vec<_> = stream::iter(files)
         .map(|(name, entry)| async move {
-            let known = times.map(|times| times.get(&entry));
-            let stat = match known {
+            let modified = match times {
                 // Names are enough.
-                None => Some(Stat {
-                    kind: Kind::File,
-                    size: entry.size,
-                    modified: entry.written,
-                }),
-                Some(Some(modified)) => Some(Stat {
-                    kind: Kind::File,
-                    size: entry.size,
-                    modified,
-                }),
-                Some(None) => {
-                    let about = objects.about(&entry.key).await?;
-                    if let (Some(times), Some(about)) = (times, &about) {
-                        times.set(&entry, about.modified);
-                    }
-                    about.as_ref().map(stat)
-                }
+                None => Some(entry.written),
+                Some(times) => modified(objects, times, &entry).await?,
             };
-            // It may have vanished meanwhile.
-            MemberResult::Ok(stat.map(|stat| (name, stat)))
+            let stat = |modified| Stat {
+                kind: Kind::File,
+                size: entry.size,
+                modified,
+            };
+            MemberResult::Ok(modified.map(|modified| (name, stat(modified))))
         })
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
     shown.extend(files.into_iter().flatten());
     Ok(shown)
+}
+
+/// When a file changed last; `None` if it vanished meanwhile.
+async fn modified(objects: &Objects, times: &Times, entry: &Entry) -> MemberResult<Option<i64>> {
+    if let Some(known) = times.get(entry) {
+        return Ok(Some(known));
+    }
+    let about = objects.about(&entry.key).await?;
+    let modified = about.map(|about| about.modified);
+    if let Some(modified) = modified {
+        times.set(entry, modified);
+    }
+    Ok(modified)
 }
 
 /// What is known of a directory.

@@ -17,6 +17,7 @@ use super::{
     partial::{self, Piece},
 };
 use crate::{
+    clock::nanos,
     crypto,
     store::{
         ContentPath, Existing, Target,
@@ -32,12 +33,15 @@ const AT_ONCE: usize = 8;
 /// How often a rename begins anew because the file changed meanwhile.
 const ATTEMPTS: usize = 3;
 
+/// How long a file is kept at least that is gone, but was being read: a day, in nanoseconds.
+const READ: i64 = 86_400_000_000_000;
+
 /// Where the objects of open files are that nothing else needs.
 const OPEN: &str = ".m2y/open/";
 
 impl Core {
     /// Does something with the objects, and waits for it.
-    fn ask<T, F>(&self, work: impl FnOnce(Arc<Objects>) -> F) -> io::Result<T>
+    pub(super) fn ask<T, F>(&self, work: impl FnOnce(Arc<Objects>) -> F) -> io::Result<T>
     where
         T: Send + 'static,
         F: Future<Output = MemberResult<T>> + Send + 'static,
@@ -110,14 +114,13 @@ impl Core {
             // What takes long is not begun in vain.
             return self.unless_there(&key, &fields, error);
         }
-        let (limits, made, wanted) = (self.limits, key.clone(), fields.clone());
+        let (limits, made) = (self.limits, key.clone());
         let composition = self.ask(|objects| async move {
-            Composition::prepare(&objects, pieces, &made, wanted, limits).await
+            Composition::prepare(&objects, pieces, &made, fields, limits).await
         })?;
         let hidden = self.hide(&key)?;
         let _names = Locked::new(&self.names)?;
         self.complete(composition, to, hidden)
-            .or_else(|error| self.unless_there(&key, &fields, error))
     }
 
     /// Whether the object of a key is the very one that was to be made.
@@ -142,18 +145,15 @@ impl Core {
         to: &Target<'_>,
         hidden: Option<Hidden>,
     ) -> io::Result<()> {
-        let key = to.path.to_string();
+        let (key, composition) = (to.path.to_string(), Arc::new(composition));
         // Somebody else may have taken it meanwhile.
         let free = self.check_target(to).and_then(|there| match there {
             Some(there) => self.keep_for_readers(&key, &there, hidden),
             None => Ok(()),
         });
-        let completed = free.and_then(|()| {
-            let (objects, composition) = (self.objects.clone(), composition.clone());
-            Ok(runtime::run(async move {
-                composition.complete(&objects).await
-            })??)
-        });
+        let made = composition.clone();
+        let completed =
+            free.and_then(|()| self.ask(|objects| async move { made.complete(&objects).await }));
         self.changed(&key);
         let Err(error) = completed else {
             return Ok(());
@@ -370,17 +370,7 @@ impl Core {
     /// All objects whose keys begin with `prefix`.
     fn below(&self, prefix: &str) -> io::Result<Vec<Entry>> {
         let prefix = prefix.to_owned();
-        self.ask(|objects| async move {
-            let (mut entries, mut next) = (Vec::new(), None);
-            loop {
-                let page = objects.page(&prefix, true, next, usize::MAX).await?;
-                entries.extend(page.entries);
-                next = page.next;
-                if next.is_none() {
-                    return Ok(entries);
-                }
-            }
-        })
+        self.ask(|objects| async move { objects.all(&prefix).await })
     }
 
     fn remove_object(&self, key: &str) -> io::Result<()> {
@@ -427,7 +417,7 @@ impl Core {
         self.check_target(&Target::free(path))?;
         let marker = format!("{path}/{MARKER}");
         let made = marker.clone();
-        self.ask(|objects| async move { objects.put(&made, Bytes::new(), true).await })?;
+        self.ask(|objects| async move { objects.put(&made, Bytes::new()).await })?;
         self.changed(&marker);
         Ok(())
     }
@@ -437,10 +427,12 @@ impl Core {
     pub(super) fn sweep(&self, before: i64, removes: bool) -> io::Result<Vec<String>> {
         let mut latest: HashMap<String, i64> = HashMap::new();
         let mut keys: HashMap<String, Vec<String>> = HashMap::new();
+        // Another process of this root may still read what this one does not know of.
+        let unread_since = before.min(nanos().saturating_sub(READ));
         let mut unread = Vec::new();
         for entry in self.below(WORKSHOP)? {
             if entry.key.starts_with(OPEN) {
-                if entry.written < before && !self.open.has(&entry.key) {
+                if entry.written < unread_since && !self.open.has(&entry.key) {
                     unread.push(entry.key);
                 }
                 continue;
@@ -495,7 +487,7 @@ async fn copy(
     limits: Limits,
 ) -> MemberResult<()> {
     let composition = Composition::prepare(objects, vec![piece], to, fields, limits).await?;
-    let completed = composition.clone().complete(objects).await;
+    let completed = composition.complete(objects).await;
     if completed.is_err() {
         composition.abort(objects).await;
     }

@@ -2,15 +2,14 @@
 
 use std::{ops::Range, time::Duration};
 
-use futures_util::TryStreamExt;
+use futures_util::{Stream, TryStreamExt, stream};
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Bytes,
     header::{HeaderName, HeaderValue},
 };
 use object_store::{
-    Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
-    PutMultipartOptions, PutOptions,
+    Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMultipartOptions,
     client::HttpRequestBody,
     list::{PaginatedListOptions, PaginatedListStore},
     multipart::{MultipartStore, PartId},
@@ -20,10 +19,7 @@ use object_store::{
 use tokio::time::sleep;
 
 use super::partial::Piece;
-use crate::store::{
-    buffers,
-    member::{MemberError, MemberResult, SLOWEST, s3::connection::Connection},
-};
+use crate::store::member::{MemberError, MemberResult, SLOWEST, s3::connection::Connection};
 
 /// How long the signature of a request counts, by which it has to begin.
 const SIGNED: Duration = Duration::from_secs(600);
@@ -35,7 +31,7 @@ const ATTEMPTS: (u32, Duration) = (4, Duration::from_millis(200));
 const ANSWER: usize = 64 << 10;
 
 /// Keys of a page.
-const PAGE: usize = 1_000;
+pub const PAGE: usize = 1_000;
 
 /// A server copies no less than this many bytes a second, so long is waited for it.
 const COPIES: u64 = 2 << 20;
@@ -94,7 +90,6 @@ pub struct Entry {
 }
 
 /// A part of a listing.
-#[derive(Default)]
 pub struct Page {
     /// Objects.
     pub entries: Vec<Entry>,
@@ -105,7 +100,6 @@ pub struct Page {
 }
 
 /// An upload in parts that is under way.
-#[derive(Clone)]
 pub struct Upload {
     key: String,
     id: String,
@@ -135,15 +129,10 @@ impl Objects {
         path.as_ref().strip_prefix(&self.prefix).map(str::to_owned)
     }
 
-    /// Writes an object.
-    pub async fn put(&self, key: &str, body: Bytes, replaces: bool) -> MemberResult<()> {
+    /// Writes an object, in the place of one that has the key.
+    pub async fn put(&self, key: &str, body: Bytes) -> MemberResult<()> {
         let (path, len) = (self.path(key)?, body.len() as u64);
-        let mode = match replaces {
-            true => PutMode::Overwrite,
-            false => PutMode::Create,
-        };
-        let store = &self.connection.store;
-        let putting = store.put_opts(&path, body.into(), PutOptions::from(mode));
+        let putting = self.connection.store.put(&path, body.into());
         let put = self.connection.within(Some(key), len, putting).await;
         put.map(drop)
     }
@@ -195,18 +184,7 @@ impl Objects {
             ..GetOptions::default()
         };
         let most = usize::try_from(len).unwrap_or(usize::MAX);
-        let getting = async {
-            let answer = self.connection.store.get_opts(&path, options).await?;
-            let mut bytes = buffers::take(most);
-            let mut body = answer.into_stream();
-            while let Some(piece) = body.try_next().await? {
-                if bytes.len() + piece.len() > most {
-                    return Ok(None);
-                }
-                bytes.extend_from_slice(&piece);
-            }
-            Ok(Some(bytes))
-        };
+        let getting = self.connection.read(&path, options, most);
         let got = self.connection.within(Some(key), len, getting).await?;
         got.filter(|bytes| bytes.len() == most).ok_or_else(|| {
             let name = &self.connection.name;
@@ -236,7 +214,7 @@ impl Objects {
     ) -> MemberResult<Page> {
         let options = PaginatedListOptions {
             delimiter: (!is_deep).then(|| "/".into()),
-            max_keys: Some(most.min(PAGE)),
+            max_keys: Some(most),
             page_token: from,
             ..PaginatedListOptions::default()
         };
@@ -262,6 +240,33 @@ impl Objects {
         })
     }
 
+    /// All pages of the keys that begin with `prefix`. After an error the list ends.
+    pub fn pages<'a>(
+        &'a self,
+        prefix: &'a str,
+        is_deep: bool,
+    ) -> impl Stream<Item = MemberResult<Page>> + 'a {
+        stream::try_unfold(Some(None), move |from: Option<Option<String>>| async move {
+            let Some(from) = from else {
+                return Ok(None);
+            };
+            let page = self.page(prefix, is_deep, from, PAGE).await?;
+            let next = page.next.clone();
+            Ok(Some((page, next.map(Some))))
+        })
+    }
+
+    /// All objects whose keys begin with `prefix`.
+    pub async fn all(&self, prefix: &str) -> MemberResult<Vec<Entry>> {
+        let pages = self.pages(prefix, true);
+        pages
+            .try_fold(Vec::new(), |mut all, page| async move {
+                all.extend(page.entries);
+                Ok(all)
+            })
+            .await
+    }
+
     /// Whether any key begins with `prefix`.
     pub async fn has_any(&self, prefix: &str) -> MemberResult<bool> {
         // One may be left out.
@@ -284,9 +289,7 @@ impl Objects {
         }
         let mut options = SignedUrlOptions::new();
         options.signed_headers = headers;
-        let answer = self
-            .ask(Method::PUT, to, from.len / COPIES, options)
-            .await?;
+        let answer = self.ask(to, from.len / COPIES, options).await?;
         self.copied(&answer).map(drop)
     }
 
@@ -332,7 +335,7 @@ impl Objects {
         let mut options = SignedUrlOptions::new().with_query(query);
         options.signed_headers = headers;
         let seconds = (range.end - range.start) / COPIES;
-        let answer = self.ask(Method::PUT, &to.key, seconds, options).await?;
+        let answer = self.ask(&to.key, seconds, options).await?;
         Ok(PartId {
             content_id: self.copied(&answer)?,
         })
@@ -398,10 +401,9 @@ impl Objects {
         Ok(headers)
     }
 
-    /// Sends a request without a body that the library does not know.
+    /// Sends a request that copies, which the library does not know.
     async fn ask(
         &self,
-        method: Method,
         key: &str,
         seconds: u64,
         options: SignedUrlOptions,
@@ -409,33 +411,16 @@ impl Objects {
         let path = self.path(key)?;
         let (attempts, mut pause) = ATTEMPTS;
         let asking = async {
-            let mut attempt = 1;
-            loop {
-                let (status, answer) = match self.ask_once(&method, &path, &options).await {
+            for _ in 1..attempts {
+                match self.ask_once(&path, &options).await {
                     // To copy twice does no harm.
-                    Err(_) if attempt < attempts => {
-                        sleep(pause).await;
-                        pause *= 2;
-                        attempt += 1;
-                        continue;
-                    }
-                    asked => asked?,
-                };
-                // A copy that takes long fails after its status was sent.
-                let is_ok = status.is_success() && !answer.contains("<Error>");
-                let is_busy = status.is_server_error()
-                    || status.is_success()
-                    || status == StatusCode::TOO_MANY_REQUESTS;
-                if is_ok {
-                    return Ok(answer);
+                    Err((true, _)) => sleep(pause).await,
+                    asked => return asked.map_err(|(_, error)| error),
                 }
-                if !is_busy || attempt == attempts {
-                    return Err(refused(&path, status, answer));
-                }
-                sleep(pause).await;
                 pause *= 2;
-                attempt += 1;
             }
+            let asked = self.ask_once(&path, &options).await;
+            asked.map_err(|(_, error)| error)
         };
         // The deadline is counted in bytes at the slowest pace of a transfer.
         let bytes = seconds.saturating_mul(SLOWEST);
@@ -448,22 +433,17 @@ impl Objects {
         }
     }
 
+    /// One attempt; with an error, whether another makes sense.
     async fn ask_once(
         &self,
-        method: &Method,
         path: &Path,
         options: &SignedUrlOptions,
-    ) -> object_store::Result<(StatusCode, String)> {
-        let broken =
-            |source: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic {
-                store: "S3",
-                source,
-            };
+    ) -> Result<String, (bool, object_store::Error)> {
+        let broken = |e: Box<dyn std::error::Error + Send + Sync>| (true, generic(e));
         let store = &self.connection.store;
-        let url = store.signed_url_opts(method.clone(), path, SIGNED, options);
-        let mut request = Request::builder()
-            .method(method.clone())
-            .uri(url.await?.as_str());
+        let url = store.signed_url_opts(Method::PUT, path, SIGNED, options);
+        let url = url.await.map_err(|error| (true, error))?;
+        let mut request = Request::put(url.as_str());
         if let Some(headers) = request.headers_mut() {
             headers.extend(options.signed_headers.clone());
         }
@@ -477,7 +457,22 @@ impl Objects {
             let room = ANSWER.saturating_sub(text.len());
             text.extend_from_slice(piece.get(..room).unwrap_or(&piece));
         }
-        Ok((head.status, String::from_utf8_lossy(&text).into_owned()))
+        let (status, text) = (head.status, String::from_utf8_lossy(&text).into_owned());
+        // A copy that takes long fails after its status was sent.
+        if status.is_success() && !text.contains("<Error>") {
+            return Ok(text);
+        }
+        let is_busy = status.is_server_error()
+            || status.is_success()
+            || status == StatusCode::TOO_MANY_REQUESTS;
+        Err((is_busy, refused(path, status, text)))
+    }
+}
+
+fn generic(source: Box<dyn std::error::Error + Send + Sync>) -> object_store::Error {
+    object_store::Error::Generic {
+        store: "S3",
+        source,
     }
 }
 
@@ -493,10 +488,7 @@ fn refused(path: &Path, status: StatusCode, answer: String) -> object_store::Err
             path,
             source: answer.into(),
         },
-        _ => object_store::Error::Generic {
-            store: "S3",
-            source: format!("status code: {status}: {answer}").into(),
-        },
+        _ => generic(format!("status code: {status}: {answer}").into()),
     }
 }
 

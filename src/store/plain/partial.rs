@@ -16,7 +16,10 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
 
-use super::objects::{Entry, Objects};
+use super::{
+    composition::shorten,
+    objects::{Entry, Objects},
+};
 use crate::store::{
     PartialName, buffers,
     growing::{ChunkWriter, Filled},
@@ -134,17 +137,7 @@ pub async fn find(objects: &Objects, partial: &PartialName) -> MemberResult<Opti
 
 async fn look(objects: &Objects, partial: &PartialName) -> MemberResult<Held> {
     let directory = directory(partial);
-    let mut found = Vec::new();
-    let mut next = None;
-    loop {
-        let page = objects.page(&directory, true, next, usize::MAX).await?;
-        found.extend(page.entries);
-        next = page.next;
-        if next.is_none() {
-            break;
-        }
-    }
-    Ok(Held::of(&directory, found))
+    Ok(Held::of(&directory, objects.all(&directory).await?))
 }
 
 /// Removes objects.
@@ -176,6 +169,10 @@ pub async fn cut(objects: &Objects, held: Held, keep: u64) -> MemberResult<(u64,
     for piece in held.pieces {
         if piece.end() <= keep {
             start = piece.end();
+        } else if piece.start < keep && keep - piece.start > READ {
+            // One that was joined of many is too long for the memory.
+            shorten(objects, piece, keep).await?;
+            start = keep;
         } else if piece.start < keep {
             // It is replaced when the next piece is written: both begin at the same byte.
             gathered = objects.get(&piece.key, None, 0..keep - piece.start).await?;
@@ -210,7 +207,7 @@ impl ChunkWriter for PieceWriter {
         let objects = self.objects.clone();
         let key = key(&self.partial, &self.attempt, chunk.start);
         let body = buffers::shared(chunk.bytes);
-        async move { Ok(objects.put(&key, body, true).await?) }.boxed()
+        async move { Ok(objects.put(&key, body).await?) }.boxed()
     }
 
     fn settle(&self) -> io::Result<()> {

@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use object_store::{
-    ClientOptions, RetryConfig,
+    ClientOptions, GetOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
     client::{HttpClient, HttpConnector, HttpError, HttpErrorKind},
+    path::Path,
 };
 use tokio::time::timeout;
 use url::Url;
@@ -25,6 +27,7 @@ use super::{
 };
 use crate::{
     root::settings::store::Bucket,
+    store::buffers,
     transport::{resolve::answers, tls::Trust},
 };
 
@@ -196,6 +199,27 @@ impl Connection {
         }
     }
 
+    /// Reads an object, or a range of it; `None` if more came than so many bytes.
+    pub async fn read(
+        &self,
+        path: &Path,
+        options: GetOptions,
+        most: usize,
+    ) -> object_store::Result<Option<Vec<u8>>> {
+        let answer = self.store.get_opts(path, options).await?;
+        let len = answer.range.end.saturating_sub(answer.range.start);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let mut bytes = buffers::take(len.min(most));
+        let mut body = answer.into_stream();
+        while let Some(piece) = body.try_next().await? {
+            if bytes.len() + piece.len() > most {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Some(bytes))
+    }
+
     /// What an error of the library means to an administrator.
     pub fn error(&self, key: Option<&str>, error: object_store::Error) -> MemberError {
         use object_store::Error as E;
@@ -203,7 +227,7 @@ impl Connection {
         let said = |word: &str| text.contains(word);
         let name = &self.name;
         if said("NoSuchBucket") {
-            return MemberError::Denied(format!("{name}: there is no such bucket: create it"));
+            return MemberError::Denied(format!("{name}: the bucket does not exist: create it"));
         }
         if said("RequestTimeTooSkewed") {
             return MemberError::Denied(format!(

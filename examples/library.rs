@@ -15,7 +15,7 @@ use m2y::{
     root::{Root, folder::Folder, meta_file, name::Name, user::User},
     server::{self, Server},
     transfer::send::send_job::SendJob,
-    transport::{self, Address, Listener},
+    transport::{self, Address, Listener, Listening},
 };
 use tokio::sync::watch;
 
@@ -66,7 +66,7 @@ pub async fn transfer(path: &Path) -> Result<Arrived, Box<dyn Error>> {
     // The server takes any free port, and runs until `shutdown` is true.
     let server = Server::new(&root, &root.settings()?)?;
     server.start_folders().await?;
-    let listener = transport::listen(&Address::any_local_port()).await?;
+    let listener = transport::listen(&Address::any_local_port(), &Listening::plain()).await?;
     let address = listener.address()?.to_string();
     let (shutdown, going_down) = watch::channel(false);
     let serving = tokio::spawn(server::run(listener, server, going_down));

@@ -40,7 +40,7 @@ use crate::{
     },
     store::Stores,
     transfer::send::{job, send_job::SendJob},
-    transport::{Address, AddressError, Dialer, Direct, Link},
+    transport::{AddressError, Addresses, Dialer, Direct, Link, race},
     wire::{
         WireError,
         envelope::{self, Contents, Part, SECRET_LEN},
@@ -70,7 +70,7 @@ const BROKEN: u32 = 3;
 pub struct Route {
     user: User,
     contact: Contact,
-    address: Address,
+    addresses: Addresses,
     dialer: Arc<dyn Dialer>,
     idle: Duration,
     pace: Option<Arc<Pace>>,
@@ -101,9 +101,11 @@ impl Route {
         let contact = user
             .contact(&to)
             .map_err(|error| known_instead(user, &to, error))?;
-        let address = match server {
-            Some(server) => server.to_owned(),
-            None => user.address_of(&contact.name)?.ok_or_else(|| {
+        let addresses = match server {
+            Some(server) => server
+                .parse()
+                .map_err(|e: AddressError| Error::new(Code::Usage, e.to_string()))?,
+            None => user.addresses_of(&contact.name)?.ok_or_else(|| {
                 Error::new(
                     Code::Usage,
                     format!(
@@ -113,13 +115,11 @@ impl Route {
                 )
             })?,
         };
-        let address = address.parse();
-        let address = address.map_err(|e: AddressError| Error::new(Code::Usage, e.to_string()))?;
         Ok(Self {
             user: user.clone(),
             contact,
-            address,
-            dialer: Arc::new(Direct),
+            addresses,
+            dialer: Arc::new(Direct::new(settings.quic_gso)),
             idle: settings.idle_deadline,
             pace: None,
         })
@@ -153,9 +153,9 @@ impl Route {
         self.contact.name.as_str()
     }
 
-    /// Where the receiver's server listens.
-    pub fn address(&self) -> &Address {
-        &self.address
+    /// Where the receiver's server is reached.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 }
 
@@ -331,13 +331,13 @@ async fn open_with(
     asked: Wire,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
-    let link = route.dialer.dial(&route.address).await?;
+    let link = race::dial(&*route.dialer, &route.addresses).await?;
     open_link(link, route, private, asked, observer).await
 }
 
 /// Where nothing came from, for an error.
 fn unanswered(route: &Route) -> String {
-    format!("no answer from {} (is it an m2y server?)", route.address)
+    format!("no answer from {} (is it an m2y server?)", route.addresses)
 }
 
 /// The error of a name that no contact has, with the nearest that one has.

@@ -56,7 +56,7 @@ use crate::{
         target::Target,
         under_way::{Holder, UnderWay},
     },
-    transport::{Link, Listener, Peer},
+    transport::{Incoming, Listener, Peer},
     wire::{
         header::{self, AnswerHeader, Header, Turned},
         session::SessionKeys,
@@ -266,7 +266,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
             () = stopped(&mut shutdown) => break,
             Some(_) = connections.join_next() => continue,
         };
-        let link = match accepted {
+        let incoming = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
                 // Out of descriptors, mostly: those under way will free some.
@@ -275,21 +275,21 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
                 continue;
             }
         };
-        let Some(admitted) = admission.admit(&link.peer) else {
-            debug!(peer = %link.peer, "too many connections, turned away");
+        let Some(admitted) = admission.admit(&incoming.peer) else {
+            debug!(peer = %incoming.peer, "too many connections, turned away");
             server.metrics.too_many();
-            tokio::spawn(turn_away_busy(link));
+            tokio::spawn(turn_away_busy(incoming));
             continue;
         };
         let connection = Connection {
             server: server.clone(),
-            peer: link.peer.clone(),
+            peer: incoming.peer.clone(),
             shutdown: shutdown.clone(),
             stop: stopping.clone(),
         };
         let connected = server.metrics.connected();
         connections.spawn(async move {
-            connection.serve(link).await;
+            connection.serve(incoming).await;
             drop((admitted, connected));
         });
     }
@@ -319,9 +319,14 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
 }
 
 /// Says so in the few bytes that every link takes at once, and hangs up.
-async fn turn_away_busy(mut link: Link) {
+async fn turn_away_busy(incoming: Incoming) {
     let busy = AnswerHeader::Turned(Turned::Busy).encode();
-    let _ = timeout(BUSY, link.writer.write_all(&busy)).await;
+    let turning = async {
+        let mut link = incoming.link().await?;
+        link.writer.write_all(&busy).await?;
+        link.writer.shutdown().await
+    };
+    let _ = timeout(BUSY, turning).await;
 }
 
 /// What is left of an opening when it is answered: no private key, above all.
@@ -347,9 +352,26 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(mut self, link: Link) {
+    async fn serve(mut self, incoming: Incoming) {
         let accepted = Instant::now();
         let idle = self.server.settings.idle_deadline;
+        let opening_deadline = self.server.settings.opening_deadline;
+        let linked = tokio::select! {
+            linked = timeout(opening_deadline, incoming.link()) => linked,
+            // Nothing was promised yet.
+            () = stopped(&mut self.shutdown) => return,
+        };
+        let link = match linked {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => {
+                debug!(peer = %self.peer, "no link: {error}");
+                return;
+            }
+            Err(_) => {
+                debug!(peer = %self.peer, "no link within {opening_deadline:?}");
+                return;
+            }
+        };
         let mut reader = Reader::new(link.reader, idle);
         let mut writer = Writer::new(link.writer, idle);
         // On the heap, and gone when it is done: a session that only waits is small.
@@ -363,10 +385,9 @@ impl Connection {
             }
             // What it sends now is in vain, and it must not keep its place for longer than
             // it may take for a whole opening.
-            Ok(None) => {
-                let deadline = self.server.settings.opening_deadline;
-                deadline.saturating_sub(accepted.elapsed()).min(LINGER)
-            }
+            Ok(None) => opening_deadline
+                .saturating_sub(accepted.elapsed())
+                .min(LINGER),
             // Nothing was said to it, so there is nothing that it could miss.
             Err(error) => {
                 debug!(peer = %self.peer, "connection ended: {error}");

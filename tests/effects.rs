@@ -211,7 +211,10 @@ fn automatic(world: &World, address: &str) -> std::path::PathBuf {
         "[OnMeta]\n[outbox]\nauto = yes\n",
     )
     .unwrap();
-    world.sender.set_address(&name(ROLAND), address).unwrap();
+    world
+        .sender
+        .set_addresses(&name(ROLAND), &address.parse().unwrap())
+        .unwrap();
     let ini = "[hooks]\nretry_delay = 20ms\nretry_limit = 4\n";
     fs::write(world.here.path().join("m2y.ini"), ini).unwrap();
     folder.path().to_owned()
@@ -275,7 +278,7 @@ async fn an_outbox_tries_again_while_nobody_listens_and_fails_after_its_limit() 
     let server = Local::serve(&world.there).await;
     world
         .sender
-        .set_address(&name(ROLAND), &server.address)
+        .set_addresses(&name(ROLAND), &server.address.parse().unwrap())
         .unwrap();
     put(&folder, "b.jpg", &request("b.jpg"));
     until("it was not refused", || {
@@ -326,7 +329,7 @@ async fn one_who_does_not_answer_holds_up_nobody_else_and_what_is_for_him_stays_
     let folder = automatic(&world, &silent.local_addr().unwrap().to_string());
     world
         .sender
-        .set_address(&name(PETER), &server.address)
+        .set_addresses(&name(PETER), &server.address.parse().unwrap())
         .unwrap();
     // More than are opened for one person at a time.
     for n in 0..100 {
@@ -404,7 +407,7 @@ async fn a_hook_hands_a_file_on_to_a_second_person_once() {
     let server = Local::serve(&world.there).await;
     world
         .receiver
-        .set_address(&name(PETER), &server.address)
+        .set_addresses(&name(PETER), &server.address.parse().unwrap())
         .unwrap();
     let outbox = Outbox::run(&world.there);
     world

@@ -44,6 +44,7 @@ use m2y::{
         settings::Settings,
         tree::TreePath,
     },
+    transport::Addresses,
     wire::{
         envelope::{self, Contents, Part},
         header::{self, AnswerHeader, Header, Turned},
@@ -759,17 +760,19 @@ fn contacts(bytes: &[u8]) {
     let _ = fs::remove_file(&path);
     fs::write(&path, bytes).unwrap();
     let other = name(ROLAND);
-    let Ok(before) = user.address_of(&other) else {
+    let text = |addresses: Option<Addresses>| addresses.map(|addresses| addresses.to_string());
+    let Ok(before) = user.addresses_of(&other) else {
         return;
     };
-    assert_ne!(before.as_deref(), Some(""));
+    assert_ne!(text(before).as_deref(), Some(""));
     // What is put in is found, whatever stands around it. It is made durable, so only
     // for some.
     if crc32fast::hash(bytes).is_multiple_of(2_000) {
-        user.set_address(&other, "example.org:9").unwrap();
-        let text = String::from_utf8_lossy(bytes);
-        let after = user.address_of(&other);
-        assert_eq!(after.unwrap().as_deref(), Some("example.org:9"), "{text:?}");
+        user.set_addresses(&other, &"example.org:9".parse().unwrap())
+            .unwrap();
+        let written = String::from_utf8_lossy(bytes);
+        let after = text(user.addresses_of(&other).unwrap());
+        assert_eq!(after.as_deref(), Some("example.org:9"), "{written:?}");
     }
 }
 

@@ -227,7 +227,10 @@ fn serve(world: &World) -> (common::Process, ContactMember) {
 }
 
 fn member_at(world: &World, address: &str) -> ContactMember {
-    world.sender.set_address(&name(ROLAND), address).unwrap();
+    world
+        .sender
+        .set_addresses(&name(ROLAND), &address.parse().unwrap())
+        .unwrap();
     ContactMember::open(&world.here, &backup()).unwrap()
 }
 
@@ -246,7 +249,10 @@ fn contact_is_checked() -> Result<(), Failed> {
     assert_eq!(code, Some(12), "{said}");
     assert!(said.contains("m2y contact address"), "{said}");
     let address = format!("127.0.0.1:{}", free_ports::<1>()[0]);
-    world.sender.set_address(&name(ROLAND), &address).unwrap();
+    world
+        .sender
+        .set_addresses(&name(ROLAND), &address.parse().unwrap())
+        .unwrap();
     let (code, said) = check_in(&world.here, "", &[]);
     assert_eq!(code, Some(5), "{said}");
     let _server = common::Process::serve_at(&world.there, &address);

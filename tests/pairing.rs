@@ -186,12 +186,20 @@ fn two_people_become_contacts_by_two_files_and_the_requester_sends() {
     }
     let zhenqiang = strangers.root(ZHENQIANG).user(&name(ZHENQIANG)).unwrap();
     assert_eq!(
-        zhenqiang.address_of(&name(ROLAND)).unwrap().as_deref(),
+        zhenqiang
+            .addresses_of(&name(ROLAND))
+            .unwrap()
+            .map(|a| a.to_string())
+            .as_deref(),
         Some(server.address.as_str())
     );
     let roland = strangers.root(ROLAND).user(&name(ROLAND)).unwrap();
     assert_eq!(
-        roland.address_of(&name(ZHENQIANG)).unwrap().as_deref(),
+        roland
+            .addresses_of(&name(ZHENQIANG))
+            .unwrap()
+            .map(|a| a.to_string())
+            .as_deref(),
         Some("z.example.org:1")
     );
 
@@ -588,7 +596,8 @@ fn after_a_rotation_contacts_that_took_the_new_key_send_and_are_sent_to() {
     let server = strangers.serve(ROLAND);
     for who in [ZHENQIANG, PETER] {
         let user = strangers.root(who).user(&name(who)).unwrap();
-        user.set_address(&name(ROLAND), &server.address).unwrap();
+        user.set_addresses(&name(ROLAND), &server.address.parse().unwrap())
+            .unwrap();
         let sent = strangers.send(who, ROLAND, "one");
         assert!(sent.status.success(), "{}", said(&sent));
     }
@@ -621,7 +630,7 @@ fn after_a_rotation_contacts_that_took_the_new_key_send_and_are_sent_to() {
     assert_eq!(strangers.arrived(ROLAND), 4);
     // The address is the one that was known.
     let user = strangers.root(ZHENQIANG).user(&name(ZHENQIANG)).unwrap();
-    assert!(user.address_of(&name(ROLAND)).unwrap().is_some());
+    assert!(user.addresses_of(&name(ROLAND)).unwrap().is_some());
 }
 
 #[test]
@@ -757,7 +766,8 @@ fn a_rotation_that_was_killed_leaves_a_pair_that_works() {
     strangers.pair(ZHENQIANG, ROLAND);
     let server = strangers.serve(ROLAND);
     let user = strangers.root(ZHENQIANG).user(&name(ZHENQIANG)).unwrap();
-    user.set_address(&name(ROLAND), &server.address).unwrap();
+    user.set_addresses(&name(ROLAND), &server.address.parse().unwrap())
+        .unwrap();
     let roland = strangers.root(ROLAND).user(&name(ROLAND)).unwrap();
     for round in 0..12 {
         let mut child = Command::new(M2Y)

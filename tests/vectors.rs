@@ -598,7 +598,7 @@ fn pairing_vectors() -> Value {
         card: Card {
             name: common::name(ZHENQIANG),
             key: requester.public().clone(),
-            address: None,
+            addresses: None,
             folder: None,
         },
         id: RequestId(*b"0123456789abcdef"),
@@ -606,7 +606,7 @@ fn pairing_vectors() -> Value {
     let card = Card {
         name: roland.clone(),
         key: adder.public().clone(),
-        address: Some("roland.example.org:5000".to_owned()),
+        addresses: Some("roland.example.org:5000".parse().unwrap()),
         folder: None,
     };
     let mut fixed = Fixed::new(&[&secret, &seed, &salt]);
@@ -701,7 +701,10 @@ fn the_documents_of_a_pairing_are_those_of_the_vectors() {
         let requester = PrivateKey::with_backend(*backend, &key(ZHENQIANG)).unwrap();
         let agreed = answer.open(&common::name(ZHENQIANG), &requester).unwrap();
         assert_eq!(agreed.request.0, *b"0123456789abcdef");
-        assert_eq!(agreed.address.as_deref(), Some("roland.example.org:5000"));
+        assert_eq!(
+            agreed.addresses,
+            Some("roland.example.org:5000".parse().unwrap())
+        );
         assert_eq!(agreed.time, 1_546_214_399_000);
     }
     let Document::Rotation(announcement) = document("rotation").unwrap() else {

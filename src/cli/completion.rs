@@ -18,13 +18,14 @@ use tokio::time::timeout;
 
 use super::{
     Cli, default_root,
+    remote::full_addresses,
     user_arg::{said, user_of},
 };
 use crate::{
     client::owner::Owner,
     error::{Code, Error},
     observer::Unobserved,
-    root::{Root, contact::full_address, name::Name, user::User},
+    root::{Root, name::Name, user::User},
 };
 
 /// The variable through which a shell asks for completions.
@@ -176,7 +177,7 @@ fn listed(peer: &str, directory: &str) -> Option<Vec<String>> {
     let user = user()?;
     let server = flag("--server").and_then(|server| server.into_string().ok());
     let server = server.or_else(|| env::var("M2Y_SERVER").ok());
-    let server = server.and_then(|server| full_address(&server).ok());
+    let server = server.and_then(|server| full_addresses(&server).ok());
     let owner = Owner::find(&user, peer, server.as_deref()).ok()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -22,7 +22,8 @@ use crate::{
     crypto::keys::{Fingerprint, PublicKey},
     error::{Code, Error},
     json::{Map, Value, canonical, pretty},
-    root::{RootError, contact::full_address, name::Name},
+    root::{RootError, name::Name},
+    transport::Addresses,
     wire::pairing::Document,
 };
 
@@ -64,11 +65,6 @@ impl Contact {
             Self::Rotate(rotate) => rotate.run(json),
         }
     }
-}
-
-fn checked(address: Option<String>) -> Result<Option<String>, Error> {
-    let full = address.map(|address| full_address(&address)).transpose();
-    full.map_err(|e| Error::new(Code::Usage, e))
 }
 
 fn named(folder: Option<String>) -> Result<Option<Name>, Error> {
@@ -117,7 +113,7 @@ struct Added<'a> {
     user: &'a Name,
     contact: &'a Name,
     key: &'a PublicKey,
-    address: Option<&'a str>,
+    addresses: Option<&'a Addresses>,
     folder: Option<&'a Name>,
     /// The folder of the user that they may send into from now on.
     allowed: Option<&'a Name>,
@@ -134,7 +130,7 @@ impl Added<'_> {
             ("contact", self.contact.as_str().into()),
             ("fingerprint", fingerprint.to_string().into()),
             ("digits", fingerprint.digits().into()),
-            ("address", self.address.unwrap_or_default().into()),
+            ("address", text_of(self.addresses).into()),
             ("folder", self.folder.map_or("", Name::as_str).into()),
         ];
         if let Some(old) = self.announced_by {
@@ -164,8 +160,8 @@ impl fmt::Display for Added<'_> {
                 "\n  files go into the folder {folder}, unless you name a different one"
             )?;
         }
-        match self.address {
-            Some(address) => write!(f, "\n  address {address}"),
+        match self.addresses {
+            Some(addresses) => write!(f, "\n  address {addresses}"),
             None => write!(
                 f,
                 "\n  no address yet: to send to {0}, set it with `m2y contact address {0} HOST:PORT`",
@@ -173,6 +169,11 @@ impl fmt::Display for Added<'_> {
             ),
         }
     }
+}
+
+/// For a field that is always there.
+fn text_of(addresses: Option<&Addresses>) -> String {
+    addresses.map(ToString::to_string).unwrap_or_default()
 }
 
 /// For commands about a contact who must exist.

@@ -25,7 +25,7 @@ use crate::{
     root::{Root, RootError, meta_file, name::Name, user::User},
     server::{self, Server},
     transfer::send::send_job::SendJob,
-    transport::{self, Address, Listener},
+    transport::{self, Address, Listener, Listening},
 };
 
 /// Demonstrate everything: two people, a server, real files, every step, every hook
@@ -113,7 +113,7 @@ impl Demo {
         let server =
             Server::new(&root, &root.settings()?)?.observed(Arc::new(Side("server", show.clone())));
         server.start_folders().await?;
-        let listener = transport::listen(&Address::any_local_port()).await?;
+        let listener = transport::listen(&Address::any_local_port(), &Listening::plain()).await?;
         let address = listener.address().map_err(|e| cannot("listen", &e))?;
         let address = address.to_string();
         voice.say(

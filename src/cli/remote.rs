@@ -10,7 +10,8 @@ use crate::{
     client::{owner::Owner, peer::Peer},
     error::{Code, Error, printable},
     observer::{Observer, Unobserved},
-    root::{contact::full_address, name::Name, user::User},
+    root::{name::Name, user::User},
+    transport::{AddressError, Addresses},
     wire::request::Entry,
 };
 
@@ -22,7 +23,7 @@ pub struct Asker {
     #[command(flatten)]
     user: UserArg,
     /// The contact's server, port 5000 unless given [default: the contact's address]
-    #[arg(long, env = "M2Y_SERVER", value_name = "HOST[:PORT]", value_parser = full_address)]
+    #[arg(long, env = "M2Y_SERVER", value_name = "ADDRESS", value_parser = full_addresses)]
     server: Option<String>,
 }
 
@@ -70,6 +71,11 @@ impl RemotePath {
     }
 }
 
+/// Checks addresses, and gives those a port that have none.
+pub fn full_addresses(text: &str) -> Result<String, AddressError> {
+    Addresses::with_default_ports(text).map(|addresses| addresses.to_string())
+}
+
 impl Asker {
     /// The user who asks.
     pub fn user(&self) -> Result<User, Error> {
@@ -81,7 +87,7 @@ impl Asker {
         let owner = Owner::find(&self.user()?, name, self.server.as_deref())?;
         // A variable is for all commands, the flag for this one.
         let variable = env::var("M2Y_SERVER").ok();
-        let variable = variable.and_then(|server| full_address(&server).ok());
+        let variable = variable.and_then(|server| full_addresses(&server).ok());
         let is_variable = self.server == variable;
         match owner.is_own() && !is_variable {
             true => Err(Error::new(

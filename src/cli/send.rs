@@ -33,6 +33,7 @@ use super::{
     limit::Limit,
     output,
     progress::Progress,
+    remote::full_addresses,
     user_arg::{said, user_of},
     user_name,
 };
@@ -41,7 +42,7 @@ use crate::{
     error::{Code, Error},
     journal::outgoing::{Outgoing, What},
     meta::Meta,
-    root::{Root, contact::full_address, name::Name},
+    root::{Root, name::Name},
     transfer::send::{
         job_file::{JobFile, LastDir},
         outgoing::{OutgoingLog, OutgoingView},
@@ -92,7 +93,7 @@ pub struct Send {
     #[arg(long, env = "M2Y_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
     /// The receiver's server, port 5000 unless given [default: the contact's address]
-    #[arg(long, env = "M2Y_SERVER", value_name = "HOST[:PORT]", value_parser = full_address)]
+    #[arg(long, env = "M2Y_SERVER", value_name = "ADDRESS", value_parser = full_addresses)]
     server: Option<String>,
     /// The user who sends [default: M2Y_USER, or the user in m2y.ini, else the only one of
     /// the root]
@@ -452,7 +453,7 @@ impl Send {
         if let Some(template) = &template
             && !self.failed
         {
-            let address = |route: Route| route.address().to_string();
+            let address = |route: Route| route.addresses().to_string();
             routes.find(Path::new(""), template, address)?;
         }
         if let Some(view) = &view

@@ -17,23 +17,32 @@ use crate::{
     client::{self, outbox},
     crypto::backend::active,
     error::{Code, Error},
-    root::{Root, file, settings::LogFormat},
+    root::{
+        Root, file,
+        settings::{LogFormat, Settings},
+    },
     server::{self, Server, metrics},
-    transport::{self, Address, Listener},
+    transport::{self, Address, Listener, Listening},
 };
 
 /// Receive files for every user of the root, and run the hooks of their folders
 ///
-/// The first line on standard output is the address that the server listens on; with
-/// --metrics, the second line is the address for metrics. Ctrl-C or SIGTERM lets transfers
+/// The first lines on standard output are the addresses that the server listens on, one
+/// each; with --metrics, the next line is the address for metrics. Ctrl-C or SIGTERM lets transfers
 /// finish (shutdown_deadline in m2y.ini); a second one stops at once.
 #[derive(Debug, Args)]
 pub struct Serve {
     #[command(flatten)]
     root: RootArg,
-    /// The address to listen on; port 0 picks a free one [default: listen in m2y.ini, else 127.0.0.1:5000]
-    #[arg(long, env = "M2Y_LISTEN", value_name = "HOST:PORT")]
-    listen: Option<String>,
+    /// An address to listen on, once for each; port 0 picks a free one. HOST:PORT takes TLS too,
+    /// quic://HOST:PORT takes QUIC [default: listen in m2y.ini, else 127.0.0.1:5000]
+    #[arg(
+        long,
+        env = "M2Y_LISTEN",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    listen: Vec<String>,
     /// The address for /metrics (Prometheus) and /healthz over HTTP; port 0 picks a free one
     /// [default: metrics in m2y.ini, else none]
     #[arg(long, env = "M2Y_METRICS", value_name = "HOST:PORT")]
@@ -55,8 +64,8 @@ impl Serve {
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         let mut settings = root.settings()?;
-        if let Some(listen) = self.listen {
-            settings.listen = listen;
+        if !self.listen.is_empty() {
+            settings.listen = self.listen;
         }
         if self.metrics.is_some() {
             settings.metrics = self.metrics;
@@ -64,7 +73,7 @@ impl Serve {
         let _lock = lock(&root).await?;
         let mut signals = Signals::new()?;
         let server = Server::with_stores(&root, &settings, &client::stores())?;
-        let (listener, address) = listen(&settings.listen).await?;
+        let (listeners, addresses) = listen(&root, &settings).await?;
         let metrics_port = match &settings.metrics {
             Some(metrics) => Some((metrics_at(metrics).await?, server.report()?)),
             None => None,
@@ -74,16 +83,22 @@ impl Serve {
             started = server.start_folders() => { started?; }
             () = signals.next() => return Ok(()),
         }
-        info!(%address, root = %root.path().display(), crypto = active().name(), "serving");
-        if address.starts_with("127.") || address.starts_with("[::1]") {
+        let crypto = active().name();
+        for address in &addresses {
+            info!(%address, root = %root.path().display(), crypto, "serving");
+            if json {
+                let address = address.to_string();
+                output::object(&[("status", "listening".into()), ("address", address.into())]);
+            } else {
+                output::line(format_args!("listening on {address}"));
+            }
+        }
+        if let Some(address) = addresses.first()
+            && addresses.iter().all(Address::is_local)
+        {
             info!(
                 "only this machine can connect to {address}: for others, use --listen 0.0.0.0:5000"
             );
-        }
-        if json {
-            output::object(&[("status", "listening".into()), ("address", address.into())]);
-        } else {
-            output::line(format_args!("listening on {address}"));
         }
         let (shutdown, going_down) = watch::channel(false);
         if let Some(((port, address), report)) = metrics_port {
@@ -98,7 +113,7 @@ impl Serve {
         systemd::tell("READY=1");
         let sending = outbox::run(root, settings, going_down.clone());
         let serving = async {
-            tokio::join!(server::run(listener, server, going_down), sending);
+            tokio::join!(server::run(listeners, server, going_down), sending);
         };
         tokio::pin!(serving);
         tokio::select! {
@@ -118,12 +133,26 @@ fn cannot_listen(wanted: &str, why: impl Display) -> Error {
     Error::new(Code::Failed, format!("cannot listen on {wanted}: {why}"))
 }
 
-/// A listener for sessions, and its address.
-async fn listen(wanted: &str) -> Result<(Box<dyn Listener>, String), Error> {
-    let parsed: Result<Address, _> = wanted.parse();
-    let listener = transport::listen(&parsed.map_err(|e| cannot_listen(wanted, e))?).await?;
-    let address = listener.address().map_err(|e| cannot_listen(wanted, e))?;
-    Ok((listener, address.to_string()))
+/// Listeners for sessions, and their addresses.
+async fn listen(
+    root: &Root,
+    settings: &Settings,
+) -> Result<(Vec<Box<dyn Listener>>, Vec<Address>), Error> {
+    let listening = Listening {
+        identity: Some(root.identity(&settings.tls)?),
+        gso: settings.quic_gso,
+        max_connections: settings.max_connections,
+        max_per_address: settings.max_per_address,
+    };
+    let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
+    for wanted in &settings.listen {
+        let parsed: Result<Address, _> = wanted.parse();
+        let parsed = parsed.map_err(|e| cannot_listen(wanted, e))?;
+        let listener = transport::listen(&parsed, &listening).await?;
+        addresses.push(listener.address().map_err(|e| cannot_listen(wanted, e))?);
+        listeners.push(listener);
+    }
+    Ok((listeners, addresses))
 }
 
 /// A port for metrics, and its address.

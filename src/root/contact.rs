@@ -1,7 +1,5 @@
 //! Contacts: the keys of the people a user exchanges files with, and the card that carries a key.
 
-use std::net::Ipv6Addr;
-
 use super::{
     config::{Config, ConfigError},
     error::RootError,
@@ -11,7 +9,7 @@ use super::{
 use crate::{
     crypto::keys::PublicKey,
     json::{self, Map, Value},
-    transport::Address,
+    transport::{AddressError, Addresses},
 };
 
 /// Somebody whose key file is in `pubKey/`.
@@ -30,8 +28,8 @@ pub struct Card {
     pub name: Name,
     /// The public key.
     pub key: PublicKey,
-    /// Where the owner's server listens, if known.
-    pub address: Option<String>,
+    /// Where the owner's server is reached, if known.
+    pub addresses: Option<Addresses>,
     /// The owner's folder that files go into if the sender names none.
     pub folder: Option<Name>,
 }
@@ -64,17 +62,12 @@ impl Card {
                 ));
             }
         }
-        let address = field("address")
-            .filter(|a| !a.is_empty())
-            .map(str::to_owned);
-        if let Some(address) = &address {
-            check_address(address).map_err(|reason| RootError::document(path, reason))?;
-        }
+        let addresses = read_addresses(card);
         let folder = field("folder").filter(|folder| !folder.is_empty());
         Ok(Self {
             name,
             key,
-            address,
+            addresses: addresses.map_err(|e| RootError::document(path, e.to_string()))?,
             folder: folder.map(Name::folder).transpose()?,
         })
     }
@@ -92,9 +85,7 @@ impl Card {
             "fingerprint".to_owned(),
             self.key.fingerprint().to_string().into(),
         );
-        if let Some(address) = &self.address {
-            card.insert("address".to_owned(), address.as_str().into());
-        }
+        write_addresses(&mut card, self.addresses.as_ref());
         if let Some(folder) = &self.folder {
             card.insert("folder".to_owned(), folder.as_str().into());
         }
@@ -102,32 +93,34 @@ impl Card {
     }
 }
 
-/// The port of a server whose address names none.
-pub const PORT: u16 = 5000;
-
-/// `HOST:PORT` of an address that may leave the port out.
-pub fn full_address(text: &str) -> Result<String, String> {
-    let is_v6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
-    if is_v6(text) {
-        let port = text.rsplit_once(':');
-        return match port.is_some_and(|(host, _)| is_v6(host)) {
-            true => Err(format!(
-                "{text:?} may be a host with a port or without: write [HOST]:PORT"
-            )),
-            false => Ok(format!("[{text}]:{PORT}")),
-        };
-    }
-    let full = match text.contains(':') && !text.ends_with(']') {
-        true => text.to_owned(),
-        false => format!("{text}:{PORT}"),
+/// Puts addresses into a document: the first of plain TCP as `address`, which every reader
+/// understands, and all of them as `addresses`, if there are others.
+pub fn write_addresses(document: &mut Map<String, Value>, addresses: Option<&Addresses>) {
+    let Some(addresses) = addresses else {
+        return;
     };
-    check_address(&full).map(|()| full)
+    let plain = addresses.plain().map(ToString::to_string);
+    let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let is_alone = all.len() == 1 && plain.is_some();
+    if let Some(plain) = plain {
+        document.insert("address".to_owned(), plain.into());
+    }
+    if !is_alone {
+        document.insert("addresses".to_owned(), all.into());
+    }
 }
 
-/// Checks `HOST:PORT`.
-pub fn check_address(address: &str) -> Result<(), String> {
-    let parsed: Result<Address, _> = address.parse();
-    parsed.map(drop).map_err(|e| e.to_string())
+/// The addresses in a document. Of several, those are left out whose kind is not known here.
+pub fn read_addresses(document: &Map<String, Value>) -> Result<Option<Addresses>, AddressError> {
+    let all = document.get("addresses").and_then(Value::as_array);
+    let all = all.into_iter().flatten().filter_map(Value::as_str);
+    let known: Vec<_> = all.filter_map(|text| text.parse().ok()).collect();
+    if !known.is_empty() {
+        return Addresses::new(known).map(Some);
+    }
+    let address = document.get("address").and_then(Value::as_str);
+    let address = address.filter(|address| !address.is_empty());
+    address.map(str::parse).transpose()
 }
 
 /// What a contacts.ini knows of a contact besides the key.
@@ -183,38 +176,25 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_a_port_gets_the_usual_one() {
-        for (text, full) in [
-            ("example.org", "example.org:5000"),
-            ("example.org:80", "example.org:80"),
-            ("::1", "[::1]:5000"),
-            ("[::1]", "[::1]:5000"),
-            ("[::1]:80", "[::1]:80"),
-            ("10.0.0.1", "10.0.0.1:5000"),
-        ] {
-            assert_eq!(full_address(text).as_deref(), Ok(full));
-        }
-        for bad in [
-            "",
-            ":",
-            "h:x",
-            "h:70000",
-            "a b",
-            "host:",
-            "::1:5000",
-            "2001:db8::7:5000",
-        ] {
-            assert!(full_address(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn addresses_are_checked() {
-        for good in ["127.0.0.1:5000", "[::1]:1", "m2y.example.org:65535"] {
-            assert!(check_address(good).is_ok(), "{good}");
-        }
-        for bad in ["", "host", ":1", "h:x", "h:70000", "a b:1", "h\n[x]:1"] {
-            assert!(check_address(bad).is_err(), "{bad}");
-        }
+    fn a_list_of_addresses_survives_an_ini_and_a_document() {
+        let name = Name::user("zhenqiang").unwrap();
+        let pin = "0a".repeat(32);
+        let text = format!("quic://h:3, tls://[::1]:443#sha256={pin}, h:5");
+        let ini = with("", &name, Key::Address, &text);
+        assert_eq!(find(&ini, &name, Key::Address).unwrap().unwrap(), text);
+        let addresses: Addresses = text.parse().unwrap();
+        let mut document = Map::new();
+        write_addresses(&mut document, Some(&addresses));
+        assert_eq!(document.get("address").unwrap(), "h:5");
+        assert_eq!(read_addresses(&document).unwrap(), Some(addresses));
+        let mut document = Map::new();
+        write_addresses(&mut document, Some(&"h:5".parse().unwrap()));
+        assert!(!document.contains_key("addresses"), "nothing new to say");
+        document.insert(
+            "addresses".to_owned(),
+            vec!["pigeon://x", "quic://h:6"].into(),
+        );
+        let known = read_addresses(&document).unwrap().unwrap();
+        assert_eq!(known.to_string(), "quic://h:6");
     }
 }

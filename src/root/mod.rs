@@ -22,6 +22,7 @@
 //! Everything below the root is reached through a directory handle that no name
 //! and no symbolic link leads out of (`cap-std`).
 
+mod certificate;
 pub mod config;
 pub mod conflict;
 pub mod contact;
@@ -194,6 +195,8 @@ pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # Settings of the m2y server. Take away a '#' to change one; where nothing else is
 # said, the line shows the default.
 [server]
+# Addresses to listen on, with commas between: HOST:PORT takes plain sessions and TLS,
+# quic://HOST:PORT takes QUIC.
 # listen = 127.0.0.1:5000
 # max_connections = 4096
 # max_connections_per_address = 256
@@ -209,6 +212,15 @@ pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # log_format = text
 # The address of /metrics (for Prometheus) and /healthz: none, unless it is set.
 # metrics = 127.0.0.1:9090
+# What the server proves itself with over TLS and QUIC: files in PEM, below the root unless a
+# path begins with /. Without a key, it is in the file of the certificate. Without both, the
+# server makes a certificate, whose fingerprint belongs to the addresses that others use.
+[tls]
+# certificate = /etc/letsencrypt/live/example.org/fullchain.pem
+# key = /etc/letsencrypt/live/example.org/privkey.pem
+# no if a network card or its driver loses what QUIC sends: then each packet is cut here.
+[quic]
+# gso = yes
 [hooks]
 # script_deadline = 500ms
 # executable_deadline = 30s

@@ -4,7 +4,7 @@ mod smtp;
 pub mod store;
 mod webhook;
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{SETTINGS_TEMPLATE, config::Config, name::Name};
 use crate::error::did_you_mean;
@@ -23,8 +23,8 @@ pub const MAX_LEN: u64 = 65_536;
 /// What an administrator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `[server] listen`: host and port; port 0 takes any free one.
-    pub listen: String,
+    /// `[server] listen`: addresses to listen on; port 0 takes any free one.
+    pub listen: Vec<String>,
     /// `[server] max_connections`: connections in all.
     pub max_connections: usize,
     /// `[server] max_connections_per_address`: connections from one address.
@@ -43,6 +43,11 @@ pub struct Settings {
     pub metrics: Option<String>,
     /// `[server] log_format`: what the log looks like.
     pub log_format: LogFormat,
+    /// `[tls] certificate` and `key`: what the server proves itself with over TLS and QUIC;
+    /// without them it makes a certificate.
+    pub tls: Tls,
+    /// `[quic] gso`: whether the system cuts what QUIC sends into packets.
+    pub quic_gso: bool,
     /// `[hooks] script_deadline`: time that one script may run.
     pub script_deadline: Duration,
     /// `[hooks] executable_deadline`: time that one executable may run.
@@ -63,6 +68,15 @@ pub struct Settings {
     pub user: Option<Name>,
     /// `[store NAME]`: places where contents may be stored, by their names.
     pub stores: BTreeMap<String, store::Place>,
+}
+
+/// The files that a server proves itself with. A relative path starts at the root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate and those between it and an authority, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, in PEM; without a file of its own it is in that of the certificate.
+    pub key: Option<PathBuf>,
 }
 
 /// What the log of a server looks like.
@@ -138,7 +152,7 @@ impl Programs {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            listen: "127.0.0.1:5000".to_owned(),
+            listen: vec!["127.0.0.1:5000".to_owned()],
             max_connections: 4096,
             max_per_address: 256,
             opening_deadline: Duration::from_secs(10),
@@ -148,6 +162,8 @@ impl Default for Settings {
             max_filesize: i64::MAX as u64,
             metrics: None,
             log_format: LogFormat::Text,
+            tls: Tls::default(),
+            quic_gso: true,
             script_deadline: Duration::from_millis(500),
             executable_deadline: Duration::from_secs(30),
             executables: Programs::Shared,
@@ -199,6 +215,9 @@ impl Settings {
                 })?;
             }
         }
+        if settings.tls.key.is_some() && settings.tls.certificate.is_none() {
+            return Err("[tls] has a key and no certificate".to_owned());
+        }
         if let Some(smtp) = &settings.smtp {
             smtp.check().map_err(|must| format!("[smtp] {must}"))?;
         }
@@ -208,7 +227,9 @@ impl Settings {
 
     fn set(&mut self, section: &str, key: &str, value: &str) -> Result<(), &'static str> {
         match (section, key) {
-            ("server", "listen") => self.listen = value.to_owned(),
+            ("server", "listen") => {
+                self.listen = value.split(',').map(|one| one.trim().to_owned()).collect();
+            }
             ("server", "max_connections") => self.max_connections = count(value)?,
             ("server", "max_connections_per_address") => self.max_per_address = count(value)?,
             ("server", "opening_deadline") => self.opening_deadline = duration(value)?,
@@ -218,6 +239,9 @@ impl Settings {
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
             ("server", "metrics") => self.metrics = Some(value.to_owned()),
             ("server", "log_format") => self.log_format = value.parse()?,
+            ("tls", "certificate") => self.tls.certificate = Some(value.into()),
+            ("tls", "key") => self.tls.key = Some(value.into()),
+            ("quic", "gso") => self.quic_gso = yes_or_no(value)?,
             ("hooks", "script_deadline") => self.script_deadline = duration(value)?,
             ("hooks", "executable_deadline") => self.executable_deadline = duration(value)?,
             ("hooks", "executables") => self.executables = programs(value)?,
@@ -304,6 +328,14 @@ fn programs(text: &str) -> Result<Programs, &'static str> {
             .collect::<Result<_, _>>()
             .map(Programs::SharedAnd)
             .map_err(|_| "it must be none, shared, all, or names of users with commas between"),
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text.trim() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("it must be yes or no"),
     }
 }
 

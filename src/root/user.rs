@@ -25,6 +25,7 @@ use crate::{
         passphrase,
     },
     json::{self, Map, Value},
+    transport::{AddressError, Addresses},
 };
 
 /// The fields of the seed; others are kept too.
@@ -322,24 +323,32 @@ impl User {
         key: &PublicKey,
         replace: bool,
     ) -> Result<(), RootError> {
-        match self.contact(name) {
-            Ok(old) if old.key == *key => {}
-            Ok(_) if *name == self.name => return Err(RootError::Oneself(name.clone())),
-            Ok(old) if !replace => {
-                return Err(RootError::OtherKey {
-                    name: name.clone(),
-                    old: old.key.fingerprint().to_string(),
-                    new: key.fingerprint().to_string(),
-                });
-            }
-            // Replacing a file that holds no key must be deliberate too.
-            Err(e @ RootError::Key { .. }) if !replace => return Err(e),
-            Ok(_) | Err(RootError::NoContact { .. } | RootError::Key { .. }) => {
-                self.write_public_key(name, key)?;
-            }
-            Err(e) => return Err(e),
+        if self.check_contact(name, key, replace)? {
+            self.write_public_key(name, key)?;
         }
         self.root.remember_name(name)
+    }
+
+    /// Whether the key of a contact has to be written to be there; fails if it must not be.
+    pub fn check_contact(
+        &self,
+        name: &Name,
+        key: &PublicKey,
+        replace: bool,
+    ) -> Result<bool, RootError> {
+        match self.contact(name) {
+            Ok(old) if old.key == *key => Ok(false),
+            Ok(_) if *name == self.name => Err(RootError::Oneself(name.clone())),
+            Ok(old) if !replace => Err(RootError::OtherKey {
+                name: name.clone(),
+                old: old.key.fingerprint().to_string(),
+                new: key.fingerprint().to_string(),
+            }),
+            // Replacing a file that holds no key must be deliberate too.
+            Err(e @ RootError::Key { .. }) if !replace => Err(e),
+            Ok(_) | Err(RootError::NoContact { .. } | RootError::Key { .. }) => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
     /// Everybody but the user with a key file in `pubKey/`, sorted by name; an error for a file
@@ -406,9 +415,13 @@ impl User {
             .map_err(RootError::io("write", path))
     }
 
-    /// Where a contact's server listens, if known.
-    pub fn address_of(&self, contact: &Name) -> Result<Option<String>, RootError> {
-        self.of_contact(contact, Key::Address)
+    /// Where a contact's server is reached, if known.
+    pub fn addresses_of(&self, contact: &Name) -> Result<Option<Addresses>, RootError> {
+        let text = self.of_contact(contact, Key::Address)?;
+        let addresses = text.map(|text| text.parse()).transpose();
+        addresses.map_err(|e: AddressError| {
+            RootError::document(self.at("contacts.ini"), format!("[{contact}] address: {e}"))
+        })
     }
 
     /// The folder of a contact's that files go into if the sender names none, if known.
@@ -423,9 +436,9 @@ impl User {
             .map_err(|e| RootError::config(self.at("contacts.ini"), e))
     }
 
-    /// Records where a contact's server listens.
-    pub fn set_address(&self, contact: &Name, address: &str) -> Result<(), RootError> {
-        self.set_of_contact(contact, Key::Address, address)
+    /// Records where a contact's server is reached.
+    pub fn set_addresses(&self, contact: &Name, addresses: &Addresses) -> Result<(), RootError> {
+        self.set_of_contact(contact, Key::Address, &addresses.to_string())
     }
 
     /// Records which folder of a contact's files go into if the sender names none.
@@ -451,13 +464,17 @@ impl User {
         }
     }
 
-    /// The card to hand out; `address` is where a server of the user listens, if known, and
+    /// The card to hand out; `addresses` say where a server of the user is reached, if known, and
     /// `folder` is where files sent without naming one go.
-    pub fn card(&self, address: Option<String>, folder: Option<Name>) -> Result<Card, RootError> {
+    pub fn card(
+        &self,
+        addresses: Option<Addresses>,
+        folder: Option<Name>,
+    ) -> Result<Card, RootError> {
         Ok(Card {
             name: self.name.clone(),
             key: self.own_key()?,
-            address,
+            addresses,
             folder,
         })
     }
@@ -541,14 +558,14 @@ mod tests {
             for n in 0..16 {
                 let user = &user;
                 scope.spawn(move || {
-                    user.set_address(&name(n), &format!("host:{}", n + 1))
-                        .unwrap()
+                    let address = format!("host:{}", n + 1).parse().unwrap();
+                    user.set_addresses(&name(n), &address).unwrap()
                 });
             }
         });
         for n in 0..16 {
-            let address = user.address_of(&name(n)).unwrap();
-            assert_eq!(address, Some(format!("host:{}", n + 1)));
+            let address = user.addresses_of(&name(n)).unwrap().unwrap();
+            assert_eq!(address.to_string(), format!("host:{}", n + 1));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout, timeout_at},
@@ -300,6 +301,7 @@ pub struct Writer {
     idle: Duration,
     /// Since when [`Writer::some`] waits.
     blocked_since: Option<Instant>,
+    keeps: bool,
     pace: Option<Arc<Pace>>,
 }
 
@@ -310,6 +312,7 @@ impl Writer {
             half: Box::new(half),
             idle,
             blocked_since: None,
+            keeps: false,
             pace: None,
         }
     }
@@ -330,11 +333,33 @@ impl Writer {
             let written = self.some(bytes).await?;
             bytes = bytes.get(written..).unwrap_or_default();
         }
+        self.flush().await
+    }
+
+    /// Whether something was written that has not left yet: a transport may keep it until it is
+    /// asked again.
+    pub fn keeps(&self) -> bool {
+        self.keeps
+    }
+
+    /// Waits until all that was written has left. Nothing is lost if the future is dropped.
+    pub async fn flush(&mut self) -> Result<(), ChannelError> {
+        if self.keeps {
+            match timeout(self.idle, self.half.flush()).await {
+                Ok(flushed) => flushed?,
+                Err(_) => return Err(ChannelError::Idle(self.idle)),
+            }
+            self.keeps = false;
+        }
         Ok(())
     }
 
-    /// Writes some of the bytes; returns how many. Nothing is lost if the future is dropped.
+    /// Writes some of the bytes; returns how many. Without bytes, waits until what was written has
+    /// left. Nothing is lost if the future is dropped.
     pub async fn some(&mut self, bytes: &[u8]) -> Result<usize, ChannelError> {
+        if bytes.is_empty() {
+            return self.flush().await.map(|()| 0);
+        }
         let bytes = match &self.pace {
             Some(pace) => bytes.get(..pace.leave().await).unwrap_or(bytes),
             None => bytes,
@@ -345,6 +370,13 @@ impl Writer {
             Ok(written) => {
                 self.blocked_since = None;
                 let written = written?;
+                self.keeps = match self.half.flush().now_or_never() {
+                    Some(flushed) => {
+                        flushed?;
+                        false
+                    }
+                    None => true,
+                };
                 if let Some(pace) = &self.pace {
                     pace.spend(written);
                 }

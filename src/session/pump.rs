@@ -261,12 +261,13 @@ impl<R: Role> Pump<R> {
             None => io.outbox.pending(),
         };
         let writes = !pending.is_empty();
+        let flushes = writer.keeps() && self.mute.is_none();
         let mute = self.mute.as_ref().map(|(_, until)| *until);
         tokio::select! {
             read = reader.more(), if running && reader.has_room() => Event::Read(read),
             opened = join(&mut self.work) => Event::Opened(opened),
             done = io.tasks.next() => Event::Done(done),
-            wrote = writer.some(pending), if writes => Event::Wrote(wrote),
+            wrote = writer.some(pending), if writes || flushes => Event::Wrote(wrote),
             sealed = io.uploads.next(), if !writes && mute.is_none() => Event::Sealed(sealed),
             _ = self.tick.tick(), if running => Event::Tick,
             input = self.role.input(at_rest), if running => Event::Input(input),

@@ -2,14 +2,21 @@
 //! connection is a [`Link`] of two halves.
 //!
 //! A link carries bytes in order, in both directions, and ends when a half is shut down or
-//! dropped. It need not be secret or authentic: the session on top of it is. TCP is the only
-//! kind of address so far. A further one needs a variant of [`Address`] and a file beside
-//! `tcp`.
+//! dropped. It need not be secret or authentic: the session on top of it is. TLS and QUIC are
+//! there to get through networks, and [`race`] takes the first of several addresses that answers.
 
 mod address;
+pub mod certificate;
+#[cfg(feature = "aws-lc")]
+mod quic;
+#[cfg(not(feature = "aws-lc"))]
+#[path = "no_quic.rs"]
+mod quic;
+pub mod race;
 pub(crate) mod resolve;
 mod tcp;
 pub mod tls;
+mod verdict;
 
 use std::{
     fmt, io,
@@ -17,10 +24,14 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, select_all},
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, Addresses, MAX_ADDRESSES, PORT, Pin, Place};
+pub use certificate::Identity;
 
 use crate::error::{Code, Error};
 
@@ -82,23 +93,68 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Accepts links.
+/// A connection that somebody makes. What both sides have to say before there is a link, as TLS
+/// does, is said in [`Incoming::link`].
+pub struct Incoming {
+    /// Who is at the other end.
+    pub peer: Peer,
+    link: BoxFuture<'static, io::Result<Link>>,
+}
+
+impl Incoming {
+    /// A connection from a peer, which becomes a link.
+    pub fn new(peer: Peer, link: impl Future<Output = io::Result<Link>> + Send + 'static) -> Self {
+        Self {
+            peer,
+            link: link.boxed(),
+        }
+    }
+
+    /// Waits until there is a link. It takes as long as the peer likes.
+    pub async fn link(self) -> io::Result<Link> {
+        self.link.await
+    }
+}
+
+impl From<Link> for Incoming {
+    fn from(link: Link) -> Self {
+        Self::new(link.peer.clone(), async { Ok(link) })
+    }
+}
+
+/// Accepts connections.
 pub trait Listener: Send {
-    /// Waits for the next link. Nothing is lost if the future is dropped. After an error
+    /// Waits for the next connection. Nothing is lost if the future is dropped. After an error
     /// the listener can be asked again.
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<Link>>;
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Incoming>>;
 
     /// Where it listens, as a client may dial it.
     fn address(&self) -> io::Result<Address>;
 }
 
 impl<L: Listener + ?Sized> Listener for Box<L> {
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<Link>> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Incoming>> {
         (**self).accept()
     }
 
     fn address(&self) -> io::Result<Address> {
         (**self).address()
+    }
+}
+
+/// Accepts what any of several listeners accepts. The address is that of the first.
+impl Listener for Vec<Box<dyn Listener>> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Incoming>> {
+        if self.is_empty() {
+            return std::future::pending().boxed();
+        }
+        let any = select_all(self.iter_mut().map(|listener| listener.accept()));
+        any.map(|(accepted, _, _)| accepted).boxed()
+    }
+
+    fn address(&self) -> io::Result<Address> {
+        let first = self.first().ok_or(io::ErrorKind::NotFound)?;
+        first.address()
     }
 }
 
@@ -108,13 +164,26 @@ pub trait Dialer: Send + Sync {
     fn dial<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Link, TransportError>>;
 }
 
-/// Dials every kind of address that there is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Direct;
+/// Dials every kind of address that there is. Sessions with one QUIC address share a connection.
+#[derive(Clone, Default)]
+pub struct Direct(quic::Dialer);
+
+impl Direct {
+    /// A dialer; `gso` says whether the system may cut what QUIC sends into packets.
+    pub fn new(gso: bool) -> Self {
+        Self(quic::Dialer::new(gso))
+    }
+}
 
 impl Dialer for Direct {
     fn dial<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Link, TransportError>> {
-        Box::pin(dial(address))
+        Box::pin(async move {
+            match address {
+                Address::Tcp(place) => tcp::dial(address, place).await,
+                Address::Tls(place, pin) => tcp::dial_tls(address, place, *pin).await,
+                Address::Quic(place, pin) => self.0.dial(address, place, *pin).await,
+            }
+        })
     }
 }
 
@@ -140,8 +209,27 @@ pub enum TransportError {
         /// How long the wait was.
         after: Duration,
     },
+    /// The peer does not prove who it is.
+    #[error("cannot trust {address}: {reason}")]
+    Untrusted {
+        /// Where to.
+        address: Address,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// None of several addresses leads to the peer.
+    #[error("cannot connect to any of its addresses: {}", list(.0))]
+    Unreachable(Vec<race::Tried>),
+    /// This build of m2y does not have the transport.
+    #[error("{address} needs {what}")]
+    Unsupported {
+        /// Which address.
+        address: Address,
+        /// What is missing.
+        what: &'static str,
+    },
     /// The address is taken, or not one of this machine.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {}", reason(source))]
     Listen {
         /// Where.
         address: Address,
@@ -150,34 +238,98 @@ pub enum TransportError {
     },
 }
 
+impl TransportError {
+    /// Why, without the address and what to do.
+    fn reason(&self) -> String {
+        match self {
+            Self::Connect { source, .. } | Self::Listen { source, .. } => reason(source),
+            Self::Silent { .. } => "no answer".to_owned(),
+            Self::Untrusted { reason, .. } => reason.clone(),
+            Self::Unsupported { what, .. } => format!("needs {what}"),
+            Self::Unreachable(tried) => list(tried),
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::Connect { .. } | Self::Silent { .. } => Code::Later,
+            Self::Untrusted { .. } => Code::Identity,
+            Self::Listen { .. } | Self::Unsupported { .. } => Code::Failed,
+            // One that may work later counts for more than those that will not.
+            Self::Unreachable(tried) => {
+                let codes = || tried.iter().map(|tried| tried.error.code());
+                match codes().any(|code| code == Code::Later) {
+                    true => Code::Later,
+                    false => codes().next().unwrap_or(Code::Later),
+                }
+            }
+        }
+    }
+}
+
+fn list(tried: &[race::Tried]) -> String {
+    let each: Vec<_> = tried.iter().map(ToString::to_string).collect();
+    each.join("; ")
+}
+
 /// What the system says, without the number of the error.
 fn reason(source: &io::Error) -> String {
     let text = source.to_string();
     let plain = text.split(" (os error").next().unwrap_or(&text);
-    plain.to_lowercase()
+    let mut letters = plain.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => String::new(),
+    }
 }
 
 impl From<TransportError> for Error {
     fn from(error: TransportError) -> Self {
-        let code = match &error {
-            TransportError::Connect { .. } | TransportError::Silent { .. } => Code::Later,
-            TransportError::Listen { .. } => Code::Failed,
-        };
-        Self::new(code, error.to_string())
+        Self::new(error.code(), error.to_string())
     }
 }
 
-/// Connects to an address.
-pub async fn dial(address: &Address) -> Result<Link, TransportError> {
-    match address {
-        Address::Tcp(host) => tcp::dial(address, host).await,
+/// What a listener needs besides its address.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// What proves who listens; without it only plain TCP is possible.
+    pub identity: Option<Identity>,
+    /// Whether the system may cut what QUIC sends into packets.
+    pub gso: bool,
+    /// QUIC connections in all.
+    pub max_connections: usize,
+    /// QUIC connections from one host.
+    pub max_per_address: usize,
+}
+
+impl Listening {
+    /// Plain TCP only.
+    pub fn plain() -> Self {
+        Self {
+            identity: None,
+            gso: true,
+            max_connections: 0,
+            max_per_address: 0,
+        }
     }
 }
 
-/// Listens on an address. With TCP, port 0 takes any free port.
-pub async fn listen(address: &Address) -> Result<Box<dyn Listener>, TransportError> {
-    match address {
-        Address::Tcp(host) => tcp::listen(address, host).await,
+/// Listens on an address. Port 0 takes any free port. A TCP port takes TLS too, if there is an
+/// identity.
+pub async fn listen(
+    address: &Address,
+    listening: &Listening,
+) -> Result<Box<dyn Listener>, TransportError> {
+    match (address, &listening.identity) {
+        (Address::Tcp(_), identity) => tcp::listen(address, identity.as_ref()).await,
+        (Address::Tls(..), Some(identity)) => tcp::listen(address, Some(identity)).await,
+        (Address::Quic(place, _), Some(identity)) => {
+            quic::listen(address, place, identity, listening).await
+        }
+        (_, None) => Err(TransportError::Unsupported {
+            address: address.clone(),
+            what: "a certificate",
+        }),
     }
 }
 

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{net::TcpStream, sync::Semaphore, task, time::timeout};
+
+use super::race;
 
 /// The time for one address, so that a dead one leaves some for the next.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,18 +44,20 @@ fn nowhere() -> io::Error {
 pub(crate) async fn connect(
     addresses: impl IntoIterator<Item = SocketAddr>,
 ) -> io::Result<TcpStream> {
-    let mut last = nowhere();
-    for address in addresses {
+    let attempt = |address| async move {
         match timeout(PATIENCE, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(e)) => last = e,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
-    }
-    Err(last)
+    };
+    let attempts = addresses
+        .into_iter()
+        .map(|address| attempt(address).boxed());
+    let connected = race::first(attempts.collect()).await;
+    let stream =
+        connected.map_err(|errors| errors.into_iter().next_back().unwrap_or_else(nowhere))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Whether something takes connections at an address. It waits for the answer, and is not for

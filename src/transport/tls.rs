@@ -16,6 +16,7 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use zeroize::Zeroizing;
 
 /// The largest file with certificates, in bytes; all of Mozilla's have 220 KiB.
 const MAX_LEN: u64 = 4 << 20;
@@ -34,10 +35,17 @@ pub enum TlsError {
     /// A file that holds no certificate.
     #[error("cannot use {}: it must hold certificates in PEM", .0.display())]
     Certificates(PathBuf),
+    /// A certificate of one's own that cannot be used.
+    #[error("{0}")]
+    Identity(String),
     /// The machine cannot do it.
     #[error("no TLS is possible: {0}")]
     Unavailable(String),
 }
+
+/// What is said where nobody could be trusted.
+pub(super) const NO_AUTHORITIES: &str =
+    "this system has no certificates to check it by: install them (ca-certificates)";
 
 /// Certificates of the authorities that vouch for servers.
 #[derive(Clone)]
@@ -51,11 +59,7 @@ impl Trust {
     /// starts at `base`.
     pub(crate) fn load(ca_file: Option<&PathBuf>, base: &Path) -> Result<Self, TlsError> {
         let provider = Arc::new(provider().map_err(TlsError::Unavailable)?);
-        let mut store = RootCertStore::empty();
-        // A system has certificates that this library does not know how to read, and
-        // they are no reason not to start.
-        let mut roots = rustls_native_certs::load_native_certs().certs;
-        roots.retain(|certificate| store.add(certificate.clone()).is_ok());
+        let (mut store, mut roots) = system();
         if let Some(file) = ca_file {
             let path = base.join(file);
             for certificate in read(&path)? {
@@ -76,6 +80,11 @@ impl Trust {
         })
     }
 
+    /// Those of the system alone.
+    pub(super) fn system_roots() -> RootCertStore {
+        system().0
+    }
+
     /// The certificates, for a library that makes its own configuration of them.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         self.roots.iter()
@@ -88,13 +97,22 @@ impl Trust {
         stream: TcpStream,
     ) -> io::Result<TlsStream<TcpStream>> {
         if self.roots.is_empty() {
-            return Err(io::Error::other(
-                "this system has no certificates to check it by: install them (ca-certificates), or set ca_file in m2y.ini",
-            ));
+            let sentence = format!("{NO_AUTHORITIES}, or set ca_file in m2y.ini");
+            return Err(io::Error::other(sentence));
         }
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         self.connector.connect(name, stream).await
     }
+}
+
+/// The certificates of the system.
+fn system() -> (RootCertStore, Vec<CertificateDer<'static>>) {
+    let mut store = RootCertStore::empty();
+    // A system has certificates that this library does not know how to read, and
+    // they are no reason not to start.
+    let mut roots = rustls_native_certs::load_native_certs().certs;
+    roots.retain(|certificate| store.add(certificate.clone()).is_ok());
+    (store, roots)
 }
 
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -126,8 +144,40 @@ pub(crate) fn install_default() -> Result<(), TlsError> {
     Ok(())
 }
 
+/// A new private key on P-256, as PKCS#8 in DER.
 #[cfg(feature = "aws-lc")]
-fn provider() -> Result<CryptoProvider, String> {
+pub(super) fn p256_key() -> Result<Zeroizing<Vec<u8>>, String> {
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
+    };
+    let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
+    let made = made.map_err(|e| e.to_string())?;
+    Ok(Zeroizing::new(made.as_ref().to_vec()))
+}
+
+/// A new private key on P-256, as PKCS#8 in DER.
+#[cfg(all(
+    not(feature = "aws-lc"),
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub(super) fn p256_key() -> Result<Zeroizing<Vec<u8>>, String> {
+    use graviola::signing::ecdsa::{P256, SigningKey};
+    let key = SigningKey::<P256>::generate().map_err(|e| format!("{e:?}"))?;
+    let mut buffer = Zeroizing::new([0; 256]);
+    let der = key
+        .to_pkcs8_der(&mut *buffer)
+        .map_err(|e| format!("{e:?}"))?;
+    Ok(Zeroizing::new(der.to_vec()))
+}
+
+#[cfg(not(any(feature = "aws-lc", target_arch = "x86_64", target_arch = "aarch64")))]
+pub(super) fn p256_key() -> Result<Zeroizing<Vec<u8>>, String> {
+    Err(NOT_HERE.to_owned())
+}
+
+#[cfg(feature = "aws-lc")]
+pub(super) fn provider() -> Result<CryptoProvider, String> {
     Ok(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -136,7 +186,7 @@ fn provider() -> Result<CryptoProvider, String> {
     not(feature = "aws-lc"),
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
-fn provider() -> Result<CryptoProvider, String> {
+pub(super) fn provider() -> Result<CryptoProvider, String> {
     #[cfg(target_arch = "x86_64")]
     let able = is_x86_feature_detected!("aes")
         && is_x86_feature_detected!("ssse3")
@@ -159,7 +209,7 @@ fn provider() -> Result<CryptoProvider, String> {
 }
 
 #[cfg(not(any(feature = "aws-lc", target_arch = "x86_64", target_arch = "aarch64")))]
-fn provider() -> Result<CryptoProvider, String> {
+pub(super) fn provider() -> Result<CryptoProvider, String> {
     Err(NOT_HERE.to_owned())
 }
 

@@ -1,6 +1,6 @@
 //! The fixed heads: 24 bytes before an opening, 8 before its answer.
 
-use super::WireError;
+use super::{WireError, code::EXCHANGE_LEN};
 use crate::root::name::NameHash;
 
 /// The version of the protocol.
@@ -51,6 +51,54 @@ impl Header {
                 to: to.try_into().map_err(|_| WireError::Header)?,
             }),
             _ => Err(WireError::Header),
+        }
+    }
+}
+
+/// The head of an exchange by a code, see [`code`](super::code).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeHeader {
+    /// Which code.
+    pub slot: u64,
+}
+
+/// What tells such a head from that of an opening.
+const CODE: u16 = 1;
+
+impl CodeHeader {
+    /// The 24 bytes.
+    pub fn encode(&self) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        let parts = first_word(CODE, EXCHANGE_LEN)
+            .into_iter()
+            .chain(self.slot.to_be_bytes());
+        for (to, from) in bytes.iter_mut().zip(parts) {
+            *to = from;
+        }
+        bytes
+    }
+}
+
+/// The first head of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// Of a session.
+    Opening(Header),
+    /// Of pairing by a code.
+    Code(CodeHeader),
+}
+
+impl First {
+    /// Reads the 24 bytes.
+    pub fn decode(bytes: &[u8; LEN]) -> Result<Self, WireError> {
+        let (first, rest) = bytes.split_first_chunk().ok_or(WireError::Header)?;
+        let (slot, zeros) = rest.split_first_chunk().ok_or(WireError::Header)?;
+        match decode_first_word(first)? {
+            (CODE, len) if usize::try_from(len) == Ok(EXCHANGE_LEN) && zeros == [0; 8] => {
+                let slot = u64::from_be_bytes(*slot);
+                Ok(Self::Code(CodeHeader { slot }))
+            }
+            _ => Header::decode(bytes).map(Self::Opening),
         }
     }
 }
@@ -158,6 +206,22 @@ mod tests {
             to: *b"roland-f",
         };
         assert_eq!(Header::decode(&header.encode()), Ok(header));
+    }
+
+    #[test]
+    fn the_head_of_a_code_is_told_from_that_of_an_opening() {
+        let code = CodeHeader { slot: 7 };
+        assert_eq!(First::decode(&code.encode()), Ok(First::Code(code)));
+        let header = Header {
+            envelope_len: 33,
+            from: [0, 0, 0, 0, 0, 0, 0, 7],
+            to: [0; 8],
+        };
+        assert_eq!(First::decode(&header.encode()), Ok(First::Opening(header)));
+        assert!(Header::decode(&code.encode()).is_err());
+        let mut other = code.encode();
+        other[23] = 1;
+        assert!(First::decode(&other).is_err(), "what is to be 0 must be 0");
     }
 
     #[test]

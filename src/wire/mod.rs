@@ -1,11 +1,13 @@
 #![doc = include_str!("protocol.md")]
 
+pub mod code;
 pub mod envelope;
 pub mod header;
 pub mod pairing;
 pub mod record;
 pub mod request;
 pub mod session;
+pub mod words;
 
 use crate::{
     crypto::CryptoError,

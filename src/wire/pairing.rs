@@ -15,10 +15,11 @@ use crate::{
     json::{self, Map, Value, canonical},
     root::{
         RootError,
-        contact::{Card, check_address},
+        contact::{Card, read_addresses, write_addresses},
         contact_request::RequestId,
         name::Name,
     },
+    transport::Addresses,
 };
 
 const REQUEST: &str = "m2y/1 contact request";
@@ -184,7 +185,7 @@ fn card(name: &Name, key: &PublicKey) -> Card {
     Card {
         name: name.clone(),
         key: key.clone(),
-        address: None,
+        addresses: None,
         folder: None,
     }
 }
@@ -244,9 +245,7 @@ impl Request {
         said.insert("from".to_owned(), card.name.as_str().into());
         said.insert("to".to_owned(), self.card.name.as_str().into());
         said.insert("request".to_owned(), self.id.to_string().into());
-        if let Some(address) = &card.address {
-            said.insert("address".to_owned(), address.as_str().into());
-        }
+        write_addresses(&mut said, card.addresses.as_ref());
         if let Some(folder) = &card.folder {
             said.insert("folder".to_owned(), folder.as_str().into());
         }
@@ -286,7 +285,7 @@ pub struct Agreed {
     /// Which request is answered.
     pub request: RequestId,
     /// Where the answering person's server listens.
-    pub address: Option<String>,
+    pub addresses: Option<Addresses>,
     /// The folder of theirs that files go into if the sender names none.
     pub folder: Option<Name>,
     /// The answering person's clock, milliseconds since 1970.
@@ -333,15 +332,12 @@ impl Answer {
             });
         }
         let request = text("request").and_then(|id| id.parse().ok());
-        let address = text("address").filter(|a| !a.is_empty());
-        if let Some(address) = address {
-            check_address(address).map_err(|reason| field("the answer", reason))?;
-        }
+        let addresses = read_addresses(&said).map_err(|e| field("the answer", e));
         let folder = text("folder").filter(|folder| !folder.is_empty());
         let folder = folder.map(Name::folder);
         Ok(Agreed {
             request: request.ok_or_else(altered)?,
-            address: address.map(str::to_owned),
+            addresses: addresses?,
             folder: folder.transpose().map_err(|e| field("the answer", e))?,
             time: opened.contents.time,
         })

@@ -4,7 +4,7 @@
 use std::io;
 
 use futures_util::future::BoxFuture;
-use m2y::transport::{Address, Dialer, Link, Listener, Peer, TransportError};
+use m2y::transport::{Address, Dialer, Incoming, Link, Listener, Peer, TransportError};
 use tokio::{
     io::{DuplexStream, duplex, split},
     sync::mpsc,
@@ -35,10 +35,10 @@ fn link(pipe: DuplexStream, peer: &str) -> Link {
 }
 
 impl Listener for MemoryListener {
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<Link>> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Incoming>> {
         Box::pin(async {
             match self.0.recv().await {
-                Some(link) => Ok(link),
+                Some(link) => Ok(link.into()),
                 // Nobody can dial any more.
                 None => std::future::pending().await,
             }

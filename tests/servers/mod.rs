@@ -104,12 +104,23 @@ pub const AUTHORITY: &str = "zhenqiang";
 /// One that does not.
 pub const ANOTHER: &str = "peter-norton";
 
+fn certificate(params: &CertificateParams) -> rcgen::Certificate {
+    let issuer = Issuer::new(authority(), Key::of(AUTHORITY));
+    params.signed_by(&Key::of("roland-frei"), &issuer).unwrap()
+}
+
+/// A certificate for these hosts by the [`AUTHORITY`], and its key: both in PEM.
+pub fn certificate_pem(hosts: &[&str], is_expired: bool) -> String {
+    let mut params = params(hosts, 2);
+    if is_expired {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    }
+    certificate(&params).pem() + pem("roland-frei").as_str()
+}
+
 /// A server that proves to be these hosts.
 pub fn tls(hosts: &[&str]) -> Arc<ServerConfig> {
-    let issuer = Issuer::new(authority(), Key::of(AUTHORITY));
-    let certificate = params(hosts, 2)
-        .signed_by(&Key::of("roland-frei"), &issuer)
-        .unwrap();
+    let certificate = certificate(&params(hosts, 2));
     let chain = vec![CertificateDer::from(certificate.der().to_vec())];
     let key = PrivateKeyDer::from_pem_slice(pem("roland-frei").as_bytes()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(provider()))

@@ -2,11 +2,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{super::RootArg, Added, checked, output, read_document};
+use super::{super::RootArg, Added, output, read_document};
 use crate::{
     cli::user_arg::UserArg,
     error::{Code, Error},
     root::RootError,
+    transport::Addresses,
     wire::pairing::{Document, PairingError},
 };
 
@@ -24,8 +25,8 @@ pub struct Accept {
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
     /// The address of the other person's server, if the answer's is wrong or missing
-    #[arg(long, value_name = "HOST:PORT")]
-    address: Option<String>,
+    #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
+    address: Option<Addresses>,
     /// Replace a different key under the same name
     #[arg(long)]
     replace: bool,
@@ -33,7 +34,6 @@ pub struct Accept {
 
 impl Accept {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let address = checked(self.address)?;
         let user = self.user.of(&self.root.open()?)?;
         let name = user.name().clone();
         let Document::Answer(answer) = read_document(&self.file)? else {
@@ -56,9 +56,9 @@ impl Accept {
             return Err(error.into());
         }
         user.add_contact(&answer.name, &answer.key, self.replace)?;
-        let address = address.or(agreed.address);
+        let address = self.address.or(agreed.addresses);
         if let Some(address) = &address {
-            user.set_address(&answer.name, address)?;
+            user.set_addresses(&answer.name, address)?;
         }
         if let Some(folder) = &agreed.folder {
             user.set_folder(&answer.name, folder)?;
@@ -69,7 +69,7 @@ impl Accept {
             user: &name,
             contact: &answer.name,
             key: &answer.key,
-            address: address.as_deref(),
+            addresses: address.as_ref(),
             folder: agreed.folder.as_ref(),
             allowed: None,
             announced_by: None,

@@ -2,13 +2,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{super::RootArg, Added, checked, named, output, print, read_document};
+use super::{super::RootArg, Added, named, output, print, read_document};
 use crate::{
     cli::user_arg::UserArg,
     clock,
     crypto::{SysRng, keys::Fingerprint},
     error::{Code, Error},
     root::{RootError, contact::Card, folder::Folder, user::User},
+    transport::Addresses,
     wire::pairing::{Announcement, Answer, Document, PairingError, Request},
 };
 
@@ -35,11 +36,11 @@ pub struct Add {
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
     /// The address of the other person's server, if the card's is wrong or missing
-    #[arg(long, value_name = "HOST:PORT")]
-    address: Option<String>,
+    #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
+    address: Option<Addresses>,
     /// The address of your own server, for the answer to a request
-    #[arg(long, value_name = "HOST:PORT")]
-    my_address: Option<String>,
+    #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
+    my_address: Option<Addresses>,
     /// Your own folder for files that are sent without naming one, for the answer to a request
     #[arg(long, value_name = "NAME")]
     my_folder: Option<String>,
@@ -54,13 +55,12 @@ pub struct Add {
 
 impl Add {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let address = checked(self.address)?;
-        let my_address = checked(self.my_address)?;
         let user = self.user.of(&self.root.open()?)?;
         let name = user.name().clone();
         let document = read_document(&self.file)?;
         let allowed = named(self.allow)?;
         let my_folder = named(self.my_folder)?;
+        let my_address = self.my_address;
         let has_address = my_address.is_some();
         let is_answered = my_address.is_some() || my_folder.is_some();
         if is_answered && !matches!(document, Document::Request(_)) {
@@ -93,9 +93,9 @@ impl Add {
         };
         let replace = self.replace || announced_by.is_some();
         user.add_contact(&card.name, &card.key, replace)?;
-        let address = address.or(card.address);
+        let address = self.address.or(card.addresses);
         if let Some(address) = &address {
-            user.set_address(&card.name, address)?;
+            user.set_addresses(&card.name, address)?;
         }
         if let Some(folder) = &card.folder {
             user.set_folder(&card.name, folder)?;
@@ -107,7 +107,7 @@ impl Add {
             user: &name,
             contact: &card.name,
             key: &card.key,
-            address: address.as_deref(),
+            addresses: address.as_ref(),
             folder: card.folder.as_ref(),
             allowed: allowed.as_ref().map(Folder::name),
             announced_by,

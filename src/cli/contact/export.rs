@@ -1,10 +1,11 @@
 use clap::Args;
 
-use super::{super::RootArg, checked, fingerprint_lines, named, output, print};
+use super::{super::RootArg, fingerprint_lines, named, output, print};
 use crate::{
     cli::user_arg::{UserArg, said, user_of},
     error::Error,
     root::contact_request::RequestId,
+    transport::Addresses,
     wire::{WireError, pairing},
 };
 
@@ -20,8 +21,8 @@ pub struct Export {
     #[arg(value_name = "NAME", env = "M2Y_USER")]
     name: Option<String>,
     /// The address of this person's server, for the card
-    #[arg(long, value_name = "HOST:PORT")]
-    address: Option<String>,
+    #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
+    address: Option<Addresses>,
     /// This person's folder for files that are sent without naming one
     #[arg(long, value_name = "NAME")]
     folder: Option<String>,
@@ -39,8 +40,8 @@ pub struct Request {
     #[command(flatten)]
     user: UserArg,
     /// The address of your server, if others should send to you
-    #[arg(long, value_name = "HOST:PORT")]
-    address: Option<String>,
+    #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
+    address: Option<Addresses>,
     /// Your folder for files that are sent without naming one
     #[arg(long, value_name = "NAME")]
     folder: Option<String>,
@@ -48,10 +49,9 @@ pub struct Request {
 
 impl Export {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let address = checked(self.address)?;
         let user = user_of(&self.root.open()?, said(self.name).as_deref())?;
         let name = user.name();
-        let card = user.card(address, named(self.folder)?)?;
+        let card = user.card(self.address, named(self.folder)?)?;
         print(&card.to_document()?, json);
         if !json {
             output::aside(format_args!("the card of {name}"));
@@ -63,11 +63,10 @@ impl Export {
 
 impl Request {
     pub(super) fn run(self, json: bool) -> Result<(), Error> {
-        let address = checked(self.address)?;
         let user = self.user.of(&self.root.open()?)?;
         let name = user.name();
         let request = pairing::Request {
-            card: user.card(address, named(self.folder)?)?,
+            card: user.card(self.address, named(self.folder)?)?,
             id: RequestId::random().map_err(WireError::from)?,
         };
         let document = request.to_document()?;

@@ -1,7 +1,7 @@
 use clap::Args;
 use tracing::warn;
 
-use super::{super::RootArg, output};
+use super::{super::RootArg, output, text_of};
 use crate::{cli::user_arg::UserArg, error::Error};
 
 /// List the contacts of a user: name, the beginning of the fingerprint, address, folder
@@ -32,7 +32,7 @@ impl List {
                     continue;
                 }
             };
-            let address = user.address_of(&contact.name)?.unwrap_or_default();
+            let address = text_of(user.addresses_of(&contact.name)?.as_ref());
             let folder = user.folder_of(&contact.name)?;
             let folder = folder.map(|folder| folder.to_string());
             let fingerprint = contact.key.fingerprint();

@@ -2,7 +2,7 @@ use clap::Args;
 use clap_complete::ArgValueCompleter;
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 
-use super::{super::RootArg, fingerprint_lines, not_found, output};
+use super::{super::RootArg, fingerprint_lines, not_found, output, text_of};
 use crate::{
     cli::{completion::contacts, user_arg::UserArg, user_name},
     error::{Code, Error},
@@ -40,7 +40,7 @@ impl Show {
         } else {
             user.contact(&contact).map_err(not_found)?.key
         };
-        let address = user.address_of(&contact)?;
+        let addresses = user.addresses_of(&contact)?;
         let folder = user.folder_of(&contact)?;
         let folder = folder.map(|folder| folder.to_string());
         let fingerprint = key.fingerprint();
@@ -53,7 +53,7 @@ impl Show {
                 ("fingerprint", fingerprint.to_string().into()),
                 ("digits", fingerprint.digits().into()),
                 ("bits", bits.into()),
-                ("address", address.unwrap_or_default().into()),
+                ("address", text_of(addresses.as_ref()).into()),
                 ("folder", folder.unwrap_or_default().into()),
                 ("publicKey", pem.into()),
             ]);
@@ -61,8 +61,8 @@ impl Show {
         }
         output::line(&contact);
         output::line(fingerprint_lines(fingerprint));
-        if let Some(address) = address {
-            output::line(format_args!("  address     {address}"));
+        if let Some(addresses) = addresses {
+            output::line(format_args!("  address     {addresses}"));
         }
         if let Some(folder) = folder {
             output::line(format_args!("  folder      {folder}"));

@@ -51,7 +51,7 @@ impl Dry {
         last_dir: &mut LastDir,
         sources: &mut SourceFiles,
     ) -> Result<(), Error> {
-        let address = |route: crate::client::Route| route.address().to_string();
+        let address = |route: crate::client::Route| route.addresses().to_string();
         let failed = item.failed.as_deref().map(outgoing::template);
         if let Some(template) = failed.as_ref().or(self.template.as_ref()) {
             let address = self.routes.find(&item.path, template, address)?;

@@ -75,7 +75,7 @@ impl Line {
                 Ok(connected) => connected.map_err(|error| said(&contact, error)),
                 Err(_) => Err(MemberError::Unreachable(format!(
                     "no answer from {contact} at {} within {} s",
-                    route.address(),
+                    route.addresses(),
                     route.idle().as_secs()
                 ))),
             }

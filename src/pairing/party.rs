@@ -1,0 +1,119 @@
+//! One of the two people: what they tell the other, and what they keep of them.
+
+use crate::{
+    crypto::keys::Fingerprint,
+    error::{Code, Error, printable},
+    json::{self, Map, Value, canonical},
+    root::{RootError, contact::Card, folder::Folder, user::User},
+    transport::Addresses,
+    wire::code::CodeError,
+};
+
+/// One of the two people.
+pub struct Party {
+    user: User,
+    /// Where the other's files go, and where the other may send to.
+    folder: Option<Folder>,
+    /// Where this user's server is reached.
+    addresses: Option<Addresses>,
+    /// Whether a different key under the other's name is replaced.
+    replace: bool,
+    /// The user's key when the pairing began.
+    own: Fingerprint,
+}
+
+impl Party {
+    /// The user, with what the other will know.
+    pub fn new(
+        user: User,
+        folder: Option<Folder>,
+        addresses: Option<Addresses>,
+        replace: bool,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            own: user.own_key()?.fingerprint(),
+            user,
+            folder,
+            addresses,
+            replace,
+        })
+    }
+
+    /// The folder that the other may send into.
+    pub fn folder(&self) -> Option<&Folder> {
+        self.folder.as_ref()
+    }
+
+    /// The card for the other. Fails if the user has another key by now.
+    pub(super) fn card(&self) -> Result<Card, Error> {
+        let folder = self.folder.as_ref().map(|folder| folder.name().clone());
+        let card = self.user.card(self.addresses.clone(), folder)?;
+        match card.key.fingerprint() == self.own {
+            true => Ok(card),
+            false => Err(Error::new(
+                Code::Identity,
+                format!(
+                    "{} has a different key than when the code was made: make a new code",
+                    self.user.name()
+                ),
+            )),
+        }
+    }
+
+    /// Whether the other may become a contact.
+    pub(super) fn check(&self, card: &Card) -> Result<(), Error> {
+        if card.name == *self.user.name() || card.key.fingerprint() == self.own {
+            return Err(RootError::Oneself(card.name.clone()).into());
+        }
+        let checked = self.user.check_contact(&card.name, &card.key, self.replace);
+        Ok(checked.map(drop)?)
+    }
+
+    /// Makes the other a contact, who may send into the folder.
+    pub(super) fn keep(&self, card: &Card) -> Result<(), Error> {
+        self.card()?;
+        self.check(card)?;
+        self.user.add_contact(&card.name, &card.key, self.replace)?;
+        if let Some(addresses) = &card.addresses {
+            self.user.set_addresses(&card.name, addresses)?;
+        }
+        if let Some(folder) = &card.folder {
+            self.user.set_folder(&card.name, folder)?;
+        }
+        if let Some(folder) = &self.folder {
+            folder.allow(&card.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// A card as a message, or why there is none.
+pub(super) fn card_text(card: &Result<Card, Error>) -> Result<String, Error> {
+    match card {
+        Ok(card) => Ok(canonical(&card.to_document()?)),
+        Err(error) => Ok(error_text(error)),
+    }
+}
+
+/// An error as a message.
+pub(super) fn error_text(error: &Error) -> String {
+    let said = Map::from_iter([("error".to_owned(), Value::from(error.sentence.as_str()))]);
+    canonical(&said)
+}
+
+/// The object in a message, unless it says that the other side does not want to.
+pub(super) fn read(text: &[u8]) -> Result<Map<String, Value>, Error> {
+    let object = json::parse(text).map_err(|_| CodeError::Unreadable)?;
+    match object.get("error").and_then(Value::as_str) {
+        Some(words) => Err(Error::new(
+            Code::Refused,
+            format!("the other side does not want to: {}", printable(words, 500)),
+        )),
+        None => Ok(object),
+    }
+}
+
+/// The card in a message.
+pub(super) fn read_card(text: &[u8]) -> Result<Card, Error> {
+    Ok(Card::from_document("the other's card", &read(text)?)?)
+}

@@ -1,0 +1,74 @@
+//! What the server of a root proves itself with over TLS and QUIC.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use super::{Root, error::RootError, file, settings::Tls};
+use crate::transport::{Identity, certificate, tls::TlsError};
+
+/// The file of a certificate that the server made, with its key.
+const OWN: &str = "tls.pem";
+
+/// The largest file with certificates or a key, in bytes.
+const MAX_LEN: u64 = 1 << 20;
+
+impl Root {
+    /// The certificate that m2y.ini names, or else one that is made now and kept in `ROOT/tls.pem`.
+    pub fn identity(&self, tls: &Tls) -> Result<Identity, RootError> {
+        let Some(certificate) = &tls.certificate else {
+            return self.own_identity();
+        };
+        let certificate = self.path().join(certificate);
+        let key = tls.key.as_ref().map(|key| self.path().join(key));
+        let key = key.unwrap_or_else(|| certificate.clone());
+        let chain = read(&certificate)?;
+        let secret = read_secret(&key)?;
+        Identity::from_pem(&chain, &secret).map_err(|e| unusable(&certificate, e))
+    }
+
+    fn own_identity(&self) -> Result<Identity, RootError> {
+        let path = self.path().join(OWN);
+        let text = match read_secret(&path) {
+            Err(RootError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let made = certificate::make().map_err(|e| unusable(&path, e))?;
+                file::replace(self.dir(), OWN, 0o600, made.as_bytes())
+                    .map_err(RootError::io("write", OWN.to_owned()))?;
+                Zeroizing::new(made.as_bytes().to_vec())
+            }
+            read => read?,
+        };
+        Identity::from_pem(&text, &text).map_err(|e| unusable(&path, e))
+    }
+}
+
+fn unusable(path: &Path, error: TlsError) -> RootError {
+    RootError::document(path.display().to_string(), error.to_string())
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, RootError> {
+    let fail = |source| RootError::io("open", path.display().to_string())(source);
+    let about = fs::metadata(path).map_err(fail)?;
+    if !about.is_file() || about.len() > MAX_LEN {
+        let sentence = "it must be a file in PEM of at most 1 MiB".to_owned();
+        return Err(RootError::document(path.display().to_string(), sentence));
+    }
+    fs::read(path).map_err(fail)
+}
+
+/// Reads a file that nobody else may read.
+fn read_secret(path: &PathBuf) -> Result<Zeroizing<Vec<u8>>, RootError> {
+    let text = Zeroizing::new(read(path)?);
+    let about = fs::metadata(path);
+    let mode = about.map_or(0, |about| about.permissions().mode() & 0o777);
+    if mode & 0o007 != 0 {
+        let path = path.display().to_string();
+        let sentence = format!("everybody can read the key in it (chmod o= {path})");
+        return Err(RootError::document(path, sentence));
+    }
+    Ok(text)
+}

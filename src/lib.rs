@@ -45,6 +45,7 @@
 //! | [`guide`] | the guide for people, which `m2y guide` shows |
 //! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; a contact's folder as a [member](client::member) of a store |
 //! | [`server`] | connections, strangers and contacts; answering an opening; metrics |
+//! | [`control`] | what programs on the same machine ask a running server |
 //! | [`pairing`] | becoming contacts by a code: the two sides, and the slots of the host between them |
 //! | [`session`] | records both ways after the opening: the engine and its two roles |
 //! | [`transfer`] | the transfer of one file: the sending and the receiving half |
@@ -73,6 +74,8 @@ pub mod guide;
 pub mod client;
 
 pub mod server;
+
+pub mod control;
 
 pub mod pairing;
 

@@ -37,6 +37,7 @@ use crate::{
     },
     journal::{openings::Openings, prune},
     observer::{Observer, TransferEnd, Unobserved},
+    pairing::slots::Slots,
     root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
     session::{
         SessionError,
@@ -58,7 +59,7 @@ use crate::{
     },
     transport::{Incoming, Listener, Peer},
     wire::{
-        header::{self, AnswerHeader, Header, Turned},
+        header::{self, AnswerHeader, CodeHeader, First, Header, Turned},
         session::SessionKeys,
     },
 };
@@ -90,6 +91,7 @@ pub struct Server {
     /// leave the disk threads to others.
     checking: Arc<Semaphore>,
     strangers: StrangerLog,
+    slots: Slots,
     /// Set once what an earlier server left is done.
     recovered: Arc<OnceCell<()>>,
 }
@@ -133,6 +135,7 @@ impl Server {
             metrics,
             checking: Arc::new(Semaphore::new(cores)),
             strangers: StrangerLog::default(),
+            slots: Slots::default(),
             recovered: Arc::default(),
         })
     }
@@ -148,6 +151,11 @@ impl Server {
         receiver.files.observer = observer.clone();
         receiver.observer = observer;
         self
+    }
+
+    /// Where codes for pairing are kept open.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// What it counts, for [`metrics::run`].
@@ -343,6 +351,14 @@ fn next_answer(heard: Instant) -> Instant {
     heard + STRANGER_DELAY.saturating_mul(steps)
 }
 
+/// How a connection begins.
+enum Beginning {
+    /// With the header of an opening, its bytes, and the envelope.
+    Opening((Header, [u8; header::LEN], Vec<u8>)),
+    /// With the header of pairing by a code.
+    Code(CodeHeader),
+}
+
 /// One connection in its task.
 struct Connection {
     server: Server,
@@ -418,9 +434,14 @@ impl Connection {
         reader: &mut Reader,
         writer: &mut Writer,
     ) -> Result<Option<Known>, ChannelError> {
-        let opening = self.opening(reader);
-        let opening = match opening.await {
-            Ok(opening) => opening,
+        let begun = self.beginning(reader);
+        let opening = match begun.await {
+            Ok(Beginning::Opening(opening)) => opening,
+            Ok(Beginning::Code(header)) => {
+                let slots = &self.server.slots;
+                slots.carry(&self.peer, header, reader, writer).await?;
+                return Ok(None);
+            }
             Err(ChannelError::Wire(error)) => {
                 self.server.strangers.turned_away(&self.peer, &error);
                 self.server.metrics.opening(Opening::TurnedAway);
@@ -450,16 +471,17 @@ impl Connection {
     }
 
     /// Steps 3 to 6: the header, then the envelope, all within one deadline.
-    async fn opening(
-        &mut self,
-        reader: &mut Reader,
-    ) -> Result<(Header, [u8; header::LEN], Vec<u8>), ChannelError> {
+    async fn beginning(&mut self, reader: &mut Reader) -> Result<Beginning, ChannelError> {
         let deadline = self.server.settings.opening_deadline;
         let read = async {
             let bytes = reader.exact().await?;
-            let header = Header::decode(&bytes)?;
-            let envelope = reader.bytes(header.envelope_len).await?;
-            Ok((header, bytes, envelope))
+            match First::decode(&bytes)? {
+                First::Code(header) => Ok(Beginning::Code(header)),
+                First::Opening(header) => {
+                    let envelope = reader.bytes(header.envelope_len).await?;
+                    Ok(Beginning::Opening((header, bytes, envelope)))
+                }
+            }
         };
         tokio::select! {
             read = timeout(deadline, read) => {

@@ -81,18 +81,23 @@ impl Init {
     }
 }
 
-fn make(root: &Root, name: &Name, folder: Option<Name>) -> Result<Made, Error> {
+/// The user with this name, created with new keys unless there is one already, which is said.
+pub(super) fn make_user(root: &Root, name: &Name) -> Result<(User, bool), Error> {
     let is_whole = |user: &User| user.profile().is_ok() && user.private_key().is_ok();
-    let (user, is_new) = match root.user(name) {
+    match root.user(name) {
         // A bare name must not replace the user's profile.
-        Ok(user) if is_whole(&user) => (user, false),
+        Ok(user) if is_whole(&user) => Ok((user, false)),
         _ => {
             let profile = Map::from_iter([("username".to_owned(), name.as_str().into())]);
             let profile = canonical(&profile);
             let created = User::create(root, "--user", profile.as_bytes(), DEFAULT_BITS)?;
-            (created.user, created.new_keys)
+            Ok((created.user, created.new_keys))
         }
-    };
+    }
+}
+
+fn make(root: &Root, name: &Name, folder: Option<Name>) -> Result<Made, Error> {
+    let (user, is_new) = make_user(root, name)?;
     if let Some(folder) = &folder {
         user.create_folder(folder)?;
     }

@@ -17,6 +17,7 @@ pub mod log;
 mod ls;
 mod man;
 mod output;
+mod pair;
 mod passphrase;
 mod pattern;
 mod progress;
@@ -87,6 +88,7 @@ enum Command {
     Demo(demo::Demo),
     Guide(guide::Guide),
     Init(init::Init),
+    Pair(pair::Pair),
     #[command(subcommand)]
     User(user::User),
     #[command(subcommand)]
@@ -301,6 +303,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Demo(demo) => demo.run(json).await?,
         Command::Guide(guide) => guide.run(json)?,
         Command::Init(init) => init.run(json)?,
+        Command::Pair(pair) => pair.run(json).await?,
         Command::User(user) => user.run(json)?,
         Command::Folder(folder) => folder.run(json)?,
         Command::Contact(contact) => contact.run(json)?,

@@ -15,6 +15,7 @@ use tracing::info;
 use super::{RootArg, output, systemd};
 use crate::{
     client::{self, outbox},
+    control::host::{Asked, Control},
     crypto::backend::active,
     error::{Code, Error},
     root::{
@@ -74,6 +75,7 @@ impl Serve {
         let mut signals = Signals::new()?;
         let server = Server::with_stores(&root, &settings, &client::stores())?;
         let (listeners, addresses) = listen(&root, &settings).await?;
+        let control = Control::bind(&root)?;
         let metrics_port = match &settings.metrics {
             Some(metrics) => Some((metrics_at(metrics).await?, server.report()?)),
             None => None,
@@ -110,6 +112,11 @@ impl Serve {
             // Until the end: that the server is going down can be read there, too.
             tokio::spawn(metrics::run(port, report, going_down.clone()));
         }
+        let asked = Asked {
+            slots: server.slots().clone(),
+            addresses,
+        };
+        tokio::spawn(control.run(asked, going_down.clone()));
         systemd::tell("READY=1");
         let sending = outbox::run(root, settings, going_down.clone());
         let serving = async {

@@ -6,6 +6,7 @@
 //! other, and what they keep, is the [`party`].
 
 pub mod code;
+pub mod host;
 pub mod joiner;
 pub mod owner;
 pub mod party;

@@ -198,6 +198,9 @@ pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # Addresses to listen on, with commas between: HOST:PORT takes plain sessions and TLS,
 # quic://HOST:PORT takes QUIC.
 # listen = 127.0.0.1:5000
+# Where others reach this server, for the cards that `m2y pair` gives them: found out, unless it
+# is set. The line is an example.
+# address = example.org:5000, quic://example.org:5000
 # max_connections = 4096
 # max_connections_per_address = 256
 # opening_deadline = 10s

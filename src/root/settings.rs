@@ -7,7 +7,7 @@ mod webhook;
 use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{SETTINGS_TEMPLATE, config::Config, name::Name};
-use crate::error::did_you_mean;
+use crate::{error::did_you_mean, transport::Addresses};
 pub use smtp::{Security, Smtp};
 pub use webhook::{AllowedHost, Webhook};
 
@@ -25,6 +25,8 @@ pub const MAX_LEN: u64 = 65_536;
 pub struct Settings {
     /// `[server] listen`: addresses to listen on; port 0 takes any free one.
     pub listen: Vec<String>,
+    /// `[server] address`: where others reach the server.
+    pub addresses: Option<Addresses>,
     /// `[server] max_connections`: connections in all.
     pub max_connections: usize,
     /// `[server] max_connections_per_address`: connections from one address.
@@ -153,6 +155,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: vec!["127.0.0.1:5000".to_owned()],
+            addresses: None,
             max_connections: 4096,
             max_per_address: 256,
             opening_deadline: Duration::from_secs(10),
@@ -229,6 +232,12 @@ impl Settings {
         match (section, key) {
             ("server", "listen") => {
                 self.listen = value.split(',').map(|one| one.trim().to_owned()).collect();
+            }
+            ("server", "address") => {
+                let addresses = Addresses::with_default_ports(value);
+                self.addresses = Some(addresses.map_err(|_| {
+                    "it must be an address like example.org:5000, or several with commas between"
+                })?);
             }
             ("server", "max_connections") => self.max_connections = count(value)?,
             ("server", "max_connections_per_address") => self.max_per_address = count(value)?,

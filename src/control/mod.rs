@@ -1,0 +1,56 @@
+//! `ROOT/control.sock`: how programs of the same machine ask a server that is running.
+//!
+//! Only the user that the server runs as, and root, are let in. Both sides write JSON objects, one
+//! a line. A program that asks for a slot gets the messages of those who want to use its code, and
+//! answers them:
+//!
+//! ```text
+//! program  {"ask":"slot"}
+//! server   {"addresses":["192.0.2.1:5000"],"slot":7}
+//! server   {"attempt":1,"from":"192.0.2.9:40312","message":"0001..."}
+//! program  {"attempt":1,"message":"42..."}
+//! server   {"attempt":1,"over":true}
+//! ```
+//!
+//! The slot is open for as long as the connection is. An error is an object with `error` and `code`.
+
+mod bridge;
+pub mod host;
+pub mod slot;
+
+use std::{io, os::fd::AsRawFd, path::PathBuf};
+
+use cap_std::fs::Dir;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+
+use crate::json::{self, Map, Value};
+
+/// Where it is in the root.
+const NAME: &str = "control.sock";
+
+/// The longest line, in bytes: a message in hexadecimal digits, and what is around it.
+const MAX_LINE: u64 = 65_536;
+
+/// A path to the socket that is short enough, however long that of the root is.
+fn path(root: &Dir) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{NAME}", root.as_raw_fd()))
+}
+
+/// The next object; `None` at the end.
+async fn read(
+    from: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+) -> io::Result<Option<Map<String, Value>>> {
+    // What was read of a line stays there if the future is dropped.
+    let room = MAX_LINE.saturating_sub(line.len() as u64);
+    from.take(room).read_until(b'\n', line).await?;
+    if line.last() != Some(&b'\n') {
+        return match line.is_empty() {
+            true => Ok(None),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        };
+    }
+    let object = json::parse(line).map_err(|_| io::ErrorKind::InvalidData)?;
+    line.clear();
+    Ok(Some(object))
+}

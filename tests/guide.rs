@@ -35,6 +35,8 @@ enum Kind {
     Commands,
     /// A server, which runs until it is stopped.
     Server,
+    /// A program that shows a code, and waits until it is used.
+    Pairing,
     /// What a person sees: commands behind `$ `, or behind a prompt of `m2y shell`, and what
     /// they print.
     Screen,
@@ -52,6 +54,7 @@ fn blocks(page: &str) -> Vec<Block<'_>> {
         let (kind, who) = match words.as_slice() {
             ["sh", who] => (Kind::Commands, who),
             ["sh", who, "serve"] => (Kind::Server, who),
+            ["sh", who, "pair"] => (Kind::Pairing, who),
             ["console", who] => (Kind::Screen, who),
             _ => continue,
         };
@@ -137,6 +140,8 @@ struct People {
     dir: TempDir,
     address: String,
     server: Option<Child>,
+    /// Who shows the code that is to be used next, and the code.
+    pairing: Option<(Child, String)>,
 }
 
 impl People {
@@ -151,6 +156,7 @@ impl People {
             address: free.local_addr().unwrap().to_string(),
             dir,
             server: None,
+            pairing: None,
         }
     }
 
@@ -159,8 +165,10 @@ impl People {
     }
 
     fn command(&self, block: &Block<'_>) -> Command {
+        let code = self.pairing.as_ref().map(|(_, code)| code.as_str());
         let commands = block
             .text
+            .replace(CODE, code.unwrap_or(CODE))
             .replace("roland.example.org:5000", &self.address)
             .replace("0.0.0.0:5000", &self.address);
         let home = self.dir.path().join(block.who);
@@ -207,15 +215,39 @@ impl People {
         }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
-        let stdout = child.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        if block.kind == Kind::Pairing {
+            let shown = line.replace(&self.address, "roland.example.org:5000");
+            assert_eq!(alike(&shown.replace(code_in(&shown), CODE)), alike(SHOWN));
+            let code = code_in(&line).to_owned();
+            // It says more when the code is used.
+            std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+            self.pairing = Some((child, code));
+            return;
+        }
         assert!(line.starts_with("listening on "), "{line}");
         self.server = Some(child);
     }
 }
 
+/// The code of the guide.
+const CODE: &str = "7-lantern-orbit@roland.example.org:5000";
+
+/// What a person sees who makes it.
+const SHOWN: &str = "Share this code with one person (valid for 10 minutes, one attempt):   7-lantern-orbit@roland.example.org:5000";
+
+/// The code in a line.
+fn code_in(line: &str) -> &str {
+    line.split_whitespace().last().unwrap()
+}
+
 impl Drop for People {
     fn drop(&mut self) {
+        if let Some((pairing, _)) = &mut self.pairing {
+            let _ = pairing.kill();
+            let _ = pairing.wait();
+        }
         if let Some(server) = &mut self.server {
             common::terminate(server);
             let _ = server.wait();

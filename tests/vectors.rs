@@ -23,9 +23,11 @@ use m2y::{
         seal::{Key, Seal},
     },
     error::{Code, Error},
+    json::canonical,
     meta::{Features, FileKey, Meta, TransferId, Wire},
     root::{conflict::Conflict, contact::Card, contact_request::RequestId},
     wire::{
+        code::{self, Joiner, Side},
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
         pairing::{Announcement, Document, Request},
@@ -630,6 +632,50 @@ fn pairing_vectors() -> Value {
     })
 }
 
+/// All six messages of a pairing by a code.
+fn code_vectors() -> Value {
+    // Numbers below the order of the group, so that nothing is reduced.
+    let number = |byte: u8| [[byte; 32], [0; 32]].concat();
+    let (x, y) = (number(1), number(2));
+    let (slot, words) = (7, "lantern-orbit");
+    let (joiner, first) = Joiner::start(slot, words, &mut Fixed::new(&[&x])).unwrap();
+    let (keys, second) = code::answer(words, &first, &mut Fixed::new(&[&y])).unwrap();
+    let same = joiner.finish(&second).unwrap();
+    let card = |who: &str, address: Option<&str>| {
+        let card = Card {
+            name: common::name(who),
+            key: signer(who).public().clone(),
+            addresses: address.map(|address| address.parse().unwrap()),
+            folder: Some(common::name("inbox")),
+        };
+        canonical(&card.to_document().unwrap())
+    };
+    let joiner_card = card(ZHENQIANG, None);
+    let owner_card = card(ROLAND, Some("roland.example.org:5000"));
+    let verdict = r#"{"kept":true}"#;
+    let seal = |side, number, text: &str| keys.seal(side, number, text.as_bytes()).unwrap();
+    let shown = keys.confirmation(Side::Joiner);
+    same.check(Side::Joiner, &shown).unwrap();
+    let fourth = [
+        keys.confirmation(Side::Owner).to_vec(),
+        seal(Side::Owner, 0, &owner_card),
+    ];
+    json!({
+        "what": "zhenqiang joins with a code of roland-frei",
+        "slot": slot, "password": words,
+        "x": hex::encode(&x[..32]), "y": hex::encode(&y[..32]),
+        "joiner_card": joiner_card, "owner_card": owner_card, "verdict": verdict,
+        "messages": [
+            { "who": "joiner", "bytes": hex::encode(&first) },
+            { "who": "owner", "bytes": hex::encode(&second) },
+            { "who": "joiner", "bytes": hex::encode(shown) },
+            { "who": "owner", "bytes": hex::encode(fourth.concat()) },
+            { "who": "joiner", "bytes": hex::encode(seal(Side::Joiner, 0, &joiner_card)) },
+            { "who": "owner", "bytes": hex::encode(seal(Side::Owner, 1, verdict)) },
+        ],
+    })
+}
+
 fn compare(name: &str, computed: &Value) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/vectors")
@@ -711,6 +757,11 @@ fn the_documents_of_a_pairing_are_those_of_the_vectors() {
         panic!("no announcement");
     };
     announcement.check(&answer.key).unwrap();
+}
+
+#[test]
+fn the_messages_of_a_pairing_by_a_code_are_those_of_the_vectors() {
+    compare("code.json", &code_vectors());
 }
 
 #[test]

@@ -59,7 +59,7 @@ use crate::{
 ///
 ///   m2y send myfoto.jpg roland-frei:photo
 ///
-/// which is short for --to roland-frei --folder photo. Leave the folder out (roland-frei:)
+/// which is short for --to roland-frei --folder photo. Leave the folder out (roland-frei)
 /// if the contact has told you one. --from says which user of the root sends, if there are
 /// several.
 ///
@@ -181,20 +181,19 @@ impl Send {
     /// Fills in what may be left out: who sends, to whom, into which folder. If `.meta` files say
     /// that, nothing is filled in.
     fn complete(mut self) -> Result<Self, Error> {
-        if self.to.is_none()
-            && let Some((to, folder)) = self.target()
-        {
-            self.to = Some(to);
-            self.folder = folder.or(self.folder);
-            self.files.pop();
+        if self.to.is_none() {
+            if let Some((to, folder)) = self.target() {
+                self.to = Some(to);
+                self.folder = folder.or(self.folder);
+                self.files.pop();
+            } else if let Some(contact) = self.contact_behind().filter(|_| !self.failed) {
+                self.to = Some(contact.to_string());
+                self.files.pop();
+            }
         }
         let Some(to) = &self.to else {
             if self.failed {
                 return self.complete_failed(None);
-            }
-            if let Some(name) = self.colon_missing() {
-                let sentence = format!("write {name}:FOLDER, or {name}: for their default folder");
-                return Err(Error::new(Code::Usage, sentence));
             }
             return match self.from.is_some() || self.folder.is_some() {
                 true => Err(Error::new(
@@ -257,8 +256,9 @@ impl Send {
         })
     }
 
-    /// The contact that is named after the files without a colon.
-    fn colon_missing(&self) -> Option<Name> {
+    /// The contact that is named after the files without a colon. A file of that name takes
+    /// precedence.
+    fn contact_behind(&self) -> Option<Name> {
         let [_, .., last] = self.files.as_slice() else {
             return None;
         };

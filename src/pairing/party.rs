@@ -31,7 +31,7 @@ impl Party {
         replace: bool,
     ) -> Result<Self, Error> {
         Ok(Self {
-            own: user.own_key()?.fingerprint(),
+            own: user.public_key()?.fingerprint(),
             user,
             folder,
             addresses,
@@ -46,8 +46,12 @@ impl Party {
 
     /// The card for the other. Fails if the user has another key by now.
     pub(super) fn card(&self) -> Result<Card, Error> {
-        let folder = self.folder.as_ref().map(|folder| folder.name().clone());
-        let card = self.user.card(self.addresses.clone(), folder)?;
+        let card = Card {
+            name: self.user.name().clone(),
+            key: self.user.public_key()?,
+            addresses: self.addresses.clone(),
+            folder: self.folder.as_ref().map(|folder| folder.name().clone()),
+        };
         match card.key.fingerprint() == self.own {
             true => Ok(card),
             false => Err(Error::new(

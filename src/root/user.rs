@@ -177,6 +177,15 @@ impl User {
         Ok(key)
     }
 
+    /// The public key as the file in `pubKey/` has it, for which the private key is not opened if
+    /// that file is there.
+    pub fn public_key(&self) -> Result<PublicKey, RootError> {
+        match self.contact(&self.name) {
+            Ok(own) => Ok(own.key),
+            Err(_) => self.own_key(),
+        }
+    }
+
     /// Waits until no other process is changing the user's keys or contacts, and keeps others from
     /// doing so for as long as the file is open.
     pub(super) fn lock_keys(&self) -> Result<std::fs::File, RootError> {

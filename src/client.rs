@@ -6,6 +6,7 @@
 //! sessions, in which a store keeps its objects. An [`owner`] is a contact or a user of this root:
 //! commands work on the files of both in the same way.
 
+pub mod attendance;
 pub mod member;
 pub mod outbox;
 mod own;

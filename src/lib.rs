@@ -46,6 +46,7 @@
 //! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; a contact's folder as a [member](client::member) of a store |
 //! | [`server`] | connections, strangers and contacts; answering an opening; metrics |
 //! | [`control`] | what programs on the same machine ask a running server |
+//! | [`relay`] | people who cannot reach each other: who attends, who calls, and what is carried |
 //! | [`pairing`] | becoming contacts by a code: the two sides, and the slots of the host between them |
 //! | [`session`] | records both ways after the opening: the engine and its two roles |
 //! | [`transfer`] | the transfer of one file: the sending and the receiving half |
@@ -76,6 +77,8 @@ pub mod client;
 pub mod server;
 
 pub mod control;
+
+pub mod relay;
 
 pub mod pairing;
 

@@ -34,12 +34,13 @@ pub const FIXED: [&str; 10] = [
 ];
 
 /// Fields that the wire owns and no file keeps.
-const REPLY: [&str; 5] = [
+const REPLY: [&str; 6] = [
     "resumeOffset",
     "errorCode",
     "delivered",
     "wireFeatures",
     "wireSession",
+    "wireAttend",
 ];
 
 /// In a sender's `.meta`: the file, if it is not beside it.
@@ -272,6 +273,8 @@ pub struct Wire {
     pub features: Features,
     /// In an opening: there is no file, only a session is asked for.
     pub session: bool,
+    /// In an opening to a relay: the member wants to hear who calls. In a reply: it will.
+    pub attend: bool,
 }
 
 /// What a side of a session can do.
@@ -325,6 +328,7 @@ impl Wire {
             delivered: false,
             features: Features::default(),
             session: false,
+            attend: false,
         }
     }
 
@@ -353,6 +357,9 @@ impl Wire {
         }
         if self.session {
             meta.extra.insert("wireSession".to_owned(), true.into());
+        }
+        if self.attend {
+            meta.extra.insert("wireAttend".to_owned(), true.into());
         }
         if !self.code.is_empty() {
             meta.extra
@@ -392,6 +399,7 @@ impl Wire {
             features,
             delivered: document.remove("delivered") == Some(Value::Bool(true)),
             session: document.remove("wireSession") == Some(Value::Bool(true)),
+            attend: document.remove("wireAttend") == Some(Value::Bool(true)),
             offset: number(&mut document, "resumeOffset")?.unwrap_or_default(),
             code: text(&mut document, "errorCode")?.unwrap_or_default(),
             meta: Meta::from_document(document)?,

@@ -7,6 +7,7 @@
 mod admission;
 mod caller;
 pub mod metrics;
+mod relay;
 mod store_metrics;
 mod store_news;
 mod stranger_log;
@@ -36,9 +37,11 @@ use crate::{
         watch as files,
     },
     journal::{openings::Openings, prune},
+    meta::Wire,
     observer::{Observer, TransferEnd, Unobserved},
     pairing::slots::Slots,
-    root::{Root, RootError, config::Config, folder::Folder, settings::Settings},
+    relay::hub::{Back, Hub, Room},
+    root::{Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings},
     session::{
         SessionError,
         answerer::Answerer,
@@ -60,17 +63,22 @@ use crate::{
     transport::{Incoming, Listener, Peer},
     wire::{
         header::{self, AnswerHeader, CodeHeader, First, Header, Turned},
+        relay::Token,
         session::SessionKeys,
     },
 };
 use admission::Admission;
 use caller::{Caller, Unknown, identify};
 use metrics::{Counting, Metrics, Opening, Report};
+use relay::Relay;
 use stranger_log::StrangerLog;
 
 /// Strangers are answered at a multiple of this after their last byte. What is found out about them
 /// takes less, so the time does not reveal what it was.
 const STRANGER_DELAY: Duration = Duration::from_millis(50);
+
+/// The same at a relay, whose members have to be asked.
+const RELAY_DELAY: Duration = Duration::from_secs(1);
 
 /// How long a connection that ends in an error is still listened to, so that the
 /// peer can read why.
@@ -78,6 +86,11 @@ const LINGER: Duration = Duration::from_secs(3);
 
 /// How long it may take to say that there are too many connections.
 const BUSY: Duration = Duration::from_secs(1);
+
+/// The name of the user whose contacts are the members of the relay.
+pub fn relay_user(settings: &Settings) -> Result<Name, RootError> {
+    relay::user_name(&settings.relay)
+}
 
 /// Everything that a server works with.
 #[derive(Clone)]
@@ -92,6 +105,7 @@ pub struct Server {
     checking: Arc<Semaphore>,
     strangers: StrangerLog,
     slots: Slots,
+    relay: Option<Relay>,
     /// Set once what an earlier server left is done.
     recovered: Arc<OnceCell<()>>,
 }
@@ -136,6 +150,7 @@ impl Server {
             checking: Arc::new(Semaphore::new(cores)),
             strangers: StrangerLog::default(),
             slots: Slots::default(),
+            relay: Relay::of(root, settings)?,
             recovered: Arc::default(),
         })
     }
@@ -156,6 +171,11 @@ impl Server {
     /// Where codes for pairing are kept open.
     pub fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    /// The hub, if it is a relay.
+    pub fn hub(&self) -> Option<&Hub> {
+        self.relay.as_ref().map(Relay::hub)
     }
 
     /// What it counts, for [`metrics::run`].
@@ -344,11 +364,25 @@ struct Known {
     first: Option<Arrival>,
 }
 
+/// How a connection goes on after its beginning.
+enum Next {
+    /// It is over.
+    Nothing,
+    /// As a session.
+    Session(Known),
+    /// As that of a member who attends.
+    Attendance(SessionKeys, Name),
+    /// As one half of a pair, whose opening is this.
+    Pair(Box<(Back, Room)>, Arc<Vec<u8>>),
+    /// As the other half: it is held until the pair is over.
+    Back(Token),
+}
+
 /// When a stranger whose last byte was read at `heard` is answered.
-fn next_answer(heard: Instant) -> Instant {
-    let passed = heard.elapsed().as_nanos() / STRANGER_DELAY.as_nanos();
+fn next_answer(heard: Instant, delay: Duration) -> Instant {
+    let passed = heard.elapsed().as_nanos() / delay.as_nanos();
     let steps = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
-    heard + STRANGER_DELAY.saturating_mul(steps)
+    heard + delay.saturating_mul(steps)
 }
 
 /// How a connection begins.
@@ -357,6 +391,8 @@ enum Beginning {
     Opening((Header, [u8; header::LEN], Vec<u8>)),
     /// With the header of pairing by a code.
     Code(CodeHeader),
+    /// With that of a member who answers a call, and the token.
+    Back(Token),
 }
 
 /// One connection in its task.
@@ -393,15 +429,40 @@ impl Connection {
         // On the heap, and gone when it is done: a session that only waits is small.
         let greeted = Box::pin(self.greet(&mut reader, &mut writer)).await;
         let linger = match greeted {
-            Ok(Some(known)) => {
+            Ok(Next::Session(known)) => {
                 let connection = pump::Connection { reader, writer };
                 let mut connection = Box::pin(self.session(connection, known)).await;
                 connection.reader.drain(LINGER).await;
                 return;
             }
+            Ok(Next::Attendance(keys, member)) => {
+                if let Some(relay) = &self.server.relay {
+                    let shutdown = self.shutdown.clone();
+                    relay
+                        .attend(&member, (&mut reader, &mut writer), &keys, shutdown)
+                        .await;
+                }
+                writer.finish().await;
+                return;
+            }
+            Ok(Next::Pair(pair, opening)) => {
+                if let Some(relay) = &self.server.relay {
+                    let link = relay::link(reader, writer, self.peer);
+                    relay.pair(*pair, link, &opening, idle).await;
+                }
+                return;
+            }
+            Ok(Next::Back(token)) => {
+                if let Some(relay) = &self.server.relay {
+                    relay
+                        .back(&token, relay::link(reader, writer, self.peer))
+                        .await;
+                }
+                return;
+            }
             // What it sends now is in vain, and it must not keep its place for longer than
             // it may take for a whole opening.
-            Ok(None) => opening_deadline
+            Ok(Next::Nothing) => opening_deadline
                 .saturating_sub(accepted.elapsed())
                 .min(LINGER),
             // Nothing was said to it, so there is nothing that it could miss.
@@ -428,30 +489,46 @@ impl Connection {
         connection
     }
 
-    /// Steps 3 to 12: who is speaking, and what they are answered. `None` if that was all.
+    /// Steps 3 to 12: who is speaking, and what they are answered.
     async fn greet(
         &mut self,
         reader: &mut Reader,
         writer: &mut Writer,
-    ) -> Result<Option<Known>, ChannelError> {
+    ) -> Result<Next, ChannelError> {
         let begun = self.beginning(reader);
         let opening = match begun.await {
             Ok(Beginning::Opening(opening)) => opening,
             Ok(Beginning::Code(header)) => {
                 let slots = &self.server.slots;
                 slots.carry(&self.peer, header, reader, writer).await?;
-                return Ok(None);
+                return Ok(Next::Nothing);
             }
+            Ok(Beginning::Back(token)) => return Ok(Next::Back(token)),
             Err(ChannelError::Wire(error)) => {
                 self.server.strangers.turned_away(&self.peer, &error);
                 self.server.metrics.opening(Opening::TurnedAway);
                 let answer = AnswerHeader::Turned(Turned::Unreadable);
                 writer.bytes(&answer.encode()).await?;
-                return Ok(None);
+                return Ok(Next::Nothing);
             }
             Err(error) => return Err(error),
         };
         let heard = Instant::now();
+        let mut delay = STRANGER_DELAY;
+        if let Some(relay) = &self.server.relay {
+            delay = RELAY_DELAY;
+            if relay.serves(&opening.0) {
+                let until = heard + delay;
+                if let Some((pair, opening)) = relay.call(&self.peer, &opening, until).await {
+                    return Ok(Next::Pair(Box::new(pair), opening));
+                }
+                self.server.metrics.opening(Opening::TurnedAway);
+                sleep_until(next_answer(heard, delay)).await;
+                let answer = AnswerHeader::Turned(Turned::Stranger);
+                writer.bytes(&answer.encode()).await?;
+                return Ok(Next::Nothing);
+            }
+        }
         let caller = match self.identify(opening).await {
             Ok(caller) => caller,
             Err(unknown) => {
@@ -460,10 +537,10 @@ impl Connection {
                     Turned::Busy => self.server.strangers.failed(&self.peer, &unknown),
                     _ => self.server.strangers.turned_away(&self.peer, &unknown),
                 }
-                sleep_until(next_answer(heard)).await;
+                sleep_until(next_answer(heard, delay)).await;
                 let answer = AnswerHeader::Turned(unknown.answer());
                 writer.bytes(&answer.encode()).await?;
-                return Ok(None);
+                return Ok(Next::Nothing);
             }
         };
         self.server.metrics.opening(Opening::Known);
@@ -477,6 +554,7 @@ impl Connection {
             let bytes = reader.exact().await?;
             match First::decode(&bytes)? {
                 First::Code(header) => Ok(Beginning::Code(header)),
+                First::Back => Ok(Beginning::Back(Token(reader.exact().await?))),
                 First::Opening(header) => {
                     let envelope = reader.bytes(header.envelope_len).await?;
                     Ok(Beginning::Opening((header, bytes, envelope)))
@@ -516,11 +594,7 @@ impl Connection {
     }
 
     /// Steps 7 to 12, for the first file.
-    async fn answer(
-        &self,
-        caller: Caller,
-        writer: &mut Writer,
-    ) -> Result<Option<Known>, ChannelError> {
+    async fn answer(&self, caller: Caller, writer: &mut Writer) -> Result<Next, ChannelError> {
         let receiver = &self.server.receiver;
         let (from, to) = (&caller.contact.name, caller.user.name());
         receiver.observer.step(
@@ -532,7 +606,18 @@ impl Connection {
             from: from.clone(),
             holder: Holder::default(),
         });
+        let attends = match (&self.server.relay, &caller.request) {
+            (Some(relay), Ok(request)) if request.attend && relay.is_of(to) => Some(from.clone()),
+            _ => None,
+        };
         let decision = match &caller.request {
+            Ok(_) if attends.is_some() => {
+                let reply = Wire {
+                    attend: true,
+                    ..Wire::request(caller.empty_meta())
+                };
+                Decision::Answered(Box::new(reply))
+            }
             Ok(request) => {
                 let offer = Offer {
                     asked: request.clone(),
@@ -578,12 +663,15 @@ impl Connection {
                 }
             };
             let _ = task::spawn_blocking(ending).await;
-            return Ok(None);
+            return Ok(Next::Nothing);
         }
-        Ok(Some(Known {
-            keys,
-            parties,
-            first,
-        }))
+        Ok(match attends {
+            Some(member) => Next::Attendance(keys, member),
+            None => Next::Session(Known {
+                keys,
+                parties,
+                first,
+            }),
+        })
     }
 }

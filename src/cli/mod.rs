@@ -22,6 +22,7 @@ mod passphrase;
 mod pattern;
 mod progress;
 mod put;
+mod relay;
 mod remote;
 mod send;
 mod sent;
@@ -101,6 +102,8 @@ enum Command {
     Hook(hook::Hook),
     #[command(subcommand)]
     Store(store::Store),
+    #[command(subcommand)]
+    Relay(relay::Relay),
     Serve(serve::Serve),
     Send(send::Send),
     Sent(sent::Sent),
@@ -310,6 +313,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Events(events) => events.run(json).await?,
         Command::Hook(hook) => hook.run(json).await?,
         Command::Store(store) => store.run(json).await?,
+        Command::Relay(relay) => relay.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
         Command::Sent(sent) => sent.run(json).await?,
@@ -330,13 +334,21 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
 impl Cli {
     /// Whether the command runs for a long time and people read its log.
     fn is_server(&self) -> bool {
-        matches!(self.command, Command::Serve(_))
+        match &self.command {
+            Command::Serve(_) => true,
+            Command::Relay(relay) => relay.serve().is_some(),
+            _ => false,
+        }
     }
 
     /// The format of the log.
     fn log_format(&self) -> LogFormat {
         match &self.command {
             Command::Serve(serve) => serve.log_format(),
+            Command::Relay(relay) => {
+                let serve = relay.serve();
+                serve.map(serve::Serve::log_format).unwrap_or_default()
+            }
             _ => LogFormat::Text,
         }
     }

@@ -145,7 +145,8 @@ impl Pair {
             }
             None => Vec::new(),
         };
-        let own = self.own_addresses(settings, &listening, code.address.is_local());
+        let set = self.address.as_ref().or(settings.addresses.as_ref());
+        let own = own_addresses(set, &user, &listening, code.address.is_local())?;
         let path = folder.path().to_owned();
         let party = Party::new(user.clone(), Some(folder), own, self.replace)?;
         let dialer = Direct::new(settings.quic_gso);
@@ -175,7 +176,8 @@ impl Pair {
         };
         let listening = meeting.addresses().to_vec();
         let is_local = listening.iter().all(Address::is_local);
-        let own = self.own_addresses(settings, &listening, is_local);
+        let set = self.address.as_ref().or(settings.addresses.as_ref());
+        let own = own_addresses(set, &user, &listening, is_local)?;
         let place = own
             .as_ref()
             .and_then(|own| own.plain().or(own.iter().next()));
@@ -243,22 +245,35 @@ impl Pair {
             hosting,
         })
     }
+}
 
-    /// Where others reach the server: what is set, or what its listeners' addresses say.
-    fn own_addresses(
-        &self,
-        settings: &Settings,
-        listening: &[Address],
-        with_local: bool,
-    ) -> Option<Addresses> {
-        let set = self.address.as_ref().or(settings.addresses.as_ref());
-        if let Some(set) = set {
-            return Some(set.clone());
+/// Where others reach a server: what is set, or what its listeners' addresses say, and the relays
+/// that the user has joined.
+pub(super) fn own_addresses(
+    set: Option<&Addresses>,
+    user: &User,
+    listening: &[Address],
+    with_local: bool,
+) -> Result<Option<Addresses>, Error> {
+    let mut known: Vec<_> = match set {
+        Some(set) => set.iter().cloned().collect(),
+        None => {
+            let known = listening.iter().map(reachable);
+            known
+                .filter(|address| with_local || !address.is_local())
+                .collect()
         }
-        let known = listening.iter().map(reachable);
-        let known = known.filter(|address| with_local || !address.is_local());
-        Addresses::new(known).ok()
+    };
+    for relay in user.relays()? {
+        let addresses = user.addresses_of(&relay)?;
+        let place = addresses
+            .as_ref()
+            .and_then(Addresses::plain)
+            .map(Address::place);
+        known.extend(place.map(|place| Address::Relay(place.clone(), user.name().to_string())));
     }
+    known.truncate(transport::MAX_ADDRESSES);
+    Ok(Addresses::new(known).ok())
 }
 
 /// The way to the other person.
@@ -355,7 +370,7 @@ impl Paired<'_> {
 }
 
 /// Shows a code to its owner.
-fn show(code: &Code, json: bool) {
+pub(super) fn show(code: &Code, json: bool) {
     let minutes = LIFE.as_secs() / 60;
     if json {
         output::object(&[
@@ -411,6 +426,7 @@ fn reachable(address: &Address) -> Address {
         Address::Tcp(_) => Address::Tcp(place),
         Address::Tls(_, pin) => Address::Tls(place, *pin),
         Address::Quic(_, pin) => Address::Quic(place, *pin),
+        Address::Relay(_, name) => Address::Relay(place, name.clone()),
     }
 }
 
@@ -448,7 +464,7 @@ fn nothing(folder: &str) -> Error {
 }
 
 /// The words that may come next in a code.
-fn words(typed: &OsStr) -> Vec<CompletionCandidate> {
+pub(super) fn words(typed: &OsStr) -> Vec<CompletionCandidate> {
     let typed = typed.to_str().unwrap_or_default();
     let words = code::completions(typed).into_iter();
     words.map(CompletionCandidate::new).collect()

@@ -1,6 +1,7 @@
 use std::{
     fmt::Display,
     fs::{File, TryLockError},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use tracing::info;
 
 use super::{RootArg, output, systemd};
 use crate::{
-    client::{self, outbox},
+    client::{self, attendance::Attendance, outbox},
     control::host::{Asked, Control},
     crypto::backend::active,
     error::{Code, Error},
@@ -63,8 +64,23 @@ impl Serve {
     }
 
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        self.run_with(json, |_, _| Ok(())).await
+    }
+
+    /// The directory of the root.
+    pub(super) fn path(&self) -> PathBuf {
+        self.root.path()
+    }
+
+    /// Serves with other settings.
+    pub(super) async fn run_with(
+        self,
+        json: bool,
+        change: impl FnOnce(&Root, &mut Settings) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let root = self.root.open()?;
         let mut settings = root.settings()?;
+        change(&root, &mut settings)?;
         if !self.listen.is_empty() {
             settings.listen = self.listen;
         }
@@ -74,7 +90,7 @@ impl Serve {
         let _lock = lock(&root).await?;
         let mut signals = Signals::new()?;
         let server = Server::with_stores(&root, &settings, &client::stores())?;
-        let (listeners, addresses) = listen(&root, &settings).await?;
+        let (mut listeners, addresses) = listen(&root, &settings).await?;
         let control = Control::bind(&root)?;
         let metrics_port = match &settings.metrics {
             Some(metrics) => Some((metrics_at(metrics).await?, server.report()?)),
@@ -103,6 +119,8 @@ impl Serve {
             );
         }
         let (shutdown, going_down) = watch::channel(false);
+        // Callers at relays are accepted like all others.
+        listeners.push(Box::new(Attendance::start(&root, going_down.clone())));
         if let Some(((port, address), report)) = metrics_port {
             if json {
                 output::object(&[("status", "metrics".into()), ("address", address.into())]);
@@ -114,6 +132,7 @@ impl Serve {
         }
         let asked = Asked {
             slots: server.slots().clone(),
+            hub: server.hub().cloned(),
             addresses,
         };
         tokio::spawn(control.run(asked, going_down.clone()));

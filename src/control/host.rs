@@ -1,6 +1,6 @@
 //! The side of the server.
 
-use std::{fs, io, os::unix::fs::PermissionsExt};
+use std::{fs, io, os::unix::fs::PermissionsExt, time::Duration};
 
 use tokio::{
     io::BufReader,
@@ -19,6 +19,7 @@ use crate::{
     hooks::dispatch::stopped,
     json::{Map, Value},
     pairing::slots::Slots,
+    relay::hub::Hub,
     root::Root,
     transport::Address,
 };
@@ -30,6 +31,8 @@ pub struct Asked {
     pub slots: Slots,
     /// Where the server listens.
     pub addresses: Vec<Address>,
+    /// The hub, if the server is a relay.
+    pub hub: Option<Hub>,
 }
 
 /// A socket that programs can connect to. There must be no other server.
@@ -95,6 +98,22 @@ impl Control {
     }
 }
 
+/// Who attends, by the hash of the name, and for how long.
+fn present(hub: &Hub) -> Map<String, Value> {
+    let (all, pairs) = hub.all();
+    let one = |(hash, since): ([u8; 8], Duration)| {
+        let fields = [
+            ("hash", hex::encode(hash).into()),
+            ("seconds", since.as_secs().into()),
+        ];
+        Value::Object(object(fields))
+    };
+    object([
+        ("present", Value::Array(all.into_iter().map(one).collect())),
+        ("pairs", pairs.into()),
+    ])
+}
+
 async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
     let (reader, to) = stream.into_split();
     let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
@@ -112,9 +131,21 @@ async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
         let sent = lines.send(said).await;
         sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     };
-    if question.get("ask").and_then(Value::as_str) != Some("slot") {
-        let error = Error::new(Code::Usage, "the server does not know this question");
-        return say(refuse(&error)).await;
+    match question.get("ask").and_then(Value::as_str) {
+        Some("slot") => {}
+        Some("relay") => {
+            return match &asked.hub {
+                Some(hub) => say(present(hub)).await,
+                None => {
+                    let error = Error::new(Code::Failed, "the server that is running is no relay");
+                    say(refuse(&error)).await
+                }
+            };
+        }
+        _ => {
+            let error = Error::new(Code::Usage, "the server does not know this question");
+            return say(refuse(&error)).await;
+        }
     }
     let mut slot = match asked.slots.open() {
         Ok(Some(slot)) => slot,

@@ -16,6 +16,7 @@
 
 mod bridge;
 pub mod host;
+pub mod question;
 pub mod slot;
 
 use std::{io, os::fd::AsRawFd, path::PathBuf};

@@ -1,29 +1,27 @@
 //! The side of a program: a slot at the server of the same root.
 
-use std::{io, time::Duration};
+use std::io;
 
 use tokio::{
     io::BufReader,
-    net::{UnixStream, unix::OwnedReadHalf},
+    net::unix::OwnedReadHalf,
     sync::mpsc,
     task::{self, JoinHandle},
     time::timeout,
 };
 
 use super::{
-    bridge::{Bridge, Lines, object, writer},
-    path, read,
+    bridge::{Bridge, Lines},
+    question::{self, Answered, PATIENCE, failed},
+    read,
 };
 use crate::{
-    error::{Code, Error, printable},
+    error::Error,
     json::Value,
     pairing::slots::Attempt,
     root::Root,
     transport::{Address, Peer},
 };
-
-/// How long the server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A slot at the server.
 pub struct ServerSlot {
@@ -40,28 +38,15 @@ pub struct ServerSlot {
 impl ServerSlot {
     /// Asks the server of a root for a slot; `None` if none is running.
     pub async fn open(root: &Root) -> Result<Option<Self>, Error> {
-        let failed = |e: io::Error| {
-            let sentence = format!("cannot ask the server, which is running: {e}");
-            Error::new(Code::Failed, sentence)
+        let Some(answered) = question::put(root, "slot").await? else {
+            return Ok(None);
         };
-        let stream = match UnixStream::connect(path(root.dir())).await {
-            Ok(stream) => stream,
-            Err(e) if is_nobody(&e) => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        };
-        let (reader, to) = stream.into_split();
-        let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
-        let (lines, writing) = writer(to);
-        let _ = lines.send(object([("ask", "slot".into())])).await;
-        let answered = timeout(PATIENCE, read(&mut reader, &mut line)).await;
-        let answered = answered.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
-        let said = answered.map_err(failed)?;
-        let said = said.ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
-        let word = |field: &str| said.get(field).and_then(Value::as_str);
-        if let Some(error) = word("error") {
-            let code = Code::from_word(word("code").unwrap_or_default());
-            return Err(Error::new(code, printable(error, 500)));
-        }
+        let Answered {
+            said,
+            reader,
+            lines,
+            writing,
+        } = answered;
         let number = said.get("slot").and_then(Value::as_u64);
         let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
         let addresses = said.get("addresses").and_then(Value::as_array);
@@ -83,13 +68,6 @@ impl ServerSlot {
         self.reading.abort();
         let _ = timeout(PATIENCE, self.writing).await;
     }
-}
-
-fn is_nobody(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-    )
 }
 
 /// Hands over attempts, and carries their messages, until the server goes.

@@ -82,7 +82,7 @@ async fn serve(incoming: Incoming, slots: &Slots) -> Result<(), ChannelError> {
     match First::decode(&reader.exact().await?) {
         Ok(First::Code(header)) => slots.carry(&peer, header, &mut reader, &mut writer).await?,
         // Sessions are for a server.
-        Ok(First::Opening(_)) | Err(_) => {
+        Ok(First::Opening(_) | First::Back) | Err(_) => {
             let turned = AnswerHeader::Turned(Turned::Unreadable);
             writer.bytes(&turned.encode()).await?;
         }

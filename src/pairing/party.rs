@@ -4,7 +4,7 @@ use crate::{
     crypto::keys::Fingerprint,
     error::{Code, Error, printable},
     json::{self, Map, Value, canonical},
-    root::{RootError, contact::Card, folder::Folder, user::User},
+    root::{RootError, contact::Card, folder::Folder, name::Name, user::User},
     transport::Addresses,
     wire::code::CodeError,
 };
@@ -20,6 +20,8 @@ pub struct Party {
     replace: bool,
     /// The user's key when the pairing began.
     own: Fingerprint,
+    /// Who the other must be, if that was said.
+    expected: Option<Name>,
 }
 
 impl Party {
@@ -36,7 +38,17 @@ impl Party {
             folder,
             addresses,
             replace,
+            expected: None,
         })
+    }
+
+    /// The same, for somebody with this name only.
+    #[must_use]
+    pub fn expecting(self, name: Name) -> Self {
+        Self {
+            expected: Some(name),
+            ..self
+        }
     }
 
     /// The folder that the other may send into.
@@ -68,6 +80,10 @@ impl Party {
     pub(super) fn check(&self, card: &Card) -> Result<(), Error> {
         if card.name == *self.user.name() || card.key.fingerprint() == self.own {
             return Err(RootError::Oneself(card.name.clone()).into());
+        }
+        if let Some(expected) = self.expected.as_ref().filter(|name| **name != card.name) {
+            let sentence = format!("the code is for {expected}, not for {}", card.name);
+            return Err(Error::new(Code::Refused, sentence));
         }
         let checked = self.user.check_contact(&card.name, &card.key, self.replace);
         Ok(checked.map(drop)?)

@@ -130,6 +130,8 @@ pub(super) enum Key {
     Address,
     /// The folder that files go into if the sender names none.
     Folder,
+    /// Whether the contact is a relay that the user has joined.
+    Relay,
 }
 
 impl Key {
@@ -137,6 +139,7 @@ impl Key {
         match self {
             Self::Address => "address",
             Self::Folder => "folder",
+            Self::Relay => "relay",
         }
     }
 }
@@ -148,6 +151,16 @@ pub(super) fn find(text: &str, contact: &Name, key: Key) -> Result<Option<String
     Ok(value.filter(|a| !a.is_empty()).map(str::to_owned))
 }
 
+/// The relays that a contacts.ini says the user has joined.
+pub(super) fn relays(text: &str) -> Result<Vec<Name>, ConfigError> {
+    let ini = Config::parse_ini(text)?;
+    let joined = |section: &&str| ini.get(section, Key::Relay.name()) == Some("joined");
+    let names = ini.sections().filter(joined);
+    let mut names: Vec<_> = names.filter_map(|name| Name::user(name).ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// A contacts.ini with a value put in.
 pub(super) fn with(text: &str, contact: &Name, key: Key, value: &str) -> String {
     ini_text::with(text, contact.as_str(), key.name(), value)
@@ -155,7 +168,7 @@ pub(super) fn with(text: &str, contact: &Name, key: Key, value: &str) -> String 
 
 /// A contacts.ini without what m2y wrote of a contact.
 pub(super) fn without(text: &str, contact: &Name) -> String {
-    let keys = [Key::Address, Key::Folder].map(Key::name);
+    let keys = [Key::Address, Key::Folder, Key::Relay].map(Key::name);
     ini_text::without(text, contact.as_str(), &keys)
 }
 

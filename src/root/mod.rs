@@ -259,6 +259,19 @@ pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # allow = hooks.example.org, intranet:8080, *.example.net
 # ca_file = ca.pem
 # deadline = 10s
+# A relay lets people meet who cannot reach each other: see `m2y guide reach`.
+[relay]
+# enabled = no
+# The user of this root whose contacts are the members.
+# user = relay
+# Whether people who are no members may call members.
+# guests = yes
+# Pairs that are joined at the same time: in all, of one member, of the callers of one host.
+# max_pairs = 1024
+# pairs_per_member = 64
+# pairs_per_address = 32
+# Bytes a second that each pair may move: as many as come, unless it is set.
+# rate = 100M
 [folder]
 # The size in bytes at which a user's inbox.log becomes inbox.log.1; five such files are kept.
 # inbox_max = 10M

@@ -1,5 +1,6 @@
 //! `m2y.ini`: settings of the whole server. Every key has a default.
 
+mod relay;
 mod smtp;
 pub mod store;
 mod webhook;
@@ -8,6 +9,7 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{SETTINGS_TEMPLATE, config::Config, name::Name};
 use crate::{error::did_you_mean, transport::Addresses};
+pub use relay::RelaySettings;
 pub use smtp::{Security, Smtp};
 pub use webhook::{AllowedHost, Webhook};
 
@@ -62,6 +64,8 @@ pub struct Settings {
     pub smtp: Option<Smtp>,
     /// `[webhook]`: what may be posted where.
     pub webhook: Webhook,
+    /// `[relay]`: whether the server is a relay, and what it allows.
+    pub relay: RelaySettings,
     /// `[watch] settle`: how long a file has to rest until its change is an event.
     pub settle: Duration,
     /// Bytes of an inbox.log until it is rotated.
@@ -176,6 +180,7 @@ impl Default for Settings {
             },
             smtp: None,
             webhook: Webhook::default(),
+            relay: RelaySettings::default(),
             settle: Duration::from_millis(500),
             inbox_max: 10 << 20,
             user: None,
@@ -264,6 +269,7 @@ impl Settings {
                 self.user = Some(name.map_err(|_| "it must be the name of a user")?);
             }
             ("watch", "settle") => self.settle = duration(value)?,
+            ("relay", key) => self.relay.set(key, value)?,
             ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
             ("webhook", key) => self.webhook.set(key, value)?,
             _ => return Err(UNKNOWN),

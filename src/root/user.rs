@@ -439,6 +439,18 @@ impl User {
         Ok(folder.map(|folder| Name::folder(&folder)).transpose()?)
     }
 
+    /// The relays that the user has joined, sorted by name.
+    pub fn relays(&self) -> Result<Vec<Name>, RootError> {
+        let text = self.contacts_ini()?;
+        contact::relays(&text).map_err(|e| RootError::config(self.at("contacts.ini"), e))
+    }
+
+    /// Records whether a contact is a relay that the user has joined.
+    pub fn set_relay(&self, contact: &Name, joined: bool) -> Result<(), RootError> {
+        let word = if joined { "joined" } else { "left" };
+        self.set_of_contact(contact, Key::Relay, word)
+    }
+
     fn of_contact(&self, contact: &Name, key: Key) -> Result<Option<String>, RootError> {
         let text = self.contacts_ini()?;
         contact::find(&text, contact, key)

@@ -74,6 +74,8 @@ pub enum Address {
     Tls(Place, Option<Pin>),
     /// `quic://HOST:PORT`: QUIC, over UDP.
     Quic(Place, Option<Pin>),
+    /// `relay://HOST:PORT/NAME`: the member NAME of a relay.
+    Relay(Place, String),
 }
 
 impl Address {
@@ -88,7 +90,10 @@ impl Address {
     /// The host and the port.
     pub fn place(&self) -> &Place {
         match self {
-            Self::Tcp(place) | Self::Tls(place, _) | Self::Quic(place, _) => place,
+            Self::Tcp(place)
+            | Self::Tls(place, _)
+            | Self::Quic(place, _)
+            | Self::Relay(place, _) => place,
         }
     }
 
@@ -110,6 +115,7 @@ impl Address {
             Self::Tcp(_) => 0,
             Self::Tls(..) => 1,
             Self::Quic(..) => 2,
+            Self::Relay(..) => 3,
         }
     }
 
@@ -119,6 +125,14 @@ impl Address {
             Some((scheme, rest)) => (Some(scheme), rest),
             None => (None, text),
         };
+        if scheme == Some("relay") {
+            let (place, name) = rest.split_once('/').ok_or_else(bad)?;
+            let place = read_place(place, port).map_err(|_| bad())?;
+            return match is_name(name) {
+                true => Ok(Self::Relay(place, name.to_owned())),
+                false => Err(bad()),
+            };
+        }
         let (place, fragment) = match rest.split_once('#') {
             Some((place, fragment)) => (place, Some(fragment)),
             None => (rest, None),
@@ -137,6 +151,12 @@ impl Address {
             _ => Err(bad()),
         }
     }
+}
+
+/// Whether a text can be the name of a member. What names are exactly, those know who have users.
+fn is_name(text: &str) -> bool {
+    let never = |c: char| c.is_control() || c.is_whitespace() || "/,#".contains(c);
+    (1..=MAX_HOST).contains(&text.len()) && !text.starts_with('.') && !text.contains(never)
 }
 
 fn read_pin(text: &str) -> Option<Pin> {
@@ -187,7 +207,7 @@ fn read_place(text: &str, default: Option<u16>) -> Result<Place, bool> {
 pub enum AddressError {
     /// It has another form.
     #[error(
-        "{0:?} is not an address: write HOST:PORT, like example.org:5000, or tls://HOST:PORT or quic://HOST:PORT"
+        "{0:?} is not an address: write HOST:PORT, like example.org:5000, or tls://HOST:PORT, quic://HOST:PORT or relay://HOST:PORT/NAME"
     )]
     Form(String),
     /// An IPv6 address that may end with a port.
@@ -215,6 +235,7 @@ impl fmt::Display for Address {
             Self::Tcp(_) => ("", &None),
             Self::Tls(_, pin) => ("tls://", pin),
             Self::Quic(_, pin) => ("quic://", pin),
+            Self::Relay(place, name) => return write!(f, "relay://{place}/{name}"),
         };
         write!(f, "{scheme}{}", self.place())?;
         match pin {
@@ -262,7 +283,7 @@ impl Addresses {
         self.0.iter()
     }
 
-    /// In the order in which they are tried: TCP, TLS, QUIC.
+    /// In the order in which they are tried: TCP, TLS, QUIC, relays.
     pub fn in_turn(&self) -> Vec<&Address> {
         let mut turn: Vec<_> = self.0.iter().collect();
         turn.sort_by_key(|address| address.rank());
@@ -317,6 +338,7 @@ mod tests {
             "[fe80::1%eth0]:65535",
             "tls://example.org:443",
             "quic://[::1]:5000",
+            "relay://example.org:5000/roland-frei",
             &pinned,
             &pinned.replace("tls", "quic"),
         ] {
@@ -340,6 +362,9 @@ mod tests {
             "[::1:5000",
             "http://example.org:80",
             "tls://",
+            "relay://example.org:5000",
+            "relay://example.org:5000/",
+            "relay://example.org:5000/../x",
             "tls://example.org:443#",
             "tls://example.org:443#sha256=0a",
             "example.org:443#sha256=0a",
@@ -361,6 +386,7 @@ mod tests {
             ("10.0.0.1", "10.0.0.1:5000"),
             ("tls://example.org", "tls://example.org:5000"),
             ("quic://::1", "quic://[::1]:5000"),
+            ("relay://h/roland-frei", "relay://h:5000/roland-frei"),
         ] {
             let address = Address::with_default_port(text).unwrap();
             assert_eq!(address.to_string(), full);

@@ -179,7 +179,7 @@ impl Dialer for Direct {
     fn dial<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Link, TransportError>> {
         Box::pin(async move {
             match address {
-                Address::Tcp(place) => tcp::dial(address, place).await,
+                Address::Tcp(place) | Address::Relay(place, _) => tcp::dial(address, place).await,
                 Address::Tls(place, pin) => tcp::dial_tls(address, place, *pin).await,
                 Address::Quic(place, pin) => self.0.dial(address, place, *pin).await,
             }
@@ -326,6 +326,10 @@ pub async fn listen(
         (Address::Quic(place, _), Some(identity)) => {
             quic::listen(address, place, identity, listening).await
         }
+        (Address::Relay(..), _) => Err(TransportError::Unsupported {
+            address: address.clone(),
+            what: "no listener: join the relay with `m2y relay join`",
+        }),
         (_, None) => Err(TransportError::Unsupported {
             address: address.clone(),
             what: "a certificate",

@@ -1,6 +1,6 @@
 //! The fixed heads: 24 bytes before an opening, 8 before its answer.
 
-use super::{WireError, code::EXCHANGE_LEN};
+use super::{WireError, code::EXCHANGE_LEN, relay::TOKEN_LEN};
 use crate::root::name::NameHash;
 
 /// The version of the protocol.
@@ -79,6 +79,18 @@ impl CodeHeader {
     }
 }
 
+/// The head of the connection of a member that answers a call, see [`relay`](super::relay).
+pub fn encode_back() -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    for (to, from) in bytes.iter_mut().zip(first_word(BACK, TOKEN_LEN)) {
+        *to = from;
+    }
+    bytes
+}
+
+/// What tells such a head from that of an opening.
+const BACK: u16 = 2;
+
 /// The first head of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First {
@@ -86,6 +98,8 @@ pub enum First {
     Opening(Header),
     /// Of pairing by a code.
     Code(CodeHeader),
+    /// Of a member that answers a call.
+    Back,
 }
 
 impl First {
@@ -98,6 +112,7 @@ impl First {
                 let slot = u64::from_be_bytes(*slot);
                 Ok(Self::Code(CodeHeader { slot }))
             }
+            (BACK, _) if *bytes == encode_back() => Ok(Self::Back),
             _ => Header::decode(bytes).map(Self::Opening),
         }
     }
@@ -222,6 +237,10 @@ mod tests {
         let mut other = code.encode();
         other[23] = 1;
         assert!(First::decode(&other).is_err(), "what is to be 0 must be 0");
+        let mut back = encode_back();
+        assert_eq!(First::decode(&back), Ok(First::Back));
+        back[8] = 1;
+        assert!(First::decode(&back).is_err());
     }
 
     #[test]

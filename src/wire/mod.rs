@@ -5,6 +5,7 @@ pub mod envelope;
 pub mod header;
 pub mod pairing;
 pub mod record;
+pub mod relay;
 pub mod request;
 pub mod session;
 pub mod words;

@@ -89,6 +89,10 @@ kinds! {
     Request = 10 from Client;
     /// The server's reply to that, or a part of it.
     Reply = 11 from Server;
+    /// Somebody calls a member of a relay.
+    Call = 12 from Server;
+    /// Whether the member comes.
+    Decision = 13 from Client;
 }
 
 /// The head of a record, in the clear but bound into its seal.

@@ -1,0 +1,417 @@
+//! A relay, and joining one.
+
+use clap::{Args, Subcommand};
+use clap_complete::ArgValueCompleter;
+use tokio::time::Instant;
+
+use super::{
+    RootArg,
+    completion::contacts,
+    init::make_user,
+    output,
+    pair::{own_addresses, show, words},
+    serve::Serve,
+    user_arg::UserArg,
+    user_name,
+};
+use crate::{
+    control::{question, slot::ServerSlot},
+    error::{Code as ErrorCode, Error},
+    hooks::bundled,
+    json::Value,
+    pairing::{
+        code::{self, Code},
+        joiner, owner,
+        party::Party,
+        slots::LIFE,
+    },
+    root::{Root, name::Name, user::User},
+    server,
+    transport::{Address, Addresses, Direct},
+};
+
+/// Let people meet who cannot reach each other
+///
+/// A relay is a server that both can reach. It carries what they say to each other, and can read
+/// none of it. See `m2y guide reach`.
+#[derive(Debug, Subcommand)]
+pub enum Relay {
+    Serve(RelayServe),
+    Invite(Invite),
+    Join(Join),
+    Leave(Leave),
+    Users(Users),
+    Active(Active),
+    Info(Info),
+    Remove(Remove),
+}
+
+/// Run a relay
+///
+/// Creates the root, and the user whose contacts are the members, if they are missing. A server
+/// that has users too may be a relay: `enabled = yes` under [relay] in m2y.ini.
+#[derive(Debug, Args)]
+pub struct RelayServe {
+    #[command(flatten)]
+    serve: Serve,
+}
+
+/// Let one person become a member of the relay, by a code
+///
+/// The relay must be running. The person joins with `m2y relay join CODE`.
+#[derive(Debug, Args)]
+pub struct Invite {
+    #[command(flatten)]
+    root: RootArg,
+    /// The user name of the person
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Where others reach the relay [default: address in m2y.ini, else found out]
+    #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
+    address: Option<Addresses>,
+}
+
+/// Join a relay: contacts reach your server there
+///
+/// `m2y serve` keeps a connection open to the relay; no port has to be open for that.
+#[derive(Debug, Args)]
+pub struct Join {
+    #[command(flatten)]
+    root: RootArg,
+    #[command(flatten)]
+    user: UserArg,
+    /// The code of `m2y relay invite`
+    #[arg(add = ArgValueCompleter::new(words))]
+    code: Code,
+}
+
+/// Leave a relay
+#[derive(Debug, Args)]
+pub struct Leave {
+    #[command(flatten)]
+    root: RootArg,
+    #[command(flatten)]
+    user: UserArg,
+    /// The relay, as `m2y contact list` names it
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(contacts))]
+    name: String,
+}
+
+/// List the members of the relay
+#[derive(Debug, Args)]
+pub struct Users {
+    #[command(flatten)]
+    root: RootArg,
+}
+
+/// List the members that are connected to the relay now
+#[derive(Debug, Args)]
+pub struct Active {
+    #[command(flatten)]
+    root: RootArg,
+}
+
+/// Show a member of the relay: fingerprint, and whether it is connected
+#[derive(Debug, Args)]
+pub struct Info {
+    #[command(flatten)]
+    root: RootArg,
+    /// The member
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// Remove a member from the relay; a connection ends within half a minute
+#[derive(Debug, Args)]
+pub struct Remove {
+    #[command(flatten)]
+    root: RootArg,
+    /// The member
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+impl Relay {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
+        match self {
+            Self::Serve(serve) => serve.run(json).await,
+            Self::Invite(invite) => invite.run(json).await,
+            Self::Join(join) => join.run(json).await,
+            Self::Leave(leave) => leave.run(json),
+            Self::Users(users) => users.run(json),
+            Self::Active(active) => active.run(json).await,
+            Self::Info(info) => info.run(json).await,
+            Self::Remove(remove) => remove.run(json),
+        }
+    }
+
+    /// The server, if that is the command.
+    pub(super) fn serve(&self) -> Option<&Serve> {
+        match self {
+            Self::Serve(relay) => Some(&relay.serve),
+            _ => None,
+        }
+    }
+}
+
+/// The user of a root whose contacts are the members of its relay.
+fn user_of(root: &Root) -> Result<User, Error> {
+    let name = server::relay_user(&root.settings()?)?;
+    root.user(&name).map_err(|_| {
+        let sentence = format!(
+            "{} has no relay: start one with `m2y relay serve`",
+            root.path().display()
+        );
+        Error::new(ErrorCode::NotFound, sentence)
+    })
+}
+
+/// A member of the relay.
+fn member(user: &User, name: &str) -> Result<Name, Error> {
+    let name = user_name(name)?;
+    user.contact(&name).map(|_| name.clone()).map_err(|_| {
+        Error::new(
+            ErrorCode::NotFound,
+            format!("{name} is no member of this relay"),
+        )
+    })
+}
+
+impl RelayServe {
+    async fn run(self, json: bool) -> Result<(), Error> {
+        let path = self.serve.path();
+        let (root, _) = Root::init(&path, bundled::ALL)?;
+        let name = server::relay_user(&root.settings()?)?;
+        let (_, is_new) = make_user(&root, &name)?;
+        if is_new {
+            output::aside(format_args!("made a key for the user {name}"));
+        }
+        let enable = |_: &Root, settings: &mut crate::root::settings::Settings| {
+            settings.relay.enabled = true;
+            Ok(())
+        };
+        self.serve.run_with(json, enable).await
+    }
+}
+
+impl Invite {
+    async fn run(self, json: bool) -> Result<(), Error> {
+        let root = self.root.open()?;
+        let (user, name) = (user_of(&root)?, user_name(&self.name)?);
+        if root.user(&name).is_ok() {
+            let sentence = format!("{name} is a user of this root, and needs no relay here");
+            return Err(Error::new(ErrorCode::Usage, sentence));
+        }
+        let until = Instant::now() + LIFE;
+        let mut slot = ServerSlot::open(&root).await?.ok_or_else(|| {
+            Error::new(
+                ErrorCode::Later,
+                "the relay is not running: start it with `m2y relay serve`",
+            )
+        })?;
+        let settings = root.settings()?;
+        let set = self.address.as_ref().or(settings.addresses.as_ref());
+        let is_local = slot.addresses.iter().all(Address::is_local);
+        let own = own_addresses(set, &user, &slot.addresses, is_local)?;
+        let address = own
+            .as_ref()
+            .and_then(|own| own.plain().or(own.iter().next()));
+        let address = address.cloned().ok_or_else(|| {
+            let sentence = "the relay has no address that others could reach: name one with --address HOST:PORT";
+            Error::new(ErrorCode::Usage, sentence)
+        })?;
+        let password = code::draw().map_err(|e| Error::new(ErrorCode::Failed, e.to_string()))?;
+        let code = Code {
+            slot: slot.number,
+            password,
+            address,
+        };
+        show(&code, json);
+        let party = Party::new(user, None, own, false)?.expecting(name.clone());
+        let attempts = &mut slot.attempts;
+        let attended = owner::attend(attempts, until, &code.password, &party, |_| {}).await;
+        slot.close().await;
+        let card = attended?;
+        if json {
+            let fingerprint = card.key.fingerprint().to_string();
+            output::object(&[
+                ("status", "done".into()),
+                ("member", name.as_str().into()),
+                ("fingerprint", fingerprint.into()),
+            ]);
+        } else {
+            output::line(format_args!("{name} is a member of this relay"));
+        }
+        Ok(())
+    }
+}
+
+impl Join {
+    async fn run(self, json: bool) -> Result<(), Error> {
+        let user = self.user.of(&self.root.open()?)?;
+        let settings = user.root().settings()?;
+        let party = Party::new(user.clone(), None, None, false)?;
+        let dialer = Direct::new(settings.quic_gso);
+        let card = joiner::join(&self.code, &dialer, &party).await?;
+        let relay = &card.name;
+        let plain = card.addresses.as_ref().and_then(Addresses::plain);
+        let place = plain.unwrap_or(&self.code.address).place().clone();
+        if plain.is_none() {
+            user.set_addresses(relay, &Address::Tcp(place.clone()).into())?;
+        }
+        user.set_relay(relay, true)?;
+        let address = Address::Relay(place, user.name().to_string()).to_string();
+        if json {
+            output::object(&[
+                ("status", "done".into()),
+                ("user", user.name().as_str().into()),
+                ("relay", relay.as_str().into()),
+                ("address", address.into()),
+            ]);
+        } else {
+            output::line(format_args!(
+                "{} has joined {relay}: while `m2y serve` runs, contacts reach it at\n  {address}",
+                user.name()
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Leave {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let user = self.user.of(&self.root.open()?)?;
+        let name = user_name(&self.name)?;
+        if !user.relays()?.contains(&name) {
+            let sentence = format!("{} has not joined {name}", user.name());
+            return Err(Error::new(ErrorCode::NotFound, sentence));
+        }
+        user.set_relay(&name, false)?;
+        if json {
+            output::object(&[("status", "done".into()), ("relay", name.as_str().into())]);
+        } else {
+            output::line(format_args!("{} has left {name}", user.name()));
+        }
+        Ok(())
+    }
+}
+
+/// For how many seconds each member that attends has done so, by the hash of its name in
+/// hexadecimal digits; and how many pairs there are.
+async fn present(root: &Root) -> Result<(Vec<(String, u64)>, u64), Error> {
+    let said = question::relay(root).await?.ok_or_else(|| {
+        let sentence = "the relay is not running: start it with `m2y relay serve`";
+        Error::new(ErrorCode::Later, sentence)
+    })?;
+    let all = said.get("present").and_then(Value::as_array);
+    let one = |one: &Value| {
+        let hash = one.get("hash")?.as_str()?.to_owned();
+        Some((hash, one.get("seconds")?.as_u64()?))
+    };
+    let all = all.into_iter().flatten().filter_map(one).collect();
+    let pairs = said.get("pairs").and_then(Value::as_u64);
+    Ok((all, pairs.unwrap_or_default()))
+}
+
+impl Users {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let user = user_of(&self.root.open()?)?;
+        let members = user.contacts()?;
+        if members.is_empty() && !json {
+            output::line("the relay has no members: invite one with `m2y relay invite NAME`");
+        }
+        for member in members {
+            let member = member?;
+            let fingerprint = member.key.fingerprint();
+            if json {
+                output::object(&[
+                    ("member", member.name.as_str().into()),
+                    ("fingerprint", fingerprint.to_string().into()),
+                ]);
+            } else {
+                output::line(format_args!(
+                    "{}  SHA256:{}…",
+                    member.name,
+                    fingerprint.short()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Active {
+    async fn run(self, json: bool) -> Result<(), Error> {
+        let root = self.root.open()?;
+        let user = user_of(&root)?;
+        let (present, pairs) = present(&root).await?;
+        for member in user.contacts()? {
+            let name = member?.name;
+            let hash = hex::encode(name.hash());
+            let Some((_, seconds)) = present.iter().find(|(one, _)| *one == hash) else {
+                continue;
+            };
+            if json {
+                output::object(&[
+                    ("member", name.as_str().into()),
+                    ("seconds", (*seconds).into()),
+                ]);
+            } else {
+                output::line(format_args!("{name}  for {seconds} s"));
+            }
+        }
+        if !json {
+            let (members, word) = (present.len(), if pairs == 1 { "pair" } else { "pairs" });
+            output::line(format_args!("{members} connected, {pairs} {word} joined"));
+        }
+        Ok(())
+    }
+}
+
+impl Info {
+    async fn run(self, json: bool) -> Result<(), Error> {
+        let root = self.root.open()?;
+        let user = user_of(&root)?;
+        let name = member(&user, &self.name)?;
+        let fingerprint = user.contact(&name)?.key.fingerprint();
+        // A relay that does not run knows nobody who is there.
+        let present = present(&root).await.map(|(present, _)| present);
+        let hash = hex::encode(name.hash());
+        let present = present.unwrap_or_default();
+        let seconds = present
+            .iter()
+            .find(|(one, _)| *one == hash)
+            .map(|(_, s)| *s);
+        if json {
+            output::object(&[
+                ("member", name.as_str().into()),
+                ("fingerprint", fingerprint.to_string().into()),
+                ("digits", fingerprint.digits().into()),
+                ("seconds", seconds.into()),
+            ]);
+            return Ok(());
+        }
+        output::line(&name);
+        output::line(format_args!("  fingerprint {fingerprint}"));
+        output::line(format_args!("  read aloud  {}", fingerprint.digits()));
+        match seconds {
+            Some(seconds) => output::line(format_args!("  connected   for {seconds} s")),
+            None => output::line("  connected   no"),
+        }
+        Ok(())
+    }
+}
+
+impl Remove {
+    fn run(self, json: bool) -> Result<(), Error> {
+        let user = user_of(&self.root.open()?)?;
+        let name = member(&user, &self.name)?;
+        user.remove_contact(&name)?;
+        if json {
+            output::object(&[("status", "done".into()), ("member", name.as_str().into())]);
+        } else {
+            output::line(format_args!("{name} is no member of this relay any more"));
+        }
+        Ok(())
+    }
+}

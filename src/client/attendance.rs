@@ -1,0 +1,253 @@
+//! A server at relays: it attends for its users, and takes those who call them there.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Semaphore, mpsc, watch},
+    task::{self, JoinHandle},
+    time::{Instant, sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{Opened, Route, open_with, private_key, request};
+use crate::{
+    error::{Code, Error},
+    hooks::dispatch::stopped,
+    meta::{Meta, Wire},
+    observer::Unobserved,
+    relay::attendance::{self, Called},
+    root::{Root, name::Name, user::User},
+    transport::{Address, Incoming, Link, Listener, Peer, race},
+    wire::{
+        envelope::{self, Part},
+        header::{self, Header},
+        relay::Token,
+    },
+};
+
+/// How often is looked which relays the users have joined.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The pause after an attempt that failed: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// How long a connection to the relay may take.
+const BACK: Duration = Duration::from_secs(10);
+
+/// Callers of one relay whose signature is checked, or who are fetched, at the same time.
+const TOGETHER: usize = 32;
+
+/// Attends at all relays that users of the root have joined, and accepts who calls there.
+pub struct Attendance {
+    callers: mpsc::Receiver<Incoming>,
+    work: JoinHandle<()>,
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+impl Attendance {
+    /// Begins; goes on until the server goes down.
+    pub fn start(root: &Root, shutdown: watch::Receiver<bool>) -> Self {
+        let (give, callers) = mpsc::channel(16);
+        Self {
+            callers,
+            work: task::spawn(attend_all(root.clone(), give, shutdown)),
+        }
+    }
+}
+
+impl Listener for Attendance {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Incoming>> {
+        Box::pin(async {
+            match self.callers.recv().await {
+                Some(incoming) => Ok(incoming),
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn address(&self) -> io::Result<Address> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+async fn attend_all(root: Root, give: mpsc::Sender<Incoming>, mut shutdown: watch::Receiver<bool>) {
+    let mut attending: HashMap<(Name, Name), Aborted> = HashMap::new();
+    loop {
+        let looked = {
+            let root = root.clone();
+            task::spawn_blocking(move || joined(&root)).await
+        };
+        if let Ok(Ok(joined)) = looked {
+            attending.retain(|key, _| {
+                joined
+                    .iter()
+                    .any(|(user, relay)| key.0 == *user.name() && key.1 == *relay)
+            });
+            for (user, relay) in joined {
+                let key = (user.name().clone(), relay.clone());
+                let give = give.clone();
+                attending.entry(key).or_insert_with(|| {
+                    Aborted(task::spawn(async move { keep(&user, &relay, &give).await }))
+                });
+            }
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            () = stopped(&mut shutdown) => return,
+        }
+    }
+}
+
+/// A task that ends when this is dropped.
+struct Aborted(JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The users of the root, and the relays that they have joined.
+fn joined(root: &Root) -> Result<Vec<(User, Name)>, Error> {
+    let mut all = Vec::new();
+    for user in root.users()? {
+        for relay in user.relays()? {
+            all.push((user.clone(), relay));
+        }
+    }
+    Ok(all)
+}
+
+/// Attends at one relay, again and again.
+async fn keep(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) {
+    let [first, longest] = PAUSES;
+    let mut pause = first;
+    let mut was_said = false;
+    loop {
+        let begun = Instant::now();
+        let ended = attend(user, relay, give).await;
+        // What lasted was no failure.
+        if begun.elapsed() > longest {
+            (pause, was_said) = (first, false);
+        }
+        let user = user.name();
+        match ended {
+            Err(error) if !was_said => {
+                was_said = true;
+                warn!(%user, %relay, "nobody can call here: {error}");
+            }
+            Err(error) => debug!(%user, %relay, "{error}"),
+            Ok(()) => {}
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+async fn attend(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) -> Result<(), Error> {
+    let route = {
+        let (user, relay) = (user.clone(), relay.clone());
+        let finding = task::spawn_blocking(move || Route::to(&user, relay.as_str(), None));
+        let lost = |_| Error::new(Code::Failed, "a thread stopped");
+        finding.await.map_err(lost)??
+    };
+    let private = private_key(&route).await?;
+    let (from, to) = (route.user.name().as_str(), route.contact.name.as_str());
+    let asked = Wire {
+        session: true,
+        attend: true,
+        ..request(Meta::new(from, to, "", ""))
+    };
+    let opened = open_with(&route, &private, asked, &Unobserved).await?;
+    drop(private);
+    let Opened {
+        mut connection,
+        keys,
+        reply,
+        ..
+    } = opened;
+    if !reply.attend {
+        let sentence = format!("{to} is no relay, or does not let {from} attend");
+        return Err(Error::new(Code::Refused, sentence));
+    }
+    info!(user = from, relay = to, "attending");
+    let (give_call, mut calls) = mpsc::channel::<Called>(TOGETHER);
+    let (decide, mut decisions) = mpsc::channel(TOGETHER);
+    let free = Arc::new(Semaphore::new(TOGETHER));
+    let taking = async {
+        while let Some(called) = calls.recv().await {
+            let Ok(one) = free.clone().acquire_owned().await else {
+                return;
+            };
+            let (route, decide, give) = (route.clone(), decide.clone(), give.clone());
+            task::spawn(async move {
+                let _ = take(&route, called, &decide, &give).await;
+                drop(one);
+            });
+        }
+    };
+    let (reader, writer) = (&mut connection.reader, &mut connection.writer);
+    let attending = attendance::attend(reader, writer, &keys, &give_call, &mut decisions);
+    tokio::select! {
+        ended = attending => ended.map_err(|e| Error::new(Code::Later, e.to_string())),
+        () = taking => Ok(()),
+    }
+}
+
+/// Decides about a caller, and dials back for one who is let in.
+async fn take(
+    route: &Route,
+    called: Called,
+    decide: &mpsc::Sender<(Token, bool)>,
+    give: &mpsc::Sender<Incoming>,
+) -> Option<()> {
+    let Called {
+        token,
+        header,
+        envelope,
+    } = called;
+    let user = route.user.clone();
+    let knows = task::spawn_blocking(move || knows(&user, &header, &envelope));
+    let lets_in = knows.await.unwrap_or(false);
+    let named = Token(token.0);
+    decide.send((token, lets_in)).await.ok()?;
+    if !lets_in {
+        return None;
+    }
+    let dialling = async {
+        let mut link = race::dial(&*route.dialer, &route.addresses).await.ok()?;
+        let hello = [header::encode_back().as_slice(), &named.0].concat();
+        link.writer.write_all(&hello).await.ok()?;
+        link.writer.flush().await.ok()?;
+        Some(link)
+    };
+    let Link { reader, writer, .. } = timeout(BACK, dialling).await.ok()??;
+    let peer = Peer::Named(format!("a caller at {}", route.contact.name));
+    let link = Link {
+        reader,
+        writer,
+        peer,
+    };
+    give.send(link.into()).await.ok()
+}
+
+/// Whether an opening comes from a contact of the user. It needs no private key.
+fn knows(user: &User, header: &[u8; header::LEN], envelope: &[u8]) -> bool {
+    let Ok(head) = Header::decode(header) else {
+        return false;
+    };
+    if head.to != user.name().hash() || head.envelope_len != envelope.len() {
+        return false;
+    }
+    let contact = user.contact_of(&head.from).ok().flatten();
+    contact.is_some_and(|contact| {
+        envelope::verify(Part::Opening, header, envelope, &contact.key).is_ok()
+    })
+}

@@ -1,0 +1,161 @@
+//! What a relay and a member who attends say to each other.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::hub::Hub;
+use crate::{
+    crypto::CryptoError,
+    hooks::dispatch::stopped,
+    root::name::NameHash,
+    session::channel::{ChannelError, Reader, Writer},
+    wire::{
+        WireError, header,
+        record::{Kind, Stream},
+        relay::{MAX_OPENING, Token, decode_call, decode_decision, encode_call, encode_decision},
+        session::SessionKeys,
+    },
+};
+
+/// How often a side shows that it is there.
+const ALIVE: Duration = Duration::from_secs(30);
+
+/// How long the other side may be silent.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// Why an attendance ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AttendanceError {
+    /// The connection.
+    #[error("{0}")]
+    Channel(#[from] ChannelError),
+    /// There is no randomness.
+    #[error("{0}")]
+    Crypto(#[from] CryptoError),
+}
+
+impl From<WireError> for AttendanceError {
+    fn from(error: WireError) -> Self {
+        Self::Channel(error.into())
+    }
+}
+
+/// The side of the relay: passes calls on, and takes decisions, until one side ends it. `is_member`
+/// is asked now and then.
+pub async fn serve(
+    hub: &Hub,
+    member: NameHash,
+    reader: &mut Reader,
+    writer: &mut Writer,
+    keys: &SessionKeys,
+    mut shutdown: watch::Receiver<bool>,
+    is_member: impl Fn() -> bool,
+) -> Result<(), AttendanceError> {
+    let mut ours = Stream::new(&keys.server)?;
+    let mut theirs = Stream::new(&keys.client)?;
+    if !is_member() {
+        return Ok(());
+    }
+    let mut attending = hub.attend(member)?;
+    let mut heard = Instant::now();
+    let mut alive = interval(ALIVE);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    reader.set_idle(SILENCE);
+    loop {
+        tokio::select! {
+            call = attending.calls.recv() => {
+                let Some(call) = call else {
+                    return Ok(());
+                };
+                let body = encode_call(&call.token, &call.opening);
+                writer.record(&mut ours, Kind::Call, 0, &body).await?;
+            }
+            record = reader.record(&mut theirs) => {
+                let (head, body) = record?;
+                heard = Instant::now();
+                match head.kind {
+                    Kind::Decision => {
+                        let (token, lets_in) = decode_decision(&body)?;
+                        hub.decide(&member, &token, lets_in);
+                    }
+                    Kind::Close => return Ok(()),
+                    _ => {}
+                }
+                reader.narrow();
+            }
+            _ = alive.tick() => {
+                if heard.elapsed() > SILENCE || !is_member() {
+                    return Ok(());
+                }
+                writer.record(&mut ours, Kind::Working, 0, &[]).await?;
+            }
+            () = stopped(&mut shutdown) => return Ok(()),
+        }
+    }
+}
+
+/// Somebody who calls, as the member sees it.
+pub struct Called {
+    /// Names the call.
+    pub token: Token,
+    /// The header of the opening.
+    pub header: [u8; header::LEN],
+    /// Its envelope.
+    pub envelope: Vec<u8>,
+}
+
+/// The side of the member: hands out calls, and says what was decided about them, until one side ends
+/// it.
+pub async fn attend(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    keys: &SessionKeys,
+    calls: &mpsc::Sender<Called>,
+    decisions: &mut mpsc::Receiver<(Token, bool)>,
+) -> Result<(), AttendanceError> {
+    let mut ours = Stream::new(&keys.client)?;
+    let mut theirs = Stream::new(&keys.server)?;
+    let mut heard = Instant::now();
+    let mut alive = interval(ALIVE);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    reader.set_idle(SILENCE);
+    loop {
+        tokio::select! {
+            record = reader.record(&mut theirs) => {
+                let (head, body) = record?;
+                heard = Instant::now();
+                if head.kind == Kind::Call {
+                    let (token, header, envelope) = decode_call(&body)?;
+                    let envelope = envelope.to_vec();
+                    let called = Called { token, header, envelope };
+                    // With too many at once, the relay tells the rest that nobody is there.
+                    let _ = calls.try_send(called);
+                }
+                reader.narrow();
+            }
+            decision = decisions.recv() => {
+                let Some((token, lets_in)) = decision else {
+                    writer.record(&mut ours, Kind::Close, 0, &[]).await?;
+                    return Ok(());
+                };
+                let body = encode_decision(&token, lets_in);
+                writer.record(&mut ours, Kind::Decision, 0, &body).await?;
+            }
+            _ = alive.tick() => {
+                if heard.elapsed() > SILENCE {
+                    return Err(ChannelError::Idle(SILENCE).into());
+                }
+                writer.record(&mut ours, Kind::Working, 0, &[]).await?;
+            }
+        }
+    }
+}
+
+/// Whether an opening can be passed on.
+pub fn fits(opening: &[u8]) -> bool {
+    opening.len() <= MAX_OPENING
+}

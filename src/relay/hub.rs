@@ -1,0 +1,366 @@
+//! Who attends, and which calls wait for an answer.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{
+    crypto::{self, CryptoError},
+    root::{name::NameHash, settings::RelaySettings},
+    transport::{Link, Peer},
+    wire::relay::{TOKEN_LEN, Token},
+};
+
+/// How long a member may take to dial back once it has said that it will.
+const BACK: Duration = Duration::from_secs(10);
+
+/// Calls that wait for a member at the same time: further ones are not put through.
+const WAITING: usize = 64;
+
+/// Somebody who dials a member.
+pub struct Call {
+    /// Names the call.
+    pub token: Token,
+    /// The opening, header and envelope.
+    pub opening: Arc<Vec<u8>>,
+}
+
+/// What a hub has to do with the connection of somebody who dialled back.
+pub struct Back {
+    /// The connection.
+    pub link: Link,
+    /// Held for as long as the connection is used.
+    pub done: oneshot::Sender<()>,
+}
+
+#[derive(Default)]
+struct Inner {
+    present: HashMap<NameHash, Present>,
+    pending: HashMap<[u8; TOKEN_LEN], Pending>,
+    /// Pairs of a member, and of the callers of one host.
+    of_member: HashMap<NameHash, Arc<Semaphore>>,
+    of_host: HashMap<Peer, usize>,
+}
+
+struct Present {
+    calls: mpsc::Sender<Call>,
+    /// Tells this connection of a member from an older one.
+    number: u64,
+    since: Instant,
+}
+
+struct Pending {
+    member: NameHash,
+    decided: Option<oneshot::Sender<bool>>,
+    back: Option<oneshot::Sender<Back>>,
+}
+
+/// The hub of a relay.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Mutex<Inner>>,
+    /// What the administrator allows.
+    pub settings: Arc<RelaySettings>,
+    pairs: Arc<Semaphore>,
+}
+
+/// A member who attends until this is dropped.
+pub struct Attending {
+    /// Those who dial.
+    pub calls: mpsc::Receiver<Call>,
+    hub: Hub,
+    member: NameHash,
+    number: u64,
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.hub.with(|inner| {
+            let is_this = |present: &Present| present.number == self.number;
+            if inner.present.get(&self.member).is_some_and(is_this) {
+                inner.present.remove(&self.member);
+            }
+        });
+    }
+}
+
+/// Room for a pair, until this is dropped.
+pub struct Room {
+    _all: OwnedSemaphorePermit,
+    _member: OwnedSemaphorePermit,
+    hub: Hub,
+    host: Peer,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.hub.with(|inner| {
+            if let Some(count) = inner.of_host.get_mut(&self.host) {
+                *count -= 1;
+                if *count == 0 {
+                    inner.of_host.remove(&self.host);
+                }
+            }
+        });
+    }
+}
+
+impl Hub {
+    /// A hub that nobody attends yet.
+    pub fn new(settings: RelaySettings) -> Self {
+        Self {
+            inner: Arc::default(),
+            pairs: Arc::new(Semaphore::new(settings.max_pairs)),
+            settings: Arc::new(settings),
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A member attends from now on, in place of an older connection of the same member.
+    pub fn attend(&self, member: NameHash) -> Result<Attending, CryptoError> {
+        let (give, calls) = mpsc::channel(1);
+        let number = u64::from_be_bytes(crypto::random()?);
+        let present = Present {
+            calls: give,
+            number,
+            since: Instant::now(),
+        };
+        self.with(|inner| inner.present.insert(member, present));
+        Ok(Attending {
+            calls,
+            hub: self.clone(),
+            member,
+            number,
+        })
+    }
+
+    /// For how long a member has attended, if it does.
+    pub fn present(&self, member: &NameHash) -> Option<Duration> {
+        self.with(|inner| Some(inner.present.get(member)?.since.elapsed()))
+    }
+
+    /// Who attends and for how long, and how many pairs there are.
+    pub fn all(&self) -> (Vec<(NameHash, Duration)>, usize) {
+        let since = |present: &Present| present.since.elapsed();
+        let all = self.with(|inner| {
+            let each = inner.present.iter();
+            each.map(|(hash, present)| (*hash, since(present)))
+                .collect()
+        });
+        (all, self.pairs())
+    }
+
+    fn pairs(&self) -> usize {
+        self.settings
+            .max_pairs
+            .saturating_sub(self.pairs.available_permits())
+    }
+
+    /// Calls a member for somebody who sent this opening. `None` if the member does not come: it is
+    /// away, or does not let them in, or has too much to do; which of them is not said before
+    /// `until`.
+    pub async fn call(
+        &self,
+        member: &NameHash,
+        from: &Peer,
+        opening: Arc<Vec<u8>>,
+        until: Instant,
+    ) -> Option<(Back, Room)> {
+        let called = async {
+            let room = self.room(member, from)?;
+            let calls = self.with(|inner| Some(inner.present.get(member)?.calls.clone()))?;
+            let token = Token(crypto::random().ok()?);
+            let (decide, decided) = oneshot::channel();
+            let (give, back) = oneshot::channel();
+            let is_pending = self.with(|inner| {
+                let waiting = inner.pending.values().filter(|one| one.member == *member);
+                if waiting.count() >= WAITING {
+                    return false;
+                }
+                let pending = Pending {
+                    member: *member,
+                    decided: Some(decide),
+                    back: Some(give),
+                };
+                inner.pending.insert(token.0, pending);
+                true
+            });
+            let _pending = is_pending.then(|| Forgotten(self, token.0))?;
+            let call = Call {
+                token: Token(token.0),
+                opening,
+            };
+            timeout_at(until, calls.send(call)).await.ok()?.ok()?;
+            match timeout_at(until, decided).await {
+                Ok(Ok(true)) => {}
+                _ => return None,
+            }
+            let back = timeout(BACK, back).await.ok()?.ok()?;
+            Some((back, room))
+        };
+        called.await
+    }
+
+    /// Room for one more pair.
+    fn room(&self, member: &NameHash, from: &Peer) -> Option<Room> {
+        let all = self.pairs.clone().try_acquire_owned().ok()?;
+        let (each, per_host) = (
+            self.settings.pairs_per_member,
+            self.settings.pairs_per_address,
+        );
+        let host = from.origin();
+        let of_member = self.with(|inner| {
+            let one = || Arc::new(Semaphore::new(each));
+            inner.of_member.entry(*member).or_insert_with(one).clone()
+        });
+        let of_member = of_member.try_acquire_owned().ok()?;
+        self.with(|inner| {
+            let count = inner.of_host.entry(host.clone()).or_default();
+            if *count >= per_host {
+                return None;
+            }
+            *count += 1;
+            Some(())
+        })?;
+        Some(Room {
+            _all: all,
+            _member: of_member,
+            hub: self.clone(),
+            host,
+        })
+    }
+
+    /// A member says whether it lets a caller in. Of other members' calls it can say nothing.
+    pub fn decide(&self, member: &NameHash, token: &Token, lets_in: bool) {
+        let decided = self.with(|inner| {
+            let pending = inner.pending.get_mut(&token.0)?;
+            (pending.member == *member).then(|| pending.decided.take())?
+        });
+        if let Some(decided) = decided {
+            let _ = decided.send(lets_in);
+        }
+    }
+
+    /// Somebody dials back: the link goes to the call that it names. `None` if there is none such.
+    pub fn arrive(&self, token: &Token, link: Link) -> Option<oneshot::Receiver<()>> {
+        let give = self.with(|inner| {
+            let pending = inner.pending.get_mut(&token.0)?;
+            // Who knows the token is the member, and has decided.
+            if let Some(decided) = pending.decided.take() {
+                let _ = decided.send(true);
+            }
+            pending.back.take()
+        })?;
+        let (done, over) = oneshot::channel();
+        give.send(Back { link, done }).ok()?;
+        Some(over)
+    }
+}
+
+/// Forgets a call that waits, when this is dropped.
+struct Forgotten<'a>(&'a Hub, [u8; TOKEN_LEN]);
+
+impl Drop for Forgotten<'_> {
+    fn drop(&mut self) {
+        self.0.with(|inner| inner.pending.remove(&self.1));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MEMBER: NameHash = *b"roland-f";
+
+    fn peer(text: &str) -> Peer {
+        Peer::Ip(text.parse().unwrap())
+    }
+
+    fn link() -> Link {
+        Link {
+            reader: Box::new(tokio::io::empty()),
+            writer: Box::new(tokio::io::sink()),
+            peer: peer("192.0.2.5:1"),
+        }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_the_member_and_a_token_opens_it_once() {
+        let hub = Hub::new(RelaySettings::default());
+        let opening = Arc::new(vec![1, 2, 3]);
+        let from = peer("192.0.2.1:1");
+        // Nobody is there.
+        let nobody = hub.call(&MEMBER, &from, opening.clone(), soon()).await;
+        assert!(nobody.is_none());
+        let mut attending = hub.attend(MEMBER).unwrap();
+        let calling = {
+            let (hub, opening) = (hub.clone(), opening.clone());
+            tokio::spawn(async move { hub.call(&MEMBER, &from, opening, soon()).await.is_some() })
+        };
+        let call = attending.calls.recv().await.unwrap();
+        assert_eq!(call.opening, opening);
+        // Another member can say nothing about it.
+        hub.decide(b"zhenqian", &call.token, false);
+        assert!(hub.arrive(&Token([7; TOKEN_LEN]), link()).is_none());
+        assert!(hub.arrive(&call.token, link()).is_some());
+        assert!(hub.arrive(&call.token, link()).is_none());
+        assert!(calling.await.unwrap());
+        assert_eq!((hub.all().0.len(), hub.pairs()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_who_refuses_and_one_who_is_silent_cost_a_caller_the_same() {
+        let hub = Hub::new(RelaySettings::default());
+        let mut attending = hub.attend(MEMBER).unwrap();
+        let call = |hub: Hub| async move {
+            let from = peer("192.0.2.1:1");
+            hub.call(&MEMBER, &from, Arc::default(), soon())
+                .await
+                .is_none()
+        };
+        let refused = tokio::spawn(call(hub.clone()));
+        let one = attending.calls.recv().await.unwrap();
+        hub.decide(&MEMBER, &one.token, false);
+        assert!(refused.await.unwrap());
+        let silent = tokio::spawn(call(hub.clone()));
+        let _one = attending.calls.recv().await.unwrap();
+        assert!(silent.await.unwrap());
+        // The place is free again, and a newer connection takes over.
+        drop(hub.attend(MEMBER).unwrap());
+        assert!(hub.present(&MEMBER).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pairs_are_limited_for_a_member_and_for_a_host() {
+        let settings = RelaySettings {
+            pairs_per_member: 3,
+            pairs_per_address: 2,
+            ..RelaySettings::default()
+        };
+        let hub = Hub::new(settings);
+        let (one, other) = (peer("192.0.2.1:1"), peer("192.0.2.2:1"));
+        let first = hub.room(&MEMBER, &one).unwrap();
+        let _second = hub.room(&MEMBER, &one).unwrap();
+        assert!(hub.room(&MEMBER, &one).is_none(), "the host has two");
+        let _third = hub.room(&MEMBER, &other).unwrap();
+        assert!(hub.room(&MEMBER, &other).is_none(), "the member has three");
+        assert!(hub.room(b"zhenqian", &other).is_some());
+        drop(first);
+        assert!(hub.room(&MEMBER, &other).is_some());
+    }
+}

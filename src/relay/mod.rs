@@ -1,0 +1,13 @@
+//! A relay: where people meet who cannot reach each other.
+//!
+//! A member keeps one connection open to the relay, and *attends*. Somebody dials the relay as if it
+//! were the member's server. The relay finds the member by the hash in the header, hands the opening
+//! over, and the member decides; to let somebody in, it dials the relay and names the call. From then
+//! on the relay carries bytes between the two, and what they say is an ordinary session, end to end.
+//!
+//! The [`hub`] knows who attends, and which calls wait. [`attendance`] is what relay and member say to
+//! each other ([protocol](crate::wire::relay)); [`carrying`] joins two links.
+
+pub mod attendance;
+pub mod carrying;
+pub mod hub;

@@ -1,0 +1,362 @@
+//! People who reach each other only at a relay, with the real program on all three sides.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod common;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::mpsc::Receiver,
+    time::{Duration, Instant},
+};
+
+use common::{M2Y, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, name, noise, said, terminate};
+use m2y::{
+    root::Root,
+    wire::header::{self, AnswerHeader, Header, Turned},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long something may take that takes no time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A relay as a process, killed when this is dropped.
+struct Relay {
+    dir: TempDir,
+    child: Child,
+    _said: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Relay {
+    fn start() -> Self {
+        Self::with("")
+    }
+
+    /// A relay whose m2y.ini has this text.
+    fn with(ini: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("m2y");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("m2y.ini"), ini).unwrap();
+        let (child, said, address) = Self::run(&root, "127.0.0.1:0");
+        Self {
+            dir,
+            child,
+            _said: said,
+            address,
+        }
+    }
+
+    fn run(root: &Path, listen: &str) -> (Child, BufReader<ChildStdout>, String) {
+        let mut child = Command::new(M2Y)
+            .args(["relay", "serve", "--listen", listen, "--root"])
+            .arg(root)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").expect(&line);
+        let address = address.to_owned();
+        (child, said, address)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("m2y")
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts again where it was.
+    fn restart(&mut self) {
+        let (child, said, address) = Self::run(&self.root(), &self.address);
+        assert_eq!(address, self.address);
+        (self.child, self._said) = (child, said);
+    }
+
+    fn command(&self, args: &[&str]) -> Output {
+        Command::new(M2Y)
+            .arg("relay")
+            .args(args)
+            .arg("--root")
+            .arg(self.root())
+            .output()
+            .unwrap()
+    }
+
+    /// Makes a user of a root a member.
+    fn join(&self, root: &Root, who: &str) {
+        let mut invite = Command::new(M2Y)
+            .args(["relay", "invite", who, "--json", "--root"])
+            .arg(self.root())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(invite.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let code: Value = serde_json::from_str(&line).unwrap();
+        let output = Command::new(M2Y)
+            .args(["relay", "join", code["code"].as_str().unwrap(), "--root"])
+            .arg(root.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        assert!(invite.wait().unwrap().success());
+    }
+
+    /// The address of a member.
+    fn of(&self, who: &str) -> String {
+        format!("relay://{}/{who}", self.address)
+    }
+
+    fn active(&self) -> Vec<String> {
+        let output = self.command(&["active", "--json"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let member = |line: &str| {
+            let object: Value = serde_json::from_str(line).unwrap();
+            object["member"].as_str().unwrap_or_default().to_owned()
+        };
+        text.lines().map(member).collect()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server, once it attends.
+fn attending(root: &Root) -> (Process, Receiver<String>) {
+    let (server, lines) = Process::serve_with_lines(root);
+    wait_for(&lines, "attending");
+    (server, lines)
+}
+
+fn wait_for(lines: &Receiver<String>, words: &str) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let line = lines.recv_timeout(left);
+        if line.expect(words).contains(words) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn people_who_reach_only_a_relay_send_list_and_fetch_files() {
+    let config = format!("{OPEN}[share]\n{ZHENQIANG} = list get put\n");
+    let world = World::new(&config);
+    let relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    let (_server, _lines) = attending(&world.there);
+    assert_eq!(relay.active(), [ROLAND]);
+    let bytes = noise(5_000_000);
+    let file = world.file("large.bin", &bytes);
+    // A guest: no member.
+    let output = world.send(&relay.of(ROLAND), "photo", &file);
+    assert!(output.status.success(), "{}", said(&output));
+    let arrived = world.arrived(".data");
+    assert!(fs::read(world.photo().join(&arrived[0])).unwrap() == bytes);
+
+    let m2y = |args: &[&str]| {
+        let output = Command::new(M2Y)
+            .args(args)
+            .args(["--server", &relay.of(ROLAND), "--root"])
+            .arg(world.here.path())
+            .current_dir(world.dir.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", said(&output));
+        said(&output)
+    };
+    let path = format!("{ROLAND}:photo");
+    m2y(&["put", file.to_str().unwrap(), &path]);
+    assert!(m2y(&["ls", &path]).contains("large.bin"));
+    m2y(&["get", "-o", "back", &format!("{path}/large.bin")]);
+    let back = fs::read(world.dir.path().join("back/large.bin")).unwrap();
+    assert!(back == bytes);
+}
+
+#[test]
+fn a_server_comes_back_to_a_relay_that_was_killed() {
+    let world = World::new(OPEN);
+    let mut relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    let (server, lines) = attending(&world.there);
+    relay.kill();
+    relay.restart();
+    wait_for(&lines, "attending");
+    let file = world.file("a.txt", b"a");
+    let output = world.send(&relay.of(ROLAND), "photo", &file);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(server.stop(), Some(0));
+}
+
+/// What a relay answers to an opening, and after how long.
+fn answer(address: &str, from: [u8; 8], to: [u8; 8]) -> (AnswerHeader, Duration) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let header = Header {
+        envelope_len: 900,
+        from,
+        to,
+    };
+    stream.write_all(&header.encode()).unwrap();
+    stream.write_all(&noise(900)).unwrap();
+    let begun = Instant::now();
+    let mut head = [0; header::ANSWER_LEN];
+    stream.read_exact(&mut head).unwrap();
+    (AnswerHeader::decode(&head).unwrap(), begun.elapsed())
+}
+
+#[test]
+fn a_stranger_cannot_tell_a_member_who_is_there_from_one_who_is_away_or_from_nobody() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    // Another member, who is away.
+    relay.join(&world.here, ZHENQIANG);
+    let (_server, _lines) = attending(&world.there);
+    let hash = |who: &str| name(who).hash();
+    for to in [ROLAND, ZHENQIANG, "nobody", "relay"] {
+        for from in [hash(ZHENQIANG), [7; 8]] {
+            let (answer, took) = answer(&relay.address, from, hash(to));
+            assert_eq!(answer, AnswerHeader::Turned(Turned::Stranger), "{to}");
+            let late = took.saturating_sub(Duration::from_secs(1));
+            assert!(took >= Duration::from_millis(995), "{to}: {took:?}");
+            assert!(late < Duration::from_millis(700), "{to}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn a_relay_without_guests_puts_only_members_through() {
+    let world = World::new(OPEN);
+    let relay = Relay::with("[relay]\nguests = no\n");
+    relay.join(&world.there, ROLAND);
+    let (_server, _lines) = attending(&world.there);
+    let file = world.file("a.txt", b"a");
+    let output = world.send(&relay.of(ROLAND), "photo", &file);
+    assert_eq!(output.status.code(), Some(12), "{}", said(&output));
+    relay.join(&world.here, ZHENQIANG);
+    let output = world.send(&relay.of(ROLAND), "photo", &file);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn members_are_listed_shown_and_removed() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    relay.join(&world.here, ZHENQIANG);
+    let users = relay.command(&["users", "--json"]);
+    let users = String::from_utf8(users.stdout).unwrap();
+    assert_eq!(users.lines().count(), 2);
+    let (_server, lines) = attending(&world.there);
+    let info = relay.command(&["info", ROLAND]);
+    assert!(said(&info).contains("connected   for "), "{}", said(&info));
+    let info = relay.command(&["info", ZHENQIANG]);
+    assert!(said(&info).contains("connected   no"), "{}", said(&info));
+    assert_eq!(relay.command(&["info", PETER]).status.code(), Some(4));
+    assert!(relay.command(&["remove", ZHENQIANG]).status.success());
+    assert_eq!(relay.command(&["info", ZHENQIANG]).status.code(), Some(4));
+    // Who has left attends no longer.
+    let output = Command::new(M2Y)
+        .args(["relay", "leave", "relay", "--root"])
+        .arg(world.there.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let until = Instant::now() + PATIENCE;
+    while !relay.active().is_empty() {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    drop(lines);
+}
+
+#[test]
+fn an_invitation_is_for_its_name_and_not_for_a_user_of_the_relay() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    let output = relay.command(&["invite", "relay"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let mut invite = Command::new(M2Y)
+        .args(["relay", "invite", PETER, "--json", "--root"])
+        .arg(relay.root())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(invite.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let code: Value = serde_json::from_str(&line).unwrap();
+    let output = Command::new(M2Y)
+        .args(["relay", "join", code["code"].as_str().unwrap(), "--root"])
+        .arg(world.there.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert!(
+        said(&output).contains("for peter-norton"),
+        "{}",
+        said(&output)
+    );
+    assert!(!invite.wait().unwrap().success());
+    let users = relay.command(&["users", "--json"]);
+    assert!(users.stdout.is_empty(), "{}", said(&users));
+    // A server that is no relay says so.
+    let server = Process::serve(&world.there);
+    let output = Command::new(M2Y)
+        .args(["relay", "active", "--root"])
+        .arg(world.there.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{}", said(&output));
+    drop(server);
+}
+
+#[test]
+fn a_connection_that_names_no_call_is_closed() {
+    let relay = Relay::start();
+    let mut stream = TcpStream::connect(&relay.address).unwrap();
+    stream.write_all(&header::encode_back()).unwrap();
+    stream.write_all(&[7; 32]).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.is_empty());
+}
+
+#[test]
+fn a_member_stops_when_its_server_does() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    let (server, _lines) = attending(&world.there);
+    terminate(&server.child);
+    assert_eq!(server.stop(), Some(0));
+    let until = Instant::now() + PATIENCE;
+    while !relay.active().is_empty() {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+}

@@ -14,6 +14,7 @@ pub mod owner;
 pub mod peer;
 pub mod put;
 pub mod queue;
+pub mod relay_slot;
 
 use std::{
     borrow::Borrow,
@@ -75,6 +76,8 @@ pub struct Route {
     dialer: Arc<dyn Dialer>,
     idle: Duration,
     pace: Option<Arc<Pace>>,
+    /// What the contact is told about where the user's server is reached.
+    announced: Option<Vec<String>>,
 }
 
 impl Route {
@@ -116,7 +119,10 @@ impl Route {
                 )
             })?,
         };
+        let announced = user.announcement(&settings)?;
+        let announced = announced.map(|all| all.iter().map(ToString::to_string).collect());
         Ok(Self {
+            announced,
             user: user.clone(),
             contact,
             addresses,
@@ -359,6 +365,10 @@ async fn open_link(
     asked: Wire,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
+    let asked = Wire {
+        addresses: route.announced.clone(),
+        ..asked
+    };
     let mut reader = Reader::new(link.reader, ANSWER);
     let mut writer = Writer::new(link.writer, route.idle);
     writer.set_pace(route.pace.clone());
@@ -404,6 +414,13 @@ async fn open_link(
         &transcript,
     )?;
     reader.set_idle(route.idle);
+    if let Some(announced) = &reply.addresses {
+        let (user, contact) = (route.user.clone(), route.contact.name.clone());
+        let announced = Addresses::known(announced);
+        // A session does not fail because of it.
+        let recording = move || user.set_announced(&contact, &announced);
+        let _ = task::spawn_blocking(recording).await;
+    }
     Ok(Opened {
         connection: Connection { reader, writer },
         keys,
@@ -422,7 +439,11 @@ struct Opening {
 impl Opening {
     /// Fails if the meta is too large.
     fn fits(route: &Route, private: &PrivateKey, meta: &Meta) -> Result<(), Error> {
-        let len = request(meta.clone()).to_json().len();
+        let asked = Wire {
+            addresses: route.announced.clone(),
+            ..request(meta.clone())
+        };
+        let len = asked.to_json().len();
         envelope::sealed_len(len, private.public(), &route.contact.key)?;
         Ok(())
     }

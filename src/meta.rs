@@ -34,13 +34,14 @@ pub const FIXED: [&str; 10] = [
 ];
 
 /// Fields that the wire owns and no file keeps.
-const REPLY: [&str; 6] = [
+const REPLY: [&str; 7] = [
     "resumeOffset",
     "errorCode",
     "delivered",
     "wireFeatures",
     "wireSession",
     "wireAttend",
+    "wireAddresses",
 ];
 
 /// In a sender's `.meta`: the file, if it is not beside it.
@@ -273,8 +274,31 @@ pub struct Wire {
     pub features: Features,
     /// In an opening: there is no file, only a session is asked for.
     pub session: bool,
-    /// In an opening to a relay: the member wants to hear who calls. In a reply: it will.
-    pub attend: bool,
+    /// In an opening to a relay: what the member wants to hear. In a reply: it will.
+    pub attend: Option<Attend>,
+    /// In an opening and its answer: where the writer's server is reached, as texts, if the writer
+    /// says so.
+    pub addresses: Option<Vec<String>>,
+}
+
+/// What a member wants to hear of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attend {
+    /// Who calls.
+    Calls,
+    /// Who wants to use a code.
+    Code,
+}
+
+impl Attend {
+    const ALL: [Self; 2] = [Self::Calls, Self::Code];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Calls => "calls",
+            Self::Code => "code",
+        }
+    }
 }
 
 /// What a side of a session can do.
@@ -328,7 +352,8 @@ impl Wire {
             delivered: false,
             features: Features::default(),
             session: false,
-            attend: false,
+            attend: None,
+            addresses: None,
         }
     }
 
@@ -358,8 +383,13 @@ impl Wire {
         if self.session {
             meta.extra.insert("wireSession".to_owned(), true.into());
         }
-        if self.attend {
-            meta.extra.insert("wireAttend".to_owned(), true.into());
+        if let Some(attend) = self.attend {
+            meta.extra
+                .insert("wireAttend".to_owned(), attend.word().into());
+        }
+        if let Some(addresses) = &self.addresses {
+            meta.extra
+                .insert("wireAddresses".to_owned(), addresses.clone().into());
         }
         if !self.code.is_empty() {
             meta.extra
@@ -394,12 +424,22 @@ impl Wire {
             _ => None,
         };
         let features = Features::from_value(document.remove("wireFeatures").as_ref());
+        let attend = document.remove("wireAttend");
+        let addresses = document.remove("wireAddresses");
+        let texts = addresses.as_ref().and_then(Value::as_array).map(|all| {
+            let texts = all.iter().filter_map(Value::as_str);
+            texts.map(str::to_owned).collect()
+        });
         Ok(Self {
             filekey,
             features,
             delivered: document.remove("delivered") == Some(Value::Bool(true)),
             session: document.remove("wireSession") == Some(Value::Bool(true)),
-            attend: document.remove("wireAttend") == Some(Value::Bool(true)),
+            addresses: texts,
+            attend: attend.and_then(|said| {
+                let mut all = Attend::ALL.into_iter();
+                all.find(|attend| said == attend.word())
+            }),
             offset: number(&mut document, "resumeOffset")?.unwrap_or_default(),
             code: text(&mut document, "errorCode")?.unwrap_or_default(),
             meta: Meta::from_document(document)?,

@@ -37,7 +37,7 @@ use crate::{
         watch as files,
     },
     journal::{openings::Openings, prune},
-    meta::Wire,
+    meta::{Attend, Wire},
     observer::{Observer, TransferEnd, Unobserved},
     pairing::slots::Slots,
     relay::hub::{Back, Hub, Room},
@@ -371,7 +371,7 @@ enum Next {
     /// As a session.
     Session(Known),
     /// As that of a member who attends.
-    Attendance(SessionKeys, Name),
+    Attendance(SessionKeys, Name, Attend),
     /// As one half of a pair, whose opening is this.
     Pair(Box<(Back, Room)>, Arc<Vec<u8>>),
     /// As the other half: it is held until the pair is over.
@@ -435,7 +435,17 @@ impl Connection {
                 connection.reader.drain(LINGER).await;
                 return;
             }
-            Ok(Next::Attendance(keys, member)) => {
+            Ok(Next::Attendance(keys, _, Attend::Code)) => {
+                if let Some(relay) = &self.server.relay {
+                    let (slots, shutdown) = (&self.server.slots, self.shutdown.clone());
+                    let both = (&mut reader, &mut writer);
+                    relay.keep_slot(slots, both, &keys, shutdown).await;
+                }
+                writer.finish().await;
+                reader.drain(LINGER).await;
+                return;
+            }
+            Ok(Next::Attendance(keys, member, Attend::Calls)) => {
                 if let Some(relay) = &self.server.relay {
                     let shutdown = self.shutdown.clone();
                     relay
@@ -587,8 +597,7 @@ impl Connection {
             settings,
             ..
         } = self.server.clone();
-        let max_age = settings.opening_max_age;
-        task::spawn_blocking(move || identify(&root, &openings, &metrics, max_age, &opening))
+        task::spawn_blocking(move || identify(&root, &openings, &metrics, &settings, &opening))
             .await
             .unwrap_or(Err(Unknown::Failed))
     }
@@ -607,13 +616,15 @@ impl Connection {
             holder: Holder::default(),
         });
         let attends = match (&self.server.relay, &caller.request) {
-            (Some(relay), Ok(request)) if request.attend && relay.is_of(to) => Some(from.clone()),
+            (Some(relay), Ok(request)) if relay.is_of(to) => {
+                request.attend.map(|attend| (from.clone(), attend))
+            }
             _ => None,
         };
         let decision = match &caller.request {
-            Ok(_) if attends.is_some() => {
+            Ok(request) if attends.is_some() => {
                 let reply = Wire {
-                    attend: true,
+                    attend: request.attend,
                     ..Wire::request(caller.empty_meta())
                 };
                 Decision::Answered(Box::new(reply))
@@ -666,7 +677,7 @@ impl Connection {
             return Ok(Next::Nothing);
         }
         Ok(match attends {
-            Some(member) => Next::Attendance(keys, member),
+            Some((member, attend)) => Next::Attendance(keys, member, attend),
             None => Next::Session(Known {
                 keys,
                 parties,

@@ -18,9 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{M2Y, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, name, noise, said, terminate};
+use common::{
+    M2Y, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, name, noise, person, said, terminate,
+};
 use m2y::{
     root::Root,
+    transport::Addresses,
     wire::header::{self, AnswerHeader, Header, Turned},
 };
 use serde_json::Value;
@@ -209,6 +212,131 @@ fn a_server_comes_back_to_a_relay_that_was_killed() {
     let output = world.send(&relay.of(ROLAND), "photo", &file);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(server.stop(), Some(0));
+}
+
+/// Pairs somebody who runs `m2y pair` with the root that joins; returns the code.
+fn pair(owner: &Path, joiner: &Path) -> String {
+    let mut showing = Command::new(M2Y)
+        .args(["pair", "--json", "--root"])
+        .arg(owner)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(showing.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let code: Value = serde_json::from_str(&line).unwrap();
+    let code = code["code"].as_str().unwrap().to_owned();
+    let output = Command::new(M2Y)
+        .args(["pair", &code, "--root"])
+        .arg(joiner)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(showing.wait().unwrap().success());
+    code
+}
+
+#[test]
+fn two_people_behind_routers_pair_at_a_relay_and_send_through_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = |place: &str, who| {
+        let (root, _) = Root::init(&dir.path().join(place), m2y::hooks::bundled::ALL).unwrap();
+        person(&root, who);
+        root
+    };
+    let (r, z) = (root("r", ROLAND), root("z", ZHENQIANG));
+    let relay = Relay::start();
+    relay.join(&r, ROLAND);
+    let (_server, _lines) = attending(&r);
+    let code = pair(r.path(), z.path());
+    assert!(code.ends_with(&format!("@{}", relay.address)), "{code}");
+    // The only address that roland's card has.
+    let zhenqiang = z.user(&name(ZHENQIANG)).unwrap();
+    let known = zhenqiang.addresses_of(&name(ROLAND)).unwrap().unwrap();
+    assert_eq!(known.to_string(), relay.of(ROLAND));
+    let file = dir.path().join("photo.jpg");
+    fs::write(&file, noise(300_000)).unwrap();
+    let output = Command::new(M2Y)
+        .args(["send", "--root"])
+        .arg(z.path())
+        .arg(&file)
+        .arg(ROLAND)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let inbox = r.path().join("user/roland-frei/inbox");
+    let arrived = common::names(&inbox, ".data");
+    assert_eq!(fs::read(inbox.join(&arrived[0])).unwrap(), noise(300_000));
+}
+
+#[test]
+fn contacts_hear_in_their_next_session_where_a_user_is_reached_now() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    let server = Process::serve(&world.there);
+    let known = || {
+        let known = world.sender.addresses_of(&name(ROLAND)).unwrap();
+        known.map(|known| known.to_string()).unwrap_or_default()
+    };
+    let direct: Addresses = server.address.parse().unwrap();
+    world.sender.set_addresses(&name(ROLAND), &direct).unwrap();
+    let send = |file: &str| {
+        let file = world.file(file, file.as_bytes());
+        let output = world.send(&server.address, "photo", &file);
+        assert!(output.status.success(), "{}", said(&output));
+    };
+    send("a.txt");
+    assert_eq!(known(), server.address);
+    relay.join(&world.there, ROLAND);
+    send("b.txt");
+    assert_eq!(known(), format!("{}, {}", server.address, relay.of(ROLAND)));
+    // What m2y.ini says goes first, and what is no longer said is forgotten.
+    let ini = "[server]\naddress = quic://roland.example.org:5000\n";
+    fs::write(world.here.path().join("m2y.ini"), ini).unwrap();
+    send("c.txt");
+    let back = world.receiver.addresses_of(&name(ZHENQIANG)).unwrap();
+    assert_eq!(back.unwrap().to_string(), "quic://roland.example.org:5000");
+    let output = Command::new(M2Y)
+        .args(["relay", "leave", "relay", "--root"])
+        .arg(world.there.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    send("d.txt");
+    assert_eq!(known(), server.address);
+}
+
+#[test]
+fn a_code_at_a_relay_is_void_after_a_guess_too() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    let mut showing = Command::new(M2Y)
+        .args(["pair", "--json", "--folder", "photo", "--root"])
+        .arg(world.there.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(showing.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let code: Value = serde_json::from_str(&line).unwrap();
+    let (slot, _) = code["code"].as_str().unwrap().split_once('-').unwrap();
+    let guess = format!("{slot}-acorn-acorn@{}", relay.address);
+    let output = Command::new(M2Y)
+        .args(["pair", &guess, "--root"])
+        .arg(world.here.path())
+        .output()
+        .unwrap();
+    // One in 65,536 times it is the code.
+    assert_eq!(output.status.code(), Some(12), "{}", said(&output));
+    let mut errors = String::new();
+    let mut stderr = showing.stderr.take().unwrap();
+    stderr.read_to_string(&mut errors).unwrap();
+    assert!(errors.contains("tried with the wrong words"), "{errors}");
+    assert_eq!(showing.wait().unwrap().code(), Some(12));
 }
 
 /// What a relay answers to an opening, and after how long.

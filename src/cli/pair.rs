@@ -11,6 +11,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{RootArg, folder_name, init::make_user, output, user_arg::UserArg, user_name};
 use crate::{
+    client::relay_slot::RelaySlot,
     control::slot::ServerSlot,
     error::{Code as ErrorCode, Error},
     hooks::bundled,
@@ -170,17 +171,15 @@ impl Pair {
         json: bool,
     ) -> Result<(), Error> {
         let until = Instant::now() + LIFE;
-        let mut meeting = match ServerSlot::open(root).await? {
-            Some(slot) => Meeting::Server(slot),
-            None => self.own_meeting().await?,
-        };
+        let set = self.address.as_ref().or(settings.addresses.as_ref());
+        let mut meeting = self.meeting(root, &user, set.is_some()).await?;
         let listening = meeting.addresses().to_vec();
         let is_local = listening.iter().all(Address::is_local);
-        let set = self.address.as_ref().or(settings.addresses.as_ref());
         let own = own_addresses(set, &user, &listening, is_local)?;
-        let place = own
+        let plain = own
             .as_ref()
             .and_then(|own| own.plain().or(own.iter().next()));
+        let place = meeting.relay().or(plain);
         let address = place.cloned().ok_or_else(|| {
             let sentence = "this machine has no address that others could reach: name one with --address HOST:PORT";
             Error::new(ErrorCode::Usage, sentence)
@@ -194,7 +193,8 @@ impl Pair {
         show(&code, json);
         // A listener that is gone when this program ends is no address for a card.
         let is_set = self.address.is_some() || settings.addresses.is_some();
-        let own = own.filter(|_| meeting.is_server() || is_set);
+        let is_reached = meeting.is_server() || meeting.relay().is_some() || is_set;
+        let own = own.filter(|_| is_reached);
         let path = folder.path().to_owned();
         let party = Party::new(user.clone(), Some(folder), own, self.replace)?;
         let left = |peer: &transport::Peer| {
@@ -215,6 +215,40 @@ impl Pair {
         };
         paired.tell(json);
         Ok(())
+    }
+
+    /// Where the other person comes: to the address that is set, or to a relay, or else to this
+    /// machine.
+    async fn meeting(&self, root: &Root, user: &User, is_set: bool) -> Result<Meeting, Error> {
+        let relays = match self.listen.is_some() || is_set {
+            true => Vec::new(),
+            false => user.relays()?,
+        };
+        let mut said = None;
+        for relay in &relays {
+            match RelaySlot::open(user, relay).await {
+                Ok(slot) => {
+                    let server = ServerSlot::open(root).await?;
+                    let addresses = server.as_ref().map(|server| server.addresses.clone());
+                    if let Some(server) = server {
+                        server.close().await;
+                    }
+                    return Ok(Meeting::Relay(slot, addresses.unwrap_or_default()));
+                }
+                Err(error) => said = Some(error),
+            }
+        }
+        if let Some(error) = said {
+            output::aside(format_args!("no relay keeps the code: {error}"));
+        }
+        match ServerSlot::open(root).await? {
+            Some(slot) if self.listen.is_none() => Ok(Meeting::Server(slot)),
+            Some(slot) => {
+                slot.close().await;
+                self.own_meeting().await
+            }
+            None => self.own_meeting().await,
+        }
     }
 
     /// A listener that is there for this code alone.
@@ -255,29 +289,26 @@ pub(super) fn own_addresses(
     listening: &[Address],
     with_local: bool,
 ) -> Result<Option<Addresses>, Error> {
+    let at_relays = user.addresses_at_relays()?;
     let mut known: Vec<_> = match set {
         Some(set) => set.iter().cloned().collect(),
         None => {
+            let with_local = with_local && at_relays.is_empty();
             let known = listening.iter().map(reachable);
             known
                 .filter(|address| with_local || !address.is_local())
                 .collect()
         }
     };
-    for relay in user.relays()? {
-        let addresses = user.addresses_of(&relay)?;
-        let place = addresses
-            .as_ref()
-            .and_then(Addresses::plain)
-            .map(Address::place);
-        known.extend(place.map(|place| Address::Relay(place.clone(), user.name().to_string())));
-    }
+    known.extend(at_relays);
     known.truncate(transport::MAX_ADDRESSES);
     Ok(Addresses::new(known).ok())
 }
 
 /// The way to the other person.
 enum Meeting {
+    /// At a relay, with the addresses that a server of the root listens on.
+    Relay(RelaySlot, Vec<Address>),
     Server(ServerSlot),
     Own {
         slot: Slot,
@@ -287,12 +318,26 @@ enum Meeting {
 }
 
 impl Meeting {
+    /// Whether a server of the root is running.
     fn is_server(&self) -> bool {
-        matches!(self, Self::Server(_))
+        match self {
+            Self::Server(_) => true,
+            Self::Relay(_, addresses) => !addresses.is_empty(),
+            Self::Own { .. } => false,
+        }
+    }
+
+    /// The address of the relay, if there is one.
+    fn relay(&self) -> Option<&Address> {
+        match self {
+            Self::Relay(slot, _) => Some(&slot.address),
+            _ => None,
+        }
     }
 
     fn number(&self) -> u64 {
         match self {
+            Self::Relay(slot, _) => slot.number,
             Self::Server(slot) => slot.number,
             Self::Own { slot, .. } => slot.number,
         }
@@ -300,6 +345,7 @@ impl Meeting {
 
     fn addresses(&self) -> &[Address] {
         match self {
+            Self::Relay(_, addresses) => addresses,
             Self::Server(slot) => &slot.addresses,
             Self::Own { addresses, .. } => addresses,
         }
@@ -307,6 +353,7 @@ impl Meeting {
 
     fn attempts(&mut self) -> &mut mpsc::Receiver<Attempt> {
         match self {
+            Self::Relay(slot, _) => &mut slot.attempts,
             Self::Server(slot) => &mut slot.attempts,
             Self::Own { slot, .. } => &mut slot.attempts,
         }
@@ -315,6 +362,7 @@ impl Meeting {
     /// Waits until the other side has heard everything.
     async fn close(self) {
         match self {
+            Self::Relay(slot, _) => slot.close().await,
             Self::Server(slot) => slot.close().await,
             Self::Own { slot, hosting, .. } => {
                 drop(slot);

@@ -15,7 +15,7 @@ use super::{Opened, Route, open_with, private_key, request};
 use crate::{
     error::{Code, Error},
     hooks::dispatch::stopped,
-    meta::{Meta, Wire},
+    meta::{Attend, Meta, Wire},
     observer::Unobserved,
     relay::attendance::{self, Called},
     root::{Root, name::Name, user::User},
@@ -151,7 +151,12 @@ async fn keep(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) {
     }
 }
 
-async fn attend(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) -> Result<(), Error> {
+/// Opens a session with a relay in which the user hears of calls, or of those who want to use a code.
+pub(super) async fn open(
+    user: &User,
+    relay: &Name,
+    attend: Attend,
+) -> Result<(Route, Opened), Error> {
     let route = {
         let (user, relay) = (user.clone(), relay.clone());
         let finding = task::spawn_blocking(move || Route::to(&user, relay.as_str(), None));
@@ -162,22 +167,28 @@ async fn attend(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) -> Res
     let (from, to) = (route.user.name().as_str(), route.contact.name.as_str());
     let asked = Wire {
         session: true,
-        attend: true,
+        attend: Some(attend),
         ..request(Meta::new(from, to, "", ""))
     };
     let opened = open_with(&route, &private, asked, &Unobserved).await?;
-    drop(private);
+    match opened.reply.attend == Some(attend) {
+        true => Ok((route, opened)),
+        false => Err(Error::new(
+            Code::Refused,
+            format!("{to} is no relay, or {from} is no member of it"),
+        )),
+    }
+}
+
+async fn attend(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) -> Result<(), Error> {
+    let (route, opened) = open(user, relay, Attend::Calls).await?;
     let Opened {
         mut connection,
         keys,
-        reply,
         ..
     } = opened;
-    if !reply.attend {
-        let sentence = format!("{to} is no relay, or does not let {from} attend");
-        return Err(Error::new(Code::Refused, sentence));
-    }
-    info!(user = from, relay = to, "attending");
+    let (from, to) = (user.name(), relay);
+    info!(user = %from, relay = %to, "attending");
     let (give_call, mut calls) = mpsc::channel::<Called>(TOGETHER);
     let (decide, mut decisions) = mpsc::channel(TOGETHER);
     let free = Arc::new(Semaphore::new(TOGETHER));

@@ -4,21 +4,24 @@ use std::{fs, io, os::unix::fs::PermissionsExt, time::Duration};
 
 use tokio::{
     io::BufReader,
-    net::{UnixListener, UnixStream},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::JoinSet,
 };
 use tracing::debug;
 
-use super::{
-    bridge::{Bridge, object, writer},
-    path, read,
-};
+use super::{object, of_frame, path, read, to_frame, write};
 use crate::{
     error::{Code, Error},
     hooks::dispatch::stopped,
     json::{Map, Value},
-    pairing::slots::Slots,
+    pairing::{
+        bridge::Bridge,
+        slots::{Slot, Slots},
+    },
     relay::hub::Hub,
     root::Root,
     transport::Address,
@@ -115,59 +118,53 @@ fn present(hub: &Hub) -> Map<String, Value> {
 }
 
 async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
-    let (reader, to) = stream.into_split();
+    let (reader, mut to) = stream.into_split();
     let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
-    let (lines, _writing) = writer(to);
     let Some(question) = read(&mut reader, &mut line).await? else {
         return Ok(());
     };
-    let refuse = |error: &Error| {
-        object([
-            ("error", error.sentence.as_str().into()),
-            ("code", error.code.word().into()),
-        ])
+    let refused = |code: Code, sentence: String| {
+        object([("error", sentence.into()), ("code", code.word().into())])
     };
-    let say = |said: Map<String, Value>| async {
-        let sent = lines.send(said).await;
-        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    let error = match question.get("ask").and_then(Value::as_str) {
+        Some("slot") => match asked.slots.open() {
+            Ok(Some(slot)) => return keep(slot, &asked.addresses, reader, to).await,
+            Ok(None) => refused(
+                Code::Later,
+                "the server has too many codes already: try again in some minutes".to_owned(),
+            ),
+            Err(error) => refused(Code::Failed, error.to_string()),
+        },
+        Some("relay") => match &asked.hub {
+            Some(hub) => present(hub),
+            None => refused(
+                Code::Failed,
+                "the server that is running is no relay".to_owned(),
+            ),
+        },
+        _ => refused(
+            Code::Usage,
+            "the server does not know this question".to_owned(),
+        ),
     };
-    match question.get("ask").and_then(Value::as_str) {
-        Some("slot") => {}
-        Some("relay") => {
-            return match &asked.hub {
-                Some(hub) => say(present(hub)).await,
-                None => {
-                    let error = Error::new(Code::Failed, "the server that is running is no relay");
-                    say(refuse(&error)).await
-                }
-            };
-        }
-        _ => {
-            let error = Error::new(Code::Usage, "the server does not know this question");
-            return say(refuse(&error)).await;
-        }
-    }
-    let mut slot = match asked.slots.open() {
-        Ok(Some(slot)) => slot,
-        Ok(None) => {
-            let sentence = "the server has too many codes already: try again in some minutes";
-            return say(refuse(&Error::new(Code::Later, sentence))).await;
-        }
-        Err(error) => {
-            return say(refuse(&Error::new(Code::Failed, error.to_string()))).await;
-        }
-    };
-    let addresses = asked
-        .addresses
-        .iter()
-        .map(|address| address.to_string().into());
+    write(&mut to, &error).await
+}
+
+/// Keeps a slot open for as long as the program is there.
+async fn keep(
+    mut slot: Slot,
+    addresses: &[Address],
+    mut reader: BufReader<OwnedReadHalf>,
+    mut to: OwnedWriteHalf,
+) -> io::Result<()> {
+    let addresses = addresses.iter().map(|address| address.to_string().into());
     let told = [
         ("slot", slot.number.into()),
         ("addresses", Value::Array(addresses.collect())),
     ];
-    say(object(told)).await?;
-    let mut bridge = Bridge::new(lines.clone());
-    let mut count = 0_u64;
+    write(&mut to, &object(told)).await?;
+    let (mut bridge, mut frames) = Bridge::new();
+    let (mut count, mut line) = (0, Vec::new());
     loop {
         tokio::select! {
             attempt = slot.attempts.recv() => {
@@ -180,11 +177,16 @@ async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
                     ("from", attempt.from.to_string().into()),
                     ("message", hex::encode(&attempt.first).into()),
                 ];
-                say(object(said)).await?;
+                write(&mut to, &object(said)).await?;
                 bridge.join(count, attempt.incoming, attempt.outgoing);
             }
+            Some(frame) = frames.recv() => write(&mut to, &of_frame(frame)).await?,
             said = read(&mut reader, &mut line) => match said? {
-                Some(said) => bridge.take(&said),
+                Some(said) => {
+                    if let Some(frame) = to_frame(&said) {
+                        bridge.take(frame);
+                    }
+                }
                 None => return Ok(()),
             },
         }

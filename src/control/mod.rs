@@ -14,7 +14,6 @@
 //!
 //! The slot is open for as long as the connection is. An error is an object with `error` and `code`.
 
-mod bridge;
 pub mod host;
 pub mod question;
 pub mod slot;
@@ -22,9 +21,12 @@ pub mod slot;
 use std::{io, os::fd::AsRawFd, path::PathBuf};
 
 use cap_std::fs::Dir;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::json::{self, Map, Value};
+use crate::{
+    json::{self, Map, Value, canonical},
+    pairing::bridge::Frame,
+};
 
 /// Where it is in the root.
 const NAME: &str = "control.sock";
@@ -35,6 +37,38 @@ const MAX_LINE: u64 = 65_536;
 /// A path to the socket that is short enough, however long that of the root is.
 fn path(root: &Dir) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{NAME}", root.as_raw_fd()))
+}
+
+/// An object with these fields.
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+    let fields = fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    fields.collect()
+}
+
+/// Writes an object.
+async fn write(to: &mut (impl AsyncWrite + Unpin), said: &Map<String, Value>) -> io::Result<()> {
+    to.write_all((canonical(said) + "\n").as_bytes()).await
+}
+
+/// A frame as an object.
+fn of_frame(frame: Frame) -> Map<String, Value> {
+    let attempt = ("attempt", frame.attempt.into());
+    match frame.message {
+        Some(message) => object([attempt, ("message", hex::encode(message).into())]),
+        None => object([attempt, ("over", true.into())]),
+    }
+}
+
+/// An object as a frame.
+fn to_frame(said: &Map<String, Value>) -> Option<Frame> {
+    let attempt = said.get("attempt").and_then(Value::as_u64)?;
+    let message = said.get("message").and_then(Value::as_str);
+    Some(Frame {
+        attempt: u32::try_from(attempt).ok()?,
+        message: message.and_then(|text| hex::decode(text).ok()),
+    })
 }
 
 /// The next object; `None` at the end.

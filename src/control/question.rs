@@ -4,15 +4,14 @@ use std::{io, time::Duration};
 
 use tokio::{
     io::BufReader,
-    net::{UnixStream, unix::OwnedReadHalf},
-    task::JoinHandle,
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     time::timeout,
 };
 
-use super::{
-    bridge::{Lines, object, writer},
-    path, read,
-};
+use super::{object, path, read, write};
 use crate::{
     error::{Code, Error, printable},
     json::{Map, Value},
@@ -26,8 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Answered {
     pub(super) said: Map<String, Value>,
     pub(super) reader: BufReader<OwnedReadHalf>,
-    pub(super) lines: Lines,
-    pub(super) writing: JoinHandle<()>,
+    pub(super) writer: OwnedWriteHalf,
 }
 
 pub(super) fn failed(e: io::Error) -> Error {
@@ -42,10 +40,10 @@ pub(super) async fn put(root: &Root, question: &str) -> Result<Option<Answered>,
         Err(e) if is_nobody(&e) => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
-    let (reader, to) = stream.into_split();
+    let (reader, mut writer) = stream.into_split();
     let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
-    let (lines, writing) = writer(to);
-    let _ = lines.send(object([("ask", question.into())])).await;
+    let asked = write(&mut writer, &object([("ask", question.into())])).await;
+    asked.map_err(failed)?;
     let answered = timeout(PATIENCE, read(&mut reader, &mut line)).await;
     let answered = answered.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
     let said = answered.map_err(failed)?;
@@ -58,8 +56,7 @@ pub(super) async fn put(root: &Root, question: &str) -> Result<Option<Answered>,
     Ok(Some(Answered {
         said,
         reader,
-        lines,
-        writing,
+        writer,
     }))
 }
 

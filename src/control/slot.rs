@@ -3,22 +3,22 @@
 use std::io;
 
 use tokio::{
-    io::BufReader,
-    net::unix::OwnedReadHalf,
-    sync::mpsc,
+    io::{AsyncWriteExt, BufReader},
+    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    sync::{mpsc, oneshot},
     task::{self, JoinHandle},
     time::timeout,
 };
 
 use super::{
-    bridge::{Bridge, Lines},
+    of_frame,
     question::{self, Answered, PATIENCE, failed},
-    read,
+    read, to_frame, write,
 };
 use crate::{
     error::Error,
     json::Value,
-    pairing::slots::Attempt,
+    pairing::{bridge::Bridge, slots::Attempt},
     root::Root,
     transport::{Address, Peer},
 };
@@ -31,8 +31,8 @@ pub struct ServerSlot {
     pub addresses: Vec<Address>,
     /// Those who want to use the code.
     pub attempts: mpsc::Receiver<Attempt>,
-    reading: JoinHandle<()>,
-    writing: JoinHandle<()>,
+    close: oneshot::Sender<()>,
+    work: JoinHandle<()>,
 }
 
 impl ServerSlot {
@@ -44,8 +44,7 @@ impl ServerSlot {
         let Answered {
             said,
             reader,
-            lines,
-            writing,
+            writer,
         } = answered;
         let number = said.get("slot").and_then(Value::as_u64);
         let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
@@ -53,47 +52,75 @@ impl ServerSlot {
         let addresses = addresses.into_iter().flatten().filter_map(Value::as_str);
         let addresses = addresses.filter_map(|text| text.parse().ok()).collect();
         let (give, attempts) = mpsc::channel(1);
+        let (close, closed) = oneshot::channel();
         Ok(Some(Self {
             number,
             addresses,
             attempts,
-            reading: task::spawn(carry(reader, lines, give)),
-            writing,
+            close,
+            work: task::spawn(carry(reader, writer, give, closed)),
         }))
     }
 
     /// Waits until the server has everything that was said, and closes the slot.
     pub async fn close(self) {
-        drop(self.attempts);
-        self.reading.abort();
-        let _ = timeout(PATIENCE, self.writing).await;
+        drop((self.attempts, self.close));
+        let _ = timeout(PATIENCE, self.work).await;
     }
 }
 
-/// Hands over attempts, and carries their messages, until the server goes.
-async fn carry(mut reader: BufReader<OwnedReadHalf>, lines: Lines, give: mpsc::Sender<Attempt>) {
-    let (mut bridge, mut line) = (Bridge::new(lines), Vec::new());
-    while let Ok(Some(said)) = read(&mut reader, &mut line).await {
+/// Hands over attempts, and carries their messages, until the slot is closed or the server goes.
+async fn carry(
+    mut reader: BufReader<OwnedReadHalf>,
+    mut writer: OwnedWriteHalf,
+    give: mpsc::Sender<Attempt>,
+    mut closed: oneshot::Receiver<()>,
+) {
+    let (mut bridge, mut frames) = Bridge::new();
+    let mut line = Vec::new();
+    loop {
+        let said = tokio::select! {
+            said = read(&mut reader, &mut line) => said,
+            Some(frame) = frames.recv() => {
+                if write(&mut writer, &of_frame(frame)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            _ = &mut closed => break,
+        };
+        let Ok(Some(said)) = said else {
+            return;
+        };
         let text = |field: &str| said.get(field).and_then(Value::as_str);
-        let number = said.get("attempt").and_then(Value::as_u64);
-        let (Some(from), Some(number)) = (text("from"), number) else {
-            bridge.take(&said);
+        let Some(frame) = to_frame(&said) else {
             continue;
         };
-        let first = text("message").and_then(|message| hex::decode(message).ok());
+        let Some(from) = text("from") else {
+            bridge.take(frame);
+            continue;
+        };
         let (to_owner, incoming) = mpsc::channel(1);
         let (outgoing, from_owner) = mpsc::channel(1);
-        bridge.join(number, from_owner, to_owner);
+        bridge.join(frame.attempt, from_owner, to_owner);
         let attempt = Attempt {
             from: from
                 .parse()
                 .map_or_else(|_| Peer::Named(from.to_owned()), Peer::Ip),
-            first: first.unwrap_or_default(),
+            first: frame.message.unwrap_or_default(),
             incoming,
             outgoing,
         };
         if give.send(attempt).await.is_err() {
+            break;
+        }
+    }
+    // What the owner said last.
+    drop((bridge, give));
+    while let Some(frame) = frames.recv().await {
+        if write(&mut writer, &of_frame(frame)).await.is_err() {
             return;
         }
     }
+    let _ = writer.shutdown().await;
 }

@@ -5,6 +5,7 @@
 //! does not know the words: a server, or the owner's program itself. What the two sides tell each
 //! other, and what they keep, is the [`party`].
 
+pub mod bridge;
 pub mod code;
 pub mod host;
 pub mod joiner;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -11,12 +11,20 @@ use super::hub::Hub;
 use crate::{
     crypto::CryptoError,
     hooks::dispatch::stopped,
+    pairing::{
+        bridge::{Bridge, Frame},
+        slots::{Attempt, LIFE, Slot},
+    },
     root::name::NameHash,
     session::channel::{ChannelError, Reader, Writer},
+    transport::Peer,
     wire::{
         WireError, header,
         record::{Kind, Stream},
-        relay::{MAX_OPENING, Token, decode_call, decode_decision, encode_call, encode_decision},
+        relay::{
+            MAX_OPENING, Token, decode_attempt, decode_call, decode_decision, encode_attempt,
+            encode_call, encode_decision,
+        },
         session::SessionKeys,
     },
 };
@@ -152,6 +160,123 @@ pub async fn attend(
                 writer.record(&mut ours, Kind::Working, 0, &[]).await?;
             }
         }
+    }
+}
+
+/// The side of a relay that keeps a slot open for a member: passes messages of attempts on, both
+/// ways, until the member has enough. The slot is the first thing that it says.
+pub async fn keep_slot(
+    mut slot: Slot,
+    reader: &mut Reader,
+    writer: &mut Writer,
+    keys: &SessionKeys,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), AttendanceError> {
+    let mut ours = Stream::new(&keys.server)?;
+    let mut theirs = Stream::new(&keys.client)?;
+    let number = slot.number.to_be_bytes();
+    writer.record(&mut ours, Kind::Call, 0, &number).await?;
+    let (mut bridge, mut frames) = Bridge::new();
+    let mut count = 0;
+    reader.set_idle(LIFE);
+    loop {
+        tokio::select! {
+            attempt = slot.attempts.recv() => {
+                let Some(attempt) = attempt else {
+                    return Ok(());
+                };
+                count += 1;
+                let body = encode_attempt(&attempt.from.to_string(), &attempt.first);
+                writer.record(&mut ours, Kind::Call, count, &body).await?;
+                bridge.join(count, attempt.incoming, attempt.outgoing);
+            }
+            Some(frame) = frames.recv() => {
+                let body = frame.message.unwrap_or_default();
+                writer.record(&mut ours, Kind::Call, frame.attempt, &body).await?;
+            }
+            record = reader.record(&mut theirs) => {
+                let (head, body) = record?;
+                match head.kind {
+                    Kind::Decision => bridge.take(frame(head.transfer, body)),
+                    Kind::Close => return Ok(()),
+                    _ => {}
+                }
+            }
+            () = stopped(&mut shutdown) => return Ok(()),
+        }
+    }
+}
+
+/// The number of the slot that a relay keeps open.
+pub async fn slot_number(reader: &mut Reader, theirs: &mut Stream) -> Result<u64, AttendanceError> {
+    let (head, body) = reader.record(theirs).await?;
+    match <[u8; 8]>::try_from(body) {
+        Ok(number) if head.kind == Kind::Call && head.transfer == 0 => {
+            Ok(u64::from_be_bytes(number))
+        }
+        _ => Err(WireError::Record.into()),
+    }
+}
+
+/// The side of the member: hands over attempts, and carries their messages, until `closed` is ready.
+pub async fn take_attempts(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    mut theirs: Stream,
+    keys: &SessionKeys,
+    give: mpsc::Sender<Attempt>,
+    mut closed: oneshot::Receiver<()>,
+) -> Result<(), AttendanceError> {
+    let mut ours = Stream::new(&keys.client)?;
+    let (mut bridge, mut frames) = Bridge::new();
+    reader.set_idle(LIFE);
+    loop {
+        tokio::select! {
+            record = reader.record(&mut theirs) => {
+                let (head, body) = record?;
+                if head.kind != Kind::Call {
+                    continue;
+                }
+                if bridge.has(head.transfer) || body.is_empty() {
+                    bridge.take(frame(head.transfer, body));
+                    continue;
+                }
+                let (from, first) = decode_attempt(&body)?;
+                let (to_owner, incoming) = mpsc::channel(1);
+                let (outgoing, from_owner) = mpsc::channel(1);
+                bridge.join(head.transfer, from_owner, to_owner);
+                let from = from.parse().map_or_else(|_| Peer::Named(from.to_owned()), Peer::Ip);
+                let first = first.to_vec();
+                let attempt = Attempt { from, first, incoming, outgoing };
+                if give.send(attempt).await.is_err() {
+                    break;
+                }
+            }
+            Some(frame) = frames.recv() => {
+                let body = frame.message.unwrap_or_default();
+                writer.record(&mut ours, Kind::Decision, frame.attempt, &body).await?;
+            }
+            _ = &mut closed => break,
+        }
+    }
+    // What the owner said last.
+    drop((bridge, give));
+    while let Some(frame) = frames.recv().await {
+        let body = frame.message.unwrap_or_default();
+        writer
+            .record(&mut ours, Kind::Decision, frame.attempt, &body)
+            .await?;
+    }
+    writer.record(&mut ours, Kind::Close, 0, &[]).await?;
+    writer.finish().await;
+    Ok(())
+}
+
+/// An empty body says that an attempt is over.
+fn frame(attempt: u32, body: Vec<u8>) -> Frame {
+    Frame {
+        attempt,
+        message: (!body.is_empty()).then_some(body),
     }
 }
 

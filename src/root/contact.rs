@@ -132,6 +132,8 @@ pub(super) enum Key {
     Folder,
     /// Whether the contact is a relay that the user has joined.
     Relay,
+    /// Where the contact says that its server is reached.
+    Announced,
 }
 
 impl Key {
@@ -140,6 +142,7 @@ impl Key {
             Self::Address => "address",
             Self::Folder => "folder",
             Self::Relay => "relay",
+            Self::Announced => "announced",
         }
     }
 }
@@ -161,6 +164,12 @@ pub(super) fn relays(text: &str) -> Result<Vec<Name>, ConfigError> {
     Ok(names)
 }
 
+/// Whether a contacts.ini says anything of a relay.
+pub(super) fn knows_relays(text: &str) -> bool {
+    let is_relay = |line: &str| line.split('=').next().map(str::trim) == Some(Key::Relay.name());
+    text.lines().any(is_relay)
+}
+
 /// A contacts.ini with a value put in.
 pub(super) fn with(text: &str, contact: &Name, key: Key, value: &str) -> String {
     ini_text::with(text, contact.as_str(), key.name(), value)
@@ -168,7 +177,7 @@ pub(super) fn with(text: &str, contact: &Name, key: Key, value: &str) -> String 
 
 /// A contacts.ini without what m2y wrote of a contact.
 pub(super) fn without(text: &str, contact: &Name) -> String {
-    let keys = [Key::Address, Key::Folder, Key::Relay].map(Key::name);
+    let keys = [Key::Address, Key::Folder, Key::Relay, Key::Announced].map(Key::name);
     ini_text::without(text, contact.as_str(), &keys)
 }
 

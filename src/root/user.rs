@@ -17,6 +17,7 @@ use super::{
     folder::Folder,
     name::Name,
     passphrases,
+    settings::Settings,
 };
 use crate::{
     crypto::{
@@ -25,7 +26,7 @@ use crate::{
         passphrase,
     },
     json::{self, Map, Value},
-    transport::{AddressError, Addresses},
+    transport::{Address, Addresses, MAX_ADDRESSES},
 };
 
 /// The fields of the seed; others are kept too.
@@ -424,13 +425,57 @@ impl User {
             .map_err(RootError::io("write", path))
     }
 
-    /// Where a contact's server is reached, if known.
+    /// Where a contact's server is reached, if known: what was recorded here, then what the contact
+    /// has announced.
     pub fn addresses_of(&self, contact: &Name) -> Result<Option<Addresses>, RootError> {
-        let text = self.of_contact(contact, Key::Address)?;
-        let addresses = text.map(|text| text.parse()).transpose();
-        addresses.map_err(|e: AddressError| {
-            RootError::document(self.at("contacts.ini"), format!("[{contact}] address: {e}"))
-        })
+        let text = self.contacts_ini()?;
+        let of = |key: Key| {
+            let found = contact::find(&text, contact, key)
+                .map_err(|e| RootError::config(self.at("contacts.ini"), e))?;
+            let addresses = found.map(|text| text.parse::<Addresses>()).transpose();
+            addresses.map_err(|e| {
+                RootError::document(self.at("contacts.ini"), format!("[{contact}] address: {e}"))
+            })
+        };
+        let (recorded, announced) = (of(Key::Address)?, of(Key::Announced)?);
+        let all = recorded.iter().chain(&announced).flat_map(Addresses::iter);
+        let all: Vec<_> = all.take(MAX_ADDRESSES).cloned().collect();
+        Ok(Addresses::new(all).ok())
+    }
+
+    /// Where the user is reached at the relays that it has joined.
+    pub fn addresses_at_relays(&self) -> Result<Vec<Address>, RootError> {
+        let mut all = Vec::new();
+        for relay in self.relays()? {
+            let addresses = self.addresses_of(&relay)?;
+            let plain = addresses.as_ref().and_then(Addresses::plain);
+            let place = plain.map(|plain| plain.place().clone());
+            all.extend(place.map(|place| Address::Relay(place, self.name.to_string())));
+        }
+        Ok(all)
+    }
+
+    /// What contacts are told about where the user's server is reached: the addresses in m2y.ini, and
+    /// those at relays. `None` if there is nothing to tell, and never was.
+    pub fn announcement(&self, settings: &Settings) -> Result<Option<Vec<Address>>, RootError> {
+        let at_relays = self.addresses_at_relays()?;
+        let set = settings.addresses.as_ref();
+        let had_relays = || Ok::<_, RootError>(contact::knows_relays(&self.contacts_ini()?));
+        if set.is_none() && at_relays.is_empty() && !had_relays()? {
+            return Ok(None);
+        }
+        let set = set.into_iter().flat_map(Addresses::iter).cloned();
+        Ok(Some(set.chain(at_relays).take(MAX_ADDRESSES).collect()))
+    }
+
+    /// Records where a contact says that its server is reached, if that is new.
+    pub fn set_announced(&self, contact: &Name, announced: &[Address]) -> Result<(), RootError> {
+        let each: Vec<_> = announced.iter().map(ToString::to_string).collect();
+        let (text, key) = (each.join(", "), Key::Announced);
+        match self.of_contact(contact, key)?.unwrap_or_default() == text {
+            true => Ok(()),
+            false => self.set_of_contact(contact, key, &text),
+        }
     }
 
     /// The folder of a contact's that files go into if the sender names none, if known.

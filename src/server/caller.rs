@@ -12,7 +12,8 @@ use crate::{
     error::{Code, Error, printable},
     journal::openings::{Opening, Openings, Stamp},
     meta::{Meta, MetaError, Wire},
-    root::{Root, RootError, contact::Contact, user::User},
+    root::{Root, RootError, contact::Contact, settings::Settings, user::User},
+    transport::Addresses,
     wire::{
         WireError,
         envelope::{self, Contents, Opened, Part},
@@ -35,6 +36,8 @@ pub struct Caller {
     opened: Opened,
     digest: [u8; 32],
     metrics: Arc<Metrics>,
+    /// What the contact is told about where the user's server is reached.
+    announced: Option<Vec<String>>,
     /// The meta, or what is wrong with it.
     pub request: Result<Wire, Error>,
 }
@@ -98,7 +101,7 @@ pub fn identify(
     root: &Root,
     openings: &Openings,
     metrics: &Arc<Metrics>,
-    max_age: Duration,
+    settings: &Settings,
     opening: &(Header, [u8; header::LEN], Vec<u8>),
 ) -> Result<Caller, Unknown> {
     let (head, header, envelope) = opening;
@@ -116,7 +119,12 @@ pub fn identify(
     let stamp = Stamp { digest, time };
     // Before the private key is used: of many copies at once one costs an operation. If that one
     // cannot be opened, it is of no use to anybody, and stays claimed.
-    let found = openings.claim(&user, &contact.name, &stamp, &accepted(now, max_age));
+    let found = openings.claim(
+        &user,
+        &contact.name,
+        &stamp,
+        &accepted(now, settings.opening_max_age),
+    );
     match found.map_err(Unknown::Memory)? {
         Opening::New => {}
         Opening::Seen => return Err(Unknown::Replay),
@@ -130,7 +138,17 @@ pub fn identify(
         let why = printable(&e.to_string(), 300);
         Error::new(Code::Failed, format!("the metadata cannot be read: {why}"))
     });
+    if let Ok(Wire {
+        addresses: Some(announced),
+        ..
+    }) = &request
+    {
+        // A session does not fail because of it.
+        let _ = user.set_announced(&contact.name, &Addresses::known(announced));
+    }
+    let announced = user.announcement(settings).ok().flatten();
     Ok(Caller {
+        announced: announced.map(|all| all.iter().map(ToString::to_string).collect()),
         user,
         contact,
         private,
@@ -153,10 +171,15 @@ impl Caller {
             ..
         } = self;
         let share = Share::new(&mut SysRng)?;
+        let reply = &Wire {
+            addresses: self.announced.clone(),
+            ..reply.clone()
+        };
         let mut json = reply.to_json();
         if envelope::sealed_len(json.len(), private.public(), &contact.key).is_err() {
             // What hooks added does not fit; the sender can do without it.
             let mut reply = reply.clone();
+            reply.addresses = None;
             reply.meta.extra.clear();
             json = reply.to_json();
         }

@@ -12,6 +12,7 @@ use tracing::{debug, info};
 
 use crate::{
     error::{Code, Error},
+    pairing::slots::Slots,
     relay::{
         attendance, carrying,
         hub::{Back, Hub, Room},
@@ -148,6 +149,22 @@ impl Relay {
         match served.await {
             Ok(()) => info!(%member, "attends no longer"),
             Err(error) => info!(%member, "attends no longer: {error}"),
+        }
+    }
+
+    /// Keeps a slot open for a member who makes a code, until it ends.
+    pub async fn keep_slot(
+        &self,
+        slots: &Slots,
+        (reader, writer): (&mut Reader, &mut Writer),
+        keys: &SessionKeys,
+        shutdown: watch::Receiver<bool>,
+    ) {
+        let Ok(Some(slot)) = slots.open() else {
+            return;
+        };
+        if let Err(error) = attendance::keep_slot(slot, reader, writer, keys, shutdown).await {
+            debug!("a code ended: {error}");
         }
     }
 

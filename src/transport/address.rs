@@ -278,6 +278,12 @@ impl Addresses {
         Self::new(each.collect::<Result<Vec<_>, _>>()?)
     }
 
+    /// Those of these texts whose kind is known here: a later version may have more.
+    pub fn known<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<Address> {
+        let known = texts.into_iter().filter_map(|text| text.parse().ok());
+        known.take(MAX_ADDRESSES).collect()
+    }
+
     /// In the order in which they were written.
     pub fn iter(&self) -> impl Iterator<Item = &Address> {
         self.0.iter()

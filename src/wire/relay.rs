@@ -41,6 +41,25 @@ pub fn decode_decision(body: &[u8]) -> Result<(Token, bool), WireError> {
     }
 }
 
+/// The body of a *call* that begins an attempt to use a code.
+pub fn encode_attempt(from: &str, message: &[u8]) -> Vec<u8> {
+    let from = from
+        .get(..from.len().min(usize::from(u8::MAX)))
+        .unwrap_or_default();
+    let len = u8::try_from(from.len()).unwrap_or_default();
+    [&[len], from.as_bytes(), message].concat()
+}
+
+/// Who attempts to use a code, as far as the relay knows, and the first message.
+pub fn decode_attempt(body: &[u8]) -> Result<(&str, &[u8]), WireError> {
+    let (len, rest) = body.split_first().ok_or(WireError::Record)?;
+    let (from, message) = rest
+        .split_at_checked(usize::from(*len))
+        .ok_or(WireError::Record)?;
+    let from = std::str::from_utf8(from).map_err(|_| WireError::Record)?;
+    Ok((from, message))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -62,5 +81,9 @@ mod tests {
             assert_eq!((token.0, decided), ([7; 32], lets_in));
         }
         assert!(decode_decision(&[7; 33]).is_err());
+        let attempt = encode_attempt("192.0.2.1:5", b"message");
+        let attempt = decode_attempt(&attempt);
+        assert_eq!(attempt, Ok(("192.0.2.1:5", &b"message"[..])));
+        assert!(decode_attempt(&[5, 1]).is_err());
     }
 }

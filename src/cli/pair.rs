@@ -93,11 +93,16 @@ impl Pair {
         if let Some(root) = &root
             && (self.user.is_given() || !root.users()?.is_empty())
         {
-            if self.name.is_some() {
-                let sentence = "--name is for a new user, and there is one already: use --user";
+            let user = self.user.of(root)?;
+            let name = self.name.as_deref().map(user_name).transpose()?;
+            if name.is_some_and(|name| name != *user.name()) {
+                let sentence = format!(
+                    "--name is for a new user, and {} exists already: use --user",
+                    user.name()
+                );
                 return Err(Error::new(ErrorCode::Usage, sentence));
             }
-            return Ok((root.clone(), self.user.of(root)?));
+            return Ok((root.clone(), user));
         }
         let name = match &self.name {
             Some(name) => user_name(name)?,

@@ -11,12 +11,16 @@ use tokio::{
 use super::{PATIENCE, slots::Slots};
 use crate::{
     session::channel::{ChannelError, Reader, Writer},
-    transport::{Incoming, Listener},
+    transport::{Incoming, Listener, origins::Origins},
     wire::header::{AnswerHeader, First, Turned},
 };
 
-/// Connections at the same time.
-const CONNECTIONS: usize = 64;
+/// Connections at the same time: in all, and from one host.
+const CONNECTIONS: usize = 256;
+const FROM_ONE: usize = 8;
+
+/// How long a connection may take to say what it wants.
+const FIRST: Duration = Duration::from_secs(5);
 
 /// How long the end of a connection may take.
 const LAST_BYTES: Duration = Duration::from_secs(3);
@@ -46,6 +50,7 @@ impl Hosting {
 
 async fn run(mut listener: Box<dyn Listener>, slots: Slots, mut stopped: oneshot::Receiver<()>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let from = Origins::new(FROM_ONE);
     // They end with this future.
     let mut connections = JoinSet::new();
     loop {
@@ -59,10 +64,13 @@ async fn run(mut listener: Box<dyn Listener>, slots: Slots, mut stopped: oneshot
         };
         match accepted {
             Ok(incoming) => {
-                let slots = slots.clone();
+                let counted = from.count(&incoming.peer);
+                let (Some(counted), slots) = (counted, slots.clone()) else {
+                    continue;
+                };
                 connections.spawn(async move {
                     let _ = serve(incoming, &slots).await;
-                    drop(one);
+                    drop((one, counted));
                 });
             }
             Err(_) => sleep(Duration::from_millis(100)).await,
@@ -75,11 +83,15 @@ async fn run(mut listener: Box<dyn Listener>, slots: Slots, mut stopped: oneshot
 
 async fn serve(incoming: Incoming, slots: &Slots) -> Result<(), ChannelError> {
     let peer = incoming.peer.clone();
-    let link = timeout(PATIENCE, incoming.link()).await;
-    let link = link.map_err(|_| ChannelError::Idle(PATIENCE))??;
-    let mut reader = Reader::new(link.reader, PATIENCE);
-    let mut writer = Writer::new(link.writer, PATIENCE);
-    match First::decode(&reader.exact().await?) {
+    let beginning = async {
+        let link = incoming.link().await?;
+        let mut reader = Reader::new(link.reader, PATIENCE);
+        let header = reader.exact().await?;
+        Ok::<_, ChannelError>((reader, Writer::new(link.writer, PATIENCE), header))
+    };
+    let begun = timeout(FIRST, beginning).await;
+    let (mut reader, mut writer, header) = begun.map_err(|_| ChannelError::Idle(FIRST))??;
+    match First::decode(&header) {
         Ok(First::Code(header)) => slots.carry(&peer, header, &mut reader, &mut writer).await?,
         // Sessions are for a server.
         Ok(First::Opening(_) | First::Back) | Err(_) => {

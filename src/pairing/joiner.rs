@@ -73,11 +73,19 @@ async fn exchange(
             ),
         )
     })?;
-    let card = read_card(&keys.open(Side::Owner, 0, sealed)?)?;
-    let own = party.check(&card).and_then(|()| party.card());
+    let card = match read_card(&keys.open(Side::Owner, 0, sealed)?) {
+        // The owner does not want to, and waits for nothing more.
+        Err(error) if error.code == ErrorCode::Refused => return Err(error),
+        card => card,
+    };
+    let own = card.as_ref().map_err(Error::clone);
+    let own = own
+        .and_then(|card| party.check(card))
+        .and_then(|()| party.card());
     let sealed = keys.seal(Side::Joiner, 0, card_text(&own)?.as_bytes())?;
     say(writer, &sealed).await.map_err(gone)?;
     own?;
+    let card = card?;
     let verdict = frame(reader).await.map_err(gone)?;
     let verdict = read(&keys.open(Side::Owner, 1, &verdict)?)?;
     if verdict.get("kept").and_then(Value::as_bool) != Some(true) {
@@ -95,7 +103,7 @@ async fn say(writer: &mut Writer, message: &[u8]) -> Result<(), ChannelError> {
 fn turned_away(turned: Turned, code: &Code) -> Error {
     let address = &code.address;
     match turned {
-        Turned::Stranger | Turned::Stale => Error::new(
+        Turned::Stranger => Error::new(
             ErrorCode::NotFound,
             format!(
                 "{address} has no code {} (any more): it may be mistyped, used, or older than 10 minutes: ask for a new one",
@@ -106,7 +114,7 @@ fn turned_away(turned: Turned, code: &Code) -> Error {
             ErrorCode::Later,
             format!("too many codes were tried at {address}: wait a minute"),
         ),
-        Turned::Unreadable => Error::new(
+        Turned::Unreadable | Turned::Stale => Error::new(
             ErrorCode::Failed,
             format!("{address} runs a version of m2y that does not know codes"),
         ),

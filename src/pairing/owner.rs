@@ -154,7 +154,11 @@ async fn conclude(keys: &code::Keys, line: &mut Line, party: &Party) -> Result<C
     own?;
     let theirs = line.hear().await.ok_or_else(gone)?;
     let theirs = keys.open(Side::Joiner, 0, &theirs)?;
-    let kept = read_card(&theirs).and_then(|card| party.keep(&card).map(|()| card));
+    let kept = match read_card(&theirs) {
+        // The joiner does not want to, and waits for nothing more.
+        Err(error) if error.code == Code::Refused => return Err(error),
+        card => card.and_then(|card| party.keep(&card).map(|()| card)),
+    };
     let verdict = match &kept {
         Ok(_) => r#"{"kept":true}"#.to_owned(),
         Err(error) => error_text(error),

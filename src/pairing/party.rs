@@ -78,8 +78,12 @@ impl Party {
 
     /// Whether the other may become a contact.
     pub(super) fn check(&self, card: &Card) -> Result<(), Error> {
-        if card.name == *self.user.name() || card.key.fingerprint() == self.own {
+        if card.name == *self.user.name() {
             return Err(RootError::Oneself(card.name.clone()).into());
+        }
+        if card.key.fingerprint() == self.own {
+            let sentence = "both sides have the same key: each person needs one of their own";
+            return Err(Error::new(Code::Identity, sentence));
         }
         if let Some(expected) = self.expected.as_ref().filter(|name| **name != card.name) {
             let sentence = format!("the code is for {expected}, not for {}", card.name);
@@ -115,9 +119,10 @@ pub(super) fn card_text(card: &Result<Card, Error>) -> Result<String, Error> {
     }
 }
 
-/// An error as a message.
+/// An error as a message: what is wrong, without what our user could do about it.
 pub(super) fn error_text(error: &Error) -> String {
-    let said = Map::from_iter([("error".to_owned(), Value::from(error.sentence.as_str()))]);
+    let words = error.sentence.split([':', ';', ',']).next().unwrap_or_default();
+    let said = Map::from_iter([("error".to_owned(), Value::from(words))]);
     canonical(&said)
 }
 

@@ -222,7 +222,7 @@ pub(super) async fn frame(reader: &mut Reader) -> Result<Vec<u8>, ChannelError> 
     let len = u32::from_be_bytes(reader.exact().await?);
     match usize::try_from(len) {
         Ok(len) if (1..=MAX_MESSAGE).contains(&len) => reader.bytes(len).await,
-        _ => Err(WireError::EnvelopeLength(len).into()),
+        _ => Err(WireError::Record.into()),
     }
 }
 

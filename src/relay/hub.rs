@@ -14,7 +14,10 @@ use tokio::{
 use crate::{
     crypto::{self, CryptoError},
     root::{name::NameHash, settings::RelaySettings},
-    transport::{Link, Peer},
+    transport::{
+        Link, Peer,
+        origins::{Counted, Origins},
+    },
     wire::relay::{TOKEN_LEN, Token},
 };
 
@@ -44,9 +47,8 @@ pub struct Back {
 struct Inner {
     present: HashMap<NameHash, Present>,
     pending: HashMap<[u8; TOKEN_LEN], Pending>,
-    /// Pairs of a member, and of the callers of one host.
+    /// Pairs of a member.
     of_member: HashMap<NameHash, Arc<Semaphore>>,
-    of_host: HashMap<Peer, usize>,
 }
 
 struct Present {
@@ -69,6 +71,7 @@ pub struct Hub {
     /// What the administrator allows.
     pub settings: Arc<RelaySettings>,
     pairs: Arc<Semaphore>,
+    hosts: Origins,
 }
 
 /// A member who attends until this is dropped.
@@ -95,21 +98,7 @@ impl Drop for Attending {
 pub struct Room {
     _all: OwnedSemaphorePermit,
     _member: OwnedSemaphorePermit,
-    hub: Hub,
-    host: Peer,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.hub.with(|inner| {
-            if let Some(count) = inner.of_host.get_mut(&self.host) {
-                *count -= 1;
-                if *count == 0 {
-                    inner.of_host.remove(&self.host);
-                }
-            }
-        });
-    }
+    _host: Counted,
 }
 
 impl Hub {
@@ -118,6 +107,7 @@ impl Hub {
         Self {
             inner: Arc::default(),
             pairs: Arc::new(Semaphore::new(settings.max_pairs)),
+            hosts: Origins::new(settings.pairs_per_address),
             settings: Arc::new(settings),
         }
     }
@@ -214,29 +204,15 @@ impl Hub {
     /// Room for one more pair.
     fn room(&self, member: &NameHash, from: &Peer) -> Option<Room> {
         let all = self.pairs.clone().try_acquire_owned().ok()?;
-        let (each, per_host) = (
-            self.settings.pairs_per_member,
-            self.settings.pairs_per_address,
-        );
-        let host = from.origin();
+        let each = self.settings.pairs_per_member;
         let of_member = self.with(|inner| {
             let one = || Arc::new(Semaphore::new(each));
             inner.of_member.entry(*member).or_insert_with(one).clone()
         });
-        let of_member = of_member.try_acquire_owned().ok()?;
-        self.with(|inner| {
-            let count = inner.of_host.entry(host.clone()).or_default();
-            if *count >= per_host {
-                return None;
-            }
-            *count += 1;
-            Some(())
-        })?;
         Some(Room {
             _all: all,
-            _member: of_member,
-            hub: self.clone(),
-            host,
+            _member: of_member.try_acquire_owned().ok()?,
+            _host: self.hosts.count(from)?,
         })
     }
 

@@ -7,6 +7,7 @@
 
 mod address;
 pub mod certificate;
+pub mod origins;
 #[cfg(feature = "aws-lc")]
 mod quic;
 #[cfg(not(feature = "aws-lc"))]

@@ -31,8 +31,11 @@ use tokio::{
 };
 
 use super::{
-    Address, Identity, Incoming, Link, Listener, Listening, Peer, Pin, Place, TransportError, race,
-    resolve, tcp::within, verdict::Verdict,
+    Address, Identity, Incoming, Link, Listener, Listening, Peer, Pin, Place, TransportError,
+    origins::{Counted, Origins},
+    race, resolve,
+    tcp::within,
+    verdict::Verdict,
 };
 
 /// The name of what is spoken inside (RFC 7301).
@@ -335,8 +338,7 @@ pub(super) async fn listen(
             listening.max_connections.min(Semaphore::MAX_PERMITS),
         )),
         handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
-        each: listening.max_per_address,
-        origins: Arc::default(),
+        origins: Origins::new(listening.max_per_address),
         give,
     };
     Ok(Box::new(Port {
@@ -383,8 +385,7 @@ struct Accepting {
     endpoint: Endpoint,
     all: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
-    each: usize,
-    origins: Arc<Mutex<HashMap<Peer, usize>>>,
+    origins: Origins,
     give: mpsc::Sender<Incoming>,
 }
 
@@ -419,39 +420,9 @@ impl Accepting {
     }
 
     /// Counts a connection; `None` if there are too many.
-    fn count(&self, from: SocketAddr) -> Option<Counted> {
+    fn count(&self, from: SocketAddr) -> Option<(Counted, OwnedSemaphorePermit)> {
         let permit = self.all.clone().try_acquire_owned().ok()?;
-        let origin = Peer::Ip(from).origin();
-        let mut origins = lock(&self.origins);
-        let count = origins.entry(origin.clone()).or_default();
-        if *count >= self.each {
-            return None;
-        }
-        *count += 1;
-        Some(Counted {
-            origin,
-            origins: self.origins.clone(),
-            _permit: permit,
-        })
-    }
-}
-
-/// A connection that counts until this is dropped.
-struct Counted {
-    origin: Peer,
-    origins: Arc<Mutex<HashMap<Peer, usize>>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut origins = lock(&self.origins);
-        if let Some(count) = origins.get_mut(&self.origin) {
-            *count -= 1;
-            if *count == 0 {
-                origins.remove(&self.origin);
-            }
-        }
+        Some((self.origins.count(&Peer::Ip(from))?, permit))
     }
 }
 

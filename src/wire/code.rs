@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use curve25519_dalek::edwards::CompressedEdwardsY;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use spake2::{
@@ -81,6 +82,7 @@ impl Joiner {
 
     /// Takes the owner's message; the keys are worth something once both sides have confirmed them.
     pub fn finish(self, message: &[u8]) -> Result<Keys, CodeError> {
+        check_point(message)?;
         let secret = self.spake.finish(message);
         let secret = secret.map_err(|_| CodeError::Unreadable)?;
         Ok(Keys::derive(&Zeroizing::new(secret), &self.first, message))
@@ -95,6 +97,7 @@ pub fn answer(
 ) -> Result<(Keys, Vec<u8>), CodeError> {
     let (joiner, owner) = identities();
     let theirs = first.get(header::LEN..).unwrap_or_default();
+    check_point(theirs)?;
     let drawn = Drawn::new(random)?;
     let password = Password::new(password);
     let (spake, message) =
@@ -104,6 +107,18 @@ pub fn answer(
         Keys::derive(&Zeroizing::new(secret), first, &message),
         message,
     ))
+}
+
+/// Refuses a message whose point has a second encoding, or is not in the group that the base point
+/// generates: the crate takes both.
+fn check_point(message: &[u8]) -> Result<(), CodeError> {
+    let encoded = message
+        .get(1..)
+        .and_then(|point| <[u8; 32]>::try_from(point).ok());
+    let encoded = CompressedEdwardsY(encoded.ok_or(CodeError::Unreadable)?);
+    let point = encoded.decompress().ok_or(CodeError::Unreadable)?;
+    let is_good = point.compress() == encoded && !point.is_small_order() && point.is_torsion_free();
+    is_good.then_some(()).ok_or(CodeError::Unreadable)
 }
 
 fn identities() -> (Identity, Identity) {
@@ -299,6 +314,19 @@ mod tests {
             answer("a-b", &message, &mut SysRng).is_err()
         };
         assert!((1..32).any(is_refused));
+        // The identity, the point of order 2, a point of order 4, and an encoding that is not the
+        // shortest: of y = p + 3.
+        let mut minus_one = [0xff; 32];
+        (minus_one[0], minus_one[31]) = (0xec, 0x7f);
+        let mut long = [0xff; 32];
+        (long[0], long[31]) = (0xf0, 0x7f);
+        let mut one = [0; 32];
+        one[0] = 1;
+        for bad in [one, minus_one, [0; 32], long] {
+            let mut message = first.clone();
+            message[header::LEN + 1..].copy_from_slice(&bad);
+            assert!(answer("a-b", &message, &mut SysRng).is_err(), "{bad:?}");
+        }
         // A recording of the first message, played to the owner again, gives other keys.
         let (once, second) = answer("a-b", &first, &mut SysRng).unwrap();
         let (again, _) = answer("a-b", &first, &mut SysRng).unwrap();

@@ -32,7 +32,7 @@ use crate::{
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, did_you_mean, printable},
     meta::{Meta, Wire},
-    observer::Observer,
+    observer::{Observer, Unobserved},
     root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
     session::{
         asker::{Asker, Asks, Begin, Ended, Jobs, Sent},
@@ -47,6 +47,7 @@ use crate::{
         WireError,
         envelope::{self, Contents, Part, SECRET_LEN},
         header::{self, AnswerHeader, Header, Turned},
+        record::{Kind, Stream},
         session::{self, SessionKeys, Share},
     },
 };
@@ -226,6 +227,7 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
             keys,
             asked,
             reply,
+            ..
         } = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -279,6 +281,8 @@ pub struct Opened {
     pub asked: Meta,
     /// The receiver's answer to it.
     pub reply: Wire,
+    /// The receiver's clock as it answered, in milliseconds since 1970.
+    pub time: u64,
 }
 
 /// Steps 2 to 12: asks for permission to send what `asked` describes.
@@ -296,6 +300,25 @@ pub async fn open_over(
 ) -> Result<Opened, Error> {
     let private = private_key(route).await?;
     open_link(link, route, &private, request(asked), observer).await
+}
+
+/// Opens a session and ends it; returns by how many milliseconds the contact's clock is ahead of
+/// ours.
+pub async fn greet(route: &Route) -> Result<i64, Error> {
+    let Opened {
+        connection,
+        keys,
+        time,
+        ..
+    } = open_asking(route, &Unobserved).await?;
+    let now = clock::millis();
+    let Connection { mut writer, .. } = connection;
+    let mut ours = Stream::new(&keys.client)?;
+    // Whether the other side hears that it is over or not, it has answered.
+    let _ = writer.record(&mut ours, Kind::Close, 0, &[]).await;
+    writer.finish().await;
+    let whole = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
+    Ok(whole(time).saturating_sub(whole(now)))
 }
 
 /// Opens a session without a file.
@@ -426,6 +449,7 @@ async fn open_link(
         keys,
         asked: asked.meta,
         reply,
+        time: opened.contents.time,
     })
 }
 

@@ -29,7 +29,7 @@ macro_rules! pages {
 
 pages! {
     first_steps "first-steps" "two people, one server, the first file";
-    reach "reach" "addresses, TLS, QUIC, certificates, firewalls";
+    reach "reach" "addresses, TLS, QUIC, certificates, firewalls, relays";
     hooks "hooks" "scripts that decide and act: events, functions, limits, tests";
     events "events" "what waits, what is retried, what hooks put out of sight";
     sharing "sharing" "list, get, put, and the shell";

@@ -5,6 +5,7 @@ mod completion;
 mod conflict;
 mod contact;
 mod demo;
+mod doctor;
 mod events;
 mod folder;
 mod get;
@@ -90,6 +91,7 @@ enum Command {
     Guide(guide::Guide),
     Init(init::Init),
     Pair(pair::Pair),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     User(user::User),
     #[command(subcommand)]
@@ -307,6 +309,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Guide(guide) => guide.run(json)?,
         Command::Init(init) => init.run(json)?,
         Command::Pair(pair) => pair.run(json).await?,
+        Command::Doctor(doctor) => doctor.run(json).await?,
         Command::User(user) => user.run(json)?,
         Command::Folder(folder) => folder.run(json)?,
         Command::Contact(contact) => contact.run(json)?,

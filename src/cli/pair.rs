@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{RootArg, folder_name, init::make_user, output, user_arg::UserArg, user_name};
 use crate::{
     client::relay_slot::RelaySlot,
-    control::slot::ServerSlot,
+    control::{question, slot::ServerSlot},
     error::{Code as ErrorCode, Error},
     hooks::bundled,
     pairing::{
@@ -142,15 +142,7 @@ impl Pair {
         settings: &Settings,
         json: bool,
     ) -> Result<(), Error> {
-        // A server that runs says where; it needs no slot for that.
-        let listening = match ServerSlot::open(user.root()).await? {
-            Some(slot) => {
-                let addresses = slot.addresses.clone();
-                slot.close().await;
-                addresses
-            }
-            None => Vec::new(),
-        };
+        let listening = question::addresses(user.root()).await?.unwrap_or_default();
         let set = self.address.as_ref().or(settings.addresses.as_ref());
         let own = own_addresses(set, &user, &listening, code.address.is_local())?;
         let path = folder.path().to_owned();
@@ -233,11 +225,7 @@ impl Pair {
         for relay in &relays {
             match RelaySlot::open(user, relay).await {
                 Ok(slot) => {
-                    let server = ServerSlot::open(root).await?;
-                    let addresses = server.as_ref().map(|server| server.addresses.clone());
-                    if let Some(server) = server {
-                        server.close().await;
-                    }
+                    let addresses = question::addresses(root).await?;
                     return Ok(Meeting::Relay(slot, addresses.unwrap_or_default()));
                 }
                 Err(error) => said = Some(error),
@@ -441,12 +429,17 @@ pub(super) fn show(code: &Code, json: bool) {
         output::aside(format_args!(
             "Only this machine reaches {place}: for others, let `m2y serve` listen on 0.0.0.0:{PORT}"
         ));
-    } else if place.host.parse().is_ok_and(is_private) {
+    } else if is_private_host(&place.host) {
         output::aside(format_args!(
             "Only the network that this machine is in reaches {place}. For others, forward port {} of your router to it, and name the router's address with --address",
             place.port
         ));
     }
+}
+
+/// Whether a host is an address of a local network.
+pub(super) fn is_private_host(host: &str) -> bool {
+    host.parse().is_ok_and(is_private)
 }
 
 /// Whether an address belongs to a local network (RFC 1918, RFC 4193, RFC 3927, RFC 6598).

@@ -43,6 +43,8 @@ pub enum Store {
     Recover(recover::Recover),
 }
 
+pub(super) use check::works;
+
 impl Store {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         match self {

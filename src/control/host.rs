@@ -135,6 +135,7 @@ async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
             ),
             Err(error) => refused(Code::Failed, error.to_string()),
         },
+        Some("addresses") => object([("addresses", listed(&asked.addresses))]),
         Some("relay") => match &asked.hub {
             Some(hub) => present(hub),
             None => refused(
@@ -150,6 +151,11 @@ async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
     write(&mut to, &error).await
 }
 
+fn listed(addresses: &[Address]) -> Value {
+    let addresses = addresses.iter().map(|address| address.to_string().into());
+    Value::Array(addresses.collect())
+}
+
 /// Keeps a slot open for as long as the program is there.
 async fn keep(
     mut slot: Slot,
@@ -157,10 +163,9 @@ async fn keep(
     mut reader: BufReader<OwnedReadHalf>,
     mut to: OwnedWriteHalf,
 ) -> io::Result<()> {
-    let addresses = addresses.iter().map(|address| address.to_string().into());
     let told = [
         ("slot", slot.number.into()),
-        ("addresses", Value::Array(addresses.collect())),
+        ("addresses", listed(addresses)),
     ];
     write(&mut to, &object(told)).await?;
     let (mut bridge, mut frames) = Bridge::new();

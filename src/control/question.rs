@@ -16,6 +16,7 @@ use crate::{
     error::{Code, Error, printable},
     json::{Map, Value},
     root::Root,
+    transport::Address,
 };
 
 /// How long the server may take to answer.
@@ -65,6 +66,19 @@ fn is_nobody(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
     )
+}
+
+/// Where the server of a root listens; `None` if none is running.
+pub async fn addresses(root: &Root) -> Result<Option<Vec<Address>>, Error> {
+    let answered = put(root, "addresses").await?;
+    Ok(answered.map(|answered| listed(&answered.said)))
+}
+
+/// The addresses in an answer.
+pub(super) fn listed(said: &Map<String, Value>) -> Vec<Address> {
+    let addresses = said.get("addresses").and_then(Value::as_array);
+    let addresses = addresses.into_iter().flatten().filter_map(Value::as_str);
+    addresses.filter_map(|text| text.parse().ok()).collect()
 }
 
 /// What the relay of a root says about who attends; `None` if no server is running.

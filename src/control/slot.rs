@@ -48,9 +48,7 @@ impl ServerSlot {
         } = answered;
         let number = said.get("slot").and_then(Value::as_u64);
         let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-        let addresses = said.get("addresses").and_then(Value::as_array);
-        let addresses = addresses.into_iter().flatten().filter_map(Value::as_str);
-        let addresses = addresses.filter_map(|text| text.parse().ok()).collect();
+        let addresses = question::listed(&said);
         let (give, attempts) = mpsc::channel(1);
         let (close, closed) = oneshot::channel();
         Ok(Some(Self {

@@ -121,7 +121,11 @@ pub(super) fn card_text(card: &Result<Card, Error>) -> Result<String, Error> {
 
 /// An error as a message: what is wrong, without what our user could do about it.
 pub(super) fn error_text(error: &Error) -> String {
-    let words = error.sentence.split([':', ';', ',']).next().unwrap_or_default();
+    let words = error
+        .sentence
+        .split([':', ';', ','])
+        .next()
+        .unwrap_or_default();
     let said = Map::from_iter([("error".to_owned(), Value::from(words))]);
     canonical(&said)
 }

@@ -57,7 +57,7 @@ impl Check {
 }
 
 /// How many findings are errors, and not only worth a thought.
-pub(super) fn errors(checker: &Checker) -> usize {
+pub fn errors(checker: &Checker) -> usize {
     checker.findings.iter().filter(|f| !f.note).count()
 }
 

@@ -48,6 +48,8 @@ pub struct Where {
     folder: Option<String>,
 }
 
+pub use check::errors;
+
 impl Hook {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         match self {

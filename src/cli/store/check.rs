@@ -9,7 +9,10 @@ use crate::{
     client,
     crypto::random,
     error::{Code, Error, did_you_mean},
-    root::settings::store::{Layout, Place},
+    root::{
+        Root,
+        settings::store::{Layout, Place},
+    },
     store::{
         member::{Existing, Member, MemberError, ObjectKey, refuses_to_replace},
         plain,
@@ -125,6 +128,18 @@ fn failed(error: MemberError) -> Error {
         _ => Code::Failed,
     };
     Error::new(code, error.to_string())
+}
+
+/// Whether a place works; `None` for a stripe, whose members are places too.
+pub async fn works(root: &Root, place: &Place) -> Option<Result<(), Error>> {
+    if matches!(place, Place::Stripe(_)) {
+        return None;
+    }
+    let probed = match client::stores().member(root, place) {
+        Ok(member) => probe_all(place, &*member).await,
+        Err(error) => Err(error),
+    };
+    Some(probed.map(drop).map_err(failed))
 }
 
 /// Tries everything that m2y needs of a place.

@@ -42,7 +42,7 @@ use crate::{
     },
     store::Stores,
     transfer::send::{job, send_job::SendJob},
-    transport::{AddressError, Addresses, Dialer, Direct, Link, race},
+    transport::{Address, AddressError, Addresses, Dialer, Direct, Link, race},
     wire::{
         WireError,
         envelope::{self, Contents, Part, SECRET_LEN},
@@ -361,8 +361,41 @@ async fn open_with(
     asked: Wire,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
-    let link = race::dial(&*route.dialer, &route.addresses).await?;
-    open_link(link, route, private, asked, observer).await
+    let mut turn = route.addresses.in_turn();
+    let mut said: Option<Error> = None;
+    while !turn.is_empty() {
+        let (link, address) = match race::dial(&*route.dialer, &turn).await {
+            Ok(dialled) => dialled,
+            Err(error) => return Err(said.unwrap_or_else(|| error.into())),
+        };
+        let address = address.clone();
+        let error = match open_link(link, route, private, asked.clone(), observer).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => at(&address, route, error),
+        };
+        // Whoever answered is not the contact, as far as is known: another address may be.
+        turn.retain(|other| **other != address);
+        let is_firm = |error: &Error| error.code == Code::Identity;
+        said = match said {
+            Some(before) if is_firm(&before) || !is_firm(&error) => Some(before),
+            _ => Some(error),
+        };
+    }
+    Err(said.unwrap_or_else(|| Error::new(Code::Failed, "there is no address")))
+}
+
+/// An error of an opening, seen from the address that was dialled: a relay does not say why it puts
+/// nobody through.
+fn at(address: &Address, route: &Route, error: Error) -> Error {
+    match address {
+        Address::Relay(place, _) if error.code == Code::Identity => {
+            let to = &route.contact.name;
+            let sentence =
+                format!("{to} is not there at the relay {place} now, or does not know you");
+            Error::new(Code::Later, sentence)
+        }
+        _ => error,
+    }
 }
 
 /// Where nothing came from, for an error.

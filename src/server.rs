@@ -41,7 +41,10 @@ use crate::{
     observer::{Observer, TransferEnd, Unobserved},
     pairing::slots::Slots,
     relay::hub::{Back, Hub, Room},
-    root::{Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings},
+    root::{
+        Root, RootError, config::Config, contact::Contact, folder::Folder, name::Name,
+        settings::Settings,
+    },
     session::{
         SessionError,
         answerer::Answerer,
@@ -79,6 +82,9 @@ const STRANGER_DELAY: Duration = Duration::from_millis(50);
 
 /// The same at a relay, whose members have to be asked.
 const RELAY_DELAY: Duration = Duration::from_secs(1);
+
+/// How much earlier a member has to decide, so that one who does not is not noticed by the time.
+const DECISION_MARGIN: Duration = Duration::from_millis(100);
 
 /// How long a connection that ends in an error is still listened to, so that the
 /// peer can read why.
@@ -312,6 +318,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
         let connection = Connection {
             server: server.clone(),
             peer: incoming.peer.clone(),
+            accepted: Instant::now(),
             shutdown: shutdown.clone(),
             stop: stopping.clone(),
         };
@@ -348,6 +355,11 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
 
 /// Says so in the few bytes that every link takes at once, and hangs up.
 async fn turn_away_busy(incoming: Incoming) {
+    // A few hear why: a flood does not.
+    static FREE: Semaphore = Semaphore::const_new(64);
+    let Ok(_one) = FREE.try_acquire() else {
+        return;
+    };
     let busy = AnswerHeader::Turned(Turned::Busy).encode();
     let turning = async {
         let mut link = incoming.link().await?;
@@ -371,7 +383,7 @@ enum Next {
     /// As a session.
     Session(Known),
     /// As that of a member who attends.
-    Attendance(SessionKeys, Name, Attend),
+    Attendance(SessionKeys, Box<Contact>, Attend),
     /// As one half of a pair, whose opening is this.
     Pair(Box<(Back, Room)>, Arc<Vec<u8>>),
     /// As the other half: it is held until the pair is over.
@@ -399,13 +411,14 @@ enum Beginning {
 struct Connection {
     server: Server,
     peer: Peer,
+    accepted: Instant,
     shutdown: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
 }
 
 impl Connection {
     async fn serve(mut self, incoming: Incoming) {
-        let accepted = Instant::now();
+        let accepted = self.accepted;
         let idle = self.server.settings.idle_deadline;
         let opening_deadline = self.server.settings.opening_deadline;
         let linked = tokio::select! {
@@ -435,11 +448,11 @@ impl Connection {
                 connection.reader.drain(LINGER).await;
                 return;
             }
-            Ok(Next::Attendance(keys, _, Attend::Code)) => {
+            Ok(Next::Attendance(keys, member, Attend::Code)) => {
                 if let Some(relay) = &self.server.relay {
                     let (slots, shutdown) = (&self.server.slots, self.shutdown.clone());
                     let both = (&mut reader, &mut writer);
-                    relay.keep_slot(slots, both, &keys, shutdown).await;
+                    relay.keep_slot(&member, slots, both, &keys, shutdown).await;
                 }
                 writer.finish().await;
                 reader.drain(LINGER).await;
@@ -458,15 +471,20 @@ impl Connection {
             Ok(Next::Pair(pair, opening)) => {
                 if let Some(relay) = &self.server.relay {
                     let link = relay::link(reader, writer, self.peer);
-                    relay.pair(*pair, link, &opening, idle).await;
+                    tokio::select! {
+                        () = relay.pair(*pair, link, &opening, idle) => {}
+                        () = stopped(&mut self.stop) => {}
+                    }
                 }
                 return;
             }
             Ok(Next::Back(token)) => {
                 if let Some(relay) = &self.server.relay {
-                    relay
-                        .back(&token, relay::link(reader, writer, self.peer))
-                        .await;
+                    let link = relay::link(reader, writer, self.peer);
+                    tokio::select! {
+                        () = relay.back(&token, link) => {}
+                        () = stopped(&mut self.stop) => {}
+                    }
                 }
                 return;
             }
@@ -528,8 +546,19 @@ impl Connection {
         if let Some(relay) = &self.server.relay {
             delay = RELAY_DELAY;
             if relay.serves(&opening.0) {
-                let until = heard + delay;
-                if let Some((pair, opening)) = relay.call(&self.peer, &opening, until).await {
+                // A signature that has to be checked waits for its turn, like all others.
+                let turn = match relay.hub().settings.guests {
+                    true => None,
+                    false => self.server.checking.acquire().await.ok(),
+                };
+                let may = relay.may_call(&opening).await;
+                drop(turn);
+                let until = heard + delay - DECISION_MARGIN;
+                let called = match may {
+                    true => relay.call(&self.peer, &opening, until).await,
+                    false => None,
+                };
+                if let Some((pair, opening)) = called {
                     return Ok(Next::Pair(Box::new(pair), opening));
                 }
                 self.server.metrics.opening(Opening::TurnedAway);
@@ -560,6 +589,7 @@ impl Connection {
     /// Steps 3 to 6: the header, then the envelope, all within one deadline.
     async fn beginning(&mut self, reader: &mut Reader) -> Result<Beginning, ChannelError> {
         let deadline = self.server.settings.opening_deadline;
+        let deadline = deadline.saturating_sub(self.accepted.elapsed());
         let read = async {
             let bytes = reader.exact().await?;
             match First::decode(&bytes)? {
@@ -617,7 +647,8 @@ impl Connection {
         });
         let attends = match (&self.server.relay, &caller.request) {
             (Some(relay), Ok(request)) if relay.is_of(to) => {
-                request.attend.map(|attend| (from.clone(), attend))
+                let member = || Box::new(caller.contact.clone());
+                request.attend.map(|attend| (member(), attend))
             }
             _ => None,
         };

@@ -303,7 +303,10 @@ fn a_name_that_has_another_key_already_is_not_replaced_and_both_are_told() {
     assert_eq!(two.contacts(), [true, false]);
     assert_eq!(two.roland.contact(&contact).unwrap().key, *other.public());
     // Unless that is what the owner wants.
-    let owner = Owner::show(&two.r(), &["--listen", "127.0.0.1:0", "--replace"]);
+    let owner = Owner::show(
+        &two.r(),
+        &["--listen", "127.0.0.1:0", "--replace", ZHENQIANG],
+    );
     assert!(join(&two.z(), &owner.code, &[]).status.success());
     let own = two.zhenqiang.own_key().unwrap();
     assert_eq!(owner.ends().0, Some(0));

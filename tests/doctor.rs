@@ -87,7 +87,10 @@ fn each_problem_is_named_with_what_to_do() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let (code, found) = doctor(root, &[]);
     assert_eq!(code, Some(1));
-    assert!(problems(&found, "keys")[0].contains("chmod 600"), "{found:?}");
+    assert!(
+        problems(&found, "keys")[0].contains("chmod 600"),
+        "{found:?}"
+    );
     for check in ["ports", "store", "hooks"] {
         assert_eq!(problems(&found, check).len(), 1, "{check}: {found:?}");
     }

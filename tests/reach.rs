@@ -35,6 +35,7 @@ impl Serving {
             .args(listens.iter().flat_map(|listen| ["--listen", listen]))
             .arg("--root")
             .arg(world.there.path())
+            .envs(trusting(world))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -234,6 +235,25 @@ fn a_certificate_of_an_authority_counts_for_its_names_and_its_time() {
         let text = fs::read(world.there.path().join("certificate.pem")).unwrap();
         let pinned = format!("{by_name}#{}", pin(&text));
         refused(&world, &pinned, "has expired");
+    }
+}
+
+#[test]
+fn a_certificate_that_openssl_made_is_known_by_its_pin() {
+    for scheme in schemes() {
+        let world = World::new(OPEN);
+        certified(&world, &["localhost"], false);
+        let path = world.there.path().join("certificate.pem");
+        let pem = servers::self_made_pem();
+        fs::write(path, &pem).unwrap();
+        let serving = Serving::on(&world, &[&format!("{scheme}127.0.0.1:0")]);
+        let address = &serving.addresses[0];
+        assert!(
+            address.ends_with(&pin(pem.as_bytes()).to_string()),
+            "{address}"
+        );
+        let output = send(&world, address, &world.file("a.txt", b"a"));
+        assert!(output.status.success(), "{}", said(&output));
     }
 }
 

@@ -362,9 +362,21 @@ fn a_stranger_cannot_tell_a_member_who_is_there_from_one_who_is_away_or_from_nob
     relay.join(&world.there, ROLAND);
     // Another member, who is away.
     relay.join(&world.here, ZHENQIANG);
-    let (_server, _lines) = attending(&world.there);
+    let (server, _lines) = attending(&world.there);
     let hash = |who: &str| name(who).hash();
-    for to in [ROLAND, ZHENQIANG, "nobody", "relay"] {
+    // One who attends, and does not answer any more.
+    let pid = rustix::process::Pid::from_child(&server.child);
+    let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
+    for (to, stops) in [
+        (ROLAND, false),
+        (ROLAND, true),
+        (ZHENQIANG, true),
+        ("nobody", true),
+        ("relay", true),
+    ] {
+        if stops {
+            signal(rustix::process::Signal::STOP);
+        }
         for from in [hash(ZHENQIANG), [7; 8]] {
             let (answer, took) = answer(&relay.address, from, hash(to));
             assert_eq!(answer, AnswerHeader::Turned(Turned::Stranger), "{to}");
@@ -373,6 +385,31 @@ fn a_stranger_cannot_tell_a_member_who_is_there_from_one_who_is_away_or_from_nob
             assert!(late < Duration::from_millis(700), "{to}: {took:?}");
         }
     }
+    signal(rustix::process::Signal::CONT);
+}
+
+#[test]
+fn a_member_who_is_away_is_a_reason_to_try_later_and_other_addresses_are_tried() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    let file = world.file("a.txt", b"a");
+    let output = world.send(&relay.of(ROLAND), "photo", &file);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    let words = "roland-frei is not there at the relay";
+    assert!(said(&output).contains(words), "{}", said(&output));
+    // Somebody else listens at the first address.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let foreign = other.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = other.accept() {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let (_server, _lines) = attending(&world.there);
+    let both = format!("{foreign},{}", relay.of(ROLAND));
+    let output = world.send(&both, "photo", &file);
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 #[test]

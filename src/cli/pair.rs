@@ -9,7 +9,10 @@ use clap::Args;
 use clap_complete::{ArgValueCompleter, CompletionCandidate};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{RootArg, folder_name, init::make_user, output, user_arg::UserArg, user_name};
+use super::{
+    RootArg, completion::contacts, folder_name, init::make_user, output, user_arg::UserArg,
+    user_name,
+};
 use crate::{
     client::relay_slot::RelaySlot,
     control::{question, slot::ServerSlot},
@@ -67,9 +70,9 @@ pub struct Pair {
     /// a free one]
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "code")]
     listen: Option<Address>,
-    /// Replace a different key under the other's name
-    #[arg(long)]
-    replace: bool,
+    /// Replace the key of this contact, who has a new one
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(contacts))]
+    replace: Option<String>,
 }
 
 impl Pair {
@@ -146,7 +149,8 @@ impl Pair {
         let set = self.address.as_ref().or(settings.addresses.as_ref());
         let own = own_addresses(set, &user, &listening, code.address.is_local())?;
         let path = folder.path().to_owned();
-        let party = Party::new(user.clone(), Some(folder), own, self.replace)?;
+        let replaced = self.replace.as_deref().map(user_name).transpose()?;
+        let party = Party::new(user.clone(), Some(folder), own)?.replacing(replaced);
         let dialer = Direct::new(settings.quic_gso);
         let card = joiner::join(code, &dialer, &party).await?;
         let paired = Paired {
@@ -173,11 +177,12 @@ impl Pair {
         let listening = meeting.addresses().to_vec();
         let is_local = listening.iter().all(Address::is_local);
         let own = own_addresses(set, &user, &listening, is_local)?;
-        let plain = own
-            .as_ref()
-            .and_then(|own| own.plain().or(own.iter().next()));
-        let place = meeting.relay().or(plain);
-        let address = place.cloned().ok_or_else(|| {
+        let direct = |own: &Addresses| {
+            let is_direct = |address: &&Address| !matches!(address, Address::Relay(..));
+            own.plain().or(own.iter().find(is_direct)).cloned()
+        };
+        let plain = own.as_ref().and_then(direct);
+        let address = meeting.relay().cloned().or(plain).ok_or_else(|| {
             let sentence = "this machine has no address that others could reach: name one with --address HOST:PORT";
             Error::new(ErrorCode::Usage, sentence)
         })?;
@@ -193,7 +198,8 @@ impl Pair {
         let is_reached = meeting.is_server() || meeting.relay().is_some() || is_set;
         let own = own.filter(|_| is_reached);
         let path = folder.path().to_owned();
-        let party = Party::new(user.clone(), Some(folder), own, self.replace)?;
+        let replaced = self.replace.as_deref().map(user_name).transpose()?;
+        let party = Party::new(user.clone(), Some(folder), own)?.replacing(replaced);
         let left = |peer: &transport::Peer| {
             output::aside(format_args!(
                 "somebody at {peer} came and left without a word"
@@ -290,6 +296,7 @@ pub(super) fn own_addresses(
             let known = listening.iter().map(reachable);
             known
                 .filter(|address| with_local || !address.is_local())
+                .filter(|address| !is_unspecified(address))
                 .collect()
         }
     };
@@ -431,10 +438,15 @@ pub(super) fn show(code: &Code, json: bool) {
         ));
     } else if is_private_host(&place.host) {
         output::aside(format_args!(
-            "Only the network that this machine is in reaches {place}. For others, forward port {} of your router to it, and name the router's address with --address",
+            "Only the network that this machine is in reaches {place}. For others, forward port {} of your router to it, and name the router's address with --address; or join a relay (m2y guide reach)",
             place.port
         ));
     }
+}
+
+fn is_unspecified(address: &Address) -> bool {
+    let ip = address.place().host.parse::<IpAddr>();
+    ip.is_ok_and(|ip| ip.is_unspecified())
 }
 
 /// Whether a host is an address of a local network.

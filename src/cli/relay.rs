@@ -15,6 +15,7 @@ use super::{
     user_name,
 };
 use crate::{
+    client::relay_slot::RelaySlot,
     control::{question, slot::ServerSlot},
     error::{Code as ErrorCode, Error},
     hooks::bundled,
@@ -203,12 +204,8 @@ impl Invite {
             return Err(Error::new(ErrorCode::Usage, sentence));
         }
         let until = Instant::now() + LIFE;
-        let mut slot = ServerSlot::open(&root).await?.ok_or_else(|| {
-            Error::new(
-                ErrorCode::Later,
-                "the relay is not running: start it with `m2y relay serve`",
-            )
-        })?;
+        present(&root).await?;
+        let mut slot = ServerSlot::open(&root).await?.ok_or_else(not_running)?;
         let settings = root.settings()?;
         let set = self.address.as_ref().or(settings.addresses.as_ref());
         let is_local = slot.addresses.iter().all(Address::is_local);
@@ -227,7 +224,7 @@ impl Invite {
             address,
         };
         show(&code, json);
-        let party = Party::new(user, None, own, false)?.expecting(name.clone());
+        let party = Party::new(user, None, own)?.expecting(name.clone());
         let attempts = &mut slot.attempts;
         let attended = owner::attend(attempts, until, &code.password, &party, |_| {}).await;
         slot.close().await;
@@ -250,15 +247,17 @@ impl Join {
     async fn run(self, json: bool) -> Result<(), Error> {
         let user = self.user.of(&self.root.open()?)?;
         let settings = user.root().settings()?;
-        let party = Party::new(user.clone(), None, None, false)?;
+        let party = Party::new(user.clone(), None, None)?;
         let dialer = Direct::new(settings.quic_gso);
         let card = joiner::join(&self.code, &dialer, &party).await?;
         let relay = &card.name;
         let plain = card.addresses.as_ref().and_then(Addresses::plain);
         let place = plain.unwrap_or(&self.code.address).place().clone();
-        if plain.is_none() {
-            user.set_addresses(relay, &Address::Tcp(place.clone()).into())?;
+        if card.addresses.is_none() {
+            user.set_addresses(relay, &self.code.address.clone().into())?;
         }
+        // It may have been the code of somebody who is no relay.
+        RelaySlot::open(&user, relay).await?.close().await;
         user.set_relay(relay, true)?;
         let address = Address::Relay(place, user.name().to_string()).to_string();
         if json {
@@ -296,13 +295,17 @@ impl Leave {
     }
 }
 
+fn not_running() -> Error {
+    Error::new(
+        ErrorCode::Later,
+        "the relay is not running: start it with `m2y relay serve`",
+    )
+}
+
 /// For how many seconds each member that attends has done so, by the hash of its name in
 /// hexadecimal digits; and how many pairs there are.
 async fn present(root: &Root) -> Result<(Vec<(String, u64)>, u64), Error> {
-    let said = question::relay(root).await?.ok_or_else(|| {
-        let sentence = "the relay is not running: start it with `m2y relay serve`";
-        Error::new(ErrorCode::Later, sentence)
-    })?;
+    let said = question::relay(root).await?.ok_or_else(not_running)?;
     let all = said.get("present").and_then(Value::as_array);
     let one = |one: &Value| {
         let hash = one.get("hash")?.as_str()?.to_owned();

@@ -165,7 +165,7 @@ async fn listen(
     settings: &Settings,
 ) -> Result<(Vec<Box<dyn Listener>>, Vec<Address>), Error> {
     let listening = Listening {
-        identity: Some(root.identity(&settings.tls)?),
+        identity: root.identity(&settings.tls)?,
         gso: settings.quic_gso,
         max_connections: settings.max_connections,
         max_per_address: settings.max_per_address,

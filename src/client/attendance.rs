@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::{Opened, Route, open_with, private_key, request};
 use crate::{
+    crypto,
     error::{Code, Error},
     hooks::dispatch::stopped,
     meta::{Attend, Meta, Wire},
@@ -146,7 +147,9 @@ async fn keep(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) {
             Err(error) => debug!(%user, %relay, "{error}"),
             Ok(()) => {}
         }
-        sleep(pause).await;
+        // Not all members of a relay that was away come back in the same moment.
+        let random = crypto::random::<1>().map_or(128, |[byte]| u32::from(byte));
+        sleep(pause * (128 + random) / 256).await;
         pause = (pause * 2).min(longest);
     }
 }
@@ -233,7 +236,8 @@ async fn take(
         return None;
     }
     let dialling = async {
-        let mut link = race::dial(&*route.dialer, &route.addresses).await.ok()?;
+        let turn = route.addresses.in_turn();
+        let (mut link, _) = race::dial(&*route.dialer, &turn).await.ok()?;
         let hello = [header::encode_back().as_slice(), &named.0].concat();
         link.writer.write_all(&hello).await.ok()?;
         link.writer.flush().await.ok()?;

@@ -22,6 +22,9 @@ use crate::{
 /// How long the relay may take for the last messages.
 const LAST: Duration = Duration::from_secs(5);
 
+/// Attempts that wait for the owner.
+const WAITING: usize = 8;
+
 /// A slot at a relay.
 pub struct RelaySlot {
     /// Its number.
@@ -47,7 +50,7 @@ impl RelaySlot {
         let mut theirs = Stream::new(&keys.server).map_err(|e| failed(e.to_string()))?;
         let number = slot_number(&mut connection.reader, &mut theirs).await;
         let number = number.map_err(|e| failed(e.to_string()))?;
-        let (give, attempts) = mpsc::channel(1);
+        let (give, attempts) = mpsc::channel(WAITING);
         let (close, closed) = oneshot::channel();
         let work = task::spawn(async move {
             let (reader, writer) = (&mut connection.reader, &mut connection.writer);

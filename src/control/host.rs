@@ -10,6 +10,7 @@ use tokio::{
     },
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
 use tracing::debug;
 
@@ -81,7 +82,7 @@ impl Control {
                 Some(_) = programs.join_next() => continue,
             };
             let Ok((stream, _)) = accepted else {
-                tokio::task::yield_now().await;
+                sleep(Duration::from_millis(100)).await;
                 continue;
             };
             let own = rustix::process::geteuid().as_raw();

@@ -5,7 +5,10 @@ use std::io;
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::{self, JoinHandle},
     time::timeout,
 };
@@ -22,6 +25,9 @@ use crate::{
     root::Root,
     transport::{Address, Peer},
 };
+
+/// Attempts that wait for the owner.
+const WAITING: usize = 8;
 
 /// A slot at the server.
 pub struct ServerSlot {
@@ -49,7 +55,7 @@ impl ServerSlot {
         let number = said.get("slot").and_then(Value::as_u64);
         let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
         let addresses = question::listed(&said);
-        let (give, attempts) = mpsc::channel(1);
+        let (give, attempts) = mpsc::channel(WAITING);
         let (close, closed) = oneshot::channel();
         Ok(Some(Self {
             number,
@@ -109,7 +115,8 @@ async fn carry(
             incoming,
             outgoing,
         };
-        if give.send(attempt).await.is_err() {
+        // One too many is over at once: those who are at it are not kept waiting.
+        if let Err(TrySendError::Closed(_)) = give.try_send(attempt) {
             break;
         }
     }

@@ -112,7 +112,7 @@ fn turned_away(turned: Turned, code: &Code) -> Error {
         ),
         Turned::Busy => Error::new(
             ErrorCode::Later,
-            format!("too many codes were tried at {address}: wait a minute"),
+            format!("{address} is too busy for codes, or you tried too many: wait a minute"),
         ),
         Turned::Unreadable | Turned::Stale => Error::new(
             ErrorCode::Failed,

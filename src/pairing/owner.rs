@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Attempts at the same time; further ones wait.
-const TOGETHER: usize = 8;
+const TOGETHER: usize = 16;
 
 /// What became of an attempt.
 enum Ended {
@@ -48,16 +48,20 @@ pub async fn attend(
     // All attempts run in this task: the first with the right words is the only one.
     let taken = Cell::new(false);
     let mut running = FuturesUnordered::new();
+    let mut is_open = true;
     loop {
+        if !is_open && running.is_empty() {
+            return Err(Error::new(
+                Code::Later,
+                "the code is void, because the server that held it has stopped: make a new one",
+            ));
+        }
         let ended = tokio::select! {
-            attempt = attempts.recv(), if running.len() < TOGETHER => {
-                let Some(attempt) = attempt else {
-                    return Err(Error::new(
-                        Code::Later,
-                        "the code is void, because the server that held it has stopped: make a new one",
-                    ));
-                };
-                running.push(exchange(attempt, password, party, &taken));
+            attempt = attempts.recv(), if is_open && running.len() < TOGETHER => {
+                match attempt {
+                    Some(attempt) => running.push(exchange(attempt, password, party, &taken)),
+                    None => is_open = false,
+                }
                 continue;
             }
             Some(ended) = running.next() => ended,

@@ -16,8 +16,8 @@ pub struct Party {
     folder: Option<Folder>,
     /// Where this user's server is reached.
     addresses: Option<Addresses>,
-    /// Whether a different key under the other's name is replaced.
-    replace: bool,
+    /// Whose key is replaced, if it is a different one.
+    replaced: Option<Name>,
     /// The user's key when the pairing began.
     own: Fingerprint,
     /// Who the other must be, if that was said.
@@ -30,16 +30,25 @@ impl Party {
         user: User,
         folder: Option<Folder>,
         addresses: Option<Addresses>,
-        replace: bool,
     ) -> Result<Self, Error> {
         Ok(Self {
             own: user.public_key()?.fingerprint(),
             user,
             folder,
             addresses,
-            replace,
+            replaced: None,
             expected: None,
         })
+    }
+
+    /// The same, with a contact whose key is replaced if it is a different one.
+    #[must_use]
+    pub fn replacing(self, replaced: Option<Name>) -> Self {
+        Self { replaced, ..self }
+    }
+
+    fn replaces(&self, name: &Name) -> bool {
+        self.replaced.as_ref() == Some(name)
     }
 
     /// The same, for somebody with this name only.
@@ -89,7 +98,9 @@ impl Party {
             let sentence = format!("the code is for {expected}, not for {}", card.name);
             return Err(Error::new(Code::Refused, sentence));
         }
-        let checked = self.user.check_contact(&card.name, &card.key, self.replace);
+        let checked = self
+            .user
+            .check_contact(&card.name, &card.key, self.replaces(&card.name));
         Ok(checked.map(drop)?)
     }
 
@@ -97,7 +108,8 @@ impl Party {
     pub(super) fn keep(&self, card: &Card) -> Result<(), Error> {
         self.card()?;
         self.check(card)?;
-        self.user.add_contact(&card.name, &card.key, self.replace)?;
+        self.user
+            .add_contact(&card.name, &card.key, self.replaces(&card.name))?;
         if let Some(addresses) = &card.addresses {
             self.user.set_addresses(&card.name, addresses)?;
         }

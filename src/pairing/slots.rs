@@ -69,6 +69,8 @@ struct Inner {
 }
 
 struct Open {
+    /// Tells this slot from a later one with the same number.
+    id: u64,
     attempts: mpsc::Sender<Attempt>,
     until: Instant,
 }
@@ -79,12 +81,18 @@ pub struct Slot {
     pub number: u64,
     /// Those who want to use the code.
     pub attempts: mpsc::Receiver<Attempt>,
+    id: u64,
     slots: Slots,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.with(|inner| inner.open.remove(&self.number));
+        self.slots.with(|inner| {
+            let is_this = |open: &Open| open.id == self.id;
+            if inner.open.get(&self.number).is_some_and(is_this) {
+                inner.open.remove(&self.number);
+            }
+        });
     }
 }
 
@@ -108,6 +116,7 @@ impl Slots {
             let mut numbers = (0..span).map(|step| (start % span + step) % span + 1);
             let number = numbers.find(|number| !inner.open.contains_key(number))?;
             let open = Open {
+                id: start,
                 attempts: give,
                 until: now + LIFE,
             };
@@ -117,6 +126,7 @@ impl Slots {
         Ok(number.map(|number| Slot {
             number,
             attempts,
+            id: start,
             slots: self.clone(),
         }))
     }
@@ -268,5 +278,11 @@ mod tests {
         tokio::time::advance(LIFE).await;
         let late = slots.admit(&peer("192.0.2.3:1"), slot.number);
         assert_eq!(late.err(), Some(Turned::Stranger), "its time is over");
+        // The number may belong to somebody else by now, who keeps it.
+        let others: Vec<_> = (0..100).map(|_| slots.open().unwrap().unwrap()).collect();
+        let number = slot.number;
+        assert!(others.iter().any(|other| other.number == number));
+        drop(slot);
+        assert!(slots.admit(&peer("192.0.2.4:1"), number).is_ok());
     }
 }

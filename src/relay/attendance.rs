@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
     time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::hub::Hub;
 use crate::{
     crypto::CryptoError,
+    error::printable,
     hooks::dispatch::stopped,
     pairing::{
         bridge::{Bridge, Frame},
@@ -232,32 +236,33 @@ pub async fn take_attempts(
     reader.set_idle(LIFE);
     loop {
         tokio::select! {
-            record = reader.record(&mut theirs) => {
-                let (head, body) = record?;
-                if head.kind != Kind::Call {
-                    continue;
+                    record = reader.record(&mut theirs) => {
+                        let (head, body) = record?;
+                        if head.kind != Kind::Call {
+                            continue;
+                        }
+                        if bridge.has(head.transfer) || body.is_empty() {
+                            bridge.take(frame(head.transfer, body));
+                            continue;
+                        }
+                        let (from, first) = decode_attempt(&body)?;
+                        let (to_owner, incoming) = mpsc::channel(1);
+                        let (outgoing, from_owner) = mpsc::channel(1);
+                        bridge.join(head.transfer, from_owner, to_owner);
+                        let from = from.parse().map_or_else(|_| Peer::Named(printable(from, 64)), Peer::Ip);
+                        let first = first.to_vec();
+                        let attempt = Attempt { from, first, incoming, outgoing };
+                        // One too many is over at once: those who are at it are not kept waiting.
+        if let Err(TrySendError::Closed(_)) = give.try_send(attempt) {
+                            break;
+                        }
+                    }
+                    Some(frame) = frames.recv() => {
+                        let body = frame.message.unwrap_or_default();
+                        writer.record(&mut ours, Kind::Decision, frame.attempt, &body).await?;
+                    }
+                    _ = &mut closed => break,
                 }
-                if bridge.has(head.transfer) || body.is_empty() {
-                    bridge.take(frame(head.transfer, body));
-                    continue;
-                }
-                let (from, first) = decode_attempt(&body)?;
-                let (to_owner, incoming) = mpsc::channel(1);
-                let (outgoing, from_owner) = mpsc::channel(1);
-                bridge.join(head.transfer, from_owner, to_owner);
-                let from = from.parse().map_or_else(|_| Peer::Named(from.to_owned()), Peer::Ip);
-                let first = first.to_vec();
-                let attempt = Attempt { from, first, incoming, outgoing };
-                if give.send(attempt).await.is_err() {
-                    break;
-                }
-            }
-            Some(frame) = frames.recv() => {
-                let body = frame.message.unwrap_or_default();
-                writer.record(&mut ours, Kind::Decision, frame.attempt, &body).await?;
-            }
-            _ = &mut closed => break,
-        }
     }
     // What the owner said last.
     drop((bridge, give));

@@ -19,7 +19,8 @@ const MAX_LEN: u64 = 1 << 20;
 
 impl Root {
     /// The certificate that m2y.ini names, or else one that is made now and kept in `ROOT/tls.pem`.
-    pub fn identity(&self, tls: &Tls) -> Result<Identity, RootError> {
+    /// `None` if this machine cannot do TLS and nobody asked for it.
+    pub fn identity(&self, tls: &Tls) -> Result<Option<Identity>, RootError> {
         let Some(certificate) = &tls.certificate else {
             return self.own_identity();
         };
@@ -28,21 +29,28 @@ impl Root {
         let key = key.unwrap_or_else(|| certificate.clone());
         let chain = read(&certificate)?;
         let secret = read_secret(&key)?;
-        Identity::from_pem(&chain, &secret).map_err(|e| unusable(&certificate, e))
+        let identity = Identity::from_pem(&chain, &secret);
+        identity.map(Some).map_err(|e| unusable(&certificate, e))
     }
 
-    fn own_identity(&self) -> Result<Identity, RootError> {
+    fn own_identity(&self) -> Result<Option<Identity>, RootError> {
         let path = self.path().join(OWN);
         let text = match read_secret(&path) {
             Err(RootError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                let made = certificate::make().map_err(|e| unusable(&path, e))?;
+                let made = match certificate::make() {
+                    Err(TlsError::Unavailable(_)) => return Ok(None),
+                    made => made.map_err(|e| unusable(&path, e))?,
+                };
                 file::replace(self.dir(), OWN, 0o600, made.as_bytes())
                     .map_err(RootError::io("write", OWN.to_owned()))?;
                 Zeroizing::new(made.as_bytes().to_vec())
             }
             read => read?,
         };
-        Identity::from_pem(&text, &text).map_err(|e| unusable(&path, e))
+        match Identity::from_pem(&text, &text) {
+            Err(TlsError::Unavailable(_)) => Ok(None),
+            identity => identity.map(Some).map_err(|e| unusable(&path, e)),
+        }
     }
 }
 
@@ -60,7 +68,7 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, RootError> {
     fs::read(path).map_err(fail)
 }
 
-/// Reads a file that nobody else may read.
+/// Reads a file that not everybody may read. A group may: that is how services share certificates.
 fn read_secret(path: &PathBuf) -> Result<Zeroizing<Vec<u8>>, RootError> {
     let text = Zeroizing::new(read(path)?);
     let about = fs::metadata(path);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     crypto::keys::PublicKey,
     json::{self, Map, Value},
-    transport::{AddressError, Addresses},
+    transport::{AddressError, Addresses, MAX_ADDRESSES},
 };
 
 /// Somebody whose key file is in `pubKey/`.
@@ -114,7 +114,10 @@ pub fn write_addresses(document: &mut Map<String, Value>, addresses: Option<&Add
 pub fn read_addresses(document: &Map<String, Value>) -> Result<Option<Addresses>, AddressError> {
     let all = document.get("addresses").and_then(Value::as_array);
     let all = all.into_iter().flatten().filter_map(Value::as_str);
-    let known: Vec<_> = all.filter_map(|text| text.parse().ok()).collect();
+    let known: Vec<_> = all
+        .filter_map(|text| text.parse().ok())
+        .take(MAX_ADDRESSES)
+        .collect();
     if !known.is_empty() {
         return Addresses::new(known).map(Some);
     }

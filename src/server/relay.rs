@@ -19,6 +19,7 @@ use crate::{
     },
     root::{
         Root, RootError,
+        contact::Contact,
         name::Name,
         settings::{RelaySettings, Settings},
         user::User,
@@ -27,7 +28,7 @@ use crate::{
         channel::{Reader, Writer},
         pace::Pace,
     },
-    transport::{Link, Peer},
+    transport::{Link, Peer, origins::Origins},
     wire::{
         envelope::{self, Part},
         header::{self, Header},
@@ -39,11 +40,16 @@ use crate::{
 /// The user of a relay, unless m2y.ini names one.
 pub const USER: &str = "relay";
 
+/// Codes of one member at the same time.
+const CODES: usize = 2;
+
 /// The relay of a server.
 #[derive(Clone)]
 pub struct Relay {
     user: User,
     hub: Hub,
+    /// The codes of each member.
+    codes: Origins,
 }
 
 /// The user whose contacts are the members.
@@ -81,6 +87,7 @@ impl Relay {
         Ok(Some(Self {
             user,
             hub: Hub::new(settings.clone()),
+            codes: Origins::new(CODES),
         }))
     }
 
@@ -107,7 +114,7 @@ impl Relay {
         until: Instant,
     ) -> Option<((Back, Room), Arc<Vec<u8>>)> {
         let opening = Arc::new([header.as_slice(), envelope].concat());
-        if !attendance::fits(&opening) || !self.may_call(head, &opening).await {
+        if !attendance::fits(&opening) {
             return None;
         }
         let pair = self
@@ -118,15 +125,18 @@ impl Relay {
     }
 
     /// Whether guests may call, or this is a member.
-    async fn may_call(&self, head: &Header, opening: &Arc<Vec<u8>>) -> bool {
+    pub async fn may_call(
+        &self,
+        (head, header, envelope): &(Header, [u8; header::LEN], Vec<u8>),
+    ) -> bool {
         if self.hub.settings.guests {
             return true;
         }
-        let (user, from, opening) = (self.user.clone(), head.from, opening.clone());
+        let (user, from) = (self.user.clone(), head.from);
+        let (header, envelope) = (*header, envelope.clone());
         let checked = task::spawn_blocking(move || {
             let contact = user.contact_of(&from).ok().flatten()?;
-            let (header, envelope) = opening.split_at_checked(header::LEN)?;
-            envelope::verify(Part::Opening, header, envelope, &contact.key).ok()?;
+            envelope::verify(Part::Opening, &header, &envelope, &contact.key).ok()?;
             Some(())
         });
         checked.await.is_ok_and(|member| member.is_some())
@@ -135,15 +145,17 @@ impl Relay {
     /// Serves a member who attends, until it ends.
     pub async fn attend(
         &self,
-        member: &Name,
+        contact: &Contact,
         (reader, writer): (&mut Reader, &mut Writer),
         keys: &SessionKeys,
         shutdown: watch::Receiver<bool>,
     ) {
+        let member = &contact.name;
         info!(%member, "attends");
         // A user of the root is not a member, or it could take the user's calls.
         let is_user = || self.user.root().user(member).is_ok();
-        let is_member = || self.user.contact(member).is_ok() && !is_user();
+        let is_contact = |known: Contact| known.key == contact.key;
+        let is_member = || self.user.contact(member).is_ok_and(is_contact) && !is_user();
         let hash = member.hash();
         let served = attendance::serve(&self.hub, hash, reader, writer, keys, shutdown, is_member);
         match served.await {
@@ -155,12 +167,14 @@ impl Relay {
     /// Keeps a slot open for a member who makes a code, until it ends.
     pub async fn keep_slot(
         &self,
+        member: &Contact,
         slots: &Slots,
         (reader, writer): (&mut Reader, &mut Writer),
         keys: &SessionKeys,
         shutdown: watch::Receiver<bool>,
     ) {
-        let Ok(Some(slot)) = slots.open() else {
+        let counted = self.codes.count(&Peer::Named(member.name.to_string()));
+        let (Some(_counted), Ok(Some(slot))) = (counted, slots.open()) else {
             return;
         };
         if let Err(error) = attendance::keep_slot(slot, reader, writer, keys, shutdown).await {
@@ -179,7 +193,11 @@ impl Relay {
         use tokio::io::AsyncWriteExt;
         let Back { mut link, done } = back;
         debug!(caller = %caller.peer, member = %link.peer, "joined");
-        let said = timeout(idle, link.writer.write_all(opening)).await;
+        let opened = async {
+            link.writer.write_all(opening).await?;
+            link.writer.flush().await
+        };
+        let said = timeout(idle, opened).await;
         if matches!(said, Ok(Ok(()))) {
             let pace = self.hub.settings.rate.map(|rate| Arc::new(Pace::new(rate)));
             carrying::carry(caller, link, idle, pace).await;

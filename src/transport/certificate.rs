@@ -8,7 +8,7 @@ use rcgen::{
     SignatureAlgorithm,
 };
 use rustls::{
-    RootCertStore, ServerConfig, SignatureScheme,
+    ServerConfig, SignatureScheme,
     client::verify_server_cert_signed_by_trust_anchor,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject},
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Pin,
-    tls::{self, TlsError},
+    tls::{self, TlsError, Trust},
 };
 
 /// The length of a point on P-256 that is not compressed, in bytes: what an SPKI ends with.
@@ -54,7 +54,7 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| bad("there is no private key: it must be in PEM, without a passphrase"))?;
         let provider = Arc::new(tls::provider().map_err(TlsError::Unavailable)?);
-        let is_own = is_self_signed(&own, &provider);
+        let needs_pin = !is_vouched_for(&chain, &provider);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
@@ -63,11 +63,12 @@ impl Identity {
         config.send_tls13_tickets = 0;
         Ok(Self {
             config: Arc::new(config),
-            pin: is_own.then(|| Pin::of(&own)),
+            pin: needs_pin.then(|| Pin::of(&own)),
         })
     }
 
-    /// What an address of this server must have with it, if no authority vouches for it.
+    /// What an address of this server must have with it, if no authority of this system vouches for
+    /// it.
     pub fn pin(&self) -> Option<Pin> {
         self.pin
     }
@@ -82,18 +83,18 @@ impl Identity {
     }
 }
 
-/// Whether a certificate is vouched for by nobody but itself.
-fn is_self_signed(certificate: &CertificateDer<'_>, provider: &CryptoProvider) -> bool {
-    let mut itself = RootCertStore::empty();
-    let Ok(()) = itself.add(certificate.clone()) else {
+/// Whether an authority of the system vouches for a certificate.
+fn is_vouched_for(chain: &[CertificateDer<'_>], provider: &CryptoProvider) -> bool {
+    let Some((own, intermediates)) = chain.split_first() else {
         return false;
     };
-    let Ok(parsed) = ParsedCertificate::try_from(certificate) else {
+    let Ok(parsed) = ParsedCertificate::try_from(own) else {
         return false;
     };
+    let (roots, now) = (Trust::system_roots(), UnixTime::now());
     let algorithms = provider.signature_verification_algorithms.all;
-    let now = UnixTime::now();
-    verify_server_cert_signed_by_trust_anchor(&parsed, &itself, &[], now, algorithms).is_ok()
+    verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)
+        .is_ok()
 }
 
 /// Makes a key on P-256 and a certificate that it signs itself: both in PEM. Such a certificate is

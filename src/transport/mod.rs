@@ -333,7 +333,7 @@ pub async fn listen(
         }),
         (_, None) => Err(TransportError::Unsupported {
             address: address.clone(),
-            what: "a certificate",
+            what: "TLS, which is not possible on this machine",
         }),
     }
 }

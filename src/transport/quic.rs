@@ -1,8 +1,8 @@
 //! QUIC: a connection over UDP, with a stream for each session. It survives a change of address.
 //!
 //! What a peer may cost before anybody knows who it is: an opening has 65,560 bytes at most, so a
-//! connection begins with a window of a little more, and gets a wide one when more than an opening
-//! was read from it. While many handshakes are under way, a peer first has to show that packets
+//! connection begins with a window of a little more, and gets a wide one when more than a refusal was
+//! said to it. While many handshakes are under way, a peer first has to show that packets
 //! reach it where it says it is (RFC 9000, section 8.1), which costs the listener no memory. 0-RTT
 //! stays off: an opening must not be repeated.
 
@@ -65,8 +65,8 @@ const STREAMS: u32 = 64;
 /// Bytes that may be under way to us before we know who sends them: more than an opening.
 const NARROW: u32 = 96 << 10;
 
-/// Bytes after which a peer has said more than an opening.
-const KNOWN: u64 = 72 << 10;
+/// Bytes of ours after which a peer is somebody to whom more than a refusal was said.
+const KNOWN: u64 = 512;
 
 /// Bytes that may be under way in a stream.
 const STREAM_WINDOW: u32 = 8 << 20;
@@ -114,13 +114,13 @@ impl Held {
         Link {
             reader: Box::new(Reading {
                 stream: receiver,
-                read: 0,
-                held: self.clone(),
+                _held: self.clone(),
             }),
             writer: Box::new(Writing {
                 stream: sender,
+                said: 0,
                 ending: None,
-                _held: self,
+                held: self,
             }),
             peer,
         }
@@ -129,8 +129,7 @@ impl Held {
 
 struct Reading {
     stream: RecvStream,
-    read: u64,
-    held: Arc<Held>,
+    _held: Arc<Held>,
 }
 
 impl AsyncRead for Reading {
@@ -139,22 +138,17 @@ impl AsyncRead for Reading {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = AsyncRead::poll_read(Pinned::new(&mut self.stream), context, buffer);
-        let after = self.read + (buffer.filled().len() - before) as u64;
-        if self.read <= KNOWN && after > KNOWN {
-            self.held.connection.set_receive_window(WIDE.into());
-        }
-        self.read = after;
-        polled
+        AsyncRead::poll_read(Pinned::new(&mut self.stream), context, buffer)
     }
 }
 
 struct Writing {
     stream: SendStream,
+    /// Bytes that were written.
+    said: u64,
     /// Waits until the peer has everything.
     ending: Option<BoxFuture<'static, ()>>,
-    _held: Arc<Held>,
+    held: Arc<Held>,
 }
 
 impl AsyncWrite for Writing {
@@ -163,7 +157,15 @@ impl AsyncWrite for Writing {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pinned::new(&mut self.stream), context, bytes)
+        let polled = AsyncWrite::poll_write(Pinned::new(&mut self.stream), context, bytes);
+        if let Poll::Ready(Ok(written)) = &polled {
+            let said = self.said + *written as u64;
+            if self.said <= KNOWN && said > KNOWN {
+                self.held.connection.set_receive_window(WIDE.into());
+            }
+            self.said = said;
+        }
+        polled
     }
 
     fn poll_flush(self: Pinned<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep};
 
-use super::{Address, Addresses, Dialer, Link, TransportError};
+use super::{Address, Dialer, Link, TransportError};
 
 /// How much later the next attempt begins, unless one fails before that (RFC 8305, section 8).
 const LATER: Duration = Duration::from_millis(250);
@@ -28,17 +28,20 @@ impl fmt::Display for Tried {
     }
 }
 
-/// Connects to the first address that answers.
-pub async fn dial(dialer: &dyn Dialer, addresses: &Addresses) -> Result<Link, TransportError> {
-    let turn = addresses.in_turn();
-    if let [only] = turn.as_slice() {
-        return dialer.dial(only).await;
+/// Connects to the first address that answers, and says which it is. They are tried in this order.
+pub async fn dial<'a>(
+    dialer: &dyn Dialer,
+    turn: &[&'a Address],
+) -> Result<(Link, &'a Address), TransportError> {
+    if let [only] = turn {
+        return Ok((dialer.dial(only).await?, only));
     }
     let mut attempts = Vec::new();
-    for address in turn {
+    for address in turn.iter().copied() {
         let attempt = async move {
             let begun = Instant::now();
-            dialer.dial(address).await.map_err(|error| Tried {
+            let dialled = dialer.dial(address).await.map(|link| (link, address));
+            dialled.map_err(|error| Tried {
                 address: address.clone(),
                 took: begun.elapsed(),
                 error,

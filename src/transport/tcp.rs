@@ -6,7 +6,7 @@
 use std::{io, time::Duration};
 
 use futures_util::future::BoxFuture;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::split,
     net::{TcpListener, TcpStream},
@@ -20,6 +20,9 @@ use super::{
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT: Duration = Duration::from_secs(20);
+
+/// How long a peer may be silent before the system asks whether it is there.
+const ALIVE: Duration = Duration::from_secs(60);
 
 /// The first byte of a TLS connection: the type of a handshake record (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -173,8 +176,11 @@ async fn greet(stream: TcpStream, identity: Option<Identity>) -> io::Result<Link
 fn prepare(stream: &TcpStream) {
     // Records are written whole, so nothing is gained by waiting for more of one.
     let _ = stream.set_nodelay(true);
-    // The system then notices a peer that vanished without a word.
-    let _ = SockRef::from(stream).set_keepalive(true);
+    // The system then notices a peer that vanished without a word, within two or three minutes.
+    let keepalive = TcpKeepalive::new()
+        .with_time(ALIVE)
+        .with_interval(ALIVE / 4);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 fn plain(stream: TcpStream) -> io::Result<Link> {

@@ -126,9 +126,14 @@ impl Verifier {
         let algorithms = self.provider.signature_verification_algorithms.all;
         let nobody = RootCertStore::empty();
         match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, algorithms) {
-            // Nobody is asked who vouches for it: that is what the pin does.
-            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => Ok(()),
-            other => other,
+            Err(rustls::Error::InvalidCertificate(
+                error @ (CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }),
+            )) => Err(error.into()),
+            // Nobody is asked who vouches for it and for what: that is what the pin does.
+            _ => Ok(()),
         }
     }
 }

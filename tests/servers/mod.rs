@@ -98,6 +98,12 @@ pub fn authority_pem(key: &str) -> String {
     authority().self_signed(&Key::of(key)).unwrap().pem()
 }
 
+/// A certificate as `openssl req -x509` makes it, which says that it is an authority, and its key:
+/// both in PEM.
+pub fn self_made_pem() -> String {
+    authority_pem("roland-frei") + pem("roland-frei").as_str()
+}
+
 /// The authority that vouches for the servers.
 pub const AUTHORITY: &str = "zhenqiang";
 

@@ -58,18 +58,18 @@ impl From<WireError> for AttendanceError {
 
 /// The side of the relay: passes calls on, and takes decisions, until one side ends it. `is_member`
 /// is asked now and then.
-pub async fn serve(
+pub async fn serve<F: Future<Output = bool>>(
     hub: &Hub,
     member: NameHash,
     reader: &mut Reader,
     writer: &mut Writer,
     keys: &SessionKeys,
     mut shutdown: watch::Receiver<bool>,
-    is_member: impl Fn() -> bool,
+    is_member: impl Fn() -> F,
 ) -> Result<(), AttendanceError> {
     let mut ours = Stream::new(&keys.server)?;
     let mut theirs = Stream::new(&keys.client)?;
-    if !is_member() {
+    if !is_member().await {
         return Ok(());
     }
     let mut attending = hub.attend(member)?;
@@ -100,7 +100,7 @@ pub async fn serve(
                 reader.narrow();
             }
             _ = alive.tick() => {
-                if heard.elapsed() > SILENCE || !is_member() {
+                if heard.elapsed() > SILENCE || !is_member().await {
                     return Ok(());
                 }
                 writer.record(&mut ours, Kind::Working, 0, &[]).await?;

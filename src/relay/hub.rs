@@ -27,6 +27,11 @@ const BACK: Duration = Duration::from_secs(10);
 /// Calls that wait for a member at the same time: further ones are not put through.
 const WAITING: usize = 64;
 
+/// Calls of a member: so many at once, and so many a second from then on. More would be a burden to its
+/// connection, whoever they are from.
+const BURST: f64 = 100.0;
+const RATE: f64 = 20.0;
+
 /// Somebody who dials a member.
 pub struct Call {
     /// Names the call.
@@ -56,6 +61,20 @@ struct Present {
     /// Tells this connection of a member from an older one.
     number: u64,
     since: Instant,
+    /// Calls that may come, as of a moment: a token bucket.
+    bucket: (f64, Instant),
+}
+
+impl Present {
+    /// Takes a token for a call, if there is one.
+    fn takes(&mut self) -> bool {
+        let (tokens, then) = self.bucket;
+        let now = Instant::now();
+        let tokens = (tokens + (now - then).as_secs_f64() * RATE).min(BURST);
+        let has_one = tokens >= 1.0;
+        self.bucket = (if has_one { tokens - 1.0 } else { tokens }, now);
+        has_one
+    }
 }
 
 struct Pending {
@@ -124,6 +143,7 @@ impl Hub {
             calls: give,
             number,
             since: Instant::now(),
+            bucket: (BURST, Instant::now()),
         };
         self.with(|inner| inner.present.insert(member, present));
         Ok(Attending {
@@ -168,7 +188,10 @@ impl Hub {
     ) -> Option<(Back, Room)> {
         let called = async {
             let room = self.room(member, from)?;
-            let calls = self.with(|inner| Some(inner.present.get(member)?.calls.clone()))?;
+            let calls = self.with(|inner| {
+                let present = inner.present.get_mut(member)?;
+                present.takes().then(|| present.calls.clone())
+            })?;
             let token = Token(crypto::random().ok()?);
             let (decide, decided) = oneshot::channel();
             let (give, back) = oneshot::channel();
@@ -319,6 +342,16 @@ mod tests {
         // The place is free again, and a newer connection takes over.
         drop(hub.attend(MEMBER).unwrap());
         assert!(hub.present(&MEMBER).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_is_not_called_more_often_than_it_can_bear() {
+        let hub = Hub::new(RelaySettings::default());
+        let _attending = hub.attend(MEMBER).unwrap();
+        let take = || hub.with(|inner| inner.present.get_mut(&MEMBER).unwrap().takes());
+        assert_eq!((0..1_000).filter(|_| take()).count(), 100);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((0..1_000).filter(|_| take()).count(), 20);
     }
 
     #[tokio::test(start_paused = true)]

@@ -152,10 +152,16 @@ impl Relay {
     ) {
         let member = &contact.name;
         info!(%member, "attends");
-        // A user of the root is not a member, or it could take the user's calls.
-        let is_user = || self.user.root().user(member).is_ok();
-        let is_contact = |known: Contact| known.key == contact.key;
-        let is_member = || self.user.contact(member).is_ok_and(is_contact) && !is_user();
+        let is_member = || {
+            let (user, contact) = (self.user.clone(), contact.clone());
+            let looking = task::spawn_blocking(move || {
+                // A user of the root is not a member, or it could take the user's calls.
+                let is_user = user.root().user(&contact.name).is_ok();
+                let known = user.contact(&contact.name);
+                known.is_ok_and(|known| known.key == contact.key) && !is_user
+            });
+            async move { looking.await.unwrap_or(false) }
+        };
         let hash = member.hash();
         let served = attendance::serve(&self.hub, hash, reader, writer, keys, shutdown, is_member);
         match served.await {

@@ -28,6 +28,10 @@
 //! ([`client::put`]) arrives like any other, and if its hooks leave it where it was, it gets the
 //! path that its sender wants ([`store::placement`]).
 //!
+//! Two people get each other's keys by [`pairing`]: one shows a code, the other types it, and a server
+//! between them carries the messages. Where neither can reach the other, a server can be a [`relay`]:
+//! its members attend, and it joins those who dial them with them.
+//!
 //! Besides handling connections, a server does three more things. It watches the folders whose
 //! scripts ask for that and fires an event for every file that appears, changes or disappears, and
 //! at the times of a schedule. A dispatcher keeps what has to happen in the [`journal`] until it
@@ -60,7 +64,7 @@
 //! | [`journal`] | what must not be forgotten: tasks, transfers, openings, what hooks were told |
 //! | [`database`] | an SQLite file with one thread that writes it |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
-//! | [`transport`] | addresses, and links to and from them; TCP is the only kind |
+//! | [`transport`] | addresses, and links to and from them: TCP, TLS, QUIC |
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it requires |
 //! | [`crypto`] | keys, sealing, and the two back ends that do it |

@@ -26,6 +26,7 @@ mod certificate;
 pub mod config;
 pub mod conflict;
 pub mod contact;
+mod contact_book;
 pub mod contact_request;
 pub mod destination;
 mod error;

@@ -1,0 +1,152 @@
+//! What a user knows of contacts besides their keys: `contacts.ini`.
+
+use std::io;
+
+use super::{
+    contact::{self, Key},
+    error::RootError,
+    file,
+    name::Name,
+    settings::Settings,
+    user::User,
+};
+use crate::transport::{Address, Addresses, MAX_ADDRESSES};
+
+/// The largest contacts.ini, in bytes.
+const MAX_LEN: u64 = 1 << 20;
+
+impl User {
+    /// Where a contact's server is reached, if known: what was recorded here, then what the contact
+    /// has announced.
+    pub fn addresses_of(&self, contact: &Name) -> Result<Option<Addresses>, RootError> {
+        let text = self.contacts_ini()?;
+        let of = |key: Key| {
+            let found = contact::find(&text, contact, key)
+                .map_err(|e| RootError::config(self.at("contacts.ini"), e))?;
+            let addresses = found.map(|text| text.parse::<Addresses>()).transpose();
+            addresses.map_err(|e| {
+                RootError::document(self.at("contacts.ini"), format!("[{contact}] address: {e}"))
+            })
+        };
+        let (recorded, announced) = (of(Key::Address)?, of(Key::Announced)?);
+        let all = recorded.iter().chain(&announced).flat_map(Addresses::iter);
+        let all: Vec<_> = all.take(MAX_ADDRESSES).cloned().collect();
+        Ok(Addresses::new(all).ok())
+    }
+
+    /// Where the user is reached at the relays that it has joined.
+    pub fn addresses_at_relays(&self) -> Result<Vec<Address>, RootError> {
+        let mut all = Vec::new();
+        for relay in self.relays()? {
+            let addresses = self.addresses_of(&relay)?;
+            let plain = addresses.as_ref().and_then(Addresses::plain);
+            let place = plain.map(|plain| plain.place().clone());
+            all.extend(place.map(|place| Address::Relay(place, self.name.to_string())));
+        }
+        Ok(all)
+    }
+
+    /// What contacts are told about where the user's server is reached: the addresses in m2y.ini, and
+    /// those at relays. `None` if there is nothing to tell, and never was.
+    pub fn announcement(&self, settings: &Settings) -> Result<Option<Vec<Address>>, RootError> {
+        let at_relays = self.addresses_at_relays()?;
+        let set = settings.addresses.as_ref();
+        let had_relays = || Ok::<_, RootError>(contact::knows_relays(&self.contacts_ini()?));
+        if set.is_none() && at_relays.is_empty() && !had_relays()? {
+            return Ok(None);
+        }
+        let set = set.into_iter().flat_map(Addresses::iter).cloned();
+        Ok(Some(set.chain(at_relays).take(MAX_ADDRESSES).collect()))
+    }
+
+    /// Records where a contact says that its server is reached, if that is new.
+    pub fn set_announced(&self, contact: &Name, announced: &[Address]) -> Result<(), RootError> {
+        let each: Vec<_> = announced.iter().map(ToString::to_string).collect();
+        let (text, key) = (each.join(", "), Key::Announced);
+        match self.of_contact(contact, key)?.unwrap_or_default() == text {
+            true => Ok(()),
+            false => self.set_of_contact(contact, key, &text),
+        }
+    }
+
+    /// The folder of a contact's that files go into if the sender names none, if known.
+    pub fn folder_of(&self, contact: &Name) -> Result<Option<Name>, RootError> {
+        let folder = self.of_contact(contact, Key::Folder)?;
+        Ok(folder.map(|folder| Name::folder(&folder)).transpose()?)
+    }
+
+    /// The relays that the user has joined, sorted by name.
+    pub fn relays(&self) -> Result<Vec<Name>, RootError> {
+        let text = self.contacts_ini()?;
+        contact::relays(&text).map_err(|e| RootError::config(self.at("contacts.ini"), e))
+    }
+
+    /// Records whether a contact is a relay that the user has joined.
+    pub fn set_relay(&self, contact: &Name, joined: bool) -> Result<(), RootError> {
+        let word = if joined { "joined" } else { "left" };
+        self.set_of_contact(contact, Key::Relay, word)
+    }
+
+    fn of_contact(&self, contact: &Name, key: Key) -> Result<Option<String>, RootError> {
+        let text = self.contacts_ini()?;
+        contact::find(&text, contact, key)
+            .map_err(|e| RootError::config(self.at("contacts.ini"), e))
+    }
+
+    /// Records where a contact's server is reached.
+    pub fn set_addresses(&self, contact: &Name, addresses: &Addresses) -> Result<(), RootError> {
+        self.set_of_contact(contact, Key::Address, &addresses.to_string())
+    }
+
+    /// Records which folder of a contact's files go into if the sender names none.
+    pub fn set_folder(&self, contact: &Name, folder: &Name) -> Result<(), RootError> {
+        self.set_of_contact(contact, Key::Folder, folder.as_str())
+    }
+
+    fn set_of_contact(&self, contact: &Name, key: Key, value: &str) -> Result<(), RootError> {
+        let _lock = self.lock_keys()?;
+        let old = self.contacts_ini()?;
+        self.write_contacts_ini(&contact::with(&old, contact, key, value))
+    }
+
+    pub(super) fn write_contacts_ini(&self, text: &str) -> Result<(), RootError> {
+        file::replace(&self.dir, "contacts.ini", 0o644, text.as_bytes())
+            .map_err(RootError::io("write", self.at("contacts.ini")))
+    }
+
+    pub(super) fn contacts_ini(&self) -> Result<String, RootError> {
+        match file::read_text(&self.dir, "contacts.ini", MAX_LEN) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(RootError::io("open", self.at("contacts.ini"))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::root::Root;
+
+    #[test]
+    fn of_many_addresses_at_once_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path(), &[]).unwrap();
+        std::fs::create_dir_all(dir.path().join("user/zhenqiang/privateKey")).unwrap();
+        let user = root.user(&Name::user("zhenqiang").unwrap()).unwrap();
+        let name = |n: usize| Name::user(&format!("contact{n}")).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let user = &user;
+                scope.spawn(move || {
+                    let address = format!("host:{}", n + 1).parse().unwrap();
+                    user.set_addresses(&name(n), &address).unwrap()
+                });
+            }
+        });
+        for n in 0..16 {
+            let address = user.addresses_of(&name(n)).unwrap().unwrap();
+            assert_eq!(address.to_string(), format!("host:{}", n + 1));
+        }
+    }
+}

@@ -78,7 +78,7 @@ pub struct Route {
     idle: Duration,
     pace: Option<Arc<Pace>>,
     /// What the contact is told about where the user's server is reached.
-    announced: Option<Vec<String>>,
+    announced: Vec<String>,
 }
 
 impl Route {
@@ -120,10 +120,8 @@ impl Route {
                 )
             })?,
         };
-        let announced = user.announcement(&settings)?;
-        let announced = announced.map(|all| all.iter().map(ToString::to_string).collect());
         Ok(Self {
-            announced,
+            announced: user.announcement(&settings)?,
             user: user.clone(),
             contact,
             addresses,
@@ -422,7 +420,7 @@ async fn open_link(
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
     let asked = Wire {
-        addresses: route.announced.clone(),
+        addresses: Some(route.announced.clone()),
         ..asked
     };
     let mut reader = Reader::new(link.reader, ANSWER);
@@ -497,7 +495,7 @@ impl Opening {
     /// Fails if the meta is too large.
     fn fits(route: &Route, private: &PrivateKey, meta: &Meta) -> Result<(), Error> {
         let asked = Wire {
-            addresses: route.announced.clone(),
+            addresses: Some(route.announced.clone()),
             ..request(meta.clone())
         };
         let len = asked.to_json().len();

@@ -297,6 +297,10 @@ fn contacts_hear_in_their_next_session_where_a_user_is_reached_now() {
     send("c.txt");
     let back = world.receiver.addresses_of(&name(ZHENQIANG)).unwrap();
     assert_eq!(back.unwrap().to_string(), "quic://roland.example.org:5000");
+    fs::write(world.here.path().join("m2y.ini"), "").unwrap();
+    send("e.txt");
+    let back = world.receiver.addresses_of(&name(ZHENQIANG)).unwrap();
+    assert_eq!(back, None);
     let output = Command::new(M2Y)
         .args(["relay", "leave", "relay", "--root"])
         .arg(world.there.path())

@@ -167,12 +167,6 @@ pub(super) fn relays(text: &str) -> Result<Vec<Name>, ConfigError> {
     Ok(names)
 }
 
-/// Whether a contacts.ini says anything of a relay.
-pub(super) fn knows_relays(text: &str) -> bool {
-    let is_relay = |line: &str| line.split('=').next().map(str::trim) == Some(Key::Relay.name());
-    text.lines().any(is_relay)
-}
-
 /// A contacts.ini with a value put in.
 pub(super) fn with(text: &str, contact: &Name, key: Key, value: &str) -> String {
     ini_text::with(text, contact.as_str(), key.name(), value)

@@ -47,16 +47,14 @@ impl User {
     }
 
     /// What contacts are told about where the user's server is reached: the addresses in m2y.ini, and
-    /// those at relays. `None` if there is nothing to tell, and never was.
-    pub fn announcement(&self, settings: &Settings) -> Result<Option<Vec<Address>>, RootError> {
-        let at_relays = self.addresses_at_relays()?;
-        let set = settings.addresses.as_ref();
-        let had_relays = || Ok::<_, RootError>(contact::knows_relays(&self.contacts_ini()?));
-        if set.is_none() && at_relays.is_empty() && !had_relays()? {
-            return Ok(None);
-        }
-        let set = set.into_iter().flat_map(Addresses::iter).cloned();
-        Ok(Some(set.chain(at_relays).take(MAX_ADDRESSES).collect()))
+    /// those at relays.
+    pub fn announcement(&self, settings: &Settings) -> Result<Vec<String>, RootError> {
+        let set = settings.addresses.iter().flat_map(Addresses::iter).cloned();
+        let all = set.chain(self.addresses_at_relays()?);
+        Ok(all
+            .take(MAX_ADDRESSES)
+            .map(|address| address.to_string())
+            .collect())
     }
 
     /// Records where a contact says that its server is reached, if that is new.

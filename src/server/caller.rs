@@ -37,7 +37,7 @@ pub struct Caller {
     digest: [u8; 32],
     metrics: Arc<Metrics>,
     /// What the contact is told about where the user's server is reached.
-    announced: Option<Vec<String>>,
+    announced: Vec<String>,
     /// The meta, or what is wrong with it.
     pub request: Result<Wire, Error>,
 }
@@ -146,9 +146,9 @@ pub fn identify(
         // A session does not fail because of it.
         let _ = user.set_announced(&contact.name, &Addresses::known(announced));
     }
-    let announced = user.announcement(settings).ok().flatten();
+    let announced = user.announcement(settings).unwrap_or_default();
     Ok(Caller {
-        announced: announced.map(|all| all.iter().map(ToString::to_string).collect()),
+        announced,
         user,
         contact,
         private,
@@ -172,7 +172,7 @@ impl Caller {
         } = self;
         let share = Share::new(&mut SysRng)?;
         let reply = &Wire {
-            addresses: self.announced.clone(),
+            addresses: Some(self.announced.clone()),
             ..reply.clone()
         };
         let mut json = reply.to_json();

@@ -177,12 +177,8 @@ impl Pair {
         let listening = meeting.addresses().to_vec();
         let is_local = listening.iter().all(Address::is_local);
         let own = own_addresses(set, &user, &listening, is_local)?;
-        let direct = |own: &Addresses| {
-            let is_direct = |address: &&Address| !matches!(address, Address::Relay(..));
-            own.plain().or(own.iter().find(is_direct)).cloned()
-        };
-        let plain = own.as_ref().and_then(direct);
-        let address = meeting.relay().cloned().or(plain).ok_or_else(|| {
+        let at_relay = meeting.relay().cloned();
+        let address = at_relay.or_else(|| direct(set, &listening)).ok_or_else(|| {
             let sentence = "this machine has no address that others could reach: name one with --address HOST:PORT";
             Error::new(ErrorCode::Usage, sentence)
         })?;
@@ -303,6 +299,21 @@ pub(super) fn own_addresses(
     known.extend(at_relays);
     known.truncate(transport::MAX_ADDRESSES);
     Ok(Addresses::new(known).ok())
+}
+
+/// The address of a code at this machine: one that is set, or that of a listener; of TCP, if there is
+/// one.
+pub(super) fn direct(set: Option<&Addresses>, listening: &[Address]) -> Option<Address> {
+    let of = |all: Vec<Address>| {
+        let usable =
+            |address: &Address| !matches!(address, Address::Relay(..)) && !is_unspecified(address);
+        let all = Addresses::new(all.into_iter().filter(usable)).ok()?;
+        all.plain().or(all.iter().next()).cloned()
+    };
+    match set {
+        Some(set) => of(set.iter().cloned().collect()),
+        None => of(listening.iter().map(reachable).collect()),
+    }
 }
 
 /// The way to the other person.

@@ -9,7 +9,7 @@ use super::{
     completion::contacts,
     init::make_user,
     output,
-    pair::{own_addresses, show, words},
+    pair::{direct, own_addresses, show, words},
     serve::Serve,
     user_arg::UserArg,
     user_name,
@@ -210,10 +210,7 @@ impl Invite {
         let set = self.address.as_ref().or(settings.addresses.as_ref());
         let is_local = slot.addresses.iter().all(Address::is_local);
         let own = own_addresses(set, &user, &slot.addresses, is_local)?;
-        let address = own
-            .as_ref()
-            .and_then(|own| own.plain().or(own.iter().next()));
-        let address = address.cloned().ok_or_else(|| {
+        let address = direct(set, &slot.addresses).ok_or_else(|| {
             let sentence = "the relay has no address that others could reach: name one with --address HOST:PORT";
             Error::new(ErrorCode::Usage, sentence)
         })?;

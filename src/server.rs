@@ -148,6 +148,11 @@ impl Server {
         &self.slots
     }
 
+    /// The openings that it remembers.
+    pub fn openings(&self) -> &Arc<Openings> {
+        &self.openings
+    }
+
     /// The hub, if it is a relay.
     pub fn hub(&self) -> Option<&Hub> {
         self.relay.as_ref().map(Relay::hub)

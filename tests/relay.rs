@@ -19,9 +19,13 @@ use std::{
 };
 
 use common::{
-    M2Y, OPEN, PETER, Process, ROLAND, World, ZHENQIANG, name, noise, person, said, terminate,
+    M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, document, name, noise, peer,
+    person, said, terminate,
+    times::{compare, median},
 };
 use m2y::{
+    clock,
+    meta::{Features, Wire},
     root::Root,
     transport::Addresses,
     wire::header::{self, AnswerHeader, Header, Turned},
@@ -345,18 +349,13 @@ fn a_code_at_a_relay_is_void_after_a_guess_too() {
 
 /// What a relay answers to an opening, and after how long.
 fn answer(address: &str, from: [u8; 8], to: [u8; 8]) -> (AnswerHeader, Duration) {
-    let mut stream = TcpStream::connect(address).unwrap();
     let header = Header {
         envelope_len: 900,
         from,
         to,
     };
-    stream.write_all(&header.encode()).unwrap();
-    stream.write_all(&noise(900)).unwrap();
-    let begun = Instant::now();
-    let mut head = [0; header::ANSWER_LEN];
-    stream.read_exact(&mut head).unwrap();
-    (AnswerHeader::decode(&head).unwrap(), begun.elapsed())
+    let opening = [header.encode().as_slice(), &noise(900)].concat();
+    answer_to(address, &opening)
 }
 
 #[test]
@@ -390,6 +389,34 @@ fn a_stranger_cannot_tell_a_member_who_is_there_from_one_who_is_away_or_from_nob
         }
     }
     signal(rustix::process::Signal::CONT);
+}
+
+/// The same for bytes that are an opening.
+fn answer_to(address: &str, opening: &[u8]) -> (AnswerHeader, Duration) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(opening).unwrap();
+    let begun = Instant::now();
+    let mut head = [0; header::ANSWER_LEN];
+    stream.read_exact(&mut head).unwrap();
+    (AnswerHeader::decode(&head).unwrap(), begun.elapsed())
+}
+
+#[test]
+fn a_recording_of_an_opening_is_not_put_through_and_does_not_tell_who_is_there() {
+    let world = World::new(OPEN);
+    let relay = Relay::start();
+    relay.join(&world.there, ROLAND);
+    let (_server, _lines) = attending(&world.there);
+    let asked = Wire {
+        session: true,
+        ..peer::request(document(ZHENQIANG, ROLAND, ""), Features::default())
+    };
+    let opening = peer::opening(&asked, clock::millis(), ROLAND);
+    let (first, _) = answer_to(&relay.address, &opening);
+    assert!(matches!(first, AnswerHeader::Envelope(_)), "{first:?}");
+    let (again, took) = answer_to(&relay.address, &opening);
+    assert_eq!(again, AnswerHeader::Turned(Turned::Stranger));
+    assert!(took >= Duration::from_millis(995), "{took:?}");
 }
 
 #[test]
@@ -527,5 +554,64 @@ fn a_member_stops_when_its_server_does() {
     while !relay.active().is_empty() {
         assert!(Instant::now() < until);
         std::thread::yield_now();
+    }
+}
+
+/// Asks a relay in vain, in turns, so that what else goes on falls on all alike; milliseconds of
+/// each.
+async fn in_vain(address: &str, asked: &[([u8; 8], [u8; 8])], each: usize) -> Vec<Vec<f64>> {
+    let times = std::sync::Mutex::new(vec![Vec::new(); asked.len()]);
+    let one = |mut random: Random, rounds: usize| {
+        let times = &times;
+        async move {
+            for _ in 0..rounds {
+                let mut order: Vec<usize> = (0..asked.len()).collect();
+                for at in 1..order.len() {
+                    order.swap(at, random.below(at as u64 + 1) as usize);
+                }
+                for which in order {
+                    let (from, to) = asked[which];
+                    let address = address.to_owned();
+                    let asking = move || answer(&address, from, to);
+                    let (answer, took) = tokio::task::spawn_blocking(asking).await.unwrap();
+                    assert_eq!(answer, AnswerHeader::Turned(Turned::Stranger));
+                    let mut times = times.lock().unwrap();
+                    times[which].push(took.as_secs_f64() * 1e3);
+                }
+            }
+        }
+    };
+    let many = (0..40).map(|seed| one(Random(seed), each.div_ceil(40)));
+    futures_util::future::join_all(many).await;
+    times.into_inner().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes ten minutes"]
+async fn over_ten_thousand_answers_the_time_tells_nothing() {
+    let world = World::new(OPEN);
+    let relay = Relay::with("[relay]\npairs_per_address = 1000\npairs_per_member = 1000\n");
+    relay.join(&world.there, ROLAND);
+    relay.join(&world.here, ZHENQIANG);
+    let (_server, _lines) = attending(&world.there);
+    let hash = |who: &str| name(who).hash();
+    let asked = [
+        ([7; 8], hash("nobody")),
+        ([7; 8], hash(ROLAND)),
+        (hash(ZHENQIANG), hash(ROLAND)),
+        (hash(ROLAND), hash(ZHENQIANG)),
+    ];
+    let times = in_vain(&relay.address, &asked, 2_500).await;
+    for (what, samples) in ["nobody", "there", "there, a contact", "away"]
+        .iter()
+        .zip(&times)
+    {
+        let (z, ks) = compare(samples, &times[0]);
+        let apart = median(samples) - median(&times[0]);
+        println!(
+            "{what}: median {:.3} ms ({apart:+.3}), Mann-Whitney {z:+.2}, KS {ks:.2} of its limit",
+            median(samples)
+        );
+        assert!(apart.abs() < 0.5 && z.abs() < 3.29 && ks < 1.0, "{what}");
     }
 }

@@ -120,7 +120,9 @@ impl Serve {
         }
         let (shutdown, going_down) = watch::channel(false);
         // Callers at relays are accepted like all others.
-        listeners.push(Box::new(Attendance::start(&root, going_down.clone())));
+        let openings = server.openings().clone();
+        let attendance = Attendance::start(&root, &settings, openings, going_down.clone());
+        listeners.push(Box::new(attendance));
         if let Some(((port, address), report)) = metrics_port {
             if json {
                 output::object(&[("status", "metrics".into()), ("address", address.into())]);

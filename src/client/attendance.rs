@@ -13,18 +13,20 @@ use tracing::{debug, info, warn};
 
 use super::{Opened, Route, open_with, private_key, request};
 use crate::{
-    crypto,
+    clock, crypto,
     error::{Code, Error},
     hooks::dispatch::stopped,
+    journal::openings::{Openings, Stamp, timely},
     meta::{Attend, Meta, Wire},
     observer::Unobserved,
     relay::attendance::{self, Called},
-    root::{Root, name::Name, user::User},
+    root::{Root, name::Name, settings::Settings, user::User},
     transport::{Address, Incoming, Link, Listener, Peer, race},
     wire::{
         envelope::{self, Part},
         header::{self, Header},
         relay::Token,
+        session,
     },
 };
 
@@ -54,11 +56,21 @@ impl Drop for Attendance {
 
 impl Attendance {
     /// Begins; goes on until the server goes down.
-    pub fn start(root: &Root, shutdown: watch::Receiver<bool>) -> Self {
+    pub fn start(
+        root: &Root,
+        settings: &Settings,
+        openings: Arc<Openings>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
         let (give, callers) = mpsc::channel(16);
+        let doorkeeper = Doorkeeper {
+            openings,
+            max_age: settings.opening_max_age,
+            give,
+        };
         Self {
             callers,
-            work: task::spawn(attend_all(root.clone(), give, shutdown)),
+            work: task::spawn(attend_all(root.clone(), doorkeeper, shutdown)),
         }
     }
 }
@@ -78,7 +90,15 @@ impl Listener for Attendance {
     }
 }
 
-async fn attend_all(root: Root, give: mpsc::Sender<Incoming>, mut shutdown: watch::Receiver<bool>) {
+/// Who lets callers in, and where to.
+#[derive(Clone)]
+struct Doorkeeper {
+    openings: Arc<Openings>,
+    max_age: Duration,
+    give: mpsc::Sender<Incoming>,
+}
+
+async fn attend_all(root: Root, doorkeeper: Doorkeeper, mut shutdown: watch::Receiver<bool>) {
     let mut attending: HashMap<(Name, Name), Aborted> = HashMap::new();
     loop {
         let looked = {
@@ -93,9 +113,11 @@ async fn attend_all(root: Root, give: mpsc::Sender<Incoming>, mut shutdown: watc
             });
             for (user, relay) in joined {
                 let key = (user.name().clone(), relay.clone());
-                let give = give.clone();
+                let doorkeeper = doorkeeper.clone();
                 attending.entry(key).or_insert_with(|| {
-                    Aborted(task::spawn(async move { keep(&user, &relay, &give).await }))
+                    Aborted(task::spawn(async move {
+                        keep(&user, &relay, &doorkeeper).await
+                    }))
                 });
             }
         }
@@ -127,13 +149,13 @@ fn joined(root: &Root) -> Result<Vec<(User, Name)>, Error> {
 }
 
 /// Attends at one relay, again and again.
-async fn keep(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) {
+async fn keep(user: &User, relay: &Name, doorkeeper: &Doorkeeper) {
     let [first, longest] = PAUSES;
     let mut pause = first;
     let mut was_said = false;
     loop {
         let begun = Instant::now();
-        let ended = attend(user, relay, give).await;
+        let ended = attend(user, relay, doorkeeper).await;
         // What lasted was no failure.
         if begun.elapsed() > longest {
             (pause, was_said) = (first, false);
@@ -183,7 +205,7 @@ pub(super) async fn open(
     }
 }
 
-async fn attend(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) -> Result<(), Error> {
+async fn attend(user: &User, relay: &Name, doorkeeper: &Doorkeeper) -> Result<(), Error> {
     let (route, opened) = open(user, relay, Attend::Calls).await?;
     let Opened {
         mut connection,
@@ -200,9 +222,10 @@ async fn attend(user: &User, relay: &Name, give: &mpsc::Sender<Incoming>) -> Res
             let Ok(one) = free.clone().acquire_owned().await else {
                 return;
             };
-            let (route, decide, give) = (route.clone(), decide.clone(), give.clone());
+            let (route, decide) = (route.clone(), decide.clone());
+            let doorkeeper = doorkeeper.clone();
             task::spawn(async move {
-                let _ = take(&route, called, &decide, &give).await;
+                let _ = take(&route, called, &decide, doorkeeper).await;
                 drop(one);
             });
         }
@@ -220,7 +243,7 @@ async fn take(
     route: &Route,
     called: Called,
     decide: &mpsc::Sender<(Token, bool)>,
-    give: &mpsc::Sender<Incoming>,
+    doorkeeper: Doorkeeper,
 ) -> Option<()> {
     let Called {
         token,
@@ -228,7 +251,8 @@ async fn take(
         envelope,
     } = called;
     let user = route.user.clone();
-    let knows = task::spawn_blocking(move || knows(&user, &header, &envelope));
+    let give = doorkeeper.give.clone();
+    let knows = task::spawn_blocking(move || doorkeeper.knows(&user, &header, &envelope));
     let lets_in = knows.await.unwrap_or(false);
     let named = Token(token.0);
     decide.send((token, lets_in)).await.ok()?;
@@ -253,16 +277,30 @@ async fn take(
     give.send(link.into()).await.ok()
 }
 
-/// Whether an opening comes from a contact of the user. It needs no private key.
-fn knows(user: &User, header: &[u8; header::LEN], envelope: &[u8]) -> bool {
-    let Ok(head) = Header::decode(header) else {
-        return false;
-    };
-    if head.to != user.name().hash() || head.envelope_len != envelope.len() {
-        return false;
+impl Doorkeeper {
+    /// Whether an opening comes from a contact of the user, and is new: a recording is not let in. It
+    /// needs no private key.
+    fn knows(&self, user: &User, header: &[u8; header::LEN], envelope: &[u8]) -> bool {
+        let Ok(head) = Header::decode(header) else {
+            return false;
+        };
+        if head.to != user.name().hash() || head.envelope_len != envelope.len() {
+            return false;
+        }
+        let Some(contact) = user.contact_of(&head.from).ok().flatten() else {
+            return false;
+        };
+        let verified = envelope::verify(Part::Opening, header, envelope, &contact.key);
+        verified.is_ok_and(|verified| {
+            let stamp = Stamp {
+                digest: session::opening_digest(header, envelope),
+                time: verified.time(),
+            };
+            let accepted = timely(clock::millis(), self.max_age);
+            let openings = &self.openings;
+            openings
+                .is_new(user, &contact.name, &stamp, &accepted)
+                .unwrap_or(false)
+        })
     }
-    let contact = user.contact_of(&head.from).ok().flatten();
-    contact.is_some_and(|contact| {
-        envelope::verify(Part::Opening, header, envelope, &contact.key).is_ok()
-    })
 }

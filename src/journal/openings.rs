@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
     ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt};
@@ -43,6 +44,16 @@ pub struct Stamp {
     pub digest: [u8; 32],
     /// The time that it names, milliseconds since 1970 in UTC.
     pub time: u64,
+}
+
+/// How far a contact's clock may be ahead of ours, in milliseconds: a day, so that a wrong
+/// time zone does no harm.
+const AHEAD: u64 = 86_400_000;
+
+/// The times of openings that are accepted now.
+pub fn timely(now: u64, max_age: Duration) -> RangeInclusive<u64> {
+    let age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
+    now.saturating_sub(age)..=now.saturating_add(AHEAD)
 }
 
 /// The openings of every user of a root.
@@ -91,6 +102,20 @@ impl Openings {
             memory.digests.insert(digest);
             memory.entries.push((time, digest));
             Ok(Opening::New)
+        })
+    }
+
+    /// Whether an opening would be new and from an accepted time. It is not remembered.
+    pub fn is_new(
+        &self,
+        user: &User,
+        contact: &Name,
+        stamp: &Stamp,
+        accepted: &RangeInclusive<u64>,
+    ) -> io::Result<bool> {
+        self.with(user, contact, |memory| {
+            let found = memory.look(&head(&stamp.digest), stamp.time);
+            Ok(found == Opening::New && accepted.contains(&stamp.time))
         })
     }
 

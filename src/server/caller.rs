@@ -1,6 +1,6 @@
 //! Who is speaking: nothing is acted on before this is certain.
 
-use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use jiff::Timestamp;
 use zeroize::Zeroizing;
@@ -10,7 +10,7 @@ use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
-    journal::openings::{Opening, Openings, Stamp},
+    journal::openings::{Opening, Openings, Stamp, timely},
     meta::{Meta, MetaError, Wire},
     root::{Root, RootError, contact::Contact, settings::Settings, user::User},
     transport::Addresses,
@@ -21,10 +21,6 @@ use crate::{
         session::{self, SessionKeys, Share},
     },
 };
-
-/// How far a contact's clock may be ahead of ours, in milliseconds: a day, so that a wrong
-/// time zone does no harm.
-const AHEAD: u64 = 86_400_000;
 
 /// Who opened the session, authenticated by signature.
 pub struct Caller {
@@ -89,12 +85,6 @@ fn moment(millis: u64) -> String {
     time.map_or_else(|| millis.to_string(), |time| time.to_string())
 }
 
-/// The times of openings that are accepted now.
-fn accepted(now: u64, max_age: Duration) -> RangeInclusive<u64> {
-    let age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
-    now.saturating_sub(age)..=now.saturating_add(AHEAD)
-}
-
 /// Finds out who is speaking: both keys by the hashes, the signature, whether the opening is new,
 /// then the seal.
 pub fn identify(
@@ -123,7 +113,7 @@ pub fn identify(
         &user,
         &contact.name,
         &stamp,
-        &accepted(now, settings.opening_max_age),
+        &timely(now, settings.opening_max_age),
     );
     match found.map_err(Unknown::Memory)? {
         Opening::New => {}

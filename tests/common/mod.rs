@@ -48,6 +48,7 @@ pub mod samples;
 pub mod store;
 pub mod suite;
 pub mod terminal;
+pub mod times;
 pub mod udp;
 
 pub const M2Y: &str = env!("CARGO_BIN_EXE_m2y");

@@ -79,6 +79,8 @@ pub struct Route {
     pace: Option<Arc<Pace>>,
     /// What the contact is told about where the user's server is reached.
     announced: Vec<String>,
+    /// Whether the system may cut what QUIC sends into packets.
+    gso: bool,
 }
 
 impl Route {
@@ -122,6 +124,7 @@ impl Route {
         };
         Ok(Self {
             announced: user.announcement(&settings)?,
+            gso: settings.quic_gso,
             user: user.clone(),
             contact,
             addresses,

@@ -21,7 +21,7 @@ use crate::{
     observer::Unobserved,
     relay::attendance::{self, Called},
     root::{Root, name::Name, settings::Settings, user::User},
-    transport::{Address, Incoming, Link, Listener, Peer, race},
+    transport::{Address, Direct, Incoming, Link, Listener, Peer, race},
     wire::{
         envelope::{self, Part},
         header::{self, Header},
@@ -261,7 +261,9 @@ async fn take(
     }
     let dialling = async {
         let turn = route.addresses.in_turn();
-        let (mut link, _) = race::dial(&*route.dialer, &turn).await.ok()?;
+        // On a connection of its own, or callers who do not read would hold all others up.
+        let dialer = Direct::new(route.gso);
+        let (mut link, _) = race::dial(&dialer, &turn).await.ok()?;
         let hello = [header::encode_back().as_slice(), &named.0].concat();
         link.writer.write_all(&hello).await.ok()?;
         link.writer.flush().await.ok()?;

@@ -446,9 +446,15 @@ fn with_json_the_address_of_metrics_is_an_object_and_m2y_ini_may_ask_for_it() {
 }
 
 #[test]
-fn the_unit_of_systemd_is_one_and_leaves_time_to_go_down() {
-    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd/m2y.service");
-    let text = fs::read_to_string(unit).unwrap();
+fn the_units_of_systemd_are_some_and_leave_time_to_go_down() {
+    check_unit("m2y.service", &["serve"]);
+    check_unit("m2y-relay.service", &["relay", "serve"]);
+}
+
+/// A unit that runs this command.
+fn check_unit(name: &str, command: &[&str]) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/systemd");
+    let text = fs::read_to_string(dir.join(name)).unwrap();
     let value = |key: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(key));
         line.unwrap_or_else(|| panic!("no {key}"))
@@ -457,9 +463,11 @@ fn the_unit_of_systemd_is_one_and_leaves_time_to_go_down() {
     let deadline = m2y::root::settings::Settings::default().shutdown_deadline;
     assert!(stop >= deadline.as_secs() + 10);
     // Its flags are flags of the program.
-    let words = value("ExecStart=/usr/local/bin/m2y serve ");
+    let start = format!("ExecStart=/usr/local/bin/m2y {} ", command.join(" "));
+    let words = value(&start);
     let output = Command::new(M2Y)
-        .args(["serve", "--root", "/nowhere/at/all"])
+        .args(command)
+        .args(["--root", "/proc/nowhere/at/all"])
         .args(words.split_whitespace())
         .output()
         .unwrap();
@@ -470,7 +478,7 @@ fn the_unit_of_systemd_is_one_and_leaves_time_to_go_down() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let copy = dir.path().join("m2y.service");
+    let copy = dir.path().join(name);
     fs::write(&copy, text.replace("/usr/local/bin/m2y", "/bin/true")).unwrap();
     let verified = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
@@ -479,7 +487,7 @@ fn the_unit_of_systemd_is_one_and_leaves_time_to_go_down() {
         .unwrap();
     assert!(verified.status.success(), "{}", said(&verified));
     let about_it = String::from_utf8_lossy(&verified.stderr);
-    assert!(!about_it.contains("m2y.service"), "{about_it}");
+    assert!(!about_it.contains(name), "{about_it}");
 }
 
 /// The next thing that systemd would be told.

@@ -130,9 +130,10 @@ fn listing(root: &Root) -> Vec<(PathBuf, u32)> {
     fn walk(dir: &Path, all: &mut Vec<(PathBuf, u32)>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => walk(&path, all),
-                false => all.push((path.clone(), crc32fast::hash(&fs::read(&path).unwrap()))),
+            if path.is_dir() {
+                walk(&path, all);
+            } else if path.is_file() {
+                all.push((path.clone(), crc32fast::hash(&fs::read(&path).unwrap())));
             }
         }
     }

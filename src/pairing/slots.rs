@@ -112,7 +112,7 @@ impl Slots {
                 return None;
             }
             // A small number is told more easily.
-            let span = (inner.open.len() as u64 * 4).max(9).min(MAX_SLOT);
+            let span = (inner.open.len() as u64 * 4).clamp(9, MAX_SLOT);
             let mut numbers = (0..span).map(|step| (start % span + step) % span + 1);
             let number = numbers.find(|number| !inner.open.contains_key(number))?;
             let open = Open {

@@ -67,7 +67,7 @@ enum Next {
     /// It is over.
     Nothing,
     /// As a session.
-    Session(Known),
+    Session(Box<Known>),
     /// As that of a member who attends.
     Attendance(SessionKeys, Box<Contact>, Attend),
     /// As one half of a pair, whose opening is this.
@@ -131,7 +131,7 @@ impl Connection {
         let linger = match greeted {
             Ok(Next::Session(known)) => {
                 let connection = pump::Connection { reader, writer };
-                let mut connection = Box::pin(self.session(connection, known)).await;
+                let mut connection = Box::pin(self.session(connection, *known)).await;
                 connection.reader.drain(LINGER).await;
                 return;
             }
@@ -396,11 +396,11 @@ impl Connection {
         }
         Ok(match attends {
             Some((member, attend)) => Next::Attendance(keys, member, attend),
-            None => Next::Session(Known {
+            None => Next::Session(Box::new(Known {
                 keys,
                 parties,
                 first,
-            }),
+            })),
         })
     }
 }

@@ -356,6 +356,14 @@ fn request(meta: Meta) -> Wire {
     }
 }
 
+/// The same, with what the contact is told about where the user's server is reached.
+fn announcing(route: &Route, asked: Wire) -> Wire {
+    Wire {
+        addresses: Some(route.announced.clone()),
+        ..asked
+    }
+}
+
 async fn open_with(
     route: &Route,
     private: &PrivateKey,
@@ -374,7 +382,7 @@ async fn open_with(
             Ok(opened) => return Ok(opened),
             Err(error) => at(&address, route, error),
         };
-        // Whoever answered is not the contact, as far as is known: another address may be.
+        // The contact may still be at another address: it did not answer at this one.
         turn.retain(|other| **other != address);
         let is_firm = |error: &Error| error.code == Code::Identity;
         said = match said {
@@ -422,10 +430,7 @@ async fn open_link(
     asked: Wire,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
-    let asked = Wire {
-        addresses: Some(route.announced.clone()),
-        ..asked
-    };
+    let asked = announcing(route, asked);
     let mut reader = Reader::new(link.reader, ANSWER);
     let mut writer = Writer::new(link.writer, route.idle);
     writer.set_pace(route.pace.clone());
@@ -497,11 +502,7 @@ struct Opening {
 impl Opening {
     /// Fails if the meta is too large.
     fn fits(route: &Route, private: &PrivateKey, meta: &Meta) -> Result<(), Error> {
-        let asked = Wire {
-            addresses: Some(route.announced.clone()),
-            ..request(meta.clone())
-        };
-        let len = asked.to_json().len();
+        let len = announcing(route, request(meta.clone())).to_json().len();
         envelope::sealed_len(len, private.public(), &route.contact.key)?;
         Ok(())
     }

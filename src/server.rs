@@ -4,7 +4,6 @@
 //! its own, which reads the opening, checks the signature before any private key is used, and then
 //! hands the meta to [`crate::session::answerer`].
 
-mod admission;
 mod caller;
 mod connection;
 pub mod metrics;
@@ -46,10 +45,9 @@ use crate::{
     transfer::receive::{
         commit::Committer, receiver::Receiver, recovery, refused, under_way::UnderWay,
     },
-    transport::{Incoming, Listener},
+    transport::{Incoming, Listener, admission::Admission},
     wire::header::{AnswerHeader, Turned},
 };
-use admission::Admission;
 use connection::Connection;
 use metrics::{Counting, Metrics, Report};
 use relay::Relay;
@@ -238,7 +236,8 @@ impl Server {
 /// Serves until `shutdown` turns true, then lets what is under way finish for as
 /// long as the settings say, and tells the rest to try later.
 pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watch::Receiver<bool>) {
-    let admission = Admission::new(&server.settings);
+    let settings = &server.settings;
+    let admission = Admission::new(settings.max_connections, settings.max_per_address);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     server.recover().await;

@@ -10,15 +10,18 @@ mod common;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     thread,
 };
 
-use common::{M2Y, Process, ROLAND, ZHENQIANG, name, names, noise, person, said};
+use common::{M2Y, Process, ROLAND, ZHENQIANG, name, names, noise, person, said, showing::Showing};
 use m2y::{
     crypto::SysRng,
     root::{Root, user::User},
@@ -28,90 +31,16 @@ use m2y::{
         words::WORDS,
     },
 };
-use serde_json::Value;
 use tempfile::TempDir;
 
-/// Somebody who shows a code, killed when this is dropped.
-struct Owner {
-    child: Child,
-    said: BufReader<ChildStdout>,
-    code: String,
+/// Somebody who shows a code.
+fn show(root: &Path, args: &[&str]) -> Showing {
+    Showing::start(&[&["pair"], args].concat(), root)
 }
 
-impl Owner {
-    fn show(root: &Path, args: &[&str]) -> Self {
-        let mut child = Command::new(M2Y)
-            .args(["pair", "--json", "--root"])
-            .arg(root)
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        let shown: Value = serde_json::from_str(&line).unwrap_or_default();
-        let Some(code) = shown["code"].as_str() else {
-            let mut why = String::new();
-            let mut errors = child.stderr.take().unwrap();
-            errors.read_to_string(&mut why).unwrap();
-            panic!("{line:?} {why}");
-        };
-        assert_eq!(shown["seconds"], 600);
-        Self {
-            code: code.to_owned(),
-            child,
-            said,
-        }
-    }
-
-    /// A code at a listener of its own.
-    fn alone(root: &Path) -> Self {
-        Self::show(root, &["--listen", "127.0.0.1:0"])
-    }
-
-    /// How it ends: its exit code, and the last object or the error.
-    fn ends(mut self) -> (Option<i32>, Value, String) {
-        let (mut rest, mut errors) = (String::new(), String::new());
-        self.said.read_to_string(&mut rest).unwrap();
-        let mut stderr = self.child.stderr.take().unwrap();
-        stderr.read_to_string(&mut errors).unwrap();
-        let status = self.child.wait().unwrap();
-        let last = rest.lines().last().unwrap_or_default();
-        let last = serde_json::from_str(last).unwrap_or_default();
-        (status.code(), last, errors)
-    }
-
-    fn address(&self) -> &str {
-        self.code.split_once('@').unwrap().1
-    }
-
-    fn slot(&self) -> u64 {
-        self.code.split_once('-').unwrap().0.parse().unwrap()
-    }
-
-    fn words(&self) -> &str {
-        let secret = self.code.split_once('@').unwrap().0;
-        secret.split_once('-').unwrap().1
-    }
-
-    /// The same code with other words.
-    fn guess(&self) -> String {
-        let other = WORDS
-            .iter()
-            .find(|word| !self.code.contains(*word))
-            .unwrap();
-        let (slot, address) = (self.slot(), self.address());
-        format!("{slot}-{other}-{other}@{address}")
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A code at a listener of its own.
+fn alone(root: &Path) -> Showing {
+    show(root, &["--listen", "127.0.0.1:0"])
 }
 
 fn join(root: &Path, code: &str, args: &[&str]) -> Output {
@@ -167,7 +96,7 @@ impl Two {
 fn two_people_who_have_no_m2y_yet_pair_by_two_short_commands() {
     let dir = tempfile::tempdir().unwrap();
     let (r, z) = (dir.path().join("r"), dir.path().join("z"));
-    let owner = Owner::show(&r, &["--listen", "127.0.0.1:0", "--name", ROLAND]);
+    let owner = show(&r, &["--listen", "127.0.0.1:0", "--name", ROLAND]);
     let output = join(&z, &owner.code, &["--name", ZHENQIANG]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("Paired with roland-frei"));
@@ -199,7 +128,7 @@ fn two_people_who_have_no_m2y_yet_pair_by_two_short_commands() {
 fn a_code_at_a_running_server_brings_the_address_and_files_go_at_once() {
     let two = Two::new();
     let server = Process::serve(two.roland.root());
-    let owner = Owner::show(&two.r(), &[]);
+    let owner = show(&two.r(), &[]);
     assert_eq!(owner.address(), server.address);
     let output = join(&two.z(), &owner.code, &[]);
     assert!(output.status.success(), "{}", said(&output));
@@ -224,7 +153,7 @@ fn a_code_at_a_running_server_brings_the_address_and_files_go_at_once() {
 fn wrong_words_make_a_code_void_and_its_owner_is_told() {
     let two = Two::new();
     let _server = Process::serve(two.roland.root());
-    let owner = Owner::show(&two.r(), &[]);
+    let owner = show(&two.r(), &[]);
     let output = join(&two.z(), &owner.guess(), &[]);
     assert_eq!(output.status.code(), Some(12), "{}", said(&output));
     assert!(
@@ -245,7 +174,7 @@ fn wrong_words_make_a_code_void_and_its_owner_is_told() {
 fn a_code_is_for_one_person() {
     let two = Two::new();
     let peter_root = two.dir.path().join("p");
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     let code = owner.code.clone();
     assert!(join(&two.z(), &code, &[]).status.success());
     assert_eq!(owner.ends().0, Some(0));
@@ -258,7 +187,7 @@ fn a_code_is_for_one_person() {
 fn the_owner_needs_no_private_key_before_the_words_were_right_nor_after() {
     let two = Two::new();
     let key = two.roland.path().join(format!("privateKey/{ROLAND}.data"));
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     fs::remove_file(key).unwrap();
     assert!(join(&two.z(), &owner.code, &[]).status.success());
     assert_eq!(owner.ends().0, Some(0));
@@ -268,7 +197,7 @@ fn the_owner_needs_no_private_key_before_the_words_were_right_nor_after() {
 #[test]
 fn a_card_that_changes_under_a_pairing_is_refused() {
     let two = Two::new();
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     let output = Command::new(M2Y)
         .args(["contact", "rotate", "--root"])
         .arg(two.r())
@@ -295,7 +224,7 @@ fn a_name_that_has_another_key_already_is_not_replaced_and_both_are_told() {
     two.roland
         .add_contact(&contact, other.public(), false)
         .unwrap();
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     let output = join(&two.z(), &owner.code, &[]);
     assert_eq!(output.status.code(), Some(10), "{}", said(&output));
     let (status, _, errors) = owner.ends();
@@ -303,7 +232,7 @@ fn a_name_that_has_another_key_already_is_not_replaced_and_both_are_told() {
     assert_eq!(two.contacts(), [true, false]);
     assert_eq!(two.roland.contact(&contact).unwrap().key, *other.public());
     // Unless that is what the owner wants.
-    let owner = Owner::show(
+    let owner = show(
         &two.r(),
         &["--listen", "127.0.0.1:0", "--replace", ZHENQIANG],
     );
@@ -396,7 +325,7 @@ fn altering(server: &str, message: usize) -> String {
 fn a_change_of_any_message_is_noticed_and_at_most_the_last_leaves_one_contact() {
     for message in 1..=6 {
         let two = Two::new();
-        let owner = Owner::alone(&two.r());
+        let owner = alone(&two.r());
         let address = altering(owner.address(), message);
         let code = owner.code.replace(owner.address(), &address);
         let output = join(&two.z(), &code, &[]);
@@ -410,7 +339,7 @@ fn a_change_of_any_message_is_noticed_and_at_most_the_last_leaves_one_contact() 
 #[test]
 fn a_joiner_who_leaves_without_a_guess_does_not_make_the_code_void() {
     let two = Two::new();
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     let (_, first) = Joiner::start(owner.slot(), "acorn-acorn", &mut SysRng).unwrap();
     let mut stream = TcpStream::connect(owner.address()).unwrap();
     stream.write_all(&first).unwrap();
@@ -450,7 +379,7 @@ fn attempt(address: &str, slot: u64, words: &str) -> Option<Vec<u8>> {
 #[test]
 fn of_many_guesses_at_the_same_time_one_is_looked_at() {
     let two = Two::new();
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     let (address, slot) = (owner.address().to_owned(), owner.slot());
     let guesses: Vec<_> = (0..8)
         .map(|guess| {
@@ -483,10 +412,10 @@ fn only_the_servers_user_can_ask_at_its_socket_and_a_killed_server_leaves_no_tro
     server.child.wait().unwrap();
     assert!(socket.exists());
     // Nobody answers there: the program waits for the other person itself.
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     drop(owner);
     let server = Process::serve(two.roland.root());
-    let owner = Owner::show(&two.r(), &[]);
+    let owner = show(&two.r(), &[]);
     assert_eq!(owner.address(), server.address);
     // A code ends with the program that shows it.
     let code = owner.code.clone();
@@ -495,6 +424,35 @@ fn only_the_servers_user_can_ask_at_its_socket_and_a_killed_server_leaves_no_tro
     assert_eq!(output.status.code(), Some(4), "{}", said(&output));
     assert_eq!(server.stop(), Some(0));
     assert!(!socket.exists());
+}
+
+#[test]
+fn what_means_nothing_at_the_socket_is_answered_or_dropped_and_the_server_goes_on() {
+    let two = Two::new();
+    let server = Process::serve(two.roland.root());
+    let ask = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(two.r().join("control.sock")).unwrap();
+        // The server may have hung up before it has everything.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    assert!(ask(b"{\"ask\":\"pigeon\"}\n").contains("does not know this question"));
+    assert!(ask(b"{\"ask\":\"relay\"}\n").contains("is no relay"));
+    for bytes in [&b"garbage\n"[..], b"{}", &[b'x'; 200_000], b"[1]\n"] {
+        assert_eq!(ask(bytes), "");
+    }
+    // A program that keeps a slot and says what does not belong there keeps it.
+    let mut stream = UnixStream::connect(two.r().join("control.sock")).unwrap();
+    let odd = b"{\"ask\":\"slot\"}\n{\"attempt\":7,\"message\":\"00\"}\n{\"attempt\":-1}\n";
+    stream.write_all(odd).unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).unwrap();
+    let owner = show(&two.r(), &[]);
+    assert_eq!(owner.address(), server.address);
+    assert!(join(&two.z(), &owner.code, &[]).status.success());
 }
 
 #[test]
@@ -527,7 +485,7 @@ fn of_a_hundred_thousand_wrong_codes_none_is_accepted() {
     }
     println!("100,000 wrong codes in {:?}", begun.elapsed());
     let two = Two::new();
-    let owner = Owner::alone(&two.r());
+    let owner = alone(&two.r());
     let begun = std::time::Instant::now();
     assert!(join(&two.z(), &owner.code, &[]).status.success());
     println!("a pairing, two programs: {:?}", begun.elapsed());

@@ -129,7 +129,7 @@ fn one_port_takes_plain_sessions_and_tls() {
 #[cfg(feature = "aws-lc")]
 #[test]
 fn a_server_listens_on_several_addresses_and_quic_is_one_of_them() {
-    let world = World::new(OPEN);
+    let world = World::new(&format!("{OPEN}[share]\nzhenqiang = list get\n"));
     let serving = Serving::on(&world, &["127.0.0.1:0", "quic://127.0.0.1:0"]);
     assert!(serving.addresses[1].starts_with("quic://127.0.0.1:"));
     for address in &serving.addresses {
@@ -139,18 +139,27 @@ fn a_server_listens_on_several_addresses_and_quic_is_one_of_them() {
     }
     assert_eq!(bytes_there(&world), vec![noise(5_000_000); 2]);
     // And back.
-    let got = world.dir.path().join("got.bin");
     let output = Command::new(M2Y)
-        .args(["ls", "--server", &serving.addresses[1], "--root"])
+        .args([
+            "get",
+            "-o",
+            "back",
+            "--server",
+            &serving.addresses[1],
+            "--root",
+        ])
         .arg(world.here.path())
-        .arg(format!("{ROLAND}:photo"))
+        .arg(format!("{ROLAND}:photo/*.data"))
+        .current_dir(world.dir.path())
         .output()
         .unwrap();
-    assert!(
-        !got.exists() && !output.status.success(),
-        "{}",
-        said(&output)
-    );
+    assert!(output.status.success(), "{}", said(&output));
+    let back = world.dir.path().join("back");
+    let got = common::names(&back, ".data");
+    assert_eq!(got.len(), 2);
+    for file in got {
+        assert!(fs::read(back.join(file)).unwrap() == noise(5_000_000));
+    }
     serving.stop();
 }
 

@@ -20,7 +20,9 @@ use std::{
 
 use common::{
     M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, document, name, noise, peer,
-    person, said, terminate,
+    person, said,
+    showing::Showing,
+    terminate,
     times::{compare, median},
 };
 use m2y::{
@@ -108,23 +110,10 @@ impl Relay {
 
     /// Makes a user of a root a member.
     fn join(&self, root: &Root, who: &str) {
-        let mut invite = Command::new(M2Y)
-            .args(["relay", "invite", who, "--json", "--root"])
-            .arg(self.root())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(invite.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let code: Value = serde_json::from_str(&line).unwrap();
-        let output = Command::new(M2Y)
-            .args(["relay", "join", code["code"].as_str().unwrap(), "--root"])
-            .arg(root.path())
-            .output()
-            .unwrap();
+        let invite = Showing::start(&["relay", "invite", who], &self.root());
+        let output = join(root.path(), &invite.code);
         assert!(output.status.success(), "{}", said(&output));
-        assert!(invite.wait().unwrap().success());
+        assert_eq!(invite.ends().0, Some(0));
     }
 
     /// The address of a member.
@@ -148,6 +137,24 @@ impl Drop for Relay {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Joins a relay with a code.
+fn join(root: &Path, code: &str) -> Output {
+    Command::new(M2Y)
+        .args(["relay", "join", code, "--root"])
+        .arg(root)
+        .output()
+        .unwrap()
+}
+
+/// Uses the code of somebody who runs `m2y pair`.
+fn pair_with(root: &Path, code: &str) -> Output {
+    Command::new(M2Y)
+        .args(["pair", code, "--root"])
+        .arg(root)
+        .output()
+        .unwrap()
 }
 
 /// A server, once it attends.
@@ -220,24 +227,11 @@ fn a_server_comes_back_to_a_relay_that_was_killed() {
 
 /// Pairs somebody who runs `m2y pair` with the root that joins; returns the code.
 fn pair(owner: &Path, joiner: &Path) -> String {
-    let mut showing = Command::new(M2Y)
-        .args(["pair", "--json", "--root"])
-        .arg(owner)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(showing.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    let code: Value = serde_json::from_str(&line).unwrap();
-    let code = code["code"].as_str().unwrap().to_owned();
-    let output = Command::new(M2Y)
-        .args(["pair", &code, "--root"])
-        .arg(joiner)
-        .output()
-        .unwrap();
+    let showing = Showing::start(&["pair"], owner);
+    let code = showing.code.clone();
+    let output = pair_with(joiner, &code);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(showing.wait().unwrap().success());
+    assert_eq!(showing.ends().0, Some(0));
     code
 }
 
@@ -320,31 +314,13 @@ fn a_code_at_a_relay_is_void_after_a_guess_too() {
     let world = World::new(OPEN);
     let relay = Relay::start();
     relay.join(&world.there, ROLAND);
-    let mut showing = Command::new(M2Y)
-        .args(["pair", "--json", "--folder", "photo", "--root"])
-        .arg(world.there.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(showing.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    let code: Value = serde_json::from_str(&line).unwrap();
-    let (slot, _) = code["code"].as_str().unwrap().split_once('-').unwrap();
-    let guess = format!("{slot}-acorn-acorn@{}", relay.address);
-    let output = Command::new(M2Y)
-        .args(["pair", &guess, "--root"])
-        .arg(world.here.path())
-        .output()
-        .unwrap();
-    // One in 65,536 times it is the code.
+    let showing = Showing::start(&["pair", "--folder", "photo"], world.there.path());
+    assert_eq!(showing.address(), relay.address);
+    let output = pair_with(world.here.path(), &showing.guess());
     assert_eq!(output.status.code(), Some(12), "{}", said(&output));
-    let mut errors = String::new();
-    let mut stderr = showing.stderr.take().unwrap();
-    stderr.read_to_string(&mut errors).unwrap();
+    let (status, _, errors) = showing.ends();
     assert!(errors.contains("tried with the wrong words"), "{errors}");
-    assert_eq!(showing.wait().unwrap().code(), Some(12));
+    assert_eq!(status, Some(12));
 }
 
 /// What a relay answers to an opening, and after how long.
@@ -495,31 +471,20 @@ fn an_invitation_is_for_its_name_and_not_for_a_user_of_the_relay() {
     let relay = Relay::start();
     let output = relay.command(&["invite", "relay"]);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    let mut invite = Command::new(M2Y)
-        .args(["relay", "invite", PETER, "--json", "--root"])
-        .arg(relay.root())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(invite.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    let code: Value = serde_json::from_str(&line).unwrap();
-    let output = Command::new(M2Y)
-        .args(["relay", "join", code["code"].as_str().unwrap(), "--root"])
-        .arg(world.there.path())
-        .output()
-        .unwrap();
+    let invite = Showing::start(&["relay", "invite", PETER], &relay.root());
+    let output = join(world.there.path(), &invite.code);
     assert_eq!(output.status.code(), Some(10), "{}", said(&output));
-    assert!(
-        said(&output).contains("for peter-norton"),
-        "{}",
-        said(&output)
-    );
-    assert!(!invite.wait().unwrap().success());
+    let words = "for peter-norton";
+    assert!(said(&output).contains(words), "{}", said(&output));
+    assert_ne!(invite.ends().0, Some(0));
     let users = relay.command(&["users", "--json"]);
     assert!(users.stdout.is_empty(), "{}", said(&users));
+    // The code of somebody who is no relay is no way to join one.
+    let two = [&world.here, &world.there].map(|root| root.path());
+    let showing = Showing::start(&["pair", "--listen", "127.0.0.1:0"], two[0]);
+    let output = join(two[1], &showing.code);
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(world.receiver.relays().unwrap().is_empty());
     // A server that is no relay says so.
     let server = Process::serve(&world.there);
     let output = Command::new(M2Y)

@@ -8,7 +8,7 @@ use super::{
     user_name,
 };
 use crate::{
-    client::{self, Route, relay_slot::RelaySlot},
+    client::{self, Route, relay_slot},
     clock,
     control::question,
     error::{Code, Error},
@@ -250,8 +250,8 @@ async fn relays(user: &User, findings: &mut Findings) {
     };
     for relay in relays {
         let begun = Instant::now();
-        match RelaySlot::open(user, &relay).await {
-            Ok(slot) => {
+        match relay_slot::open(user, &relay).await {
+            Ok((slot, _)) => {
                 let took = begun.elapsed().as_secs_f64() * 1e3;
                 let text = format!("{relay} knows {} ({took:.0} ms)", user.name());
                 findings.fine("relay", &text);
@@ -340,13 +340,12 @@ async fn contact(user: &User, name: &str, findings: &mut Findings) -> Result<(),
             );
             let off = Duration::from_millis(ahead.unsigned_abs());
             if off > ODD {
-                let (state, side) = match off > WRONG / 2 {
-                    true => (
-                        State::Problem,
-                        if ahead > 0 { "ahead of" } else { "behind" },
-                    ),
-                    false => (State::Note, if ahead > 0 { "ahead of" } else { "behind" }),
+                let state = if off > WRONG / 2 {
+                    State::Problem
+                } else {
+                    State::Note
                 };
+                let side = if ahead > 0 { "ahead of" } else { "behind" };
                 let minutes = off.as_secs() / 60;
                 findings.tell(
                     state,

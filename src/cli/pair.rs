@@ -7,23 +7,23 @@ use std::{
 
 use clap::Args;
 use clap_complete::{ArgValueCompleter, CompletionCandidate};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     RootArg, completion::contacts, folder_name, init::make_user, output, user_arg::UserArg,
     user_name,
 };
 use crate::{
-    client::relay_slot::RelaySlot,
-    control::{question, slot::ServerSlot},
+    client::relay_slot,
+    control::{question, slot},
     error::{Code as ErrorCode, Error},
     hooks::bundled,
     pairing::{
         code::{self, Code},
-        host::Hosting,
-        joiner, owner,
+        host, joiner, owner,
         party::Party,
-        slots::{Attempt, LIFE, Slot, Slots},
+        remote_slot::RemoteSlot,
+        slots::LIFE,
     },
     root::{Root, contact::Card, folder::Folder, name::Name, settings::Settings, user::User},
     transport::{self, Address, Addresses, Direct, Listening, PORT, Place},
@@ -42,8 +42,8 @@ const FOLDER: &str = "inbox";
 ///
 ///   m2y pair 7-lantern-orbit@roland.example.org:5000
 ///
-/// Then each of you has the other's key, and may send into one folder of the other. A code is
-/// for one person and one attempt: whoever guesses makes it void, and you are told.
+/// Then each of you has the other's key, and may send into one folder of the other. A code
+/// works once: a wrong guess cancels it, and you are told.
 ///
 /// Where there is no m2y yet, `m2y pair` asks for a name and sets up what is needed.
 #[derive(Debug, Args)]
@@ -122,19 +122,19 @@ impl Pair {
         if let Some(folder) = &self.folder {
             return Ok(user.folder(&folder_name(folder)?)?);
         }
-        let mut folders = Vec::new();
-        for folder in user.folders()? {
-            folders.push(folder?);
+        let mut folders = user.folders()?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        if folders.len() < 2 {
+            return match folders.pop() {
+                Some(only) => Ok(only),
+                None => Ok(user.create_folder(&folder_name(FOLDER)?)?),
+            };
         }
         let is_usual = |folder: &Folder| folder.name().as_str() == FOLDER;
-        match folders.len() {
-            0 => Ok(user.create_folder(&folder_name(FOLDER)?)?),
-            1 => folders.pop().ok_or_else(|| nothing(FOLDER)),
-            _ => folders.into_iter().find(is_usual).ok_or_else(|| {
-                let sentence = "you have several folders: name the one that the other may send into with --folder";
-                Error::new(ErrorCode::Usage, sentence)
-            }),
-        }
+        folders.into_iter().find(is_usual).ok_or_else(|| {
+            let sentence =
+                "you have several folders: name the one that the other may send into with --folder";
+            Error::new(ErrorCode::Usage, sentence)
+        })
     }
 
     async fn join(
@@ -173,25 +173,30 @@ impl Pair {
     ) -> Result<(), Error> {
         let until = Instant::now() + LIFE;
         let set = self.address.as_ref().or(settings.addresses.as_ref());
-        let mut meeting = self.meeting(root, &user, set.is_some()).await?;
-        let listening = meeting.addresses().to_vec();
+        let meeting = self.meeting(root, &user, set.is_some()).await?;
+        let Meeting {
+            mut slot,
+            relay,
+            listening,
+            is_serving,
+        } = meeting;
         let is_local = listening.iter().all(Address::is_local);
         let own = own_addresses(set, &user, &listening, is_local)?;
-        let at_relay = meeting.relay().cloned();
-        let address = at_relay.or_else(|| direct(set, &listening)).ok_or_else(|| {
+        let at_relay = relay.is_some();
+        let address = relay.or_else(|| direct(set, &listening)).ok_or_else(|| {
             let sentence = "this machine has no address that others could reach: name one with --address HOST:PORT";
             Error::new(ErrorCode::Usage, sentence)
         })?;
         let password = code::draw().map_err(|e| Error::new(ErrorCode::Failed, e.to_string()))?;
         let code = Code {
-            slot: meeting.number(),
+            slot: slot.number,
             password,
             address,
         };
         show(&code, json);
         // A listener that is gone when this program ends is no address for a card.
         let is_set = self.address.is_some() || settings.addresses.is_some();
-        let is_reached = meeting.is_server() || meeting.relay().is_some() || is_set;
+        let is_reached = is_serving || at_relay || is_set;
         let own = own.filter(|_| is_reached);
         let path = folder.path().to_owned();
         let replaced = self.replace.as_deref().map(user_name).transpose()?;
@@ -201,10 +206,9 @@ impl Pair {
                 "somebody at {peer} came and left without a word"
             ));
         };
-        let attempts = meeting.attempts();
+        let attempts = &mut slot.attempts;
         let attended = owner::attend(attempts, until, &code.password, &party, left).await;
-        let is_serving = meeting.is_server();
-        meeting.close().await;
+        slot.close().await;
         let card = attended?;
         let paired = Paired {
             user: &user,
@@ -225,10 +229,15 @@ impl Pair {
         };
         let mut said = None;
         for relay in &relays {
-            match RelaySlot::open(user, relay).await {
-                Ok(slot) => {
-                    let addresses = question::addresses(root).await?;
-                    return Ok(Meeting::Relay(slot, addresses.unwrap_or_default()));
+            match relay_slot::open(user, relay).await {
+                Ok((slot, address)) => {
+                    let listening = question::addresses(root).await?;
+                    return Ok(Meeting {
+                        slot,
+                        relay: Some(address),
+                        is_serving: listening.is_some(),
+                        listening: listening.unwrap_or_default(),
+                    });
                 }
                 Err(error) => said = Some(error),
             }
@@ -236,12 +245,17 @@ impl Pair {
         if let Some(error) = said {
             output::aside(format_args!("no relay keeps the code: {error}"));
         }
-        match ServerSlot::open(root).await? {
-            Some(slot) if self.listen.is_none() => Ok(Meeting::Server(slot)),
-            Some(slot) => {
-                slot.close().await;
-                self.own_meeting().await
-            }
+        let at_server = match self.listen.is_some() {
+            true => None,
+            false => slot::open(root).await?,
+        };
+        match at_server {
+            Some((slot, listening)) => Ok(Meeting {
+                slot,
+                relay: None,
+                listening,
+                is_serving: true,
+            }),
             None => self.own_meeting().await,
         }
     }
@@ -263,15 +277,13 @@ impl Pair {
             },
         };
         let failed = |e: &dyn std::fmt::Display| Error::new(ErrorCode::Failed, e.to_string());
-        let addresses = vec![listener.address().map_err(|e| failed(&e))?];
-        let slots = Slots::default();
-        let slot = slots.open().map_err(|e| failed(&e))?;
-        let slot = slot.ok_or_else(|| failed(&"no code can be made"))?;
-        let hosting = Hosting::start(listener, slots);
-        Ok(Meeting::Own {
-            slot,
-            addresses,
-            hosting,
+        let listening = vec![listener.address().map_err(|e| failed(&e))?];
+        let slot = host::open(listener).map_err(|e| failed(&e))?;
+        Ok(Meeting {
+            slot: slot.ok_or_else(|| failed(&"no code can be made"))?,
+            relay: None,
+            listening,
+            is_serving: false,
         })
     }
 }
@@ -317,70 +329,14 @@ pub(super) fn direct(set: Option<&Addresses>, listening: &[Address]) -> Option<A
 }
 
 /// The way to the other person.
-enum Meeting {
-    /// At a relay, with the addresses that a server of the root listens on.
-    Relay(RelaySlot, Vec<Address>),
-    Server(ServerSlot),
-    Own {
-        slot: Slot,
-        addresses: Vec<Address>,
-        hosting: Hosting,
-    },
-}
-
-impl Meeting {
-    /// Whether a server of the root is running.
-    fn is_server(&self) -> bool {
-        match self {
-            Self::Server(_) => true,
-            Self::Relay(_, addresses) => !addresses.is_empty(),
-            Self::Own { .. } => false,
-        }
-    }
-
-    /// The address of the relay, if there is one.
-    fn relay(&self) -> Option<&Address> {
-        match self {
-            Self::Relay(slot, _) => Some(&slot.address),
-            _ => None,
-        }
-    }
-
-    fn number(&self) -> u64 {
-        match self {
-            Self::Relay(slot, _) => slot.number,
-            Self::Server(slot) => slot.number,
-            Self::Own { slot, .. } => slot.number,
-        }
-    }
-
-    fn addresses(&self) -> &[Address] {
-        match self {
-            Self::Relay(_, addresses) => addresses,
-            Self::Server(slot) => &slot.addresses,
-            Self::Own { addresses, .. } => addresses,
-        }
-    }
-
-    fn attempts(&mut self) -> &mut mpsc::Receiver<Attempt> {
-        match self {
-            Self::Relay(slot, _) => &mut slot.attempts,
-            Self::Server(slot) => &mut slot.attempts,
-            Self::Own { slot, .. } => &mut slot.attempts,
-        }
-    }
-
-    /// Waits until the other side has heard everything.
-    async fn close(self) {
-        match self {
-            Self::Relay(slot, _) => slot.close().await,
-            Self::Server(slot) => slot.close().await,
-            Self::Own { slot, hosting, .. } => {
-                drop(slot);
-                hosting.finish().await;
-            }
-        }
-    }
+struct Meeting {
+    slot: RemoteSlot,
+    /// Where the relay is, if the slot is at one.
+    relay: Option<Address>,
+    /// Where a server of the root listens, or else what waits for the other person.
+    listening: Vec<Address>,
+    /// Whether that is a server.
+    is_serving: bool,
 }
 
 /// What became of it.
@@ -523,13 +479,6 @@ fn ask_name(root: &Path) -> Result<Name, Error> {
     let mut line = String::new();
     stdin().read_line(&mut line).map_err(failed)?;
     user_name(line.trim())
-}
-
-fn nothing(folder: &str) -> Error {
-    Error::new(
-        ErrorCode::Failed,
-        format!("cannot open the folder {folder}"),
-    )
 }
 
 /// The words that may come next in a code.

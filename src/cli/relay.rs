@@ -15,11 +15,13 @@ use super::{
     user_name,
 };
 use crate::{
-    client::relay_slot::RelaySlot,
-    control::{question, slot::ServerSlot},
+    client::relay_slot,
+    control::{
+        question::{self, Present},
+        slot,
+    },
     error::{Code as ErrorCode, Error},
     hooks::bundled,
-    json::Value,
     pairing::{
         code::{self, Code},
         joiner, owner,
@@ -205,12 +207,12 @@ impl Invite {
         }
         let until = Instant::now() + LIFE;
         present(&root).await?;
-        let mut slot = ServerSlot::open(&root).await?.ok_or_else(not_running)?;
+        let (mut slot, listening) = slot::open(&root).await?.ok_or_else(not_running)?;
         let settings = root.settings()?;
         let set = self.address.as_ref().or(settings.addresses.as_ref());
-        let is_local = slot.addresses.iter().all(Address::is_local);
-        let own = own_addresses(set, &user, &slot.addresses, is_local)?;
-        let address = direct(set, &slot.addresses).ok_or_else(|| {
+        let is_local = listening.iter().all(Address::is_local);
+        let own = own_addresses(set, &user, &listening, is_local)?;
+        let address = direct(set, &listening).ok_or_else(|| {
             let sentence = "the relay has no address that others could reach: name one with --address HOST:PORT";
             Error::new(ErrorCode::Usage, sentence)
         })?;
@@ -250,11 +252,12 @@ impl Join {
         let relay = &card.name;
         let plain = card.addresses.as_ref().and_then(Addresses::plain);
         let place = plain.unwrap_or(&self.code.address).place().clone();
-        if card.addresses.is_none() {
+        if user.addresses_of(relay)?.is_none() {
             user.set_addresses(relay, &self.code.address.clone().into())?;
         }
         // It may have been the code of somebody who is no relay.
-        RelaySlot::open(&user, relay).await?.close().await;
+        let (slot, _) = relay_slot::open(&user, relay).await?;
+        slot.close().await;
         user.set_relay(relay, true)?;
         let address = Address::Relay(place, user.name().to_string()).to_string();
         if json {
@@ -299,18 +302,9 @@ fn not_running() -> Error {
     )
 }
 
-/// For how many seconds each member that attends has done so, by the hash of its name in
-/// hexadecimal digits; and how many pairs there are.
-async fn present(root: &Root) -> Result<(Vec<(String, u64)>, u64), Error> {
-    let said = question::relay(root).await?.ok_or_else(not_running)?;
-    let all = said.get("present").and_then(Value::as_array);
-    let one = |one: &Value| {
-        let hash = one.get("hash")?.as_str()?.to_owned();
-        Some((hash, one.get("seconds")?.as_u64()?))
-    };
-    let all = all.into_iter().flatten().filter_map(one).collect();
-    let pairs = said.get("pairs").and_then(Value::as_u64);
-    Ok((all, pairs.unwrap_or_default()))
+/// Who attends at the relay of a root.
+async fn present(root: &Root) -> Result<Present, Error> {
+    question::relay(root).await?.ok_or_else(not_running)
 }
 
 impl Users {
@@ -344,24 +338,24 @@ impl Active {
     async fn run(self, json: bool) -> Result<(), Error> {
         let root = self.root.open()?;
         let user = user_of(&root)?;
-        let (present, pairs) = present(&root).await?;
+        let present = present(&root).await?;
         for member in user.contacts()? {
             let name = member?.name;
-            let hash = hex::encode(name.hash());
-            let Some((_, seconds)) = present.iter().find(|(one, _)| *one == hash) else {
+            let Some(seconds) = present.seconds_of(&name) else {
                 continue;
             };
             if json {
                 output::object(&[
                     ("member", name.as_str().into()),
-                    ("seconds", (*seconds).into()),
+                    ("seconds", seconds.into()),
                 ]);
             } else {
                 output::line(format_args!("{name}  for {seconds} s"));
             }
         }
         if !json {
-            let (members, word) = (present.len(), if pairs == 1 { "pair" } else { "pairs" });
+            let (members, pairs) = (present.members.len(), present.pairs);
+            let word = if pairs == 1 { "pair" } else { "pairs" };
             output::line(format_args!("{members} connected, {pairs} {word} joined"));
         }
         Ok(())
@@ -375,13 +369,8 @@ impl Info {
         let name = member(&user, &self.name)?;
         let fingerprint = user.contact(&name)?.key.fingerprint();
         // A relay that does not run knows nobody who is there.
-        let present = present(&root).await.map(|(present, _)| present);
-        let hash = hex::encode(name.hash());
-        let present = present.unwrap_or_default();
-        let seconds = present
-            .iter()
-            .find(|(one, _)| *one == hash)
-            .map(|(_, s)| *s);
+        let present = present(&root).await.ok();
+        let seconds = present.and_then(|present| present.seconds_of(&name));
         if json {
             output::object(&[
                 ("member", name.as_str().into()),

@@ -254,7 +254,6 @@ async fn take(
     let give = doorkeeper.give.clone();
     let knows = task::spawn_blocking(move || doorkeeper.knows(&user, &header, &envelope));
     let lets_in = knows.await.unwrap_or(false);
-    let named = Token(token.0);
     decide.send((token, lets_in)).await.ok()?;
     if !lets_in {
         return None;
@@ -264,7 +263,7 @@ async fn take(
         // On a connection of its own, or callers who do not read would hold all others up.
         let dialer = Direct::new(route.gso);
         let (mut link, _) = race::dial(&dialer, &turn).await.ok()?;
-        let hello = [header::encode_back().as_slice(), &named.0].concat();
+        let hello = [header::encode_back().as_slice(), &token.0].concat();
         link.writer.write_all(&hello).await.ok()?;
         link.writer.flush().await.ok()?;
         Some(link)

@@ -10,11 +10,11 @@ use tokio::{
     },
     sync::watch,
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::debug;
 
-use super::{object, of_frame, path, read, to_frame, write};
+use super::{object, of_frame, path, question::PATIENCE, read, to_frame, write};
 use crate::{
     error::{Code, Error},
     hooks::dispatch::stopped,
@@ -121,7 +121,7 @@ fn present(hub: &Hub) -> Map<String, Value> {
 async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
     let (reader, mut to) = stream.into_split();
     let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
-    let Some(question) = read(&mut reader, &mut line).await? else {
+    let Some(question) = timeout(PATIENCE, read(&mut reader, &mut line)).await?? else {
         return Ok(());
     };
     let refused = |code: Code, sentence: String| {

@@ -15,11 +15,11 @@ use super::{object, path, read, write};
 use crate::{
     error::{Code, Error, printable},
     json::{Map, Value},
-    root::Root,
+    root::{Root, name::Name},
     transport::Address,
 };
 
-/// How long the server may take to answer.
+/// How long each side waits for the other.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An answer, and the connection that it came on.
@@ -81,8 +81,38 @@ pub(super) fn listed(said: &Map<String, Value>) -> Vec<Address> {
     addresses.filter_map(|text| text.parse().ok()).collect()
 }
 
-/// What the relay of a root says about who attends; `None` if no server is running.
-pub async fn relay(root: &Root) -> Result<Option<Map<String, Value>>, Error> {
-    let answered = put(root, "relay").await?;
-    Ok(answered.map(|answered| answered.said))
+/// Who attends at a relay.
+pub struct Present {
+    /// The hash of each member's name, in hexadecimal digits, and for how many seconds it has attended.
+    pub members: Vec<(String, u64)>,
+    /// Pairs that are joined.
+    pub pairs: u64,
+}
+
+impl Present {
+    /// For how many seconds a member has attended, if it does.
+    pub fn seconds_of(&self, member: &Name) -> Option<u64> {
+        let hash = hex::encode(member.hash());
+        let (_, seconds) = self.members.iter().find(|(one, _)| *one == hash)?;
+        Some(*seconds)
+    }
+}
+
+/// Who attends at the relay of a root; `None` if no server is running.
+pub async fn relay(root: &Root) -> Result<Option<Present>, Error> {
+    let Some(Answered { said, .. }) = put(root, "relay").await? else {
+        return Ok(None);
+    };
+    let all = said.get("present").and_then(Value::as_array);
+    let one = |one: &Value| {
+        let hash = one.get("hash")?.as_str()?.to_owned();
+        Some((hash, one.get("seconds")?.as_u64()?))
+    };
+    Ok(Some(Present {
+        members: all.into_iter().flatten().filter_map(one).collect(),
+        pairs: said
+            .get("pairs")
+            .and_then(Value::as_u64)
+            .unwrap_or_default(),
+    }))
 }

@@ -9,71 +9,38 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         oneshot,
     },
-    task::{self, JoinHandle},
-    time::timeout,
 };
 
 use super::{
     of_frame,
-    question::{self, Answered, PATIENCE, failed},
+    question::{self, Answered, failed},
     read, to_frame, write,
 };
 use crate::{
     error::Error,
     json::Value,
-    pairing::{bridge::Bridge, slots::Attempt},
+    pairing::{bridge::Bridge, remote_slot::RemoteSlot, slots::Attempt},
     root::Root,
-    transport::{Address, Peer},
+    transport::Address,
 };
 
-/// Attempts that wait for the owner.
-const WAITING: usize = 8;
-
-/// A slot at the server.
-pub struct ServerSlot {
-    /// Its number.
-    pub number: u64,
-    /// Where the server listens.
-    pub addresses: Vec<Address>,
-    /// Those who want to use the code.
-    pub attempts: mpsc::Receiver<Attempt>,
-    close: oneshot::Sender<()>,
-    work: JoinHandle<()>,
+/// Asks the server of a root for a slot; returns where the server listens, too. `None` if none is
+/// running.
+pub async fn open(root: &Root) -> Result<Option<(RemoteSlot, Vec<Address>)>, Error> {
+    let Some(answered) = question::put(root, "slot").await? else {
+        return Ok(None);
+    };
+    let Answered {
+        said,
+        reader,
+        writer,
+    } = answered;
+    let number = said.get("slot").and_then(Value::as_u64);
+    let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+    let slot = RemoteSlot::new(number, |give, closed| carry(reader, writer, give, closed));
+    Ok(Some((slot, question::listed(&said))))
 }
 
-impl ServerSlot {
-    /// Asks the server of a root for a slot; `None` if none is running.
-    pub async fn open(root: &Root) -> Result<Option<Self>, Error> {
-        let Some(answered) = question::put(root, "slot").await? else {
-            return Ok(None);
-        };
-        let Answered {
-            said,
-            reader,
-            writer,
-        } = answered;
-        let number = said.get("slot").and_then(Value::as_u64);
-        let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-        let addresses = question::listed(&said);
-        let (give, attempts) = mpsc::channel(WAITING);
-        let (close, closed) = oneshot::channel();
-        Ok(Some(Self {
-            number,
-            addresses,
-            attempts,
-            close,
-            work: task::spawn(carry(reader, writer, give, closed)),
-        }))
-    }
-
-    /// Waits until the server has everything that was said, and closes the slot.
-    pub async fn close(self) {
-        drop((self.attempts, self.close));
-        let _ = timeout(PATIENCE, self.work).await;
-    }
-}
-
-/// Hands over attempts, and carries their messages, until the slot is closed or the server goes.
 async fn carry(
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
@@ -96,26 +63,15 @@ async fn carry(
         let Ok(Some(said)) = said else {
             return;
         };
-        let text = |field: &str| said.get(field).and_then(Value::as_str);
         let Some(frame) = to_frame(&said) else {
             continue;
         };
-        let Some(from) = text("from") else {
+        let Some(from) = said.get("from").and_then(Value::as_str) else {
             bridge.take(frame);
             continue;
         };
-        let (to_owner, incoming) = mpsc::channel(1);
-        let (outgoing, from_owner) = mpsc::channel(1);
-        bridge.join(frame.attempt, from_owner, to_owner);
-        let attempt = Attempt {
-            from: from
-                .parse()
-                .map_or_else(|_| Peer::Named(from.to_owned()), Peer::Ip),
-            first: frame.message.unwrap_or_default(),
-            incoming,
-            outgoing,
-        };
-        // One too many is over at once: those who are at it are not kept waiting.
+        let first = frame.message.unwrap_or_default();
+        let attempt = bridge.begin(frame.attempt, from, first);
         if let Err(TrySendError::Closed(_)) = give.try_send(attempt) {
             break;
         }

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use tokio::{sync::mpsc, task};
 
+use super::slots::Attempt;
+use crate::{error::printable, transport::Peer};
+
 /// Frames that wait to be written.
 const WAITING: usize = 16;
 
@@ -41,6 +44,8 @@ impl Bridge {
         mut from: mpsc::Receiver<Vec<u8>>,
         to: mpsc::Sender<Vec<u8>>,
     ) {
+        // What is over is forgotten, however many the other side begins.
+        self.attempts.retain(|_, to| !to.is_closed());
         self.attempts.insert(attempt, to);
         let out = self.out.clone();
         task::spawn(async move {
@@ -54,6 +59,21 @@ impl Bridge {
                 message = from.recv().await;
             }
         });
+    }
+
+    /// An attempt that begins there, for the owner of the code. `from` says where the joiner is, as far
+    /// as the host knows.
+    pub fn begin(&mut self, attempt: u32, from: &str, first: Vec<u8>) -> Attempt {
+        let (to_owner, incoming) = mpsc::channel(1);
+        let (outgoing, from_owner) = mpsc::channel(1);
+        self.join(attempt, from_owner, to_owner);
+        let named = |_| Peer::Named(printable(from, 64));
+        Attempt {
+            from: from.parse().map_or_else(named, Peer::Ip),
+            first,
+            incoming,
+            outgoing,
+        }
     }
 
     /// Whether there is an attempt with this number.
@@ -71,6 +91,44 @@ impl Bridge {
         };
         if !given {
             self.attempts.remove(&attempt);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_go_both_ways_and_what_is_over_is_forgotten() {
+        let (mut bridge, mut frames) = Bridge::new();
+        let mut one = bridge.begin(1, "192.0.2.1:5", b"first".to_vec());
+        assert_eq!(one.from.to_string(), "192.0.2.1:5");
+        bridge.take(Frame {
+            attempt: 1,
+            message: Some(b"second".to_vec()),
+        });
+        assert_eq!(one.incoming.recv().await.unwrap(), b"second");
+        one.outgoing.send(b"third".to_vec()).await.unwrap();
+        let said = frames.recv().await.unwrap();
+        assert_eq!(
+            (said.attempt, said.message.unwrap()),
+            (1, b"third".to_vec())
+        );
+        drop(one);
+        assert!(frames.recv().await.unwrap().message.is_none());
+        for attempt in 2..1_000 {
+            drop(bridge.begin(attempt, "\u{1b}[2J", Vec::new()));
+            frames.recv().await.unwrap();
+        }
+        assert!(bridge.attempts.len() < 3, "{}", bridge.attempts.len());
+        // Of one that is over, and of one that never was, nothing is heard.
+        for attempt in [1, 5_000] {
+            bridge.take(Frame {
+                attempt,
+                message: Some(Vec::new()),
+            });
         }
     }
 }

@@ -1,17 +1,22 @@
 //! A host for one code: a listener that takes nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::{
-    sync::{Semaphore, oneshot},
-    task::{self, JoinHandle, JoinSet},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
-use super::{PATIENCE, slots::Slots};
+use super::{
+    PATIENCE,
+    remote_slot::RemoteSlot,
+    slots::{Attempt, Slot, Slots},
+};
 use crate::{
+    crypto::CryptoError,
     session::channel::{ChannelError, Reader, Writer},
-    transport::{Incoming, Listener, origins::Origins},
+    transport::{Incoming, Listener, admission::Admission},
     wire::header::{AnswerHeader, First, Turned},
 };
 
@@ -25,58 +30,52 @@ const FIRST: Duration = Duration::from_secs(5);
 /// How long the end of a connection may take.
 const LAST_BYTES: Duration = Duration::from_secs(3);
 
-/// A host at work.
-pub struct Hosting {
-    stop: oneshot::Sender<()>,
-    work: JoinHandle<()>,
+/// A slot that this listener hosts. `None` if it cannot be opened.
+pub fn open(listener: Box<dyn Listener>) -> Result<Option<RemoteSlot>, CryptoError> {
+    let slots = Slots::default();
+    let slot = slots.open()?;
+    Ok(slot.map(|slot| {
+        RemoteSlot::new(slot.number, |give, closed| {
+            run(listener, slots, slot, give, closed)
+        })
+    }))
 }
 
-impl Hosting {
-    /// Takes connections, and carries the messages of those that come for a code.
-    pub fn start(listener: Box<dyn Listener>, slots: Slots) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        Self {
-            stop,
-            work: task::spawn(run(listener, slots, stopped)),
-        }
-    }
-
-    /// Takes no more connections, and waits until those that there are have heard everything.
-    pub async fn finish(self) {
-        drop(self.stop);
-        let _ = self.work.await;
-    }
-}
-
-async fn run(mut listener: Box<dyn Listener>, slots: Slots, mut stopped: oneshot::Receiver<()>) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
-    let from = Origins::new(FROM_ONE);
+async fn run(
+    mut listener: Box<dyn Listener>,
+    slots: Slots,
+    mut slot: Slot,
+    give: mpsc::Sender<Attempt>,
+    mut closed: oneshot::Receiver<()>,
+) {
+    let admission = Admission::new(CONNECTIONS, FROM_ONE);
     // They end with this future.
     let mut connections = JoinSet::new();
     loop {
-        let Ok(one) = free.clone().acquire_owned().await else {
-            break;
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut stopped => break,
+            Some(attempt) = slot.attempts.recv() => {
+                let _ = give.try_send(attempt);
+                continue;
+            }
+            _ = &mut closed => break,
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok(incoming) => {
-                let counted = from.count(&incoming.peer);
-                let (Some(counted), slots) = (counted, slots.clone()) else {
-                    continue;
-                };
-                connections.spawn(async move {
-                    let _ = serve(incoming, &slots).await;
-                    drop((one, counted));
-                });
+                if let Some(admitted) = admission.admit(&incoming.peer) {
+                    let slots = slots.clone();
+                    connections.spawn(async move {
+                        let _ = serve(incoming, &slots).await;
+                        drop(admitted);
+                    });
+                }
             }
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
-    drop(listener);
+    // Those who have something to hear yet hear it.
+    drop((listener, slot, give));
     let rest = async { while connections.join_next().await.is_some() {} };
     let _ = timeout(LAST_BYTES, rest).await;
 }

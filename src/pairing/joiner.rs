@@ -68,7 +68,7 @@ async fn exchange(
         Error::new(
             ErrorCode::Identity,
             format!(
-                "whoever answers at {} does not know the words of the code: ask for a new one, and for the address",
+                "the other side at {} does not know the words of the code: check the address, and ask for a new code",
                 code.address
             ),
         )

@@ -11,6 +11,7 @@ pub mod host;
 pub mod joiner;
 pub mod owner;
 pub mod party;
+pub mod remote_slot;
 pub mod slots;
 
 use std::time::Duration;

@@ -60,11 +60,6 @@ impl Party {
         }
     }
 
-    /// The folder that the other may send into.
-    pub fn folder(&self) -> Option<&Folder> {
-        self.folder.as_ref()
-    }
-
     /// The card for the other. Fails if the user has another key by now.
     pub(super) fn card(&self) -> Result<Card, Error> {
         let card = Card {

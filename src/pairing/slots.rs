@@ -29,7 +29,7 @@ use crate::{
 pub const LIFE: Duration = Duration::from_secs(600);
 
 /// Codes that a host has at the same time.
-const MAX_SLOTS: usize = 100;
+pub const MAX_SLOTS: usize = 100;
 
 /// Attempts of one peer within [`WINDOW`].
 const MAX_TRIES: usize = 10;

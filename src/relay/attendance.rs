@@ -13,7 +13,6 @@ use tokio::{
 use super::hub::Hub;
 use crate::{
     crypto::CryptoError,
-    error::printable,
     hooks::dispatch::stopped,
     pairing::{
         bridge::{Bridge, Frame},
@@ -21,13 +20,12 @@ use crate::{
     },
     root::name::NameHash,
     session::channel::{ChannelError, Reader, Writer},
-    transport::Peer,
     wire::{
         WireError, header,
         record::{Kind, Stream},
         relay::{
-            MAX_OPENING, Token, decode_attempt, decode_call, decode_decision, encode_attempt,
-            encode_call, encode_decision,
+            Token, decode_attempt, decode_call, decode_decision, encode_attempt, encode_call,
+            encode_decision,
         },
         session::SessionKeys,
     },
@@ -235,34 +233,29 @@ pub async fn take_attempts(
     let (mut bridge, mut frames) = Bridge::new();
     reader.set_idle(LIFE);
     loop {
-        tokio::select! {
-                    record = reader.record(&mut theirs) => {
-                        let (head, body) = record?;
-                        if head.kind != Kind::Call {
-                            continue;
-                        }
-                        if bridge.has(head.transfer) || body.is_empty() {
-                            bridge.take(frame(head.transfer, body));
-                            continue;
-                        }
-                        let (from, first) = decode_attempt(&body)?;
-                        let (to_owner, incoming) = mpsc::channel(1);
-                        let (outgoing, from_owner) = mpsc::channel(1);
-                        bridge.join(head.transfer, from_owner, to_owner);
-                        let from = from.parse().map_or_else(|_| Peer::Named(printable(from, 64)), Peer::Ip);
-                        let first = first.to_vec();
-                        let attempt = Attempt { from, first, incoming, outgoing };
-                        // One too many is over at once: those who are at it are not kept waiting.
+        let (head, body) = tokio::select! {
+            record = reader.record(&mut theirs) => record?,
+            Some(frame) = frames.recv() => {
+                let body = frame.message.unwrap_or_default();
+                writer
+                    .record(&mut ours, Kind::Decision, frame.attempt, &body)
+                    .await?;
+                continue;
+            }
+            _ = &mut closed => break,
+        };
+        if head.kind != Kind::Call {
+            continue;
+        }
+        if bridge.has(head.transfer) || body.is_empty() {
+            bridge.take(frame(head.transfer, body));
+            continue;
+        }
+        let (from, first) = decode_attempt(&body)?;
+        let attempt = bridge.begin(head.transfer, from, first.to_vec());
         if let Err(TrySendError::Closed(_)) = give.try_send(attempt) {
-                            break;
-                        }
-                    }
-                    Some(frame) = frames.recv() => {
-                        let body = frame.message.unwrap_or_default();
-                        writer.record(&mut ours, Kind::Decision, frame.attempt, &body).await?;
-                    }
-                    _ = &mut closed => break,
-                }
+            break;
+        }
     }
     // What the owner said last.
     drop((bridge, give));
@@ -283,9 +276,4 @@ fn frame(attempt: u32, body: Vec<u8>) -> Frame {
         attempt,
         message: (!body.is_empty()).then_some(body),
     }
-}
-
-/// Whether an opening can be passed on.
-pub fn fits(opening: &[u8]) -> bool {
-    opening.len() <= MAX_OPENING
 }

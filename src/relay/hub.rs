@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     root::{name::NameHash, settings::RelaySettings},
     transport::{
         Link, Peer,
-        origins::{Counted, Origins},
+        admission::{Admission, Admitted},
     },
     wire::relay::{TOKEN_LEN, Token},
 };
@@ -52,8 +52,6 @@ pub struct Back {
 struct Inner {
     present: HashMap<NameHash, Present>,
     pending: HashMap<[u8; TOKEN_LEN], Pending>,
-    /// Pairs of a member.
-    of_member: HashMap<NameHash, Arc<Semaphore>>,
 }
 
 struct Present {
@@ -89,8 +87,9 @@ pub struct Hub {
     inner: Arc<Mutex<Inner>>,
     /// What the administrator allows.
     pub settings: Arc<RelaySettings>,
-    pairs: Arc<Semaphore>,
-    hosts: Origins,
+    /// Pairs, in all and of the callers of one host; and those of each member.
+    pairs: Admission,
+    of_members: Admission,
 }
 
 /// A member who attends until this is dropped.
@@ -115,9 +114,8 @@ impl Drop for Attending {
 
 /// Room for a pair, until this is dropped.
 pub struct Room {
-    _all: OwnedSemaphorePermit,
-    _member: OwnedSemaphorePermit,
-    _host: Counted,
+    _pair: Admitted,
+    _of_member: Admitted,
 }
 
 impl Hub {
@@ -125,8 +123,8 @@ impl Hub {
     pub fn new(settings: RelaySettings) -> Self {
         Self {
             inner: Arc::default(),
-            pairs: Arc::new(Semaphore::new(settings.max_pairs)),
-            hosts: Origins::new(settings.pairs_per_address),
+            pairs: Admission::new(settings.max_pairs, settings.pairs_per_address),
+            of_members: Admission::new(settings.max_pairs, settings.pairs_per_member),
             settings: Arc::new(settings),
         }
     }
@@ -167,13 +165,7 @@ impl Hub {
             each.map(|(hash, present)| (*hash, since(present)))
                 .collect()
         });
-        (all, self.pairs())
-    }
-
-    fn pairs(&self) -> usize {
-        self.settings
-            .max_pairs
-            .saturating_sub(self.pairs.available_permits())
+        (all, self.pairs.count())
     }
 
     /// Calls a member for somebody who sent this opening. `None` if the member does not come: it is
@@ -186,56 +178,37 @@ impl Hub {
         opening: Arc<Vec<u8>>,
         until: Instant,
     ) -> Option<(Back, Room)> {
-        let called = async {
-            let room = self.room(member, from)?;
-            let calls = self.with(|inner| {
-                let present = inner.present.get_mut(member)?;
-                present.takes().then(|| present.calls.clone())
-            })?;
-            let token = Token(crypto::random().ok()?);
-            let (decide, decided) = oneshot::channel();
-            let (give, back) = oneshot::channel();
-            let is_pending = self.with(|inner| {
-                let waiting = inner.pending.values().filter(|one| one.member == *member);
-                if waiting.count() >= WAITING {
-                    return false;
-                }
-                let pending = Pending {
-                    member: *member,
-                    decided: Some(decide),
-                    back: Some(give),
-                };
-                inner.pending.insert(token.0, pending);
-                true
-            });
-            let _pending = is_pending.then(|| Forgotten(self, token.0))?;
-            let call = Call {
-                token: Token(token.0),
-                opening,
+        let room = self.room(member, from)?;
+        let calls = self.with(|inner| {
+            let present = inner.present.get_mut(member)?;
+            present.takes().then(|| present.calls.clone())
+        })?;
+        let token = Token(crypto::random().ok()?);
+        let (decide, decided) = oneshot::channel();
+        let (give, back) = oneshot::channel();
+        self.with(|inner| {
+            let waiting = inner.pending.values().filter(|one| one.member == *member);
+            let pending = Pending {
+                member: *member,
+                decided: Some(decide),
+                back: Some(give),
             };
-            timeout_at(until, calls.send(call)).await.ok()?.ok()?;
-            match timeout_at(until, decided).await {
-                Ok(Ok(true)) => {}
-                _ => return None,
-            }
-            let back = timeout(BACK, back).await.ok()?.ok()?;
-            Some((back, room))
-        };
-        called.await
+            (waiting.count() < WAITING).then(|| inner.pending.insert(token.0, pending))
+        })?;
+        let _pending = Forgotten(self, token.0);
+        let call = Call { token, opening };
+        timeout_at(until, calls.send(call)).await.ok()?.ok()?;
+        let comes = timeout_at(until, decided).await.ok()?.ok()?;
+        let back = comes.then(|| timeout(BACK, back))?;
+        Some((back.await.ok()?.ok()?, room))
     }
 
     /// Room for one more pair.
     fn room(&self, member: &NameHash, from: &Peer) -> Option<Room> {
-        let all = self.pairs.clone().try_acquire_owned().ok()?;
-        let each = self.settings.pairs_per_member;
-        let of_member = self.with(|inner| {
-            let one = || Arc::new(Semaphore::new(each));
-            inner.of_member.entry(*member).or_insert_with(one).clone()
-        });
+        let member = Peer::Named(hex::encode(member));
         Some(Room {
-            _all: all,
-            _member: of_member.try_acquire_owned().ok()?,
-            _host: self.hosts.count(from)?,
+            _pair: self.pairs.admit(from)?,
+            _of_member: self.of_members.admit(&member)?,
         })
     }
 
@@ -319,7 +292,7 @@ mod tests {
         assert!(hub.arrive(&call.token, link()).is_some());
         assert!(hub.arrive(&call.token, link()).is_none());
         assert!(calling.await.unwrap());
-        assert_eq!((hub.all().0.len(), hub.pairs()), (1, 0));
+        assert_eq!((hub.all().0.len(), hub.all().1), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

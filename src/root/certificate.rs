@@ -1,21 +1,17 @@
 //! What the server of a root proves itself with over TLS and QUIC.
 
-use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use zeroize::Zeroizing;
 
 use super::{Root, error::RootError, file, settings::Tls};
-use crate::transport::{Identity, certificate, tls::TlsError};
+use crate::transport::{
+    Identity, certificate,
+    tls::{TlsError, read_pem},
+};
 
 /// The file of a certificate that the server made, with its key.
 const OWN: &str = "tls.pem";
-
-/// The largest file with certificates or a key, in bytes.
-const MAX_LEN: u64 = 1 << 20;
 
 impl Root {
     /// The certificate that m2y.ini names, or else one that is made now and kept in `ROOT/tls.pem`.
@@ -27,7 +23,7 @@ impl Root {
         let certificate = self.path().join(certificate);
         let key = tls.key.as_ref().map(|key| self.path().join(key));
         let key = key.unwrap_or_else(|| certificate.clone());
-        let chain = read(&certificate)?;
+        let (chain, _) = read(&certificate)?;
         let secret = read_secret(&key)?;
         let identity = Identity::from_pem(&chain, &secret);
         identity.map(Some).map_err(|e| unusable(&certificate, e))
@@ -58,21 +54,14 @@ fn unusable(path: &Path, error: TlsError) -> RootError {
     RootError::document(path.display().to_string(), error.to_string())
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, RootError> {
-    let fail = |source| RootError::io("open", path.display().to_string())(source);
-    let about = fs::metadata(path).map_err(fail)?;
-    if !about.is_file() || about.len() > MAX_LEN {
-        let sentence = "it must be a file in PEM of at most 1 MiB".to_owned();
-        return Err(RootError::document(path.display().to_string(), sentence));
-    }
-    fs::read(path).map_err(fail)
+/// Reads a file in PEM; returns its mode, too.
+fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), RootError> {
+    read_pem(path).map_err(|source| RootError::io("open", path.display().to_string())(source))
 }
 
 /// Reads a file that not everybody may read. A group may: that is how services share certificates.
-fn read_secret(path: &PathBuf) -> Result<Zeroizing<Vec<u8>>, RootError> {
-    let text = Zeroizing::new(read(path)?);
-    let about = fs::metadata(path);
-    let mode = about.map_or(0, |about| about.permissions().mode() & 0o777);
+fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, RootError> {
+    let (text, mode) = read(path)?;
     if mode & 0o007 != 0 {
         let path = path.display().to_string();
         let sentence = format!("everybody can read the key in it (chmod o= {path})");

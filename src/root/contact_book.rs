@@ -19,9 +19,12 @@ impl User {
     /// Where a contact's server is reached, if known: what was recorded here, then what the contact
     /// has announced.
     pub fn addresses_of(&self, contact: &Name) -> Result<Option<Addresses>, RootError> {
-        let text = self.contacts_ini()?;
+        self.addresses_in(&self.contacts_ini()?, contact)
+    }
+
+    fn addresses_in(&self, text: &str, contact: &Name) -> Result<Option<Addresses>, RootError> {
         let of = |key: Key| {
-            let found = contact::find(&text, contact, key)
+            let found = contact::find(text, contact, key)
                 .map_err(|e| RootError::config(self.at("contacts.ini"), e))?;
             let addresses = found.map(|text| text.parse::<Addresses>()).transpose();
             addresses.map_err(|e| {
@@ -36,9 +39,10 @@ impl User {
 
     /// Where the user is reached at the relays that it has joined.
     pub fn addresses_at_relays(&self) -> Result<Vec<Address>, RootError> {
+        let text = self.contacts_ini()?;
         let mut all = Vec::new();
-        for relay in self.relays()? {
-            let addresses = self.addresses_of(&relay)?;
+        for relay in self.relays_in(&text)? {
+            let addresses = self.addresses_in(&text, &relay)?;
             let plain = addresses.as_ref().and_then(Addresses::plain);
             let place = plain.map(|plain| plain.place().clone());
             all.extend(place.map(|place| Address::Relay(place, self.name.to_string())));
@@ -75,8 +79,11 @@ impl User {
 
     /// The relays that the user has joined, sorted by name.
     pub fn relays(&self) -> Result<Vec<Name>, RootError> {
-        let text = self.contacts_ini()?;
-        contact::relays(&text).map_err(|e| RootError::config(self.at("contacts.ini"), e))
+        self.relays_in(&self.contacts_ini()?)
+    }
+
+    fn relays_in(&self, text: &str) -> Result<Vec<Name>, RootError> {
+        contact::relays(text).map_err(|e| RootError::config(self.at("contacts.ini"), e))
     }
 
     /// Records whether a contact is a relay that the user has joined.

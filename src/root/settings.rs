@@ -483,6 +483,14 @@ mod tests {
             "[smtp]\nserver = x",
             "[webhook]\nallowed = x",
             "[server]\nlog_format = xml",
+            "[server]\naddress = http://example.org",
+            "[tls]\nkey = key.pem",
+            "[quic]\ngso = maybe",
+            "[relay]\nenabled = on",
+            "[relay]\nuser = ../x",
+            "[relay]\nmax_pairs = 0",
+            "[relay]\nrate = 0",
+            "[relay]\nguest = yes",
         ] {
             assert!(Settings::parse(text).is_err(), "{text}");
         }

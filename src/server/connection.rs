@@ -233,14 +233,8 @@ impl Connection {
         if let Some(relay) = &self.server.relay {
             delay = RELAY_DELAY;
             if relay.serves(&opening.0) {
-                // A signature that has to be checked waits for its turn, like all others.
-                let turn = match relay.hub().settings.guests {
-                    true => None,
-                    false => self.server.checking.acquire().await.ok(),
-                };
-                let may = relay.may_call(&opening).await;
-                drop(turn);
                 let until = heard + delay - DECISION_MARGIN;
+                let may = relay.may_call(&self.server.checking, &opening).await;
                 let called = match may {
                     true => relay.call(&self.peer, &opening, until).await,
                     false => None,

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    io::AsyncReadExt,
-    sync::watch,
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Semaphore, watch},
     task,
     time::{Instant, timeout},
 };
@@ -12,7 +12,7 @@ use tracing::{debug, info};
 
 use crate::{
     error::{Code, Error},
-    pairing::slots::Slots,
+    pairing::slots::{MAX_SLOTS, Slots},
     relay::{
         attendance, carrying,
         hub::{Back, Hub, Room},
@@ -28,11 +28,11 @@ use crate::{
         channel::{Reader, Writer},
         pace::Pace,
     },
-    transport::{Link, Peer, origins::Origins},
+    transport::{Link, Peer, admission::Admission},
     wire::{
         envelope::{self, Part},
         header::{self, Header},
-        relay::Token,
+        relay::{MAX_OPENING, Token},
         session::SessionKeys,
     },
 };
@@ -49,7 +49,7 @@ pub struct Relay {
     user: User,
     hub: Hub,
     /// The codes of each member.
-    codes: Origins,
+    codes: Admission,
 }
 
 /// The user whose contacts are the members.
@@ -87,7 +87,7 @@ impl Relay {
         Ok(Some(Self {
             user,
             hub: Hub::new(settings.clone()),
-            codes: Origins::new(CODES),
+            codes: Admission::new(MAX_SLOTS, CODES),
         }))
     }
 
@@ -114,7 +114,7 @@ impl Relay {
         until: Instant,
     ) -> Option<((Back, Room), Arc<Vec<u8>>)> {
         let opening = Arc::new([header.as_slice(), envelope].concat());
-        if !attendance::fits(&opening) {
+        if opening.len() > MAX_OPENING {
             return None;
         }
         let pair = self
@@ -124,14 +124,19 @@ impl Relay {
         Some((pair, opening))
     }
 
-    /// Whether guests may call, or this is a member.
+    /// Whether guests may call, or this is a member. A signature that has to be checked waits for its
+    /// turn, like all others.
     pub async fn may_call(
         &self,
+        checking: &Semaphore,
         (head, header, envelope): &(Header, [u8; header::LEN], Vec<u8>),
     ) -> bool {
         if self.hub.settings.guests {
             return true;
         }
+        let Ok(_turn) = checking.acquire().await else {
+            return false;
+        };
         let (user, from) = (self.user.clone(), head.from);
         let (header, envelope) = (*header, envelope.clone());
         let checked = task::spawn_blocking(move || {
@@ -179,8 +184,8 @@ impl Relay {
         keys: &SessionKeys,
         shutdown: watch::Receiver<bool>,
     ) {
-        let counted = self.codes.count(&Peer::Named(member.name.to_string()));
-        let (Some(_counted), Ok(Some(slot))) = (counted, slots.open()) else {
+        let admitted = self.codes.admit(&Peer::Named(member.name.to_string()));
+        let (Some(_admitted), Ok(Some(slot))) = (admitted, slots.open()) else {
             return;
         };
         if let Err(error) = attendance::keep_slot(slot, reader, writer, keys, shutdown).await {
@@ -196,7 +201,6 @@ impl Relay {
         opening: &[u8],
         idle: Duration,
     ) {
-        use tokio::io::AsyncWriteExt;
         let Back { mut link, done } = back;
         debug!(caller = %caller.peer, member = %link.peer, "joined");
         let opened = async {

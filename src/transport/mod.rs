@@ -6,8 +6,8 @@
 //! there to get through networks, and [`race`] takes the first of several addresses that answers.
 
 mod address;
+pub mod admission;
 pub mod certificate;
-pub mod origins;
 #[cfg(feature = "aws-lc")]
 mod quic;
 #[cfg(not(feature = "aws-lc"))]
@@ -240,6 +240,14 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// That an address cannot be reached, and what the system says.
+    fn connect(address: &Address, source: io::Error) -> Self {
+        Self::Connect {
+            address: address.clone(),
+            source,
+        }
+    }
+
     /// Why, without the address and what to do.
     fn reason(&self) -> String {
         match self {

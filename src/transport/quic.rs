@@ -25,17 +25,14 @@ use quinn::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
 use super::{
     Address, Identity, Incoming, Link, Listener, Listening, Peer, Pin, Place, TransportError,
-    origins::{Counted, Origins},
-    race, resolve,
-    tcp::within,
-    verdict::Verdict,
+    admission::Admission, resolve, tcp::within, verdict::Verdict,
 };
 
 /// The name of what is spoken inside (RFC 7301).
@@ -231,14 +228,7 @@ impl Dialer {
                 let streams = held.connection.open_bi().await?;
                 Ok(held.link(streams))
             };
-            dialled.await.map_err(|source| {
-                verdict
-                    .error(address)
-                    .unwrap_or_else(|| TransportError::Connect {
-                        address: address.clone(),
-                        source,
-                    })
-            })
+            dialled.await.map_err(|e| verdict.error(address, e))
         })
         .await
     }
@@ -279,13 +269,7 @@ impl Dialer {
             };
             attempt.boxed()
         });
-        let held = race::first(attempts.collect())
-            .await
-            .map_err(|errors: Vec<io::Error>| {
-                let last = errors.into_iter().next_back();
-                last.unwrap_or_else(|| io::ErrorKind::NotFound.into())
-            })?;
-        let held = Arc::new(held);
+        let held = Arc::new(resolve::first(attempts.collect()).await?);
         lock(&self.connections).insert(address.clone(), Arc::downgrade(&held));
         Ok(held)
     }
@@ -336,11 +320,8 @@ pub(super) async fn listen(
     let (give, sessions) = mpsc::channel(STREAMS as usize);
     let accepting = Accepting {
         endpoint: endpoint.clone(),
-        all: Arc::new(Semaphore::new(
-            listening.max_connections.min(Semaphore::MAX_PERMITS),
-        )),
+        admission: Admission::new(listening.max_connections, listening.max_per_address),
         handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
-        origins: Origins::new(listening.max_per_address),
         give,
     };
     Ok(Box::new(Port {
@@ -385,9 +366,8 @@ impl Listener for Port {
 /// Takes connections.
 struct Accepting {
     endpoint: Endpoint,
-    all: Arc<Semaphore>,
+    admission: Admission,
     handshakes: Arc<Semaphore>,
-    origins: Origins,
     give: mpsc::Sender<Incoming>,
 }
 
@@ -400,9 +380,9 @@ impl Accepting {
                 let _ = incoming.retry();
                 continue;
             }
-            let from = incoming.remote_address();
+            let peer = Peer::Ip(incoming.remote_address());
             let free = self.handshakes.clone().try_acquire_owned();
-            let (Ok(handshake), Some(counted)) = (free, self.count(from)) else {
+            let (Ok(handshake), Some(admitted)) = (free, self.admission.admit(&peer)) else {
                 incoming.refuse();
                 continue;
             };
@@ -416,15 +396,9 @@ impl Accepting {
                 if let Ok(Ok(connection)) = connected {
                     serve(connection, give).await;
                 }
-                drop(counted);
+                drop(admitted);
             });
         }
-    }
-
-    /// Counts a connection; `None` if there are too many.
-    fn count(&self, from: SocketAddr) -> Option<(Counted, OwnedSemaphorePermit)> {
-        let permit = self.all.clone().try_acquire_owned().ok()?;
-        Some((self.origins.count(&Peer::Ip(from))?, permit))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpStream, sync::Semaphore, task, time::timeout};
 
 use super::race;
@@ -40,6 +40,12 @@ fn nowhere() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the name leads to no address")
 }
 
+/// The first that succeeds of attempts to reach the addresses of one host, or the last error.
+pub(super) async fn first<T>(attempts: Vec<BoxFuture<'_, io::Result<T>>>) -> io::Result<T> {
+    let ended = race::first(attempts).await;
+    ended.map_err(|errors| errors.into_iter().next_back().unwrap_or_else(nowhere))
+}
+
 /// Connects to the first one of these addresses that answers.
 pub(crate) async fn connect(
     addresses: impl IntoIterator<Item = SocketAddr>,
@@ -53,9 +59,7 @@ pub(crate) async fn connect(
     let attempts = addresses
         .into_iter()
         .map(|address| attempt(address).boxed());
-    let connected = race::first(attempts.collect()).await;
-    let stream =
-        connected.map_err(|errors| errors.into_iter().next_back().unwrap_or_else(nowhere))?;
+    let stream = first(attempts.collect()).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

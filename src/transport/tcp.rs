@@ -29,8 +29,10 @@ const HANDSHAKE: u8 = 22;
 
 pub(super) async fn dial(address: &Address, place: &Place) -> Result<Link, TransportError> {
     within(address, async {
-        let stream = connect(place).await.map_err(|e| failed(address, e))?;
-        plain(stream).map_err(|e| failed(address, e))
+        let connecting = async { plain(connect(place).await?) };
+        connecting
+            .await
+            .map_err(|e| TransportError::connect(address, e))
     })
     .await
 }
@@ -54,9 +56,7 @@ pub(super) async fn dial_tls(
                 peer,
             })
         };
-        connecting
-            .await
-            .map_err(|e| verdict.error(address).unwrap_or_else(|| failed(address, e)))
+        connecting.await.map_err(|e| verdict.error(address, e))
     })
     .await
 }
@@ -72,13 +72,6 @@ pub(super) async fn within(
             after: CONNECT,
         })
     })
-}
-
-fn failed(address: &Address, source: io::Error) -> TransportError {
-    TransportError::Connect {
-        address: address.clone(),
-        source,
-    }
 }
 
 async fn connect(place: &Place) -> io::Result<TcpStream> {

@@ -4,7 +4,9 @@
 //! Rust and assembler, so that no C compiler is needed.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -115,17 +117,29 @@ fn system() -> (RootCertStore, Vec<CertificateDer<'static>>) {
     (store, roots)
 }
 
+/// Reads a file in PEM; returns its mode, too. What is no file, or too large, is invalid data.
+pub(crate) fn read_pem(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, u32)> {
+    let mut file = fs::File::open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.len() > MAX_LEN {
+        let sentence = "it must be a file in PEM of at most 4 MiB";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
+    }
+    let mut text = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut text)?;
+    Ok((text, about.mode() & 0o7777))
+}
+
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let fail = |source| TlsError::Io {
         path: path.to_owned(),
         source,
     };
     let bad = || TlsError::Certificates(path.to_owned());
-    let about = fs::metadata(path).map_err(fail)?;
-    if !about.is_file() || about.len() > MAX_LEN {
-        return Err(bad());
-    }
-    let text = fs::read(path).map_err(fail)?;
+    let (text, _) = read_pem(path).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => bad(),
+        _ => fail(e),
+    })?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
         .map_err(|_| bad())?;

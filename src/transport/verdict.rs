@@ -12,7 +12,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
@@ -68,14 +68,16 @@ impl Verdict {
         Ok((provider, verifier))
     }
 
-    /// The error of a connection whose certificate was refused.
-    pub(super) fn error(&self, address: &Address) -> Option<TransportError> {
+    /// Why there is no connection: the certificate, if it was refused, or else what the system says.
+    pub(super) fn error(&self, address: &Address, source: io::Error) -> TransportError {
         let reason = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = reason.clone()?;
-        Some(TransportError::Untrusted {
-            address: address.clone(),
-            reason,
-        })
+        match reason.clone() {
+            Some(reason) => TransportError::Untrusted {
+                address: address.clone(),
+                reason,
+            },
+            None => TransportError::connect(address, source),
+        }
     }
 
     fn refuse(&self, reason: String) {
@@ -164,12 +166,11 @@ impl ServerCertVerifier for Verifier {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+        Err(rustls::Error::General("only TLS 1.3 is spoken".to_owned()))
     }
 
     fn verify_tls13_signature(

@@ -12,6 +12,7 @@ pub const TOKEN_LEN: usize = 32;
 pub const MAX_OPENING: usize = MAX_ENVELOPE - TOKEN_LEN;
 
 /// Names a call. Only the member that is called knows it, and the relay.
+#[derive(Clone, Copy)]
 pub struct Token(pub [u8; TOKEN_LEN]);
 
 /// The body of a *call*.

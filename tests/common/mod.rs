@@ -45,6 +45,7 @@ pub mod proxy;
 pub mod relay;
 pub mod s3;
 pub mod samples;
+pub mod showing;
 pub mod store;
 pub mod suite;
 pub mod terminal;

@@ -7,7 +7,10 @@
 //! commands work on the files of both in the same way.
 
 pub mod attendance;
+pub mod letters;
+pub mod mailbox;
 pub mod member;
+mod opening;
 pub mod outbox;
 mod own;
 pub mod owner;
@@ -24,19 +27,24 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task, time::Instant};
-use zeroize::Zeroizing;
+use tracing::debug;
 
-use self::member::ContactMember;
+use self::{
+    letters::{Leave, Letters},
+    member::ContactMember,
+    opening::{Opening, open_link},
+};
 use crate::{
     clock,
-    crypto::{SysRng, keys::PrivateKey},
+    crypto::keys::PrivateKey,
     error::{Code, Error, did_you_mean, printable},
-    meta::{Meta, Wire},
+    meta::{Announcement, Meta, Wire},
     observer::{Observer, Unobserved},
-    root::{Root, RootError, contact::Contact, name::Name, settings::Settings, user::User},
+    root::{
+        Root, RootError, boxes::Grant, contact::Contact, name::Name, settings::Settings, user::User,
+    },
     session::{
         asker::{Asker, Asks, Begin, Ended, Jobs, Sent},
-        channel::{Reader, Writer},
         pace::Pace,
         pump::Connection,
     },
@@ -44,11 +52,8 @@ use crate::{
     transfer::send::{job, send_job::SendJob},
     transport::{Address, AddressError, Addresses, Dialer, Direct, Link, race},
     wire::{
-        WireError,
-        envelope::{self, Contents, Part, SECRET_LEN},
-        header::{self, AnswerHeader, Header, Turned},
         record::{Kind, Stream},
-        session::{self, SessionKeys, Share},
+        session::SessionKeys,
     },
 };
 
@@ -60,9 +65,6 @@ pub fn stores() -> Stores {
     });
     STORES.clone()
 }
-
-/// How long the receiver's hooks may take before the answer.
-const ANSWER: Duration = Duration::from_secs(300);
 
 /// How many sessions in a row may break in vain: before a file has its last word or, if files are
 /// resumed, before more of one has arrived.
@@ -77,10 +79,13 @@ pub struct Route {
     dialer: Arc<dyn Dialer>,
     idle: Duration,
     pace: Option<Arc<Pace>>,
-    /// What the contact is told about where the user's server is reached.
-    announced: Vec<String>,
+    /// What the contact is told about where the user is reached.
+    announced: Announcement,
     /// Whether the system may cut what QUIC sends into packets.
     gso: bool,
+    /// Where letters for the contact may be left, and when they are.
+    letter_box: Option<Grant>,
+    leave: Leave,
 }
 
 impl Route {
@@ -123,8 +128,14 @@ impl Route {
             })?,
         };
         Ok(Self {
-            announced: user.announcement(&settings)?,
+            announced: user.announcement(&settings, &contact.name)?,
             gso: settings.quic_gso,
+            // Who names a server means that one.
+            leave: match server {
+                Some(_) => Leave::Never,
+                None => Leave::Auto,
+            },
+            letter_box: user.box_of(&contact.name)?,
             user: user.clone(),
             contact,
             addresses,
@@ -139,6 +150,22 @@ impl Route {
     #[must_use]
     pub fn paced(self, pace: Option<Arc<Pace>>) -> Self {
         Self { pace, ..self }
+    }
+
+    /// The same route, on which files are left as letters in this case.
+    #[must_use]
+    pub fn leaving(self, leave: Leave) -> Self {
+        Self { leave, ..self }
+    }
+
+    /// The box that files go into as letters, if no session could be opened for this reason.
+    fn letters_after(&self, error: &Error) -> Option<&Grant> {
+        let may = match self.leave {
+            Leave::Never => false,
+            Leave::Always => true,
+            Leave::Auto => error.code == Code::Later,
+        };
+        self.letter_box.as_ref().filter(|_| may)
     }
 
     /// The same route, for which `dialer` makes the links.
@@ -199,7 +226,7 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
         let begun = Instant::now();
         let private = match &key {
             Some(private) => Ok(private),
-            None => private_key(route)
+            None => private_key(&route.user)
                 .await
                 .map(|private| &*key.insert(private)),
         };
@@ -219,9 +246,12 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
             }
         };
         observer.step(1, format_args!("read {}", job.borrow().path().display()));
-        let opened = tokio::select! {
-            opened = open_with(route, private, request(asked), observer) => opened,
-            error = &mut stop => Err(error),
+        let opened = match route.leave {
+            Leave::Always => Err(no_box(route)),
+            Leave::Auto | Leave::Never => tokio::select! {
+                opened = open_with(route, private, request(asked), observer) => opened,
+                error = &mut stop => Err(error),
+            },
         };
         let Opened {
             connection,
@@ -231,10 +261,16 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
             ..
         } = match opened {
             Ok(opened) => opened,
-            Err(error) => {
-                let _ = results.send((job, Err(error.clone()), begun.elapsed()));
-                return Err(error);
-            }
+            Err(error) => match route.letters_after(&error) {
+                Some(grant) => {
+                    let away = (route, private, grant);
+                    return leave_all(away, job, jobs, results, error, stop).await;
+                }
+                None => {
+                    let _ = results.send((job, Err(error.clone()), begun.elapsed()));
+                    return Err(error);
+                }
+            },
         };
         let files = reply.features.files;
         let asks = Asks::Jobs(jobs);
@@ -265,8 +301,61 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
     Ok(())
 }
 
-async fn private_key(route: &Route) -> Result<PrivateKey, Error> {
-    let user = route.user.clone();
+/// Leaves a file and all that follow as letters, because no session could be opened.
+async fn leave_all<J: Borrow<SendJob> + Send>(
+    (route, private, grant): (&Route, &PrivateKey, &Grant),
+    first: J,
+    jobs: &mut Jobs<J>,
+    results: &mpsc::UnboundedSender<Sent<J>>,
+    away: Error,
+    mut stop: impl Future<Output = Error> + Send + Unpin,
+) -> Result<(), Error> {
+    let mut letters = match Letters::open(route, private, grant).await {
+        Ok(letters) => letters,
+        Err(error) => {
+            debug!("no letter can be left: {error}");
+            let error = match route.leave {
+                Leave::Always => error,
+                Leave::Auto | Leave::Never => away,
+            };
+            let _ = results.send((first, Err(error.clone()), Duration::ZERO));
+            return Err(error);
+        }
+    };
+    let mut next = Some(first);
+    while let Some(job) = next {
+        let begun = Instant::now();
+        let left = tokio::select! {
+            left = letters.leave(job.borrow()) => left,
+            error = &mut stop => Err(error),
+        };
+        let broke = match &left {
+            Err(error) if matches!(error.code, Code::Later | Code::Interrupted) => {
+                Some(error.clone())
+            }
+            _ => None,
+        };
+        let _ = results.send((job, left, begun.elapsed()));
+        if let Some(error) = broke {
+            return Err(error);
+        }
+        next = jobs.recv().await;
+    }
+    letters.close().await;
+    Ok(())
+}
+
+/// That a contact takes no letters.
+fn no_box(route: &Route) -> Error {
+    let to = &route.contact.name;
+    let sentence = format!(
+        "{to} takes no letters: that is only known after a session with {to}, who has to have joined a relay"
+    );
+    Error::new(Code::Later, sentence)
+}
+
+async fn private_key(user: &User) -> Result<PrivateKey, Error> {
+    let user = user.clone();
     let read = task::spawn_blocking(move || user.private_key()).await;
     let lost = |_| Error::new(Code::Failed, "the private key could not be read");
     Ok(read.map_err(lost)??)
@@ -288,7 +377,7 @@ pub struct Opened {
 
 /// Steps 2 to 12: asks for permission to send what `asked` describes.
 pub async fn open(route: &Route, asked: Meta, observer: &dyn Observer) -> Result<Opened, Error> {
-    let private = private_key(route).await?;
+    let private = private_key(&route.user).await?;
     open_with(route, &private, request(asked), observer).await
 }
 
@@ -299,7 +388,7 @@ pub async fn open_over(
     asked: Meta,
     observer: &dyn Observer,
 ) -> Result<Opened, Error> {
-    let private = private_key(route).await?;
+    let private = private_key(&route.user).await?;
     open_link(link, route, &private, request(asked), observer).await
 }
 
@@ -324,7 +413,7 @@ pub async fn greet(route: &Route) -> Result<i64, Error> {
 
 /// Opens a session without a file.
 async fn open_asking(route: &Route, observer: &dyn Observer) -> Result<Opened, Error> {
-    let private = private_key(route).await?;
+    let private = private_key(&route.user).await?;
     let (from, to) = (route.user.name().as_str(), route.contact.name.as_str());
     let asked = Wire {
         session: true,
@@ -359,7 +448,7 @@ fn request(meta: Meta) -> Wire {
 /// The same, with what the contact is told about where the user's server is reached.
 fn announcing(route: &Route, asked: Wire) -> Wire {
     Wire {
-        addresses: Some(route.announced.clone()),
+        announced: Some(route.announced.clone()),
         ..asked
     }
 }
@@ -407,11 +496,6 @@ fn at(address: &Address, route: &Route, error: Error) -> Error {
     }
 }
 
-/// Where nothing came from, for an error.
-fn unanswered(route: &Route) -> String {
-    format!("no answer from {} (is it an m2y server?)", route.addresses)
-}
-
 /// The error of a name that no contact has, with the nearest that one has.
 fn known_instead(user: &User, name: &Name, error: RootError) -> Error {
     let is_unknown = matches!(error, RootError::NoContact { .. });
@@ -421,166 +505,4 @@ fn known_instead(user: &User, name: &Name, error: RootError) -> Error {
     let names = contacts.iter().map(|contact| contact.name.as_str());
     let near = did_you_mean(name.as_str(), names);
     Error::new(error.code, format!("{}{near}", error.sentence))
-}
-
-async fn open_link(
-    link: Link,
-    route: &Route,
-    private: &PrivateKey,
-    asked: Wire,
-    observer: &dyn Observer,
-) -> Result<Opened, Error> {
-    let asked = announcing(route, asked);
-    let mut reader = Reader::new(link.reader, ANSWER);
-    let mut writer = Writer::new(link.writer, route.idle);
-    writer.set_pace(route.pace.clone());
-
-    let share = Share::new(&mut SysRng).map_err(WireError::from)?;
-    let opening = Opening::seal(route, private, &asked, &share)?;
-    let to = &route.contact.name;
-    observer.step(2, format_args!("sealed the meta for {to}, signed it"));
-    observer.step(3, format_args!("send the header, 24 bytes"));
-    let len = opening.envelope.len();
-    observer.step(4, format_args!("send the sealed meta, {len} bytes"));
-    let sent = async {
-        writer.bytes(&opening.header).await?;
-        writer.bytes(&opening.envelope).await
-    };
-    let sent = sent.await;
-    // A server that is full may answer and hang up before it has read everything.
-    let head = match (reader.exact().await, sent) {
-        (Ok(head), _) => AnswerHeader::decode(&head)?,
-        (Err(error), Ok(())) | (Err(_), Err(error)) => {
-            return Err(Error::from(error).within(unanswered(route)));
-        }
-    };
-    let len = match head {
-        AnswerHeader::Envelope(len) => len,
-        AnswerHeader::Turned(turned) => return Err(turned_away(turned, to)),
-    };
-    let answer = reader
-        .bytes(len)
-        .await
-        .map_err(|e| Error::from(e).within(unanswered(route)))?;
-    let digest = session::opening_digest(&opening.header, &opening.envelope);
-    let opened = open_answer(&answer, &digest, head, private, &route.contact)?;
-    let reply = Wire::from_json(&opened.contents.json)
-        .map_err(|e| Error::new(Code::Failed, format!("the answer cannot be read: {e}")))?;
-    observer.step(12, format_args!("opened the answer with its own key"));
-    let transcript = session::transcript(&digest, &[&head.encode(), &answer]);
-    let keys = SessionKeys::derive(
-        share,
-        &opened.contents.share,
-        &opening.secret,
-        &opened.secret,
-        &transcript,
-    )?;
-    reader.set_idle(route.idle);
-    if let Some(announced) = &reply.addresses {
-        let (user, contact) = (route.user.clone(), route.contact.name.clone());
-        let announced = Addresses::known(announced);
-        // A session does not fail because of it.
-        let recording = move || user.set_announced(&contact, &announced);
-        let _ = task::spawn_blocking(recording).await;
-    }
-    Ok(Opened {
-        connection: Connection { reader, writer },
-        keys,
-        asked: asked.meta,
-        reply,
-        time: opened.contents.time,
-    })
-}
-
-/// The first message of a session.
-struct Opening {
-    header: [u8; header::LEN],
-    envelope: Vec<u8>,
-    secret: Zeroizing<[u8; SECRET_LEN]>,
-}
-
-impl Opening {
-    /// Fails if the meta is too large.
-    fn fits(route: &Route, private: &PrivateKey, meta: &Meta) -> Result<(), Error> {
-        let len = announcing(route, request(meta.clone())).to_json().len();
-        envelope::sealed_len(len, private.public(), &route.contact.key)?;
-        Ok(())
-    }
-
-    fn seal(
-        route: &Route,
-        private: &PrivateKey,
-        asked: &Wire,
-        share: &Share,
-    ) -> Result<Self, WireError> {
-        let contact = &route.contact;
-        let json = asked.to_json();
-        let header = Header {
-            envelope_len: envelope::sealed_len(json.len(), private.public(), &contact.key)?,
-            from: route.user.name().hash(),
-            to: contact.name.hash(),
-        }
-        .encode();
-        let contents = Contents {
-            time: clock::millis(),
-            share: share.public,
-            json: Zeroizing::new(json.as_bytes().to_vec()),
-        };
-        let sealed = envelope::seal(
-            Part::Opening,
-            &header,
-            &contents,
-            private,
-            &contact.key,
-            &mut SysRng,
-        )?;
-        Ok(Self {
-            header,
-            envelope: sealed.bytes,
-            secret: sealed.secret,
-        })
-    }
-}
-
-fn open_answer(
-    answer: &[u8],
-    digest: &[u8; 32],
-    head: AnswerHeader,
-    private: &PrivateKey,
-    contact: &Contact,
-) -> Result<envelope::Opened, Error> {
-    let bound = [digest.as_slice(), &head.encode()].concat();
-    envelope::verify(Part::Answer, &bound, answer, &contact.key)
-        .and_then(|verified| verified.open(private))
-        .map_err(|e| {
-            Error::new(
-                Code::Identity,
-                format!("the answer does not come from {}: {e}", contact.name),
-            )
-        })
-}
-
-fn turned_away(turned: Turned, to: &Name) -> Error {
-    match turned {
-        Turned::Stranger => Error::new(
-            Code::Identity,
-            format!(
-                "the server refused the connection: it has no user {to}, or one of you does not have the other's current key (compare fingerprints with `m2y contact show`)"
-            ),
-        ),
-        Turned::Stale => Error::new(
-            Code::Later,
-            format!(
-                "rejected because of its time, which is too far from the clock of {to}'s server or older than your last sessions with {to}: check this machine's clock"
-            ),
-        ),
-        Turned::Busy => Error::new(
-            Code::Later,
-            "the server cannot receive now (busy, or a problem in its log): try later",
-        ),
-        Turned::Unreadable => Error::new(
-            Code::Failed,
-            "the server speaks a different version of the protocol",
-        ),
-    }
 }

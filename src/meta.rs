@@ -34,7 +34,7 @@ pub const FIXED: [&str; 10] = [
 ];
 
 /// Fields that the wire owns and no file keeps.
-const REPLY: [&str; 7] = [
+const REPLY: [&str; 8] = [
     "resumeOffset",
     "errorCode",
     "delivered",
@@ -42,6 +42,7 @@ const REPLY: [&str; 7] = [
     "wireSession",
     "wireAttend",
     "wireAddresses",
+    "wireBox",
 ];
 
 /// In a sender's `.meta`: the file, if it is not beside it.
@@ -276,9 +277,17 @@ pub struct Wire {
     pub session: bool,
     /// In an opening to a relay: what the member wants to hear. In a reply: it will.
     pub attend: Option<Attend>,
-    /// In an opening and its answer: where the writer's server is reached, as texts, if the writer
-    /// says so.
-    pub addresses: Option<Vec<String>>,
+    /// In an opening and its answer: where the writer is reached, if the writer says so.
+    pub announced: Option<Announcement>,
+}
+
+/// Where somebody is reached, for one contact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// The addresses of the server, as texts.
+    pub addresses: Vec<String>,
+    /// The box at a relay for letters, as JSON.
+    pub letter_box: Option<Map<String, Value>>,
 }
 
 /// What a member wants to hear of a relay.
@@ -288,15 +297,18 @@ pub enum Attend {
     Calls,
     /// Who wants to use a code.
     Code,
+    /// What letters there are.
+    Letters,
 }
 
 impl Attend {
-    const ALL: [Self; 2] = [Self::Calls, Self::Code];
+    const ALL: [Self; 3] = [Self::Calls, Self::Code, Self::Letters];
 
     fn word(self) -> &'static str {
         match self {
             Self::Calls => "calls",
             Self::Code => "code",
+            Self::Letters => "letters",
         }
     }
 }
@@ -353,7 +365,7 @@ impl Wire {
             features: Features::default(),
             session: false,
             attend: None,
-            addresses: None,
+            announced: None,
         }
     }
 
@@ -387,9 +399,14 @@ impl Wire {
             meta.extra
                 .insert("wireAttend".to_owned(), attend.word().into());
         }
-        if let Some(addresses) = &self.addresses {
+        if let Some(announced) = &self.announced {
+            let addresses = announced.addresses.clone();
             meta.extra
-                .insert("wireAddresses".to_owned(), addresses.clone().into());
+                .insert("wireAddresses".to_owned(), addresses.into());
+            if let Some(letter_box) = &announced.letter_box {
+                meta.extra
+                    .insert("wireBox".to_owned(), letter_box.clone().into());
+            }
         }
         if !self.code.is_empty() {
             meta.extra
@@ -426,16 +443,23 @@ impl Wire {
         let features = Features::from_value(document.remove("wireFeatures").as_ref());
         let attend = document.remove("wireAttend");
         let addresses = document.remove("wireAddresses");
-        let texts = addresses.as_ref().and_then(Value::as_array).map(|all| {
+        let letter_box = match document.remove("wireBox") {
+            Some(Value::Object(letter_box)) => Some(letter_box),
+            _ => None,
+        };
+        let announced = addresses.as_ref().and_then(Value::as_array).map(|all| {
             let texts = all.iter().filter_map(Value::as_str);
-            texts.map(str::to_owned).collect()
+            Announcement {
+                addresses: texts.map(str::to_owned).collect(),
+                letter_box,
+            }
         });
         Ok(Self {
             filekey,
             features,
             delivered: document.remove("delivered") == Some(Value::Bool(true)),
             session: document.remove("wireSession") == Some(Value::Bool(true)),
-            addresses: texts,
+            announced,
             attend: attend.and_then(|said| {
                 let mut all = Attend::ALL.into_iter();
                 all.find(|attend| said == attend.word())

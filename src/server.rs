@@ -98,6 +98,7 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let counted = metrics.clone();
         let hooks = Dispatcher::with_stores(root, settings, stores)?;
+        let relay = Relay::of(root, settings, hooks.journal(), stores)?;
         let hooks = hooks.heard(Arc::new(move |run| counted.hook(run)));
         let observer: Arc<dyn Observer> = Arc::new(Counting {
             metrics: metrics.clone(),
@@ -123,7 +124,7 @@ impl Server {
             checking: Arc::new(Semaphore::new(cores)),
             strangers: StrangerLog::default(),
             slots: Slots::default(),
-            relay: Relay::of(root, settings)?,
+            relay,
             recovered: Arc::default(),
         })
     }
@@ -144,6 +145,11 @@ impl Server {
     /// Where codes for pairing are kept open.
     pub fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    /// What receives files.
+    pub fn receiver(&self) -> &Arc<Receiver> {
+        &self.receiver
     }
 
     /// The openings that it remembers.
@@ -267,6 +273,15 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
         schedule::clock(),
         shutdown.clone(),
     ));
+    if let Some(letters) = server.relay.as_ref().and_then(Relay::letters) {
+        let (letters, mut shutdown) = (letters.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = letters.keep() => {}
+                () = stopped(&mut shutdown) => {}
+            }
+        });
+    }
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -20,7 +20,9 @@ use std::{
 
 use common::{
     M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, document, name, noise, peer,
-    person, said,
+    person,
+    relay_process::{PATIENCE, RelayProcess, attending, join, wait_for},
+    said,
     showing::Showing,
     terminate,
     times::{compare, median},
@@ -35,119 +37,6 @@ use m2y::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long something may take that takes no time.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A relay as a process, killed when this is dropped.
-struct Relay {
-    dir: TempDir,
-    child: Child,
-    _said: BufReader<ChildStdout>,
-    address: String,
-}
-
-impl Relay {
-    fn start() -> Self {
-        Self::with("")
-    }
-
-    /// A relay whose m2y.ini has this text.
-    fn with(ini: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("m2y");
-        fs::create_dir(&root).unwrap();
-        fs::write(root.join("m2y.ini"), ini).unwrap();
-        let (child, said, address) = Self::run(&root, "127.0.0.1:0");
-        Self {
-            dir,
-            child,
-            _said: said,
-            address,
-        }
-    }
-
-    fn run(root: &Path, listen: &str) -> (Child, BufReader<ChildStdout>, String) {
-        let mut child = Command::new(M2Y)
-            .args(["relay", "serve", "--listen", listen, "--root"])
-            .arg(root)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on ").expect(&line);
-        let address = address.to_owned();
-        (child, said, address)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.dir.path().join("m2y")
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Starts again where it was.
-    fn restart(&mut self) {
-        let (child, said, address) = Self::run(&self.root(), &self.address);
-        assert_eq!(address, self.address);
-        (self.child, self._said) = (child, said);
-    }
-
-    fn command(&self, args: &[&str]) -> Output {
-        Command::new(M2Y)
-            .arg("relay")
-            .args(args)
-            .arg("--root")
-            .arg(self.root())
-            .output()
-            .unwrap()
-    }
-
-    /// Makes a user of a root a member.
-    fn join(&self, root: &Root, who: &str) {
-        let invite = Showing::start(&["relay", "invite", who], &self.root());
-        let output = join(root.path(), &invite.code);
-        assert!(output.status.success(), "{}", said(&output));
-        assert_eq!(invite.ends().0, Some(0));
-    }
-
-    /// The address of a member.
-    fn of(&self, who: &str) -> String {
-        format!("relay://{}/{who}", self.address)
-    }
-
-    fn active(&self) -> Vec<String> {
-        let output = self.command(&["active", "--json"]);
-        let text = String::from_utf8(output.stdout).unwrap();
-        let member = |line: &str| {
-            let object: Value = serde_json::from_str(line).unwrap();
-            object["member"].as_str().unwrap_or_default().to_owned()
-        };
-        text.lines().map(member).collect()
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Joins a relay with a code.
-fn join(root: &Path, code: &str) -> Output {
-    Command::new(M2Y)
-        .args(["relay", "join", code, "--root"])
-        .arg(root)
-        .output()
-        .unwrap()
-}
-
 /// Uses the code of somebody who runs `m2y pair`.
 fn pair_with(root: &Path, code: &str) -> Output {
     Command::new(M2Y)
@@ -157,29 +46,11 @@ fn pair_with(root: &Path, code: &str) -> Output {
         .unwrap()
 }
 
-/// A server, once it attends.
-fn attending(root: &Root) -> (Process, Receiver<String>) {
-    let (server, lines) = Process::serve_with_lines(root);
-    wait_for(&lines, "attending");
-    (server, lines)
-}
-
-fn wait_for(lines: &Receiver<String>, words: &str) {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let line = lines.recv_timeout(left);
-        if line.expect(words).contains(words) {
-            return;
-        }
-    }
-}
-
 #[test]
 fn people_who_reach_only_a_relay_send_list_and_fetch_files() {
     let config = format!("{OPEN}[share]\n{ZHENQIANG} = list get put\n");
     let world = World::new(&config);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     let (_server, _lines) = attending(&world.there);
     assert_eq!(relay.active(), [ROLAND]);
@@ -213,7 +84,7 @@ fn people_who_reach_only_a_relay_send_list_and_fetch_files() {
 #[test]
 fn a_server_comes_back_to_a_relay_that_was_killed() {
     let world = World::new(OPEN);
-    let mut relay = Relay::start();
+    let mut relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     let (server, lines) = attending(&world.there);
     relay.kill();
@@ -244,7 +115,7 @@ fn two_people_behind_routers_pair_at_a_relay_and_send_through_it() {
         root
     };
     let (r, z) = (root("r", ROLAND), root("z", ZHENQIANG));
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&r, ROLAND);
     let (_server, _lines) = attending(&r);
     let code = pair(r.path(), z.path());
@@ -271,7 +142,7 @@ fn two_people_behind_routers_pair_at_a_relay_and_send_through_it() {
 #[test]
 fn contacts_hear_in_their_next_session_where_a_user_is_reached_now() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     let server = Process::serve(&world.there);
     let known = || {
         let known = world.sender.addresses_of(&name(ROLAND)).unwrap();
@@ -312,7 +183,7 @@ fn contacts_hear_in_their_next_session_where_a_user_is_reached_now() {
 #[test]
 fn a_code_at_a_relay_is_void_after_a_guess_too() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     let showing = Showing::start(&["pair", "--folder", "photo"], world.there.path());
     assert_eq!(showing.address(), relay.address);
@@ -337,7 +208,7 @@ fn answer(address: &str, from: [u8; 8], to: [u8; 8]) -> (AnswerHeader, Duration)
 #[test]
 fn a_stranger_cannot_tell_a_member_who_is_there_from_one_who_is_away_or_from_nobody() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     // Another member, who is away.
     relay.join(&world.here, ZHENQIANG);
@@ -380,7 +251,7 @@ fn answer_to(address: &str, opening: &[u8]) -> (AnswerHeader, Duration) {
 #[test]
 fn a_recording_of_an_opening_is_not_put_through_and_does_not_tell_who_is_there() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     let (_server, _lines) = attending(&world.there);
     let asked = Wire {
@@ -398,7 +269,7 @@ fn a_recording_of_an_opening_is_not_put_through_and_does_not_tell_who_is_there()
 #[test]
 fn a_member_who_is_away_is_a_reason_to_try_later_and_other_addresses_are_tried() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     let file = world.file("a.txt", b"a");
     let output = world.send(&relay.of(ROLAND), "photo", &file);
@@ -422,7 +293,7 @@ fn a_member_who_is_away_is_a_reason_to_try_later_and_other_addresses_are_tried()
 #[test]
 fn a_relay_without_guests_puts_only_members_through() {
     let world = World::new(OPEN);
-    let relay = Relay::with("[relay]\nguests = no\n");
+    let relay = RelayProcess::with("[relay]\nguests = no\n");
     relay.join(&world.there, ROLAND);
     let (_server, _lines) = attending(&world.there);
     let file = world.file("a.txt", b"a");
@@ -436,7 +307,7 @@ fn a_relay_without_guests_puts_only_members_through() {
 #[test]
 fn members_are_listed_shown_and_removed() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     relay.join(&world.here, ZHENQIANG);
     let users = relay.command(&["users", "--json"]);
@@ -468,7 +339,7 @@ fn members_are_listed_shown_and_removed() {
 #[test]
 fn an_invitation_is_for_its_name_and_not_for_a_user_of_the_relay() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     let output = relay.command(&["invite", "relay"]);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     let invite = Showing::start(&["relay", "invite", PETER], &relay.root());
@@ -498,7 +369,7 @@ fn an_invitation_is_for_its_name_and_not_for_a_user_of_the_relay() {
 
 #[test]
 fn a_connection_that_names_no_call_is_closed() {
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     let mut stream = TcpStream::connect(&relay.address).unwrap();
     stream.write_all(&header::encode_back()).unwrap();
     stream.write_all(&[7; 32]).unwrap();
@@ -510,7 +381,7 @@ fn a_connection_that_names_no_call_is_closed() {
 #[test]
 fn a_member_stops_when_its_server_does() {
     let world = World::new(OPEN);
-    let relay = Relay::start();
+    let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
     let (server, _lines) = attending(&world.there);
     terminate(&server.child);
@@ -555,7 +426,7 @@ async fn in_vain(address: &str, asked: &[([u8; 8], [u8; 8])], each: usize) -> Ve
 #[ignore = "takes ten minutes"]
 async fn over_ten_thousand_answers_the_time_tells_nothing() {
     let world = World::new(OPEN);
-    let relay = Relay::with("[relay]\npairs_per_address = 1000\npairs_per_member = 1000\n");
+    let relay = RelayProcess::with("[relay]\npairs_per_address = 1000\npairs_per_member = 1000\n");
     relay.join(&world.there, ROLAND);
     relay.join(&world.here, ZHENQIANG);
     let (_server, _lines) = attending(&world.there);

@@ -52,13 +52,13 @@ pub enum Contact {
 }
 
 impl Contact {
-    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         match self {
             Self::Request(request) => request.run(json),
             Self::Add(add) => add.run(json),
             Self::Accept(accept) => accept.run(json),
             Self::Export(export) => export.run(json),
-            Self::List(list) => list.run(json),
+            Self::List(list) => list.run(json).await,
             Self::Address(address) => address.run(json),
             Self::Show(show) => show.run(json),
             Self::Remove(remove) => remove.run(json),

@@ -312,7 +312,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Doctor(doctor) => doctor.run(json).await?,
         Command::User(user) => user.run(json)?,
         Command::Folder(folder) => folder.run(json)?,
-        Command::Contact(contact) => contact.run(json)?,
+        Command::Contact(contact) => contact.run(json).await?,
         Command::Events(events) => events.run(json).await?,
         Command::Hook(hook) => hook.run(json).await?,
         Command::Store(store) => store.run(json).await?,

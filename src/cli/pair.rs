@@ -150,7 +150,9 @@ impl Pair {
         let own = own_addresses(set, &user, &listening, code.address.is_local())?;
         let path = folder.path().to_owned();
         let replaced = self.replace.as_deref().map(user_name).transpose()?;
-        let party = Party::new(user.clone(), Some(folder), own)?.replacing(replaced);
+        let party = Party::new(user.clone(), Some(folder), own)?
+            .with_box()?
+            .replacing(replaced);
         let dialer = Direct::new(settings.quic_gso);
         let card = joiner::join(code, &dialer, &party).await?;
         let paired = Paired {
@@ -200,7 +202,9 @@ impl Pair {
         let own = own.filter(|_| is_reached);
         let path = folder.path().to_owned();
         let replaced = self.replace.as_deref().map(user_name).transpose()?;
-        let party = Party::new(user.clone(), Some(folder), own)?.replacing(replaced);
+        let party = Party::new(user.clone(), Some(folder), own)?
+            .with_box()?
+            .replacing(replaced);
         let left = |peer: &transport::Peer| {
             output::aside(format_args!(
                 "somebody at {peer} came and left without a word"

@@ -1,8 +1,10 @@
 //! A relay, and joining one.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     RootArg,
@@ -15,7 +17,7 @@ use super::{
     user_name,
 };
 use crate::{
-    client::relay_slot,
+    client::{mailbox, relay_slot},
     control::{
         question::{self, Present},
         slot,
@@ -33,6 +35,9 @@ use crate::{
     transport::{Address, Addresses, Direct},
 };
 
+/// How long a relay may take to hear that somebody leaves it.
+const LAST: Duration = Duration::from_secs(5);
+
 /// Let people meet who cannot reach each other
 ///
 /// A relay is a server that both can reach. It carries what they say to each other, and can read
@@ -43,6 +48,7 @@ pub enum Relay {
     Invite(Invite),
     Join(Join),
     Leave(Leave),
+    Who(Who),
     Users(Users),
     Active(Active),
     Info(Info),
@@ -100,6 +106,20 @@ pub struct Leave {
     name: String,
 }
 
+/// List the members of a relay that you have joined who want to be found
+///
+/// To be found yourself, write `listed = yes` under [presence] in m2y.ini.
+#[derive(Debug, Args)]
+pub struct Who {
+    #[command(flatten)]
+    root: RootArg,
+    #[command(flatten)]
+    user: UserArg,
+    /// The relay, as `m2y contact list` names it [default: the only one]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(contacts))]
+    name: Option<String>,
+}
+
 /// List the members of the relay
 #[derive(Debug, Args)]
 pub struct Users {
@@ -140,7 +160,8 @@ impl Relay {
             Self::Serve(serve) => serve.run(json).await,
             Self::Invite(invite) => invite.run(json).await,
             Self::Join(join) => join.run(json).await,
-            Self::Leave(leave) => leave.run(json),
+            Self::Leave(leave) => leave.run(json).await,
+            Self::Who(who) => who.run(json).await,
             Self::Users(users) => users.run(json),
             Self::Active(active) => active.run(json).await,
             Self::Info(info) => info.run(json).await,
@@ -259,6 +280,8 @@ impl Join {
         let (slot, _) = relay_slot::open(&user, relay).await?;
         slot.close().await;
         user.set_relay(relay, true)?;
+        // A relay without letters is one too.
+        let _ = mailbox::who(&user, relay).await;
         let address = Address::Relay(place, user.name().to_string()).to_string();
         if json {
             output::object(&[
@@ -278,7 +301,7 @@ impl Join {
 }
 
 impl Leave {
-    fn run(self, json: bool) -> Result<(), Error> {
+    async fn run(self, json: bool) -> Result<(), Error> {
         let user = self.user.of(&self.root.open()?)?;
         let name = user_name(&self.name)?;
         if !user.relays()?.contains(&name) {
@@ -286,10 +309,48 @@ impl Leave {
             return Err(Error::new(ErrorCode::NotFound, sentence));
         }
         user.set_relay(&name, false)?;
+        user.set_relay_key(&name, None)?;
+        // A relay that is away keeps what it has until it removes the member.
+        let left = timeout(LAST, mailbox::leave(&user, &name)).await;
+        if !matches!(left, Ok(Ok(()))) {
+            output::aside(format_args!(
+                "{name} does not answer: letters that wait there stay until they expire"
+            ));
+        }
         if json {
             output::object(&[("status", "done".into()), ("relay", name.as_str().into())]);
         } else {
             output::line(format_args!("{} has left {name}", user.name()));
+        }
+        Ok(())
+    }
+}
+
+impl Who {
+    async fn run(self, json: bool) -> Result<(), Error> {
+        let user = self.user.of(&self.root.open()?)?;
+        let relays = user.relays()?;
+        let name = match (&self.name, relays.as_slice()) {
+            (Some(name), _) => user_name(name)?,
+            (None, [only]) => only.clone(),
+            (None, []) => {
+                let sentence = format!("{} has joined no relay", user.name());
+                return Err(Error::new(ErrorCode::NotFound, sentence));
+            }
+            (None, _) => {
+                let sentence = "there are several relays: name one";
+                return Err(Error::new(ErrorCode::Usage, sentence));
+            }
+        };
+        let found = mailbox::who(&user, &name).await?;
+        if found.is_empty() && !json {
+            output::line(format_args!("nobody at {name} wants to be found"));
+        }
+        for member in found {
+            match json {
+                true => output::object(&[("member", member.as_str().into())]),
+                false => output::line(&member),
+            }
         }
         Ok(())
     }

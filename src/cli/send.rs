@@ -1,6 +1,7 @@
 //! Sends files: one after the other from a plan, through the sessions of their routes.
 
 mod dry;
+mod letters;
 mod plan;
 mod producer;
 mod tally;
@@ -38,7 +39,7 @@ use super::{
     user_name,
 };
 use crate::{
-    client::Route,
+    client::{self, Route},
     error::{Code, Error},
     journal::outgoing::{Outgoing, What},
     meta::Meta,
@@ -72,6 +73,11 @@ use crate::{
 /// reason in its field "error". To retry it, name the .failed:
 ///
 ///   m2y send /m2y/user/zhenqiang/photo/myfoto.failed
+///
+/// If the receiver cannot be reached, and has joined a relay that keeps letters, the file is
+/// left there, sealed (--leave): the .meta becomes .left, and .done or .failed once the
+/// receiver has said which. `m2y serve` hears of that by itself; without it, name the .left.
+/// --take-back takes a letter back that was not fetched yet.
 ///
 /// Many files to one receiver share one connection. A directory stands for every .meta in
 /// it. With NAME:FOLDER and --recursive it stands for every file below it, hidden ones too;
@@ -123,6 +129,18 @@ pub struct Send {
     /// Retry what failed: everything, or with NAME: or NAME:FOLDER what was to go there
     #[arg(long)]
     failed: bool,
+    /// When to leave a file at the receiver's relay, sealed, as a letter
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        conflicts_with = "server"
+    )]
+    leave: Leave,
+    /// Take back letters that were not fetched yet
+    #[arg(long, conflicts_with_all = ["failed", "again", "dry_run", "recursive"])]
+    take_back: bool,
     #[command(flatten)]
     limit: Limit,
     /// Only say what would be sent where: connects to nobody, writes nothing
@@ -146,6 +164,27 @@ enum Conflict {
     Skip,
     /// Send it as a new file, like --again
     Rename,
+}
+
+/// When a file is left as a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Leave {
+    /// If the receiver cannot be reached
+    Auto,
+    /// Not at all
+    Never,
+    /// Without calling the receiver first
+    Always,
+}
+
+impl From<Leave> for client::letters::Leave {
+    fn from(leave: Leave) -> Self {
+        match leave {
+            Leave::Auto => Self::Auto,
+            Leave::Never => Self::Never,
+            Leave::Always => Self::Always,
+        }
+    }
 }
 
 /// The most attempts that are retried at once.
@@ -332,6 +371,25 @@ impl Send {
 
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
         let send = Arc::new(self.complete()?);
+        if send.take_back {
+            return letters::take_back(&send, json).await;
+        }
+        if send.from.is_none() && !send.files.is_empty() {
+            match send
+                .files
+                .iter()
+                .filter(|file| letters::is_left(file))
+                .count()
+            {
+                0 => {}
+                n if n == send.files.len() => return letters::ask(&send, json).await,
+                _ => {
+                    let sentence =
+                        "name either .left files, to hear what became of them, or others";
+                    return Err(Error::new(Code::Usage, sentence).into());
+                }
+            }
+        }
         let kind = send.kind(send.parties()?.as_ref());
         let several = send.is_several(&kind);
         let wanted = !json && !send.no_progress && !send.quiet && !send.dry_run;
@@ -356,6 +414,7 @@ impl Send {
             observer: progress.clone(),
             stop: stopped,
             pace: send.limit.pace(),
+            leave: send.server.is_none().then(|| send.leave.into()),
         };
         let producing = {
             let send = send.clone();

@@ -84,10 +84,11 @@ fn columns(one: &Outgoing) -> [String; 5] {
     let what = &one.what;
     let state = match one.state {
         State::Sent => "sent".to_owned(),
+        State::Left => "letter".to_owned(),
         State::Failed => one.code.clone(),
     };
     let why = match one.state {
-        State::Sent => String::new(),
+        State::Sent | State::Left => String::new(),
         State::Failed if one.words == one.code => String::new(),
         State::Failed => format!(": {}", printable(&one.words, 300)),
     };

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{RootArg, output, systemd};
 use crate::{
-    client::{self, attendance::Attendance, outbox},
+    client::{self, attendance::Attendance, letters, outbox},
     control::host::{Asked, Control},
     crypto::backend::active,
     error::{Code, Error},
@@ -120,8 +120,7 @@ impl Serve {
         }
         let (shutdown, going_down) = watch::channel(false);
         // Callers at relays are accepted like all others.
-        let openings = server.openings().clone();
-        let attendance = Attendance::start(&root, &settings, openings, going_down.clone());
+        let attendance = Attendance::start(&root, &settings, &server, going_down.clone());
         listeners.push(Box::new(attendance));
         if let Some(((port, address), report)) = metrics_port {
             if json {
@@ -139,9 +138,10 @@ impl Serve {
         };
         tokio::spawn(control.run(asked, going_down.clone()));
         systemd::tell("READY=1");
+        let asking = letters::run(root.clone(), going_down.clone());
         let sending = outbox::run(root, settings, going_down.clone());
         let serving = async {
-            tokio::join!(server::run(listeners, server, going_down), sending);
+            tokio::join!(server::run(listeners, server, going_down), sending, asking);
         };
         tokio::pin!(serving);
         tokio::select! {

@@ -5,13 +5,13 @@ use std::{collections::HashMap, io, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::{
     io::AsyncWriteExt,
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::{self, JoinHandle},
     time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::{Opened, Route, open_with, private_key, request};
+use super::{Opened, Route, mailbox, open_with, private_key, request};
 use crate::{
     clock, crypto,
     error::{Code, Error},
@@ -21,6 +21,8 @@ use crate::{
     observer::Unobserved,
     relay::attendance::{self, Called},
     root::{Root, name::Name, settings::Settings, user::User},
+    server::Server,
+    transfer::receive::receiver::Receiver,
     transport::{Address, Direct, Incoming, Link, Listener, Peer, race},
     wire::{
         envelope::{self, Part},
@@ -59,12 +61,13 @@ impl Attendance {
     pub fn start(
         root: &Root,
         settings: &Settings,
-        openings: Arc<Openings>,
+        server: &Server,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let (give, callers) = mpsc::channel(16);
         let doorkeeper = Doorkeeper {
-            openings,
+            openings: server.openings().clone(),
+            receiver: server.receiver().clone(),
             max_age: settings.opening_max_age,
             give,
         };
@@ -94,6 +97,8 @@ impl Listener for Attendance {
 #[derive(Clone)]
 struct Doorkeeper {
     openings: Arc<Openings>,
+    /// What receives the files of letters.
+    receiver: Arc<Receiver>,
     max_age: Duration,
     give: mpsc::Sender<Incoming>,
 }
@@ -188,7 +193,7 @@ pub(super) async fn open(
         let lost = |_| Error::new(Code::Failed, "a thread stopped");
         finding.await.map_err(lost)??
     };
-    let private = private_key(&route).await?;
+    let private = private_key(&route.user).await?;
     let (from, to) = (route.user.name().as_str(), route.contact.name.as_str());
     let asked = Wire {
         session: true,
@@ -230,11 +235,14 @@ async fn attend(user: &User, relay: &Name, doorkeeper: &Doorkeeper) -> Result<()
             });
         }
     };
-    let (reader, writer) = (&mut connection.reader, &mut connection.writer);
-    let attending = attendance::attend(reader, writer, &keys, &give_call, &mut decisions);
+    let both = (&mut connection.reader, &mut connection.writer);
+    let letters = Notify::new();
+    let attending = attendance::attend(both, &keys, &letters, &give_call, &mut decisions);
+    let fetching = mailbox::keep(user, relay, &doorkeeper.receiver, &letters);
     tokio::select! {
         ended = attending => ended.map_err(|e| Error::new(Code::Later, e.to_string())),
         () = taking => Ok(()),
+        () = fetching => Ok(()),
     }
 }
 

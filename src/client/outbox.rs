@@ -433,7 +433,10 @@ impl Attempt {
         let to = printable(&out.meta().to, 64);
         match result.and_then(|meta| out.done(&meta)) {
             Ok(done) => {
-                info!("{}: sent to {to}", done.display());
+                match out.is_left() {
+                    true => info!("{}: left for {to} as a letter", done.display()),
+                    false => info!("{}: sent to {to}", done.display()),
+                }
                 Sent::Over
             }
             Err(error) => self.not_sent(error, |error| match out.failed(error) {

@@ -54,6 +54,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], CryptoError> {
 pub const KEY_LEN: usize = 16;
 
 /// A key for AES-128, wiped when it is dropped.
+#[derive(Clone)]
 pub struct Key(Zeroizing<[u8; KEY_LEN]>);
 
 impl Key {

@@ -7,6 +7,8 @@ pub mod decided;
 pub mod delivered;
 pub mod file_index;
 pub mod last_run;
+pub mod letters;
+pub mod mailbox;
 pub mod openings;
 pub mod outgoing;
 pub mod prune;
@@ -97,7 +99,9 @@ impl Journal {
             db.execute_batch(redo::SCHEMA)?;
             db.execute_batch(script_state::SCHEMA)?;
             db.execute_batch(last_run::SCHEMA)?;
-            db.execute_batch(outgoing::SCHEMA)
+            db.execute_batch(outgoing::SCHEMA)?;
+            db.execute_batch(mailbox::SCHEMA)?;
+            db.execute_batch(letters::SCHEMA)
         })?;
         let decides = Arc::new(AtomicBool::new(decided::any(&database.reader()?)?));
         Ok(Self {

@@ -69,6 +69,8 @@ pub enum State {
     Sent = 1,
     /// It was not sent, or refused.
     Failed = 2,
+    /// It waits at a relay, as a letter.
+    Left = 3,
 }
 
 impl State {
@@ -77,6 +79,7 @@ impl State {
         match self {
             Self::Sent => "sent",
             Self::Failed => "failed",
+            Self::Left => "letter",
         }
     }
 }
@@ -142,7 +145,7 @@ pub fn find(db: &Connection, what: &What) -> rusqlite::Result<Option<Outgoing>> 
 /// same transfer: another process was faster.
 pub fn put(db: &Connection, attempt: &Outgoing) -> rusqlite::Result<()> {
     let what = &attempt.what;
-    if attempt.state == State::Failed
+    if attempt.state != State::Sent
         && let Some(before) = find(db, what)?
         && before.state == State::Sent
         && before.id == attempt.id
@@ -163,6 +166,25 @@ pub fn put(db: &Connection, attempt: &Outgoing) -> rusqlite::Result<()> {
         ":state": attempt.state as i64, ":bytes": signed(attempt.bytes),
         ":at": signed(attempt.at), ":code": attempt.code, ":words": attempt.words,
     })?;
+    Ok(())
+}
+
+/// The attempt of a transfer that waits at a relay has ended like this.
+pub fn end_left(
+    db: &Connection,
+    user: &str,
+    id: TransferId,
+    (state, code, words): (State, &str, &str),
+    now: u64,
+) -> rusqlite::Result<()> {
+    db.execute(
+        "UPDATE outgoing SET state = :state, code = :code, words = :words, at = :at
+         WHERE user = :user AND id = :id AND state = 3",
+        named_params! {
+            ":state": state as i64, ":code": code, ":words": words, ":at": signed(now),
+            ":user": user, ":id": id.0,
+        },
+    )?;
     Ok(())
 }
 
@@ -242,6 +264,7 @@ fn outgoing(row: &Row<'_>) -> rusqlite::Result<Outgoing> {
         attempt: number("attempt")?,
         state: match row.get("state")? {
             1_i64 => State::Sent,
+            3 => State::Left,
             _ => State::Failed,
         },
         bytes: number("bytes")?,

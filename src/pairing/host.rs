@@ -93,7 +93,7 @@ async fn serve(incoming: Incoming, slots: &Slots) -> Result<(), ChannelError> {
     match First::decode(&header) {
         Ok(First::Code(header)) => slots.carry(&peer, header, &mut reader, &mut writer).await?,
         // Sessions are for a server.
-        Ok(First::Opening(_) | First::Back) | Err(_) => {
+        Ok(First::Opening(_) | First::Back | First::Post) | Err(_) => {
             let turned = AnswerHeader::Turned(Turned::Unreadable);
             writer.bytes(&turned.encode()).await?;
         }

@@ -4,7 +4,7 @@ use crate::{
     crypto::keys::Fingerprint,
     error::{Code, Error, printable},
     json::{self, Map, Value, canonical},
-    root::{RootError, contact::Card, folder::Folder, name::Name, user::User},
+    root::{RootError, boxes::Grant, contact::Card, folder::Folder, name::Name, user::User},
     transport::Addresses,
     wire::code::CodeError,
 };
@@ -16,6 +16,8 @@ pub struct Party {
     folder: Option<Folder>,
     /// Where this user's server is reached.
     addresses: Option<Addresses>,
+    /// Where the other may leave letters.
+    letter_box: Option<Grant>,
     /// Whose key is replaced, if it is a different one.
     replaced: Option<Name>,
     /// The user's key when the pairing began.
@@ -36,6 +38,7 @@ impl Party {
             user,
             folder,
             addresses,
+            letter_box: None,
             replaced: None,
             expected: None,
         })
@@ -45,6 +48,14 @@ impl Party {
     #[must_use]
     pub fn replacing(self, replaced: Option<Name>) -> Self {
         Self { replaced, ..self }
+    }
+
+    /// The same, with a box for letters for the other, if the user has joined a relay that keeps some.
+    pub fn with_box(self) -> Result<Self, Error> {
+        Ok(Self {
+            letter_box: self.user.new_box()?,
+            ..self
+        })
     }
 
     fn replaces(&self, name: &Name) -> bool {
@@ -67,6 +78,7 @@ impl Party {
             key: self.user.public_key()?,
             addresses: self.addresses.clone(),
             folder: self.folder.as_ref().map(|folder| folder.name().clone()),
+            letter_box: self.letter_box.clone(),
         };
         match card.key.fingerprint() == self.own {
             true => Ok(card),
@@ -111,6 +123,10 @@ impl Party {
         if let Some(folder) = &card.folder {
             self.user.set_folder(&card.name, folder)?;
         }
+        if let Some(given) = &self.letter_box {
+            self.user.give_box(&card.name, &given.id)?;
+        }
+        self.user.set_box_of(&card.name, card.letter_box.as_ref())?;
         if let Some(folder) = &self.folder {
             folder.allow(&card.name)?;
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::{
+        Notify,
         mpsc::{self, error::TrySendError},
         oneshot, watch,
     },
@@ -84,6 +85,9 @@ pub async fn serve<F: Future<Output = bool>>(
                 let body = encode_call(&call.token, &call.opening);
                 writer.record(&mut ours, Kind::Call, 0, &body).await?;
             }
+            () = attending.letters.notified() => {
+                writer.record(&mut ours, Kind::Letter, 0, &[]).await?;
+            }
             record = reader.record(&mut theirs) => {
                 let (head, body) = record?;
                 heard = Instant::now();
@@ -119,11 +123,11 @@ pub struct Called {
 }
 
 /// The side of the member: hands out calls, and says what was decided about them, until one side ends
-/// it.
+/// it. `letters` is told when some have come.
 pub async fn attend(
-    reader: &mut Reader,
-    writer: &mut Writer,
+    (reader, writer): (&mut Reader, &mut Writer),
     keys: &SessionKeys,
+    letters: &Notify,
     calls: &mpsc::Sender<Called>,
     decisions: &mut mpsc::Receiver<(Token, bool)>,
 ) -> Result<(), AttendanceError> {
@@ -138,6 +142,9 @@ pub async fn attend(
             record = reader.record(&mut theirs) => {
                 let (head, body) = record?;
                 heard = Instant::now();
+                if head.kind == Kind::Letter {
+                    letters.notify_one();
+                }
                 if head.kind == Kind::Call {
                     let (token, header, envelope) = decode_call(&body)?;
                     let envelope = envelope.to_vec();

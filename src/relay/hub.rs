@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -61,6 +61,8 @@ struct Present {
     since: Instant,
     /// Calls that may come, as of a moment: a token bucket.
     bucket: (f64, Instant),
+    /// Told that letters have come.
+    letters: Arc<Notify>,
 }
 
 impl Present {
@@ -96,6 +98,8 @@ pub struct Hub {
 pub struct Attending {
     /// Those who dial.
     pub calls: mpsc::Receiver<Call>,
+    /// Letters have come.
+    pub letters: Arc<Notify>,
     hub: Hub,
     member: NameHash,
     number: u64,
@@ -137,19 +141,31 @@ impl Hub {
     pub fn attend(&self, member: NameHash) -> Result<Attending, CryptoError> {
         let (give, calls) = mpsc::channel(1);
         let number = u64::from_be_bytes(crypto::random()?);
+        let letters = Arc::new(Notify::new());
         let present = Present {
             calls: give,
             number,
             since: Instant::now(),
             bucket: (BURST, Instant::now()),
+            letters: letters.clone(),
         };
         self.with(|inner| inner.present.insert(member, present));
         Ok(Attending {
             calls,
+            letters,
             hub: self.clone(),
             member,
             number,
         })
+    }
+
+    /// Letters have come for a member, which hears of it if it attends.
+    pub fn letters_came(&self, member: &NameHash) {
+        self.with(|inner| {
+            if let Some(present) = inner.present.get(member) {
+                present.letters.notify_one();
+            }
+        });
     }
 
     /// For how long a member has attended, if it does.

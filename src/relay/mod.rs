@@ -10,4 +10,7 @@
 
 pub mod attendance;
 pub mod carrying;
+pub mod conversation;
 pub mod hub;
+pub mod letters;
+pub mod post;

@@ -1,6 +1,7 @@
 //! Contacts: the keys of the people a user exchanges files with, and the card that carries a key.
 
 use super::{
+    boxes::Grant,
     config::{Config, ConfigError},
     error::RootError,
     ini_text,
@@ -32,6 +33,8 @@ pub struct Card {
     pub addresses: Option<Addresses>,
     /// The owner's folder that files go into if the sender names none.
     pub folder: Option<Name>,
+    /// A box for letters, for the one who gets the card.
+    pub letter_box: Option<Grant>,
 }
 
 impl Card {
@@ -69,6 +72,10 @@ impl Card {
             key,
             addresses: addresses.map_err(|e| RootError::document(path, e.to_string()))?,
             folder: folder.map(Name::folder).transpose()?,
+            letter_box: match card.get("box") {
+                Some(Value::Object(grant)) => Grant::from_document(grant),
+                _ => None,
+            },
         })
     }
 
@@ -88,6 +95,9 @@ impl Card {
         write_addresses(&mut card, self.addresses.as_ref());
         if let Some(folder) = &self.folder {
             card.insert("folder".to_owned(), folder.as_str().into());
+        }
+        if let Some(grant) = &self.letter_box {
+            card.insert("box".to_owned(), grant.to_document().into());
         }
         Ok(card)
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{
+    boxes::Grant,
     contact::{self, Key},
     error::RootError,
     file,
@@ -10,7 +11,10 @@ use super::{
     settings::Settings,
     user::User,
 };
-use crate::transport::{Address, Addresses, MAX_ADDRESSES};
+use crate::{
+    meta::Announcement,
+    transport::{Address, Addresses, MAX_ADDRESSES},
+};
 
 /// The largest contacts.ini, in bytes.
 const MAX_LEN: u64 = 1 << 20;
@@ -50,20 +54,36 @@ impl User {
         Ok(all)
     }
 
-    /// What contacts are told about where the user's server is reached: the addresses in m2y.ini, and
-    /// those at relays.
-    pub fn announcement(&self, settings: &Settings) -> Result<Vec<String>, RootError> {
+    /// What a contact is told about where the user is reached: the addresses in m2y.ini, those at
+    /// relays, and a box for letters.
+    pub fn announcement(
+        &self,
+        settings: &Settings,
+        contact: &Name,
+    ) -> Result<Announcement, RootError> {
         let set = settings.addresses.iter().flat_map(Addresses::iter).cloned();
         let all = set.chain(self.addresses_at_relays()?);
-        Ok(all
-            .take(MAX_ADDRESSES)
-            .map(|address| address.to_string())
-            .collect())
+        // A relay needs no box at itself, or at another one.
+        let is_relay = self.relays()?.contains(contact);
+        let letter_box = match is_relay {
+            true => None,
+            false => self.box_for(contact)?,
+        };
+        Ok(Announcement {
+            addresses: all
+                .take(MAX_ADDRESSES)
+                .map(|address| address.to_string())
+                .collect(),
+            letter_box: letter_box.map(|grant| grant.to_document()),
+        })
     }
 
-    /// Records where a contact says that its server is reached, if that is new.
-    pub fn set_announced(&self, contact: &Name, announced: &[Address]) -> Result<(), RootError> {
-        let each: Vec<_> = announced.iter().map(ToString::to_string).collect();
+    /// Records where a contact says that it is reached, if that is new.
+    pub fn set_announced(&self, contact: &Name, announced: &Announcement) -> Result<(), RootError> {
+        let grant = announced.letter_box.as_ref().and_then(Grant::from_document);
+        self.set_box_of(contact, grant.as_ref())?;
+        let known = Addresses::known(&announced.addresses);
+        let each: Vec<_> = known.iter().map(ToString::to_string).collect();
         let (text, key) = (each.join(", "), Key::Announced);
         match self.of_contact(contact, key)?.unwrap_or_default() == text {
             true => Ok(()),

@@ -22,6 +22,7 @@
 //! Everything below the root is reached through a directory handle that no name
 //! and no symbolic link leads out of (`cap-std`).
 
+pub mod boxes;
 mod certificate;
 pub mod config;
 pub mod conflict;
@@ -38,6 +39,8 @@ mod ini_text;
 pub mod meta_file;
 pub mod name;
 pub mod passphrases;
+pub mod prekeys;
+mod relay_key;
 pub mod rotation;
 pub mod schedule;
 pub mod settings;
@@ -273,6 +276,19 @@ pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # pairs_per_address = 32
 # Bytes a second that each pair may move: as many as come, unless it is set.
 # rate = 100M
+# Whether letters are kept for members who are away, and for how long.
+# letters = yes
+# keep = 14d
+# What may wait for one member, and how much of it one contact may leave.
+# max_letters = 1000
+# max_letter_bytes = 4G
+# box_letters = 100
+# box_bytes = 1G
+# Who may see whether the users of this root are at their relays: contacts or nobody; and whether
+# other members of a relay may see that they are members, see `m2y relay who`.
+[presence]
+# show = contacts
+# listed = no
 [folder]
 # The size in bytes at which a user's inbox.log becomes inbox.log.1; five such files are kept.
 # inbox_max = 10M

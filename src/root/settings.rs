@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{SETTINGS_TEMPLATE, config::Config, name::Name};
 use crate::{error::did_you_mean, transport::Addresses};
-pub use relay::RelaySettings;
+pub use relay::{Quota, RelaySettings};
 pub use smtp::{Security, Smtp};
 pub use webhook::{AllowedHost, Webhook};
 
@@ -66,6 +66,8 @@ pub struct Settings {
     pub webhook: Webhook,
     /// `[relay]`: whether the server is a relay, and what it allows.
     pub relay: RelaySettings,
+    /// `[presence]`: who may see whether the users are there.
+    pub presence: Presence,
     /// `[watch] settle`: how long a file has to rest until its change is an event.
     pub settle: Duration,
     /// Bytes of an inbox.log until it is rotated.
@@ -74,6 +76,15 @@ pub struct Settings {
     pub user: Option<Name>,
     /// `[store NAME]`: places where contents may be stored, by their names.
     pub stores: BTreeMap<String, store::Place>,
+}
+
+/// Who may see whether the users are at their relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// `show`: whether contacts may.
+    pub show: bool,
+    /// `listed`: whether other members of a relay may see that they are members.
+    pub listed: bool,
 }
 
 /// The files that a server proves itself with. A relative path starts at the root.
@@ -181,6 +192,10 @@ impl Default for Settings {
             smtp: None,
             webhook: Webhook::default(),
             relay: RelaySettings::default(),
+            presence: Presence {
+                show: true,
+                listed: false,
+            },
             settle: Duration::from_millis(500),
             inbox_max: 10 << 20,
             user: None,
@@ -269,6 +284,14 @@ impl Settings {
                 self.user = Some(name.map_err(|_| "it must be the name of a user")?);
             }
             ("watch", "settle") => self.settle = duration(value)?,
+            ("presence", "show") => {
+                self.presence.show = match value.trim() {
+                    "contacts" => true,
+                    "nobody" => false,
+                    _ => return Err("it must be contacts or nobody"),
+                };
+            }
+            ("presence", "listed") => self.presence.listed = yes_or_no(value)?,
             ("relay", key) => self.relay.set(key, value)?,
             ("smtp", key) => self.smtp.get_or_insert_default().set(key, value)?,
             ("webhook", key) => self.webhook.set(key, value)?,
@@ -491,6 +514,9 @@ mod tests {
             "[relay]\nmax_pairs = 0",
             "[relay]\nrate = 0",
             "[relay]\nguest = yes",
+            "[relay]\nkeep = forever",
+            "[relay]\nbox_letters = 0",
+            "[presence]\nshow = friends",
         ] {
             assert!(Settings::parse(text).is_err(), "{text}");
         }

@@ -392,6 +392,8 @@ impl User {
         if !there.map_err(RootError::io("open", self.at(&file)))? {
             return Err(no_contact());
         }
+        // Before the lock, which it takes too.
+        self.remove_boxes(name)?;
         let _lock = self.lock_keys()?;
         let old = self.contacts_ini()?;
         let new = contact::without(&old, name);
@@ -436,6 +438,7 @@ impl User {
             key: self.own_key()?,
             addresses,
             folder,
+            letter_box: None,
         })
     }
 

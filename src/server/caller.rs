@@ -11,9 +11,8 @@ use crate::{
     crypto::{SysRng, keys::PrivateKey},
     error::{Code, Error, printable},
     journal::openings::{Opening, Openings, Stamp, timely},
-    meta::{Meta, MetaError, Wire},
+    meta::{Announcement, Meta, MetaError, Wire},
     root::{Root, RootError, contact::Contact, settings::Settings, user::User},
-    transport::Addresses,
     wire::{
         WireError,
         envelope::{self, Contents, Opened, Part},
@@ -32,8 +31,8 @@ pub struct Caller {
     opened: Opened,
     digest: [u8; 32],
     metrics: Arc<Metrics>,
-    /// What the contact is told about where the user's server is reached.
-    announced: Vec<String>,
+    /// What the contact is told about where the user is reached.
+    announced: Announcement,
     /// The meta, or what is wrong with it.
     pub request: Result<Wire, Error>,
 }
@@ -129,14 +128,15 @@ pub fn identify(
         Error::new(Code::Failed, format!("the metadata cannot be read: {why}"))
     });
     if let Ok(Wire {
-        addresses: Some(announced),
+        announced: Some(announced),
         ..
     }) = &request
     {
         // A session does not fail because of it.
-        let _ = user.set_announced(&contact.name, &Addresses::known(announced));
+        let _ = user.set_announced(&contact.name, announced);
     }
-    let announced = user.announcement(settings).unwrap_or_default();
+    let announced = user.announcement(settings, &contact.name);
+    let announced = announced.unwrap_or_default();
     Ok(Caller {
         announced,
         user,
@@ -162,14 +162,14 @@ impl Caller {
         } = self;
         let share = Share::new(&mut SysRng)?;
         let reply = &Wire {
-            addresses: Some(self.announced.clone()),
+            announced: Some(self.announced.clone()),
             ..reply.clone()
         };
         let mut json = reply.to_json();
         if envelope::sealed_len(json.len(), private.public(), &contact.key).is_err() {
             // What hooks added does not fit; the sender can do without it.
             let mut reply = reply.clone();
-            reply.addresses = None;
+            reply.announced = None;
             reply.meta.extra.clear();
             json = reply.to_json();
         }

@@ -74,6 +74,8 @@ enum Next {
     Pair(Box<(Back, Room)>, Arc<Vec<u8>>),
     /// As the other half: it is held until the pair is over.
     Back(Token),
+    /// As that of somebody who leaves letters.
+    Post,
 }
 
 /// When a stranger whose last byte was read at `heard` is answered.
@@ -91,6 +93,8 @@ enum Beginning {
     Code(CodeHeader),
     /// With that of a member who answers a call, and the token.
     Back(Token),
+    /// With that of somebody who leaves letters.
+    Post,
 }
 
 /// One connection in its task.
@@ -153,6 +157,22 @@ impl Connection {
                         .await;
                 }
                 writer.finish().await;
+                return;
+            }
+            Ok(Next::Attendance(keys, member, Attend::Letters)) => {
+                if let Some(relay) = &self.server.relay {
+                    let shutdown = self.shutdown.clone();
+                    relay
+                        .mailbox(&member, (reader, writer), &keys, shutdown)
+                        .await;
+                }
+                return;
+            }
+            Ok(Next::Post) => {
+                if let Some(relay) = &self.server.relay {
+                    let shutdown = self.shutdown.clone();
+                    relay.post(&self.peer, (reader, writer), shutdown).await;
+                }
                 return;
             }
             Ok(Next::Pair(pair, opening)) => {
@@ -219,6 +239,7 @@ impl Connection {
                 return Ok(Next::Nothing);
             }
             Ok(Beginning::Back(token)) => return Ok(Next::Back(token)),
+            Ok(Beginning::Post) => return Ok(Next::Post),
             Err(ChannelError::Wire(error)) => {
                 self.server.strangers.turned_away(&self.peer, &error);
                 self.server.metrics.opening(Opening::TurnedAway);
@@ -275,6 +296,7 @@ impl Connection {
             let bytes = reader.exact().await?;
             match First::decode(&bytes)? {
                 First::Code(header) => Ok(Beginning::Code(header)),
+                First::Post => Ok(Beginning::Post),
                 First::Back => Ok(Beginning::Back(Token(reader.exact().await?))),
                 First::Opening(header) => {
                     let envelope = reader.bytes(header.envelope_len).await?;
@@ -329,7 +351,8 @@ impl Connection {
         let attends = match (&self.server.relay, &caller.request) {
             (Some(relay), Ok(request)) if relay.is_of(to) => {
                 let member = || Box::new(caller.contact.clone());
-                request.attend.map(|attend| (member(), attend))
+                let attend = request.attend.filter(|attend| relay.offers(*attend));
+                attend.map(|attend| (member(), attend))
             }
             _ => None,
         };

@@ -10,12 +10,17 @@ use tokio::{
 };
 use tracing::{debug, info};
 
+use super::LINGER;
 use crate::{
     error::{Code, Error},
+    journal::Journal,
+    meta::Attend,
     pairing::slots::{MAX_SLOTS, Slots},
     relay::{
         attendance, carrying,
         hub::{Back, Hub, Room},
+        letters::Letters,
+        post,
     },
     root::{
         Root, RootError,
@@ -28,10 +33,11 @@ use crate::{
         channel::{Reader, Writer},
         pace::Pace,
     },
+    store::Stores,
     transport::{Link, Peer, admission::Admission},
     wire::{
         envelope::{self, Part},
-        header::{self, Header},
+        header::{self, AnswerHeader, Header, Turned},
         relay::{MAX_OPENING, Token},
         session::SessionKeys,
     },
@@ -39,6 +45,13 @@ use crate::{
 
 /// The user of a relay, unless m2y.ini names one.
 pub const USER: &str = "relay";
+
+/// The folder of a relay's user in whose store letters are kept.
+const FOLDER: &str = "letters";
+
+/// Connections of those who leave letters: in all, and of one host.
+const POSTS: usize = 256;
+const POSTS_PER_HOST: usize = 16;
 
 /// Codes of one member at the same time.
 const CODES: usize = 2;
@@ -50,6 +63,10 @@ pub struct Relay {
     hub: Hub,
     /// The codes of each member.
     codes: Admission,
+    /// The letters, if it keeps some.
+    letters: Option<Letters>,
+    /// Those who leave letters.
+    posts: Admission,
 }
 
 /// The user whose contacts are the members.
@@ -70,9 +87,21 @@ pub fn link(reader: Reader, writer: Writer, peer: Peer) -> Link {
     }
 }
 
+/// Says to somebody that there is nothing for them here.
+async fn turn_away(mut writer: Writer) {
+    let answer = AnswerHeader::Turned(Turned::Stranger).encode();
+    let _ = writer.bytes(&answer).await;
+    writer.finish().await;
+}
+
 impl Relay {
     /// The relay that the settings ask for, if they do.
-    pub fn of(root: &Root, settings: &Settings) -> Result<Option<Self>, Error> {
+    pub fn of(
+        root: &Root,
+        settings: &Settings,
+        journal: &Journal,
+        stores: &Stores,
+    ) -> Result<Option<Self>, Error> {
         let settings = &settings.relay;
         if !settings.enabled {
             return Ok(None);
@@ -84,11 +113,85 @@ impl Relay {
             );
             Error::new(Code::Failed, sentence)
         })?;
+        let hub = Hub::new(settings.clone());
+        let letters = match settings.letters {
+            true => {
+                let name = Name::folder(FOLDER).map_err(RootError::from)?;
+                let folder = user.folder(&name).or_else(|_| user.create_folder(&name))?;
+                Some(Letters::open(&user, journal, stores.of(&folder), &hub)?)
+            }
+            false => None,
+        };
         Ok(Some(Self {
             user,
-            hub: Hub::new(settings.clone()),
+            hub,
             codes: Admission::new(MAX_SLOTS, CODES),
+            letters,
+            posts: Admission::new(POSTS, POSTS_PER_HOST),
         }))
+    }
+
+    /// The letters, if it keeps some.
+    pub fn letters(&self) -> Option<&Letters> {
+        self.letters.as_ref()
+    }
+
+    /// Whether members may attend in this way.
+    pub fn offers(&self, attend: Attend) -> bool {
+        attend != Attend::Letters || self.letters.is_some()
+    }
+
+    /// Answers somebody who leaves letters.
+    pub async fn post(
+        &self,
+        from: &Peer,
+        (reader, writer): (Reader, Writer),
+        shutdown: watch::Receiver<bool>,
+    ) {
+        let (Some(letters), Some(_admitted)) = (&self.letters, self.posts.admit(from)) else {
+            return turn_away(writer).await;
+        };
+        let served = async {
+            let mut conversation = post::accept(letters, reader, writer).await?;
+            let served = post::serve_anybody(letters, &mut conversation, shutdown).await;
+            conversation.writer.finish().await;
+            conversation.reader.drain(LINGER).await;
+            served
+        };
+        if let Err(error) = served.await {
+            debug!(peer = %from, "a connection for letters ended: {error}");
+        }
+    }
+
+    /// Answers a member who looks after its mailbox.
+    pub async fn mailbox(
+        &self,
+        member: &Contact,
+        (reader, writer): (Reader, Writer),
+        keys: &SessionKeys,
+        shutdown: watch::Receiver<bool>,
+    ) {
+        let Some(letters) = &self.letters else {
+            return;
+        };
+        let served = async {
+            let mut conversation = post::with_member(reader, writer, keys)?;
+            let hash = member.name.hash();
+            let served = post::serve_member(letters, hash, &mut conversation, shutdown).await;
+            conversation.writer.finish().await;
+            served
+        };
+        if let Err(error) = served.await {
+            debug!(member = %member.name, "a connection for letters ended: {error}");
+        }
+    }
+
+    /// Records that a member is there.
+    async fn saw(&self, member: &Name) {
+        if let Some(letters) = self.letters.clone() {
+            let hash = member.hash();
+            let _ = task::spawn_blocking(move || letters.saw(hash, None)).await;
+        }
     }
 
     /// The hub, for those who want to know who is there.
@@ -157,6 +260,7 @@ impl Relay {
     ) {
         let member = &contact.name;
         info!(%member, "attends");
+        self.saw(member).await;
         let is_member = || {
             let (user, contact) = (self.user.clone(), contact.clone());
             let looking = task::spawn_blocking(move || {
@@ -169,7 +273,9 @@ impl Relay {
         };
         let hash = member.hash();
         let served = attendance::serve(&self.hub, hash, reader, writer, keys, shutdown, is_member);
-        match served.await {
+        let served = served.await;
+        self.saw(member).await;
+        match served {
             Ok(()) => info!(%member, "attends no longer"),
             Err(error) => info!(%member, "attends no longer: {error}"),
         }

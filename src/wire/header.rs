@@ -1,6 +1,6 @@
 //! The fixed heads: 24 bytes before an opening, 8 before its answer.
 
-use super::{WireError, code::EXCHANGE_LEN, relay::TOKEN_LEN};
+use super::{WireError, code::EXCHANGE_LEN, post::SHARE_LEN, relay::TOKEN_LEN};
 use crate::root::name::NameHash;
 
 /// The version of the protocol.
@@ -81,15 +81,26 @@ impl CodeHeader {
 
 /// The head of the connection of a member that answers a call, see [`relay`](super::relay).
 pub fn encode_back() -> [u8; LEN] {
+    only_first(BACK, TOKEN_LEN)
+}
+
+/// The head of a connection to leave letters, see [`letter`](super::letter).
+pub fn encode_post() -> [u8; LEN] {
+    only_first(POST, SHARE_LEN)
+}
+
+/// A head with nothing but its first word.
+fn only_first(kind: u16, len: usize) -> [u8; LEN] {
     let mut bytes = [0; LEN];
-    for (to, from) in bytes.iter_mut().zip(first_word(BACK, TOKEN_LEN)) {
+    for (to, from) in bytes.iter_mut().zip(first_word(kind, len)) {
         *to = from;
     }
     bytes
 }
 
-/// What tells such a head from that of an opening.
+/// What tells such heads from that of an opening.
 const BACK: u16 = 2;
+const POST: u16 = 3;
 
 /// The first head of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +111,8 @@ pub enum First {
     Code(CodeHeader),
     /// Of a member that answers a call.
     Back,
+    /// Of somebody who leaves letters.
+    Post,
 }
 
 impl First {
@@ -113,6 +126,7 @@ impl First {
                 Ok(Self::Code(CodeHeader { slot }))
             }
             (BACK, _) if *bytes == encode_back() => Ok(Self::Back),
+            (POST, _) if *bytes == encode_post() => Ok(Self::Post),
             _ => Header::decode(bytes).map(Self::Opening),
         }
     }

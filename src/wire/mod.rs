@@ -3,7 +3,9 @@
 pub mod code;
 pub mod envelope;
 pub mod header;
+pub mod letter;
 pub mod pairing;
+pub mod post;
 pub mod record;
 pub mod relay;
 pub mod request;
@@ -50,6 +52,9 @@ pub enum WireError {
     /// A record that means nothing, or nothing at this point.
     #[error("the record cannot be read")]
     Record,
+    /// A letter, a prekey or a receipt that means nothing.
+    #[error("the letter cannot be used: {0}")]
+    Letter(&'static str),
     /// A key, a seal or a signature.
     #[error(transparent)]
     Crypto(#[from] CryptoError),

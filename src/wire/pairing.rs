@@ -187,6 +187,7 @@ fn card(name: &Name, key: &PublicKey) -> Card {
         key: key.clone(),
         addresses: None,
         folder: None,
+        letter_box: None,
     }
 }
 

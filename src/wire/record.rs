@@ -93,6 +93,8 @@ kinds! {
     Call = 12 from Server;
     /// Whether the member comes.
     Decision = 13 from Client;
+    /// From a relay to a member who attends: letters have come. Else a piece of a letter.
+    Letter = 14 from Client | Server;
 }
 
 /// The head of a record, in the clear but bound into its seal.
@@ -184,6 +186,14 @@ impl Stream {
         Ok(Self {
             seal: Seal::new(key)?,
             next: 0,
+        })
+    }
+
+    /// A stream whose first `number` records went elsewhere.
+    pub fn behind(key: &Key, number: u64) -> Result<Self, WireError> {
+        Ok(Self {
+            next: number,
+            ..Self::new(key)?
         })
     }
 

@@ -25,11 +25,28 @@ impl Share {
     pub fn new(random: &mut Random<'_>) -> Result<Self, CryptoError> {
         let mut bytes = Zeroizing::new([0; 32]);
         random.try_fill_bytes(&mut *bytes)?;
+        Ok(Self::from_secret(&bytes))
+    }
+
+    /// The one with this private half.
+    pub fn from_secret(bytes: &[u8; 32]) -> Self {
         let secret = StaticSecret::from(*bytes);
-        Ok(Self {
+        Self {
             public: PublicKey::from(&secret).to_bytes(),
             secret,
-        })
+        }
+    }
+
+    /// What both sides get from the exchange.
+    ///
+    /// Fails on a share that gives an all-zero secret (RFC 7748, section 6.1): such a peer did not
+    /// take part in it.
+    pub fn agree(&self, peer: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, WireError> {
+        let shared = self.secret.diffie_hellman(&PublicKey::from(*peer));
+        match shared.was_contributory() {
+            true => Ok(Zeroizing::new(shared.to_bytes())),
+            false => Err(WireError::Share),
+        }
     }
 }
 
@@ -82,10 +99,7 @@ pub struct SessionKeys {
 }
 
 impl SessionKeys {
-    /// Derives the keys.
-    ///
-    /// Fails on a share that gives an all-zero secret (RFC 7748, section 6.1):
-    /// such a peer did not take part in the exchange.
+    /// Derives the keys; fails where [`Share::agree`] does.
     pub fn derive(
         own: Share,
         peer: &[u8; 32],
@@ -93,12 +107,8 @@ impl SessionKeys {
         answer_secret: &[u8; SECRET_LEN],
         transcript: &[u8; 32],
     ) -> Result<Self, WireError> {
-        let shared = own.secret.diffie_hellman(&PublicKey::from(*peer));
-        if !shared.was_contributory() {
-            return Err(WireError::Share);
-        }
-        let secret =
-            Zeroizing::new([shared.as_bytes().as_slice(), opening_secret, answer_secret].concat());
+        let shared = own.agree(peer)?;
+        let secret = Zeroizing::new([shared.as_slice(), opening_secret, answer_secret].concat());
         Ok(Self {
             client: Key::new(derive(transcript, &secret, b"m2y/1 client records")),
             server: Key::new(derive(transcript, &secret, b"m2y/1 server records")),

@@ -43,6 +43,7 @@ pub mod memory;
 pub mod peer;
 pub mod proxy;
 pub mod relay;
+pub mod relay_process;
 pub mod s3;
 pub mod samples;
 pub mod showing;

@@ -1,13 +1,24 @@
+use std::time::Duration;
+
 use clap::Args;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::{super::RootArg, output, text_of};
-use crate::{cli::user_arg::UserArg, error::Error};
+use crate::{
+    cli::user_arg::UserArg,
+    client::letters::{self, Presence},
+    error::Error,
+    json::Value,
+};
 
 /// List the contacts of a user: name, the beginning of the fingerprint, address, folder
 ///
 /// The beginning tells keys apart and is too short to compare: `m2y contact show` has
 /// the whole. With --json the fingerprint is whole.
+///
+/// Of contacts who have joined a relay and let you see it, the list says whether they are there now,
+/// or when they were there last.
 #[derive(Debug, Args)]
 pub struct List {
     #[command(flatten)]
@@ -16,22 +27,34 @@ pub struct List {
     user: UserArg,
 }
 
+/// How long the relays of contacts may take to say who is there.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 impl List {
-    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let user = self.user.of(&self.root.open()?)?;
         let name = user.name();
         let contacts = user.contacts()?;
         if contacts.is_empty() && !json {
             output::line(format_args!("{name} has no contacts"));
         }
-        for contact in contacts {
-            let contact = match contact {
-                Ok(contact) => contact,
-                Err(error) => {
-                    warn!("skipped: {error}");
-                    continue;
-                }
-            };
+        let readable = contacts
+            .into_iter()
+            .filter_map(|contact| contact.inspect_err(|error| warn!("skipped: {error}")).ok());
+        let contacts: Vec<_> = readable.collect();
+        let names: Vec<_> = contacts
+            .iter()
+            .map(|contact| contact.name.clone())
+            .collect();
+        let asked = timeout(PATIENCE, letters::presence(&user, &names)).await;
+        let presence = match asked {
+            Ok(presence) => presence?,
+            Err(_) => Vec::new(),
+        };
+        let presence = presence
+            .into_iter()
+            .chain(std::iter::repeat(Presence::Unknown));
+        for (contact, presence) in contacts.into_iter().zip(presence) {
             let address = text_of(user.addresses_of(&contact.name)?.as_ref());
             let folder = user.folder_of(&contact.name)?;
             let folder = folder.map(|folder| folder.to_string());
@@ -43,6 +66,8 @@ impl List {
                     ("digits", fingerprint.digits().into()),
                     ("address", address.into()),
                     ("folder", folder.unwrap_or_default().into()),
+                    ("there", (presence == Presence::Now).into()),
+                    ("seen", seen(presence)),
                 ]);
             } else {
                 let short = fingerprint.short();
@@ -50,9 +75,24 @@ impl List {
                 if let Some(folder) = folder {
                     line.push_str(&format!("  folder {folder}"));
                 }
+                match presence {
+                    Presence::Now => line.push_str("  there now"),
+                    Presence::Last(time) => {
+                        line.push_str(&format!("  last there {} UTC", output::moment(time)));
+                    }
+                    Presence::Unknown => {}
+                }
                 output::line(line.trim_end());
             }
         }
         Ok(())
+    }
+}
+
+/// When a contact was there last, in milliseconds since 1970.
+fn seen(presence: Presence) -> Value {
+    match presence {
+        Presence::Last(time) => time.into(),
+        Presence::Now | Presence::Unknown => Value::Null,
     }
 }

@@ -15,6 +15,7 @@ use super::plan::{Item, Plan};
 use crate::{
     client::{
         Route,
+        letters::Leave,
         queue::{self, Queue},
     },
     error::{Code, Error},
@@ -168,6 +169,8 @@ pub struct Tools {
     pub stop: watch::Receiver<bool>,
     /// How fast all queues together may write.
     pub pace: Option<Arc<Pace>>,
+    /// When files are left as letters, unless a server was named.
+    pub leave: Option<Leave>,
 }
 
 /// Why a file is not being sent.
@@ -313,7 +316,10 @@ impl Tools {
     /// Starts sending on a route.
     pub fn queue(&self, route: Route) -> Queue<PathBuf> {
         let (queue, front) = Queue::new(AT_HAND);
-        let route = route.paced(self.pace.clone());
+        let mut route = route.paced(self.pace.clone());
+        if let Some(leave) = self.leave {
+            route = route.leaving(leave);
+        }
         let mut tools = self.clone();
         self.handle.spawn(async move {
             let stop = async {

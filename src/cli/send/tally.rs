@@ -62,6 +62,8 @@ pub struct Tally {
     failed: u64,
     left: u64,
     skipped: u64,
+    /// Of those that were sent, the ones that wait at a relay.
+    letters: u64,
     bytes: u64,
     /// The receiver, as long as it is the same for all.
     to: Option<Option<String>>,
@@ -87,6 +89,7 @@ impl Tally {
             failed: 0,
             left: 0,
             skipped: 0,
+            letters: 0,
             bytes: 0,
             to: None,
             error: None,
@@ -212,6 +215,26 @@ impl Tally {
         self.sent += 1;
         self.bytes += bytes.saturating_sub(resumed);
         self.is_to(meta);
+        if out.is_left() {
+            self.letters += 1;
+            let to = printable(&meta.to, 64);
+            if self.json {
+                return self.object(&[
+                    ("status", "letter".into()),
+                    ("file", done.display().to_string().into()),
+                    ("to", meta.to.as_str().into()),
+                    ("id", meta.id.map(|id| id.to_string()).into()),
+                    ("bytes", bytes.into()),
+                ]);
+            }
+            let _ = writeln!(
+                self.out,
+                "left {} for {to}, who is away, as a letter: {}",
+                printable(&meta.filename, 200),
+                output::speed(bytes, took),
+            );
+            return;
+        }
         if self.json {
             return self.object(&output::sent(done, meta, (bytes, resumed), took));
         }
@@ -337,6 +360,7 @@ impl Tally {
             failed,
             left,
             skipped,
+            letters,
             bytes,
             ..
         } = self;
@@ -348,6 +372,7 @@ impl Tally {
                 ("failed", failed.into()),
                 ("left", left.into()),
                 ("skipped", skipped.into()),
+                ("letters", letters.into()),
                 ("bytes", bytes.into()),
                 ("seconds", took.as_secs_f64().into()),
             ]);
@@ -373,7 +398,15 @@ impl Tally {
                     true => ("would send", output::bytes(bytes)),
                     false => ("sent", output::speed(bytes, took)),
                 };
-                let _ = writeln!(self.out, "{word} {}{to}: {what}{skipped}", files(sent));
+                let letters = match letters {
+                    0 => String::new(),
+                    n => format!("; {} of them as letters", output::count(n)),
+                };
+                let _ = writeln!(
+                    self.out,
+                    "{word} {}{to}: {what}{letters}{skipped}",
+                    files(sent)
+                );
             }
             if passed_over > 0 && !self.send.quiet {
                 let _ = writeln!(self.err, "m2y: skipped {}", special(passed_over));

@@ -1,8 +1,8 @@
 //! `[relay]`: what a relay allows.
 
-use std::num::NonZeroU64;
+use std::{num::NonZeroU64, time::Duration};
 
-use super::{UNKNOWN, bytes, count, yes_or_no};
+use super::{DAY, UNKNOWN, age, bytes, count, yes_or_no};
 use crate::root::name::Name;
 
 /// What a relay allows.
@@ -22,6 +22,23 @@ pub struct RelaySettings {
     pub pairs_per_address: usize,
     /// `rate`: bytes a second that a pair may move; without it as many as come.
     pub rate: Option<NonZeroU64>,
+    /// `letters`: whether letters are kept for members.
+    pub letters: bool,
+    /// `keep`: how long a letter waits, and a receipt after it.
+    pub keep: Duration,
+    /// `max_letters` and `max_letter_bytes`: what waits for one member.
+    pub per_member: Quota,
+    /// `box_letters` and `box_bytes`: what one contact of a member may leave.
+    pub per_box: Quota,
+}
+
+/// What may lie somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Letters.
+    pub letters: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 impl Default for RelaySettings {
@@ -34,6 +51,16 @@ impl Default for RelaySettings {
             pairs_per_member: 64,
             pairs_per_address: 32,
             rate: None,
+            letters: true,
+            keep: Duration::from_secs(14 * DAY),
+            per_member: Quota {
+                letters: 1_000,
+                bytes: 4 << 30,
+            },
+            per_box: Quota {
+                letters: 100,
+                bytes: 1 << 30,
+            },
         }
     }
 }
@@ -54,6 +81,12 @@ impl RelaySettings {
                 let rate = NonZeroU64::new(bytes(value)?);
                 self.rate = Some(rate.ok_or("it must be above 0")?);
             }
+            "letters" => self.letters = yes_or_no(value)?,
+            "keep" => self.keep = age(value)?,
+            "max_letters" => self.per_member.letters = count(value)? as u64,
+            "max_letter_bytes" => self.per_member.bytes = bytes(value)?,
+            "box_letters" => self.per_box.letters = count(value)? as u64,
+            "box_bytes" => self.per_box.bytes = bytes(value)?,
             _ => return Err(UNKNOWN),
         }
         Ok(())

@@ -3,6 +3,7 @@
 pub mod blocks;
 pub mod job;
 pub mod job_file;
+pub mod left;
 pub mod outgoing;
 pub mod put;
 pub mod put_bytes;

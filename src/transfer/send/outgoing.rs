@@ -200,9 +200,10 @@ impl OutgoingLog {
 }
 
 impl Attempt {
-    /// Records that the receiver has the file.
-    pub(super) fn sent(&self) {
-        self.over(State::Sent, None);
+    /// Records that the receiver has the file, or that it waits at a relay.
+    pub(super) fn sent(&self, is_left: bool) {
+        let state = if is_left { State::Left } else { State::Sent };
+        self.over(state, None);
     }
 
     /// Records why it has not.
@@ -250,6 +251,15 @@ impl OutgoingView {
         let found = outgoing::find(db, &what(template, source, path)?);
         let found = found.map_err(|e| unusable(e.into()))?;
         Ok(found.filter(|before| is_sent(before, source)))
+    }
+
+    /// The last attempt to send a file.
+    pub fn last(&self, template: &Meta, source: &SourceFile) -> Result<Option<Outgoing>, Error> {
+        let Some(db) = &self.0 else {
+            return Ok(None);
+        };
+        let found = outgoing::find(db, &what(template, source, None)?);
+        found.map_err(|e| unusable(e.into()))
     }
 
     /// The latest attempts of a user, or of all, newest first.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -25,6 +25,9 @@ use crate::{
     store::{Contents, local::LocalContents},
 };
 
+/// The ending of the document of a file that waits at a relay.
+pub const LEFT: &str = "left";
+
 /// This much of a file is written at once or not at all, even by a process that is killed.
 const PAGE: usize = 4_096;
 
@@ -38,6 +41,8 @@ pub struct SendJob {
     record: Record,
     /// Bytes that the receiver had from before.
     resumed: AtomicU64,
+    /// Whether it waits at a relay, as a letter.
+    left: AtomicBool,
 }
 
 /// Where its outcome is recorded.
@@ -92,6 +97,7 @@ impl SendJob {
             version,
             record,
             resumed: AtomicU64::new(0),
+            left: AtomicBool::new(false),
         }
     }
 
@@ -108,6 +114,16 @@ impl SendJob {
     /// The receiver has this much of it from an earlier attempt.
     pub(super) fn held(&self, bytes: u64) {
         self.resumed.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether its receiver was away, and it waits at a relay as a letter.
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// It waits at a relay, as a letter.
+    pub fn set_left(&self) {
+        self.left.store(true, Ordering::Relaxed);
     }
 
     /// Where the `.meta` is, or without one the file.
@@ -144,17 +160,20 @@ impl SendJob {
         (self.contents.clone(), self.version)
     }
 
-    /// Turns the `.meta` into a `.done`, with what the receiver made of the document. That is not
-    /// flushed: the receiver knows that it has the file. Returns the path of the `.done`, or
-    /// without a `.meta` that of the file.
+    /// Turns the `.meta` into a `.done`, with what the receiver made of the document; or into a
+    /// `.left`, if it waits at a relay. That is not flushed: the receiver or the relay knows that it
+    /// has the file. Returns the path of the new document, or without a `.meta` that of the file.
     pub fn done(&self, delivered: &Meta) -> Result<PathBuf, Error> {
         let document = match &self.record {
             Record::Document(document) => document,
             Record::Row(attempt) => {
-                attempt.sent();
+                attempt.sent(self.is_left());
                 return Ok(self.path.clone());
             }
         };
+        if self.is_left() {
+            return document.become_(LEFT, &self.meta, &self.path);
+        }
         let mut meta = delivered.clone();
         for field in [SOURCE_PATH, SOURCE_VERSION] {
             if let Some(value) = self.meta.extra.get(field) {

@@ -1,0 +1,147 @@
+//! Letters that were left: what became of them, and taking them back.
+
+use std::path::{Path, PathBuf};
+
+use super::Send;
+use crate::{
+    cli::{Failure, output},
+    client::letters::{self, News},
+    error::{Code, Error},
+    meta::{Meta, TransferId},
+    root::{Root, RootError, file, name::Name},
+    transfer::send::{outgoing::OutgoingView, send_job::LEFT, source_file::SourceFiles},
+};
+
+/// Whether a file is the document of a letter.
+pub fn is_left(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == LEFT)
+}
+
+/// The root of a `.left`.
+fn root_of(send: &Send, path: &Path) -> Result<Root, Error> {
+    let root = send.root.clone().or_else(|| Root::around(path));
+    let root = root.ok_or_else(|| {
+        let sentence = format!(
+            "{} does not lie in a root: name one with --root",
+            path.display()
+        );
+        Error::new(Code::Usage, sentence)
+    })?;
+    Ok(Root::open(&root)?)
+}
+
+/// Asks what became of letters whose `.left` were named.
+pub async fn ask(send: &Send, json: bool) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    for path in &send.files {
+        let root = root_of(send, path)?;
+        // One question answers for all of a root.
+        let is_new = |(known, _): &(Root, Vec<News>)| known.path() != root.path();
+        if all.iter().all(is_new) {
+            let news = letters::receipts(&root).await?;
+            all.push((root, news));
+        }
+    }
+    let mut first = None;
+    for path in &send.files {
+        let full = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let was = full.with_extension("meta").display().to_string();
+        let news = all.iter().flat_map(|(_, news)| news);
+        let found = news.into_iter().find(|one| one.was == was);
+        let error = report(path, found, json).err();
+        first = first.or(error);
+    }
+    match first {
+        None => Ok(()),
+        Some(error) if send.files.len() == 1 && json => Err(Failure::told(error)),
+        Some(error) => Err(error.into()),
+    }
+}
+
+fn report(path: &Path, news: Option<&News>, json: bool) -> Result<(), Error> {
+    let Some(news) = news else {
+        let sentence = format!("no letter belongs to {}", path.display());
+        return Err(Error::new(Code::NotFound, sentence));
+    };
+    let now = news.document.clone().unwrap_or_else(|| path.to_owned());
+    let (word, result) = match &news.result {
+        None => ("waiting", Ok(())),
+        Some(Ok(())) => ("sent", Ok(())),
+        Some(Err(error)) => ("failed", Err(error.clone())),
+    };
+    if json {
+        let mut fields = vec![
+            ("status", word.into()),
+            ("file", now.display().to_string().into()),
+            ("to", news.to.as_str().into()),
+        ];
+        if let Err(error) = &result {
+            fields.push(("code", error.code.word().into()));
+            fields.push(("error", error.sentence.as_str().into()));
+        }
+        output::object(&fields);
+    } else if result.is_ok() {
+        let path = now.display();
+        output::line(match word {
+            "waiting" => format!("{path}: waits at the relay for {}", news.to),
+            _ => format!("{path}: {} has it", news.to),
+        });
+    }
+    result.map_err(|error| error.within(now.display()))
+}
+
+/// Takes back the letters with the files that were named.
+pub async fn take_back(send: &Send, json: bool) -> Result<(), Failure> {
+    for path in &send.files {
+        let (root, user, id) = match send.parties()? {
+            Some(parties) => {
+                let root = Root::open(&send.root().unwrap_or_default()).map_err(Error::from)?;
+                let id = id_of_file(&root, path, &parties.template())?;
+                (root, parties.from, id)
+            }
+            None => {
+                let (meta, root) = (document(path)?, root_of(send, path)?);
+                let user = Name::user(&meta.from).map_err(RootError::from);
+                (root, user.map_err(Error::from)?, meta.id)
+            }
+        };
+        let id = id.ok_or_else(|| {
+            let sentence = format!("{} was not left as a letter", path.display());
+            Error::new(Code::NotFound, sentence)
+        })?;
+        if !letters::take_back(&root, &user, id).await? {
+            let sentence = format!(
+                "{}: its receiver has fetched the letter already, or it was not left as one",
+                path.display()
+            );
+            return Err(Error::new(Code::Failed, sentence).into());
+        }
+        match json {
+            true => output::object(&[
+                ("status", "taken-back".into()),
+                ("file", path.display().to_string().into()),
+            ]),
+            false => output::line(format_args!("took back {}", path.display())),
+        }
+    }
+    Ok(())
+}
+
+/// The last transfer of a file that was named.
+fn id_of_file(root: &Root, path: &Path, template: &Meta) -> Result<Option<TransferId>, Error> {
+    let source = SourceFiles::default().open(path)?;
+    let last = OutgoingView::open(root)?.last(template, &source)?;
+    Ok(last.map(|last| last.id))
+}
+
+/// What a `.left` says, or the `.meta` that it was.
+fn document(path: &PathBuf) -> Result<Meta, Error> {
+    let path = &path.with_extension(LEFT);
+    let at = |e: std::io::Error| Error::io("open", path, &e);
+    let file = std::fs::File::open(path).map_err(at)?;
+    let text = file::read_open(&file, crate::meta::MAX_LEN).map_err(at)?;
+    Meta::from_file(&text).map_err(|e| {
+        let sentence = format!("cannot read {}: {e}", path.display());
+        Error::new(Code::Failed, sentence)
+    })
+}

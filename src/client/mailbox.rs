@@ -1,0 +1,803 @@
+//! The mailbox of a user at a relay: the boxes and prekeys that are published there, and the letters
+//! that are fetched.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    task,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use super::{Opened, attendance, private_key};
+use crate::{
+    clock,
+    crypto::{CryptoError, SysRng, keys::PrivateKey},
+    error::{Code, Error},
+    files::disk_queue::DiskQueue,
+    journal::letters,
+    json::{Map, Value},
+    meta::{Attend, Wire},
+    relay::conversation::Conversation,
+    root::{
+        contact::Contact,
+        name::Name,
+        prekeys::{Prekey as Secret, Prekeys},
+        user::User,
+    },
+    transfer::receive::{
+        arrival::Arrival,
+        decision::Decision,
+        error::ReceiveError,
+        offer::Offer,
+        receiver::{Parties, Receiver, StoreNews, Stored},
+        target::{BlockError, Checksums, Incoming, Received, Target},
+        under_way::Holder,
+    },
+    wire::{
+        WireError,
+        letter::{
+            self, BoxId, HEAD_LEN, Head, LEN, LetterKeys, MAX_RECEIPT, Prekey, PrekeyKind,
+            box_hash, bytes,
+        },
+        post::{Ask, BOXES_AT_ONCE, PREKEYS, PREKEYS_AT_ONCE},
+        record::{self, HEAD_LEN as RECORD_HEAD, Kind, MAX_BODY, MAX_RECORD, Stream},
+        session::Share,
+    },
+};
+
+/// How often is looked whether boxes were given or taken away.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often the relay is asked although nothing happened.
+const EVERY: Duration = Duration::from_secs(6 * 3_600);
+
+/// The pause after an attempt that failed, or that left letters for later: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1_800)];
+
+/// How long a relay may take for an answer.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// The age of the prekey of a day from which on it is replaced, in milliseconds.
+const DAY: u64 = 86_400_000;
+
+/// How long the private half of a prekey is kept at most, in milliseconds: longer than letters wait
+/// that were sealed for the prekey of a day.
+const KEPT: u64 = 31 * DAY;
+
+/// The same for prekeys of one letter that were handed out and not used.
+const KEPT_ONCE: u64 = 90 * DAY;
+
+/// Private halves that are kept at most.
+const MOST: usize = 2_000;
+
+/// Bytes of records that are opened at once.
+const TOGETHER: usize = 16 * MAX_RECORD;
+
+/// Looks after the mailbox of a user at one relay, for as long as the user attends there. `letters` is
+/// notified when some have come.
+pub(super) async fn keep(user: &User, relay: &Name, receiver: &Arc<Receiver>, letters: &Notify) {
+    let [first, longest] = PAUSES;
+    let (mut pause, mut due) = (first, Some(Instant::now()));
+    let mut known = None;
+    let mut was_said = false;
+    loop {
+        let stamp = {
+            let user = user.clone();
+            task::spawn_blocking(move || user.boxes_stamp())
+                .await
+                .ok()
+                .flatten()
+        };
+        let is_due = due.is_some_and(|due| due <= Instant::now());
+        if is_due || stamp != known {
+            let synced = Mailbox::open(user, relay, receiver).await;
+            let synced = match synced {
+                Ok(mailbox) => mailbox.sync().await,
+                Err(error) => Err(error),
+            };
+            // What was written meanwhile by us is no news.
+            known = user.boxes_stamp();
+            match synced {
+                Ok(true) => {
+                    due = Some(Instant::now() + EVERY);
+                    (pause, was_said) = (first, false);
+                }
+                Ok(false) => {
+                    due = Some(Instant::now() + pause);
+                    pause = (pause * 2).min(longest);
+                }
+                // A relay without letters: only those who call are heard of.
+                Err(error) if error.code == Code::Refused => due = Some(Instant::now() + EVERY),
+                Err(error) => {
+                    if !was_said {
+                        warn!(user = %user.name(), %relay, "no letters come: {error}");
+                        was_said = true;
+                    }
+                    due = Some(Instant::now() + pause);
+                    pause = (pause * 2).min(longest);
+                }
+            }
+        }
+        tokio::select! {
+            () = letters.notified() => {
+                due = Some(Instant::now());
+                pause = first;
+            }
+            () = sleep(LOOK) => {}
+        }
+    }
+}
+
+/// The connection by which a user looks after the mailbox.
+struct Mailbox<'a> {
+    user: &'a User,
+    relay: &'a Name,
+    receiver: &'a Arc<Receiver>,
+    private: Arc<PrivateKey>,
+    conversation: Conversation,
+    boxes: Vec<(Name, BoxId)>,
+    prekeys: Prekeys,
+}
+
+/// A letter that waits.
+struct Waiting {
+    letter: [u8; LEN],
+    hash: [u8; LEN],
+}
+
+fn lost(_: task::JoinError) -> Error {
+    Error::new(Code::Failed, "a thread stopped")
+}
+
+fn unreadable() -> Error {
+    Error::new(Code::Failed, "the relay's answer cannot be read")
+}
+
+/// Who is listed at a relay that a user has joined. The key of the relay is recorded, so that boxes for
+/// letters can be given from now on.
+pub async fn who(user: &User, relay: &Name) -> Result<Vec<Name>, Error> {
+    let mut conversation = converse(user, relay).await?;
+    let answer = conversation.ask(&Ask::Who { listed: None }).await?;
+    conversation.close().await;
+    record_key(user, relay, &answer).await?;
+    let names = answer.get("members").and_then(Value::as_array);
+    let names = names.into_iter().flatten().filter_map(Value::as_str);
+    Ok(names.filter_map(|name| Name::user(name).ok()).collect())
+}
+
+/// Takes all boxes at a relay away, and with them the letters that wait there.
+pub async fn leave(user: &User, relay: &Name) -> Result<(), Error> {
+    let mut conversation = converse(user, relay).await?;
+    let ask = Ask::Boxes {
+        boxes: Vec::new(),
+        more: false,
+    };
+    conversation.ask(&ask).await?;
+    conversation.close().await;
+    Ok(())
+}
+
+/// Records the key that a relay says it has.
+async fn record_key(user: &User, relay: &Name, answer: &Map<String, Value>) -> Result<(), Error> {
+    let key = answer.get("key").and_then(Value::as_str);
+    let key = key.and_then(bytes::<LEN>).ok_or_else(unreadable)?;
+    let (user, relay) = (user.clone(), relay.clone());
+    let keeping = task::spawn_blocking(move || user.set_relay_key(&relay, Some(&key)));
+    Ok(keeping.await.map_err(lost)??)
+}
+
+async fn converse(user: &User, relay: &Name) -> Result<Conversation, Error> {
+    let (_, opened) = attendance::open(user, relay, Attend::Letters).await?;
+    let Opened {
+        connection, keys, ..
+    } = opened;
+    let mut conversation = Conversation {
+        reader: connection.reader,
+        writer: connection.writer,
+        ours: Stream::new(&keys.client)?,
+        theirs: Stream::new(&keys.server)?,
+    };
+    conversation.reader.set_idle(ANSWER);
+    Ok(conversation)
+}
+
+impl<'a> Mailbox<'a> {
+    async fn open(
+        user: &'a User,
+        relay: &'a Name,
+        receiver: &'a Arc<Receiver>,
+    ) -> Result<Self, Error> {
+        let reading = {
+            let user = user.clone();
+            task::spawn_blocking(move || user.given_boxes())
+        };
+        let boxes = reading.await.map_err(lost)??;
+        let conversation = converse(user, relay).await?;
+        Ok(Self {
+            private: Arc::new(private_key(user).await?),
+            user,
+            relay,
+            receiver,
+            conversation,
+            boxes,
+            prekeys: Prekeys::default(),
+        })
+    }
+
+    /// Publishes what changed, and fetches what waits; `false` if letters were left for later.
+    async fn sync(mut self) -> Result<bool, Error> {
+        let settings = self.user.root().settings()?;
+        let stock = self.publish(settings.presence.show).await?;
+        self.provide(&stock).await?;
+        info!(user = %self.user.name(), relay = %self.relay, "the mailbox is in order");
+        let listed = Some(settings.presence.listed);
+        self.conversation.ask(&Ask::Who { listed }).await?;
+        let before = clock::millis().saturating_sub(KEPT);
+        let journal = self.receiver.hooks.journal();
+        drop(journal.quietly(false, move |db| letters::forget(db, before)));
+        let mut is_done = true;
+        loop {
+            let waiting = self.list().await?;
+            let mut settled = 0;
+            for letter in waiting {
+                match self.take(&letter).await {
+                    Ok(()) => settled += 1,
+                    // The connection is of no more use, or the letter has to wait.
+                    Err(error) if error.code == Code::Later => {
+                        info!(user = %self.user.name(), relay = %self.relay, "a letter waits: {error}");
+                        is_done = false;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            // More may have come, or did not fit into the list.
+            if settled == 0 {
+                break;
+            }
+        }
+        self.conversation.close().await;
+        Ok(is_done)
+    }
+
+    /// Publishes the boxes; returns what the relay says of the prekeys.
+    async fn publish(&mut self, shows: bool) -> Result<Map<String, Value>, Error> {
+        let all: Vec<_> = self
+            .boxes
+            .iter()
+            .map(|(_, id)| (box_hash(id), shows))
+            .collect();
+        let mut parts: Vec<_> = all.chunks(BOXES_AT_ONCE).map(<[_]>::to_vec).collect();
+        let last = parts.pop().unwrap_or_default();
+        for boxes in parts {
+            let ask = Ask::Boxes { boxes, more: true };
+            self.conversation.ask(&ask).await?;
+        }
+        let ask = Ask::Boxes {
+            boxes: last,
+            more: false,
+        };
+        let stock = self.conversation.ask(&ask).await?;
+        record_key(self.user, self.relay, &stock).await?;
+        Ok(stock)
+    }
+
+    /// Sees to it that there are enough prekeys at the relay.
+    async fn provide(&mut self, stock: &Map<String, Value>) -> Result<(), Error> {
+        let once = stock
+            .get("once")
+            .and_then(Value::as_u64)
+            .ok_or_else(unreadable)?;
+        let once = usize::try_from(once).unwrap_or(usize::MAX);
+        let has_daily = stock.get("daily") == Some(&Value::Bool(true));
+        let (user, private) = (self.user.clone(), self.private.clone());
+        let making = task::spawn_blocking(move || {
+            let read = user.prekeys(&private);
+            // Without the private halves, or with those of another key, what the relay has is worth
+            // nothing.
+            let replace = match &read {
+                Ok(prekeys) => prekeys.once.len() < once || (prekeys.daily.is_empty() && has_daily),
+                Err(error) => {
+                    warn!("{error}: the prekeys are replaced, letters that wait are sent again");
+                    true
+                }
+            };
+            let mut prekeys = read.unwrap_or_default();
+            let now = clock::millis();
+            let is_young = |key: &Secret, most| now.saturating_sub(key.time) < most;
+            let count = prekeys.once.len() + prekeys.daily.len();
+            prekeys.daily.retain(|key| is_young(key, KEPT));
+            prekeys.once.retain(|key| is_young(key, KEPT_ONCE));
+            let surplus = prekeys.once.len().saturating_sub(MOST);
+            prekeys.once.drain(..surplus);
+            // Numbers are not used again, even if the file was lost.
+            prekeys.next = prekeys.next.max(now.saturating_mul(1_000));
+            let mut public = Vec::new();
+            let wants_daily = replace
+                || !has_daily
+                || !prekeys.daily.last().is_some_and(|key| is_young(key, DAY));
+            let missing = match replace {
+                true => PREKEYS,
+                false if once < PREKEYS / 2 => PREKEYS - once,
+                false => 0,
+            };
+            for _ in 0..missing {
+                let (secret, key) = make(PrekeyKind::Once, &mut prekeys.next, now, &private)?;
+                prekeys.once.push(secret);
+                public.push(key);
+            }
+            if wants_daily {
+                let (secret, key) = make(PrekeyKind::Daily, &mut prekeys.next, now, &private)?;
+                prekeys.daily.push(secret);
+                public.push(key);
+            }
+            // The private halves first: a public one without is of no use to anybody.
+            if !public.is_empty() || prekeys.once.len() + prekeys.daily.len() != count {
+                user.set_prekeys(private.public(), &prekeys)?;
+            }
+            Ok::<_, Error>((prekeys, public, replace))
+        });
+        let (prekeys, public, mut replace) = making.await.map_err(lost)??;
+        self.prekeys = prekeys;
+        for some in public.chunks(PREKEYS_AT_ONCE) {
+            let ask = Ask::Prekeys {
+                prekeys: some.to_vec(),
+                replace: std::mem::take(&mut replace),
+            };
+            self.conversation.ask(&ask).await?;
+        }
+        Ok(())
+    }
+
+    async fn list(&mut self) -> Result<Vec<Waiting>, Error> {
+        let answer = self.conversation.ask(&Ask::List).await?;
+        let all = answer.get("letters").and_then(Value::as_array);
+        let each = all.ok_or_else(unreadable)?.iter().map(|one| {
+            let field = |field| bytes::<LEN>(one.get(field)?.as_str()?);
+            Some(Waiting {
+                letter: field("letter")?,
+                hash: field("box")?,
+            })
+        });
+        each.collect::<Option<_>>().ok_or_else(unreadable)
+    }
+
+    /// Asks for a part of a letter; returns how many bytes of it come.
+    async fn fetch(&mut self, letter: [u8; LEN], offset: u64, most: u64) -> Result<u64, Error> {
+        let ask = Ask::Fetch {
+            letter,
+            offset,
+            bytes: most,
+        };
+        let answer = self.conversation.ask(&ask).await?;
+        let len = answer.get("bytes").and_then(Value::as_u64);
+        len.filter(|len| *len <= most).ok_or_else(unreadable)
+    }
+
+    /// A part of a letter that fits into memory.
+    async fn part(&mut self, letter: [u8; LEN], offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        let comes = self.fetch(letter, offset, len as u64).await?;
+        let mut part = Vec::with_capacity(len);
+        while (part.len() as u64) < comes {
+            part.extend(self.piece().await?);
+        }
+        match part.len() == len {
+            true => Ok(part),
+            false => Err(unreadable()),
+        }
+    }
+
+    async fn piece(&mut self) -> Result<Vec<u8>, Error> {
+        let piece = timeout(ANSWER, self.conversation.piece()).await;
+        let late = |_| Error::new(Code::Later, "the relay is silent");
+        let piece = piece.map_err(late)?.map_err(Error::from)?;
+        piece.ok_or_else(|| Error::new(Code::Later, "the relay gave up"))
+    }
+
+    /// Fetches a letter and does with it what is done with a file that comes in a session, then tells
+    /// its sender. An error `later` leaves it where it is.
+    async fn take(&mut self, waiting: &Waiting) -> Result<(), Error> {
+        let letter = waiting.letter;
+        let front = self.part(letter, 0, HEAD_LEN).await?;
+        let encoded = front.first_chunk::<HEAD_LEN>().ok_or_else(unreadable)?;
+        let Ok(head) = Head::decode(encoded) else {
+            // Nobody who wrote it can be told.
+            return self.tell(letter, Vec::new()).await;
+        };
+        let sealed = self.part(letter, HEAD_LEN as u64, head.len).await?;
+        let digest = letter::digest(encoded, &sealed);
+        if let Some(receipt) = self.settled(digest).await? {
+            return self.tell(letter, receipt).await;
+        }
+        let (contact, opened) = match self.open_letter(waiting, &head, sealed).await? {
+            Some(opened) => opened,
+            None => {
+                info!(user = %self.user.name(), "a letter cannot be opened: its key is used up, or it was altered");
+                let receipt = letter::unopened_receipt(&digest, &self.private, &mut SysRng)?;
+                return self.settle(letter, digest, receipt, None).await;
+            }
+        };
+        let keys = opened.keys;
+        let start = (HEAD_LEN + head.len) as u64;
+        let answer = self
+            .receive(&contact, &opened.json, (letter, start), &keys)
+            .await?;
+        if answer.code == Code::Later.word() {
+            return Err(Error::new(Code::Later, answer.meta.error));
+        }
+        let receipt = self.receipt(&keys, answer)?;
+        let used = (head.kind == PrekeyKind::Once).then_some(head.prekey);
+        self.settle(letter, digest, receipt, used).await
+    }
+
+    fn receipt(&self, keys: &LetterKeys, mut answer: Wire) -> Result<Vec<u8>, Error> {
+        (answer.filekey, answer.offset) = (None, 0);
+        let mut json = answer.to_json();
+        // A signature and what is around it.
+        if json.len() + 1_024 > MAX_RECEIPT {
+            answer.meta.extra.clear();
+            json = answer.to_json();
+        }
+        let receipt = letter::seal_receipt(keys, json.as_bytes(), &self.private, &mut SysRng)?;
+        Ok(receipt)
+    }
+
+    async fn settled(&mut self, digest: [u8; LEN]) -> Result<Option<Vec<u8>>, Error> {
+        let failed = |e: &dyn std::fmt::Display| Error::new(Code::Later, e.to_string());
+        let journal = self.receiver.hooks.journal().clone();
+        let found = journal.quietly(false, move |db| letters::settled(db, &digest));
+        found.committed().await.map_err(|e| failed(&e))
+    }
+
+    /// Records the receipt, wipes the prekey that was used, and tells the relay: in this order, so
+    /// that whatever happens in between, the same receipt is told.
+    async fn settle(
+        &mut self,
+        letter: [u8; LEN],
+        digest: [u8; LEN],
+        receipt: Vec<u8>,
+        used: Option<u64>,
+    ) -> Result<(), Error> {
+        let failed = |e: &dyn std::fmt::Display| Error::new(Code::Later, e.to_string());
+        let journal = self.receiver.hooks.journal().clone();
+        let kept = receipt.clone();
+        let settled = journal.quietly(true, move |db| {
+            letters::settle(db, &digest, &kept, clock::millis())
+        });
+        settled.committed().await.map_err(|e| failed(&e))?;
+        if let Some(used) = used {
+            self.prekeys.once.retain(|key| key.number != used);
+            let (user, private) = (self.user.clone(), self.private.clone());
+            let prekeys = self.prekeys.clone();
+            let wiping = task::spawn_blocking(move || user.set_prekeys(private.public(), &prekeys));
+            wiping.await.map_err(lost)??;
+        }
+        self.tell(letter, receipt).await
+    }
+
+    async fn tell(&mut self, letter: [u8; LEN], receipt: Vec<u8>) -> Result<(), Error> {
+        let ask = Ask::Receipt { letter, receipt };
+        self.conversation.ask(&ask).await?;
+        info!(user = %self.user.name(), relay = %self.relay, "the receipt of a letter is at the relay");
+        Ok(())
+    }
+
+    /// Opens a letter, and checks who wrote it: the one who was given the box, and nobody else.
+    async fn open_letter(
+        &mut self,
+        waiting: &Waiting,
+        head: &Head,
+        sealed: Vec<u8>,
+    ) -> Result<Option<(Contact, letter::Opened)>, Error> {
+        let of_hash = |(_, id): &&(Name, BoxId)| box_hash(id) == waiting.hash;
+        let Some((name, id)) = self.boxes.iter().find(of_hash).cloned() else {
+            return Ok(None);
+        };
+        let keys = match head.kind {
+            PrekeyKind::Once => &self.prekeys.once,
+            PrekeyKind::Daily => &self.prekeys.daily,
+        };
+        let Some(secret) = keys.iter().find(|key| key.number == head.prekey) else {
+            return Ok(None);
+        };
+        let (secret, head) = (secret.secret.clone(), *head);
+        let (user, private) = (self.user.clone(), self.private.clone());
+        let opening = task::spawn_blocking(move || {
+            let contact = user.contact(&name)?;
+            let parties = letter::Parties {
+                id: &id,
+                sender: &contact.key,
+                receiver: private.public(),
+            };
+            let opened = letter::open(parties, Share::from_secret(&secret), &head, &sealed);
+            Ok::<_, Error>(opened.ok().map(|opened| (contact, opened)))
+        });
+        opening.await.map_err(lost)?
+    }
+
+    /// Decides about the file of a letter, and receives it; returns what its sender is told.
+    async fn receive(
+        &mut self,
+        contact: &Contact,
+        json: &Zeroizing<Vec<u8>>,
+        (letter, start): ([u8; LEN], u64),
+        keys: &LetterKeys,
+    ) -> Result<Wire, Error> {
+        let parties = Arc::new(Parties {
+            user: self.user.clone(),
+            from: contact.name.clone(),
+            holder: Holder::default(),
+        });
+        let asked = match Wire::from_json(json) {
+            Ok(asked) if !asked.session => asked,
+            _ => {
+                let error = Error::new(Code::Failed, "the metadata cannot be read");
+                return Ok(refused(Wire::request(parties.empty_meta()), &error));
+            }
+        };
+        let offer = Offer {
+            asked,
+            destination: None,
+        };
+        let queue = DiskQueue::default();
+        let decided = self.receiver.decide_one(&queue, &parties, offer).await;
+        let arrival = match decided {
+            Some(Decision::Taken(arrival)) => *arrival,
+            Some(Decision::Answered(answer)) => return Ok(*answer),
+            None => return Err(Error::new(Code::Later, "nothing was decided")),
+        };
+        let answer = arrival.reply.clone();
+        let blocks = self.blocks((letter, start), arrival, keys).await?;
+        let stored = match blocks {
+            Ok(received) => self.store(received).await?,
+            Err(error) => return told(answer, &error),
+        };
+        self.receiver.log(&stored);
+        match &stored.result {
+            Ok(_) => Ok(Wire {
+                delivered: true,
+                ..answer
+            }),
+            Err(error) => told(answer, error),
+        }
+    }
+
+    /// Fetches the blocks of a file, behind what is there of it, and its trailer.
+    async fn blocks(
+        &mut self,
+        (letter, start): ([u8; LEN], u64),
+        arrival: Arrival,
+        keys: &LetterKeys,
+    ) -> Result<Result<Received<Arrival>, ReceiveError>, Error> {
+        let (key, records) = (keys.blocks.clone(), keys.records.clone());
+        let beginning = task::spawn_blocking(move || Feed::begin(arrival, &key, &records));
+        let mut feed = match beginning.await.map_err(lost)? {
+            Ok(feed) => feed,
+            Err(error) => return Ok(Err(error)),
+        };
+        let offset = start.saturating_add(feed.offset);
+        let mut left = match self.fetch(letter, offset, u64::MAX >> 1).await {
+            Ok(left) => left,
+            Err(error) => return Err(feed.leave(error).await),
+        };
+        while left > 0 {
+            let mut bytes = Vec::with_capacity(TOGETHER);
+            while left > 0 && bytes.len() < TOGETHER {
+                match self.piece().await {
+                    Ok(piece) if piece.len() as u64 <= left => {
+                        left -= piece.len() as u64;
+                        bytes.extend(piece);
+                    }
+                    Ok(_) => return Err(feed.leave(unreadable()).await),
+                    Err(error) => return Err(feed.leave(error).await),
+                }
+            }
+            let feeding = task::spawn_blocking(move || feed.take(&bytes));
+            feed = match feeding.await.map_err(lost)? {
+                Ok(feed) => feed,
+                Err(error) => {
+                    // What still comes of it is not looked at.
+                    while left > 0 {
+                        left = left.saturating_sub(self.piece().await?.len() as u64);
+                    }
+                    return Ok(Err(error));
+                }
+            };
+        }
+        let finishing = task::spawn_blocking(move || feed.finish());
+        Ok(finishing.await.map_err(lost)?)
+    }
+
+    async fn store(&mut self, received: Received<Arrival>) -> Result<Stored, Error> {
+        let mut over = None;
+        let tell = |news| {
+            if let StoreNews::Over(all) = news {
+                over = over
+                    .take()
+                    .or(all.into_iter().next().map(|(_, stored)| stored));
+            }
+        };
+        self.receiver.store(vec![received], tell).await;
+        over.ok_or_else(|| Error::new(Code::Later, "the file was not stored"))
+    }
+}
+
+/// A new prekey: its private half, and what is published.
+fn make(
+    kind: PrekeyKind,
+    next: &mut u64,
+    now: u64,
+    private: &PrivateKey,
+) -> Result<(Secret, Prekey), Error> {
+    let number = *next;
+    *next = next.saturating_add(1);
+    let secret = letter::new_prekey(&mut SysRng).map_err(WireError::from)?;
+    let public = Share::from_secret(&secret).public;
+    let key = Prekey::sign(kind, number, now, public, private, &mut SysRng)?;
+    let secret = Secret {
+        number,
+        time: now,
+        secret,
+    };
+    Ok((secret, key))
+}
+
+fn refused(answer: Wire, error: &Error) -> Wire {
+    let mut answer = answer;
+    answer.meta.error.clone_from(&error.sentence);
+    answer.code = error.code.word().to_owned();
+    answer
+}
+
+/// What a sender is told of a file that did not arrive; an error if it is to wait.
+fn told(answer: Wire, error: &ReceiveError) -> Result<Wire, Error> {
+    match error.for_sender() {
+        Some(error) if error.code != Code::Later => Ok(refused(answer, &error)),
+        Some(error) => Err(error),
+        None => Err(Error::new(Code::Later, error.to_string())),
+    }
+}
+
+/// The file of a letter, as its records come.
+struct Feed {
+    incoming: Incoming<Arrival>,
+    trailer: Stream,
+    /// What is there of a record that is not whole.
+    rest: Vec<u8>,
+    claimed: Option<u32>,
+    /// Where in the records those begin that are still needed.
+    offset: u64,
+}
+
+impl Feed {
+    fn begin(
+        mut arrival: Arrival,
+        blocks: &crate::crypto::Key,
+        records: &crate::crypto::Key,
+    ) -> Result<Self, ReceiveError> {
+        let hashes = arrival.pinned.wants_sha256();
+        let held = arrival.held;
+        let whole = held.is_multiple_of(MAX_BODY as u64) && held < arrival.expected;
+        let prefix = match held > 0 && whole {
+            true => arrival.partial.digest(held).ok(),
+            false => None,
+        };
+        let (received, sums) = match prefix {
+            Some((_, mut sums)) => {
+                sums.sha256 = sums.sha256.filter(|_| hashes);
+                (held, sums)
+            }
+            None => {
+                if held > 0 {
+                    arrival.begin_again().map_err(ReceiveError::Store)?;
+                }
+                (0, Checksums::new(hashes))
+            }
+        };
+        let number = received / MAX_BODY as u64;
+        let streams = (Stream::behind(blocks, number), Stream::new(records));
+        let (Ok(blocks), Ok(trailer)) = streams else {
+            arrival.end(&ReceiveError::Failed);
+            return Err(ReceiveError::Failed);
+        };
+        Ok(Self {
+            incoming: Incoming::new(blocks, arrival, received, sums),
+            trailer,
+            rest: Vec::new(),
+            claimed: None,
+            offset: number.saturating_mul(MAX_RECORD as u64),
+        })
+    }
+
+    /// Opens the records in further bytes. It may wait for a disk.
+    fn take(mut self, bytes: &[u8]) -> Result<Self, ReceiveError> {
+        self.rest.extend(bytes);
+        let mut all = std::mem::take(&mut self.rest);
+        let (mut opened, mut at) = (Vec::new(), 0);
+        let result = self.records(&mut all, &mut at, &mut opened);
+        // What came before a fault is good.
+        let appended = match opened.is_empty() {
+            true => Ok(()),
+            false => self.incoming.append(&[&opened]),
+        };
+        match result.and(appended.map_err(ReceiveError::Store)) {
+            Ok(()) => {
+                self.rest = all.split_off(at.min(all.len()));
+                Ok(self)
+            }
+            Err(error) => {
+                self.incoming.end(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn records(
+        &mut self,
+        all: &mut [u8],
+        at: &mut usize,
+        opened: &mut Vec<u8>,
+    ) -> Result<(), ReceiveError> {
+        let wire = |error: WireError| ReceiveError::Session {
+            why: error.to_string(),
+            told: Some(Error::new(Code::Integrity, "the letter was altered")),
+        };
+        while let Some(rest) = all.get_mut(*at..)
+            && let Some((head, sealed)) = record::split(rest).map_err(wire)?
+        {
+            *at += RECORD_HEAD + sealed.len().min(head.record_len() - RECORD_HEAD);
+            match head.kind {
+                Kind::Block if self.claimed.is_none() => match self.incoming.open(head, sealed) {
+                    Ok(body) => opened.extend_from_slice(body),
+                    Err(BlockError::Size) => return Err(ReceiveError::Size),
+                    Err(BlockError::Wire(error)) => return Err(wire(error)),
+                },
+                Kind::Trailer if self.claimed.is_none() => {
+                    let body = self.trailer.open(head, sealed).map_err(wire)?;
+                    self.claimed = Some(record::decode_trailer(body).map_err(wire)?);
+                }
+                _ => return Err(wire(WireError::Record)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole file.
+    fn finish(self) -> Result<Received<Arrival>, ReceiveError> {
+        let cut = || ReceiveError::Session {
+            why: "the letter was cut off".to_owned(),
+            told: Some(Error::new(Code::Integrity, "the letter was cut off")),
+        };
+        let Some(claimed) = self.claimed.filter(|_| self.rest.is_empty()) else {
+            self.incoming.end(&cut());
+            return Err(cut());
+        };
+        match self.incoming.finish(claimed) {
+            Some(Ok(received)) => Ok(received),
+            Some(Err((target, error))) => {
+                target.end(&error);
+                Err(error)
+            }
+            None => Err(cut()),
+        }
+    }
+
+    /// Leaves what has come for the next attempt.
+    async fn leave(self, error: Error) -> Error {
+        let why = ReceiveError::Session {
+            why: error.to_string(),
+            told: None,
+        };
+        let leaving = task::spawn_blocking(move || self.incoming.end(&why));
+        let _ = leaving.await;
+        Error::new(Code::Later, error.sentence)
+    }
+}
+
+impl From<CryptoError> for Error {
+    fn from(error: CryptoError) -> Self {
+        WireError::from(error).into()
+    }
+}

@@ -1,0 +1,522 @@
+//! The letters that a relay keeps for members who are away: where they are, whose they are, how many
+//! there may be.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use tokio::task;
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use super::hub::Hub;
+use crate::{
+    clock,
+    error::{Code, Error},
+    journal::{
+        Journal, JournalError,
+        mailbox::{self, Id, Letter, State},
+    },
+    root::{
+        name::{Name, NameHash},
+        settings::{Quota, RelaySettings},
+        user::User,
+    },
+    store::{BadName, ContentPath, Contents, PartialName, Sink, Store, Target},
+    wire::{
+        letter::{HEAD_LEN, MAX_RECEIPT, Prekey, PrekeyKind, box_hash},
+        post::{Fate, PREKEYS},
+        session::Share,
+    },
+};
+
+/// Letters of one member that are listed at once.
+const LISTED: u32 = 256;
+
+/// How often what is too old is removed.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// The letters of a relay. Clones are the same one.
+#[derive(Clone)]
+pub struct Letters(Arc<Inner>);
+
+struct Inner {
+    user: User,
+    journal: Journal,
+    reader: Mutex<Connection>,
+    store: Arc<dyn Store>,
+    settings: Arc<RelaySettings>,
+    key: Zeroizing<[u8; 32]>,
+    hub: Hub,
+}
+
+/// A letter that comes in; forgotten unless it is kept.
+pub struct Arriving {
+    letters: Letters,
+    letter: Id,
+    member: NameHash,
+    partial: PartialName,
+    sink: Option<Box<dyn Sink>>,
+    left: u64,
+    is_kept: bool,
+}
+
+/// What a member is told of its mailbox.
+pub struct Stock {
+    /// Prekeys for one letter each that are left.
+    pub once: u64,
+    /// Whether there is one for all letters of a day.
+    pub daily: bool,
+}
+
+/// Presence, for somebody who may see it.
+pub enum Seen {
+    /// The member is there.
+    Now,
+    /// It was there then, in milliseconds since 1970.
+    At(u64),
+    /// Nothing is said.
+    Nothing,
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    warn!("letters: {error}");
+    Error::new(Code::Later, "the relay cannot keep letters now, try later")
+}
+
+impl From<BadName> for Error {
+    fn from(error: BadName) -> Self {
+        Self::new(Code::Failed, error.to_string())
+    }
+}
+
+impl Letters {
+    /// The letters that a relay keeps in a store; what was coming in when it stopped is removed.
+    pub fn open(
+        user: &User,
+        journal: &Journal,
+        store: Arc<dyn Store>,
+        hub: &Hub,
+    ) -> Result<Self, Error> {
+        let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
+        Ok(Self(Arc::new(Inner {
+            key: user.root().relay_key()?,
+            reader: Mutex::new(journal.reader().map_err(unusable)?),
+            user: user.clone(),
+            journal: journal.clone(),
+            store,
+            settings: hub.settings.clone(),
+            hub: hub.clone(),
+        })))
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        self.0.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        durable: bool,
+        work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let written = self.0.journal.quietly(durable, work);
+        written.wait().map_err(failed)
+    }
+
+    /// The lasting key, by which those who leave letters know the relay.
+    pub fn key(&self) -> Share {
+        Share::from_secret(&self.0.key)
+    }
+
+    /// Takes a prekey out of the stock for a letter that may now come in.
+    pub fn begin(
+        &self,
+        id: &[u8; 32],
+        letter: Id,
+        bytes: u64,
+    ) -> Result<(Arriving, Prekey), Error> {
+        let hash = box_hash(id);
+        let found = mailbox::find_box(&self.db(), &hash).map_err(failed)?;
+        let Some((member, _)) = found else {
+            let sentence = "there is no such box at the relay: its owner has taken it away";
+            return Err(Error::new(Code::NotFound, sentence));
+        };
+        if bytes <= HEAD_LEN as u64 {
+            return Err(Error::new(Code::Failed, "that is no letter"));
+        }
+        let (in_box, of_member) = (self.0.settings.per_box, self.0.settings.per_member);
+        let row = Letter {
+            letter,
+            hash,
+            member,
+            bytes,
+            at: clock::millis(),
+            state: State::Arriving,
+            receipt: Vec::new(),
+        };
+        // What others leave at the same time counts too: the writer does one after the other.
+        let begun = self.write(false, move |db| {
+            let (there, all) = mailbox::loads(db, &member, &hash)?;
+            let fits = |load: mailbox::Load, quota: Quota| {
+                load.letters < quota.letters && load.bytes.saturating_add(bytes) <= quota.bytes
+            };
+            if !fits(there, in_box) || !fits(all, of_member) || !mailbox::begin(db, &row)? {
+                return Ok(None);
+            }
+            let prekey = mailbox::take_prekey(db, &member, PrekeyKind::Daily as u8)?;
+            if prekey.is_none() {
+                mailbox::remove(db, &letter, State::Arriving)?;
+            }
+            Ok(Some(prekey))
+        });
+        let prekey = match begun? {
+            None => {
+                let sentence =
+                    "there is no room for this letter at the relay: those before it wait";
+                return Err(Error::new(Code::Later, sentence));
+            }
+            Some(None) => {
+                let sentence =
+                    "nothing can be sealed for the receiver: the relay has no key of theirs";
+                return Err(Error::new(Code::Later, sentence));
+            }
+            Some(Some(prekey)) => prekey,
+        };
+        let partial = PartialName::new(&hex::encode(letter))?;
+        let mut arriving = Arriving {
+            letters: self.clone(),
+            letter,
+            member,
+            sink: None,
+            partial,
+            left: bytes,
+            is_kept: false,
+        };
+        let document = crate::json::parse(prekey.as_bytes()).map_err(failed)?;
+        let prekey = Prekey::from_document(&document)?;
+        arriving.sink = Some(self.0.store.begin(&arriving.partial, 0).map_err(failed)?);
+        Ok((arriving, prekey))
+    }
+
+    /// What became of letters.
+    pub fn fates(&self, letters: &[Id]) -> Result<Vec<Fate>, Error> {
+        let db = self.db();
+        let of = |letter| {
+            Ok(match mailbox::find(&db, letter).map_err(failed)? {
+                Some(Letter {
+                    state: State::Settled,
+                    receipt,
+                    ..
+                }) => Fate::Settled(receipt),
+                Some(Letter {
+                    state: State::Waiting,
+                    ..
+                }) => Fate::Waiting,
+                Some(Letter {
+                    state: State::Expired,
+                    ..
+                }) => Fate::Expired,
+                Some(_) | None => Fate::Unknown,
+            })
+        };
+        letters.iter().map(of).collect()
+    }
+
+    /// Its sender has the receipt of a letter.
+    pub fn forget(&self, letter: Id) -> Result<(), Error> {
+        self.write(false, move |db| {
+            mailbox::remove(db, &letter, State::Settled)?;
+            mailbox::remove(db, &letter, State::Expired)
+        })
+        .map(drop)
+    }
+
+    /// Takes a letter back; `false` if its receiver is done with it, or it is not there.
+    pub fn take_back(&self, letter: Id) -> Result<bool, Error> {
+        let taken = self.write(true, move |db| mailbox::remove(db, &letter, State::Waiting))?;
+        if taken {
+            self.discard(&letter);
+        }
+        Ok(taken)
+    }
+
+    /// Whether the owner of a box is there.
+    pub fn seen(&self, hash: &Id) -> Result<Seen, Error> {
+        let db = self.db();
+        let member = match mailbox::find_box(&db, hash).map_err(failed)? {
+            Some((member, true)) => member,
+            Some((_, false)) | None => return Ok(Seen::Nothing),
+        };
+        if self.0.hub.present(&member).is_some() {
+            return Ok(Seen::Now);
+        }
+        let seen = mailbox::seen(&db, &member).map_err(failed)?;
+        Ok(seen.map_or(Seen::Nothing, Seen::At))
+    }
+
+    /// Replaces the boxes of a member.
+    pub fn set_boxes(&self, member: NameHash, boxes: Vec<(Id, bool)>) -> Result<Stock, Error> {
+        let gone = self.write(true, move |db| mailbox::set_boxes(db, &member, &boxes))?;
+        for letter in gone {
+            self.discard(&letter);
+        }
+        self.stock(&member)
+    }
+
+    fn stock(&self, member: &NameHash) -> Result<Stock, Error> {
+        let db = self.db();
+        let of = |kind| mailbox::prekeys(&db, member, kind as u8).map_err(failed);
+        Ok(Stock {
+            once: of(PrekeyKind::Once)?,
+            daily: of(PrekeyKind::Daily)? > 0,
+        })
+    }
+
+    /// Adds prekeys of a member.
+    pub fn add_prekeys(
+        &self,
+        member: NameHash,
+        prekeys: &[Prekey],
+        replace: bool,
+    ) -> Result<Stock, Error> {
+        let document = |prekey: &Prekey| crate::json::canonical(&prekey.to_document());
+        let each = prekeys
+            .iter()
+            .map(|prekey| (prekey.kind as u8, prekey.number, document(prekey)));
+        let each: Vec<_> = each.collect();
+        let limits = (
+            PrekeyKind::Daily as u8,
+            u32::try_from(PREKEYS).unwrap_or(u32::MAX),
+        );
+        self.write(true, move |db| {
+            if replace {
+                mailbox::remove_prekeys(db, &member)?;
+            }
+            mailbox::add_prekeys(db, &member, &each, limits)
+        })?;
+        self.stock(&member)
+    }
+
+    /// The letters that wait for a member, some of them.
+    pub fn waiting(&self, member: &NameHash) -> Result<Vec<Letter>, Error> {
+        mailbox::waiting(&self.db(), member, LISTED).map_err(failed)
+    }
+
+    /// Opens a letter for its member.
+    pub fn read(&self, member: &NameHash, letter: &Id) -> Result<Box<dyn Contents>, Error> {
+        let found = mailbox::find(&self.db(), letter).map_err(failed)?;
+        let is_theirs = |found: &Letter| found.member == *member && found.state == State::Waiting;
+        if !found.as_ref().is_some_and(is_theirs) {
+            return Err(Error::new(Code::NotFound, "there is no such letter"));
+        }
+        self.0.store.open(&path(letter)?).map_err(failed)
+    }
+
+    /// A member is done with a letter, whose sender gets this receipt.
+    pub fn settle(&self, member: NameHash, letter: Id, receipt: Vec<u8>) -> Result<(), Error> {
+        if receipt.len() > MAX_RECEIPT {
+            return Err(Error::new(Code::Failed, "the receipt is too long"));
+        }
+        let now = clock::millis();
+        let settled = self.write(true, move |db| {
+            let found = mailbox::find(db, &letter)?;
+            match found.is_some_and(|found| found.member == member) {
+                true => {
+                    let step = (State::Waiting, State::Settled);
+                    mailbox::proceed(db, &letter, step, &receipt, now)
+                }
+                false => Ok(false),
+            }
+        })?;
+        if settled {
+            self.discard(&letter);
+        }
+        Ok(())
+    }
+
+    /// A member is there, and wants to be found or not.
+    pub fn saw(&self, member: NameHash, listed: Option<bool>) -> Result<(), Error> {
+        let now = clock::millis();
+        self.write(false, move |db| mailbox::saw(db, &member, listed, now))
+    }
+
+    /// Whether letters wait for a member.
+    pub fn is_waited_for(&self, member: &NameHash) -> bool {
+        mailbox::is_waited_for(&self.db(), member).unwrap_or(false)
+    }
+
+    /// The names of the members who want to be found.
+    pub fn listed(&self) -> Result<Vec<Name>, Error> {
+        let listed = mailbox::listed(&self.db()).map_err(failed)?;
+        let contacts = self.0.user.contacts()?.into_iter().flatten();
+        let names = contacts.map(|contact| contact.name);
+        Ok(names.filter(|name| listed.contains(&name.hash())).collect())
+    }
+
+    /// Removes the contents of a letter that nobody needs any longer.
+    fn discard(&self, letter: &Id) {
+        let removed = path(letter).map(|path| self.0.store.remove(&path));
+        if let Ok(Err(error)) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            debug!("a letter stays for the next sweep: {error}");
+        }
+    }
+
+    /// Removes what was coming in when the relay stopped, and from then on what is too old, and what
+    /// belongs to those who are no members any longer.
+    pub async fn keep(self) {
+        let letters = self.clone();
+        let mending = move || {
+            let broken = letters.write(false, mailbox::broken)?;
+            for letter in broken {
+                letters
+                    .0
+                    .store
+                    .discard(&PartialName::new(&hex::encode(letter))?);
+            }
+            letters.remove_strays()
+        };
+        let mended = task::spawn_blocking(mending).await;
+        if let Ok(Err(error)) = mended {
+            warn!("{error}");
+        }
+        loop {
+            let letters = self.clone();
+            let swept = task::spawn_blocking(move || letters.sweep()).await;
+            if let Ok(Err(error)) = swept {
+                warn!("{error}");
+            }
+            tokio::time::sleep(SWEEP).await;
+        }
+    }
+
+    /// Removes contents that no letter has: they were left by a relay that was killed.
+    fn remove_strays(&self) -> Result<(), Error> {
+        let all = self
+            .0
+            .store
+            .names(&ContentPath::default())
+            .map_err(failed)?;
+        for (name, _) in all.flatten() {
+            let mut letter = [0; 32];
+            if hex::decode_to_slice(&name, &mut letter).is_err() {
+                continue;
+            }
+            let found = mailbox::find(&self.db(), &letter).map_err(failed)?;
+            if !found.is_some_and(|found| found.state == State::Waiting) {
+                self.discard(&letter);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&self) -> Result<(), Error> {
+        let now = clock::millis();
+        let keep = u64::try_from(self.0.settings.keep.as_millis()).unwrap_or(u64::MAX);
+        let before = now.saturating_sub(keep);
+        let expired = mailbox::older(&self.db(), State::Waiting, before).map_err(failed)?;
+        for letter in expired {
+            let id = letter.letter;
+            let step = (State::Waiting, State::Expired);
+            if self.write(true, move |db| mailbox::proceed(db, &id, step, &[], now))? {
+                self.discard(&id);
+            }
+        }
+        for state in [State::Settled, State::Expired] {
+            let old = mailbox::older(&self.db(), state, before).map_err(failed)?;
+            for letter in old {
+                self.write(false, move |db| mailbox::remove(db, &letter.letter, state))?;
+            }
+        }
+        let known = mailbox::members(&self.db()).map_err(failed)?;
+        let contacts = self.0.user.contacts()?;
+        // One key file that cannot be read is no reason to forget anybody.
+        if contacts.iter().any(Result::is_err) {
+            return Ok(());
+        }
+        let hashes: Vec<_> = contacts
+            .iter()
+            .flatten()
+            .map(|contact| contact.name.hash())
+            .collect();
+        for member in known.into_iter().filter(|member| !hashes.contains(member)) {
+            for letter in self.write(true, move |db| mailbox::remove_member(db, &member))? {
+                self.discard(&letter);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn path(letter: &Id) -> Result<ContentPath, Error> {
+    Ok(ContentPath::parse(&hex::encode(letter))?)
+}
+
+impl Arriving {
+    /// Bytes that are still to come.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Adds a piece.
+    pub fn append(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let sink = self
+            .sink
+            .as_mut()
+            .filter(|_| piece.len() as u64 <= self.left);
+        let sink = sink.ok_or_else(|| {
+            Error::new(Code::Failed, "the letter is longer than it was said to be")
+        })?;
+        sink.append(&[piece]).map_err(failed)?;
+        self.left -= piece.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the whole letter safe; from then on it waits for its member.
+    pub fn keep(mut self) -> Result<(), Error> {
+        let store = self.letters.0.store.clone();
+        let path = path(&self.letter)?;
+        let mut sink = self.sink.take().ok_or_else(|| failed("no sink"))?;
+        sink.settle().map_err(failed)?;
+        drop(sink);
+        store
+            .publish(&self.partial, &Target::free(&path))
+            .map_err(failed)?;
+        store
+            .settle_names(std::slice::from_ref(&path))
+            .map_err(failed)?;
+        let letter = self.letter;
+        let now = clock::millis();
+        let step = (State::Arriving, State::Waiting);
+        // Its box may have been taken away meanwhile.
+        let is_there = self.letters.write(true, move |db| {
+            mailbox::proceed(db, &letter, step, &[], now)
+        })?;
+        if !is_there {
+            self.letters.discard(&letter);
+            return Err(Error::new(Code::NotFound, "the box was taken away"));
+        }
+        self.is_kept = true;
+        self.letters.0.hub.letters_came(&self.member);
+        Ok(())
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        self.sink = None;
+        self.letters.0.store.discard(&self.partial);
+        let letter = self.letter;
+        // Not waited for: it is forgotten at the next start, if not now.
+        drop(self.letters.0.journal.quietly(false, move |db| {
+            mailbox::remove(db, &letter, State::Arriving)
+        }));
+    }
+}

@@ -1,0 +1,73 @@
+//! The document of a file that waits at a relay: what becomes of it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+
+use super::send_job::LEFT;
+use crate::{
+    error::{Code, Error},
+    meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION},
+    root::file,
+};
+
+/// How it ended.
+pub enum End<'a> {
+    /// The receiver has it, and made this of the document.
+    Delivered(&'a Meta),
+    /// The receiver does not accept it, or it was taken back.
+    Failed(&'a Error),
+    /// It has to be sent again.
+    Again,
+}
+
+/// Turns a `.left` into a `.done`, a `.failed` or a `.meta`; `path` is that of its `.meta`. Returns the
+/// path of the new document; `None` if there is no `.left`.
+pub fn end(path: &Path, end: &End<'_>) -> Result<Option<PathBuf>, Error> {
+    let at = |e: io::Error| Error::io("write", path, &e);
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let parent = path.parent();
+    let (Some(stem), Some(parent)) = (stem, parent) else {
+        return Ok(None);
+    };
+    let dir = match Dir::open_ambient_dir(parent, ambient_authority()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        dir => dir.map_err(at)?,
+    };
+    let left = format!("{stem}.{LEFT}");
+    let text = match file::read(&dir, &left, meta::MAX_LEN) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(at)?,
+    };
+    let mut before = Meta::from_file(&text).map_err(|e| {
+        let sentence = format!("cannot read {}: {e}", path.with_extension(LEFT).display());
+        Error::new(Code::Failed, sentence)
+    })?;
+    let (ending, after) = match end {
+        End::Delivered(meta) => {
+            let mut meta = (*meta).clone();
+            for field in [SOURCE_PATH, SOURCE_VERSION] {
+                if let Some(value) = before.extra.remove(field) {
+                    meta.extra.insert(field.to_owned(), value);
+                }
+            }
+            ("done", meta)
+        }
+        End::Failed(error) => {
+            before.error.clone_from(&error.sentence);
+            ("failed", before)
+        }
+        End::Again => {
+            let again = format!("{stem}.meta");
+            file::rename_to_free(&dir, &left, &dir, &again).map_err(at)?;
+            return Ok(Some(path.to_owned()));
+        }
+    };
+    let new = format!("{stem}.{ending}");
+    file::replace(&dir, &new, 0o644, &after.to_file()).map_err(at)?;
+    dir.remove_file(&left).map_err(at)?;
+    Ok(Some(path.with_file_name(new)))
+}

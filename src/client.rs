@@ -7,6 +7,7 @@
 //! commands work on the files of both in the same way.
 
 pub mod attendance;
+mod letter_file;
 pub mod letters;
 pub mod mailbox;
 pub mod member;
@@ -15,8 +16,11 @@ pub mod outbox;
 mod own;
 pub mod owner;
 pub mod peer;
+mod prekey_stock;
+pub mod presence;
 pub mod put;
 pub mod queue;
+pub mod receipts;
 pub mod relay_slot;
 
 use std::{

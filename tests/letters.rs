@@ -13,13 +13,29 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::mpsc::Receiver,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use common::{
     M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, name, noise, read_meta,
-    relay_process::{RelayProcess, attending, wait_for},
+    relay_process::{PATIENCE, RelayProcess, attending, wait_for},
     said,
 };
+use m2y::{
+    crypto::keys::PrivateKey,
+    wire::{
+        letter::{self, HEAD_LEN, Head, Parties},
+        session::Share,
+    },
+};
+use rusqlite::{Connection, params};
+use serde_json::Value;
+
+/// What the log says when letters can be left, and when a receipt can be fetched.
+const IN_ORDER: &str = "the mailbox is in order";
+const RECEIPT: &str = "the receipt of a letter is at the relay";
+const UNOPENED: &str = "a letter cannot be opened";
 
 /// Two people and a relay: zhenqiang, who sends, and roland-frei, who has joined the relay and has
 /// given zhenqiang a box there.
@@ -48,7 +64,7 @@ impl Post {
         assert!(output.status.success(), "{}", said(&output));
         assert!(post.world.sender.box_of(&contact).unwrap().is_some());
         // The relay hears of it too.
-        wait_for(&server.1, "the mailbox is in order");
+        wait_for(&server.1, IN_ORDER);
         drop(server);
         post
     }
@@ -56,7 +72,7 @@ impl Post {
     /// roland's server, with its mailbox in order.
     fn back(&self) -> (Process, Receiver<String>) {
         let (server, lines) = attending(&self.world.there);
-        wait_for(&lines, "the mailbox is in order");
+        wait_for(&lines, IN_ORDER);
         (server, lines)
     }
 
@@ -100,6 +116,55 @@ impl Post {
         left
     }
 
+    /// Asks what became of a letter; returns the exit code, what was said, and where its document is
+    /// now.
+    fn ask(&self, left: &Path) -> (Option<i32>, String, &'static str) {
+        let output = self.about(&[], left);
+        let there = ["left", "done", "failed", "meta"];
+        let there = there
+            .into_iter()
+            .filter(|ending| left.with_extension(ending).exists());
+        let [ending] = there.collect::<Vec<_>>().try_into().unwrap();
+        (output.status.code(), said(&output), ending)
+    }
+
+    /// The index of the relay.
+    fn index(&self) -> Connection {
+        let index = Connection::open(self.relay.root().join("journal.sqlite")).unwrap();
+        index.busy_timeout(PATIENCE).unwrap();
+        index
+    }
+
+    /// The files of the letters that lie at the relay.
+    fn letters(&self) -> Vec<PathBuf> {
+        let letters = self.relay.root().join("user/relay/letters");
+        let names = common::names(&letters, "");
+        let is_one = |name: &String| name.len() == 64;
+        let names = names.into_iter().filter(is_one);
+        names.map(|name| letters.join(name)).collect()
+    }
+
+    /// How often hooks noted a file.
+    fn noted(&self, file: &str) -> usize {
+        let log = self.world.receiver.path().join("inbox.log");
+        let log = fs::read_to_string(log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(file)).count()
+    }
+
+    /// `m2y` for a root, with JSON; returns its lines.
+    fn facts(&self, root: &Path, args: &[&str]) -> Vec<Value> {
+        let output = Command::new(M2Y)
+            .args(args)
+            .args(["--json", "--root"])
+            .arg(root)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let read = lines.lines().map(|line| serde_json::from_str(line));
+        read.collect::<Result<_, _>>().unwrap()
+    }
+
     /// What has arrived besides the first file.
     fn arrived(&self) -> Vec<Vec<u8>> {
         let names = self.world.arrived(".data");
@@ -107,6 +172,15 @@ impl Post {
             .iter()
             .map(|name| fs::read(self.world.photo().join(name)).unwrap());
         read.filter(|bytes| bytes != b"first").collect()
+    }
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < end, "{what}");
+        sleep(Duration::from_millis(20));
     }
 }
 
@@ -119,26 +193,521 @@ fn a_file_for_somebody_who_is_away_waits_at_the_relay_and_its_receipt_comes_back
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("waits at the relay"));
     // Nothing that lies at the relay can be read there.
-    let letters = post.relay.root().join("user/relay/letters");
-    let [letter] = common::names(&letters, "")
-        .into_iter()
-        .filter(|name| name.len() == 64)
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap();
-    let kept = fs::read(letters.join(&letter)).unwrap();
+    let [letter] = post.letters().try_into().unwrap();
+    let kept = fs::read(&letter).unwrap();
     assert!(kept.len() > bytes.len());
     assert!(!kept.windows(32).any(|some| bytes.starts_with(some)));
 
     let (server, lines) = post.back();
     wait_for(&lines, "received");
     assert!(post.arrived() == [bytes]);
-    wait_for(&lines, "the receipt of a letter is at the relay");
+    wait_for(&lines, RECEIPT);
     let output = post.about(&[], &left);
     assert!(output.status.success(), "{}", said(&output));
     let done = left.with_extension("done");
     assert!(done.exists() && !left.exists());
     assert_eq!(read_meta(&done).error, "");
-    assert!(!letters.join(&letter).exists());
+    assert!(!letter.exists());
     assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn hooks_see_a_letter_before_its_blocks_and_their_words_reach_its_sender() {
+    let config = "[OnMeta]\nrefuse.rhai\n[OnReceived]\n";
+    let post = Post::new(OPEN);
+    let left = post.leave(&post.meta("large.bin", &noise(1_000_000)));
+    fs::write(post.world.photo().join("m2y.config"), config).unwrap();
+    post.world
+        .script("refuse.rhai", "reject(`no ${meta.filename} today`)");
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    let (status, words, ending) = post.ask(&left);
+    assert_eq!((status, ending), (Some(10), "failed"), "{words}");
+    assert!(words.contains("no large.bin today"), "{words}");
+    assert!(post.letters().is_empty() && post.arrived().is_empty());
+    let failed = read_meta(&left.with_extension("failed"));
+    assert!(failed.error.contains("no large.bin today"));
+}
+
+#[test]
+fn a_file_comes_once_whether_as_a_letter_or_at_once() {
+    let config = "[OnMeta]\n[OnReceived]\nnote.rhai\n";
+    let post = Post::new(OPEN);
+    fs::write(post.world.photo().join("m2y.config"), config).unwrap();
+    post.world
+        .script("note.rhai", "notify.inbox(meta.filename)");
+    let file = post.world.file("once.bin", &noise(200_000));
+    let output = post.send(&file, &[]);
+    assert!(said(&output).contains("as a letter"), "{}", said(&output));
+    let sent = || post.facts(post.world.here.path(), &["sent"]);
+    let state = |sent: Vec<Value>| sent.last().unwrap()["status"].clone();
+    assert_eq!(state(sent()), "letter");
+    // The same command again leaves no second letter.
+    let output = post.send(&file, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(post.letters().len(), 1);
+    // It is stopped while the letter is on its way, and the file comes at once meanwhile.
+    post.index()
+        .execute("UPDATE mailbox_letter SET state = 0", [])
+        .unwrap();
+    let (server, lines) = post.back();
+    let address = server.address.parse().unwrap();
+    post.world
+        .sender
+        .set_addresses(&name(ROLAND), &address)
+        .unwrap();
+    let output = post.send(&file, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    wait_for(&lines, "received");
+    assert_eq!(state(sent()), "sent");
+    drop((server, lines));
+    post.index()
+        .execute("UPDATE mailbox_letter SET state = 1", [])
+        .unwrap();
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    assert!(post.arrived() == [noise(200_000)]);
+    assert_eq!(post.noted("once.bin"), 1);
+}
+
+#[test]
+fn a_letter_can_be_taken_back_until_it_is_fetched() {
+    let post = Post::new(OPEN);
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    let output = post.about(&["--take-back"], &left);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(post.letters().is_empty());
+    let failed = read_meta(&left.with_extension("failed"));
+    assert!(failed.error.contains("took it back"), "{}", failed.error);
+    let file = post.world.file("b.txt", b"b");
+    assert!(post.send(&file, &[]).status.success());
+    let output = post.send(&file, &["--take-back"]);
+    assert!(output.status.success(), "{}", said(&output));
+
+    let left = post.leave(&post.meta("c.txt", b"c"));
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    let output = post.about(&["--take-back"], &left);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(post.ask(&left).2, "done");
+    assert!(post.arrived() == [b"c"]);
+}
+
+#[test]
+fn letters_are_left_never_or_always_if_their_sender_wants_that() {
+    let post = Post::new(OPEN);
+    let file = post.world.file("a.txt", b"a");
+    let output = post.send(&file, &["--leave", "never"]);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert!(post.letters().is_empty());
+    let (_server, lines) = post.back();
+    let output = post.send(&file, &["--leave", "always"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("as a letter"), "{}", said(&output));
+    // Somebody who is there hears of it at once.
+    wait_for(&lines, RECEIPT);
+    assert!(post.arrived() == [b"a"]);
+}
+
+#[test]
+fn what_is_not_fetched_in_time_is_gone_and_its_sender_is_told() {
+    let post = Post::with(OPEN, "[relay]\nkeep = 1s\n");
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    until("it expires", || post.letters().is_empty());
+    let (status, words, ending) = post.ask(&left);
+    assert_eq!((status, ending), (Some(1), "failed"), "{words}");
+    assert!(words.contains("did not come to fetch it"), "{words}");
+}
+
+#[test]
+fn quotas_hold_and_what_was_left_before_is_safe() {
+    let ini = "[relay]\nbox_letters = 3\nbox_bytes = 100K\n";
+    let post = Post::with(OPEN, ini);
+    let send = |file: &str, bytes: &[u8]| post.send(&post.world.file(file, bytes), &[]);
+    let large = send("large.bin", &noise(110_000));
+    assert_eq!(large.status.code(), Some(5), "{}", said(&large));
+    for file in ["1", "2", "3"] {
+        assert!(send(file, file.as_bytes()).status.success());
+    }
+    let fourth = send("4", b"4");
+    assert_eq!(fourth.status.code(), Some(5), "{}", said(&fourth));
+    assert!(said(&fourth).contains("no room"), "{}", said(&fourth));
+    let (_server, lines) = post.back();
+    for _ in 0..3 {
+        wait_for(&lines, RECEIPT);
+    }
+    assert_eq!(post.arrived().len(), 3);
+}
+
+#[test]
+fn without_one_time_keys_the_key_of_the_day_does() {
+    let post = Post::new(OPEN);
+    let gone = post
+        .index()
+        .execute("DELETE FROM mailbox_prekey WHERE kind = 1", [])
+        .unwrap();
+    assert_eq!(gone, 100);
+    let left = [post.meta("a", b"a"), post.meta("b", b"b")].map(|meta| post.leave(&meta));
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    wait_for(&lines, RECEIPT);
+    assert_eq!(left.map(|left| post.ask(&left).2), ["done", "done"]);
+    // There are new ones.
+    let one_time = "SELECT COUNT(*) FROM mailbox_prekey WHERE kind = 1";
+    let count = || post.index().query_row(one_time, [], |row| row.get(0));
+    until("new keys", || count() == Ok(100_i64));
+}
+
+#[test]
+fn without_any_key_nothing_is_left() {
+    let post = Post::new(OPEN);
+    let index = post.index();
+    index.execute("DELETE FROM mailbox_prekey", []).unwrap();
+    let output = post.send(&post.world.file("a", b"a"), &[]);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert!(post.letters().is_empty());
+}
+
+/// A row of the relay's index, with the file.
+struct Copy {
+    letter: Vec<u8>,
+    hash: Vec<u8>,
+    bytes: Vec<u8>,
+    file: PathBuf,
+}
+
+impl Post {
+    /// Copies the only letter.
+    fn copy(&self) -> Copy {
+        let [file] = self.letters().try_into().unwrap();
+        let row = "SELECT letter, hash FROM mailbox_letter WHERE state = 1";
+        let (letter, hash) = self
+            .index()
+            .query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        Copy {
+            letter,
+            hash,
+            bytes: fs::read(&file).unwrap(),
+            file,
+        }
+    }
+
+    /// Puts a letter there, as a relay can that lies.
+    fn put(&self, copy: &Copy, bytes: &[u8], hash: &[u8]) {
+        fs::write(&copy.file, bytes).unwrap();
+        let row = "UPDATE mailbox_letter SET state = 1, hash = ?2, receipt = x'' WHERE letter = ?1";
+        let changed = self.index().execute(row, params![copy.letter, hash]);
+        assert_eq!(changed, Ok(1));
+    }
+}
+
+#[test]
+fn a_letter_that_the_relay_gives_twice_is_had_once() {
+    let post = Post::new(OPEN);
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    let copy = post.copy();
+    let server = post.back();
+    wait_for(&server.1, RECEIPT);
+    drop(server);
+    post.put(&copy, &copy.bytes, &copy.hash);
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    assert!(post.arrived() == [b"a"]);
+    assert_eq!(post.ask(&left).2, "done");
+}
+
+#[test]
+fn a_letter_that_the_relay_changes_is_refused_as_a_whole_and_sent_again() {
+    let post = Post::new(OPEN);
+    let meta = post.meta("large.bin", &noise(100_000));
+    // In the sealed meta; in a block; in the trailer; without a block; cut off; another letter's head.
+    type Change = fn(&mut Vec<u8>, usize);
+    let changes: [(Change, &str); 6] = [
+        (|bytes, _| bytes[HEAD_LEN + 40] ^= 1, UNOPENED),
+        (|bytes, blocks| bytes[blocks + 500] ^= 1, RECEIPT),
+        (|bytes, _| *bytes.last_mut().unwrap() ^= 1, RECEIPT),
+        (
+            |bytes, blocks| drop(bytes.drain(blocks..blocks + 65_564)),
+            RECEIPT,
+        ),
+        (|bytes, _| bytes.truncate(bytes.len() - 36), RECEIPT),
+        (|bytes, _| bytes[20] ^= 1, UNOPENED),
+    ];
+    for (change, sign) in changes {
+        let left = post.leave(&meta);
+        let [file] = post.letters().try_into().unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        let head = Head::decode(bytes.first_chunk().unwrap()).unwrap();
+        change(&mut bytes, HEAD_LEN + head.len);
+        fs::write(&file, bytes).unwrap();
+        let (server, lines) = post.back();
+        wait_for(&lines, sign);
+        if sign == UNOPENED {
+            wait_for(&lines, RECEIPT);
+        }
+        assert_eq!(server.stop(), Some(0));
+        assert!(post.arrived().is_empty());
+        let (status, words, ending) = post.ask(&left);
+        assert_eq!((status, ending), (Some(5), "meta"), "{words}");
+    }
+    post.leave(&meta);
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    assert!(post.arrived() == [noise(100_000)]);
+}
+
+#[test]
+fn a_letter_that_the_relay_puts_into_anothers_box_is_refused() {
+    let post = Post::new(OPEN);
+    let peter = common::person(&post.world.here, common::PETER);
+    common::introduce(&peter, &post.world.receiver);
+    let given = post.world.receiver.box_for(&name(common::PETER));
+    let given = letter::box_hash(&given.unwrap().unwrap().id);
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    let copy = post.copy();
+    post.put(&copy, &copy.bytes, &given);
+    post.index()
+        .execute(
+            "INSERT INTO mailbox_box SELECT ?1, member, shows FROM mailbox_box",
+            [given.as_slice()],
+        )
+        .unwrap();
+    let (_server, lines) = post.back();
+    wait_for(&lines, UNOPENED);
+    wait_for(&lines, RECEIPT);
+    assert!(post.arrived().is_empty());
+    assert_eq!(post.ask(&left).2, "meta");
+}
+
+#[test]
+fn receipts_that_the_relay_makes_up_or_exchanges_count_for_nothing() {
+    let post = Post::new(OPEN);
+    let left = [post.meta("a.txt", b"a"), post.meta("b.txt", b"b")].map(|meta| post.leave(&meta));
+    let index = post.index();
+    // Both were refused by their receiver's hooks, says the relay; and one was delivered, with the
+    // receipt of the other.
+    let make_up = "UPDATE mailbox_letter SET state = 2, receipt = ?1";
+    let made_up = [&[1][..], &noise(900)].concat();
+    index.execute(make_up, [made_up]).unwrap();
+    for left in &left {
+        let (status, words, ending) = post.ask(left);
+        assert_eq!((status, ending), (Some(5), "meta"), "{words}");
+    }
+    let left = left.map(|left| post.leave(&left.with_extension("meta")));
+    let (server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    wait_for(&lines, RECEIPT);
+    drop(server);
+    let receipts: Vec<(Vec<u8>, Vec<u8>)> = index
+        .prepare("SELECT letter, receipt FROM mailbox_letter WHERE state = 2")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(receipts.len(), 2);
+    for (at, (letter, _)) in receipts.iter().enumerate() {
+        let other = &receipts[1 - at].1;
+        let row = "UPDATE mailbox_letter SET receipt = ?2 WHERE letter = ?1";
+        index.execute(row, params![letter, other]).unwrap();
+    }
+    for left in &left {
+        assert_eq!(post.ask(left).2, "meta");
+    }
+    // What arrived is not had twice, however often it is sent.
+    let left = left.map(|left| post.leave(&left.with_extension("meta")));
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    wait_for(&lines, RECEIPT);
+    assert_eq!(left.map(|left| post.ask(&left).2), ["done", "done"]);
+    assert_eq!(post.arrived().len(), 2);
+}
+
+#[test]
+fn prekeys_that_are_not_the_receivers_are_noticed() {
+    let post = Post::new(OPEN);
+    let index = post.index();
+    let documents: Vec<String> = index
+        .prepare("SELECT document FROM mailbox_prekey WHERE kind = 1 LIMIT 2")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    // The relay's own key in place of the receiver's.
+    let mut prekey: Value = serde_json::from_str(&documents[0]).unwrap();
+    prekey["public"] = "09".repeat(32).into();
+    let row = "UPDATE mailbox_prekey SET document = ?1";
+    index.execute(row, [prekey.to_string()]).unwrap();
+    let output = post.send(&post.world.file("a", b"a"), &[]);
+    assert_eq!(output.status.code(), Some(12), "{}", said(&output));
+    assert!(
+        said(&output).contains("not roland-frei's"),
+        "{}",
+        said(&output)
+    );
+    assert!(post.letters().is_empty());
+    // The same one for two letters: the second is not lost, but sent again.
+    index.execute(row, [&documents[1]]).unwrap();
+    let left = [post.meta("a.txt", b"a"), post.meta("b.txt", b"b")].map(|meta| post.leave(&meta));
+    let (server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    wait_for(&lines, UNOPENED);
+    wait_for(&lines, RECEIPT);
+    drop(server);
+    let mut endings = left.clone().map(|left| post.ask(&left).2);
+    endings.sort_unstable();
+    assert_eq!(endings, ["done", "meta"]);
+    assert_eq!(post.arrived().len(), 1);
+}
+
+#[test]
+fn a_private_key_that_is_stolen_later_opens_no_letter_of_before() {
+    let post = Post::new(OPEN);
+    post.leave(&post.meta("a.txt", b"a"));
+    let letter = post.copy();
+    let private = PrivateKey::from_pem(&common::key(ROLAND)).unwrap();
+    let sender = PrivateKey::from_pem(&common::key(ZHENQIANG)).unwrap();
+    let grant = post.world.sender.box_of(&name(ROLAND)).unwrap().unwrap();
+    let opens = || {
+        let front = letter.bytes.first_chunk().unwrap();
+        let head = Head::decode(front).unwrap();
+        let sealed = &letter.bytes[HEAD_LEN..HEAD_LEN + head.len];
+        let keys = post.world.receiver.prekeys(&private).unwrap();
+        let all = keys.once.iter().chain(&keys.daily);
+        let parties = Parties {
+            id: &grant.id,
+            sender: sender.public(),
+            receiver: private.public(),
+        };
+        let opened = all.map(|key| {
+            let share = Share::from_secret(&key.secret);
+            letter::open(parties, share, &head, sealed).is_ok()
+        });
+        opened.filter(|opened| *opened).count()
+    };
+    // As long as it waits, it takes everything that its receiver has.
+    assert_eq!(opens(), 1);
+    let (server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    assert_eq!(server.stop(), Some(0));
+    assert_eq!(opens(), 0);
+    assert!(post.arrived() == [b"a"]);
+}
+
+#[test]
+fn removing_a_contact_takes_the_box_away_and_what_is_in_it() {
+    let post = Post::new(OPEN);
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    post.world
+        .receiver
+        .remove_contact(&name(ZHENQIANG))
+        .unwrap();
+    let (_server, _lines) = post.back();
+    until("the letter is gone", || post.letters().is_empty());
+    assert_eq!(post.ask(&left).2, "meta");
+    let output = post.send(&post.world.file("b", b"b"), &["--leave", "always"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(said(&output).contains("no such box"), "{}", said(&output));
+}
+
+#[test]
+fn contacts_see_who_is_there_if_they_may() {
+    let post = Post::new(OPEN);
+    let here = post.world.here.path().to_owned();
+    let seen = || {
+        let facts = post.facts(&here, &["contact", "list"]);
+        let roland = facts.iter().find(|fact| fact["contact"] == ROLAND);
+        let roland = roland.unwrap().clone();
+        (roland["there"].as_bool().unwrap(), roland["seen"].as_u64())
+    };
+    until("the relay notices", || !seen().0);
+    assert!(seen().1.unwrap() > 1_700_000_000_000);
+    let (server, _lines) = post.back();
+    assert_eq!(seen(), (true, None));
+    drop(server);
+    let ini = post.world.there.path().join("m2y.ini");
+    fs::write(ini, "[presence]\nshow = nobody\nlisted = yes\n").unwrap();
+    let (_server, _lines) = post.back();
+    assert_eq!(seen(), (false, None));
+    // Members see who wants to be found.
+    until("it is listed", || {
+        let who = post.facts(post.world.there.path(), &["relay", "who"]);
+        who.iter().any(|member| member["member"] == ROLAND)
+    });
+}
+
+#[test]
+fn a_folder_that_sends_by_itself_leaves_letters_and_hears_of_them() {
+    let post = Post::new(OPEN);
+    let outbox = post.world.sender.create_folder(&name("photo")).unwrap();
+    let config = outbox.path_of("m2y.config");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text + "[outbox]\nauto = yes\n").unwrap();
+    let picture = outbox.path_of("picture.jpg");
+    fs::write(&picture, noise(70_000)).unwrap();
+    let meta = post.world.meta("photo", &picture);
+    let (_sending, _sent) = Process::serve_with_lines(&post.world.here);
+    until("it is left", || meta.with_extension("left").exists());
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    until("the receipt is heard of", || {
+        meta.with_extension("done").exists()
+    });
+    assert!(!meta.with_extension("left").exists());
+    assert!(post.arrived() == [noise(70_000)]);
+}
+
+#[test]
+fn people_who_pair_get_boxes_and_letters_outlive_the_relays_process() {
+    let world = World::new(OPEN);
+    let mut relay = RelayProcess::start();
+    relay.join(&world.there, ROLAND);
+    let server = attending(&world.there);
+    wait_for(&server.1, IN_ORDER);
+    let dir = tempfile::tempdir().unwrap();
+    let showing =
+        common::showing::Showing::start(&["pair", "--folder", "photo"], world.there.path());
+    let pair = Command::new(M2Y)
+        .args(["pair", &showing.code, "--name", common::PETER, "--root"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(pair.status.success(), "{}", said(&pair));
+    assert_eq!(showing.ends().0, Some(0));
+    wait_for(&server.1, IN_ORDER);
+    drop(server);
+    let file = world.file("photo.jpg", &noise(500_000));
+    let send = Command::new(M2Y)
+        .args(["send", "--root"])
+        .arg(dir.path())
+        .arg(&file)
+        .arg(ROLAND)
+        .output()
+        .unwrap();
+    assert!(said(&send).contains("as a letter"), "{}", said(&send));
+    relay.kill();
+    relay.restart();
+    let (_server, lines) = attending(&world.there);
+    wait_for(&lines, RECEIPT);
+    let arrived = world.arrived(".data");
+    assert_eq!(
+        fs::read(world.photo().join(&arrived[0])).unwrap(),
+        noise(500_000)
+    );
+}
+
+#[test]
+fn who_leaves_a_relay_takes_no_letters_there() {
+    let post = Post::new(OPEN);
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    let output = Command::new(M2Y)
+        .args(["relay", "leave", "relay", "--root"])
+        .arg(post.world.there.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(post.letters().is_empty());
+    assert_eq!(post.ask(&left).2, "meta");
 }

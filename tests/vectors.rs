@@ -30,7 +30,9 @@ use m2y::{
         code::{self, Joiner, Side},
         envelope::{self, Contents, Part},
         header::{AnswerHeader, Header},
+        letter::{self, Parties, Prekey, PrekeyKind, Receipt},
         pairing::{Announcement, Document, Request},
+        post::{Ask, PostKeys},
         record::{self, Head, Kind, Stream},
         request::{self, Coming, Entry, Held, Page, Reply},
         session::{self, Direction, SessionKeys, Share},
@@ -602,6 +604,7 @@ fn pairing_vectors() -> Value {
             key: requester.public().clone(),
             addresses: None,
             folder: None,
+            letter_box: None,
         },
         id: RequestId(*b"0123456789abcdef"),
     };
@@ -610,6 +613,7 @@ fn pairing_vectors() -> Value {
         key: adder.public().clone(),
         addresses: Some("roland.example.org:5000".parse().unwrap()),
         folder: None,
+        letter_box: None,
     };
     let mut fixed = Fixed::new(&[&secret, &seed, &salt]);
     let answer = request.answer(&card, &adder, time, &mut fixed);
@@ -633,6 +637,129 @@ fn pairing_vectors() -> Value {
 }
 
 /// All six messages of a pairing by a code.
+fn letter_vectors() -> Value {
+    let (sender, receiver) = (signer(ZHENQIANG), signer(ROLAND));
+    let secret = [5; 32];
+    let public = Share::from_secret(&secret).public;
+    let salt = |byte: u8| [byte; 32];
+    let time = 1_700_000_000_000;
+    let prekey = Prekey::sign(
+        PrekeyKind::Once,
+        7,
+        time,
+        public,
+        &receiver,
+        &mut Fixed::new(&[&salt(1)]),
+    )
+    .unwrap();
+    prekey.verify(receiver.public()).unwrap();
+    let id = [9; 32];
+    let parties = Parties {
+        id: &id,
+        sender: sender.public(),
+        receiver: receiver.public(),
+    };
+    let mut meta = Meta::new(ZHENQIANG, ROLAND, "photo", "a.txt");
+    meta.datetime = "30-12-2018_23-59-59".to_owned();
+    (meta.filesize, meta.id) = (Some(5), Some(TransferId([3; 16])));
+    let json = Wire::request(meta.clone()).to_json();
+    let share = [6; 32];
+    let (front, keys) = letter::seal(
+        parties,
+        &prekey,
+        time + 1,
+        json.as_bytes(),
+        &sender,
+        &mut Fixed::new(&[&share, &salt(2)]),
+    )
+    .unwrap();
+    let mut block = [[0; record::HEAD_LEN].as_slice(), b"hello", &[0; 16]].concat();
+    let head = Head {
+        kind: Kind::Block,
+        last: true,
+        transfer: 0,
+        len: 5,
+    };
+    Stream::new(&keys.blocks)
+        .unwrap()
+        .seal(head, &mut block)
+        .unwrap();
+    let crc = record::encode_trailer(crc32fast::hash(b"hello"));
+    let trailer = Stream::new(&keys.records)
+        .unwrap()
+        .record(Kind::Trailer, 0, &crc)
+        .unwrap();
+    let answer = Wire {
+        delivered: true,
+        ..Wire::request(meta)
+    };
+    let answer = answer.to_json();
+    let receipt = letter::seal_receipt(
+        &keys,
+        answer.as_bytes(),
+        &receiver,
+        &mut Fixed::new(&[&salt(3), &salt(4)]),
+    )
+    .unwrap();
+    let unopened =
+        letter::unopened_receipt(&keys.digest, &receiver, &mut Fixed::new(&[&salt(8)])).unwrap();
+
+    // What was written can be read.
+    let letter_head = letter::Head::decode(front.first_chunk().unwrap()).unwrap();
+    let sealed = &front[letter::HEAD_LEN..];
+    let opened = letter::open(parties, Share::from_secret(&secret), &letter_head, sealed).unwrap();
+    assert_eq!(
+        (opened.time, &*opened.json),
+        (time + 1, &json.as_bytes().to_vec())
+    );
+    let read = |receipt| {
+        letter::open_receipt(&keys.receipt, &keys.digest, receipt, receiver.public()).unwrap()
+    };
+    assert!(matches!(read(&receipt), Receipt::Answer(json) if *json == answer.as_bytes()));
+    assert!(matches!(read(&unopened), Receipt::Unopened));
+
+    let (lasting, client, relay) = (salt(10), salt(11), salt(12));
+    let [k, c, r] = [lasting, client, relay].map(|secret| Share::from_secret(&secret));
+    let post = PostKeys::of_client(&c, &k.public, &r.public).unwrap();
+    let ask = Ask::Leave {
+        id,
+        letter: [13; 32],
+        bytes: (front.len() + block.len() + trailer.len()) as u64,
+    };
+    let first = Stream::new(&post.client)
+        .unwrap()
+        .record(Kind::Request, 0, &ask.to_body())
+        .unwrap();
+    json!({
+        "what": "zhenqiang leaves a letter with the file `hello` for roland-frei",
+        "prekey_private": hex::encode(secret),
+        "prekey": prekey.to_document(),
+        "prekey_salt": hex::encode(salt(1)),
+        "box": hex::encode(id),
+        "share_private": hex::encode(share),
+        "time": time + 1,
+        "json": json.as_str(),
+        "letter_salt": hex::encode(salt(2)),
+        "front": hex::encode(&front),
+        "digest": hex::encode(keys.digest),
+        "block": hex::encode(block),
+        "trailer": hex::encode(trailer),
+        "answer": answer.as_str(),
+        "receipt_signature_salt": hex::encode(salt(3)),
+        "receipt_salt": hex::encode(salt(4)),
+        "receipt": hex::encode(receipt),
+        "unopened_salt": hex::encode(salt(8)),
+        "unopened": hex::encode(unopened),
+        "relay_key_private": hex::encode(lasting),
+        "client_share_private": hex::encode(client),
+        "relay_share_private": hex::encode(relay),
+        "client_key": hex::encode(post.client.as_bytes()),
+        "relay_key": hex::encode(post.relay.as_bytes()),
+        "leave": String::from_utf8(ask.to_body()).unwrap(),
+        "leave_record": hex::encode(first),
+    })
+}
+
 fn code_vectors() -> Value {
     // Numbers below the order of the group, so that nothing is reduced.
     let number = |byte: u8| [[byte; 32], [0; 32]].concat();
@@ -647,6 +774,7 @@ fn code_vectors() -> Value {
             key: signer(who).public().clone(),
             addresses: address.map(|address| address.parse().unwrap()),
             folder: Some(common::name("inbox")),
+            letter_box: None,
         };
         canonical(&card.to_document().unwrap())
     };
@@ -762,6 +890,7 @@ fn the_documents_of_a_pairing_are_those_of_the_vectors() {
 #[test]
 fn the_messages_of_a_pairing_by_a_code_are_those_of_the_vectors() {
     compare("code.json", &code_vectors());
+    compare("letter.json", &letter_vectors());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{RootArg, output, systemd};
 use crate::{
-    client::{self, attendance::Attendance, letters, outbox},
+    client::{self, attendance::Attendance, outbox, receipts},
     control::host::{Asked, Control},
     crypto::backend::active,
     error::{Code, Error},
@@ -138,7 +138,7 @@ impl Serve {
         };
         tokio::spawn(control.run(asked, going_down.clone()));
         systemd::tell("READY=1");
-        let asking = letters::run(root.clone(), going_down.clone());
+        let asking = receipts::run(root.clone(), going_down.clone());
         let sending = outbox::run(root, settings, going_down.clone());
         let serving = async {
             tokio::join!(server::run(listeners, server, going_down), sending, asking);

@@ -1,48 +1,42 @@
 //! Letters for contacts who are away: leaving them at a relay, and hearing what became of them.
 
 use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use rusqlite::Connection;
-use tokio::{
-    sync::watch,
-    task,
-    time::{sleep, timeout},
-};
-use tracing::{debug, info, warn};
+use tokio::{task, time::timeout};
+use tracing::info;
 
-use super::Route;
+use super::{
+    Route,
+    receipts::{Outcome, outcome},
+};
 use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey, random},
-    error::{Code, Error, printable},
-    hooks::dispatch::stopped,
+    error::{Code, Error},
     journal::{
         Journal, JournalError,
         letters::{self, Left},
-        outgoing::{self, State},
     },
     json::Value,
     meta::{Meta, TransferId, Wire},
     relay::conversation::Conversation,
-    root::{Root, boxes::Grant, name::Name, user::User},
+    root::{Root, boxes::Grant},
     session::channel::{Reader, Writer},
     transfer::send::{
         blocks::{Attempt, Blocks},
         job,
-        left::{self, End},
         send_job::SendJob,
     },
     transport::{Addresses, Direct, race},
     wire::{
         WireError,
         header::{self, AnswerHeader},
-        letter::{self, HEAD_LEN, Parties, Prekey, PrekeyKind, Receipt, box_hash, open_receipt},
-        post::{Ask, Fate, MAX_ASKED, PostKeys, SHARE_LEN},
+        letter::{self, HEAD_LEN, Parties, Prekey, PrekeyKind},
+        post::{Ask, Fate, PostKeys, SHARE_LEN},
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
         session::Share,
     },
@@ -76,12 +70,9 @@ const AHEAD: u64 = 2 * 86_400_000;
 /// Bytes of a letter that are sealed at once.
 const BUFFER: usize = 8 * MAX_RECORD;
 
-/// The pauses between two questions about the same letters: the first, and the longest.
-const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(300)];
-
 /// The connection to a relay by which letters are left.
 pub(super) struct Post {
-    conversation: Conversation,
+    pub(super) conversation: Conversation,
 }
 
 impl Post {
@@ -118,7 +109,7 @@ impl Post {
     }
 
     /// What became of letters, of the first ones at least.
-    async fn fates(&mut self, letters: Vec<[u8; 32]>) -> Result<Vec<Fate>, Error> {
+    pub(super) async fn fates(&mut self, letters: Vec<[u8; 32]>) -> Result<Vec<Fate>, Error> {
         let answer = self.conversation.ask(&Ask::Letters(letters)).await?;
         let each = answer.get("letters").and_then(Value::as_array);
         let each = each.into_iter().flatten().map(Fate::from_value);
@@ -156,7 +147,7 @@ impl Record {
         opening.await.map_err(lost)?.map_err(unusable)
     }
 
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
@@ -171,7 +162,7 @@ impl Record {
         reading.await.map_err(lost)?.map_err(unusable)
     }
 
-    async fn write(
+    pub(super) async fn write(
         &self,
         work: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), Error> {
@@ -414,286 +405,4 @@ fn records_len(size: u64) -> u64 {
     let blocks = size.div_ceil(MAX_BODY as u64).max(1);
     size.saturating_add(blocks.saturating_mul(AROUND))
         .saturating_add(AROUND + 8)
-}
-
-/// What became of a letter.
-enum Outcome {
-    /// It waits.
-    Waiting,
-    /// Its receiver has it, and answered with this meta.
-    Delivered(Meta),
-    /// Its receiver did not accept it, or did not come.
-    Failed(Error),
-    /// It has to be sent again, and why.
-    Again(&'static str),
-}
-
-/// What a relay says of a letter, as far as its receiver's signature bears it out.
-fn outcome(left: &Left, fate: &Fate, key: &crate::crypto::keys::PublicKey) -> Outcome {
-    let receipt = match fate {
-        Fate::Waiting => return Outcome::Waiting,
-        Fate::Unknown => return Outcome::Again("the relay does not know it any more"),
-        Fate::Expired => {
-            let sentence = format!("{} did not come to fetch it in time", left.contact);
-            return Outcome::Failed(Error::new(Code::Failed, sentence));
-        }
-        Fate::Settled(receipt) => receipt,
-    };
-    let json = match open_receipt(&left.receipt, &left.digest, receipt, key) {
-        Ok(Receipt::Answer(json)) => json,
-        Ok(Receipt::Unopened) => return Outcome::Again("its key had been used up"),
-        Err(_) => return Outcome::Again("its receipt was forged, or the receiver's key changed"),
-    };
-    let Ok(reply) = Wire::from_json(&json) else {
-        return Outcome::Failed(Error::new(Code::Failed, "the receipt cannot be read"));
-    };
-    if reply.delivered && reply.meta.id == Some(left.id) {
-        return Outcome::Delivered(reply.meta);
-    }
-    let (code, words) = (
-        Code::from_word(&reply.code),
-        printable(&reply.meta.error, 4_096),
-    );
-    match code {
-        Code::Later | Code::Integrity => Outcome::Again("it did not arrive whole"),
-        code => Outcome::Failed(Error::new(code, words)),
-    }
-}
-
-/// What was heard of one letter.
-pub struct News {
-    /// Its receiver.
-    pub to: String,
-    /// Where its document is now, if it had one.
-    pub document: Option<PathBuf>,
-    /// The path of its `.meta`, or empty.
-    pub was: String,
-    /// What became of it; `None` if it waits.
-    pub result: Option<Result<(), Error>>,
-}
-
-/// Asks all relays about letters without a receipt, and records what became of them.
-pub async fn receipts(root: &Root) -> Result<Vec<News>, Error> {
-    let record = Record::open(root).await?;
-    let gso = root.settings()?.quic_gso;
-    let mut by_relay: HashMap<(String, [u8; 32]), Vec<Left>> = HashMap::new();
-    for left in record.read(letters::all).await? {
-        let relay = (left.relay.clone(), left.key);
-        by_relay.entry(relay).or_default().push(left);
-    }
-    let mut news = Vec::new();
-    let mut failed = None;
-    for ((relay, key), all) in by_relay {
-        match ask_relay(root, &record, (&relay, &key), gso, all, &mut news).await {
-            Ok(()) => {}
-            Err(error) => failed = Some(error.within(format_args!("letters at {relay}"))),
-        }
-    }
-    match failed {
-        Some(error) if news.is_empty() => Err(error),
-        _ => Ok(news),
-    }
-}
-
-async fn ask_relay(
-    root: &Root,
-    record: &Record,
-    (relay, key): (&str, &[u8; 32]),
-    gso: bool,
-    mut all: Vec<Left>,
-    news: &mut Vec<News>,
-) -> Result<(), Error> {
-    let addresses: Addresses = relay.parse().map_err(unusable)?;
-    let mut post = Post::open(&addresses, key, gso).await?;
-    while !all.is_empty() {
-        let some: Vec<_> = all.iter().take(MAX_ASKED).map(|left| left.letter).collect();
-        let fates = post.fates(some).await?;
-        if fates.is_empty() {
-            break;
-        }
-        let told: Vec<_> = all.drain(..fates.len().min(all.len())).collect();
-        for (left, fate) in told.into_iter().zip(fates) {
-            let letter = left.letter;
-            let one = end(root, record, left, &fate).await?;
-            let is_over = one.result.is_some();
-            news.push(one);
-            if is_over {
-                let _ = post.conversation.ask(&Ask::Forget(letter)).await;
-            }
-        }
-    }
-    post.close().await;
-    Ok(())
-}
-
-/// Records what became of a letter: first in its document, then in the journal.
-async fn end(root: &Root, record: &Record, left: Left, fate: &Fate) -> Result<News, Error> {
-    let contact = |left: &Left| {
-        let user: User = root.user(&Name::user(&left.user)?)?;
-        Ok::<_, crate::root::RootError>(user.contact(&Name::user(&left.contact)?)?.key)
-    };
-    let outcome = match contact(&left) {
-        Ok(key) => outcome(&left, fate, &key),
-        // Nothing that is said in the name of somebody who is no contact any more counts.
-        Err(error) => match fate {
-            Fate::Waiting => Outcome::Waiting,
-            _ => Outcome::Failed(error.into()),
-        },
-    };
-    let mut news = News {
-        to: left.contact.clone(),
-        document: None,
-        was: left.document.clone(),
-        result: None,
-    };
-    let (ended, result) = match &outcome {
-        Outcome::Waiting => return Ok(news),
-        Outcome::Delivered(meta) => (End::Delivered(meta), Ok(())),
-        Outcome::Failed(error) => (End::Failed(error), Err(error.clone())),
-        Outcome::Again(why) => {
-            let sentence = format!("the letter has to be sent again: {why}");
-            (End::Again, Err(Error::new(Code::Later, sentence)))
-        }
-    };
-    if !left.document.is_empty() {
-        news.document = left::end(Path::new(&left.document), &ended)?;
-    }
-    let (state, code, words) = match &result {
-        Ok(()) => (State::Sent, String::new(), String::new()),
-        Err(error) => (
-            State::Failed,
-            error.code.word().to_owned(),
-            error.sentence.clone(),
-        ),
-    };
-    let (letter, id, user) = (left.letter, left.id, left.user.clone());
-    let ending = move |db: &Connection| {
-        outgoing::end_left(db, &user, id, (state, &code, &words), clock::millis())?;
-        letters::remove(db, &letter)
-    };
-    record.write(ending).await?;
-    let to = printable(&left.contact, 64);
-    match &result {
-        Ok(()) => info!(%to, id = %left.id, "a letter was delivered"),
-        Err(error) => warn!(%to, id = %left.id, "a letter was not delivered: {error}"),
-    }
-    news.result = Some(result);
-    Ok(news)
-}
-
-/// Takes back the letters with a transfer of a user's: `true` if one was still there.
-pub async fn take_back(root: &Root, user: &Name, id: TransferId) -> Result<bool, Error> {
-    let record = Record::open(root).await?;
-    let gso = root.settings()?.quic_gso;
-    let owner = user.to_string();
-    let find = move |db: &Connection| letters::of_transfer(db, &owner, id);
-    let mut taken = false;
-    for left in record.read(find).await? {
-        let relay: Addresses = left.relay.parse().map_err(unusable)?;
-        let mut post = Post::open(&relay, &left.key, gso).await?;
-        let answer = post.conversation.ask(&Ask::TakeBack(left.letter)).await?;
-        post.close().await;
-        if answer.get("taken") != Some(&Value::Bool(true)) {
-            continue;
-        }
-        taken = true;
-        let error = Error::new(Code::Failed, "you took it back before it was fetched");
-        if !left.document.is_empty() {
-            left::end(Path::new(&left.document), &End::Failed(&error))?;
-        }
-        let (letter, id, user) = (left.letter, left.id, left.user.clone());
-        let ending = move |db: &Connection| {
-            let how = (State::Failed, error.code.word(), error.sentence.as_str());
-            outgoing::end_left(db, &user, id, how, clock::millis())?;
-            letters::remove(db, &letter)
-        };
-        record.write(ending).await?;
-    }
-    Ok(taken)
-}
-
-/// Asks about letters now and then, for as long as some have no receipt, until `shutdown` turns true.
-pub async fn run(root: Root, mut shutdown: watch::Receiver<bool>) {
-    let [first, longest] = PAUSES;
-    let mut pause = first;
-    let mut count = 0;
-    loop {
-        let waiting = async {
-            let record = Record::open(&root).await?;
-            record.read(letters::all).await.map(|all| all.len())
-        };
-        let waits = waiting.await.unwrap_or(0);
-        if waits > 0 {
-            if waits != count {
-                pause = first;
-            }
-            match receipts(&root).await {
-                Ok(news) => {
-                    let over = news.iter().filter(|one| one.result.is_some()).count();
-                    count = waits.saturating_sub(over);
-                }
-                Err(error) => debug!("{error}"),
-            }
-        }
-        let next = if waits > 0 { pause } else { first };
-        tokio::select! {
-            () = sleep(next) => {}
-            () = stopped(&mut shutdown) => return,
-        }
-        if waits > 0 {
-            pause = (pause * 2).min(longest);
-        }
-    }
-}
-
-/// Whether a contact is there, as far as the contact lets the user see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// Now.
-    Now,
-    /// Last at this time, in milliseconds since 1970.
-    Last(u64),
-    /// Nothing is known.
-    Unknown,
-}
-
-/// Asks the relays of contacts who is there: one connection for each relay.
-pub async fn presence(user: &User, contacts: &[Name]) -> Result<Vec<Presence>, Error> {
-    let gso = user.root().settings()?.quic_gso;
-    let mut all = vec![Presence::Unknown; contacts.len()];
-    let mut by_relay: HashMap<(String, [u8; 32]), Vec<(usize, Grant)>> = HashMap::new();
-    for (at, contact) in contacts.iter().enumerate() {
-        if let Some(grant) = user.box_of(contact)? {
-            let relay = (grant.relay.to_string(), grant.key);
-            by_relay.entry(relay).or_default().push((at, grant));
-        }
-    }
-    for ((_, key), grants) in by_relay {
-        let Some((_, first)) = grants.first() else {
-            continue;
-        };
-        // One relay that is away says nothing about the others.
-        let Ok(mut post) = Post::open(&first.relay, &key, gso).await else {
-            continue;
-        };
-        for some in grants.chunks(MAX_ASKED) {
-            let hashes = some.iter().map(|(_, grant)| box_hash(&grant.id)).collect();
-            let Ok(answer) = post.conversation.ask(&Ask::Presence(hashes)).await else {
-                break;
-            };
-            let there = answer.get("there").and_then(Value::as_array);
-            for ((at, _), seen) in some.iter().zip(there.into_iter().flatten()) {
-                let presence = match (seen.get("now"), seen.get("seen").and_then(Value::as_u64)) {
-                    (Some(Value::Bool(true)), _) => Presence::Now,
-                    (_, Some(time)) => Presence::Last(time),
-                    _ => Presence::Unknown,
-                };
-                if let Some(place) = all.get_mut(*at) {
-                    *place = presence;
-                }
-            }
-        }
-        post.close().await;
-    }
-    Ok(all)
 }

@@ -11,7 +11,12 @@ use tokio::{
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::{Opened, attendance, private_key};
+use super::{
+    Opened, attendance,
+    letter_file::LetterFile,
+    prekey_stock::{KEPT, Replenished, replenish},
+    private_key,
+};
 use crate::{
     clock,
     crypto::{CryptoError, SysRng, keys::PrivateKey},
@@ -21,29 +26,23 @@ use crate::{
     json::{Map, Value},
     meta::{Attend, Wire},
     relay::conversation::Conversation,
-    root::{
-        contact::Contact,
-        name::Name,
-        prekeys::{Prekey as Secret, Prekeys},
-        user::User,
-    },
+    root::{contact::Contact, name::Name, prekeys::Prekeys, user::User},
     transfer::receive::{
         arrival::Arrival,
         decision::Decision,
         error::ReceiveError,
         offer::Offer,
         receiver::{Parties, Receiver, StoreNews, Stored},
-        target::{BlockError, Checksums, Incoming, Received, Target},
+        target::Received,
         under_way::Holder,
     },
     wire::{
         WireError,
         letter::{
-            self, BoxId, HEAD_LEN, Head, LEN, LetterKeys, MAX_RECEIPT, Prekey, PrekeyKind,
-            box_hash, bytes,
+            self, BoxId, HEAD_LEN, Head, LEN, LetterKeys, MAX_RECEIPT, PrekeyKind, box_hash, bytes,
         },
-        post::{Ask, BOXES_AT_ONCE, PREKEYS, PREKEYS_AT_ONCE},
-        record::{self, HEAD_LEN as RECORD_HEAD, Kind, MAX_BODY, MAX_RECORD, Stream},
+        post::{Ask, BOXES_AT_ONCE, PREKEYS_AT_ONCE},
+        record::{MAX_RECORD, Stream},
         session::Share,
     },
 };
@@ -60,18 +59,8 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1_800
 /// How long a relay may take for an answer.
 const ANSWER: Duration = Duration::from_secs(120);
 
-/// The age of the prekey of a day from which on it is replaced, in milliseconds.
-const DAY: u64 = 86_400_000;
-
-/// How long the private half of a prekey is kept at most, in milliseconds: longer than letters wait
-/// that were sealed for the prekey of a day.
-const KEPT: u64 = 31 * DAY;
-
-/// The same for prekeys of one letter that were handed out and not used.
-const KEPT_ONCE: u64 = 90 * DAY;
-
-/// Private halves that are kept at most.
-const MOST: usize = 2_000;
+/// How long receipts are remembered, in milliseconds: as long as a letter could be opened again.
+const REMEMBERED: u64 = KEPT + 86_400_000;
 
 /// Bytes of records that are opened at once.
 const TOGETHER: usize = 16 * MAX_RECORD;
@@ -235,31 +224,29 @@ impl<'a> Mailbox<'a> {
         info!(user = %self.user.name(), relay = %self.relay, "the mailbox is in order");
         let listed = Some(settings.presence.listed);
         self.conversation.ask(&Ask::Who { listed }).await?;
-        let before = clock::millis().saturating_sub(KEPT);
+        let before = clock::millis().saturating_sub(REMEMBERED);
         let journal = self.receiver.hooks.journal();
         drop(journal.quietly(false, move |db| letters::forget(db, before)));
-        let mut is_done = true;
+        // Those that have to wait are not tried twice in one go.
+        let mut left = 0;
         loop {
-            let waiting = self.list().await?;
-            let mut settled = 0;
+            let waiting = self.list(left).await?;
+            if waiting.is_empty() {
+                break;
+            }
             for letter in waiting {
                 match self.take(&letter).await {
-                    Ok(()) => settled += 1,
-                    // The connection is of no more use, or the letter has to wait.
+                    Ok(()) => {}
                     Err(error) if error.code == Code::Later => {
                         info!(user = %self.user.name(), relay = %self.relay, "a letter waits: {error}");
-                        is_done = false;
+                        left += 1;
                     }
                     Err(error) => return Err(error),
                 }
             }
-            // More may have come, or did not fit into the list.
-            if settled == 0 {
-                break;
-            }
         }
         self.conversation.close().await;
-        Ok(is_done)
+        Ok(left == 0)
     }
 
     /// Publishes the boxes; returns what the relay says of the prekeys.
@@ -293,53 +280,12 @@ impl<'a> Mailbox<'a> {
         let once = usize::try_from(once).unwrap_or(usize::MAX);
         let has_daily = stock.get("daily") == Some(&Value::Bool(true));
         let (user, private) = (self.user.clone(), self.private.clone());
-        let making = task::spawn_blocking(move || {
-            let read = user.prekeys(&private);
-            // Without the private halves, or with those of another key, what the relay has is worth
-            // nothing.
-            let replace = match &read {
-                Ok(prekeys) => prekeys.once.len() < once || (prekeys.daily.is_empty() && has_daily),
-                Err(error) => {
-                    warn!("{error}: the prekeys are replaced, letters that wait are sent again");
-                    true
-                }
-            };
-            let mut prekeys = read.unwrap_or_default();
-            let now = clock::millis();
-            let is_young = |key: &Secret, most| now.saturating_sub(key.time) < most;
-            let count = prekeys.once.len() + prekeys.daily.len();
-            prekeys.daily.retain(|key| is_young(key, KEPT));
-            prekeys.once.retain(|key| is_young(key, KEPT_ONCE));
-            let surplus = prekeys.once.len().saturating_sub(MOST);
-            prekeys.once.drain(..surplus);
-            // Numbers are not used again, even if the file was lost.
-            prekeys.next = prekeys.next.max(now.saturating_mul(1_000));
-            let mut public = Vec::new();
-            let wants_daily = replace
-                || !has_daily
-                || !prekeys.daily.last().is_some_and(|key| is_young(key, DAY));
-            let missing = match replace {
-                true => PREKEYS,
-                false if once < PREKEYS / 2 => PREKEYS - once,
-                false => 0,
-            };
-            for _ in 0..missing {
-                let (secret, key) = make(PrekeyKind::Once, &mut prekeys.next, now, &private)?;
-                prekeys.once.push(secret);
-                public.push(key);
-            }
-            if wants_daily {
-                let (secret, key) = make(PrekeyKind::Daily, &mut prekeys.next, now, &private)?;
-                prekeys.daily.push(secret);
-                public.push(key);
-            }
-            // The private halves first: a public one without is of no use to anybody.
-            if !public.is_empty() || prekeys.once.len() + prekeys.daily.len() != count {
-                user.set_prekeys(private.public(), &prekeys)?;
-            }
-            Ok::<_, Error>((prekeys, public, replace))
-        });
-        let (prekeys, public, mut replace) = making.await.map_err(lost)??;
+        let making = task::spawn_blocking(move || replenish(&user, &private, (once, has_daily)));
+        let Replenished {
+            prekeys,
+            public,
+            mut replace,
+        } = making.await.map_err(lost)??;
         self.prekeys = prekeys;
         for some in public.chunks(PREKEYS_AT_ONCE) {
             let ask = Ask::Prekeys {
@@ -351,8 +297,8 @@ impl<'a> Mailbox<'a> {
         Ok(())
     }
 
-    async fn list(&mut self) -> Result<Vec<Waiting>, Error> {
-        let answer = self.conversation.ask(&Ask::List).await?;
+    async fn list(&mut self, skip: u64) -> Result<Vec<Waiting>, Error> {
+        let answer = self.conversation.ask(&Ask::List { skip }).await?;
         let all = answer.get("letters").and_then(Value::as_array);
         let each = all.ok_or_else(unreadable)?.iter().map(|one| {
             let field = |field| bytes::<LEN>(one.get(field)?.as_str()?);
@@ -572,7 +518,7 @@ impl<'a> Mailbox<'a> {
         keys: &LetterKeys,
     ) -> Result<Result<Received<Arrival>, ReceiveError>, Error> {
         let (key, records) = (keys.blocks.clone(), keys.records.clone());
-        let beginning = task::spawn_blocking(move || Feed::begin(arrival, &key, &records));
+        let beginning = task::spawn_blocking(move || LetterFile::begin(arrival, &key, &records));
         let mut feed = match beginning.await.map_err(lost)? {
             Ok(feed) => feed,
             Err(error) => return Ok(Err(error)),
@@ -624,26 +570,6 @@ impl<'a> Mailbox<'a> {
     }
 }
 
-/// A new prekey: its private half, and what is published.
-fn make(
-    kind: PrekeyKind,
-    next: &mut u64,
-    now: u64,
-    private: &PrivateKey,
-) -> Result<(Secret, Prekey), Error> {
-    let number = *next;
-    *next = next.saturating_add(1);
-    let secret = letter::new_prekey(&mut SysRng).map_err(WireError::from)?;
-    let public = Share::from_secret(&secret).public;
-    let key = Prekey::sign(kind, number, now, public, private, &mut SysRng)?;
-    let secret = Secret {
-        number,
-        time: now,
-        secret,
-    };
-    Ok((secret, key))
-}
-
 fn refused(answer: Wire, error: &Error) -> Wire {
     let mut answer = answer;
     answer.meta.error.clone_from(&error.sentence);
@@ -657,142 +583,6 @@ fn told(answer: Wire, error: &ReceiveError) -> Result<Wire, Error> {
         Some(error) if error.code != Code::Later => Ok(refused(answer, &error)),
         Some(error) => Err(error),
         None => Err(Error::new(Code::Later, error.to_string())),
-    }
-}
-
-/// The file of a letter, as its records come.
-struct Feed {
-    incoming: Incoming<Arrival>,
-    trailer: Stream,
-    /// What is there of a record that is not whole.
-    rest: Vec<u8>,
-    claimed: Option<u32>,
-    /// Where in the records those begin that are still needed.
-    offset: u64,
-}
-
-impl Feed {
-    fn begin(
-        mut arrival: Arrival,
-        blocks: &crate::crypto::Key,
-        records: &crate::crypto::Key,
-    ) -> Result<Self, ReceiveError> {
-        let hashes = arrival.pinned.wants_sha256();
-        let held = arrival.held;
-        let whole = held.is_multiple_of(MAX_BODY as u64) && held < arrival.expected;
-        let prefix = match held > 0 && whole {
-            true => arrival.partial.digest(held).ok(),
-            false => None,
-        };
-        let (received, sums) = match prefix {
-            Some((_, mut sums)) => {
-                sums.sha256 = sums.sha256.filter(|_| hashes);
-                (held, sums)
-            }
-            None => {
-                if held > 0 {
-                    arrival.begin_again().map_err(ReceiveError::Store)?;
-                }
-                (0, Checksums::new(hashes))
-            }
-        };
-        let number = received / MAX_BODY as u64;
-        let streams = (Stream::behind(blocks, number), Stream::new(records));
-        let (Ok(blocks), Ok(trailer)) = streams else {
-            arrival.end(&ReceiveError::Failed);
-            return Err(ReceiveError::Failed);
-        };
-        Ok(Self {
-            incoming: Incoming::new(blocks, arrival, received, sums),
-            trailer,
-            rest: Vec::new(),
-            claimed: None,
-            offset: number.saturating_mul(MAX_RECORD as u64),
-        })
-    }
-
-    /// Opens the records in further bytes. It may wait for a disk.
-    fn take(mut self, bytes: &[u8]) -> Result<Self, ReceiveError> {
-        self.rest.extend(bytes);
-        let mut all = std::mem::take(&mut self.rest);
-        let (mut opened, mut at) = (Vec::new(), 0);
-        let result = self.records(&mut all, &mut at, &mut opened);
-        // What came before a fault is good.
-        let appended = match opened.is_empty() {
-            true => Ok(()),
-            false => self.incoming.append(&[&opened]),
-        };
-        match result.and(appended.map_err(ReceiveError::Store)) {
-            Ok(()) => {
-                self.rest = all.split_off(at.min(all.len()));
-                Ok(self)
-            }
-            Err(error) => {
-                self.incoming.end(&error);
-                Err(error)
-            }
-        }
-    }
-
-    fn records(
-        &mut self,
-        all: &mut [u8],
-        at: &mut usize,
-        opened: &mut Vec<u8>,
-    ) -> Result<(), ReceiveError> {
-        let wire = |error: WireError| ReceiveError::Session {
-            why: error.to_string(),
-            told: Some(Error::new(Code::Integrity, "the letter was altered")),
-        };
-        while let Some(rest) = all.get_mut(*at..)
-            && let Some((head, sealed)) = record::split(rest).map_err(wire)?
-        {
-            *at += RECORD_HEAD + sealed.len().min(head.record_len() - RECORD_HEAD);
-            match head.kind {
-                Kind::Block if self.claimed.is_none() => match self.incoming.open(head, sealed) {
-                    Ok(body) => opened.extend_from_slice(body),
-                    Err(BlockError::Size) => return Err(ReceiveError::Size),
-                    Err(BlockError::Wire(error)) => return Err(wire(error)),
-                },
-                Kind::Trailer if self.claimed.is_none() => {
-                    let body = self.trailer.open(head, sealed).map_err(wire)?;
-                    self.claimed = Some(record::decode_trailer(body).map_err(wire)?);
-                }
-                _ => return Err(wire(WireError::Record)),
-            }
-        }
-        Ok(())
-    }
-
-    /// The whole file.
-    fn finish(self) -> Result<Received<Arrival>, ReceiveError> {
-        let cut = || ReceiveError::Session {
-            why: "the letter was cut off".to_owned(),
-            told: Some(Error::new(Code::Integrity, "the letter was cut off")),
-        };
-        let Some(claimed) = self.claimed.filter(|_| self.rest.is_empty()) else {
-            self.incoming.end(&cut());
-            return Err(cut());
-        };
-        match self.incoming.finish(claimed) {
-            Some(Ok(received)) => Ok(received),
-            Some(Err((target, error))) => {
-                target.end(&error);
-                Err(error)
-            }
-            None => Err(cut()),
-        }
-    }
-
-    /// Leaves what has come for the next attempt.
-    async fn leave(self, error: Error) -> Error {
-        let why = ReceiveError::Session {
-            why: error.to_string(),
-            told: None,
-        };
-        let leaving = task::spawn_blocking(move || self.incoming.end(&why));
-        let _ = leaving.await;
-        Error::new(Code::Later, error.sentence)
     }
 }
 

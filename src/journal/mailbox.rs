@@ -273,12 +273,18 @@ pub fn find(db: &Connection, letter: &Id) -> rusqlite::Result<Option<Letter>> {
         .optional()
 }
 
-/// The letters that wait for a member, the oldest first.
-pub fn waiting(db: &Connection, member: &NameHash, limit: u32) -> rusqlite::Result<Vec<Letter>> {
+/// The letters that wait for a member, the oldest first, without the first `skip`.
+pub fn waiting(
+    db: &Connection,
+    member: &NameHash,
+    skip: u64,
+    limit: u32,
+) -> rusqlite::Result<Vec<Letter>> {
     db.prepare_cached(
-        "SELECT * FROM mailbox_letter WHERE member = ?1 AND state = 1 ORDER BY at LIMIT ?2",
+        "SELECT * FROM mailbox_letter WHERE member = ?1 AND state = 1
+         ORDER BY at, letter LIMIT ?2 OFFSET ?3",
     )?
-    .query_map(params![member, limit], row_of)?
+    .query_map(params![member, limit, signed(skip)], row_of)?
     .collect()
 }
 

@@ -36,8 +36,9 @@ use crate::{
 /// Letters of one member that are listed at once.
 const LISTED: u32 = 256;
 
-/// How often what is too old is removed.
-const SWEEP: Duration = Duration::from_secs(600);
+/// How often what is too old is removed: a few times in the time that it is kept, and not all the time.
+const MIN_SWEEP: Duration = Duration::from_secs(1);
+const MAX_SWEEP: Duration = Duration::from_secs(600);
 
 /// The letters of a relay. Clones are the same one.
 #[derive(Clone)]
@@ -300,9 +301,9 @@ impl Letters {
         self.stock(&member)
     }
 
-    /// The letters that wait for a member, some of them.
-    pub fn waiting(&self, member: &NameHash) -> Result<Vec<Letter>, Error> {
-        mailbox::waiting(&self.db(), member, LISTED).map_err(failed)
+    /// The letters that wait for a member, some of them, without the first `skip`.
+    pub fn waiting(&self, member: &NameHash, skip: u64) -> Result<Vec<Letter>, Error> {
+        mailbox::waiting(&self.db(), member, skip, LISTED).map_err(failed)
     }
 
     /// Opens a letter for its member.
@@ -390,7 +391,8 @@ impl Letters {
             if let Ok(Err(error)) = swept {
                 warn!("{error}");
             }
-            tokio::time::sleep(SWEEP).await;
+            let often = (self.0.settings.keep / 4).clamp(MIN_SWEEP, MAX_SWEEP);
+            tokio::time::sleep(often).await;
         }
     }
 

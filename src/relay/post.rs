@@ -178,8 +178,8 @@ pub async fn serve_member(
                 let stock = blocking(move || ours.add_prekeys(member, &prekeys, replace)).await;
                 answer_with(conversation, stock.map(|stock| of_stock(&stock))).await?;
             }
-            Ask::List => {
-                let waiting = blocking(move || ours.waiting(&member)).await;
+            Ask::List { skip } => {
+                let waiting = blocking(move || ours.waiting(&member, skip)).await;
                 let listed = waiting.map(|waiting| {
                     let each = waiting.iter().map(|letter| {
                         let mut fields = one("letter", hex::encode(letter.letter));

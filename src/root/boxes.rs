@@ -171,6 +171,10 @@ impl User {
 
     /// Records the box that a contact gave to the user, or that there is none.
     pub fn set_box_of(&self, contact: &Name, grant: Option<&Grant>) -> Result<(), RootError> {
+        // As it was, it is not written again.
+        if self.box_of(contact)?.as_ref() == grant {
+            return Ok(());
+        }
         self.change_boxes(|text, _| {
             let name = contact.as_str();
             let Some(grant) = grant else {
@@ -178,17 +182,8 @@ impl User {
                 return Ok(());
             };
             let (key, id) = (hex::encode(grant.key), hex::encode(grant.id));
-            let (relay, before) = (grant.relay.to_string(), text.clone());
-            let values = [(RELAY, &relay), (KEY, &key), (BOX, &id)];
-            let config = Config::parse_ini(&before).ok();
-            let has = |(key, value): (&str, &String)| {
-                config.as_ref().and_then(|c| c.get(name, key)) == Some(value.as_str())
-            };
-            // As it was, it is not written again.
-            if !values.into_iter().all(has) {
-                for (key, value) in values {
-                    *text = ini_text::with(text, name, key, value);
-                }
+            for (key, value) in [(RELAY, grant.relay.to_string()), (KEY, key), (BOX, id)] {
+                *text = ini_text::with(text, name, key, &value);
             }
             Ok(())
         })

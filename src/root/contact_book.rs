@@ -62,13 +62,17 @@ impl User {
         contact: &Name,
     ) -> Result<Announcement, RootError> {
         let set = settings.addresses.iter().flat_map(Addresses::iter).cloned();
-        let all = set.chain(self.addresses_at_relays()?);
-        // A relay needs no box at itself, or at another one.
-        let is_relay = self.relays()?.contains(contact);
-        let letter_box = match is_relay {
+        let relays = self.relays()?;
+        // Most users have joined none. A relay needs no box at itself, or at another one.
+        let letter_box = match relays.is_empty() || relays.contains(contact) {
             true => None,
             false => self.box_for(contact)?,
         };
+        let at_relays = match relays.is_empty() {
+            true => Vec::new(),
+            false => self.addresses_at_relays()?,
+        };
+        let all = set.chain(at_relays);
         Ok(Announcement {
             addresses: all
                 .take(MAX_ADDRESSES)

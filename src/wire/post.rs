@@ -123,8 +123,11 @@ pub enum Ask {
         /// Whether those before them are worth nothing any more.
         replace: bool,
     },
-    /// The letters that wait for a member.
-    List,
+    /// The letters that wait for a member, the oldest first, without this many.
+    List {
+        /// How many are left out.
+        skip: u64,
+    },
     /// A part of a letter.
     Fetch {
         /// The letter.
@@ -195,7 +198,10 @@ impl Ask {
                 put("prekeys", each.collect::<Vec<_>>().into());
                 "prekeys"
             }
-            Self::List => "list",
+            Self::List { skip } => {
+                put("skip", (*skip).into());
+                "list"
+            }
             Self::Fetch {
                 letter,
                 offset,
@@ -272,7 +278,9 @@ impl Ask {
                     replace: fields.get("replace")?.as_bool()?,
                 }
             }
-            "list" => Self::List,
+            "list" => Self::List {
+                skip: number("skip")?,
+            },
             "fetch" => Self::Fetch {
                 letter: id("letter")?,
                 offset: number("offset")?,
@@ -382,7 +390,7 @@ mod tests {
                 prekeys: vec![prekey],
                 replace: true,
             },
-            Ask::List,
+            Ask::List { skip: 9 },
             Ask::Fetch {
                 letter: [1; 32],
                 offset: 5,

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::{super::RootArg, output, text_of};
 use crate::{
     cli::user_arg::UserArg,
-    client::letters::{self, Presence},
+    client::presence::{self, Presence},
     error::Error,
     json::Value,
 };
@@ -46,7 +46,7 @@ impl List {
             .iter()
             .map(|contact| contact.name.clone())
             .collect();
-        let asked = timeout(PATIENCE, letters::presence(&user, &names)).await;
+        let asked = timeout(PATIENCE, presence::ask(&user, &names)).await;
         let presence = match asked {
             Ok(presence) => presence?,
             Err(_) => Vec::new(),

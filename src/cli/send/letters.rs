@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::Send;
 use crate::{
     cli::{Failure, output},
-    client::letters::{self, News},
-    error::{Code, Error},
+    client::receipts::{self, News},
+    error::{Code, Error, printable},
     meta::{Meta, TransferId},
     root::{Root, RootError, file, name::Name},
     transfer::send::{outgoing::OutgoingView, send_job::LEFT, source_file::SourceFiles},
@@ -38,7 +38,7 @@ pub async fn ask(send: &Send, json: bool) -> Result<(), Failure> {
         // One question answers for all of a root.
         let is_new = |(known, _): &(Root, Vec<News>)| known.path() != root.path();
         if all.iter().all(is_new) {
-            let news = letters::receipts(&root).await?;
+            let news = receipts::ask(&root).await?;
             all.push((root, news));
         }
     }
@@ -59,21 +59,27 @@ pub async fn ask(send: &Send, json: bool) -> Result<(), Failure> {
 }
 
 fn report(path: &Path, news: Option<&News>, json: bool) -> Result<(), Error> {
-    let Some(news) = news else {
-        let sentence = format!("no letter belongs to {}", path.display());
-        return Err(Error::new(Code::NotFound, sentence));
+    let (now, to, result) = match news {
+        Some(news) => {
+            let now = news.document.clone().unwrap_or_else(|| path.to_owned());
+            (now, news.to.clone(), news.result.clone())
+        }
+        None => {
+            let (now, meta, result) = heard_before(path)?;
+            (now, meta.to, Some(result))
+        }
     };
-    let now = news.document.clone().unwrap_or_else(|| path.to_owned());
-    let (word, result) = match &news.result {
+    let (word, result) = match result {
         None => ("waiting", Ok(())),
         Some(Ok(())) => ("sent", Ok(())),
-        Some(Err(error)) => ("failed", Err(error.clone())),
+        Some(Err(error)) => ("failed", Err(error)),
     };
+    let to = printable(&to, 64);
     if json {
         let mut fields = vec![
             ("status", word.into()),
             ("file", now.display().to_string().into()),
-            ("to", news.to.as_str().into()),
+            ("to", to.as_str().into()),
         ];
         if let Err(error) = &result {
             fields.push(("code", error.code.word().into()));
@@ -83,11 +89,29 @@ fn report(path: &Path, news: Option<&News>, json: bool) -> Result<(), Error> {
     } else if result.is_ok() {
         let path = now.display();
         output::line(match word {
-            "waiting" => format!("{path}: waits at the relay for {}", news.to),
-            _ => format!("{path}: {} has it", news.to),
+            "waiting" => format!("{path}: waits at the relay for {to}"),
+            _ => format!("{path}: {to} has it"),
         });
     }
     result.map_err(|error| error.within(now.display()))
+}
+
+/// What became of a letter if that was heard before: where its document is now, and what it says.
+fn heard_before(path: &Path) -> Result<(PathBuf, Meta, Result<(), Error>), Error> {
+    for ending in ["done", "failed", "meta"] {
+        let now = path.with_extension(ending);
+        let Ok(meta) = document(&now) else {
+            continue;
+        };
+        let result = match ending {
+            "done" => Ok(()),
+            "failed" => Err(Error::new(Code::Failed, printable(&meta.error, 4_096))),
+            _ => Err(Error::new(Code::Later, "the letter has to be sent again")),
+        };
+        return Ok((now, meta, result));
+    }
+    let sentence = format!("no letter belongs to {}", path.display());
+    Err(Error::new(Code::NotFound, sentence))
 }
 
 /// Takes back the letters with the files that were named.
@@ -100,7 +124,7 @@ pub async fn take_back(send: &Send, json: bool) -> Result<(), Failure> {
                 (root, parties.from, id)
             }
             None => {
-                let (meta, root) = (document(path)?, root_of(send, path)?);
+                let (meta, root) = (document(&path.with_extension(LEFT))?, root_of(send, path)?);
                 let user = Name::user(&meta.from).map_err(RootError::from);
                 (root, user.map_err(Error::from)?, meta.id)
             }
@@ -109,7 +133,7 @@ pub async fn take_back(send: &Send, json: bool) -> Result<(), Failure> {
             let sentence = format!("{} was not left as a letter", path.display());
             Error::new(Code::NotFound, sentence)
         })?;
-        if !letters::take_back(&root, &user, id).await? {
+        if !receipts::take_back(&root, &user, id).await? {
             let sentence = format!(
                 "{}: its receiver has fetched the letter already, or it was not left as one",
                 path.display()
@@ -134,9 +158,8 @@ fn id_of_file(root: &Root, path: &Path, template: &Meta) -> Result<Option<Transf
     Ok(last.map(|last| last.id))
 }
 
-/// What a `.left` says, or the `.meta` that it was.
-fn document(path: &PathBuf) -> Result<Meta, Error> {
-    let path = &path.with_extension(LEFT);
+/// What a document says.
+fn document(path: &Path) -> Result<Meta, Error> {
     let at = |e: std::io::Error| Error::io("open", path, &e);
     let file = std::fs::File::open(path).map_err(at)?;
     let text = file::read_open(&file, crate::meta::MAX_LEN).map_err(at)?;

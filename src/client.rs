@@ -22,22 +22,18 @@ pub mod put;
 pub mod queue;
 pub mod receipts;
 pub mod relay_slot;
+mod sending;
 
 use std::{
-    borrow::Borrow,
     path::Path,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task, time::Instant};
-use tracing::debug;
+use tokio::task;
 
-use self::{
-    letters::{Leave, Letters},
-    member::ContactMember,
-    opening::{Opening, open_link},
-};
+pub use self::sending::{deliver, deliver_all};
+use self::{letters::Leave, member::ContactMember, opening::open_link};
 use crate::{
     clock,
     crypto::keys::PrivateKey,
@@ -47,11 +43,7 @@ use crate::{
     root::{
         Root, RootError, boxes::Grant, contact::Contact, name::Name, settings::Settings, user::User,
     },
-    session::{
-        asker::{Asker, Asks, Begin, Ended, Jobs, Sent},
-        pace::Pace,
-        pump::Connection,
-    },
+    session::{pace::Pace, pump::Connection},
     store::Stores,
     transfer::send::{job, send_job::SendJob},
     transport::{Address, AddressError, Addresses, Dialer, Direct, Link, race},
@@ -197,156 +189,6 @@ impl Route {
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
-}
-
-/// Sends one file, all fifteen steps; returns the meta as it was delivered.
-pub async fn deliver(route: &Route, out: &SendJob, observer: &dyn Observer) -> Result<Meta, Error> {
-    let (give, mut jobs) = mpsc::channel(1);
-    let (results, mut result) = mpsc::unbounded_channel();
-    let _ = give.try_send(out);
-    drop(give);
-    let _ = deliver_all(route, &mut jobs, &results, observer, std::future::pending()).await;
-    let lost = || Error::new(Code::Failed, "the file has no result");
-    result.try_recv().map_err(|_| lost())?.1
-}
-
-/// Sends all that come as `jobs`, through as few sessions as it takes, and reports what became of
-/// each. If a session breaks, what was under way fails and the rest continues in another.
-///
-/// It ends early, with the reason, if no session can be opened, if three in a row broke before a
-/// single file had its last word, and when `stop` is ready. What was under way has failed then, and
-/// what is still among the jobs was not begun.
-pub async fn deliver_all<J: Borrow<SendJob> + Send>(
-    route: &Route,
-    jobs: &mut Jobs<J>,
-    results: &mpsc::UnboundedSender<Sent<J>>,
-    observer: &dyn Observer,
-    stop: impl Future<Output = Error> + Send,
-) -> Result<(), Error> {
-    tokio::pin!(stop);
-    let mut key = None;
-    let mut broken = 0;
-    while let Some(job) = jobs.recv().await {
-        let begun = Instant::now();
-        let private = match &key {
-            Some(private) => Ok(private),
-            None => private_key(&route.user)
-                .await
-                .map(|private| &*key.insert(private)),
-        };
-        let private = match private {
-            Ok(private) => private,
-            Err(error) => {
-                let _ = results.send((job, Err(error.clone()), begun.elapsed()));
-                return Err(error);
-            }
-        };
-        let fits = |asked| Opening::fits(route, private, &asked).map(|()| asked);
-        let asked = match job.borrow().request().and_then(fits) {
-            Ok(asked) => asked,
-            Err(error) => {
-                let _ = results.send((job, Err(error), begun.elapsed()));
-                continue;
-            }
-        };
-        observer.step(1, format_args!("read {}", job.borrow().path().display()));
-        let opened = match route.leave {
-            Leave::Always => Err(no_box(route)),
-            Leave::Auto | Leave::Never => tokio::select! {
-                opened = open_with(route, private, request(asked), observer) => opened,
-                error = &mut stop => Err(error),
-            },
-        };
-        let Opened {
-            connection,
-            keys,
-            asked,
-            reply,
-            ..
-        } = match opened {
-            Ok(opened) => opened,
-            Err(error) => match route.letters_after(&error) {
-                Some(grant) => {
-                    let away = (route, private, grant);
-                    return leave_all(away, job, jobs, results, error, stop).await;
-                }
-                None => {
-                    let _ = results.send((job, Err(error.clone()), begun.elapsed()));
-                    return Err(error);
-                }
-            },
-        };
-        let files = reply.features.files;
-        let asks = Asks::Jobs(jobs);
-        let asker = Asker::new(keys, observer, files, asks, stop.as_mut());
-        let begin = Begin {
-            answered: Some((job, asked, reply)),
-            first: Vec::new(),
-        };
-        let Ended {
-            concluded,
-            error,
-            left,
-        } = asker
-            .telling(results.clone())
-            .run(connection, route.idle, begin)
-            .await;
-        let Some(error) = error else {
-            continue;
-        };
-        for (job, took) in left {
-            let _ = results.send((job, Err(error.clone()), took));
-        }
-        broken = if concluded == 0 { broken + 1 } else { 0 };
-        if error.code == Code::Interrupted || broken == BROKEN {
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-/// Leaves a file and all that follow as letters, because no session could be opened.
-async fn leave_all<J: Borrow<SendJob> + Send>(
-    (route, private, grant): (&Route, &PrivateKey, &Grant),
-    first: J,
-    jobs: &mut Jobs<J>,
-    results: &mpsc::UnboundedSender<Sent<J>>,
-    away: Error,
-    mut stop: impl Future<Output = Error> + Send + Unpin,
-) -> Result<(), Error> {
-    let mut letters = match Letters::open(route, private, grant).await {
-        Ok(letters) => letters,
-        Err(error) => {
-            debug!("no letter can be left: {error}");
-            let error = match route.leave {
-                Leave::Always => error,
-                Leave::Auto | Leave::Never => away,
-            };
-            let _ = results.send((first, Err(error.clone()), Duration::ZERO));
-            return Err(error);
-        }
-    };
-    let mut next = Some(first);
-    while let Some(job) = next {
-        let begun = Instant::now();
-        let left = tokio::select! {
-            left = letters.leave(job.borrow()) => left,
-            error = &mut stop => Err(error),
-        };
-        let broke = match &left {
-            Err(error) if matches!(error.code, Code::Later | Code::Interrupted) => {
-                Some(error.clone())
-            }
-            _ => None,
-        };
-        let _ = results.send((job, left, begun.elapsed()));
-        if let Some(error) = broke {
-            return Err(error);
-        }
-        next = jobs.recv().await;
-    }
-    letters.close().await;
-    Ok(())
 }
 
 /// That a contact takes no letters.

@@ -10,11 +10,10 @@ mod common;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Output, Stdio},
-    sync::mpsc::Receiver,
+    path::Path,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -34,8 +33,6 @@ use m2y::{
     transport::Addresses,
     wire::header::{self, AnswerHeader, Header, Turned},
 };
-use serde_json::Value;
-use tempfile::TempDir;
 
 /// Uses the code of somebody who runs `m2y pair`.
 fn pair_with(root: &Path, code: &str) -> Output {

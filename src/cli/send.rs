@@ -84,9 +84,9 @@ use crate::{
 /// links are skipped, and so are hidden files and m2y's own documents in an m2y folder. The
 /// field "path" tells the receiver where in the directory a file was.
 ///
-/// If a connection breaks, the files under way fail and the rest continues over a new one.
-/// If no connection succeeds, or three in a row break before a file arrives, the rest is
-/// not tried. Ctrl-C stops in the same way.
+/// If a connection breaks, m2y connects again for some seconds and continues where it was.
+/// If no connection succeeds, or three in a row break before anything arrives, what was under
+/// way fails and the rest is not tried. Ctrl-C stops in the same way.
 ///
 /// Exit codes: 0 sent, 1 error, 2 usage, 3 some of several failed, 4 not found,
 /// 5 try later, 10 rejected by the other side, 12 key or identity, 13 integrity,

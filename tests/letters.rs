@@ -9,16 +9,17 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::mpsc::Receiver,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use common::{
-    M2Y, OPEN, Process, ROLAND, World, ZHENQIANG, name, noise, read_meta,
+    M2Y, OPEN, Process, ROLAND, Random, World, ZHENQIANG, name, noise, read_meta,
     relay_process::{PATIENCE, RelayProcess, attending, wait_for},
     said,
 };
@@ -710,4 +711,153 @@ fn who_leaves_a_relay_takes_no_letters_there() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(post.letters().is_empty());
     assert_eq!(post.ask(&left).2, "meta");
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Who {
+    Relay,
+    Sender,
+    Receiver,
+}
+
+/// How files go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// As letters.
+    Letters,
+    /// In sessions at the relay.
+    Sessions,
+}
+
+impl Post {
+    /// Starts to send a `.meta`, or what has become of it.
+    fn sending(&self, document: &Path, args: &[&str]) -> Child {
+        Command::new(M2Y)
+            .args(["send", "-q", "--root"])
+            .arg(self.world.here.path())
+            .args(args)
+            .arg(document)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Restarts roland's server, if it is to run.
+    fn serve(&self, runs: bool) -> Option<(Process, Receiver<String>)> {
+        runs.then(|| attending(&self.world.there))
+    }
+
+    /// Sends until every `.meta` is a `.done`.
+    fn finish(&self, metas: &[PathBuf]) {
+        let end = Instant::now() + Duration::from_secs(120);
+        loop {
+            let left: Vec<_> = metas
+                .iter()
+                .filter(|meta| !meta.with_extension("done").exists())
+                .collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < end, "{left:?} are not delivered");
+            for meta in left {
+                let there = ["meta", "failed", "left"].map(|ending| meta.with_extension(ending));
+                let there = there.iter().find(|path| path.exists());
+                if let Some(document) = there {
+                    let _ = self.about(&["-q"], document);
+                }
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Kills somebody again and again while files go; in the end each is there once, and its hook has had
+/// its effect once.
+fn killed(who: Who, way: Way, kills: usize) {
+    let mut post = Post::with(OPEN, "[relay]\nbox_letters = 10000\n");
+    let config = "[OnMeta]\n[OnReceived]\nnote.rhai\n";
+    fs::write(post.world.photo().join("m2y.config"), config).unwrap();
+    post.world
+        .script("note.rhai", "notify.inbox(`<${meta.filename}>`)");
+    let mut random = Random(7);
+    let bytes = noise(400_000);
+    let args: &[&str] = match way {
+        Way::Letters => &["--leave", "always"],
+        Way::Sessions => &["--leave", "never"],
+    };
+    let is_there = way == Way::Sessions;
+    let mut server = post.serve(is_there);
+    let (mut metas, mut lens) = (Vec::new(), Vec::new());
+    for n in 0..kills {
+        let len = random.index(bytes.len());
+        let meta = post.meta(&format!("file-{n}.bin"), &bytes[..len]);
+        lens.push(len);
+        let mut sender = post.sending(&meta, args);
+        let pause = |random: &mut Random, most| sleep(Duration::from_millis(random.below(most)));
+        match who {
+            Who::Sender => {
+                pause(&mut random, 250);
+                let _ = sender.kill();
+            }
+            Who::Relay => {
+                pause(&mut random, 250);
+                post.relay.kill();
+                post.relay.restart();
+            }
+            Who::Receiver if is_there => {
+                pause(&mut random, 250);
+                server = None;
+                server = server.or_else(|| post.serve(true));
+            }
+            // Back for a moment, in which it fetches what it can.
+            Who::Receiver => {
+                let _ = sender.wait();
+                let back = Process::serve(&post.world.there);
+                pause(&mut random, 600);
+                drop(back);
+            }
+        }
+        let _ = sender.wait();
+        metas.push(meta);
+    }
+    drop(server);
+    let server = post.back();
+    post.finish(&metas);
+    drop(server);
+    let arrived: Vec<_> = post.world.arrived(".meta");
+    let mut seen = BTreeMap::new();
+    for meta in arrived {
+        let path = post.world.photo().join(&meta);
+        let name = read_meta(&path).filename;
+        let data = fs::read(path.with_extension("data")).unwrap();
+        assert!(seen.insert(name, data).is_none(), "{meta} is there twice");
+    }
+    assert_eq!(seen.len(), kills + 1);
+    for (n, len) in lens.into_iter().enumerate() {
+        let name = format!("file-{n}.bin");
+        assert!(seen[&name] == bytes[..len], "{name} is wrong");
+        assert_eq!(post.noted(&format!("<{name}>")), 1, "{name}");
+    }
+}
+
+#[test]
+fn whoever_is_killed_amid_letters_nothing_is_lost_and_nothing_comes_twice() {
+    for who in [Who::Relay, Who::Sender, Who::Receiver] {
+        killed(who, Way::Letters, 6);
+    }
+}
+
+/// `cargo test --test letters -- --ignored --nocapture --test-threads 1`
+#[test]
+#[ignore = "takes a quarter of an hour"]
+fn whoever_is_killed_three_hundred_times_nothing_is_lost_and_nothing_comes_twice() {
+    for way in [Way::Letters, Way::Sessions] {
+        for who in [Who::Relay, Who::Sender, Who::Receiver] {
+            let begun = Instant::now();
+            killed(who, way, 300);
+            println!("{who:?} amid {way:?}: 300 times, {:?}", begun.elapsed());
+        }
+    }
 }

@@ -12,8 +12,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    num::NonZeroU64,
     path::Path,
     process::{Command, Output},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,12 +29,17 @@ use common::{
     times::{compare, median},
 };
 use m2y::{
+    client::{self, Route},
     clock,
     meta::{Features, Wire},
+    observer::Unobserved,
     root::Root,
+    session::pace::Pace,
+    transfer::send::send_job::SendJob,
     transport::Addresses,
     wire::header::{self, AnswerHeader, Header, Turned},
 };
+use tokio::task::JoinSet;
 
 /// Uses the code of somebody who runs `m2y pair`.
 fn pair_with(root: &Path, code: &str) -> Output {
@@ -446,5 +453,53 @@ async fn over_ten_thousand_answers_the_time_tells_nothing() {
             median(samples)
         );
         assert!(apart.abs() < 0.5 && z.abs() < 3.29 && ks < 1.0, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_pairs_outlive_the_relays_process_and_files_go_on_where_they_were() {
+    const PAIRS: usize = 100;
+    const LEN: usize = 600_000;
+    let world = World::new(OPEN);
+    let ini = "[relay]\npairs_per_member = 200\npairs_per_address = 200\n";
+    let mut relay = RelayProcess::with(ini);
+    relay.join(&world.there, ROLAND);
+    let (_server, lines) = attending(&world.there);
+    let bytes = noise(LEN);
+    let mut sending = JoinSet::new();
+    for n in 0..PAIRS {
+        let meta = world.meta("photo", &world.file(&format!("{n}.bin"), &bytes));
+        let address = relay.of(ROLAND);
+        // So slowly that it is under way when the relay goes.
+        let pace = Arc::new(Pace::new(NonZeroU64::new(LEN as u64 / 4).unwrap()));
+        sending.spawn(async move {
+            let out = SendJob::open(&meta).unwrap();
+            let route = Route::find(None, Some(&address), &out).unwrap();
+            let route = route.paced(Some(pace));
+            client::deliver(&route, &out, &Unobserved).await.unwrap();
+            out.resumed()
+        });
+    }
+    let pairs = || {
+        let said = said(&relay.command(&["active"]));
+        let words = said.split(", ").nth(1).unwrap_or_default().to_owned();
+        let number = words.split(' ').next().unwrap_or_default().to_owned();
+        number.parse::<usize>().unwrap_or_default()
+    };
+    let end = Instant::now() + PATIENCE;
+    while pairs() < PAIRS {
+        assert!(Instant::now() < end, "{} pairs", pairs());
+    }
+    relay.kill();
+    relay.restart();
+    wait_for(&lines, "attending");
+    let resumed = sending.join_all().await;
+    assert_eq!(resumed.len(), PAIRS);
+    // Not from the beginning, unless hardly anything had come.
+    assert!(resumed.iter().filter(|held| **held > 0).count() > PAIRS / 2);
+    let arrived = world.arrived(".data");
+    assert_eq!(arrived.len(), PAIRS);
+    for data in arrived {
+        assert!(fs::read(world.photo().join(data)).unwrap() == bytes);
     }
 }

@@ -8,7 +8,7 @@ use super::{
     user_name,
 };
 use crate::{
-    client::{self, Route, relay_slot},
+    client::{self, Route, presence, relay_slot},
     clock,
     control::question,
     error::{Code, Error},
@@ -322,6 +322,13 @@ async fn contact(user: &User, name: &str, findings: &mut Findings) -> Result<(),
                 findings.tell(State::Note, "address", &text, "");
             }
         }
+    }
+    match presence::letter_box(user, &name).await {
+        Ok(Some(relay)) => {
+            findings.fine("letters", &format!("{name} takes letters at {relay}"));
+        }
+        Ok(None) => {}
+        Err(error) => findings.error("letters", &error),
     }
     if !answered {
         findings.tell(

@@ -64,3 +64,15 @@ pub async fn ask(user: &User, contacts: &[Name]) -> Result<Vec<Presence>, Error>
     }
     Ok(all)
 }
+
+/// Where the relay is at which letters for a contact can be left, if it answers; `None` if the contact
+/// takes none.
+pub async fn letter_box(user: &User, contact: &Name) -> Result<Option<String>, Error> {
+    let Some(grant) = user.box_of(contact)? else {
+        return Ok(None);
+    };
+    let gso = user.root().settings()?.quic_gso;
+    let post = Post::open(&grant.relay, &grant.key, gso).await?;
+    post.close().await;
+    Ok(Some(grant.relay.to_string()))
+}

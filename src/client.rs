@@ -82,6 +82,8 @@ pub struct Route {
     /// Where letters for the contact may be left, and when they are.
     letter_box: Option<Grant>,
     leave: Leave,
+    /// Whether a session that broke is opened again, and files go on where they were.
+    is_persistent: bool,
 }
 
 impl Route {
@@ -132,6 +134,7 @@ impl Route {
                 None => Leave::Auto,
             },
             letter_box: user.box_of(&contact.name)?,
+            is_persistent: false,
             user: user.clone(),
             contact,
             addresses,
@@ -152,6 +155,15 @@ impl Route {
     #[must_use]
     pub fn leaving(self, leave: Leave) -> Self {
         Self { leave, ..self }
+    }
+
+    /// The same route, on which files go on in another session if one breaks.
+    #[must_use]
+    pub fn persistent(self) -> Self {
+        Self {
+            is_persistent: true,
+            ..self
+        }
     }
 
     /// The box that files go into as letters, if no session could be opened for this reason.

@@ -366,6 +366,7 @@ fn without_any_key_nothing_is_left() {
     index.execute("DELETE FROM mailbox_prekey", []).unwrap();
     let output = post.send(&post.world.file("a", b"a"), &[]);
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert!(said(&output).contains("has no key of theirs"), "{}", said(&output));
     assert!(post.letters().is_empty());
 }
 
@@ -575,7 +576,9 @@ fn a_private_key_that_is_stolen_later_opens_no_letter_of_before() {
         let front = letter.bytes.first_chunk().unwrap();
         let head = Head::decode(front).unwrap();
         let sealed = &letter.bytes[HEAD_LEN..HEAD_LEN + head.len];
-        let keys = post.world.receiver.prekeys(&private).unwrap();
+        let relay = name("relay");
+        let keys = post.world.receiver.prekeys(&relay, &private);
+        let keys = keys.unwrap().unwrap();
         let all = keys.once.iter().chain(&keys.daily);
         let parties = Parties {
             id: &grant.id,
@@ -628,6 +631,8 @@ fn contacts_see_who_is_there_if_they_may() {
     let (server, _lines) = post.back();
     assert_eq!(seen(), (true, None));
     drop(server);
+    until("the relay notices", || !seen().0);
+    assert!(seen().1.is_some());
     let ini = post.world.there.path().join("m2y.ini");
     fs::write(ini, "[presence]\nshow = nobody\nlisted = yes\n").unwrap();
     let (_server, _lines) = post.back();

@@ -475,7 +475,7 @@ async fn a_hundred_pairs_outlive_the_relays_process_and_files_go_on_where_they_w
         sending.spawn(async move {
             let out = SendJob::open(&meta).unwrap();
             let route = Route::find(None, Some(&address), &out).unwrap();
-            let route = route.paced(Some(pace));
+            let route = route.paced(Some(pace)).persistent();
             client::deliver(&route, &out, &Unobserved).await.unwrap();
             out.resumed()
         });

@@ -606,38 +606,19 @@ fn a_session_that_breaks_is_followed_by_another() {
     let count = 2 * FILES as usize + 50;
     let metas = metas_of_one(&world, 20_000, count);
     let output = send(&world, &relay.address).args(&metas).output().unwrap();
-    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
-    assert!(relay.connections() > 1);
-    assert!(
-        names(&outbox(&world), ".meta").is_empty(),
-        "{}",
-        said(&output)
-    );
-    let (done, failed) = (world.done().len(), world.failed());
-    assert_eq!(done + failed.len(), count);
-    assert!(done > 0);
-    let text = said(&output);
-    assert!(text.contains("; send it again with: m2y send "), "{text}");
-
-    // Again, and all are there once.
-    let failed: Vec<_> = names(&outbox(&world), ".failed")
-        .iter()
-        .map(|name| outbox(&world).join(name))
-        .collect();
-    let output = send(&world, &server.address)
-        .args(&failed)
-        .output()
-        .unwrap();
     assert!(output.status.success(), "{}", said(&output));
+    assert!(relay.connections() > 1);
+    assert_eq!(world.done().len(), count);
+    // What was under way went on, and all are there once.
     assert_eq!(world.arrived(".data").len(), count);
 }
 
 #[test]
-fn sessions_that_break_before_a_file_is_through_are_few() {
+fn sessions_that_break_before_anything_arrives_are_few() {
     let world = World::new(OPEN);
     let server = Process::serve(&world.there);
-    let relay = Relay::before(server.address.clone(), 300_000);
-    // More than three sessions take at a time, and none gets through.
+    let relay = Relay::before(server.address.clone(), 3_000);
+    // More than three sessions take at a time, and nothing of them gets through.
     let count = 3 * FILES as usize + 50;
     let metas = metas_of_one(&world, 1_000_000, count);
     let output = send(&world, &relay.address).args(&metas).output().unwrap();

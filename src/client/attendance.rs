@@ -153,14 +153,22 @@ fn joined(root: &Root) -> Result<Vec<(User, Name)>, Error> {
     Ok(all)
 }
 
-/// Attends at one relay, again and again.
+/// Attends at one relay, and fetches the letters there, again and again.
 async fn keep(user: &User, relay: &Name, doorkeeper: &Doorkeeper) {
+    let letters = Notify::new();
+    tokio::join!(
+        attend_again(user, relay, doorkeeper, &letters),
+        mailbox::keep(user, relay, &doorkeeper.receiver, &letters),
+    );
+}
+
+async fn attend_again(user: &User, relay: &Name, doorkeeper: &Doorkeeper, letters: &Notify) {
     let [first, longest] = PAUSES;
     let mut pause = first;
     let mut was_said = false;
     loop {
         let begun = Instant::now();
-        let ended = attend(user, relay, doorkeeper).await;
+        let ended = attend(user, relay, doorkeeper, letters).await;
         // What lasted was no failure.
         if begun.elapsed() > longest {
             (pause, was_said) = (first, false);
@@ -210,7 +218,12 @@ pub(super) async fn open(
     }
 }
 
-async fn attend(user: &User, relay: &Name, doorkeeper: &Doorkeeper) -> Result<(), Error> {
+async fn attend(
+    user: &User,
+    relay: &Name,
+    doorkeeper: &Doorkeeper,
+    letters: &Notify,
+) -> Result<(), Error> {
     let (route, opened) = open(user, relay, Attend::Calls).await?;
     let Opened {
         mut connection,
@@ -236,13 +249,10 @@ async fn attend(user: &User, relay: &Name, doorkeeper: &Doorkeeper) -> Result<()
         }
     };
     let both = (&mut connection.reader, &mut connection.writer);
-    let letters = Notify::new();
-    let attending = attendance::attend(both, &keys, &letters, &give_call, &mut decisions);
-    let fetching = mailbox::keep(user, relay, &doorkeeper.receiver, &letters);
+    let attending = attendance::attend(both, &keys, letters, &give_call, &mut decisions);
     tokio::select! {
         ended = attending => ended.map_err(|e| Error::new(Code::Later, e.to_string())),
         () = taking => Ok(()),
-        () = fetching => Ok(()),
     }
 }
 

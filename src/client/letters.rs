@@ -1,6 +1,8 @@
 //! Letters for contacts who are away: leaving them at a relay, and hearing what became of them.
 
 use std::{
+    os::unix::ffi::OsStringExt,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -8,6 +10,7 @@ use std::{
 use rusqlite::Connection;
 use tokio::{task, time::timeout};
 use tracing::info;
+use zeroize::Zeroizing;
 
 use super::{
     Route,
@@ -19,12 +22,12 @@ use crate::{
     error::{Code, Error},
     journal::{
         Journal, JournalError,
-        letters::{self, Left},
+        letters::{self, Left, Stage},
     },
     json::Value,
     meta::{Meta, TransferId, Wire},
     relay::conversation::Conversation,
-    root::{Root, boxes::Grant},
+    root::{Root, boxes::Grant, contact::Contact},
     session::channel::{Reader, Writer},
     transfer::send::{
         blocks::{Attempt, Blocks},
@@ -35,7 +38,7 @@ use crate::{
     wire::{
         WireError,
         header::{self, AnswerHeader},
-        letter::{self, HEAD_LEN, Parties, Prekey, PrekeyKind},
+        letter::{self, HEAD_LEN, LetterKeys, Parties, Prekey, PrekeyKind},
         post::{Ask, Fate, PostKeys, SHARE_LEN},
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
         session::Share,
@@ -66,6 +69,11 @@ const DAILY: u64 = 15 * 86_400_000;
 
 /// By how much the clock of its owner may be ahead.
 const AHEAD: u64 = 2 * 86_400_000;
+
+/// So many letters with the same file may come to nothing before there is a pause, and the first pause in
+/// milliseconds; each further one is twice as long.
+const QUICK: u32 = 3;
+const PAUSE: u64 = 60_000;
 
 /// Bytes of a letter that are sealed at once.
 const BUFFER: usize = 8 * MAX_RECORD;
@@ -98,14 +106,8 @@ impl Post {
         }
         let theirs = reader.exact().await?;
         let keys = PostKeys::of_client(&own, key, &theirs)?;
-        Ok(Self {
-            conversation: Conversation {
-                reader,
-                writer,
-                ours: Stream::new(&keys.client)?,
-                theirs: Stream::new(&keys.relay)?,
-            },
-        })
+        let conversation = Conversation::new(reader, writer, [&keys.client, &keys.relay])?;
+        Ok(Self { conversation })
     }
 
     /// What became of letters, of the first ones at least.
@@ -124,7 +126,7 @@ impl Post {
 /// What the journal knows of letters.
 #[derive(Clone)]
 pub(super) struct Record {
-    journal: Journal,
+    pub(super) journal: Journal,
     reader: Arc<Mutex<Connection>>,
 }
 
@@ -170,7 +172,7 @@ impl Record {
         written.map_err(unusable)
     }
 
-    async fn remove(&self, letter: [u8; 32]) -> Result<(), Error> {
+    pub(super) async fn remove(&self, letter: [u8; 32]) -> Result<(), Error> {
         self.write(move |db| letters::remove(db, &letter)).await
     }
 }
@@ -178,7 +180,7 @@ impl Record {
 /// What leaves letters on a route.
 pub(super) struct Letters<'a> {
     route: &'a Route,
-    private: &'a PrivateKey,
+    private: Arc<PrivateKey>,
     grant: &'a Grant,
     record: Record,
     post: Post,
@@ -188,7 +190,7 @@ impl<'a> Letters<'a> {
     /// Connects to the relay where the contact has a box for the user.
     pub(super) async fn open(
         route: &'a Route,
-        private: &'a PrivateKey,
+        private: Arc<PrivateKey>,
         grant: &'a Grant,
     ) -> Result<Self, Error> {
         let record = Record::open(route.user.root()).await?;
@@ -209,6 +211,7 @@ impl<'a> Letters<'a> {
         if let Some(ended) = self.known(job, &meta).await? {
             return ended;
         }
+        self.pause(meta.id).await?;
         let contact = &self.route.contact;
         let asked = Wire {
             features: job::FEATURES,
@@ -224,20 +227,7 @@ impl<'a> Letters<'a> {
             bytes: (front as u64).saturating_add(records_len(version.len())),
         };
         let prekey = Prekey::from_document(&self.post.conversation.ask(&ask).await?)?;
-        self.check(&prekey)?;
-        let parties = Parties {
-            id: &self.grant.id,
-            sender: self.private.public(),
-            receiver: &contact.key,
-        };
-        let (front, keys) = letter::seal(
-            parties,
-            &prekey,
-            clock::millis(),
-            json.as_bytes(),
-            self.private,
-            &mut SysRng,
-        )?;
+        let (front, keys) = self.seal(prekey, &json).await?;
         let left = Left {
             letter,
             user: self.route.user.name().to_string(),
@@ -248,13 +238,11 @@ impl<'a> Letters<'a> {
             receipt: *keys.receipt,
             id: meta.id.unwrap_or(TransferId([0; 16])),
             document: match job.is_document() {
-                true => std::path::absolute(job.path())
-                    .unwrap_or_else(|_| job.path().to_owned())
-                    .display()
-                    .to_string(),
-                false => String::new(),
+                true => bytes_of(job.path()),
+                false => Vec::new(),
             },
             at: clock::millis(),
+            stage: Stage::Leaving,
         };
         // Before a byte of it leaves: whatever happens, its receipt will be found.
         self.record.write(move |db| letters::put(db, &left)).await?;
@@ -270,7 +258,7 @@ impl<'a> Letters<'a> {
         });
         match self.upload(front, blocks, &keys.records).await {
             Ok(()) => {
-                job.set_left();
+                job.set_left(letter, self.record.journal.clone());
                 Ok(meta)
             }
             Err(error) => {
@@ -341,12 +329,18 @@ impl<'a> Letters<'a> {
             let key = &self.route.contact.key;
             let ended = match outcome(&left, &fate, key) {
                 Outcome::Waiting => {
-                    job.set_left();
+                    job.set_left(left.letter, self.record.journal.clone());
                     return Ok(Some(Ok(meta.clone())));
                 }
                 Outcome::Delivered(meta) => Some(Ok(meta)),
                 Outcome::Failed(error) => Some(Err(error)),
-                Outcome::Again(_) => None,
+                Outcome::Again(_) => {
+                    let (user, id) = (left.user.clone(), left.id);
+                    let adding =
+                        move |db: &Connection| letters::add_round(db, &user, id, clock::millis());
+                    self.record.write(adding).await?;
+                    None
+                }
             };
             self.record.remove(left.letter).await?;
             let _ = self.post.conversation.ask(&Ask::Forget(left.letter)).await;
@@ -357,38 +351,87 @@ impl<'a> Letters<'a> {
         Ok(None)
     }
 
-    /// Whether a prekey is the contact's, and not too old.
-    fn check(&self, prekey: &Prekey) -> Result<(), Error> {
-        let to = &self.route.contact.name;
-        prekey.verify(&self.route.contact.key).map_err(|_| {
-            let sentence = format!(
-                "the relay {} gave a key for letters that is not {to}'s: nothing was left there",
-                self.grant.relay
-            );
-            Error::new(Code::Identity, sentence)
-        })?;
-        let now = clock::millis();
-        let age = now.saturating_sub(prekey.time);
-        let is_old = prekey.kind == PrekeyKind::Daily && age > DAILY;
-        if is_old || prekey.time > now.saturating_add(AHEAD) {
-            let sentence = format!(
-                "{to} has not been at the relay {} for too long to leave letters there",
-                self.grant.relay
-            );
-            return Err(Error::new(Code::Later, sentence));
+    /// Fails for as long as a transfer has to wait whose letters came to nothing.
+    async fn pause(&mut self, id: Option<TransferId>) -> Result<(), Error> {
+        let Some(id) = id else {
+            return Ok(());
+        };
+        let user = self.route.user.name().to_string();
+        let counted = move |db: &Connection| letters::rounds(db, &user, id);
+        let (rounds, at) = self.record.read(counted).await?;
+        let Some(factor) = rounds.checked_sub(QUICK) else {
+            return Ok(());
+        };
+        let pause = PAUSE.saturating_mul(1 << factor.min(16));
+        match at.saturating_add(pause) > clock::millis() {
+            true => Err(Error::new(
+                Code::Later,
+                format!(
+                    "{rounds} letters with this file came to nothing: compare fingerprints with {} (`m2y contact show`), or try again later",
+                    self.route.contact.name
+                ),
+            )),
+            false => Ok(()),
         }
-        if prekey.kind == PrekeyKind::Daily {
-            info!(
-                %to,
-                "the relay has no one-time key of {to} left: the letter is sealed for the key of a day"
-            );
-        }
-        Ok(())
+    }
+
+    /// Checks a prekey, and seals a meta for it.
+    async fn seal(
+        &mut self,
+        prekey: Prekey,
+        json: &Zeroizing<String>,
+    ) -> Result<(Vec<u8>, LetterKeys), Error> {
+        let (contact, relay) = (self.route.contact.clone(), self.grant.relay.clone());
+        let (private, id, json) = (self.private.clone(), self.grant.id, json.clone());
+        let sealing = task::spawn_blocking(move || {
+            check(&prekey, &contact, &relay)?;
+            let parties = Parties {
+                id: &id,
+                sender: private.public(),
+                receiver: &contact.key,
+            };
+            let (now, json) = (clock::millis(), json.as_bytes());
+            let sealed = letter::seal(parties, &prekey, now, json, &private, &mut SysRng);
+            Ok(sealed?)
+        });
+        sealing.await.map_err(lost)?
     }
 
     pub(super) async fn close(self) {
         self.post.close().await;
     }
+}
+
+/// Whether a prekey is the contact's, and not too old.
+fn check(prekey: &Prekey, contact: &Contact, relay: &Addresses) -> Result<(), Error> {
+    let to = &contact.name;
+    prekey.verify(&contact.key).map_err(|_| {
+        let sentence = format!(
+            "the relay {relay} gave a key for letters that is not {to}'s: nothing was left there"
+        );
+        Error::new(Code::Identity, sentence)
+    })?;
+    let now = clock::millis();
+    let age = now.saturating_sub(prekey.time);
+    let is_old = prekey.kind == PrekeyKind::Daily && age > DAILY;
+    if is_old || prekey.time > now.saturating_add(AHEAD) {
+        let sentence =
+            format!("{to} has not been at the relay {relay} for too long to leave letters there");
+        return Err(Error::new(Code::Later, sentence));
+    }
+    if prekey.kind == PrekeyKind::Daily {
+        info!(
+            %to,
+            "the relay has no one-time key of {to} left: the letter is sealed for the key of a day"
+        );
+    }
+    Ok(())
+}
+
+/// A path as the journal keeps it: whole, byte by byte.
+pub fn bytes_of(path: &Path) -> Vec<u8> {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    full.into_os_string().into_vec()
 }
 
 /// Why a relay hung up, if it says so.

@@ -19,17 +19,17 @@ use super::{
 };
 use crate::{
     clock,
-    crypto::{CryptoError, SysRng, keys::PrivateKey},
-    error::{Code, Error},
+    crypto::{SysRng, keys::PrivateKey},
+    error::{Code, Error, printable},
     files::disk_queue::DiskQueue,
     journal::letters,
     json::{Map, Value},
-    meta::{Attend, Wire},
+    meta::{Attend, Meta, Wire},
     relay::conversation::Conversation,
-    root::{contact::Contact, name::Name, prekeys::Prekeys, user::User},
+    root::{RootError, contact::Contact, name::Name, prekeys::Prekeys, user::User},
     transfer::receive::{
         arrival::Arrival,
-        decision::Decision,
+        decision::{Decision, refused},
         error::ReceiveError,
         offer::Offer,
         receiver::{Parties, Receiver, StoreNews, Stored},
@@ -42,7 +42,7 @@ use crate::{
             self, BoxId, HEAD_LEN, Head, LEN, LetterKeys, MAX_RECEIPT, PrekeyKind, box_hash, bytes,
         },
         post::{Ask, BOXES_AT_ONCE, PREKEYS_AT_ONCE},
-        record::{MAX_RECORD, Stream},
+        record::MAX_RECORD,
         session::Share,
     },
 };
@@ -62,33 +62,36 @@ const ANSWER: Duration = Duration::from_secs(120);
 /// How long receipts are remembered, in milliseconds: as long as a letter could be opened again.
 const REMEMBERED: u64 = KEPT + 86_400_000;
 
+/// Names that a relay may list.
+const MOST_NAMES: usize = 100_000;
+
 /// Bytes of records that are opened at once.
 const TOGETHER: usize = 16 * MAX_RECORD;
 
-/// Looks after the mailbox of a user at one relay, for as long as the user attends there. `letters` is
-/// notified when some have come.
+/// Looks after the mailbox of a user at one relay, for as long as the user is a member there. `letters`
+/// is notified when some have come.
 pub(super) async fn keep(user: &User, relay: &Name, receiver: &Arc<Receiver>, letters: &Notify) {
     let [first, longest] = PAUSES;
     let (mut pause, mut due) = (first, Some(Instant::now()));
     let mut known = None;
     let mut was_said = false;
     loop {
-        let stamp = {
-            let user = user.clone();
-            task::spawn_blocking(move || user.boxes_stamp())
-                .await
-                .ok()
-                .flatten()
+        // Before the boxes are read: one that is given meanwhile is published the next time.
+        let (is_joined, stamp) = {
+            let (user, relay) = (user.clone(), relay.clone());
+            let looking = move || {
+                let joined = user.relays().is_ok_and(|all| all.contains(&relay));
+                (joined, user.boxes_stamp())
+            };
+            task::spawn_blocking(looking).await.unwrap_or_default()
         };
         let is_due = due.is_some_and(|due| due <= Instant::now());
-        if is_due || stamp != known {
-            let synced = Mailbox::open(user, relay, receiver).await;
-            let synced = match synced {
+        if is_joined && (is_due || stamp != known) {
+            let synced = match Mailbox::open(user, relay, receiver).await {
                 Ok(mailbox) => mailbox.sync().await,
                 Err(error) => Err(error),
             };
-            // What was written meanwhile by us is no news.
-            known = user.boxes_stamp();
+            known = stamp;
             match synced {
                 Ok(true) => {
                     due = Some(Instant::now() + EVERY);
@@ -101,7 +104,8 @@ pub(super) async fn keep(user: &User, relay: &Name, receiver: &Arc<Receiver>, le
                 // A relay without letters: only those who call are heard of.
                 Err(error) if error.code == Code::Refused => due = Some(Instant::now() + EVERY),
                 Err(error) => {
-                    if !was_said {
+                    // While the relay is away, that is said already.
+                    if !was_said && error.code != Code::Later {
                         warn!(user = %user.name(), %relay, "no letters come: {error}");
                         was_said = true;
                     }
@@ -149,12 +153,24 @@ fn unreadable() -> Error {
 /// letters can be given from now on.
 pub async fn who(user: &User, relay: &Name) -> Result<Vec<Name>, Error> {
     let mut conversation = converse(user, relay).await?;
-    let answer = conversation.ask(&Ask::Who { listed: None }).await?;
+    let (mut all, mut skip) = (Vec::new(), 0);
+    loop {
+        let answer = conversation.ask(&Ask::Who { skip }).await?;
+        if skip == 0 {
+            record_key(user, relay, &answer).await?;
+        }
+        let names = answer.get("members").and_then(Value::as_array);
+        let names = names.ok_or_else(unreadable)?.iter();
+        let before = all.len();
+        all.extend(names.filter_map(|name| Name::user(name.as_str()?).ok()));
+        let came = (all.len() - before) as u64;
+        skip = skip.saturating_add(came);
+        if answer.get("more") != Some(&Value::Bool(true)) || came == 0 || all.len() > MOST_NAMES {
+            break;
+        }
+    }
     conversation.close().await;
-    record_key(user, relay, &answer).await?;
-    let names = answer.get("members").and_then(Value::as_array);
-    let names = names.into_iter().flatten().filter_map(Value::as_str);
-    Ok(names.filter_map(|name| Name::user(name).ok()).collect())
+    Ok(all)
 }
 
 /// Takes all boxes at a relay away, and with them the letters that wait there.
@@ -183,12 +199,8 @@ async fn converse(user: &User, relay: &Name) -> Result<Conversation, Error> {
     let Opened {
         connection, keys, ..
     } = opened;
-    let mut conversation = Conversation {
-        reader: connection.reader,
-        writer: connection.writer,
-        ours: Stream::new(&keys.client)?,
-        theirs: Stream::new(&keys.server)?,
-    };
+    let (reader, writer) = (connection.reader, connection.writer);
+    let mut conversation = Conversation::new(reader, writer, [&keys.client, &keys.server])?;
     conversation.reader.set_idle(ANSWER);
     Ok(conversation)
 }
@@ -222,8 +234,8 @@ impl<'a> Mailbox<'a> {
         let stock = self.publish(settings.presence.show).await?;
         self.provide(&stock).await?;
         info!(user = %self.user.name(), relay = %self.relay, "the mailbox is in order");
-        let listed = Some(settings.presence.listed);
-        self.conversation.ask(&Ask::Who { listed }).await?;
+        let listed = Ask::Listed(settings.presence.listed);
+        self.conversation.ask(&listed).await?;
         let before = clock::millis().saturating_sub(REMEMBERED);
         let journal = self.receiver.hooks.journal();
         drop(journal.quietly(false, move |db| letters::forget(db, before)));
@@ -237,11 +249,13 @@ impl<'a> Mailbox<'a> {
             for letter in waiting {
                 match self.take(&letter).await {
                     Ok(()) => {}
-                    Err(error) if error.code == Code::Later => {
+                    // It was taken back.
+                    Err(error) if error.code == Code::NotFound => {}
+                    // One letter is no reason not to fetch the others.
+                    Err(error) => {
                         info!(user = %self.user.name(), relay = %self.relay, "a letter waits: {error}");
                         left += 1;
                     }
-                    Err(error) => return Err(error),
                 }
             }
         }
@@ -279,8 +293,9 @@ impl<'a> Mailbox<'a> {
             .ok_or_else(unreadable)?;
         let once = usize::try_from(once).unwrap_or(usize::MAX);
         let has_daily = stock.get("daily") == Some(&Value::Bool(true));
-        let (user, private) = (self.user.clone(), self.private.clone());
-        let making = task::spawn_blocking(move || replenish(&user, &private, (once, has_daily)));
+        let (user, relay) = (self.user.clone(), self.relay.clone());
+        let (private, stock) = (self.private.clone(), (once, has_daily));
+        let making = task::spawn_blocking(move || replenish((&user, &relay), &private, stock));
         let Replenished {
             prekeys,
             public,
@@ -322,17 +337,14 @@ impl<'a> Mailbox<'a> {
         len.filter(|len| *len <= most).ok_or_else(unreadable)
     }
 
-    /// A part of a letter that fits into memory.
+    /// A part of a letter that fits into memory, or less of it if the letter ends before.
     async fn part(&mut self, letter: [u8; LEN], offset: u64, len: usize) -> Result<Vec<u8>, Error> {
         let comes = self.fetch(letter, offset, len as u64).await?;
         let mut part = Vec::with_capacity(len);
         while (part.len() as u64) < comes {
             part.extend(self.piece().await?);
         }
-        match part.len() == len {
-            true => Ok(part),
-            false => Err(unreadable()),
-        }
+        Ok(part)
     }
 
     async fn piece(&mut self) -> Result<Vec<u8>, Error> {
@@ -347,47 +359,46 @@ impl<'a> Mailbox<'a> {
     async fn take(&mut self, waiting: &Waiting) -> Result<(), Error> {
         let letter = waiting.letter;
         let front = self.part(letter, 0, HEAD_LEN).await?;
-        let encoded = front.first_chunk::<HEAD_LEN>().ok_or_else(unreadable)?;
-        let Ok(head) = Head::decode(encoded) else {
-            // Nobody who wrote it can be told.
+        let read = front.first_chunk::<HEAD_LEN>();
+        let Some((encoded, head)) = read.and_then(|bytes| Some((bytes, Head::decode(bytes).ok()?)))
+        else {
+            // Whoever wrote it can make nothing of an answer.
             return self.tell(letter, Vec::new()).await;
         };
         let sealed = self.part(letter, HEAD_LEN as u64, head.len).await?;
         let digest = letter::digest(encoded, &sealed);
+        let once = (head.kind == PrekeyKind::Once).then_some(head.prekey);
         if let Some(receipt) = self.settled(digest).await? {
+            // We may have been stopped before this.
+            self.wipe(once).await?;
             return self.tell(letter, receipt).await;
         }
-        let (contact, opened) = match self.open_letter(waiting, &head, sealed).await? {
-            Some(opened) => opened,
-            None => {
-                info!(user = %self.user.name(), "a letter cannot be opened: its key is used up, or it was altered");
-                let receipt = letter::unopened_receipt(&digest, &self.private, &mut SysRng)?;
-                return self.settle(letter, digest, receipt, None).await;
-            }
+        let is_whole = sealed.len() == head.len;
+        let opened = match is_whole {
+            true => self.open_letter(waiting, &head, sealed).await?,
+            false => None,
         };
-        let keys = opened.keys;
+        let Some((contact, opened)) = opened else {
+            info!(user = %self.user.name(), "a letter cannot be opened: its key is used up, or it was altered");
+            let private = self.private.clone();
+            let receipt = sealing(move || letter::unopened_receipt(&digest, &private, &mut SysRng));
+            let receipt = receipt.await?;
+            return self.settle(letter, digest, receipt, None).await;
+        };
+        let keys = Arc::new(opened.keys);
         let start = (HEAD_LEN + head.len) as u64;
-        let answer = self
-            .receive(&contact, &opened.json, (letter, start), &keys)
-            .await?;
+        let answer = self.receive(&contact, &opened.json, (letter, start), &keys);
+        let answer = answer.await?;
         if answer.code == Code::Later.word() {
-            return Err(Error::new(Code::Later, answer.meta.error));
+            return Err(Error::new(Code::Later, printable(&answer.meta.error, 500)));
         }
-        let receipt = self.receipt(&keys, answer)?;
-        let used = (head.kind == PrekeyKind::Once).then_some(head.prekey);
-        self.settle(letter, digest, receipt, used).await
-    }
-
-    fn receipt(&self, keys: &LetterKeys, mut answer: Wire) -> Result<Vec<u8>, Error> {
-        (answer.filekey, answer.offset) = (None, 0);
-        let mut json = answer.to_json();
-        // A signature and what is around it.
-        if json.len() + 1_024 > MAX_RECEIPT {
-            answer.meta.extra.clear();
-            json = answer.to_json();
-        }
-        let receipt = letter::seal_receipt(keys, json.as_bytes(), &self.private, &mut SysRng)?;
-        Ok(receipt)
+        let private = self.private.clone();
+        let receipt = sealing(move || {
+            let json = answer_json(answer);
+            letter::seal_receipt(&keys, json.as_bytes(), &private, &mut SysRng)
+        });
+        let receipt = receipt.await?;
+        self.settle(letter, digest, receipt, once).await
     }
 
     async fn settled(&mut self, digest: [u8; LEN]) -> Result<Option<Vec<u8>>, Error> {
@@ -413,14 +424,22 @@ impl<'a> Mailbox<'a> {
             letters::settle(db, &digest, &kept, clock::millis())
         });
         settled.committed().await.map_err(|e| failed(&e))?;
-        if let Some(used) = used {
-            self.prekeys.once.retain(|key| key.number != used);
-            let (user, private) = (self.user.clone(), self.private.clone());
-            let prekeys = self.prekeys.clone();
-            let wiping = task::spawn_blocking(move || user.set_prekeys(private.public(), &prekeys));
-            wiping.await.map_err(lost)??;
-        }
+        self.wipe(used).await?;
         self.tell(letter, receipt).await
+    }
+
+    /// Wipes the private half of a prekey for one letter, which was used.
+    async fn wipe(&mut self, used: Option<u64>) -> Result<(), Error> {
+        let before = self.prekeys.once.len();
+        self.prekeys.once.retain(|key| Some(key.number) != used);
+        if self.prekeys.once.len() == before {
+            return Ok(());
+        }
+        let (user, relay) = (self.user.clone(), self.relay.clone());
+        let (private, prekeys) = (self.private.clone(), self.prekeys.clone());
+        let wiping =
+            task::spawn_blocking(move || user.set_prekeys(&relay, private.public(), &prekeys));
+        Ok(wiping.await.map_err(lost)??)
     }
 
     async fn tell(&mut self, letter: [u8; LEN], receipt: Vec<u8>) -> Result<(), Error> {
@@ -451,7 +470,10 @@ impl<'a> Mailbox<'a> {
         let (secret, head) = (secret.secret.clone(), *head);
         let (user, private) = (self.user.clone(), self.private.clone());
         let opening = task::spawn_blocking(move || {
-            let contact = user.contact(&name)?;
+            let contact = match user.contact(&name) {
+                Err(RootError::NoContact { .. }) => return Ok(None),
+                contact => contact?,
+            };
             let parties = letter::Parties {
                 id: &id,
                 sender: &contact.key,
@@ -480,7 +502,7 @@ impl<'a> Mailbox<'a> {
             Ok(asked) if !asked.session => asked,
             _ => {
                 let error = Error::new(Code::Failed, "the metadata cannot be read");
-                return Ok(refused(Wire::request(parties.empty_meta()), &error));
+                return Ok(refused(parties.empty_meta(), &error));
             }
         };
         let offer = Offer {
@@ -495,7 +517,9 @@ impl<'a> Mailbox<'a> {
             None => return Err(Error::new(Code::Later, "nothing was decided")),
         };
         let answer = arrival.reply.clone();
-        let blocks = self.blocks((letter, start), arrival, keys).await?;
+        let blocks = self
+            .blocks((letter, start), arrival, keys, &parties)
+            .await?;
         let stored = match blocks {
             Ok(received) => self.store(received).await?,
             Err(error) => return told(answer, &error),
@@ -516,6 +540,7 @@ impl<'a> Mailbox<'a> {
         (letter, start): ([u8; LEN], u64),
         arrival: Arrival,
         keys: &LetterKeys,
+        parties: &Parties,
     ) -> Result<Result<Received<Arrival>, ReceiveError>, Error> {
         let (key, records) = (keys.blocks.clone(), keys.records.clone());
         let beginning = task::spawn_blocking(move || LetterFile::begin(arrival, &key, &records));
@@ -531,7 +556,14 @@ impl<'a> Mailbox<'a> {
         while left > 0 {
             let mut bytes = Vec::with_capacity(TOGETHER);
             while left > 0 && bytes.len() < TOGETHER {
-                match self.piece().await {
+                let piece = tokio::select! {
+                    piece = self.piece() => piece,
+                    // Its sender is here, and continues it in a session.
+                    () = parties.holder.superseded() => {
+                        Err(Error::new(Code::Later, "its sender continues it in a session"))
+                    }
+                };
+                match piece {
                     Ok(piece) if piece.len() as u64 <= left => {
                         left -= piece.len() as u64;
                         bytes.extend(piece);
@@ -570,24 +602,35 @@ impl<'a> Mailbox<'a> {
     }
 }
 
-fn refused(answer: Wire, error: &Error) -> Wire {
-    let mut answer = answer;
-    answer.meta.error.clone_from(&error.sentence);
-    answer.code = error.code.word().to_owned();
-    answer
+/// The answer in a receipt, which has little room.
+fn answer_json(mut answer: Wire) -> Zeroizing<String> {
+    // A signature, and what is around it.
+    const ROOM: usize = MAX_RECEIPT - 1_024;
+    (answer.filekey, answer.offset) = (None, 0);
+    let json = answer.to_json();
+    if json.len() <= ROOM {
+        return json;
+    }
+    // Its sender knows the rest.
+    let id = answer.meta.id;
+    let error = answer.meta.error.chars().take(1_000).collect();
+    answer.meta = Meta::new("", "", "", "");
+    (answer.meta.id, answer.meta.error) = (id, error);
+    answer.to_json()
+}
+
+/// Signs on a thread that may take its time.
+async fn sealing(
+    work: impl FnOnce() -> Result<Vec<u8>, WireError> + Send + 'static,
+) -> Result<Vec<u8>, Error> {
+    Ok(task::spawn_blocking(work).await.map_err(lost)??)
 }
 
 /// What a sender is told of a file that did not arrive; an error if it is to wait.
 fn told(answer: Wire, error: &ReceiveError) -> Result<Wire, Error> {
     match error.for_sender() {
-        Some(error) if error.code != Code::Later => Ok(refused(answer, &error)),
+        Some(error) if error.code != Code::Later => Ok(refused(answer.meta, &error)),
         Some(error) => Err(error),
         None => Err(Error::new(Code::Later, error.to_string())),
-    }
-}
-
-impl From<CryptoError> for Error {
-    fn from(error: CryptoError) -> Self {
-        WireError::from(error).into()
     }
 }

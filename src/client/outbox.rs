@@ -384,7 +384,12 @@ async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
         // What is under way ends by itself.
         Ok(route) => {
             front
-                .run(&route, &Unobserved, std::future::pending(), tell)
+                .run(
+                    &route.persistent(),
+                    &Unobserved,
+                    std::future::pending(),
+                    tell,
+                )
                 .await
         }
         Err(error) => front.leave(&error, tell).await,

@@ -7,6 +7,7 @@ use crate::{
     crypto::{SysRng, keys::PrivateKey},
     error::Error,
     root::{
+        name::Name,
         prekeys::{Prekey as Secret, Prekeys},
         user::User,
     },
@@ -28,6 +29,10 @@ pub(super) const KEPT: u64 = 31 * DAY;
 /// The same for prekeys of one letter that were handed out and not used.
 const KEPT_ONCE: u64 = 90 * DAY;
 
+/// The age at which all prekeys of one letter are replaced at the relay: the last letter for one of them
+/// can wait for long after that.
+const RENEWED: u64 = 45 * DAY;
+
 /// Private halves that are kept at most.
 const MOST: usize = 2_000;
 
@@ -44,19 +49,15 @@ pub(super) struct Replenished {
 /// Makes what is missing at a relay that has so many prekeys for one letter each, and has one for the
 /// day or not. The private halves are safe when this returns. It waits for a disk.
 pub(super) fn replenish(
-    user: &User,
+    (user, relay): (&User, &Name),
     private: &PrivateKey,
     (once, has_daily): (usize, bool),
 ) -> Result<Replenished, Error> {
-    let read = user.prekeys(private);
-    // Without the private halves, or with those of another key, what the relay has is worth nothing.
-    let replace = match &read {
-        Ok(prekeys) => prekeys.once.len() < once || (prekeys.daily.is_empty() && has_daily),
-        Err(error) => {
-            warn!("{error}: the prekeys are replaced, letters that wait are sent again");
-            true
-        }
-    };
+    let read = user.prekeys(relay, private)?;
+    let is_lost = read.is_none();
+    if is_lost {
+        warn!(user = %user.name(), %relay, "the prekeys cannot be opened: there are new ones, and letters that wait are sent again");
+    }
     let mut prekeys = read.unwrap_or_default();
     let now = clock::millis();
     let is_young = |key: &Secret, most| now.saturating_sub(key.time) < most;
@@ -65,6 +66,11 @@ pub(super) fn replenish(
     prekeys.once.retain(|key| is_young(key, KEPT_ONCE));
     let surplus = prekeys.once.len().saturating_sub(MOST);
     prekeys.once.drain(..surplus);
+    // What the relay has without a private half, or with one that is about to go, is worth nothing.
+    let replace = is_lost
+        || now.saturating_sub(prekeys.renewed) > RENEWED
+        || prekeys.once.len() < once
+        || (prekeys.daily.is_empty() && has_daily);
     // Numbers are not used again, even if the file was lost.
     prekeys.next = prekeys.next.max(now.saturating_mul(1_000));
     let newest = prekeys.daily.last();
@@ -74,6 +80,9 @@ pub(super) fn replenish(
         false if once < PREKEYS / 2 => PREKEYS - once,
         false => 0,
     };
+    if replace {
+        prekeys.renewed = now;
+    }
     let mut public = Vec::new();
     for _ in 0..missing {
         let (secret, key) = make(PrekeyKind::Once, &mut prekeys.next, now, private)?;
@@ -87,7 +96,7 @@ pub(super) fn replenish(
     }
     // The private halves first: a public one without is of no use to anybody.
     if !public.is_empty() || prekeys.once.len() + prekeys.daily.len() != count {
-        user.set_prekeys(private.public(), &prekeys)?;
+        user.set_prekeys(relay, private.public(), &prekeys)?;
     }
     Ok(Replenished {
         prekeys,

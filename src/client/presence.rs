@@ -1,6 +1,9 @@
 //! Whether contacts are at their relays.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::letters::Post;
 use crate::{
@@ -24,45 +27,55 @@ pub enum Presence {
     Unknown,
 }
 
-/// Asks the relays of contacts who is there: one connection for each relay.
+/// How long a relay may take to say who is there.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Asks the relays of contacts who is there: one connection for each relay, all at the same time.
 pub async fn ask(user: &User, contacts: &[Name]) -> Result<Vec<Presence>, Error> {
     let gso = user.root().settings()?.quic_gso;
-    let mut all = vec![Presence::Unknown; contacts.len()];
     let mut by_relay: HashMap<(String, [u8; 32]), Vec<(usize, Grant)>> = HashMap::new();
-    for (at, contact) in contacts.iter().enumerate() {
-        if let Some(grant) = user.box_of(contact)? {
-            let relay = (grant.relay.to_string(), grant.key);
-            by_relay.entry(relay).or_default().push((at, grant));
-        }
+    for (at, grant) in user.boxes_of(contacts)? {
+        let relay = (grant.relay.to_string(), grant.key);
+        by_relay.entry(relay).or_default().push((at, grant));
     }
-    for ((_, key), grants) in by_relay {
-        let Some((_, first)) = grants.first() else {
-            continue;
-        };
-        // One relay that is away says nothing about the others.
-        let Ok(mut post) = Post::open(&first.relay, &key, gso).await else {
-            continue;
-        };
-        for some in grants.chunks(MAX_ASKED) {
-            let hashes = some.iter().map(|(_, grant)| box_hash(&grant.id)).collect();
-            let Ok(answer) = post.conversation.ask(&Ask::Presence(hashes)).await else {
-                break;
-            };
-            let there = answer.get("there").and_then(Value::as_array);
-            for ((at, _), seen) in some.iter().zip(there.into_iter().flatten()) {
-                let presence = match (seen.get("now"), seen.get("seen").and_then(Value::as_u64)) {
-                    (Some(Value::Bool(true)), _) => Presence::Now,
-                    (_, Some(time)) => Presence::Last(time),
-                    _ => Presence::Unknown,
-                };
-                if let Some(place) = all.get_mut(*at) {
-                    *place = presence;
-                }
-            }
+    let asking = by_relay
+        .into_values()
+        .map(|grants| timeout(PATIENCE, ask_relay(grants, gso)));
+    let mut all = vec![Presence::Unknown; contacts.len()];
+    // A relay that does not answer says nothing about anybody.
+    for (at, presence) in join_all(asking).await.into_iter().flatten().flatten() {
+        if let Some(place) = all.get_mut(at) {
+            *place = presence;
         }
-        post.close().await;
     }
     Ok(all)
+}
+
+async fn ask_relay(grants: Vec<(usize, Grant)>, gso: bool) -> Vec<(usize, Presence)> {
+    let mut all = Vec::new();
+    let Some((_, Grant { relay, key, .. })) = grants.first() else {
+        return all;
+    };
+    let Ok(mut post) = Post::open(relay, key, gso).await else {
+        return all;
+    };
+    for some in grants.chunks(MAX_ASKED) {
+        let hashes = some.iter().map(|(_, grant)| box_hash(&grant.id)).collect();
+        let Ok(answer) = post.conversation.ask(&Ask::Presence(hashes)).await else {
+            break;
+        };
+        let there = answer.get("there").and_then(Value::as_array);
+        for ((at, _), seen) in some.iter().zip(there.into_iter().flatten()) {
+            let presence = match (seen.get("now"), seen.get("seen").and_then(Value::as_u64)) {
+                (Some(Value::Bool(true)), _) => Presence::Now,
+                (_, Some(time)) => Presence::Last(time),
+                _ => Presence::Unknown,
+            };
+            all.push((*at, presence));
+        }
+    }
+    post.close().await;
+    all
 }
 
 /// Where the relay is at which letters for a contact can be left, if it answers; `None` if the contact

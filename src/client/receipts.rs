@@ -2,23 +2,30 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fmt,
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use rusqlite::Connection;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    task,
+    time::{sleep, timeout},
+};
 use tracing::{debug, info, warn};
 
-use super::letters::{Post, Record};
+use super::letters::{Post, Record, bytes_of};
 use crate::{
     clock,
     crypto::keys::PublicKey,
     error::{Code, Error, printable},
     hooks::dispatch::stopped,
     journal::{
-        letters::{self, Left},
+        letters::{self, Left, Stage},
         outgoing::{self, State},
     },
     json::Value,
@@ -34,6 +41,12 @@ use crate::{
 
 /// The pauses between two questions about the same letters: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(300)];
+
+/// How long one relay may take for all that is asked.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How old a letter is that its sender, in milliseconds, cannot be leaving any more.
+const FORSAKEN: u64 = 6 * 3_600_000;
 
 fn unusable(error: impl fmt::Display) -> Error {
     Error::new(Code::Failed, error.to_string())
@@ -55,6 +68,10 @@ pub(super) enum Outcome {
 pub(super) fn outcome(left: &Left, fate: &Fate, key: &PublicKey) -> Outcome {
     let receipt = match fate {
         Fate::Waiting => return Outcome::Waiting,
+        Fate::Unknown if left.stage == Stage::TakenBack => {
+            let sentence = "you took it back before it was fetched";
+            return Outcome::Failed(Error::new(Code::Failed, sentence));
+        }
         Fate::Unknown => return Outcome::Again("the relay does not know it any more"),
         Fate::Expired => {
             let sentence = format!("{} did not come to fetch it in time", left.contact);
@@ -87,35 +104,58 @@ pub(super) fn outcome(left: &Left, fate: &Fate, key: &PublicKey) -> Outcome {
 pub struct News {
     /// Its receiver.
     pub to: String,
+    /// The transfer.
+    pub id: TransferId,
     /// Where its document is now, if it had one.
     pub document: Option<PathBuf>,
-    /// The path of its `.meta`, or empty.
-    pub was: String,
     /// What became of it; `None` if it waits.
     pub result: Option<Result<(), Error>>,
 }
 
+/// What was heard of the letters of a root.
+#[derive(Default)]
+pub struct Heard {
+    /// Of each letter.
+    pub news: Vec<News>,
+    /// Why nothing was heard of others.
+    pub errors: Vec<Error>,
+}
+
 /// Asks all relays about letters without a receipt, and records what became of them.
-pub async fn ask(root: &Root) -> Result<Vec<News>, Error> {
+pub async fn ask(root: &Root) -> Result<Heard, Error> {
     let record = Record::open(root).await?;
+    ask_all(root, &record).await
+}
+
+async fn ask_all(root: &Root, record: &Record) -> Result<Heard, Error> {
     let gso = root.settings()?.quic_gso;
+    let now = clock::millis();
+    // One that is on its way to the relay has a sender who will hear of it.
+    let is_left =
+        |left: &Left| left.stage != Stage::Leaving || now.saturating_sub(left.at) > FORSAKEN;
     let mut by_relay: HashMap<(String, [u8; 32]), Vec<Left>> = HashMap::new();
-    for left in record.read(letters::all).await? {
+    for left in record.read(letters::all).await?.into_iter().filter(is_left) {
         let relay = (left.relay.clone(), left.key);
         by_relay.entry(relay).or_default().push(left);
     }
-    let mut news = Vec::new();
-    let mut failed = None;
-    for ((relay, key), all) in by_relay {
-        match ask_relay(root, &record, (&relay, &key), gso, all, &mut news).await {
-            Ok(()) => {}
-            Err(error) => failed = Some(error.within(format_args!("letters at {relay}"))),
+    // One relay that is slow holds up no other.
+    let asking = by_relay.into_iter().map(|((relay, key), all)| async move {
+        let mut heard = Heard::default();
+        let asked = ask_relay(root, record, (&relay, &key), gso, all, &mut heard);
+        let late = |_| Error::new(Code::Later, "it takes too long to answer");
+        let asked = timeout(PATIENCE, asked).await.map_err(late);
+        if let Err(error) = asked.and_then(|asked| asked) {
+            let error = error.within(format_args!("letters at {relay}"));
+            heard.errors.push(error);
         }
+        heard
+    });
+    let mut all = Heard::default();
+    for heard in join_all(asking).await {
+        all.news.extend(heard.news);
+        all.errors.extend(heard.errors);
     }
-    match failed {
-        Some(error) if news.is_empty() => Err(error),
-        _ => Ok(news),
-    }
+    Ok(all)
 }
 
 async fn ask_relay(
@@ -124,7 +164,7 @@ async fn ask_relay(
     (relay, key): (&str, &[u8; 32]),
     gso: bool,
     mut all: Vec<Left>,
-    news: &mut Vec<News>,
+    heard: &mut Heard,
 ) -> Result<(), Error> {
     let addresses: Addresses = relay.parse().map_err(unusable)?;
     let mut post = Post::open(&addresses, key, gso).await?;
@@ -137,11 +177,18 @@ async fn ask_relay(
         let told: Vec<_> = all.drain(..fates.len().min(all.len())).collect();
         for (left, fate) in told.into_iter().zip(fates) {
             let letter = left.letter;
-            let one = end(root, record, left, &fate).await?;
-            let is_over = one.result.is_some();
-            news.push(one);
-            if is_over {
-                let _ = post.conversation.ask(&Ask::Forget(letter)).await;
+            match end(root, record, left, &fate).await {
+                Ok(Some(news)) => {
+                    let is_over = news.result.is_some();
+                    heard.news.push(news);
+                    if is_over {
+                        let _ = post.conversation.ask(&Ask::Forget(letter)).await;
+                    }
+                }
+                // Another process was faster.
+                Ok(None) => {}
+                // One document that cannot be written is no reason to hear nothing of others.
+                Err(error) => heard.errors.push(error),
             }
         }
     }
@@ -150,38 +197,54 @@ async fn ask_relay(
 }
 
 /// Records what became of a letter: first in its document, then in the journal.
-async fn end(root: &Root, record: &Record, left: Left, fate: &Fate) -> Result<News, Error> {
-    let contact = |left: &Left| {
-        let user: User = root.user(&Name::user(&left.user)?)?;
-        Ok::<_, RootError>(user.contact(&Name::user(&left.contact)?)?.key)
+async fn end(root: &Root, record: &Record, left: Left, fate: &Fate) -> Result<Option<News>, Error> {
+    let letter = left.letter;
+    let known = record.read(move |db| letters::find(db, &letter)).await?;
+    let Some(left) = known else {
+        return Ok(None);
     };
-    let outcome = match contact(&left) {
-        Ok(key) => outcome(&left, fate, &key),
-        // Nothing that is said in the name of somebody who is no contact any more counts.
-        Err(error) => match fate {
-            Fate::Waiting => Outcome::Waiting,
-            _ => Outcome::Failed(error.into()),
-        },
+    let (root, fate) = (root.clone(), fate.clone());
+    let ending = task::spawn_blocking(move || {
+        let outcome = match key_of(&root, &left) {
+            Ok(Some(key)) => outcome(&left, &fate, &key),
+            // Nothing that is said in the name of somebody who is no contact any more counts.
+            Ok(None) if fate != Fate::Waiting => {
+                let sentence = format!("{} is no contact any more", left.contact);
+                Outcome::Failed(Error::new(Code::Failed, sentence))
+            }
+            Ok(None) => Outcome::Waiting,
+            Err(error) => return Err(error.into()),
+        };
+        let (ended, result) = match &outcome {
+            Outcome::Waiting => (None, None),
+            Outcome::Delivered(meta) => (Some(End::Delivered(meta)), Some(Ok(()))),
+            Outcome::Failed(error) => (Some(End::Failed(error)), Some(Err(error.clone()))),
+            Outcome::Again(why) => {
+                let sentence = format!("the letter has to be sent again: {why}");
+                let error = Error::new(Code::Later, sentence);
+                (Some(End::Again), Some(Err(error)))
+            }
+        };
+        let path = path_of(&left);
+        let document = match (&path, &ended) {
+            (Some(path), Some(ended)) => left::end(path, left.id, ended)?,
+            _ => None,
+        };
+        let is_again = matches!(outcome, Outcome::Again(_));
+        let news = News {
+            to: left.contact.clone(),
+            id: left.id,
+            document,
+            result,
+        };
+        Ok::<_, Error>((left, news, is_again))
+    });
+    let lost = |_| Error::new(Code::Failed, "a thread stopped");
+    let (left, news, is_again) = ending.await.map_err(lost)??;
+    let Some(result) = &news.result else {
+        return Ok(Some(news));
     };
-    let mut news = News {
-        to: left.contact.clone(),
-        document: None,
-        was: left.document.clone(),
-        result: None,
-    };
-    let (ended, result) = match &outcome {
-        Outcome::Waiting => return Ok(news),
-        Outcome::Delivered(meta) => (End::Delivered(meta), Ok(())),
-        Outcome::Failed(error) => (End::Failed(error), Err(error.clone())),
-        Outcome::Again(why) => {
-            let sentence = format!("the letter has to be sent again: {why}");
-            (End::Again, Err(Error::new(Code::Later, sentence)))
-        }
-    };
-    if !left.document.is_empty() {
-        news.document = left::end(Path::new(&left.document), &ended)?;
-    }
-    let (state, code, words) = match &result {
+    let (state, code, words) = match result {
         Ok(()) => (State::Sent, String::new(), String::new()),
         Err(error) => (
             State::Failed,
@@ -191,17 +254,61 @@ async fn end(root: &Root, record: &Record, left: Left, fate: &Fate) -> Result<Ne
     };
     let (letter, id, user) = (left.letter, left.id, left.user.clone());
     let ending = move |db: &Connection| {
-        outgoing::end_left(db, &user, id, (state, &code, &words), clock::millis())?;
+        let now = clock::millis();
+        if is_again {
+            letters::add_round(db, &user, id, now)?;
+        }
+        outgoing::end_left(db, &user, id, (state, &code, &words), now)?;
         letters::remove(db, &letter)
     };
     record.write(ending).await?;
     let to = printable(&left.contact, 64);
-    match &result {
+    match result {
         Ok(()) => info!(%to, id = %left.id, "a letter was delivered"),
         Err(error) => warn!(%to, id = %left.id, "a letter was not delivered: {error}"),
     }
-    news.result = Some(result);
-    Ok(news)
+    Ok(Some(news))
+}
+
+/// The key of the receiver of a letter; `None` if it is no contact any more.
+fn key_of(root: &Root, left: &Left) -> Result<Option<PublicKey>, RootError> {
+    let user: User = root.user(&Name::user(&left.user)?)?;
+    match user.contact(&Name::user(&left.contact)?) {
+        Err(RootError::NoContact { .. }) => Ok(None),
+        contact => Ok(Some(contact?.key)),
+    }
+}
+
+/// Where the `.meta` of a letter was, if it had one.
+fn path_of(left: &Left) -> Option<PathBuf> {
+    let path = (!left.document.is_empty()).then(|| left.document.clone());
+    path.map(|path| PathBuf::from(OsString::from_vec(path)))
+}
+
+/// The `.left` of a transfer lies there now, wherever it was when it was left. If nobody knows of a letter
+/// with it, it becomes a `.meta` again: the transfer is the same, so nothing comes twice. Returns the path
+/// of that.
+pub async fn found(
+    root: &Root,
+    user: &Name,
+    id: TransferId,
+    meta: &Path,
+) -> Result<Option<PathBuf>, Error> {
+    let record = Record::open(root).await?;
+    let (owner, path) = (user.to_string(), bytes_of(meta));
+    let of_transfer = {
+        let owner = owner.clone();
+        move |db: &Connection| letters::of_transfer(db, &owner, id)
+    };
+    if record.read(of_transfer).await?.is_empty() {
+        let meta = meta.to_owned();
+        let ending = task::spawn_blocking(move || left::end(&meta, id, &End::Again));
+        let lost = |_| Error::new(Code::Failed, "a thread stopped");
+        return ending.await.map_err(lost)?;
+    }
+    let moving = move |db: &Connection| letters::relocate(db, &owner, id, &path);
+    record.write(moving).await?;
+    Ok(None)
 }
 
 /// Takes back the letters with a transfer of a user's: `true` if one was still there.
@@ -212,59 +319,57 @@ pub async fn take_back(root: &Root, user: &Name, id: TransferId) -> Result<bool,
     let find = move |db: &Connection| letters::of_transfer(db, &owner, id);
     let mut taken = false;
     for left in record.read(find).await? {
+        let letter = left.letter;
         let relay: Addresses = left.relay.parse().map_err(unusable)?;
         let mut post = Post::open(&relay, &left.key, gso).await?;
-        let answer = post.conversation.ask(&Ask::TakeBack(left.letter)).await?;
+        // Before the relay is asked: if we do not hear its answer, the letter is not sent again.
+        let stage = |stage| move |db: &Connection| letters::proceed(db, &letter, stage);
+        record.write(stage(Stage::TakenBack)).await?;
+        let answer = post.conversation.ask(&Ask::TakeBack(letter)).await?;
         post.close().await;
         if answer.get("taken") != Some(&Value::Bool(true)) {
+            record.write(stage(left.stage)).await?;
             continue;
         }
         taken = true;
-        let error = Error::new(Code::Failed, "you took it back before it was fetched");
-        if !left.document.is_empty() {
-            left::end(Path::new(&left.document), &End::Failed(&error))?;
-        }
-        let (letter, id, user) = (left.letter, left.id, left.user.clone());
-        let ending = move |db: &Connection| {
-            let how = (State::Failed, error.code.word(), error.sentence.as_str());
-            outgoing::end_left(db, &user, id, how, clock::millis())?;
-            letters::remove(db, &letter)
-        };
-        record.write(ending).await?;
+        end(root, &record, left, &Fate::Unknown).await?;
     }
     Ok(taken)
 }
 
 /// Asks about letters now and then, for as long as some have no receipt, until `shutdown` turns true.
 pub async fn run(root: Root, mut shutdown: watch::Receiver<bool>) {
-    let [first, longest] = PAUSES;
-    let mut pause = first;
-    let mut count = 0;
-    loop {
-        let waiting = async {
-            let record = Record::open(&root).await?;
-            record.read(letters::all).await.map(|all| all.len())
-        };
-        let waits = waiting.await.unwrap_or(0);
-        if waits > 0 {
-            if waits != count {
-                pause = first;
-            }
-            match ask(&root).await {
-                Ok(news) => {
-                    let over = news.iter().filter(|one| one.result.is_some()).count();
-                    count = waits.saturating_sub(over);
-                }
+    let asking = async {
+        let record = loop {
+            match Record::open(&root).await {
+                Ok(record) => break record,
                 Err(error) => debug!("{error}"),
             }
+            sleep(PAUSES[1]).await;
+        };
+        let [first, longest] = PAUSES;
+        let (mut pause, mut count) = (first, 0);
+        loop {
+            let all = record.read(letters::all).await;
+            let waits = all.map_or(0, |all| all.len());
+            if waits > count {
+                pause = first;
+            }
+            count = waits;
+            if waits > 0 {
+                match ask_all(&root, &record).await {
+                    Ok(heard) => heard.errors.iter().for_each(|error| debug!("{error}")),
+                    Err(error) => debug!("{error}"),
+                }
+            }
+            sleep(if waits > 0 { pause } else { first }).await;
+            if waits > 0 {
+                pause = (pause * 2).min(longest);
+            }
         }
-        let next = if waits > 0 { pause } else { first };
-        tokio::select! {
-            () = sleep(next) => {}
-            () = stopped(&mut shutdown) => return,
-        }
-        if waits > 0 {
-            pause = (pause * 2).min(longest);
-        }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = stopped(&mut shutdown) => {}
     }
 }

@@ -1,12 +1,11 @@
 //! Files that are sent in as few sessions as it takes, or left as letters.
 
-use std::{borrow::Borrow, collections::VecDeque, time::Duration};
+use std::{borrow::Borrow, collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
 };
-use tracing::debug;
 
 use super::{
     BROKEN, Opened, Route,
@@ -48,7 +47,8 @@ pub async fn deliver(route: &Route, out: &SendJob, observer: &dyn Observer) -> R
 }
 
 /// Sends all that come as `jobs`, through as few sessions as it takes, and reports what became of
-/// each. If a session breaks, what was under way goes on in another.
+/// each. If a session breaks, what was under way goes on in another if the route is
+/// [persistent](Route::persistent), and fails otherwise.
 ///
 /// It ends early, with the reason, if no session can be opened, if three in a row broke and nothing
 /// had moved, and when `stop` is ready. What was under way has failed then, and what is still among
@@ -77,7 +77,7 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
             Some(private) => Ok(private),
             None => private_key(&route.user)
                 .await
-                .map(|private| &*key.insert(private)),
+                .map(|private| &*key.insert(Arc::new(private))),
         };
         let private = match private {
             Ok(private) => private,
@@ -108,7 +108,7 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
             Err(error) => match route.letters_after(&error) {
                 Some(grant) => {
                     ready.push_front(job);
-                    let away = (route, private, grant);
+                    let away = (route, private.clone(), grant);
                     return leave_all(away, ready, jobs, results, error, stop).await;
                 }
                 None => return Err(fail(results, job, ready, error)),
@@ -137,7 +137,7 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
         let came = concluded > 0 || held(left.iter().map(|(job, _)| job)) > before;
         broken = if came { 0 } else { broken + 1 };
         let is_over = error.code == Code::Interrupted || broken == BROKEN;
-        if error.code == Code::Later && !is_over {
+        if route.is_persistent && error.code == Code::Later && !is_over {
             was_cut = true;
             ready = left.into_iter().map(|(job, _)| job).collect();
             continue;
@@ -198,25 +198,29 @@ fn held<'a, J: Borrow<SendJob> + 'a>(jobs: impl IntoIterator<Item = &'a J>) -> u
 
 /// Leaves files and all that follow as letters, because no session could be opened.
 async fn leave_all<J: Borrow<SendJob> + Send>(
-    (route, private, grant): (&Route, &PrivateKey, &Grant),
+    (route, private, grant): (&Route, Arc<PrivateKey>, &Grant),
     mut ready: VecDeque<J>,
     jobs: &mut Jobs<J>,
     results: &mpsc::UnboundedSender<Sent<J>>,
     away: Error,
     mut stop: impl Future<Output = Error> + Send + Unpin,
 ) -> Result<(), Error> {
+    // Why neither was possible, if nobody asked for a letter.
+    let instead = |error: Error| match route.leave {
+        Leave::Auto if matches!(error.code, Code::Later | Code::NotFound) => {
+            let sentence = format!("{away}; and no letter can be left: {error}");
+            Error::new(away.code, sentence)
+        }
+        _ => error,
+    };
     let mut letters = match Letters::open(route, private, grant).await {
         Ok(letters) => letters,
         Err(error) => {
-            debug!("no letter can be left: {error}");
-            let error = match route.leave {
-                Leave::Always => error,
-                Leave::Auto | Leave::Never => away,
+            let error = instead(error);
+            return match ready.pop_front() {
+                Some(first) => Err(fail(results, first, ready, error)),
+                None => Err(error),
             };
-            if let Some(first) = ready.pop_front() {
-                return Err(fail(results, first, ready, error));
-            }
-            return Err(error);
         }
     };
     loop {
@@ -229,10 +233,11 @@ async fn leave_all<J: Borrow<SendJob> + Send>(
         };
         let begun = Instant::now();
         let left = tokio::select! {
-            left = letters.leave(job.borrow()) => left,
+            left = letters.leave(job.borrow()) => left.map_err(&instead),
             error = &mut stop => Err(error),
         };
         let broke = match &left {
+            // The connection may be of no more use.
             Err(error) if matches!(error.code, Code::Later | Code::Interrupted) => {
                 Some(error.clone())
             }

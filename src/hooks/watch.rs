@@ -111,7 +111,7 @@ const ASK: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Endings of files that are m2y's and its owner's tools, not the folder's contents.
-const TOOLS: [&str; 5] = [".rhai", ".meta", ".done", ".failed", ".ini"];
+const TOOLS: [&str; 6] = [".rhai", ".meta", ".left", ".done", ".failed", ".ini"];
 
 /// Whether a file of that name can be new, changed or deleted for a folder.
 pub fn counts(file: &str) -> bool {

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS mailbox_letter (
     bytes   INTEGER NOT NULL,
     at      INTEGER NOT NULL,
     state   INTEGER NOT NULL,
+    fetched INTEGER NOT NULL DEFAULT 0,
     receipt BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS mailbox_letter_member ON mailbox_letter (member, state);
@@ -200,7 +201,8 @@ pub fn take_prekey(
     Ok(Some(document))
 }
 
-/// What lies in a box, and what lies in all boxes of a member. What comes in counts too.
+/// What lies in a box, and what lies in all boxes of a member. What comes in counts too, and so do
+/// receipts that nobody has asked for.
 pub fn loads(db: &Connection, member: &NameHash, hash: &Id) -> rusqlite::Result<(Load, Load)> {
     let load = |row: &Row<'_>, at| {
         let number = |at| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)?.max(0).unsigned_abs());
@@ -210,9 +212,10 @@ pub fn loads(db: &Connection, member: &NameHash, hash: &Id) -> rusqlite::Result<
         })
     };
     db.prepare_cached(
-        "SELECT COALESCE(SUM(hash = ?2), 0), COALESCE(SUM(bytes * (hash = ?2)), 0),
-                COUNT(*), COALESCE(SUM(bytes), 0)
-         FROM mailbox_letter WHERE member = ?1 AND state IN (0, 1)",
+        "SELECT COALESCE(SUM(hash = ?2), 0), COALESCE(SUM(size * (hash = ?2)), 0),
+                COUNT(*), COALESCE(SUM(size), 0)
+         FROM (SELECT hash, IIF(state IN (0, 1), bytes, LENGTH(receipt)) AS size
+               FROM mailbox_letter WHERE member = ?1)",
     )?
     .query_row(params![member, hash], |row| {
         Ok((load(row, 0)?, load(row, 2)?))
@@ -258,6 +261,23 @@ pub fn proceed(
     Ok(changed == 1)
 }
 
+/// Its member has fetched more of a letter than its beginning.
+pub fn fetched(db: &Connection, letter: &Id) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE mailbox_letter SET fetched = 1 WHERE letter = ?1 AND fetched = 0")?
+        .execute([letter])?;
+    Ok(())
+}
+
+/// Forgets a letter that waits, unless its member has begun to fetch it.
+pub fn take_back(db: &Connection, letter: &Id) -> rusqlite::Result<bool> {
+    let removed = db
+        .prepare_cached(
+            "DELETE FROM mailbox_letter WHERE letter = ?1 AND state = 1 AND fetched = 0",
+        )?
+        .execute([letter])?;
+    Ok(removed == 1)
+}
+
 /// Forgets a letter, if it has come just as far as this.
 pub fn remove(db: &Connection, letter: &Id, state: State) -> rusqlite::Result<bool> {
     let removed = db
@@ -288,16 +308,10 @@ pub fn waiting(
     .collect()
 }
 
-/// Whether letters wait for a member.
-pub fn is_waited_for(db: &Connection, member: &NameHash) -> rusqlite::Result<bool> {
-    db.prepare_cached("SELECT 1 FROM mailbox_letter WHERE member = ?1 AND state = 1")?
-        .exists([member])
-}
-
 /// Some of the letters that have been in a state since before a moment.
-pub fn older(db: &Connection, state: State, before: u64) -> rusqlite::Result<Vec<Letter>> {
-    db.prepare_cached("SELECT * FROM mailbox_letter WHERE state = ?1 AND at < ?2 LIMIT 1000")?
-        .query_map(params![state as i64, signed(before)], row_of)?
+pub fn older(db: &Connection, state: State, before: u64) -> rusqlite::Result<Vec<Id>> {
+    db.prepare_cached("SELECT letter FROM mailbox_letter WHERE state = ?1 AND at < ?2 LIMIT 1000")?
+        .query_map(params![state as i64, signed(before)], |row| row.get(0))?
         .collect()
 }
 
@@ -335,11 +349,13 @@ pub fn seen(db: &Connection, member: &NameHash) -> rusqlite::Result<Option<u64>>
         .optional()
 }
 
-/// The members that want to be found.
-pub fn listed(db: &Connection) -> rusqlite::Result<Vec<NameHash>> {
-    db.prepare_cached("SELECT member FROM mailbox_member WHERE listed = 1")?
-        .query_map([], |row| row.get(0))?
-        .collect()
+/// The members that want to be found, some of them, without the first `skip`.
+pub fn listed(db: &Connection, skip: u64, limit: u32) -> rusqlite::Result<Vec<NameHash>> {
+    db.prepare_cached(
+        "SELECT member FROM mailbox_member WHERE listed = 1 ORDER BY member LIMIT ?2 OFFSET ?1",
+    )?
+    .query_map(params![signed(skip), limit], |row| row.get(0))?
+    .collect()
 }
 
 fn row_of(row: &Row<'_>) -> rusqlite::Result<Letter> {

@@ -1,7 +1,12 @@
 //! A connection on which one side asks about letters and the other answers.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use crate::{
-    error::{Code, Error},
+    crypto::Key,
+    error::{Code, Error, printable},
     json::{self, Map, Value},
     session::channel::{ChannelError, Reader, Writer},
     wire::{
@@ -33,7 +38,24 @@ pub enum Heard {
     Unknown,
 }
 
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(120);
+
 impl Conversation {
+    /// A conversation whose sides seal with these keys, ours first.
+    pub fn new(
+        reader: Reader,
+        writer: Writer,
+        [ours, theirs]: [&Key; 2],
+    ) -> Result<Self, WireError> {
+        Ok(Self {
+            reader,
+            writer,
+            ours: Stream::new(ours)?,
+            theirs: Stream::new(theirs)?,
+        })
+    }
+
     /// The next question.
     pub async fn hear(&mut self) -> Result<Heard, ChannelError> {
         loop {
@@ -94,6 +116,11 @@ impl Conversation {
 
     /// The answer to what was asked.
     pub async fn answer(&mut self) -> Result<Map<String, Value>, Error> {
+        let late = |_| Error::new(Code::Later, "the relay does not answer");
+        timeout(ANSWER, self.heard()).await.map_err(late)?
+    }
+
+    async fn heard(&mut self) -> Result<Map<String, Value>, Error> {
         loop {
             let (head, body) = self
                 .reader
@@ -107,7 +134,11 @@ impl Conversation {
                     return json::parse(&body).map_err(unreadable);
                 }
                 Kind::Ack => return Ok(Map::new()),
-                Kind::Error => return Err(record::decode_error(&body)?),
+                Kind::Error => {
+                    let error = record::decode_error(&body)?;
+                    let words = printable(&error.sentence, 500);
+                    return Err(Error::new(error.code, words));
+                }
                 Kind::Working => {}
                 _ => return Err(WireError::Record.into()),
             }

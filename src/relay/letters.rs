@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// Letters of one member that are listed at once.
+/// Letters or members that are listed at once.
 const LISTED: u32 = 256;
 
 /// How often what is too old is removed: a few times in the time that it is kept, and not all the time.
@@ -103,7 +103,7 @@ impl Letters {
         hub: &Hub,
     ) -> Result<Self, Error> {
         let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
-        Ok(Self(Arc::new(Inner {
+        let letters = Self(Arc::new(Inner {
             key: user.root().relay_key()?,
             reader: Mutex::new(journal.reader().map_err(unusable)?),
             user: user.clone(),
@@ -111,7 +111,18 @@ impl Letters {
             store,
             settings: hub.settings.clone(),
             hub: hub.clone(),
-        })))
+        }));
+        letters.mend()?;
+        Ok(letters)
+    }
+
+    /// Removes what was coming in when the relay stopped: before anything else may come in.
+    fn mend(&self) -> Result<(), Error> {
+        for letter in self.write(false, mailbox::broken)? {
+            let partial = PartialName::new(&hex::encode(letter))?;
+            self.0.store.discard(&partial);
+        }
+        self.remove_strays()
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
@@ -146,7 +157,10 @@ impl Letters {
             return Err(Error::new(Code::NotFound, sentence));
         };
         if bytes <= HEAD_LEN as u64 {
-            return Err(Error::new(Code::Failed, "that is no letter"));
+            return Err(Error::new(
+                Code::Failed,
+                "not a letter: it has no bytes behind its head",
+            ));
         }
         let (in_box, of_member) = (self.0.settings.per_box, self.0.settings.per_member);
         let row = Letter {
@@ -213,14 +227,14 @@ impl Letters {
                     ..
                 }) => Fate::Settled(receipt),
                 Some(Letter {
-                    state: State::Waiting,
+                    state: State::Arriving | State::Waiting,
                     ..
                 }) => Fate::Waiting,
                 Some(Letter {
                     state: State::Expired,
                     ..
                 }) => Fate::Expired,
-                Some(_) | None => Fate::Unknown,
+                None => Fate::Unknown,
             })
         };
         letters.iter().map(of).collect()
@@ -237,7 +251,7 @@ impl Letters {
 
     /// Takes a letter back; `false` if its receiver is done with it, or it is not there.
     pub fn take_back(&self, letter: Id) -> Result<bool, Error> {
-        let taken = self.write(true, move |db| mailbox::remove(db, &letter, State::Waiting))?;
+        let taken = self.write(true, move |db| mailbox::take_back(db, &letter))?;
         if taken {
             self.discard(&letter);
         }
@@ -306,14 +320,25 @@ impl Letters {
         mailbox::waiting(&self.db(), member, skip, LISTED).map_err(failed)
     }
 
-    /// Opens a letter for its member.
-    pub fn read(&self, member: &NameHash, letter: &Id) -> Result<Box<dyn Contents>, Error> {
+    /// Opens a letter for its member, who wants it from this place on.
+    pub fn read(
+        &self,
+        member: &NameHash,
+        letter: &Id,
+        offset: u64,
+    ) -> Result<Box<dyn Contents>, Error> {
         let found = mailbox::find(&self.db(), letter).map_err(failed)?;
         let is_theirs = |found: &Letter| found.member == *member && found.state == State::Waiting;
         if !found.as_ref().is_some_and(is_theirs) {
             return Err(Error::new(Code::NotFound, "there is no such letter"));
         }
-        self.0.store.open(&path(letter)?).map_err(failed)
+        let contents = self.0.store.open(&path(letter)?).map_err(failed)?;
+        if offset > 0 {
+            // From here on its receiver may have it.
+            let letter = *letter;
+            self.write(false, move |db| mailbox::fetched(db, &letter))?;
+        }
+        Ok(contents)
     }
 
     /// A member is done with a letter, whose sender gets this receipt.
@@ -326,8 +351,12 @@ impl Letters {
             let found = mailbox::find(db, &letter)?;
             match found.is_some_and(|found| found.member == member) {
                 true => {
-                    let step = (State::Waiting, State::Settled);
-                    mailbox::proceed(db, &letter, step, &receipt, now)
+                    // It may have expired while its hooks ran.
+                    let step = |from| {
+                        let step = (from, State::Settled);
+                        mailbox::proceed(db, &letter, step, &receipt, now)
+                    };
+                    Ok(step(State::Waiting)? || step(State::Expired)?)
                 }
                 false => Ok(false),
             }
@@ -344,17 +373,14 @@ impl Letters {
         self.write(false, move |db| mailbox::saw(db, &member, listed, now))
     }
 
-    /// Whether letters wait for a member.
-    pub fn is_waited_for(&self, member: &NameHash) -> bool {
-        mailbox::is_waited_for(&self.db(), member).unwrap_or(false)
-    }
-
-    /// The names of the members who want to be found.
-    pub fn listed(&self) -> Result<Vec<Name>, Error> {
-        let listed = mailbox::listed(&self.db()).map_err(failed)?;
-        let contacts = self.0.user.contacts()?.into_iter().flatten();
-        let names = contacts.map(|contact| contact.name);
-        Ok(names.filter(|name| listed.contains(&name.hash())).collect())
+    /// The names of members who want to be found, some of them, without the first `skip`; and whether
+    /// there may be more.
+    pub fn listed(&self, skip: u64) -> Result<(Vec<Name>, bool), Error> {
+        let listed = mailbox::listed(&self.db(), skip, LISTED).map_err(failed)?;
+        let more = listed.len() == LISTED as usize;
+        let known = listed.iter().map(|hash| self.0.user.contact_of(hash));
+        let names = known.filter_map(|contact| Some(contact.ok()??.name));
+        Ok((names.collect(), more))
     }
 
     /// Removes the contents of a letter that nobody needs any longer.
@@ -367,24 +393,9 @@ impl Letters {
         }
     }
 
-    /// Removes what was coming in when the relay stopped, and from then on what is too old, and what
-    /// belongs to those who are no members any longer.
+    /// Removes what is too old, and what belongs to those who are no members any longer, again and
+    /// again.
     pub async fn keep(self) {
-        let letters = self.clone();
-        let mending = move || {
-            let broken = letters.write(false, mailbox::broken)?;
-            for letter in broken {
-                letters
-                    .0
-                    .store
-                    .discard(&PartialName::new(&hex::encode(letter))?);
-            }
-            letters.remove_strays()
-        };
-        let mended = task::spawn_blocking(mending).await;
-        if let Ok(Err(error)) = mended {
-            warn!("{error}");
-        }
         loop {
             let letters = self.clone();
             let swept = task::spawn_blocking(move || letters.sweep()).await;
@@ -420,18 +431,31 @@ impl Letters {
         let now = clock::millis();
         let keep = u64::try_from(self.0.settings.keep.as_millis()).unwrap_or(u64::MAX);
         let before = now.saturating_sub(keep);
-        let expired = mailbox::older(&self.db(), State::Waiting, before).map_err(failed)?;
-        for letter in expired {
-            let id = letter.letter;
-            let step = (State::Waiting, State::Expired);
-            if self.write(true, move |db| mailbox::proceed(db, &id, step, &[], now))? {
-                self.discard(&id);
+        let older = |state| mailbox::older(&self.db(), state, before).map_err(failed);
+        loop {
+            let expired = older(State::Waiting)?;
+            if expired.is_empty() {
+                break;
+            }
+            for id in expired {
+                let step = (State::Waiting, State::Expired);
+                if self.write(true, move |db| mailbox::proceed(db, &id, step, &[], now))? {
+                    self.discard(&id);
+                }
             }
         }
         for state in [State::Settled, State::Expired] {
-            let old = mailbox::older(&self.db(), state, before).map_err(failed)?;
-            for letter in old {
-                self.write(false, move |db| mailbox::remove(db, &letter.letter, state))?;
+            loop {
+                let old = older(state)?;
+                if old.is_empty() {
+                    break;
+                }
+                self.write(false, move |db| {
+                    for id in &old {
+                        mailbox::remove(db, id, state)?;
+                    }
+                    Ok(())
+                })?;
             }
         }
         let known = mailbox::members(&self.db()).map_err(failed)?;

@@ -3,7 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task};
+use tokio::{
+    sync::watch,
+    task,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     conversation::{Conversation, Heard},
@@ -20,13 +24,21 @@ use crate::{
     wire::{
         WireError,
         post::{Ask, Fate, MAX_BOXES, PostKeys, answer},
-        record::{ACK, Kind, MAX_BODY, Stream},
-        session::{SessionKeys, Share},
+        record::{ACK, Kind, MAX_BODY},
+        session::Share,
     },
 };
 
 /// How long a member who fetches letters may be silent: meanwhile its hooks run.
 const MEMBER_IDLE: Duration = Duration::from_secs(600);
+
+/// How long somebody may take who has shown no box and no letter, and how long somebody may be silent who
+/// has.
+const UNKNOWN: Duration = Duration::from_secs(20);
+const KNOWN: Duration = Duration::from_secs(60);
+
+/// How long a quarter of a mebibyte of a letter may take, or what is left of it.
+const SLOWEST: Duration = Duration::from_secs(60);
 
 /// Pieces that are written together.
 const TOGETHER: usize = 256 << 10;
@@ -44,37 +56,26 @@ pub async fn accept(
     writer
         .bytes(&[answer().as_slice(), &own.public].concat())
         .await?;
-    Ok(Conversation {
+    Ok(Conversation::new(
         reader,
         writer,
-        ours: Stream::new(&keys.relay)?,
-        theirs: Stream::new(&keys.client)?,
-    })
+        [&keys.relay, &keys.client],
+    )?)
 }
 
-/// The conversation with a member, after its opening.
-pub fn with_member(
-    reader: Reader,
-    writer: Writer,
-    keys: &SessionKeys,
-) -> Result<Conversation, ChannelError> {
-    Ok(Conversation {
-        reader,
-        writer,
-        ours: Stream::new(&keys.server)?,
-        theirs: Stream::new(&keys.client)?,
-    })
-}
-
-/// Answers somebody who leaves letters, until there are no more questions.
+/// Answers somebody who leaves letters, until there are no more questions; somebody who does not know
+/// a box or a letter here has little time.
 pub async fn serve_anybody(
     letters: &Letters,
     conversation: &mut Conversation,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), ChannelError> {
+    let mut until = Instant::now() + UNKNOWN;
     loop {
         let heard = tokio::select! {
-            heard = conversation.hear() => heard?,
+            heard = timeout_at(until, conversation.hear()) => {
+                heard.unwrap_or(Err(ChannelError::Idle(UNKNOWN)))?
+            }
             () = stopped(&mut shutdown) => return Ok(()),
         };
         let ask = match heard {
@@ -98,13 +99,20 @@ pub async fn serve_anybody(
                 };
                 conversation.reply(prekey.to_document()).await?;
                 match take(conversation, arriving).await? {
-                    Ok(()) => conversation.say(Kind::Ack, ACK).await?,
+                    Ok(()) => {
+                        conversation.say(Kind::Ack, ACK).await?;
+                        until = Instant::now() + KNOWN;
+                    }
                     // What still comes of it would be taken for questions.
                     Err(error) => return conversation.refuse(&error).await,
                 }
             }
             Ask::Letters(asked) => {
                 let fates = blocking(move || letters.fates(&asked)).await;
+                let knows = |fates: &Vec<Fate>| fates.iter().any(|fate| *fate != Fate::Unknown);
+                if fates.as_ref().is_ok_and(knows) {
+                    until = Instant::now() + KNOWN;
+                }
                 answer_with(conversation, fates.map(listed_fates)).await?;
             }
             Ask::Forget(letter) => {
@@ -132,12 +140,14 @@ pub async fn serve_anybody(
     }
 }
 
-/// Answers a member who looks after its mailbox, until there are no more questions.
-pub async fn serve_member(
+/// Answers a member who looks after its mailbox, until there are no more questions. `is_member` is asked
+/// before each answer.
+pub async fn serve_member<F: Future<Output = bool>>(
     letters: &Letters,
     member: NameHash,
     conversation: &mut Conversation,
     mut shutdown: watch::Receiver<bool>,
+    is_member: impl Fn() -> F,
 ) -> Result<(), ChannelError> {
     conversation.reader.set_idle(MEMBER_IDLE);
     let mut boxes = Vec::new();
@@ -147,6 +157,7 @@ pub async fn serve_member(
             () = stopped(&mut shutdown) => return Ok(()),
         };
         let ask = match heard {
+            Heard::Ask(_) if !is_member().await => return Ok(()),
             Heard::Ask(ask) => ask,
             Heard::Over => return Ok(()),
             Heard::Unknown => {
@@ -197,7 +208,7 @@ pub async fn serve_member(
                 bytes,
             } => {
                 let opening = blocking(move || {
-                    let contents = ours.read(&member, &letter)?;
+                    let contents = ours.read(&member, &letter, offset)?;
                     let size = contents.stat().map_or(0, |stat| stat.size);
                     Ok((Arc::<dyn Contents>::from(contents), size))
                 });
@@ -214,17 +225,17 @@ pub async fn serve_member(
                 let settled = blocking(move || ours.settle(member, letter, receipt)).await;
                 answer_with(conversation, settled.map(|()| Map::new())).await?;
             }
-            Ask::Who { listed } => {
-                let who = blocking(move || {
-                    if listed.is_some() {
-                        ours.saw(member, listed)?;
-                    }
-                    ours.listed()
-                });
-                let members = who.await.map(|names| {
+            Ask::Listed(listed) => {
+                let saw = blocking(move || ours.saw(member, Some(listed))).await;
+                answer_with(conversation, saw.map(|()| Map::new())).await?;
+            }
+            Ask::Who { skip } => {
+                let who = blocking(move || ours.listed(skip)).await;
+                let members = who.map(|(names, more)| {
                     let mut fields = one("key", hex::encode(letters.key().public));
                     let each = names.iter().map(|name| Value::from(name.as_str()));
                     fields.insert("members".to_owned(), each.collect::<Vec<_>>().into());
+                    fields.insert("more".to_owned(), more.into());
                     fields
                 });
                 answer_with(conversation, members).await?;
@@ -290,8 +301,12 @@ async fn take(
 ) -> Result<Result<(), Error>, ChannelError> {
     while arriving.left() > 0 {
         let mut pieces = Vec::new();
+        let until = Instant::now() + SLOWEST;
         while pieces.len() < TOGETHER && (pieces.len() as u64) < arriving.left() {
-            let Some(piece) = conversation.piece().await? else {
+            let piece = timeout_at(until, conversation.piece()).await;
+            let Some(piece) = piece.unwrap_or(Err(ChannelError::Idle(SLOWEST)))? else {
+                // It waits for a disk.
+                let _ = task::spawn_blocking(move || drop(arriving)).await;
                 return Ok(Err(Error::new(Code::Failed, "its sender gave up")));
             };
             pieces.extend(piece);

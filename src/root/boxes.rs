@@ -5,9 +5,10 @@ use std::io;
 
 use super::{config::Config, error::RootError, file, ini_text, name::Name, user::User};
 use crate::{
-    crypto::{self, CryptoError},
+    crypto,
     json::{Map, Value},
     transport::{Addresses, MAX_ADDRESSES},
+    wire::letter::bytes,
 };
 
 const FILE: &str = "boxes.ini";
@@ -53,19 +54,13 @@ impl Grant {
         let places = document.get("at")?.as_array()?.iter();
         let known = places.filter_map(|place| place.as_str()?.parse().ok());
         let known: Vec<_> = known.take(MAX_ADDRESSES).collect();
-        let bytes = |field: &str| digits(document.get(field)?.as_str()?);
+        let of = |field: &str| bytes(document.get(field)?.as_str()?);
         Some(Self {
             relay: Addresses::new(known).ok()?,
-            key: bytes("key")?,
-            id: bytes("box")?,
+            key: of("key")?,
+            id: of("box")?,
         })
     }
-}
-
-fn digits(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(text, &mut bytes).ok()?;
-    Some(bytes)
 }
 
 impl User {
@@ -103,7 +98,7 @@ impl User {
         let (_, config) = self.boxes()?;
         let each = config.sections().filter_map(|section| {
             let name = Name::user(section).ok()?;
-            Some((name, digits(config.get(section, GIVEN)?)?))
+            Some((name, bytes(config.get(section, GIVEN)?)?))
         });
         Ok(each.collect())
     }
@@ -117,13 +112,21 @@ impl User {
     /// not recorded.
     pub fn new_box(&self) -> Result<Option<Grant>, RootError> {
         let (_, config) = self.boxes()?;
+        self.place_for_boxes(&config)?
+            .map(|(relay, key)| {
+                let id = random(self)?;
+                Ok(Grant { relay, key, id })
+            })
+            .transpose()
+    }
+
+    /// The relay at which boxes are given, and its key.
+    fn place_for_boxes(&self, config: &Config) -> Result<Option<(Addresses, [u8; 32])>, RootError> {
         for name in self.relays()? {
-            let key = config.get(name.as_str(), RELAY_KEY).and_then(digits);
-            let (Some(key), Some(relay)) = (key, self.addresses_of(&name)?) else {
-                continue;
-            };
-            let id = crypto::random().map_err(|e| unusable(self.at(FILE), e))?;
-            return Ok(Some(Grant { relay, key, id }));
+            let key = config.get(name.as_str(), RELAY_KEY).and_then(bytes);
+            if let (Some(key), Some(relay)) = (key, self.addresses_of(&name)?) {
+                return Ok(Some((relay, key)));
+            }
         }
         Ok(None)
     }
@@ -138,35 +141,53 @@ impl User {
 
     /// The box for a contact: the one that it has, or a new one.
     pub fn box_for(&self, contact: &Name) -> Result<Option<Grant>, RootError> {
-        let Some(new) = self.new_box()? else {
+        let (_, config) = self.boxes()?;
+        let Some((relay, key)) = self.place_for_boxes(&config)? else {
             return Ok(None);
         };
-        let id = self.change_boxes(|text, config| {
-            if let Some(id) = config.get(contact.as_str(), GIVEN).and_then(digits) {
-                return Ok(id);
+        let given = |config: &Config| config.get(contact.as_str(), GIVEN).and_then(bytes);
+        let id = match given(&config) {
+            Some(id) => id,
+            None => {
+                let new = random(self)?;
+                self.change_boxes(|text, config| {
+                    // Somebody else may have been faster.
+                    if let Some(id) = given(config) {
+                        return Ok(id);
+                    }
+                    *text = ini_text::with(text, contact.as_str(), GIVEN, &hex::encode(new));
+                    Ok(new)
+                })?
             }
-            *text = ini_text::with(text, contact.as_str(), GIVEN, &hex::encode(new.id));
-            Ok(new.id)
-        })?;
-        Ok(Some(Grant { id, ..new }))
+        };
+        Ok(Some(Grant { relay, key, id }))
     }
 
     /// The box that a contact gave to the user.
     pub fn box_of(&self, contact: &Name) -> Result<Option<Grant>, RootError> {
+        let found = self.boxes_of(std::slice::from_ref(contact))?;
+        Ok(found.into_iter().next().map(|(_, grant)| grant))
+    }
+
+    /// The boxes that some contacts gave to the user, each with the index of its contact.
+    pub fn boxes_of(&self, contacts: &[Name]) -> Result<Vec<(usize, Grant)>, RootError> {
         let (_, config) = self.boxes()?;
-        let of = |key| {
-            config
-                .get(contact.as_str(), key)
-                .filter(|text| !text.is_empty())
-        };
-        let read = || {
+        let of = |contact: &Name| {
+            let of = |key| {
+                config
+                    .get(contact.as_str(), key)
+                    .filter(|text| !text.is_empty())
+            };
             Some(Grant {
                 relay: of(RELAY)?.parse().ok()?,
-                key: digits(of(KEY)?)?,
-                id: digits(of(BOX)?)?,
+                key: bytes(of(KEY)?)?,
+                id: bytes(of(BOX)?)?,
             })
         };
-        Ok(read())
+        let each = contacts.iter().enumerate();
+        Ok(each
+            .filter_map(|(at, contact)| Some((at, of(contact)?)))
+            .collect())
     }
 
     /// Records the box that a contact gave to the user, or that there is none.
@@ -193,7 +214,7 @@ impl User {
     pub fn set_relay_key(&self, relay: &Name, key: Option<&[u8; 32]>) -> Result<(), RootError> {
         self.change_boxes(|text, config| {
             let name = relay.as_str();
-            let known = config.get(name, RELAY_KEY).and_then(digits);
+            let known = config.get(name, RELAY_KEY).and_then(bytes);
             match key {
                 Some(key) if known.as_ref() != Some(key) => {
                     *text = ini_text::with(text, name, RELAY_KEY, &hex::encode(key));
@@ -215,8 +236,9 @@ impl User {
     }
 }
 
-fn unusable(path: String, error: CryptoError) -> RootError {
-    RootError::document(path, error.to_string())
+fn random(user: &User) -> Result<[u8; 32], RootError> {
+    let random = crypto::random();
+    random.map_err(|e| RootError::document(user.at(FILE), e.to_string()))
 }
 
 #[cfg(test)]

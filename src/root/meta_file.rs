@@ -102,14 +102,14 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
 }
 
 /// Creates a `.meta` for a file of this name under the first name that is free, as are its
-/// `.done` and `.failed`; returns that name.
+/// `.left`, `.done` and `.failed`; returns that name.
 fn create(dir: &Dir, name: &str, text: &[u8]) -> io::Result<String> {
     let mut clash = 0_u32;
     loop {
         clash = clash.saturating_add(1);
         let stem = stem(name, clash);
         let taken = |ending| file::exists(dir, &format!("{stem}.{ending}"));
-        if taken("done")? || taken("failed")? {
+        if taken("left")? || taken("done")? || taken("failed")? {
             continue;
         }
         let name = format!("{stem}.meta");

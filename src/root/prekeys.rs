@@ -1,11 +1,11 @@
-//! The private halves of a user's prekeys, in `prekeys.data`: sealed, so that it takes the user's
-//! private key to read them, and written anew without those that were used.
+//! The private halves of a user's prekeys, in a `prekeys.data` for each relay: sealed, so that it takes
+//! the user's private key to read them, and written anew without those that were used.
 
 use std::io;
 
 use zeroize::Zeroizing;
 
-use super::{error::RootError, file, user::User};
+use super::{error::RootError, file, name::Name, user::User};
 use crate::{
     crypto::{
         CryptoError, SysRng,
@@ -15,8 +15,6 @@ use crate::{
     },
     json::{self, Map, Value},
 };
-
-const FILE: &str = "prekeys.data";
 
 const LABEL: &[u8] = b"m2y/1 prekeys file";
 
@@ -39,6 +37,8 @@ pub struct Prekey {
 pub struct Prekeys {
     /// The number of the next one.
     pub next: u64,
+    /// When those for one letter were all replaced, in milliseconds since 1970.
+    pub renewed: u64,
     /// For one letter each.
     pub once: Vec<Prekey>,
     /// For all letters of a day, the newest last.
@@ -46,26 +46,41 @@ pub struct Prekeys {
 }
 
 impl User {
-    /// The private halves of the user's prekeys.
-    pub fn prekeys(&self, private: &PrivateKey) -> Result<Prekeys, RootError> {
-        let bytes = match file::read(self.dir(), FILE, MAX_LEN) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Prekeys::default()),
-            read => read.map_err(RootError::io("open", self.at(FILE)))?,
+    /// The private halves of the user's prekeys at a relay; `None` if they cannot be opened with the
+    /// private key that the user has now.
+    pub fn prekeys(
+        &self,
+        relay: &Name,
+        private: &PrivateKey,
+    ) -> Result<Option<Prekeys>, RootError> {
+        let name = file_of(relay);
+        let bytes = match file::read(self.dir(), &name, MAX_LEN) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some(Prekeys::default())),
+            read => read.map_err(RootError::io("open", self.at(&name)))?,
         };
-        let opened =
-            open(&bytes, private).map_err(|e| RootError::document(self.at(FILE), e.to_string()))?;
-        let read = json::parse(&opened).ok().and_then(|text| read(&text));
-        read.ok_or_else(|| RootError::document(self.at(FILE), "it cannot be read".to_owned()))
+        let opened = open(&bytes, private).ok();
+        Ok(opened.and_then(|text| read(&json::parse(&text).ok()?)))
     }
 
     /// Replaces them; what is left out is gone when this returns.
-    pub fn set_prekeys(&self, public: &PublicKey, prekeys: &Prekeys) -> Result<(), RootError> {
+    pub fn set_prekeys(
+        &self,
+        relay: &Name,
+        public: &PublicKey,
+        prekeys: &Prekeys,
+    ) -> Result<(), RootError> {
+        let name = file_of(relay);
         let text = Zeroizing::new(json::canonical(&document(prekeys)).into_bytes());
         let sealed =
-            seal(&text, public).map_err(|e| RootError::document(self.at(FILE), e.to_string()))?;
-        file::replace(self.dir(), FILE, 0o600, &sealed)
-            .map_err(RootError::io("write", self.at(FILE)))
+            seal(&text, public).map_err(|e| RootError::document(self.at(&name), e.to_string()))?;
+        file::replace(self.dir(), &name, 0o600, &sealed)
+            .map_err(RootError::io("write", self.at(&name)))
     }
+}
+
+/// No folder has such a name: it is hidden.
+fn file_of(relay: &Name) -> String {
+    format!(".{relay}.prekeys.data")
 }
 
 fn seal(text: &[u8], public: &PublicKey) -> Result<Vec<u8>, CryptoError> {
@@ -103,6 +118,7 @@ fn document(prekeys: &Prekeys) -> Map<String, Value> {
     };
     Map::from_iter([
         ("next".to_owned(), prekeys.next.into()),
+        ("renewed".to_owned(), prekeys.renewed.into()),
         ("once".to_owned(), all(&prekeys.once)),
         ("daily".to_owned(), all(&prekeys.daily)),
     ])
@@ -123,6 +139,7 @@ fn read(document: &Map<String, Value>) -> Option<Prekeys> {
     };
     Some(Prekeys {
         next: document.get("next")?.as_u64()?,
+        renewed: document.get("renewed")?.as_u64()?,
         once: all("once")?,
         daily: all("daily")?,
     })

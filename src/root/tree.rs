@@ -22,7 +22,7 @@ pub const MAX_DEPTH: usize = 64;
 
 /// What the names of m2y's own files end with. The documents tell who sent what and where it is,
 /// and a peer who could write one could have anything sent.
-const OWN: [&str; 4] = [".rhai", ".meta", ".done", ".failed"];
+const OWN: [&str; 5] = [".rhai", ".meta", ".left", ".done", ".failed"];
 
 /// The endings of a file that arrived, and of the document about it.
 const ARRIVED: (&str, &str) = (".data", ".meta");

@@ -32,7 +32,7 @@ pub struct Caller {
     digest: [u8; 32],
     metrics: Arc<Metrics>,
     /// What the contact is told about where the user is reached.
-    announced: Announcement,
+    announced: Option<Announcement>,
     /// The meta, or what is wrong with it.
     pub request: Result<Wire, Error>,
 }
@@ -136,9 +136,9 @@ pub fn identify(
         let _ = user.set_announced(&contact.name, announced);
     }
     let announced = user.announcement(settings, &contact.name);
-    let announced = announced.unwrap_or_default();
     Ok(Caller {
-        announced,
+        // If it cannot be read, the contact keeps what it knows.
+        announced: announced.ok(),
         user,
         contact,
         private,
@@ -162,7 +162,7 @@ impl Caller {
         } = self;
         let share = Share::new(&mut SysRng)?;
         let reply = &Wire {
-            announced: Some(self.announced.clone()),
+            announced: self.announced.clone(),
             ..reply.clone()
         };
         let mut json = reply.to_json();

@@ -18,6 +18,7 @@ use crate::{
     pairing::slots::{MAX_SLOTS, Slots},
     relay::{
         attendance, carrying,
+        conversation::Conversation,
         hub::{Back, Hub, Room},
         letters::Letters,
         post,
@@ -175,9 +176,12 @@ impl Relay {
             return;
         };
         let served = async {
-            let mut conversation = post::with_member(reader, writer, keys)?;
+            let sides = [&keys.server, &keys.client];
+            let mut conversation = Conversation::new(reader, writer, sides)?;
             let hash = member.name.hash();
-            let served = post::serve_member(letters, hash, &mut conversation, shutdown).await;
+            let is_member = || self.is_member(member);
+            let served =
+                post::serve_member(letters, hash, &mut conversation, shutdown, is_member).await;
             conversation.writer.finish().await;
             served
         };
@@ -250,6 +254,18 @@ impl Relay {
         checked.await.is_ok_and(|member| member.is_some())
     }
 
+    /// Whether a contact is a member still.
+    fn is_member(&self, contact: &Contact) -> impl Future<Output = bool> + use<> {
+        let (user, contact) = (self.user.clone(), contact.clone());
+        let looking = task::spawn_blocking(move || {
+            // A user of the root is not a member, or it could take the user's calls.
+            let is_user = user.root().user(&contact.name).is_ok();
+            let known = user.contact(&contact.name);
+            known.is_ok_and(|known| known.key == contact.key) && !is_user
+        });
+        async move { looking.await.unwrap_or(false) }
+    }
+
     /// Serves a member who attends, until it ends.
     pub async fn attend(
         &self,
@@ -261,16 +277,7 @@ impl Relay {
         let member = &contact.name;
         info!(%member, "attends");
         self.saw(member).await;
-        let is_member = || {
-            let (user, contact) = (self.user.clone(), contact.clone());
-            let looking = task::spawn_blocking(move || {
-                // A user of the root is not a member, or it could take the user's calls.
-                let is_user = user.root().user(&contact.name).is_ok();
-                let known = user.contact(&contact.name);
-                known.is_ok_and(|known| known.key == contact.key) && !is_user
-            });
-            async move { looking.await.unwrap_or(false) }
-        };
+        let is_member = || self.is_member(contact);
         let hash = member.hash();
         let served = attendance::serve(&self.hub, hash, reader, writer, keys, shutdown, is_member);
         let served = served.await;

@@ -60,6 +60,12 @@ pub enum WireError {
     Crypto(#[from] CryptoError),
 }
 
+impl From<CryptoError> for Error {
+    fn from(error: CryptoError) -> Self {
+        WireError::from(error).into()
+    }
+}
+
 impl From<WireError> for Error {
     fn from(error: WireError) -> Self {
         let code = match &error {

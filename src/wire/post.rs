@@ -144,10 +144,12 @@ pub enum Ask {
         /// For its sender.
         receipt: Vec<u8>,
     },
-    /// Who wants to be found, and whether this member does.
+    /// Whether this member wants to be found by other members.
+    Listed(bool),
+    /// Who wants to be found, without this many.
     Who {
-        /// Whether this member wants to be.
-        listed: Option<bool>,
+        /// How many are left out.
+        skip: u64,
     },
 }
 
@@ -217,10 +219,12 @@ impl Ask {
                 put("receipt", hex::encode(receipt).into());
                 "receipt"
             }
-            Self::Who { listed } => {
-                if let Some(listed) = listed {
-                    put("listed", (*listed).into());
-                }
+            Self::Listed(listed) => {
+                put("listed", (*listed).into());
+                "listed"
+            }
+            Self::Who { skip } => {
+                put("skip", (*skip).into());
                 "who"
             }
         };
@@ -290,8 +294,9 @@ impl Ask {
                 letter: id("letter")?,
                 receipt: hex::decode(text("receipt")?).ok()?,
             },
+            "listed" => Self::Listed(fields.get("listed")?.as_bool()?),
             "who" => Self::Who {
-                listed: fields.get("listed").and_then(Value::as_bool),
+                skip: number("skip")?,
             },
             _ => return None,
         })
@@ -400,8 +405,8 @@ mod tests {
                 letter: [1; 32],
                 receipt: vec![4, 5],
             },
-            Ask::Who { listed: None },
-            Ask::Who { listed: Some(true) },
+            Ask::Listed(true),
+            Ask::Who { skip: 3 },
         ] {
             assert_eq!(Ask::from_body(&ask.to_body()), Ok(ask));
         }

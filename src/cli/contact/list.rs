@@ -1,7 +1,4 @@
-use std::time::Duration;
-
 use clap::Args;
-use tokio::time::timeout;
 use tracing::warn;
 
 use super::{super::RootArg, output, text_of};
@@ -27,9 +24,6 @@ pub struct List {
     user: UserArg,
 }
 
-/// How long the relays of contacts may take to say who is there.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 impl List {
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let user = self.user.of(&self.root.open()?)?;
@@ -46,14 +40,7 @@ impl List {
             .iter()
             .map(|contact| contact.name.clone())
             .collect();
-        let asked = timeout(PATIENCE, presence::ask(&user, &names)).await;
-        let presence = match asked {
-            Ok(presence) => presence?,
-            Err(_) => Vec::new(),
-        };
-        let presence = presence
-            .into_iter()
-            .chain(std::iter::repeat(Presence::Unknown));
+        let presence = presence::ask(&user, &names).await?;
         for (contact, presence) in contacts.into_iter().zip(presence) {
             let address = text_of(user.addresses_of(&contact.name)?.as_ref());
             let folder = user.folder_of(&contact.name)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Send;
 use crate::{
     cli::{Failure, output},
-    client::receipts::{self, News},
+    client::receipts::{self, Heard, News},
     error::{Code, Error, printable},
     meta::{Meta, TransferId},
     root::{Root, RootError, file, name::Name},
@@ -32,37 +32,69 @@ fn root_of(send: &Send, path: &Path) -> Result<Root, Error> {
 
 /// Asks what became of letters whose `.left` were named.
 pub async fn ask(send: &Send, json: bool) -> Result<(), Failure> {
+    let mut roots: Vec<(Root, Heard)> = Vec::new();
     let mut all = Vec::new();
     for path in &send.files {
         let root = root_of(send, path)?;
-        // One question answers for all of a root.
-        let is_new = |(known, _): &(Root, Vec<News>)| known.path() != root.path();
-        if all.iter().all(is_new) {
-            let news = receipts::ask(&root).await?;
-            all.push((root, news));
+        let left = document(path).ok();
+        if let Some(Meta {
+            from, id: Some(id), ..
+        }) = &left
+        {
+            // It may have been moved here.
+            let user = Name::user(from)
+                .map_err(RootError::from)
+                .map_err(Error::from)?;
+            receipts::found(&root, &user, *id, &path.with_extension("meta")).await?;
         }
+        // One question answers for all of a root.
+        if roots.iter().all(|(known, _)| known.path() != root.path()) {
+            let heard = receipts::ask(&root).await?;
+            roots.push((root, heard));
+        }
+        all.push((path, left.and_then(|left| left.id)));
     }
     let mut first = None;
-    for path in &send.files {
-        let full = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let was = full.with_extension("meta").display().to_string();
-        let news = all.iter().flat_map(|(_, news)| news);
-        let found = news.into_iter().find(|one| one.was == was);
-        let error = report(path, found, json).err();
-        first = first.or(error);
+    for (path, id) in all {
+        let news = roots.iter().flat_map(|(_, heard)| &heard.news);
+        let found = news.into_iter().find(|one| id == Some(one.id));
+        let unheard = roots.iter().flat_map(|(_, heard)| &heard.errors).next();
+        let Err(error) = report(path, found, unheard, json) else {
+            continue;
+        };
+        if !json && send.files.len() > 1 {
+            output::aside(format_args!("m2y: {error}"));
+        }
+        first = first.or(Some(error));
     }
     match first {
         None => Ok(()),
-        Some(error) if send.files.len() == 1 && json => Err(Failure::told(error)),
+        Some(error) if json => Err(Failure::told(error)),
         Some(error) => Err(error.into()),
     }
 }
 
-fn report(path: &Path, news: Option<&News>, json: bool) -> Result<(), Error> {
+/// Reports what was heard of a letter, or why nothing was.
+fn report(
+    path: &Path,
+    news: Option<&News>,
+    unheard: Option<&Error>,
+    json: bool,
+) -> Result<(), Error> {
     let (now, to, result) = match news {
         Some(news) => {
             let now = news.document.clone().unwrap_or_else(|| path.to_owned());
             (now, news.to.clone(), news.result.clone())
+        }
+        None if path.exists() => {
+            let none = || {
+                Error::new(
+                    Code::Later,
+                    format!("nothing is known of {}", path.display()),
+                )
+            };
+            let error = unheard.cloned().unwrap_or_else(none);
+            (path.to_owned(), String::new(), Some(Err(error)))
         }
         None => {
             let (now, meta, result) = heard_before(path)?;

@@ -316,7 +316,7 @@ impl Tools {
     /// Starts sending on a route.
     pub fn queue(&self, route: Route) -> Queue<PathBuf> {
         let (queue, front) = Queue::new(AT_HAND);
-        let mut route = route.paced(self.pace.clone());
+        let mut route = route.paced(self.pace.clone()).persistent();
         if let Some(leave) = self.leave {
             route = route.leaving(leave);
         }

@@ -15,7 +15,7 @@ const MAX_LINES: usize = 1_000;
 const MAX_FILE_NAME: usize = 200;
 
 /// Endings with a meaning of their own in a folder.
-const TAKEN: [&str; 5] = [".meta", ".data", ".done", ".failed", ".rhai"];
+const TAKEN: [&str; 6] = [".meta", ".data", ".left", ".done", ".failed", ".rhai"];
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(

@@ -7,10 +7,10 @@ use std::{
 
 use cap_std::{ambient_authority, fs::Dir};
 
-use super::send_job::LEFT;
+use super::send_job::{LEFT, as_delivered};
 use crate::{
     error::{Code, Error},
-    meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION},
+    meta::{self, Meta, TransferId},
     root::file,
 };
 
@@ -24,9 +24,10 @@ pub enum End<'a> {
     Again,
 }
 
-/// Turns a `.left` into a `.done`, a `.failed` or a `.meta`; `path` is that of its `.meta`. Returns the
-/// path of the new document; `None` if there is no `.left`.
-pub fn end(path: &Path, end: &End<'_>) -> Result<Option<PathBuf>, Error> {
+/// Turns the `.left` of a transfer into a `.done`, a `.failed` or a `.meta`; `path` is that of its
+/// `.meta`. Returns the path of the new document; `None` if there is no such `.left`. It waits for a
+/// disk.
+pub fn end(path: &Path, id: TransferId, end: &End<'_>) -> Result<Option<PathBuf>, Error> {
     let at = |e: io::Error| Error::io("write", path, &e);
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     let parent = path.parent();
@@ -46,24 +47,26 @@ pub fn end(path: &Path, end: &End<'_>) -> Result<Option<PathBuf>, Error> {
         let sentence = format!("cannot read {}: {e}", path.with_extension(LEFT).display());
         Error::new(Code::Failed, sentence)
     })?;
+    // Another file may have been left by that name since.
+    if before.id != Some(id) {
+        return Ok(None);
+    }
     let (ending, after) = match end {
-        End::Delivered(meta) => {
-            let mut meta = (*meta).clone();
-            for field in [SOURCE_PATH, SOURCE_VERSION] {
-                if let Some(value) = before.extra.remove(field) {
-                    meta.extra.insert(field.to_owned(), value);
-                }
-            }
-            ("done", meta)
-        }
+        End::Delivered(meta) => ("done", as_delivered(meta, &before)),
         End::Failed(error) => {
             before.error.clone_from(&error.sentence);
             ("failed", before)
         }
         End::Again => {
             let again = format!("{stem}.meta");
-            file::rename_to_free(&dir, &left, &dir, &again).map_err(at)?;
-            return Ok(Some(path.to_owned()));
+            return match file::rename_to_free(&dir, &left, &dir, &again) {
+                // It is being sent again already.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    dir.remove_file(&left).map_err(at)?;
+                    Ok(Some(path.to_owned()))
+                }
+                renamed => renamed.map(|()| Some(path.to_owned())).map_err(at),
+            };
         }
     };
     let new = format!("{stem}.{ending}");

@@ -16,7 +16,9 @@ use crate::{
     clock,
     error::{Code, Error},
     journal::{
-        Journal, JournalError, Pending, look,
+        Journal, JournalError, Pending,
+        letters::{self, Stage},
+        look,
         outgoing::{self, Outgoing, State, What},
     },
     json::Value,
@@ -200,10 +202,17 @@ impl OutgoingLog {
 }
 
 impl Attempt {
-    /// Records that the receiver has the file, or that it waits at a relay.
-    pub(super) fn sent(&self, is_left: bool) {
-        let state = if is_left { State::Left } else { State::Sent };
-        self.over(state, None);
+    /// Records that the receiver has the file, or that it waits at a relay as this letter.
+    pub(super) fn sent(&self, letter: Option<[u8; 32]>) {
+        let Some(letter) = letter else {
+            return self.over(State::Sent, None);
+        };
+        let outgoing = self.ended(State::Left, None);
+        // Together: a receipt that comes at once finds both.
+        self.log.tell(move |db| {
+            outgoing::put(db, &outgoing)?;
+            letters::proceed(db, &letter, Stage::Left)
+        });
     }
 
     /// Records why it has not.
@@ -212,7 +221,12 @@ impl Attempt {
     }
 
     fn over(&self, state: State, reason: Option<&Error>) {
-        let outgoing = Outgoing {
+        let outgoing = self.ended(state, reason);
+        self.log.tell(move |db| outgoing::put(db, &outgoing));
+    }
+
+    fn ended(&self, state: State, reason: Option<&Error>) -> Outgoing {
+        Outgoing {
             state,
             at: clock::millis(),
             code: reason
@@ -222,8 +236,7 @@ impl Attempt {
                 .map(|reason| reason.sentence.clone())
                 .unwrap_or_default(),
             ..self.outgoing.clone()
-        };
-        self.log.tell(move |db| outgoing::put(db, &outgoing));
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -20,6 +20,10 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
+    journal::{
+        Journal,
+        letters::{self, Stage},
+    },
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, is_extra},
     root::{file, user::User, version::Version},
     store::{Contents, local::LocalContents},
@@ -41,8 +45,14 @@ pub struct SendJob {
     record: Record,
     /// Bytes that the receiver had from before.
     resumed: AtomicU64,
-    /// Whether it waits at a relay, as a letter.
-    left: AtomicBool,
+    /// The letter as which it waits at a relay.
+    left: OnceLock<Letter>,
+}
+
+/// A letter that a relay has, and where that is recorded once its document says so.
+struct Letter {
+    number: [u8; 32],
+    journal: Journal,
 }
 
 /// Where its outcome is recorded.
@@ -97,7 +107,7 @@ impl SendJob {
             version,
             record,
             resumed: AtomicU64::new(0),
-            left: AtomicBool::new(false),
+            left: OnceLock::new(),
         }
     }
 
@@ -118,12 +128,12 @@ impl SendJob {
 
     /// Whether its receiver was away, and it waits at a relay as a letter.
     pub fn is_left(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
+        self.left.get().is_some()
     }
 
-    /// It waits at a relay, as a letter.
-    pub fn set_left(&self) {
-        self.left.store(true, Ordering::Relaxed);
+    /// It waits at a relay, as the letter of this number, which the journal knows.
+    pub fn set_left(&self, number: [u8; 32], journal: Journal) {
+        let _ = self.left.set(Letter { number, journal });
     }
 
     /// Where the `.meta` is, or without one the file.
@@ -167,20 +177,18 @@ impl SendJob {
         let document = match &self.record {
             Record::Document(document) => document,
             Record::Row(attempt) => {
-                attempt.sent(self.is_left());
+                attempt.sent(self.left.get().map(|letter| letter.number));
                 return Ok(self.path.clone());
             }
         };
-        if self.is_left() {
-            return document.become_(LEFT, &self.meta, &self.path);
+        if let Some(Letter { number, journal }) = self.left.get() {
+            let path = document.become_(LEFT, &self.meta, &self.path)?;
+            // From here on its receipt ends the document.
+            let number = *number;
+            drop(journal.quietly(false, move |db| letters::proceed(db, &number, Stage::Left)));
+            return Ok(path);
         }
-        let mut meta = delivered.clone();
-        for field in [SOURCE_PATH, SOURCE_VERSION] {
-            if let Some(value) = self.meta.extra.get(field) {
-                meta.extra.insert(field.to_owned(), value.clone());
-            }
-        }
-        document.become_("done", &meta, &self.path)
+        document.become_("done", &as_delivered(delivered, &self.meta), &self.path)
     }
 
     /// Turns the `.meta` into a `.failed`, with the reason in it. Returns the path of that, or
@@ -225,6 +233,17 @@ impl SendJob {
             Record::Row(_) => Ok(()),
         }
     }
+}
+
+/// What a receiver made of a document, with our own notes about the file.
+pub(super) fn as_delivered(delivered: &Meta, sent: &Meta) -> Meta {
+    let mut meta = delivered.clone();
+    for field in [SOURCE_PATH, SOURCE_VERSION] {
+        if let Some(value) = sent.extra.get(field) {
+            meta.extra.insert(field.to_owned(), value.clone());
+        }
+    }
+    meta
 }
 
 impl Document {

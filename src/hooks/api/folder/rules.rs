@@ -24,7 +24,7 @@ const MAX_PATH: usize = 1_024;
 const MAX_DEPTH: usize = 16;
 
 /// The endings of files that m2y itself writes and reads.
-const OWN: [&str; 4] = [".meta", ".data", ".done", ".failed"];
+const OWN: [&str; 5] = [".meta", ".data", ".left", ".done", ".failed"];
 
 /// What is said if a directory is missing.
 pub(super) const NO_DIRECTORY: &str = "is not a directory: create it with folder.mkdir()";

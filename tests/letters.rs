@@ -20,18 +20,25 @@ use std::{
 
 use common::{
     M2Y, OPEN, Process, ROLAND, Random, World, ZHENQIANG, name, noise, read_meta,
-    relay_process::{PATIENCE, RelayProcess, attending, wait_for},
+    relay_process::{PATIENCE, RelayProcess, attending, wait_for, wait_for_all},
     said,
 };
 use m2y::{
-    crypto::keys::PrivateKey,
+    crypto::{SysRng, keys::PrivateKey},
+    meta::{Meta, Wire},
+    relay::conversation::Conversation,
+    session::channel::{Reader, Writer},
     wire::{
-        letter::{self, HEAD_LEN, Head, Parties},
+        header,
+        letter::{self, HEAD_LEN, Head, Parties, Prekey, PrekeyKind},
+        post::{self, Ask, PostKeys},
+        record::Kind,
         session::Share,
     },
 };
 use rusqlite::{Connection, params};
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 /// What the log says when letters can be left, and when a receipt can be fetched.
 const IN_ORDER: &str = "the mailbox is in order";
@@ -72,8 +79,9 @@ impl Post {
 
     /// roland's server, with its mailbox in order.
     fn back(&self) -> (Process, Receiver<String>) {
-        let (server, lines) = attending(&self.world.there);
-        wait_for(&lines, IN_ORDER);
+        let (server, lines) = Process::serve_with_lines(&self.world.there);
+        // In whichever order.
+        wait_for_all(&lines, &["attending", IN_ORDER]);
         (server, lines)
     }
 
@@ -366,7 +374,11 @@ fn without_any_key_nothing_is_left() {
     index.execute("DELETE FROM mailbox_prekey", []).unwrap();
     let output = post.send(&post.world.file("a", b"a"), &[]);
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
-    assert!(said(&output).contains("has no key of theirs"), "{}", said(&output));
+    assert!(
+        said(&output).contains("has no key of theirs"),
+        "{}",
+        said(&output)
+    );
     assert!(post.letters().is_empty());
 }
 
@@ -422,7 +434,6 @@ fn a_letter_that_the_relay_gives_twice_is_had_once() {
 #[test]
 fn a_letter_that_the_relay_changes_is_refused_as_a_whole_and_sent_again() {
     let post = Post::new(OPEN);
-    let meta = post.meta("large.bin", &noise(100_000));
     // In the sealed meta; in a block; in the trailer; without a block; cut off; another letter's head.
     type Change = fn(&mut Vec<u8>, usize);
     let changes: [(Change, &str); 6] = [
@@ -436,7 +447,8 @@ fn a_letter_that_the_relay_changes_is_refused_as_a_whole_and_sent_again() {
         (|bytes, _| bytes.truncate(bytes.len() - 36), RECEIPT),
         (|bytes, _| bytes[20] ^= 1, UNOPENED),
     ];
-    for (change, sign) in changes {
+    for (n, (change, sign)) in changes.into_iter().enumerate() {
+        let meta = post.meta(&format!("{n}.bin"), &noise(100_000));
         let left = post.leave(&meta);
         let [file] = post.letters().try_into().unwrap();
         let mut bytes = fs::read(&file).unwrap();
@@ -453,10 +465,34 @@ fn a_letter_that_the_relay_changes_is_refused_as_a_whole_and_sent_again() {
         let (status, words, ending) = post.ask(&left);
         assert_eq!((status, ending), (Some(5), "meta"), "{words}");
     }
+    let meta = post.world.sender.path().join("photo").join("0.meta");
     post.leave(&meta);
     let (_server, lines) = post.back();
     wait_for(&lines, RECEIPT);
     assert!(post.arrived() == [noise(100_000)]);
+}
+
+#[test]
+fn a_file_whose_letters_come_to_nothing_again_and_again_has_to_wait() {
+    let post = Post::new(OPEN);
+    let meta = post.meta("a.txt", b"a");
+    for _ in 0..3 {
+        let left = post.leave(&meta);
+        // The relay forgets it.
+        let [file] = post.letters().try_into().unwrap();
+        fs::remove_file(file).unwrap();
+        post.index()
+            .execute("DELETE FROM mailbox_letter", [])
+            .unwrap();
+        assert_eq!(post.ask(&left).2, "meta");
+    }
+    let output = post.about(&[], &meta);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert!(
+        said(&output).contains("came to nothing"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -670,8 +706,8 @@ fn people_who_pair_get_boxes_and_letters_outlive_the_relays_process() {
     let world = World::new(OPEN);
     let mut relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
-    let server = attending(&world.there);
-    wait_for(&server.1, IN_ORDER);
+    let server = Process::serve_with_lines(&world.there);
+    wait_for_all(&server.1, &["attending", IN_ORDER]);
     let dir = tempfile::tempdir().unwrap();
     let showing =
         common::showing::Showing::start(&["pair", "--folder", "photo"], world.there.path());
@@ -718,6 +754,189 @@ fn who_leaves_a_relay_takes_no_letters_there() {
     assert_eq!(post.ask(&left).2, "meta");
 }
 
+/// Leaves bytes in zhenqiang's box, as nobody's program does.
+async fn leave_raw(
+    post: &Post,
+    letter: [u8; 32],
+    make: impl Fn(&Prekey) -> (Vec<u8>, u64),
+) -> Kind {
+    let grant = post.world.sender.box_of(&name(ROLAND)).unwrap().unwrap();
+    let stream = TcpStream::connect(&post.relay.address).await.unwrap();
+    let (reader, writer) = stream.into_split();
+    let (mut reader, mut writer) = (Reader::new(reader, PATIENCE), Writer::new(writer, PATIENCE));
+    let own = Share::new(&mut SysRng).unwrap();
+    let hello = [header::encode_post().as_slice(), &own.public].concat();
+    writer.bytes(&hello).await.unwrap();
+    assert_eq!(reader.exact().await.unwrap(), post::answer());
+    let theirs = reader.exact().await.unwrap();
+    let keys = PostKeys::of_client(&own, &grant.key, &theirs).unwrap();
+    let mut asking = Conversation::new(reader, writer, [&keys.client, &keys.relay]).unwrap();
+    // The length is not known before the prekey is: a letter of the same length is tried first.
+    let probe = Prekey {
+        kind: PrekeyKind::Once,
+        number: 0,
+        time: 0,
+        public: Share::new(&mut SysRng).unwrap().public,
+        signature: Vec::new(),
+    };
+    let (_, bytes) = make(&probe);
+    let ask = Ask::Leave {
+        id: grant.id,
+        letter,
+        bytes,
+    };
+    let prekey = asking.ask(&ask).await.unwrap();
+    let (letter, _) = make(&Prekey::from_document(&prekey).unwrap());
+    asking.pieces(&letter).await.unwrap();
+    let (head, _) = asking.reader.record(&mut asking.theirs).await.unwrap();
+    head.kind
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_lie_about_themselves_hold_up_no_other() {
+    let post = Post::new(OPEN);
+    let head = |prekey: &Prekey, len| {
+        let head = Head {
+            kind: prekey.kind,
+            prekey: prekey.number,
+            share: [9; 32],
+            len,
+        };
+        head.encode().to_vec()
+    };
+    let sender = PrivateKey::from_pem(&common::key(ZHENQIANG)).unwrap();
+    let receiver = PrivateKey::from_pem(&common::key(ROLAND)).unwrap();
+    let grant = post.world.sender.box_of(&name(ROLAND)).unwrap().unwrap();
+    let parties = Parties {
+        id: &grant.id,
+        sender: sender.public(),
+        receiver: receiver.public(),
+    };
+    let with_json = |prekey: &Prekey, json: &[u8]| {
+        let sealed = letter::seal(parties, prekey, 0, json, &sender, &mut SysRng).unwrap();
+        let len = sealed.0.len() as u64;
+        (sealed.0, len)
+    };
+    // Shorter than its head says; without a head; with a meta that is none; for somebody else, with
+    // names that are as long as they may be.
+    let acks = [
+        leave_raw(&post, [1; 32], |prekey| {
+            let letter = [head(prekey, 65_536), vec![7]].concat();
+            let len = letter.len() as u64;
+            (letter, len)
+        })
+        .await,
+        leave_raw(&post, [2; 32], |_| (vec![0xff; 300], 300)).await,
+        leave_raw(&post, [3; 32], |prekey| with_json(prekey, b"{}")).await,
+        leave_raw(&post, [4; 32], |prekey| {
+            let long = "ü".repeat(2_048);
+            let mut meta = Meta::new(&long, &long, &long, &long);
+            meta.extra
+                .insert("note".to_owned(), "x".repeat(40_000).into());
+            with_json(prekey, Wire::request(meta).to_json().as_bytes())
+        })
+        .await,
+    ];
+    assert_eq!(acks, [Kind::Ack; 4]);
+    // One that is longer than it was said to be is not kept.
+    let long = leave_raw(&post, [5; 32], |_| (vec![1; 400], 300)).await;
+    assert_eq!(long, Kind::Error);
+    let left = post.leave(&post.meta("good.txt", b"good"));
+    let (_server, lines) = post.back();
+    for _ in 0..5 {
+        wait_for(&lines, RECEIPT);
+    }
+    assert!(post.arrived() == [b"good"]);
+    assert!(post.letters().is_empty());
+    assert_eq!(post.ask(&left).2, "done");
+}
+
+#[test]
+fn long_metas_have_receipts_too() {
+    let post = Post::new(OPEN);
+    let meta = post.meta("a.txt", b"a");
+    let text = fs::read_to_string(&meta).unwrap();
+    let note = format!("{{\"note\": \"{}\",", "x".repeat(40_000));
+    fs::write(&meta, text.replacen('{', &note, 1)).unwrap();
+    let left = post.leave(&meta);
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    assert_eq!(post.ask(&left).2, "done");
+}
+
+#[test]
+fn somebody_who_asks_about_receipts_while_a_letter_is_left_does_not_lose_it() {
+    let post = Post::new(OPEN);
+    let meta = post.meta("slow.bin", &noise(400_000));
+    // Asks every two seconds.
+    let _asking = Process::serve(&post.world.here);
+    let output = post.about(&["--leave", "always", "--limit", "100K"], &meta);
+    assert!(output.status.success(), "{}", said(&output));
+    let left = meta.with_extension("left");
+    assert!(left.exists());
+    let (_server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    until("the receipt is heard of", || {
+        meta.with_extension("done").exists()
+    });
+    assert!(post.arrived() == [noise(400_000)]);
+}
+
+#[test]
+fn a_letter_whose_document_was_moved_is_heard_of_and_one_that_is_forgotten_is_sent_again() {
+    let post = Post::new(OPEN);
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    let moved = left.with_file_name("moved.left");
+    fs::rename(&left, &moved).unwrap();
+    let (server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    drop(server);
+    assert_eq!(post.ask(&moved).2, "done");
+    let left = post.leave(&post.meta("b.txt", b"b"));
+    let journal = post.world.here.path().join("journal.sqlite");
+    let journal = Connection::open(journal).unwrap();
+    journal.execute("DELETE FROM letter_left", []).unwrap();
+    let (status, words, ending) = post.ask(&left);
+    assert_eq!((status, ending), (Some(5), "meta"), "{words}");
+}
+
+#[test]
+fn a_member_has_a_quota_whoever_writes() {
+    let post = Post::with(OPEN, "[relay]\nmax_letters = 2\n");
+    for file in ["1", "2"] {
+        let output = post.send(&post.world.file(file, file.as_bytes()), &[]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    let third = post.send(&post.world.file("3", b"3"), &[]);
+    assert_eq!(third.status.code(), Some(5), "{}", said(&third));
+    assert!(said(&third).contains("no room"), "{}", said(&third));
+}
+
+#[test]
+fn who_leaves_a_relay_beside_a_running_server_has_no_box_there_any_more() {
+    let post = Post::new(OPEN);
+    let (_server, lines) = post.back();
+    let output = Command::new(M2Y)
+        .args(["relay", "leave", "relay", "--root"])
+        .arg(post.world.there.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let boxes = || {
+        let count = "SELECT COUNT(*) FROM mailbox_box";
+        post.index()
+            .query_row(count, [], |row| row.get::<_, i64>(0))
+    };
+    assert_eq!(boxes(), Ok(0));
+    // What changes from now on is not published.
+    post.world.receiver.box_for(&name(ZHENQIANG)).unwrap();
+    let end = Instant::now() + Duration::from_secs(5);
+    while let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        assert!(!line.contains(IN_ORDER), "{line}");
+    }
+    assert_eq!(boxes(), Ok(0));
+}
+
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
@@ -757,6 +976,7 @@ impl Post {
     /// Sends until every `.meta` is a `.done`.
     fn finish(&self, metas: &[PathBuf]) {
         let end = Instant::now() + Duration::from_secs(120);
+        let mut words = String::new();
         loop {
             let left: Vec<_> = metas
                 .iter()
@@ -765,12 +985,12 @@ impl Post {
             if left.is_empty() {
                 return;
             }
-            assert!(Instant::now() < end, "{left:?} are not delivered");
+            assert!(Instant::now() < end, "{left:?} are not delivered: {words}");
             for meta in left {
                 let there = ["meta", "failed", "left"].map(|ending| meta.with_extension(ending));
                 let there = there.iter().find(|path| path.exists());
                 if let Some(document) = there {
-                    let _ = self.about(&["-q"], document);
+                    words = said(&self.about(&["-q"], document));
                 }
             }
             sleep(Duration::from_millis(100));
@@ -781,6 +1001,7 @@ impl Post {
 /// Kills somebody again and again while files go; in the end each is there once, and its hook has had
 /// its effect once.
 fn killed(who: Who, way: Way, kills: usize) {
+    println!("{who:?} amid {way:?}");
     let mut post = Post::with(OPEN, "[relay]\nbox_letters = 10000\n");
     let config = "[OnMeta]\n[OnReceived]\nnote.rhai\n";
     fs::write(post.world.photo().join("m2y.config"), config).unwrap();

@@ -31,15 +31,24 @@ use common::{
 use m2y::{
     client::{self, Route},
     clock,
-    meta::{Features, Wire},
+    crypto::{
+        SysRng,
+        keys::{PrivateKey, PublicKey},
+    },
+    meta::{Attend, Features, Wire},
     observer::Unobserved,
     root::Root,
     session::pace::Pace,
     transfer::send::send_job::SendJob,
     transport::Addresses,
-    wire::header::{self, AnswerHeader, Header, Turned},
+    wire::{
+        envelope::{self, Contents, Part},
+        header::{self, AnswerHeader, Header, Turned},
+        session::Share,
+    },
 };
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 /// Uses the code of somebody who runs `m2y pair`.
 fn pair_with(root: &Path, code: &str) -> Output {
@@ -471,7 +480,7 @@ async fn a_hundred_pairs_outlive_the_relays_process_and_files_go_on_where_they_w
         let meta = world.meta("photo", &world.file(&format!("{n}.bin"), &bytes));
         let address = relay.of(ROLAND);
         // So slowly that it is under way when the relay goes.
-        let pace = Arc::new(Pace::new(NonZeroU64::new(LEN as u64 / 4).unwrap()));
+        let pace = Arc::new(Pace::new(NonZeroU64::new(LEN as u64 / 12).unwrap()));
         sending.spawn(async move {
             let out = SendJob::open(&meta).unwrap();
             let route = Route::find(None, Some(&address), &out).unwrap();
@@ -480,15 +489,18 @@ async fn a_hundred_pairs_outlive_the_relays_process_and_files_go_on_where_they_w
             out.resumed()
         });
     }
-    let pairs = || {
-        let said = said(&relay.command(&["active"]));
-        let words = said.split(", ").nth(1).unwrap_or_default().to_owned();
-        let number = words.split(' ').next().unwrap_or_default().to_owned();
-        number.parse::<usize>().unwrap_or_default()
+    // A hidden file for each that is under way.
+    let under_way = || {
+        let names = fs::read_dir(world.photo()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().starts_with('.'))
+            .count()
     };
     let end = Instant::now() + PATIENCE;
-    while pairs() < PAIRS {
-        assert!(Instant::now() < end, "{} pairs", pairs());
+    while under_way() < PAIRS {
+        assert!(Instant::now() < end, "{} under way", under_way());
+        std::thread::sleep(Duration::from_millis(50));
     }
     relay.kill();
     relay.restart();
@@ -502,4 +514,123 @@ async fn a_hundred_pairs_outlive_the_relays_process_and_files_go_on_where_they_w
     for data in arrived {
         assert!(fs::read(world.photo().join(data)).unwrap() == bytes);
     }
+}
+
+/// Memory that a process holds, in bytes.
+fn resident(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<usize>().unwrap() << 10
+}
+
+/// Attends as a member of a relay; the relay is not listened to.
+fn attend_as(member: &str, key: &PrivateKey, relay: &PublicKey, address: &str) -> TcpStream {
+    let asked = Wire {
+        session: true,
+        attend: Some(Attend::Calls),
+        ..peer::request(document(member, "relay", ""), Features::default())
+    };
+    let json = asked.to_json();
+    let header = Header {
+        envelope_len: envelope::sealed_len(json.len(), key.public(), relay).unwrap(),
+        from: name(member).hash(),
+        to: name("relay").hash(),
+    }
+    .encode();
+    let contents = Contents {
+        time: clock::millis(),
+        share: Share::new(&mut SysRng).unwrap().public,
+        json: Zeroizing::new(json.as_bytes().to_vec()),
+    };
+    let sealed = envelope::seal(Part::Opening, &header, &contents, key, relay, &mut SysRng);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(&header).unwrap();
+    stream.write_all(&sealed.unwrap().bytes).unwrap();
+    let mut head = [0; header::ANSWER_LEN];
+    stream.read_exact(&mut head).unwrap();
+    let AnswerHeader::Envelope(len) = AnswerHeader::decode(&head).unwrap() else {
+        panic!("{member} is refused");
+    };
+    stream.read_exact(&mut vec![0; len]).unwrap();
+    stream
+}
+
+/// `cargo test --release --test relay -- --ignored --nocapture ten_thousand`
+#[test]
+#[ignore = "takes minutes, and 20,000 descriptors"]
+fn ten_thousand_members_attend_and_take_little_memory() {
+    const MEMBERS: usize = 10_000;
+    const THREADS: usize = 4;
+    let ini = "[server]\nmax_connections = 19000\nmax_connections_per_address = 19000\n";
+    let relay = RelayProcess::with(ini);
+    let root = Root::open(&relay.root()).unwrap();
+    let user = root.user(&name("relay")).unwrap();
+    // One key for all: what they cost the relay is the same.
+    let key = PrivateKey::from_pem(&common::key(ZHENQIANG)).unwrap();
+    let theirs = user.public_key().unwrap();
+    let members: Vec<_> = (0..MEMBERS).map(|n| format!("member-{n}")).collect();
+    for member in &members {
+        user.add_contact(&name(member), key.public(), false)
+            .unwrap();
+    }
+    drop(attend_as(&members[0], &key, &theirs, &relay.address));
+    let before = resident(relay.child.id());
+    let begun = Instant::now();
+    let streams: Vec<_> = std::thread::scope(|scope| {
+        let attending = members.chunks(MEMBERS / THREADS).map(|some| {
+            let (key, theirs, address) = (&key, &theirs, &relay.address);
+            scope.spawn(move || {
+                let each = some.iter();
+                let each = each.map(|member| attend_as(member, key, theirs, address));
+                each.collect::<Vec<_>>()
+            })
+        });
+        let attending: Vec<_> = attending.collect();
+        let joined = attending.into_iter().map(|thread| thread.join().unwrap());
+        joined.flatten().collect()
+    });
+    let took = begun.elapsed();
+    assert_eq!(streams.len(), MEMBERS);
+    let each = || (resident(relay.child.id()).saturating_sub(before)) / MEMBERS;
+    // What was freed goes back to the system after a while.
+    let end = Instant::now() + Duration::from_secs(40);
+    let mut least = each();
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_secs(1));
+        least = least.min(each());
+    }
+    assert_eq!(relay.active().len(), MEMBERS);
+    println!("{MEMBERS} members in {took:?}, {least} bytes each");
+    assert!(least <= 16 << 10, "{least} bytes each");
+}
+
+#[test]
+fn a_burst_of_connections_leaves_members_and_pairs_alone() {
+    const BURST: usize = 2_000;
+    let world = World::new(OPEN);
+    let relay = RelayProcess::start();
+    relay.join(&world.there, ROLAND);
+    let (_server, _lines) = attending(&world.there);
+    // More than are allowed from one host; some say something, none of it a whole opening.
+    let mut open = Vec::new();
+    for n in 0..BURST {
+        let Ok(mut stream) = TcpStream::connect(&relay.address) else {
+            continue;
+        };
+        let _ = stream.write_all(&[0, 1][..n % 3]);
+        open.push(stream);
+    }
+    assert_eq!(relay.active(), [ROLAND]);
+    drop(open);
+    let file = world.file("a.bin", &noise(100_000));
+    let end = Instant::now() + PATIENCE;
+    while !world
+        .send(&relay.of(ROLAND), "photo", &file)
+        .status
+        .success()
+    {
+        assert!(Instant::now() < end);
+    }
+    assert_eq!(world.arrived(".data").len(), 1);
 }

@@ -145,3 +145,15 @@ pub fn wait_for(lines: &Receiver<String>, words: &str) {
         }
     }
 }
+
+/// Waits for lines with all these words, in whichever order.
+pub fn wait_for_all(lines: &Receiver<String>, words: &[&str]) {
+    let mut words = words.to_vec();
+    let until = Instant::now() + PATIENCE;
+    while !words.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        let line = lines.recv_timeout(left);
+        let line = line.unwrap_or_else(|_| panic!("{words:?}"));
+        words.retain(|words| !line.contains(words));
+    }
+}

@@ -5,6 +5,9 @@
 //! A [`peer`] is a session for requests, and a [`member`] is a contact's folder behind such
 //! sessions, in which a store keeps its objects. An [`owner`] is a contact or a user of this root:
 //! commands work on the files of both in the same way.
+//!
+//! A file for somebody who is away goes to their relay as one of the [`letters`]; the [`mailbox`] is the
+//! other end of that, and [`receipts`] say what became of it.
 
 pub mod attendance;
 mod letter_file;

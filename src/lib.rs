@@ -30,7 +30,10 @@
 //!
 //! Two people get each other's keys by [`pairing`]: one shows a code, the other types it, and a server
 //! between them carries the messages. Where neither can reach the other, a server can be a [`relay`]:
-//! its members attend, and it joins those who dial them with them.
+//! its members attend, and it joins those who dial them with them. If the receiver is away,
+//! [`client::letters`] leaves the file at the relay, sealed for a key that the receiver published there;
+//! the receiver's [`client::mailbox`] fetches it, and from its meta on it goes the way of every other
+//! file. What became of it comes back as a receipt ([`client::receipts`]).
 //!
 //! Besides handling connections, a server does three more things. It watches the folders whose
 //! scripts ask for that and fires an event for every file that appears, changes or disappears, and
@@ -47,10 +50,10 @@
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
 //! | [`guide`] | the guide for people, which `m2y guide` shows |
-//! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; a contact's folder as a [member](client::member) of a store |
+//! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; letters and receipts; a contact's folder as a [member](client::member) of a store |
 //! | [`server`] | connections, strangers and contacts; answering an opening; metrics |
 //! | [`control`] | what programs on the same machine ask a running server |
-//! | [`relay`] | people who cannot reach each other: who attends, who calls, and what is carried |
+//! | [`relay`] | people who cannot reach each other: who attends, who calls, what is carried, and the letters for those who are away |
 //! | [`pairing`] | becoming contacts by a code: the two sides, and the slots of the host between them |
 //! | [`session`] | records both ways after the opening: the engine and its two roles |
 //! | [`transfer`] | the transfer of one file: the sending and the receiving half |
@@ -59,7 +62,7 @@
 //! | [`delivery`] | e-mails, webhooks and requests of scripts: one attempt, and whether another makes sense |
 //! | [`observer`] | what someone watching transfers is told |
 //! | [`event`] | what happened, what was decided: plain data |
-//! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, and [how people become contacts](wire::pairing) |
+//! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, [how people become contacts](wire::pairing), and [how they leave letters](wire::letter) |
 //! | [`store`] | where file contents are stored: the trait and its implementations |
 //! | [`journal`] | what must not be forgotten: tasks, transfers, openings, what hooks were told |
 //! | [`database`] | an SQLite file with one thread that writes it |

@@ -606,6 +606,32 @@ fn ten_thousand_members_attend_and_take_little_memory() {
 }
 
 #[test]
+fn an_invitation_as_a_document_lets_one_person_in_once() {
+    let world = World::new(OPEN);
+    let relay = RelayProcess::start();
+    let invite = ["invite", "--document", "--address", &relay.address, ROLAND];
+    let output = relay.command(&invite);
+    assert!(output.status.success(), "{}", said(&output));
+    let path = world.dir.path().join("invitation.json");
+    fs::write(&path, &output.stdout).unwrap();
+    let path = path.to_str().unwrap();
+    // It is for nobody else.
+    let output = join(world.here.path(), path);
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    let output = join(world.there.path(), path);
+    assert!(output.status.success(), "{}", said(&output));
+    let (_server, _lines) = attending(&world.there);
+    assert_eq!(relay.active(), [ROLAND]);
+    let file = world.file("a.txt", b"a");
+    let output = world.send(&relay.of(ROLAND), "photo", &file);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = join(world.there.path(), path);
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    let output = join(world.there.path(), "no-such-file");
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+}
+
+#[test]
 fn a_burst_of_connections_leaves_members_and_pairs_alone() {
     const BURST: usize = 2_000;
     let world = World::new(OPEN);

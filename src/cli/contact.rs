@@ -71,13 +71,26 @@ fn named(folder: Option<String>) -> Result<Option<Name>, Error> {
     folder.map(|folder| folder_name(&folder)).transpose()
 }
 
-/// Reads the file that a person named, or standard input.
+/// Reads the document that a person named, or standard input.
 fn read_document(path: &Path) -> Result<Document, Error> {
+    let text = read_text(path)?;
+    Ok(Document::parse(&shown(path), &text)?)
+}
+
+/// What is said of a file that a person named.
+pub(super) fn shown(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}
+
+/// Reads the file that a person named, or standard input.
+pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, Error> {
     // What two people mail each other is a few kilobytes.
     const LIMIT: u64 = 1 << 20;
     if path != Path::new("-") {
-        let text = read_file(path)?;
-        return Ok(Document::parse(&path.display().to_string(), &text)?);
+        return read_file(path);
     }
     if stdin().is_terminal() {
         output::aside("paste the document, then press Control-D at the beginning of a line");
@@ -88,7 +101,7 @@ fn read_document(path: &Path) -> Result<Document, Error> {
         .take(LIMIT)
         .read_to_end(&mut text)
         .map_err(|e| Error::new(Code::Failed, format!("cannot read standard input: {e}")))?;
-    Ok(Document::parse("standard input", &text)?)
+    Ok(text)
 }
 
 /// Prints a document: on one line for programs.

@@ -1,6 +1,6 @@
 //! A relay, and joining one.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCompleter;
@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     RootArg,
     completion::contacts,
+    contact::{read_text, shown},
     init::make_user,
     output,
     pair::{direct, own_addresses, show, words},
@@ -17,23 +18,31 @@ use super::{
     user_name,
 };
 use crate::{
-    client::{mailbox, relay_slot},
+    client::{mailbox as own_mailbox, relay_slot},
+    clock,
     control::{
         question::{self, Present},
         slot,
     },
+    crypto::random,
     error::{Code as ErrorCode, Error},
     hooks::bundled,
+    journal::{Journal, mailbox},
+    json,
     pairing::{
         code::{self, Code},
         joiner, owner,
         party::Party,
         slots::LIFE,
     },
-    root::{Root, name::Name, user::User},
+    root::{Root, contact::Card, invitation::Invitation, name::Name, user::User},
     server,
     transport::{Address, Addresses, Direct},
+    wire::{letter::box_hash, session::Share},
 };
+
+/// How long an invitation as a document can be used, in milliseconds.
+const INVITED: u64 = 14 * 86_400_000;
 
 /// How long a relay may take to hear that somebody leaves it.
 const LAST: Duration = Duration::from_secs(5);
@@ -67,7 +76,8 @@ pub struct RelayServe {
 
 /// Let one person become a member of the relay, by a code
 ///
-/// The relay must be running. The person joins with `m2y relay join CODE`.
+/// The relay must be running. The person joins with `m2y relay join CODE`. Where you are not there at the
+/// same time, --document prints an invitation to be sent by mail; it is used with `m2y relay join FILE`.
 #[derive(Debug, Args)]
 pub struct Invite {
     #[command(flatten)]
@@ -78,6 +88,9 @@ pub struct Invite {
     /// Where others reach the relay [default: address in m2y.ini, else found out]
     #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
     address: Option<Addresses>,
+    /// Print a document in place of a code: whoever has it can use it, once, within 14 days
+    #[arg(long)]
+    document: bool,
 }
 
 /// Join a relay: contacts reach your server there
@@ -89,9 +102,9 @@ pub struct Join {
     root: RootArg,
     #[command(flatten)]
     user: UserArg,
-    /// The code of `m2y relay invite`
-    #[arg(add = ArgValueCompleter::new(words))]
-    code: Code,
+    /// The code of `m2y relay invite`, or the file with its document (- for standard input)
+    #[arg(value_name = "CODE|FILE", add = ArgValueCompleter::new(words))]
+    code: String,
 }
 
 /// Leave a relay
@@ -226,6 +239,9 @@ impl Invite {
             let sentence = format!("{name} is a user of this root, and needs no relay here");
             return Err(Error::new(ErrorCode::Usage, sentence));
         }
+        if self.document {
+            return self.print(&root, &user, name).await;
+        }
         let until = Instant::now() + LIFE;
         present(&root).await?;
         let (mut slot, listening) = slot::open(&root).await?.ok_or_else(not_running)?;
@@ -263,25 +279,99 @@ impl Invite {
     }
 }
 
+impl Invite {
+    /// Prints an invitation as a document.
+    async fn print(&self, root: &Root, user: &User, name: Name) -> Result<(), Error> {
+        let settings = root.settings()?;
+        if !settings.relay.letters {
+            let sentence =
+                "m2y.ini says letters = no under [relay]: without letters there are only codes";
+            return Err(Error::new(ErrorCode::Usage, sentence));
+        }
+        let set = self.address.clone().or(settings.addresses);
+        let set = set.ok_or_else(|| {
+            let sentence =
+                "name where the relay is reached, with --address ADDRESS or address in m2y.ini";
+            Error::new(ErrorCode::Usage, sentence)
+        })?;
+        let failed = |e: &dyn std::fmt::Display| Error::new(ErrorCode::Failed, e.to_string());
+        let token = random().map_err(|e| failed(&e))?;
+        let invitation = Invitation {
+            relay: user.card(Some(set), None)?,
+            key: Share::from_secret(&*root.relay_key()?).public,
+            name: name.clone(),
+            token,
+        };
+        let until = clock::millis().saturating_add(INVITED);
+        let journal = Journal::open(root).map_err(|e| failed(&e))?;
+        let invited = journal.quietly(true, move |db| {
+            mailbox::invite(db, &box_hash(&token), name.as_str(), until)
+        });
+        invited.committed().await.map_err(|e| failed(&e))?;
+        output::text(&json::pretty(&invitation.to_document()?));
+        Ok(())
+    }
+}
+
 impl Join {
-    async fn run(self, json: bool) -> Result<(), Error> {
-        let user = self.user.of(&self.root.open()?)?;
+    /// Becomes a member by a code; returns the relay and an address of it.
+    async fn by_code(user: &User, code: &Code) -> Result<(Card, Address), Error> {
         let settings = user.root().settings()?;
         let party = Party::new(user.clone(), None, None)?;
         let dialer = Direct::new(settings.quic_gso);
-        let card = joiner::join(&self.code, &dialer, &party).await?;
+        let card = joiner::join(code, &dialer, &party).await?;
+        Ok((card, code.address.clone()))
+    }
+
+    /// The same by a document.
+    async fn by_document(user: &User, path: &Path) -> Result<(Card, Address), Error> {
+        let text = read_text(path)?;
+        let invitation = Invitation::parse(&shown(path), &text)?;
+        let Invitation {
+            relay,
+            key,
+            name,
+            token,
+        } = invitation;
+        if name != *user.name() {
+            let sentence = format!("the invitation is for {name}, not for {}", user.name());
+            return Err(Error::new(ErrorCode::Refused, sentence));
+        }
+        let nowhere = || {
+            let sentence = "the invitation does not say where the relay is";
+            Error::new(ErrorCode::Failed, sentence)
+        };
+        let addresses = relay.addresses.clone().ok_or_else(nowhere)?;
+        let address = addresses.iter().next().cloned().ok_or_else(nowhere)?;
+        user.check_contact(&relay.name, &relay.key, false)?;
+        own_mailbox::join(user, &addresses, &key, token).await?;
+        user.add_contact(&relay.name, &relay.key, false)?;
+        user.set_addresses(&relay.name, &addresses)?;
+        Ok((relay, address))
+    }
+
+    async fn run(self, json: bool) -> Result<(), Error> {
+        let user = self.user.of(&self.root.open()?)?;
+        let (card, at) = match self.code.parse::<Code>() {
+            Ok(code) => Self::by_code(&user, &code).await?,
+            // A word with an @ is a code that was mistyped.
+            Err(error) if self.code.contains('@') && !Path::new(&self.code).exists() => {
+                return Err(Error::new(ErrorCode::Usage, error.to_string()));
+            }
+            Err(_) => Self::by_document(&user, Path::new(&self.code)).await?,
+        };
         let relay = &card.name;
         let plain = card.addresses.as_ref().and_then(Addresses::plain);
-        let place = plain.unwrap_or(&self.code.address).place().clone();
+        let place = plain.unwrap_or(&at).place().clone();
         if user.addresses_of(relay)?.is_none() {
-            user.set_addresses(relay, &self.code.address.clone().into())?;
+            user.set_addresses(relay, &at.into())?;
         }
         // It may have been the code of somebody who is no relay.
         let (slot, _) = relay_slot::open(&user, relay).await?;
         slot.close().await;
         user.set_relay(relay, true)?;
         // A relay without letters is one too.
-        let _ = mailbox::who(&user, relay).await;
+        let _ = own_mailbox::who(&user, relay).await;
         let address = Address::Relay(place, user.name().to_string()).to_string();
         if json {
             output::object(&[
@@ -311,7 +401,7 @@ impl Leave {
         user.set_relay(&name, false)?;
         user.set_relay_key(&name, None)?;
         // A relay that is away keeps what it has until it removes the member.
-        let left = timeout(LAST, mailbox::leave(&user, &name)).await;
+        let left = timeout(LAST, own_mailbox::leave(&user, &name)).await;
         if !matches!(left, Ok(Ok(()))) {
             output::aside(format_args!(
                 "{name} does not answer: letters that wait there stay until they expire"
@@ -342,7 +432,7 @@ impl Who {
                 return Err(Error::new(ErrorCode::Usage, sentence));
             }
         };
-        let found = mailbox::who(&user, &name).await?;
+        let found = own_mailbox::who(&user, &name).await?;
         if found.is_empty() && !json {
             output::line(format_args!("nobody at {name} wants to be found"));
         }

@@ -39,7 +39,7 @@ use crate::{
         WireError,
         header::{self, AnswerHeader},
         letter::{self, HEAD_LEN, LetterKeys, Parties, Prekey, PrekeyKind},
-        post::{Ask, Fate, PostKeys, SHARE_LEN},
+        post::{Ask, DeliveryStatus, PostKeys, SHARE_LEN},
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
         session::Share,
     },
@@ -111,10 +111,13 @@ impl Post {
     }
 
     /// What became of letters, of the first ones at least.
-    pub(super) async fn fates(&mut self, letters: Vec<[u8; 32]>) -> Result<Vec<Fate>, Error> {
+    pub(super) async fn statuses(
+        &mut self,
+        letters: Vec<[u8; 32]>,
+    ) -> Result<Vec<DeliveryStatus>, Error> {
         let answer = self.conversation.ask(&Ask::Letters(letters)).await?;
         let each = answer.get("letters").and_then(Value::as_array);
-        let each = each.into_iter().flatten().map(Fate::from_value);
+        let each = each.into_iter().flatten().map(DeliveryStatus::from_value);
         Ok(each.collect::<Result<_, _>>()?)
     }
 
@@ -324,10 +327,10 @@ impl<'a> Letters<'a> {
             if left.key != self.grant.key || left.contact != self.route.contact.name.as_str() {
                 continue;
             }
-            let fate = self.post.fates(vec![left.letter]).await?.pop();
-            let fate = fate.unwrap_or(Fate::Unknown);
+            let status = self.post.statuses(vec![left.letter]).await?.pop();
+            let status = status.unwrap_or(DeliveryStatus::Unknown);
             let key = &self.route.contact.key;
-            let ended = match outcome(&left, &fate, key) {
+            let ended = match outcome(&left, &status, key) {
                 Outcome::Waiting => {
                     job.set_left(left.letter, self.record.journal.clone());
                     return Ok(Some(Ok(meta.clone())));

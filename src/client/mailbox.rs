@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     Opened, attendance,
     letter_file::LetterFile,
+    letters::Post,
     prekey_stock::{KEPT, Replenished, replenish},
     private_key,
 };
@@ -23,7 +24,7 @@ use crate::{
     error::{Code, Error, printable},
     files::disk_queue::DiskQueue,
     journal::letters,
-    json::{Map, Value},
+    json::{self, Map, Value},
     meta::{Attend, Meta, Wire},
     relay::conversation::Conversation,
     root::{RootError, contact::Contact, name::Name, prekeys::Prekeys, user::User},
@@ -36,6 +37,7 @@ use crate::{
         target::Received,
         under_way::Holder,
     },
+    transport::Addresses,
     wire::{
         WireError,
         letter::{
@@ -171,6 +173,22 @@ pub async fn who(user: &User, relay: &Name) -> Result<Vec<Name>, Error> {
     }
     conversation.close().await;
     Ok(all)
+}
+
+/// Becomes a member of the relay at these addresses, by the token of an invitation.
+pub async fn join(
+    user: &User,
+    relay: &Addresses,
+    key: &[u8; LEN],
+    token: [u8; LEN],
+) -> Result<(), Error> {
+    let gso = user.root().settings()?.quic_gso;
+    let card = user.card(None, None)?.to_document()?;
+    let card = json::canonical(&card);
+    let mut post = Post::open(relay, key, gso).await?;
+    post.conversation.ask(&Ask::Join { token, card }).await?;
+    post.close().await;
+    Ok(())
 }
 
 /// Takes all boxes at a relay away, and with them the letters that wait there.

@@ -35,7 +35,7 @@ use crate::{
     transport::Addresses,
     wire::{
         letter::{Receipt, open_receipt},
-        post::{Ask, Fate, MAX_ASKED},
+        post::{Ask, DeliveryStatus, MAX_ASKED},
     },
 };
 
@@ -65,19 +65,19 @@ pub(super) enum Outcome {
 }
 
 /// What a relay says of a letter, as far as its receiver's signature bears it out.
-pub(super) fn outcome(left: &Left, fate: &Fate, key: &PublicKey) -> Outcome {
-    let receipt = match fate {
-        Fate::Waiting => return Outcome::Waiting,
-        Fate::Unknown if left.stage == Stage::TakenBack => {
+pub(super) fn outcome(left: &Left, status: &DeliveryStatus, key: &PublicKey) -> Outcome {
+    let receipt = match status {
+        DeliveryStatus::Waiting => return Outcome::Waiting,
+        DeliveryStatus::Unknown if left.stage == Stage::TakenBack => {
             let sentence = "you took it back before it was fetched";
             return Outcome::Failed(Error::new(Code::Failed, sentence));
         }
-        Fate::Unknown => return Outcome::Again("the relay does not know it any more"),
-        Fate::Expired => {
+        DeliveryStatus::Unknown => return Outcome::Again("the relay does not know it any more"),
+        DeliveryStatus::Expired => {
             let sentence = format!("{} did not come to fetch it in time", left.contact);
             return Outcome::Failed(Error::new(Code::Failed, sentence));
         }
-        Fate::Settled(receipt) => receipt,
+        DeliveryStatus::Settled(receipt) => receipt,
     };
     let json = match open_receipt(&left.receipt, &left.digest, receipt, key) {
         Ok(Receipt::Answer(json)) => json,
@@ -170,14 +170,14 @@ async fn ask_relay(
     let mut post = Post::open(&addresses, key, gso).await?;
     while !all.is_empty() {
         let some: Vec<_> = all.iter().take(MAX_ASKED).map(|left| left.letter).collect();
-        let fates = post.fates(some).await?;
-        if fates.is_empty() {
+        let statuses = post.statuses(some).await?;
+        if statuses.is_empty() {
             break;
         }
-        let told: Vec<_> = all.drain(..fates.len().min(all.len())).collect();
-        for (left, fate) in told.into_iter().zip(fates) {
+        let told: Vec<_> = all.drain(..statuses.len().min(all.len())).collect();
+        for (left, status) in told.into_iter().zip(statuses) {
             let letter = left.letter;
-            match end(root, record, left, &fate).await {
+            match end(root, record, left, &status).await {
                 Ok(Some(news)) => {
                     let is_over = news.result.is_some();
                     heard.news.push(news);
@@ -197,18 +197,23 @@ async fn ask_relay(
 }
 
 /// Records what became of a letter: first in its document, then in the journal.
-async fn end(root: &Root, record: &Record, left: Left, fate: &Fate) -> Result<Option<News>, Error> {
+async fn end(
+    root: &Root,
+    record: &Record,
+    left: Left,
+    status: &DeliveryStatus,
+) -> Result<Option<News>, Error> {
     let letter = left.letter;
     let known = record.read(move |db| letters::find(db, &letter)).await?;
     let Some(left) = known else {
         return Ok(None);
     };
-    let (root, fate) = (root.clone(), fate.clone());
+    let (root, status) = (root.clone(), status.clone());
     let ending = task::spawn_blocking(move || {
         let outcome = match key_of(&root, &left) {
-            Ok(Some(key)) => outcome(&left, &fate, &key),
+            Ok(Some(key)) => outcome(&left, &status, &key),
             // Nothing that is said in the name of somebody who is no contact any more counts.
-            Ok(None) if fate != Fate::Waiting => {
+            Ok(None) if status != DeliveryStatus::Waiting => {
                 let sentence = format!("{} is no contact any more", left.contact);
                 Outcome::Failed(Error::new(Code::Failed, sentence))
             }
@@ -332,7 +337,7 @@ pub async fn take_back(root: &Root, user: &Name, id: TransferId) -> Result<bool,
             continue;
         }
         taken = true;
-        end(root, &record, left, &Fate::Unknown).await?;
+        end(root, &record, left, &DeliveryStatus::Unknown).await?;
     }
     Ok(taken)
 }

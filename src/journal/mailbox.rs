@@ -11,6 +11,11 @@ CREATE TABLE IF NOT EXISTS mailbox_member (
     listed INTEGER NOT NULL,
     seen   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mailbox_invitation (
+    hash  BLOB PRIMARY KEY,
+    name  TEXT NOT NULL,
+    until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mailbox_box (
     hash   BLOB PRIMARY KEY,
     member BLOB NOT NULL,
@@ -37,6 +42,28 @@ CREATE TABLE IF NOT EXISTS mailbox_letter (
 CREATE INDEX IF NOT EXISTS mailbox_letter_member ON mailbox_letter (member, state);
 CREATE INDEX IF NOT EXISTS mailbox_letter_at ON mailbox_letter (state, at);
 ";
+
+/// Records that somebody with this token may become a member by this name, until then.
+pub fn invite(db: &Connection, hash: &Id, name: &str, until: u64) -> rusqlite::Result<()> {
+    db.execute(
+        "INSERT INTO mailbox_invitation (hash, name, until) VALUES (?1, ?2, ?3)",
+        params![hash, name, signed(until)],
+    )?;
+    Ok(())
+}
+
+/// Uses an invitation up; `false` if there is none by that name, or no longer.
+pub fn use_invitation(db: &Connection, hash: &Id, name: &str, now: u64) -> rusqlite::Result<bool> {
+    let used = db.execute(
+        "DELETE FROM mailbox_invitation WHERE hash = ?1 AND name = ?2 AND until >= ?3",
+        params![hash, name, signed(now)],
+    )?;
+    db.execute(
+        "DELETE FROM mailbox_invitation WHERE until < ?1",
+        [signed(now)],
+    )?;
+    Ok(used == 1)
+}
 
 /// 32 bytes that name a letter or a box.
 pub type Id = [u8; 32];

@@ -9,7 +9,7 @@ use std::{
 
 use rusqlite::Connection;
 use tokio::task;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::hub::Hub;
@@ -21,6 +21,7 @@ use crate::{
         mailbox::{self, Id, Letter, State},
     },
     root::{
+        contact::Card,
         name::{Name, NameHash},
         settings::{Quota, RelaySettings},
         user::User,
@@ -28,7 +29,7 @@ use crate::{
     store::{BadName, ContentPath, Contents, PartialName, Sink, Store, Target},
     wire::{
         letter::{HEAD_LEN, MAX_RECEIPT, Prekey, PrekeyKind, box_hash},
-        post::{Fate, PREKEYS},
+        post::{DeliveryStatus, PREKEYS},
         session::Share,
     },
 };
@@ -217,7 +218,7 @@ impl Letters {
     }
 
     /// What became of letters.
-    pub fn fates(&self, letters: &[Id]) -> Result<Vec<Fate>, Error> {
+    pub fn statuses(&self, letters: &[Id]) -> Result<Vec<DeliveryStatus>, Error> {
         let db = self.db();
         let of = |letter| {
             Ok(match mailbox::find(&db, letter).map_err(failed)? {
@@ -225,16 +226,16 @@ impl Letters {
                     state: State::Settled,
                     receipt,
                     ..
-                }) => Fate::Settled(receipt),
+                }) => DeliveryStatus::Settled(receipt),
                 Some(Letter {
                     state: State::Arriving | State::Waiting,
                     ..
-                }) => Fate::Waiting,
+                }) => DeliveryStatus::Waiting,
                 Some(Letter {
                     state: State::Expired,
                     ..
-                }) => Fate::Expired,
-                None => Fate::Unknown,
+                }) => DeliveryStatus::Expired,
+                None => DeliveryStatus::Unknown,
             })
         };
         letters.iter().map(of).collect()
@@ -256,6 +257,33 @@ impl Letters {
             self.discard(&letter);
         }
         Ok(taken)
+    }
+
+    /// Makes somebody a member who has the token of an invitation by that name.
+    pub fn join(&self, token: &[u8; 32], card: &str) -> Result<(), Error> {
+        let card = Card::parse("the card", card.as_bytes())?;
+        let user = &self.0.user;
+        let refused = || {
+            let sentence =
+                "there is no such invitation: it was used, or is too old, or for another name";
+            Error::new(Code::Refused, sentence)
+        };
+        // A user of the root is not a member, or it could take the user's calls.
+        if user.root().user(&card.name).is_ok() || card.name == *user.name() {
+            return Err(refused());
+        }
+        user.check_contact(&card.name, &card.key, false)?;
+        let (hash, name) = (box_hash(token), card.name.to_string());
+        let now = clock::millis();
+        let used = self.write(true, move |db| {
+            mailbox::use_invitation(db, &hash, &name, now)
+        })?;
+        if !used {
+            return Err(refused());
+        }
+        user.add_contact(&card.name, &card.key, false)?;
+        info!(member = %card.name, "joined by an invitation");
+        Ok(())
     }
 
     /// Whether the owner of a box is there.

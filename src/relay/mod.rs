@@ -5,6 +5,9 @@
 //! over, and the member decides; to let somebody in, it dials the relay and names the call. From then
 //! on the relay carries bytes between the two, and what they say is an ordinary session, end to end.
 //!
+//! For a member who is away it keeps [`letters`], which it cannot read; [`post`] is what it answers to
+//! those who leave and fetch them ([protocol](crate::wire::letter)).
+//!
 //! The [`hub`] knows who attends, and which calls wait. [`attendance`] is what relay and member say to
 //! each other ([protocol](crate::wire::relay)); [`carrying`] joins two links.
 

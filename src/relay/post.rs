@@ -23,7 +23,7 @@ use crate::{
     store::Contents,
     wire::{
         WireError,
-        post::{Ask, Fate, MAX_BOXES, PostKeys, answer},
+        post::{Ask, DeliveryStatus, MAX_BOXES, PostKeys, answer},
         record::{ACK, Kind, MAX_BODY},
         session::Share,
     },
@@ -108,12 +108,16 @@ pub async fn serve_anybody(
                 }
             }
             Ask::Letters(asked) => {
-                let fates = blocking(move || letters.fates(&asked)).await;
-                let knows = |fates: &Vec<Fate>| fates.iter().any(|fate| *fate != Fate::Unknown);
-                if fates.as_ref().is_ok_and(knows) {
+                let statuses = blocking(move || letters.statuses(&asked)).await;
+                let knows = |statuses: &Vec<DeliveryStatus>| {
+                    statuses
+                        .iter()
+                        .any(|status| *status != DeliveryStatus::Unknown)
+                };
+                if statuses.as_ref().is_ok_and(knows) {
                     until = Instant::now() + KNOWN;
                 }
-                answer_with(conversation, fates.map(listed_fates)).await?;
+                answer_with(conversation, statuses.map(listed_statuses)).await?;
             }
             Ask::Forget(letter) => {
                 let forgotten = blocking(move || letters.forget(letter)).await;
@@ -122,6 +126,10 @@ pub async fn serve_anybody(
             Ask::TakeBack(letter) => {
                 let taken = blocking(move || letters.take_back(letter)).await;
                 answer_with(conversation, taken.map(|taken| one("taken", taken))).await?;
+            }
+            Ask::Join { token, card } => {
+                let joined = blocking(move || letters.join(&token, &card)).await;
+                answer_with(conversation, joined.map(|()| Map::new())).await?;
             }
             Ask::Presence(boxes) => {
                 let seen = blocking(move || boxes.iter().map(|hash| letters.seen(hash)).collect());
@@ -278,12 +286,12 @@ fn of_stock(stock: &Stock) -> Map<String, Value> {
     fields
 }
 
-/// The fates of letters: as many as fit, and at least one.
-fn listed_fates(fates: Vec<Fate>) -> Map<String, Value> {
+/// The statuses of letters: as many as fit, and at least one.
+fn listed_statuses(statuses: Vec<DeliveryStatus>) -> Map<String, Value> {
     let mut room = MAX_BODY - 1_024;
     let mut each = Vec::new();
-    for fate in fates {
-        let value = fate.to_value();
+    for status in statuses {
+        let value = status.to_value();
         let len = value.to_string().len() + 1;
         if len > room && !each.is_empty() {
             break;

@@ -268,7 +268,7 @@ pub fn sealed_len(json: usize, sender: &PublicKey) -> Result<usize, WireError> {
 }
 
 /// The beginning of a letter: head and sealed part. The file follows in records.
-// What the formula for a letter names.
+// Six parameters: those that the formula for a letter names.
 pub fn seal(
     parties: Parties<'_>,
     prekey: &Prekey,

@@ -108,6 +108,13 @@ pub enum Ask {
     TakeBack([u8; LEN]),
     /// Who is there, by the hashes of boxes.
     Presence(Vec<[u8; LEN]>),
+    /// Somebody who was invited becomes a member.
+    Join {
+        /// The token of the invitation.
+        token: [u8; LEN],
+        /// A card, as JSON.
+        card: String,
+    },
     /// The boxes of a member, by their hashes, and whether those who have them may see whether the
     /// member is there. The last part of the list says so, and the list replaces the one before.
     Boxes {
@@ -183,6 +190,11 @@ impl Ask {
             Self::Presence(boxes) => {
                 put("boxes", all(boxes));
                 "presence"
+            }
+            Self::Join { token, card } => {
+                put("token", hex::encode(token).into());
+                put("card", card.as_str().into());
+                "join"
             }
             Self::Boxes { boxes, more } => {
                 let of = |presence: bool| {
@@ -260,6 +272,10 @@ impl Ask {
             "forget" => Self::Forget(id("letter")?),
             "take-back" => Self::TakeBack(id("letter")?),
             "presence" => Self::Presence(all("boxes", MAX_ASKED)?),
+            "join" => Self::Join {
+                token: id("token")?,
+                card: text("card")?.to_owned(),
+            },
             "boxes" => {
                 let hidden = all("boxes", BOXES_AT_ONCE)?.into_iter();
                 let showing = all("showing", BOXES_AT_ONCE)?.into_iter();
@@ -305,7 +321,7 @@ impl Ask {
 
 /// What a relay knows of a letter, for the one who left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum DeliveryStatus {
     /// It waits.
     Waiting,
     /// Its receiver is done with it, and left this receipt.
@@ -316,7 +332,7 @@ pub enum Fate {
     Unknown,
 }
 
-impl Fate {
+impl DeliveryStatus {
     /// As JSON.
     pub fn to_value(&self) -> Value {
         let (word, receipt) = match self {
@@ -387,6 +403,10 @@ mod tests {
             Ask::Forget([1; 32]),
             Ask::TakeBack([1; 32]),
             Ask::Presence(vec![[1; 32]]),
+            Ask::Join {
+                token: [6; 32],
+                card: "{}".to_owned(),
+            },
             Ask::Boxes {
                 boxes: vec![([1; 32], false), ([2; 32], true)],
                 more: true,
@@ -411,13 +431,13 @@ mod tests {
             assert_eq!(Ask::from_body(&ask.to_body()), Ok(ask));
         }
         assert!(Ask::from_body(b"{\"request\":\"dance\"}").is_err());
-        for fate in [
-            Fate::Waiting,
-            Fate::Settled(vec![1, 2]),
-            Fate::Expired,
-            Fate::Unknown,
+        for status in [
+            DeliveryStatus::Waiting,
+            DeliveryStatus::Settled(vec![1, 2]),
+            DeliveryStatus::Expired,
+            DeliveryStatus::Unknown,
         ] {
-            assert_eq!(Fate::from_value(&fate.to_value()), Ok(fate));
+            assert_eq!(DeliveryStatus::from_value(&status.to_value()), Ok(status));
         }
     }
 }

@@ -852,6 +852,24 @@ async fn letters_that_lie_about_themselves_hold_up_no_other() {
 }
 
 #[test]
+fn files_of_every_length_come_whole() {
+    let post = Post::new(OPEN);
+    let lens = [0, 1, 65_535, 65_536, 65_537, 131_072];
+    let left = lens.map(|len| post.leave(&post.meta(&format!("{len}.bin"), &noise(len))));
+    let (_server, lines) = post.back();
+    for _ in lens {
+        wait_for(&lines, RECEIPT);
+    }
+    for left in left {
+        let (_, words, ending) = post.ask(&left);
+        assert_eq!(ending, "done", "{words}");
+    }
+    let mut arrived: Vec<_> = post.arrived().iter().map(Vec::len).collect();
+    arrived.sort_unstable();
+    assert_eq!(arrived, lens);
+}
+
+#[test]
 fn long_metas_have_receipts_too() {
     let post = Post::new(OPEN);
     let meta = post.meta("a.txt", b"a");
@@ -1086,4 +1104,19 @@ fn whoever_is_killed_three_hundred_times_nothing_is_lost_and_nothing_comes_twice
             println!("{who:?} amid {way:?}: 300 times, {:?}", begun.elapsed());
         }
     }
+}
+
+#[test]
+fn who_is_removed_from_a_relay_gets_no_letters_there() {
+    let post = Post::new(OPEN);
+    let output = post.relay.command(&["remove", ROLAND]);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = post.send(&post.world.file("a", b"a"), &["--leave", "always"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    let facts = post.facts(post.world.here.path(), &["contact", "list"]);
+    let roland = facts.iter().find(|fact| fact["contact"] == ROLAND).unwrap();
+    assert_eq!(
+        (roland["there"].as_bool(), roland["seen"].as_u64()),
+        (Some(false), None)
+    );
 }

@@ -698,7 +698,7 @@ fn letter_vectors() -> Value {
         &keys,
         answer.as_bytes(),
         &receiver,
-        &mut Fixed::new(&[&salt(3), &salt(4)]),
+        &mut Fixed::new(&[&salt(4), &salt(3)]),
     )
     .unwrap();
     let unopened =

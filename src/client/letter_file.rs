@@ -71,12 +71,12 @@ impl LetterFile {
     pub(super) fn take(mut self, bytes: &[u8]) -> Result<Self, ReceiveError> {
         self.rest.extend(bytes);
         let mut all = std::mem::take(&mut self.rest);
-        let (mut opened, mut at) = (Vec::new(), 0);
+        let (mut opened, mut at) = (None, 0);
         let result = self.records(&mut all, &mut at, &mut opened);
-        // What came before a fault is good.
-        let appended = match opened.is_empty() {
-            true => Ok(()),
-            false => self.incoming.append(&[&opened]),
+        // What came before a fault is good. An empty file has a block too.
+        let appended = match opened {
+            None => Ok(()),
+            Some(opened) => self.incoming.append(&[&opened]),
         };
         match result.and(appended.map_err(ReceiveError::Store)) {
             Ok(()) => {
@@ -94,7 +94,7 @@ impl LetterFile {
         &mut self,
         all: &mut [u8],
         at: &mut usize,
-        opened: &mut Vec<u8>,
+        opened: &mut Option<Vec<u8>>,
     ) -> Result<(), ReceiveError> {
         let wire = |error: WireError| ReceiveError::Session {
             why: error.to_string(),
@@ -106,7 +106,7 @@ impl LetterFile {
             *at += head.record_len();
             match head.kind {
                 Kind::Block if self.claimed.is_none() => match self.incoming.open(head, sealed) {
-                    Ok(body) => opened.extend_from_slice(body),
+                    Ok(body) => opened.get_or_insert_default().extend_from_slice(body),
                     Err(BlockError::Size) => return Err(ReceiveError::Size),
                     Err(BlockError::Wire(error)) => return Err(wire(error)),
                 },

@@ -309,7 +309,7 @@ impl<'a> Letters<'a> {
         if let Err(error) = conversation.pieces(&trailer).await {
             return Err(why(conversation, error.into()).await);
         }
-        conversation.answer().await.map(drop)
+        conversation.acknowledged().await
     }
 
     /// What became of an earlier letter with the same transfer, if it still counts.
@@ -416,8 +416,13 @@ fn check(prekey: &Prekey, contact: &Contact, relay: &Addresses) -> Result<(), Er
     })?;
     let now = clock::millis();
     let age = now.saturating_sub(prekey.time);
-    let is_old = prekey.kind == PrekeyKind::Daily && age > DAILY;
-    if is_old || prekey.time > now.saturating_add(AHEAD) {
+    if prekey.time > now.saturating_add(AHEAD) {
+        let sentence = format!(
+            "the key for letters to {to} is from the future: the clock of this machine is wrong, or that of {to}"
+        );
+        return Err(Error::new(Code::Later, sentence));
+    }
+    if prekey.kind == PrekeyKind::Daily && age > DAILY {
         let sentence =
             format!("{to} has not been at the relay {relay} for too long to leave letters there");
         return Err(Error::new(Code::Later, sentence));
@@ -446,7 +451,7 @@ async fn why(conversation: &mut Conversation, error: Error) -> Error {
 }
 
 /// Bytes of the records of a file: its blocks and the trailer.
-fn records_len(size: u64) -> u64 {
+pub(super) fn records_len(size: u64) -> u64 {
     const AROUND: u64 = (MAX_RECORD - MAX_BODY) as u64;
     let blocks = size.div_ceil(MAX_BODY as u64).max(1);
     size.saturating_add(blocks.saturating_mul(AROUND))

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{
     Opened, attendance,
     letter_file::LetterFile,
-    letters::Post,
+    letters::{Post, records_len},
     prekey_stock::{KEPT, Replenished, replenish},
     private_key,
 };
@@ -63,6 +63,9 @@ const ANSWER: Duration = Duration::from_secs(120);
 
 /// How long receipts are remembered, in milliseconds: as long as a letter could be opened again.
 const REMEMBERED: u64 = KEPT + 86_400_000;
+
+/// How old prekeys are at least, in milliseconds, when they are replaced because some may be lost.
+const RENEWAL: u64 = 3_600_000;
 
 /// Names that a relay may list.
 const MOST_NAMES: usize = 100_000;
@@ -135,12 +138,15 @@ struct Mailbox<'a> {
     conversation: Conversation,
     boxes: Vec<(Name, BoxId)>,
     prekeys: Prekeys,
+    /// Whether a letter was for a prekey that is not among them: used up, or lost.
+    has_lost_some: bool,
 }
 
 /// A letter that waits.
 struct Waiting {
     letter: [u8; LEN],
     hash: [u8; LEN],
+    bytes: u64,
 }
 
 fn lost(_: task::JoinError) -> Error {
@@ -243,6 +249,7 @@ impl<'a> Mailbox<'a> {
             conversation,
             boxes,
             prekeys: Prekeys::default(),
+            has_lost_some: false,
         })
     }
 
@@ -276,6 +283,14 @@ impl<'a> Mailbox<'a> {
                     }
                 }
             }
+        }
+        // If they are lost, all that the relay has are; one contact cannot make us make new ones all the
+        // time.
+        let age = clock::millis().saturating_sub(self.prekeys.renewed);
+        if self.has_lost_some && age > RENEWAL {
+            self.prekeys.renewed = 0;
+            self.record_prekeys().await?;
+            left += 1;
         }
         self.conversation.close().await;
         Ok(left == 0)
@@ -338,6 +353,7 @@ impl<'a> Mailbox<'a> {
             Some(Waiting {
                 letter: field("letter")?,
                 hash: field("box")?,
+                bytes: one.get("bytes")?.as_u64()?,
             })
         });
         each.collect::<Option<_>>().ok_or_else(unreadable)
@@ -405,7 +421,9 @@ impl<'a> Mailbox<'a> {
         };
         let keys = Arc::new(opened.keys);
         let start = (HEAD_LEN + head.len) as u64;
-        let answer = self.receive(&contact, &opened.json, (letter, start), &keys);
+        let records = waiting.bytes.saturating_sub(start);
+        let place = (letter, start, records);
+        let answer = self.receive(&contact, &opened.json, place, &keys);
         let answer = answer.await?;
         if answer.code == Code::Later.word() {
             return Err(Error::new(Code::Later, printable(&answer.meta.error, 500)));
@@ -450,9 +468,13 @@ impl<'a> Mailbox<'a> {
     async fn wipe(&mut self, used: Option<u64>) -> Result<(), Error> {
         let before = self.prekeys.once.len();
         self.prekeys.once.retain(|key| Some(key.number) != used);
-        if self.prekeys.once.len() == before {
-            return Ok(());
+        match self.prekeys.once.len() == before {
+            true => Ok(()),
+            false => self.record_prekeys().await,
         }
+    }
+
+    async fn record_prekeys(&mut self) -> Result<(), Error> {
         let (user, relay) = (self.user.clone(), self.relay.clone());
         let (private, prekeys) = (self.private.clone(), self.prekeys.clone());
         let wiping =
@@ -483,6 +505,7 @@ impl<'a> Mailbox<'a> {
             PrekeyKind::Daily => &self.prekeys.daily,
         };
         let Some(secret) = keys.iter().find(|key| key.number == head.prekey) else {
+            self.has_lost_some = true;
             return Ok(None);
         };
         let (secret, head) = (secret.secret.clone(), *head);
@@ -508,7 +531,7 @@ impl<'a> Mailbox<'a> {
         &mut self,
         contact: &Contact,
         json: &Zeroizing<Vec<u8>>,
-        (letter, start): ([u8; LEN], u64),
+        (letter, start, records): ([u8; LEN], u64, u64),
         keys: &LetterKeys,
     ) -> Result<Wire, Error> {
         let parties = Arc::new(Parties {
@@ -516,8 +539,16 @@ impl<'a> Mailbox<'a> {
             from: contact.name.clone(),
             holder: Holder::default(),
         });
+        let fits = |asked: &Wire| {
+            let size = asked.meta.filesize;
+            size.is_none_or(|size| records_len(size) == records)
+        };
         let asked = match Wire::from_json(json) {
-            Ok(asked) if !asked.session => asked,
+            Ok(asked) if !asked.session && fits(&asked) => asked,
+            Ok(asked) if !asked.session => {
+                let error = Error::new(Code::Integrity, "the letter is not as long as its file");
+                return Ok(refused(asked.meta, &error));
+            }
             _ => {
                 let error = Error::new(Code::Failed, "the metadata cannot be read");
                 return Ok(refused(parties.empty_meta(), &error));

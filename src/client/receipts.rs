@@ -85,18 +85,23 @@ pub(super) fn outcome(left: &Left, status: &DeliveryStatus, key: &PublicKey) -> 
         Err(_) => return Outcome::Again("its receipt was forged, or the receiver's key changed"),
     };
     let Ok(reply) = Wire::from_json(&json) else {
-        return Outcome::Failed(Error::new(Code::Failed, "the receipt cannot be read"));
+        return Outcome::Again("its receipt cannot be read");
     };
-    if reply.delivered && reply.meta.id == Some(left.id) {
-        return Outcome::Delivered(reply.meta);
-    }
-    let (code, words) = (
-        Code::from_word(&reply.code),
-        printable(&reply.meta.error, 4_096),
-    );
-    match code {
-        Code::Later | Code::Integrity => Outcome::Again("it did not arrive whole"),
-        code => Outcome::Failed(Error::new(code, words)),
+    // As a client looks at an answer. A long one is cut down to the id.
+    let is_of = |name: &str, of: &str| name == of || name.is_empty();
+    let Meta {
+        from,
+        to,
+        error,
+        id,
+        ..
+    } = &reply.meta;
+    let is_ours = is_of(from, &left.user) && is_of(to, &left.contact) && *id == Some(left.id);
+    match (Code::from_word(&reply.code), error.is_empty()) {
+        (Code::Later | Code::Integrity, false) => Outcome::Again("it did not arrive whole"),
+        (code, false) => Outcome::Failed(Error::new(code, printable(error, 4_096))),
+        (_, true) if reply.delivered && is_ours => Outcome::Delivered(reply.meta),
+        (_, true) => Outcome::Again("its receipt is for something else"),
     }
 }
 

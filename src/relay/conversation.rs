@@ -12,7 +12,7 @@ use crate::{
     wire::{
         WireError,
         post::Ask,
-        record::{self, Kind, MAX_BODY, Stream},
+        record::{self, Head, Kind, MAX_BODY, Stream},
     },
 };
 
@@ -59,7 +59,7 @@ impl Conversation {
     /// The next question.
     pub async fn hear(&mut self) -> Result<Heard, ChannelError> {
         loop {
-            let (head, body) = self.reader.record(&mut self.theirs).await?;
+            let (head, body) = self.record().await?;
             match head.kind {
                 Kind::Request => {
                     return Ok(Ask::from_body(&body).map_or(Heard::Unknown, Heard::Ask));
@@ -98,7 +98,7 @@ impl Conversation {
     /// The next piece; `None` if the other side gave up.
     pub async fn piece(&mut self) -> Result<Option<Vec<u8>>, ChannelError> {
         loop {
-            let (head, body) = self.reader.record(&mut self.theirs).await?;
+            let (head, body) = self.record().await?;
             match head.kind {
                 Kind::Letter => return Ok(Some(body)),
                 Kind::Error => return Ok(None),
@@ -120,20 +120,24 @@ impl Conversation {
         timeout(ANSWER, self.heard()).await.map_err(late)?
     }
 
+    /// The answer to a whole letter: that it is safe.
+    pub async fn acknowledged(&mut self) -> Result<(), Error> {
+        match self.answer().await?.is_empty() {
+            true => Ok(()),
+            false => Err(WireError::Record.into()),
+        }
+    }
+
     async fn heard(&mut self) -> Result<Map<String, Value>, Error> {
         loop {
-            let (head, body) = self
-                .reader
-                .record(&mut self.theirs)
-                .await
-                .map_err(Error::from)?;
+            let (head, body) = self.record().await?;
             match head.kind {
                 Kind::Reply => {
                     let unreadable =
                         |_| Error::new(Code::Failed, "the relay's answer cannot be read");
                     return json::parse(&body).map_err(unreadable);
                 }
-                Kind::Ack => return Ok(Map::new()),
+                Kind::Ack if body == record::ACK => return Ok(Map::new()),
                 Kind::Error => {
                     let error = record::decode_error(&body)?;
                     let words = printable(&error.sentence, 500);
@@ -142,6 +146,15 @@ impl Conversation {
                 Kind::Working => {}
                 _ => return Err(WireError::Record.into()),
             }
+        }
+    }
+
+    /// The next record. All are of transfer 0.
+    async fn record(&mut self) -> Result<(Head, Vec<u8>), ChannelError> {
+        let (head, body) = self.reader.record(&mut self.theirs).await?;
+        match head.transfer {
+            0 => Ok((head, body)),
+            _ => Err(WireError::Record.into()),
         }
     }
 

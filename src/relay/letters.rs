@@ -139,6 +139,10 @@ impl Letters {
         written.wait().map_err(failed)
     }
 
+    fn is_member(&self, member: &NameHash) -> bool {
+        matches!(self.0.user.contact_of(member), Ok(Some(_)))
+    }
+
     /// The lasting key, by which those who leave letters know the relay.
     pub fn key(&self) -> Share {
         Share::from_secret(&self.0.key)
@@ -153,8 +157,8 @@ impl Letters {
     ) -> Result<(Arriving, Prekey), Error> {
         let hash = box_hash(id);
         let found = mailbox::find_box(&self.db(), &hash).map_err(failed)?;
-        let Some((member, _)) = found else {
-            let sentence = "there is no such box at the relay: its owner has taken it away";
+        let Some((member, _)) = found.filter(|(member, _)| self.is_member(member)) else {
+            let sentence = "there is no such box at the relay: its owner has taken it away, or has not told the relay of it yet";
             return Err(Error::new(Code::NotFound, sentence));
         };
         if bytes <= HEAD_LEN as u64 {
@@ -290,8 +294,8 @@ impl Letters {
     pub fn seen(&self, hash: &Id) -> Result<Seen, Error> {
         let db = self.db();
         let member = match mailbox::find_box(&db, hash).map_err(failed)? {
-            Some((member, true)) => member,
-            Some((_, false)) | None => return Ok(Seen::Nothing),
+            Some((member, true)) if self.is_member(&member) => member,
+            _ => return Ok(Seen::Nothing),
         };
         if self.0.hub.present(&member).is_some() {
             return Ok(Seen::Now);

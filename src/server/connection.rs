@@ -171,7 +171,9 @@ impl Connection {
             Ok(Next::Post) => {
                 if let Some(relay) = &self.server.relay {
                     let shutdown = self.shutdown.clone();
-                    relay.post(&self.peer, (reader, writer), shutdown).await;
+                    let deadline = opening_deadline.saturating_sub(accepted.elapsed());
+                    let both = (reader, writer);
+                    relay.post(&self.peer, both, deadline, shutdown).await;
                 }
                 return;
             }

@@ -31,7 +31,7 @@ use crate::{
         user::User,
     },
     session::{
-        channel::{Reader, Writer},
+        channel::{ChannelError, Reader, Writer},
         pace::Pace,
     },
     store::Stores,
@@ -142,18 +142,21 @@ impl Relay {
         attend != Attend::Letters || self.letters.is_some()
     }
 
-    /// Answers somebody who leaves letters.
+    /// Answers somebody who leaves letters, and has this long to begin.
     pub async fn post(
         &self,
         from: &Peer,
         (reader, writer): (Reader, Writer),
+        deadline: Duration,
         shutdown: watch::Receiver<bool>,
     ) {
         let (Some(letters), Some(_admitted)) = (&self.letters, self.posts.admit(from)) else {
             return turn_away(writer).await;
         };
         let served = async {
-            let mut conversation = post::accept(letters, reader, writer).await?;
+            let accepting = timeout(deadline, post::accept(letters, reader, writer));
+            let late = |_| ChannelError::Idle(deadline);
+            let mut conversation = accepting.await.map_err(late)??;
             let served = post::serve_anybody(letters, &mut conversation, shutdown).await;
             conversation.writer.finish().await;
             conversation.reader.drain(LINGER).await;

@@ -358,11 +358,11 @@ pub fn seal_receipt(
     receiver: &PrivateKey,
     random: &mut Random<'_>,
 ) -> Result<Vec<u8>, WireError> {
-    let signature = receiver.sign(&[RECEIPT, &keys.digest, json].concat(), random)?;
     let mut salt = [0; LEN];
     random
         .try_fill_bytes(&mut salt)
         .map_err(CryptoError::from)?;
+    let signature = receiver.sign(&[RECEIPT, &keys.digest, json].concat(), random)?;
     let mut plain = [signature.as_slice(), json].concat();
     let key = receipt_key(&keys.receipt, &salt);
     let tag = Seal::new(&key)?.seal(0, true, &[], &mut plain)?;

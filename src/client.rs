@@ -83,7 +83,7 @@ pub struct Route {
     /// Whether the system may cut what QUIC sends into packets.
     gso: bool,
     /// Where letters for the contact may be left, and when they are.
-    letter_box: Option<Grant>,
+    letter_box: Option<Box<Grant>>,
     leave: Leave,
     /// Whether a session that broke is opened again, and files go on where they were.
     is_persistent: bool,
@@ -136,7 +136,7 @@ impl Route {
                 Some(_) => Leave::Never,
                 None => Leave::Auto,
             },
-            letter_box: user.box_of(&contact.name)?,
+            letter_box: user.box_of(&contact.name)?.map(Box::new),
             is_persistent: false,
             user: user.clone(),
             contact,
@@ -176,7 +176,7 @@ impl Route {
             Leave::Always => true,
             Leave::Auto => error.code == Code::Later,
         };
-        self.letter_box.as_ref().filter(|_| may)
+        self.letter_box.as_deref().filter(|_| may)
     }
 
     /// The same route, for which `dialer` makes the links.

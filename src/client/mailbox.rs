@@ -634,7 +634,7 @@ impl<'a> Mailbox<'a> {
             };
         }
         let finishing = task::spawn_blocking(move || feed.finish());
-        Ok(finishing.await.map_err(lost)?)
+        finishing.await.map_err(lost)
     }
 
     async fn store(&mut self, received: Received<Arrival>) -> Result<Stored, Error> {

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Asks the relays of contacts who is there: one connection for each relay, all at the same time.
 pub async fn ask(user: &User, contacts: &[Name]) -> Result<Vec<Presence>, Error> {
     let gso = user.root().settings()?.quic_gso;
-    let mut by_relay: HashMap<(String, [u8; 32]), Vec<(usize, Grant)>> = HashMap::new();
+    let mut by_relay: HashMap<_, Vec<(usize, Grant)>> = HashMap::new();
     for (at, grant) in user.boxes_of(contacts)? {
         let relay = (grant.relay.to_string(), grant.key);
         by_relay.entry(relay).or_default().push((at, grant));

@@ -31,7 +31,10 @@ use crate::{
     json::Value,
     meta::{Meta, TransferId, Wire},
     root::{Root, RootError, name::Name, user::User},
-    transfer::send::left::{self, End},
+    transfer::send::{
+        left::{self, End},
+        send_job::LEFT,
+    },
     transport::Addresses,
     wire::{
         letter::{Receipt, open_receipt},
@@ -135,11 +138,19 @@ pub async fn ask(root: &Root) -> Result<Heard, Error> {
 async fn ask_all(root: &Root, record: &Record) -> Result<Heard, Error> {
     let gso = root.settings()?.quic_gso;
     let now = clock::millis();
-    // One that is on its way to the relay has a sender who will hear of it.
-    let is_left =
-        |left: &Left| left.stage != Stage::Leaving || now.saturating_sub(left.at) > FORSAKEN;
+    // One that is on its way to the relay has a sender who will hear of it. If that sender was killed at
+    // the last moment, only the document says that it is there.
+    let is_left = move |left: &Left| {
+        left.stage != Stage::Leaving
+            || now.saturating_sub(left.at) > FORSAKEN
+            || path_of(left).is_some_and(|path| path.with_extension(LEFT).exists())
+    };
+    let all = record.read(letters::all).await?;
+    let sorting = task::spawn_blocking(move || all.into_iter().filter(is_left).collect());
+    let lost = |_| Error::new(Code::Failed, "a thread stopped");
+    let all: Vec<Left> = sorting.await.map_err(lost)?;
     let mut by_relay: HashMap<(String, [u8; 32]), Vec<Left>> = HashMap::new();
-    for left in record.read(letters::all).await?.into_iter().filter(is_left) {
+    for left in all {
         let relay = (left.relay.clone(), left.key);
         by_relay.entry(relay).or_default().push(left);
     }

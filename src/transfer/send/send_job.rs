@@ -183,9 +183,10 @@ impl SendJob {
         };
         if let Some(Letter { number, journal }) = self.left.get() {
             let path = document.become_(LEFT, &self.meta, &self.path)?;
-            // From here on its receipt ends the document.
+            // From here on its receipt ends the document. If that is not recorded, the document tells.
             let number = *number;
-            drop(journal.quietly(false, move |db| letters::proceed(db, &number, Stage::Left)));
+            let left = journal.quietly(false, move |db| letters::proceed(db, &number, Stage::Left));
+            let _ = left.wait();
             return Ok(path);
         }
         document.become_("done", &as_delivered(delivered, &self.meta), &self.path)

@@ -280,6 +280,17 @@ fn a_file_comes_once_whether_as_a_letter_or_at_once() {
 }
 
 #[test]
+fn who_leaves_a_letter_hears_of_those_before() {
+    let post = Post::new(OPEN);
+    let left = post.leave(&post.meta("a.txt", b"a"));
+    let (server, lines) = post.back();
+    wait_for(&lines, RECEIPT);
+    drop(server);
+    post.leave(&post.meta("b.txt", b"b"));
+    assert!(left.with_extension("done").exists());
+}
+
+#[test]
 fn a_letter_can_be_taken_back_until_it_is_fetched() {
     let post = Post::new(OPEN);
     let left = post.leave(&post.meta("a.txt", b"a"));

@@ -47,6 +47,7 @@ use m2y::{
         session::Share,
     },
 };
+use serde_json::Value;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
@@ -659,4 +660,65 @@ fn a_burst_of_connections_leaves_members_and_pairs_alone() {
         assert!(Instant::now() < end);
     }
     assert_eq!(world.arrived(".data").len(), 1);
+}
+
+#[test]
+fn members_who_want_to_be_found_become_contacts_by_requests_at_the_relay() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start();
+    let root = |place: &str, who| {
+        let (root, _) = Root::init(&dir.path().join(place), &[]).unwrap();
+        person(&root, who);
+        fs::write(root.path().join("m2y.ini"), "[presence]\nlisted = yes\n").unwrap();
+        relay.join(&root, who);
+        root
+    };
+    let (r, z) = (root("r", ROLAND), root("z", ZHENQIANG));
+    let servers = [&r, &z].map(attending);
+    let m2y = |root: &Root, args: &[&str]| {
+        let output = Command::new(M2Y)
+            .args(args)
+            .args(["--json", "--root"])
+            .arg(root.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", said(&output));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let read = lines.lines().map(serde_json::from_str);
+        read.collect::<Result<Vec<Value>, _>>().unwrap()
+    };
+    let end = Instant::now() + PATIENCE;
+    while m2y(&z, &["relay", "who"]).len() < 2 {
+        assert!(Instant::now() < end, "both are found");
+    }
+    let brought = |root: &Root| {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let list = m2y(root, &["contact", "list"]);
+            if let Some(found) = list.iter().find(|one| one["request"].is_string()) {
+                return found["file"].as_str().unwrap().to_owned();
+            }
+            assert!(Instant::now() < end, "nothing is brought");
+        }
+    };
+    // One that goes to nobody looks the same.
+    m2y(&z, &["contact", "request", "nobody", "--via", "relay"]);
+    m2y(&z, &["contact", "request", ROLAND, "--via", "relay"]);
+    let request = brought(&r);
+    m2y(&r, &["contact", "add", &request, "--via", "relay"]);
+    let answer = brought(&z);
+    m2y(&z, &["contact", "accept", &answer]);
+    let key = |root: &Root, user: &str, of: &str| {
+        let user = root.user(&name(user)).unwrap();
+        user.contact(&name(of)).unwrap().key.fingerprint()
+    };
+    assert_eq!(key(&z, ZHENQIANG, ROLAND), key(&r, ROLAND, ROLAND));
+    assert_eq!(key(&r, ROLAND, ZHENQIANG), key(&z, ZHENQIANG, ZHENQIANG));
+    let left = |root| {
+        m2y(root, &["contact", "list"])
+            .iter()
+            .any(|one| one["request"].is_string())
+    };
+    assert!(!left(&r) && !left(&z));
+    drop(servers);
 }

@@ -54,8 +54,8 @@ pub enum Contact {
 impl Contact {
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         match self {
-            Self::Request(request) => request.run(json),
-            Self::Add(add) => add.run(json),
+            Self::Request(request) => request.run(json).await,
+            Self::Add(add) => add.run(json).await,
             Self::Accept(accept) => accept.run(json),
             Self::Export(export) => export.run(json),
             Self::List(list) => list.run(json).await,

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Route,
-    receipts::{Outcome, outcome},
+    receipts::{self, Outcome, outcome},
 };
 use crate::{
     clock,
@@ -196,8 +196,14 @@ impl<'a> Letters<'a> {
         private: Arc<PrivateKey>,
         grant: &'a Grant,
     ) -> Result<Self, Error> {
-        let record = Record::open(route.user.root()).await?;
-        let post = Post::open(&grant.relay, &grant.key, route.gso).await?;
+        let root = route.user.root();
+        let record = Record::open(root).await?;
+        let mut post = Post::open(&grant.relay, &grant.key, route.gso).await?;
+        // On the occasion, for those who run no server: what was left before may have its receipt.
+        let mut before = receipts::without_receipt(&record).await?;
+        before.retain(|left| left.key == grant.key);
+        let mut heard = receipts::Heard::default();
+        receipts::ask_over(root, &record, &mut post, before, &mut heard).await?;
         Ok(Self {
             route,
             private,

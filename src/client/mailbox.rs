@@ -197,6 +197,20 @@ pub async fn join(
     Ok(())
 }
 
+/// Sends a document to another member of a relay, who may become a contact.
+pub async fn introduce(
+    user: &User,
+    relay: &Name,
+    to: &Name,
+    document: String,
+) -> Result<(), Error> {
+    let mut conversation = converse(user, relay).await?;
+    let to = to.to_string();
+    conversation.ask(&Ask::Introduce { to, document }).await?;
+    conversation.close().await;
+    Ok(())
+}
+
 /// Takes all boxes at a relay away, and with them the letters that wait there.
 pub async fn leave(user: &User, relay: &Name) -> Result<(), Error> {
     let mut conversation = converse(user, relay).await?;
@@ -259,6 +273,7 @@ impl<'a> Mailbox<'a> {
         let stock = self.publish(settings.presence.show).await?;
         self.provide(&stock).await?;
         info!(user = %self.user.name(), relay = %self.relay, "the mailbox is in order");
+        self.introductions().await?;
         let listed = Ask::Listed(settings.presence.listed);
         self.conversation.ask(&listed).await?;
         let before = clock::millis().saturating_sub(REMEMBERED);
@@ -294,6 +309,33 @@ impl<'a> Mailbox<'a> {
         }
         self.conversation.close().await;
         Ok(left == 0)
+    }
+
+    /// Fetches documents of people who want to become contacts, or have answered.
+    async fn introductions(&mut self) -> Result<(), Error> {
+        loop {
+            let answer = self.conversation.ask(&Ask::Introductions).await?;
+            let all = answer.get("documents").and_then(Value::as_array);
+            let all = all.ok_or_else(unreadable)?;
+            if all.is_empty() {
+                return Ok(());
+            }
+            for one in all {
+                let field = |field: &str| one.get(field).and_then(Value::as_str);
+                let (Some(from), Some(document)) = (field("from"), field("document")) else {
+                    return Err(unreadable());
+                };
+                let name = Name::user(from).map_err(RootError::from)?;
+                let (user, document) = (self.user.clone(), document.to_owned());
+                let keeping = task::spawn_blocking(move || {
+                    user.keep_introduction(&name, document.as_bytes())
+                });
+                keeping.await.map_err(lost)??;
+                info!(user = %self.user.name(), relay = %self.relay, "a contact request or its answer has come: `m2y contact list` shows it");
+                let from = from.to_owned();
+                self.conversation.ask(&Ask::Introduced { from }).await?;
+            }
+        }
     }
 
     /// Publishes the boxes; returns what the relay says of the prekeys.

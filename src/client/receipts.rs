@@ -137,20 +137,8 @@ pub async fn ask(root: &Root) -> Result<Heard, Error> {
 
 async fn ask_all(root: &Root, record: &Record) -> Result<Heard, Error> {
     let gso = root.settings()?.quic_gso;
-    let now = clock::millis();
-    // One that is on its way to the relay has a sender who will hear of it. If that sender was killed at
-    // the last moment, only the document says that it is there.
-    let is_left = move |left: &Left| {
-        left.stage != Stage::Leaving
-            || now.saturating_sub(left.at) > FORSAKEN
-            || path_of(left).is_some_and(|path| path.with_extension(LEFT).exists())
-    };
-    let all = record.read(letters::all).await?;
-    let sorting = task::spawn_blocking(move || all.into_iter().filter(is_left).collect());
-    let lost = |_| Error::new(Code::Failed, "a thread stopped");
-    let all: Vec<Left> = sorting.await.map_err(lost)?;
     let mut by_relay: HashMap<(String, [u8; 32]), Vec<Left>> = HashMap::new();
-    for left in all {
+    for left in without_receipt(record).await? {
         let relay = (left.relay.clone(), left.key);
         by_relay.entry(relay).or_default().push(left);
     }
@@ -174,16 +162,45 @@ async fn ask_all(root: &Root, record: &Record) -> Result<Heard, Error> {
     Ok(all)
 }
 
+/// The letters that wait for a receipt.
+pub(super) async fn without_receipt(record: &Record) -> Result<Vec<Left>, Error> {
+    let now = clock::millis();
+    // One that is on its way to the relay has a sender who will hear of it. If that sender was killed at
+    // the last moment, only the document says that it is there.
+    let is_left = move |left: &Left| {
+        left.stage != Stage::Leaving
+            || now.saturating_sub(left.at) > FORSAKEN
+            || path_of(left).is_some_and(|path| path.with_extension(LEFT).exists())
+    };
+    let all = record.read(letters::all).await?;
+    let sorting = task::spawn_blocking(move || all.into_iter().filter(is_left).collect());
+    let lost = |_| Error::new(Code::Failed, "a thread stopped");
+    sorting.await.map_err(lost)
+}
+
 async fn ask_relay(
     root: &Root,
     record: &Record,
     (relay, key): (&str, &[u8; 32]),
     gso: bool,
-    mut all: Vec<Left>,
+    all: Vec<Left>,
     heard: &mut Heard,
 ) -> Result<(), Error> {
     let addresses: Addresses = relay.parse().map_err(unusable)?;
     let mut post = Post::open(&addresses, key, gso).await?;
+    ask_over(root, record, &mut post, all, heard).await?;
+    post.close().await;
+    Ok(())
+}
+
+/// Asks over a connection that is there.
+pub(super) async fn ask_over(
+    root: &Root,
+    record: &Record,
+    post: &mut Post,
+    mut all: Vec<Left>,
+    heard: &mut Heard,
+) -> Result<(), Error> {
     while !all.is_empty() {
         let some: Vec<_> = all.iter().take(MAX_ASKED).map(|left| left.letter).collect();
         let statuses = post.statuses(some).await?;
@@ -208,7 +225,6 @@ async fn ask_relay(
             }
         }
     }
-    post.close().await;
     Ok(())
 }
 

@@ -16,6 +16,13 @@ CREATE TABLE IF NOT EXISTS mailbox_invitation (
     name  TEXT NOT NULL,
     until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mailbox_introduction (
+    receiver BLOB NOT NULL,
+    sender   TEXT NOT NULL,
+    document TEXT NOT NULL,
+    at       INTEGER NOT NULL,
+    PRIMARY KEY (receiver, sender)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mailbox_box (
     hash   BLOB PRIMARY KEY,
     member BLOB NOT NULL,
@@ -42,6 +49,55 @@ CREATE TABLE IF NOT EXISTS mailbox_letter (
 CREATE INDEX IF NOT EXISTS mailbox_letter_member ON mailbox_letter (member, state);
 CREATE INDEX IF NOT EXISTS mailbox_letter_at ON mailbox_letter (state, at);
 ";
+
+/// A document of one member for another, by the name of the first. Of each member one waits, and of all
+/// no more than `most`.
+pub fn introduce(
+    db: &Connection,
+    receiver: &NameHash,
+    (sender, document): (&str, &str),
+    most: u32,
+    now: u64,
+) -> rusqlite::Result<()> {
+    db.execute(
+        "INSERT INTO mailbox_introduction (receiver, sender, document, at)
+         SELECT ?1, ?2, ?3, ?4 WHERE ?5 >
+             (SELECT COUNT(*) FROM mailbox_introduction WHERE receiver = ?1)
+         ON CONFLICT DO NOTHING",
+        params![receiver, sender, document, signed(now), most],
+    )?;
+    Ok(())
+}
+
+/// Documents that wait for a member, and who they are from: a few.
+pub fn introductions(
+    db: &Connection,
+    receiver: &NameHash,
+) -> rusqlite::Result<Vec<(String, String)>> {
+    db.prepare_cached(
+        "SELECT sender, document FROM mailbox_introduction WHERE receiver = ?1 ORDER BY at LIMIT 3",
+    )?
+    .query_map([receiver], |row| Ok((row.get(0)?, row.get(1)?)))?
+    .collect()
+}
+
+/// A member has a document.
+pub fn introduced(db: &Connection, receiver: &NameHash, sender: &str) -> rusqlite::Result<()> {
+    db.execute(
+        "DELETE FROM mailbox_introduction WHERE receiver = ?1 AND sender = ?2",
+        params![receiver, sender],
+    )?;
+    Ok(())
+}
+
+/// Forgets documents that nobody fetched.
+pub fn forget_introductions(db: &Connection, before: u64) -> rusqlite::Result<()> {
+    db.execute(
+        "DELETE FROM mailbox_introduction WHERE at < ?1",
+        [signed(before)],
+    )?;
+    Ok(())
+}
 
 /// Records that somebody with this token may become a member by this name, until then.
 pub fn invite(db: &Connection, hash: &Id, name: &str, until: u64) -> rusqlite::Result<()> {

@@ -21,7 +21,9 @@ use crate::{
         mailbox::{self, Id, Letter, State},
     },
     root::{
+        RootError,
         contact::Card,
+        introductions,
         name::{Name, NameHash},
         settings::{Quota, RelaySettings},
         user::User,
@@ -36,6 +38,9 @@ use crate::{
 
 /// Letters or members that are listed at once.
 const LISTED: u32 = 256;
+
+/// Documents that may wait for one member.
+const INTRODUCTIONS: u32 = 64;
 
 /// How often what is too old is removed: a few times in the time that it is kept, and not all the time.
 const MIN_SWEEP: Duration = Duration::from_secs(1);
@@ -399,6 +404,33 @@ impl Letters {
         Ok(())
     }
 
+    /// Keeps a document of one member for another. Nobody is told whether there is such a member.
+    pub fn introduce(&self, from: &Name, to: &str, document: String) -> Result<(), Error> {
+        if document.len() > introductions::MAX_LEN {
+            return Err(Error::new(Code::Failed, "the document is too long"));
+        }
+        let receiver = Name::user(to).map_err(RootError::from)?.hash();
+        if !self.is_member(&receiver) {
+            return Ok(());
+        }
+        let (sender, now) = (from.to_string(), clock::millis());
+        self.write(true, move |db| {
+            mailbox::introduce(db, &receiver, (&sender, &document), INTRODUCTIONS, now)
+        })?;
+        self.0.hub.letters_came(&receiver);
+        Ok(())
+    }
+
+    /// The documents that wait for a member, some of them, and who they are from.
+    pub fn introductions(&self, member: &NameHash) -> Result<Vec<(String, String)>, Error> {
+        mailbox::introductions(&self.db(), member).map_err(failed)
+    }
+
+    /// A member has the document of another.
+    pub fn introduced(&self, member: NameHash, from: String) -> Result<(), Error> {
+        self.write(false, move |db| mailbox::introduced(db, &member, &from))
+    }
+
     /// A member is there, and wants to be found or not.
     pub fn saw(&self, member: NameHash, listed: Option<bool>) -> Result<(), Error> {
         let now = clock::millis();
@@ -490,6 +522,7 @@ impl Letters {
                 })?;
             }
         }
+        self.write(false, move |db| mailbox::forget_introductions(db, before))?;
         let known = mailbox::members(&self.db()).map_err(failed)?;
         let contacts = self.0.user.contacts()?;
         // One key file that cannot be read is no reason to forget anybody.

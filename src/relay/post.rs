@@ -18,7 +18,7 @@ use crate::{
     error::{Code, Error},
     hooks::dispatch::stopped,
     json::{Map, Value},
-    root::name::NameHash,
+    root::name::Name,
     session::channel::{ChannelError, Reader, Writer},
     store::Contents,
     wire::{
@@ -152,11 +152,12 @@ pub async fn serve_anybody(
 /// before each answer.
 pub async fn serve_member<F: Future<Output = bool>>(
     letters: &Letters,
-    member: NameHash,
+    name: &Name,
     conversation: &mut Conversation,
     mut shutdown: watch::Receiver<bool>,
     is_member: impl Fn() -> F,
 ) -> Result<(), ChannelError> {
+    let member = name.hash();
     conversation.reader.set_idle(MEMBER_IDLE);
     let mut boxes = Vec::new();
     loop {
@@ -232,6 +233,27 @@ pub async fn serve_member<F: Future<Output = bool>>(
             Ask::Receipt { letter, receipt } => {
                 let settled = blocking(move || ours.settle(member, letter, receipt)).await;
                 answer_with(conversation, settled.map(|()| Map::new())).await?;
+            }
+            Ask::Introduce { to, document } => {
+                let from = name.clone();
+                let kept = blocking(move || ours.introduce(&from, &to, document)).await;
+                answer_with(conversation, kept.map(|()| Map::new())).await?;
+            }
+            Ask::Introductions => {
+                let waiting = blocking(move || ours.introductions(&member)).await;
+                let listed = waiting.map(|waiting| {
+                    let each = waiting.into_iter().map(|(from, document)| {
+                        let mut fields = one("from", from);
+                        fields.insert("document".to_owned(), document.into());
+                        Value::Object(fields)
+                    });
+                    one("documents", each.collect::<Vec<_>>())
+                });
+                answer_with(conversation, listed).await?;
+            }
+            Ask::Introduced { from } => {
+                let had = blocking(move || ours.introduced(member, from)).await;
+                answer_with(conversation, had.map(|()| Map::new())).await?;
             }
             Ask::Listed(listed) => {
                 let saw = blocking(move || ours.saw(member, Some(listed))).await;

@@ -36,6 +36,7 @@ pub mod folder;
 pub mod folder_rules;
 pub mod folder_store;
 mod ini_text;
+pub mod introductions;
 pub mod invitation;
 pub mod meta_file;
 pub mod name;

@@ -181,10 +181,10 @@ impl Relay {
         let served = async {
             let sides = [&keys.server, &keys.client];
             let mut conversation = Conversation::new(reader, writer, sides)?;
-            let hash = member.name.hash();
+            let name = &member.name;
             let is_member = || self.is_member(member);
             let served =
-                post::serve_member(letters, hash, &mut conversation, shutdown, is_member).await;
+                post::serve_member(letters, name, &mut conversation, shutdown, is_member).await;
             conversation.writer.finish().await;
             served
         };

@@ -151,6 +151,20 @@ pub enum Ask {
         /// For its sender.
         receipt: Vec<u8>,
     },
+    /// A document for another member, who may become a contact.
+    Introduce {
+        /// The member.
+        to: String,
+        /// The document.
+        document: String,
+    },
+    /// The documents that wait for this member.
+    Introductions,
+    /// This member has the document of that one.
+    Introduced {
+        /// Who it is from.
+        from: String,
+    },
     /// Whether this member wants to be found by other members.
     Listed(bool),
     /// Who wants to be found, without this many.
@@ -231,6 +245,16 @@ impl Ask {
                 put("receipt", hex::encode(receipt).into());
                 "receipt"
             }
+            Self::Introduce { to, document } => {
+                put("to", to.as_str().into());
+                put("document", document.as_str().into());
+                "introduce"
+            }
+            Self::Introductions => "introductions",
+            Self::Introduced { from } => {
+                put("from", from.as_str().into());
+                "introduced"
+            }
             Self::Listed(listed) => {
                 put("listed", (*listed).into());
                 "listed"
@@ -309,6 +333,14 @@ impl Ask {
             "receipt" => Self::Receipt {
                 letter: id("letter")?,
                 receipt: hex::decode(text("receipt")?).ok()?,
+            },
+            "introduce" => Self::Introduce {
+                to: text("to")?.to_owned(),
+                document: text("document")?.to_owned(),
+            },
+            "introductions" => Self::Introductions,
+            "introduced" => Self::Introduced {
+                from: text("from")?.to_owned(),
             },
             "listed" => Self::Listed(fields.get("listed")?.as_bool()?),
             "who" => Self::Who {
@@ -424,6 +456,14 @@ mod tests {
             Ask::Receipt {
                 letter: [1; 32],
                 receipt: vec![4, 5],
+            },
+            Ask::Introduce {
+                to: "zhenqiang".to_owned(),
+                document: "{}".to_owned(),
+            },
+            Ask::Introductions,
+            Ask::Introduced {
+                from: "zhenqiang".to_owned(),
             },
             Ask::Listed(true),
             Ask::Who { skip: 3 },

@@ -65,6 +65,7 @@ impl Accept {
         }
         // Last: until then the same answer can be accepted again.
         user.forget_request(agreed.request)?;
+        user.forget_introduction(&answer.name)?;
         let added = Added {
             user: &name,
             contact: &answer.name,

@@ -1,13 +1,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use super::{super::RootArg, Added, named, output, print, read_document};
 use crate::{
-    cli::user_arg::UserArg,
+    cli::{completion::contacts, user_arg::UserArg, user_name},
+    client::mailbox,
     clock,
     crypto::{SysRng, keys::Fingerprint},
     error::{Code, Error},
+    json::canonical,
     root::{RootError, contact::Card, folder::Folder, user::User},
     transport::Addresses,
     wire::pairing::{Announcement, Answer, Document, PairingError, Request},
@@ -51,10 +54,13 @@ pub struct Add {
     /// Replace a different key under the same name
     #[arg(long)]
     replace: bool,
+    /// The relay that a request came by: the answer goes back there
+    #[arg(long, value_name = "RELAY", add = ArgValueCompleter::new(contacts))]
+    via: Option<String>,
 }
 
 impl Add {
-    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let user = self.user.of(&self.root.open()?)?;
         let name = user.name().clone();
         let document = read_document(&self.file)?;
@@ -112,9 +118,20 @@ impl Add {
             allowed: allowed.as_ref().map(Folder::name),
             announced_by,
         };
-        match answer {
+        let answer = answer.map(|answer| answer.to_document()).transpose()?;
+        let via = self.via.as_deref().map(user_name).transpose()?;
+        let sent = match (&answer, &via) {
+            (Some(answer), Some(relay)) => {
+                mailbox::introduce(&user, relay, &card.name, canonical(answer)).await?;
+                true
+            }
+            _ => false,
+        };
+        // What came by a relay is done with.
+        user.forget_introduction(&card.name)?;
+        match answer.filter(|_| !sent) {
             Some(answer) => {
-                print(&answer.to_document()?, json);
+                print(&answer, json);
                 if !json {
                     output::aside(&added);
                     if !has_address {

@@ -1,9 +1,16 @@
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
 use super::{super::RootArg, fingerprint_lines, named, output, print};
 use crate::{
-    cli::user_arg::{UserArg, said, user_of},
+    cli::{
+        completion::contacts,
+        user_arg::{UserArg, said, user_of},
+        user_name,
+    },
+    client::mailbox,
     error::Error,
+    json::canonical,
     root::contact_request::RequestId,
     transport::Addresses,
     wire::{WireError, pairing},
@@ -33,6 +40,9 @@ pub struct Export {
 /// Mail it to the other person, who runs `m2y contact add` with it and mails back what that
 /// prints. `m2y contact accept` accepts the answer, once. A request is for one person, and
 /// not secret.
+///
+/// If you have both joined the same relay, NAME --via RELAY sends it there. Once the answer is there,
+/// `m2y contact list` shows it.
 #[derive(Debug, Args)]
 pub struct Request {
     #[command(flatten)]
@@ -45,6 +55,12 @@ pub struct Request {
     /// Your folder for files that are sent without naming one
     #[arg(long, value_name = "NAME")]
     folder: Option<String>,
+    /// The other person, a member of the relay
+    #[arg(value_name = "NAME", requires = "via")]
+    to: Option<String>,
+    /// A relay that you have joined: the request goes to NAME there
+    #[arg(long, value_name = "RELAY", requires = "to", add = ArgValueCompleter::new(contacts))]
+    via: Option<String>,
 }
 
 impl Export {
@@ -62,7 +78,7 @@ impl Export {
 }
 
 impl Request {
-    pub(super) fn run(self, json: bool) -> Result<(), Error> {
+    pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let user = self.user.of(&self.root.open()?)?;
         let name = user.name();
         let request = pairing::Request {
@@ -72,6 +88,19 @@ impl Request {
         let document = request.to_document()?;
         // The number must be on file before anybody can answer the request.
         user.keep_request(request.id, &document)?;
+        if let (Some(to), Some(via)) = (&self.to, &self.via) {
+            let (to, relay) = (user_name(to)?, user_name(via)?);
+            mailbox::introduce(&user, &relay, &to, canonical(&document)).await?;
+            if json {
+                output::object(&[("status", "done".into()), ("to", to.as_str().into())]);
+            } else {
+                output::line(format_args!(
+                    "if {to} is a member of {relay}, the request is there for {to}; `m2y contact list` shows the answer when it has come"
+                ));
+                output::line(fingerprint_lines(request.card.key.fingerprint()));
+            }
+            return Ok(());
+        }
         print(&document, json);
         if !json {
             output::aside(format_args!(

@@ -72,6 +72,19 @@ impl List {
                 output::line(line.trim_end());
             }
         }
+        for (from, path) in user.introductions()? {
+            let path = path.display();
+            if json {
+                output::object(&[
+                    ("request", from.as_str().into()),
+                    ("file", path.to_string().into()),
+                ]);
+            } else {
+                output::line(format_args!(
+                    "a relay brought a document of {from}: `m2y contact add {path} --via RELAY` for a request, `m2y contact accept {path}` for an answer"
+                ));
+            }
+        }
         Ok(())
     }
 }

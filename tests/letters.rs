@@ -891,6 +891,11 @@ fn long_metas_have_receipts_too() {
     let (_server, lines) = post.back();
     wait_for(&lines, RECEIPT);
     assert_eq!(post.ask(&left).2, "done");
+    let done = read_meta(&left.with_extension("done"));
+    assert_eq!(
+        (done.to.as_str(), done.filename.as_str()),
+        (ROLAND, "a.txt")
+    );
 }
 
 #[test]

@@ -232,6 +232,8 @@ async fn attend(
     } = opened;
     let (from, to) = (user.name(), relay);
     info!(user = %from, relay = %to, "attending");
+    // However long the relay was away.
+    letters.notify_one();
     let (give_call, mut calls) = mpsc::channel::<Called>(TOGETHER);
     let (decide, mut decisions) = mpsc::channel(TOGETHER);
     let free = Arc::new(Semaphore::new(TOGETHER));

@@ -341,7 +341,9 @@ impl<'a> Letters<'a> {
                     job.set_left(left.letter, self.record.journal.clone());
                     return Ok(Some(Ok(meta.clone())));
                 }
-                Outcome::Delivered(meta) => Some(Ok(meta)),
+                Outcome::Delivered(delivered) => {
+                    Some(Ok(delivered.unwrap_or_else(|| meta.clone())))
+                }
                 Outcome::Failed(error) => Some(Err(error)),
                 Outcome::Again(_) => {
                     let (user, id) = (left.user.clone(), left.id);

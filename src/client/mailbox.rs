@@ -77,8 +77,13 @@ const TOGETHER: usize = 16 * MAX_RECORD;
 /// is notified when some have come.
 pub(super) async fn keep(user: &User, relay: &Name, receiver: &Arc<Receiver>, letters: &Notify) {
     let [first, longest] = PAUSES;
-    let (mut pause, mut due) = (first, Some(Instant::now()));
-    let mut known = None;
+    // It begins when the relay is there.
+    let (mut pause, mut due) = (first, None);
+    let mut known = {
+        let user = user.clone();
+        let looking = task::spawn_blocking(move || user.boxes_stamp());
+        looking.await.ok().flatten()
+    };
     let mut was_said = false;
     loop {
         // Before the boxes are read: one that is given meanwhile is published the next time.
@@ -90,7 +95,7 @@ pub(super) async fn keep(user: &User, relay: &Name, receiver: &Arc<Receiver>, le
             };
             task::spawn_blocking(looking).await.unwrap_or_default()
         };
-        let is_due = due.is_some_and(|due| due <= Instant::now());
+        let is_due = due.is_some_and(|due: Instant| due <= Instant::now());
         if is_joined && (is_due || stamp != known) {
             let synced = match Mailbox::open(user, relay, receiver).await {
                 Ok(mailbox) => mailbox.sync().await,

@@ -59,8 +59,8 @@ fn unusable(error: impl fmt::Display) -> Error {
 pub(super) enum Outcome {
     /// It waits.
     Waiting,
-    /// Its receiver has it, and answered with this meta.
-    Delivered(Meta),
+    /// Its receiver has it, and answered with this meta, or with none because it was too long.
+    Delivered(Option<Meta>),
     /// Its receiver did not accept it, or did not come.
     Failed(Error),
     /// It has to be sent again, and why.
@@ -103,7 +103,9 @@ pub(super) fn outcome(left: &Left, status: &DeliveryStatus, key: &PublicKey) -> 
     match (Code::from_word(&reply.code), error.is_empty()) {
         (Code::Later | Code::Integrity, false) => Outcome::Again("it did not arrive whole"),
         (code, false) => Outcome::Failed(Error::new(code, printable(error, 4_096))),
-        (_, true) if reply.delivered && is_ours => Outcome::Delivered(reply.meta),
+        (_, true) if reply.delivered && is_ours => {
+            Outcome::Delivered(Some(reply.meta).filter(|meta| !meta.from.is_empty()))
+        }
         (_, true) => Outcome::Again("its receipt is for something else"),
     }
 }
@@ -254,7 +256,7 @@ async fn end(
         };
         let (ended, result) = match &outcome {
             Outcome::Waiting => (None, None),
-            Outcome::Delivered(meta) => (Some(End::Delivered(meta)), Some(Ok(()))),
+            Outcome::Delivered(meta) => (Some(End::Delivered(meta.as_ref())), Some(Ok(()))),
             Outcome::Failed(error) => (Some(End::Failed(error)), Some(Err(error.clone()))),
             Outcome::Again(why) => {
                 let sentence = format!("the letter has to be sent again: {why}");

@@ -13,7 +13,7 @@ use m2y::root::Root;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{M2Y, Process, said, showing::Showing};
+use super::{M2Y, Process, key, person_with_key, said, showing::Showing};
 
 /// How long something may take that takes no time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +35,9 @@ impl RelayProcess {
     pub fn with(ini: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("m2y");
-        fs::create_dir(&root).unwrap();
+        // A new key takes its time.
+        let (made, _) = Root::init(&root, &[]).unwrap();
+        person_with_key(&made, "relay", &key("stranger"));
         fs::write(root.join("m2y.ini"), ini).unwrap();
         let (child, said, address) = Self::run(&root, "127.0.0.1:0");
         Self {

@@ -16,8 +16,8 @@ use crate::{
 
 /// How it ended.
 pub enum End<'a> {
-    /// The receiver has it, and made this of the document.
-    Delivered(&'a Meta),
+    /// The receiver has it, and made this of the document, or did not say what.
+    Delivered(Option<&'a Meta>),
     /// The receiver does not accept it, or it was taken back.
     Failed(&'a Error),
     /// It has to be sent again.
@@ -52,7 +52,7 @@ pub fn end(path: &Path, id: TransferId, end: &End<'_>) -> Result<Option<PathBuf>
         return Ok(None);
     }
     let (ending, after) = match end {
-        End::Delivered(meta) => ("done", as_delivered(meta, &before)),
+        End::Delivered(meta) => ("done", as_delivered(meta.unwrap_or(&before), &before)),
         End::Failed(error) => {
             before.error.clone_from(&error.sentence);
             ("failed", before)

@@ -1,4 +1,4 @@
-//! What relays and those who leave or fetch letters say to each other: see [`letter`](super::letter).
+//! What relays and those who leave or fetch letters say to each other: see [`letter`].
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;

@@ -18,8 +18,7 @@ use super::{
     user_name,
 };
 use crate::{
-    client::{mailbox as own_mailbox, relay_slot},
-    clock,
+    client::{mailbox, relay_slot},
     control::{
         question::{self, Present},
         slot,
@@ -27,7 +26,6 @@ use crate::{
     crypto::random,
     error::{Code as ErrorCode, Error},
     hooks::bundled,
-    journal::{Journal, mailbox},
     json,
     pairing::{
         code::{self, Code},
@@ -35,14 +33,12 @@ use crate::{
         party::Party,
         slots::LIFE,
     },
+    relay::letters,
     root::{Root, contact::Card, invitation::Invitation, name::Name, user::User},
     server,
     transport::{Address, Addresses, Direct},
-    wire::{letter::box_hash, session::Share},
+    wire::session::Share,
 };
-
-/// How long an invitation as a document can be used, in milliseconds.
-const INVITED: u64 = 14 * 86_400_000;
 
 /// How long a relay may take to hear that somebody leaves it.
 const LAST: Duration = Duration::from_secs(5);
@@ -302,12 +298,7 @@ impl Invite {
             name: name.clone(),
             token,
         };
-        let until = clock::millis().saturating_add(INVITED);
-        let journal = Journal::open(root).map_err(|e| failed(&e))?;
-        let invited = journal.quietly(true, move |db| {
-            mailbox::invite(db, &box_hash(&token), name.as_str(), until)
-        });
-        invited.committed().await.map_err(|e| failed(&e))?;
+        letters::invite(root, &token, &name).await?;
         output::text(&json::pretty(&invitation.to_document()?));
         Ok(())
     }
@@ -344,7 +335,7 @@ impl Join {
         let addresses = relay.addresses.clone().ok_or_else(nowhere)?;
         let address = addresses.iter().next().cloned().ok_or_else(nowhere)?;
         user.check_contact(&relay.name, &relay.key, false)?;
-        own_mailbox::join(user, &addresses, &key, token).await?;
+        mailbox::join(user, &addresses, &key, token).await?;
         user.add_contact(&relay.name, &relay.key, false)?;
         user.set_addresses(&relay.name, &addresses)?;
         Ok((relay, address))
@@ -371,7 +362,7 @@ impl Join {
         slot.close().await;
         user.set_relay(relay, true)?;
         // A relay without letters is one too.
-        let _ = own_mailbox::who(&user, relay).await;
+        let _ = mailbox::who(&user, relay).await;
         let address = Address::Relay(place, user.name().to_string()).to_string();
         if json {
             output::object(&[
@@ -401,7 +392,7 @@ impl Leave {
         user.set_relay(&name, false)?;
         user.set_relay_key(&name, None)?;
         // A relay that is away keeps what it has until it removes the member.
-        let left = timeout(LAST, own_mailbox::leave(&user, &name)).await;
+        let left = timeout(LAST, mailbox::leave(&user, &name)).await;
         if !matches!(left, Ok(Ok(()))) {
             output::aside(format_args!(
                 "{name} does not answer: letters that wait there stay until they expire"
@@ -432,7 +423,7 @@ impl Who {
                 return Err(Error::new(ErrorCode::Usage, sentence));
             }
         };
-        let found = own_mailbox::who(&user, &name).await?;
+        let found = mailbox::who(&user, &name).await?;
         if found.is_empty() && !json {
             output::line(format_args!("nobody at {name} wants to be found"));
         }

@@ -21,7 +21,7 @@ use crate::{
         mailbox::{self, Id, Letter, State},
     },
     root::{
-        RootError,
+        Root, RootError,
         contact::Card,
         introductions,
         name::{Name, NameHash},
@@ -38,6 +38,9 @@ use crate::{
 
 /// Letters or members that are listed at once.
 const LISTED: u32 = 256;
+
+/// How long an invitation can be used, in milliseconds.
+const INVITED: u64 = 14 * 86_400_000;
 
 /// Documents that may wait for one member.
 const INTRODUCTIONS: u32 = 64;
@@ -98,6 +101,20 @@ impl From<BadName> for Error {
     fn from(error: BadName) -> Self {
         Self::new(Code::Failed, error.to_string())
     }
+}
+
+/// Records that whoever has this token may become a member by this name; the relay may be running.
+pub async fn invite(root: &Root, token: &[u8; 32], name: &Name) -> Result<(), Error> {
+    let unusable = |e: JournalError| Error::new(Code::Failed, e.to_string());
+    let (hash, name) = (box_hash(token), name.to_string());
+    let until = clock::millis().saturating_add(INVITED);
+    let opened = {
+        let root = root.clone();
+        task::spawn_blocking(move || Journal::open(&root)).await
+    };
+    let journal = opened.map_err(failed)?.map_err(unusable)?;
+    let invited = journal.quietly(true, move |db| mailbox::invite(db, &hash, &name, until));
+    invited.committed().await.map_err(unusable)
 }
 
 impl Letters {

@@ -229,9 +229,9 @@ impl Tally {
             }
             let _ = writeln!(
                 self.out,
-                "left {} for {to}, who is away, as a letter: {}",
+                "left {} for {to} at a relay, as a letter: {}",
                 printable(&meta.filename, 200),
-                output::speed(bytes, took),
+                output::bytes(bytes),
             );
             return;
         }

@@ -290,8 +290,7 @@ impl Invite {
                 "name where the relay is reached, with --address ADDRESS or address in m2y.ini";
             Error::new(ErrorCode::Usage, sentence)
         })?;
-        let failed = |e: &dyn std::fmt::Display| Error::new(ErrorCode::Failed, e.to_string());
-        let token = random().map_err(|e| failed(&e))?;
+        let token = random()?;
         let invitation = Invitation {
             relay: user.card(Some(set), None)?,
             key: Share::from_secret(&*root.relay_key()?).public,

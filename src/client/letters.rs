@@ -465,3 +465,44 @@ pub(super) fn records_len(size: u64) -> u64 {
     size.saturating_add(blocks.saturating_mul(AROUND))
         .saturating_add(AROUND + 8)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_a_day_off_does_not_matter_and_old_keys_of_a_day_are_refused() {
+        let (pem, public) = PrivateKey::generate(2_048).unwrap();
+        let owner = PrivateKey::from_pem(&pem).unwrap();
+        let contact = Contact {
+            name: crate::root::name::Name::user("roland-frei").unwrap(),
+            key: public,
+        };
+        let relay: Addresses = "h:5".parse().unwrap();
+        const DAY: i64 = 86_400_000;
+        let is_fine = |kind, days: i64| {
+            let time = clock::millis().saturating_add_signed(days * DAY);
+            let made = Prekey::sign(kind, 7, time, [9; 32], &owner, &mut SysRng);
+            check(&made.unwrap(), &contact, &relay).map_err(|error| error.code)
+        };
+        for days in [-89, -1, 0, 1] {
+            assert_eq!(is_fine(PrekeyKind::Once, days), Ok(()), "{days}");
+        }
+        for days in [-14, -1, 0, 1] {
+            assert_eq!(is_fine(PrekeyKind::Daily, days), Ok(()), "{days}");
+        }
+        assert_eq!(is_fine(PrekeyKind::Daily, -16), Err(Code::Later));
+        assert_eq!(is_fine(PrekeyKind::Once, 3), Err(Code::Later));
+    }
+
+    #[test]
+    fn an_empty_file_has_a_block_and_a_full_one_no_more_than_it_needs() {
+        assert_eq!(records_len(0), 28 + 36);
+        assert_eq!(records_len(MAX_BODY as u64), MAX_BODY as u64 + 28 + 36);
+        assert_eq!(
+            records_len(MAX_BODY as u64 + 1),
+            MAX_BODY as u64 + 1 + 2 * 28 + 36
+        );
+    }
+}

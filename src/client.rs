@@ -10,16 +10,17 @@
 //! other end of that, and [`receipts`] say what became of it.
 
 pub mod attendance;
-mod letter_file;
+mod letter_log;
 pub mod letters;
 pub mod mailbox;
 pub mod member;
+pub mod membership;
 mod opening;
 pub mod outbox;
 mod own;
 pub mod owner;
 pub mod peer;
-mod prekey_stock;
+mod post;
 pub mod presence;
 pub mod put;
 pub mod queue;
@@ -204,6 +205,11 @@ impl Route {
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
+}
+
+/// A thread of ours failed.
+fn lost(_: task::JoinError) -> Error {
+    Error::new(Code::Failed, "a thread stopped")
 }
 
 /// That a contact takes no letters.

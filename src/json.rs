@@ -39,6 +39,13 @@ pub fn outermost(text: &[u8]) -> &[u8] {
         .unwrap_or(text)
 }
 
+/// The bytes of a text in hexadecimal digits; `None` if they are not just as many.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// Writes keys in the order of their code points, without spaces.
 ///
 /// Strings escape only `"`, `\` and what is below U+0020 (`\b \f \n \r \t`, otherwise `\u00xx`);

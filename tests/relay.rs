@@ -14,7 +14,7 @@ use std::{
     net::TcpStream,
     num::NonZeroU64,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -557,14 +557,11 @@ fn attend_as(member: &str, key: &PrivateKey, relay: &PublicKey, address: &str) -
     stream
 }
 
-/// `cargo test --release --test relay -- --ignored --nocapture nine_thousand`
-///
-/// Where 20,000 descriptors are allowed: a relay has two for each member, the connection and the file with
-/// its openings.
+/// `cargo test --release --test relay -- --ignored --nocapture ten_thousand_members`
 #[test]
 #[ignore = "takes minutes, and 20,000 descriptors"]
-fn nine_thousand_members_attend_and_take_little_memory() {
-    const MEMBERS: usize = 9_000;
+fn ten_thousand_members_attend_and_take_little_memory() {
+    const MEMBERS: usize = 10_000;
     const THREADS: usize = 4;
     let ini = "[server]\nmax_connections = 19000\nmax_connections_per_address = 19000\n";
     let relay = RelayProcess::with(ini);
@@ -605,6 +602,7 @@ fn nine_thousand_members_attend_and_take_little_memory() {
         std::thread::sleep(Duration::from_secs(1));
         least = least.min(each());
     }
+    assert_eq!(relay.active().len(), MEMBERS);
     println!("{MEMBERS} members in {took:?}, {least} bytes each");
     assert!(least <= 16 << 10, "{least} bytes each");
 }
@@ -637,7 +635,7 @@ fn an_invitation_as_a_document_lets_one_person_in_once() {
 
 #[test]
 fn a_burst_of_connections_leaves_members_and_pairs_alone() {
-    const BURST: usize = 2_000;
+    const BURST: usize = 10_000;
     let world = World::new(OPEN);
     let relay = RelayProcess::start();
     relay.join(&world.there, ROLAND);
@@ -724,4 +722,46 @@ fn members_who_want_to_be_found_become_contacts_by_requests_at_the_relay() {
     };
     assert!(!left(&r) && !left(&z));
     drop(servers);
+}
+
+#[test]
+fn somebody_who_does_not_read_is_let_go_and_holds_up_nobody() {
+    let config = format!("{OPEN}[share]\n{ZHENQIANG} = list get put\n");
+    let world = World::new(&config);
+    let relay = RelayProcess::with("[server]\nidle_deadline = 2s\n");
+    relay.join(&world.there, ROLAND);
+    let (_server, _lines) = attending(&world.there);
+    fs::write(world.photo().join("large.bin"), noise(100_000_000)).unwrap();
+    let pairs = || {
+        let said = said(&relay.command(&["active"]));
+        said.contains("1 pair joined")
+    };
+    let back = world.dir.path().join("back");
+    let mut getting = Command::new(M2Y)
+        .args(["get", "--limit", "1M", "-o"])
+        .arg(&back)
+        .arg(format!("{ROLAND}:photo/large.bin"))
+        .args(["--server", &relay.of(ROLAND), "--root"])
+        .arg(world.here.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = |what: &str, is: &dyn Fn() -> bool| {
+        let end = Instant::now() + PATIENCE;
+        while !is() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("it is joined", &pairs);
+    let pid = rustix::process::Pid::from_child(&getting);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // Others go their way meanwhile.
+    let file = world.file("a.txt", b"a");
+    let output = world.send(&relay.of(ROLAND), "photo", &file);
+    assert!(output.status.success(), "{}", said(&output));
+    until("it is let go", &|| !pairs());
+    getting.kill().unwrap();
+    getting.wait().unwrap();
 }

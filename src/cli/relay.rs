@@ -18,7 +18,7 @@ use super::{
     user_name,
 };
 use crate::{
-    client::{mailbox, relay_slot},
+    client::{membership, relay_slot},
     control::{
         question::{self, Present},
         slot,
@@ -84,7 +84,7 @@ pub struct Invite {
     /// Where others reach the relay [default: address in m2y.ini, else found out]
     #[arg(long, value_name = "ADDRESS", value_parser = Addresses::with_default_ports)]
     address: Option<Addresses>,
-    /// Print a document in place of a code: whoever has it can use it, once, within 14 days
+    /// Print an invitation instead of a code; it works once, within 14 days, for anyone who has it
     #[arg(long)]
     document: bool,
 }
@@ -334,7 +334,7 @@ impl Join {
         let addresses = relay.addresses.clone().ok_or_else(nowhere)?;
         let address = addresses.iter().next().cloned().ok_or_else(nowhere)?;
         user.check_contact(&relay.name, &relay.key, false)?;
-        mailbox::join(user, &addresses, &key, token).await?;
+        membership::join(user, &addresses, &key, token).await?;
         user.add_contact(&relay.name, &relay.key, false)?;
         user.set_addresses(&relay.name, &addresses)?;
         Ok((relay, address))
@@ -361,7 +361,7 @@ impl Join {
         slot.close().await;
         user.set_relay(relay, true)?;
         // A relay without letters is one too.
-        let _ = mailbox::who(&user, relay).await;
+        let _ = membership::who(&user, relay).await;
         let address = Address::Relay(place, user.name().to_string()).to_string();
         if json {
             output::object(&[
@@ -391,7 +391,7 @@ impl Leave {
         user.set_relay(&name, false)?;
         user.set_relay_key(&name, None)?;
         // A relay that is away keeps what it has until it removes the member.
-        let left = timeout(LAST, mailbox::leave(&user, &name)).await;
+        let left = timeout(LAST, membership::leave(&user, &name)).await;
         if !matches!(left, Ok(Ok(()))) {
             output::aside(format_args!(
                 "{name} does not answer: letters that wait there stay until they expire"
@@ -422,7 +422,7 @@ impl Who {
                 return Err(Error::new(ErrorCode::Usage, sentence));
             }
         };
-        let found = mailbox::who(&user, &name).await?;
+        let found = membership::who(&user, &name).await?;
         if found.is_empty() && !json {
             output::line(format_args!("nobody at {name} wants to be found"));
         }

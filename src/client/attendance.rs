@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Opened, Route, mailbox, open_with, private_key, request};
+use super::{Opened, Route, lost, mailbox, open_with, private_key, request};
 use crate::{
     clock, crypto,
     error::{Code, Error},
@@ -198,7 +198,6 @@ pub(super) async fn open(
     let route = {
         let (user, relay) = (user.clone(), relay.clone());
         let finding = task::spawn_blocking(move || Route::to(&user, relay.as_str(), None));
-        let lost = |_| Error::new(Code::Failed, "a thread stopped");
         finding.await.map_err(lost)??
     };
     let private = private_key(&route.user).await?;

@@ -1,47 +1,38 @@
 //! Letters for contacts who are away: leaving them at a relay, and hearing what became of them.
 
-use std::{
-    os::unix::ffi::OsStringExt,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rusqlite::Connection;
 use tokio::{task, time::timeout};
-use tracing::info;
+use tracing::{debug, info};
 use zeroize::Zeroizing;
 
 use super::{
     Route,
+    letter_log::{LetterLog, bytes_of},
+    lost,
+    post::Post,
     receipts::{self, Outcome, outcome},
 };
 use crate::{
     clock,
     crypto::{SysRng, keys::PrivateKey, random},
     error::{Code, Error},
-    journal::{
-        Journal, JournalError,
-        letters::{self, Left, Stage},
-    },
-    json::Value,
+    journal::letters::{self, Left, Stage},
     meta::{Meta, TransferId, Wire},
     relay::conversation::Conversation,
-    root::{Root, boxes::Grant, contact::Contact},
-    session::channel::{Reader, Writer},
+    root::{boxes::Grant, contact::Contact},
     transfer::send::{
         blocks::{Attempt, Blocks},
         job,
         send_job::SendJob,
     },
-    transport::{Addresses, Direct, race},
+    transport::Addresses,
     wire::{
         WireError,
-        header::{self, AnswerHeader},
         letter::{self, HEAD_LEN, LetterKeys, Parties, Prekey, PrekeyKind},
-        post::{Ask, DeliveryStatus, PostKeys, SHARE_LEN},
+        post::{Ask, DeliveryStatus},
         record::{self, Kind, MAX_BODY, MAX_RECORD, Stream},
-        session::Share,
     },
 };
 
@@ -56,9 +47,6 @@ pub enum Leave {
     /// In any case: nobody is called.
     Always,
 }
-
-/// How long a relay may be silent.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// How long a relay may take to say why it hung up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -78,114 +66,12 @@ const PAUSE: u64 = 60_000;
 /// Bytes of a letter that are sealed at once.
 const BUFFER: usize = 8 * MAX_RECORD;
 
-/// The connection to a relay by which letters are left.
-pub(super) struct Post {
-    pub(super) conversation: Conversation,
-}
-
-impl Post {
-    /// Connects to the relay that has this key.
-    pub(super) async fn open(relay: &Addresses, key: &[u8; 32], gso: bool) -> Result<Self, Error> {
-        let dialer = Direct::new(gso);
-        let turn = relay.in_turn();
-        let (link, _) = race::dial(&dialer, &turn).await.map_err(Error::from)?;
-        let (mut reader, mut writer) = (
-            Reader::new(link.reader, IDLE),
-            Writer::new(link.writer, IDLE),
-        );
-        let own = Share::new(&mut SysRng).map_err(WireError::from)?;
-        writer
-            .bytes(&[header::encode_post().as_slice(), &own.public].concat())
-            .await?;
-        match AnswerHeader::decode(&reader.exact().await?)? {
-            AnswerHeader::Envelope(SHARE_LEN) => {}
-            _ => {
-                let sentence = format!("{relay} keeps no letters now");
-                return Err(Error::new(Code::Later, sentence));
-            }
-        }
-        let theirs = reader.exact().await?;
-        let keys = PostKeys::of_client(&own, key, &theirs)?;
-        let conversation = Conversation::new(reader, writer, [&keys.client, &keys.relay])?;
-        Ok(Self { conversation })
-    }
-
-    /// What became of letters, of the first ones at least.
-    pub(super) async fn statuses(
-        &mut self,
-        letters: Vec<[u8; 32]>,
-    ) -> Result<Vec<DeliveryStatus>, Error> {
-        let answer = self.conversation.ask(&Ask::Letters(letters)).await?;
-        let each = answer.get("letters").and_then(Value::as_array);
-        let each = each.into_iter().flatten().map(DeliveryStatus::from_value);
-        Ok(each.collect::<Result<_, _>>()?)
-    }
-
-    pub(super) async fn close(self) {
-        self.conversation.close().await;
-    }
-}
-
-/// What the journal knows of letters.
-#[derive(Clone)]
-pub(super) struct Record {
-    pub(super) journal: Journal,
-    reader: Arc<Mutex<Connection>>,
-}
-
-fn unusable(error: impl std::fmt::Display) -> Error {
-    Error::new(Code::Failed, error.to_string())
-}
-
-fn lost(_: task::JoinError) -> Error {
-    Error::new(Code::Failed, "a thread stopped")
-}
-
-impl Record {
-    pub(super) async fn open(root: &Root) -> Result<Self, Error> {
-        let root = root.clone();
-        let opening = task::spawn_blocking(move || {
-            let journal = Journal::open(&root)?;
-            let reader = Arc::new(Mutex::new(journal.reader()?));
-            Ok::<_, JournalError>(Self { journal, reader })
-        });
-        opening.await.map_err(lost)?.map_err(unusable)
-    }
-
-    pub(super) async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, Error> {
-        let reader = self.reader.clone();
-        let reading = task::spawn_blocking(move || {
-            read(
-                &reader
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-            )
-        });
-        reading.await.map_err(lost)?.map_err(unusable)
-    }
-
-    pub(super) async fn write(
-        &self,
-        work: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
-    ) -> Result<(), Error> {
-        let written = self.journal.quietly(true, work).committed().await;
-        written.map_err(unusable)
-    }
-
-    pub(super) async fn remove(&self, letter: [u8; 32]) -> Result<(), Error> {
-        self.write(move |db| letters::remove(db, &letter)).await
-    }
-}
-
 /// What leaves letters on a route.
 pub(super) struct Letters<'a> {
     route: &'a Route,
     private: Arc<PrivateKey>,
     grant: &'a Grant,
-    record: Record,
+    log: LetterLog,
     post: Post,
 }
 
@@ -197,18 +83,18 @@ impl<'a> Letters<'a> {
         grant: &'a Grant,
     ) -> Result<Self, Error> {
         let root = route.user.root();
-        let record = Record::open(root).await?;
+        let log = LetterLog::open(root).await?;
         let mut post = Post::open(&grant.relay, &grant.key, route.gso).await?;
         // On the occasion, for those who run no server: what was left before may have its receipt.
-        let mut before = receipts::without_receipt(&record).await?;
+        let mut before = receipts::without_receipt(&log).await?;
         before.retain(|left| left.key == grant.key);
         let mut heard = receipts::Heard::default();
-        receipts::ask_over(root, &record, &mut post, before, &mut heard).await?;
+        receipts::ask_over(root, &log, &mut post, before, &mut heard).await?;
         Ok(Self {
             route,
             private,
             grant,
-            record,
+            log,
             post,
         })
     }
@@ -254,7 +140,7 @@ impl<'a> Letters<'a> {
             stage: Stage::Leaving,
         };
         // Before a byte of it leaves: whatever happens, its receipt will be found.
-        self.record.write(move |db| letters::put(db, &left)).await?;
+        self.log.write(move |db| letters::put(db, &left)).await?;
         let blocks = Blocks::new(Attempt {
             transfer: 0,
             size: version.len(),
@@ -267,13 +153,14 @@ impl<'a> Letters<'a> {
         });
         match self.upload(front, blocks, &keys.records).await {
             Ok(()) => {
-                job.set_left(letter, self.record.journal.clone());
+                job.set_left(letter, self.log.journal.clone());
                 Ok(meta)
             }
             Err(error) => {
                 // If the relay has all of it and the connection broke, the next attempt finds out.
                 if error.code != Code::Later {
-                    self.record.remove(letter).await?;
+                    self.log.remove(letter).await?;
+                    self.reopen().await;
                 }
                 Err(error)
             }
@@ -318,6 +205,15 @@ impl<'a> Letters<'a> {
         conversation.acknowledged().await
     }
 
+    /// The relay hangs up on a letter that ends midway; there may be others.
+    async fn reopen(&mut self) {
+        let Grant { relay, key, .. } = self.grant;
+        match Post::open(relay, key, self.route.gso).await {
+            Ok(post) => self.post = post,
+            Err(error) => debug!("no further letter can be left: {error}"),
+        }
+    }
+
     /// What became of an earlier letter with the same transfer, if it still counts.
     async fn known(
         &mut self,
@@ -329,7 +225,7 @@ impl<'a> Letters<'a> {
         };
         let user = self.route.user.name().to_string();
         let find = move |db: &Connection| letters::of_transfer(db, &user, id);
-        for left in self.record.read(find).await? {
+        for left in self.log.read(find).await? {
             if left.key != self.grant.key || left.contact != self.route.contact.name.as_str() {
                 continue;
             }
@@ -338,22 +234,24 @@ impl<'a> Letters<'a> {
             let key = &self.route.contact.key;
             let ended = match outcome(&left, &status, key) {
                 Outcome::Waiting => {
-                    job.set_left(left.letter, self.record.journal.clone());
+                    job.set_left(left.letter, self.log.journal.clone());
                     return Ok(Some(Ok(meta.clone())));
                 }
                 Outcome::Delivered(delivered) => {
                     Some(Ok(delivered.unwrap_or_else(|| meta.clone())))
                 }
                 Outcome::Failed(error) => Some(Err(error)),
+                // It never was there: the connection broke.
+                Outcome::Again(_) if left.stage == Stage::Leaving => None,
                 Outcome::Again(_) => {
                     let (user, id) = (left.user.clone(), left.id);
                     let adding =
                         move |db: &Connection| letters::add_round(db, &user, id, clock::millis());
-                    self.record.write(adding).await?;
+                    self.log.write(adding).await?;
                     None
                 }
             };
-            self.record.remove(left.letter).await?;
+            self.log.remove(left.letter).await?;
             let _ = self.post.conversation.ask(&Ask::Forget(left.letter)).await;
             if ended.is_some() {
                 return Ok(ended);
@@ -369,7 +267,7 @@ impl<'a> Letters<'a> {
         };
         let user = self.route.user.name().to_string();
         let counted = move |db: &Connection| letters::rounds(db, &user, id);
-        let (rounds, at) = self.record.read(counted).await?;
+        let (rounds, at) = self.log.read(counted).await?;
         let Some(factor) = rounds.checked_sub(QUICK) else {
             return Ok(());
         };
@@ -442,12 +340,6 @@ fn check(prekey: &Prekey, contact: &Contact, relay: &Addresses) -> Result<(), Er
         );
     }
     Ok(())
-}
-
-/// A path as the journal keeps it: whole, byte by byte.
-pub fn bytes_of(path: &Path) -> Vec<u8> {
-    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    full.into_os_string().into_vec()
 }
 
 /// Why a relay hung up, if it says so.

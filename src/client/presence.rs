@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::letters::Post;
+use super::post::Post;
 use crate::{
     error::Error,
     json::Value,

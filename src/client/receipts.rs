@@ -18,7 +18,11 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::letters::{Post, Record, bytes_of};
+use super::{
+    letter_log::{LetterLog, bytes_of},
+    lost,
+    post::Post,
+};
 use crate::{
     clock,
     crypto::keys::PublicKey,
@@ -133,21 +137,21 @@ pub struct Heard {
 
 /// Asks all relays about letters without a receipt, and records what became of them.
 pub async fn ask(root: &Root) -> Result<Heard, Error> {
-    let record = Record::open(root).await?;
-    ask_all(root, &record).await
+    let log = LetterLog::open(root).await?;
+    ask_all(root, &log).await
 }
 
-async fn ask_all(root: &Root, record: &Record) -> Result<Heard, Error> {
+async fn ask_all(root: &Root, log: &LetterLog) -> Result<Heard, Error> {
     let gso = root.settings()?.quic_gso;
     let mut by_relay: HashMap<(String, [u8; 32]), Vec<Left>> = HashMap::new();
-    for left in without_receipt(record).await? {
+    for left in without_receipt(log).await? {
         let relay = (left.relay.clone(), left.key);
         by_relay.entry(relay).or_default().push(left);
     }
     // One relay that is slow holds up no other.
     let asking = by_relay.into_iter().map(|((relay, key), all)| async move {
         let mut heard = Heard::default();
-        let asked = ask_relay(root, record, (&relay, &key), gso, all, &mut heard);
+        let asked = ask_relay(root, log, (&relay, &key), gso, all, &mut heard);
         let late = |_| Error::new(Code::Later, "it takes too long to answer");
         let asked = timeout(PATIENCE, asked).await.map_err(late);
         if let Err(error) = asked.and_then(|asked| asked) {
@@ -165,7 +169,7 @@ async fn ask_all(root: &Root, record: &Record) -> Result<Heard, Error> {
 }
 
 /// The letters that wait for a receipt.
-pub(super) async fn without_receipt(record: &Record) -> Result<Vec<Left>, Error> {
+pub(super) async fn without_receipt(log: &LetterLog) -> Result<Vec<Left>, Error> {
     let now = clock::millis();
     // One that is on its way to the relay has a sender who will hear of it. If that sender was killed at
     // the last moment, only the document says that it is there.
@@ -174,15 +178,14 @@ pub(super) async fn without_receipt(record: &Record) -> Result<Vec<Left>, Error>
             || now.saturating_sub(left.at) > FORSAKEN
             || path_of(left).is_some_and(|path| path.with_extension(LEFT).exists())
     };
-    let all = record.read(letters::all).await?;
+    let all = log.read(letters::all).await?;
     let sorting = task::spawn_blocking(move || all.into_iter().filter(is_left).collect());
-    let lost = |_| Error::new(Code::Failed, "a thread stopped");
     sorting.await.map_err(lost)
 }
 
 async fn ask_relay(
     root: &Root,
-    record: &Record,
+    log: &LetterLog,
     (relay, key): (&str, &[u8; 32]),
     gso: bool,
     all: Vec<Left>,
@@ -190,7 +193,7 @@ async fn ask_relay(
 ) -> Result<(), Error> {
     let addresses: Addresses = relay.parse().map_err(unusable)?;
     let mut post = Post::open(&addresses, key, gso).await?;
-    ask_over(root, record, &mut post, all, heard).await?;
+    ask_over(root, log, &mut post, all, heard).await?;
     post.close().await;
     Ok(())
 }
@@ -198,7 +201,7 @@ async fn ask_relay(
 /// Asks over a connection that is there.
 pub(super) async fn ask_over(
     root: &Root,
-    record: &Record,
+    log: &LetterLog,
     post: &mut Post,
     mut all: Vec<Left>,
     heard: &mut Heard,
@@ -212,7 +215,7 @@ pub(super) async fn ask_over(
         let told: Vec<_> = all.drain(..statuses.len().min(all.len())).collect();
         for (left, status) in told.into_iter().zip(statuses) {
             let letter = left.letter;
-            match end(root, record, left, &status).await {
+            match end(root, log, left, &status).await {
                 Ok(Some(news)) => {
                     let is_over = news.result.is_some();
                     heard.news.push(news);
@@ -233,12 +236,12 @@ pub(super) async fn ask_over(
 /// Records what became of a letter: first in its document, then in the journal.
 async fn end(
     root: &Root,
-    record: &Record,
+    log: &LetterLog,
     left: Left,
     status: &DeliveryStatus,
 ) -> Result<Option<News>, Error> {
     let letter = left.letter;
-    let known = record.read(move |db| letters::find(db, &letter)).await?;
+    let known = log.read(move |db| letters::find(db, &letter)).await?;
     let Some(left) = known else {
         return Ok(None);
     };
@@ -269,7 +272,8 @@ async fn end(
             (Some(path), Some(ended)) => left::end(path, left.id, ended)?,
             _ => None,
         };
-        let is_again = matches!(outcome, Outcome::Again(_));
+        // One that never was at the relay does not count.
+        let is_again = matches!(outcome, Outcome::Again(_)) && left.stage == Stage::Left;
         let news = News {
             to: left.contact.clone(),
             id: left.id,
@@ -278,7 +282,6 @@ async fn end(
         };
         Ok::<_, Error>((left, news, is_again))
     });
-    let lost = |_| Error::new(Code::Failed, "a thread stopped");
     let (left, news, is_again) = ending.await.map_err(lost)??;
     let Some(result) = &news.result else {
         return Ok(Some(news));
@@ -300,7 +303,7 @@ async fn end(
         outgoing::end_left(db, &user, id, (state, &code, &words), now)?;
         letters::remove(db, &letter)
     };
-    record.write(ending).await?;
+    log.write(ending).await?;
     let to = printable(&left.contact, 64);
     match result {
         Ok(()) => info!(%to, id = %left.id, "a letter was delivered"),
@@ -333,45 +336,44 @@ pub async fn found(
     id: TransferId,
     meta: &Path,
 ) -> Result<Option<PathBuf>, Error> {
-    let record = Record::open(root).await?;
+    let log = LetterLog::open(root).await?;
     let (owner, path) = (user.to_string(), bytes_of(meta));
     let of_transfer = {
         let owner = owner.clone();
         move |db: &Connection| letters::of_transfer(db, &owner, id)
     };
-    if record.read(of_transfer).await?.is_empty() {
+    if log.read(of_transfer).await?.is_empty() {
         let meta = meta.to_owned();
         let ending = task::spawn_blocking(move || left::end(&meta, id, &End::Again));
-        let lost = |_| Error::new(Code::Failed, "a thread stopped");
         return ending.await.map_err(lost)?;
     }
     let moving = move |db: &Connection| letters::relocate(db, &owner, id, &path);
-    record.write(moving).await?;
+    log.write(moving).await?;
     Ok(None)
 }
 
 /// Takes back the letters with a transfer of a user's: `true` if one was still there.
 pub async fn take_back(root: &Root, user: &Name, id: TransferId) -> Result<bool, Error> {
-    let record = Record::open(root).await?;
+    let log = LetterLog::open(root).await?;
     let gso = root.settings()?.quic_gso;
     let owner = user.to_string();
     let find = move |db: &Connection| letters::of_transfer(db, &owner, id);
     let mut taken = false;
-    for left in record.read(find).await? {
+    for left in log.read(find).await? {
         let letter = left.letter;
         let relay: Addresses = left.relay.parse().map_err(unusable)?;
         let mut post = Post::open(&relay, &left.key, gso).await?;
         // Before the relay is asked: if we do not hear its answer, the letter is not sent again.
         let stage = |stage| move |db: &Connection| letters::proceed(db, &letter, stage);
-        record.write(stage(Stage::TakenBack)).await?;
+        log.write(stage(Stage::TakenBack)).await?;
         let answer = post.conversation.ask(&Ask::TakeBack(letter)).await?;
         post.close().await;
         if answer.get("taken") != Some(&Value::Bool(true)) {
-            record.write(stage(left.stage)).await?;
+            log.write(stage(left.stage)).await?;
             continue;
         }
         taken = true;
-        end(root, &record, left, &DeliveryStatus::Unknown).await?;
+        end(root, &log, left, &DeliveryStatus::Unknown).await?;
     }
     Ok(taken)
 }
@@ -379,9 +381,9 @@ pub async fn take_back(root: &Root, user: &Name, id: TransferId) -> Result<bool,
 /// Asks about letters now and then, for as long as some have no receipt, until `shutdown` turns true.
 pub async fn run(root: Root, mut shutdown: watch::Receiver<bool>) {
     let asking = async {
-        let record = loop {
-            match Record::open(&root).await {
-                Ok(record) => break record,
+        let log = loop {
+            match LetterLog::open(&root).await {
+                Ok(log) => break log,
                 Err(error) => debug!("{error}"),
             }
             sleep(PAUSES[1]).await;
@@ -389,14 +391,14 @@ pub async fn run(root: Root, mut shutdown: watch::Receiver<bool>) {
         let [first, longest] = PAUSES;
         let (mut pause, mut count) = (first, 0);
         loop {
-            let all = record.read(letters::all).await;
+            let all = log.read(letters::all).await;
             let waits = all.map_or(0, |all| all.len());
             if waits > count {
                 pause = first;
             }
             count = waits;
             if waits > 0 {
-                match ask_all(&root, &record).await {
+                match ask_all(&root, &log).await {
                     Ok(heard) => heard.errors.iter().for_each(|error| debug!("{error}")),
                     Err(error) => debug!("{error}"),
                 }

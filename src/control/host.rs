@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{object, of_frame, path, question::PATIENCE, read, to_frame, write};
+use super::{MAX_LINE, object, of_frame, path, question::PATIENCE, read, to_frame, write};
 use crate::{
     error::{Code, Error},
     hooks::dispatch::stopped,
@@ -121,7 +121,7 @@ fn present(hub: &Hub) -> Map<String, Value> {
 async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
     let (reader, mut to) = stream.into_split();
     let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
-    let Some(question) = timeout(PATIENCE, read(&mut reader, &mut line)).await?? else {
+    let Some(question) = timeout(PATIENCE, read(&mut reader, &mut line, MAX_LINE)).await?? else {
         return Ok(());
     };
     let refused = |code: Code, sentence: String| {
@@ -187,7 +187,7 @@ async fn keep(
                 bridge.join(count, attempt.incoming, attempt.outgoing);
             }
             Some(frame) = frames.recv() => write(&mut to, &of_frame(frame)).await?,
-            said = read(&mut reader, &mut line) => match said? {
+            said = read(&mut reader, &mut line, MAX_LINE) => match said? {
                 Some(said) => {
                     if let Some(frame) = to_frame(&said) {
                         bridge.take(frame);

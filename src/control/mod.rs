@@ -31,8 +31,11 @@ use crate::{
 /// Where it is in the root.
 const NAME: &str = "control.sock";
 
-/// The longest line, in bytes: a message in hexadecimal digits, and what is around it.
+/// The longest line of a program, in bytes: a message in hexadecimal digits, and what is around it.
 const MAX_LINE: u64 = 65_536;
+
+/// The longest line of the server, which may list all members of a relay.
+const MAX_ANSWER: u64 = 64 << 20;
 
 /// A path to the socket that is short enough, however long that of the root is.
 fn path(root: &Dir) -> PathBuf {
@@ -71,13 +74,14 @@ fn to_frame(said: &Map<String, Value>) -> Option<Frame> {
     })
 }
 
-/// The next object; `None` at the end.
+/// The next object of a line that is no longer than this; `None` at the end.
 async fn read(
     from: &mut (impl AsyncBufRead + Unpin),
     line: &mut Vec<u8>,
+    most: u64,
 ) -> io::Result<Option<Map<String, Value>>> {
     // What was read of a line stays there if the future is dropped.
-    let room = MAX_LINE.saturating_sub(line.len() as u64);
+    let room = most.saturating_sub(line.len() as u64);
     from.take(room).read_until(b'\n', line).await?;
     if line.last() != Some(&b'\n') {
         return match line.is_empty() {

@@ -1,6 +1,6 @@
 //! A question of a program, and its answer.
 
-use std::{io, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use tokio::{
     io::BufReader,
@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{object, path, read, write};
+use super::{MAX_ANSWER, object, path, read, write};
 use crate::{
     error::{Code, Error, printable},
     json::{Map, Value},
@@ -45,7 +45,7 @@ pub(super) async fn put(root: &Root, question: &str) -> Result<Option<Answered>,
     let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
     let asked = write(&mut writer, &object([("ask", question.into())])).await;
     asked.map_err(failed)?;
-    let answered = timeout(PATIENCE, read(&mut reader, &mut line)).await;
+    let answered = timeout(PATIENCE, read(&mut reader, &mut line, MAX_ANSWER)).await;
     let answered = answered.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
     let said = answered.map_err(failed)?;
     let said = said.ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
@@ -84,7 +84,7 @@ pub(super) fn listed(said: &Map<String, Value>) -> Vec<Address> {
 /// Who attends at a relay.
 pub struct Present {
     /// The hash of each member's name, in hexadecimal digits, and for how many seconds it has attended.
-    pub members: Vec<(String, u64)>,
+    pub members: HashMap<String, u64>,
     /// Pairs that are joined.
     pub pairs: u64,
 }
@@ -92,9 +92,7 @@ pub struct Present {
 impl Present {
     /// For how many seconds a member has attended, if it does.
     pub fn seconds_of(&self, member: &Name) -> Option<u64> {
-        let hash = hex::encode(member.hash());
-        let (_, seconds) = self.members.iter().find(|(one, _)| *one == hash)?;
-        Some(*seconds)
+        self.members.get(&hex::encode(member.hash())).copied()
     }
 }
 

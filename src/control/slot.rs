@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    of_frame,
+    MAX_LINE, of_frame,
     question::{self, Answered, failed},
     read, to_frame, write,
 };
@@ -51,7 +51,7 @@ async fn carry(
     let mut line = Vec::new();
     loop {
         let said = tokio::select! {
-            said = read(&mut reader, &mut line) => said,
+            said = read(&mut reader, &mut line, MAX_LINE) => said,
             Some(frame) = frames.recv() => {
                 if write(&mut writer, &of_frame(frame)).await.is_err() {
                     return;

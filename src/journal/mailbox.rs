@@ -152,6 +152,8 @@ pub struct Letter {
     pub at: u64,
     /// How far it has come.
     pub state: State,
+    /// Whether its member has fetched more of it than its head.
+    pub is_fetched: bool,
     /// What its sender is told.
     pub receipt: Vec<u8>,
 }
@@ -198,7 +200,7 @@ pub fn remove_member(db: &Connection, member: &NameHash) -> rusqlite::Result<Vec
     Ok(letters)
 }
 
-/// The members of which something is kept.
+/// The members that the relay keeps something for.
 pub fn members(db: &Connection) -> rusqlite::Result<Vec<NameHash>> {
     db.prepare_cached("SELECT member FROM mailbox_member UNION SELECT member FROM mailbox_box")?
         .query_map([], |row| row.get(0))?
@@ -212,16 +214,16 @@ pub fn find_box(db: &Connection, hash: &Id) -> rusqlite::Result<Option<(NameHash
         .optional()
 }
 
-/// Adds prekeys of a member, as the documents that it signed. Of a kind of which there is only one,
-/// the new one replaces the old.
+/// Adds signed prekeys of a member: kind, number, document. The daily prekey replaces the one before; of
+/// the others, the `most` with the highest numbers stay.
 pub fn add_prekeys(
     db: &Connection,
     member: &NameHash,
     prekeys: &[(u8, u64, String)],
-    (single, most): (u8, u32),
+    (daily, most): (u8, u32),
 ) -> rusqlite::Result<()> {
     for (kind, number, document) in prekeys {
-        if *kind == single {
+        if *kind == daily {
             db.execute(
                 "DELETE FROM mailbox_prekey WHERE member = ?1 AND kind = ?2",
                 params![member, kind],
@@ -233,12 +235,11 @@ pub fn add_prekeys(
         )?
         .execute(params![member, kind, signed(*number), document])?;
     }
-    // The newest, if there are too many.
     db.execute(
         "DELETE FROM mailbox_prekey WHERE member = ?1 AND number IN
          (SELECT number FROM mailbox_prekey WHERE member = ?1 AND kind <> ?2
           ORDER BY number DESC LIMIT -1 OFFSET ?3) AND kind <> ?2",
-        params![member, single, most],
+        params![member, daily, most],
     )?;
     Ok(())
 }
@@ -257,25 +258,25 @@ pub fn prekeys(db: &Connection, member: &NameHash, kind: u8) -> rusqlite::Result
         })
 }
 
-/// Takes a prekey out, the oldest; the one of which there is only one stays.
+/// Takes the oldest prekey for one letter. If there is none left, returns the daily one, which stays.
 pub fn take_prekey(
     db: &Connection,
     member: &NameHash,
-    single: u8,
+    daily: u8,
 ) -> rusqlite::Result<Option<String>> {
     let found: Option<(u8, i64, String)> = db
         .prepare_cached(
             "SELECT kind, number, document FROM mailbox_prekey WHERE member = ?1
              ORDER BY kind = ?2, number LIMIT 1",
         )?
-        .query_row(params![member, single], |row| {
+        .query_row(params![member, daily], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()?;
     let Some((kind, number, document)) = found else {
         return Ok(None);
     };
-    if kind != single {
+    if kind != daily {
         db.prepare_cached(
             "DELETE FROM mailbox_prekey WHERE member = ?1 AND kind = ?2 AND number = ?3",
         )?
@@ -346,7 +347,7 @@ pub fn proceed(
 
 /// Its member has fetched more of a letter than its beginning.
 pub fn fetched(db: &Connection, letter: &Id) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE mailbox_letter SET fetched = 1 WHERE letter = ?1 AND fetched = 0")?
+    db.prepare_cached("UPDATE mailbox_letter SET fetched = 1 WHERE letter = ?1")?
         .execute([letter])?;
     Ok(())
 }
@@ -456,6 +457,7 @@ fn row_of(row: &Row<'_>) -> rusqlite::Result<Letter> {
             2 => State::Settled,
             _ => State::Expired,
         },
+        is_fetched: row.get("fetched")?,
         receipt: row.get("receipt")?,
     })
 }

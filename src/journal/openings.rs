@@ -67,7 +67,6 @@ pub struct Openings {
 type Pair = Arc<Mutex<Option<Memory>>>;
 
 struct Memory {
-    file: File,
     digests: HashSet<[u8; 16]>,
     entries: Vec<(u64, [u8; 16])>,
     /// Times up to here may have been forgotten.
@@ -94,11 +93,14 @@ impl Openings {
             if !accepted.contains(&time) {
                 return Ok(Opening::Untimely);
             }
+            let dir = open_dir(user)?;
             if memory.entries.len() >= KEPT * 2 {
-                memory.forget(&open_dir(user)?, contact)?;
+                memory.forget(&dir, contact)?;
             }
-            memory.file.write_all(&entry(time, &digest))?;
-            memory.file.sync_data()?;
+            // Not kept open: there may be more contacts than a process may have descriptors.
+            let mut file = append(&dir, contact)?;
+            file.write_all(&entry(time, &digest))?;
+            file.sync_data()?;
             memory.digests.insert(digest);
             memory.entries.push((time, digest));
             Ok(Opening::New)
@@ -156,7 +158,6 @@ impl Memory {
             Err(e) => return Err(e),
         };
         let mut memory = Self {
-            file: append(dir, contact)?,
             digests: HashSet::new(),
             entries: Vec::new(),
             floor: 0,
@@ -205,14 +206,12 @@ impl Memory {
         self.rewrite(dir, contact)
     }
 
-    fn rewrite(&mut self, dir: &Dir, contact: &Name) -> io::Result<()> {
+    fn rewrite(&self, dir: &Dir, contact: &Name) -> io::Result<()> {
         let mut bytes = entry(self.floor, &[0; 16]).to_vec();
         for (time, digest) in &self.entries {
             bytes.extend(entry(*time, digest));
         }
-        file::replace(dir, contact.as_str(), 0o600, &bytes)?;
-        self.file = append(dir, contact)?;
-        Ok(())
+        file::replace(dir, contact.as_str(), 0o600, &bytes)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     crypto::Key,
@@ -38,7 +38,7 @@ pub enum Heard {
     Unknown,
 }
 
-/// How long an answer may take.
+/// How long an answer may take, or a piece that was asked for.
 const ANSWER: Duration = Duration::from_secs(120);
 
 impl Conversation {
@@ -97,8 +97,10 @@ impl Conversation {
 
     /// The next piece; `None` if the other side gave up.
     pub async fn piece(&mut self) -> Result<Option<Vec<u8>>, ChannelError> {
+        let until = Instant::now() + ANSWER;
         loop {
-            let (head, body) = self.record().await?;
+            let record = timeout_at(until, self.record()).await;
+            let (head, body) = record.unwrap_or(Err(ChannelError::Idle(ANSWER)))?;
             match head.kind {
                 Kind::Letter => return Ok(Some(body)),
                 Kind::Error => return Ok(None),

@@ -25,12 +25,12 @@ use crate::{
         contact::Card,
         introductions,
         name::{Name, NameHash},
-        settings::{Quota, RelaySettings},
+        settings::RelaySettings,
         user::User,
     },
-    store::{BadName, ContentPath, Contents, PartialName, Sink, Store, Target},
+    store::{BadName, ContentPath, Contents, PartialName, Store},
     wire::{
-        letter::{HEAD_LEN, MAX_RECEIPT, Prekey, PrekeyKind, box_hash},
+        letter::{MAX_RECEIPT, Prekey, PrekeyKind, box_hash},
         post::{DeliveryStatus, PREKEYS},
         session::Share,
     },
@@ -51,27 +51,16 @@ const MAX_SWEEP: Duration = Duration::from_secs(600);
 
 /// The letters of a relay. Clones are the same one.
 #[derive(Clone)]
-pub struct Letters(Arc<Inner>);
+pub struct Letters(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     user: User,
-    journal: Journal,
+    pub(super) journal: Journal,
     reader: Mutex<Connection>,
-    store: Arc<dyn Store>,
-    settings: Arc<RelaySettings>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) settings: Arc<RelaySettings>,
     key: Zeroizing<[u8; 32]>,
-    hub: Hub,
-}
-
-/// A letter that comes in; forgotten unless it is kept.
-pub struct Arriving {
-    letters: Letters,
-    letter: Id,
-    member: NameHash,
-    partial: PartialName,
-    sink: Option<Box<dyn Sink>>,
-    left: u64,
-    is_kept: bool,
+    pub(super) hub: Hub,
 }
 
 /// What a member is told of its mailbox.
@@ -92,7 +81,7 @@ pub enum Seen {
     Nothing,
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
+pub(super) fn failed(error: impl std::fmt::Display) -> Error {
     warn!("letters: {error}");
     Error::new(Code::Later, "the relay cannot keep letters now, try later")
 }
@@ -148,11 +137,11 @@ impl Letters {
         self.remove_strays()
     }
 
-    fn db(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
         self.0.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write<T: Send + 'static>(
+    pub(super) fn write<T: Send + 'static>(
         &self,
         durable: bool,
         work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -161,86 +150,13 @@ impl Letters {
         written.wait().map_err(failed)
     }
 
-    fn is_member(&self, member: &NameHash) -> bool {
+    pub(super) fn is_member(&self, member: &NameHash) -> bool {
         matches!(self.0.user.contact_of(member), Ok(Some(_)))
     }
 
     /// The lasting key, by which those who leave letters know the relay.
     pub fn key(&self) -> Share {
         Share::from_secret(&self.0.key)
-    }
-
-    /// Takes a prekey out of the stock for a letter that may now come in.
-    pub fn begin(
-        &self,
-        id: &[u8; 32],
-        letter: Id,
-        bytes: u64,
-    ) -> Result<(Arriving, Prekey), Error> {
-        let hash = box_hash(id);
-        let found = mailbox::find_box(&self.db(), &hash).map_err(failed)?;
-        let Some((member, _)) = found.filter(|(member, _)| self.is_member(member)) else {
-            let sentence = "there is no such box at the relay: its owner has taken it away, or has not told the relay of it yet";
-            return Err(Error::new(Code::NotFound, sentence));
-        };
-        if bytes <= HEAD_LEN as u64 {
-            return Err(Error::new(
-                Code::Failed,
-                "not a letter: it has no bytes behind its head",
-            ));
-        }
-        let (in_box, of_member) = (self.0.settings.per_box, self.0.settings.per_member);
-        let row = Letter {
-            letter,
-            hash,
-            member,
-            bytes,
-            at: clock::millis(),
-            state: State::Arriving,
-            receipt: Vec::new(),
-        };
-        // What others leave at the same time counts too: the writer does one after the other.
-        let begun = self.write(false, move |db| {
-            let (there, all) = mailbox::loads(db, &member, &hash)?;
-            let fits = |load: mailbox::Load, quota: Quota| {
-                load.letters < quota.letters && load.bytes.saturating_add(bytes) <= quota.bytes
-            };
-            if !fits(there, in_box) || !fits(all, of_member) || !mailbox::begin(db, &row)? {
-                return Ok(None);
-            }
-            let prekey = mailbox::take_prekey(db, &member, PrekeyKind::Daily as u8)?;
-            if prekey.is_none() {
-                mailbox::remove(db, &letter, State::Arriving)?;
-            }
-            Ok(Some(prekey))
-        });
-        let prekey = match begun? {
-            None => {
-                let sentence =
-                    "there is no room for this letter at the relay: those before it wait";
-                return Err(Error::new(Code::Later, sentence));
-            }
-            Some(None) => {
-                let sentence =
-                    "nothing can be sealed for the receiver: the relay has no key of theirs";
-                return Err(Error::new(Code::Later, sentence));
-            }
-            Some(Some(prekey)) => prekey,
-        };
-        let partial = PartialName::new(&hex::encode(letter))?;
-        let mut arriving = Arriving {
-            letters: self.clone(),
-            letter,
-            member,
-            sink: None,
-            partial,
-            left: bytes,
-            is_kept: false,
-        };
-        let document = crate::json::parse(prekey.as_bytes()).map_err(failed)?;
-        let prekey = Prekey::from_document(&document)?;
-        arriving.sink = Some(self.0.store.begin(&arriving.partial, 0).map_err(failed)?);
-        Ok((arriving, prekey))
     }
 
     /// What became of letters.
@@ -314,15 +230,15 @@ impl Letters {
 
     /// Whether the owner of a box is there.
     pub fn seen(&self, hash: &Id) -> Result<Seen, Error> {
-        let db = self.db();
-        let member = match mailbox::find_box(&db, hash).map_err(failed)? {
+        let found = mailbox::find_box(&self.db(), hash).map_err(failed)?;
+        let member = match found {
             Some((member, true)) if self.is_member(&member) => member,
             _ => return Ok(Seen::Nothing),
         };
         if self.0.hub.present(&member).is_some() {
             return Ok(Seen::Now);
         }
-        let seen = mailbox::seen(&db, &member).map_err(failed)?;
+        let seen = mailbox::seen(&self.db(), &member).map_err(failed)?;
         Ok(seen.map_or(Seen::Nothing, Seen::At))
     }
 
@@ -383,11 +299,10 @@ impl Letters {
     ) -> Result<Box<dyn Contents>, Error> {
         let found = mailbox::find(&self.db(), letter).map_err(failed)?;
         let is_theirs = |found: &Letter| found.member == *member && found.state == State::Waiting;
-        if !found.as_ref().is_some_and(is_theirs) {
-            return Err(Error::new(Code::NotFound, "there is no such letter"));
-        }
+        let found = found.filter(is_theirs);
+        let found = found.ok_or_else(|| Error::new(Code::NotFound, "there is no such letter"))?;
         let contents = self.0.store.open(&path(letter)?).map_err(failed)?;
-        if offset > 0 {
+        if offset > 0 && !found.is_fetched {
             // From here on its receiver may have it.
             let letter = *letter;
             self.write(false, move |db| mailbox::fetched(db, &letter))?;
@@ -454,18 +369,19 @@ impl Letters {
         self.write(false, move |db| mailbox::saw(db, &member, listed, now))
     }
 
-    /// The names of members who want to be found, some of them, without the first `skip`; and whether
-    /// there may be more.
-    pub fn listed(&self, skip: u64) -> Result<(Vec<Name>, bool), Error> {
+    /// The names of members who want to be found, some of them, without the first `skip`; and how many to
+    /// leave out to hear of the others, if there may be others.
+    pub fn listed(&self, skip: u64) -> Result<(Vec<Name>, Option<u64>), Error> {
         let listed = mailbox::listed(&self.db(), skip, LISTED).map_err(failed)?;
         let more = listed.len() == LISTED as usize;
+        let next = more.then(|| skip.saturating_add(u64::from(LISTED)));
         let known = listed.iter().map(|hash| self.0.user.contact_of(hash));
         let names = known.filter_map(|contact| Some(contact.ok()??.name));
-        Ok((names.collect(), more))
+        Ok((names.collect(), next))
     }
 
     /// Removes the contents of a letter that nobody needs any longer.
-    fn discard(&self, letter: &Id) {
+    pub(super) fn discard(&self, letter: &Id) {
         let removed = path(letter).map(|path| self.0.store.remove(&path));
         if let Ok(Err(error)) = removed
             && error.kind() != io::ErrorKind::NotFound
@@ -560,71 +476,7 @@ impl Letters {
     }
 }
 
-fn path(letter: &Id) -> Result<ContentPath, Error> {
+/// Where a letter lies in the store.
+pub(super) fn path(letter: &Id) -> Result<ContentPath, Error> {
     Ok(ContentPath::parse(&hex::encode(letter))?)
-}
-
-impl Arriving {
-    /// Bytes that are still to come.
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
-    /// Adds a piece.
-    pub fn append(&mut self, piece: &[u8]) -> Result<(), Error> {
-        let sink = self
-            .sink
-            .as_mut()
-            .filter(|_| piece.len() as u64 <= self.left);
-        let sink = sink.ok_or_else(|| {
-            Error::new(Code::Failed, "the letter is longer than it was said to be")
-        })?;
-        sink.append(&[piece]).map_err(failed)?;
-        self.left -= piece.len() as u64;
-        Ok(())
-    }
-
-    /// Makes the whole letter safe; from then on it waits for its member.
-    pub fn keep(mut self) -> Result<(), Error> {
-        let store = self.letters.0.store.clone();
-        let path = path(&self.letter)?;
-        let mut sink = self.sink.take().ok_or_else(|| failed("no sink"))?;
-        sink.settle().map_err(failed)?;
-        drop(sink);
-        store
-            .publish(&self.partial, &Target::free(&path))
-            .map_err(failed)?;
-        store
-            .settle_names(std::slice::from_ref(&path))
-            .map_err(failed)?;
-        let letter = self.letter;
-        let now = clock::millis();
-        let step = (State::Arriving, State::Waiting);
-        // Its box may have been taken away meanwhile.
-        let is_there = self.letters.write(true, move |db| {
-            mailbox::proceed(db, &letter, step, &[], now)
-        })?;
-        if !is_there {
-            self.letters.discard(&letter);
-            return Err(Error::new(Code::NotFound, "the box was taken away"));
-        }
-        self.is_kept = true;
-        self.letters.0.hub.letters_came(&self.member);
-        Ok(())
-    }
-}
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        if self.is_kept {
-            return;
-        }
-        self.sink = None;
-        self.letters.0.store.discard(&self.partial);
-        let letter = self.letter;
-        // Not waited for: it is forgotten at the next start, if not now.
-        drop(self.letters.0.journal.quietly(false, move |db| {
-            mailbox::remove(db, &letter, State::Arriving)
-        }));
-    }
 }

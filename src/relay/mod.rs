@@ -11,6 +11,7 @@
 //! The [`hub`] knows who attends, and which calls wait. [`attendance`] is what relay and member say to
 //! each other ([protocol](crate::wire::relay)); [`carrying`] joins two links.
 
+pub mod arriving;
 pub mod attendance;
 pub mod carrying;
 pub mod conversation;

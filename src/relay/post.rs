@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use super::{
+    arriving::Arriving,
     conversation::{Conversation, Heard},
-    letters::{Arriving, Letters, Seen, Stock},
+    letters::{Letters, Seen, Stock},
 };
 use crate::{
     crypto::SysRng,
@@ -261,11 +262,13 @@ pub async fn serve_member<F: Future<Output = bool>>(
             }
             Ask::Who { skip } => {
                 let who = blocking(move || ours.listed(skip)).await;
-                let members = who.map(|(names, more)| {
+                let members = who.map(|(names, next)| {
                     let mut fields = one("key", hex::encode(letters.key().public));
                     let each = names.iter().map(|name| Value::from(name.as_str()));
                     fields.insert("members".to_owned(), each.collect::<Vec<_>>().into());
-                    fields.insert("more".to_owned(), more.into());
+                    if let Some(next) = next {
+                        fields.insert("next".to_owned(), next.into());
+                    }
                     fields
                 });
                 answer_with(conversation, members).await?;

@@ -6,9 +6,8 @@ use std::io;
 use super::{config::Config, error::RootError, file, ini_text, name::Name, user::User};
 use crate::{
     crypto,
-    json::{Map, Value},
+    json::{Map, Value, from_hex},
     transport::{Addresses, MAX_ADDRESSES},
-    wire::letter::bytes,
 };
 
 const FILE: &str = "boxes.ini";
@@ -54,7 +53,7 @@ impl Grant {
         let places = document.get("at")?.as_array()?.iter();
         let known = places.filter_map(|place| place.as_str()?.parse().ok());
         let known: Vec<_> = known.take(MAX_ADDRESSES).collect();
-        let of = |field: &str| bytes(document.get(field)?.as_str()?);
+        let of = |field: &str| from_hex(document.get(field)?.as_str()?);
         Some(Self {
             relay: Addresses::new(known).ok()?,
             key: of("key")?,
@@ -98,7 +97,7 @@ impl User {
         let (_, config) = self.boxes()?;
         let each = config.sections().filter_map(|section| {
             let name = Name::user(section).ok()?;
-            Some((name, bytes(config.get(section, GIVEN)?)?))
+            Some((name, from_hex(config.get(section, GIVEN)?)?))
         });
         Ok(each.collect())
     }
@@ -122,9 +121,10 @@ impl User {
 
     /// The relay at which boxes are given, and its key.
     fn place_for_boxes(&self, config: &Config) -> Result<Option<(Addresses, [u8; 32])>, RootError> {
-        for name in self.relays()? {
-            let key = config.get(name.as_str(), RELAY_KEY).and_then(bytes);
-            if let (Some(key), Some(relay)) = (key, self.addresses_of(&name)?) {
+        let contacts = self.contacts_ini()?;
+        for name in self.relays_in(&contacts)? {
+            let key = config.get(name.as_str(), RELAY_KEY).and_then(from_hex);
+            if let (Some(key), Some(relay)) = (key, self.addresses_in(&contacts, &name)?) {
                 return Ok(Some((relay, key)));
             }
         }
@@ -145,7 +145,7 @@ impl User {
         let Some((relay, key)) = self.place_for_boxes(&config)? else {
             return Ok(None);
         };
-        let given = |config: &Config| config.get(contact.as_str(), GIVEN).and_then(bytes);
+        let given = |config: &Config| config.get(contact.as_str(), GIVEN).and_then(from_hex);
         let id = match given(&config) {
             Some(id) => id,
             None => {
@@ -180,8 +180,8 @@ impl User {
             };
             Some(Grant {
                 relay: of(RELAY)?.parse().ok()?,
-                key: bytes(of(KEY)?)?,
-                id: bytes(of(BOX)?)?,
+                key: from_hex(of(KEY)?)?,
+                id: from_hex(of(BOX)?)?,
             })
         };
         let each = contacts.iter().enumerate();
@@ -214,7 +214,7 @@ impl User {
     pub fn set_relay_key(&self, relay: &Name, key: Option<&[u8; 32]>) -> Result<(), RootError> {
         self.change_boxes(|text, config| {
             let name = relay.as_str();
-            let known = config.get(name, RELAY_KEY).and_then(bytes);
+            let known = config.get(name, RELAY_KEY).and_then(from_hex);
             match key {
                 Some(key) if known.as_ref() != Some(key) => {
                     *text = ini_text::with(text, name, RELAY_KEY, &hex::encode(key));

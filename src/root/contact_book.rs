@@ -26,7 +26,12 @@ impl User {
         self.addresses_in(&self.contacts_ini()?, contact)
     }
 
-    fn addresses_in(&self, text: &str, contact: &Name) -> Result<Option<Addresses>, RootError> {
+    /// The same in a contacts.ini that was read.
+    pub(super) fn addresses_in(
+        &self,
+        text: &str,
+        contact: &Name,
+    ) -> Result<Option<Addresses>, RootError> {
         let of = |key: Key| {
             let found = contact::find(text, contact, key)
                 .map_err(|e| RootError::config(self.at("contacts.ini"), e))?;
@@ -44,9 +49,13 @@ impl User {
     /// Where the user is reached at the relays that it has joined.
     pub fn addresses_at_relays(&self) -> Result<Vec<Address>, RootError> {
         let text = self.contacts_ini()?;
+        self.addresses_at(&self.relays_in(&text)?, &text)
+    }
+
+    fn addresses_at(&self, relays: &[Name], text: &str) -> Result<Vec<Address>, RootError> {
         let mut all = Vec::new();
-        for relay in self.relays_in(&text)? {
-            let addresses = self.addresses_in(&text, &relay)?;
+        for relay in relays {
+            let addresses = self.addresses_in(text, relay)?;
             let plain = addresses.as_ref().and_then(Addresses::plain);
             let place = plain.map(|plain| plain.place().clone());
             all.extend(place.map(|place| Address::Relay(place, self.name.to_string())));
@@ -62,17 +71,14 @@ impl User {
         contact: &Name,
     ) -> Result<Announcement, RootError> {
         let set = settings.addresses.iter().flat_map(Addresses::iter).cloned();
-        let relays = self.relays()?;
+        let text = self.contacts_ini()?;
+        let relays = self.relays_in(&text)?;
         // Most users have joined none. A relay needs no box at itself, or at another one.
         let letter_box = match relays.is_empty() || relays.contains(contact) {
             true => None,
             false => self.box_for(contact)?,
         };
-        let at_relays = match relays.is_empty() {
-            true => Vec::new(),
-            false => self.addresses_at_relays()?,
-        };
-        let all = set.chain(at_relays);
+        let all = set.chain(self.addresses_at(&relays, &text)?);
         Ok(Announcement {
             addresses: all
                 .take(MAX_ADDRESSES)
@@ -106,7 +112,7 @@ impl User {
         self.relays_in(&self.contacts_ini()?)
     }
 
-    fn relays_in(&self, text: &str) -> Result<Vec<Name>, RootError> {
+    pub(super) fn relays_in(&self, text: &str) -> Result<Vec<Name>, RootError> {
         contact::relays(text).map_err(|e| RootError::config(self.at("contacts.ini"), e))
     }
 

@@ -1,10 +1,7 @@
 //! The document by which one person may become a member of a relay, once.
 
 use super::{contact::Card, error::RootError, name::Name};
-use crate::{
-    json::{self, Map, Value},
-    wire::letter::bytes,
-};
+use crate::json::{self, Map, Value, from_hex};
 
 const INVITATION: &str = "m2y/1 relay invitation";
 
@@ -42,7 +39,7 @@ impl Invitation {
             return Err(missing());
         }
         let relay = document.get("relay").and_then(Value::as_object);
-        let of = |name| field(name).and_then(bytes).ok_or_else(missing);
+        let of = |name| field(name).and_then(from_hex).ok_or_else(missing);
         Ok(Self {
             relay: Card::from_document(path, relay.ok_or_else(missing)?)?,
             key: of("key")?,

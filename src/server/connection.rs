@@ -169,12 +169,13 @@ impl Connection {
                 return;
             }
             Ok(Next::Post) => {
-                if let Some(relay) = &self.server.relay {
-                    let shutdown = self.shutdown.clone();
-                    let deadline = opening_deadline.saturating_sub(accepted.elapsed());
-                    let both = (reader, writer);
-                    relay.post(&self.peer, both, deadline, shutdown).await;
-                }
+                let Some(relay) = &self.server.relay else {
+                    return relay::turn_away(writer).await;
+                };
+                let shutdown = self.shutdown.clone();
+                let deadline = opening_deadline.saturating_sub(accepted.elapsed());
+                let both = (reader, writer);
+                relay.post(&self.peer, both, deadline, shutdown).await;
                 return;
             }
             Ok(Next::Pair(pair, opening)) => {

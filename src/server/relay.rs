@@ -88,8 +88,8 @@ pub fn link(reader: Reader, writer: Writer, peer: Peer) -> Link {
     }
 }
 
-/// Says to somebody that there is nothing for them here.
-async fn turn_away(mut writer: Writer) {
+/// Says to somebody who wants to leave letters that none are kept here, or none now.
+pub async fn turn_away(mut writer: Writer) {
     let answer = AnswerHeader::Turned(Turned::Stranger).encode();
     let _ = writer.bytes(&answer).await;
     writer.finish().await;

@@ -10,7 +10,7 @@ use crate::{
         keys::{Fingerprint, PrivateKey, PublicKey},
         seal::{Key, Seal, TAG_LEN, derive},
     },
-    json::{Map, Value},
+    json::{self, Map, Value},
 };
 
 const LETTER: &[u8] = b"m2y/1 letter";
@@ -25,6 +25,9 @@ pub const HEAD_LEN: usize = 1 + 8 + LEN + 4;
 
 /// Bytes of the time in what is sealed.
 const TIME_LEN: usize = 8;
+
+/// The longest signature, in bytes: that of a key of 4,096 bits.
+const MAX_SIGNATURE: usize = 512;
 
 /// The longest receipt, in bytes.
 pub const MAX_RECEIPT: usize = 24_000;
@@ -128,19 +131,13 @@ impl Prekey {
                 kind: PrekeyKind::from_byte(u8::try_from(number("kind")?).ok()?).ok()?,
                 number: number("number")?,
                 time: number("time")?,
-                public: bytes(text("public")?)?,
+                public: json::from_hex(text("public")?)?,
                 signature: hex::decode(text("signature")?).ok()?,
             })
+            .filter(|prekey| prekey.signature.len() <= MAX_SIGNATURE)
         };
         read().ok_or(WireError::Letter("a prekey that cannot be read"))
     }
-}
-
-/// The bytes that hexadecimal digits stand for.
-pub fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(text, &mut bytes).ok()?;
-    Some(bytes)
 }
 
 /// The front of a letter, in the clear.

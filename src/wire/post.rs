@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::{
     WireError,
     header::{self, ANSWER_LEN, AnswerHeader},
-    letter::{self, LEN, Prekey, bytes},
+    letter::{self, LEN, Prekey},
     session::Share,
 };
 use crate::{
@@ -277,13 +277,13 @@ impl Ask {
     fn read(fields: &Map<String, Value>) -> Option<Self> {
         let text = |field| fields.get(field).and_then(Value::as_str);
         let number = |field| fields.get(field).and_then(Value::as_u64);
-        let id = |field| bytes::<LEN>(text(field)?);
+        let id = |field| json::from_hex::<LEN>(text(field)?);
         let all = |field, most| {
             let each = fields
                 .get(field)?
                 .as_array()
                 .filter(|all| all.len() <= most)?;
-            let each = each.iter().map(|one| bytes::<LEN>(one.as_str()?));
+            let each = each.iter().map(|one| json::from_hex::<LEN>(one.as_str()?));
             each.collect::<Option<Vec<_>>>()
         };
         Some(match text("request")? {

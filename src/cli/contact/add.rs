@@ -6,7 +6,7 @@ use clap_complete::ArgValueCompleter;
 use super::{super::RootArg, Added, named, output, print, read_document};
 use crate::{
     cli::{completion::contacts, user_arg::UserArg, user_name},
-    client::mailbox,
+    client::membership,
     clock,
     crypto::{SysRng, keys::Fingerprint},
     error::{Code, Error},
@@ -122,7 +122,7 @@ impl Add {
         let via = self.via.as_deref().map(user_name).transpose()?;
         let sent = match (&answer, &via) {
             (Some(answer), Some(relay)) => {
-                mailbox::introduce(&user, relay, &card.name, canonical(answer)).await?;
+                membership::introduce(&user, relay, &card.name, canonical(answer)).await?;
                 true
             }
             _ => false,

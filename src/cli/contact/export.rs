@@ -8,7 +8,7 @@ use crate::{
         user_arg::{UserArg, said, user_of},
         user_name,
     },
-    client::mailbox,
+    client::membership,
     error::Error,
     json::canonical,
     root::contact_request::RequestId,
@@ -90,7 +90,7 @@ impl Request {
         user.keep_request(request.id, &document)?;
         if let (Some(to), Some(via)) = (&self.to, &self.via) {
             let (to, relay) = (user_name(to)?, user_name(via)?);
-            mailbox::introduce(&user, &relay, &to, canonical(&document)).await?;
+            membership::introduce(&user, &relay, &to, canonical(&document)).await?;
             if json {
                 output::object(&[("status", "done".into()), ("to", to.as_str().into())]);
             } else {

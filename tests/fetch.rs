@@ -1055,6 +1055,26 @@ fn files_of_every_length_come_with_their_times() {
 }
 
 #[test]
+fn directories_with_nothing_in_them_come_too() {
+    let world = World::new(&sharing("list get"));
+    fs::create_dir_all(world.photo().join("a/b")).unwrap();
+    let server = Process::serve(&world.there);
+    let client = Machine::of(&world);
+    let get = ["get", "-r", "--server", &server.address];
+    client.ok(&[&get[..], &["-o", "whole", "roland-frei:photo"]].concat());
+    assert!(client.here.join("whole/photo/a/b").is_dir());
+    client.ok(&[&get[..], &["-o", "part", "roland-frei:photo/a/b"]].concat());
+    assert!(client.here.join("part/b").is_dir());
+    let would = [
+        &get[..],
+        &["--dry-run", "-o", "none", "roland-frei:photo/a/b"],
+    ]
+    .concat();
+    client.ok(&would);
+    assert!(!client.here.join("none").exists());
+}
+
+#[test]
 fn a_thousand_small_files_come_equal() {
     let world = World::new(&sharing("list get"));
     let bytes = noise(100_000);

@@ -150,9 +150,12 @@ impl<'a> Walk<'a> {
             here.found = vec![Ok(file)].into_iter();
         } else if recursive || all {
             // With the name that a copy would have; without it for the top directory.
-            let below = named.or(name.filter(|_| !all));
-            let below = below.map(|name| format!("{name}/"));
-            here.below = below.unwrap_or_default();
+            if let Some(name) = named.or(name.filter(|_| !all)) {
+                let local = TreePath::parse(&name).ok_or_else(|| strange(&place.path))?;
+                here.below = format!("{name}/");
+                // Before anything in it: there may be nothing.
+                here.found = vec![Ok(GetItem::Dir(local))].into_iter();
+            }
             here.listing = Some(self.peer.list(&place.path, true)?);
         } else {
             let sentence = "this is a directory: add -r to fetch it, or use --all";

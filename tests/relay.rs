@@ -755,6 +755,13 @@ fn somebody_who_does_not_read_is_let_go_and_holds_up_nobody() {
         }
     };
     until("it is joined", &pairs);
+    // Not before it has asked: somebody who wants nothing is let go later.
+    until("some of it has come", &|| {
+        let files = fs::read_dir(&back).into_iter().flatten().flatten();
+        files
+            .map(|file| file.metadata().map_or(0, |about| about.len()))
+            .any(|len| len > 0)
+    });
     let pid = rustix::process::Pid::from_child(&getting);
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     // Others go their way meanwhile.

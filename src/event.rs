@@ -8,7 +8,7 @@ use crate::{
     crypto::{CryptoError, random},
     journal::delivered::Key,
     json::{Map, Value},
-    meta::Meta,
+    meta::{Meta, TransferId},
     root::{config::Config, folder::Folder},
 };
 
@@ -37,11 +37,13 @@ pub enum Kind {
     Sent,
     /// A member of the folder's store is lost or back, or a scrub found damage.
     Store,
+    /// A message came, and is safe.
+    Message,
 }
 
 impl Kind {
     /// Every event, in the order in which an m2y.config has them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Meta,
         Self::Startup,
         Self::Received,
@@ -53,6 +55,7 @@ impl Kind {
         Self::Get,
         Self::Sent,
         Self::Store,
+        Self::Message,
     ];
 
     /// The event of that section.
@@ -80,6 +83,7 @@ impl Kind {
             Self::Get => "OnGet",
             Self::Sent => "OnSent",
             Self::Store => "OnStore",
+            Self::Message => "OnMessage",
         }
     }
 }
@@ -242,6 +246,9 @@ pub struct Asked {
     pub path: String,
 }
 
+/// What the name of the `.meta` of a message begins with, which is there while a program runs.
+pub const MESSAGE_STEM: &str = ".message-";
+
 /// The file that an event is about.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -252,6 +259,14 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// A message, which has no file. Its names are hidden ones, for programs that read a `.meta`.
+    pub fn of_message(meta: Meta, id: TransferId) -> Self {
+        Self {
+            meta,
+            stem: format!("{MESSAGE_STEM}{id}"),
+        }
+    }
+
     /// The name of the `.meta` file in the folder.
     pub fn meta_file(&self) -> String {
         format!("{}.meta", self.stem)
@@ -325,6 +340,15 @@ pub enum Effect {
         /// Further fields of the `.meta` that goes with it.
         fields: Map<String, Value>,
     },
+    /// A message for another person, written by a script.
+    Message {
+        /// The contact.
+        to: String,
+        /// The contact's folder.
+        folder: String,
+        /// What it says.
+        text: String,
+    },
 }
 
 impl Effect {
@@ -334,6 +358,7 @@ impl Effect {
             Self::Email { .. } => "email",
             Self::Webhook { .. } => "webhook",
             Self::Send { .. } => "send",
+            Self::Message { .. } => "message",
         }
     }
 
@@ -364,6 +389,11 @@ impl Effect {
                     put("fields", Value::Object(fields.clone()));
                 }
             }
+            Self::Message { to, folder, text } => {
+                put("to", to.as_str().into());
+                put("folder", folder.as_str().into());
+                put("text", text.as_str().into());
+            }
         }
         document
     }
@@ -389,6 +419,11 @@ impl Effect {
                     Some(fields) => fields.as_object()?.clone(),
                     None => Map::new(),
                 },
+            }),
+            "message" => Some(Self::Message {
+                to: text("to")?,
+                folder: text("folder")?,
+                text: text("text")?,
             }),
             _ => None,
         }
@@ -418,6 +453,7 @@ impl fmt::Display for Effect {
                 }
                 f.write_str("})")
             }
+            Self::Message { text, .. } => write!(f, "reply({text:?})"),
         }
     }
 }

@@ -30,6 +30,7 @@ macro_rules! pages {
 pages! {
     first_steps "first-steps" "two people, one server, the first file";
     reach "reach" "addresses, TLS, QUIC, certificates, firewalls, relays";
+    talk "talk" "messages, conversations, bots";
     hooks "hooks" "scripts that decide and act: events, functions, limits, tests";
     events "events" "what waits, what is retried, what hooks put out of sight";
     sharing "sharing" "list, get, put, and the shell";

@@ -42,6 +42,10 @@
 //! hooks ask for, which [`delivery`] hands over. And the outbox of the [`client`] sends the files
 //! that wait in folders that send automatically.
 //!
+//! A message ([`client::chat`]) is a meta with a text and no bytes after it. Its receiver's hooks decide about
+//! it like about a file; then the [journal] has it, and it is acknowledged; a moment later it is a line of its
+//! folder's `messages.ndjson` for good ([`transfer::receive::message_committer`]).
+//!
 //! # The map
 //!
 //! The modules are listed in the order in which data flows. Each knows only those below it.
@@ -50,7 +54,7 @@
 //! | --- | --- |
 //! | [`cli`] | the commands, their help, what they print |
 //! | [`guide`] | the guide for people, which `m2y guide` shows |
-//! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; letters and receipts; a contact's folder as a [member](client::member) of a store |
+//! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; [messages](client::chat); letters and receipts; a contact's folder as a [member](client::member) of a store |
 //! | [`server`] | connections, strangers and contacts; answering an opening; metrics |
 //! | [`control`] | what programs on the same machine ask a running server |
 //! | [`relay`] | people who cannot reach each other: who attends, who calls, what is carried, and the letters for those who are away |
@@ -68,6 +72,7 @@
 //! | [`database`] | an SQLite file with one thread that writes it |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
 //! | [`transport`] | addresses, and links to and from them: TCP, TLS, QUIC |
+//! | [`message`] | a text in place of a file |
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it requires |
 //! | [`crypto`] | keys, sealing, and the two back ends that do it |
@@ -114,6 +119,8 @@ pub mod database;
 pub mod root;
 
 pub mod transport;
+
+pub mod message;
 
 pub mod meta;
 

@@ -473,10 +473,13 @@ impl Wire {
 
 /// The present moment in the form of `datetime`.
 pub fn datetime_now() -> String {
-    TimeZone::UTC
-        .to_datetime(Timestamp::now())
-        .strftime(DATETIME)
-        .to_string()
+    datetime_of(Timestamp::now())
+}
+
+/// A moment in the form of `datetime`.
+pub fn datetime_of(moment: Timestamp) -> String {
+    let time = TimeZone::UTC.to_datetime(moment);
+    time.strftime(DATETIME).to_string()
 }
 
 /// Whether a further field may have this name: not one of the protocol's, and not

@@ -43,7 +43,11 @@ use crate::{
     root::{Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings},
     store::Stores,
     transfer::receive::{
-        commit::Committer, receiver::Receiver, recovery, refused, under_way::UnderWay,
+        commit::Committer,
+        message_committer::{self, MessageCommitter},
+        receiver::Receiver,
+        recovery, refused,
+        under_way::UnderWay,
     },
     transport::{Incoming, Listener, admission::Admission},
     wire::header::{AnswerHeader, Turned},
@@ -113,6 +117,7 @@ impl Server {
             receiver: Arc::new(Receiver {
                 startup: Startup::new(&hooks),
                 committer: Committer::new(hooks.journal()),
+                messages: MessageCommitter::new(hooks.journal()),
                 hooks,
                 settings: settings.clone(),
                 observer,
@@ -199,6 +204,9 @@ impl Server {
         let hooks = self.receiver.hooks.clone();
         let recovered = task::spawn_blocking(move || {
             if let Err(error) = hooks.redo() {
+                error!("{error}");
+            }
+            if let Err(error) = message_committer::recover(&journal, &root) {
                 error!("{error}");
             }
             recovery::recover(&journal, &root, &stores)

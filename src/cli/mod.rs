@@ -1,6 +1,7 @@
 //! The command line: one file for each command; its doc comments are the help.
 
 mod change;
+mod chat;
 mod completion;
 mod conflict;
 mod contact;
@@ -108,6 +109,7 @@ enum Command {
     Relay(relay::Relay),
     Serve(serve::Serve),
     Send(send::Send),
+    Chat(chat::ChatArgs),
     Sent(sent::Sent),
     Inbox(inbox::Inbox),
     Ls(ls::Ls),
@@ -319,6 +321,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Relay(relay) => relay.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
         Command::Send(send) => send.run(json).await?,
+        Command::Chat(chat) => chat.run(json).await?,
         Command::Sent(sent) => sent.run(json).await?,
         Command::Inbox(inbox) => inbox.run(json).await?,
         Command::Ls(ls) => ls.run(json).await?,

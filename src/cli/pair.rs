@@ -10,8 +10,8 @@ use clap_complete::{ArgValueCompleter, CompletionCandidate};
 use tokio::time::Instant;
 
 use super::{
-    RootArg, completion::contacts, folder_name, init::make_user, output, user_arg::UserArg,
-    user_name,
+    RootArg, chat::own_folder, completion::contacts, folder_name, init::make_user, output,
+    user_arg::UserArg, user_name,
 };
 use crate::{
     client::relay_slot,
@@ -25,7 +25,14 @@ use crate::{
         remote_slot::RemoteSlot,
         slots::LIFE,
     },
-    root::{Root, contact::Card, folder::Folder, name::Name, settings::Settings, user::User},
+    root::{
+        Root,
+        contact::Card,
+        folder::{CHAT, Folder},
+        name::Name,
+        settings::Settings,
+        user::User,
+    },
     transport::{self, Address, Addresses, Direct, Listening, PORT, Place},
 };
 
@@ -79,6 +86,8 @@ impl Pair {
     pub(super) async fn run(self, json: bool) -> Result<(), Error> {
         let (root, user) = self.set_up()?;
         let folder = self.folder_of(&user)?;
+        // The two can talk at once.
+        own_folder(&user, &folder_name(CHAT)?)?;
         let settings = root.settings()?;
         match self.code.clone() {
             Some(code) => self.join(&code, user, folder, &settings, json).await,
@@ -122,7 +131,10 @@ impl Pair {
         if let Some(folder) = &self.folder {
             return Ok(user.folder(&folder_name(folder)?)?);
         }
-        let mut folders = user.folders()?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let folders = user.folders()?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        // In that one, every contact may write.
+        let is_for_files = |folder: &Folder| folder.name().as_str() != CHAT;
+        let mut folders: Vec<_> = folders.into_iter().filter(is_for_files).collect();
         if folders.len() < 2 {
             return match folders.pop() {
                 Some(only) => Ok(only),

@@ -547,9 +547,10 @@ fn weigh(plan: Plan, progress: &Progress) {
         let file = match item.within.is_none() && is_document {
             true => JobFile::read_unlocked(&item.path, &mut last_dir)
                 .and_then(|job_file| job_file.source()),
-            false => Ok(item.path),
+            false => Ok(Some(item.path)),
         };
-        let about = file.ok().and_then(|file| file.metadata().ok());
+        let file = file.ok().flatten();
+        let about = file.and_then(|file| file.metadata().ok());
         bytes += about.map_or(0, |about| about.len());
     }
     progress.set_total(files, bytes);

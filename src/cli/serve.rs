@@ -87,41 +87,19 @@ impl Serve {
         if self.metrics.is_some() {
             settings.metrics = self.metrics;
         }
-        let _lock = lock(&root).await?;
         let mut signals = Signals::new()?;
-        let server = Server::with_stores(&root, &settings, &client::stores())?;
-        let (mut listeners, addresses) = listen(&root, &settings).await?;
-        let control = Control::bind(&root)?;
-        let metrics_port = match &settings.metrics {
-            Some(metrics) => Some((metrics_at(metrics).await?, server.report()?)),
+        let prepared = Prepared::new(&root, settings).await?;
+        let metrics_port = match &prepared.settings.metrics {
+            Some(metrics) => Some((metrics_at(metrics).await?, prepared.server.report()?)),
             None => None,
         };
         // Clients that connect meanwhile wait; if the port is taken, no hook runs in vain.
         tokio::select! {
-            started = server.start_folders() => { started?; }
+            started = prepared.server.start_folders() => { started?; }
             () = signals.next() => return Ok(()),
         }
-        let crypto = active().name();
-        for address in &addresses {
-            info!(%address, root = %root.path().display(), crypto, "serving");
-            if json {
-                let address = address.to_string();
-                output::object(&[("status", "listening".into()), ("address", address.into())]);
-            } else {
-                output::line(format_args!("listening on {address}"));
-            }
-        }
-        if let Some(address) = addresses.first()
-            && addresses.iter().all(Address::is_local)
-        {
-            info!(
-                "only this machine can connect to {address}: for others, use --listen 0.0.0.0:5000"
-            );
-        }
+        prepared.announce(json);
         let (shutdown, going_down) = watch::channel(false);
-        // Callers at relays are accepted like all others.
-        let attendance = Attendance::start(&root, &settings, &server, going_down.clone());
-        listeners.push(Box::new(attendance));
         if let Some(((port, address), report)) = metrics_port {
             if json {
                 output::object(&[("status", "metrics".into()), ("address", address.into())]);
@@ -131,18 +109,8 @@ impl Serve {
             // Until the end: that the server is going down can be read there, too.
             tokio::spawn(metrics::run(port, report, going_down.clone()));
         }
-        let asked = Asked {
-            slots: server.slots().clone(),
-            hub: server.hub().cloned(),
-            addresses,
-        };
-        tokio::spawn(control.run(asked, going_down.clone()));
         systemd::tell("READY=1");
-        let asking = receipts::run(root.clone(), going_down.clone());
-        let sending = outbox::run(root, settings, going_down.clone());
-        let serving = async {
-            tokio::join!(server::run(listeners, server, going_down), sending, asking);
-        };
+        let serving = prepared.run(going_down);
         tokio::pin!(serving);
         tokio::select! {
             () = &mut serving => return Ok(()),
@@ -154,6 +122,88 @@ impl Serve {
             () = serving => Ok(()),
             () = signals.next() => Err(Error::new(Code::Interrupted, "stopped at once")),
         }
+    }
+}
+
+/// A server of this process, which has its ports and is the only one of its root.
+pub(super) struct Prepared {
+    root: Root,
+    settings: Settings,
+    server: Server,
+    listeners: Vec<Box<dyn Listener>>,
+    addresses: Vec<Address>,
+    control: Control,
+    _lock: File,
+}
+
+impl Prepared {
+    /// Prepares it; clients that connect wait until it [runs](Self::run).
+    pub(super) async fn new(root: &Root, settings: Settings) -> Result<Self, Error> {
+        let lock = lock(root).await?;
+        let server = Server::with_stores(root, &settings, &client::stores())?;
+        let (listeners, addresses) = listen(root, &settings).await?;
+        Ok(Self {
+            control: Control::bind(root)?,
+            root: root.clone(),
+            settings,
+            server,
+            listeners,
+            addresses,
+            _lock: lock,
+        })
+    }
+
+    /// Says where it listens.
+    fn announce(&self, json: bool) {
+        let crypto = active().name();
+        for address in &self.addresses {
+            info!(%address, root = %self.root.path().display(), crypto, "serving");
+            if json {
+                let address = address.to_string();
+                output::object(&[("status", "listening".into()), ("address", address.into())]);
+            } else {
+                output::line(format_args!("listening on {address}"));
+            }
+        }
+        if let Some(address) = self.addresses.first()
+            && self.addresses.iter().all(Address::is_local)
+        {
+            info!(
+                "only this machine can connect to {address}: for others, use --listen 0.0.0.0:5000"
+            );
+        }
+    }
+
+    /// Runs `[OnStartup]` of every folder.
+    pub(super) async fn start_folders(self) -> Result<Self, Error> {
+        let server = self.server.clone();
+        server.start_folders().await?;
+        Ok(self)
+    }
+
+    /// Serves until `going_down` turns true.
+    pub(super) async fn run(self, going_down: watch::Receiver<bool>) {
+        let Self {
+            root,
+            settings,
+            server,
+            mut listeners,
+            addresses,
+            control,
+            _lock,
+        } = self;
+        // Callers at relays are accepted like all others.
+        let attendance = Attendance::start(&root, &settings, &server, going_down.clone());
+        listeners.push(Box::new(attendance));
+        let asked = Asked {
+            slots: server.slots().clone(),
+            hub: server.hub().cloned(),
+            addresses,
+        };
+        tokio::spawn(control.run(asked, going_down.clone()));
+        let asking = receipts::run(root.clone(), going_down.clone());
+        let sending = outbox::run(root, settings, going_down.clone());
+        tokio::join!(server::run(listeners, server, going_down), sending, asking);
     }
 }
 
@@ -240,7 +290,9 @@ async fn lock(root: &Root) -> Result<File, Error> {
                 sleep(Duration::from_millis(20)).await;
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(failed("an `m2y serve` is running already".to_owned()));
+                return Err(failed(
+                    "an `m2y serve` or `m2y chat` is running already".to_owned(),
+                ));
             }
             Err(TryLockError::Error(e)) => return Err(failed(e.to_string())),
         }

@@ -132,10 +132,7 @@ impl<'a> Letters<'a> {
             digest: keys.digest,
             receipt: *keys.receipt,
             id: meta.id.unwrap_or(TransferId([0; 16])),
-            document: match job.is_document() {
-                true => bytes_of(job.path()),
-                false => Vec::new(),
-            },
+            document: job.document().map(bytes_of).unwrap_or_default(),
             at: clock::millis(),
             stage: Stage::Leaving,
         };

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -34,6 +34,17 @@ const PAUSES: [Duration; 6] = [
     Duration::from_secs(2),
     Duration::from_secs(4),
 ];
+
+/// How long letters are left before the receiver is called again, if nothing more comes.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How many were left as letters.
+enum Left {
+    /// All: no more come.
+    All,
+    /// Those that came within a moment.
+    SoFar,
+}
 
 /// Sends one file, all fifteen steps; returns the meta as it was delivered.
 pub async fn deliver(route: &Route, out: &SendJob, observer: &dyn Observer) -> Result<Meta, Error> {
@@ -109,7 +120,13 @@ pub async fn deliver_all<J: Borrow<SendJob> + Send>(
                 Some(grant) => {
                     ready.push_front(job);
                     let away = (route, private.clone(), grant);
-                    return leave_all(away, ready, jobs, results, error, stop).await;
+                    let ready = std::mem::take(&mut ready);
+                    let leaving = leave_all(away, ready, jobs, results, error, stop.as_mut());
+                    match leaving.await? {
+                        Left::All => return Ok(()),
+                        // The receiver may be back when the next one comes.
+                        Left::SoFar => continue,
+                    }
                 }
                 None => return Err(fail(results, job, ready, error)),
             },
@@ -204,7 +221,7 @@ async fn leave_all<J: Borrow<SendJob> + Send>(
     results: &mpsc::UnboundedSender<Sent<J>>,
     away: Error,
     mut stop: impl Future<Output = Error> + Send + Unpin,
-) -> Result<(), Error> {
+) -> Result<Left, Error> {
     // Why neither was possible, if nobody asked for a letter.
     let instead = |error: Error| match route.leave {
         Leave::Auto if matches!(error.code, Code::Later | Code::NotFound) => {
@@ -223,12 +240,13 @@ async fn leave_all<J: Borrow<SendJob> + Send>(
             };
         }
     };
-    loop {
+    let left = loop {
         let job = match ready.pop_front() {
             Some(job) => job,
-            None => match jobs.recv().await {
-                Some(job) => job,
-                None => break,
+            None => match timeout(QUIET, jobs.recv()).await {
+                Ok(Some(job)) => job,
+                Ok(None) => break Left::All,
+                Err(_) => break Left::SoFar,
             },
         };
         let begun = Instant::now();
@@ -250,7 +268,7 @@ async fn leave_all<J: Borrow<SendJob> + Send>(
             }
             return Err(error);
         }
-    }
+    };
     letters.close().await;
-    Ok(())
+    Ok(left)
 }

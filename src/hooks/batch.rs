@@ -478,6 +478,11 @@ impl Hooks {
             }
         });
         let _ = looking.await;
+        if let Some(subject) = event.subject.as_ref().filter(|s| s.meta.is_message()) {
+            let (dir, meta) = (event.folder.dir().clone(), subject.meta_file());
+            let _ = task::spawn_blocking(move || dir.remove_file(meta)).await;
+            return ended.map(Ran::accepted);
+        }
         let meta = ended?;
         firing.on_disk.clone_from(&meta);
         Ok(Ran::accepted(meta))
@@ -496,7 +501,12 @@ fn profile_of(event: &Event) -> Map<String, Value> {
 /// Writes what scripts made of a meta to the disk, for a program that comes after them.
 fn write_meta(dir: &Dir, script: &str, subject: &Subject) -> Result<(), HookError> {
     let file = subject.meta_file();
-    file::replace(dir, &file, 0o644, &subject.meta.to_file()).map_err(|source| {
+    let mode = if subject.meta.is_message() {
+        0o600
+    } else {
+        0o644
+    };
+    file::replace(dir, &file, mode, &subject.meta.to_file()).map_err(|source| {
         HookError::Unwritable {
             script: script.to_owned(),
             file,

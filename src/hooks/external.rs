@@ -198,10 +198,13 @@ async fn start(program: &Path, event: &Event, spooled: Option<&Spooled>) -> io::
         let meta = &subject.meta;
         // A variable cannot hold NUL, and a sender's text may.
         let text = |text: &str| text.replace('\0', "\u{fffd}");
+        match meta.message() {
+            Some(said) => command.env("M2Y_TEXT", text(said.unwrap_or_default())),
+            None => command.env("M2Y_DATA", path_of(&subject.data_file())),
+        };
         command
             .arg(folder.path_of(&subject.meta_file()))
             .env("M2Y_META", folder.path_of(&subject.meta_file()))
-            .env("M2Y_DATA", path_of(&subject.data_file()))
             .env("M2Y_FROM", text(&meta.from))
             .env("M2Y_TO", text(&meta.to))
             .env("M2Y_FILENAME", text(&meta.filename))

@@ -165,7 +165,9 @@ impl Firing {
             displaced,
         } = to_fire;
         let has_program = scripts.iter().any(|script| is_program(script));
-        let subject = event.subject.as_ref().filter(|_| has_program);
+        // The .meta of a message is only there while a program runs.
+        let is_on_disk = |subject: &&Subject| has_program && !subject.meta.is_message();
+        let subject = event.subject.as_ref().filter(is_on_disk);
         let transaction = Transaction::new(event.folder.user(), stores);
         for file in displaced {
             transaction.displace(file);

@@ -6,6 +6,7 @@
 
 mod answers;
 mod functions;
+mod message;
 mod sandbox;
 
 use std::{

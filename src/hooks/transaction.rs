@@ -142,6 +142,12 @@ impl Asked {
         self.effects.push(effect);
     }
 
+    /// Whether a message was answered.
+    pub fn is_answered(&self) -> bool {
+        let is_answer = |effect: &Effect| matches!(effect, Effect::Message { .. });
+        self.effects.iter().any(is_answer)
+    }
+
     /// Adds something that is done to the folder as a whole.
     pub fn keep_up(&mut self, change: Change) {
         self.upkeep.push(change);

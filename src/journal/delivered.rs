@@ -1,7 +1,7 @@
 //! Which transfers a root has had, so that a retry after a lost ACK is not stored and
 //! does not make hooks run a second time, wherever the file has gone since.
 //!
-//! Each is a row in the [journal](super). It is written when the bytes of the file are safe under
+//! Each is a row in the [journal](super), and so is a message, which has no file. It is written when the bytes of the file are safe under
 //! their hidden name, and before the file gets its name: a server that stops between the two learns
 //! from the row what is left to do. The row also stands for the event about the file, until its
 //! hooks have run: ten thousand small files would otherwise write ten thousand tasks, only to
@@ -75,6 +75,8 @@ pub enum Stage {
     Owed = 3,
     /// A hook refused its contents: the sender hears that, and no hook runs again.
     Rejected = 4,
+    /// A message, which has no file: it is in the log of its folder.
+    Message = 5,
 }
 
 impl Stage {
@@ -252,7 +254,7 @@ pub fn latest(
     limit: u32,
 ) -> rusqlite::Result<Vec<(u64, Transfer)>> {
     db.prepare(
-        "SELECT * FROM transfer WHERE user = :user AND folder = :folder
+        "SELECT * FROM transfer WHERE user = :user AND folder = :folder AND state <> 5
          AND seq > (SELECT max(seq) FROM transfer) - :most ORDER BY seq DESC LIMIT :limit",
     )?
     .query_map(
@@ -286,7 +288,7 @@ pub fn arrived(
 ) -> rusqlite::Result<Vec<Arrived>> {
     db.prepare(
         "SELECT * FROM transfer WHERE user = :user AND (:folder IS NULL OR folder = :folder)
-         ORDER BY seq DESC LIMIT :limit",
+         AND state <> 5 ORDER BY seq DESC LIMIT :limit",
     )?
     .query_map(
         named_params! { ":user": user, ":folder": folder, ":limit": limit },
@@ -313,7 +315,7 @@ pub fn arrived_after(
     number: i64,
 ) -> rusqlite::Result<Vec<Arrived>> {
     db.prepare(
-        "SELECT * FROM transfer WHERE seq > :number AND user = :user
+        "SELECT * FROM transfer WHERE seq > :number AND user = :user AND state <> 5
          AND (:folder IS NULL OR folder = :folder) ORDER BY seq LIMIT :limit",
     )?
     .query_map(
@@ -429,7 +431,7 @@ pub fn forget(db: &Connection, before: u64, limit: u32) -> rusqlite::Result<usiz
     // others.
     db.prepare_cached(
         "DELETE FROM transfer WHERE seq IN (
-             SELECT seq FROM (SELECT seq, created FROM transfer WHERE +state IN (1, 2, 4)
+             SELECT seq FROM (SELECT seq, created FROM transfer WHERE +state IN (1, 2, 4, 5)
                               ORDER BY seq LIMIT :limit)
              WHERE created < :before)",
     )?
@@ -453,6 +455,7 @@ fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
             1 => Stage::Delivered,
             3 => Stage::Owed,
             4 => Stage::Rejected,
+            5 => Stage::Message,
             _ => Stage::Refused,
         },
         meta: row.get("meta")?,

@@ -9,6 +9,7 @@ pub mod file_index;
 pub mod last_run;
 pub mod letters;
 pub mod mailbox;
+pub mod messages;
 pub mod openings;
 pub mod outgoing;
 pub mod prune;
@@ -101,7 +102,8 @@ impl Journal {
             db.execute_batch(last_run::SCHEMA)?;
             db.execute_batch(outgoing::SCHEMA)?;
             db.execute_batch(mailbox::SCHEMA)?;
-            db.execute_batch(letters::SCHEMA)
+            db.execute_batch(letters::SCHEMA)?;
+            db.execute_batch(messages::SCHEMA)
         })?;
         let decides = Arc::new(AtomicBool::new(decided::any(&database.reader()?)?));
         Ok(Self {

@@ -19,7 +19,7 @@ pub const MAX_LEN: u64 = 65_536;
 const MAX_SCRIPTS: usize = 32;
 
 /// The sections that name scripts.
-pub const EVENT_SECTIONS: [&str; 11] = [
+pub const EVENT_SECTIONS: [&str; 12] = [
     "OnMeta",
     "OnStartup",
     "OnReceived",
@@ -31,6 +31,7 @@ pub const EVENT_SECTIONS: [&str; 11] = [
     "OnGet",
     "OnSent",
     "OnStore",
+    "OnMessage",
 ];
 
 /// The sections for what happens to the files of a folder.

@@ -75,7 +75,10 @@ impl Folder {
             .dir()
             .open_dir(name.as_str())
             .map_err(RootError::io("open", at.clone()))?;
-        let text = template(user.name(), name);
+        let text = match name.as_str() {
+            CHAT => chat_template(user.name(), name),
+            _ => template(user.name(), name),
+        };
         match file::create(&dir, CONFIG, 0o644, text.as_bytes()) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 Err(RootError::io("write", format!("{at}/{CONFIG}"))(e))
@@ -271,6 +274,36 @@ impl Root {
     }
 }
 
+/// The folder of messages.
+pub const CHAT: &str = "chat";
+
+/// The m2y.config of a new folder of messages: every contact may write.
+fn chat_template(user: &Name, folder: &Name) -> String {
+    format!(
+        "\
+# m2y.config of {user}'s folder {folder}, for messages
+#
+# Every contact may write to {user} here: messages come as lines of messages.ndjson. A line
+# under an event names a script, see `m2y guide talk`.
+
+# before a message is taken: here a script may refuse it, for example checkPermission.rhai, which
+# accepts only contacts that are listed under [permission] with `always`
+[OnMeta]
+
+# when a message is safe; a script may answer it with reply(\"...\")
+[OnMessage]
+
+# files do not belong here (takes = all accepts them too)
+[folder]
+takes = messages
+
+# answers of scripts go out by themselves while the server runs
+[outbox]
+auto = yes
+"
+    )
+}
+
 fn template(user: &Name, folder: &Name) -> String {
     format!(
         "\
@@ -309,6 +342,9 @@ notifyUser.rhai
 [OnGet]
 [OnSent]
 
+# when a message came (see `m2y guide talk`)
+[OnMessage]
+
 # when a member of this folder's store is lost or back, or damage was found (see [store])
 [OnStore]
 
@@ -320,7 +356,7 @@ notifyUser.rhai
 # how files are stored here. names = dated stores zhenqiang_30-12-2018_23-59-59.data beside a
 # .meta that describes it; names = original stores myfoto.jpg, in the same sub-folders as at
 # the sender, and hides the .meta. A refused file leaves its .meta, with the reason, for
-# keep_refused
+# keep_refused. takes = messages refuses files
 [folder]
 # names = original
 # keep_refused = 7d

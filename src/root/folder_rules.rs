@@ -4,6 +4,7 @@
 //! [folder]
 //! names = original
 //! keep_refused = 30d
+//! takes = messages
 //! ```
 
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub struct FolderRules {
     pub names: Names,
     /// How long the `.meta` of a file that was refused stays.
     pub keep_refused: Duration,
+    /// Whether it takes files, and not only messages.
+    pub takes_files: bool,
 }
 
 impl Default for FolderRules {
@@ -44,6 +47,7 @@ impl Default for FolderRules {
         Self {
             names: Names::default(),
             keep_refused: KEEP_REFUSED,
+            takes_files: true,
         }
     }
 }
@@ -76,8 +80,15 @@ impl FolderRules {
                     return Err(wrong("it must be at most 90d"));
                 }
             }
+            "takes" => {
+                self.takes_files = match value {
+                    "all" => true,
+                    "messages" => false,
+                    _ => return Err(format!("takes = {value}: write all or messages")),
+                }
+            }
             _ => {
-                let hint = did_you_mean(key, ["names", "keep_refused"]);
+                let hint = did_you_mean(key, ["names", "keep_refused", "takes"]);
                 return Err(format!("[{SECTION}] has no key {key}{hint}"));
             }
         }

@@ -101,6 +101,15 @@ pub fn write(folder: &Path, file: &Path, mut meta: Meta) -> Result<PathBuf, Erro
     Ok(folder.join(name))
 }
 
+/// Writes the `.meta` of a message into a folder, unless it is there.
+pub fn write_message(dir: &Dir, meta: &Meta) -> io::Result<()> {
+    let id = meta.id.map(|id| id.to_string()).unwrap_or_default();
+    match file::create(dir, &format!("message-{id}.meta"), 0o600, &meta.to_file()) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        written => written,
+    }
+}
+
 /// Creates a `.meta` for a file of this name under the first name that is free, as are its
 /// `.left`, `.done` and `.failed`; returns that name.
 fn create(dir: &Dir, name: &str, text: &[u8]) -> io::Result<String> {

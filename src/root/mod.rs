@@ -38,6 +38,7 @@ pub mod folder_store;
 mod ini_text;
 pub mod introductions;
 pub mod invitation;
+pub mod message_log;
 pub mod meta_file;
 pub mod name;
 pub mod passphrases;

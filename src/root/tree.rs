@@ -1,7 +1,7 @@
 //! Paths below a directory, as a peer wrote them, and the names that others may see there.
 //!
-//! Hidden files, and files that m2y itself reads or writes (m2y.config, scripts, `.meta` and what
-//! becomes of them), do not exist for others.
+//! Hidden files, and files that m2y itself reads or writes (m2y.config, scripts, messages, `.meta` and
+//! what becomes of them), do not exist for others.
 
 use std::{collections::HashSet, io, sync::Arc};
 
@@ -12,6 +12,7 @@ use super::{
     config::{Config, EVENT_SECTIONS},
     file::{self, MAX_NAME},
     folder::CONFIG,
+    message_log,
 };
 
 /// The longest path, in bytes.
@@ -31,7 +32,9 @@ const ARRIVED: (&str, &str) = (".data", ".meta");
 pub fn is_own(name: &str) -> bool {
     // A file system may ignore the case of letters.
     let lower = name.to_ascii_lowercase();
-    lower == CONFIG || OWN.iter().any(|ending| lower.ends_with(ending))
+    lower == CONFIG
+        || lower.starts_with(message_log::FILE)
+        || OWN.iter().any(|ending| lower.ends_with(ending))
 }
 
 /// A path below a directory, from a peer: components that are each a plain name.

@@ -5,7 +5,10 @@ mod requests;
 
 use std::{collections::HashMap, io, sync::Arc};
 
-use tokio::{sync::watch, task};
+use tokio::{
+    sync::{oneshot, watch},
+    task,
+};
 use tracing::info;
 
 use self::arrivals::{Prefix, leave};
@@ -26,6 +29,7 @@ use crate::{
         arrival::Arrival,
         decision::{Decision, FILES},
         error::ReceiveError,
+        messages::Turn,
         offer::Offer,
         receiver::{Parties, Receiver, StoreNews, Stored},
         target::{Incoming, Received},
@@ -103,6 +107,8 @@ pub struct Answerer<'a> {
     last: u32,
     /// Metas of the buffer that is being looked at.
     offers: Vec<(u32, Offer)>,
+    /// Told when the messages so far are on their way to their logs.
+    messages: Option<oneshot::Receiver<()>>,
     /// Files that are complete with it.
     whole: Vec<(u32, Received<Arrival>)>,
     /// Listings that may have more to say, in the order of their turns.
@@ -133,6 +139,7 @@ impl<'a> Answerer<'a> {
             open: 0,
             last: 0,
             offers: Vec::new(),
+            messages: None,
             whole: Vec::new(),
             listings: std::collections::VecDeque::new(),
             closing: false,
@@ -317,6 +324,11 @@ impl Role for Answerer<'_> {
             let (receiver, queue) = (self.receiver.clone(), self.queue.clone());
             let parties = self.parties.clone();
             let early = io.tasks.early();
+            let has_message = offers.iter().any(|offer| offer.asked.meta.is_message());
+            let turn = match has_message {
+                true => Turn::after(&mut self.messages),
+                false => Turn::default(),
+            };
             io.has_begun = true;
             io.tasks.spawn(async move {
                 let number = |at: usize| transfers.get(at).copied();
@@ -325,7 +337,7 @@ impl Role for Answerer<'_> {
                         let _ = early.send(Done::Decided(vec![(transfer, decision)]));
                     }
                 };
-                let rest = receiver.decide(&queue, &parties, offers, tell).await;
+                let rest = receiver.decide(&queue, &parties, offers, turn, tell).await;
                 let rest = rest.into_iter();
                 Done::Decided(
                     rest.filter_map(|(at, one)| Some((number(at)?, one)))

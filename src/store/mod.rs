@@ -55,6 +55,8 @@ use std::{
     time::SystemTime,
 };
 
+use crate::root::version::Version;
+
 use self::{flush::FileSystem, local::LocalStore};
 pub use self::{
     name::{BadName, ContentPath, PartialName},
@@ -184,6 +186,31 @@ pub trait Contents: Send + Sync {
 
     /// Returns when the bytes survive a loss of power.
     fn settle(&self) -> io::Result<()>;
+}
+
+/// The contents of what has no bytes.
+pub struct NoContents;
+
+impl Contents for NoContents {
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(Stat {
+            kind: Kind::File,
+            size: 0,
+            modified: 0,
+        })
+    }
+
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn version(&self) -> io::Result<String> {
+        Ok(Version::in_memory(0, 0).key())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The entries of a directory: each with its name, or why it cannot be read. Such an error does not

@@ -21,7 +21,7 @@ pub struct New {
     #[arg(value_name = "NAME")]
     name: String,
     /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule,
-    /// OnList, OnGet, OnSent, OnStore
+    /// OnList, OnGet, OnSent, OnStore, OnMessage
     #[arg(long, value_name = "EVENT", value_parser = event)]
     event: Kind,
     #[command(flatten)]
@@ -137,6 +137,11 @@ fn template(event: Kind, script: &str) -> (String, String) {
             "when a member of the folder's store is lost or back, or a scrub found damage",
             "// `event.change` is lost, back or damage; `event.member` is which, `event.text` says it in\n// a sentence.\n\nnotify.inbox(`${event.store}: ${event.text}`);\n",
             "fn test_the_user_is_told() {\n    let result = run_script(\"SCRIPT\", \"OnStore\", \"lost\");\n    assert_eq(result.inbox, [\"safe: disk: it does not answer\"]);\n}\n",
+        ),
+        Kind::Message => (
+            "when a message came",
+            "// `event.text` is what it says, `meta.from` who says it. reply(\"text\") answers.\n\nif event.text == \"status?\" {\n    reply(`${folder.list(\"*.jpg\").len()} pictures`);\n}\n",
+            "fn test_a_question_is_answered() {\n    file(\"a.jpg\", \"abc\");\n    let result = run_script(\"SCRIPT\", \"OnMessage\", \"status?\");\n    assert_eq(result.effects.len(), 1);\n    assert_eq(result.effects[0].text, \"1 pictures\");\n}\n\nfn test_nothing_else_is() {\n    let result = run_script(\"SCRIPT\", \"OnMessage\", \"hello?\");\n    assert_eq(result.effects, []);\n}\n",
         ),
         Kind::New | Kind::Changed | Kind::Deleted => (
             match event {

@@ -6,6 +6,7 @@ use super::{RootArg, report::Report, told};
 use crate::{
     cli::{Failure, folder_name, output, read_file, user_arg::UserArg},
     client,
+    crypto::random,
     delivery::Client,
     error::{Code, Error, printable},
     event::{Asked, Event, EventId, Kind, Outcome, StoreChange, StoreNews, Subject},
@@ -17,9 +18,8 @@ use crate::{
         services::Services,
         web::OnRuntime,
     },
-    meta::Meta,
-    root::meta_file,
-    root::{file, folder::Folder},
+    meta::{Meta, TransferId},
+    root::{file, folder::Folder, meta_file},
 };
 
 /// Run the hooks of an event now, without a transfer, to see what they do
@@ -34,7 +34,7 @@ use crate::{
 ///
 /// OnMeta and OnReceived are about a file that a contact sent: --meta names its .meta, in
 /// the folder or elsewhere. OnNew, OnChanged and OnDeleted are about --file, a file in the
-/// folder.
+/// folder. OnMessage is about --text, from --contact.
 ///
 /// Exit code 0: accepted, quarantined, or not run further; 10: refused; 1: failed.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub struct Run {
     #[command(flatten)]
     root: RootArg,
     /// The event: OnMeta, OnStartup, OnReceived, OnNew, OnChanged, OnDeleted, OnSchedule,
-    /// OnList, OnGet, OnSent, OnStore
+    /// OnList, OnGet, OnSent, OnStore, OnMessage
     #[arg(value_name = "EVENT", value_parser = event)]
     event: Kind,
     #[command(flatten)]
@@ -56,6 +56,9 @@ pub struct Run {
     /// The file in the folder that the event is about
     #[arg(long, value_name = "NAME")]
     file: Option<String>,
+    /// What the message says, at OnMessage; --contact sent it
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["meta", "file"])]
+    text: Option<String>,
     /// The contact who asks, at OnList, OnGet and OnSent
     #[arg(long, value_name = "NAME")]
     contact: Option<String>,
@@ -149,6 +152,16 @@ impl Run {
             config.only(kind.section(), script);
         }
         let is_asked = matches!(kind, Kind::List | Kind::Get | Kind::Sent);
+        let subject = match (&self.text, &self.contact) {
+            (Some(text), Some(from)) => Some(made_up(folder, from, text)?),
+            (Some(_), None) => return Err(usage("--text needs --contact, who sent it".to_owned())),
+            (None, _) if kind == Kind::Message && self.meta.is_none() => {
+                return Err(usage(format!(
+                    "{kind} is about a message: say it with --text"
+                )));
+            }
+            (None, _) => None,
+        };
         if is_asked && self.contact.is_none() {
             return Err(usage(format!(
                 "{kind} needs a contact: name one with --contact"
@@ -163,6 +176,7 @@ impl Run {
             }
         }
         let subject = match &self.meta {
+            _ if subject.is_some() => subject,
             Some(path) => {
                 let meta = Meta::from_file(&read_file(path)?).map_err(|e| {
                     Error::new(Code::Failed, format!("cannot read {}: {e}", path.display()))
@@ -186,7 +200,9 @@ impl Run {
             }
             _ => {}
         }
-        if let (None, Some(subject)) = (&file, &subject) {
+        if let (None, Some(subject)) = (&file, &subject)
+            && !subject.meta.is_message()
+        {
             file = Some(subject.data_file());
         }
         // Not the id of the meta: what hooks ask for now is not what they asked for when the file
@@ -206,6 +222,15 @@ impl Run {
             store: (kind == Kind::Store).then(|| StoreNews::made_up(self.change)),
         })
     }
+}
+
+/// A message that somebody might have sent.
+fn made_up(folder: &Folder, from: &str, text: &str) -> Result<Subject, Error> {
+    let failed = |e: &dyn std::fmt::Display| Error::new(Code::Usage, e.to_string());
+    let id = TransferId(random().map_err(|e| failed(&e))?);
+    let (to, folder) = (folder.user().name().as_str(), folder.name().as_str());
+    let meta = Meta::of_message((from, to), folder, id, text);
+    Ok(Subject::of_message(meta.map_err(|e| failed(&e))?, id))
 }
 
 /// What is known about a file of the folder that somebody sent.

@@ -80,10 +80,12 @@ impl Dry {
             return Ok(());
         }
         let address = self.routes.find(&item.path, job_file.meta(), address)?;
-        let (_, version) = open_source(&job_file.source()?)?;
-        check_size(job_file.meta(), version.len())?;
-        self.tally
-            .would(&item.path, job_file.meta(), version.len(), address);
+        let len = match job_file.source()? {
+            Some(source) => open_source(&source)?.1.len(),
+            None => 0,
+        };
+        check_size(job_file.meta(), len)?;
+        self.tally.would(&item.path, job_file.meta(), len, address);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     event::Kind,
     json::Value,
+    message,
     meta::{MAX_TEXT, Meta, TEXT, is_extra},
 };
 
@@ -22,13 +23,13 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "meta",
         "meta.field",
-        "A field of the .meta: from, to, folder, filename, datetime, filesize, fileCRC, id, error, and any further one; () if it is missing. At events without a received file, meta is ().",
+        "A field of the .meta: from, to, folder, filename, datetime, filesize, fileCRC, id, error, and any further one; () if it is missing. A message has kind, which is \"message\", and text. At events without a received file or message, meta is ().",
         r#"
 assert_eq(meta.from, "zhenqiang");
 assert_eq(meta["no such field"], ());
 "#,
     )
-    .only_at(&[Kind::Meta, Kind::Received]),
+    .only_at(&[Kind::Meta, Kind::Received, Kind::Message]),
     Function::new(
         "meta",
         "meta.field = value",
@@ -90,7 +91,8 @@ impl Handle {
             };
             return Ok(());
         }
-        if !is_extra(field) {
+        let is_fixed = meta.is_message() && message::FIELDS.contains(&field);
+        if is_fixed || !is_extra(field) {
             return Err(fail(format!("meta.{field} cannot be changed by a hook")));
         }
         drop(meta);

@@ -142,7 +142,9 @@ impl Handles {
             facts.insert("change".into(), news.change.word().into());
             facts.insert("text".into(), news.text.as_str().into());
         }
-        if let Some(subject) = &event.subject {
+        if let Some(Ok(text)) = event.subject.as_ref().and_then(|s| s.meta.message()) {
+            facts.insert("text".into(), text.into());
+        } else if let Some(subject) = &event.subject {
             facts.insert("meta_file".into(), subject.meta_file().into());
             facts.insert("data_file".into(), subject.data_file().into());
         }
@@ -153,7 +155,7 @@ impl Handles {
             hash: hash::Handle::new(&folder, &services.digests),
             http: http::Handle::new(event, actions, &services.web),
             sender: sender::Handle::new(event, &services.state),
-            send: send::Handle::new(&folder, actions),
+            send: send::Handle::new(event, &folder, actions),
             state: state::Handle::new(&event.folder, actions, &services.state),
             time: time::Handle::now(),
             folder,

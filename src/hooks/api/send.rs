@@ -1,4 +1,4 @@
-//! `send`: hands a file on to another person.
+//! `send`: hands a file on to another person. `reply`: answers a message.
 
 use std::cell::RefCell;
 
@@ -11,8 +11,9 @@ use super::{
     value::from_dynamic,
 };
 use crate::{
-    event::Effect,
+    event::{Effect, Event, Kind},
     json::{self, Map, Value},
+    message,
     meta::is_extra,
     root::name::Name,
 };
@@ -20,7 +21,17 @@ use crate::{
 /// Bytes of the further fields of one file, as JSON.
 const MAX_FIELDS: usize = 4_096;
 
-pub(super) const FUNCTIONS: &[Function] = &[Function::new(
+pub(super) const FUNCTIONS: &[Function] = &[
+    Function::new(
+        "send",
+        "reply(text)",
+        "Answers the message of the event, once the hooks have decided: once, however often they run. Returns false, and sends nothing, if a script wrote that message, so two scripts cannot keep answering each other. The answer goes into the sender's folder of the same name and has at most 16 KiB. [outbox] of m2y.config must have auto = yes.",
+        r#"
+if event.text == "status?" { reply(`${folder.list("*.jpg").len()} pictures`); }
+"#,
+    )
+    .only_at(&[Kind::Message]),
+    Function::new(
     "send",
     "send(#{to, folder, file, fields})",
     "Sends a file of the folder to a contact, into the contact's folder, once the hooks of the event have decided. The fields, at most 4 KiB as JSON, are added to the .meta that the contact gets; they may be left out.",
@@ -28,25 +39,31 @@ pub(super) const FUNCTIONS: &[Function] = &[Function::new(
 send(#{ to: "zhenqiang", folder: "photo", file: event.data_file });
 send(#{ to: "zhenqiang", folder: "photo", file: "abc.txt", fields: #{ place: "Uetliberg" } });
 "#,
-)];
+    ),
+];
 
 thread_local! {
     // The function stands alone: it is not called on a value that knows the folder.
     static CURRENT: RefCell<Option<Handle>> = const { RefCell::new(None) };
 }
 
-/// What `send` needs to know.
+/// What `send` and `reply` need to know.
 #[derive(Clone)]
 pub struct Handle {
     folder: folder::Handle,
     actions: Actions,
+    /// At a message: who gets the answer, and whether a script wrote the message.
+    replies: Option<(String, bool)>,
 }
 
 impl Handle {
-    pub(super) fn new(folder: &folder::Handle, actions: &Actions) -> Self {
+    pub(super) fn new(event: &Event, folder: &folder::Handle, actions: &Actions) -> Self {
+        let meta = event.subject.as_ref().map(|subject| &subject.meta);
+        let replies = meta.filter(|_| event.kind == Kind::Message);
         Self {
             folder: folder.clone(),
             actions: actions.clone(),
+            replies: replies.map(|meta| (meta.from.clone(), meta.is_automatic())),
         }
     }
 
@@ -62,6 +79,25 @@ impl Handle {
         CURRENT.set(Some(self.clone()));
         let _over = Over;
         run()
+    }
+
+    fn reply(&self, text: &str) -> Made<bool> {
+        let Some((to, is_automatic)) = &self.replies else {
+            return Err(fail("reply() works only at OnMessage"));
+        };
+        message::check(text).map_err(|e| fail(format!("reply(): {e}")))?;
+        if *is_automatic {
+            return Ok(false);
+        }
+        if self.actions.transaction().is_answered() {
+            return Err(fail("reply() can be called once for a message"));
+        }
+        self.actions.queue(Effect::Message {
+            to: to.clone(),
+            folder: self.folder.folder().name().to_string(),
+            text: text.to_owned(),
+        })?;
+        Ok(true)
     }
 
     fn send(&self, what: &rhai::Map) -> Made<()> {
@@ -114,6 +150,9 @@ fn fields(what: &rhai::Map) -> Made<Map<String, Value>> {
             "send(): fields: {field} is a field of m2y's own"
         )));
     }
+    if fields.get(message::KIND).and_then(Value::as_str) == Some(message::MESSAGE) {
+        return Err(fail("send(): this is for files: reply() answers a message"));
+    }
     if json::canonical(&fields).len() > MAX_FIELDS {
         return Err(fail(format!(
             "send(): the fields may have {MAX_FIELDS} bytes as JSON"
@@ -128,5 +167,11 @@ pub(super) fn register(engine: &mut Engine) {
         current
             .ok_or_else(|| fail("send() works only in a hook of an event"))?
             .send(&what)
+    });
+    engine.register_fn("reply", |text: &str| {
+        let current = CURRENT.with_borrow(Clone::clone);
+        current
+            .ok_or_else(|| fail("reply() works only at OnMessage"))?
+            .reply(text)
     });
 }

@@ -10,8 +10,9 @@ use crate::{
     delivery::{DeliveryError, DeliveryId, Mailer, Webhook},
     event::Effect,
     journal::Task,
+    message::AUTOMATIC,
     meta::{Meta, TransferId},
-    root::{Root, meta_file},
+    root::{Root, folder::Folder, meta_file},
 };
 
 /// Carries out what hooks asked for.
@@ -102,6 +103,12 @@ impl Courier {
                     .await
                     .unwrap_or_else(|_| Err(Failure::passing("the server failed")))
             }
+            Effect::Message { to, folder, text } => {
+                let (root, task) = (self.root.clone(), task.clone());
+                task::spawn_blocking(move || answer(&root, &task, (&to, &folder), &text))
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::passing("the server failed")))
+            }
             Effect::Email { to, subject, text } => match &self.mailer {
                 Some(mailer) => Ok(mailer.send(&to, &subject, &text, delivery_id(task)).await?),
                 None => Err(Failure::passing(
@@ -126,21 +133,37 @@ fn digest(text: &str) -> [u8; 16] {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
+fn folder_to_write(root: &Root, task: &Task) -> Result<Folder, Failure> {
+    folder_of(root, task).map_err(|gone| match gone {
+        Gone::Forget(why) => Failure::permanent(why),
+        Gone::Later(why) => Failure::passing(why),
+    })
+}
+
+/// The same for every attempt: a second `.meta` with it is delivered already.
+fn transfer_id(task: &Task) -> TransferId {
+    TransferId(digest(&format!("{} {}", task.id, task.part)))
+}
+
+/// Writes the `.meta` of a message.
+fn answer(root: &Root, task: &Task, (to, folder): (&str, &str), text: &str) -> Result<(), Failure> {
+    let here = folder_to_write(root, task)?;
+    let parties = (task.user.as_str(), to);
+    let meta = Meta::of_message(parties, folder, transfer_id(task), text);
+    let mut meta = meta.map_err(|e| Failure::permanent(e.to_string()))?;
+    meta.extra.insert(AUTOMATIC.to_owned(), true.into());
+    meta_file::write_message(here.dir(), &meta).map_err(|e| Failure::passing(e.to_string()))
+}
+
 /// Writes the `.meta` that hands a file on.
 fn hand_on(root: &Root, task: &Task, mut meta: Meta, file: &str) -> Result<(), Failure> {
-    let folder = match folder_of(root, task) {
-        Ok(folder) => folder,
-        Err(Gone::Forget(why)) => return Err(Failure::permanent(why)),
-        Err(Gone::Later(why)) => return Err(Failure::passing(why)),
-    };
+    let folder = folder_to_write(root, task)?;
     // What was received is passed on under the name that its sender gave it.
     let stem = file.strip_suffix(".data");
     if let Some(known) = stem.and_then(|stem| meta_file::of_stem(folder.dir(), stem)) {
         meta.filename = known.filename;
     }
-    // The same for every attempt: a second .meta of it is delivered already.
-    let id = digest(&format!("{} {}", task.id, task.part));
-    meta.id = Some(TransferId(id));
+    meta.id = Some(transfer_id(task));
     meta_file::write(folder.path(), &folder.path_of(file), meta)
         .map(drop)
         .map_err(|e| Failure::passing(e.sentence))

@@ -11,7 +11,7 @@ use rhai::{Dynamic, Map};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::answers::Answers;
+use super::{answers::Answers, message::is_message};
 use crate::{
     clock,
     delivery::http::Answered,
@@ -273,7 +273,7 @@ impl Sandbox {
         Ok(fields)
     }
 
-    fn read_meta(&self, call: &str, fields: &Map) -> Made<Meta> {
+    pub(super) fn read_meta(&self, call: &str, fields: &Map) -> Made<Meta> {
         let wrong = |e: &dyn std::fmt::Display| fail(format!("{call}: {e}"));
         let value = from_dynamic(&Dynamic::from(fields.clone())).map_err(|e| wrong(&e))?;
         Meta::from_file(value.to_string().as_bytes()).map_err(|e| wrong(&e))
@@ -436,6 +436,10 @@ impl Sandbox {
                     "{kind} is about a change of the store: lost, back or damage, not {word:?}"
                 ))),
             },
+            What::File(text) if kind == Kind::Message => self.message(call, Err(text)),
+            What::Sent(fields) if kind == Kind::Message || is_message(&fields) => {
+                self.message(call, Ok(fields))
+            }
             What::Nothing
                 if matches!(
                     kind,

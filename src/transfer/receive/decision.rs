@@ -15,6 +15,7 @@ use super::{
     arrival::{Arrival, event},
     error::store_error,
     inbox::Inbox,
+    messages::Turn,
     offer::{Checked, FileOffer, Offer},
     partial::{Partial, Reserved},
     receiver::{Parties, Receiver},
@@ -27,7 +28,7 @@ use crate::{
     event::{Kind, Outcome, Verdict},
     files::{disk_queue::DiskQueue, exists},
     hooks::{decide::Rules, lookup::is_program},
-    journal::delivered::{Stage, Transfer},
+    journal::delivered::{Key, Stage, Transfer},
     json::Value,
     meta::{Features, FileKey, Meta, PENDING_PUT, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
@@ -95,18 +96,22 @@ impl Receiver {
     ) -> Option<Decision> {
         let mut early = None;
         let tell = |_, decision| early = Some(decision);
-        let rest = self.decide(queue, parties, vec![offer], tell).await;
+        let rest = self
+            .decide(queue, parties, vec![offer], Turn::default(), tell)
+            .await;
         early.or(rest.into_iter().next().map(|(_, decision)| decision))
     }
 
     /// Decides about files whose sender is authenticated: names them and runs `[OnMeta]`. A file
     /// that hooks accept is reported at once, with the index of its offer, so that it does not wait
-    /// for the slow hooks of another one; the rest is returned.
+    /// for the slow hooks of another one; the rest is returned. Messages are safe then; those of a
+    /// session become so in the order of their turns.
     pub async fn decide(
         self: &Arc<Self>,
         queue: &DiskQueue,
         parties: &Arc<Parties>,
         offers: Vec<Offer>,
+        turn: Turn,
         tell: impl FnMut(usize, Decision) + Send,
     ) -> Vec<(usize, Decision)> {
         let begun = Instant::now();
@@ -114,10 +119,12 @@ impl Receiver {
         let mut metas = Vec::with_capacity(offers.len());
         let mut decided: Vec<(usize, Result<Decision, Error>)> = Vec::new();
         let mut files = Vec::with_capacity(offers.len());
+        let mut messages = Vec::new();
         for (at, offer) in offers.into_iter().enumerate() {
             metas.push(offer.asked.meta.clone());
             match offer.check(parties, self.settings.max_filesize) {
                 Ok(Checked::File(offer)) => files.push((at, offer)),
+                Ok(Checked::Message(offer)) => messages.push((at, offer)),
                 Ok(Checked::Session(reply)) => decided.push((at, Ok(Decision::Answered(reply)))),
                 Err(refusal) => decided.push((at, Err(refusal))),
             }
@@ -129,12 +136,17 @@ impl Receiver {
         };
         let (free, held) = self.supersede(parties, files);
         let free = self.decide_files(queue, parties, free, begun, &early);
+        let messages = self.decide_messages(queue, parties, messages, turn, begun, &early);
+        let free = async {
+            let (free, messages) = join(free, messages).await;
+            free.into_iter().chain(messages)
+        };
         if held.is_empty() {
             decided.extend(free.await);
         } else {
             let held = self.take_over(queue, parties, held, begun, &early);
             let (free, held) = join(free, held).await;
-            decided.extend(free.into_iter().chain(held));
+            decided.extend(free.chain(held));
         }
         decided
             .into_iter()
@@ -237,6 +249,10 @@ impl Receiver {
             .entry(offer.meta.folder.clone())
             .or_insert_with_key(|folder| self.inbox(&parties.user, folder))
             .clone()?;
+        if !inbox.rules.takes_files {
+            let sentence = "this folder takes messages only: choose a different one for files";
+            return Err(Error::new(Code::Refused, sentence));
+        }
         let Parties { from, holder, .. } = parties;
         let claim = self.under_way.claim(&inbox.folder, from, offer.id, holder);
         let claim = claim.ok_or_else(|| {
@@ -335,7 +351,11 @@ impl Receiver {
                 judged.push((at, self.take(candidate, None, begun)));
                 continue;
             }
-            if let Some(meta) = self.decided_before(&candidate) {
+            let before = {
+                let Candidate { partial, inbox, .. } = &candidate;
+                self.decided_before(partial.key(), &partial.subject().meta, inbox)
+            };
+            if let Some(meta) = before {
                 judged.push((at, self.take(candidate, Some(meta), begun)));
                 continue;
             }
@@ -378,18 +398,16 @@ impl Receiver {
 
     /// The meta of a file that hooks accepted when its sender asked before, if nothing that they
     /// relied on has changed: what they asked for was done.
-    fn decided_before(&self, candidate: &Candidate) -> Option<Meta> {
-        let Candidate { partial, inbox, .. } = candidate;
-        let decided = self.files.decided(partial.key())?;
+    pub(super) fn decided_before(&self, key: &Key, now: &Meta, inbox: &Inbox) -> Option<Meta> {
+        let decided = self.files.decided(key)?;
         let rules = Rules {
             config: inbox.config.clone(),
             pinned: inbox.pinned.clone(),
         };
-        if rules.basis(&partial.subject().meta) != decided.basis {
+        if rules.basis(now) != decided.basis {
             return None;
         }
         let mut meta = Meta::from_file(decided.meta.as_bytes()).ok()?;
-        let now = &partial.subject().meta;
         meta.datetime.clone_from(&now.datetime);
         match now.extra.get(PENDING_PUT) {
             Some(destination) => {
@@ -527,7 +545,7 @@ impl Receiver {
         Ok(Decision::Answered(Box::new(reply)))
     }
 
-    fn log_not_taken(
+    pub(super) fn log_not_taken(
         &self,
         parties: &Parties,
         meta: &Meta,

@@ -6,6 +6,8 @@ pub mod decision;
 pub mod download;
 pub mod error;
 pub mod inbox;
+pub mod message_committer;
+pub mod messages;
 pub mod offer;
 pub mod partial;
 pub mod receiver;

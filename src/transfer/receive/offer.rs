@@ -19,8 +19,18 @@ pub struct Offer {
 pub enum Checked {
     /// A file.
     File(Box<FileOffer>),
+    /// A message.
+    Message(Box<MessageOffer>),
     /// No file: requests come in records. The answer to it.
     Session(Box<Wire>),
+}
+
+/// An offered message.
+pub struct MessageOffer {
+    /// What is known of it, with the text.
+    pub meta: Meta,
+    /// Its transfer.
+    pub id: TransferId,
 }
 
 /// An offered file.
@@ -57,6 +67,17 @@ impl Offer {
         if session {
             let meta = Meta::new(&meta.from, &meta.to, "", "");
             return Ok(Checked::Session(Box::new(Wire::request(meta))));
+        }
+        if destination.is_none()
+            && let Some(message) = meta.message()
+        {
+            if let Err(wrong) = message {
+                return Err(refuse(&wrong.to_string()));
+            }
+            let id = meta.id.ok_or_else(|| refuse("id is missing"))?;
+            meta.error.clear();
+            meta.extra.retain(|field, _| is_extra(field));
+            return Ok(Checked::Message(Box::new(MessageOffer { meta, id })));
         }
         let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
         let id = meta.id.ok_or_else(|| refuse("id is missing"))?;

@@ -9,6 +9,7 @@ use super::{
     arrival::{Arrival, not_received},
     commit::{Committer, Whole},
     error::ReceiveError,
+    message_committer::MessageCommitter,
     partial::Partial,
     target::Received,
     under_way::{Holder, UnderWay},
@@ -69,6 +70,8 @@ pub struct Receiver {
     pub under_way: UnderWay,
     /// Makes files safe.
     pub committer: Committer,
+    /// Makes messages safe.
+    pub messages: MessageCommitter,
     /// What contacts may see and change.
     pub files: FileService,
 }

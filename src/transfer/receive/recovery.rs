@@ -10,6 +10,7 @@ use super::{
     under_way::UnderWay,
 };
 use crate::{
+    event::MESSAGE_STEM,
     hooks::dispatch::task_of_received,
     journal::{
         self, Journal, JournalError,
@@ -119,6 +120,11 @@ fn left_behind(
         else {
             continue;
         };
+        if stem.starts_with(MESSAGE_STEM) {
+            // A server was killed while a program read it.
+            left.push(name.to_owned());
+            continue;
+        }
         let contents = ContentPath::parse(&format!("{stem}.data"));
         if !contents.is_ok_and(|path| matches!(store.holds(&path), Ok(false))) {
             continue;

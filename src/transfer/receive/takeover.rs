@@ -13,22 +13,27 @@ use super::{
     offer::FileOffer,
     receiver::{Parties, Receiver},
 };
-use crate::{error::Error, files::disk_queue::DiskQueue, journal::delivered::Key};
+use crate::{
+    error::Error,
+    files::disk_queue::DiskQueue,
+    journal::delivered::Key,
+    meta::{Meta, TransferId},
+};
 
 /// How long a sender who reconnects waits for an earlier session to let go: longer than the hooks
 /// of a file run, shorter than a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An offered file, with the index of its offer.
 pub type Offered = (usize, Box<FileOffer>);
 
-/// The transfer of an offered file.
-fn key(parties: &Parties, offer: &FileOffer) -> Key {
+/// The transfer of what is offered.
+pub(super) fn key(parties: &Parties, meta: &Meta, id: TransferId) -> Key {
     Key {
         user: parties.user.name().to_string(),
-        folder: offer.meta.folder.clone(),
+        folder: meta.folder.clone(),
         from: parties.from.to_string(),
-        id: offer.id,
+        id,
     }
 }
 
@@ -40,7 +45,7 @@ impl Receiver {
         parties: &Parties,
         files: Vec<Offered>,
     ) -> (Vec<Offered>, Vec<Offered>) {
-        let key = |(_, offer): &Offered| key(parties, offer);
+        let key = |(_, offer): &Offered| key(parties, &offer.meta, offer.id);
         let keys: Vec<Key> = files.iter().map(key).collect();
         let held = self.under_way.supersede(&keys, &parties.holder);
         let (held, free): (Vec<_>, Vec<_>) =
@@ -62,7 +67,7 @@ impl Receiver {
         let until = tokio::time::Instant::now() + PATIENCE;
         let taking = files.into_iter().map(|(at, offer)| async move {
             self.under_way
-                .released(&key(parties, &offer), &parties.holder, until)
+                .released(&key(parties, &offer.meta, offer.id), &parties.holder, until)
                 .await;
             let files = vec![(at, offer)];
             self.decide_files(queue, parties, files, begun, early).await

@@ -17,9 +17,10 @@ use super::send_job::{Document, Origin, Record, SendJob, open_source};
 use crate::{
     error::{Code, Error},
     json::Value,
+    message::MessageError,
     meta::{self, Meta, SOURCE_PATH, SOURCE_VERSION, TransferId, datetime_now},
     root::{file, name::Name, tree::TreePath, user::User, version::Version},
-    store::local::LocalContents,
+    store::{Contents, NoContents, local::LocalContents},
 };
 
 /// The ending of a document to be sent, and of one that could not be sent.
@@ -151,8 +152,16 @@ impl JobFile {
         &self.meta
     }
 
-    /// Where the file that it describes is.
-    pub fn source(&self) -> Result<PathBuf, Error> {
+    /// Where the file that it describes is; `None` for a message, which has none.
+    pub fn source(&self) -> Result<Option<PathBuf>, Error> {
+        let wrong = |e: MessageError| Error::new(Code::Usage, e.to_string());
+        match self.meta.message().transpose().map_err(wrong)? {
+            Some(_) => Ok(None),
+            None => self.file().map(Some),
+        }
+    }
+
+    fn file(&self) -> Result<PathBuf, Error> {
         match self.meta.extra.get(SOURCE_PATH) {
             Some(Value::String(path)) => return Ok(path.into()),
             Some(_) => {
@@ -190,7 +199,15 @@ impl JobFile {
         self,
         open_source: impl FnOnce(&Path) -> Result<(File, Version), Error>,
     ) -> Result<SendJob, Error> {
-        let (file, version) = open_source(&self.source()?)?;
+        let source = self.source()?;
+        let is_message = source.is_none();
+        let (contents, version): (Arc<dyn Contents>, _) = match source {
+            None => (Arc::new(NoContents), Version::in_memory(0, 0)),
+            Some(source) => {
+                let (file, version) = open_source(&source)?;
+                (Arc::new(LocalContents(file)), version)
+            }
+        };
         let Self {
             dir,
             stem,
@@ -202,7 +219,10 @@ impl JobFile {
             ..
         } = self;
         let text = Value::from(version.to_text());
-        let had = meta.extra.insert(SOURCE_VERSION.to_owned(), text.clone());
+        let had = match is_message {
+            true => Some(text.clone()),
+            false => meta.extra.insert(SOURCE_VERSION.to_owned(), text.clone()),
+        };
         // An id that a person chose stands for the version that the file has now.
         let is_new = had.is_none() && meta.id.is_some();
         if had.is_some_and(|had| had != text) {
@@ -224,7 +244,7 @@ impl JobFile {
             origin: Origin::Found,
             lock,
         });
-        let mut out = SendJob::new(path, meta, LocalContents(file), version, record);
+        let mut out = SendJob::new(path, meta, contents, version, record);
         if again {
             out.requeue()?;
         }

@@ -1,17 +1,25 @@
 //! The document of a file that waits at a relay: what becomes of it.
 
 use std::{
+    ffi::OsStr,
     io,
     path::{Path, PathBuf},
 };
 
 use cap_std::{ambient_authority, fs::Dir};
 
-use super::send_job::{LEFT, as_delivered};
+use super::{
+    message_record,
+    send_job::{LEFT, as_delivered},
+};
 use crate::{
     error::{Code, Error},
     meta::{self, Meta, TransferId},
-    root::file,
+    root::{
+        file,
+        folder::CONFIG,
+        message_log::{self, SentState},
+    },
 };
 
 /// How it ended.
@@ -38,6 +46,9 @@ pub fn end(path: &Path, id: TransferId, end: &End<'_>) -> Result<Option<PathBuf>
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         dir => dir.map_err(at)?,
     };
+    if path.file_name() == Some(OsStr::new(message_log::FILE)) {
+        return end_message(&dir, path, id, end).map(|()| Some(path.to_owned()));
+    }
     let left = format!("{stem}.{LEFT}");
     let text = match file::read(&dir, &left, meta::MAX_LEN) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -50,6 +61,16 @@ pub fn end(path: &Path, id: TransferId, end: &End<'_>) -> Result<Option<PathBuf>
     // Another file may have been left by that name since.
     if before.id != Some(id) {
         return Ok(None);
+    }
+    if before.is_message()
+        && !matches!(end, End::Again)
+        && file::exists(&dir, CONFIG).map_err(at)?
+    {
+        end_message(&dir, path, id, end)?;
+        if matches!(end, End::Delivered(_)) {
+            dir.remove_file(&left).map_err(at)?;
+            return Ok(Some(message_record::path(path)));
+        }
     }
     let (ending, after) = match end {
         End::Delivered(meta) => ("done", as_delivered(meta.unwrap_or(&before), &before)),
@@ -73,4 +94,14 @@ pub fn end(path: &Path, id: TransferId, end: &End<'_>) -> Result<Option<PathBuf>
     file::replace(&dir, &new, 0o644, &after.to_file()).map_err(at)?;
     dir.remove_file(&left).map_err(at)?;
     Ok(Some(path.with_file_name(new)))
+}
+
+/// Adds to the log of a folder what became of a message. The next chat sends again what has to be.
+fn end_message(dir: &Dir, path: &Path, id: TransferId, end: &End<'_>) -> Result<(), Error> {
+    let state = match end {
+        End::Delivered(_) => SentState::Delivered,
+        End::Failed(error) => SentState::Failed(error.sentence.clone()),
+        End::Again => SentState::Again,
+    };
+    message_record::state(dir, id, &state, path)
 }

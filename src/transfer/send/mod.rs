@@ -4,6 +4,7 @@ pub mod blocks;
 pub mod job;
 pub mod job_file;
 pub mod left;
+mod message_record;
 pub mod outgoing;
 pub mod put;
 pub mod put_bytes;

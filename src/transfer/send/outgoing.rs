@@ -137,7 +137,7 @@ impl OutgoingLog {
         Ok(Next::Send(Box::new(SendJob::new(
             source.path(),
             meta,
-            LocalContents(source.file),
+            Arc::new(LocalContents(source.file)),
             source.version,
             Record::Row(Box::new(Attempt {
                 log: self.clone(),

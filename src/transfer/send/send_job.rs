@@ -16,6 +16,7 @@ use rustix::fs::OFlags;
 
 use super::{
     job_file::{JobFile, LastDir, being_sent},
+    message_record,
     outgoing::Attempt,
 };
 use crate::{
@@ -25,8 +26,14 @@ use crate::{
         letters::{self, Stage},
     },
     meta::{Meta, SOURCE_PATH, SOURCE_VERSION, is_extra},
-    root::{file, user::User, version::Version},
-    store::{Contents, local::LocalContents},
+    root::{
+        file,
+        folder::Folder,
+        message_log::{self, SentState},
+        user::User,
+        version::Version,
+    },
+    store::{Contents, NoContents},
 };
 
 /// The ending of the document of a file that waits at a relay.
@@ -40,7 +47,7 @@ pub struct SendJob {
     /// Where the `.meta` is, or without one the file.
     path: PathBuf,
     meta: Meta,
-    contents: Arc<LocalContents>,
+    contents: Arc<dyn Contents>,
     version: Version,
     record: Record,
     /// Bytes that the receiver had from before.
@@ -61,6 +68,8 @@ pub(super) enum Record {
     Document(Document),
     /// The journal of the root.
     Row(Box<Attempt>),
+    /// The log of a folder, which has the message already.
+    Log(Dir),
 }
 
 /// A `.meta` on the disk.
@@ -96,14 +105,14 @@ impl SendJob {
     pub(super) fn new(
         path: PathBuf,
         meta: Meta,
-        contents: LocalContents,
+        contents: Arc<dyn Contents>,
         version: Version,
         record: Record,
     ) -> Self {
         Self {
             path,
             meta,
-            contents: Arc::new(contents),
+            contents,
             version,
             record,
             resumed: AtomicU64::new(0),
@@ -111,9 +120,27 @@ impl SendJob {
         }
     }
 
+    /// A message that is in the log of this folder of its sender's.
+    pub fn message(folder: &Folder, meta: Meta) -> Result<Self, Error> {
+        let at = folder.path_of(message_log::FILE);
+        let dir = folder.dir().try_clone();
+        let dir = dir.map_err(|e| Error::io("open", &at, &e))?;
+        let version = Version::in_memory(0, 0);
+        let contents = Arc::new(NoContents);
+        Ok(Self::new(at, meta, contents, version, Record::Log(dir)))
+    }
+
     /// Whether it has a `.meta`.
     pub fn is_document(&self) -> bool {
         matches!(self.record, Record::Document(_))
+    }
+
+    /// Where what becomes of it is recorded, if that is not the journal.
+    pub fn document(&self) -> Option<&Path> {
+        match self.record {
+            Record::Document(_) | Record::Log(_) => Some(&self.path),
+            Record::Row(_) => None,
+        }
     }
 
     /// Bytes that the receiver had from an earlier attempt.
@@ -180,16 +207,51 @@ impl SendJob {
                 attempt.sent(self.left.get().map(|letter| letter.number));
                 return Ok(self.path.clone());
             }
+            Record::Log(dir) => {
+                self.state(dir, self.sent_state())?;
+                self.is_there();
+                return Ok(self.path.clone());
+            }
         };
-        if let Some(Letter { number, journal }) = self.left.get() {
+        if self.meta.is_message()
+            && message_record::add(&document.dir, &self.meta, self.sent_state(), &self.path)?
+            && !self.is_left()
+        {
+            let name = format!("{}.meta", document.stem);
+            let removed = document.dir.remove_file(name);
+            removed.map_err(|e| Error::io("remove", &self.path, &e))?;
+            return Ok(message_record::path(&self.path));
+        }
+        if self.is_left() {
             let path = document.become_(LEFT, &self.meta, &self.path)?;
-            // From here on its receipt ends the document. If that is not recorded, the document tells.
-            let number = *number;
-            let left = journal.quietly(false, move |db| letters::proceed(db, &number, Stage::Left));
-            let _ = left.wait();
+            self.is_there();
             return Ok(path);
         }
         document.become_("done", &as_delivered(delivered, &self.meta), &self.path)
+    }
+
+    fn state(&self, dir: &Dir, state: SentState) -> Result<(), Error> {
+        match self.meta.id {
+            Some(id) => message_record::state(dir, id, &state, &self.path),
+            None => Ok(()),
+        }
+    }
+
+    /// What became of a message that was taken.
+    fn sent_state(&self) -> SentState {
+        match self.is_left() {
+            true => SentState::Left,
+            false => SentState::Delivered,
+        }
+    }
+
+    /// From here on its receipt ends the letter. If that is not recorded, the document tells.
+    fn is_there(&self) {
+        if let Some(Letter { number, journal }) = self.left.get() {
+            let number = *number;
+            let left = journal.quietly(false, move |db| letters::proceed(db, &number, Stage::Left));
+            let _ = left.wait();
+        }
     }
 
     /// Turns the `.meta` into a `.failed`, with the reason in it. Returns the path of that, or
@@ -201,7 +263,15 @@ impl SendJob {
                 attempt.failed(reason);
                 return Ok(self.path.clone());
             }
+            Record::Log(dir) => {
+                self.state(dir, SentState::Failed(reason.sentence.clone()))?;
+                return Ok(self.path.clone());
+            }
         };
+        if self.meta.is_message() {
+            let failed = SentState::Failed(reason.sentence.clone());
+            message_record::add(&document.dir, &self.meta, failed, &self.path)?;
+        }
         let mut meta = self.meta.clone();
         meta.error.clone_from(&reason.sentence);
         document.become_("failed", &meta, &self.path)
@@ -216,6 +286,7 @@ impl SendJob {
                 attempt.failed(reason);
                 Ok(())
             }
+            Record::Log(_) => Ok(()),
         }
     }
 
@@ -223,7 +294,7 @@ impl SendJob {
     pub(super) fn requeue(&mut self) -> Result<(), Error> {
         match &mut self.record {
             Record::Document(document) => document.requeue(&self.path),
-            Record::Row(_) => Ok(()),
+            Record::Row(_) | Record::Log(_) => Ok(()),
         }
     }
 
@@ -231,7 +302,7 @@ impl SendJob {
     pub(super) fn write_down(&mut self) -> Result<(), Error> {
         match &mut self.record {
             Record::Document(document) => document.write_down(&self.meta, &self.path),
-            Record::Row(_) => Ok(()),
+            Record::Row(_) | Record::Log(_) => Ok(()),
         }
     }
 }

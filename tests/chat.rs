@@ -19,14 +19,18 @@ use std::{
 };
 
 use common::{
-    M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, introduce, name, person,
+    M2Y, OPEN, PETER, Process, ROLAND, Random, World, ZHENQIANG, introduce, name, peer, person,
     relay_process::{PATIENCE, RelayProcess, wait_for_all},
     said,
     terminal::Terminal,
 };
-use m2y::root::{
-    Root,
-    message_log::{self, Entry, LoggedMessage, Reader, SentState},
+use m2y::{
+    meta::{Meta, TransferId, Wire},
+    root::{
+        Root,
+        message_log::{self, Entry, LoggedMessage, Reader, SentState},
+    },
+    wire::record,
 };
 use serde_json::Value;
 
@@ -753,4 +757,100 @@ fn a_chat_goes_on_when_its_log_is_put_away() {
         "{}",
         said(&listed)
     );
+}
+
+#[test]
+fn messages_stay_in_order_however_long_the_hooks_of_one_take() {
+    let talk = Talk::new("[OnMeta]\nslow.rhai\n");
+    let slow = r#"if event.text == "slow" { let n = 0; while n < 30_000 { n += 1; } }"#;
+    fs::write(talk.theirs().join("slow.rhai"), slow).unwrap();
+    let server = Process::serve(&talk.0.there);
+    let mut here = Program::start(talk.command(&server.address));
+    // The session is there, so that each is a record of its own.
+    here.say("{\"text\":\"first\"}");
+    here.hears("delivered");
+    let said = ["slow", "1", "2", "3", "slow", "4"];
+    for text in said {
+        here.say(&format!("{{\"text\":\"{text}\"}}"));
+        thread::sleep(Duration::from_millis(5));
+    }
+    for _ in said {
+        here.hears("delivered");
+    }
+    assert_eq!(texts(&talk.theirs())[1..], said);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_gets_its_messages_later() {
+    let talk = Talk::new(OPEN);
+    let server = Process::serve(&talk.0.there);
+    assert!(talk.say(&server.address, "one").status.success());
+    let log = talk.theirs().join(message_log::FILE);
+    let aside = log.with_extension("aside");
+    fs::rename(&log, &aside).unwrap();
+    fs::create_dir(&log).unwrap();
+    // The journal has them.
+    assert!(talk.say(&server.address, "two").status.success());
+    assert!(talk.say(&server.address, "three").status.success());
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&aside, &log).unwrap();
+    until("they are there", || {
+        texts(&talk.theirs()) == ["one", "two", "three"]
+    });
+}
+
+#[tokio::test]
+async fn what_only_says_that_it_is_a_message_is_refused_and_the_session_goes_on() {
+    let talk = Talk::new(OPEN);
+    let server = Process::serve(&talk.0.there);
+    let message = |id: u8, change: &dyn Fn(&mut Meta)| {
+        let id = TransferId([id; 16]);
+        let mut meta = Meta::of_message((ZHENQIANG, ROLAND), "chat", id, "hello?").unwrap();
+        meta.datetime = "30-12-2018_23-59-59".to_owned();
+        change(&mut meta);
+        Wire::request(meta)
+    };
+    let field = |name: &'static str, value: Value| {
+        move |meta: &mut Meta| drop(meta.extra.insert(name.to_owned(), value.clone()))
+    };
+    let first = Wire {
+        session: true,
+        ..message(1, &|_| {})
+    };
+    let mut side = peer::open(&server.address, &first).await;
+    let long = "\u{e9}".repeat(8_193);
+    let bad: Vec<(Wire, &str)> = vec![
+        (message(2, &|meta| meta.filesize = Some(1)), "refused"),
+        (message(3, &|meta| meta.id = None), "refused"),
+        (message(4, &field("text", "".into())), "refused"),
+        (message(5, &field("text", 17.into())), "refused"),
+        (message(6, &field("text", long.into())), "refused"),
+        (
+            message(7, &|meta| drop(meta.extra.remove("text"))),
+            "refused",
+        ),
+        (
+            message(8, &|meta| meta.folder = "../chat".to_owned()),
+            "refused",
+        ),
+        (message(9, &|meta| meta.from = PETER.to_owned()), "refused"),
+        (message(10, &|_| {}), ""),
+        // The same once more, and with a different text.
+        (message(10, &|_| {}), ""),
+        (message(10, &field("text", "other".into())), "refused"),
+    ];
+    for (transfer, (asked, code)) in (1..).zip(bad) {
+        side.say(record::Kind::Meta, transfer, asked.to_json().as_bytes())
+            .await;
+        let (head, body) = side.hear().await.unwrap();
+        assert_eq!(head.transfer, transfer);
+        let answer = Wire::from_json(&body).unwrap();
+        assert_eq!(
+            (answer.code.as_str(), answer.delivered),
+            (code, code.is_empty()),
+            "{transfer}"
+        );
+        assert!(answer.filekey.is_none());
+    }
+    assert_eq!(texts(&talk.theirs()), ["hello?"]);
 }

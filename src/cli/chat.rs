@@ -2,11 +2,13 @@
 
 mod emoji;
 mod history;
+mod host;
 mod lines;
 mod screen;
+mod telling;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     env, fs,
     io::{IsTerminal, stdin},
     path::PathBuf,
@@ -19,48 +21,36 @@ use clap_complete::ArgValueCompleter;
 use tokio::{
     process::Command,
     sync::{mpsc, watch},
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
+    time::timeout,
 };
 
 use self::{
     emoji::with_emoji,
+    host::host,
     lines::{Lines, Words, of_person, of_program},
     screen::Screen,
+    telling::{advise, tell},
 };
-use super::{
-    Failure, RootArg, completion::contacts, folder_name, remote::full_addresses, serve::Prepared,
-    user_arg::UserArg, user_name,
-};
+use super::{Failure, completion::contacts, folder_name, output, remote::Asker, user_name};
 use crate::{
     client::{
         Route,
         chat::{Chat, Outcome, Sending, Talk},
         presence::{self, Presence},
     },
-    control::question,
-    error::{Code, Error},
-    hooks::dispatch::stopped,
-    json,
-    json::Value,
-    meta::TransferId,
+    error::{Code, Error, printable},
+    json::{self, Value},
     root::{
-        Root, RootError,
+        RootError,
         folder::{CHAT, Folder},
-        message_log::{Entry, Follower, LoggedMessage, SentState},
+        message_log::Follower,
         name::Name,
         user::User,
     },
 };
 
-/// How often the log is looked at for what came.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// How long a chat that ends lets arrive what is arriving.
 const ENDING: Duration = Duration::from_secs(3);
-
-/// How often a chat looks whether the server of its root is still there.
-const WATCH: Duration = Duration::from_secs(2);
 
 /// Talk to a contact
 ///
@@ -73,7 +63,7 @@ const WATCH: Duration = Duration::from_secs(2);
 ///   m2y chat roland-frei -m "hello?"    one message
 ///   m2y chat roland-frei --history --since 7d
 ///
-/// /help lists what else you can do. :tada: becomes an emoji, and so do (L) (K) :) (8) :[
+/// /help lists the commands. :tada: becomes an emoji, and so do (L) (K) :) (8) :[
 /// where they stand alone.
 ///
 /// Messages are in messages.ndjson of your folder chat, which is made if it is missing. While
@@ -89,12 +79,7 @@ const WATCH: Duration = Duration::from_secs(2);
 #[command(verbatim_doc_comment)]
 pub struct ChatArgs {
     #[command(flatten)]
-    root: RootArg,
-    #[command(flatten)]
-    user: UserArg,
-    /// The contact's server, port 5000 unless given [default: the contact's address]
-    #[arg(long, env = "M2Y_SERVER", value_name = "ADDRESS", value_parser = full_addresses)]
-    server: Option<String>,
+    asker: Asker,
     /// The folder for the messages, yours and the contact's
     #[arg(long, value_name = "NAME", default_value = CHAT)]
     folder: String,
@@ -134,8 +119,7 @@ struct Session {
 
 impl ChatArgs {
     pub(super) async fn run(self, json: bool) -> Result<(), Failure> {
-        let root = self.root.open()?;
-        let user = self.user.of(&root)?;
+        let user = self.asker.user()?;
         let there = folder_name(&self.folder)?;
         let peer = self.peer.as_deref().map(user_name).transpose()?;
         if self.history {
@@ -152,7 +136,7 @@ impl ChatArgs {
             user,
             here,
             there,
-            server: self.server,
+            server: self.asker.server().map(str::to_owned),
             emoji: !self.no_emoji && !json,
             json,
             is_person: stdin().is_terminal() && !json,
@@ -163,7 +147,7 @@ impl ChatArgs {
         };
         match self.message {
             Some(text) => session.one(&text).await,
-            None => session.talk(&root, became).await,
+            None => session.talk(became).await,
         }
     }
 }
@@ -221,11 +205,7 @@ impl Session {
     }
 
     /// Talks until the input ends.
-    async fn talk(
-        &mut self,
-        root: &Root,
-        became: mpsc::UnboundedReceiver<Outcome>,
-    ) -> Result<(), Failure> {
+    async fn talk(&mut self, became: mpsc::UnboundedReceiver<Outcome>) -> Result<(), Failure> {
         let mut problem = None;
         if let Some(peer) = self.peer.clone() {
             // An unknown contact is an error at once; one without an address may still be heard.
@@ -234,9 +214,10 @@ impl Session {
                 begun => begun.err(),
             };
         }
-        let mut lines = self.lines(self.is_person)?;
+        let mut lines = self.lines()?;
         let (shutdown, going_down) = watch::channel(false);
-        let mut hosting = tokio::spawn(host(root.clone(), going_down));
+        let root = self.user.root().clone();
+        let hosting = tokio::spawn(host(root, self.screen.clone(), going_down));
         let follower = Follower::new(self.here.dir());
         let follower = follower.map_err(|e| Error::io("read", self.here.path(), &e))?;
         let telling = tokio::spawn(tell(
@@ -280,19 +261,21 @@ impl Session {
         drop(std::mem::replace(&mut self.outcomes, outcomes));
         let failed = telling.await.unwrap_or_default();
         let _ = shutdown.send(true);
-        let _ = timeout(ENDING, &mut hosting).await;
+        let _ = timeout(ENDING, hosting).await;
         match (wrong, failed.last) {
             (Some(error), _) => Err(error.into()),
             (None, Some(error)) if !self.is_person => Err(Failure::told(match failed.count {
                 1 if failed.of == 1 => error,
+                1 => Error::new(Code::Partly, "1 message was not delivered"),
                 n => Error::new(Code::Partly, format!("{n} messages were not delivered")),
             })),
             _ => Ok(()),
         }
     }
 
-    fn lines(&mut self, is_person: bool) -> Result<Lines, Error> {
-        if !is_person {
+    /// Where lines come from. For a person, it prepares the screen too.
+    fn lines(&mut self) -> Result<Lines, Error> {
+        if !self.is_person {
             return Ok(of_program());
         }
         let mut words: Vec<String> = COMMANDS.map(|(word, ..)| format!("{word} ")).to_vec();
@@ -313,9 +296,8 @@ impl Session {
             Some(peer) => format!("You are talking to {peer}."),
             None => "Write NAME:message.".to_owned(),
         };
-        self.screen.say(&format!(
-            "{to} /help lists what else you can do; Ctrl-D ends."
-        ));
+        self.screen
+            .say(&format!("{to} /help lists the commands; Ctrl-D ends."));
         if let Err(error) = self.who().await {
             self.screen.wrong(&error);
         }
@@ -348,7 +330,8 @@ impl Session {
             "who" => self.who().await?,
             "ls" => {
                 for (number, name) in files()?.iter().enumerate() {
-                    self.screen.say(&format!("  {number}  {name}"));
+                    self.screen
+                        .say(&format!("  {number}  {}", printable(name, 255)));
                 }
             }
             "send" => self.send(peer, argument).await?,
@@ -411,7 +394,7 @@ impl Session {
             let said = match presence {
                 Presence::Now => "is there now".to_owned(),
                 Presence::Last(time) => {
-                    format!("was there last {} UTC", super::output::moment(time))
+                    format!("was there last {} UTC", output::moment(time))
                 }
                 Presence::Unknown => continue,
             };
@@ -477,17 +460,6 @@ fn nobody() -> Error {
     Error::new(Code::Usage, "name the recipient: NAME:message")
 }
 
-/// What to do about an error, where that is known.
-fn advise(error: Error, peer: &Name, folder: &Name) -> Error {
-    if error.code == Code::Refused && error.sentence.starts_with("no folder ") {
-        let sentence = format!(
-            "{peer} has no folder {folder}: {peer} makes one with `m2y chat` or `m2y folder create {folder}`"
-        );
-        return Error::new(error.code, sentence);
-    }
-    error
-}
-
 /// The files of the directory in which the chat runs.
 fn files() -> Result<Vec<String>, Error> {
     let failed = |e: std::io::Error| Error::new(Code::Failed, format!("cannot list files: {e}"));
@@ -500,104 +472,4 @@ fn files() -> Result<Vec<String>, Error> {
     }
     names.sort();
     Ok(names)
-}
-
-/// How messages ended.
-#[derive(Default)]
-struct Failed {
-    /// How many were said.
-    of: u64,
-    /// How many failed.
-    count: u64,
-    /// Why the last one did.
-    last: Option<Error>,
-}
-
-/// Shows what comes, and what becomes of what was said, until nothing more does.
-async fn tell(
-    mut follower: Follower,
-    (me, peer, folder): (Name, Option<Name>, Name),
-    screen: Screen,
-    mut became: mpsc::UnboundedReceiver<Outcome>,
-) -> Failed {
-    let mut failed = Failed::default();
-    let mut waiting: BTreeMap<[u8; 16], LoggedMessage> = BTreeMap::new();
-    let mut shown: HashSet<(String, TransferId)> = HashSet::new();
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let is_over = tokio::select! {
-            outcome = became.recv() => match outcome {
-                Some(Outcome { message, state }) => {
-                    let state = match (state, user_name(&message.to)) {
-                        (Err(error), Ok(to)) => Err(advise(error, &to, &folder)),
-                        (state, _) => state,
-                    };
-                    failed.of += 1;
-                    if let Err(error) = &state {
-                        failed.count += 1;
-                        failed.last = Some(error.clone());
-                    }
-                    screen.became(&message, &state);
-                    if matches!(state, Ok(SentState::Left)) {
-                        waiting.insert(message.id.0, message);
-                    }
-                    continue;
-                }
-                None => true,
-            },
-            _ = look.tick() => false,
-        };
-        for entry in follower.news().unwrap_or_default() {
-            match entry {
-                Entry::Message(message) => {
-                    let is_meant = message.from != me.as_str()
-                        && message.quarantine.is_none()
-                        && peer
-                            .as_ref()
-                            .is_none_or(|peer| message.from == peer.as_str());
-                    if is_meant && shown.insert((message.from.clone(), message.id)) {
-                        screen.message(&message, me.as_str(), None);
-                    }
-                }
-                Entry::State(id, state) if state != SentState::Left => {
-                    if let Some(message) = waiting.remove(&id.0) {
-                        screen.became(&message, &Ok(state));
-                    }
-                }
-                Entry::State(..) => {}
-            }
-        }
-        if is_over {
-            return failed;
-        }
-    }
-}
-
-/// Receives for the root, as long as no server does, until `going_down` turns true.
-async fn host(root: Root, mut going_down: watch::Receiver<bool>) {
-    loop {
-        if let Ok(None) = question::addresses(&root).await
-            && let Some(serving) = begin(&root, going_down.clone()).await
-        {
-            let _ = serving.await;
-        }
-        if timeout(WATCH, stopped(&mut going_down)).await.is_ok() {
-            return;
-        }
-    }
-}
-
-async fn begin(root: &Root, going_down: watch::Receiver<bool>) -> Option<JoinHandle<()>> {
-    let mut settings = root.settings().ok()?;
-    let prepared = match Prepared::new(root, settings.clone()).await {
-        Ok(prepared) => prepared,
-        Err(_) => {
-            // Somebody else has the port: callers at a relay are taken all the same.
-            settings.listen = vec!["127.0.0.1:0".to_owned()];
-            Prepared::new(root, settings).await.ok()?
-        }
-    };
-    let prepared = prepared.start_folders().await.ok()?;
-    Some(tokio::spawn(prepared.run(going_down)))
 }

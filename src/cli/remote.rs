@@ -82,6 +82,11 @@ impl Asker {
         self.user.of(&self.root.open()?)
     }
 
+    /// The server that the command line names.
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
     /// A contact, or a user of the root.
     pub fn owner(&self, name: &str) -> Result<Owner, Error> {
         let owner = Owner::find(&self.user()?, name, self.server.as_deref())?;

@@ -1,7 +1,11 @@
 //! Messages to a contact: they go out in their order, and each is in the log of the user's own folder
 //! before it leaves.
 
-use std::{collections::HashMap, fs::File, future::pending};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    future::pending,
+};
 
 use jiff::Timestamp;
 use tokio::{
@@ -17,7 +21,7 @@ use crate::{
     meta::{Meta, TransferId, datetime_of},
     observer::Unobserved,
     root::{
-        file,
+        RootError, file,
         folder::Folder,
         message_log::{self, Entry, LoggedMessage, Reader, SentState},
         name::Name,
@@ -34,9 +38,6 @@ const TOGETHER: usize = 64;
 
 /// Bytes of the log in which messages are looked for that an earlier process did not send.
 const TAIL: u64 = 4 << 20;
-
-/// Held by the chat that sends what an earlier one left.
-const LOCK: &str = ".chat.lock";
 
 /// How old such a message may be, in milliseconds: its receiver remembers for longer what it has.
 const OLDEST: u64 = 30 * 86_400_000;
@@ -61,16 +62,18 @@ pub struct Outcome {
     pub state: Result<SentState, Error>,
 }
 
-/// A text, and the caller that waits for its outcome.
-struct Text {
-    text: String,
+/// A message, and the caller that waits for its outcome.
+struct Said {
+    message: LoggedMessage,
     told: Option<oneshot::Sender<Outcome>>,
 }
 
 /// Sends messages to a contact. Clones are the same one.
 #[derive(Clone)]
 pub struct Chat {
-    texts: mpsc::Sender<Text>,
+    from: Name,
+    to: Name,
+    messages: mpsc::Sender<Said>,
 }
 
 /// The tasks of a chat.
@@ -95,14 +98,16 @@ impl Chat {
         talk: Talk,
         outcomes: mpsc::UnboundedSender<Outcome>,
     ) -> Result<(Self, Sending), Error> {
-        let (texts, said) = mpsc::channel(AHEAD);
+        let (messages, said) = mpsc::channel(AHEAD);
         let (jobs, to_send) = mpsc::channel(AHEAD);
         let (results, sent) = mpsc::unbounded_channel();
-        let (here, peer) = (talk.here.clone(), talk.route.peer().to_owned());
+        let from = talk.route.user().name().clone();
+        let to = Name::user(talk.route.peer()).map_err(RootError::from)?;
+        let (here, peer) = (talk.here.clone(), to.clone());
         let looking = task::spawn_blocking(move || {
-            let lock = only_one(&here)?;
+            let lock = only_one(&here, &peer)?;
             let left = match lock {
-                Some(_) => unsent(&here, &peer)?,
+                Some(_) => unsent(&here, peer.as_str())?,
                 None => Vec::new(),
             };
             Ok::<_, Error>((lock, left))
@@ -119,7 +124,8 @@ impl Chat {
         let concluding = tokio::spawn(conclude(sent, outcomes));
         let tasks = [logging, sending, concluding];
         let sending = Sending { tasks, _lock: lock };
-        Ok((Self { texts }, sending))
+        let chat = Self { from, to, messages };
+        Ok((chat, sending))
     }
 
     /// Says something. Returns as soon as it is this text's turn to be logged.
@@ -137,8 +143,10 @@ impl Chat {
 
     async fn give(&self, text: &str, told: Option<oneshot::Sender<Outcome>>) -> Result<(), Error> {
         crate::message::check(text).map_err(|e| Error::new(Code::Usage, e.to_string()))?;
-        let text = text.to_owned();
-        let given = self.texts.send(Text { text, told }).await;
+        let id = random().map_err(|e| Error::new(Code::Later, e.to_string()))?;
+        let parties = (self.from.as_str(), self.to.as_str());
+        let message = LoggedMessage::written(TransferId(id), parties, text.to_owned());
+        let given = self.messages.send(Said { message, told }).await;
         given.map_err(|_| Error::new(Code::Failed, "messages can no longer be sent"))
     }
 }
@@ -156,49 +164,39 @@ impl std::borrow::Borrow<SendJob> for Job {
     }
 }
 
-impl Job {
-    fn over(self, state: Result<SentState, Error>, all: &mpsc::UnboundedSender<Outcome>) {
-        let outcome = Outcome {
-            message: self.message,
-            state,
-        };
-        tell(self.told, all, outcome);
-    }
-}
-
 /// Tells the caller that waits for it, or the common channel. If nobody listens any more, the log has it.
 fn tell(
     told: Option<oneshot::Sender<Outcome>>,
     all: &mpsc::UnboundedSender<Outcome>,
-    outcome: Outcome,
+    message: LoggedMessage,
+    state: Result<SentState, Error>,
 ) {
+    let outcome = Outcome { message, state };
     match told {
         Some(told) => drop(told.send(outcome)),
         None => drop(all.send(outcome)),
     }
 }
 
-/// Makes messages of texts, puts them into the log, and hands them on.
+/// Puts messages into the log, and hands them on.
 async fn log_and_queue(
     talk: Talk,
     left: Vec<LoggedMessage>,
-    mut said: mpsc::Receiver<Text>,
+    mut said: mpsc::Receiver<Said>,
     jobs: mpsc::Sender<Job>,
     outcomes: mpsc::UnboundedSender<Outcome>,
 ) {
-    let mut ready: Vec<(LoggedMessage, Option<oneshot::Sender<Outcome>>)> =
-        left.into_iter().map(|message| (message, None)).collect();
-    let mut texts = Vec::new();
+    let unasked = |message| Said {
+        message,
+        told: None,
+    };
+    let mut ready: Vec<Said> = left.into_iter().map(unasked).collect();
     loop {
-        for (message, told) in ready.drain(..) {
+        for Said { message, told } in ready.drain(..) {
             let job = match job_of(&talk, &message) {
                 Ok(job) => Job { job, message, told },
                 Err(error) => {
-                    let outcome = Outcome {
-                        message,
-                        state: Err(error),
-                    };
-                    tell(told, &outcomes, outcome);
+                    tell(told, &outcomes, message, Err(error));
                     continue;
                 }
             };
@@ -206,20 +204,10 @@ async fn log_and_queue(
                 return;
             }
         }
-        if said.recv_many(&mut texts, TOGETHER).await == 0 {
+        if said.recv_many(&mut ready, TOGETHER).await == 0 {
             return;
         }
-        let (from, to) = (talk.route.user().name().to_string(), talk.route.peer());
-        for Text { text, told } in texts.drain(..) {
-            let Ok(id) = random() else {
-                continue;
-            };
-            let meta = Meta::of_message((&from, to), talk.there.as_str(), TransferId(id), &text);
-            if let Some(message) = meta.ok().and_then(|meta| LoggedMessage::of(&meta)) {
-                ready.push((message, told));
-            }
-        }
-        let lines: String = ready.iter().map(|(message, _)| message.line()).collect();
+        let lines: String = ready.iter().map(|said| said.message.line()).collect();
         let here = talk.here.clone();
         let written = task::spawn_blocking(move || {
             let at = here.path_of(message_log::FILE);
@@ -228,12 +216,8 @@ async fn log_and_queue(
             flushed.map_err(|e| Error::io("write", &at, &e))
         });
         if let Err(error) = written.await.map_err(lost).and_then(|written| written) {
-            for (message, told) in ready.drain(..) {
-                let outcome = Outcome {
-                    message,
-                    state: Err(error.clone()),
-                };
-                tell(told, &outcomes, outcome);
+            for Said { message, told } in ready.drain(..) {
+                tell(told, &outcomes, message, Err(error.clone()));
             }
         }
     }
@@ -283,19 +267,19 @@ async fn conclude(
                     (Ok(_), true) => Ok(SentState::Left),
                     (Ok(_), false) => Ok(SentState::Delivered),
                 };
-                let state = recorded.and(state);
-                job.over(state, &outcomes);
+                tell(job.told, &outcomes, job.message, recorded.and(state));
             }
         });
         let _ = recording.await;
     }
 }
 
-/// Keeps other chats of the folder from sending what an earlier process left; `None` if another one is
+/// Keeps other chats with a contact from sending what an earlier process left; `None` if another one is
 /// running, which may be sending it.
-fn only_one(here: &Folder) -> Result<Option<File>, Error> {
-    let at = |e: std::io::Error| Error::io("open", &here.path_of(LOCK), &e);
-    let lock = file::append(here.dir(), LOCK).map_err(at)?.into_std();
+fn only_one(here: &Folder, peer: &Name) -> Result<Option<File>, Error> {
+    let name = format!(".chat-{peer}.lock");
+    let at = |e: std::io::Error| Error::io("open", &here.path_of(&name), &e);
+    let lock = file::append(here.dir(), &name).map_err(at)?.into_std();
     Ok(lock.try_lock().is_ok().then_some(lock))
 }
 
@@ -323,7 +307,7 @@ fn unsent(here: &Folder, peer: &str) -> Result<Vec<LoggedMessage>, Error> {
     let is_unsent =
         |message: &LoggedMessage| matches!(states.get(&message.id), None | Some(SentState::Again));
     // One that was sent again is there twice.
-    let mut seen = HashMap::new();
-    sent.retain(|message| is_unsent(message) && seen.insert(message.id, ()).is_none());
+    let mut seen = HashSet::new();
+    sent.retain(|message| is_unsent(message) && seen.insert(message.id));
     Ok(sent)
 }

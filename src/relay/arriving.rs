@@ -33,7 +33,8 @@ impl Letters {
         let hash = box_hash(id);
         let found = mailbox::find_box(&self.db(), &hash).map_err(failed)?;
         let Some((member, _)) = found.filter(|(member, _)| self.is_member(member)) else {
-            let sentence = "there is no such box at the relay: its owner has taken it away, or has not told the relay of it yet";
+            let sentence =
+                "the relay has no such box: its owner removed it, or has not published it yet";
             return Err(Error::new(Code::NotFound, sentence));
         };
         if bytes <= HEAD_LEN as u64 {

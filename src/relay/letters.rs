@@ -300,7 +300,8 @@ impl Letters {
         let found = mailbox::find(&self.db(), letter).map_err(failed)?;
         let is_theirs = |found: &Letter| found.member == *member && found.state == State::Waiting;
         let found = found.filter(is_theirs);
-        let found = found.ok_or_else(|| Error::new(Code::NotFound, "there is no such letter"))?;
+        let found =
+            found.ok_or_else(|| Error::new(Code::NotFound, "the relay has no such letter"))?;
         let contents = self.0.store.open(&path(letter)?).map_err(failed)?;
         if offset > 0 && !found.is_fetched {
             // From here on its receiver may have it.

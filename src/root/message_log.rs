@@ -91,11 +91,26 @@ impl LoggedMessage {
             to: meta.to.clone(),
             text: meta.message()?.ok()?.to_owned(),
             is_automatic: meta.is_automatic(),
-            quarantine: match meta.extra.get(QUARANTINE) {
-                Some(reason) => reason.as_str().map(str::to_owned),
-                None => None,
-            },
+            quarantine: meta
+                .extra
+                .get(QUARANTINE)
+                .and_then(Value::as_str)
+                .map(str::to_owned),
         })
+    }
+
+    /// A message that is written now.
+    pub fn written(id: TransferId, (from, to): (&str, &str), text: String) -> Self {
+        Self {
+            id,
+            at: clock::millis(),
+            sent: None,
+            from: from.to_owned(),
+            to: to.to_owned(),
+            text,
+            is_automatic: false,
+            quarantine: None,
+        }
     }
 
     /// Its line.

@@ -2,8 +2,8 @@
 //!
 //! A message is safe as soon as the journal has it: its transfer, its line, and the event that its
 //! hooks wait for. Then the line is added to the log, which is flushed a moment later, for all lines
-//! that came meanwhile. What cannot be added now is added with the next messages; what a server that
-//! stops in between leaves undone is done by [`recover`].
+//! that came meanwhile. What cannot be added now is tried again; what a server that stops in between leaves
+//! undone is done by [`recover`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,12 +14,7 @@ use std::{
 };
 
 use cap_std::fs::{File, MetadataExt};
-use tokio::{
-    runtime::Handle,
-    sync::oneshot,
-    task::{self},
-    time::sleep,
-};
+use tokio::{runtime::Handle, sync::oneshot, task, time::sleep};
 use tracing::{error, info};
 
 use super::{error::store_error, under_way::Claim};
@@ -40,6 +35,9 @@ use crate::{
 
 /// How long lines wait at most for the flush that they share.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// How long until lines are tried again that could not be added.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Batches that are written together.
 const TOGETHER: usize = 256;
@@ -141,53 +139,67 @@ impl MessageCommitter {
         }
     }
 
+    /// Records messages, and adds their lines to the log, with those that it lacks.
     fn write(&self, folder: &Folder, came: Vec<Came>) -> Result<(), Error> {
-        let unsafe_ = |error: &dyn std::fmt::Display| {
+        let last = self.record(&came).map_err(|error| {
             error!("cannot store messages: {error}");
-            store_error(&io::Error::other("messages"))
-        };
-        let came: Arc<[Came]> = came.into();
-        let was_decided = self.journal.has_decisions();
-        let rows = came.clone();
-        let last = self.journal.write(true, move |db| {
-            if was_decided {
-                for one in &*rows {
-                    decided::remove(db, &one.transfer.key)?;
-                }
-            }
-            messages::put(db, &rows)
-        });
-        let last = last.wait().map_err(|e| unsafe_(&e))?;
+            store_error(&io::Error::other(error))
+        })?;
         let path = folder.path();
         let appended = match locked(&self.behind).contains(path) {
             true => self.catch_up(folder),
             false => {
                 let lines: String = came.iter().map(|one| one.line.as_str()).collect();
-                append(folder.dir(), &lines)
+                append(folder.dir(), &lines).map(|file| (file, last))
             }
         };
         match appended {
-            Ok(file) => {
+            Ok((file, last)) => {
                 locked(&self.behind).remove(path);
                 self.flush_soon(folder, file, last);
             }
             Err(error) => {
                 // They are safe in the journal.
-                let at = folder.path_of(message_log::FILE);
-                error!("cannot write {}, tried again: {error}", at.display());
-                locked(&self.behind).insert(path.to_owned());
+                if locked(&self.behind).insert(path.to_owned()) {
+                    let at = folder.path_of(message_log::FILE);
+                    error!("cannot write {}, tried again: {error}", at.display());
+                }
+                let (this, folder) = (self.clone(), folder.clone());
+                Handle::current().spawn(async move {
+                    sleep(AGAIN).await;
+                    drop(this.commit(&folder, Vec::new(), Vec::new()));
+                });
             }
         }
         Ok(())
     }
 
-    /// Adds all lines of a folder that its log lacks.
-    fn catch_up(&self, folder: &Folder) -> io::Result<File> {
+    /// Writes messages into the journal; returns the number of the last row.
+    fn record(&self, came: &[Came]) -> Result<i64, JournalError> {
+        if came.is_empty() {
+            return Ok(0);
+        }
+        let was_decided = self.journal.has_decisions();
+        let rows = came.to_vec();
+        let last = self.journal.write(true, move |db| {
+            if was_decided {
+                for one in &rows {
+                    decided::remove(db, &one.transfer.key)?;
+                }
+            }
+            messages::put(db, &rows)
+        });
+        last.wait()
+    }
+
+    /// Adds all lines of a folder that its log lacks; returns the number of the last row, too.
+    fn catch_up(&self, folder: &Folder) -> io::Result<(File, i64)> {
         let (user, name) = (folder.user().name().as_str(), folder.name().as_str());
         let db = self.journal.reader().map_err(io::Error::other)?;
         let mut lines = messages::unsettled(&db).map_err(io::Error::other)?;
         lines.retain(|line| line.user == user && line.folder == name);
-        append(folder.dir(), &missing(folder, &lines)?.1)
+        let last = lines.last().map_or(0, |line| line.seq);
+        Ok((append(folder.dir(), &missing(folder, &lines)?.1)?, last))
     }
 
     /// Flushes a log within a moment.
@@ -199,19 +211,12 @@ impl MessageCommitter {
             folder: folder.name().to_string(),
             last,
         };
-        let same = |a: &File, b: &File| Some(a.metadata().ok()?.ino() == b.metadata().ok()?.ino());
-        let before = {
-            let mut all = locked(&self.unflushed);
-            let before = all.remove(&path);
-            all.insert(path.clone(), unflushed);
-            before
-        };
+        let inode = |file: &File| file.metadata().ok().map(|about| about.ino());
+        let now = inode(&unflushed.file);
+        let before = locked(&self.unflushed).insert(path.clone(), unflushed);
         if let Some(before) = before {
-            // Its owner put a new file in place of the old one.
-            let is_same = locked(&self.unflushed)
-                .get(&path)
-                .and_then(|now| same(&before.file, &now.file));
-            if is_same != Some(true) && before.file.sync_data().is_err() {
+            // Its owner may have put a new file in place of the old one.
+            if inode(&before.file) != now && before.file.sync_data().is_err() {
                 locked(&self.doubtful).insert(path);
             }
             return;
@@ -309,4 +314,70 @@ fn missing(folder: &Folder, lines: &[Unsettled]) -> io::Result<(usize, String)> 
 
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        journal::delivered::{Key, Stage, Transfer},
+        meta::{Meta, TransferId},
+        root::{message_log::LoggedMessage, user::User},
+    };
+
+    fn came(n: u8) -> Came {
+        let meta = Meta::of_message(("f", "u"), "chat", TransferId([n; 16]), &format!("{n}"));
+        Came {
+            transfer: Transfer {
+                key: Key {
+                    user: "u".to_owned(),
+                    folder: "chat".to_owned(),
+                    from: "f".to_owned(),
+                    id: TransferId([n; 16]),
+                },
+                stem: String::new(),
+                filename: String::new(),
+                filesize: 0,
+                crc: 0,
+                stage: Stage::Message,
+                meta: None,
+                words: None,
+            },
+            line: LoggedMessage::of(&meta.unwrap()).unwrap().line(),
+            event: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_was_killed_between_journal_and_log_adds_what_is_missing_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(&dir.path().join("root"), &[]).unwrap();
+        let user = User::create(&root, "u", b"{}", 2048).unwrap().user;
+        let folder = user.create_folder(&Name::folder("chat").unwrap()).unwrap();
+        let journal = Journal::open(&root).unwrap();
+        let put = async |some: Vec<Came>| {
+            let write = journal.write(true, move |db| messages::put(db, &some));
+            write.committed().await.unwrap()
+        };
+        // Of three, the first is in the log, and a part of the second.
+        put(vec![came(1), came(2), came(3)]).await;
+        let second = came(2).line;
+        let torn = came(1).line + &second[..second.len() / 2];
+        append(folder.dir(), &torn).unwrap();
+        for _ in 0..2 {
+            recover(&journal, &root).unwrap();
+            let ids = last_ids(folder.dir(), u64::MAX).unwrap();
+            assert_eq!(ids.len(), 3);
+            let text = std::fs::read_to_string(folder.path_of(message_log::FILE)).unwrap();
+            assert_eq!(text.lines().count(), 4, "{text}");
+            assert_eq!(messages::unsettled(&journal.reader().unwrap()).unwrap(), []);
+            // As if the server had been killed before the rows were removed.
+            put(vec![came(1), came(2), came(3)]).await;
+        }
+        // Those of a folder that is gone are of no more use.
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        recover(&journal, &root).unwrap();
+        assert_eq!(messages::unsettled(&journal.reader().unwrap()).unwrap(), []);
+    }
 }

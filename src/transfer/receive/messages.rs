@@ -67,8 +67,6 @@ impl Turn {
 struct Candidate {
     at: usize,
     meta: Meta,
-    /// The meta as it was offered.
-    offered: Meta,
     inbox: Inbox,
     claim: Claim,
 }
@@ -193,37 +191,59 @@ impl Receiver {
         offers: Vec<(usize, Box<MessageOffer>)>,
     ) -> Vec<Result<Looked, (usize, Error)>> {
         let mut inboxes = HashMap::new();
-        let looked = offers.into_iter().map(|(at, offer)| {
-            let MessageOffer { meta, id } = *offer;
-            let mut look = || {
-                let inbox = inboxes
-                    .entry(meta.folder.clone())
-                    .or_insert_with_key(|folder| self.inbox(&parties.user, folder));
-                let inbox = inbox.clone()?;
-                let Parties { from, holder, .. } = parties;
-                let claim = self.under_way.claim(&inbox.folder, from, id, holder);
-                let claim = claim.ok_or_else(|| {
-                    Error::new(Code::Later, "this message is under way already, try later")
-                })?;
-                let known = self.files.known([claim.key()].into_iter())?.pop();
-                Ok(match known.flatten() {
-                    Some(known) => Looked::Before(Box::new(Before {
-                        at,
-                        meta: meta.clone(),
-                        known,
-                    })),
-                    None => Looked::New(Box::new(Candidate {
-                        at,
-                        meta: meta.clone(),
-                        offered: meta.clone(),
-                        inbox,
-                        claim,
-                    })),
-                })
-            };
-            look().map_err(|error| (at, error))
+        let claimed: Vec<_> = offers
+            .into_iter()
+            .map(|(at, offer)| {
+                let claimed = self.claim_message(parties, &mut inboxes, at, *offer);
+                claimed.map_err(|error| (at, error))
+            })
+            .collect();
+        let keys = claimed.iter().flatten().map(|one| one.claim.key());
+        let mut known = match self.files.known(keys) {
+            Ok(known) => known.into_iter(),
+            Err(error) => {
+                let failed =
+                    |one: Result<Candidate, _>| one.map_or_else(|(at, _)| at, |one| one.at);
+                let failed = claimed.into_iter().map(failed);
+                return failed.map(|at| Err((at, error.clone()))).collect();
+            }
+        };
+        let looked = claimed.into_iter().map(|claimed| {
+            let candidate = claimed?;
+            Ok(match known.next().flatten() {
+                Some(known) => Looked::Before(Box::new(Before {
+                    at: candidate.at,
+                    meta: candidate.meta,
+                    known,
+                })),
+                None => Looked::New(Box::new(candidate)),
+            })
         });
         looked.collect()
+    }
+
+    fn claim_message(
+        &self,
+        parties: &Parties,
+        inboxes: &mut HashMap<String, Result<Inbox, Error>>,
+        at: usize,
+        MessageOffer { meta, id }: MessageOffer,
+    ) -> Result<Candidate, Error> {
+        let inbox = inboxes
+            .entry(meta.folder.clone())
+            .or_insert_with_key(|folder| self.inbox(&parties.user, folder));
+        let inbox = inbox.clone()?;
+        let Parties { from, holder, .. } = parties;
+        let claim = self.under_way.claim(&inbox.folder, from, id, holder);
+        let claim = claim.ok_or_else(|| {
+            Error::new(Code::Later, "this message is under way already, try later")
+        })?;
+        Ok(Candidate {
+            at,
+            meta,
+            inbox,
+            claim,
+        })
     }
 
     /// Runs `[OnMeta]` for messages; returns those that are accepted, in their order.
@@ -241,10 +261,7 @@ impl Receiver {
             if !config.scripts(Kind::Meta.section()).is_empty() {
                 let key = candidate.claim.key();
                 match self.decided_before(key, &candidate.meta, &candidate.inbox) {
-                    Some(meta) => {
-                        candidate.meta = meta;
-                        candidate.keep_message();
-                    }
+                    Some(meta) => candidate.follow(meta),
                     None => {
                         let event = event(Kind::Meta, &candidate);
                         events.push((event, pinned.clone()));
@@ -275,8 +292,7 @@ impl Receiver {
                 continue;
             }
             if let Some(meta) = verdict.meta {
-                candidate.meta = meta;
-                candidate.keep_message();
+                candidate.follow(meta);
             }
             if let Some(words) = outcome.objection() {
                 let words = Error::new(Code::Refused, words);
@@ -353,14 +369,15 @@ impl Receiver {
 }
 
 impl Candidate {
-    /// Hooks may add to a message, and not change what it says.
-    fn keep_message(&mut self) {
+    /// Takes what hooks made of the meta: they may add to a message, and not change what it says.
+    fn follow(&mut self, mut hooked: Meta) {
         for field in message::FIELDS {
-            match self.offered.extra.get(field) {
-                Some(value) => self.meta.extra.insert(field.to_owned(), value.clone()),
-                None => self.meta.extra.remove(field),
+            match self.meta.extra.remove(field) {
+                Some(said) => hooked.extra.insert(field.to_owned(), said),
+                None => hooked.extra.remove(field),
             };
         }
+        self.meta = hooked;
     }
 }
 

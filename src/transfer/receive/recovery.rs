@@ -57,18 +57,19 @@ pub fn recover(journal: &Journal, root: &Root, stores: &Stores) -> Result<(), Jo
 }
 
 /// Removes the `.meta` of files that were on their way when an earlier server stopped, and that
-/// nothing else records: the next attempt writes its own. Those under way stay; returns how many
-/// there were.
+/// nothing else records: the next attempt writes its own. Those under way stay, and so do those of
+/// messages since this server has `begun`; returns how many there were.
 pub fn sweep(
     journal: &Journal,
     root: &Root,
     stores: &Stores,
     under_way: &UnderWay,
+    begun: SystemTime,
 ) -> Result<usize, JournalError> {
     let db = journal.reader()?;
     let mut swept = 0;
     for folder in root.folders().into_iter().flatten().flatten() {
-        let left = left_behind(&db, &folder, stores, under_way);
+        let left = left_behind(&db, &folder, stores, under_way, begun);
         for name in left.unwrap_or_default() {
             swept += usize::from(remove(&folder, stores, &name).is_ok());
         }
@@ -105,6 +106,7 @@ fn left_behind(
     folder: &Folder,
     stores: &Stores,
     under_way: &UnderWay,
+    begun: SystemTime,
 ) -> io::Result<Vec<String>> {
     let (dir, owner) = (folder.dir(), folder.user().name().as_str());
     let store = stores.of(folder);
@@ -121,8 +123,10 @@ fn left_behind(
             continue;
         };
         if stem.starts_with(MESSAGE_STEM) {
-            // A server was killed while a program read it.
-            left.push(name.to_owned());
+            // A server was killed while a program read it. One that is read now is newer.
+            if entry.metadata()?.modified()?.into_std() < begun {
+                left.push(name.to_owned());
+            }
             continue;
         }
         let contents = ContentPath::parse(&format!("{stem}.data"));

@@ -213,10 +213,9 @@ impl SendJob {
                 return Ok(self.path.clone());
             }
         };
-        if self.meta.is_message()
-            && message_record::add(&document.dir, &self.meta, self.sent_state(), &self.path)?
-            && !self.is_left()
-        {
+        let is_logged = self.meta.is_message()
+            && message_record::add(&document.dir, &self.meta, self.sent_state(), &self.path)?;
+        if is_logged && !self.is_left() {
             let name = format!("{}.meta", document.stem);
             let removed = document.dir.remove_file(name);
             removed.map_err(|e| Error::io("remove", &self.path, &e))?;

@@ -1,0 +1,52 @@
+//! The server of a chat: it receives for the root as long as no other does.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::timeout};
+
+use super::screen::Screen;
+use crate::{
+    cli::serve::Prepared, control::question, error::Error, hooks::dispatch::stopped, root::Root,
+};
+
+/// How often a chat looks whether there is a server.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// Receives for a root, as long as no server does, until `going_down` turns true. Says once why it
+/// cannot.
+pub async fn host(root: Root, screen: Screen, mut going_down: watch::Receiver<bool>) {
+    let (mut tries, mut was_told) = (0, false);
+    loop {
+        if let Ok(None) = question::addresses(&root).await {
+            match prepare(&root).await {
+                Ok(prepared) => {
+                    tries = 0;
+                    prepared.run(going_down.clone()).await;
+                }
+                // One that is just starting does not answer yet.
+                Err(_) if tries == 0 => tries = 1,
+                Err(error) if !was_told => {
+                    was_told = true;
+                    screen.wrong(&error.within("nothing is received"));
+                }
+                Err(_) => {}
+            }
+        }
+        if timeout(WATCH, stopped(&mut going_down)).await.is_ok() {
+            return;
+        }
+    }
+}
+
+async fn prepare(root: &Root) -> Result<Prepared, Error> {
+    let mut settings = root.settings()?;
+    let prepared = match Prepared::new(root, settings.clone()).await {
+        Ok(prepared) => prepared,
+        Err(_) => {
+            // Another program has the port: callers at a relay are taken all the same.
+            settings.listen = vec!["127.0.0.1:0".to_owned()];
+            Prepared::new(root, settings).await?
+        }
+    };
+    prepared.start_folders().await
+}

@@ -353,7 +353,9 @@ mod tests {
     async fn a_server_that_was_killed_between_journal_and_log_adds_what_is_missing_once() {
         let dir = tempfile::tempdir().unwrap();
         let (root, _) = Root::init(&dir.path().join("root"), &[]).unwrap();
-        let user = User::create(&root, "u", b"{}", 2048).unwrap().user;
+        let user = User::create(&root, "u", br#"{"username": "u"}"#, 2048)
+            .unwrap()
+            .user;
         let folder = user.create_folder(&Name::folder("chat").unwrap()).unwrap();
         let journal = Journal::open(&root).unwrap();
         let put = async |some: Vec<Came>| {

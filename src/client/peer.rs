@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
@@ -301,10 +302,19 @@ impl Drop for Listing {
     /// wants the rest.
     fn drop(&mut self) {
         self.replies.close();
-        while let Ok(reply) = self.replies.try_recv() {
-            if let Ok((transfer, Reply::Entries { more: true, .. })) = reply {
-                let _ = self.asks.send(Ask::Taken(transfer));
+        let (_, closed) = mpsc::unbounded_channel();
+        let (mut replies, asks) = (mem::replace(&mut self.replies, closed), self.asks.clone());
+        let draining = async move {
+            while let Some(reply) = replies.recv().await {
+                if let Ok((transfer, Reply::Entries { more: true, .. })) = reply {
+                    let _ = asks.send(Ask::Taken(transfer));
+                }
             }
+        };
+        // One may just be coming. `try_recv` would park this thread until it is there, and might take
+        // the wake-up of a `block_on` on it.
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(draining));
         }
     }
 }

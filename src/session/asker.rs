@@ -5,6 +5,7 @@ mod uploads;
 
 use std::{collections::BTreeMap, io, pin::Pin, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, oneshot},
     task,
@@ -97,11 +98,10 @@ impl<J> Asks<'_, J> {
         }
     }
 
+    /// The next one, if it is there. Not by `try_recv`: if an ask is just being added, that parks the
+    /// thread, and takes for itself a wake-up that was meant for a `block_on` on the same thread.
     fn ready(&mut self) -> Option<Ask<J>> {
-        match self {
-            Self::Jobs(jobs) => jobs.try_recv().ok().map(Ask::Send),
-            Self::Any(asks) => asks.try_recv().ok(),
-        }
+        self.next().now_or_never().flatten()
     }
 }
 

@@ -65,6 +65,7 @@
 //! | [`hooks`] | scripts and programs, their limits, what they can call; the dispatcher, the watch over folders, schedules |
 //! | [`delivery`] | e-mails, webhooks and requests of scripts: one attempt, and whether another makes sense |
 //! | [`observer`] | what someone watching transfers is told |
+//! | [`traffic`] | what is under way: sessions and transfers, which count for those who ask |
 //! | [`event`] | what happened, what was decided: plain data |
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, [how people become contacts](wire::pairing), and [how they leave letters](wire::letter) |
 //! | [`store`] | where file contents are stored: the trait and its implementations |
@@ -105,6 +106,8 @@ pub mod hooks;
 pub mod delivery;
 
 pub mod observer;
+
+pub mod traffic;
 
 pub mod event;
 

@@ -6,11 +6,13 @@
 
 mod caller;
 mod connection;
+pub mod console;
 pub mod metrics;
 mod relay;
 mod store_metrics;
 mod store_news;
 mod stranger_log;
+pub mod systemd;
 mod upkeep;
 
 use std::{
@@ -40,8 +42,15 @@ use crate::{
     observer::{Observer, Unobserved},
     pairing::slots::Slots,
     relay::hub::Hub,
-    root::{Root, RootError, config::Config, folder::Folder, name::Name, settings::Settings},
+    root::{
+        Root, RootError,
+        config::Config,
+        folder::Folder,
+        name::Name,
+        settings::{Settings, live::Live},
+    },
     store::Stores,
+    traffic::Traffic,
     transfer::receive::{
         commit::Committer,
         message_committer::{self, MessageCommitter},
@@ -73,7 +82,8 @@ pub fn relay_user(settings: &Settings) -> Result<Name, RootError> {
 #[derive(Clone)]
 pub struct Server {
     root: Root,
-    settings: Settings,
+    settings: Live<Settings>,
+    admission: Admission,
     receiver: Arc<Receiver>,
     openings: Arc<Openings>,
     metrics: Arc<Metrics>,
@@ -102,7 +112,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let counted = metrics.clone();
         let hooks = Dispatcher::with_stores(root, settings, stores)?;
-        let relay = Relay::of(root, settings, hooks.journal(), stores)?;
+        let live = Live::new(settings.clone());
+        let relay = Relay::of(root, &live, hooks.journal(), stores)?;
         let hooks = hooks.heard(Arc::new(move |run| counted.hook(run)));
         let observer: Arc<dyn Observer> = Arc::new(Counting {
             metrics: metrics.clone(),
@@ -113,15 +124,17 @@ impl Server {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Self {
             root: root.clone(),
-            settings: settings.clone(),
+            settings: live.clone(),
+            admission: Admission::new(settings.max_connections, settings.max_per_address),
             receiver: Arc::new(Receiver {
                 startup: Startup::new(&hooks),
                 committer: Committer::new(hooks.journal()),
                 messages: MessageCommitter::new(hooks.journal()),
                 hooks,
-                settings: settings.clone(),
+                settings: live,
                 observer,
                 under_way: UnderWay::default(),
+                traffic: Traffic::default(),
                 files,
             }),
             openings: Arc::default(),
@@ -145,6 +158,29 @@ impl Server {
         receiver.files.observer = observer.clone();
         receiver.observer = observer;
         self
+    }
+
+    /// Goes on with other settings: for what begins from now on. If they cannot be used, nothing
+    /// changes.
+    pub fn set(&self, settings: Settings) -> Result<(), Error> {
+        self.receiver.hooks.set(&settings)?;
+        self.admission
+            .limit(settings.max_connections, settings.max_per_address);
+        self.settings.replace(settings);
+        if let Some(hub) = self.hub() {
+            hub.reloaded();
+        }
+        Ok(())
+    }
+
+    /// The settings, as they are now.
+    pub fn settings(&self) -> &Live<Settings> {
+        &self.settings
+    }
+
+    /// What is under way.
+    pub fn traffic(&self) -> &Traffic {
+        &self.receiver.traffic
     }
 
     /// Where codes for pairing are kept open.
@@ -252,8 +288,6 @@ impl Server {
 /// Serves until `shutdown` turns true, then lets what is under way finish for as
 /// long as the settings say, and tells the rest to try later.
 pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watch::Receiver<bool>) {
-    let settings = &server.settings;
-    let admission = Admission::new(settings.max_connections, settings.max_per_address);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     server.recover().await;
@@ -274,7 +308,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
     let watching = tokio::spawn(files::run(
         server.receiver.hooks.clone(),
         server.root.clone(),
-        server.settings.clone(),
+        server.settings.now().settle,
         shutdown.clone(),
     ));
     let scheduling = tokio::spawn(schedule::run(
@@ -307,13 +341,14 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
                 continue;
             }
         };
-        let Some(admitted) = admission.admit(&incoming.peer) else {
+        let Some(admitted) = server.admission.admit(&incoming.peer) else {
             debug!(peer = %incoming.peer, "too many connections, turned away");
             server.metrics.too_many();
             tokio::spawn(turn_away_busy(incoming));
             continue;
         };
         let connection = Connection {
+            settings: server.settings.now(),
             server: server.clone(),
             peer: incoming.peer.clone(),
             accepted: Instant::now(),
@@ -328,7 +363,7 @@ pub async fn run(mut listener: impl Listener, server: Server, mut shutdown: watc
     }
     drop(listener);
     info!(connections = connections.len(), "shutting down");
-    let deadline = Instant::now() + server.settings.shutdown_deadline;
+    let deadline = Instant::now() + server.settings.now().shutdown_deadline;
     server.strangers.sum_up();
     let rest = async {
         while connections.join_next().await.is_some() {}

@@ -25,6 +25,8 @@ use m2y::{
     client::outbox,
     journal::{self, Journal},
     root::Root,
+    root::settings::live::Live,
+    traffic::Traffic,
 };
 use servers::{
     http::Http,
@@ -193,7 +195,12 @@ impl Outbox {
     fn run(root: &Root) -> Self {
         let (shutdown, stopping) = watch::channel(false);
         let settings = root.settings().unwrap();
-        let running = tokio::spawn(outbox::run(root.clone(), settings, stopping));
+        let running = tokio::spawn(outbox::run(
+            root.clone(),
+            Live::new(settings),
+            Traffic::default(),
+            stopping,
+        ));
         Self { shutdown, running }
     }
 

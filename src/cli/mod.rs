@@ -25,13 +25,15 @@ mod pattern;
 mod progress;
 mod put;
 mod relay;
+mod reload;
 mod remote;
 mod send;
 mod sent;
 mod serve;
 mod shell;
+mod status;
+mod stop;
 mod store;
-mod systemd;
 mod tally;
 mod user;
 mod user_arg;
@@ -108,6 +110,9 @@ enum Command {
     #[command(subcommand)]
     Relay(relay::Relay),
     Serve(serve::Serve),
+    Status(status::Status),
+    Reload(reload::Reload),
+    Stop(stop::Stop),
     Send(send::Send),
     Chat(chat::ChatArgs),
     Sent(sent::Sent),
@@ -320,6 +325,9 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Store(store) => store.run(json).await?,
         Command::Relay(relay) => relay.run(json).await?,
         Command::Serve(serve) => serve.run(json).await?,
+        Command::Status(status) => status.run(json).await?,
+        Command::Reload(reload) => reload.run(json).await?,
+        Command::Stop(stop) => stop.run(json).await?,
         Command::Send(send) => send.run(json).await?,
         Command::Chat(chat) => chat.run(json).await?,
         Command::Sent(sent) => sent.run(json).await?,

@@ -1,37 +1,41 @@
 use std::{
     fmt::Display,
     fs::{File, TryLockError},
+    io::{IsTerminal, stdin},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::Args;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
+    task,
     time::{Instant, sleep},
 };
 use tracing::info;
 
-use super::{RootArg, output, systemd};
+use super::{RootArg, output};
 use crate::{
     client::{self, attendance::Attendance, outbox, receipts},
-    control::host::{Asked, Control},
+    control::host::Control,
     crypto::backend::active,
     error::{Code, Error},
     root::{
         Root, file,
         settings::{LogFormat, Settings},
     },
-    server::{self, Server, metrics},
+    server::{self, Server, console::Console, metrics, systemd},
     transport::{self, Address, Listener, Listening},
 };
 
 /// Receive files for every user of the root, and run the hooks of their folders
 ///
 /// The first lines on standard output are the addresses that the server listens on, one
-/// each; with --metrics, the next line is the address for metrics. Ctrl-C or SIGTERM lets transfers
-/// finish (shutdown_deadline in m2y.ini); a second one stops at once.
+/// each; with --metrics, the next line is the address for metrics. Ctrl-C, SIGTERM or `m2y stop` lets
+/// transfers finish (shutdown_deadline in m2y.ini); a second signal stops at once. SIGHUP or `m2y
+/// reload` reads m2y.ini again.
 #[derive(Debug, Args)]
 pub struct Serve {
     #[command(flatten)]
@@ -79,7 +83,8 @@ impl Serve {
         change: impl FnOnce(&Root, &mut Settings) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let root = self.root.open()?;
-        let mut settings = root.settings()?;
+        let read = root.settings()?;
+        let mut settings = read.clone();
         change(&root, &mut settings)?;
         if !self.listen.is_empty() {
             settings.listen = self.listen;
@@ -87,8 +92,9 @@ impl Serve {
         if self.metrics.is_some() {
             settings.metrics = self.metrics;
         }
-        let mut signals = Signals::new()?;
-        let prepared = Prepared::new(&root, settings).await?;
+        let (mut signals, mut hangups) = (Signals::new()?, Hangups::new()?);
+        let (stop, mut stops) = mpsc::unbounded_channel();
+        let prepared = Prepared::new(&root, read, settings, Some(stop)).await?;
         let metrics_port = match &prepared.settings.metrics {
             Some(metrics) => Some((metrics_at(metrics).await?, prepared.server.report()?)),
             None => None,
@@ -110,17 +116,33 @@ impl Serve {
             tokio::spawn(metrics::run(port, report, going_down.clone()));
         }
         systemd::tell("READY=1");
+        let console = prepared.console.clone();
         let serving = prepared.run(going_down);
         tokio::pin!(serving);
-        tokio::select! {
-            () = &mut serving => return Ok(()),
-            () = signals.next() => {}
-        }
-        let _ = shutdown.send(true);
-        systemd::tell("STOPPING=1");
-        tokio::select! {
-            () = serving => Ok(()),
-            () = signals.next() => Err(Error::new(Code::Interrupted, "stopped at once")),
+        let mut is_stopping = false;
+        loop {
+            let at_once = tokio::select! {
+                () = &mut serving => return Ok(()),
+                () = signals.next() => is_stopping,
+                Some(now) = stops.recv() => now,
+                is_over = hangups.next() => match is_over {
+                    true => is_stopping,
+                    false => {
+                        let console = console.clone();
+                        // The log says how it went.
+                        task::spawn_blocking(move || console.reload());
+                        continue;
+                    }
+                },
+            };
+            if at_once {
+                return Err(Error::new(Code::Interrupted, "stopped at once"));
+            }
+            if !is_stopping {
+                is_stopping = true;
+                let _ = shutdown.send(true);
+                systemd::tell("STOPPING=1");
+            }
         }
     }
 }
@@ -133,16 +155,24 @@ pub(super) struct Prepared {
     listeners: Vec<Box<dyn Listener>>,
     addresses: Vec<Address>,
     control: Control,
+    console: Console,
     _lock: File,
 }
 
 impl Prepared {
-    /// Prepares it; clients that connect wait until it [runs](Self::run).
-    pub(super) async fn new(root: &Root, settings: Settings) -> Result<Self, Error> {
+    /// Prepares it, with these settings for those that were `read` from m2y.ini; clients that connect
+    /// wait until it [runs](Self::run). It says at `stop` that it is to stop.
+    pub(super) async fn new(
+        root: &Root,
+        read: Settings,
+        settings: Settings,
+        stop: Option<mpsc::UnboundedSender<bool>>,
+    ) -> Result<Self, Error> {
         let lock = lock(root).await?;
         let server = Server::with_stores(root, &settings, &client::stores())?;
         let (listeners, addresses) = listen(root, &settings).await?;
         Ok(Self {
+            console: Console::new(&server, addresses.clone(), read, stop)?,
             control: Control::bind(root)?,
             root: root.clone(),
             settings,
@@ -185,25 +215,27 @@ impl Prepared {
     pub(super) async fn run(self, going_down: watch::Receiver<bool>) {
         let Self {
             root,
-            settings,
             server,
             mut listeners,
-            addresses,
             control,
+            console,
             _lock,
+            ..
         } = self;
         // Callers at relays are accepted like all others.
-        let attendance = Attendance::start(&root, &settings, &server, going_down.clone());
+        let attendance = Attendance::start(&root, &server, going_down.clone());
         listeners.push(Box::new(attendance));
-        let asked = Asked {
-            slots: server.slots().clone(),
-            hub: server.hub().cloned(),
-            addresses,
-        };
-        tokio::spawn(control.run(asked, going_down.clone()));
         let asking = receipts::run(root.clone(), going_down.clone());
-        let sending = outbox::run(root, settings, going_down.clone());
-        tokio::join!(server::run(listeners, server, going_down), sending, asking);
+        let (settings, traffic) = (server.settings().clone(), server.traffic().clone());
+        let sending = outbox::run(root, settings, traffic, going_down.clone());
+        let serving = async {
+            tokio::join!(server::run(listeners, server, going_down), sending, asking);
+        };
+        // Programs are answered to the end.
+        tokio::select! {
+            () = serving => {}
+            () = control.run(Arc::new(console)) => {}
+        }
     }
 }
 
@@ -250,10 +282,7 @@ pub(super) struct Signals {
 impl Signals {
     /// Waits for the signals from now on; they no longer end the program.
     pub(super) fn new() -> Result<Self, Error> {
-        let on = |kind| {
-            signal(kind)
-                .map_err(|e| Error::new(Code::Failed, format!("cannot wait for signals: {e}")))
-        };
+        let on = |kind| signal(kind).map_err(cannot_wait);
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
@@ -267,6 +296,33 @@ impl Signals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+/// SIGHUP: m2y.ini is to be read again, or the terminal is gone.
+struct Hangups {
+    hangup: Signal,
+    has_terminal: bool,
+}
+
+impl Hangups {
+    /// Waits for it from now on; it no longer ends the program.
+    fn new() -> Result<Self, Error> {
+        let hangup = signal(SignalKind::hangup());
+        Ok(Self {
+            hangup: hangup.map_err(cannot_wait)?,
+            has_terminal: stdin().is_terminal(),
+        })
+    }
+
+    /// Returns at the next one: whether the terminal that the server was started on is gone.
+    async fn next(&mut self) -> bool {
+        self.hangup.recv().await;
+        self.has_terminal && !stdin().is_terminal()
+    }
+}
+
+fn cannot_wait(error: std::io::Error) -> Error {
+    Error::new(Code::Failed, format!("cannot wait for signals: {error}"))
 }
 
 /// How long a killed server may still hold the lock: a program that it was starting as it died

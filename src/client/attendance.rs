@@ -20,7 +20,12 @@ use crate::{
     meta::{Attend, Meta, Wire},
     observer::Unobserved,
     relay::attendance::{self, Called},
-    root::{Root, name::Name, settings::Settings, user::User},
+    root::{
+        Root,
+        name::Name,
+        settings::{Settings, live::Live},
+        user::User,
+    },
     server::Server,
     transfer::receive::receiver::Receiver,
     transport::{Address, Direct, Incoming, Link, Listener, Peer, race},
@@ -58,17 +63,12 @@ impl Drop for Attendance {
 
 impl Attendance {
     /// Begins; goes on until the server goes down.
-    pub fn start(
-        root: &Root,
-        settings: &Settings,
-        server: &Server,
-        shutdown: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn start(root: &Root, server: &Server, shutdown: watch::Receiver<bool>) -> Self {
         let (give, callers) = mpsc::channel(16);
         let doorkeeper = Doorkeeper {
             openings: server.openings().clone(),
             receiver: server.receiver().clone(),
-            max_age: settings.opening_max_age,
+            settings: server.settings().clone(),
             give,
         };
         Self {
@@ -99,7 +99,7 @@ struct Doorkeeper {
     openings: Arc<Openings>,
     /// What receives the files of letters.
     receiver: Arc<Receiver>,
-    max_age: Duration,
+    settings: Live<Settings>,
     give: mpsc::Sender<Incoming>,
 }
 
@@ -231,6 +231,8 @@ async fn attend(
     } = opened;
     let (from, to) = (user.name(), relay);
     info!(user = %from, relay = %to, "attending");
+    let traffic = &doorkeeper.receiver.traffic;
+    let _place = traffic.place(from.as_str(), to.as_str());
     // However long the relay was away.
     letters.notify_one();
     let (give_call, mut calls) = mpsc::channel::<Called>(TOGETHER);
@@ -316,7 +318,7 @@ impl Doorkeeper {
                 digest: session::opening_digest(header, envelope),
                 time: verified.time(),
             };
-            let accepted = timely(clock::millis(), self.max_age);
+            let accepted = timely(clock::millis(), self.settings.now().opening_max_age);
             let openings = &self.openings;
             openings
                 .is_new(user, &contact.name, &stamp, &accepted)

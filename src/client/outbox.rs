@@ -7,6 +7,8 @@
 //! while is tried again, later each time, and becomes `.failed` after a limit; what the other side
 //! refuses does so at once. A directory is only read when it has changed.
 
+mod watched;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -23,6 +25,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use self::watched::Watched;
 use super::{
     Route,
     queue::{Delivery, Front, Queue, QueuedFile},
@@ -31,13 +34,13 @@ use crate::{
     error::{Code, Error, printable},
     hooks::dispatch::stopped,
     meta::{self, Meta},
-    observer::Unobserved,
     root::{
         Root, RootError, file,
         folder::Folder,
-        settings::{Retry, Settings},
+        settings::{Retry, Settings, live::Live},
         user::User,
     },
+    traffic::Traffic,
     transfer::send::{
         job_file::{JobFile, LastDir},
         send_job::SendJob,
@@ -106,7 +109,12 @@ enum Sent {
 type Tell = mpsc::UnboundedSender<(Attempt, Sent)>;
 
 /// Sends what waits in the outboxes of a root, until `shutdown` turns true.
-pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<bool>) {
+pub async fn run(
+    root: Root,
+    settings: Live<Settings>,
+    traffic: Traffic,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let mut folders = Folders::new();
     let mut sending = JoinSet::new();
     let (tell, mut told): (Tell, _) = mpsc::unbounded_channel();
@@ -122,15 +130,17 @@ pub async fn run(root: Root, settings: Settings, mut shutdown: watch::Receiver<b
             }
             Some(_) = sending.join_next() => {}
             _ = tick.tick() => {
-                let (root, retry, before) = (root.clone(), settings.retry, std::mem::take(&mut folders));
+                let (root, retry) = (root.clone(), settings.now().retry);
+                let before = std::mem::take(&mut folders);
                 let looked = task::spawn_blocking(move || look(&root, &retry, before)).await;
                 folders = looked.unwrap_or_default();
-                for batch in batches(&mut folders, &settings.retry) {
+                for batch in batches(&mut folders, &retry) {
                     let (slots, tell, stop) = (slots.clone(), tell.clone(), shutdown.clone());
+                    let watched = Watched::new(traffic.clone());
                     sending.spawn(async move {
                         // The one that has waited longest is next.
                         let _slot = slots.acquire_owned().await;
-                        batch.send(&tell, &stop).await;
+                        batch.send(&tell, &stop, &watched).await;
                     });
                 }
             }
@@ -307,12 +317,12 @@ fn batches(folders: &mut Folders, retry: &Retry) -> impl Iterator<Item = Batch> 
 
 impl Batch {
     /// Sends all, and reports what became of each. With `stop`, no further one is begun.
-    async fn send(self, tell: &Tell, stop: &watch::Receiver<bool>) {
+    async fn send(self, tell: &Tell, stop: &watch::Receiver<bool>, watched: &Watched) {
         let (queue, front) = Queue::new(AT_HAND);
         let (outcomes, over) = mpsc::unbounded_channel();
         let (user, to) = (self.user.clone(), self.to.clone());
         tokio::join!(
-            go(user, to, front, outcomes.clone()),
+            go(user, to, front, outcomes.clone(), watched),
             self.open(queue, outcomes, tell, stop),
             record_deliveries(over, tell),
         );
@@ -374,8 +384,10 @@ impl Batch {
 type Outcomes = mpsc::UnboundedSender<Delivery<Attempt>>;
 
 /// Sends what comes through a queue.
-async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
-    let tell = |outcome| {
+async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes, watched: &Watched) {
+    let tell = |outcome: Delivery<Attempt>| {
+        let (Delivery::Over((job, ..)) | Delivery::Left(job, _)) = &outcome;
+        watched.over(job.out.meta());
         let _ = outcomes.send(outcome);
     };
     let route = task::spawn_blocking(move || Route::to(&user, &to, None)).await;
@@ -384,12 +396,7 @@ async fn go(user: User, to: String, front: Front<Attempt>, outcomes: Outcomes) {
         // What is under way ends by itself.
         Ok(route) => {
             front
-                .run(
-                    &route.persistent(),
-                    &Unobserved,
-                    std::future::pending(),
-                    tell,
-                )
+                .run(&route.persistent(), watched, std::future::pending(), tell)
                 .await
         }
         Err(error) => front.leave(&error, tell).await,

@@ -1,48 +1,54 @@
-//! The side of the server.
+//! The side of the server: who may connect, and for how long.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, time::Duration};
+use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::BufReader,
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::watch,
-    task::JoinSet,
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tracing::debug;
 
-use super::{MAX_LINE, object, of_frame, path, question::PATIENCE, read, to_frame, write};
+use super::{
+    answer::{self, Turned},
+    console::Console,
+    path,
+};
 use crate::{
     error::{Code, Error},
-    hooks::dispatch::stopped,
-    json::{Map, Value},
-    pairing::{
-        bridge::Bridge,
-        slots::{Slot, Slots},
-    },
-    relay::hub::Hub,
     root::Root,
-    transport::Address,
 };
 
-/// What programs may ask about.
-#[derive(Clone)]
-pub struct Asked {
-    /// The slots for codes.
-    pub slots: Slots,
-    /// Where the server listens.
-    pub addresses: Vec<Address>,
-    /// The hub, if the server is a relay.
-    pub hub: Option<Hub>,
-}
+/// Programs that are answered at the same time. Those that hold a slot are not among them.
+const PROGRAMS: usize = 256;
+
+/// Programs that hear at the same time why they are not answered; further ones hear nothing.
+const TURNED: usize = 64;
+
+/// How long the head of a request may take.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// How long a request may take as a whole, from the connection to the last byte of its answer.
+const WHOLE: Duration = Duration::from_secs(20);
+
+/// The same for one that is turned away.
+const BRIEF: Duration = Duration::from_secs(1);
+
+/// Bytes of the head of a request; hyper accepts no less.
+const MAX_HEAD: usize = 8_192;
 
 /// A socket that programs can connect to. There must be no other server.
 pub struct Control {
     listener: UnixListener,
     root: Root,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(path(self.root.dir()));
+    }
 }
 
 impl Control {
@@ -72,129 +78,76 @@ impl Control {
         })
     }
 
-    /// Answers until the server goes down.
-    pub async fn run(self, asked: Asked, mut shutdown: watch::Receiver<bool>) {
-        let mut programs = JoinSet::new();
+    /// Answers until it is dropped.
+    pub async fn run(&self, console: Arc<dyn Console>) {
+        let room = Arc::new(Semaphore::new(PROGRAMS));
+        let turned = Arc::new(Semaphore::new(TURNED));
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = stopped(&mut shutdown) => break,
-                Some(_) = programs.join_next() => continue,
-            };
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, _)) = self.listener.accept().await else {
+                // Out of descriptors, mostly: those that are answered will free some.
                 sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let own = rustix::process::geteuid().as_raw();
-            let may = stream
-                .peer_cred()
-                .is_ok_and(|peer| [own, 0].contains(&peer.uid()));
-            if may {
-                let asked = asked.clone();
-                programs.spawn(async move {
-                    if let Err(error) = answer(stream, asked).await {
-                        debug!("a program at control.sock: {error}");
+            let why = match may_ask(&stream) {
+                false => Turned::Stranger,
+                true => match room.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        let console = console.clone();
+                        tokio::spawn(async move {
+                            serve(stream, console).await;
+                            drop(place);
+                        });
+                        continue;
                     }
+                    Err(_) => Turned::Busy,
+                },
+            };
+            if let Ok(place) = turned.clone().try_acquire_owned() {
+                tokio::spawn(async move {
+                    turn_away(stream, why).await;
+                    drop(place);
                 });
             }
         }
-        let _ = fs::remove_file(path(self.root.dir()));
     }
 }
 
-/// Who attends, by the hash of the name, and for how long.
-fn present(hub: &Hub) -> Map<String, Value> {
-    let (all, pairs) = hub.all();
-    let one = |(hash, since): ([u8; 8], Duration)| {
-        let fields = [
-            ("hash", hex::encode(hash).into()),
-            ("seconds", since.as_secs().into()),
-        ];
-        Value::Object(object(fields))
-    };
-    object([
-        ("present", Value::Array(all.into_iter().map(one).collect())),
-        ("pairs", pairs.into()),
-    ])
+/// Whether whoever connected is the user that the server runs as, or root.
+fn may_ask(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    let peer = stream.peer_cred();
+    peer.is_ok_and(|peer| [own, 0].contains(&peer.uid()))
 }
 
-async fn answer(stream: UnixStream, asked: Asked) -> io::Result<()> {
-    let (reader, mut to) = stream.into_split();
-    let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
-    let Some(question) = timeout(PATIENCE, read(&mut reader, &mut line, MAX_LINE)).await?? else {
-        return Ok(());
-    };
-    let refused = |code: Code, sentence: String| {
-        object([("error", sentence.into()), ("code", code.word().into())])
-    };
-    let error = match question.get("ask").and_then(Value::as_str) {
-        Some("slot") => match asked.slots.open() {
-            Ok(Some(slot)) => return keep(slot, &asked.addresses, reader, to).await,
-            Ok(None) => refused(
-                Code::Later,
-                "the server has too many codes already: try again in some minutes".to_owned(),
-            ),
-            Err(error) => refused(Code::Failed, error.to_string()),
-        },
-        Some("addresses") => object([("addresses", listed(&asked.addresses))]),
-        Some("relay") => match &asked.hub {
-            Some(hub) => present(hub),
-            None => refused(
-                Code::Failed,
-                "the server that is running is no relay".to_owned(),
-            ),
-        },
-        _ => refused(
-            Code::Usage,
-            "the server does not know this question".to_owned(),
-        ),
-    };
-    write(&mut to, &error).await
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.keep_alive(false)
+        .max_buf_size(MAX_HEAD)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD);
+    http
 }
 
-fn listed(addresses: &[Address]) -> Value {
-    let addresses = addresses.iter().map(|address| address.to_string().into());
-    Value::Array(addresses.collect())
-}
-
-/// Keeps a slot open for as long as the program is there.
-async fn keep(
-    mut slot: Slot,
-    addresses: &[Address],
-    mut reader: BufReader<OwnedReadHalf>,
-    mut to: OwnedWriteHalf,
-) -> io::Result<()> {
-    let told = [
-        ("slot", slot.number.into()),
-        ("addresses", listed(addresses)),
-    ];
-    write(&mut to, &object(told)).await?;
-    let (mut bridge, mut frames) = Bridge::new();
-    let (mut count, mut line) = (0, Vec::new());
-    loop {
-        tokio::select! {
-            attempt = slot.attempts.recv() => {
-                let Some(attempt) = attempt else {
-                    return Ok(());
-                };
-                count += 1;
-                let said = [
-                    ("attempt", count.into()),
-                    ("from", attempt.from.to_string().into()),
-                    ("message", hex::encode(&attempt.first).into()),
-                ];
-                write(&mut to, &object(said)).await?;
-                bridge.join(count, attempt.incoming, attempt.outgoing);
-            }
-            Some(frame) = frames.recv() => write(&mut to, &of_frame(frame)).await?,
-            said = read(&mut reader, &mut line, MAX_LINE) => match said? {
-                Some(said) => {
-                    if let Some(frame) = to_frame(&said) {
-                        bridge.take(frame);
-                    }
-                }
-                None => return Ok(()),
-            },
-        }
+/// Answers one request. A connection that becomes that of a slot goes on by itself.
+async fn serve(stream: UnixStream, console: Arc<dyn Console>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let console = console.clone();
+        async move { Ok::<_, Infallible>(answer::answer(request, console).await) }
+    });
+    let serving = http().serve_connection(TokioIo::new(stream), service);
+    match timeout(WHOLE, serving.with_upgrades()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!("a program at control.sock: {error}"),
+        Err(_) => debug!("a program at control.sock took too long"),
     }
+}
+
+/// Says why nothing is answered.
+async fn turn_away(stream: UnixStream, why: Turned) {
+    let service =
+        service_fn(
+            move |_: Request<Incoming>| async move { Ok::<_, Infallible>(answer::turned(why)) },
+        );
+    let serving = http().serve_connection(TokioIo::new(stream), service);
+    let _ = timeout(BRIEF, serving).await;
 }

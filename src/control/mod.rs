@@ -1,20 +1,9 @@
-//! `ROOT/control.sock`: how programs of the same machine ask a server that is running.
-//!
-//! Only the user that the server runs as, and root, are let in. Both sides write JSON objects, one
-//! a line. A program that asks for a slot gets the messages of those who want to use its code, and
-//! answers them:
-//!
-//! ```text
-//! program  {"ask":"slot"}
-//! server   {"addresses":["192.0.2.1:5000"],"slot":7}
-//! server   {"attempt":1,"from":"192.0.2.9:40312","message":"0001..."}
-//! program  {"attempt":1,"message":"42..."}
-//! server   {"attempt":1,"over":true}
-//! ```
-//!
-//! The slot is open for as long as the connection is. An error is an object with `error` and `code`.
+#![doc = include_str!("console.md")]
 
+mod answer;
+pub mod console;
 pub mod host;
+mod kept_slot;
 pub mod question;
 pub mod slot;
 
@@ -31,11 +20,11 @@ use crate::{
 /// Where it is in the root.
 const NAME: &str = "control.sock";
 
-/// The longest line of a program, in bytes: a message in hexadecimal digits, and what is around it.
-const MAX_LINE: u64 = 65_536;
+/// What the connection for a slot is upgraded to.
+const SLOT: &str = "m2y-slot";
 
-/// The longest line of the server, which may list all members of a relay.
-const MAX_ANSWER: u64 = 64 << 20;
+/// The longest line of a slot, in bytes: a message in hexadecimal digits, and what is around it.
+const MAX_LINE: u64 = 65_536;
 
 /// A path to the socket that is short enough, however long that of the root is.
 fn path(root: &Dir) -> PathBuf {
@@ -43,7 +32,7 @@ fn path(root: &Dir) -> PathBuf {
 }
 
 /// An object with these fields.
-fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+pub fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     let fields = fields
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value));
@@ -52,7 +41,8 @@ fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
 
 /// Writes an object.
 async fn write(to: &mut (impl AsyncWrite + Unpin), said: &Map<String, Value>) -> io::Result<()> {
-    to.write_all((canonical(said) + "\n").as_bytes()).await
+    to.write_all((canonical(said) + "\n").as_bytes()).await?;
+    to.flush().await
 }
 
 /// A frame as an object.
@@ -74,14 +64,13 @@ fn to_frame(said: &Map<String, Value>) -> Option<Frame> {
     })
 }
 
-/// The next object of a line that is no longer than this; `None` at the end.
+/// The next object of a line; `None` at the end.
 async fn read(
     from: &mut (impl AsyncBufRead + Unpin),
     line: &mut Vec<u8>,
-    most: u64,
 ) -> io::Result<Option<Map<String, Value>>> {
     // What was read of a line stays there if the future is dropped.
-    let room = most.saturating_sub(line.len() as u64);
+    let room = MAX_LINE.saturating_sub(line.len() as u64);
     from.take(room).read_until(b'\n', line).await?;
     if line.last() != Some(&b'\n') {
         return match line.is_empty() {

@@ -1,64 +1,60 @@
 //! A question of a program, and its answer.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, error, io, time::Duration};
 
-use tokio::{
-    io::BufReader,
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    time::timeout,
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE},
 };
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
 
-use super::{MAX_ANSWER, object, path, read, write};
+use super::{SLOT, path};
 use crate::{
     error::{Code, Error, printable},
-    json::{Map, Value},
-    root::{Root, name::Name},
+    json::{self, Map, Value, canonical},
+    root::{Root, name::Name, settings::Change},
     transport::Address,
 };
 
-/// How long each side waits for the other.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An answer, and the connection that it came on.
-pub(super) struct Answered {
-    pub(super) said: Map<String, Value>,
-    pub(super) reader: BufReader<OwnedReadHalf>,
-    pub(super) writer: OwnedWriteHalf,
-}
+/// The longest answer, in bytes: it may list all members of a relay.
+const MAX_ANSWER: usize = 64 << 20;
 
-pub(super) fn failed(e: io::Error) -> Error {
-    let sentence = format!("cannot ask the server, which is running: {e}");
+pub(super) fn failed(e: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
+    let sentence = format!("cannot ask the server, which is running: {}", e.into());
     Error::new(Code::Failed, sentence)
 }
 
-/// Asks the server of a root; `None` if none is running.
-pub(super) async fn put(root: &Root, question: &str) -> Result<Option<Answered>, Error> {
+/// Sends a request to the server of a root and waits until its answer begins; `None` if none is
+/// running.
+async fn send(
+    root: &Root,
+    request: Request<Full<Bytes>>,
+) -> Result<Option<Response<Incoming>>, Error> {
     let stream = match UnixStream::connect(path(root.dir())).await {
         Ok(stream) => stream,
         Err(e) if is_nobody(&e) => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let sentence = "only the user that the server runs as may ask it";
+            return Err(Error::new(Code::Refused, sentence));
+        }
         Err(e) => return Err(failed(e)),
     };
-    let (reader, mut writer) = stream.into_split();
-    let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
-    let asked = write(&mut writer, &object([("ask", question.into())])).await;
-    asked.map_err(failed)?;
-    let answered = timeout(PATIENCE, read(&mut reader, &mut line, MAX_ANSWER)).await;
-    let answered = answered.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
-    let said = answered.map_err(failed)?;
-    let said = said.ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
-    let word = |field: &str| said.get(field).and_then(Value::as_str);
-    if let Some(error) = word("error") {
-        let code = Code::from_word(word("code").unwrap_or_default());
-        return Err(Error::new(code, printable(error, 500)));
-    }
-    Ok(Some(Answered {
-        said,
-        reader,
-        writer,
-    }))
+    let asking = async {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the answer, or with the connection that it becomes.
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await
+    };
+    let answered = timeout(PATIENCE, asking).await;
+    let answered = answered.map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut)))?;
+    answered.map(Some).map_err(failed)
 }
 
 fn is_nobody(error: &io::Error) -> bool {
@@ -68,10 +64,68 @@ fn is_nobody(error: &io::Error) -> bool {
     )
 }
 
+fn request(method: Method, path: &str) -> hyper::http::request::Builder {
+    let request = Request::builder().method(method).uri(path);
+    request.header(HOST, "localhost")
+}
+
+/// The object in an answer, or the error.
+async fn read(answer: Response<Incoming>) -> Result<Map<String, Value>, Error> {
+    let status = answer.status();
+    let reading = Limited::new(answer.into_body(), MAX_ANSWER).collect();
+    let read = timeout(PATIENCE, reading).await;
+    let read = read.map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut)))?;
+    let said = json::parse(&read.map_err(failed)?.to_bytes());
+    if status.is_success() {
+        return said.map_err(failed);
+    }
+    let said = said.unwrap_or_default();
+    let word = |field: &str| said.get(field).and_then(Value::as_str);
+    let code = Code::from_word(word("code").unwrap_or_default());
+    Err(match word("error") {
+        Some(sentence) => Error::new(code, printable(sentence, 1_000)),
+        None => failed(format!("it answers with the status {status}")),
+    })
+}
+
+async fn ask(
+    root: &Root,
+    method: Method,
+    path: &str,
+    body: Option<Map<String, Value>>,
+) -> Result<Option<Map<String, Value>>, Error> {
+    let mut head = request(method, path);
+    if body.is_some() {
+        head = head.header(CONTENT_TYPE, "application/json");
+    }
+    let body = body.map(|body| canonical(&body)).unwrap_or_default();
+    let request = head.body(Full::from(body)).map_err(failed)?;
+    match send(root, request).await? {
+        Some(answer) => read(answer).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Asks for a slot; returns the connection that carries it.
+pub(super) async fn upgrade(root: &Root) -> Result<Option<hyper::upgrade::Upgraded>, Error> {
+    let head = request(Method::POST, "/v1/slot");
+    let head = head.header(CONNECTION, "upgrade").header(UPGRADE, SLOT);
+    let request = head.body(Full::default()).map_err(failed)?;
+    let Some(answer) = send(root, request).await? else {
+        return Ok(None);
+    };
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let said = read(answer).await?;
+        return Err(failed(format!("it answers {}", canonical(&said))));
+    }
+    let upgraded = hyper::upgrade::on(answer).await;
+    upgraded.map(Some).map_err(failed)
+}
+
 /// Where the server of a root listens; `None` if none is running.
 pub async fn addresses(root: &Root) -> Result<Option<Vec<Address>>, Error> {
-    let answered = put(root, "addresses").await?;
-    Ok(answered.map(|answered| listed(&answered.said)))
+    let said = ask(root, Method::GET, "/v1/addresses", None).await?;
+    Ok(said.map(|said| listed(&said)))
 }
 
 /// The addresses in an answer.
@@ -79,6 +133,37 @@ pub(super) fn listed(said: &Map<String, Value>) -> Vec<Address> {
     let addresses = said.get("addresses").and_then(Value::as_array);
     let addresses = addresses.into_iter().flatten().filter_map(Value::as_str);
     addresses.filter_map(|text| text.parse().ok()).collect()
+}
+
+/// What goes on at the server of a root; `None` if none is running.
+pub async fn status(root: &Root) -> Result<Option<Map<String, Value>>, Error> {
+    ask(root, Method::GET, "/v1/status", None).await
+}
+
+/// Has the server of a root read m2y.ini again; returns what has changed, or `None` if none is
+/// running.
+pub async fn reload(root: &Root) -> Result<Option<Vec<Change>>, Error> {
+    let Some(said) = ask(root, Method::POST, "/v1/reload", None).await? else {
+        return Ok(None);
+    };
+    let keys = |field: &str, needs_restart: bool| -> Vec<Change> {
+        let keys = said.get(field).and_then(Value::as_array);
+        let keys = keys.into_iter().flatten().filter_map(Value::as_str);
+        keys.map(|key| Change {
+            key: key.to_owned(),
+            needs_restart,
+        })
+        .collect()
+    };
+    let changes = [keys("changed", false), keys("needs_restart", true)];
+    Ok(Some(changes.concat()))
+}
+
+/// Tells the server of a root to stop; `false` if none is running.
+pub async fn stop(root: &Root, now: bool) -> Result<bool, Error> {
+    let body = super::object([("now", now.into())]);
+    let said = ask(root, Method::POST, "/v1/stop", Some(body)).await?;
+    Ok(said.is_some())
 }
 
 /// Who attends at a relay.
@@ -98,7 +183,7 @@ impl Present {
 
 /// Who attends at the relay of a root; `None` if no server is running.
 pub async fn relay(root: &Root) -> Result<Option<Present>, Error> {
-    let Some(Answered { said, .. }) = put(root, "relay").await? else {
+    let Some(said) = ask(root, Method::GET, "/v1/relay", None).await? else {
         return Ok(None);
     };
     let all = said.get("present").and_then(Value::as_array);

@@ -1,19 +1,20 @@
 //! The side of a program: a slot at the server of the same root.
 
-use std::io;
+use std::{io, time::Duration};
 
+use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncWriteExt, BufReader},
-    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, split},
     sync::{
         mpsc::{self, error::TrySendError},
         oneshot,
     },
+    time::timeout,
 };
 
 use super::{
-    MAX_LINE, of_frame,
-    question::{self, Answered, failed},
+    of_frame,
+    question::{self, failed},
     read, to_frame, write,
 };
 use crate::{
@@ -24,26 +25,30 @@ use crate::{
     transport::Address,
 };
 
+/// How long the server may take to say the number.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Asks the server of a root for a slot; returns where the server listens, too. `None` if none is
 /// running.
 pub async fn open(root: &Root) -> Result<Option<(RemoteSlot, Vec<Address>)>, Error> {
-    let Some(answered) = question::put(root, "slot").await? else {
+    let Some(upgraded) = question::upgrade(root).await? else {
         return Ok(None);
     };
-    let Answered {
-        said,
-        reader,
-        writer,
-    } = answered;
+    let (reader, writer) = split(TokioIo::new(upgraded));
+    let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
+    let said = timeout(PATIENCE, read(&mut reader, &mut line)).await;
+    let said = said.map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut)))?;
+    let said = said.map_err(failed)?;
+    let said = said.ok_or_else(|| failed(io::Error::from(io::ErrorKind::UnexpectedEof)))?;
     let number = said.get("slot").and_then(Value::as_u64);
-    let number = number.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+    let number = number.ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidData)))?;
     let slot = RemoteSlot::new(number, |give, closed| carry(reader, writer, give, closed));
     Ok(Some((slot, question::listed(&said))))
 }
 
 async fn carry(
-    mut reader: BufReader<OwnedReadHalf>,
-    mut writer: OwnedWriteHalf,
+    mut reader: BufReader<impl AsyncRead + Unpin>,
+    mut writer: impl AsyncWrite + Unpin,
     give: mpsc::Sender<Attempt>,
     mut closed: oneshot::Receiver<()>,
 ) {
@@ -51,7 +56,7 @@ async fn carry(
     let mut line = Vec::new();
     loop {
         let said = tokio::select! {
-            said = read(&mut reader, &mut line, MAX_LINE) => said,
+            said = read(&mut reader, &mut line) => said,
             Some(frame) = frames.recv() => {
                 if write(&mut writer, &of_frame(frame)).await.is_err() {
                     return;

@@ -26,7 +26,7 @@ use url::{Position, Url};
 use super::SetupError;
 use crate::{
     error::printable,
-    root::settings,
+    root::settings::{self, live::Live},
     transport::{
         resolve::{connect, look_up},
         tls::Trust,
@@ -126,7 +126,11 @@ pub enum RequestError {
 
 /// Asks servers that m2y.ini allows.
 #[derive(Clone)]
-pub struct Client {
+pub struct Client(Live<Rules>);
+
+/// What may be asked, and who is trusted.
+#[derive(Clone)]
+struct Rules {
     settings: settings::Webhook,
     /// Whom https trusts; `None` if nothing may be asked anyway, so that m2y still runs on a
     /// machine without TLS.
@@ -137,20 +141,17 @@ impl Client {
     /// Takes the settings and reads the certificates that they name; a relative path
     /// starts at `base`, the root.
     pub fn new(settings: &settings::Webhook, base: &Path) -> Result<Self, SetupError> {
-        let trust = if settings.allow.is_empty() {
-            None
-        } else {
-            Some(Trust::load(settings.ca_file.as_ref(), base)?)
-        };
-        Ok(Self {
-            settings: settings.clone(),
-            trust,
-        })
+        Ok(Self(Live::new(Rules::new(settings, base)?)))
+    }
+
+    /// Asks what `other` may ask, from now on, and so do all clones.
+    pub fn become_like(&self, other: &Self) {
+        self.0.replace(Rules::clone(&other.0.now()));
     }
 
     /// The settings.
-    pub(super) fn settings(&self) -> &settings::Webhook {
-        &self.settings
+    pub(super) fn settings(&self) -> settings::Webhook {
+        self.0.now().settings.clone()
     }
 
     /// Asks once, and reads the whole answer. Redirects are not followed: their targets were not
@@ -159,7 +160,7 @@ impl Client {
         let target = Target::new(&asked.url).map_err(RequestError::Url)?;
         let request = target.request(asked)?;
         let host = || printable(&target.authority, 300);
-        if !self.settings.allows(&target.host, target.port) {
+        if !self.0.now().settings.allows(&target.host, target.port) {
             return Err(RequestError::Forbidden {
                 host: target.line(),
             });
@@ -205,7 +206,7 @@ impl Client {
 
     /// Whether requests may go to an address: a public one, or one that is listed itself.
     fn may_reach(&self, address: IpAddr, port: u16) -> bool {
-        is_public(address) || self.settings.allows(&written(address), port)
+        is_public(address) || self.0.now().settings.allows(&written(address), port)
     }
 
     /// Sends a request to the first of these addresses that answers, and waits until the
@@ -220,9 +221,24 @@ impl Client {
         if !target.secure {
             return exchange(stream, request).await;
         }
-        let trust = self.trust.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let rules = self.0.now();
+        let trust = rules.trust.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let stream = trust.secure(target.bare_host(), stream).await?;
         exchange(stream, request).await
+    }
+}
+
+impl Rules {
+    fn new(settings: &settings::Webhook, base: &Path) -> Result<Self, SetupError> {
+        let trust = if settings.allow.is_empty() {
+            None
+        } else {
+            Some(Trust::load(settings.ca_file.as_ref(), base)?)
+        };
+        Ok(Self {
+            settings: settings.clone(),
+            trust,
+        })
     }
 }
 

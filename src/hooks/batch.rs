@@ -398,7 +398,7 @@ impl Hooks {
             Some(compiled) => compiled.clone(),
             None => {
                 let folder = &firing.event.folder;
-                match find(&self.root, folder, &self.programs, &firing.script)? {
+                match find(&self.root, folder, &self.programs.now(), &firing.script)? {
                     Hook::Script(source) => self.scripts.compiled(source)?,
                     Hook::Program(path) => return Ok(Step::Start(path)),
                 }

@@ -51,7 +51,7 @@ use crate::{
         Root,
         config::Config,
         folder::Folder,
-        settings::{Retry, Settings},
+        settings::{Retry, Settings, live::Live},
     },
     store::Stores,
 };
@@ -70,7 +70,9 @@ pub struct Dispatcher {
     root: Root,
     journal: Journal,
     courier: Courier,
-    retry: Retry,
+    retry: Live<Retry>,
+    /// Shared with webhooks and scripts.
+    client: Client,
     leases: Leases,
     last_runs: LastRuns,
     decider: Decider,
@@ -157,25 +159,34 @@ impl Dispatcher {
         let services = Services::new(state).with_web(OnRuntime::here(&client));
         let hooks = Hooks::with_stores(root, settings, &services, stores);
         let decider = Decider::new(&journal, hooks.changer(), stores);
-        let mailer = settings
-            .smtp
-            .as_ref()
-            .map(|smtp| Mailer::new(smtp, root.path()))
-            .transpose()?;
+        let mailer = mailer(settings, root)?;
         Ok(Self {
             hooks: hooks.decided_by(Arc::new(decider.clone())),
             root: root.clone(),
             journal,
             courier: Courier {
                 root: root.clone(),
-                mailer,
+                mailer: Live::new(mailer),
                 webhook: Webhook::new(&client),
             },
-            retry: settings.retry,
+            retry: Live::new(settings.retry),
+            client,
             leases: Leases::default(),
             last_runs: LastRuns::default(),
             decider,
         })
+    }
+
+    /// Goes on with other settings: for what begins from now on. If they cannot be used, nothing
+    /// changes.
+    pub fn set(&self, settings: &Settings) -> Result<(), Error> {
+        let mailer = mailer(settings, &self.root)?;
+        let client = Client::new(&settings.webhook, self.root.path())?;
+        self.client.become_like(&client);
+        self.courier.mailer.replace(mailer);
+        self.retry.replace(settings.retry);
+        self.hooks.set(settings);
+        Ok(())
     }
 
     /// Tells `heard` of every hook, whatever it ran for.
@@ -429,6 +440,14 @@ impl Dispatcher {
         }
         drop(leases);
     }
+}
+
+/// What sends e-mails, if there is a mail server.
+fn mailer(settings: &Settings, root: &Root) -> Result<Option<Mailer>, Error> {
+    let smtp = settings.smtp.as_ref();
+    Ok(smtp
+        .map(|smtp| Mailer::new(smtp, root.path()))
+        .transpose()?)
 }
 
 /// What hooks asked for that has not taken effect: only what can wait for others.

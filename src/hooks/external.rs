@@ -32,7 +32,7 @@ use super::report::HookError;
 use crate::{
     event::{Event, Subject},
     meta::{self, Meta},
-    root::{file, passphrases},
+    root::{file, passphrases, settings::live::Live},
     store::Stores,
 };
 
@@ -43,15 +43,22 @@ const SHORT: Duration = Duration::from_secs(1);
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"];
 
 /// Runs executables.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Host {
-    deadline: Duration,
+    deadline: Live<Duration>,
 }
 
 impl Host {
     /// A host that lets a program run for at most `deadline`.
     pub fn new(deadline: Duration) -> Self {
-        Self { deadline }
+        Self {
+            deadline: Live::new(deadline),
+        }
+    }
+
+    /// Changes how long a program that is started from now on may run.
+    pub fn set_deadline(&self, deadline: Duration) {
+        self.deadline.replace(deadline);
     }
 
     /// Runs a program for an event and returns the meta as the program left it.
@@ -70,7 +77,8 @@ impl Host {
             source,
         };
         let spooled = spool::spool(event, stores).await.map_err(cannot_start)?;
-        let until = Instant::now() + self.deadline;
+        let deadline = *self.deadline.now();
+        let until = Instant::now() + deadline;
         let started = start(program, event, spooled.as_ref()).await;
         let mut child = started.map_err(cannot_start)?;
         let group = Group::of(&child);
@@ -110,7 +118,7 @@ impl Host {
                 let _ = child.wait().await;
                 return Err(HookError::Hung {
                     script,
-                    deadline: self.deadline,
+                    deadline,
                     said,
                 });
             }
@@ -122,7 +130,7 @@ impl Host {
                 let read = timeout_at(until.max(Instant::now() + SHORT), read).await;
                 Some(read.unwrap_or(Err(HookError::Hung {
                     script: script.clone(),
-                    deadline: self.deadline,
+                    deadline,
                     said: said.clone(),
                 }))?)
             }

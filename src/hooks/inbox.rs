@@ -9,7 +9,10 @@ use std::{
     io::{self, Write},
     mem,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use cap_std::fs::{Dir, File, Metadata, MetadataExt};
@@ -33,7 +36,7 @@ const MAX_OPEN: usize = 64;
 /// The inboxes of a server. Clones are the same ones.
 #[derive(Clone)]
 pub struct Inboxes {
-    max: u64,
+    max: Arc<AtomicU64>,
     open: Arc<Mutex<HashMap<PathBuf, Arc<Mutex<Inbox>>>>>,
 }
 
@@ -41,16 +44,21 @@ impl Inboxes {
     /// Inboxes whose files have at most `max` bytes, or one line.
     pub fn new(max: u64) -> Self {
         Self {
-            max,
+            max: Arc::new(AtomicU64::new(max)),
             open: Arc::default(),
         }
+    }
+
+    /// Changes how many bytes a file has at most.
+    pub fn set_max(&self, max: u64) {
+        self.max.store(max, Relaxed);
     }
 
     /// Writes lines that belong together, each of which ends with a line break.
     pub fn write(&self, user: &User, line: &str) -> io::Result<()> {
         let inbox = self.of(user.path());
         let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        inbox.write(user.dir(), line, self.max)
+        inbox.write(user.dir(), line, self.max.load(Relaxed))
     }
 
     /// Whether lines were written, perhaps a moment ago.

@@ -48,7 +48,7 @@ use crate::{
         Examiner, Root,
         config::Config,
         folder::Folder,
-        settings::{Programs, Settings},
+        settings::{Programs, Settings, live::Live},
     },
     store::Stores,
 };
@@ -75,7 +75,7 @@ pub struct Hooks {
     root: Root,
     scripts: Arc<script::Host>,
     executables: external::Host,
-    programs: Arc<Programs>,
+    programs: Live<Programs>,
     slots: Slots,
     workers: Workers,
     self_changes: SelfChanges,
@@ -105,12 +105,9 @@ impl Hooks {
         let self_changes = SelfChanges::new(settings.settle, stores);
         let changer = Changer::new(stores, &Inboxes::new(settings.inbox_max), &self_changes);
         let decider = Arc::new(Unrecorded::new(&services.state, &changer));
-        let limits = Limits {
-            deadline: settings.script_deadline,
-            patience: settings.executable_deadline,
-        };
-        let scripts = Arc::new(script::Host::new(limits, services.clone()));
-        root.examine_edits(examiner(&scripts, &settings.executables));
+        let scripts = Arc::new(script::Host::new(limits(settings), services.clone()));
+        let programs = Live::new(settings.executables.clone());
+        root.examine_edits(examiner(&scripts, &programs));
         Self {
             root: root.clone(),
             workers: Workers::default(),
@@ -118,7 +115,7 @@ impl Hooks {
             digests: services.digests.clone(),
             stores: stores.clone(),
             executables: external::Host::new(settings.executable_deadline),
-            programs: Arc::new(settings.executables.clone()),
+            programs,
             slots,
             self_changes,
             changer,
@@ -128,13 +125,21 @@ impl Hooks {
         }
     }
 
+    /// Goes on with other settings: for what begins from now on.
+    pub fn set(&self, settings: &Settings) {
+        self.scripts.set_limits(limits(settings));
+        self.executables.set_deadline(settings.executable_deadline);
+        self.programs.replace(settings.executables.clone());
+        self.changer.inboxes().set_max(settings.inbox_max);
+    }
+
     /// The scripts of a folder as they are now. What cannot be read or does not compile
     /// is left out: it is looked for again when its turn comes.
     pub fn pin(&self, folder: &Folder, config: &Config) -> Pinned {
         let sections = [Kind::Meta, Kind::Received].map(Kind::section);
         let names = sections.iter().flat_map(|section| config.scripts(section));
         let compiled = names.filter_map(|name| {
-            match find(&self.root, folder, &self.programs, &name).ok()? {
+            match find(&self.root, folder, &self.programs.now(), &name).ok()? {
                 Hook::Script(source) => Some((name, self.scripts.compiled(source).ok()?)),
                 Hook::Program(_) => None,
             }
@@ -213,14 +218,22 @@ impl Hooks {
     }
 }
 
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        deadline: settings.script_deadline,
+        patience: settings.executable_deadline,
+    }
+}
+
 /// Says which script of an m2y.config is missing or does not compile.
-fn examiner(scripts: &Arc<script::Host>, programs: &Programs) -> Arc<Examiner> {
+fn examiner(scripts: &Arc<script::Host>, programs: &Live<Programs>) -> Arc<Examiner> {
     // The root may outlive the host.
     let (scripts, programs) = (Arc::downgrade(scripts), programs.clone());
     Arc::new(move |folder, before, config| {
         let Some(scripts) = scripts.upgrade() else {
             return Ok(());
         };
+        let programs = programs.now();
         let root = folder.user().root();
         for kind in Kind::ALL {
             let known = before.scripts(kind.section());

@@ -83,6 +83,11 @@ pub enum Pass {
 }
 
 impl Changer {
+    /// The inboxes.
+    pub(super) fn inboxes(&self) -> &Inboxes {
+        &self.inboxes
+    }
+
     /// Makes changes in these stores and inboxes.
     pub fn new(stores: &Stores, inboxes: &Inboxes, self_changes: &SelfChanges) -> Self {
         Self {

@@ -34,7 +34,7 @@ use crate::{
     event::{Event, Kind},
     json::{Map, Value},
     meta::Meta,
-    root::file::Stamp,
+    root::{file::Stamp, settings::live::Live},
 };
 
 /// Compiled scripts that are kept; beyond that, the cache starts anew.
@@ -109,7 +109,7 @@ struct Cached {
 /// Compiles scripts and runs them.
 pub struct Host {
     engine: Engine,
-    limits: Limits,
+    limits: Live<Limits>,
     services: Services,
     compiled: RwLock<HashMap<PathBuf, Cached>>,
 }
@@ -132,10 +132,15 @@ impl Host {
     pub(super) fn with_engine(engine: Engine, limits: Limits, services: Services) -> Self {
         Self {
             engine,
-            limits,
+            limits: Live::new(limits),
             services,
             compiled: RwLock::default(),
         }
+    }
+
+    /// Changes the limits of scripts that begin from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limits.replace(limits);
     }
 
     /// Runs a script for an event, whose scripts ask for what they want in a transaction; calls
@@ -155,7 +160,7 @@ impl Host {
         mode: &Mode,
         lengthen: impl Fn() -> bool + 'static,
     ) -> Result<Ran, HookError> {
-        let name = name.to_owned();
+        let (name, limits) = (name.to_owned(), *self.limits.now());
         // Whatever panics below only loses this call's own values.
         catch_unwind(AssertUnwindSafe(|| {
             let log = Log::new(event, &name, mode.notes.clone());
@@ -164,7 +169,7 @@ impl Host {
             let mut scope = Scope::new();
             handles.enter(&mut scope, |value| compiled.named.contains(value));
             let print = Box::new(move |text: &str| log.info(text));
-            let result = Call::watch(self.limits, print, Box::new(lengthen), || {
+            let result = Call::watch(limits, print, Box::new(lengthen), || {
                 handles.during(|| {
                     self.engine
                         .eval_ast_with_scope::<Dynamic>(&mut scope, &compiled.ast)
@@ -179,7 +184,7 @@ impl Host {
                 deadline,
             })?;
             let value = result.map_err(|e| {
-                let deadline = self.limits.deadline;
+                let deadline = limits.deadline;
                 run_error(&name, |function| compiled.text_of(function), deadline, *e)
             })?;
             let decision = decided(&name, event.kind, value)?;

@@ -79,7 +79,6 @@ use crate::{
         file::Stamp,
         folder::{CONFIG, Folder},
         name::Name,
-        settings::Settings,
     },
     store::Stores,
 };
@@ -125,10 +124,10 @@ pub fn counts(file: &str) -> bool {
 pub async fn run(
     dispatcher: Dispatcher,
     root: Root,
-    settings: Settings,
+    settle: Duration,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let pending = Arc::new(Pending::new(settings.settle));
+    let pending = Arc::new(Pending::new(settle));
     let stop = Stop(pending.clone());
     let (alive, mut ended) = oneshot::channel::<()>();
     // A thread of its own: it waits for the disk, and for one folder after the other.
@@ -136,7 +135,7 @@ pub async fn run(
         .name("watch".to_owned())
         .spawn(move || {
             let _alive = alive;
-            match Worker::new(pending, &dispatcher, root, settings.settle) {
+            match Worker::new(pending, &dispatcher, root, settle) {
                 Ok(worker) => worker.work(),
                 Err(error) => error!("cannot watch the folders: {error}"),
             }

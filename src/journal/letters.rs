@@ -91,6 +91,13 @@ pub fn put(db: &Connection, left: &Left) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// How many letters wait at relays for their receivers.
+pub fn count_left(db: &Connection) -> rusqlite::Result<u64> {
+    db.prepare_cached("SELECT count(*) FROM letter_left WHERE state = ?1")?
+        .query_row([Stage::Left as i64], |row| row.get::<_, i64>(0))
+        .map(i64::unsigned_abs)
+}
+
 /// A letter has come as far as this.
 pub fn proceed(db: &Connection, letter: &[u8; 32], stage: Stage) -> rusqlite::Result<()> {
     db.execute(

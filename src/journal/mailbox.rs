@@ -306,6 +306,19 @@ pub fn loads(db: &Connection, member: &NameHash, hash: &Id) -> rusqlite::Result<
     })
 }
 
+/// The letters that wait, of all members together.
+pub fn held(db: &Connection) -> rusqlite::Result<Load> {
+    db.prepare_cached(
+        "SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM mailbox_letter WHERE state = ?1",
+    )?
+    .query_row([State::Waiting as i64], |row| {
+        Ok(Load {
+            letters: row.get::<_, i64>(0)?.unsigned_abs(),
+            bytes: row.get::<_, i64>(1)?.unsigned_abs(),
+        })
+    })
+}
+
 /// A letter begins to come in; `false` if there is one with that number.
 pub fn begin(db: &Connection, letter: &Letter) -> rusqlite::Result<bool> {
     let put = db

@@ -43,7 +43,8 @@ impl Letters {
                 "not a letter: it has no bytes behind its head",
             ));
         }
-        let (in_box, of_member) = (self.0.settings.per_box, self.0.settings.per_member);
+        let settings = self.0.hub.settings.now();
+        let (in_box, of_member) = (settings.relay.per_box, settings.relay.per_member);
         let row = Letter {
             letter,
             hash,

@@ -13,7 +13,10 @@ use tokio::{
 
 use crate::{
     crypto::{self, CryptoError},
-    root::{name::NameHash, settings::RelaySettings},
+    root::{
+        name::NameHash,
+        settings::{Settings, live::Live},
+    },
     transport::{
         Link, Peer,
         admission::{Admission, Admitted},
@@ -88,7 +91,7 @@ struct Pending {
 pub struct Hub {
     inner: Arc<Mutex<Inner>>,
     /// What the administrator allows.
-    pub settings: Arc<RelaySettings>,
+    pub settings: Live<Settings>,
     /// Pairs, in all and of the callers of one host; and those of each member.
     pairs: Admission,
     of_members: Admission,
@@ -124,13 +127,22 @@ pub struct Room {
 
 impl Hub {
     /// A hub that nobody attends yet.
-    pub fn new(settings: RelaySettings) -> Self {
+    pub fn new(settings: &Live<Settings>) -> Self {
+        let relay = &settings.now().relay;
         Self {
             inner: Arc::default(),
-            pairs: Admission::new(settings.max_pairs, settings.pairs_per_address),
-            of_members: Admission::new(settings.max_pairs, settings.pairs_per_member),
-            settings: Arc::new(settings),
+            pairs: Admission::new(relay.max_pairs, relay.pairs_per_address),
+            of_members: Admission::new(relay.max_pairs, relay.pairs_per_member),
+            settings: settings.clone(),
         }
+    }
+
+    /// The settings have changed.
+    pub fn reloaded(&self) {
+        let relay = &self.settings.now().relay;
+        self.pairs.limit(relay.max_pairs, relay.pairs_per_address);
+        self.of_members
+            .limit(relay.max_pairs, relay.pairs_per_member);
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
@@ -269,7 +281,16 @@ impl Drop for Forgotten<'_> {
 mod tests {
     use super::*;
 
+    use crate::root::settings::RelaySettings;
+
     const MEMBER: NameHash = *b"roland-f";
+
+    fn hub_with(relay: RelaySettings) -> Hub {
+        Hub::new(&Live::new(Settings {
+            relay,
+            ..Settings::default()
+        }))
+    }
 
     fn peer(text: &str) -> Peer {
         Peer::Ip(text.parse().unwrap())
@@ -289,7 +310,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_for_the_member_and_a_token_opens_it_once() {
-        let hub = Hub::new(RelaySettings::default());
+        let hub = hub_with(RelaySettings::default());
         let opening = Arc::new(vec![1, 2, 3]);
         let from = peer("192.0.2.1:1");
         // Nobody is there.
@@ -313,7 +334,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_member_who_refuses_and_one_who_is_silent_cost_a_caller_the_same() {
-        let hub = Hub::new(RelaySettings::default());
+        let hub = hub_with(RelaySettings::default());
         let mut attending = hub.attend(MEMBER).unwrap();
         let call = |hub: Hub| async move {
             let from = peer("192.0.2.1:1");
@@ -335,7 +356,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_member_is_not_called_more_often_than_it_can_bear() {
-        let hub = Hub::new(RelaySettings::default());
+        let hub = hub_with(RelaySettings::default());
         let _attending = hub.attend(MEMBER).unwrap();
         let take = || hub.with(|inner| inner.present.get_mut(&MEMBER).unwrap().takes());
         assert_eq!((0..1_000).filter(|_| take()).count(), 100);
@@ -350,7 +371,7 @@ mod tests {
             pairs_per_address: 2,
             ..RelaySettings::default()
         };
-        let hub = Hub::new(settings);
+        let hub = hub_with(settings);
         let (one, other) = (peer("192.0.2.1:1"), peer("192.0.2.2:1"));
         let first = hub.room(&MEMBER, &one).unwrap();
         let _second = hub.room(&MEMBER, &one).unwrap();

@@ -25,7 +25,6 @@ use crate::{
         contact::Card,
         introductions,
         name::{Name, NameHash},
-        settings::RelaySettings,
         user::User,
     },
     store::{BadName, ContentPath, Contents, PartialName, Store},
@@ -58,7 +57,6 @@ pub(super) struct Inner {
     pub(super) journal: Journal,
     reader: Mutex<Connection>,
     pub(super) store: Arc<dyn Store>,
-    pub(super) settings: Arc<RelaySettings>,
     key: Zeroizing<[u8; 32]>,
     pub(super) hub: Hub,
 }
@@ -121,7 +119,6 @@ impl Letters {
             user: user.clone(),
             journal: journal.clone(),
             store,
-            settings: hub.settings.clone(),
             hub: hub.clone(),
         }));
         letters.mend()?;
@@ -400,9 +397,13 @@ impl Letters {
             if let Ok(Err(error)) = swept {
                 warn!("{error}");
             }
-            let often = (self.0.settings.keep / 4).clamp(MIN_SWEEP, MAX_SWEEP);
+            let often = (self.keeps_for() / 4).clamp(MIN_SWEEP, MAX_SWEEP);
             tokio::time::sleep(often).await;
         }
+    }
+
+    fn keeps_for(&self) -> Duration {
+        self.0.hub.settings.now().relay.keep
     }
 
     /// Removes contents that no letter has: they were left by a relay that was killed.
@@ -427,7 +428,7 @@ impl Letters {
 
     fn sweep(&self) -> Result<(), Error> {
         let now = clock::millis();
-        let keep = u64::try_from(self.0.settings.keep.as_millis()).unwrap_or(u64::MAX);
+        let keep = u64::try_from(self.keeps_for().as_millis()).unwrap_or(u64::MAX);
         let before = now.saturating_sub(keep);
         let older = |state| mailbox::older(&self.db(), state, before).map_err(failed);
         loop {

@@ -1,5 +1,7 @@
 //! `m2y.ini`: settings of the whole server. Every key has a default.
 
+mod change;
+pub mod live;
 mod relay;
 mod smtp;
 pub mod store;
@@ -9,6 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{SETTINGS_TEMPLATE, config::Config, name::Name};
 use crate::{error::did_you_mean, transport::Addresses};
+pub use change::Change;
 pub use relay::{Quota, RelaySettings};
 pub use smtp::{Security, Smtp};
 pub use webhook::{AllowedHost, Webhook};

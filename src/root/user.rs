@@ -363,6 +363,12 @@ impl User {
     /// Everybody but the user with a key file in `pubKey/`, sorted by name; an error for a file
     /// that holds no key.
     pub fn contacts(&self) -> Result<Vec<Result<Contact, RootError>>, RootError> {
+        let names = self.contact_names()?;
+        Ok(names.iter().map(|name| self.contact(name)).collect())
+    }
+
+    /// The names of [`Self::contacts`]; no key is read.
+    pub fn contact_names(&self) -> Result<Vec<Name>, RootError> {
         let mut names: Vec<Name> = self
             .dir
             .read_dir("pubKey")
@@ -374,7 +380,7 @@ impl User {
             .filter(|name| *name != self.name)
             .collect();
         names.sort();
-        Ok(names.iter().map(|name| self.contact(name)).collect())
+        Ok(names)
     }
 
     /// Forgets a contact: the address, then the key, without which nobody is a contact. The record
@@ -463,6 +469,22 @@ impl User {
     /// Every m2y-folder of the user, sorted by name; an error for one that looks like a folder but
     /// cannot be opened.
     pub fn folders(&self) -> Result<Vec<Result<Folder, RootError>>, RootError> {
+        let names = self.names_of_folders()?;
+        Ok(names
+            .iter()
+            .map(|name| self.folder(name))
+            .filter(|folder| !matches!(folder, Err(RootError::NoFolder { .. })))
+            .collect())
+    }
+
+    /// The names of [`Self::folders`] that can be opened.
+    pub fn folder_names(&self) -> Result<Vec<Name>, RootError> {
+        let folders = self.folders()?.into_iter().flatten();
+        Ok(folders.map(|folder| folder.name().clone()).collect())
+    }
+
+    /// What may be the names of folders, sorted.
+    fn names_of_folders(&self) -> Result<Vec<Name>, RootError> {
         let mut names: Vec<Name> = self
             .dir
             .entries()
@@ -473,11 +495,7 @@ impl User {
             })
             .collect();
         names.sort();
-        Ok(names
-            .iter()
-            .map(|name| self.folder(name))
-            .filter(|folder| !matches!(folder, Err(RootError::NoFolder { .. })))
-            .collect())
+        Ok(names)
     }
 
     pub(super) fn make_dir(&self, path: &str, mode: u32) -> Result<(), RootError> {

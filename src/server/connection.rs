@@ -22,6 +22,7 @@ use crate::{
     observer::TransferEnd,
     relay::hub::{Back, Room},
     root::contact::Contact,
+    root::settings::Settings,
     session::{
         SessionError,
         answerer::Answerer,
@@ -100,6 +101,8 @@ enum Beginning {
 /// One connection in its task.
 pub(super) struct Connection {
     pub(super) server: Server,
+    /// As they were when it began.
+    pub(super) settings: Arc<Settings>,
     pub(super) peer: Peer,
     pub(super) accepted: Instant,
     pub(super) shutdown: watch::Receiver<bool>,
@@ -110,8 +113,8 @@ impl Connection {
     /// From the first byte to the last.
     pub(super) async fn serve(mut self, incoming: Incoming) {
         let accepted = self.accepted;
-        let idle = self.server.settings.idle_deadline;
-        let opening_deadline = self.server.settings.opening_deadline;
+        let idle = self.settings.idle_deadline;
+        let opening_deadline = self.settings.opening_deadline;
         let linked = tokio::select! {
             linked = timeout(opening_deadline, incoming.link()) => linked,
             // Nothing was promised yet.
@@ -221,6 +224,11 @@ impl Connection {
             parties,
             first,
         } = known;
+        let _session = self.server.traffic().session(
+            parties.user.name().as_str(),
+            parties.from.as_str(),
+            self.peer.to_string(),
+        );
         let stops = [self.shutdown.clone(), self.stop.clone()];
         let answerer = Answerer::new(&self.server.receiver, &keys, parties, stops);
         let (connection, _) = answerer.run(connection, first).await;
@@ -293,7 +301,7 @@ impl Connection {
 
     /// Steps 3 to 6: the header, then the envelope, all within one deadline.
     async fn beginning(&mut self, reader: &mut Reader) -> Result<Beginning, ChannelError> {
-        let deadline = self.server.settings.opening_deadline;
+        let deadline = self.settings.opening_deadline;
         let deadline = deadline.saturating_sub(self.accepted.elapsed());
         let read = async {
             let bytes = reader.exact().await?;
@@ -330,9 +338,9 @@ impl Connection {
             root,
             openings,
             metrics,
-            settings,
             ..
         } = self.server.clone();
+        let settings = self.settings.clone();
         task::spawn_blocking(move || identify(&root, &openings, &metrics, &settings, &opening))
             .await
             .unwrap_or(Err(Unknown::Failed))

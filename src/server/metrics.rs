@@ -113,6 +113,21 @@ impl Metrics {
         Connected(self.clone())
     }
 
+    /// Connections that are open.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    /// Bytes of files that came in.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Relaxed)
+    }
+
+    /// Bytes of files that contacts fetched.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Relaxed)
+    }
+
     /// Counts a connection for which there is no room.
     pub fn too_many(&self) {
         self.too_many.fetch_add(1, Relaxed);

@@ -27,7 +27,7 @@ use crate::{
         Root, RootError,
         contact::Contact,
         name::Name,
-        settings::{RelaySettings, Settings},
+        settings::{RelaySettings, Settings, live::Live},
         user::User,
     },
     session::{
@@ -99,11 +99,11 @@ impl Relay {
     /// The relay that the settings ask for, if they do.
     pub fn of(
         root: &Root,
-        settings: &Settings,
+        live: &Live<Settings>,
         journal: &Journal,
         stores: &Stores,
     ) -> Result<Option<Self>, Error> {
-        let settings = &settings.relay;
+        let settings = &live.now().relay;
         if !settings.enabled {
             return Ok(None);
         }
@@ -114,7 +114,7 @@ impl Relay {
             );
             Error::new(Code::Failed, sentence)
         })?;
-        let hub = Hub::new(settings.clone());
+        let hub = Hub::new(live);
         let letters = match settings.letters {
             true => {
                 let name = Name::folder(FOLDER).map_err(RootError::from)?;
@@ -130,6 +130,11 @@ impl Relay {
             letters,
             posts: Admission::new(POSTS, POSTS_PER_HOST),
         }))
+    }
+
+    /// Whose contacts are the members.
+    pub fn user(&self) -> &User {
+        &self.user
     }
 
     /// The letters, if it keeps some.
@@ -241,7 +246,7 @@ impl Relay {
         checking: &Semaphore,
         (head, header, envelope): &(Header, [u8; header::LEN], Vec<u8>),
     ) -> bool {
-        if self.hub.settings.guests {
+        if self.hub.settings.now().relay.guests {
             return true;
         }
         let Ok(_turn) = checking.acquire().await else {
@@ -325,7 +330,8 @@ impl Relay {
         };
         let said = timeout(idle, opened).await;
         if matches!(said, Ok(Ok(()))) {
-            let pace = self.hub.settings.rate.map(|rate| Arc::new(Pace::new(rate)));
+            let rate = self.hub.settings.now().relay.rate;
+            let pace = rate.map(|rate| Arc::new(Pace::new(rate)));
             carrying::carry(caller, link, idle, pace).await;
         }
         let _ = done.send(());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::metrics::Page;
-use crate::{clock, store::chunked::status::Status};
+use crate::{clock, control::object, json::Value, store::chunked::status::Status};
 
 /// How the folders in one store are, together.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +50,29 @@ impl StoreMetrics {
     /// Takes over what a round found out.
     pub fn set(&self, round: Round) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = round.0;
+    }
+
+    /// The stores as a list for programs.
+    pub(super) fn listed(&self) -> Value {
+        let stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = |(name, sum): (&String, &Store)| {
+            let members = sum.members.iter().map(|(member, answers)| {
+                Value::Object(object([
+                    ("name", member.as_str().into()),
+                    ("answers", (*answers).into()),
+                ]))
+            });
+            let since = |at: u64| clock::millis().saturating_sub(at) / 1_000;
+            Value::Object(object([
+                ("store", name.as_str().into()),
+                ("members", Value::Array(members.collect())),
+                ("degraded", sum.degraded.into()),
+                ("lost", sum.lost.into()),
+                ("backlog", sum.backlog.into()),
+                ("scrubbed_before", sum.scrubbed.map(since).into()),
+            ]))
+        };
+        Value::Array(stores.iter().map(one).collect())
     }
 
     /// Writes the families, if there is any store.

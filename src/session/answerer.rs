@@ -158,7 +158,7 @@ impl<'a> Answerer<'a> {
         connection: Connection,
         first: Option<Arrival>,
     ) -> (Connection, Result<(), SessionError>) {
-        let patience = self.receiver.settings.idle_deadline;
+        let patience = self.receiver.settings.now().idle_deadline;
         let streams = [&self.keys.server, &self.keys.client].map(Stream::new);
         let [Ok(ours), Ok(theirs)] = streams else {
             return (connection, Err(SessionError::Failed));
@@ -375,8 +375,11 @@ impl Role for Answerer<'_> {
         self.receiver.observer.moved(bytes);
     }
 
-    fn moved_out(&mut self, _: u32, bytes: u64) {
+    fn moved_out(&mut self, transfer: u32, bytes: u64) {
         self.receiver.observer.supplied(bytes);
+        if let Some(Transfer::Sending(sending)) = self.transfers.get(&transfer) {
+            sending.moved(bytes);
+        }
     }
 
     fn sealed(

@@ -2,71 +2,82 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Peer;
 
 /// Counts connections, or what else peers take room with. Clones count together.
 #[derive(Clone)]
-pub struct Admission {
-    all: Arc<Semaphore>,
+pub struct Admission(Arc<Mutex<Inner>>);
+
+struct Inner {
     most: usize,
     each: usize,
-    origins: Arc<Mutex<HashMap<Peer, usize>>>,
+    all: usize,
+    origins: HashMap<Peer, usize>,
 }
 
 impl Admission {
     /// At most so many in all, and so many of one [origin](Peer::origin).
     pub fn new(all: usize, each: usize) -> Self {
-        let most = all.min(Semaphore::MAX_PERMITS);
-        Self {
-            all: Arc::new(Semaphore::new(most)),
-            most,
+        Self(Arc::new(Mutex::new(Inner {
+            most: all,
             each,
-            origins: Arc::default(),
-        }
+            all: 0,
+            origins: HashMap::new(),
+        })))
+    }
+
+    /// Changes how many there may be. Those that are there stay.
+    pub fn limit(&self, all: usize, each: usize) {
+        let mut inner = self.lock();
+        (inner.most, inner.each) = (all, each);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one more; `None` if there are too many.
     pub fn admit(&self, peer: &Peer) -> Option<Admitted> {
-        let permit = self.all.clone().try_acquire_owned().ok()?;
-        let origin = peer.origin();
-        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = origins.entry(origin.clone()).or_default();
-        if *count >= self.each {
+        let mut inner = self.lock();
+        if inner.all >= inner.most {
             return None;
         }
-        *count += 1;
+        let (origin, each) = (peer.origin(), inner.each);
+        let of_origin = inner.origins.get(&origin).copied().unwrap_or_default();
+        if of_origin >= each {
+            return None;
+        }
+        inner.origins.insert(origin.clone(), of_origin + 1);
+        inner.all += 1;
         Some(Admitted {
             origin,
-            origins: self.origins.clone(),
-            _permit: permit,
+            of: self.clone(),
         })
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.most.saturating_sub(self.all.available_permits())
+        self.lock().all
     }
 }
 
 /// Counts until it is dropped.
 pub struct Admitted {
     origin: Peer,
-    origins: Arc<Mutex<HashMap<Peer, usize>>>,
-    _permit: OwnedSemaphorePermit,
+    of: Admission,
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = origins.get_mut(&self.origin) {
+        let mut inner = self.of.lock();
+        inner.all = inner.all.saturating_sub(1);
+        if let Some(count) = inner.origins.get_mut(&self.origin) {
             *count -= 1;
             if *count == 0 {
-                origins.remove(&self.origin);
+                inner.origins.remove(&self.origin);
             }
         }
     }
@@ -89,5 +100,8 @@ mod tests {
         assert_eq!(admission.count(), 3);
         drop(first);
         assert!(admission.admit(&peer("192.0.2.1:4")).is_some());
+        admission.limit(1, 2);
+        assert!(admission.admit(&peer("192.0.2.3:1")).is_none(), "fewer now");
+        assert_eq!(admission.count(), 2, "those that are there stay");
     }
 }

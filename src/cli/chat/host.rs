@@ -6,7 +6,11 @@ use tokio::{sync::watch, time::timeout};
 
 use super::screen::Screen;
 use crate::{
-    cli::serve::Prepared, control::question, error::Error, hooks::dispatch::stopped, root::Root,
+    cli::serve::Prepared,
+    control::question,
+    error::Error,
+    hooks::dispatch::stopped,
+    root::{Root, settings::Settings},
 };
 
 /// How often a chat looks whether there is a server.
@@ -39,13 +43,16 @@ pub async fn host(root: Root, screen: Screen, mut going_down: watch::Receiver<bo
 }
 
 async fn prepare(root: &Root) -> Result<Prepared, Error> {
-    let mut settings = root.settings()?;
-    let prepared = match Prepared::new(root, settings.clone()).await {
+    let read = root.settings()?;
+    let prepared = match Prepared::new(root, read.clone(), read.clone(), None).await {
         Ok(prepared) => prepared,
         Err(_) => {
             // Another program has the port: callers at a relay are taken all the same.
-            settings.listen = vec!["127.0.0.1:0".to_owned()];
-            Prepared::new(root, settings).await?
+            let settings = Settings {
+                listen: vec!["127.0.0.1:0".to_owned()],
+                ..read.clone()
+            };
+            Prepared::new(root, read, settings, None).await?
         }
     };
     prepared.start_folders().await

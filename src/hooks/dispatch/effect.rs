@@ -12,7 +12,7 @@ use crate::{
     journal::Task,
     message::AUTOMATIC,
     meta::{Meta, TransferId},
-    root::{Root, folder::Folder, meta_file},
+    root::{Root, folder::Folder, meta_file, settings::live::Live},
 };
 
 /// Carries out what hooks asked for.
@@ -21,7 +21,7 @@ pub struct Courier {
     /// Where files of others are.
     pub root: Root,
     /// For e-mails, if there is a mail server.
-    pub mailer: Option<Mailer>,
+    pub mailer: Live<Option<Mailer>>,
     /// For webhooks.
     pub webhook: Webhook,
 }
@@ -109,7 +109,7 @@ impl Courier {
                     .await
                     .unwrap_or_else(|_| Err(Failure::passing("the server failed")))
             }
-            Effect::Email { to, subject, text } => match &self.mailer {
+            Effect::Email { to, subject, text } => match &*self.mailer.now() {
                 Some(mailer) => Ok(mailer.send(&to, &subject, &text, delivery_id(task)).await?),
                 None => Err(Failure::passing(
                     "no mail server is set: add host and from under [smtp] in m2y.ini",

@@ -211,7 +211,7 @@ impl Dispatcher {
         why: String,
         at_least: Option<Duration>,
     ) -> Attempt {
-        let Some(pause) = self.retry.pause(attempts) else {
+        let Some(pause) = self.retry.now().pause(attempts) else {
             return give_up(task, why);
         };
         let pause = pause.max(at_least.unwrap_or_default());

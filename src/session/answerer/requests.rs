@@ -10,6 +10,7 @@ use crate::{
     files::{Answer, Fetched, Put},
     observer::TransferEnd,
     session::{RECEIVE_BUFFER, SessionError},
+    traffic::{self, Entry, Stage},
     transfer::{receive::offer::Offer, send::blocks::Attempt},
     wire::{
         WireError,
@@ -36,6 +37,14 @@ pub struct Sending {
     begun: std::time::Instant,
     /// Its CRC-32, once all of it is sent.
     crc: Option<u32>,
+    traffic: Entry<traffic::Transfer>,
+}
+
+impl Sending {
+    /// So many bytes more go out.
+    pub(super) fn moved(&self, bytes: u64) {
+        self.traffic.moved(bytes);
+    }
 }
 
 impl Answerer<'_> {
@@ -193,7 +202,17 @@ impl Answerer<'_> {
         } = found;
         let reply = Reply::Coming(coming.clone());
         io.outbox.say(Kind::Reply, transfer, &reply.to_body())?;
+        let file = traffic::File {
+            direction: traffic::Direction::Out,
+            user: self.parties.user.name().to_string(),
+            contact: self.parties.from.to_string(),
+            folder: String::new(),
+            name: path.clone(),
+            size: Some(coming.size),
+            held: coming.offset,
+        };
         let sending = Sending {
+            traffic: self.receiver.traffic.transfer(file, Stage::Moving),
             path,
             bytes: coming.size,
             offset: coming.offset,
@@ -225,6 +244,7 @@ impl Answerer<'_> {
             Ok(crc) => {
                 if let Some(Transfer::Sending(sending)) = self.transfers.get_mut(&transfer) {
                     sending.crc = Some(crc);
+                    sending.traffic.set_stage(Stage::Sent);
                 }
                 let trailer = record::encode_trailer(crc);
                 io.outbox.say(Kind::Trailer, transfer, &trailer)?;
@@ -274,6 +294,7 @@ impl Answerer<'_> {
             offset,
             begun,
             crc,
+            traffic: _,
         } = sending;
         info!(from = %self.parties.from, to = %self.parties.user.name(),
             path = %printable(&path, 200), bytes, resumed = offset,

@@ -13,6 +13,7 @@ use crate::{
     observer::{Observer, TransferEnd},
     root::{config::Config, folder::Folder},
     store::Sink,
+    traffic::{Entry, Transfer},
 };
 
 /// A file that was accepted.
@@ -37,6 +38,8 @@ pub struct Arrival {
     pub begun: Instant,
     /// The observer.
     pub observer: Arc<dyn Observer>,
+    /// Counts its bytes.
+    pub traffic: Entry<Transfer>,
 }
 
 impl Arrival {
@@ -44,6 +47,7 @@ impl Arrival {
     pub fn begin_again(&mut self) -> io::Result<()> {
         self.held = 0;
         self.sink = None;
+        self.traffic.reached(0);
         self.sink().map(drop)
     }
 
@@ -82,6 +86,10 @@ impl Target for Arrival {
             Some(sink) => Ok(sink),
             none => Ok(none.insert(self.partial.begin(self.held)?)),
         }
+    }
+
+    fn reached(&self, bytes: u64) {
+        self.traffic.reached(bytes);
     }
 
     /// If the sender may resume later, what has arrived waits for that, hidden.

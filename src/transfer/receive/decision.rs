@@ -33,6 +33,7 @@ use crate::{
     meta::{Features, FileKey, Meta, PENDING_PUT, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
     root::{destination::Destination, folder_rules::Names},
+    traffic::{self, Entry},
 };
 
 /// Transfers that may be under way in one session at the same time: enough to keep both
@@ -84,6 +85,7 @@ struct Candidate {
     inbox: Inbox,
     size: u64,
     held: u64,
+    traffic: Entry<traffic::Transfer>,
 }
 
 impl Receiver {
@@ -122,7 +124,7 @@ impl Receiver {
         let mut messages = Vec::new();
         for (at, offer) in offers.into_iter().enumerate() {
             metas.push(offer.asked.meta.clone());
-            match offer.check(parties, self.settings.max_filesize) {
+            match offer.check(parties, self.settings.now().max_filesize) {
                 Ok(Checked::File(offer)) => files.push((at, offer)),
                 Ok(Checked::Message(offer)) => messages.push((at, offer)),
                 Ok(Checked::Session(reply)) => decided.push((at, Ok(Decision::Answered(reply)))),
@@ -214,6 +216,7 @@ impl Receiver {
                 }
                 Ok((Reserved::New(partial), inbox, size, held)) => {
                     let candidate = Candidate {
+                        traffic: partial.enter(&self.traffic, size, held),
                         partial,
                         inbox,
                         size,
@@ -477,7 +480,9 @@ impl Receiver {
             inbox,
             size,
             held,
+            traffic,
         } = candidate;
+        traffic.set_stage(traffic::Stage::Moving);
         if let Some(meta) = meta {
             partial.set_meta(meta);
         }
@@ -501,6 +506,7 @@ impl Receiver {
             held,
             begun,
             observer: self.observer.clone(),
+            traffic,
         })))
     }
 
@@ -512,7 +518,7 @@ impl Receiver {
         asked: &Meta,
         begun: Instant,
     ) -> Result<Decision, Error> {
-        let patience = self.settings.idle_deadline / 2;
+        let patience = self.settings.now().idle_deadline / 2;
         match self.files.decided_after(partial.key(), patience).await {
             Some(known) if known.stage == Stage::Rejected => {
                 let words = known.words.unwrap_or_default();

@@ -20,6 +20,7 @@ use crate::{
         prefix::prefix_sums,
         received::{self, Placed},
     },
+    traffic::{self, Direction, Entry, Traffic},
     wire::record::MAX_BODY,
 };
 
@@ -117,6 +118,21 @@ impl Partial {
     /// Which transfer it is.
     pub fn key(&self) -> &Key {
         self.claim.key()
+    }
+
+    /// Shows whoever asks that it is under way, with `held` of its `size` bytes.
+    pub fn enter(&self, traffic: &Traffic, size: u64, held: u64) -> Entry<traffic::Transfer> {
+        let key = self.key();
+        let file = traffic::File {
+            direction: Direction::In,
+            user: key.user.clone(),
+            contact: key.from.clone(),
+            folder: key.folder.clone(),
+            name: self.subject().meta.filename.clone(),
+            size: Some(size),
+            held,
+        };
+        traffic.transfer(file, traffic::Stage::Deciding)
     }
 
     /// What hooks are told of the file.

@@ -28,9 +28,14 @@ use crate::{
     meta::Meta,
     observer::{Observer, TransferEnd},
     root::{
-        config::Config, destination::Destination, folder::Folder, name::Name, settings::Settings,
+        config::Config,
+        destination::Destination,
+        folder::Folder,
+        name::Name,
+        settings::{Settings, live::Live},
         user::User,
     },
+    traffic::{Entry, Stage, Traffic, Transfer},
     wire::request::Reply,
 };
 
@@ -63,11 +68,13 @@ pub struct Receiver {
     /// Knows which folders are closed.
     pub startup: Startup,
     /// Limits.
-    pub settings: Settings,
+    pub settings: Live<Settings>,
     /// The observer.
     pub observer: Arc<dyn Observer>,
     /// What is under way.
     pub under_way: UnderWay,
+    /// What is said of it to those who ask.
+    pub traffic: Traffic,
     /// Makes files safe.
     pub committer: Committer,
     /// Makes messages safe.
@@ -112,6 +119,8 @@ struct Storing {
     leased: Option<LeasedEvent>,
     crc: u32,
     sha256: Option<[u8; 32]>,
+    /// Until it is over.
+    traffic: Entry<Transfer>,
 }
 
 impl Storing {
@@ -206,8 +215,10 @@ impl Receiver {
             config,
             pinned,
             begun,
+            traffic,
             ..
         } = arrival;
+        traffic.set_stage(Stage::Storing);
         let mut meta = partial.subject().meta.clone();
         meta.file_crc = Some(crc);
         // What its sender says of it must not pass for this.
@@ -234,6 +245,7 @@ impl Receiver {
             crc,
             sha256,
             leased,
+            traffic,
         };
         let owed = storing.leased.is_some();
         let whole = sink.map(|sink| Whole {
@@ -368,6 +380,7 @@ impl Receiver {
             event.file = Some(storing.subject.data_file());
             event.subject = Some(storing.subject.clone());
             leased.push(one);
+            storing.traffic.set_stage(Stage::Hooks);
             // As long as its hooks run, the transfer is under way.
             files.push(Some((at, storing, partial)));
         }

@@ -24,6 +24,9 @@ pub trait Target: Send + 'static {
     /// Where its bytes go, opened when it is first asked for.
     fn sink(&mut self) -> io::Result<&mut Box<dyn Sink>>;
 
+    /// So many bytes of it are there.
+    fn reached(&self, _bytes: u64) {}
+
     /// Ends an attempt that did not complete the file. It may wait for a disk.
     fn end(self, why: &ReceiveError);
 }
@@ -132,7 +135,9 @@ impl<T: Target> Incoming<T> {
 
     /// Appends bodies that were opened, in their order.
     pub fn append(&mut self, bodies: &[&[u8]]) -> io::Result<()> {
-        self.target.sink()?.append(bodies)
+        self.target.sink()?.append(bodies)?;
+        self.target.reached(self.received);
+        Ok(())
     }
 
     /// The whole file, if what arrived is what the sender read. `None` if the last block has

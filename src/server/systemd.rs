@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
 /// Sends a state like `READY=1` to the service manager; without `NOTIFY_SOCKET`, to nobody.
@@ -22,6 +23,13 @@ pub fn tell(state: &str) {
     if let Err(e) = send(&socket, state) {
         warn!("cannot tell systemd {state} at NOTIFY_SOCKET {socket:?}: {e}");
     }
+}
+
+/// Says that the settings are being read again, until `READY=1` says that they were.
+pub fn tell_reloading() {
+    let now = clock_gettime(ClockId::Monotonic);
+    let micros = now.tv_sec.saturating_mul(1_000_000) + now.tv_nsec / 1_000;
+    tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
 }
 
 // The crate `sd-notify` mistakes an abstract socket for a path.

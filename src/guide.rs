@@ -34,6 +34,7 @@ pages! {
     hooks "hooks" "scripts that decide and act: events, functions, limits, tests";
     events "events" "what waits, what is retried, what hooks put out of sight";
     sharing "sharing" "list, get, put, and the shell";
+    console "console" "what the server does, stopping it, changing its settings";
     operations "operations" "ports, services, settings, logs, metrics, backups";
     stores "stores" "other disks, S3, a contact, or four of them; moving, losing, restoring";
     security "security" "what m2y protects against, and what not";

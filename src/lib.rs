@@ -55,8 +55,8 @@
 //! | [`cli`] | the commands, their help, what they print |
 //! | [`guide`] | the guide for people, which `m2y guide` shows |
 //! | [`client`] | opening a session as the side that asks, also with [oneself](client::owner); the queue of a route; the outbox; [messages](client::chat); letters and receipts; a contact's folder as a [member](client::member) of a store |
-//! | [`server`] | connections, strangers and contacts; answering an opening; metrics |
-//! | [`control`] | what programs on the same machine ask a running server |
+//! | [`server`] | connections, strangers and contacts; answering an opening; metrics; what it says of itself |
+//! | [`control`] | the server's console: what programs on the same machine ask it, and have it do |
 //! | [`relay`] | people who cannot reach each other: who attends, who calls, what is carried, and the letters for those who are away |
 //! | [`pairing`] | becoming contacts by a code: the two sides, and the slots of the host between them |
 //! | [`session`] | records both ways after the opening: the engine and its two roles |

@@ -83,7 +83,9 @@ pub fn relay_user(settings: &Settings) -> Result<Name, RootError> {
 pub struct Server {
     root: Root,
     settings: Live<Settings>,
+    /// Connections, whatever they come over, and those of QUIC, each of which may carry several.
     admission: Admission,
+    quic: Admission,
     receiver: Arc<Receiver>,
     openings: Arc<Openings>,
     metrics: Arc<Metrics>,
@@ -126,6 +128,7 @@ impl Server {
             root: root.clone(),
             settings: live.clone(),
             admission: Admission::new(settings.max_connections, settings.max_per_address),
+            quic: Admission::new(settings.max_connections, settings.max_per_address),
             receiver: Arc::new(Receiver {
                 startup: Startup::new(&hooks),
                 committer: Committer::new(hooks.journal()),
@@ -164,8 +167,9 @@ impl Server {
     /// changes.
     pub fn set(&self, settings: Settings) -> Result<(), Error> {
         self.receiver.hooks.set(&settings)?;
-        self.admission
-            .limit(settings.max_connections, settings.max_per_address);
+        for admission in [&self.admission, &self.quic] {
+            admission.limit(settings.max_connections, settings.max_per_address);
+        }
         self.settings.replace(settings);
         if let Some(hub) = self.hub() {
             hub.reloaded();
@@ -176,6 +180,11 @@ impl Server {
     /// The settings, as they are now.
     pub fn settings(&self) -> &Live<Settings> {
         &self.settings
+    }
+
+    /// How many QUIC connections there may be, for its listeners.
+    pub fn quic(&self) -> &Admission {
+        &self.quic
     }
 
     /// What is under way.

@@ -27,7 +27,7 @@ use crate::{
         settings::{LogFormat, Settings},
     },
     server::{self, Server, console::Console, metrics, systemd},
-    transport::{self, Address, Listener, Listening},
+    transport::{self, Address, Listener, Listening, admission::Admission},
 };
 
 /// Receive files for every user of the root, and run the hooks of their folders
@@ -170,7 +170,7 @@ impl Prepared {
     ) -> Result<Self, Error> {
         let lock = lock(root).await?;
         let server = Server::with_stores(root, &settings, &client::stores())?;
-        let (listeners, addresses) = listen(root, &settings).await?;
+        let (listeners, addresses) = listen(root, &settings, server.quic().clone()).await?;
         Ok(Self {
             console: Console::new(&server, addresses.clone(), read, stop)?,
             control: Control::bind(root)?,
@@ -247,12 +247,12 @@ fn cannot_listen(wanted: &str, why: impl Display) -> Error {
 async fn listen(
     root: &Root,
     settings: &Settings,
+    admission: Admission,
 ) -> Result<(Vec<Box<dyn Listener>>, Vec<Address>), Error> {
     let listening = Listening {
         identity: root.identity(&settings.tls)?,
         gso: settings.quic_gso,
-        max_connections: settings.max_connections,
-        max_per_address: settings.max_per_address,
+        admission,
     };
     let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
     for wanted in &settings.listen {

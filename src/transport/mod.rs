@@ -35,6 +35,7 @@ pub use address::{Address, AddressError, Addresses, MAX_ADDRESSES, PORT, Pin, Pl
 pub use certificate::Identity;
 
 use crate::error::{Code, Error};
+use admission::Admission;
 
 /// The incoming half of a link.
 pub type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
@@ -299,16 +300,14 @@ impl From<TransportError> for Error {
 }
 
 /// What a listener needs besides its address.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Listening {
     /// What proves who listens; without it only plain TCP is possible.
     pub identity: Option<Identity>,
     /// Whether the system may cut what QUIC sends into packets.
     pub gso: bool,
-    /// QUIC connections in all.
-    pub max_connections: usize,
-    /// QUIC connections from one host.
-    pub max_per_address: usize,
+    /// QUIC connections: how many there may be.
+    pub admission: Admission,
 }
 
 impl Listening {
@@ -317,8 +316,7 @@ impl Listening {
         Self {
             identity: None,
             gso: true,
-            max_connections: 0,
-            max_per_address: 0,
+            admission: Admission::new(0, 0),
         }
     }
 }

@@ -320,7 +320,7 @@ pub(super) async fn listen(
     let (give, sessions) = mpsc::channel(STREAMS as usize);
     let accepting = Accepting {
         endpoint: endpoint.clone(),
-        admission: Admission::new(listening.max_connections, listening.max_per_address),
+        admission: listening.admission.clone(),
         handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
         give,
     };

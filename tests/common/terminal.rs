@@ -12,7 +12,7 @@ use std::{
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
 
 /// How long something may take to come to the screen.
@@ -88,6 +88,12 @@ impl Terminal {
         tcsetwinsize(&self.keys, size(rows, columns)).unwrap();
         self.screen.screen_mut().set_size(rows, columns);
         let _ = kill_process(Pid::from_child(&self.child), Signal::WINCH);
+    }
+
+    /// Whether keys are shown and come line by line, as on a terminal that no program uses.
+    pub fn echoes(&self) -> bool {
+        let modes = tcgetattr(&self.keys).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }
 
     /// The lines on the screen, without what is empty below them.

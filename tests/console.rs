@@ -259,10 +259,12 @@ fn transfers_that_wait_for_a_hook_say_for_which_on_both_sides() {
         .sender
         .set_addresses(world.receiver.name(), &there.address.parse().unwrap())
         .unwrap();
-    let file = world.file("sea.jpg", &noise(SIZE));
+    let folder = world.sender.outbox(&common::name("photo")).unwrap();
+    let file = folder.join("sea.jpg");
+    fs::write(&file, noise(SIZE)).unwrap();
     let meta = world.meta("photo", &file);
     let config = meta.with_file_name("m2y.config");
-    fs::write(config, "[outbox]\nauto = yes\n").unwrap();
+    fs::write(config, "[OnMeta]\n[outbox]\nauto = yes\n").unwrap();
     let _here = Process::serve(&world.here);
     let shown = |root: &Root, stage: &str| {
         until(stage, || {

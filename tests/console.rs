@@ -359,6 +359,30 @@ fn events_that_were_given_up_are_counted() {
 }
 
 #[test]
+fn the_health_of_stores_is_shown() {
+    let world = World::new("[OnMeta]\n[OnReceived]\n[store]\nname = safe\n");
+    let disks = world.stripe();
+    fs::remove_dir(&disks[3]).unwrap();
+    let _server = Process::serve(&world.there);
+    let store = until("the first look at the stores", || {
+        let store = status(&world.there)["stores"][0].clone();
+        store.is_object().then_some(store)
+    });
+    assert_eq!(store["store"], "safe");
+    let silent = json!({"name": "four", "answers": false});
+    assert!(
+        store["members"].as_array().unwrap().contains(&silent),
+        "{store}"
+    );
+    assert_eq!((&store["degraded"], &store["lost"]), (&json!(0), &json!(0)));
+    let text = printed(&m2y(&world.there, &["status"]));
+    assert!(
+        text.contains("3 of 4 members here (four silent), 0 degraded, 0 lost"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_different_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can start a program as a different user");
@@ -446,6 +470,28 @@ async fn stop_now_waits_for_no_transfer() {
     assert_eq!(server.child.wait().unwrap().code(), Some(130));
     // It starts again where it was.
     assert!(Process::serve(&world.there).is_alive());
+}
+
+#[test]
+fn a_chat_that_receives_is_not_stopped_but_says_what_it_does() {
+    let world = World::new(OPEN);
+    let mut chat = Command::new(M2Y)
+        .args(["chat", "--root"])
+        .arg(world.there.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let socket = world.there.path().join("control.sock");
+    until("the chat receives", || UnixStream::connect(&socket).ok());
+    let stopped = m2y(&world.there, &["stop"]);
+    assert_eq!(stopped.status.code(), Some(10), "{}", said(&stopped));
+    let why = String::from_utf8_lossy(&stopped.stderr);
+    assert!(why.contains("leave it instead"), "{why}");
+    assert_eq!(status(&world.there)["pid"], json!(chat.id()));
+    drop(chat.stdin.take());
+    assert!(chat.wait().unwrap().success());
+    assert!(!socket.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

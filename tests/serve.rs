@@ -545,6 +545,15 @@ fn systemd_is_told_at_an_abstract_socket_too_and_one_that_is_gone_stops_nobody()
     };
     let serving = start();
     assert_eq!(told(&socket), "READY=1");
+    let mut reload = Command::new(M2Y);
+    reload.args(["reload", "--root"]).arg(world.there.path());
+    assert!(reload.status().unwrap().success());
+    let reloading = told(&socket);
+    assert!(
+        reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert_eq!(told(&socket), "READY=1");
     serving.stop();
     assert_eq!(told(&socket), "STOPPING=1");
     drop(socket);

@@ -122,6 +122,7 @@ fn may_ask(stream: &UnixStream) -> bool {
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.keep_alive(false)
+        .half_close(true)
         .max_buf_size(MAX_HEAD)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD);

@@ -13,6 +13,7 @@ use tokio::{
     runtime::{Handle, RuntimeMetrics},
     sync::mpsc,
     task,
+    time::sleep,
 };
 use tracing::{error, info};
 
@@ -33,6 +34,9 @@ use crate::{
     traffic::Transfer,
     transport::Address,
 };
+
+/// How long the answer has until the server stops.
+const ANSWERED: Duration = Duration::from_millis(20);
 
 /// A server as programs of its machine see it. Clones are the same one.
 #[derive(Clone)]
@@ -134,7 +138,12 @@ impl control::console::Console for Console {
             let sentence = "an `m2y chat` receives for this root: leave it instead";
             Error::new(Code::Refused, sentence)
         })?;
-        let _ = stop.send(now);
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            // The answer comes first.
+            sleep(ANSWERED).await;
+            let _ = stop.send(now);
+        });
         Ok(())
     }
 }

@@ -45,7 +45,7 @@ impl Status {
             match json {
                 true => output::line(canonical(&said)),
                 false => {
-                    let lines = Report::of(&said).lines(None);
+                    let lines = Report::of(said).lines(None);
                     let _ = output::lines(&lines);
                 }
             }

@@ -14,10 +14,11 @@ pub(super) struct Report {
 
 impl Report {
     /// The answer of a server; everything in it is made harmless.
-    pub(super) fn of(said: &Map<String, Value>) -> Self {
+    pub(super) fn of(said: Map<String, Value>) -> Self {
+        let all = Value::Object(said);
         Self {
-            head: head(said),
-            parts: [users(said), present(said), transfers(said)].into(),
+            head: head(&all),
+            parts: [users(&all), present(&all), transfers(&all)].into(),
         }
     }
 
@@ -56,17 +57,16 @@ fn shared(mut room: usize, wanted: &[usize]) -> Vec<usize> {
     }
 }
 
-fn head(said: &Map<String, Value>) -> Vec<String> {
-    let process = said.get("process").unwrap_or(&Value::Null);
+fn head(all: &Value) -> Vec<String> {
+    let process = all.get("process").unwrap_or(&Value::Null);
     let of = |field| number(process, field);
-    let all = Value::Object(said.clone());
-    let (version, root) = (text(&all, "version"), text(&all, "root"));
-    let addresses = list(&all, "addresses");
+    let (version, root) = (text(all, "version"), text(all, "root"));
+    let addresses = list(all, "addresses");
     let addresses: Vec<_> = addresses.iter().filter_map(Value::as_str).collect();
     let mut rows = vec![
         [
             format!("m2y {version}"),
-            format!("{root}, up {}", age(number(&all, "uptime"))),
+            format!("{root}, up {}", age(number(all, "uptime"))),
         ],
         ["listening".to_owned(), shown(&addresses.join(", "), 200)],
         [
@@ -83,25 +83,25 @@ fn head(said: &Map<String, Value>) -> Vec<String> {
             "traffic".to_owned(),
             format!(
                 "{}, {} received, {} sent",
-                counted(number(&all, "connections"), "connection"),
-                bytes(number(&all, "received_bytes")),
-                bytes(number(&all, "sent_bytes")),
+                counted(number(all, "connections"), "connection"),
+                bytes(number(all, "received_bytes")),
+                bytes(number(all, "sent_bytes")),
             ),
         ],
     ];
-    let events = said.get("events").unwrap_or(&Value::Null);
+    let events = all.get("events").unwrap_or(&Value::Null);
     let dead = number(events, "dead");
     let advice = if dead > 0 { ": see m2y events" } else { "" };
     rows.push([
         "events".to_owned(),
         format!("{} waiting, {dead} dead{advice}", number(events, "waiting")),
     ]);
-    let letters = said.get("letters").unwrap_or(&Value::Null);
+    let letters = all.get("letters").unwrap_or(&Value::Null);
     rows.push([
         "letters".to_owned(),
         format!("{} left at relays", number(letters, "left")),
     ]);
-    if let Some(relay) = said.get("relay").filter(|relay| relay.is_object()) {
+    if let Some(relay) = all.get("relay").filter(|relay| relay.is_object()) {
         rows.push([
             "relay".to_owned(),
             format!(
@@ -114,7 +114,7 @@ fn head(said: &Map<String, Value>) -> Vec<String> {
             ),
         ]);
     }
-    rows.extend(list(&all, "stores").iter().map(store));
+    rows.extend(list(all, "stores").iter().map(store));
     table(&rows, &[])
 }
 
@@ -140,11 +140,9 @@ fn store(store: &Value) -> [String; 2] {
     [format!("store {}", text(store, "store")), health]
 }
 
-fn users(said: &Map<String, Value>) -> Part {
-    let users = said.get("users").and_then(Value::as_array);
-    let rows: Vec<_> = users
-        .into_iter()
-        .flatten()
+fn users(all: &Value) -> Part {
+    let rows: Vec<_> = list(all, "users")
+        .iter()
         .map(|user| {
             let folders = words(list(user, "folders"));
             [
@@ -161,9 +159,8 @@ fn users(said: &Map<String, Value>) -> Part {
 }
 
 /// Who is there: at this server, at this relay, and our users at other relays.
-fn present(said: &Map<String, Value>) -> Part {
-    let all = Value::Object(said.clone());
-    let sessions = list(&all, "sessions").iter().map(|session| {
+fn present(all: &Value) -> Part {
+    let sessions = list(all, "sessions").iter().map(|session| {
         [
             text(session, "contact"),
             format!("with {}", text(session, "user")),
@@ -171,13 +168,13 @@ fn present(said: &Map<String, Value>) -> Part {
             age(number(session, "seconds")),
         ]
     });
-    let relay = said.get("relay").unwrap_or(&Value::Null);
+    let relay = all.get("relay").unwrap_or(&Value::Null);
     let members = list(relay, "present").iter().map(|member| {
         let here = "at this relay".to_owned();
         let seconds = number(member, "seconds");
         [text(member, "name"), here, String::new(), age(seconds)]
     });
-    let places = list(&all, "attending").iter().map(|place| {
+    let places = list(all, "attending").iter().map(|place| {
         [
             text(place, "user"),
             format!("at the relay {}", text(place, "relay")),
@@ -189,9 +186,8 @@ fn present(said: &Map<String, Value>) -> Part {
     Part::new("there".to_owned(), table(&rows, &[3]))
 }
 
-fn transfers(said: &Map<String, Value>) -> Part {
-    let all = Value::Object(said.clone());
-    let transfers = list(&all, "transfers");
+fn transfers(all: &Value) -> Part {
+    let transfers = list(all, "transfers");
     let rows: Vec<_> = transfers.iter().map(transfer).collect();
     let rate = |direction: &str| {
         let some = transfers

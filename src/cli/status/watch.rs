@@ -47,7 +47,7 @@ pub(super) async fn objects(root: &Root) -> Result<(), Error> {
 /// Draws a screen a second, until a person has seen enough or the server is gone.
 pub(super) async fn screen(root: &Root) -> Result<(), Error> {
     // Before anything is drawn: that there is no server is said on the usual screen.
-    let mut said = ask(root).await?;
+    let mut report = Report::of(ask(root).await?);
     let mut signals = Signals::new().map_err(unusable)?;
     let screen = Screen::enter().map_err(unusable)?;
     let mut keys = keys();
@@ -55,11 +55,11 @@ pub(super) async fn screen(root: &Root) -> Result<(), Error> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
-        if screen.draw(&Report::of(&said)).is_err() {
+        if screen.draw(&report).is_err() {
             return Ok(());
         }
         tokio::select! {
-            _ = ticks.tick() => said = ask(root).await?,
+            _ = ticks.tick() => report = Report::of(ask(root).await?),
             is_end = signals.next() => if is_end {
                 return Ok(());
             },

@@ -10,6 +10,7 @@
 //! other end of that, and [`receipts`] say what became of it.
 
 pub mod attendance;
+pub mod broadcast;
 pub mod chat;
 mod letter_log;
 pub mod letters;

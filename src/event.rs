@@ -303,6 +303,8 @@ pub struct Verdict {
     pub is_settled: bool,
     /// Whether the sender is told that the file went into quarantine.
     pub tells_sender: bool,
+    /// Whether a stream is accepted without asking anybody.
+    pub accepts_stream: bool,
     /// Patterns of what a contact is not to see.
     pub hidden: Vec<String>,
     /// The path below its folder that the file got, if its sender wanted one.

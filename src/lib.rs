@@ -46,6 +46,10 @@
 //! it like about a file; then the [journal] has it, and it is acknowledged; a moment later it is a line of its
 //! folder's `messages.ndjson` for good ([`transfer::receive::message_committer`]).
 //!
+//! What has no size yet, standard input or a [stream], comes out of a [feed](transfer::send::feed) as it is
+//! read, once for all receivers ([`client::broadcast`]). A stream ends at [viewers] instead of a store: a
+//! program asks for it at the [console](control) of its server, and answers for its person.
+//!
 //! # The map
 //!
 //! The modules are listed in the order in which data flows. Each knows only those below it.
@@ -66,6 +70,7 @@
 //! | [`delivery`] | e-mails, webhooks and requests of scripts: one attempt, and whether another makes sense |
 //! | [`observer`] | what someone watching transfers is told |
 //! | [`traffic`] | what is under way: sessions and transfers, which count for those who ask |
+//! | [`viewers`] | who watches streams, and the way of their bytes from a session to them |
 //! | [`event`] | what happened, what was decided: plain data |
 //! | [`wire`] | bytes to values, pure; [the protocol](wire) is written down there, [how people become contacts](wire::pairing), and [how they leave letters](wire::letter) |
 //! | [`store`] | where file contents are stored: the trait and its implementations |
@@ -73,6 +78,7 @@
 //! | [`database`] | an SQLite file with one thread that writes it |
 //! | [`root`] | the tree on disk: users, keys, contacts, folders, settings |
 //! | [`transport`] | addresses, and links to and from them: TCP, TLS, QUIC |
+//! | [`stream`] | bytes that are watched as they come, in place of a file |
 //! | [`message`] | a text in place of a file |
 //! | [`meta`] | the `.meta` document |
 //! | [`json`] | JSON as strict as a checksum over it requires |
@@ -108,6 +114,7 @@ pub mod delivery;
 pub mod observer;
 
 pub mod traffic;
+pub mod viewers;
 
 pub mod event;
 
@@ -122,6 +129,8 @@ pub mod database;
 pub mod root;
 
 pub mod transport;
+
+pub mod stream;
 
 pub mod message;
 

@@ -59,6 +59,7 @@ use crate::{
         under_way::UnderWay,
     },
     transport::{Incoming, Listener, admission::Admission},
+    viewers::Viewers,
     wire::header::{AnswerHeader, Turned},
 };
 use connection::Connection;
@@ -133,12 +134,14 @@ impl Server {
                 startup: Startup::new(&hooks),
                 committer: Committer::new(hooks.journal()),
                 messages: MessageCommitter::new(hooks.journal()),
+                message_rate: Arc::default(),
                 hooks,
                 settings: live,
                 observer,
                 under_way: UnderWay::default(),
                 traffic: Traffic::default(),
                 files,
+                viewers: Viewers::default(),
             }),
             openings: Arc::default(),
             metrics,
@@ -200,6 +203,11 @@ impl Server {
     /// What receives files.
     pub fn receiver(&self) -> &Arc<Receiver> {
         &self.receiver
+    }
+
+    /// Who watches streams.
+    pub fn viewers(&self) -> &Viewers {
+        &self.receiver.viewers
     }
 
     /// The openings that it remembers.

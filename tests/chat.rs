@@ -25,6 +25,7 @@ use common::{
     terminal::Terminal,
 };
 use m2y::{
+    client::{Route, chat},
     meta::{Meta, TransferId, Wire},
     root::{
         Root,
@@ -390,7 +391,28 @@ fn a_message_for_somebody_who_is_away_waits_at_the_relay() {
 fn at_terminal(root: &Root, args: &[&str]) -> Terminal {
     let mut command = Command::new(M2Y);
     command.args(["chat", "--root"]).arg(root.path()).args(args);
+    // Where its files are.
+    command.current_dir(root.path().parent().unwrap());
     Terminal::sized(command, (40, 100))
+}
+
+/// A video of some seconds; noise, where there is no ffmpeg to make one.
+fn video(path: &Path) {
+    let made = Command::new("ffmpeg")
+        .args([
+            "-loglevel",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=duration=4:size=640x360:rate=25",
+        ])
+        .args(["-f", "mpegts"])
+        .arg(path)
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        fs::write(path, common::noise(700_000)).unwrap();
+    }
 }
 
 fn has_line(words: &str) -> impl Fn(&[String]) -> bool {
@@ -403,7 +425,7 @@ fn three_people_talk_through_a_relay_as_in_the_first_program() {
     let relay = RelayProcess::start();
     let people = [("a", ZHENQIANG), ("b", ROLAND), ("c", PETER)];
     let roots = people.map(|(place, who)| {
-        let (root, _) = Root::init(&dir.path().join(place), &[]).unwrap();
+        let (root, _) = Root::init(&dir.path().join(place).join("m2y"), &[]).unwrap();
         fs::write(
             root.path().join("m2y.ini"),
             "[server]\nlisten = 127.0.0.1:0\n",
@@ -422,7 +444,18 @@ fn three_people_talk_through_a_relay_as_in_the_first_program() {
             }
         }
     }
-    let mut screens = roots.each_ref().map(|(root, _)| at_terminal(root, &[]));
+    let inbox = roots[2].1.create_folder(&name("in")).unwrap();
+    fs::write(inbox.path_of("m2y.config"), OPEN).unwrap();
+    roots[1].1.set_folder(&name(PETER), &name("in")).unwrap();
+    let from = dir.path().join("b");
+    let (picture, text) = (common::noise(134_695), [b't'; 39]);
+    fs::write(from.join("yo_en_png.png"), &picture).unwrap();
+    fs::write(from.join("test_file.txt"), text).unwrap();
+    video(&from.join("video.MP4"));
+    let seen = "cat > seen.part && mv seen.part seen.ts";
+    let mut screens = roots
+        .each_ref()
+        .map(|(root, _)| at_terminal(root, &["--exec", seen]));
     let [a, b, c] = &mut screens;
     for screen in [&mut *a, &mut *b, &mut *c] {
         screen.until("greeted", has_line("Write NAME:message."));
@@ -442,6 +475,53 @@ fn three_people_talk_through_a_relay_as_in_the_first_program() {
     a.until("heard", has_line(&format!("{PETER}: 🧛")));
     // Nobody hears what is for somebody else.
     assert!(!b.lines().iter().any(|line| line.contains("💋")));
+    // Files by their numbers, and a stream with consent.
+    b.press("/ls\r");
+    b.until("listed", |lines| {
+        let all = ["0  test_file.txt", "1  video.MP4", "2  yo_en_png.png"];
+        all.iter().all(|file| has_line(file)(lines))
+    });
+    b.press(&format!("{PETER}:/send 2\r"));
+    b.until("sent", has_line(&format!("sent yo_en_png.png to {PETER}")));
+    b.press(&format!("{PETER}:/send 0\r"));
+    b.until("sent", has_line(&format!("sent test_file.txt to {PETER}")));
+    let mut came: Vec<_> = common::names(inbox.path(), ".data")
+        .iter()
+        .map(|file| fs::read(inbox.path_of(file)).unwrap())
+        .collect();
+    came.sort_by_key(Vec::len);
+    assert!(came == [text.to_vec(), picture]);
+    b.press(&format!("{ZHENQIANG}:/stream 1\r"));
+    a.until(
+        "asked",
+        has_line("wants to stream video.MP4: /y to watch it"),
+    );
+    // Meanwhile the operator of the relay looks.
+    let status = Command::new(M2Y)
+        .args(["status", "--json", "--root"])
+        .arg(relay.root())
+        .output()
+        .unwrap();
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["users"][0]["user"], "relay");
+    assert_eq!(status["users"][0]["contacts"], 3);
+    let present = status["relay"]["present"].as_array().unwrap();
+    let mut there: Vec<_> = present
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
+    there.sort_unstable();
+    assert_eq!(there, [PETER, ROLAND, ZHENQIANG]);
+    assert!(status["relay"]["pairs"].as_u64().unwrap() > 0);
+    assert!(status["process"]["tasks"].as_u64().unwrap() > 0);
+    a.press("/y\r");
+    b.until("watched", has_line("has watched video.MP4 to its end"));
+    a.until(
+        "ended",
+        has_line(&format!("video.MP4 of {ROLAND} has ended")),
+    );
+    let there = fs::read(dir.path().join("a/seen.ts")).unwrap();
+    assert!(there == fs::read(from.join("video.MP4")).unwrap());
     b.press("/who\r");
     b.until("told, at the beginning and now", |lines| {
         let told = |line: &&String| line.contains("none of your contacts show");
@@ -853,4 +933,162 @@ async fn what_only_says_that_it_is_a_message_is_refused_and_the_session_goes_on(
         assert!(answer.filekey.is_none());
     }
     assert_eq!(texts(&talk.theirs()), ["hello?"]);
+}
+
+/// Bytes of memory that a process holds.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
+    kilobytes.parse::<u64>().unwrap() << 10
+}
+
+/// `cargo test --release --test chat -- --ignored --nocapture a_thousand_people`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes, and 10,000 descriptors"]
+async fn a_thousand_people_talk_through_one_relay() {
+    const PAIRS: usize = 500;
+    const ROUNDS: usize = 12;
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let ini = "[server]\nmax_connections = 19000\nmax_connections_per_address = 19000\n";
+    let relay = RelayProcess::with(ini);
+    let mut roots = Vec::new();
+    // One key for all of a side: what they cost the relay is the same.
+    for (side, key) in [("here", ZHENQIANG), ("there", ROLAND)] {
+        let (root, _) = Root::init(&dir.path().join(side), &[]).unwrap();
+        let ini = format!("{ini}listen = 127.0.0.1:0\n");
+        fs::write(root.path().join("m2y.ini"), ini).unwrap();
+        let people: Vec<_> = (0..PAIRS)
+            .map(|n| common::person_with_key(&root, &format!("{side}-{n}"), &common::key(key)))
+            .collect();
+        for user in &people {
+            let folder = user.create_folder(&name("chat")).unwrap();
+            fs::write(folder.path_of("m2y.config"), OPEN).unwrap();
+            relay.join(&root, user.name().as_str());
+        }
+        roots.push((root, people));
+    }
+    let mut talks = Vec::new();
+    for (one, other) in roots[0].1.iter().zip(&roots[1].1) {
+        introduce(one, other);
+        for (user, of) in [(one, other), (other, one)] {
+            let address = relay.of(of.name().as_str()).parse().unwrap();
+            user.set_addresses(of.name(), &address).unwrap();
+            talks.push((user.clone(), of.name().to_string()));
+        }
+    }
+    let servers: Vec<_> = roots.iter().map(|(root, _)| Process::serve(root)).collect();
+    until("all attend", || relay.active().len() == 2 * PAIRS);
+    let pid = relay.child.id();
+    let attended = resident(pid);
+    let (outcomes, mut became) = tokio::sync::mpsc::unbounded_channel();
+    let mut chats = Vec::new();
+    for (user, to) in &talks {
+        let talk = chat::Talk {
+            route: Route::to(user, to, None).unwrap().persistent(),
+            here: user.folder(&name("chat")).unwrap(),
+            there: name("chat"),
+        };
+        chats.push(chat::Chat::begin(talk, outcomes.clone()).await.unwrap());
+    }
+    let (begun, mut most) = (Instant::now(), 0);
+    for round in 0..ROUNDS {
+        let at = begun + Duration::from_secs(5) * u32::try_from(round).unwrap();
+        for (number, (one, _)) in chats.iter().enumerate() {
+            // Not all at the same moment.
+            let at = at + Duration::from_millis(5) * u32::try_from(number).unwrap();
+            tokio::time::sleep_until(at.into()).await;
+            one.say(&format!("round {round}")).await.unwrap();
+        }
+        most = most.max(resident(pid));
+    }
+    let all = 2 * PAIRS * ROUNDS;
+    for _ in 0..all {
+        let outcome = tokio::time::timeout(PATIENCE, became.recv()).await;
+        let outcome = outcome.unwrap().unwrap();
+        assert_eq!(outcome.state.unwrap(), SentState::Delivered);
+    }
+    most = most.max(resident(pid));
+    println!(
+        "{all} messages of {} people, all delivered; the relay: {} MiB with all there, {} MiB at most",
+        2 * PAIRS,
+        attended >> 20,
+        most >> 20
+    );
+    assert!(most < 64 << 20, "{most}");
+    drop((chats, servers));
+}
+
+#[test]
+fn a_message_is_shown_on_the_desktop_and_rings_the_bell() {
+    let mut daemon = Command::new("dbus-daemon");
+    daemon.args(["--session", "--print-address", "--nofork", "--nopidfile"]);
+    let Ok(mut daemon) = daemon.stdout(Stdio::piped()).spawn() else {
+        println!("there is no dbus-daemon here: not tested");
+        return;
+    };
+    let mut address = String::new();
+    let mut said = BufReader::new(daemon.stdout.take().unwrap());
+    said.read_line(&mut address).unwrap();
+    let address = address.trim();
+    let mut monitor = Command::new("dbus-monitor")
+        .args([
+            "--address",
+            address,
+            "interface=org.freedesktop.Notifications",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (give, seen) = channel();
+    let lines = BufReader::new(monitor.stdout.take().unwrap()).lines();
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = give.send(line);
+        }
+    });
+    // It watches once it has a name.
+    wait_for_all(&seen, &["NameLost"]);
+    let talk = Talk::new(OPEN);
+    let back = talk.0.sender.create_folder(&name("chat")).unwrap();
+    fs::write(back.path_of("m2y.config"), OPEN).unwrap();
+    let mut command = Command::new(M2Y);
+    command
+        .args(["chat", "--notify", "--root"])
+        .arg(talk.0.there.path())
+        .env("DBUS_SESSION_BUS_ADDRESS", address);
+    let ini = talk.0.there.path().join("m2y.ini");
+    fs::write(ini, "[server]\nlisten = 127.0.0.1:0\n").unwrap();
+    let mut screen = Terminal::sized(command, (40, 100));
+    screen.until("greeted", has_line("Write NAME:message."));
+    let root = Root::open(talk.0.there.path()).unwrap();
+    let mut listening = None;
+    until("it receives", || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let asked = runtime.block_on(m2y::control::question::addresses(&root));
+        listening = asked
+            .unwrap_or_default()
+            .and_then(|all| all.first().cloned());
+        listening.is_some()
+    });
+    let address = listening.unwrap().to_string();
+    assert!(talk.say(&address, "<b>hello?</b>").status.success());
+    screen.until("heard", has_line("<b>hello?</b>"));
+    wait_for_all(
+        &seen,
+        &[
+            "member=Notify",
+            &format!("string \"{ZHENQIANG}\""),
+            "string \"&lt;b&gt;hello?&lt;/b&gt;\"",
+        ],
+    );
+    // Here is no desktop that answers; the conversation goes on.
+    screen.until("told", has_line("cannot notify you"));
+    assert!(screen.written.contains(&7));
+    screen.press("/quit\r");
+    assert_eq!(screen.end(), Some(0));
+    for mut child in [monitor, daemon] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

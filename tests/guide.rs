@@ -267,7 +267,7 @@ fn every_command_of_the_guide_works() {
     }
     assert!(ran >= 18, "only {ran} blocks");
     let photo = people.root_of("roland").join("user/roland-frei/photo");
-    assert_eq!(common::names(&photo, ".data").len(), 4);
+    assert_eq!(common::names(&photo, ".data").len(), 5);
 }
 
 #[test]

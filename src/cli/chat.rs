@@ -2,9 +2,10 @@
 
 mod emoji;
 mod history;
-mod host;
 mod lines;
+mod notification;
 mod screen;
+mod streams;
 mod telling;
 
 use std::{
@@ -13,7 +14,6 @@ use std::{
     io::{IsTerminal, stdin},
     path::PathBuf,
     process::Stdio,
-    time::Duration,
 };
 
 use clap::Args;
@@ -26,12 +26,21 @@ use tokio::{
 
 use self::{
     emoji::with_emoji,
-    host::host,
     lines::{Lines, Words, of_person, of_program},
     screen::Screen,
-    telling::{advise, tell},
+    streams::{Choice, Streams},
+    telling::{Alarm, advise, tell},
 };
-use super::{Failure, completion::contacts, folder_name, output, remote::Asker, user_name};
+use super::{
+    Failure,
+    completion::contacts,
+    folder_name,
+    host::{ENDING, host},
+    output,
+    remote::Asker,
+    user_name,
+    watch::sink::{Sink, free},
+};
 use crate::{
     client::{
         Route,
@@ -40,6 +49,7 @@ use crate::{
     },
     error::{Code, Error, printable},
     json::{self, Value},
+    meta::{Meta, TransferId},
     root::{
         RootError,
         folder::{CHAT, Folder},
@@ -48,9 +58,6 @@ use crate::{
         user::User,
     },
 };
-
-/// How long a chat that ends lets arrive what is arriving.
-const ENDING: Duration = Duration::from_secs(3);
 
 /// Talk to a contact
 ///
@@ -92,6 +99,15 @@ pub struct ChatArgs {
     /// With --history, only from then on: 2026-11-27, or 7d or 12h for so long ago
     #[arg(long, value_name = "WHEN", requires = "history", value_parser = history::since)]
     since: Option<u64>,
+    /// Show messages on the desktop, too
+    #[arg(long)]
+    notify: bool,
+    /// Do not ring the bell of the terminal when a message comes
+    #[arg(long)]
+    no_bell: bool,
+    /// Shell command that gets the streams you accept with /y
+    #[arg(long, value_name = "COMMAND", default_value = "mpv -")]
+    exec: String,
     /// Send :names: and short codes as they are
     #[arg(long)]
     no_emoji: bool,
@@ -111,6 +127,10 @@ struct Session {
     /// Whether lines come from a person, who may write commands.
     is_person: bool,
     peer: Option<Name>,
+    /// What streams go to that are watched.
+    exec: String,
+    streams: Option<Streams>,
+    alarm: Alarm,
     screen: Screen,
     chats: BTreeMap<Name, Chat>,
     sending: Vec<Sending>,
@@ -144,6 +164,12 @@ impl ChatArgs {
             sending: Vec::new(),
             outcomes,
             peer,
+            exec: self.exec,
+            streams: None,
+            alarm: Alarm {
+                bell: !self.no_bell,
+                desktop: self.notify,
+            },
         };
         match self.message {
             Some(text) => session.one(&text).await,
@@ -217,7 +243,13 @@ impl Session {
         let mut lines = self.lines()?;
         let (shutdown, going_down) = watch::channel(false);
         let root = self.user.root().clone();
-        let hosting = tokio::spawn(host(root, self.screen.clone(), going_down));
+        let screen = self.screen.clone();
+        let hosting = host(root, going_down.clone(), move |error| screen.wrong(error));
+        let hosting = tokio::spawn(hosting);
+        self.streams = self.is_person.then(|| {
+            let me = (self.user.clone(), self.peer.clone());
+            Streams::begin(me, self.screen.clone(), going_down)
+        });
         let follower = Follower::new(self.here.dir());
         let follower = follower.map_err(|e| Error::io("read", self.here.path(), &e))?;
         let telling = tokio::spawn(tell(
@@ -227,7 +259,7 @@ impl Session {
                 self.peer.clone(),
                 self.there.clone(),
             ),
-            self.screen.clone(),
+            (self.screen.clone(), self.alarm),
             became,
         ));
         if self.is_person {
@@ -324,7 +356,7 @@ impl Session {
             "help" => {
                 for (word, takes, does) in COMMANDS {
                     self.screen
-                        .say(&format!("  {:<14} {does}", format!("{word} {takes}")));
+                        .say(&format!("  {:<18} {does}", format!("{word} {takes}")));
                 }
             }
             "who" => self.who().await?,
@@ -335,6 +367,13 @@ impl Session {
                 }
             }
             "send" => self.send(peer, argument).await?,
+            "stream" => self.stream(peer, argument)?,
+            "y" => {
+                let (from, file) = self.of_contact(argument);
+                let sink = self.sink(file)?;
+                self.choose(Choice::Yes(from, sink))?;
+            }
+            "n" => self.choose(Choice::No(self.of_contact(argument).0))?,
             // A line may begin with a slash, or talk about a path.
             _ if command.contains('/') => self.say(peer, text).await?,
             _ => {
@@ -403,17 +442,50 @@ impl Session {
         Ok(())
     }
 
+    /// The contact that an argument begins with, if it does, and the rest.
+    fn of_contact<'a>(&self, argument: &'a str) -> (Option<Name>, &'a str) {
+        let (first, rest) = argument.split_once(' ').unwrap_or((argument, ""));
+        let contact = user_name(first).ok();
+        match contact.filter(|name| self.user.contact(name).is_ok()) {
+            Some(contact) => (Some(contact), rest.trim_start()),
+            None => (None, argument),
+        }
+    }
+
+    /// Where a stream goes: into a new file, or into the program for that.
+    fn sink(&self, file: &str) -> Result<Sink, Error> {
+        if file.is_empty() {
+            return Ok(Sink::QuietProgram(self.exec.clone()));
+        }
+        let file = PathBuf::from(file);
+        free(&file)?;
+        Ok(Sink::File(file))
+    }
+
+    /// Answers the stream that is offered.
+    fn choose(&self, choice: Choice) -> Result<(), Error> {
+        match &self.streams {
+            Some(streams) => streams.choose(choice),
+            None => Ok(()),
+        }
+    }
+
+    /// Streams a file.
+    fn stream(&self, to: Option<Name>, file: &str) -> Result<(), Error> {
+        let to = to.ok_or_else(nobody)?;
+        let file = PathBuf::from(chosen(file, "/stream film.mp4")?);
+        let name = file.file_name().and_then(|name| name.to_str());
+        let parties = (self.user.name().as_str(), to.as_str());
+        let (name, folder) = (name.unwrap_or("stream"), self.there.as_str());
+        let meta = Meta::of_stream(parties, folder, name, TransferId([0; 16]));
+        let route = Route::to(&self.user, to.as_str(), self.server.as_deref())?;
+        streams::send(route, meta, &file, self.screen.clone())
+    }
+
     /// Sends a file, as `m2y send` does.
     async fn send(&self, to: Option<Name>, file: &str) -> Result<(), Error> {
         let to = to.ok_or_else(nobody)?;
-        let file = match file.parse::<usize>() {
-            Ok(number) => files()?.into_iter().nth(number).unwrap_or(file.to_owned()),
-            Err(_) => file.to_owned(),
-        };
-        if file.is_empty() {
-            let sentence = "name the file, or its number in /ls: /send photo.jpg";
-            return Err(Error::new(Code::Usage, sentence));
-        }
+        let file = chosen(file, "/send photo.jpg")?;
         let failed = |e: std::io::Error| Error::new(Code::Failed, format!("cannot send: {e}"));
         let program = env::current_exe().map_err(failed)?;
         let mut sending = Command::new(program);
@@ -444,12 +516,23 @@ impl Session {
 }
 
 /// What a person can do besides talking.
-const COMMANDS: [(&str, &str, &str); 5] = [
+const COMMANDS: [(&str, &str, &str); 8] = [
     (
         "/send",
         "FILE",
         "send a file, or the one with that number in /ls",
     ),
+    (
+        "/stream",
+        "FILE",
+        "stream a file, which the other side watches",
+    ),
+    (
+        "/y",
+        "[NAME] [FILE]",
+        "watch the stream that is offered, or write it to a file",
+    ),
+    ("/n", "[NAME]", "refuse it"),
     ("/ls", "", "list the files here, with numbers"),
     ("/who", "", "say who is there"),
     ("/help", "", "list this"),
@@ -458,6 +541,19 @@ const COMMANDS: [(&str, &str, &str); 5] = [
 
 fn nobody() -> Error {
     Error::new(Code::Usage, "name the recipient: NAME:message")
+}
+
+/// A file that is named, or the one with that number.
+fn chosen(file: &str, example: &str) -> Result<String, Error> {
+    let file = match file.parse::<usize>() {
+        Ok(number) => files()?.into_iter().nth(number).unwrap_or(file.to_owned()),
+        Err(_) => file.to_owned(),
+    };
+    if file.is_empty() {
+        let sentence = format!("name the file, or its number in /ls: {example}");
+        return Err(Error::new(Code::Usage, sentence));
+    }
+    Ok(file)
 }
 
 /// The files of the directory in which the chat runs.

@@ -1,5 +1,6 @@
 //! The command line: one file for each command; its doc comments are the help.
 
+mod broadcast;
 mod change;
 mod chat;
 mod completion;
@@ -12,8 +13,10 @@ mod folder;
 mod get;
 mod guide;
 mod hook;
+mod host;
 mod inbox;
 mod init;
+mod input;
 mod limit;
 pub mod log;
 mod ls;
@@ -34,9 +37,11 @@ mod shell;
 mod status;
 mod stop;
 mod store;
+mod stream;
 mod tally;
 mod user;
 mod user_arg;
+mod watch;
 
 use std::{
     env,
@@ -115,6 +120,8 @@ enum Command {
     Stop(stop::Stop),
     Send(send::Send),
     Chat(chat::ChatArgs),
+    Stream(stream::Stream),
+    Watch(watch::Watch),
     Sent(sent::Sent),
     Inbox(inbox::Inbox),
     Ls(ls::Ls),
@@ -330,6 +337,8 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Stop(stop) => stop.run(json).await?,
         Command::Send(send) => send.run(json).await?,
         Command::Chat(chat) => chat.run(json).await?,
+        Command::Stream(stream) => stream.run(json).await?,
+        Command::Watch(watch) => watch.run(json).await?,
         Command::Sent(sent) => sent.run(json).await?,
         Command::Inbox(inbox) => inbox.run(json).await?,
         Command::Ls(ls) => ls.run(json).await?,

@@ -1,13 +1,14 @@
 //! Sends files: one after the other from a plan, through the sessions of their routes.
 
 mod dry;
+mod input;
 mod letters;
 mod plan;
 mod producer;
+mod receivers;
 mod tally;
 
 use std::{
-    env,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,25 +26,25 @@ use self::{
     dry::Dry,
     plan::{Kind, Plan},
     producer::{Named, Produced, Producer, Routes, Tools},
+    receivers::Parties,
     tally::Tally,
 };
 use super::{
     Failure,
     completion::{contacts, files_and_targets},
-    default_root, folder_name,
+    default_root,
     limit::Limit,
     output,
     progress::Progress,
     remote::full_addresses,
-    user_arg::{said, user_of},
-    user_name,
+    stream::is_stdin,
 };
 use crate::{
     client::{self, Route},
     error::{Code, Error},
     journal::outgoing::{Outgoing, What},
     meta::Meta,
-    root::{Root, name::Name},
+    root::Root,
     transfer::send::{
         job_file::{JobFile, LastDir},
         outgoing::{OutgoingLog, OutgoingView},
@@ -78,6 +79,13 @@ use crate::{
 /// left there, sealed (--leave): the .meta becomes .left, and .done or .failed once the
 /// receiver has said which. `m2y serve` hears of that by itself; without it, name the .left.
 /// --take-back takes a letter back that was not fetched yet.
+///
+/// - stands for standard input, whose size need not be known: it is stored like a file once it
+/// has come whole, and cannot be resumed. Several receivers after the files get all of them; each
+/// file is read once, and sealed for each:
+///
+///   tar c . | m2y send - roland-frei:backup --name home.tar
+///   m2y send film.mp4 roland-frei peter-norton:video
 ///
 /// Many files to one receiver share one connection. A directory stands for every .meta in
 /// it. With NAME:FOLDER and --recursive it stands for every file below it, hidden ones too;
@@ -114,6 +122,9 @@ pub struct Send {
     /// Send what is in directories, and in those below
     #[arg(long, short)]
     recursive: bool,
+    /// The name of what comes from standard input [default: stdin]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Send files even if they were sent before and have not changed
     #[arg(long)]
     again: bool,
@@ -152,7 +163,10 @@ pub struct Send {
     /// Print errors only
     #[arg(long, short)]
     quiet: bool,
-    /// Files or directories, then NAME:FOLDER; or .meta and .failed files
+    /// Receivers besides the first one, and their folders.
+    #[arg(skip)]
+    also: Vec<(String, String)>,
+    /// Files or directories, then NAME:FOLDER; or .meta and .failed files; or - for standard input
     #[arg(required_unless_present = "failed", value_name = "FILE", add = ArgValueCompleter::new(files_and_targets))]
     files: Vec<PathBuf>,
 }
@@ -190,127 +204,7 @@ impl From<Leave> for client::letters::Leave {
 /// The most attempts that are retried at once.
 const MAX_FAILED: u32 = 100_000;
 
-/// Who sends to whom, and where, as the command line says it.
-struct Parties {
-    from: Name,
-    to: Name,
-    folder: Name,
-}
-
-impl Parties {
-    /// The common part of every `.meta`.
-    fn template(&self) -> Meta {
-        let Self { from, to, folder } = self;
-        Meta::new(from.as_str(), to.as_str(), folder.as_str(), "")
-    }
-}
-
 impl Send {
-    fn parties(&self) -> Result<Option<Parties>, Error> {
-        match (&self.from, &self.to, &self.folder) {
-            (Some(from), Some(to), Some(folder)) => Ok(Some(Parties {
-                from: user_name(from)?,
-                to: user_name(to)?,
-                folder: folder_name(folder)?,
-            })),
-            _ => Ok(None),
-        }
-    }
-
-    /// Fills in what may be left out: who sends, to whom, into which folder. If `.meta` files say
-    /// that, nothing is filled in.
-    fn complete(mut self) -> Result<Self, Error> {
-        if self.to.is_none() {
-            if let Some((to, folder)) = self.target() {
-                self.to = Some(to);
-                self.folder = folder.or(self.folder);
-                self.files.pop();
-            } else if let Some(contact) = self.contact_behind().filter(|_| !self.failed) {
-                self.to = Some(contact.to_string());
-                self.files.pop();
-            }
-        }
-        let Some(to) = &self.to else {
-            if self.failed {
-                return self.complete_failed(None);
-            }
-            return match self.from.is_some() || self.folder.is_some() {
-                true => Err(Error::new(
-                    Code::Usage,
-                    "no receiver: add NAME:FOLDER after the files, like roland-frei:photo",
-                )),
-                false => Ok(self),
-            };
-        };
-        let to = user_name(to)?;
-        let folder = self.folder.as_deref().map(folder_name).transpose()?;
-        if self.failed {
-            return self.complete_failed(Some(to));
-        }
-        let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
-        let variable = || said(env::var("M2Y_USER").ok());
-        let named = self.from.take().or_else(variable);
-        let user = user_of(&root, named.as_deref())?;
-        if folder.is_none() {
-            let folder = user.folder_of(&to)?.ok_or_else(|| {
-                let sentence = format!("{to} has not named a default folder: write {to}:FOLDER");
-                Error::new(Code::Usage, sentence)
-            })?;
-            self.folder = Some(folder.to_string());
-        }
-        self.from = Some(user.name().to_string());
-        Ok(self)
-    }
-
-    /// The same for `--failed`, which may be limited to one receiver.
-    fn complete_failed(mut self, to: Option<Name>) -> Result<Self, Error> {
-        if let Some(file) = self.files.first() {
-            let sentence = format!(
-                "--failed takes NAME: or NAME:FOLDER, not files: leave {} out",
-                file.display()
-            );
-            return Err(Error::new(Code::Usage, sentence));
-        }
-        let root = Root::open(&self.root.clone().unwrap_or_else(default_root))?;
-        let variable = || said(env::var("M2Y_USER").ok());
-        let named = self.from.take().or_else(variable);
-        self.from = Some(user_of(&root, named.as_deref())?.name().to_string());
-        self.to = to.map(|to| to.to_string());
-        Ok(self)
-    }
-
-    /// What `NAME:FOLDER` or `NAME:` after the files says, if it is there. A file of that name
-    /// takes precedence.
-    fn target(&self) -> Option<(String, Option<String>)> {
-        let last = match self.files.as_slice() {
-            [_, .., last] => last,
-            [only] if self.failed => only,
-            _ => return None,
-        };
-        let (to, folder) = last.to_str()?.split_once(':')?;
-        let is_target = user_name(to).is_ok() && !last.exists();
-        is_target.then(|| {
-            let folder = (!folder.is_empty()).then(|| folder.to_owned());
-            (to.to_owned(), folder)
-        })
-    }
-
-    /// The contact that is named after the files without a colon. A file of that name takes
-    /// precedence.
-    fn contact_behind(&self) -> Option<Name> {
-        let [_, .., last] = self.files.as_slice() else {
-            return None;
-        };
-        let name = user_name(last.to_str()?).ok().filter(|_| !last.exists())?;
-        let root = Root::open(&self.root.clone().unwrap_or_else(default_root)).ok()?;
-        let named = self
-            .from
-            .clone()
-            .or_else(|| said(env::var("M2Y_USER").ok()));
-        let user = user_of(&root, named.as_deref()).ok()?;
-        user.contact(&name).is_ok().then_some(name)
-    }
-
     /// The root, if it is known before any `.meta` is.
     fn root(&self) -> Option<PathBuf> {
         let default = || self.from.is_some().then(default_root);
@@ -364,6 +258,7 @@ impl Send {
     fn is_several(&self, kind: &Kind) -> bool {
         match self.files.as_slice() {
             _ if self.failed => true,
+            [_] if !self.also.is_empty() => true,
             [one] => Plan::is_directory(one, kind, self.recursive),
             _ => true,
         }
@@ -389,6 +284,17 @@ impl Send {
                     return Err(Error::new(Code::Usage, sentence).into());
                 }
             }
+        }
+        if send.files.iter().any(|file| is_stdin(file)) {
+            if send.files.len() > 1 {
+                let sentence = "- stands for standard input, and is sent alone";
+                return Err(Error::new(Code::Usage, sentence).into());
+            }
+            return input::send(&send, json).await;
+        }
+        if send.name.is_some() {
+            let sentence = "--name is for what comes from standard input: name - as the file";
+            return Err(Error::new(Code::Usage, sentence).into());
         }
         let kind = send.kind(send.parties()?.as_ref());
         let several = send.is_several(&kind);
@@ -471,17 +377,16 @@ impl Send {
     /// The producer, which opens the files. Mistakes that concern all of them are found here.
     fn producer(&self, mut plan: Plan, tools: Tools) -> Result<Producer, Error> {
         let mut routes = Routes::new(self.root(), self.server.clone());
-        let template = match self.parties()? {
-            _ if self.failed => Some(Meta::new("", "", "", "")),
-            Some(parties) => {
-                let template = parties.template();
+        let mut templates = Vec::new();
+        for parties in self.all_parties()? {
+            let template = parties.template();
+            if !self.failed {
                 routes.find(Path::new(""), &template, |route| tools.queue(route))?;
-                Some(template)
             }
-            None => None,
-        };
-        let named = match template {
-            Some(template) => {
+            templates.push(template);
+        }
+        let named = match self.failed || !templates.is_empty() {
+            true => {
                 let root = Root::open(&self.root().unwrap_or_default())?;
                 let log = OutgoingLog::open(&root)?;
                 if self.failed {
@@ -489,29 +394,27 @@ impl Send {
                 }
                 Some(Named {
                     log,
-                    template,
+                    templates,
                     again: self.is_again(),
                 })
             }
-            None => None,
+            false => None,
         };
         Ok(Producer::new(plan, named, routes, tools))
     }
 
     fn dry(&self, mut plan: Plan, tally: Tally) -> Result<(), Failure> {
         let mut routes = Routes::new(self.root(), self.server.clone());
-        let template = self.parties()?.as_ref().map(Parties::template);
-        let view = match &template {
-            None if !self.failed => None,
-            _ => {
+        let templates: Vec<Meta> = self.all_parties()?.iter().map(Parties::template).collect();
+        let view = match templates.is_empty() && !self.failed {
+            true => None,
+            false => {
                 let root = Root::open(&self.root().unwrap_or_default());
                 let root = root.map_err(Error::from)?;
                 Some(OutgoingView::open(&root)?)
             }
         };
-        if let Some(template) = &template
-            && !self.failed
-        {
+        for template in templates.iter().filter(|_| !self.failed) {
             let address = |route: Route| route.addresses().to_string();
             routes.find(Path::new(""), template, address)?;
         }
@@ -522,7 +425,7 @@ impl Send {
         }
         let dry = Dry {
             routes,
-            template,
+            templates,
             sent: view.filter(|_| !self.is_again()),
             tally,
         };

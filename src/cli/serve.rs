@@ -213,13 +213,14 @@ impl Prepared {
 
     /// Serves until `going_down` turns true.
     pub(super) async fn run(self, going_down: watch::Receiver<bool>) {
+        // In the order in which they may go: the lock last, when the socket is gone.
         let Self {
+            _lock,
             root,
             server,
             mut listeners,
             control,
             console,
-            _lock,
             ..
         } = self;
         // Callers at relays are accepted like all others.

@@ -263,7 +263,7 @@ impl Answering {
             Err(Failure::Source(error)) => Err(error),
             Err(Failure::Sink(error)) => {
                 let told = not_stored(&error);
-                wanted.end(&ReceiveError::Store(error));
+                wanted.end(&ReceiveError::Store(error), None);
                 Err(told)
             }
         }

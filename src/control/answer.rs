@@ -1,20 +1,21 @@
 //! Requests, and what is answered.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE},
+    upgrade::{OnUpgrade, Upgraded},
 };
 
-use super::{SLOT, console::Console, kept_slot, object};
+use super::{SLOT, VIEWER, console::Console, kept_slot, kept_viewer, object};
 use crate::{
     error::{Code, Error},
     json::{self, Map, Value, canonical},
     relay::hub::Hub,
-    root::settings::Change,
+    root::{name::Name, settings::Change},
     transport::Address,
 };
 
@@ -22,13 +23,14 @@ use crate::{
 const MAX_BODY: usize = 65_536;
 
 /// What there is.
-const PATHS: [(&str, Method); 6] = [
+const PATHS: [(&str, Method); 7] = [
     ("/v1/addresses", Method::GET),
     ("/v1/relay", Method::GET),
     ("/v1/reload", Method::POST),
     ("/v1/slot", Method::POST),
     ("/v1/status", Method::GET),
     ("/v1/stop", Method::POST),
+    ("/v1/watch", Method::POST),
 ];
 
 /// Why a program is not answered.
@@ -119,7 +121,7 @@ async fn answered(
         ));
     };
     if method != *right {
-        let sentence = format!("{path} is asked for with {right}");
+        let sentence = format!("{path} needs {right}");
         let mut answer = usage(StatusCode::METHOD_NOT_ALLOWED, sentence).answer();
         if let Ok(right) = HeaderValue::from_str(right.as_str()) {
             answer.headers_mut().insert(ALLOW, right);
@@ -131,7 +133,7 @@ async fn answered(
         "/v1/relay" => match console.hub() {
             Some(hub) => Ok(told(&present(hub))),
             None => {
-                let sentence = "the server that is running is no relay";
+                let sentence = "the running server is not a relay";
                 Err(Fault(
                     StatusCode::NOT_FOUND,
                     Error::new(Code::Failed, sentence),
@@ -158,6 +160,7 @@ async fn answered(
             *answer.status_mut() = StatusCode::ACCEPTED;
             Ok(answer)
         }
+        "/v1/watch" => watch(request, console).await,
         _ => slot(&mut request, console),
     }
 }
@@ -183,11 +186,7 @@ async fn body(request: Request<Incoming>) -> Result<Map<String, Value>, Fault> {
 
 /// Opens a slot, and lets the connection become that of its owner.
 fn slot(request: &mut Request<Incoming>, console: Arc<dyn Console>) -> Result<Answer, Fault> {
-    let wanted = request.headers().get(UPGRADE);
-    if wanted.is_none_or(|wanted| wanted.as_bytes() != SLOT.as_bytes()) {
-        let sentence = format!("a slot needs the headers Connection: upgrade and Upgrade: {SLOT}");
-        return Err(usage(StatusCode::UPGRADE_REQUIRED, sentence));
-    }
+    wants(request, SLOT)?;
     let opened = console.slots().open();
     let opened = opened.map_err(|e| Error::new(Code::Failed, e.to_string()))?;
     let slot = opened.ok_or_else(|| {
@@ -196,19 +195,68 @@ fn slot(request: &mut Request<Incoming>, console: Arc<dyn Console>) -> Result<An
     })?;
     let upgrading = hyper::upgrade::on(request);
     let addresses = listed(console.addresses());
+    let keep = move |upgraded| kept_slot::keep(slot, addresses, upgraded);
+    Ok(switched(upgrading, SLOT, keep))
+}
+
+/// Lets the connection become that of a program which watches streams.
+async fn watch(mut request: Request<Incoming>, console: Arc<dyn Console>) -> Result<Answer, Fault> {
+    wants(&request, VIEWER)?;
+    let upgrading = hyper::upgrade::on(&mut request);
+    let asked = body(request).await?;
+    let name = |field: &'static str| {
+        let text = asked
+            .get(field)
+            .map(|name| name.as_str().unwrap_or_default());
+        let name = text.map(Name::user).transpose();
+        name.map_err(|e| usage(StatusCode::BAD_REQUEST, format!("{field}: {e}")))
+    };
+    let Some(user) = name("user")? else {
+        let sentence = "user is missing: whose streams are to be watched";
+        return Err(usage(StatusCode::BAD_REQUEST, sentence));
+    };
+    let viewer = console.viewers().wait(&user, name("from")?.as_ref());
+    let viewer = viewer.ok_or_else(|| {
+        let sentence = "too many programs wait for streams already";
+        Error::new(Code::Later, sentence)
+    })?;
+    let keep = move |upgraded| kept_viewer::keep(viewer, upgraded);
+    Ok(switched(upgrading, VIEWER, keep))
+}
+
+/// Fails unless the connection is to become this.
+fn wants(request: &Request<Incoming>, protocol: &str) -> Result<(), Fault> {
+    let wanted = request.headers().get(UPGRADE);
+    if wanted.is_some_and(|wanted| wanted.as_bytes() == protocol.as_bytes()) {
+        return Ok(());
+    }
+    let path = request.uri().path();
+    let sentence = format!("{path} needs the headers Connection: upgrade and Upgrade: {protocol}");
+    Err(usage(StatusCode::UPGRADE_REQUIRED, sentence))
+}
+
+/// Lets the connection become something else, which is kept from then on.
+fn switched<F>(
+    upgrading: OnUpgrade,
+    protocol: &'static str,
+    keep: impl FnOnce(Upgraded) -> F + Send + 'static,
+) -> Answer
+where
+    F: Future<Output = io::Result<()>> + Send,
+{
     tokio::spawn(async move {
         // Whoever asked may be gone already.
         let upgraded = tokio::time::timeout(UPGRADED, upgrading).await;
         if let Ok(Ok(upgraded)) = upgraded {
-            let _ = kept_slot::keep(slot, addresses, upgraded).await;
+            let _ = keep(upgraded).await;
         }
     });
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static(SLOT));
-    Ok(answer)
+    headers.insert(UPGRADE, HeaderValue::from_static(protocol));
+    answer
 }
 
 /// How long it may take until a connection has been upgraded.

@@ -9,6 +9,7 @@ use crate::{
     relay::hub::Hub,
     root::settings::Change,
     transport::Address,
+    viewers::Viewers,
 };
 
 /// A running server, as programs of its machine see it.
@@ -19,6 +20,9 @@ pub trait Console: Send + Sync + 'static {
 
     /// Where codes are kept open.
     fn slots(&self) -> &Slots;
+
+    /// Who watches streams.
+    fn viewers(&self) -> &Viewers;
 
     /// The hub, if it is a relay.
     fn hub(&self) -> Option<&Hub>;

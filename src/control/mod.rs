@@ -4,8 +4,10 @@ mod answer;
 pub mod console;
 pub mod host;
 mod kept_slot;
+mod kept_viewer;
 pub mod question;
 pub mod slot;
+pub mod viewer;
 
 use std::{io, os::fd::AsRawFd, path::PathBuf};
 
@@ -23,7 +25,10 @@ const NAME: &str = "control.sock";
 /// What the connection for a slot is upgraded to.
 const SLOT: &str = "m2y-slot";
 
-/// The longest line of a slot, in bytes: a message in hexadecimal digits, and what is around it.
+/// What the connection of a program that watches streams is upgraded to.
+const VIEWER: &str = "m2y-watch";
+
+/// The longest line after an upgrade, in bytes: a message in hexadecimal digits, and what is around it.
 const MAX_LINE: u64 = 65_536;
 
 /// A path to the socket that is short enough, however long that of the root is.

@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{SLOT, path};
+use super::path;
 use crate::{
     error::{Code, Error, printable},
     json::{self, Map, Value, canonical},
@@ -106,11 +106,17 @@ async fn ask(
     }
 }
 
-/// Asks for a slot; returns the connection that carries it.
-pub(super) async fn upgrade(root: &Root) -> Result<Option<hyper::upgrade::Upgraded>, Error> {
-    let head = request(Method::POST, "/v1/slot");
-    let head = head.header(CONNECTION, "upgrade").header(UPGRADE, SLOT);
-    let request = head.body(Full::default()).map_err(failed)?;
+/// Asks for a connection that carries something else from then on.
+pub(super) async fn upgrade(
+    root: &Root,
+    path: &str,
+    protocol: &str,
+    body: Option<Map<String, Value>>,
+) -> Result<Option<hyper::upgrade::Upgraded>, Error> {
+    let head = request(Method::POST, path);
+    let head = head.header(CONNECTION, "upgrade").header(UPGRADE, protocol);
+    let body = body.map(|body| canonical(&body)).unwrap_or_default();
+    let request = head.body(Full::from(body)).map_err(failed)?;
     let Some(answer) = send(root, request).await? else {
         return Ok(None);
     };

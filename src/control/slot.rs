@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    of_frame,
+    SLOT, of_frame,
     question::{self, failed},
     read, to_frame, write,
 };
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks the server of a root for a slot; returns where the server listens, too. `None` if none is
 /// running.
 pub async fn open(root: &Root) -> Result<Option<(RemoteSlot, Vec<Address>)>, Error> {
-    let Some(upgraded) = question::upgrade(root).await? else {
+    let Some(upgraded) = question::upgrade(root, "/v1/slot", SLOT, None).await? else {
         return Ok(None);
     };
     let (reader, writer) = split(TokioIo::new(upgraded));

@@ -216,10 +216,7 @@ async fn start(program: &Path, event: &Event, spooled: Option<&Spooled>) -> io::
             .env("M2Y_FROM", text(&meta.from))
             .env("M2Y_TO", text(&meta.to))
             .env("M2Y_FILENAME", text(&meta.filename))
-            .env(
-                "M2Y_FILESIZE",
-                meta.filesize.unwrap_or_default().to_string(),
-            )
+            .env("M2Y_FILESIZE", meta.size_for_hooks().to_string())
             .env(
                 "M2Y_ID",
                 meta.id.map(|id| id.to_string()).unwrap_or_default(),

@@ -100,6 +100,7 @@ struct SoFar {
     runs: Vec<Run>,
     quarantine: Option<String>,
     tells_sender: bool,
+    accepts_stream: bool,
     hidden: Vec<String>,
     changes: Changes,
 }
@@ -111,6 +112,7 @@ impl SoFar {
             runs: Vec::new(),
             quarantine: None,
             tells_sender: false,
+            accepts_stream: false,
             hidden: Vec::new(),
             changes: Changes::default(),
         }
@@ -281,6 +283,10 @@ impl Firing {
                 self.so_far.hidden.extend(patterns);
                 Outcome::Accepted
             }
+            (Decision::AcceptStream, _) => {
+                self.so_far.accepts_stream = true;
+                Outcome::Accepted
+            }
             (Decision::Accept, _) => Outcome::Accepted,
         }
     }
@@ -419,6 +425,7 @@ impl Firing {
             inbox: so_far.changes.inbox,
             is_settled: false,
             tells_sender: is_quarantined && so_far.tells_sender,
+            accepts_stream: so_far.accepts_stream,
             hidden: so_far.hidden,
             placed: None,
         }

@@ -356,7 +356,7 @@ notifyUser.rhai
 # how files are stored here. names = dated stores zhenqiang_30-12-2018_23-59-59.data beside a
 # .meta that describes it; names = original stores myfoto.jpg, in the same sub-folders as at
 # the sender, and hides the .meta. A refused file leaves its .meta, with the reason, for
-# keep_refused. takes = messages refuses files
+# keep_refused. takes = messages refuses files, record = yes keeps streams as files
 [folder]
 # names = original
 # keep_refused = 7d

@@ -5,6 +5,7 @@
 //! names = original
 //! keep_refused = 30d
 //! takes = messages
+//! record = yes
 //! ```
 
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct FolderRules {
     pub keep_refused: Duration,
     /// Whether it takes files, and not only messages.
     pub takes_files: bool,
+    /// Whether streams are kept as files.
+    pub records: bool,
 }
 
 impl Default for FolderRules {
@@ -48,6 +51,7 @@ impl Default for FolderRules {
             names: Names::default(),
             keep_refused: KEEP_REFUSED,
             takes_files: true,
+            records: false,
         }
     }
 }
@@ -87,8 +91,16 @@ impl FolderRules {
                     _ => return Err(format!("takes = {value}: write all or messages")),
                 }
             }
+            "record" => {
+                self.records = match value {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err(format!("record = {value}: write yes or no")),
+                }
+            }
             _ => {
-                let hint = did_you_mean(key, ["names", "keep_refused", "takes"]);
+                let keys = ["names", "keep_refused", "takes", "record"];
+                let hint = did_you_mean(key, keys);
                 return Err(format!("[{SECTION}] has no key {key}{hint}"));
             }
         }

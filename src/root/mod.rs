@@ -216,6 +216,9 @@ pub(crate) const SETTINGS_TEMPLATE: &str = "\
 # opening_max_age = 30d
 # idle_deadline = 60s
 # shutdown_deadline = 20s
+# How many messages of one contact are taken each second, after a burst of two seconds' worth:
+# further ones wait.
+# messages_per_second = 5000
 # The largest file that is accepted, in bytes: limited only by the disk, unless it is set.
 # max_filesize = 20G
 # The log on standard error: text for people, or json, one object a line.

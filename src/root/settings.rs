@@ -44,6 +44,8 @@ pub struct Settings {
     pub idle_deadline: Duration,
     /// `[server] shutdown_deadline`: time for what is under way to finish.
     pub shutdown_deadline: Duration,
+    /// `[server] messages_per_second`: how many messages of one contact are taken, after a burst.
+    pub message_rate: usize,
     /// `[server] max_filesize`: bytes of the largest file that is accepted.
     pub max_filesize: u64,
     /// `[server] metrics`: host and port that serve metrics; without it nothing does.
@@ -176,6 +178,7 @@ impl Default for Settings {
             addresses: None,
             max_connections: 4096,
             max_per_address: 256,
+            message_rate: 5_000,
             opening_deadline: Duration::from_secs(10),
             opening_max_age: Duration::from_secs(30 * DAY),
             idle_deadline: Duration::from_secs(60),
@@ -268,6 +271,7 @@ impl Settings {
             ("server", "opening_max_age") => self.opening_max_age = age(value)?,
             ("server", "idle_deadline") => self.idle_deadline = duration(value)?,
             ("server", "shutdown_deadline") => self.shutdown_deadline = duration(value)?,
+            ("server", "messages_per_second") => self.message_rate = count(value)?,
             ("server", "max_filesize") => self.max_filesize = bytes(value)?,
             ("server", "metrics") => self.metrics = Some(value.to_owned()),
             ("server", "log_format") => self.log_format = value.parse()?,

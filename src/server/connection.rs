@@ -416,7 +416,7 @@ impl Connection {
         if let Err(error) = answered {
             let ending = move || {
                 if let Some(arrival) = first {
-                    arrival.end(&ReceiveError::from(&SessionError::from(error)));
+                    arrival.end(&ReceiveError::from(&SessionError::from(error)), None);
                 }
             };
             let _ = task::spawn_blocking(ending).await;

@@ -33,6 +33,7 @@ use crate::{
     },
     traffic::Transfer,
     transport::Address,
+    viewers::Viewers,
 };
 
 /// How long the answer has until the server stops.
@@ -115,6 +116,10 @@ impl control::console::Console for Console {
 
     fn slots(&self) -> &Slots {
         self.0.server.slots()
+    }
+
+    fn viewers(&self) -> &Viewers {
+        self.0.server.viewers()
     }
 
     fn hub(&self) -> Option<&Hub> {

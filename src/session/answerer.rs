@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod requests;
+mod streams;
 
 use std::{collections::HashMap, io, sync::Arc};
 
@@ -11,7 +12,10 @@ use tokio::{
 };
 use tracing::info;
 
-use self::arrivals::{Prefix, leave};
+use self::{
+    arrivals::{Prefix, leave},
+    streams::seen_to_its_end,
+};
 use super::{
     SessionError,
     channel::ChannelError,
@@ -34,6 +38,7 @@ use crate::{
         receiver::{Parties, Receiver, StoreNews, Stored},
         target::{Incoming, Received},
     },
+    viewers::End,
     wire::{
         WireError,
         record::{self, Kind, Side, Stream},
@@ -82,6 +87,12 @@ pub enum Done {
     Answered(u32, Result<Answer, Error>),
     /// A file that was asked for is there, with the key for its blocks.
     Found(u32, Box<Fetched>, Key),
+    /// So many bytes of a stream were taken by whoever watches it.
+    Watched(u32, u64),
+    /// A stream has ended, and was watched to its end or not.
+    Seen(u32, bool),
+    /// A stream that is recorded was cut off.
+    Cut(Box<Received<Arrival>>),
 }
 
 /// What comes from outside.
@@ -298,12 +309,19 @@ impl Role for Answerer<'_> {
 
     fn whole(
         &mut self,
-        _: &mut AnswererIo,
+        io: &mut AnswererIo,
         transfer: u32,
         received: Received<Arrival>,
     ) -> Result<(), SessionError> {
         let storing = Transfer::Storing { hooks_run: false };
         self.transfers.insert(transfer, storing);
+        if let Some(view) = received.target.view.clone() {
+            view.end(End::Whole);
+            if !received.target.streaming.is_recorded {
+                seen_to_its_end(io, transfer, view, received);
+                return Ok(());
+            }
+        }
         self.whole.push((transfer, received));
         Ok(())
     }
@@ -430,6 +448,12 @@ impl Role for Answerer<'_> {
             }
             Done::Answered(transfer, answer) => self.answered(io, transfer, answer),
             Done::Found(transfer, found, key) => self.found(io, transfer, *found, &key),
+            Done::Watched(transfer, taken) => self.watched(io, transfer, taken),
+            Done::Seen(transfer, all) => self.seen(io, transfer, all),
+            Done::Cut(received) => {
+                self.keep(io, *received);
+                Ok(())
+            }
         }
     }
 
@@ -496,7 +520,7 @@ impl Role for Answerer<'_> {
             }
             Done::Digested(_, Ok(prefix)) => leave(prefix.arrival),
             Done::Ready(_, Ok(incoming)) => leave(incoming.into_target()),
-            stored @ Done::Stored(_) => drop(self.done(io, stored)),
+            stored @ (Done::Stored(_) | Done::Cut(_)) => drop(self.done(io, stored)),
             _ => {}
         }
     }

@@ -347,6 +347,7 @@ impl<J: Job + Send> Role for Asker<'_, J> {
                 Ok(())
             }
             Kind::Reply => self.replied(io, transfer, &body),
+            Kind::Watched => self.watched(transfer, &body),
             Kind::Error => self.ended(io, transfer, &body),
             _ => Err(WireError::Record.into()),
         }

@@ -203,11 +203,18 @@ impl<T: Target> Opener<T> {
                 let incoming = self.incoming(transfer).ok_or(WireError::Record)?;
                 match incoming.open(head, sealed) {
                     Ok(body) => pieces.bodies.push(body),
-                    Err(BlockError::Size) => {
-                        pieces.bodies.clear();
-                        self.fail(transfer, ReceiveError::Size, news);
-                    }
                     Err(BlockError::Wire(error)) => return Err(error.into()),
+                    Err(wrong) => {
+                        let wrong = match wrong {
+                            BlockError::TooLarge(most) => ReceiveError::TooLarge(most),
+                            _ => ReceiveError::Size,
+                        };
+                        // What came before it is good.
+                        self.append(pieces, news);
+                        if !self.failed.contains(&transfer) {
+                            self.fail(transfer, wrong, news);
+                        }
+                    }
                 }
                 continue;
             }
@@ -287,8 +294,8 @@ impl<T: Target> Opener<T> {
         let incoming = self.open.remove(&transfer).ok_or(WireError::Record)?;
         match incoming.finish(claimed).ok_or(WireError::Record)? {
             Ok(received) => news.push(News::Whole(transfer, Box::new(received))),
-            Err((target, error)) => {
-                target.end(&error);
+            Err((target, came, error)) => {
+                target.end(&error, Some(came));
                 news.push(News::Failed(transfer, error));
             }
         }

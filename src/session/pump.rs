@@ -416,7 +416,10 @@ async fn leave<T: Target>(news: Vec<News<T>>) {
     let whole: Vec<_> = news
         .into_iter()
         .filter_map(|news| match news {
-            News::Whole(_, received) => Some(received.target),
+            News::Whole(_, received) => {
+                let came = received.came();
+                Some((received.target, came))
+            }
             _ => None,
         })
         .collect();
@@ -424,8 +427,8 @@ async fn leave<T: Target>(news: Vec<News<T>>) {
         return;
     }
     let leaving = move || {
-        for target in whole {
-            target.end(&ReceiveError::GoingDown);
+        for (target, came) in whole {
+            target.end(&ReceiveError::GoingDown, Some(came));
         }
     };
     let _ = task::spawn_blocking(leaving).await;

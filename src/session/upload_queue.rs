@@ -4,14 +4,23 @@
 //! before it is written: a peer that reads slowly holds two buffers and no thread. Small
 //! files share a buffer.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
-use tokio::task::{self, JoinHandle};
+use tokio::{
+    sync::Notify,
+    task::{self, JoinHandle},
+};
 
 use super::LARGE_FILE;
 use crate::{
     error::{Code, Error},
-    transfer::send::blocks::{Attempt, Blocks},
+    transfer::send::{
+        blocks::{Attempt, Blocks},
+        feed_blocks::FeedBlocks,
+    },
     wire::record::MAX_RECORD,
 };
 
@@ -33,12 +42,17 @@ pub struct Sealed {
     /// Files that end with it: their CRC-32, or why no more blocks of them come.
     pub ended: Vec<(u32, Result<u32, Error>)>,
     rest: VecDeque<Blocks>,
+    feeds: Vec<FeedBlocks>,
 }
 
 /// The files of a session.
 #[derive(Default)]
 pub struct UploadQueue {
     waiting: VecDeque<Blocks>,
+    /// What is sent as it comes.
+    feeds: Vec<FeedBlocks>,
+    /// Told when there may be more of it.
+    woken: Arc<Notify>,
     work: Option<JoinHandle<Sealed>>,
     spare: Vec<u8>,
     /// Files that nobody wants any more, but whose blocks are being sealed.
@@ -51,12 +65,20 @@ impl UploadQueue {
         self.waiting.push_back(Blocks::new(attempt));
     }
 
+    /// Sends this from now on as it comes.
+    pub fn push_feed(&mut self, feed: FeedBlocks) {
+        feed.begin(&self.woken);
+        self.feeds.push(feed);
+    }
+
     /// Seals nothing more of a file. Returns whether it still ends with a buffer that is being
     /// sealed: if not, nothing more is heard of it.
     pub fn give_up(&mut self, transfer: u32) -> bool {
-        let before = self.waiting.len();
+        let before = self.waiting.len() + self.feeds.len();
         self.waiting.retain(|blocks| blocks.transfer() != transfer);
-        let is_sealed = self.work.is_some() && self.waiting.len() == before;
+        self.feeds.retain(|feed| feed.transfer() != transfer);
+        let after = self.waiting.len() + self.feeds.len();
+        let is_sealed = self.work.is_some() && after == before;
         if is_sealed {
             self.given_up.insert(transfer);
         }
@@ -66,24 +88,33 @@ impl UploadQueue {
     /// Drops all files.
     pub fn clear(&mut self) {
         self.waiting.clear();
+        self.feeds.clear();
         self.work = None;
     }
 
     /// Begins the next buffer, unless one is being sealed.
     pub fn proceed(&mut self) {
-        if self.work.is_none() && !self.waiting.is_empty() {
+        let is_ready = !self.waiting.is_empty() || self.feeds.iter().any(FeedBlocks::is_ready);
+        if self.work.is_none() && is_ready {
             let files = std::mem::take(&mut self.waiting);
+            let feeds = std::mem::take(&mut self.feeds);
             let buffer = std::mem::take(&mut self.spare);
-            self.work = Some(task::spawn_blocking(move || seal(files, buffer)));
+            self.work = Some(task::spawn_blocking(move || seal(files, feeds, buffer)));
         }
     }
 
     /// The next buffer; never, if none is being sealed. `None` if a thread of ours failed, and
     /// with it all files. Nothing is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Sealed> {
-        let sealed = match &mut self.work {
-            Some(work) => work.await,
-            None => return std::future::pending().await,
+        let sealed = loop {
+            if let Some(work) = &mut self.work {
+                break work.await;
+            }
+            if self.feeds.is_empty() {
+                return std::future::pending().await;
+            }
+            self.woken.notified().await;
+            self.proceed();
         };
         self.work = None;
         let mut sealed = sealed.ok()?;
@@ -95,6 +126,9 @@ impl UploadQueue {
         for blocks in rest.rev().filter(|blocks| is_wanted(&blocks.transfer())) {
             self.waiting.push_front(blocks);
         }
+        let feeds = std::mem::take(&mut sealed.feeds).into_iter();
+        self.feeds
+            .extend(feeds.filter(|feed| is_wanted(&feed.transfer())));
         let over = |transfer| (transfer, Err(Error::new(Code::Later, "given up")));
         sealed.ended.extend(given_up.into_iter().map(over));
         Some(sealed)
@@ -111,14 +145,30 @@ impl UploadQueue {
     }
 }
 
-fn seal(files: VecDeque<Blocks>, buffer: Vec<u8>) -> Sealed {
+fn seal(files: VecDeque<Blocks>, feeds: Vec<FeedBlocks>, buffer: Vec<u8>) -> Sealed {
     let mut sealed = Sealed {
         buffer,
         used: 0,
         moved: Vec::new(),
         ended: Vec::new(),
         rest: files,
+        feeds: Vec::with_capacity(feeds.len()),
     };
+    // First, because somebody watches them.
+    for mut feed in feeds {
+        let transfer = feed.transfer();
+        match feed.fill(&mut sealed.buffer, sealed.used, LARGE_BUFFER) {
+            Ok((used, body)) => {
+                sealed.used = used;
+                sealed.moved.push((transfer, body));
+                match feed.is_whole() {
+                    true => sealed.ended.push((transfer, Ok(feed.crc()))),
+                    false => sealed.feeds.push(feed),
+                }
+            }
+            Err(error) => sealed.ended.push((transfer, Err(error))),
+        }
+    }
     let most = match sealed.rest.front() {
         Some(blocks) if blocks.left() >= LARGE_FILE => LARGE_BUFFER,
         _ => BUFFER,

@@ -95,6 +95,8 @@ kinds! {
     Decision = 13 from Client;
     /// From a relay to a member who attends: letters have come. Else a piece of a letter.
     Letter = 14 from Client | Server;
+    /// How many bytes of a stream were taken by whoever watches it.
+    Watched = 15 from Server;
 }
 
 /// The head of a record, in the clear but bound into its seal.

@@ -1,6 +1,9 @@
 //! What a chat prints: lines for people, objects for programs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -17,6 +20,8 @@ use crate::{
 pub struct Screen {
     json: bool,
     above: Option<Arc<Mutex<Above>>>,
+    /// Whether [`Self::once`] has said something.
+    said: Arc<AtomicBool>,
 }
 
 impl Screen {
@@ -25,6 +30,7 @@ impl Screen {
         Self {
             json,
             above: above.map(|above| Arc::new(Mutex::new(above))),
+            said: Arc::default(),
         }
     }
 
@@ -37,6 +43,20 @@ impl Screen {
                 print(line.to_owned());
             }
             None => output::line(line),
+        }
+    }
+
+    /// Rings the bell of the terminal of a person.
+    pub fn ring(&self) {
+        if self.above.is_some() {
+            eprint!("\x07");
+        }
+    }
+
+    /// Something went wrong, and will go wrong again in the same way.
+    pub fn once(&self, error: &Error) {
+        if !self.said.swap(true, Ordering::Relaxed) {
+            self.wrong(error);
         }
     }
 

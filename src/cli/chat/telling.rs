@@ -10,7 +10,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::screen::Screen;
+use super::{notification::notify, screen::Screen};
 use crate::{
     cli::user_name,
     client::chat::Outcome,
@@ -36,11 +36,20 @@ pub struct Failed {
     pub last: Option<Error>,
 }
 
+/// What happens when a message comes, besides that it is shown.
+#[derive(Clone, Copy)]
+pub struct Alarm {
+    /// The bell of the terminal rings.
+    pub bell: bool,
+    /// It is shown on the desktop.
+    pub desktop: bool,
+}
+
 /// Shows what comes, and what becomes of what was said, until nothing more does.
 pub async fn tell(
     mut follower: Follower,
     (me, peer, folder): (Name, Option<Name>, Name),
-    screen: Screen,
+    (screen, alarm): (Screen, Alarm),
     mut became: mpsc::UnboundedReceiver<Outcome>,
 ) -> Failed {
     let mut failed = Failed::default();
@@ -81,6 +90,12 @@ pub async fn tell(
                             .is_none_or(|peer| message.from == peer.as_str());
                     if is_meant && shown.insert((message.from.clone(), message.id)) {
                         screen.message(&message, me.as_str(), None);
+                        if alarm.bell {
+                            screen.ring();
+                        }
+                        if alarm.desktop {
+                            notify(&message.from, &message.text, &screen);
+                        }
                     }
                 }
                 Entry::State(id, state) if state != SentState::Left => {

@@ -21,8 +21,8 @@ use crate::{
 pub struct Dry {
     /// The routes so far: their addresses.
     pub routes: Routes<String>,
-    /// What the `.meta` would say, if the files themselves were named.
-    pub template: Option<Meta>,
+    /// What the `.meta` would say, for each receiver, if the files themselves were named.
+    pub templates: Vec<Meta>,
     /// What was sent before, if that is not sent again.
     pub sent: Option<OutgoingView>,
     /// The outcomes so far.
@@ -53,7 +53,11 @@ impl Dry {
     ) -> Result<(), Error> {
         let address = |route: crate::client::Route| route.addresses().to_string();
         let failed = item.failed.as_deref().map(outgoing::template);
-        if let Some(template) = failed.as_ref().or(self.template.as_ref()) {
+        let templates = match failed {
+            Some(failed) => vec![failed],
+            None => self.templates.clone(),
+        };
+        for template in &templates {
             let address = self.routes.find(&item.path, template, address)?;
             let mut source = sources.open(&item.path)?;
             if let Some(failed) = &item.failed {
@@ -73,6 +77,8 @@ impl Dry {
                     .tally
                     .would(&item.path, template, source.len(), address),
             }
+        }
+        if !templates.is_empty() {
             return Ok(());
         }
         let job_file = JobFile::read_unlocked(&item.path, last_dir)?;

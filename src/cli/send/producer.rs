@@ -29,7 +29,8 @@ use crate::{
         send::{
             job_file::{JobFile, LastDir},
             outgoing::{Next, OutgoingLog, template},
-            source_file::SourceFiles,
+            shared_file::ReadCache,
+            source_file::{SourceFile, SourceFiles},
         },
     },
 };
@@ -132,6 +133,8 @@ pub struct Producer {
     pub at_hand: Arc<Semaphore>,
     last_dir: LastDir,
     sources: SourceFiles,
+    /// What was read of files for several receivers.
+    cache: ReadCache,
     /// Transfers of named files that this run has begun.
     begun: HashSet<Option<TransferId>>,
 }
@@ -140,8 +143,8 @@ pub struct Producer {
 pub struct Named {
     /// What is known about them.
     pub log: OutgoingLog,
-    /// The common part of their metas.
-    pub template: Meta,
+    /// The common part of their metas, for each receiver.
+    pub templates: Vec<Meta>,
     /// Whether files that were sent before are sent again.
     pub again: bool,
 }
@@ -204,6 +207,7 @@ impl Producer {
             at_hand: Arc::new(Semaphore::new(AT_HAND)),
             last_dir: LastDir::default(),
             sources: SourceFiles::default(),
+            cache: ReadCache::default(),
             begun: HashSet::new(),
         }
     }
@@ -217,19 +221,18 @@ impl Producer {
                 break;
             }
             let (path, not) = match found {
-                Ok(item) => match self.send(&item) {
-                    Ok(()) => continue,
-                    Err(not) => (item.path, not),
-                },
-                Err((path, error)) => (path, Not::Failed(error)),
+                Ok(item) => (item.path.clone(), self.send(&item)),
+                Err((path, error)) => (path, vec![Not::Failed(error)]),
             };
-            let outcome = match not {
-                Not::Failed(error) => Report::Failed(path, error),
-                Not::Left(job, error) => Report::Left(path, job, error),
-                Not::Skipped(done) => Report::Skipped(path, done),
-                Not::Other => continue,
-            };
-            let _ = self.tools.outcomes.send(outcome);
+            for not in not {
+                let outcome = match not {
+                    Not::Failed(error) => Report::Failed(path.clone(), error),
+                    Not::Left(job, error) => Report::Left(path.clone(), job, error),
+                    Not::Skipped(done) => Report::Skipped(path.clone(), done),
+                    Not::Other => continue,
+                };
+                let _ = self.tools.outcomes.send(outcome);
+            }
         }
         Produced {
             passed_over: self.plan.passed_over,
@@ -238,21 +241,45 @@ impl Producer {
         }
     }
 
-    fn send(&mut self, item: &Item) -> Result<(), Not> {
+    /// Sends a file to each receiver; returns why it is not being sent to some of them.
+    fn send(&mut self, item: &Item) -> Vec<Not> {
         let Some(named) = &self.named else {
-            return self.send_document(&item.path, item);
+            return self
+                .send_document(&item.path, item)
+                .err()
+                .into_iter()
+                .collect();
         };
-        let tools = &self.tools;
-        let make = |route| tools.queue(route);
         let failed = item.failed.as_deref();
-        let template = failed.map_or_else(|| named.template.clone(), template);
-        let queue = self.routes.find(&item.path, &template, make)?;
-        let mut source = self.sources.open(&item.path)?;
+        let templates = match failed {
+            Some(failed) => vec![template(failed)],
+            None => named.templates.clone(),
+        };
+        let mut source = match self.sources.open(&item.path) {
+            Ok(source) => source,
+            Err(error) => return templates.iter().map(|_| error.clone().into()).collect(),
+        };
         if let Some(failed) = failed {
             source = source.called(failed.what.name.clone());
         }
+        if templates.len() > 1 {
+            source = source.shared(&self.cache);
+        }
+        let sent = templates
+            .iter()
+            .map(|template| self.send_to(template, item, source.clone()));
+        sent.filter_map(Result::err).collect()
+    }
+
+    fn send_to(&mut self, template: &Meta, item: &Item, source: SourceFile) -> Result<(), Not> {
+        let Some(named) = &self.named else {
+            return Err(Not::Other);
+        };
+        let tools = &self.tools;
+        let make = |route| tools.queue(route);
+        let queue = self.routes.find(&item.path, template, make)?;
         let within = item.within.as_deref();
-        let out = match named.log.next(&template, source, within, named.again)? {
+        let out = match named.log.next(template, source, within, named.again)? {
             Next::Sent(before) => return Err(Not::Skipped(before)),
             Next::Send(out) => *out,
         };

@@ -35,7 +35,8 @@ impl LetterFile {
     ) -> Result<Self, ReceiveError> {
         let hashes = arrival.pinned.wants_sha256();
         let held = arrival.held;
-        let whole = held.is_multiple_of(MAX_BODY as u64) && held < arrival.expected;
+        let whole = held.is_multiple_of(MAX_BODY as u64)
+            && arrival.expected.is_some_and(|size| held < size);
         let prefix = match held > 0 && whole {
             true => arrival.partial.digest(held).ok(),
             false => None,
@@ -55,7 +56,7 @@ impl LetterFile {
         let number = received / MAX_BODY as u64;
         let streams = (Stream::behind(blocks, number), Stream::new(records));
         let (Ok(blocks), Ok(trailer)) = streams else {
-            arrival.end(&ReceiveError::Failed);
+            arrival.end(&ReceiveError::Failed, None);
             return Err(ReceiveError::Failed);
         };
         Ok(Self {
@@ -107,8 +108,8 @@ impl LetterFile {
             match head.kind {
                 Kind::Block if self.claimed.is_none() => match self.incoming.open(head, sealed) {
                     Ok(body) => opened.get_or_insert_default().extend_from_slice(body),
-                    Err(BlockError::Size) => return Err(ReceiveError::Size),
                     Err(BlockError::Wire(error)) => return Err(wire(error)),
+                    Err(_) => return Err(ReceiveError::Size),
                 },
                 Kind::Trailer if self.claimed.is_none() => {
                     let body = self.trailer.open(head, sealed).map_err(wire)?;
@@ -132,8 +133,8 @@ impl LetterFile {
         };
         match self.incoming.finish(claimed) {
             Some(Ok(received)) => Ok(received),
-            Some(Err((target, error))) => {
-                target.end(&error);
+            Some(Err((target, came, error))) => {
+                target.end(&error, Some(came));
                 Err(error)
             }
             None => Err(cut()),

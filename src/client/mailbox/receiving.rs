@@ -223,6 +223,10 @@ impl Mailbox<'_> {
             size.is_none_or(|size| records_len(size) == records)
         };
         let asked = match Wire::from_json(json) {
+            Ok(asked) if asked.meta.filesize.is_none() && !asked.meta.is_message() => {
+                let error = Error::new(Code::Refused, "a letter has to say its filesize");
+                return Ok(refused(asked.meta, &error));
+            }
             Ok(asked) if !asked.session && fits(&asked) => asked,
             Ok(asked) if !asked.session => {
                 let error = Error::new(Code::Integrity, "the letter is not as long as its file");

@@ -22,6 +22,15 @@ reject("only from zhenqiang");
     .only_at(DECIDING),
     Function::new(
         "decision",
+        "accept_stream()",
+        "The same; and if it is a stream, nobody is asked whether to watch it. Whoever waits for one watches it at once, and with record = yes it is recorded even if nobody does.",
+        r#"
+if meta.kind == "stream" && meta.from == "garden-camera" { accept_stream(); }
+"#,
+    )
+    .only_at(&[Kind::Meta]),
+    Function::new(
+        "decision",
         "reject(reason)",
         "Refuses the file; the sender reads the reason, at most 4,096 bytes. At OnReceived the file is removed. At OnList and OnGet the contact is told that the file does not exist, and only the log has the reason. The script ends here, and no further one runs.",
         r#"
@@ -69,6 +78,8 @@ const MAX_HIDDEN: usize = 64;
 pub enum Decision {
     /// Nothing against it.
     Accept,
+    /// Nothing against it; and a stream needs no person who says yes.
+    AcceptStream,
     /// It is refused; why.
     Reject(String),
     /// It is accepted, but kept out of sight.
@@ -130,6 +141,7 @@ fn hide(patterns: Vec<String>) -> Ended {
 pub(super) fn register(engine: &mut Engine) {
     engine
         .register_fn("accept", || end(Decision::Accept))
+        .register_fn("accept_stream", || end(Decision::AcceptStream))
         .register_fn("reject", |reason: &str| {
             with_reason("reject", reason, Decision::Reject)
         })

@@ -23,7 +23,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function::new(
         "meta",
         "meta.field",
-        "A field of the .meta: from, to, folder, filename, datetime, filesize, fileCRC, id, error, and any further one; () if it is missing. A message has kind, which is \"message\", and text. At events without a received file or message, meta is ().",
+        "A field of the .meta: from, to, folder, filename, datetime, filesize, fileCRC, id, error, and any further one; () if it is missing. A message has kind, which is \"message\", and text; a stream has the kind \"stream\". While the sender does not know how large a file is (a stream, or standard input), filesize at OnMeta is 4611686018427387904, so that whatever limits sizes refuses it. At events without a received file or message, meta is ().",
         r#"
 assert_eq(meta.from, "zhenqiang");
 assert_eq(meta["no such field"], ());
@@ -75,7 +75,7 @@ impl Handle {
             "filename" => meta.filename.as_str().into(),
             "datetime" => meta.datetime.as_str().into(),
             "error" => meta.error.as_str().into(),
-            "filesize" => number(meta.filesize),
+            "filesize" => number(Some(meta.size_for_hooks())),
             "fileCRC" => number(meta.file_crc.map(u64::from)),
             "id" => meta.id.map_or(Dynamic::UNIT, |id| id.to_string().into()),
             _ => meta.extra.get(field).map_or(Dynamic::UNIT, to_dynamic),

@@ -61,6 +61,7 @@ const ROWS: &[Row] = &[
     at_once!("server.address", addresses),
     at_once!("server.max_connections", max_connections),
     at_once!("server.max_connections_per_address", max_per_address),
+    at_once!("server.messages_per_second", message_rate),
     at_once!("server.opening_deadline", opening_deadline),
     at_once!("server.opening_max_age", opening_max_age),
     at_once!("server.idle_deadline", idle_deadline),

@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::task;
 
-use super::{Answerer, AnswererIo, Done, Transfer};
+use super::{Answerer, AnswererIo, Done, Transfer, streams::watch_and_keep};
 use crate::{
     error::{Code, Error, printable},
     meta::Wire,
@@ -98,12 +98,13 @@ impl Answerer<'_> {
         &mut self,
         io: &mut AnswererIo,
         transfer: u32,
-        arrival: Arrival,
+        mut arrival: Arrival,
     ) -> Result<(), SessionError> {
+        watch_and_keep(io, transfer, &mut arrival);
         io.buffer = io.buffer.max(match arrival.expected {
-            LARGE_FILE.. => LARGE_RECEIVE_BUFFER,
-            n if n > MAX_BODY as u64 => RECEIVE_BUFFER,
-            _ => MAX_RECORD,
+            Some(LARGE_FILE..) => LARGE_RECEIVE_BUFFER,
+            Some(n) if n <= MAX_BODY as u64 => MAX_RECORD,
+            _ => RECEIVE_BUFFER,
         });
         if arrival.held == 0 {
             let sums = Checksums::new(arrival.pinned.wants_sha256());
@@ -214,5 +215,5 @@ impl Answerer<'_> {
 
 /// Leaves a file untouched: the next attempt resumes with it.
 pub(super) fn leave(arrival: Arrival) {
-    task::spawn_blocking(move || arrival.end(&ReceiveError::GoingDown));
+    task::spawn_blocking(move || arrival.end(&ReceiveError::GoingDown, None));
 }

@@ -162,7 +162,7 @@ pub(super) fn not_received(error: ReceiveError) -> Error {
         ReceiveError::Session { why, told } => told.unwrap_or_else(|| Error::new(Code::Later, why)),
         ReceiveError::Sender(error) => Error::new(error.code, printable(&error.sentence, 500)),
         ReceiveError::Store(error) => not_stored(&error),
-        ReceiveError::Size | ReceiveError::Checksum { .. } => {
+        ReceiveError::Size | ReceiveError::TooLarge(_) | ReceiveError::Checksum { .. } => {
             Error::new(Code::Integrity, error.to_string())
         }
         ReceiveError::Taken => Error::new(Code::Exists, error.to_string()),

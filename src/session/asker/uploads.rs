@@ -9,8 +9,10 @@ use crate::{
     error::{Code, Error, printable},
     meta::{MAX_TEXT, Meta, Wire, is_extra},
     store::{Reader, prefix::prefix_digest},
+    stream::WINDOW,
     transfer::send::{
         blocks::{Attempt, unreadable},
+        feed_blocks::FeedBlocks,
         job::Job,
     },
     wire::{
@@ -193,10 +195,16 @@ impl<J: Job + Send> Asker<'_, J> {
                 .keys
                 .block_key(filekey, id, Direction::ToServer, transfer),
         )?;
+        let feed = upload.job.feed();
         let (contents, version) = upload.job.source();
         let claimed_crc = upload.asked.file_crc;
         upload.stage = Stage::Sending(reply);
         self.transfers.insert(transfer, Transfer::Upload(upload));
+        if let Some(feed) = feed {
+            io.uploads
+                .push_feed(FeedBlocks::new(transfer, feed, blocks));
+            return Ok(());
+        }
         io.uploads.push(Attempt {
             transfer,
             contents,
@@ -246,11 +254,23 @@ impl<J: Job + Send> Asker<'_, J> {
 
     /// The other side has a file.
     pub(super) fn safe(&mut self, upload: Upload<J>) {
-        let meta = match &upload.stage {
+        let mut meta = match &upload.stage {
             Stage::Sent(reply, crc) => delivered(&upload.asked, &reply.meta, Some(*crc)),
             _ => delivered(&upload.asked, &upload.asked, None),
         };
+        meta.filesize = meta.filesize.or(Some(upload.moved));
         self.tell(upload, Ok(meta));
+    }
+
+    /// Whoever watches a stream has taken so many bytes of it.
+    pub(super) fn watched(&self, transfer: u32, body: &[u8]) -> Result<(), SessionError> {
+        let taken = record::decode_offset(body)?;
+        if let Some(Transfer::Upload(upload)) = self.transfers.get(&transfer)
+            && let Some(feed) = upload.job.feed()
+        {
+            feed.allow(taken.saturating_add(WINDOW));
+        }
+        Ok(())
     }
 
     /// The other side ended a transfer.
@@ -296,7 +316,9 @@ fn granted(reply: &Wire, sent: &Meta) -> Result<(), Error> {
         let sentence = printable(&reply.meta.error, MAX_TEXT);
         return Err(Error::new(Code::from_word(&reply.code), sentence));
     }
-    let about = |meta: &Meta| (meta.id, meta.filesize, meta.from.clone(), meta.to.clone());
+    // Of what is sent as it comes, the size is not known yet.
+    let size = |meta: &Meta| meta.filesize.filter(|_| sent.filesize.is_some());
+    let about = |meta: &Meta| (meta.id, size(meta), meta.from.clone(), meta.to.clone());
     if about(&reply.meta) != about(sent) {
         let sentence = "the answer is about a different transfer";
         return Err(Error::new(Code::Failed, sentence));

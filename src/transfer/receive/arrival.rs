@@ -4,7 +4,12 @@ use std::{io, sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 
-use super::{error::ReceiveError, partial::Partial, target::Target};
+use super::{
+    error::ReceiveError,
+    partial::Partial,
+    streams::{Recording, Streaming},
+    target::{Came, Received, Target},
+};
 use crate::{
     error::printable,
     event::{Event, Kind, Subject},
@@ -13,7 +18,9 @@ use crate::{
     observer::{Observer, TransferEnd},
     root::{config::Config, folder::Folder},
     store::Sink,
+    stream::INCOMPLETE,
     traffic::{Entry, Transfer},
+    viewers::{End, View},
 };
 
 /// A file that was accepted.
@@ -24,8 +31,10 @@ pub struct Arrival {
     pub partial: Partial,
     /// Where its bytes go, once there are some.
     pub sink: Option<Box<dyn Sink>>,
-    /// Bytes of the whole file.
-    pub expected: u64,
+    /// Bytes of the whole file; `None` if its sender does not know yet.
+    pub expected: Option<u64>,
+    /// The most bytes of it that are taken.
+    pub most: u64,
     /// Bytes that are there already, if the sender has the same.
     pub held: u64,
     /// The folder.
@@ -40,7 +49,16 @@ pub struct Arrival {
     pub observer: Arc<dyn Observer>,
     /// Counts its bytes.
     pub traffic: Entry<Transfer>,
+    /// What is done with it, if it is a stream.
+    pub streaming: Streaming,
+    /// Where it is watched, if it is a stream.
+    pub view: Option<View>,
+    /// Takes what came of a stream that was cut off, if it is recorded.
+    pub keep: Option<Keep>,
 }
+
+/// Takes what came of a stream that was cut off.
+pub type Keep = Box<dyn FnOnce(Received<Arrival>) + Send>;
 
 impl Arrival {
     /// Removes what was there: the sender has a different file.
@@ -72,38 +90,72 @@ pub fn event(kind: Kind, folder: &Folder, config: &Arc<Config>, partial: &Partia
 }
 
 impl Target for Arrival {
-    fn expected(&self) -> u64 {
+    fn expected(&self) -> Option<u64> {
         self.expected
+    }
+
+    fn most(&self) -> u64 {
+        self.most
     }
 
     fn claimed_crc(&self) -> Option<u32> {
         self.partial.subject().meta.file_crc
     }
 
-    /// A hidden file, with the bytes that are there already and that the sender has too.
+    /// A hidden file, with the bytes that are there already and that the sender has too; or where a
+    /// stream is watched.
     fn sink(&mut self) -> io::Result<&mut Box<dyn Sink>> {
-        match &mut self.sink {
-            Some(sink) => Ok(sink),
-            none => Ok(none.insert(self.partial.begin(self.held)?)),
-        }
+        let none = match &mut self.sink {
+            Some(sink) => return Ok(sink),
+            none => none,
+        };
+        let file = || self.partial.begin(self.held);
+        Ok(none.insert(match self.view.clone() {
+            None => file()?,
+            Some(view) if self.streaming.is_recorded => Box::new(Recording {
+                file: file()?,
+                view,
+            }),
+            Some(view) => Box::new(view),
+        }))
     }
 
     fn reached(&self, bytes: u64) {
         self.traffic.reached(bytes);
     }
 
-    /// If the sender may resume later, what has arrived waits for that, hidden.
-    fn end(self, why: &ReceiveError) {
+    /// If the sender may resume later, what has arrived waits for that, hidden. What came of a
+    /// stream that is recorded is kept.
+    fn end(mut self, why: &ReceiveError, came: Option<Came>) {
+        if let Some(view) = &self.view {
+            view.end(End::Cut(why.to_string()));
+        }
+        let is_storable = !matches!(why, ReceiveError::Store(_));
+        let came = came.filter(|_| is_storable && self.sink.is_some());
+        if let (Some(came), Some(keep)) = (came, self.keep.take()) {
+            let subject = self.partial.subject();
+            not_received(&*self.observer, subject, self.begun, why);
+            let mut meta = subject.meta.clone();
+            meta.extra.insert(INCOMPLETE.to_owned(), true.into());
+            self.partial.set_meta(meta);
+            return keep(Received {
+                target: self,
+                len: came.len,
+                crc: came.crc,
+                sha256: came.sha256,
+            });
+        }
         let Self {
             partial,
             sink,
             begun,
             observer,
+            expected,
             ..
         } = self;
         drop(sink);
         let subject = partial.subject().clone();
-        match why.is_passing() {
+        match why.is_passing() && expected.is_some() {
             true => partial.break_off(),
             false => drop(partial),
         }

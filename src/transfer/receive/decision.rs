@@ -16,23 +16,24 @@ use super::{
     error::store_error,
     inbox::Inbox,
     messages::Turn,
-    offer::{Checked, FileOffer, Offer},
+    offer::{Checked, Offer},
     partial::{Partial, Reserved},
     receiver::{Parties, Receiver},
+    reservation::Size,
+    streams::Streaming,
     takeover::Offered,
-    under_way::Claim,
 };
 use crate::{
     crypto::random,
     error::{Code, Error, printable},
     event::{Kind, Outcome, Verdict},
-    files::{disk_queue::DiskQueue, exists},
+    files::disk_queue::DiskQueue,
     hooks::{decide::Rules, lookup::is_program},
-    journal::delivered::{Key, Stage, Transfer},
+    journal::delivered::{Key, Stage},
     json::Value,
     meta::{Features, FileKey, Meta, PENDING_PUT, QUARANTINE, Wire, is_extra},
     observer::TransferEnd,
-    root::{destination::Destination, folder_rules::Names},
+    stream::INCOMPLETE,
     traffic::{self, Entry},
 };
 
@@ -72,20 +73,15 @@ impl Decision {
     }
 }
 
-/// A file whose transfer no other session has in hand.
-struct Claimed {
-    offer: Box<FileOffer>,
-    inbox: Inbox,
-    claim: Claim,
-}
-
 /// A file that has a name, and that hooks have to decide about.
 struct Candidate {
     partial: Partial,
     inbox: Inbox,
-    size: u64,
+    size: Size,
     held: u64,
     traffic: Entry<traffic::Transfer>,
+    /// Whether hooks have accepted a stream, so that nobody need be asked.
+    is_accepted: bool,
 }
 
 impl Receiver {
@@ -121,12 +117,13 @@ impl Receiver {
         let mut metas = Vec::with_capacity(offers.len());
         let mut decided: Vec<(usize, Result<Decision, Error>)> = Vec::new();
         let mut files = Vec::with_capacity(offers.len());
-        let mut messages = Vec::new();
+        let (mut messages, mut streams) = (Vec::new(), Vec::new());
         for (at, offer) in offers.into_iter().enumerate() {
             metas.push(offer.asked.meta.clone());
             match offer.check(parties, self.settings.now().max_filesize) {
                 Ok(Checked::File(offer)) => files.push((at, offer)),
                 Ok(Checked::Message(offer)) => messages.push((at, offer)),
+                Ok(Checked::Stream(offer)) => streams.push((at, offer)),
                 Ok(Checked::Session(reply)) => decided.push((at, Ok(Decision::Answered(reply)))),
                 Err(refusal) => decided.push((at, Err(refusal))),
             }
@@ -143,26 +140,43 @@ impl Receiver {
             let (free, messages) = join(free, messages).await;
             free.into_iter().chain(messages)
         };
-        if held.is_empty() {
-            decided.extend(free.await);
-        } else {
-            let held = self.take_over(queue, parties, held, begun, &early);
-            let (free, held) = join(free, held).await;
-            decided.extend(free.chain(held));
+        let complete = |at, result: Result<Decision, Error>| {
+            let meta = metas.get(at).cloned();
+            let mut decision = result.unwrap_or_else(|refusal| {
+                let meta = meta.unwrap_or_else(|| parties.empty_meta());
+                self.log_not_taken(parties, &meta, None, begun, &refusal);
+                Decision::Answered(Box::new(refused(meta, &refusal)))
+            });
+            decision.reply_mut().features = FEATURES;
+            (at, decision)
+        };
+        let others = async {
+            if held.is_empty() {
+                decided.extend(free.await);
+            } else {
+                let held = self.take_over(queue, parties, held, begun, &early);
+                let (free, held) = join(free, held).await;
+                decided.extend(free.chain(held));
+            }
+            decided
+        };
+        let told = |at, result| {
+            let (at, decision) = complete(at, result);
+            early(at, decision);
+        };
+        if streams.is_empty() {
+            let others = others.await.into_iter();
+            return others.map(|(at, result)| complete(at, result)).collect();
         }
-        decided
-            .into_iter()
-            .map(|(at, result)| {
-                let meta = metas.get(at).cloned();
-                let mut decision = result.unwrap_or_else(|refusal| {
-                    let meta = meta.unwrap_or_else(|| parties.empty_meta());
-                    self.log_not_taken(parties, &meta, None, begun, &refusal);
-                    Decision::Answered(Box::new(refused(meta, &refusal)))
-                });
-                decision.reply_mut().features = FEATURES;
-                (at, decision)
-            })
-            .collect()
+        // The rest does not wait for people.
+        let others = async {
+            for (at, result) in others.await {
+                told(at, result);
+            }
+        };
+        let streams = self.decide_streams(queue, parties, streams, begun, &told);
+        join(others, streams).await;
+        Vec::new()
     }
 
     pub(super) async fn decide_files(
@@ -216,11 +230,12 @@ impl Receiver {
                 }
                 Ok((Reserved::New(partial), inbox, size, held)) => {
                     let candidate = Candidate {
-                        traffic: partial.enter(&self.traffic, size, held),
+                        traffic: partial.enter(&self.traffic, size.known, held),
                         partial,
                         inbox,
                         size,
                         held,
+                        is_accepted: false,
                     };
                     match self.admit(candidate).await {
                         Ok(candidate) => candidates.push((at, candidate)),
@@ -239,76 +254,6 @@ impl Receiver {
         decided.extend(asked);
         decided.extend(known);
         decided
-    }
-
-    /// Claims a transfer for this session.
-    fn claim(
-        &self,
-        parties: &Parties,
-        inboxes: &mut HashMap<String, Result<Inbox, Error>>,
-        offer: Box<FileOffer>,
-    ) -> Result<Claimed, Error> {
-        let inbox = inboxes
-            .entry(offer.meta.folder.clone())
-            .or_insert_with_key(|folder| self.inbox(&parties.user, folder))
-            .clone()?;
-        if !inbox.rules.takes_files {
-            let sentence = "this folder takes messages only: choose a different one for files";
-            return Err(Error::new(Code::Refused, sentence));
-        }
-        let Parties { from, holder, .. } = parties;
-        let claim = self.under_way.claim(&inbox.folder, from, offer.id, holder);
-        let claim = claim.ok_or_else(|| {
-            Error::new(Code::Later, "this transfer is under way already, try later")
-        })?;
-        Ok(Claimed {
-            offer,
-            inbox,
-            claim,
-        })
-    }
-
-    /// Names a file, on a disk thread. `known` is what the journal has of its transfer; it was read
-    /// after the transfer was claimed, so it is the latest.
-    fn reserve(
-        &self,
-        claimed: Claimed,
-        known: Option<Transfer>,
-    ) -> Result<(Reserved, Inbox, u64, u64), Error> {
-        let Claimed {
-            mut offer,
-            inbox,
-            mut claim,
-        } = claimed;
-        if inbox.rules.names == Names::Original
-            && Destination::of(&offer.meta).is_none()
-            && let Some(destination) = Destination::original(&offer.meta, &inbox.config)
-        {
-            destination.note(&mut offer.meta);
-        }
-        if let Some(path) = &offer.path
-            && known.is_none()
-            && !claim.take_path(path)
-        {
-            return Err(exists());
-        }
-        let store = inbox.store.clone();
-        let reserved = Partial::reserve(&inbox.folder, store, offer.meta, claim, known);
-        let mut reserved = reserved.map_err(|e| logged(&e))?;
-        let mut held = 0;
-        if let Reserved::New(partial) = &mut reserved {
-            match offer.resumes {
-                true => held = partial.held(offer.size).map_err(|e| logged(&e))?,
-                false => partial.discard(),
-            }
-            if inbox.room.is_some_and(|room| room < offer.size - held) {
-                return Err(store_error(&io::ErrorKind::StorageFull.into()));
-            }
-            if inbox.shows_meta {
-                partial.write_meta().map_err(|e| logged(&e))?;
-            }
-        }
-        Ok((reserved, inbox, offer.size, held))
     }
 
     /// Fails if the folder is closed.
@@ -342,7 +287,8 @@ impl Receiver {
         begun: Instant,
         early: &(impl Fn(usize, Decision) + Sync),
     ) -> Vec<(usize, Result<Decision, Error>)> {
-        let (mut asking, mut events, mut judged) = (Vec::new(), Vec::new(), Vec::new());
+        let mut asking: Vec<Option<(usize, Candidate)>> = Vec::new();
+        let (mut events, mut judged) = (Vec::new(), Vec::new());
         for (at, candidate) in candidates {
             let Inbox {
                 folder,
@@ -372,9 +318,11 @@ impl Receiver {
         let mut following = Vec::new();
         let told = |place, verdict: Verdict| {
             self.observe(&verdict);
-            let Some((at, candidate)) = asking.get_mut(place).and_then(Option::take) else {
+            let asked: Option<(usize, Candidate)> = asking.get_mut(place).and_then(Option::take);
+            let Some((at, mut candidate)) = asked else {
                 return;
             };
+            candidate.is_accepted = verdict.accepts_stream;
             let is_quick = verdict.outcome == Outcome::Accepted
                 && verdict.runs.iter().all(|run| !is_program(&run.script));
             if !is_quick {
@@ -481,6 +429,7 @@ impl Receiver {
             size,
             held,
             traffic,
+            is_accepted,
         } = candidate;
         traffic.set_stage(traffic::Stage::Moving);
         if let Some(meta) = meta {
@@ -502,11 +451,18 @@ impl Receiver {
             folder: inbox.folder,
             config: inbox.config,
             pinned: inbox.pinned,
-            expected: size,
+            expected: size.known,
+            most: size.most,
             held,
             begun,
             observer: self.observer.clone(),
             traffic,
+            streaming: Streaming {
+                is_recorded: inbox.rules.records,
+                is_accepted,
+            },
+            view: None,
+            keep: None,
         })))
     }
 
@@ -528,8 +484,13 @@ impl Receiver {
             None => return Err(Error::new(Code::Later, Outcome::LATER)),
         }
         let meta = &partial.subject().meta;
+        if meta.extra.get(INCOMPLETE) == Some(&Value::Bool(true)) {
+            let sentence = "only a part of this stream came: give it a different id";
+            return Err(Error::new(Code::Refused, sentence));
+        }
         let other_crc = asked.file_crc.is_some() && asked.file_crc != meta.file_crc;
-        if meta.filesize != asked.filesize || meta.filename != asked.filename || other_crc {
+        let other_size = asked.filesize.is_some() && meta.filesize != asked.filesize;
+        if other_size || meta.filename != asked.filename || other_crc {
             return Err(Error::new(
                 Code::Refused,
                 "a different file was delivered under this id: remove the field id from the .meta to send this one",
@@ -592,7 +553,7 @@ pub fn refused(mut meta: Meta, why: &Error) -> Wire {
     }
 }
 
-fn logged(error: &io::Error) -> Error {
+pub(super) fn logged(error: &io::Error) -> Error {
     error!("cannot store a file: {error}");
     store_error(error)
 }

@@ -13,7 +13,10 @@ use std::{
 use cap_std::fs::Dir;
 use sha2::{Digest, Sha256};
 
-use super::{error::ReceiveError, target::Target};
+use super::{
+    error::ReceiveError,
+    target::{Came, Target},
+};
 use crate::{
     crypto::random,
     error::{Code, Error},
@@ -252,8 +255,8 @@ impl Download {
 }
 
 impl Target for Download {
-    fn expected(&self) -> u64 {
-        self.coming.as_ref().map_or(0, |coming| coming.size)
+    fn expected(&self) -> Option<u64> {
+        Some(self.coming.as_ref().map_or(0, |coming| coming.size))
     }
 
     fn claimed_crc(&self) -> Option<u32> {
@@ -268,7 +271,7 @@ impl Target for Download {
         }
     }
 
-    fn end(mut self, why: &ReceiveError) {
+    fn end(mut self, why: &ReceiveError, _: Option<Came>) {
         if !why.is_passing() {
             self.keep = false;
         }

@@ -22,6 +22,9 @@ pub enum ReceiveError {
     /// More or fewer bytes came than the meta says.
     #[error("the file has a different size than its meta says")]
     Size,
+    /// More bytes came than are taken of a file whose size its sender did not know.
+    #[error("the file is too large, the receiver takes {0} bytes")]
+    TooLarge(u64),
     /// The bytes are not those that the sender read.
     #[error("the CRC-32 of the file is {computed}, the sender says {claimed}")]
     Checksum {
@@ -75,7 +78,11 @@ impl ReceiveError {
                 error.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),
-            Self::Size | Self::Checksum { .. } | Self::Taken | Self::Refused(_) => false,
+            Self::Size
+            | Self::TooLarge(_)
+            | Self::Checksum { .. }
+            | Self::Taken
+            | Self::Refused(_) => false,
         }
     }
 
@@ -85,6 +92,7 @@ impl ReceiveError {
             Self::Session { told, .. } => return told.clone(),
             Self::Sender(_) => return None,
             Self::Size | Self::Checksum { .. } => (Code::Integrity, self.to_string()),
+            Self::TooLarge(_) => (Code::Refused, self.to_string()),
             Self::Store(error) => return Some(store_error(error)),
             Self::Taken => return Some(exists()),
             Self::Refused(words) => (Code::Refused, words.clone()),
@@ -105,6 +113,9 @@ pub fn store_error(error: &io::Error) -> Error {
             Code::Later,
             "the receiver has no room for the file, try later",
         ),
+        // These are what a stream gets: whose viewer has left, or that does not wait for its viewer.
+        io::ErrorKind::BrokenPipe => Error::new(Code::Later, "nobody watches it any more"),
+        io::ErrorKind::WouldBlock => Error::new(Code::Integrity, error.to_string()),
         _ => Error::new(
             Code::Later,
             "the receiver cannot store the file now, try later",

@@ -125,6 +125,8 @@ impl Receiver {
             turn.comes().await;
             return Vec::new();
         }
+        let rate = self.settings.now().message_rate;
+        self.message_rate.wait(parties, offers.len(), rate).await;
         let keys: Vec<Key> = offers
             .iter()
             .map(|(_, offer)| key(parties, &offer.meta, offer.id))

@@ -21,6 +21,8 @@ pub enum Checked {
     File(Box<FileOffer>),
     /// A message.
     Message(Box<MessageOffer>),
+    /// A stream.
+    Stream(Box<FileOffer>),
     /// No file: requests come in records. The answer to it.
     Session(Box<Wire>),
 }
@@ -39,10 +41,14 @@ pub struct FileOffer {
     pub meta: Meta,
     /// The path that no other file may take meanwhile.
     pub path: Option<TreePath>,
-    /// Bytes of the file.
-    pub size: u64,
+    /// Bytes of the file; `None` if its sender does not know yet.
+    pub size: Option<u64>,
+    /// The most bytes of it that are taken.
+    pub most: u64,
     /// Its transfer.
     pub id: TransferId,
+    /// Whether it is a stream.
+    pub is_stream: bool,
     /// Whether its sender can resume.
     pub resumes: bool,
 }
@@ -79,12 +85,16 @@ impl Offer {
             meta.extra.retain(|field, _| is_extra(field));
             return Ok(Checked::Message(Box::new(MessageOffer { meta, id })));
         }
-        let size = meta.filesize.ok_or_else(|| refuse("filesize is missing"))?;
+        let size = meta.filesize;
+        let is_stream = destination.is_none() && meta.is_stream();
+        if size.is_none() && destination.is_some() {
+            return Err(refuse("filesize is missing"));
+        }
         let id = meta.id.ok_or_else(|| refuse("id is missing"))?;
         if meta.datetime.is_empty() {
             return Err(refuse("datetime is missing"));
         }
-        if size > max_filesize {
+        if size.is_some_and(|size| size > max_filesize) {
             let sentence =
                 format!("the file is too large, the receiver takes {max_filesize} bytes");
             return Err(refuse(&sentence));
@@ -98,12 +108,22 @@ impl Offer {
         let path = destination
             .filter(|destination| destination.conflict == Conflict::Refuse)
             .map(|destination| destination.path);
-        Ok(Checked::File(Box::new(FileOffer {
+        if is_stream && size.is_some() {
+            return Err(refuse("a stream has no filesize: leave it out"));
+        }
+        let offer = Box::new(FileOffer {
             meta,
             path,
             size,
+            most: max_filesize,
             id,
-            resumes: features.resume,
-        })))
+            is_stream,
+            // What came of a file of unknown size cannot be sent again.
+            resumes: features.resume && size.is_some(),
+        });
+        Ok(match is_stream {
+            true => Checked::Stream(offer),
+            false => Checked::File(offer),
+        })
     }
 }

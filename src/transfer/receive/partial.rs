@@ -121,7 +121,12 @@ impl Partial {
     }
 
     /// Shows whoever asks that it is under way, with `held` of its `size` bytes.
-    pub fn enter(&self, traffic: &Traffic, size: u64, held: u64) -> Entry<traffic::Transfer> {
+    pub fn enter(
+        &self,
+        traffic: &Traffic,
+        size: Option<u64>,
+        held: u64,
+    ) -> Entry<traffic::Transfer> {
         let key = self.key();
         let file = traffic::File {
             direction: Direction::In,
@@ -129,7 +134,7 @@ impl Partial {
             contact: key.from.clone(),
             folder: key.folder.clone(),
             name: self.subject().meta.filename.clone(),
-            size: Some(size),
+            size,
             held,
         };
         traffic.transfer(file, traffic::Stage::Deciding)

@@ -10,6 +10,7 @@ use super::{
     commit::{Committer, Whole},
     error::ReceiveError,
     message_committer::MessageCommitter,
+    message_rate::MessageRate,
     partial::Partial,
     target::Received,
     under_way::{Holder, UnderWay},
@@ -36,6 +37,7 @@ use crate::{
         user::User,
     },
     traffic::{Entry, Stage, Traffic, Transfer},
+    viewers::Viewers,
     wire::request::Reply,
 };
 
@@ -79,8 +81,12 @@ pub struct Receiver {
     pub committer: Committer,
     /// Makes messages safe.
     pub messages: MessageCommitter,
+    /// How many of them contacts may send.
+    pub message_rate: Arc<MessageRate>,
     /// What contacts may see and change.
     pub files: FileService,
+    /// Who watches streams.
+    pub viewers: Viewers,
 }
 
 /// A file that was complete, and what became of it.
@@ -204,6 +210,7 @@ impl Receiver {
     fn begin_to_store(&self, received: Received<Arrival>) -> (Storing, Option<Whole>) {
         let Received {
             target: arrival,
+            len,
             crc,
             sha256,
         } = received;
@@ -220,7 +227,7 @@ impl Receiver {
         } = arrival;
         traffic.set_stage(Stage::Storing);
         let mut meta = partial.subject().meta.clone();
-        meta.file_crc = Some(crc);
+        (meta.filesize, meta.file_crc) = (Some(len), Some(crc));
         // What its sender says of it must not pass for this.
         match sha256 {
             Some(sha256) => meta

@@ -15,8 +15,13 @@ use crate::{
 
 /// Where a file goes, and what is known of it before its bytes come.
 pub trait Target: Send + 'static {
-    /// Bytes of the whole file.
-    fn expected(&self) -> u64;
+    /// Bytes of the whole file; `None` if its sender does not know yet.
+    fn expected(&self) -> Option<u64>;
+
+    /// The most bytes of a file whose sender does not know its size.
+    fn most(&self) -> u64 {
+        u64::MAX
+    }
 
     /// Its CRC-32, if that is known.
     fn claimed_crc(&self) -> Option<u32>;
@@ -27,8 +32,19 @@ pub trait Target: Send + 'static {
     /// So many bytes of it are there.
     fn reached(&self, _bytes: u64) {}
 
-    /// Ends an attempt that did not complete the file. It may wait for a disk.
-    fn end(self, why: &ReceiveError);
+    /// Ends an attempt that did not complete the file, of which this came. It may wait for a disk.
+    fn end(self, why: &ReceiveError, came: Option<Came>);
+}
+
+/// What came of a file, and was appended.
+#[derive(Clone, Copy)]
+pub struct Came {
+    /// Bytes.
+    pub len: u64,
+    /// Their CRC-32.
+    pub crc: u32,
+    /// Their SHA-256, if a script asks for it.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// Why a block was rejected.
@@ -36,6 +52,8 @@ pub trait Target: Send + 'static {
 pub enum BlockError {
     /// It belongs to a file of a different size than the meta says.
     Size,
+    /// It belongs to a file of unknown size that has become larger than this.
+    TooLarge(u64),
     /// It cannot be opened, and with it no other record of the session.
     Wire(WireError),
 }
@@ -76,6 +94,8 @@ impl From<crc32fast::Hasher> for Checksums {
 pub struct Received<T> {
     /// Where it went.
     pub target: T,
+    /// Its bytes.
+    pub len: u64,
     /// Its CRC-32.
     pub crc: u32,
     /// Its SHA-256, if a script asks for it.
@@ -87,9 +107,22 @@ pub struct Incoming<T> {
     blocks: Stream,
     target: T,
     received: u64,
+    /// Bytes that were appended, of which the checksums are.
+    appended: u64,
     /// Whether the last block has arrived.
     complete: bool,
     sums: Checksums,
+}
+
+impl<T> Received<T> {
+    /// What came of it, which is all.
+    pub fn came(&self) -> Came {
+        Came {
+            len: self.len,
+            crc: self.crc,
+            sha256: self.sha256,
+        }
+    }
 }
 
 impl<T: Target> Incoming<T> {
@@ -99,6 +132,7 @@ impl<T: Target> Incoming<T> {
             blocks,
             target,
             received,
+            appended: received,
             complete: false,
             sums,
         }
@@ -121,13 +155,25 @@ impl<T: Target> Incoming<T> {
         sealed: &'a mut [u8],
     ) -> Result<&'a mut [u8], BlockError> {
         let after = self.received + head.len as u64;
-        let whole = head.last || head.len == MAX_BODY;
-        let expected = self.target.expected();
-        if self.complete || !whole || head.last != (after == expected) || after > expected {
+        let fits = match self.target.expected() {
+            Some(expected) => {
+                let is_full = head.last || head.len == MAX_BODY;
+                is_full && head.last == (after == expected) && after <= expected
+            }
+            // Each block has what there was to send.
+            None => head.last || head.len > 0,
+        };
+        if self.complete || !fits {
             return Err(BlockError::Size);
         }
+        let most = self.target.most();
+        if self.target.expected().is_none() && after > most {
+            return Err(BlockError::TooLarge(most));
+        }
         let body = self.blocks.open(head, sealed).map_err(BlockError::Wire)?;
-        self.sums.update(body);
+        if self.target.expected().is_some() {
+            self.sums.update(body);
+        }
         self.received = after;
         self.complete = head.last;
         Ok(body)
@@ -136,19 +182,29 @@ impl<T: Target> Incoming<T> {
     /// Appends bodies that were opened, in their order.
     pub fn append(&mut self, bodies: &[&[u8]]) -> io::Result<()> {
         self.target.sink()?.append(bodies)?;
+        for body in bodies {
+            self.appended += body.len() as u64;
+        }
+        if self.target.expected().is_none() {
+            // What there is of it may be kept, and only that: it counts once it is there.
+            bodies.iter().for_each(|body| self.sums.update(body));
+        }
         self.target.reached(self.received);
         Ok(())
     }
 
     /// The whole file, if what arrived is what the sender read. `None` if the last block has
     /// not come.
-    pub fn finish(self, claimed: u32) -> Option<Result<Received<T>, (T, ReceiveError)>> {
+    pub fn finish(self, claimed: u32) -> Option<Result<Received<T>, (T, Came, ReceiveError)>> {
         if !self.complete {
             return None;
         }
-        let computed = self.sums.crc.finalize();
-        let sha256 = self.sums.sha256;
-        let target = self.target;
+        let (target, came) = self.came();
+        let Came {
+            len,
+            crc: computed,
+            sha256,
+        } = came;
         let said = target.claimed_crc();
         let other = [Some(claimed), said]
             .into_iter()
@@ -157,15 +213,31 @@ impl<T: Target> Incoming<T> {
         Some(match other {
             None => Ok(Received {
                 target,
+                len,
                 crc: computed,
-                sha256: sha256.map(|sha256| sha256.finalize().into()),
+                sha256,
             }),
-            Some(claimed) => Err((target, ReceiveError::Checksum { claimed, computed })),
+            Some(claimed) => {
+                let error = ReceiveError::Checksum { claimed, computed };
+                Err((target, came, error))
+            }
         })
+    }
+
+    /// Where it went, and what came of it.
+    fn came(self) -> (T, Came) {
+        let sha256 = self.sums.sha256;
+        let came = Came {
+            len: self.appended,
+            crc: self.sums.crc.finalize(),
+            sha256: sha256.map(|sha256| sha256.finalize().into()),
+        };
+        (self.target, came)
     }
 
     /// Ends an attempt that did not complete the file.
     pub fn end(self, why: &ReceiveError) {
-        self.target.end(why);
+        let (target, came) = self.came();
+        target.end(why, Some(came));
     }
 }

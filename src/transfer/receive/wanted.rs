@@ -9,7 +9,7 @@ use std::{
 use super::{
     download::{Download, Downloaded},
     error::ReceiveError,
-    target::Target,
+    target::{Came, Target},
 };
 use crate::{
     root::file,
@@ -196,10 +196,10 @@ impl Wanted {
 }
 
 impl Target for Wanted {
-    fn expected(&self) -> u64 {
+    fn expected(&self) -> Option<u64> {
         match self {
             Self::File(download) => download.expected(),
-            Self::Part(part) => part.size,
+            Self::Part(part) => Some(part.size),
         }
     }
 
@@ -214,9 +214,9 @@ impl Target for Wanted {
         }
     }
 
-    fn end(self, why: &ReceiveError) {
+    fn end(self, why: &ReceiveError, came: Option<Came>) {
         if let Self::File(download) = self {
-            download.end(why);
+            download.end(why, came);
         }
     }
 }

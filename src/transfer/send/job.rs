@@ -4,7 +4,7 @@ use std::{borrow::Borrow, sync::Arc};
 
 use zeroize::Zeroizing;
 
-use super::send_job::SendJob;
+use super::{feed::Feed, send_job::SendJob};
 use crate::{
     error::Error,
     meta::{Features, Meta, Wire},
@@ -31,6 +31,11 @@ pub trait Job {
     /// The open file, and the version to be sent.
     fn source(&self) -> (Arc<dyn Contents>, Version);
 
+    /// Where its bytes come from, if they are sent as they come.
+    fn feed(&self) -> Option<Feed> {
+        None
+    }
+
     /// The receiver has this much of it from before.
     fn held(&mut self, _bytes: u64) {}
 
@@ -54,6 +59,10 @@ impl<T: Borrow<SendJob>> Job for T {
 
     fn source(&self) -> (Arc<dyn Contents>, Version) {
         self.borrow().source()
+    }
+
+    fn feed(&self) -> Option<Feed> {
+        self.borrow().feed().cloned()
     }
 
     fn held(&mut self, bytes: u64) {

@@ -24,7 +24,6 @@ use crate::{
     json::Value,
     meta::{Meta, TransferId, datetime_now},
     root::Root,
-    store::local::LocalContents,
 };
 
 /// In the meta of a file that was found in a directory: where in it, as text.
@@ -137,7 +136,7 @@ impl OutgoingLog {
         Ok(Next::Send(Box::new(SendJob::new(
             source.path(),
             meta,
-            Arc::new(LocalContents(source.file)),
+            source.contents,
             source.version,
             Record::Row(Box::new(Attempt {
                 log: self.clone(),

@@ -15,6 +15,7 @@ use cap_std::fs::Dir;
 use rustix::fs::OFlags;
 
 use super::{
+    feed::Feed,
     job_file::{JobFile, LastDir, being_sent},
     message_record,
     outgoing::Attempt,
@@ -49,6 +50,8 @@ pub struct SendJob {
     meta: Meta,
     contents: Arc<dyn Contents>,
     version: Version,
+    /// Where its bytes come from, if they are sent as they come.
+    feed: Option<Feed>,
     record: Record,
     /// Bytes that the receiver had from before.
     resumed: AtomicU64,
@@ -70,6 +73,8 @@ pub(super) enum Record {
     Row(Box<Attempt>),
     /// The log of a folder, which has the message already.
     Log(Dir),
+    /// Nowhere: what is sent as it comes cannot be sent again.
+    Nowhere,
 }
 
 /// A `.meta` on the disk.
@@ -114,6 +119,7 @@ impl SendJob {
             meta,
             contents,
             version,
+            feed: None,
             record,
             resumed: AtomicU64::new(0),
             left: OnceLock::new(),
@@ -130,6 +136,21 @@ impl SendJob {
         Ok(Self::new(at, meta, contents, version, Record::Log(dir)))
     }
 
+    /// Something that is sent as it comes, and what is said of it.
+    pub fn of_feed(meta: Meta, feed: Feed) -> Self {
+        let version = Version::in_memory(0, 0);
+        let (path, contents) = (PathBuf::from("-"), Arc::new(NoContents));
+        Self {
+            feed: Some(feed),
+            ..Self::new(path, meta, contents, version, Record::Nowhere)
+        }
+    }
+
+    /// Where its bytes come from, if they are sent as they come.
+    pub fn feed(&self) -> Option<&Feed> {
+        self.feed.as_ref()
+    }
+
     /// Whether it has a `.meta`.
     pub fn is_document(&self) -> bool {
         matches!(self.record, Record::Document(_))
@@ -139,7 +160,7 @@ impl SendJob {
     pub fn document(&self) -> Option<&Path> {
         match self.record {
             Record::Document(_) | Record::Log(_) => Some(&self.path),
-            Record::Row(_) => None,
+            Record::Row(_) | Record::Nowhere => None,
         }
     }
 
@@ -185,9 +206,12 @@ impl SendJob {
 
     /// The document as the receiver gets it. Fails if it says a different size.
     pub fn request(&self) -> Result<Meta, Error> {
-        check_size(&self.meta, self.version.len())?;
         let mut meta = self.meta.clone();
-        meta.filesize = Some(self.version.len());
+        meta.filesize = None;
+        if self.feed.is_none() {
+            check_size(&self.meta, self.version.len())?;
+            meta.filesize = Some(self.version.len());
+        }
         meta.extra.retain(|field, _| is_extra(field));
         Ok(meta)
     }
@@ -212,6 +236,7 @@ impl SendJob {
                 self.is_there();
                 return Ok(self.path.clone());
             }
+            Record::Nowhere => return Ok(self.path.clone()),
         };
         let is_logged = self.meta.is_message()
             && message_record::add(&document.dir, &self.meta, self.sent_state(), &self.path)?;
@@ -266,6 +291,7 @@ impl SendJob {
                 self.state(dir, SentState::Failed(reason.sentence.clone()))?;
                 return Ok(self.path.clone());
             }
+            Record::Nowhere => return Ok(self.path.clone()),
         };
         if self.meta.is_message() {
             let failed = SentState::Failed(reason.sentence.clone());
@@ -285,7 +311,7 @@ impl SendJob {
                 attempt.failed(reason);
                 Ok(())
             }
-            Record::Log(_) => Ok(()),
+            Record::Log(_) | Record::Nowhere => Ok(()),
         }
     }
 
@@ -293,7 +319,7 @@ impl SendJob {
     pub(super) fn requeue(&mut self) -> Result<(), Error> {
         match &mut self.record {
             Record::Document(document) => document.requeue(&self.path),
-            Record::Row(_) | Record::Log(_) => Ok(()),
+            Record::Row(_) | Record::Log(_) | Record::Nowhere => Ok(()),
         }
     }
 
@@ -301,7 +327,7 @@ impl SendJob {
     pub(super) fn write_down(&mut self) -> Result<(), Error> {
         match &mut self.record {
             Record::Document(document) => document.write_down(&self.meta, &self.path),
-            Record::Row(_) | Record::Log(_) => Ok(()),
+            Record::Row(_) | Record::Log(_) | Record::Nowhere => Ok(()),
         }
     }
 }

@@ -1,22 +1,27 @@
 //! Files that a person names to send.
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{fs::OFlags, io::Errno};
 
-use super::send_job::{not_regular, open_any};
+use super::{
+    send_job::{not_regular, open_any},
+    shared_file::ReadCache,
+};
 use crate::{
     error::{Code, Error},
     root::version::Version,
+    store::{Contents, local::LocalContents},
 };
 
-/// A file to be sent.
+/// A file to be sent. Clones are the same open file.
+#[derive(Clone)]
 pub struct SourceFile {
-    pub(super) file: File,
+    pub(super) contents: Arc<dyn Contents>,
     pub(super) version: Version,
     parent: PathBuf,
     name: String,
@@ -38,6 +43,15 @@ impl SourceFile {
     /// Where it is: its full path.
     pub fn path(&self) -> PathBuf {
         self.parent.join(&self.name)
+    }
+
+    /// The same file, read through a cache: for several receivers.
+    #[must_use]
+    pub fn shared(self, cache: &ReadCache) -> Self {
+        Self {
+            contents: Arc::new(cache.share(self.contents.clone())),
+            ..self
+        }
     }
 
     /// The same file, as a person called it at another time.
@@ -93,7 +107,7 @@ impl SourceFiles {
             parent: self.parent_of(&full).map_err(at)?,
             name,
             called,
-            file,
+            contents: Arc::new(LocalContents(file)),
         })
     }
 

@@ -1,24 +1,30 @@
-//! The server of a chat: it receives for the root as long as no other does.
+//! The server of a program that talks or watches: it receives for the root as long as no other does.
 
 use std::time::Duration;
 
 use tokio::{sync::watch, time::timeout};
 
-use super::screen::Screen;
+use super::serve::Prepared;
 use crate::{
-    cli::serve::Prepared,
     control::question,
     error::Error,
     hooks::dispatch::stopped,
     root::{Root, settings::Settings},
 };
 
-/// How often a chat looks whether there is a server.
+/// How long such a program lets arrive what is arriving, when it ends.
+pub const ENDING: Duration = Duration::from_secs(3);
+
+/// How often it looks whether there is a server.
 const WATCH: Duration = Duration::from_secs(2);
 
 /// Receives for a root, as long as no server does, until `going_down` turns true. Says once why it
 /// cannot.
-pub async fn host(root: Root, screen: Screen, mut going_down: watch::Receiver<bool>) {
+pub async fn host(
+    root: Root,
+    mut going_down: watch::Receiver<bool>,
+    wrong: impl Fn(&Error) + Send,
+) {
     let (mut tries, mut was_told) = (0, false);
     loop {
         if let Ok(None) = question::addresses(&root).await {
@@ -31,7 +37,7 @@ pub async fn host(root: Root, screen: Screen, mut going_down: watch::Receiver<bo
                 Err(_) if tries == 0 => tries = 1,
                 Err(error) if !was_told => {
                     was_told = true;
-                    screen.wrong(&error.within("nothing is received"));
+                    wrong(&error.within("nothing is received"));
                 }
                 Err(_) => {}
             }

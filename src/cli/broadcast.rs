@@ -48,7 +48,7 @@ pub async fn run(
         });
         if let News::Over(outcome) = news {
             let mut over = over.lock().unwrap_or_else(PoisonError::into_inner);
-            over.push(outcome);
+            over.push(*outcome);
         }
     };
     let sending = broadcast.send(input, &progress, tell);
@@ -94,7 +94,7 @@ fn told(news: &News<'_>) -> (Option<Line>, Vec<(&'static str, Value)>) {
                 sent,
                 dropped,
                 took,
-            } = outcome;
+            } = &**outcome;
             let is_stream = meta.is_stream();
             let status = match result {
                 Ok(()) if is_stream => "streamed",

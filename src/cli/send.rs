@@ -80,7 +80,7 @@ use crate::{
 /// receiver has said which. `m2y serve` hears of that by itself; without it, name the .left.
 /// --take-back takes a letter back that was not fetched yet.
 ///
-/// - stands for standard input, whose size need not be known: it is stored like a file once it
+/// Name - to send standard input, whose size need not be known: it is stored like a file once it
 /// has come whole, and cannot be resumed. Several receivers after the files get all of them; each
 /// file is read once, and sealed for each:
 ///

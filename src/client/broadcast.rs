@@ -32,7 +32,7 @@ pub enum News<'a> {
     /// The receiver was cut off for this reason, and is asked again.
     Again(&'a Meta, &'a Error),
     /// It is over.
-    Over(Outcome),
+    Over(Box<Outcome>),
 }
 
 /// What became of it for one receiver.
@@ -196,13 +196,13 @@ impl Receiver<'_> {
                         Ok(meta) => (meta, Ok(())),
                         Err(error) => (meta, Err(error)),
                     };
-                    return tell(News::Over(Outcome {
+                    return tell(News::Over(Box::new(Outcome {
                         meta,
                         result,
                         sent,
                         dropped,
                         took: begun.elapsed(),
-                    }));
+                    })));
                 }
             }
         }

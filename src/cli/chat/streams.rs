@@ -15,7 +15,7 @@ use crate::{
     },
     client::{
         Route,
-        broadcast::{Broadcast, News as Sent, Outcome},
+        broadcast::{Broadcast, News as Sent},
     },
     control::viewer::{self, News, Offer, Viewer},
     error::{Code, Error, printable},
@@ -170,9 +170,9 @@ pub fn send(route: Route, meta: Meta, file: &Path, screen: Screen) -> Result<(),
         let tell = |news: Sent<'_>| match news {
             Sent::Begun(meta) => screen.say(&format!("  {} watches {name}", meta.to)),
             Sent::Again(_, error) => screen.wrong(error),
-            Sent::Over(Outcome { result, sent, .. }) => match result {
+            Sent::Over(outcome) => match outcome.result {
                 Ok(()) => {
-                    let sent = output::bytes(sent);
+                    let sent = output::bytes(outcome.sent);
                     screen.say(&format!("  {to} has watched {name} to its end: {sent}"));
                 }
                 Err(error) => screen.wrong(&error.within(format_args!("{name} to {to}"))),

@@ -26,6 +26,7 @@ use common::{
 };
 use m2y::{
     client::{Route, chat},
+    guide::PAGES,
     meta::{Meta, TransferId, Wire},
     root::{
         Root,
@@ -1061,17 +1062,7 @@ fn a_message_is_shown_on_the_desktop_and_rings_the_bell() {
     fs::write(ini, "[server]\nlisten = 127.0.0.1:0\n").unwrap();
     let mut screen = Terminal::sized(command, (40, 100));
     screen.until("greeted", has_line("Write NAME:message."));
-    let root = Root::open(talk.0.there.path()).unwrap();
-    let mut listening = None;
-    until("it receives", || {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let asked = runtime.block_on(m2y::control::question::addresses(&root));
-        listening = asked
-            .unwrap_or_default()
-            .and_then(|all| all.first().cloned());
-        listening.is_some()
-    });
-    let address = listening.unwrap().to_string();
+    let address = listening(&talk.0.there);
     assert!(talk.say(&address, "<b>hello?</b>").status.success());
     screen.until("heard", has_line("<b>hello?</b>"));
     wait_for_all(
@@ -1091,4 +1082,114 @@ fn a_message_is_shown_on_the_desktop_and_rings_the_bell() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+/// Where the chat of a root receives.
+fn listening(root: &Root) -> String {
+    let mut listening = None;
+    until("it receives", || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let asked = runtime.block_on(m2y::control::question::addresses(root));
+        listening = asked
+            .unwrap_or_default()
+            .and_then(|all| all.first().cloned());
+        listening.is_some()
+    });
+    listening.unwrap().to_string()
+}
+
+#[test]
+fn the_screen_in_the_guide_is_what_a_chat_shows() {
+    let page = PAGES.iter().find(|page| page.topic == "talk").unwrap();
+    let (_, shown) = page.text.split_once("```screen\n").unwrap();
+    let (shown, _) = shown.split_once("```").unwrap();
+    let talk = Talk::new(OPEN);
+    let back = talk.0.sender.create_folder(&name("chat")).unwrap();
+    fs::write(back.path_of("m2y.config"), OPEN).unwrap();
+    let ini = talk.0.here.path().join("m2y.ini");
+    fs::write(ini, "[server]\nlisten = 127.0.0.1:0\n").unwrap();
+    let film = talk.0.file("film.mp4", &common::noise(2 << 20));
+    let server = Process::serve(&talk.0.there);
+    let mut watching = Command::new(M2Y)
+        .args([
+            "watch",
+            ZHENQIANG,
+            "--yes",
+            "--exec",
+            "cat > /dev/null",
+            "--root",
+        ])
+        .arg(talk.0.there.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut command = talk.command(&server.address);
+    command.current_dir(film.parent().unwrap());
+    let mut screen = Terminal::sized(command, (40, 100));
+    screen.until("greeted", has_line("Ctrl-D ends"));
+    let here = listening(&talk.0.here);
+    let asked = Command::new(M2Y)
+        .args(["chat", ZHENQIANG, "--server", &here, "-m"])
+        .args(["did the photos arrive?", "--root"])
+        .arg(talk.0.there.path())
+        .output()
+        .unwrap();
+    assert!(asked.status.success(), "{}", said(&asked));
+    screen.until("asked", has_line("did the photos arrive?"));
+    screen.press("all 12 :tada:\r");
+    screen.until("ticked", has_line("✓✓ all 12"));
+    screen.press("/stream film.mp4\r");
+    let lines = screen.until("watched", |lines| {
+        let is_over = has_line("to its end")(lines);
+        is_over && lines.last().is_some_and(|line| line == "roland-frei>")
+    });
+    // The time of day is another one.
+    let alike = |line: &str| match line.split_once(" roland-frei: ") {
+        Some((_, text)) => format!("19:40 roland-frei: {text}"),
+        None => line.trim_end().to_owned(),
+    };
+    let lines: Vec<_> = lines.iter().map(|line| alike(line)).collect();
+    let shown: Vec<_> = shown.lines().map(alike).collect();
+    assert_eq!(lines, shown);
+    screen.press("/quit\r");
+    assert_eq!(screen.end(), Some(0));
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+#[test]
+fn a_flood_of_one_contact_is_slowed_down_and_holds_up_nobody_else() {
+    let talk = Talk::new(OPEN);
+    let ini = talk.0.there.path().join("m2y.ini");
+    fs::write(ini, "[server]\nmessages_per_second = 50\n").unwrap();
+    let (other, _) = Root::init(&talk.0.dir.path().join("other"), &[]).unwrap();
+    introduce(&person(&other, PETER), &talk.0.receiver);
+    let server = Process::serve(&talk.0.there);
+    let mut flood = Program::start(talk.command(&server.address));
+    let begun = Instant::now();
+    for n in 0..400 {
+        flood.say(&format!("{{\"text\":\"flood {n}\"}}"));
+    }
+    // What may come at once.
+    until("a burst came", || texts(&talk.theirs()).len() >= 50);
+    let said = Command::new(M2Y)
+        .args(["chat", ROLAND, "--server", &server.address, "-m", "me too"])
+        .arg("--root")
+        .arg(other.path())
+        .output()
+        .unwrap();
+    assert!(said.status.success());
+    let came = texts(&talk.theirs());
+    assert!(came.contains(&"me too".to_owned()));
+    assert!(came.len() < 400, "all of the flood was there before");
+    for _ in 0..400 {
+        flood.hears("delivered");
+    }
+    // 100 at once, then 50 a second.
+    assert!(begun.elapsed() >= Duration::from_secs(5));
+    let numbers: Vec<_> = (0..400).map(|n| format!("flood {n}")).collect();
+    let mut came = texts(&talk.theirs());
+    came.retain(|text| text.starts_with("flood"));
+    assert_eq!(came, numbers);
+    assert_eq!(flood.ends(), Some(0));
 }

@@ -829,3 +829,51 @@ fn how_fast_a_gibibyte_is_streamed() {
         );
     }
 }
+
+#[test]
+fn whoever_watches_a_live_stream_slowly_misses_whole_pieces_which_are_counted() {
+    const ALL: usize = 30_000_000;
+    let world = talk(TALK);
+    let server = Process::serve(&world.there);
+    let mut viewer = watch(&world.there, &[ZHENQIANG, "--yes"]);
+    let mut streaming = stream(&world, &server, "-");
+    streaming.args(["--live", "--json"]);
+    let mut sender = Sender::start(streaming);
+    // Nothing is sent before somebody watches.
+    let mut written = 0;
+    let mut first = Vec::new();
+    while first.is_empty() {
+        sender.write(&[7; 1_000]);
+        written += 1_000;
+        thread::sleep(Duration::from_millis(20));
+        let stdout = viewer.stdout.as_mut().unwrap();
+        rustix::io::ioctl_fionbio(&*stdout, true).unwrap();
+        let mut buffer = [0; 65_536];
+        if let Ok(n) = stdout.read(&mut buffer) {
+            first.extend_from_slice(&buffer[..n]);
+        }
+        rustix::io::ioctl_fionbio(&*stdout, false).unwrap();
+    }
+    // Nobody reads, and the input does not wait for that.
+    sender.write(&noise(ALL));
+    written += ALL;
+    let reading = thread::spawn(move || all_of(viewer));
+    let output = sender.ends();
+    assert!(output.status.success(), "{}", said(&output));
+    let (came, code, words) = reading.join().unwrap();
+    assert_eq!(code, Some(0), "{words}");
+    let over = String::from_utf8(output.stdout).unwrap();
+    let over: serde_json::Value = serde_json::from_str(over.lines().last().unwrap()).unwrap();
+    assert_eq!(over["status"], "streamed");
+    let (pieces, dropped) = (&over["dropped_pieces"], &over["dropped_bytes"]);
+    let (pieces, dropped) = (pieces.as_u64().unwrap(), dropped.as_u64().unwrap());
+    assert!(
+        pieces > 0 && dropped > 1_000_000,
+        "{pieces} pieces, {dropped} bytes"
+    );
+    let all = (first.len() + came.len()) as u64;
+    assert_eq!(over["bytes"].as_u64(), Some(all));
+    // What came before anybody watched counts for nobody.
+    assert!(all + dropped <= written as u64);
+    assert!(all + dropped >= ALL as u64);
+}

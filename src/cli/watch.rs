@@ -44,7 +44,7 @@ const STARTING: Duration = Duration::from_secs(60);
 /// Waits for a stream, asks you about it, and writes it to standard output, to a file, or into a
 /// program:
 ///
-///   m2y watch                                        asks about each stream
+///   m2y watch > film.ts                              asks about each stream
 ///   m2y watch zhenqiang --yes --exec 'mpv -'         watches whatever zhenqiang streams
 ///   m2y watch garden-camera --yes -o garden.ts
 ///

@@ -290,7 +290,10 @@ async fn metas_that_cannot_be_are_answered_clearly_and_nothing_is_stored() {
         ("{\"metaCRC\":1}".to_owned(), "metaCRC"),
         (changed(&|m| m.from = PETER.to_owned()), "from and to"),
         (changed(&|m| m.to = PETER.to_owned()), "from and to"),
-        (changed(&|m| m.filesize = None), "filesize is missing"),
+        (
+            changed(&|m| drop(m.extra.insert("kind".to_owned(), "stream".into()))),
+            "a stream has no filesize",
+        ),
         (changed(&|m| m.id = None), "id is missing"),
         (changed(&|m| m.datetime.clear()), "datetime is missing"),
         (changed(&|m| m.datetime = "../../x".to_owned()), "datetime"),

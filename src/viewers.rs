@@ -20,7 +20,7 @@ use tokio::{
 };
 
 pub use self::view::{End, MAX_PIECE, Piece, View, Watching};
-use crate::{meta::TransferId, root::name::Name};
+use crate::{meta::TransferId, root::name::Name, stream::NOBODY};
 
 /// Streams of one contact that wait for an answer, at most: each is a question to a person.
 const WAITING: usize = 4;
@@ -76,8 +76,8 @@ pub enum Unwatched {
     #[error("{0}")]
     Refused(String),
     /// Nobody answered in time.
-    #[error("nobody answered within {} seconds", .0.as_secs_f64())]
-    Nobody(Duration),
+    #[error("{NOBODY}")]
+    Nobody,
     /// The sender has asked too often.
     #[error("{WAITING} of your streams wait for an answer already: try later")]
     TooMany,
@@ -163,7 +163,7 @@ impl Viewers {
         let _withdrawn = Withdraw(self, &pending);
         match timeout(patience, answered).await {
             Ok(Ok(answer)) => answer.map_err(Unwatched::Refused),
-            _ => Err(Unwatched::Nobody(patience)),
+            _ => Err(Unwatched::Nobody),
         }
     }
 }
@@ -299,7 +299,7 @@ mod tests {
         let mut late = viewers.wait(&user, Some(&from)).unwrap();
         let offered = late.next().await.unwrap();
         let refused = offering.await.unwrap().map(drop);
-        assert_eq!(refused, Err(Unwatched::Nobody(PATIENCE)));
+        assert_eq!(refused, Err(Unwatched::Nobody));
         assert!(offered.accept().is_none());
         let mut later = viewers.wait(&user, None).unwrap();
         assert!(later.offers.try_recv().is_err());
@@ -318,6 +318,6 @@ mod tests {
         };
         let (_, (fifth, other)) = tokio::join!(offers, fifth);
         assert_eq!(fifth, Err(Unwatched::TooMany));
-        assert_eq!(other, Err(Unwatched::Nobody(PATIENCE)));
+        assert_eq!(other, Err(Unwatched::Nobody));
     }
 }

@@ -1,6 +1,7 @@
 //! One input for several receivers: it is read once, and sealed for each.
 
 use std::{
+    convert::Infallible,
     io::Read,
     thread,
     time::{Duration, Instant},
@@ -153,11 +154,11 @@ impl Receiver<'_> {
                         if feed.is_begun() {
                             tell(News::Begun(&meta));
                         }
-                        std::future::pending::<()>().await;
+                        std::future::pending::<Infallible>().await
                     };
                     tokio::select! {
                         result = delivering => result,
-                        () = telling => Err(Error::new(Code::Failed, "not delivered")),
+                        never = telling => match never {},
                     }
                 }
                 Err(error) => Err(Error::new(Code::Failed, error.to_string())),

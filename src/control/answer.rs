@@ -114,7 +114,7 @@ async fn answered(
     let (path, method) = (request.uri().path().to_owned(), request.method().clone());
     let Some((_, right)) = PATHS.iter().find(|(known, _)| *known == path) else {
         let known: Vec<_> = PATHS.iter().map(|(path, _)| *path).collect();
-        let sentence = format!("there is no such path: there are {}", known.join(", "));
+        let sentence = format!("unknown path: use one of {}", known.join(", "));
         return Err(Fault(
             StatusCode::NOT_FOUND,
             Error::new(Code::NotFound, sentence),
@@ -245,7 +245,7 @@ where
     F: Future<Output = io::Result<()>> + Send,
 {
     tokio::spawn(async move {
-        // Whoever asked may be gone already.
+        // The client may have disconnected.
         let upgraded = tokio::time::timeout(UPGRADED, upgrading).await;
         if let Ok(Ok(upgraded)) = upgraded {
             let _ = keep(upgraded).await;

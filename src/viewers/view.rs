@@ -1,4 +1,4 @@
-//! The way of a stream's bytes from the session in which they come to whoever watches them.
+//! Carries a stream's bytes from its session to its viewer.
 
 use std::{
     collections::VecDeque,

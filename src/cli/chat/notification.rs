@@ -29,7 +29,7 @@ struct Shown {
 static DESKTOP: LazyLock<SyncSender<Shown>> = LazyLock::new(|| {
     let (give, take) = sync_channel(WAITING);
     let showing = thread::Builder::new().name("notify".to_owned());
-    // Without a thread nobody takes them, and none is shown.
+    // If it cannot start, nothing is shown.
     let _ = showing.spawn(move || show(&take));
     give
 });

@@ -36,7 +36,7 @@ enum Watched {
     Whole,
     /// It was cut off.
     Cut(String),
-    /// Whoever was to have it wants no more.
+    /// The program or file that was to receive it takes no more.
     Left,
 }
 

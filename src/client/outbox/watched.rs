@@ -1,4 +1,4 @@
-//! What whoever asks the server sees of the files that go out.
+//! The outgoing files, as `m2y status` shows them.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! Incoming streams: what the sender hears of whoever watches them, and what is kept of them.
+//! Incoming streams: what the sender hears of their viewers, and what is kept of them.
 
 use tokio::task;
 use tracing::info;
@@ -40,7 +40,7 @@ pub(super) fn seen_to_its_end(
 ) {
     received.target.traffic.set_stage(Stage::Sent);
     let early = io.tasks.early();
-    // Not as work of the session: whoever watches may have stopped for as long as it pleases them.
+    // Not as work of the session: a viewer may pause for as long as it likes.
     tokio::spawn(async move {
         tokio::select! {
             all = view.over() => drop(early.send(Done::Seen(transfer, all))),

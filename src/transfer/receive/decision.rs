@@ -287,8 +287,7 @@ impl Receiver {
         begun: Instant,
         early: &(impl Fn(usize, Decision) + Sync),
     ) -> Vec<(usize, Result<Decision, Error>)> {
-        let mut asking: Vec<Option<(usize, Candidate)>> = Vec::new();
-        let (mut events, mut judged) = (Vec::new(), Vec::new());
+        let (mut asking, mut events, mut judged) = (Vec::new(), Vec::new(), Vec::new());
         for (at, candidate) in candidates {
             let Inbox {
                 folder,

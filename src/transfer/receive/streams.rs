@@ -1,4 +1,4 @@
-//! The receiver's decision about streams: hooks first, as for a file, then whoever would watch it.
+//! The receiver's decision about streams: hooks first, as for a file, then a viewer.
 
 use std::{
     io,
@@ -22,11 +22,10 @@ use crate::{
     files::disk_queue::DiskQueue,
     meta::QUARANTINE,
     store::{Sink, flush::FileSystem},
-    stream::NOBODY,
     viewers::{Announced, Unwatched, View},
 };
 
-/// How long a sender waits for somebody to say yes or no: [`NOBODY`] says it.
+/// How long a sender waits for somebody to say yes or no; [`NOBODY`](crate::stream::NOBODY) says it, too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a recording that needs no answer waits for somebody who watches it, too.
@@ -155,11 +154,7 @@ impl Receiver {
                     Unwatched::TooMany => Code::Later,
                     _ => Code::Refused,
                 };
-                let words = match &why {
-                    Unwatched::Nobody(_) => NOBODY.to_owned(),
-                    why => why.to_string(),
-                };
-                let error = Error::new(code, words);
+                let error = Error::new(code, why.to_string());
                 self.log_not_taken(parties, &meta, None, begun, &error);
                 let _ = task::spawn_blocking(move || drop(arrival)).await;
                 Ok(Decision::Answered(Box::new(refused(meta, &error))))

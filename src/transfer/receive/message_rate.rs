@@ -14,7 +14,7 @@ use super::receiver::Parties;
 /// What a contact who was silent may send at once: that of so much time.
 const BURST: Duration = Duration::from_secs(2);
 
-/// The longest time that the messages of one call cost: a session that is over waits for it.
+/// The longest time that messages wait, however many have come.
 const MOST: Duration = Duration::from_secs(60);
 
 /// Contacts that are remembered before those are forgotten who have been silent.
@@ -28,29 +28,23 @@ type Pair = (String, String);
 pub struct MessageRate(Mutex<HashMap<Pair, Instant>>);
 
 impl MessageRate {
-    /// Waits until this many messages of a contact may be decided about, at `rate` a second. Those
-    /// of one call come together, and may be more than a burst.
+    /// Waits until this many messages of a contact may be decided about, at `rate` a second.
     pub async fn wait(&self, parties: &Parties, messages: usize, rate: usize) {
         let pair = (parties.user.name().to_string(), parties.from.to_string());
-        while let Some(until) = self.take(&pair, messages, rate, Instant::now()) {
-            sleep_until(until).await;
-        }
+        sleep_until(self.take(pair, messages, rate, Instant::now())).await;
     }
 
-    /// Takes so many tokens; or returns when there will be some.
-    fn take(&self, pair: &Pair, messages: usize, rate: usize, now: Instant) -> Option<Instant> {
+    /// Takes so many tokens, and returns when all of them will be there.
+    fn take(&self, pair: Pair, messages: usize, rate: usize, now: Instant) -> Instant {
         let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let earliest = now.checked_sub(BURST).unwrap_or(now);
-        let before = paid.get(pair).copied().unwrap_or(earliest).max(earliest);
-        if before > now {
-            return Some(before);
-        }
         if paid.len() >= MANY {
             paid.retain(|_, paid| *paid > earliest);
         }
-        let costs = Duration::from_secs_f64(messages as f64 / rate.max(1) as f64).min(MOST);
-        paid.insert(pair.clone(), before + costs);
-        None
+        let cost = (messages as f64 / rate.max(1) as f64).min(MOST.as_secs_f64());
+        let paid = paid.entry(pair).or_insert(earliest);
+        *paid = ((*paid).max(earliest) + Duration::from_secs_f64(cost)).min(now + MOST);
+        *paid
     }
 }
 
@@ -65,14 +59,17 @@ mod tests {
         let pair = |from: &str| ("roland-frei".to_owned(), from.to_owned());
         let now = Instant::now();
         for _ in 0..200 {
-            assert_eq!(rate.take(&pair("flood"), 1, 100, now), None);
+            assert!(rate.take(pair("flood"), 1, 100, now) <= now);
         }
-        // The one whose time is just now, and then none.
-        assert_eq!(rate.take(&pair("flood"), 1, 100, now), None);
-        let until = rate.take(&pair("flood"), 1, 100, now).unwrap();
+        let until = rate.take(pair("flood"), 1, 100, now);
         let wait = until.duration_since(now).as_secs_f64();
         assert!((wait - 0.01).abs() < 1e-6, "{wait}");
-        assert_eq!(rate.take(&pair("other"), 1, 100, now), None);
-        assert_eq!(rate.take(&pair("flood"), 1, 100, until), None);
+        assert!(rate.take(pair("other"), 1, 100, now) <= now);
+        // However many come together, all of them are waited for.
+        let until = rate.take(pair("other"), 299, 100, now);
+        let wait = until.duration_since(now).as_secs_f64();
+        assert!((wait - 1.0).abs() < 1e-6, "{wait}");
+        let until = rate.take(pair("other"), usize::MAX, 1, now);
+        assert_eq!(until, now + MOST);
     }
 }

@@ -183,7 +183,10 @@ impl Watch {
                     Some(News::Begins(number)) => {
                         let at = offers.iter().position(|offer| offer.number == number);
                         let offer = at.map(|at| offers.swap_remove(at));
-                        return Ok(offer.map(|offer| (offer, viewer.watch())));
+                        let Some(offer) = offer else {
+                            return Ok(None);
+                        };
+                        return Ok(Some((offer, viewer.watch()?)));
                     }
                 },
                 answer = person.answers(), if asked.is_some() => {

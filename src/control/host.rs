@@ -4,6 +4,7 @@ use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, sync::Arc, 
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
@@ -112,6 +113,9 @@ impl Control {
     }
 }
 
+/// Bytes that wait in a connection, at most: as many as in a pipe to a viewer.
+const SEND_BUFFER: usize = 1 << 20;
+
 /// Whether whoever connected is the user that the server runs as, or root.
 fn may_ask(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
@@ -131,6 +135,8 @@ fn http() -> http1::Builder {
 
 /// Answers one request. A connection that becomes that of a slot goes on by itself.
 async fn serve(stream: UnixStream, console: Arc<dyn Console>) {
+    // A stream goes on while its viewer is not running; the system may allow less.
+    let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
     let service = service_fn(move |request: Request<Incoming>| {
         let console = console.clone();
         async move { Ok::<_, Infallible>(answer::answer(request, console).await) }

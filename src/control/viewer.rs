@@ -1,19 +1,35 @@
 //! The side of a program that watches streams.
 
-use std::io;
+use std::{
+    io::{self, BufRead, BufReader, Cursor, Read},
+    net::Shutdown,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as Socket,
+    },
+};
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, BufReader, ReadHalf, WriteHalf, split};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{FileType, fstat},
+    io::Errno,
+    pipe::{SpliceFlags, splice},
+};
+use tokio::{
+    io::{self as tokio_io, ReadHalf, WriteHalf},
+    net::UnixStream,
+};
 
 use super::{
-    VIEWER, object,
+    MAX_LINE, VIEWER, object,
     question::{self, failed},
     read, write,
 };
 use crate::{
-    error::{Code, Error},
-    json::{Map, Value},
+    error::Error,
+    json::{self, Map, Value},
     root::{Root, name::Name},
     viewers::{End, MAX_PIECE},
 };
@@ -48,15 +64,20 @@ pub enum News {
 
 /// A program that waits for streams, at the server of its root.
 pub struct Viewer {
-    reader: BufReader<ReadHalf<Connection>>,
+    reader: tokio_io::BufReader<ReadHalf<Connection>>,
     writer: WriteHalf<Connection>,
     line: Vec<u8>,
 }
 
 /// A stream that is watched.
 pub struct Stream {
-    viewer: Viewer,
+    /// What was read of it before it began.
+    ahead: Cursor<Vec<u8>>,
+    socket: Socket,
 }
+
+/// Ends a stream early when it is dropped.
+pub struct Leaving(Socket);
 
 /// Waits for streams for a user, from anybody or from one contact; `None` if no server is running.
 pub async fn wait(root: &Root, user: &Name, from: Option<&Name>) -> Result<Option<Viewer>, Error> {
@@ -67,9 +88,9 @@ pub async fn wait(root: &Root, user: &Name, from: Option<&Name>) -> Result<Optio
     let Some(upgraded) = question::upgrade(root, "/v1/watch", VIEWER, Some(asked)).await? else {
         return Ok(None);
     };
-    let (reader, writer) = split(TokioIo::new(upgraded));
+    let (reader, writer) = tokio_io::split(TokioIo::new(upgraded));
     Ok(Some(Viewer {
-        reader: BufReader::new(reader),
+        reader: tokio_io::BufReader::new(reader),
         writer,
         line: Vec::new(),
     }))
@@ -116,40 +137,131 @@ impl Viewer {
     }
 
     /// Watches the stream that begins.
-    pub fn watch(self) -> Stream {
-        Stream { viewer: self }
+    pub fn watch(self) -> Result<Stream, Error> {
+        let mut ahead = self.reader.buffer().to_vec();
+        let connection = self.reader.into_inner().unsplit(self.writer);
+        let parts = connection.into_inner().downcast::<TokioIo<UnixStream>>();
+        let parts = parts.map_err(|_| failed("it is not asked by control.sock"))?;
+        ahead.extend_from_slice(&parts.read_buf);
+        let socket = parts.io.into_inner().into_std().map_err(failed)?;
+        socket.set_nonblocking(false).map_err(failed)?;
+        let ahead = Cursor::new(ahead);
+        Ok(Stream { ahead, socket })
     }
 }
 
 impl Stream {
-    /// The next bytes, in the place of what is in `buffer`; or how it ended. Fails if the server is
-    /// gone.
-    pub async fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Result<(), End>, Error> {
-        let reader = &mut self.viewer.reader;
-        let gone = |e: io::Error| match e.kind() {
-            io::ErrorKind::UnexpectedEof => Error::new(Code::Later, "the server has stopped"),
-            _ => failed(e),
+    /// What ends the stream when it is dropped.
+    pub fn leaving(&self) -> io::Result<Leaving> {
+        self.socket.try_clone().map(Leaving)
+    }
+
+    /// Writes all of it to a file or pipe, each piece as soon as it is there, and adds to `bytes`.
+    /// It may take long. Fails if no more can be written.
+    pub fn copy(&mut self, to: &OwnedFd, bytes: &mut u64) -> io::Result<End> {
+        let is_pipe =
+            fstat(to).is_ok_and(|about| FileType::from_raw_mode(about.st_mode) == FileType::Fifo);
+        let mut buffer = Vec::new();
+        loop {
+            let mut len = [0; 4];
+            if self.read_exact(&mut len).is_err() {
+                return Ok(stopped());
+            }
+            let mut rest = u32::from_be_bytes(len) as usize;
+            if rest == 0 {
+                return Ok(self.end());
+            }
+            while rest > 0 {
+                let is_ahead = self.ahead.position() < self.ahead.get_ref().len() as u64;
+                let moved = match is_pipe && !is_ahead {
+                    true => self.splice(to, rest)?,
+                    false => self.write(to, rest, &mut buffer)?,
+                };
+                if moved == 0 {
+                    return Ok(stopped());
+                }
+                rest -= moved;
+                *bytes += moved as u64;
+            }
+        }
+    }
+
+    /// Moves bytes into a pipe, without a look at them; 0 at the end.
+    fn splice(&self, to: &OwnedFd, most: usize) -> io::Result<usize> {
+        loop {
+            match splice(&self.socket, None, to, None, most, SpliceFlags::MOVE) {
+                Err(Errno::INTR) => {}
+                // Who shares the pipe does not want to wait for it.
+                Err(Errno::AGAIN) => {
+                    ready(&self.socket, PollFlags::IN)?;
+                    ready(to, PollFlags::OUT)?;
+                }
+                Err(Errno::CONNRESET) => return Ok(0),
+                moved => return Ok(moved?),
+            }
+        }
+    }
+
+    /// Writes bytes that are read before; 0 at the end.
+    fn write(&mut self, to: &OwnedFd, most: usize, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.resize(MAX_PIECE, 0);
+        let len = buffer.len().min(most);
+        let into = buffer.get_mut(..len).unwrap_or_default();
+        let Ok(len) = self.read(into) else {
+            return Ok(0);
         };
-        let len = reader.read_u32().await.map_err(gone)?;
-        if len == 0 {
-            let said = read(reader, &mut self.viewer.line).await.map_err(failed)?;
-            let said = said.unwrap_or_default();
-            let word = |field: &str| said.get(field).and_then(Value::as_str);
-            return Ok(Err(match word("end") {
-                Some("whole") => End::Whole,
-                _ => End::Cut(
-                    word("reason")
-                        .unwrap_or("the server has stopped")
-                        .to_owned(),
-                ),
-            }));
+        let mut bytes = into.get(..len).unwrap_or_default();
+        while !bytes.is_empty() {
+            match rustix::io::write(to, bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => ready(to, PollFlags::OUT)?,
+                Err(errno) => return Err(errno.into()),
+            }
         }
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        if len > MAX_PIECE {
-            return Err(failed(io::Error::from(io::ErrorKind::InvalidData)));
+        Ok(len)
+    }
+
+    /// How it ended, as the server says it.
+    fn end(&mut self) -> End {
+        let mut line = Vec::new();
+        let read = BufReader::new(self.take(MAX_LINE)).read_until(b'\n', &mut line);
+        let said = match (read, json::parse(&line)) {
+            (Ok(_), Ok(said)) => said,
+            _ => return stopped(),
+        };
+        let word = |field: &str| said.get(field).and_then(Value::as_str);
+        match (word("end"), word("reason")) {
+            (Some("whole"), _) => End::Whole,
+            (_, Some(reason)) => End::Cut(reason.to_owned()),
+            _ => stopped(),
         }
-        buffer.resize(len, 0);
-        reader.read_exact(buffer).await.map_err(gone)?;
-        Ok(Ok(()))
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.ahead.read(into)? {
+            0 => self.socket.read(into),
+            read => Ok(read),
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+fn stopped() -> End {
+    End::Cut("the server has stopped".to_owned())
+}
+
+/// Waits until it can be read or written.
+fn ready(file: impl AsFd, until: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::new(&file, until)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }

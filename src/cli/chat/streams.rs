@@ -152,7 +152,11 @@ fn shown(offer: &Offer) -> (String, String) {
 async fn show(offer: Offer, viewer: Viewer, sink: Sink, screen: Screen) {
     let (from, name) = shown(&offer);
     screen.say(&format!("  watching {name} of {from}"));
-    match give(viewer.watch(), &sink, &offer.from).await {
+    let watched = match viewer.watch() {
+        Ok(stream) => give(stream, &sink, &offer.from).await,
+        Err(error) => Err(error),
+    };
+    match watched {
         Ok((bytes, Ok(()))) => {
             let bytes = output::bytes(bytes);
             screen.say(&format!("  {name} of {from} has ended: {bytes}"));

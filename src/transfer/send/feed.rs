@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     io::{self, Read},
+    ops::Deref,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,6 +22,10 @@ const WAITING: usize = 1 << 20;
 
 /// Bytes that are read at once, at most.
 const READ: usize = 4 * MAX_BODY;
+
+/// Buffers that are kept to be read into again: as many as wait, if each is half full, and those at
+/// both ends.
+const BUFFERS: usize = 2 * WAITING / READ + 2;
 
 /// Pieces that wait in one feed, at most: a short one costs more memory than its bytes.
 const PIECES: usize = 4_096;
@@ -57,12 +62,25 @@ struct All {
     is_closed: bool,
 }
 
+/// Bytes that were read. Clones share them.
+#[derive(Clone)]
+struct Bytes {
+    buffer: Arc<Vec<u8>>,
+    len: usize,
+}
+
+/// Buffers that are read into again when no feed holds what was read any more.
+#[derive(Default)]
+struct Buffers(Vec<Arc<Vec<u8>>>);
+
 struct State {
-    pieces: VecDeque<Arc<[u8]>>,
+    pieces: VecDeque<Bytes>,
     /// Bytes of the first piece that were taken.
     begun: usize,
     /// Bytes that wait.
     waiting: usize,
+    /// Whether the reader waits for room.
+    is_waited_for: bool,
     /// Bytes that were taken.
     taken: u64,
     /// Bytes that may be taken, counted from the beginning.
@@ -103,6 +121,7 @@ impl Feed {
             pieces: VecDeque::new(),
             begun: 0,
             waiting: 0,
+            is_waited_for: false,
             taken: 0,
             allowed: u64::MAX,
             overflow,
@@ -140,9 +159,10 @@ impl Feed {
     }
 
     /// Adds a piece; waits for room if that is what the feed does. It may wait for long.
-    fn push(&self, piece: &Arc<[u8]>) {
+    fn push(&self, piece: &Bytes) {
         let mut state = self.lock();
         while state.is_wanted && state.is_full() && state.overflow == Overflow::Wait {
+            state.is_waited_for = true;
             let waited = self.0.room.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
@@ -155,9 +175,12 @@ impl Feed {
             state.drop_piece(piece.len());
             return;
         }
+        let was_empty = state.waiting == 0;
         state.waiting += piece.len();
         state.pieces.push_back(piece.clone());
-        state.wake();
+        if was_empty {
+            state.wake();
+        }
     }
 
     /// Nothing more comes, or cannot be read.
@@ -228,36 +251,74 @@ impl Feed {
     }
 
     /// Takes what there is and may be taken, as much as fits. Fails if no more can be read.
-    pub fn take(&self, into: &mut [u8]) -> Result<Piece, Error> {
+    pub fn take(&self, mut into: &mut [u8]) -> Result<Piece, Error> {
         let mut state = self.lock();
         let may = state.allowed.saturating_sub(state.taken);
         let most = usize::try_from(may).unwrap_or(usize::MAX).min(into.len());
-        let mut len = 0;
+        let (mut len, mut parts) = (0, Vec::new());
         while len < most
             && let Some(piece) = state.pieces.front()
         {
-            let rest = piece.get(state.begun..).unwrap_or_default();
-            let part = rest.len().min(most - len);
-            if let (Some(to), Some(from)) = (into.get_mut(len..len + part), rest.get(..part)) {
-                to.copy_from_slice(from);
-            }
+            let (piece, begun) = (piece.clone(), state.begun);
+            let part = piece.len().saturating_sub(begun).min(most - len);
             len += part;
-            match part == rest.len() {
+            match begun + part == piece.len() {
                 true => {
                     state.pieces.pop_front();
                     state.begun = 0;
                 }
                 false => state.begun += part,
             }
+            parts.push((piece, begun..begun + part));
         }
         state.waiting -= len;
         state.taken += len as u64;
-        self.0.room.notify_all();
+        // Not for each block: reader and sender would only wake each other.
+        let has_room = state.waiting <= WAITING / 2 && state.pieces.len() <= PIECES / 2;
+        if has_room && std::mem::take(&mut state.is_waited_for) {
+            self.0.room.notify_all();
+        }
         let is_last = match &state.end {
             Some(end) if state.waiting == 0 => end.clone().map(|()| true)?,
             _ => false,
         };
+        drop(state);
+        for (piece, part) in parts {
+            let part = piece.get(part).unwrap_or_default();
+            if let Some(to) = into.split_off_mut(..part.len()) {
+                to.copy_from_slice(part);
+            }
+        }
         Ok(Piece { len, is_last })
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Buffers {
+    /// Reads once.
+    fn read(&mut self, from: &mut impl Read) -> io::Result<Bytes> {
+        let is_free = |buffer: &Arc<Vec<u8>>| Arc::strong_count(buffer) == 1;
+        let free = self.0.iter().position(is_free);
+        let free = free.map(|at| self.0.swap_remove(at));
+        let mut buffer = free.unwrap_or_else(|| Arc::new(vec![0; READ]));
+        let into = Arc::get_mut(&mut buffer).map(Vec::as_mut_slice);
+        let len = from.read(into.unwrap_or_default())?;
+        // A short piece does not hold a whole buffer.
+        let bytes = match len < READ / 2 {
+            true => Arc::new(buffer.get(..len).unwrap_or_default().to_vec()),
+            false => buffer.clone(),
+        };
+        if self.0.len() < BUFFERS {
+            self.0.push(buffer);
+        }
+        Ok(Bytes { buffer: bytes, len })
     }
 }
 
@@ -305,7 +366,7 @@ impl Feeds {
     /// Reads until the end, and gives each receiver what came as soon as it is there. It ends early
     /// if nobody wants anything any more.
     pub fn copy(&self, mut from: impl Read) {
-        let mut buffer = vec![0; READ];
+        let mut buffers = Buffers::default();
         let end = loop {
             let feeds = {
                 let mut all = self.lock();
@@ -315,14 +376,9 @@ impl Feeds {
                 }
                 all.feeds.clone()
             };
-            match from.read(&mut buffer) {
-                Ok(0) => break Ok(()),
-                Ok(len) => {
-                    let piece = Arc::from(buffer.get(..len).unwrap_or_default());
-                    for feed in feeds {
-                        feed.push(&piece);
-                    }
-                }
+            match buffers.read(&mut from) {
+                Ok(piece) if piece.is_empty() => break Ok(()),
+                Ok(piece) => feeds.iter().for_each(|feed| feed.push(&piece)),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     let sentence = format!("cannot read what is to be sent: {e}");

@@ -949,7 +949,7 @@ fn resident(pid: u32) -> u64 {
 #[ignore = "takes minutes, and 10,000 descriptors"]
 async fn a_thousand_people_talk_through_one_relay() {
     const PAIRS: usize = 500;
-    const ROUNDS: usize = 12;
+    const ROUNDS: u32 = 12;
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let ini = "[server]\nmax_connections = 19000\nmax_connections_per_address = 19000\n";
     let relay = RelayProcess::with(ini);
@@ -1005,18 +1005,23 @@ async fn a_thousand_people_talk_through_one_relay() {
         };
         chats.push(chat::Chat::begin(talk, outcomes.clone()).await.unwrap());
     }
+    // They come within a minute, all at the same two cores, and each opens a session.
     let (begun, mut most) = (Instant::now(), 0);
-    for round in 0..ROUNDS {
-        let at = begun + Duration::from_secs(5) * u32::try_from(round).unwrap();
-        for (number, (one, _)) in chats.iter().enumerate() {
-            // Not all at the same moment.
-            let at = at + Duration::from_millis(5) * u32::try_from(number).unwrap();
-            tokio::time::sleep_until(at.into()).await;
+    for round in 0..=ROUNDS {
+        let (at, apart) = match round {
+            0 => (begun, Duration::from_millis(60)),
+            _ => (
+                begun + Duration::from_mins(1) + Duration::from_secs(5) * (round - 1),
+                Duration::from_millis(5),
+            ),
+        };
+        for ((one, _), number) in chats.iter().zip(0..) {
+            tokio::time::sleep_until((at + apart * number).into()).await;
             one.say(&format!("round {round}")).await.unwrap();
         }
         most = most.max(resident(pid));
     }
-    let all = 2 * PAIRS * ROUNDS;
+    let all = 2 * PAIRS * (ROUNDS as usize + 1);
     for _ in 0..all {
         let outcome = tokio::time::timeout(PATIENCE, became.recv()).await;
         let outcome = outcome.unwrap().unwrap();

@@ -1,15 +1,19 @@
 //! A program that watches streams, for as long as it is there.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, net::Shutdown, sync::Arc};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, split};
+use socket2::SockRef;
+use tokio::{
+    io::{BufReader, split},
+    net::UnixStream,
+};
 
 use super::{object, read, write};
 use crate::{
-    json::{Map, Value},
+    json::{Map, Value, canonical},
     viewers::{Announced, End, Offered, Viewer, Watching},
 };
 
@@ -35,7 +39,7 @@ pub(super) async fn keep(mut viewer: Viewer, upgraded: Upgraded) -> io::Result<(
             }
             Some(number) = over.next() => {
                 if offers.remove(&number).is_some() {
-                    write(&mut to, &gone(number)).await?;
+                    write(&mut to, &over_now(number)).await?;
                 }
             }
             said = read(&mut reader, &mut line) => {
@@ -57,19 +61,51 @@ pub(super) async fn keep(mut viewer: Viewer, upgraded: Upgraded) -> io::Result<(
                         write(&mut to, &object(begins)).await?;
                         break watching;
                     }
-                    None => write(&mut to, &gone(number)).await?,
+                    None => write(&mut to, &over_now(number)).await?,
                 }
             }
         }
     };
     // It is asked about no other stream.
     drop((viewer, offers, over));
-    let mut rest = [0; 64];
+    let connection = reader.into_inner().unsplit(to).into_inner();
+    let parts = connection.downcast::<TokioIo<UnixStream>>();
+    let socket = parts.map_err(|_| io::ErrorKind::Unsupported)?.io;
+    let socket = Arc::new(socket.into_inner());
+    let through = socket.clone();
+    watching.writes_by(move |frame| through.try_write_vectored(frame));
     tokio::select! {
-        given = give(watching, &mut to) => given,
-        // What it still says means nothing; at its end it has left.
-        () = async { while matches!(reader.read(&mut rest).await, Ok(1..)) {} } => Ok(()),
+        given = give(watching, &socket) => given,
+        () = gone(&socket) => Ok(()),
     }
+}
+
+/// Waits until the program has left. What it still says means nothing.
+async fn gone(socket: &UnixStream) {
+    let mut rest = [0; 64];
+    loop {
+        match socket.try_read(&mut rest) {
+            Ok(1..) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                if socket.readable().await.is_err() {
+                    return;
+                }
+            }
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+async fn write_all(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        socket.writable().await?;
+        match socket.try_write(bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 fn announced(offered: &Offered) -> Map<String, Value> {
@@ -91,28 +127,25 @@ fn announced(offered: &Offered) -> Map<String, Value> {
     ])
 }
 
-fn gone(number: u64) -> Map<String, Value> {
+fn over_now(number: u64) -> Map<String, Value> {
     object([("offer", number.into()), ("over", true.into())])
 }
 
 /// Gives all of a stream, and how it ended.
-async fn give(mut watching: Watching, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+async fn give(mut watching: Watching, socket: &UnixStream) -> io::Result<()> {
     let end = loop {
         match watching.next().await {
             // Without bytes it would look like the end.
             Ok(piece) if piece.bytes().is_empty() => {}
-            Ok(mut piece) => {
-                to.write_all(piece.framed()).await?;
-                to.flush().await?;
-            }
+            Ok(mut piece) => write_all(socket, piece.framed()).await?,
             Err(end) => break end,
         }
     };
-    to.write_all(&0_u32.to_be_bytes()).await?;
     let said = match end {
         End::Whole => object([("end", "whole".into())]),
         End::Cut(why) => object([("end", "cut".into()), ("reason", why.into())]),
     };
-    write(to, &said).await?;
-    to.shutdown().await
+    let line = canonical(&said) + "\n";
+    write_all(socket, &[&0_u32.to_be_bytes(), line.as_bytes()].concat()).await?;
+    SockRef::from(socket).shutdown(Shutdown::Write)
 }

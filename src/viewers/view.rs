@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io::{self, IoSlice},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,30 +19,67 @@ pub const MAX_PIECE: usize = 4 * MAX_BODY;
 /// Bytes of the length before a piece.
 const LENGTH: usize = 4;
 
-/// Some bytes of a stream, with room for their length before them.
-pub struct Piece(Vec<u8>);
+/// Some bytes of a stream, behind their number.
+pub struct Piece {
+    /// The number and the bytes.
+    framed: Vec<u8>,
+    /// How much of that is the number.
+    head: usize,
+    /// Whether a part of it was written before: nothing can be added.
+    is_begun: bool,
+}
 
 impl Piece {
     fn new(bytes: &[u8]) -> Self {
-        let mut piece = Vec::with_capacity(LENGTH + bytes.len());
-        piece.extend_from_slice(&[0; LENGTH]);
-        piece.extend_from_slice(bytes);
-        Self(piece)
+        let mut framed = Vec::with_capacity(LENGTH + bytes.len());
+        framed.extend_from_slice(&[0; LENGTH]);
+        framed.extend_from_slice(bytes);
+        Self {
+            framed,
+            head: LENGTH,
+            is_begun: false,
+        }
+    }
+
+    /// What is left of bytes of which so much was written.
+    fn rest(frame: &[IoSlice<'_>], mut written: usize) -> Self {
+        let mut framed = Vec::new();
+        let head = LENGTH.saturating_sub(written);
+        for part in frame {
+            framed.extend_from_slice(part.get(written..).unwrap_or_default());
+            written = written.saturating_sub(part.len());
+        }
+        Self {
+            framed,
+            head,
+            is_begun: true,
+        }
+    }
+
+    /// How many bytes they are.
+    fn len(&self) -> usize {
+        self.framed.len().saturating_sub(self.head)
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.0.get(LENGTH..).unwrap_or_default()
+        self.framed.get(self.head..).unwrap_or_default()
     }
 
-    /// Their number in 4 bytes, big-endian, and behind it the bytes.
+    /// Their number in 4 bytes, big-endian, and behind it the bytes; what was not written of that.
     pub fn framed(&mut self) -> &[u8] {
-        let len = u32::try_from(self.bytes().len()).unwrap_or(u32::MAX);
-        if let Some(length) = self.0.first_chunk_mut() {
-            *length = len.to_be_bytes();
+        let len = length(self.len());
+        if !self.is_begun
+            && let Some(length) = self.framed.first_chunk_mut()
+        {
+            *length = len;
         }
-        &self.0
+        &self.framed
     }
+}
+
+fn length(len: usize) -> [u8; LENGTH] {
+    u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 /// How a stream ended.
@@ -57,6 +94,9 @@ pub enum End {
 /// Told how many bytes were taken so far.
 type Taken = Box<dyn Fn(u64) + Send>;
 
+/// Writes what a viewer takes at once, and returns how much that was.
+type Outlet = Box<dyn Fn(&[IoSlice<'_>]) -> io::Result<usize> + Send>;
+
 /// Where the bytes of a stream go. Clones are the same one; if all are dropped, it was cut off.
 #[derive(Clone)]
 pub struct View(Arc<Open>);
@@ -64,8 +104,6 @@ pub struct View(Arc<Open>);
 /// The end at which a stream is watched.
 pub struct Watching {
     flow: Arc<Flow>,
-    /// Bytes that were given out last, and are being written.
-    given: u64,
 }
 
 struct Open(Arc<Flow>);
@@ -82,6 +120,9 @@ struct Flow {
 #[derive(Default)]
 struct State {
     pieces: VecDeque<Piece>,
+    /// Bytes that were given out last, and are being written.
+    given: u64,
+    outlet: Option<Outlet>,
     /// Bytes that came.
     came: u64,
     /// Bytes that were taken.
@@ -117,17 +158,53 @@ impl State {
     /// than any other.
     fn push(&mut self, piece: &[u8]) {
         match self.pieces.back_mut() {
-            Some(last) if last.bytes().len() + piece.len() <= MAX_PIECE => {
-                last.0.extend_from_slice(piece);
+            Some(last) if !last.is_begun && last.len() + piece.len() <= MAX_PIECE => {
+                last.framed.extend_from_slice(piece);
             }
             _ => self.pieces.push_back(Piece::new(piece)),
         }
+    }
+
+    /// Writes pieces right away if nothing waits before them: a viewer that keeps pace costs neither
+    /// a copy nor a change of threads. Returns how many of them need nothing more.
+    fn write_through(&mut self, pieces: &[&[u8]]) -> usize {
+        let is_next = self.is_watched && self.pieces.is_empty() && self.given == 0;
+        let Some(outlet) = self.outlet.take_if(|_| is_next && self.end.is_none()) else {
+            return 0;
+        };
+        let mut done = 0;
+        for pieces in pieces.chunks(MAX_PIECE / MAX_BODY) {
+            let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+            if len == 0 {
+                // It would look like the end.
+                done += pieces.len();
+                continue;
+            }
+            let head = length(len);
+            let mut frame = vec![IoSlice::new(&head)];
+            frame.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
+            // If it fails, that shows again when what waits is written.
+            let written = outlet(&frame).unwrap_or_default();
+            if written == 0 {
+                break;
+            }
+            done += pieces.len();
+            self.came += len as u64;
+            self.take(written.saturating_sub(LENGTH) as u64);
+            if written < LENGTH + len {
+                self.pieces.push_back(Piece::rest(&frame, written));
+                break;
+            }
+        }
+        self.outlet = Some(outlet);
+        done
     }
 
     /// Nobody watches any more.
     fn leave(&mut self) {
         self.is_watched = false;
         self.pieces = VecDeque::new();
+        self.outlet = None;
     }
 
     fn is_over(&self) -> bool {
@@ -152,10 +229,7 @@ impl View {
     pub fn new() -> (Self, Watching) {
         let flow = Arc::new(Flow::default());
         flow.lock().is_watched = true;
-        let watching = Watching {
-            flow: flow.clone(),
-            given: 0,
-        };
+        let watching = Watching { flow: flow.clone() };
         (Self(Arc::new(Open(flow))), watching)
     }
 
@@ -207,7 +281,8 @@ impl Drop for Open {
 impl Sink for View {
     fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         let mut state = self.0.0.lock();
-        for piece in pieces {
+        let written = state.write_through(pieces);
+        for piece in pieces.iter().skip(written) {
             state.came += piece.len() as u64;
             let is_behind = state.came - state.taken > WINDOW + MAX_BODY as u64;
             match (state.is_watched, state.goes_on) {
@@ -231,8 +306,9 @@ impl Sink for View {
             let came = state.came;
             state.tell_of(came);
         }
-        drop(state);
-        self.0.0.came.notify_one();
+        if !state.pieces.is_empty() {
+            self.0.0.came.notify_one();
+        }
         Ok(())
     }
 
@@ -242,14 +318,21 @@ impl Sink for View {
 }
 
 impl Watching {
+    /// From now on, what comes is written by this if nothing waits to be given out: it must not
+    /// wait, and returns how much was taken.
+    pub fn writes_by(&self, outlet: impl Fn(&[IoSlice<'_>]) -> io::Result<usize> + Send + 'static) {
+        self.flow.lock().outlet = Some(Box::new(outlet));
+    }
+
     /// The next bytes; or how it ended. What was given out before counts as taken now.
     pub async fn next(&mut self) -> Result<Piece, End> {
         loop {
             {
                 let mut state = self.flow.lock();
-                state.take(std::mem::take(&mut self.given));
+                let given = std::mem::take(&mut state.given);
+                state.take(given);
                 if let Some(piece) = state.pieces.pop_front() {
-                    self.given = piece.bytes().len() as u64;
+                    state.given = piece.len() as u64;
                     return Ok(piece);
                 }
                 if let Some(end) = state.end.clone() {
@@ -293,6 +376,43 @@ mod tests {
         assert_eq!(watching.next().await.unwrap().framed(), b"\0\0\0\x05three");
         assert_eq!(watching.next().await.err(), Some(End::Whole));
         assert!(view.over().await);
+    }
+
+    #[tokio::test]
+    async fn a_viewer_that_takes_only_a_part_at_once_gets_the_rest_behind_it() {
+        // The number of the first bytes, those bytes, and more of the next ones.
+        for room in 0..=20 {
+            let (mut view, mut watching) = View::new();
+            let (to, left) = (Arc::new(Mutex::new(Vec::new())), Mutex::new(room));
+            let written = to.clone();
+            let outlet = move |frame: &[IoSlice<'_>]| {
+                let mut left = left.lock().unwrap();
+                let all: Vec<u8> = frame.iter().flat_map(|part| part.to_vec()).collect();
+                let taken = all.len().min(*left);
+                *left -= taken;
+                written.lock().unwrap().extend_from_slice(&all[..taken]);
+                Ok(taken)
+            };
+            watching.writes_by(outlet);
+            view.append(&[b"one", b"two"]).unwrap();
+            view.append(&[b"three"]).unwrap();
+            view.append(&[b"four"]).unwrap();
+            view.append(&[b""]).unwrap();
+            view.end(End::Whole);
+            while let Ok(mut piece) = watching.next().await {
+                to.lock().unwrap().extend_from_slice(piece.framed());
+            }
+            assert!(view.over().await);
+            let (mut came, mut rest) = (Vec::new(), &to.lock().unwrap()[..]);
+            while let Some((len, after)) = rest.split_first_chunk::<4>() {
+                let (piece, after) = after.split_at(u32::from_be_bytes(*len) as usize);
+                // That would look like the end.
+                assert!(!piece.is_empty());
+                came.extend_from_slice(piece);
+                rest = after;
+            }
+            assert_eq!(came, b"onetwothreefour");
+        }
     }
 
     #[tokio::test]

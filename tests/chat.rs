@@ -952,7 +952,7 @@ async fn a_thousand_people_talk_through_one_relay() {
     const ROUNDS: u32 = 12;
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let ini = "[server]\nmax_connections = 19000\nmax_connections_per_address = 19000\n";
-    let relay = RelayProcess::with(ini);
+    let relay = RelayProcess::with(&format!("{ini}[relay]\npairs_per_address = 1024\n"));
     let mut roots = Vec::new();
     // One key for all of a side: what they cost the relay is the same.
     for (side, key) in [("here", ZHENQIANG), ("there", ROLAND)] {

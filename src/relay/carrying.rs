@@ -15,6 +15,9 @@ use crate::{
 /// Bytes that are carried at once, and the most that a stalled pair keeps in memory, each way.
 const BUFFER: usize = 128 << 10;
 
+/// Bytes of the buffer of a pair in which little moves.
+const IDLE_BUFFER: usize = 2_048;
+
 /// How long the other direction goes on when one has ended: a session in which one side has nothing
 /// more to say is over, but for last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -37,8 +40,7 @@ async fn way(
     idle: Duration,
     pace: Option<Arc<Pace>>,
 ) -> io::Result<()> {
-    // A pair in which nothing moves needs little.
-    let mut buffer = vec![0; 4_096];
+    let mut buffer = vec![0; IDLE_BUFFER];
     loop {
         let room = match &pace {
             Some(pace) => pace.leave().await.min(buffer.len()),
@@ -60,6 +62,8 @@ async fn way(
         timeout(idle, to.flush()).await.map_err(|_| late())??;
         if len == buffer.len() && len < BUFFER {
             buffer.resize((len * 4).min(BUFFER), 0);
+        } else if len < IDLE_BUFFER && buffer.len() > IDLE_BUFFER {
+            buffer = vec![0; IDLE_BUFFER];
         }
     }
 }

@@ -116,7 +116,7 @@ impl Connection {
         let idle = self.settings.idle_deadline;
         let opening_deadline = self.settings.opening_deadline;
         let linked = tokio::select! {
-            linked = timeout(opening_deadline, incoming.link()) => linked,
+            linked = timeout(opening_deadline, Box::pin(incoming.link())) => linked,
             // Nothing was promised yet.
             () = stopped(&mut self.shutdown) => return,
         };
@@ -146,7 +146,7 @@ impl Connection {
                 if let Some(relay) = &self.server.relay {
                     let (slots, shutdown) = (&self.server.slots, self.shutdown.clone());
                     let both = (&mut reader, &mut writer);
-                    relay.keep_slot(&member, slots, both, &keys, shutdown).await;
+                    Box::pin(relay.keep_slot(&member, slots, both, &keys, shutdown)).await;
                 }
                 writer.finish().await;
                 reader.drain(LINGER).await;
@@ -155,9 +155,8 @@ impl Connection {
             Ok(Next::Attendance(keys, member, Attend::Calls)) => {
                 if let Some(relay) = &self.server.relay {
                     let shutdown = self.shutdown.clone();
-                    relay
-                        .attend(&member, (&mut reader, &mut writer), &keys, shutdown)
-                        .await;
+                    let both = (&mut reader, &mut writer);
+                    Box::pin(relay.attend(&member, both, &keys, shutdown)).await;
                 }
                 writer.finish().await;
                 return;
@@ -165,9 +164,8 @@ impl Connection {
             Ok(Next::Attendance(keys, member, Attend::Letters)) => {
                 if let Some(relay) = &self.server.relay {
                     let shutdown = self.shutdown.clone();
-                    relay
-                        .mailbox(&member, (reader, writer), &keys, shutdown)
-                        .await;
+                    let both = (reader, writer);
+                    Box::pin(relay.mailbox(&member, both, &keys, shutdown)).await;
                 }
                 return;
             }
@@ -178,14 +176,15 @@ impl Connection {
                 let shutdown = self.shutdown.clone();
                 let deadline = opening_deadline.saturating_sub(accepted.elapsed());
                 let both = (reader, writer);
-                relay.post(&self.peer, both, deadline, shutdown).await;
+                Box::pin(relay.post(&self.peer, both, deadline, shutdown)).await;
                 return;
             }
             Ok(Next::Pair(pair, opening)) => {
                 if let Some(relay) = &self.server.relay {
                     let link = relay::link(reader, writer, self.peer);
+                    let pair = Box::pin(relay.pair(*pair, link, opening, idle));
                     tokio::select! {
-                        () = relay.pair(*pair, link, &opening, idle) => {}
+                        () = pair => {}
                         () = stopped(&mut self.stop) => {}
                     }
                 }

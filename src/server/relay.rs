@@ -80,7 +80,9 @@ pub fn user_name(settings: &RelaySettings) -> Result<Name, RootError> {
 
 /// The link of a connection whose first bytes were read.
 pub fn link(reader: Reader, writer: Writer, peer: Peer) -> Link {
-    let (half, read) = reader.into_inner();
+    let (half, mut read) = reader.into_inner();
+    // It stays for as long as the link is used.
+    read.shrink_to_fit();
     Link {
         reader: Box::new(std::io::Cursor::new(read).chain(half)),
         writer: writer.into_inner(),
@@ -319,16 +321,17 @@ impl Relay {
         &self,
         (back, room): (Back, Room),
         caller: Link,
-        opening: &[u8],
+        opening: Arc<Vec<u8>>,
         idle: Duration,
     ) {
         let Back { mut link, done } = back;
         debug!(caller = %caller.peer, member = %link.peer, "joined");
         let opened = async {
-            link.writer.write_all(opening).await?;
+            link.writer.write_all(&opening).await?;
             link.writer.flush().await
         };
         let said = timeout(idle, opened).await;
+        drop(opening);
         if matches!(said, Ok(Ok(()))) {
             let rate = self.hub.settings.now().relay.rate;
             let pace = rate.map(|rate| Arc::new(Pace::new(rate)));

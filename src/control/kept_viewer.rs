@@ -135,8 +135,6 @@ fn over_now(number: u64) -> Map<String, Value> {
 async fn give(mut watching: Watching, socket: &UnixStream) -> io::Result<()> {
     let end = loop {
         match watching.next().await {
-            // Without bytes it would look like the end.
-            Ok(piece) if piece.bytes().is_empty() => {}
             Ok(mut piece) => write_all(socket, piece.framed()).await?,
             Err(end) => break end,
         }

@@ -176,7 +176,7 @@ impl State {
         for pieces in pieces.chunks(MAX_PIECE / MAX_BODY) {
             let len: usize = pieces.iter().map(|piece| piece.len()).sum();
             if len == 0 {
-                // It would look like the end.
+                // A piece without bytes would look like the end.
                 done += pieces.len();
                 continue;
             }
@@ -282,7 +282,8 @@ impl Sink for View {
     fn append(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         let mut state = self.0.0.lock();
         let written = state.write_through(pieces);
-        for piece in pieces.iter().skip(written) {
+        let rest = pieces.iter().skip(written);
+        for piece in rest.filter(|piece| !piece.is_empty()) {
             state.came += piece.len() as u64;
             let is_behind = state.came - state.taken > WINDOW + MAX_BODY as u64;
             match (state.is_watched, state.goes_on) {

@@ -61,11 +61,6 @@ impl Piece {
         self.framed.len().saturating_sub(self.head)
     }
 
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
-        self.framed.get(self.head..).unwrap_or_default()
-    }
-
     /// Their number in 4 bytes, big-endian, and behind it the bytes; what was not written of that.
     pub fn framed(&mut self) -> &[u8] {
         let len = length(self.len());
@@ -371,7 +366,7 @@ mod tests {
     async fn what_comes_is_given_out_in_order_and_the_end_behind_it() {
         let (mut view, mut watching) = View::new();
         view.append(&[b"one", b"two"]).unwrap();
-        assert_eq!(watching.next().await.unwrap().bytes(), b"onetwo");
+        assert_eq!(watching.next().await.unwrap().framed(), b"\0\0\0\x06onetwo");
         view.append(&[b"three"]).unwrap();
         view.end(End::Whole);
         assert_eq!(watching.next().await.unwrap().framed(), b"\0\0\0\x05three");
@@ -421,7 +416,7 @@ mod tests {
         let (mut view, mut watching) = View::new();
         view.append(&[b"one"]).unwrap();
         drop(view);
-        assert_eq!(watching.next().await.unwrap().bytes(), b"one");
+        assert_eq!(watching.next().await.unwrap().framed(), b"\0\0\0\x03one");
         assert!(matches!(watching.next().await, Err(End::Cut(_))));
     }
 
